@@ -1,0 +1,53 @@
+"""functional_nn: hand-written backpropagation as a first-class object, proved equal to `jax.grad`.
+
+>>> import functional_nn as fnn
+>>> network = fnn.multilayer((64, 32, 10), activations=("tanh", "softmax"))
+>>> network.output.size
+10
+"""
+
+from functional_nn import optimizers, training
+from functional_nn.gradients import comparison
+from functional_nn.gradients.backprop import (
+    Backpropagation,
+    backpropagate,
+    differentiable,
+    objective,
+    sensitivities,
+    value_and_grad,
+)
+from functional_nn.gradients.comparison import Agreement, compare, compare_callables
+from functional_nn.networks import activations, initializers, losses
+from functional_nn.networks.activations import Activation
+from functional_nn.networks.losses import Loss, one_hot
+from functional_nn.networks.network import Layer, Network, Trace, graph, multilayer
+from functional_nn.training import fit
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Activation",
+    "Agreement",
+    "Backpropagation",
+    "Layer",
+    "Loss",
+    "Network",
+    "Trace",
+    "activations",
+    "backpropagate",
+    "compare",
+    "compare_callables",
+    "comparison",
+    "differentiable",
+    "fit",
+    "graph",
+    "initializers",
+    "losses",
+    "multilayer",
+    "objective",
+    "one_hot",
+    "optimizers",
+    "sensitivities",
+    "training",
+    "value_and_grad",
+]

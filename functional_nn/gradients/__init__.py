@@ -1,0 +1,1 @@
+"""The networks' derivatives, by hand."""

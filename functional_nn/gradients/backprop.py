@@ -1,0 +1,213 @@
+"""Backpropagation by hand: the sensitivity recursion over a feedforward graph, and the gradient it gives.
+
+Letters: Q examples, S neurons of a layer, R of the source it reads. s^m = dF/dn^m (Q, S) is the sensitivity of layer
+m (Hagan Eq. 3.38), a^m its outputs, g^m = dF/da^m. One pass, in three steps:
+
+    start        s^M, from the loss and the last layer                        Eq. 3.50, E3.5, E3.6
+    recursion    g^m = sum over the layers l that read m of s^l W^(l,m)       Eq. 3.47; P3.2 and E3.4 for graphs
+                 s^m = F'(n^m)^T g^m                                          Eq. 3.49
+    contraction  dF/dW^(m,j) = s^m^T a^j,  dF/db^m = sum_q s^m                Eq. 3.39, 3.40
+
+Nothing here differentiates automatically. The old weights are used throughout: parameters move afterwards.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from functional_nn.networks.losses import Loss
+from functional_nn.networks.network import Inputs, Layer, Network, Params, Trace, forward, theta
+
+
+class Sweep(NamedTuple):
+    """One backward pass.
+
+    sensitivities: {layer: dF/dn (Q, S)}, (Q, S k) for maxout; learned: {layer: {name: (Q, S)}}, what each example
+    adds to dF/d of a learned activation parameter; input_gradients: {input: dF/dp (Q, R)}, {} unless asked for.
+    """
+
+    sensitivities: dict[str, Array]
+    learned: dict[str, dict[str, Array]]
+    input_gradients: dict[str, Array]
+
+
+class Backpropagation(NamedTuple):
+    """Everything `backpropagate` gives: F, dF/dparams in the parameters' structure, dF/dn, dF/dp, and the trace."""
+
+    value: Array
+    gradients: Params
+    sensitivities: dict[str, Array]
+    input_gradients: dict[str, Array]
+    trace: Trace
+
+
+def backpropagate(
+    network: Network,
+    loss: Loss,
+    params: Params,
+    inputs: Inputs,
+    targets: Array,
+    weights: Array | None = None,
+    *,
+    input_gradients: bool = False,
+) -> Backpropagation:
+    """The loss, its gradient and every sensitivity, from one forward and one backward pass.
+
+    inputs (Q, R), or {name: (Q, R)}; targets (Q, S); weights (Q,) of the examples, or None; all are converted to the
+    parameters' dtype, which the results have. input_gradients: also dF/dp, by name of the input.
+    Raises ValueError for shapes that do not match, non-finite concrete data, a layer without derivative (hardlim),
+    and a loss whose outputs must be probabilities over a layer that gives something else.
+    """
+    check_trainable(network)
+    loss.check_outputs(network.output.activation)
+    inputs = network.prepare(params, inputs)
+    targets = network.prepare_targets(inputs, targets)
+    trace = forward(network, params, inputs, {})
+    swept = sweep(network, params, trace, start(network, loss, params, trace, targets, weights), input_gradients)
+    return Backpropagation(
+        loss_value(network, loss, trace, targets, weights),
+        contract(network, params, trace, swept),
+        swept.sensitivities,
+        swept.input_gradients,
+        trace,
+    )
+
+
+def value_and_grad(network: Network, loss: Loss) -> Callable[..., tuple[Array, Params]]:
+    """`(params, inputs, targets, weights=None) -> (F, dF/dparams)`, by hand; as `jax.value_and_grad(objective(...))`.
+
+    Refused at once: a layer without derivative, and a loss that does not suit the output layer (ValueError).
+    """
+    check_trainable(network)
+    loss.check_outputs(network.output.activation)
+
+    def value_and_gradients(params: Params, inputs: Inputs, targets: Array, weights: Array | None = None):
+        result = backpropagate(network, loss, params, inputs, targets, weights)
+        return result.value, result.gradients
+
+    return value_and_gradients
+
+
+def sensitivities(network: Network, loss: Loss, params: Params, inputs: Inputs, targets: Array) -> dict[str, Array]:
+    """s^m = dF/dn^m by layer, (Q, S) each ((Q, S k) for maxout): Hagan Eq. 3.38. Raises as `backpropagate`."""
+    return backpropagate(network, loss, params, inputs, targets).sensitivities
+
+
+def objective(network: Network, loss: Loss) -> Callable[..., Array]:
+    """`(params, inputs, targets, weights=None) -> F`, plain JAX without a hand-written derivative, for `jax.grad`."""
+    loss.check_outputs(network.output.activation)
+
+    def value(params: Params, inputs: Inputs, targets: Array, weights: Array | None = None) -> Array:
+        inputs = network.prepare(params, inputs)
+        targets = network.prepare_targets(inputs, targets)
+        return loss_value(network, loss, forward(network, params, inputs, {}), targets, weights)
+
+    return value
+
+
+def differentiable(network: Network) -> Callable[[Params, Inputs], Array]:
+    """`network.apply` whose reverse derivative is the recursion above, installed as its `jax.custom_vjp`.
+
+    `jax.grad` of any program around it runs our sensitivities, and may be taken again. Forward mode (`jax.jvp`) is
+    not available through a custom VJP; take it of `network.apply`.
+    """
+    check_trainable(network)
+
+    @jax.custom_vjp
+    def apply(params, inputs):
+        return forward(network, params, inputs, {}).activations[network.output.name]
+
+    def apply_forward(params, inputs):
+        trace = forward(network, params, inputs, {})
+        return trace.activations[network.output.name], (params, trace)
+
+    def apply_backward(residuals, g):
+        params, trace = residuals
+        swept = sweep(network, params, trace, pullback(network.output, params, trace, g), input_gradients=True)
+        return contract(network, params, trace, swept), swept.input_gradients
+
+    apply.defvjp(apply_forward, apply_backward)
+    return lambda params, inputs: apply(params, network.prepare(params, inputs))
+
+
+# The heart ------------------------------------------------------------------------------------------------------------
+
+Started = tuple[Array, dict[str, Array]]  # s^m and the learned parameters' share of each example
+
+
+def loss_value(network: Network, loss: Loss, trace: Trace, targets: Array, weights: Array | None) -> Array:
+    """F, from net inputs where loss and output layer are fused."""
+    name = network.output.name
+    fused = loss.fused_with(network.output.activation)
+    if fused:
+        return loss.reduce(fused.value(trace.net_inputs[name], targets), weights)
+    return loss.value(trace.activations[name], targets, weights)
+
+
+def start(network: Network, loss: Loss, params: Params, trace: Trace, targets: Array, weights: Array | None) -> Started:
+    """s^M (Eq. 3.50): fused with the output layer (E3.5) where the loss has the pair, else F'(n^M)^T dF/da (E3.6)."""
+    name = network.output.name
+    fused = loss.fused_with(network.output.activation)
+    if fused:
+        return loss.scale(fused.gradient(trace.net_inputs[name], targets), weights), {}
+    return pullback(network.output, params, trace, loss.gradient(trace.activations[name], targets, weights))
+
+
+def sweep(network: Network, params: Params, trace: Trace, started: Started, input_gradients: bool = False) -> Sweep:
+    """The recursion, from s^M down to the inputs: each layer adds s W into the g of all it reads."""
+    s, learned, g = {}, {}, {}
+    for layer in reversed(network.layers):
+        name = layer.name
+        s[name], learned[name] = started if layer is network.output else pullback(layer, params, trace, g.pop(name))
+        for source in layer.sources:
+            if input_gradients or source in params:  # what has parameters is a layer
+                back = lax.dot(s[name], params[name]["weights"][source])  # (Q, S) (S, R), Eq. 3.47
+                g[source] = g[source] + back if source in g else back  # fan-out: E3.4
+    return Sweep(s, learned, g)
+
+
+def pullback(layer: Layer, params: Params, trace: Trace, g: Array) -> Started:
+    """s = F'(n)^T g across one layer's activation (Eq. 3.46)."""
+    n, a = trace.net_inputs[layer.name], trace.activations[layer.name]
+    return layer.activation.pullback(g, n, a, theta(layer, params[layer.name]))
+
+
+def contract(network: Network, params: Params, trace: Trace, swept: Sweep) -> Params:
+    """The gradient from sensitivities and trace (Eq. 3.39, 3.40), in the parameters' structure."""
+    gradients = {}
+    for layer in network.layers:
+        s = swept.sensitivities[layer.name]
+        outer = lambda source, s=s: lax.dot_general(s, trace.activations[source], (((0,), (0,)), ((), ())))  # noqa: E731
+        own = {"weights": {source: outer(source) for source in layer.sources}}
+        if layer.bias != "none":
+            own["bias"] = _sum_like(params[layer.name]["bias"], s)
+        for name, contribution in swept.learned[layer.name].items():
+            own[name] = _sum_like(params[layer.name][name], contribution)
+        gradients[layer.name] = own
+    return gradients
+
+
+def _sum_like(parameter: Array, contributions: Array) -> Array:
+    # over the examples, and over the neurons too where one parameter (1,) serves them all
+    summed = _sum_over_examples(contributions)
+    return summed if parameter.shape == summed.shape else jnp.sum(summed).reshape(1)
+
+
+def _sum_over_examples(contributions: Array) -> Array:
+    # (Q, S) -> (S,) as a product with ones: on CPU, XLA's own column sum of a large batch costs up to a tenth of the
+    # whole gradient. Full precision is asked for because accelerators round the factors of a product otherwise.
+    ones = jnp.ones(contributions.shape[0], contributions.dtype)
+    return lax.dot(ones, contributions, precision=lax.Precision.HIGHEST)
+
+
+def check_trainable(network: Network) -> None:
+    """Raises ValueError where an activation has no derivative to propagate through."""
+    for layer in network.layers:
+        if layer.activation.pullback is None:
+            raise ValueError(
+                f"layer {layer.name!r}: {layer.activation.name!r} has no derivative, so nothing can be trained through "
+                "it; use a differentiable activation such as 'sigmoid' or 'tanh'"
+            )

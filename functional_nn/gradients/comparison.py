@@ -1,0 +1,686 @@
+"""Manual against automatic: how far apart two gradients are, which of them is wrong, where, and what each costs.
+
+Letters: u the unit roundoff of the dtype, K the terms of a sum, F the objective, g its gradient, d a direction.
+
+The bound that a difference is judged by is derived, not chosen: bound = lambda u sqrt(N) kappa.
+- N counts the roundings in the automatic gradient's program (an inner product of K terms K times, an elementwise
+  operation once, sums kept in a wider type in proportion). Independent roundings add up like a random walk: with
+  lambda = 6 the chance that one result escapes is below 2 exp(-lambda^2 / 2) = 3e-8 (Higham and Mary 2019, Thm 2.4).
+- kappa is the condition number, measured: how much the gradient moves, relatively, when parameters and data are moved
+  relatively by small random signs. It grows where terms cancel, as near a minimum.
+"""
+
+import csv
+import dataclasses
+import io
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from functional_nn.gradients.backprop import Backpropagation, backpropagate, check_trainable, loss_value
+from functional_nn.networks.losses import Loss
+from functional_nn.networks.network import Inputs, Network, Params, forward
+
+Verdict = Literal["agree", "differ", "inconclusive"]
+_LAMBDA = 6.0
+_SAYS_LITTLE = 0.1  # a bound above this would pass gradients that are wrong by a tenth
+
+
+def _record(cls):
+    """A frozen dataclass that is a pytree: numbers are leaves, text and positions belong to its structure."""
+    cls = dataclasses.dataclass(frozen=True)(cls)
+    static = (str, str | None, Verdict, tuple[int, ...])
+    names = [f.name for f in dataclasses.fields(cls)]
+    meta = [f.name for f in dataclasses.fields(cls) if f.type in static or f.metadata.get("static")]
+    jax.tree_util.register_dataclass(cls, [n for n in names if n not in meta], meta)
+    return cls
+
+
+@_record
+class Difference:
+    """Two arrays side by side. relative: ||manual - auto|| / ||auto||; largest, ulps: the largest difference of one
+    element, absolutely and in units in the last place; index: where it is; manual, automatic: the two values there.
+    """
+
+    name: str
+    relative: float
+    bound: float
+    largest: float
+    ulps: float
+    index: tuple[int, ...]
+    manual: float
+    automatic: float
+    norm: float
+
+    @property
+    def agrees(self) -> bool:
+        """Is the relative difference within the bound? False for nan."""
+        return self.relative <= self.bound
+
+
+@_record
+class ThirdOpinion:
+    """Directional derivatives in float64, from the objective's values alone, and how far each gradient is from them."""
+
+    method: str  # "complex step" or "central differences"
+    says: str
+    manual_error: float
+    automatic_error: float
+    accuracy: float  # what the method itself can be trusted to, relatively
+
+
+@_record
+class TaylorTest:
+    """The slope in h of |F(x + h d) - F(x) - h g'd|: 2 for a right gradient, 1 for a wrong one (medians)."""
+
+    says: Literal["right", "wrong", "inconclusive"] = dataclasses.field(metadata={"static": True})
+    slope: float
+    directions: int
+    conclusive: int  # directions along which the remainder stood above rounding
+
+
+@_record
+class KinkAudit:
+    """Net inputs of one layer (or outputs, for a loss with a kink) that sit where there is no derivative."""
+
+    name: str
+    at_kink: int
+    within_rounding: int
+    of: int
+
+
+@_record
+class Cost:
+    """What one gradient costs: seconds (medians), FLOPs and bytes of temporaries as the compiler reports them."""
+
+    name: str
+    trace_seconds: float
+    compile_seconds: float
+    run_seconds: float
+    flops: float
+    temporary_bytes: int
+
+
+@_record
+class Agreement:
+    """What `compare` found. Prints as a table; `to_csv` and `to_json` save it; a pytree of its numbers.
+
+    verdict is by the gradient as a whole and each part of it; where is the first layer, counted from the output back,
+    at which the two part. convention is how much the gradient would change under another derivative at the kinks.
+    """
+
+    title: str
+    dtype: str
+    verdict: Verdict
+    where: str | None
+    total: Difference
+    parameters: tuple[Difference, ...]
+    sensitivities: tuple[Difference, ...]
+    condition: float
+    third_opinion: ThirdOpinion | None
+    taylor: TaylorTest | None
+    kinks: tuple[KinkAudit, ...]
+    convention: float
+    costs: tuple[Cost, ...]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One plain dict a compared array: kind ("total", "parameter", "sensitivity") and `Difference`'s fields."""
+        kinds = (("total", (self.total,)), ("parameter", self.parameters), ("sensitivity", self.sensitivities))
+        return [{"kind": kind, **dataclasses.asdict(d)} for kind, differences in kinds for d in differences]
+
+    def to_csv(self, path: str | Path) -> None:
+        """Writes `rows` as CSV with a header."""
+        text = io.StringIO()
+        writer = csv.DictWriter(text, fieldnames=list(self.rows()[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.rows())
+        Path(path).write_text(text.getvalue())
+
+    def to_json(self, path: str | Path) -> None:
+        """Writes the whole record as JSON; nan and infinities as null."""
+        Path(path).write_text(json.dumps(_finite_or_none(dataclasses.asdict(self)), indent=2) + "\n")
+
+    def __str__(self) -> str:
+        return _as_text(self)
+
+
+def compare(
+    network: Network,
+    loss: Loss,
+    params: Params,
+    inputs: Inputs,
+    targets: Array,
+    *,
+    manual: Callable[..., Backpropagation] = backpropagate,
+    key: Array | None = None,
+    directions: int = 8,
+    second_opinions: bool = True,
+    costs: bool = False,
+    jit: bool = True,
+) -> Agreement:
+    """The hand-written gradient and sensitivities against `jax.grad`'s, and everything that tells who is right.
+
+    inputs (Q, R) or {name: (Q, R)}, targets (Q, S). manual: another `backpropagate`, `(network, loss, params, inputs,
+    targets) -> Backpropagation`, to be tried. key, directions: for random directions (a fixed key where not given).
+    second_opinions: also the third opinion and the Taylor test. costs: also trace, compile and run time, FLOPs and
+    memory. jit: compare the compiled programs, or else operation by operation.
+
+    Matrix products run at full precision on every device. Raises ValueError as `backpropagate` and for targets that
+    the loss has no meaning for.
+    """
+    check_trainable(network)
+    loss.check_outputs(network.output.activation)
+    inputs = network.prepare(params, inputs)
+    targets = network.prepare_targets(inputs, targets)
+    loss.check_targets(targets)
+
+    def by_hand(params, inputs, targets):
+        result = manual(network, loss, params, inputs, targets)
+        return {"parameters": result.gradients, "sensitivities": result.sensitivities}
+
+    def objective(params, inputs, targets, offsets=None):
+        dtype = jax.tree.leaves(params)[0].dtype  # complex while the third opinion steps into the imaginary
+        inputs, targets = jax.tree.map(lambda x: x.astype(dtype), (inputs, targets))
+        return loss_value(network, loss, forward(network, params, inputs, offsets or {}), targets, None)
+
+    def automatically(params, inputs, targets, offsets=None):
+        # The derivative with respect to a zero added to each net input is that layer's sensitivity.
+        zeros = _zero_offsets(network, params, inputs)
+        offsets = zeros if offsets is None else jax.tree.map(jnp.add, zeros, offsets)
+        gradients, s = jax.grad(objective, argnums=(0, 3))(params, inputs, targets, offsets)
+        return {"parameters": gradients, "sensitivities": s}
+
+    moved = (True, True, loss.targets != "one-hot")  # one-hot targets are labels: there is nothing to round in them
+    found = _Examination(by_hand, automatically, (params, inputs, targets), moved, key, jit)
+    with jax.default_matmul_precision("highest"):
+        parameters = found.differences(lambda tree: tree["parameters"])
+        backwards = [layer.name for layer in reversed(network.layers)]
+        parted = {name: found.differences(lambda t, name=name: {name: t["sensitivities"][name]}) for name in backwards}
+        sensitivities = tuple(parted[name][0] for name in backwards)
+        kinks, convention = _audit_kinks(network, loss, automatically, params, inputs, targets)
+        total = found.total(lambda tree: tree["parameters"])
+        third = taylor = None
+        if second_opinions:
+            third, taylor = _opinions(found, objective, lambda tree: tree["parameters"], directions)
+            if convention > total.bound:
+                third = dataclasses.replace(third, says="the point is on a kink, where there is no derivative")
+                taylor = dataclasses.replace(taylor, says="inconclusive")
+        measured = ()
+        if costs:
+            value_and_gradient = lambda *args: manual(network, loss, *args)[:2]  # noqa: E731
+            callables = {"manual": value_and_gradient, "automatic": jax.value_and_grad(objective)}
+            measured = measure_costs(callables, params, inputs, targets)
+    return Agreement(
+        title=f"{_describe(network)}, {loss.name} ({loss.reduction}), Q = {targets.shape[0]}",
+        dtype=str(targets.dtype),
+        verdict=_judge((total, *parameters, *sensitivities)),
+        where=_where(parameters, sensitivities),
+        total=total,
+        parameters=parameters,
+        sensitivities=sensitivities,
+        condition=found.condition,
+        third_opinion=third,
+        taylor=taylor,
+        kinks=kinks,
+        convention=convention,
+        costs=measured,
+    )
+
+
+def compare_callables(
+    manual: Callable[..., Any],
+    automatic: Callable[..., Any],
+    *args: Any,
+    objective: Callable[..., Array] | None = None,
+    key: Array | None = None,
+    directions: int = 8,
+    costs: bool = False,
+    jit: bool = True,
+) -> Agreement:
+    """Any two callables of one signature that give the same pytree of arrays, such as a gradient of your own.
+
+    objective: the scalar function of `args` whose gradient with respect to the first argument both claim to be; with
+    it come the third opinion and the Taylor test. Raises ValueError where the two results differ in structure.
+
+    >>> import jax, jax.numpy as jnp, functional_nn as fnn
+    >>> f = lambda x: jnp.sum(jnp.sin(x))
+    >>> fnn.compare_callables(jnp.cos, jax.grad(f), jnp.arange(3.0), objective=f).verdict
+    'agree'
+    """
+    found = _Examination(manual, automatic, args, (True,) * len(args), key, jit)
+    with jax.default_matmul_precision("highest"):
+        parameters, total = found.differences(lambda tree: tree), found.total(lambda tree: tree)
+        third = taylor = None
+        if objective is not None:
+            third, taylor = _opinions(found, objective, lambda tree: tree, directions)
+        measured = measure_costs({"manual": manual, "automatic": automatic}, *args) if costs else ()
+    return Agreement(
+        title="two callables",
+        dtype=str(jax.tree.leaves(found.automatic)[0].dtype),
+        verdict=_judge((total, *parameters)),
+        where=_where(parameters, ()),
+        total=total,
+        parameters=parameters,
+        sensitivities=(),
+        condition=found.condition,
+        third_opinion=third,
+        taylor=taylor,
+        kinks=(),
+        convention=0.0,
+        costs=measured,
+    )
+
+
+# Differences and their bound ------------------------------------------------------------------------------------------
+
+
+class _Examination:
+    """Both results at one point, and the automatic one at points moved by small random signs, for the condition."""
+
+    def __init__(self, manual, automatic, args, moved, key, jit):
+        self.key = jax.random.key(0) if key is None else key
+        self.args, self.jit = args, jit
+        compiled = jax.jit if jit else (lambda f: f)
+        with jax.default_matmul_precision("highest"):
+            automatic_compiled = compiled(automatic)
+            self.manual, self.automatic = compiled(manual)(*args), automatic_compiled(*args)
+            if jax.tree.structure(self.manual) != jax.tree.structure(self.automatic):
+                raise ValueError(
+                    "the two results differ in structure: "
+                    f"{jax.tree.structure(self.manual)} and {jax.tree.structure(self.automatic)}"
+                )
+            self.unit = _unit_roundoff(jax.tree.leaves(self.automatic)[0].dtype)
+            self.roundings = _roundings(jax.make_jaxpr(automatic)(*args).jaxpr, self.unit)
+            self.step = 2.0 ** round(math.log2(math.sqrt(self.unit)))
+            keys = jax.random.split(jax.random.fold_in(self.key, 1), 3)
+            self.nearby = [automatic_compiled(*_moved_by_signs(args, moved, k, self.step)) for k in keys]
+
+    @property
+    def condition(self) -> float:
+        return self._condition(lambda tree: tree)
+
+    def _condition(self, part) -> float:
+        here = _flat(part(self.automatic))
+        norm = np.linalg.norm(here)
+        change = max(float(np.linalg.norm(_flat(part(there)) - here)) for there in self.nearby)
+        return max(1.0, change / (self.step * norm)) if norm > 0 else 1.0
+
+    def bound(self, part) -> float:
+        return _LAMBDA * self.unit * math.sqrt(self.roundings) * self._condition(part)
+
+    def differences(self, part) -> tuple[Difference, ...]:
+        """One for each array of a part of the results, each with a bound of its own."""
+        paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(part(self.automatic))]
+        rows = []
+        for number, path in enumerate(paths):
+            leaf = lambda tree, number=number: jax.tree.leaves(part(tree))[number]  # noqa: E731
+            name = jax.tree_util.keystr(path, simple=True, separator="/") or "result"
+            rows.append(_difference(name, leaf(self.manual), leaf(self.automatic), self.bound(leaf)))
+        return tuple(rows)
+
+    def total(self, part) -> Difference:
+        """All arrays of a part taken as one vector."""
+        joined = [
+            np.concatenate([np.ravel(np.asarray(x)) for x in jax.tree.leaves(part(tree))])
+            for tree in (self.manual, self.automatic)
+        ]
+        return _difference("total", *joined, self.bound(part))
+
+
+def _difference(name: str, manual, automatic, bound: float) -> Difference:
+    manual, automatic = np.asarray(manual), np.asarray(automatic)
+    if manual.shape != automatic.shape:
+        raise ValueError(f"{name}: the two results have shapes {manual.shape} and {automatic.shape}")
+    wide = [x.astype(np.float64) for x in (manual, automatic)]
+    apart = np.abs(wide[0] - wide[1])
+    norm, error = float(np.linalg.norm(wide[1])), float(np.linalg.norm(apart))
+    worst = np.unravel_index(int(np.argmax(np.nan_to_num(apart, nan=np.inf))), apart.shape)
+    return Difference(
+        name,
+        relative=error / norm if norm > 0 else (0.0 if error == 0 else math.inf),
+        bound=bound,
+        largest=float(apart[worst]),
+        ulps=float(np.max(ulp_distance(manual, automatic))),
+        index=tuple(int(i) for i in worst),
+        manual=float(wide[0][worst]),
+        automatic=float(wide[1][worst]),
+        norm=norm,
+    )
+
+
+def ulp_distance(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """How many floating-point numbers of their dtype lie between x and y, elementwise, as float64; nan for nan.
+
+    Raises TypeError for dtypes that are not one and the same float.
+    """
+    x, y = np.asarray(x), np.asarray(y)
+    if x.dtype != y.dtype or not jnp.issubdtype(x.dtype, jnp.floating):
+        raise TypeError(f"ulp_distance: expected two arrays of one float dtype, got {x.dtype} and {y.dtype}")
+
+    def position(v):
+        # Bit patterns of positive floats are ordered as they are; those of negative ones the other way round.
+        bits = v.view(f"i{v.dtype.itemsize}").astype(np.int64)
+        lowest = -(2 ** (8 * v.dtype.itemsize - 1))
+        return np.where(bits < 0, lowest - bits, bits)
+
+    a, b = position(x), position(y)
+    near = (a - b).astype(np.float64)  # exact unless the signs differ, where int64 may wrap around
+    far = a.astype(np.float64) - b.astype(np.float64)
+    distance = np.abs(np.where((a < 0) == (b < 0), near, far))
+    return np.where(np.isnan(x.astype(np.float64)) | np.isnan(y.astype(np.float64)), np.nan, distance)
+
+
+def _unit_roundoff(dtype) -> float:
+    return float(jnp.finfo(dtype).eps) / 2
+
+
+def _roundings(jaxpr, unit: float) -> float:
+    """N: the roundings in a program, each weighed by (its own unit roundoff / unit)^2."""
+    count = 0.0
+    for equation in jaxpr.eqns:
+        inner = [p for value in equation.params.values() for p in (value if isinstance(value, tuple) else (value,))]
+        inner = [getattr(p, "jaxpr", p) for p in inner]
+        inner = [p for p in inner if hasattr(p, "eqns")]
+        if inner:
+            count += equation.params.get("length", 1) * sum(_roundings(p, unit) for p in inner)
+            continue
+        dtype = equation.outvars[0].aval.dtype
+        if jnp.issubdtype(dtype, jnp.floating):
+            count += _terms(equation) * (_unit_roundoff(dtype) / unit) ** 2
+    return max(count, 1.0)
+
+
+_EXACT = {"neg", "reshape", "transpose", "broadcast_in_dim", "squeeze", "select_n", "copy", "slice", "concatenate",
+          "stop_gradient", "max", "min", "reduce_max", "abs", "sign", "iota", "gather", "split"}  # fmt: skip
+
+
+def _terms(equation) -> int:
+    name, operand = equation.primitive.name, equation.invars[0].aval if equation.invars else None
+    if name in _EXACT:
+        return 0
+    if name == "dot_general":
+        (contracted, _), _ = equation.params["dimension_numbers"]
+        wide = operand.dtype.itemsize >= 4  # 16-bit products are accumulated in float32 and rounded once
+        return math.prod(operand.shape[axis] for axis in contracted) if wide else 1
+    if name == "reduce_sum":
+        return math.prod(operand.shape[axis] for axis in equation.params["axes"])
+    return 1
+
+
+def _moved_by_signs(args, moved, key, step: float):
+    """Every float in the arguments that `moved` marks, times 1 + step or 1 - step at random."""
+    leaves, structure = jax.tree.flatten(args)
+    marks = jax.tree.leaves([jax.tree.map(lambda _, m=m: m, arg) for m, arg in zip(moved, args, strict=True)])
+    keys = jax.random.split(key, len(leaves))
+
+    def move(x, mark, k):
+        x = jnp.asarray(x)
+        if not mark or not jnp.issubdtype(x.dtype, jnp.floating):
+            return x
+        return x * (1 + jnp.asarray(step, x.dtype) * jax.random.rademacher(k, x.shape, x.dtype))
+
+    return jax.tree.unflatten(structure, [move(*row) for row in zip(leaves, marks, keys, strict=True)])
+
+
+def _flat(tree) -> np.ndarray:
+    return np.concatenate([np.ravel(np.asarray(x)).astype(np.float64) for x in jax.tree.leaves(tree)])
+
+
+def _judge(differences: Sequence[Difference]) -> Verdict:
+    if not all(d.agrees for d in differences):
+        return "differ"
+    return "inconclusive" if differences[0].bound > _SAYS_LITTLE else "agree"
+
+
+def _where(parameters: Sequence[Difference], sensitivities: Sequence[Difference]) -> str | None:
+    """The first place, from the output back, where the two part."""
+    for position, s in enumerate(sensitivities):
+        if not s.agrees:
+            origin = "the start, from loss and output activation" if position == 0 else "the step back into this layer"
+            return f"{s.name}: dF/dn parts here first, by {s.ulps:.3g} ulps ({origin})"
+    for p in parameters:
+        if not p.agrees:
+            agreeing = "the sensitivities agree, " if sensitivities else ""
+            return f"{p.name}: {agreeing}this gradient does not, by {p.ulps:.3g} ulps"
+    return None
+
+
+# A third opinion and the Taylor test ----------------------------------------------------------------------------------
+
+
+def _opinions(found: _Examination, objective, part, count: int) -> tuple[ThirdOpinion, TaylorTest]:
+    key = jax.random.fold_in(found.key, 2)
+    gradients = [part(tree) for tree in (found.manual, found.automatic)]
+    third = _third_opinion(objective, found.args, gradients, key, count, found.bound(part), found.jit)
+    return third, _taylor_test(objective, found.args, gradients[0], key, count, found.unit, found.jit)
+
+
+def _directions(key, tree, count: int) -> list[np.ndarray]:
+    """`count` random directions as arrays (count, ...) in the tree's order, each as long as the tree itself."""
+    leaves = [np.asarray(x).astype(np.float64) for x in jax.tree.leaves(tree)]
+    generator = np.random.default_rng(np.asarray(jax.random.bits(key, (4,), "uint32")))
+    drawn = [generator.standard_normal((count, *x.shape)) for x in leaves]
+    length = np.sqrt(sum(np.sum(d.reshape(count, -1) ** 2, axis=1) for d in drawn))
+    size = np.sqrt(sum(np.sum(x[np.isfinite(x)] ** 2) for x in leaves)) or 1.0
+    return [d * (size / length).reshape(-1, *[1] * (d.ndim - 1)) for d in drawn]
+
+
+def _dot(directions: list[np.ndarray], tree) -> np.ndarray:
+    """g'd for every direction, in float64: (count,)."""
+    leaves = [np.asarray(x).astype(np.float64) for x in jax.tree.leaves(tree)]
+    return sum(np.sum((d * x).reshape(len(d), -1), axis=1) for d, x in zip(directions, leaves, strict=True))
+
+
+def _along(objective, args, directions, jit: bool):
+    """h -> F(x + h d) for all directions at once, (count,) NumPy; h may be complex."""
+    x, structure = jax.tree.flatten(args[0])
+    batched = jax.vmap(lambda x: objective(x, *args[1:]))
+    batched = jax.jit(batched) if jit else batched
+
+    def values(h):
+        dtype = jnp.complex128 if isinstance(h, complex) else x[0].dtype
+        moved = [jnp.asarray(np.asarray(a).astype(d.dtype) + h * d, dtype) for a, d in zip(x, directions, strict=True)]
+        return np.asarray(batched(jax.tree.unflatten(structure, moved))).astype(np.result_type(dtype, np.float64))
+
+    return values
+
+
+def _third_opinion(objective, args, gradients, key, count, bound, jit) -> ThirdOpinion:
+    directions = _directions(key, args[0], count)
+    claimed = [_dot(directions, g) for g in gradients]
+    with jax.enable_x64(True):
+        exact = jax.tree.map(lambda x: jnp.asarray(np.asarray(x).astype(np.float64)), args)
+        values = _along(objective, exact, directions, jit)
+        fine, coarse = 2.0**-12, 2.0**-11
+        slopes = [(values(h) - values(-h)) / (2 * h) for h in (coarse, fine)]
+        extrapolated = (4 * slopes[1] - slopes[0]) / 3  # Richardson: the error in h^2 is taken away
+        derivative, method = extrapolated, "central differences"
+        size = np.linalg.norm(extrapolated) or 1.0
+        noise = np.finfo(np.float64).eps * np.max(np.abs(values(0.0))) / fine
+        accuracy = (np.linalg.norm(slopes[1] - extrapolated) + noise * math.sqrt(count)) / size
+        try:
+            stepped = values(1e-30j).imag / 1e-30
+        except (TypeError, ValueError, NotImplementedError):  # an objective that is not written for complex numbers
+            stepped = np.full(count, np.nan)
+        # Taken only where it confirms the differences: abs, max or a kink make an objective blind to imaginary parts.
+        if np.linalg.norm(stepped - extrapolated) <= 10 * accuracy * size:
+            derivative, method, accuracy = stepped, "complex step", 16 * np.finfo(np.float64).eps
+    size = np.linalg.norm(derivative)
+    errors = [float(np.linalg.norm(c - derivative) / size) if size > 0 else float(np.linalg.norm(c)) for c in claimed]
+    right = [error <= max(bound, 10 * accuracy) for error in errors]
+    says = {
+        (True, True): "both are right",
+        (False, True): "the manual gradient is wrong",
+        (True, False): "the automatic gradient is wrong",
+        (False, False): "neither is right",
+    }[tuple(right)]
+    if max(bound, 10 * accuracy) > _SAYS_LITTLE and all(right):
+        says = "inconclusive"
+    return ThirdOpinion(method, says, errors[0], errors[1], float(accuracy))
+
+
+def _taylor_test(objective, args, gradient, key, count, unit, jit) -> TaylorTest:
+    directions = _directions(key, args[0], count)
+    values = _along(objective, args, directions, jit)
+    start, linear = values(0.0), _dot(directions, gradient)
+    # What F itself is uncertain by: its change under moves of the size of a rounding, and its own last place.
+    jitter = np.max([np.abs(values(sign * 4 * unit) - start) - 4 * unit * np.abs(linear) for sign in (1, -1)], axis=0)
+    noise = 8 * np.maximum(jitter, unit * np.abs(start)) + np.finfo(np.float64).tiny
+    steps = 4.0 ** -np.arange(1, 13)
+    remainders = np.array([np.abs(values(h) - start - h * linear) for h in steps])  # (steps, directions)
+    slopes = []
+    for direction, floor in enumerate(noise):
+        r = remainders[:, direction]
+        usable = (
+            int(np.argmin(r > 8 * floor)) if (r <= 8 * floor).any() else len(r)
+        )  # down to the first one in the noise
+        if usable >= 3:
+            local = np.log(r[: usable - 1] / r[1:usable]) / np.log(4)
+            slopes.append(float(np.median(local[-2:])))
+        elif usable == 0 and steps[0] * abs(linear[direction]) > 1e3 * floor:
+            slopes.append(2.0)  # no remainder at all: F is linear along d, with this gradient
+    slope = median(slopes) if slopes else math.nan
+    says = "inconclusive"
+    if len(slopes) >= max(1, count // 2):
+        says = "right" if slope > 1.7 else "wrong" if slope < 1.3 else "inconclusive"
+    return TaylorTest(says, slope, count, len(slopes))
+
+
+# Kinks ----------------------------------------------------------------------------------------------------------------
+
+
+def _zero_offsets(network: Network, params: Params, inputs: dict[str, Array]) -> dict[str, Array]:
+    examples, dtype = next(iter(inputs.values())).shape[0], jax.tree.leaves(params)[0].dtype
+    return {layer.name: jnp.zeros((examples, layer.rows), dtype) for layer in network.layers}
+
+
+def _audit_kinks(network, loss, automatically, params, inputs, targets) -> tuple[tuple[KinkAudit, ...], float]:
+    """Counts of net inputs at a kink, and the gradient's relative change when they are pushed off it, either way."""
+    trace = forward(network, params, inputs, {})
+    audits, push = [], _zero_offsets(network, params, inputs)
+    sites = [(layer.name, layer.activation.kink_distance, (trace.net_inputs[layer.name],)) for layer in network.layers]
+    output = network.output
+    sites.append((f"{loss.name} at {output.name}", loss.kink_distance, (trace.activations[output.name], targets)))
+    unit = _unit_roundoff(targets.dtype)
+    for (name, distance, at), layer in zip(sites, (*network.layers, output), strict=True):
+        if distance is None:
+            continue
+        gap = np.asarray(distance(*at)).astype(np.float64)
+        scale = max(1.0, float(np.max(np.abs(np.asarray(at[0]).astype(np.float64)), initial=0.0)))
+        audits.append(KinkAudit(name, int(np.sum(gap == 0)), int(np.sum(gap <= 8 * unit * scale)), gap.size))
+        # Pieces of one maxout neuron are pushed by different amounts, so that a tie is broken.
+        order = 1 + np.arange(layer.rows) % layer.activation.pieces
+        at_kink = np.repeat(gap == 0, layer.rows // gap.shape[1], axis=1)
+        push[layer.name] += jnp.asarray(at_kink * order[None, :] * 4 * unit * scale, targets.dtype)
+    if not any(audit.at_kink for audit in audits):
+        return tuple(audits), 0.0
+    here = _flat(automatically(params, inputs, targets)["parameters"])
+    changes = []
+    for sign in (1, -1):
+        offsets = jax.tree.map(lambda x, sign=sign: sign * x, push)
+        changes.append(np.linalg.norm(_flat(automatically(params, inputs, targets, offsets)["parameters"]) - here))
+    norm = np.linalg.norm(here)
+    return tuple(audits), float(max(changes) / norm) if norm > 0 else math.inf * max(changes) if max(changes) else 0.0
+
+
+# Cost -----------------------------------------------------------------------------------------------------------------
+
+
+def measure_costs(callables: dict[str, Callable], *args: Any, repeats: int = 7, inner_seconds: float = 0.02):
+    """`Cost` of each callable on `args`: tracing and running are timed in turns, medians over `repeats`."""
+    programs, compile_seconds = {}, {}
+    trace_times = {name: [] for name in callables}
+    run_times = {name: [] for name in callables}
+
+    def trace(f):
+        return jax.jit(lambda *a: f(*a)).trace(*args)  # a new function each time: nothing is remembered
+
+    for name, f in callables.items():
+        lowered = trace(f).lower()
+        began = time.perf_counter()
+        programs[name] = lowered.compile()
+        compile_seconds[name] = time.perf_counter() - began
+    began = time.perf_counter()
+    jax.block_until_ready([program(*args) for program in programs.values()])
+    loops = max(1, int(inner_seconds * len(programs) / (time.perf_counter() - began)))
+    for repeat in range(repeats):
+        order = list(callables.items())
+        for name, f in order if repeat % 2 else reversed(order):
+            began = time.perf_counter()
+            trace(f)
+            trace_times[name].append(time.perf_counter() - began)
+            began = time.perf_counter()
+            for _ in range(loops):
+                result = programs[name](*args)
+            jax.block_until_ready(result)
+            run_times[name].append((time.perf_counter() - began) / loops)
+
+    def cost(name):
+        analysis, memory = programs[name].cost_analysis() or {}, programs[name].memory_analysis()
+        temporary = getattr(memory, "temp_size_in_bytes", 0)
+        flops = float(analysis.get("flops", math.nan))
+        return Cost(name, median(trace_times[name]), compile_seconds[name], median(run_times[name]), flops, temporary)
+
+    return tuple(cost(name) for name in callables)
+
+
+# Showing and saving ---------------------------------------------------------------------------------------------------
+
+
+def _describe(network: Network) -> str:
+    inputs = "+".join(str(size) for _, size in network.inputs)
+    return f"{inputs}-" + "-".join(f"{layer.size} {layer.activation.name}" for layer in network.layers)
+
+
+def _finite_or_none(value):
+    if isinstance(value, dict):
+        return {key: _finite_or_none(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite_or_none(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _as_text(a: Agreement) -> str:
+    header = ("", "relative", "bound", "largest", "ulps", "at", "")
+    rows = [header]
+    for row in a.rows():
+        name = f"dF/dn {row['name']}" if row["kind"] == "sensitivity" else row["name"]
+        numbers = [f"{row[column]:.2e}" for column in ("relative", "bound", "largest")]
+        mark = "ok" if row["relative"] <= row["bound"] else "DIFFERS"
+        rows.append((name, *numbers, f"{row['ulps']:.3g}", str(row["index"]), mark))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
+    lines = [f"{a.title}, {a.dtype}: {a.verdict}"]
+    for row in rows:
+        cells = [row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:-1], widths[1:-1], strict=True))]
+        lines.append("  ".join([*cells, row[-1]]).rstrip())
+    if a.where:
+        lines.append(f"first apart at {a.where}")
+    lines.append(f"condition number of the gradient {a.condition:.3g}")
+    if a.third_opinion:
+        t = a.third_opinion
+        lines.append(
+            f"third opinion (float64, {t.method}): {t.says}; manual {t.manual_error:.1e}, "
+            f"automatic {t.automatic_error:.1e}, itself good to {t.accuracy:.1e}"
+        )
+    if a.taylor:
+        t = a.taylor
+        lines.append(f"Taylor test: {t.says}; slope {t.slope:.2f}, {t.conclusive} of {t.directions} directions tell")
+    for k in a.kinks:
+        lines.append(f"kinks of {k.name}: {k.at_kink} of {k.of} on one, {k.within_rounding} within rounding of one")
+    if a.convention:
+        lines.append(f"another derivative at the kinks would change the gradient by {a.convention:.1e}")
+    for c in a.costs:
+        lines.append(
+            f"{c.name}: trace {1e3 * c.trace_seconds:.2f} ms, compile {1e3 * c.compile_seconds:.0f} ms, "
+            f"run {1e6 * c.run_seconds:.1f} us, {c.flops:.4g} FLOPs, {c.temporary_bytes} bytes of temporaries"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,1 @@
+"""What is computed: activations, losses, initializers and the networks made of them."""

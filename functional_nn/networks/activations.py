@@ -1,0 +1,336 @@
+"""Transfer functions a = f(n): each row holds its forward map, its hand-written pullback and its second-order action.
+
+Letters: Q examples, S neurons, k maxout pieces, N = S k net inputs of a layer (N = S but for maxout).
+`n` net inputs (Q, N), `a` activations (Q, S), `g` = dF/da (Q, S), `r` a tangent of n (Q, N), `theta` the layer's learned
+activation parameters, `{}` for most, each of shape (S,) or, shared by the layer, (1,).
+
+The pullback is F'(n)^T g of Hagan Eq. 3.46 and 3.49. Where the derivative is a function of the output (sigmoid
+a (1 - a), tanh 1 - a^2, relu, elu, softmax) it is computed from `a`, and `n` need not be kept.
+
+At a kink there is no derivative, only a convention, and the texts disagree about it. We take JAX's, so that
+`jax.grad` of the forward map agrees exactly: relu'(0) = 0 (as `jax.nn.relu`), the shifted relu likewise 0 at -1,
+leaky and parametric relu 1 at 0 (`jax.nn.leaky_relu`), elu alpha at 0 (`jax.nn.elu`); tied maxout pieces share
+the derivative equally (`jnp.max`).
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import jax.numpy as jnp
+from jax import Array, lax
+
+from functional_nn.registry import Registry
+
+Theta = dict[str, Array]
+Range = Literal["real", "unit interval", "distribution"]
+
+
+@dataclass(frozen=True)
+class Activation:
+    """A transfer function with its derivatives. Usually made by `elementwise` or by one of the factories below.
+
+    forward(n, theta) -> a                                            (Q, N) -> (Q, S)
+    pullback(g, n, a, theta) -> F'(n)^T g, {name: dF_q/dtheta}        (Q, N), each (Q, S): still one row an example
+    pushforward(r, r_theta, n, a, theta) -> R{a} = F'(n) r + ...      (Q, S)
+    second_order(g, r, r_theta, n, a, theta) -> R{pullback} at fixed g: ((F''(n) r)^T g, {name: (Q, S)})
+    kink_distance(n) -> how far each net input is from a kink or a tie (Q, N); None for a smooth function
+    parameters(size, dtype) -> theta at the start of training
+
+    `gives` says what the outputs are: "real", each in the "unit interval", or each row a "distribution"; losses ask.
+    `pullback` is None for functions through which nothing can be trained (hardlim).
+    """
+
+    name: str
+    forward: Callable[[Array, Theta], Array]
+    pullback: Callable | None
+    pushforward: Callable | None
+    second_order: Callable | None
+    kink_distance: Callable[[Array], Array] | None = None
+    parameters: Callable[[int, jnp.dtype], Theta] | None = None
+    pieces: int = 1
+    gives: Range = "real"
+    initializer: str = "xavier_uniform"
+
+    @property
+    def smooth(self) -> bool:
+        """True where the function has a derivative everywhere."""
+        return self.kink_distance is None
+
+
+def elementwise(
+    name: str,
+    forward: Callable[[Array], Array],
+    derivative: Callable[[Array, Array], Array],
+    second_derivative: Callable[[Array, Array], Array],
+    *,
+    kink_distance: Callable[[Array], Array] | None = None,
+    gives: Range = "real",
+    initializer: str = "xavier_uniform",
+) -> Activation:
+    """A transfer function that acts on each neuron alone, from f(n), f'(n, a) and f''(n, a), each (Q, S) -> (Q, S).
+
+    >>> from functional_nn import activations
+    >>> cubic = activations.elementwise("cubic", lambda n: n**3, lambda n, a: 3 * n**2, lambda n, a: 6 * n)
+    """
+    return Activation(
+        name,
+        forward=lambda n, theta: forward(n),
+        pullback=lambda g, n, a, theta: (g * derivative(n, a), {}),
+        pushforward=lambda r, r_theta, n, a, theta: derivative(n, a) * r,
+        second_order=lambda g, r, r_theta, n, a, theta: (g * second_derivative(n, a) * r, {}),
+        kink_distance=kink_distance,
+        gives=gives,
+        initializer=initializer,
+    )
+
+
+_registry: Registry[Activation] = Registry("activation")
+names = _registry.names
+
+
+def register(activation: Activation | Callable[..., Activation], *, aliases: tuple[str, ...] = ()):
+    """Makes an activation, or a factory of activations with constants, known by name; returns it. Also a decorator.
+
+    Raises ValueError where the name is taken.
+    """
+    if isinstance(activation, Activation):
+        _registry.add(activation.name, lambda: activation, aliases)
+    else:
+        _registry.add(activation.__name__, activation, aliases)
+    return activation
+
+
+def get(specification: str | Activation) -> Activation:
+    """The activation for a name such as "tanh" or, with constants, "leaky_relu(0.1)", "maxout(3)"; activations pass.
+
+    Raises ValueError for an unknown name or constants out of range, TypeError for anything else.
+    """
+    if isinstance(specification, Activation):
+        return specification
+    if not isinstance(specification, str):
+        raise TypeError(f"activation: expected a name or an Activation, got {type(specification).__name__}")
+    return _registry.get(specification)
+
+
+# Smooth rows ---------------------------------------------------------------------------------------------------------
+
+linear = register(
+    Activation(
+        "linear",
+        forward=lambda n, theta: n,
+        pullback=lambda g, n, a, theta: (g, {}),
+        pushforward=lambda r, r_theta, n, a, theta: r,
+        second_order=lambda g, r, r_theta, n, a, theta: (jnp.zeros_like(g), {}),
+    ),
+    aliases=("purelin",),
+)
+
+sigmoid = register(
+    elementwise(
+        "sigmoid",
+        forward=lax.logistic,
+        derivative=lambda n, a: a * (1 - a),
+        second_derivative=lambda n, a: a * (1 - a) * (1 - 2 * a),
+        gives="unit interval",
+    ),
+    aliases=("logsig",),
+)
+
+tanh = register(
+    elementwise(
+        "tanh",
+        forward=lax.tanh,
+        derivative=lambda n, a: (1 - a) * (1 + a),  # 1 - a^2 without its cancellation near saturation
+        second_derivative=lambda n, a: -2 * a * (1 - a) * (1 + a),
+    ),
+    aliases=("tansig",),
+)
+
+
+def _softmax(n, theta):
+    # The largest net input is taken away first: exp never overflows, and a -inf-masked class gets exactly 0.
+    e = jnp.exp(n - lax.stop_gradient(jnp.max(jnp.real(n), axis=-1, keepdims=True)))
+    return e / jnp.sum(e, axis=-1, keepdims=True)
+
+
+def _softmax_product(v, a):
+    # (diag(a) - a a^T) v, the full Jacobian of one row times v; it is symmetric and never formed
+    return a * (v - jnp.sum(a * v, axis=-1, keepdims=True))
+
+
+def _softmax_second_order(g, r, r_theta, n, a, theta):
+    r_a = _softmax_product(r, a)
+    return r_a * (g - jnp.sum(a * g, axis=-1, keepdims=True)) - a * jnp.sum(r_a * g, axis=-1, keepdims=True), {}
+
+
+softmax = register(
+    Activation(
+        "softmax",
+        forward=_softmax,
+        pullback=lambda g, n, a, theta: (_softmax_product(g, a), {}),
+        pushforward=lambda r, r_theta, n, a, theta: _softmax_product(r, a),
+        second_order=_softmax_second_order,
+        gives="distribution",
+    )
+)
+
+
+# Rows with a kink ----------------------------------------------------------------------------------------------------
+# The comparisons are turned so that a nan net input stays nan.
+
+relu = register(
+    elementwise(
+        "relu",
+        forward=lambda n: jnp.where(n <= 0, 0, n),
+        derivative=lambda n, a: jnp.where(a > 0, 1.0, 0.0),
+        second_derivative=lambda n, a: jnp.zeros_like(a),
+        kink_distance=jnp.abs,
+        initializer="he_normal",
+    ),
+    aliases=("poslin",),
+)
+
+shifted_relu = register(
+    elementwise(
+        "shifted_relu",  # max(-1, n), Lecture 2
+        forward=lambda n: jnp.where(n <= -1, -1, n),
+        derivative=lambda n, a: jnp.where(a > -1, 1.0, 0.0),
+        second_derivative=lambda n, a: jnp.zeros_like(a),
+        kink_distance=lambda n: jnp.abs(n + 1),
+        initializer="he_normal",
+    )
+)
+
+
+@register
+@functools.cache  # equal constants give the same object, so that layers made from them compare equal under `jit`
+def leaky_relu(slope: float = 0.01) -> Activation:
+    """n for n >= 0, slope n below (Lecture 2 prints 0.1 in one place and 0.01 in another; the slope is yours)."""
+    _finite("leaky_relu", "slope", slope)
+    return elementwise(
+        f"leaky_relu({slope})",
+        forward=lambda n: jnp.where(n >= 0, n, slope * n),
+        derivative=lambda n, a: jnp.where(n >= 0, 1.0, slope),  # of n: a non-positive slope hides the sign from a
+        second_derivative=lambda n, a: jnp.zeros_like(a),
+        kink_distance=jnp.abs,
+        initializer="he_normal",
+    )
+
+
+@register
+@functools.cache
+def elu(alpha: float = 1.0) -> Activation:
+    """n for n > 0, alpha (e^n - 1) below (Lecture 2); f' = a + alpha below."""
+    _finite("elu", "alpha", alpha)
+
+    def forward(n):
+        # The inner `where` keeps exp from overflowing on the side that is not taken, where 0 inf would be nan.
+        return jnp.where(n > 0, n, alpha * jnp.expm1(jnp.where(n > 0, 0, n)))
+
+    return elementwise(
+        f"elu({alpha})",
+        forward=forward,
+        derivative=lambda n, a: jnp.where(n > 0, 1, a + alpha),
+        second_derivative=lambda n, a: jnp.where(n > 0, 0, a + alpha),
+        kink_distance=jnp.abs,
+        initializer="he_normal",
+    )
+
+
+@register
+@functools.cache
+def prelu(share: Literal["neuron", "layer"] = "neuron", start: float = 0.25) -> Activation:
+    """Parametric relu: n for n >= 0, mu n below, mu learned, one a neuron or one a layer, 0.25 at first (He 2015).
+
+    Lecture 2 prints max(mu n, n), which is this only for mu <= 1.
+    """
+    if share not in ("neuron", "layer"):
+        raise ValueError(f"prelu: share must be 'neuron' or 'layer', got {share!r}")
+    _finite("prelu", "start", start)
+
+    def slope(theta):
+        return theta["slope"][None, :]
+
+    return Activation(
+        f"prelu({share}, {start})",
+        forward=lambda n, theta: jnp.where(n >= 0, n, slope(theta) * n),
+        pullback=lambda g, n, a, theta: (
+            jnp.where(n >= 0, g, slope(theta) * g),
+            {"slope": jnp.where(n >= 0, 0, g * n)},
+        ),
+        pushforward=lambda r, r_theta, n, a, theta: jnp.where(n >= 0, r, slope(theta) * r + slope(r_theta) * n),
+        second_order=lambda g, r, r_theta, n, a, theta: (
+            jnp.where(n >= 0, 0, slope(r_theta) * g),
+            {"slope": jnp.where(n >= 0, 0, g * r)},
+        ),
+        kink_distance=jnp.abs,
+        parameters=lambda size, dtype: {"slope": jnp.full(size if share == "neuron" else 1, start, dtype)},
+        initializer="he_normal",
+    )
+
+
+@register
+@functools.cache
+def maxout(pieces: int = 2) -> Activation:
+    """The largest of k linear pieces (Lecture 2). A neuron's k net inputs stand side by side: N = S k, neuron first."""
+    if not isinstance(pieces, int) or pieces < 2:
+        raise ValueError(f"maxout: pieces must be an integer >= 2, got {pieces!r}")
+
+    def split(n):
+        return n.reshape(*n.shape[:-1], -1, pieces)
+
+    def share(n, a):
+        # the derivative of a over its pieces: 1 for the largest; equal parts for those that tie
+        tied = jnp.where(split(n) == a[..., None], 1.0, 0.0).astype(a.dtype)
+        return tied / jnp.sum(tied, axis=-1, keepdims=True)
+
+    def kink_distance(n):
+        # to the best of the neuron's other pieces, for each piece: 0 where the two largest tie
+        best = jnp.sort(split(n), axis=-1)[..., -2:]
+        rival = jnp.where(split(n) == best[..., 1:], best[..., :1], best[..., 1:])
+        return jnp.abs(split(n) - rival).reshape(n.shape)
+
+    return Activation(
+        f"maxout({pieces})",
+        forward=lambda n, theta: jnp.max(split(n), axis=-1),
+        pullback=lambda g, n, a, theta: ((g[..., None] * share(n, a)).reshape(n.shape), {}),
+        pushforward=lambda r, r_theta, n, a, theta: jnp.sum(share(n, a) * split(r), axis=-1),
+        second_order=lambda g, r, r_theta, n, a, theta: (jnp.zeros_like(n), {}),
+        kink_distance=kink_distance,
+        pieces=pieces,
+        initializer="he_normal",
+    )
+
+
+# Perceptrons: nothing to propagate ------------------------------------------------------------------------------------
+
+hardlim = register(
+    Activation(
+        "hardlim",  # 1 iff n >= 0 (CSE 475, 17.61)
+        forward=lambda n, theta: jnp.heaviside(n, jnp.ones_like(n)),
+        pullback=None,
+        pushforward=None,
+        second_order=None,
+        kink_distance=jnp.abs,
+        gives="unit interval",
+    )
+)
+
+hardlims = register(
+    Activation(
+        "hardlims",  # +1 iff n >= 0, else -1 (CSE 475, 17.57)
+        forward=lambda n, theta: 2 * jnp.heaviside(n, jnp.ones_like(n)) - 1,
+        pullback=None,
+        pushforward=None,
+        second_order=None,
+        kink_distance=jnp.abs,
+    )
+)
+
+
+def _finite(activation: str, constant: str, value: float) -> None:
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"{activation}: {constant} must be a finite number, got {value!r}")

@@ -1,0 +1,165 @@
+"""Weights and biases at the start of training.
+
+An initializer draws all weights that meet at one summing junction as one matrix, whatever number of sources they
+come from, so that fan-in is the true number of incoming connections: `draw(key, rows, fan_in, fan_out, dtype)`
+gives the weights (rows, fan_in) and the bias (rows,). Rows are neurons (neurons times pieces for maxout), fan_out
+the number of neurons. Draws are made in at least float32 and then rounded to the dtype asked for.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from functional_nn.precision import at_least_float32
+from functional_nn.registry import Registry
+
+Draw = Callable[[Array, int, int, int, jnp.dtype], tuple[Array, Array]]
+
+
+@dataclass(frozen=True)
+class Initializer:
+    """A rule for the parameters of a layer; `sets_bias` where the biases it gives differ between neurons."""
+
+    name: str
+    draw: Draw
+    sets_bias: bool = False
+
+
+_registry: Registry[Initializer] = Registry("initializer")
+names = _registry.names
+
+
+def register(factory: Callable[..., Initializer]) -> Callable[..., Initializer]:
+    """Makes a factory of initializers known by its name; its results are cached. A decorator."""
+    cached = functools.cache(factory)
+    _registry.add(factory.__name__, cached)
+    return cached
+
+
+def get(specification: str | Initializer) -> Initializer:
+    """The initializer for a name such as "he_normal" or "uniform(0.1)"; initializers pass through.
+
+    Raises ValueError for an unknown name, TypeError for anything else.
+    """
+    if isinstance(specification, Initializer):
+        return specification
+    if not isinstance(specification, str):
+        raise TypeError(f"initializer: expected a name or an Initializer, got {type(specification).__name__}")
+    return _registry.get(specification)
+
+
+def _zero_bias(name: str, weights: Callable[[Array, tuple[int, int], int, int, jnp.dtype], Array]) -> Initializer:
+    def draw(key, rows, fan_in, fan_out, dtype):
+        drawn = weights(key, (rows, fan_in), fan_in, fan_out, at_least_float32(dtype))
+        return drawn.astype(dtype), jnp.zeros(rows, dtype)
+
+    return Initializer(name, draw)
+
+
+def _normal(name: str, variance: Callable[[int, int], float]) -> Initializer:
+    def weights(key, shape, fan_in, fan_out, dtype):
+        return math.sqrt(variance(fan_in, fan_out)) * jax.random.normal(key, shape, dtype)
+
+    return _zero_bias(name, weights)
+
+
+def _uniform(name: str, variance: Callable[[int, int], float]) -> Initializer:
+    def weights(key, shape, fan_in, fan_out, dtype):
+        limit = math.sqrt(3 * variance(fan_in, fan_out))  # a uniform variable on [-l, l] has variance l^2 / 3
+        return jax.random.uniform(key, shape, dtype, -limit, limit)
+
+    return _zero_bias(name, weights)
+
+
+def _positive(initializer: str, constant: str, value: float) -> None:
+    if not (isinstance(value, int | float) and 0 < value < math.inf):
+        raise ValueError(f"{initializer}: {constant} must be a positive number, got {value!r}")
+
+
+@register
+def zeros() -> Initializer:
+    """Every weight and bias 0: nothing tells the neurons of a layer apart (CSE 475 19.70.1)."""
+    return constant(0.0)
+
+
+@register
+def constant(value: float = 0.1) -> Initializer:
+    """Every weight `value`, every bias 0."""
+    if not (isinstance(value, int | float) and math.isfinite(value)):
+        raise ValueError(f"constant: value must be a finite number, got {value!r}")
+    return _zero_bias(f"constant({value})", lambda key, shape, fan_in, fan_out, dtype: jnp.full(shape, value, dtype))
+
+
+@register
+def normal(deviation: float = 0.1) -> Initializer:
+    """Weights from N(0, deviation^2), whatever the fan-in."""
+    _positive("normal", "deviation", deviation)
+    return _normal(f"normal({deviation})", lambda fan_in, fan_out: deviation**2)
+
+
+@register
+def uniform(limit: float = 0.1) -> Initializer:
+    """Weights from U(-limit, limit), whatever the fan-in."""
+    _positive("uniform", "limit", limit)
+    return _uniform(f"uniform({limit})", lambda fan_in, fan_out: limit**2 / 3)
+
+
+@register
+def xavier_uniform() -> Initializer:
+    """Variance 2 / (fan_in + fan_out), uniform: Glorot and Bengio 2010, Eq. 16."""
+    return _uniform("xavier_uniform", lambda fan_in, fan_out: 2 / (fan_in + fan_out))
+
+
+@register
+def xavier_normal() -> Initializer:
+    """Variance 2 / (fan_in + fan_out), normal: Glorot and Bengio 2010, Eq. 12."""
+    return _normal("xavier_normal", lambda fan_in, fan_out: 2 / (fan_in + fan_out))
+
+
+@register
+def he_uniform() -> Initializer:
+    """Variance 2 / fan_in, uniform: He et al. 2015."""
+    return _uniform("he_uniform", lambda fan_in, fan_out: 2 / fan_in)
+
+
+@register
+def he_normal() -> Initializer:
+    """Variance 2 / fan_in, normal: He et al. 2015, Eq. 10."""
+    return _normal("he_normal", lambda fan_in, fan_out: 2 / fan_in)
+
+
+@register
+def lecun_uniform() -> Initializer:
+    """Variance 1 / fan_in, uniform: LeCun et al. 1998, Eq. 16."""
+    return _uniform("lecun_uniform", lambda fan_in, fan_out: 1 / fan_in)
+
+
+@register
+def lecun_normal() -> Initializer:
+    """Variance 1 / fan_in, normal: LeCun et al. 1998, Eq. 16."""
+    return _normal("lecun_normal", lambda fan_in, fan_out: 1 / fan_in)
+
+
+@register
+def nguyen_widrow() -> Initializer:
+    """Nguyen and Widrow 1990, for sigmoid-like layers whose inputs lie in [-1, 1].
+
+    Each row of weights has length 0.7 S^(1/R) in a random direction, and the biases are spread evenly over that
+    length, with the sign of the row's first weight, so that the neurons' active regions tile the inputs. (The paper
+    draws the biases at random; evenly spaced, they cover the region without gaps.) Needs a bias per neuron or none.
+    """
+
+    def draw(key, rows, fan_in, fan_out, dtype):
+        wide = at_least_float32(dtype)
+        length = 0.7 * rows ** (1 / fan_in)
+        weights = jax.random.uniform(key, (rows, fan_in), wide, -1, 1)
+        weights = length * weights / jnp.linalg.norm(weights, axis=1, keepdims=True)
+        bias = length * (jnp.linspace(-1, 1, rows, dtype=wide) if rows > 1 else jnp.zeros(1, wide))
+        return weights.astype(dtype), (bias * jnp.sign(weights[:, 0])).astype(dtype)
+
+    return Initializer("nguyen_widrow", draw, sets_bias=True)

@@ -1,0 +1,434 @@
+"""Performance functions F: the value and dF/da of each example, and the pairs that are fused with an output layer.
+
+Letters: Q examples, S outputs. `a` outputs, `t` targets and `n` net inputs of the output layer are (Q, S);
+`weights`, where given, weighs each example, (Q,).
+
+A loss is F = sum_q w_q F_q, divided by sum_q w_q where `reduction` is "mean"; without weights every w_q is 1. A row
+gives F_q and dF_q/da. Where a row is fused with an output activation it also gives F_q and s_q = dF_q/dn from the net
+inputs: exact and finite where the composition would be log(0) or 0/0. Every value keeps the dtype of the outputs;
+sums are accumulated in at least float32.
+"""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+from functional_nn import checks, precision
+from functional_nn.networks.activations import Activation, Range
+from functional_nn.precision import at_least_float32
+from functional_nn.registry import Registry
+
+Reduction = Literal["mean", "sum"]
+_RANGES: tuple[Range, ...] = ("real", "unit interval", "distribution")  # each is also all that stand before it
+
+
+@dataclass(frozen=True)
+class FusedPair:
+    """F_q and dF_q/dn of an output activation and a loss together, from net inputs: (n, t) -> (Q,) and (Q, S)."""
+
+    value: Callable[[Array, Array], Array]
+    gradient: Callable[[Array, Array], Array]
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A performance function. Usually made by one of the factories below, such as `cross_entropy(reduction="mean")`.
+
+    example_value(a, t) -> F_q (Q,); example_gradient(a, t) -> dF_q/da (Q, S).
+    fused: output activation's name -> FusedPair.
+    needs: what the outputs must be; targets: what concrete targets must be.
+    correct(a, t) -> (Q,) booleans, which examples are classified rightly; None where the question has no sense.
+    kink_distance(a, t) -> (Q, S), as in `Activation`.
+    """
+
+    name: str
+    reduction: Reduction
+    example_value: Callable[[Array, Array], Array]
+    example_gradient: Callable[[Array, Array], Array]
+    fused: dict[str, FusedPair] = field(default_factory=dict, hash=False)
+    needs: Range = "real"
+    targets: Literal["real", "non-negative", "unit interval", "distribution", "positive", "signs", "one-hot"] = "real"
+    correct: Callable[[Array, Array], Array] | None = None
+    kink_distance: Callable[[Array, Array], Array] | None = None
+
+    @property
+    def smooth(self) -> bool:
+        """True where the loss has a derivative everywhere."""
+        return self.kink_distance is None
+
+    def value(self, outputs: Array, targets: Array, weights: Array | None = None) -> Array:
+        """F, a scalar."""
+        return self.reduce(self.example_value(outputs, targets), weights)
+
+    def gradient(self, outputs: Array, targets: Array, weights: Array | None = None) -> Array:
+        """dF/da (Q, S), reduction included."""
+        return self.scale(self.example_gradient(outputs, targets), weights)
+
+    def fused_with(self, activation: Activation) -> FusedPair | None:
+        """The pair that takes over from `activation` in the output layer, if there is one."""
+        return self.fused.get(activation.name)
+
+    def reduce(self, example_values: Array, weights: Array | None = None) -> Array:
+        """sum_q w_q F_q, over sum_q w_q for "mean": (Q,) -> scalar."""
+        wide = example_values.astype(at_least_float32(example_values.dtype))
+        if weights is None:
+            total, count = jnp.sum(wide), float(wide.shape[0])
+        else:
+            total, count = jnp.sum(wide * weights.astype(wide.dtype)), jnp.sum(weights.astype(wide.dtype))
+        return (total / count if self.reduction == "mean" else total).astype(example_values.dtype)
+
+    def scale(self, example_gradients: Array, weights: Array | None = None) -> Array:
+        """dF_q/d. -> dF/d. : each example's row times its share w_q (/ sum w) of F, (Q, S) -> (Q, S)."""
+        if weights is None:
+            return example_gradients / example_gradients.shape[0] if self.reduction == "mean" else example_gradients
+        share = weights.astype(at_least_float32(example_gradients.dtype))
+        share = share / jnp.sum(share) if self.reduction == "mean" else share
+        return example_gradients * share.astype(example_gradients.dtype)[:, None]
+
+    def check_outputs(self, activation: Activation) -> None:
+        """Raises ValueError where the loss needs probabilities and the output layer gives something else."""
+        if _RANGES.index(activation.gives) < _RANGES.index(self.needs):
+            raise ValueError(
+                f"{self.name} needs outputs that are a {self.needs}, but the output layer's activation "
+                f"{activation.name!r} gives {activation.gives} values; use "
+                + ("'softmax'" if self.needs == "distribution" else "'softmax' or 'sigmoid'")
+            )
+
+    def check_targets(self, targets) -> None:
+        """Raises ValueError at the first concrete target this loss has no meaning for."""
+        if not checks.is_concrete(targets):
+            return
+        t = np.asarray(targets).astype(np.float64)
+        row_sums = t.sum(axis=-1, keepdims=True)
+        wrong, accepted = {
+            "real": (np.zeros_like(t, bool), ""),
+            "non-negative": (t < 0, "values >= 0"),
+            "unit interval": ((t < 0) | (t > 1), "values in [0, 1]"),
+            "distribution": ((t < 0) | (np.abs(row_sums - 1) > 1e-2), "rows >= 0 that sum to 1"),
+            "positive": ((t <= 0) | (np.abs(row_sums - 1) > 1e-2), "rows > 0 that sum to 1"),
+            "signs": (np.abs(t) != 1, "-1 or +1"),
+            "one-hot": (((t != 0) & (t != 1)) | (row_sums != 1), "rows with a single 1, the rest 0"),
+        }[self.targets]
+        if wrong.any():
+            index = tuple(map(int, np.argwhere(wrong)[0]))
+            raise ValueError(f"targets: {self.name} accepts {accepted}, got {t[index]:g} at index {index}")
+
+
+_registry: Registry[Loss] = Registry("loss")
+names = _registry.names
+
+
+def register(factory: Callable[..., Loss]) -> Callable[..., Loss]:
+    """Makes a factory `(reduction=...) -> Loss` known by its name; returns it, its results cached. A decorator."""
+
+    @functools.wraps(factory)
+    def checked(reduction: Reduction = factory.__defaults__[0]) -> Loss:
+        if reduction not in ("mean", "sum"):
+            raise ValueError(f"{factory.__name__}: reduction must be 'mean' or 'sum', got {reduction!r}")
+        return factory(reduction)
+
+    cached = functools.cache(checked)  # equal choices give the same object, and `jit` compiles once
+    _registry.add(factory.__name__, cached)
+    return cached
+
+
+def get(specification: str | Loss) -> Loss:
+    """The loss for a name such as "cross_entropy" or "cross_entropy(sum)"; losses pass through.
+
+    Raises ValueError for an unknown name, TypeError for anything else.
+    """
+    if isinstance(specification, Loss):
+        return specification
+    if not isinstance(specification, str):
+        raise TypeError(f"loss: expected a name or a Loss, got {type(specification).__name__}")
+    return _registry.get(specification)
+
+
+def one_hot(labels, classes: int, dtype=None) -> Array:
+    """Labels (Q,) of integers 0..classes-1 as rows (Q, classes) with a single 1.
+
+    Raises ValueError for concrete labels out of range or not integers. dtype: JAX's default float where not given.
+    """
+    labels = jnp.asarray(labels)
+    if labels.ndim != 1 or not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise ValueError(f"labels: expected integers of shape (Q,), got {labels.dtype} of shape {labels.shape}")
+    if checks.is_concrete(labels):
+        wrong = np.flatnonzero((np.asarray(labels) < 0) | (np.asarray(labels) >= classes))
+        if wrong.size:
+            first = int(wrong[0])
+            raise ValueError(f"labels: expected 0 to {classes - 1}, got {int(labels[first])} at index {first}")
+    dtype = precision.default() if dtype is None else precision.available(dtype)
+    return jax.nn.one_hot(labels, classes, dtype=dtype)
+
+
+# What a right answer is -----------------------------------------------------------------------------------------------
+
+
+def largest(outputs: Array, targets: Array) -> Array:
+    """(Q,): is the largest output where the largest target is?"""
+    return jnp.argmax(outputs, axis=-1) == jnp.argmax(targets, axis=-1)
+
+
+def _above(threshold: float) -> Callable[[Array, Array], Array]:
+    return lambda a, t: jnp.all((a > threshold) == (t > threshold), axis=-1)
+
+
+# Errors of regression -------------------------------------------------------------------------------------------------
+
+
+def _half_square_sum(a, t):
+    return jnp.sum((t - a) ** 2, axis=-1) / 2
+
+
+@register
+def mean_square_error(reduction: Reduction = "mean") -> Loss:
+    """F = 1/(Q S) sum_q sum_i (t - a)^2: Hagan Eq. 3.5. With "sum", the 1/Q is left out (Eq. 3.51, one example)."""
+    return Loss(
+        "mean_square_error",
+        reduction,
+        lambda a, t: jnp.sum((t - a) ** 2, axis=-1) / a.shape[-1],
+        lambda a, t: (a - t) * (2 / a.shape[-1]),
+    )
+
+
+@register
+def sum_square_error(reduction: Reduction = "sum") -> Loss:
+    """F = sum_q sum_i (t - a)^2: Hagan Eq. 3.17, CSE 475 19.71."""
+    return Loss("sum_square_error", reduction, lambda a, t: 2 * _half_square_sum(a, t), lambda a, t: 2 * (a - t))
+
+
+@register
+def half_sum_square_error(reduction: Reduction = "sum") -> Loss:
+    """F = 1/2 sum_q sum_i (t - a)^2: Kordecki; blog 001 Eq. 5."""
+    return Loss("half_sum_square_error", reduction, _half_square_sum, lambda a, t: a - t)
+
+
+# Errors of classification, from probabilities -------------------------------------------------------------------------
+
+
+def _log_softmax(n):
+    shifted = n - lax.stop_gradient(jnp.max(jnp.real(n), axis=-1, keepdims=True))
+    return shifted - jnp.log(jnp.sum(jnp.exp(shifted), axis=-1, keepdims=True))
+
+
+def _weighted(t, x):
+    # sum_i t_i x_i in which t_i = 0 counts as nothing, even where x_i is infinite: a masked class has log a = -inf
+    return jnp.sum(jnp.where(t == 0, 0, t * x), axis=-1)
+
+
+def _softplus(x):
+    # ln(1 + e^x); the smaller exponent only, so that neither side overflows
+    return jnp.where(x > 0, x, 0) + jnp.log1p(jnp.exp(jnp.where(x > 0, -x, x)))
+
+
+def _entropy_terms(t):
+    return _weighted(t, jnp.log(jnp.where(t == 0, 1, t)))
+
+
+def _softmax_minus_target(n, t):
+    # a sum(t) - t: Hagan E3.5; a - t for one-hot targets. Shared by cross-entropy and Kullback-Leibler.
+    e = jnp.exp(n - jnp.max(n, axis=-1, keepdims=True))
+    return e * (jnp.sum(t, axis=-1, keepdims=True) / jnp.sum(e, axis=-1, keepdims=True)) - t
+
+
+def _minus_target_over_output(a, t):
+    return jnp.where(t == 0, 0, -t / jnp.where(t == 0, 1, a))  # Hagan E3.6
+
+
+def _log_where(t, a):
+    # ln a where a target asks for it; the rest is masked before the logarithm so that autodiff never meets 0 inf
+    return jnp.log(jnp.where(t == 0, 1, a))
+
+
+@register
+def cross_entropy(reduction: Reduction = "mean") -> Loss:
+    """F = -sum_q sum_i t ln a: Hagan Eq. 3.9 ("sum"). Fused with softmax: s = a sum(t) - t (E3.5); else -t/a (E3.6)."""
+    return Loss(
+        "cross_entropy",
+        reduction,
+        lambda a, t: -_weighted(t, _log_where(t, a)),
+        _minus_target_over_output,
+        fused={"softmax": FusedPair(lambda n, t: -_weighted(t, _log_softmax(n)), _softmax_minus_target)},
+        needs="unit interval",
+        targets="non-negative",
+        correct=largest,
+    )
+
+
+def _binary_value(a, t):
+    return -_weighted(t, _log_where(t, a)) - _weighted(1 - t, _log_where(1 - t, 1 - a))
+
+
+def _binary_gradient(a, t):
+    return _minus_target_over_output(a, t) - _minus_target_over_output(1 - a, 1 - t)
+
+
+@register
+def binary_cross_entropy(reduction: Reduction = "mean") -> Loss:
+    """F = -sum_q sum_i [t ln a + (1 - t) ln(1 - a)]: Hagan P3.1. Fused with sigmoid: s = a - t."""
+    return Loss(
+        "binary_cross_entropy",
+        reduction,
+        _binary_value,
+        _binary_gradient,
+        fused={
+            "sigmoid": FusedPair(
+                lambda n, t: jnp.sum(_softplus(n), axis=-1) - _weighted(t, n),
+                lambda n, t: lax.logistic(n) - t,
+            )
+        },
+        needs="unit interval",
+        targets="unit interval",
+        correct=_above(0.5),
+    )
+
+
+# Distances between distributions --------------------------------------------------------------------------------------
+
+
+@register
+def kullback_leibler(reduction: Reduction = "mean") -> Loss:
+    """F = sum_q sum_i t ln(t / a), the divergence D(t || a): CSE 475 19.71. Fused with softmax."""
+    return Loss(
+        "kullback_leibler",
+        reduction,
+        lambda a, t: _entropy_terms(t) - _weighted(t, _log_where(t, a)),
+        _minus_target_over_output,
+        fused={
+            "softmax": FusedPair(lambda n, t: _entropy_terms(t) - _weighted(t, _log_softmax(n)), _softmax_minus_target)
+        },
+        needs="distribution",
+        targets="distribution",
+        correct=largest,
+    )
+
+
+def _symmetric_fused_gradient(n, t):
+    # softmax's Jacobian times -t/a + ln(a/t) + 1, with a (1/a) cancelled by hand
+    log_a = _log_softmax(n)
+    a = jnp.exp(log_a)
+    ratio = log_a - jnp.log(t)
+    mean_ratio = jnp.sum(a * ratio, axis=-1, keepdims=True)
+    return a * (jnp.sum(t, axis=-1, keepdims=True) + ratio - mean_ratio) - t
+
+
+@register
+def symmetric_kullback_leibler(reduction: Reduction = "mean") -> Loss:
+    """F = D(t || a) + D(a || t) = sum (t - a) ln(t / a): CSE 475 19.71. Targets > 0. Fused with softmax."""
+    return Loss(
+        "symmetric_kullback_leibler",
+        reduction,
+        lambda a, t: jnp.sum((t - a) * (jnp.log(t) - jnp.log(a)), axis=-1),
+        lambda a, t: jnp.log(a) - jnp.log(t) + 1 - t / a,
+        fused={
+            "softmax": FusedPair(
+                lambda n, t: jnp.sum((t - jnp.exp(_log_softmax(n))) * (jnp.log(t) - _log_softmax(n)), axis=-1),
+                _symmetric_fused_gradient,
+            )
+        },
+        needs="distribution",
+        targets="positive",
+        correct=largest,
+    )
+
+
+def _geometric(t, log_a):
+    # ln sqrt(t a), term by term; -inf where t = 0
+    return (jnp.log(t) + log_a) / 2
+
+
+def _log_sum_exp(x):
+    largest_x = lax.stop_gradient(jnp.max(jnp.real(x), axis=-1, keepdims=True))
+    return (jnp.log(jnp.sum(jnp.exp(x - largest_x), axis=-1, keepdims=True)) + largest_x)[..., 0]
+
+
+def _root_products(a, t):
+    # sqrt(t a), with 0 where t = 0 and a derivative there that is 0 too
+    return jnp.where(t == 0, 0, jnp.sqrt(jnp.where(t == 0, 1, t * a)))
+
+
+@register
+def bhattacharyya(reduction: Reduction = "mean") -> Loss:
+    """F = -sum_q ln sum_i sqrt(t a), the Bhattacharyya distance: CSE 475 19.71. Fused with softmax."""
+
+    def gradient(a, t):
+        roots = _root_products(a, t)
+        return jnp.where(t == 0, 0, -roots / (2 * a * jnp.sum(roots, axis=-1, keepdims=True)))
+
+    def fused_gradient(n, t):
+        terms = _geometric(t, _log_softmax(n))
+        return (jnp.exp(_log_softmax(n)) - jnp.exp(terms - _log_sum_exp(terms)[..., None])) / 2
+
+    return Loss(
+        "bhattacharyya",
+        reduction,
+        lambda a, t: -jnp.log(jnp.sum(_root_products(a, t), axis=-1)),
+        gradient,
+        fused={"softmax": FusedPair(lambda n, t: -_log_sum_exp(_geometric(t, _log_softmax(n))), fused_gradient)},
+        needs="distribution",
+        targets="distribution",
+        correct=largest,
+    )
+
+
+# Errors of classification, from scores --------------------------------------------------------------------------------
+
+
+@register
+def hinge(reduction: Reduction = "mean") -> Loss:
+    """F = sum_q sum_i max(0, 1 - t a), t = -1 or +1: CSE 475 19.69, Lecture 2. dF/da = 0 at t a = 1, as for relu."""
+    return Loss(
+        "hinge",
+        reduction,
+        lambda a, t: jnp.sum(_positive_part(1 - t * a), axis=-1),
+        lambda a, t: jnp.where(1 - t * a > 0, -t, 0),
+        targets="signs",
+        correct=_above(0.0),
+        kink_distance=lambda a, t: jnp.abs(1 - t * a),
+    )
+
+
+def _positive_part(x):
+    return jnp.where(x <= 0, 0, x)
+
+
+@register
+def multiclass_hinge(reduction: Reduction = "mean") -> Loss:
+    """F = sum_q sum_(j != y) max(0, 1 + a_j - a_y), one-hot targets (Weston and Watkins 1999)."""
+
+    def margins(a, t):
+        # of the wrong classes; the right one is given no margin to violate
+        return jnp.where(t == 1, -1, 1 + a - jnp.sum(t * a, axis=-1, keepdims=True))
+
+    def gradient(a, t):
+        violated = jnp.where(margins(a, t) > 0, 1.0, 0.0).astype(a.dtype)
+        return violated - t * jnp.sum(violated, axis=-1, keepdims=True)
+
+    return Loss(
+        "multiclass_hinge",
+        reduction,
+        lambda a, t: jnp.sum(_positive_part(margins(a, t)), axis=-1),
+        gradient,
+        targets="one-hot",
+        correct=largest,
+        kink_distance=lambda a, t: jnp.abs(margins(a, t)),
+    )
+
+
+@register
+def logistic(reduction: Reduction = "mean") -> Loss:
+    """F = sum_q sum_i ln(1 + e^(-t a)), t = -1 or +1: Lecture 2."""
+    return Loss(
+        "logistic",
+        reduction,
+        lambda a, t: jnp.sum(_softplus(-t * a), axis=-1),
+        lambda a, t: -t * lax.logistic(-t * a),
+        targets="signs",
+        correct=_above(0.0),
+    )

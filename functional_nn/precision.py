@@ -1,0 +1,28 @@
+"""Floating-point types: which are available, and in which one sums and averages are kept."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def default() -> np.dtype:
+    """JAX's default float: float32, or float64 where `jax_enable_x64` is on."""
+    return np.dtype(jnp.float64 if jax.config.jax_enable_x64 else jnp.float32)
+
+
+def available(dtype) -> np.dtype:
+    """`dtype` itself, or ValueError where 64 bits are asked for while `jax_enable_x64` is off."""
+    dtype = np.dtype(dtype)
+    if dtype.itemsize == 8 and dtype.kind == "f" and not jax.config.jax_enable_x64:
+        raise ValueError(
+            f"dtype {dtype} needs 64-bit mode, which is off; call jax.config.update('jax_enable_x64', True) first, "
+            "or ask for float32, bfloat16 or float16"
+        )
+    if not jax.dtypes.issubdtype(dtype, np.floating):
+        raise ValueError(f"dtype must be float64, float32, bfloat16 or float16, got {dtype}")
+    return dtype
+
+
+def at_least_float32(dtype) -> np.dtype:
+    """float32 for the 16-bit floats, every other dtype itself: what sums over many terms are kept in."""
+    return np.dtype(jnp.float32) if np.dtype(dtype).itemsize < 4 else np.dtype(dtype)

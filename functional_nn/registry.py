@@ -1,0 +1,85 @@
+"""Names that users type (`"tanh"`, `"maxout(3)"`, `"cross_entropy"`) and the rows they stand for."""
+
+import difflib
+import inspect
+import re
+from collections.abc import Callable, Iterable
+from typing import Generic, TypeVar
+
+Row = TypeVar("Row")
+
+_SPECIFICATION = re.compile(r"\s*([A-Za-z_]\w*)\s*(?:\((.*)\))?\s*")
+
+
+def unknown(kind: str, given: str, accepted: Iterable[str]) -> str:
+    """The one-line message for a name that nobody registered, with the nearest known one."""
+    accepted = sorted(accepted)
+    nearest = difflib.get_close_matches(given, accepted, n=1, cutoff=0.5)
+    hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+    return f"unknown {kind} {given!r}{hint} (accepted: {', '.join(accepted)})"
+
+
+class Registry(Generic[Row]):
+    """Factories by name; `get("leaky_relu(0.1)")` calls the factory `leaky_relu` with 0.1.
+
+    `kind` is the field's word for what is listed ("activation"); it begins every message.
+    """
+
+    def __init__(self, kind: str):
+        self.kind = kind
+        self._factories: dict[str, Callable[..., Row]] = {}
+        self._aliases: dict[str, str] = {}
+
+    def add(self, name: str, factory: Callable[..., Row], aliases: tuple[str, ...] = ()) -> None:
+        """Lists `factory` under `name` (and `aliases`). Raises ValueError where a name is taken."""
+        for new in (name, *aliases):
+            if new in self._factories or new in self._aliases:
+                raise ValueError(f"{self.kind} {new!r} is already registered; choose another name")
+            if not new.isidentifier():
+                raise ValueError(f"{self.kind} name {new!r} is not an identifier")
+        self._factories[name] = factory
+        self._aliases.update(dict.fromkeys(aliases, name))
+
+    def names(self) -> tuple[str, ...]:
+        """The registered names, aliases left out, in the order they were added."""
+        return tuple(self._factories)
+
+    def get(self, specification: str) -> Row:
+        """The row that `specification` names: a bare name, or a name with arguments as in `maxout(3)`.
+
+        Raises ValueError for an unknown name (with the nearest known one) and for arguments the factory refuses.
+        """
+        match = _SPECIFICATION.fullmatch(specification)
+        name = match.group(1) if match else specification
+        name = self._aliases.get(name, name)
+        if name not in self._factories:
+            raise ValueError(unknown(self.kind, name, (*self._factories, *self._aliases)))
+        factory = self._factories[name]
+        positional, keywords = _arguments(match.group(2) or "")
+        try:
+            inspect.signature(factory).bind(*positional, **keywords)
+        except TypeError as error:
+            accepted = ", ".join(str(p) for p in inspect.signature(factory).parameters.values())
+            raise ValueError(f"{self.kind} {specification!r}: {error} (accepted: {name}({accepted}))") from None
+        return factory(*positional, **keywords)
+
+
+def _arguments(text: str) -> tuple[list, dict]:
+    positional, keywords = [], {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        key, equals, value = part.partition("=")
+        if equals:
+            keywords[key.strip()] = _literal(value)
+        else:
+            positional.append(_literal(part))
+    return positional, keywords
+
+
+def _literal(text: str) -> int | float | str:
+    text = text.strip()
+    for convert in (int, float):
+        try:
+            return convert(text)
+        except ValueError:
+            pass
+    return text.strip("'\"")

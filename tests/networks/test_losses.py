@@ -1,0 +1,507 @@
+"""Every registered loss against its definition and other people's code; its gradient against autodiff of its value."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import DTYPES, LOSSES, REFERENCE_LOSSES, generator, reference_loss, relative_error, targets_for
+
+import functional_nn as fnn
+from functional_nn import activations, losses
+
+EPS = np.finfo(np.float64).eps
+EXAMPLES, OUTPUTS = 5, 4
+REDUCTIONS = ("mean", "sum")
+FUSED = tuple((name, output) for name in LOSSES for output in losses.get(name).fused)
+MASKABLE = tuple((name, output) for name, output in FUSED if losses.get(name).targets != "positive")
+
+
+def net_inputs(seed=0, dtype=jnp.float64):
+    return jnp.asarray(2 * generator(jax.random.key(seed)).standard_normal((EXAMPLES, OUTPUTS)), dtype)
+
+
+def suited_outputs(loss, seed=0, dtype=jnp.float64):
+    """Outputs (Q, S) in the range that the loss needs."""
+    name = {"real": "linear", "unit interval": "sigmoid", "distribution": "softmax"}[loss.needs]
+    return activations.get(name).forward(net_inputs(seed, dtype), {})
+
+
+def suited(name, reduction, dtype=jnp.float64):
+    """(loss, outputs, targets, weights)"""
+    loss = losses.get(f"{name}({reduction})")
+    weights = jnp.asarray(generator(jax.random.key(7)).uniform(0.5, 2, EXAMPLES), dtype)
+    targets = targets_for(loss, jax.random.key(1), EXAMPLES, OUTPUTS, dtype)
+    return loss, suited_outputs(loss, dtype=dtype), targets, weights
+
+
+# Values ---------------------------------------------------------------------------------------------------------------
+
+
+def test_every_loss_has_a_definition_to_be_held_against():
+    asked = """mean_square_error sum_square_error half_sum_square_error cross_entropy binary_cross_entropy hinge
+        multiclass_hinge logistic kullback_leibler symmetric_kullback_leibler bhattacharyya""".split()
+    assert set(asked) <= set(LOSSES)
+    assert set(LOSSES) == set(REFERENCE_LOSSES)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("name", LOSSES)
+def test_value_is_the_definition(name, reduction, weighted):
+    loss, a, t, weights = suited(name, reduction)
+    weights = weights if weighted else None
+    # Each side rounds once for every one of the Q S terms and their sums; the terms are of order 1.
+    expected = reference_loss(loss, np.asarray(a), np.asarray(t), weights)
+    np.testing.assert_allclose(loss.value(a, t, weights), expected, rtol=4 * EXAMPLES * OUTPUTS * EPS)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_default_reduction_is_the_texts(name):
+    expected = "sum" if name in ("sum_square_error", "half_sum_square_error") else "mean"
+    assert losses.get(name).reduction == expected
+
+
+def test_worked_example_9():
+    p, q = jnp.array([[0.5, 0.5]]), jnp.array([[0.9, 0.1]])
+    assert round(float(losses.kullback_leibler().value(q, p)), 4) == 0.5108
+    assert round(float(losses.kullback_leibler().value(p, q)), 4) == 0.3681
+    assert round(float(losses.bhattacharyya().value(q, p)), 4) == 0.1116
+    assert round(float(losses.symmetric_kullback_leibler().value(q, p)), 4) == round(0.510826 + 0.368064, 4)
+
+
+@pytest.mark.parametrize("name", ["kullback_leibler", "symmetric_kullback_leibler", "bhattacharyya"])
+def test_a_distance_is_zero_from_itself_only(name):
+    loss, a, t, _ = suited(name, "sum")
+    np.testing.assert_allclose(loss.value(a, a), 0, atol=EXAMPLES * OUTPUTS * EPS)
+    assert loss.value(a, t) > 0.01
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+class TestOracles:
+    """The same numbers from optax, SciPy and scikit-learn. Their own rounding is of the size of ours."""
+
+    rtol = 8 * EXAMPLES * OUTPUTS * EPS
+
+    def test_optax(self, reduction):
+        import optax
+
+        n, reduce = net_inputs(), {"mean": jnp.mean, "sum": jnp.sum}[reduction]
+        for name, output, rows in [
+            ("cross_entropy", "softmax", lambda t: optax.losses.softmax_cross_entropy(n, t)),
+            ("binary_cross_entropy", "sigmoid", lambda t: optax.losses.sigmoid_binary_cross_entropy(n, t).sum(axis=1)),
+            ("kullback_leibler", "softmax", lambda t: optax.losses.kl_divergence(jax.nn.log_softmax(n), t)),
+            ("hinge", None, lambda t: optax.losses.hinge_loss(n, t).sum(axis=1)),
+            ("sum_square_error", None, lambda t: optax.losses.squared_error(n, t).sum(axis=1)),
+            ("half_sum_square_error", None, lambda t: optax.losses.l2_loss(n, t).sum(axis=1)),
+            ("mean_square_error", None, lambda t: optax.losses.squared_error(n, t).mean(axis=1)),
+            ("logistic", None, lambda t: optax.losses.sigmoid_binary_cross_entropy(n, (t + 1) / 2).sum(axis=1)),
+        ]:
+            loss = losses.get(f"{name}({reduction})")
+            t = targets_for(loss, jax.random.key(3), EXAMPLES, OUTPUTS)
+            value = loss.reduce(loss.fused[output].value(n, t)) if output else loss.value(n, t)
+            np.testing.assert_allclose(value, reduce(rows(t)), rtol=self.rtol, err_msg=name)
+
+    def test_scipy(self, reduction):
+        from scipy.special import rel_entr
+
+        reduce = {"mean": np.mean, "sum": np.sum}[reduction]
+        loss, a, t, _ = suited("kullback_leibler", reduction)
+        np.testing.assert_allclose(loss.value(a, t), reduce(rel_entr(t, a).sum(axis=1)), rtol=self.rtol)
+        loss, a, t, _ = suited("symmetric_kullback_leibler", reduction)
+        both_ways = (rel_entr(t, a) + rel_entr(a, t)).sum(axis=1)
+        np.testing.assert_allclose(loss.value(a, t), reduce(both_ways), rtol=self.rtol)
+
+    def test_scikit_learn(self, reduction):
+        from sklearn.metrics import log_loss
+
+        labels = np.array([0, 3, 1, 2, 0])
+        a = np.asarray(activations.get("softmax").forward(net_inputs(), {}))
+        expected = log_loss(labels, a, normalize=reduction == "mean", labels=range(OUTPUTS))
+        value = losses.cross_entropy(reduction).value(jnp.asarray(a), fnn.one_hot(labels, OUTPUTS))
+        np.testing.assert_allclose(value, expected, rtol=self.rtol)
+
+
+# Gradients ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("name", LOSSES)
+def test_gradient_is_the_grad_of_value(name, reduction, weighted):
+    loss, a, t, weights = suited(name, reduction)
+    weights = weights if weighted else None
+    gradient = loss.gradient(a, t, weights)
+    assert gradient.shape == a.shape
+    assert relative_error(gradient, jax.grad(loss.value)(a, t, weights)) <= 1e-12
+
+
+@pytest.mark.parametrize(("name", "output"), FUSED)
+def test_fused_pair_is_the_composition(name, output):
+    loss, f, n = losses.get(name), activations.get(output), net_inputs()
+    t = targets_for(loss, jax.random.key(1), EXAMPLES, OUTPUTS)
+    a = f.forward(n, {})
+    s, _ = f.pullback(loss.example_gradient(a, t), n, a, {})
+    assert relative_error(loss.fused[output].value(n, t), loss.example_value(a, t)) <= 1e-12
+    assert relative_error(loss.fused[output].gradient(n, t), s) <= 1e-12
+
+
+@pytest.mark.parametrize(("name", "output"), FUSED)
+def test_fused_gradient_is_the_grad_of_the_fused_value(name, output):
+    loss, n = losses.get(name), net_inputs()
+    t = targets_for(loss, jax.random.key(1), EXAMPLES, OUTPUTS)
+    automatic = jax.grad(lambda n: jnp.sum(loss.fused[output].value(n, t)))(n)
+    assert relative_error(loss.fused[output].gradient(n, t), automatic) <= 1e-12
+
+
+def test_the_issue_asks_for_these_pairs():
+    assert ("cross_entropy", "softmax") in FUSED and ("binary_cross_entropy", "sigmoid") in FUSED
+    assert losses.cross_entropy().fused_with(activations.get("softmax")) is losses.cross_entropy().fused["softmax"]
+    assert losses.cross_entropy().fused_with(activations.get("sigmoid")) is None
+
+
+def log_softmax(n):
+    """By its definition, in extended precision."""
+    n = np.asarray(n).astype(np.longdouble)
+    n = n - n.max(axis=1, keepdims=True)
+    return n - np.log(np.exp(n).sum(axis=1, keepdims=True))
+
+
+def log_sigmoid(n):
+    n = np.asarray(n).astype(np.longdouble)
+    return np.minimum(n, 0) - np.log1p(np.exp(-np.abs(n)))
+
+
+# F_q of the fused pairs from log-probabilities, where exp(log_a) may underflow to the 0 that it is
+FROM_LOGITS = {
+    "cross_entropy": lambda n, t: -(t * log_softmax(n)).sum(axis=1),
+    "binary_cross_entropy": lambda n, t: -(t * log_sigmoid(n) + (1 - t) * log_sigmoid(-n)).sum(axis=1),
+    "kullback_leibler": lambda n, t: (t * (np.log(np.where(t == 0, 1, t)) - log_softmax(n))).sum(axis=1),
+    "symmetric_kullback_leibler": lambda n, t: (
+        ((t - np.exp(log_softmax(n))) * (np.log(t) - log_softmax(n))).sum(axis=1)
+    ),
+    "bhattacharyya": lambda n, t: -np.logaddexp.reduce(
+        (np.log(t, where=t > 0, out=np.full_like(t, -np.inf)) + log_softmax(n)) / 2, axis=1
+    ),
+}
+# dF_q/dn in the limit where one logit towers over the rest: a is one-hot
+AT_THE_LIMIT = {
+    "cross_entropy": lambda a, t, n: a * t.sum(axis=1, keepdims=True) - t,
+    "binary_cross_entropy": lambda a, t, n: np.exp(log_sigmoid(n)) - t,
+    "kullback_leibler": lambda a, t, n: a * t.sum(axis=1, keepdims=True) - t,
+    "bhattacharyya": lambda a, t, n: (a - np.exp(_normalised((np.log(t) + log_softmax(n)) / 2))) / 2,
+    "symmetric_kullback_leibler": lambda a, t, n: a - t,
+}
+
+
+def _normalised(x):
+    return x - np.logaddexp.reduce(x, axis=1)[:, None]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: dtype.__name__)
+@pytest.mark.parametrize(("name", "output"), FUSED)
+def test_fused_pair_is_exact_at_logits_of_ten_thousand(name, output, dtype):
+    loss = losses.get(name)
+    n = jnp.asarray([[1e4, 0, -1e4, 3], [0, 1e4, 2, -1e4], [-1e4, -1e4, -1e4, 1e4]], dtype)
+    t = jnp.asarray([[0.25, 0.25, 0.375, 0.125], [0.5, 0.25, 0.125, 0.125], [0.5, 0.125, 0.25, 0.125]], dtype)
+    wide_n, wide_t = np.asarray(n).astype(np.longdouble), np.asarray(t).astype(np.longdouble)
+    a = np.eye(4)[[0, 1, 3]]
+    value = loss.fused[output].value(n, t)
+    gradient = loss.fused[output].gradient(n, t)
+    automatic = jax.grad(lambda n: jnp.sum(loss.fused[output].value(n, t)))(n)
+    # Of order S roundings of numbers no larger than the value, or than 1.
+    eps = 8 * float(jnp.finfo(dtype).eps)
+    np.testing.assert_allclose(np.asarray(value).astype(float), FROM_LOGITS[name](wide_n, wide_t).astype(float), rtol=eps)
+    expected = AT_THE_LIMIT[name](a, wide_t, wide_n).astype(float)
+    np.testing.assert_allclose(np.asarray(gradient).astype(float), expected, rtol=eps, atol=eps)
+    np.testing.assert_allclose(np.asarray(automatic).astype(float), expected, rtol=eps, atol=eps)
+    assert value.dtype == gradient.dtype == dtype
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: dtype.__name__)
+@pytest.mark.parametrize(("name", "output"), MASKABLE)
+def test_a_masked_class_with_target_zero_counts_as_absent(name, output, dtype):
+    loss = losses.get(name)
+    rest = jnp.asarray([[1.0, -2.0, 0.5], [1e4, -1e4, 0.0]], dtype)
+    t_rest = jnp.asarray([[0.25, 0.5, 0.25], [1.0, 0.0, 0.0]], dtype)
+    n = jnp.insert(rest, 1, jnp.asarray(-jnp.inf, dtype), axis=1)
+    t = jnp.insert(t_rest, 1, jnp.asarray(0, dtype), axis=1)
+    pair = loss.fused[output]
+    eps = 8 * float(jnp.finfo(dtype).eps)
+    wide = lambda x: np.asarray(x).astype(float)  # noqa: E731
+    np.testing.assert_allclose(wide(pair.value(n, t)), wide(pair.value(rest, t_rest)), rtol=eps)
+    for gradient in (pair.gradient(n, t), jax.grad(lambda n: jnp.sum(pair.value(n, t)))(n)):
+        assert (wide(gradient)[:, 1] == 0).all()
+        np.testing.assert_allclose(np.delete(wide(gradient), 1, axis=1), wide(pair.gradient(rest, t_rest)), atol=eps)
+
+
+@pytest.mark.parametrize(
+    ("name", "a", "t", "expected"),
+    [
+        ("cross_entropy", [[0.0, 1.0]], [[0.0, 1.0]], [[0.0, -1.0]]),
+        ("binary_cross_entropy", [[0.0, 1.0]], [[0.0, 1.0]], [[1.0, -1.0]]),
+        ("kullback_leibler", [[0.0, 1.0]], [[0.0, 1.0]], [[0.0, -1.0]]),
+        ("bhattacharyya", [[0.5, 0.5]], [[0.0, 1.0]], [[0.0, -1.0]]),
+    ],
+)
+def test_where_the_target_asks_for_nothing_an_output_of_zero_costs_nothing(name, a, t, expected):
+    loss, a, t = losses.get(name), jnp.array(a), jnp.array(t)
+    assert np.isfinite(loss.value(a, t))
+    np.testing.assert_allclose(loss.gradient(a, t), expected, rtol=8 * EPS)
+    np.testing.assert_allclose(jax.grad(loss.value)(a, t), expected, rtol=8 * EPS)
+
+
+# Reductions and weights -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_mean_is_the_sum_over_the_number_of_examples(name):
+    mean, a, t, _ = suited(name, "mean")
+    total = losses.get(f"{name}(sum)")
+    np.testing.assert_allclose(mean.value(a, t), total.value(a, t) / EXAMPLES, rtol=4 * EPS)
+    np.testing.assert_allclose(mean.gradient(a, t), total.gradient(a, t) / EXAMPLES, rtol=4 * EPS)
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("name", LOSSES)
+def test_weights_of_one_are_no_weights(name, reduction):
+    loss, a, t, _ = suited(name, reduction)
+    ones = jnp.ones(EXAMPLES)
+    np.testing.assert_allclose(loss.value(a, t, ones), loss.value(a, t), rtol=EXAMPLES * EPS)
+    np.testing.assert_allclose(loss.gradient(a, t, ones), loss.gradient(a, t), rtol=4 * EPS)
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_weight_of_zero_drops_the_example(name, reduction):
+    loss, a, t, weights = suited(name, reduction)
+    if loss.needs == "real":
+        a = a.at[2].set(jnp.where(t[2] == 1, -1e30, 1e30))  # however large its error
+    kept = jnp.array([0, 1, 3, 4])
+    weights = weights.at[2].set(0.0)
+    # Only the order of the sum over the examples may differ.
+    np.testing.assert_allclose(loss.value(a, t, weights), loss.value(a[kept], t[kept], weights[kept]), rtol=EXAMPLES * EPS)
+    gradient = loss.gradient(a, t, weights)
+    np.testing.assert_array_equal(gradient[2], jnp.zeros(OUTPUTS))
+    np.testing.assert_allclose(gradient[kept], loss.gradient(a[kept], t[kept], weights[kept]), rtol=EXAMPLES * EPS)
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_an_integer_weight_repeats_an_example(reduction):
+    loss, a, t, _ = suited("cross_entropy", reduction)
+    weights = jnp.array([1.0, 3.0, 0.0, 2.0, 1.0])
+    repeated = jnp.repeat(jnp.arange(EXAMPLES), jnp.array([1, 3, 0, 2, 1]))
+    np.testing.assert_allclose(loss.value(a, t, weights), loss.value(a[repeated], t[repeated]), rtol=8 * EPS)
+
+
+# Dtypes and kinks -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: dtype.__name__)
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("name", LOSSES)
+def test_dtype_is_kept(name, reduction, dtype):
+    loss, a, t, weights = suited(name, reduction, dtype)
+    results = [loss.value(a, t), loss.gradient(a, t), loss.value(a, t, weights), loss.gradient(a, t, weights)]
+    # weights come in the dtype of the batch plan, whatever the network's
+    results += [loss.value(a, t, weights.astype(jnp.float32)), loss.gradient(a, t, weights.astype(jnp.float32))]
+    for pair in loss.fused.values():
+        results += [pair.value(a, t), pair.gradient(a, t)]
+    for result in results:
+        assert result.dtype == dtype
+        assert np.isfinite(np.asarray(result).astype(float)).all()
+
+
+def test_sums_of_many_examples_are_not_kept_in_sixteen_bits():
+    a, t = jnp.ones((4096, 1), jnp.bfloat16), jnp.zeros((4096, 1), jnp.bfloat16)
+    assert losses.mean_square_error().value(a, t) == 1  # 256 + 1 is 256 in bfloat16
+    assert losses.sum_square_error().value(a, t) == 4096
+
+
+@pytest.mark.parametrize("t", [1.0, -1.0])
+def test_hinge_at_its_kink_is_flat(t):
+    loss, a, t = losses.hinge(), jnp.array([[t]]), jnp.array([[t]])
+    assert loss.kink_distance(a, t) == 0 and not loss.smooth
+    assert loss.gradient(a, t) == 0 == jax.grad(loss.value)(a, t)
+    assert loss.gradient(a - t / 8, t) == -t == jax.grad(loss.value)(a - t / 8, t)
+
+
+def test_multiclass_hinge_at_its_kink_is_flat():
+    loss, a, t = losses.multiclass_hinge(), jnp.array([[1.0, 2.0, 0.0]]), jnp.array([[0.0, 1.0, 0.0]])
+    assert loss.kink_distance(a, t)[0, 0] == 0 and not loss.smooth
+    assert loss.kink_distance(a, t)[0, 2] == 1
+    np.testing.assert_array_equal(loss.gradient(a, t), jnp.zeros((1, 3)))
+    np.testing.assert_array_equal(jax.grad(loss.value)(a, t), jnp.zeros((1, 3)))
+
+
+@pytest.mark.parametrize("name", [name for name in LOSSES if not losses.get(name).smooth])
+def test_kink_distance_is_how_far_the_outputs_may_move(name):
+    loss, a, t, _ = suited(name, "sum")
+    distance = np.asarray(loss.kink_distance(a, t))
+    assert (distance > 0).all()
+    nudged = a + 0.4 * distance.min() * jnp.where(a > 0, 1.0, -1.0)  # a margin is a difference of two outputs
+    np.testing.assert_array_equal(loss.gradient(nudged, t), loss.gradient(a, t))
+    np.testing.assert_array_equal(distance == 0, np.zeros_like(distance, bool))
+
+
+def test_smooth_losses_say_so():
+    assert {name for name in LOSSES if not losses.get(name).smooth} == {"hinge", "multiclass_hinge"}
+
+
+# What is right, what is refused ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "a", "t", "expected"),
+    [
+        ("cross_entropy", [[0.1, 0.9], [0.6, 0.4]], [[0, 1], [0, 1]], [True, False]),
+        ("multiclass_hinge", [[-1, 4], [3, -2]], [[0, 1], [0, 1]], [True, False]),
+        ("binary_cross_entropy", [[0.7], [0.7], [0.2]], [[1], [0], [0]], [True, False, True]),
+        ("hinge", [[0.7], [-0.7], [-0.2]], [[1], [1], [-1]], [True, False, True]),
+        ("logistic", [[0.7, -1], [0.7, 1]], [[1, -1], [1, -1]], [True, False]),
+    ],
+)
+def test_correct_tells_which_examples_are_right(name, a, t, expected):
+    np.testing.assert_array_equal(losses.get(name).correct(jnp.array(a, float), jnp.array(t, float)), expected)
+
+
+@pytest.mark.parametrize("name", ["mean_square_error", "sum_square_error", "half_sum_square_error"])
+def test_regression_has_no_right_or_wrong(name):
+    assert losses.get(name).correct is None
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_targets_with_a_meaning_are_accepted(name):
+    for seed in range(5):
+        losses.get(name).check_targets(targets_for(name, jax.random.key(seed), EXAMPLES, OUTPUTS, jnp.bfloat16))
+
+
+@pytest.mark.parametrize(
+    ("name", "targets", "message"),
+    [
+        ("cross_entropy", [[0.5, -0.1]], r"targets: cross_entropy accepts values >= 0, got -0.1 at index \(0, 1\)"),
+        ("binary_cross_entropy", [[0.0], [1.5]], r"values in \[0, 1\], got 1.5 at index \(1, 0\)"),
+        ("binary_cross_entropy", [[-1.0], [1.0]], r"got -1 at index \(0, 0\)"),
+        ("kullback_leibler", [[0.5, 0.5], [0.5, 0.4]], r"rows >= 0 that sum to 1, got 0.5 at index \(1, 0\)"),
+        ("kullback_leibler", [[1.5, -0.5]], r"got -0.5 at index \(0, 1\)"),
+        ("bhattacharyya", [[0.5, 0.4]], "rows >= 0 that sum to 1"),
+        ("symmetric_kullback_leibler", [[1.0, 0.0]], r"rows > 0 that sum to 1, got 0 at index \(0, 1\)"),
+        ("symmetric_kullback_leibler", [[0.5, 0.4]], "rows > 0 that sum to 1"),
+        ("hinge", [[1.0], [0.0]], r"hinge accepts -1 or \+1, got 0 at index \(1, 0\)"),
+        ("logistic", [[0.5]], r"logistic accepts -1 or \+1, got 0.5"),
+        ("multiclass_hinge", [[1.0, 1.0]], "rows with a single 1, the rest 0, got 1"),
+        ("multiclass_hinge", [[0.0, 1.0], [0.5, 0.5]], r"got 0.5 at index \(1, 0\)"),
+        ("multiclass_hinge", [[-1.0, 1.0]], r"got -1 at index \(0, 0\)"),
+    ],
+)
+def test_targets_without_a_meaning_are_refused(name, targets, message):
+    with pytest.raises(ValueError, match=message):
+        losses.get(name).check_targets(jnp.array(targets))
+    jax.jit(lambda t: losses.get(name).check_targets(t))(jnp.array(targets))  # values are not known while tracing
+
+
+@pytest.mark.parametrize(
+    ("name", "output", "message"),
+    [
+        ("cross_entropy", "linear", "cross_entropy needs outputs that are a unit interval"),
+        ("cross_entropy", "tanh", "'tanh' gives real values; use 'softmax' or 'sigmoid'"),
+        ("binary_cross_entropy", "relu", "use 'softmax' or 'sigmoid'"),
+        ("kullback_leibler", "sigmoid", "'sigmoid' gives unit interval values; use 'softmax'"),
+        ("symmetric_kullback_leibler", "linear", "use 'softmax'"),
+        ("bhattacharyya", "sigmoid", "use 'softmax'"),
+    ],
+)
+def test_outputs_that_are_no_probabilities_are_refused(name, output, message):
+    with pytest.raises(ValueError, match=message) as refusal:
+        losses.get(name).check_outputs(activations.get(output))
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_softmax_suits_every_loss(name):
+    losses.get(name).check_outputs(activations.get("softmax"))
+
+
+def test_one_hot_puts_a_single_one_in_each_row():
+    np.testing.assert_array_equal(fnn.one_hot(np.array([2, 0]), 3), [[0, 0, 1], [1, 0, 0]])
+    assert fnn.one_hot([1], 2).dtype == jnp.float64
+    assert fnn.one_hot([1], 2, jnp.bfloat16).dtype == jnp.bfloat16
+    np.testing.assert_array_equal(jax.jit(lambda y: fnn.one_hot(y, 3))(jnp.array([1])), [[0, 1, 0]])
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([0, 3, 1], "labels: expected 0 to 2, got 3 at index 1"),
+        ([0, 1, -1], "labels: expected 0 to 2, got -1 at index 2"),
+        ([0.0, 1.0], r"labels: expected integers of shape \(Q,\), got float64 of shape \(2,\)"),
+        ([[0], [1]], r"labels: expected integers of shape \(Q,\), got int64 of shape \(2, 1\)"),
+    ],
+)
+def test_labels_that_are_none_are_refused(labels, message):
+    with pytest.raises(ValueError, match=message):
+        fnn.one_hot(jnp.array(labels), 3)
+
+
+def test_one_hot_in_float64_needs_64_bits():
+    with jax.enable_x64(False), pytest.raises(ValueError, match="64-bit mode, which is off"):
+        fnn.one_hot(np.array([0], np.int32), 2, jnp.float64)
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        ("cross_entrpy", ValueError, "unknown loss 'cross_entrpy'; did you mean 'cross_entropy'?"),
+        ("cross_entropy(median)", ValueError, "cross_entropy: reduction must be 'mean' or 'sum', got 'median'"),
+        ("cross_entropy(mean, 2)", ValueError, "too many positional arguments"),
+        (None, TypeError, "loss: expected a name or a Loss, got NoneType"),
+    ],
+)
+def test_what_is_not_a_loss_is_refused(given, error, message):
+    with pytest.raises(error) as refusal:
+        losses.get(given)
+    assert message in str(refusal.value)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_equal_choices_are_the_same_object(name):
+    factory = getattr(losses, name)
+    assert factory("sum") is factory("sum") is losses.get(f"{name}(sum)")
+    assert factory("sum") is not factory("mean")
+    assert losses.get(factory("sum")) is factory("sum")
+    assert hash(factory("sum")) == hash(factory("sum"))
+
+
+@pytest.mark.xfail(strict=True, reason="functools.cache keeps a default, a keyword and a position apart")
+@pytest.mark.parametrize("name", LOSSES)
+def test_equal_choices_are_the_same_object_however_they_are_given(name):
+    factory = getattr(losses, name)
+    default = factory().reduction
+    assert factory() is factory(default) is factory(reduction=default) is losses.get(f"{name}(reduction={default})")
+
+
+@pytest.fixture
+def registry(monkeypatch):
+    """The registered names, to be forgotten again after the test."""
+    monkeypatch.setattr(losses._registry, "_factories", dict(losses._registry._factories))
+
+
+def test_a_new_loss_is_a_few_lines(registry):
+    @losses.register
+    def quartic(reduction="mean"):
+        return losses.Loss(
+            "quartic", reduction, lambda a, t: jnp.sum((a - t) ** 4, axis=-1), lambda a, t: 4 * (a - t) ** 3
+        )
+
+    loss, a, t = losses.get("quartic(sum)"), net_inputs(0), net_inputs(1)
+    assert "quartic" in losses.names() and quartic("sum") is loss
+    chex.assert_trees_all_close(loss.gradient(a, t), jax.grad(loss.value)(a, t), rtol=8 * EPS)
+
+
+def test_a_loss_whose_name_is_taken_is_refused(registry):
+    with pytest.raises(ValueError, match="loss 'hinge' is already registered"):
+
+        @losses.register
+        def hinge(reduction="mean"):
+            raise AssertionError
