@@ -183,24 +183,8 @@ def compare(
     targets = network.prepare_targets(inputs, targets)
     loss.check_targets(targets)
 
-    def by_hand(params, inputs, targets):
-        result = manual(network, loss, params, inputs, targets)
-        return {"parameters": result.gradients, "sensitivities": result.sensitivities}
-
-    def objective(params, inputs, targets, offsets=None):
-        dtype = jax.tree.leaves(params)[0].dtype  # complex while the third opinion steps into the imaginary
-        inputs, targets = jax.tree.map(lambda x: x.astype(dtype), (inputs, targets))
-        return loss_value(network, loss, forward(network, params, inputs, offsets or {}), targets, None)
-
-    def automatically(params, inputs, targets, offsets=None):
-        # The derivative with respect to a zero added to each net input is that layer's sensitivity.
-        zeros = _zero_offsets(network, params, inputs)
-        offsets = zeros if offsets is None else jax.tree.map(jnp.add, zeros, offsets)
-        gradients, s = jax.grad(objective, argnums=(0, 3))(params, inputs, targets, offsets)
-        return {"parameters": gradients, "sensitivities": s}
-
-    moved = (True, True, loss.targets != "one-hot")  # one-hot targets are labels: there is nothing to round in them
-    found = _Examination(by_hand, automatically, (params, inputs, targets), moved, key, jit)
+    by_hand, automatically, objective = _callables(network, loss, manual)
+    found = _Examination(by_hand, automatically, (params, inputs, targets), _rounded(loss), key, jit)
     with jax.default_matmul_precision("highest"):
         parameters = found.differences(lambda tree: tree["parameters"])
         backwards = [layer.name for layer in reversed(network.layers)]
@@ -234,6 +218,51 @@ def compare(
         convention=convention,
         costs=measured,
     )
+
+
+def monitor(network: Network, loss: Loss, inputs: Inputs, targets: Array) -> Callable[[Params], tuple[Difference, ...]]:
+    """`params -> differences` of the gradient on fixed data: the total first, then each parameter array.
+
+    What `compare` finds about the gradient itself and no more; compiled once, so cheap enough to ask all through a
+    training run.
+    """
+    by_hand, automatically, _ = (jax.jit(f) for f in _callables(network, loss, backpropagate))
+
+    def differences(params: Params) -> tuple[Difference, ...]:
+        prepared = network.prepare(params, inputs)
+        args = (params, prepared, network.prepare_targets(prepared, targets))
+        found = _Examination(by_hand, automatically, args, _rounded(loss), None, jit=False)
+        gradient = lambda tree: tree["parameters"]  # noqa: E731
+        return (found.total(gradient), *found.differences(gradient))
+
+    return differences
+
+
+def _callables(network: Network, loss: Loss, manual: Callable[..., Backpropagation]):
+    """The gradient and sensitivities by hand, the same automatically, and the objective; of params, inputs, targets."""
+
+    def by_hand(params, inputs, targets):
+        result = manual(network, loss, params, inputs, targets)
+        return {"parameters": result.gradients, "sensitivities": result.sensitivities}
+
+    def objective(params, inputs, targets, offsets=None):
+        dtype = jax.tree.leaves(params)[0].dtype  # complex while the third opinion steps into the imaginary
+        inputs, targets = jax.tree.map(lambda x: x.astype(dtype), (inputs, targets))
+        return loss_value(network, loss, forward(network, params, inputs, offsets or {}), targets, None)
+
+    def automatically(params, inputs, targets, offsets=None):
+        # The derivative with respect to a zero added to each net input is that layer's sensitivity.
+        zeros = _zero_offsets(network, params, inputs)
+        offsets = zeros if offsets is None else jax.tree.map(jnp.add, zeros, offsets)
+        gradients, s = jax.grad(objective, argnums=(0, 3))(params, inputs, targets, offsets)
+        return {"parameters": gradients, "sensitivities": s}
+
+    return by_hand, automatically, objective
+
+
+def _rounded(loss: Loss) -> tuple[bool, bool, bool]:
+    # which of params, inputs and targets carry roundings; one-hot targets are labels, and are compared with 1
+    return True, True, loss.targets != "one-hot"
 
 
 def compare_callables(

@@ -98,6 +98,38 @@ def load(
         raise ValueError(f"{source}: {error}") from error
 
 
+def load_inputs(source: str | Path, features: Sequence[str]) -> np.ndarray:
+    """Inputs alone, (Q, R) float64, to predict from: of a CSV file the columns called `features`, the rest left out.
+
+    A CSV file without a header must have exactly those columns; anything else is read as `load` does. Raises as
+    `load`, and for missing columns.
+    """
+    if source in BUNDLED or _kind_of_file(source) != "csv":
+        return load(source).inputs
+    try:
+        rows = list(_csv_rows(Path(source)))
+        first = rows[0][1] if rows else []
+        if set(features) <= set(first):
+            columns, rows = [first.index(name) for name in features], rows[1:]
+        elif len(first) == len(features) and all(_number(cell) is not None for cell in first):
+            columns = list(range(len(features)))
+        else:
+            missing = [name for name in features if name not in first]
+            raise ValueError(f"expected columns {', '.join(features)}; missing {', '.join(missing)}")
+        inputs = np.empty((len(rows), len(features)))
+        for row, (line, cells) in enumerate(rows):
+            for place, column in enumerate(columns):
+                number = _number(cells[column])
+                if number is None or not math.isfinite(number):
+                    raise _refused_cell(line, features[place], cells[column])
+                inputs[row, place] = number
+        if not rows:
+            raise ValueError("no examples")
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from error
+    return inputs
+
+
 def _kind_of_file(source: str | Path) -> Literal["csv", "npz", "idx", "folder"]:
     path, name = Path(source), Path(source).name.lower()
     if not os.path.exists(path):  # unlike Path.exists, False also for a name that the system cannot hold

@@ -1,8 +1,8 @@
 """Transfer functions a = f(n): each row holds its forward map, its hand-written pullback and its second-order action.
 
 Letters: Q examples, S neurons, k maxout pieces, N = S k net inputs of a layer (N = S but for maxout).
-`n` net inputs (Q, N), `a` activations (Q, S), `g` = dF/da (Q, S), `r` a tangent of n (Q, N), `theta` the layer's learned
-activation parameters, `{}` for most, each of shape (S,) or, shared by the layer, (1,).
+`n` net inputs (Q, N), `a` activations (Q, S), `g` = dF/da (Q, S), `r` a tangent of n (Q, N), `theta` the layer's
+learned activation parameters, `{}` for most, each of shape (S,) or, shared by the layer, (1,).
 
 The pullback is F'(n)^T g of Hagan Eq. 3.46 and 3.49. Where the derivative is a function of the output (sigmoid
 a (1 - a), tanh 1 - a^2, relu, elu, softmax) it is computed from `a`, and `n` need not be kept.
@@ -150,9 +150,14 @@ tanh = register(
 )
 
 
+def largest_in_row(n: Array) -> Array:
+    """(Q, N) -> (Q, 1), a constant to take away before exp; of complex n (the complex step) by its real part."""
+    return lax.stop_gradient(jnp.max(jnp.real(n), axis=-1, keepdims=True)).astype(n.dtype)
+
+
 def _softmax(n, theta):
     # The largest net input is taken away first: exp never overflows, and a -inf-masked class gets exactly 0.
-    e = jnp.exp(n - lax.stop_gradient(jnp.max(jnp.real(n), axis=-1, keepdims=True)))
+    e = jnp.exp(n - largest_in_row(n))
     return e / jnp.sum(e, axis=-1, keepdims=True)
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from jax import Array, lax
 
 from functional_nn import checks, precision
-from functional_nn.networks.activations import Activation, Range
+from functional_nn.networks.activations import Activation, Range, largest_in_row
 from functional_nn.precision import at_least_float32
 from functional_nn.registry import Registry
 
@@ -213,7 +213,7 @@ def half_sum_square_error(reduction: Reduction = "sum") -> Loss:
 
 
 def _log_softmax(n):
-    shifted = n - lax.stop_gradient(jnp.max(jnp.real(n), axis=-1, keepdims=True))
+    shifted = n - largest_in_row(n)
     return shifted - jnp.log(jnp.sum(jnp.exp(shifted), axis=-1, keepdims=True))
 
 
@@ -233,7 +233,7 @@ def _entropy_terms(t):
 
 def _softmax_minus_target(n, t):
     # a sum(t) - t: Hagan E3.5; a - t for one-hot targets. Shared by cross-entropy and Kullback-Leibler.
-    e = jnp.exp(n - jnp.max(n, axis=-1, keepdims=True))
+    e = jnp.exp(n - largest_in_row(n))
     return e * (jnp.sum(t, axis=-1, keepdims=True) / jnp.sum(e, axis=-1, keepdims=True)) - t
 
 
@@ -344,8 +344,8 @@ def _geometric(t, log_a):
 
 
 def _log_sum_exp(x):
-    largest_x = lax.stop_gradient(jnp.max(jnp.real(x), axis=-1, keepdims=True))
-    return (jnp.log(jnp.sum(jnp.exp(x - largest_x), axis=-1, keepdims=True)) + largest_x)[..., 0]
+    shift = largest_in_row(x)
+    return (jnp.log(jnp.sum(jnp.exp(x - shift), axis=-1, keepdims=True)) + shift)[..., 0]
 
 
 def _root_products(a, t):

@@ -1,0 +1,190 @@
+"""`functional-nn`: info, train, compare, evaluate, predict. Bad input ends in one line on standard error and exit 2."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+try:
+    import tyro
+except ImportError:
+    sys.exit('functional-nn needs its command-line extra; pip install "functional-nn[lab]"')
+
+import jax
+
+import functional_nn as fnn
+from functional_nn import precision
+from functional_nn.lab import commands, environment
+
+Data = Annotated[str, tyro.conf.Positional]
+Dtype = Literal["float32", "float64", "bfloat16", "float16"]
+
+
+def info() -> None:
+    """Versions, devices, dtype and precision in force, and whether the installed compiler computes rightly.
+
+    Example: functional-nn info
+    """
+    for name, value in environment.describe().items():
+        print(f"{name:<20} {value}")
+    for name, error in environment.known_answers().items():
+        right = error < 1e-5
+        print(f"{name:<34} {'right' if right else 'WRONG'}, relative error {error:.1e}")
+        if not right:
+            print(
+                f"  the installed jaxlib miscompiles this program: use another one (pip install 'jaxlib!={jax.__version__}'),"
+                " or set XLA_FLAGS=--xla_cpu_experimental_ynn_fusion_type=individual_dot"
+            )
+
+
+def train(
+    data: Data,
+    /,
+    hidden: tuple[int, ...] = (128,),
+    activation: str = "tanh",
+    output: str | None = None,
+    loss: str | None = None,
+    initializer: str | None = None,
+    optimizer: str = "adam",
+    learning_rate: float | None = None,
+    epochs: int = 50,
+    batch_size: int = 32,
+    shuffle: Literal["each_epoch", "once", "never"] = "each_epoch",
+    gradient: Literal["manual", "automatic"] = "manual",
+    dtype: Dtype = "float32",
+    seed: int = 0,
+    test_fraction: float = 0.2,
+    target: str | None = None,
+    labels: Path | None = None,
+    task: Literal["auto", "classification", "regression"] = "auto",
+    out: Path | None = None,
+    replace: bool = False,
+) -> None:
+    """Train a network with hand-written gradients, prove them equal to jax.grad's on the way, and write a report.
+
+    Example: functional-nn train digits --hidden 128 --epochs 50 --out runs/digits
+
+    Args:
+        data: digits, iris, wine, breast_cancer, diabetes; or a .csv, .npz or IDX file, or a folder with an IDX pair.
+        hidden: sizes of the hidden layers; none: --hidden with nothing after it.
+        activation: of the hidden layers, such as tanh, relu, "leaky_relu(0.1)", "maxout(3)".
+        output: activation of the output layer; by default what suits the loss.
+        loss: by default cross_entropy for classes and mean_square_error for numbers.
+        initializer: by default what suits each activation.
+        optimizer: gd, momentum, adam, or with constants, "momentum(0.1, 0.95)".
+        learning_rate: the optimizer's own default where not given.
+        epochs: passes over the training data.
+        batch_size: examples an update; 0 for all at once.
+        shuffle: mini-batches anew each epoch, made once, or in the data's order.
+        gradient: by hand, or jax.grad's for comparison.
+        dtype: of parameters and computation; float64 switches 64-bit mode on.
+        seed: of parameters, batches and the held-out part.
+        test_fraction: held out, stratified by class.
+        target: the target column of a CSV file, by name or index; the last by default.
+        labels: the labels file of an IDX images file, where its name does not tell.
+        task: what the targets are, where the file leaves it open.
+        out: the run's folder; runs/NAME by default.
+        replace: replace a run that is already there.
+    """
+    _use(dtype)
+    settings = {name: value for name, value in locals().items() if name not in ("data", "out", "replace")}
+    commands.train(data, settings, out or Path("runs") / Path(data).name.split(".")[0], replace)
+
+
+def compare(
+    run: Annotated[Path | None, tyro.conf.Positional] = None,
+    /,
+    activations: tuple[str, ...] = (),
+    losses: tuple[str, ...] = (),
+    dtypes: tuple[Dtype, ...] = ("float64", "float32"),
+    sizes: tuple[int, ...] = (5, 4, 3),
+    batch: int = 8,
+    seed: int = 0,
+    out: Path | None = None,
+) -> None:
+    """Hand-written gradients against jax.grad: over activations x losses x dtypes, or for one trained network.
+
+    Examples: functional-nn compare --activations tanh relu --losses cross_entropy hinge
+              functional-nn compare runs/digits
+
+    Args:
+        run: a run's folder; its network is compared on its data, with costs.
+        activations: of the hidden layers; all of them by default.
+        losses: all of them by default; the output layer's activation is chosen to suit.
+        dtypes: to compute in.
+        sizes: of the input and every layer.
+        batch: examples.
+        seed: of parameters and data.
+        out: a folder for agreement.csv and agreement.json.
+    """
+    if run is not None:
+        agrees = commands.compare_run(run, out)
+    else:
+        if "float64" in dtypes:
+            _use("float64")
+        agrees = commands.compare_grid(activations, losses, dtypes, sizes, batch, seed, out)
+    if not agrees:
+        sys.exit(1)
+
+
+def evaluate(
+    run: Annotated[Path, tyro.conf.Positional],
+    data: Data,
+    /,
+    target: str | None = None,
+    labels: Path | None = None,
+    part: Literal["all", "held-out"] = "all",
+) -> None:
+    """Loss and accuracy (or R^2) of a saved run on data with targets.
+
+    Example: functional-nn evaluate runs/digits digits --part held-out
+
+    Args:
+        run: a run's folder.
+        data: as for train.
+        target: the target column of a CSV file, by name or index; the last by default.
+        labels: the labels file of an IDX images file, where its name does not tell.
+        part: everything, or only what a run on this data held out.
+    """
+    commands.evaluate(run, data, target, labels, part)
+
+
+def predict(
+    run: Annotated[Path, tyro.conf.Positional],
+    data: Data,
+    /,
+    out: Path | None = None,
+) -> None:
+    """Predictions of a saved run, as CSV: the class and its output for each example, or the numbers.
+
+    Example: functional-nn predict runs/iris flowers.csv --out predictions.csv
+
+    Args:
+        run: a run's folder.
+        data: as for train; a CSV file needs the columns the run was trained on, and may have others.
+        out: a file; standard output by default.
+    """
+    commands.predict(run, data, out)
+
+
+def _use(dtype: str) -> None:
+    """The dtype was asked for on the command line, so that 64-bit mode may be switched on for it."""
+    if dtype == "float64":
+        jax.config.update("jax_enable_x64", True)
+    precision.available(dtype)
+
+
+def main() -> None:
+    """The console script."""
+    subcommands = {f.__name__: f for f in (info, train, compare, evaluate, predict)}
+    try:
+        tyro.extras.subcommand_cli_from_dict(subcommands, prog="functional-nn", description=fnn.__doc__.split("\n")[0])
+    except (ValueError, OSError, ImportError) as error:
+        print(f"functional-nn: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("functional-nn: interrupted; nothing was written", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,411 @@
+"""What the command line does, once its words are read: data in, a trained or compared network and its files out."""
+
+import csv
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import functional_nn as fnn
+from functional_nn import precision
+from functional_nn.lab import datasets, environment, plots, report, runs
+from functional_nn.lab.datasets import Dataset, Standardizer
+from functional_nn.lab.progress import progress
+
+_MONITORED = 256  # examples on which the two gradients are compared all through training
+
+
+def train(source: str, settings: dict[str, Any], out: Path, replace: bool) -> None:
+    """Trains on `source` and writes the run's folder. Raises ValueError for whatever does not fit, writing nothing."""
+    runs.check_free(out, replace)
+    dataset = datasets.load(source, target=settings["target"], labels=settings["labels"], task=settings["task"])
+    training, held_out = datasets.split(dataset, test_fraction=settings["test_fraction"], seed=settings["seed"])
+    loss = fnn.losses.get(settings["loss"] or _suitable_loss(dataset.task))
+    network = _network(dataset, settings, loss)
+    config = _configuration(source, settings, dataset, training, network, loss)
+    optimizer = _optimizer(settings["optimizer"], settings["learning_rate"])
+    plan = fnn.training.batch()
+    if settings["batch_size"]:
+        plan = fnn.training.minibatch(settings["batch_size"], shuffle=settings["shuffle"])
+
+    rescale = _rescaling(config)
+    (x, t), (x_test, t_test) = (_arrays(config, loss, rescale, part) for part in (training, held_out))
+    dtype = config["dtype"]
+    key = jax.random.key(settings["seed"])
+    params = network.init(jax.random.fold_in(key, 1), dtype)
+    monitor = fnn.comparison.monitor(network, loss, x[:_MONITORED], t[:_MONITORED])
+    watched = [(0, monitor(params))]
+
+    with runs.writing(out, replace) as folder:
+        began = time.perf_counter()
+        with progress(f"training on {dataset.name}", settings["epochs"]) as advance:
+
+            def on_chunk(state, history):
+                watched.append((int(history.epoch[-1]), monitor(state.params)))
+                advance(int(history.epoch[-1]), f"loss {history.training_loss[-1]:.4g}")
+
+            result = fnn.fit(
+                network, loss, optimizer, x, t, key=key, epochs=settings["epochs"], plan=plan, params=params,
+                validation=(x_test, t_test), gradient=settings["gradient"], chunk=max(1, settings["epochs"] // 10),
+                on_chunk=on_chunk,
+            )  # fmt: skip
+        seconds = time.perf_counter() - began
+        agreement = fnn.compare(network, loss, result.params, x[:_MONITORED], t[:_MONITORED], costs=True)
+        summary = _measures(config, network, loss, result.params, x_test, t_test, rescale)
+        summary = {"status": result.status, "seconds": round(seconds, 2), "held out": summary}
+        runs.save(folder, config | {"results": summary}, result.params)
+        _write_history(folder / "history.csv", result.history)
+        agreement.to_csv(folder / "agreement.csv")
+        agreement.to_json(folder / "agreement.json")
+        outputs = np.asarray(network.apply(result.params, x_test), np.float64)
+        page = _page(config, result, watched, agreement, summary, held_out, outputs, seconds, folder)
+        (folder / "report.html").write_text(page, encoding="utf-8")
+
+    measured = ", ".join(f"{name} {value:.4g}" for name, value in summary["held out"].items())
+    print(f"{dataset.name}: {result.status} after {len(result.history.epoch)} epochs in {seconds:.1f} s")
+    print(f"held out ({len(held_out.inputs)} examples): {measured}")
+    print(f"hand-written against jax.grad: {agreement.verdict}, relative difference {agreement.total.relative:.1e}")
+    print(f"report: {out / 'report.html'}")
+
+
+def compare_run(folder: Path, out: Path | None) -> bool:
+    """Compares the gradients of a saved run on its training data; prints the whole record. True where they agree."""
+    run = runs.load(folder)
+    dataset = _reload(run.config)
+    training, _ = datasets.split(dataset, test_fraction=run.config["test_fraction"], seed=run.config["seed"])
+    x, t = _arrays(run.config, run.loss, (run.inputs, run.targets), training)
+    agreement = fnn.compare(run.network, run.loss, run.params, x[:_MONITORED], t[:_MONITORED], costs=True)
+    print(agreement)
+    if out:
+        out.mkdir(parents=True, exist_ok=True)
+        agreement.to_csv(out / "agreement.csv")
+        agreement.to_json(out / "agreement.json")
+    return agreement.verdict != "differ"
+
+
+def compare_grid(
+    activations: Sequence[str],
+    losses: Sequence[str],
+    dtypes: Sequence[str],
+    sizes: Sequence[int],
+    batch: int,
+    seed: int,
+    out: Path | None,
+) -> bool:
+    """Compares over activations x losses x dtypes; prints a line each. True where none differ."""
+    if batch < 1:
+        raise ValueError(f"batch must be an integer >= 1, got {batch}")
+    named = [fnn.activations.get(name) for name in activations or fnn.activations.names()]
+    named = [activation for activation in named if activation.pullback or activations]
+    chosen = [fnn.losses.get(name) for name in losses or fnn.losses.names()]
+    cases = [(f, loss, dtype) for f in named for loss in chosen for dtype in dtypes]
+    rows = []
+    print(
+        f"{'activation':<20}{'loss':<28}{'dtype':<10}{'relative':>9}{'bound':>9}  verdict       Taylor        third opinion"
+    )
+    with progress("comparing", len(cases)) as advance:
+        for number, (activation, loss, dtype) in enumerate(cases):
+            last = {"real": "linear", "unit interval": "sigmoid", "distribution": "softmax"}[loss.needs]
+            network = fnn.multilayer(sizes, (activation,) * (len(sizes) - 2) + (last,))
+            keys = jax.random.split(jax.random.key(seed), 3)
+            x = jax.random.normal(keys[1], (batch, sizes[0]))
+            t = _random_targets(loss, keys[2], batch, sizes[-1])
+            a = fnn.compare(network, loss, network.init(keys[0], dtype), x, t, jit=False)
+            row = {
+                "activation": activation.name,
+                "loss": loss.name,
+                "dtype": dtype,
+                "relative": a.total.relative,
+                "bound": a.total.bound,
+                "verdict": a.verdict,
+                "Taylor": a.taylor.says,
+                "third opinion": a.third_opinion.says,
+            }
+            rows.append(row)
+            print(
+                f"{row['activation']:<20}{row['loss']:<28}{dtype:<10}{row['relative']:>9.1e}{row['bound']:>9.1e}  "
+                f"{row['verdict']:<14}{row['Taylor']:<14}{row['third opinion']}"
+            )
+            advance(number + 1)
+    if out:
+        out.mkdir(parents=True, exist_ok=True)
+        with (out / "agreement.csv").open("w", newline="") as file:
+            writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+        (out / "agreement.json").write_text(json.dumps(rows, indent=2) + "\n")
+    return all(row["verdict"] != "differ" for row in rows)
+
+
+def evaluate(folder: Path, source: str, target: str | None, labels: Path | None, part: str) -> None:
+    """Prints loss and accuracy, or R^2 and root mean square error, of a saved run."""
+    run = runs.load(folder)
+    dataset = datasets.load(source, target=target, labels=labels, task=run.config["task"])
+    if part == "held-out":
+        _, dataset = datasets.split(dataset, test_fraction=run.config["test_fraction"], seed=run.config["seed"])
+    x, t = _arrays(run.config, run.loss, (run.inputs, run.targets), dataset)
+    measured = _measures(run.config, run.network, run.loss, run.params, x, t, (run.inputs, run.targets))
+    print(
+        f"{dataset.name} ({len(x)} examples): " + ", ".join(f"{name} {value:.6g}" for name, value in measured.items())
+    )
+
+
+def predict(folder: Path, source: str, out: Path | None) -> None:
+    """Writes a row an example: the class and its output, or the predicted numbers in the data's own units."""
+    run = runs.load(folder)
+    inputs = datasets.load_inputs(source, run.config["features"])
+    if inputs.shape[1] != len(run.config["features"]):
+        raise ValueError(f"{source}: expected {len(run.config['features'])} inputs, got {inputs.shape[1]}")
+    outputs = np.asarray(run.network.apply(run.params, run.inputs.apply(inputs)), np.float64)
+    if run.config["task"] == "classification":
+        best = outputs.argmax(axis=1)
+        header = ("class", "output")
+        rows = [(run.config["classes"][c], f"{outputs[q, c]:.6g}") for q, c in enumerate(best)]
+    else:
+        header = tuple(f"prediction{i}" if i else "prediction" for i in range(outputs.shape[1]))
+        rows = [tuple(f"{value:.6g}" for value in row) for row in run.targets.invert(outputs)]
+    if out and out.exists():
+        raise ValueError(f"output {str(out)!r} exists; choose another with --out")
+    file = out.open("w", newline="") if out else sys.stdout
+    try:
+        csv.writer(file, lineterminator="\n").writerows([header, *rows])
+    finally:
+        if out:
+            file.close()
+
+
+# From settings to a configuration -------------------------------------------------------------------------------------
+
+
+def _suitable_loss(task: str) -> str:
+    return "cross_entropy" if task == "classification" else "mean_square_error"
+
+
+def _network(dataset: Dataset, settings: dict[str, Any], loss: fnn.Loss) -> fnn.Network:
+    suited = {"real": "linear", "unit interval": "softmax", "distribution": "softmax"}[loss.needs]
+    suited = next(iter(loss.fused), suited)  # the output layer the loss is fused with, where there is one
+    last = settings["output"] or suited
+    sizes = (dataset.inputs.shape[1], *settings["hidden"], dataset.targets.shape[1])
+    functions = (settings["activation"],) * len(settings["hidden"]) + (last,)
+    network = fnn.multilayer(sizes, functions, initializer=settings["initializer"])
+    loss.check_outputs(network.output.activation)
+    fnn.value_and_grad(network, loss)  # refuses what cannot be trained, before any work is done
+    return network
+
+
+def _optimizer(name: str, learning_rate: float | None) -> fnn.optimizers.Optimizer:
+    if learning_rate is None:
+        return fnn.optimizers.get(name)
+    if "(" in name:
+        raise ValueError(f"optimizer {name!r} has constants of its own; give the learning rate there")
+    return fnn.optimizers.get(f"{name}({learning_rate!r})")
+
+
+def _configuration(source, settings, dataset, training, network, loss) -> dict[str, Any]:
+    """Everything the run depends on, resolved, as plain data."""
+    scaled = dataset.image_shape is None  # pixels come in [0, 1] and stay there
+    inputs = datasets.fit_standardizer(training.inputs) if scaled else _unscaled(training.inputs.shape[1])
+    targets = datasets.fit_standardizer(training.targets) if dataset.task == "regression" else None
+    plain = lambda s: {"mean": s.mean.tolist(), "scale": s.scale.tolist()}  # noqa: E731
+    return {
+        "data": source if source in datasets.BUNDLED else str(Path(source)),
+        "task": dataset.task,
+        "network": runs.describe_network(network),
+        "loss": f"{loss.name}({loss.reduction})",
+        **{
+            name: str(value) if isinstance(value, Path) else value
+            for name, value in settings.items()
+            if name not in ("loss", "task")
+        },
+        "classes": list(dataset.classes),
+        "features": list(dataset.features),
+        "image_shape": dataset.image_shape,
+        "inputs": plain(inputs),
+        "targets": plain(targets) if targets else None,
+        "command": " ".join(["functional-nn", *sys.argv[1:]]),
+        "environment": environment.describe(),
+    }
+
+
+def _unscaled(width: int) -> Standardizer:
+    return Standardizer(np.zeros(width), np.ones(width))
+
+
+def _rescaling(config: dict[str, Any]) -> tuple[Standardizer, Standardizer | None]:
+    read = lambda s: s and Standardizer(np.array(s["mean"]), np.array(s["scale"]))  # noqa: E731
+    return read(config["inputs"]), read(config["targets"])
+
+
+def _reload(config: dict[str, Any]) -> Dataset:
+    labels = config["labels"] and Path(config["labels"])
+    return datasets.load(config["data"], target=config["target"], labels=labels, task=config["task"])
+
+
+def _arrays(config, loss, rescale, dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """Inputs and targets as the network takes them."""
+    inputs, targets = rescale
+    if dataset.inputs.shape[1] != len(config["features"]):
+        raise ValueError(f"{dataset.name}: expected {len(config['features'])} inputs, got {dataset.inputs.shape[1]}")
+    t = runs.encode(config, loss, dataset)
+    return inputs.apply(dataset.inputs), targets.apply(t) if targets else t
+
+
+def _random_targets(loss: fnn.Loss, key: jax.Array, examples: int, width: int) -> jax.Array:
+    if loss.targets in ("real", "unit interval"):
+        return jax.random.uniform(key, (examples, width))
+    if loss.targets in ("non-negative", "distribution", "positive"):
+        return jax.nn.softmax(jax.random.normal(key, (examples, width)))
+    return jnp.asarray(runs.code(loss, np.eye(width)[np.arange(examples) % width]), precision.default())
+
+
+# What is measured and shown -------------------------------------------------------------------------------------------
+
+
+def _measures(config, network, loss, params, x, t, rescale) -> dict[str, float]:
+    value, accuracy = fnn.training.evaluate(network, loss, params, x, t)
+    measured = {"loss": float(value)}
+    if config["task"] == "classification":
+        right = float(accuracy) if loss.correct else float(jnp.mean(fnn.losses.largest(network.apply(params, x), t)))
+        return measured | {"accuracy": right}
+    outputs = np.asarray(network.apply(params, x), np.float64)
+    error, spread = np.mean((outputs - t) ** 2), np.mean((t - t.mean(axis=0)) ** 2)
+    own_units = rescale[1].invert(outputs) - rescale[1].invert(t)
+    return measured | {
+        "R^2": float(1 - error / spread),
+        "root mean square error": float(np.sqrt(np.mean(own_units**2))),
+    }
+
+
+def _write_history(path: Path, history: fnn.training.History) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(history._fields)
+        writer.writerows(zip(*(column.tolist() for column in history), strict=True))
+
+
+def _page(config, result, watched, agreement, summary, held_out, outputs, seconds, folder: Path) -> str:
+    """The report's HTML; its two main figures are also saved as pictures."""
+    figures = {
+        "learning_curves": plots.learning_curves(result.history),
+        "gradient_agreement": _agreement_figure(watched, config["dtype"]),
+    }
+    for name, figure in figures.items():
+        figure.savefig(folder / f"{name}.png", dpi=130)
+    history, total = result.history, agreement.total
+    parts = [
+        report.Panel(
+            "Learning curves",
+            figures["learning_curves"],
+            f"Training loss falls from {history.training_loss[0]:.3g} to {history.training_loss[-1]:.3g} in "
+            f"{len(history.epoch)} epochs; held-out loss ends at {history.validation_loss[-1]:.3g}.",
+            "Training values are those of the epoch's examples just before the update that used them; held-out values "
+            "are measured after the epoch. Nothing is chosen by the held-out part. Open circles: exactly zero.",
+        ),
+        report.Panel(
+            "Hand-written gradient against jax.grad, all through training",
+            figures["gradient_agreement"],
+            f"Relative difference by parameter over training, at most {max(max(d.relative for d in w) for _, w in watched):.1e}.",
+            f"Two separate compiled programs on the same {_MONITORED} training examples (or all, if fewer). The dashed "
+            "bound is derived from the program's roundings and the gradient's measured condition number, which "
+            "grows as the gradient itself vanishes. Points on the lowest line are equal to the last bit.",
+        ),
+        report.Table(
+            "Agreement after training",
+            ("array", "relative difference", "bound", "largest", "ulps", "at", ""),
+            [_agreement_row(row) for row in agreement.rows()],
+            "dF/dn rows are sensitivities, listed from the output back. " + _opinions(agreement),
+        ),
+        report.Table(
+            "Cost of one gradient",
+            ("", "trace", "compile", "run", "FLOPs", "temporaries"),
+            [
+                (c.name, f"{1e3 * c.trace_seconds:.1f} ms", f"{1e3 * c.compile_seconds:.0f} ms",
+                 f"{1e6 * c.run_seconds:.0f} us", f"{c.flops:.3g}", f"{c.temporary_bytes / 1024:.0f} KiB")
+                for c in agreement.costs
+            ],
+            "The same machine, in turns. XLA makes nearly the same program of both; the hand-written one is traced faster.",
+        ),
+        *_examples(config, held_out, outputs),
+    ]  # fmt: skip
+    layers = " - ".join(f"{x['size']} {x['activation']}" for x in config["network"]["layers"])
+    width = next(iter(config["network"]["inputs"].values()))
+    measured = list(summary["held out"].items())
+    facts = [
+        (f"{100 * value:.2f} %" if name == "accuracy" else f"{value:.4g}", f"held-out {name}")
+        for name, value in measured
+    ] + [
+        (f"{total.relative:.1e}", f"relative difference from jax.grad ({agreement.verdict})"),
+        (f"{seconds:.1f} s", f"for {len(history.epoch)} epochs, compilation included ({result.status})"),
+    ]
+    return report.render(
+        f"functional_nn: {config['data']}",
+        f"A network {width} - {layers}, {config['loss']}, trained by {config['optimizer']} with the "
+        f"{'hand-written' if config['gradient'] == 'manual' else 'automatic'} gradient in {config['dtype']}.",
+        facts,
+        parts,
+        config,
+    )
+
+
+def _agreement_figure(watched, dtype: str):
+    epochs = [epoch for epoch, _ in watched]
+    errors = {d.name: [differences[i].relative for _, differences in watched] for i, d in enumerate(watched[0][1])}
+    bounds = [differences[0].bound for _, differences in watched]
+    return plots.gradient_agreement(epochs, errors, bounds, float(jnp.finfo(dtype).eps) / 2)
+
+
+def _agreement_row(row: dict[str, Any]) -> tuple[str, ...]:
+    name = f"dF/dn {row['name']}" if row["kind"] == "sensitivity" else row["name"]
+    numbers = (f"{row[column]:.1e}" for column in ("relative", "bound", "largest"))
+    return (
+        name,
+        *numbers,
+        f"{row['ulps']:.3g}",
+        str(row["index"]),
+        "ok" if row["relative"] <= row["bound"] else "DIFFERS",
+    )
+
+
+def _opinions(a: fnn.Agreement) -> str:
+    third, taylor = a.third_opinion, a.taylor
+    return (
+        f"Third opinion, in float64 by {third.method}: {third.says} (manual {third.manual_error:.0e}, automatic "
+        f"{third.automatic_error:.0e}). Taylor test: {taylor.says}, slope {taylor.slope:.2f} where 2 is right and 1 wrong."
+    )
+
+
+def _examples(config, held_out: Dataset, outputs: np.ndarray) -> list[report.Panel]:
+    """The confusion matrix and, for images, what was taken for something else."""
+    if config["task"] != "classification":
+        return []
+    classes, guessed = held_out.classes, outputs.argmax(axis=1)
+    counts = np.zeros((len(classes), len(classes)), int)
+    np.add.at(counts, (held_out.labels, guessed), 1)
+    wrong = np.flatnonzero(guessed != held_out.labels)
+    panels = [
+        report.Panel(
+            "Held-out examples, class by class",
+            plots.confusion(counts, classes),
+            f"Confusion matrix: {len(guessed) - len(wrong)} of {len(guessed)} on the diagonal.",
+            "Rows: the true class; columns: the class with the largest output.",
+        )
+    ]
+    if held_out.image_shape and len(wrong):
+        shown = wrong[:20]
+        captions = [f"{classes[held_out.labels[q]]} as {classes[guessed[q]]}" for q in shown]
+        panels.append(
+            report.Panel(
+                "Taken for something else",
+                plots.images(held_out.inputs[shown], held_out.image_shape, captions),
+                f"The images of {len(shown)} misclassified examples: " + "; ".join(captions) + ".",
+                f"{len(wrong)} of {len(guessed)} held-out examples"
+                + (", the first 20 shown." if len(wrong) > 20 else "."),
+            )
+        )
+    return panels

@@ -1,0 +1,82 @@
+"""What a number was measured on: versions, devices, precision, and whether the installed compiler computes rightly."""
+
+import os
+import platform
+from importlib import metadata
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import functional_nn as fnn
+from functional_nn import precision
+
+
+def describe() -> dict[str, str]:
+    """Versions, device, dtype and matrix-product precision in force, as text."""
+    devices = jax.devices()
+    return {
+        "functional_nn": fnn.__version__,
+        "jax": jax.__version__,
+        "jaxlib": metadata.version("jaxlib"),
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+        "device": f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform})",
+        "cores": str(_cores()),
+        "default dtype": str(precision.default()),
+        "64-bit mode": "on" if jax.config.jax_enable_x64 else "off",
+        "matmul precision": str(jax.config.jax_default_matmul_precision or "default"),
+    }
+
+
+def _cores() -> int:
+
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def known_answers() -> dict[str, float]:
+    """Relative errors of compiled programs that some jaxlib compiles wrongly, against float64 NumPy.
+
+    A batched product with a constant operand, multiplied and reduced (jax issue 39103: 0.10.2 on CPU), and this
+    library's gradient of a population with constant weights, which contains it.
+    """
+    count, width = 4096, 3
+    rows = np.linspace(-1, 1, count * width, dtype=np.float32).reshape(count, width)
+    constant = np.full((width, width), 0.1, np.float32)
+    product = jax.jit(jax.vmap(lambda e: jnp.sum((e @ constant) * e)))
+    expected = np.sum((rows.astype(np.float64) @ constant.astype(np.float64)) * rows, axis=1)
+    return {
+        "batched product with a constant": _relative(product(rows), expected),
+        "gradients of a population": _population_error(),
+    }
+
+
+def _population_error() -> float:
+    members, examples = 16, 64
+    network = fnn.multilayer((5, 4, 3), ("tanh", "linear"), initializer="constant(0.1)")
+    params = network.init(jax.random.key(0), jnp.float32)
+    x = np.linspace(-1, 1, members * examples * 5, dtype=np.float32).reshape(members, examples, 5)
+    t = np.linspace(1, -1, members * examples * 3, dtype=np.float32).reshape(members, examples, 3)
+    gradient = fnn.value_and_grad(network, fnn.losses.sum_square_error())
+    _, found = jax.jit(jax.vmap(gradient, in_axes=(None, 0, 0)))(params, x, t)
+    w1, w2 = np.full((4, 5), np.float64(np.float32(0.1))), np.full((3, 4), np.float64(np.float32(0.1)))
+    hidden = np.tanh(x @ w1.T)
+    s2 = 2 * (hidden @ w2.T - t)
+    s1 = (s2 @ w2) * (1 - hidden**2)
+    expected = {
+        ("layer1", "weights", "input"): np.swapaxes(s1, 1, 2) @ x,
+        ("layer1", "bias"): s1.sum(axis=1),
+        ("layer2", "weights", "layer1"): np.swapaxes(s2, 1, 2) @ hidden,
+        ("layer2", "bias"): s2.sum(axis=1),
+    }
+    errors = []
+    for path, value in expected.items():
+        leaf = found
+        for name in path:
+            leaf = leaf[name]
+        errors.append(_relative(leaf, value))
+    return max(errors)
+
+
+def _relative(found, expected: np.ndarray) -> float:
+    return float(np.linalg.norm(np.asarray(found, np.float64) - expected) / np.linalg.norm(expected))

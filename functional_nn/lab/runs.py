@@ -1,0 +1,152 @@
+"""A run's folder: config.json, history.csv, parameters.npz, figures, the comparison, report.html.
+
+A folder is written under another name and renamed when it is complete, so that what carries the run's name is whole.
+"""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import functional_nn as fnn
+from functional_nn import precision
+from functional_nn.lab.datasets import Dataset, Standardizer
+from functional_nn.networks.network import param_shapes
+
+CONFIG, PARAMETERS = "config.json", "parameters.npz"
+
+
+class Run(NamedTuple):
+    """What a saved run needs to be used again. `targets` rescales regression outputs; None for classification."""
+
+    config: dict[str, Any]
+    network: fnn.Network
+    loss: fnn.Loss
+    params: dict
+    inputs: Standardizer
+    targets: Standardizer | None
+
+
+def check_free(out: Path, replace: bool) -> None:
+    """Raises ValueError where `out` holds something that would be lost; with `replace`, only what is not a run."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not (out / CONFIG).is_file():
+        raise ValueError(f"output {str(out)!r} exists and is not a run's folder; choose another with --out")
+    if not replace:
+        raise ValueError(f"output folder {str(out)!r} already holds a run; choose another with --out, or --replace it")
+
+
+@contextmanager
+def writing(out: Path, replace: bool) -> Iterator[Path]:
+    """A fresh folder that becomes `out` if all goes well and vanishes if not. Raises as `check_free`."""
+    check_free(out, replace)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    try:
+        yield partial
+        partial.chmod(0o755)
+        if out.exists():
+            check_free(out, replace)
+            old = Path(tempfile.mkdtemp(prefix=f".{out.name}-old-", dir=out.parent)) / out.name
+            out.rename(old)
+            partial.rename(out)
+            shutil.rmtree(old.parent)
+        else:
+            partial.rename(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def describe_network(network: fnn.Network) -> dict[str, Any]:
+    """The network as plain data, for JSON; `network_from` reads it back. Activations are kept by name."""
+    layers = [
+        {
+            "name": layer.name,
+            "size": layer.size,
+            "activation": layer.activation.name,
+            "sources": list(layer.sources),
+            "bias": layer.bias,
+            "initializer": layer.initializer.name,
+        }
+        for layer in network.layers
+    ]
+    return {"inputs": dict(network.inputs), "layers": layers}
+
+
+def network_from(description: dict[str, Any]) -> fnn.Network:
+    """The network that `describe_network` described. Raises ValueError for what is missing or unknown."""
+    try:
+        layers = [fnn.Layer(**{**layer, "sources": tuple(layer["sources"])}) for layer in description["layers"]]
+        return fnn.graph(inputs=description["inputs"], layers=layers)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"not a network's description: {error!r}") from None
+
+
+def save(folder: Path, config: dict[str, Any], params: dict) -> None:
+    """Writes config.json and parameters.npz (arrays by path; 16-bit floats widened to float32, which is exact)."""
+    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+    paths = jax.tree_util.tree_leaves_with_path(params)
+    arrays = {jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf) for path, leaf in paths}
+    arrays = {path: x.astype(np.float32) if x.itemsize < 4 else x for path, x in arrays.items()}
+    np.savez(folder / PARAMETERS, **arrays)
+
+
+def load(folder: Path) -> Run:
+    """Reads a run back. Raises ValueError where the folder is not a run's, or its parameters are not its network's."""
+    try:
+        config = json.loads((folder / CONFIG).read_text())
+        network = network_from(config["network"])
+        loss = fnn.losses.get(config["loss"])
+        dtype = precision.available(config["dtype"])
+        inputs = Standardizer(*(np.array(config["inputs"][k], np.float64) for k in ("mean", "scale")))
+        rescale = config["targets"]
+        targets = rescale and Standardizer(*(np.array(rescale[k], np.float64) for k in ("mean", "scale")))
+    except FileNotFoundError:
+        raise ValueError(f"{str(folder)!r} is not a run's folder: it has no {CONFIG}") from None
+    except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{folder / CONFIG}: not a run's configuration ({error!r})") from None
+    params: dict = {}
+    try:
+        with np.load(folder / PARAMETERS, allow_pickle=False) as archive:
+            for path, shape in param_shapes(network).items():
+                value = archive[path]
+                if value.shape != shape:
+                    raise ValueError(f"{path} expected shape {shape}, got {value.shape}")
+                place = params
+                *above, last = path.split("/")
+                for name in above:
+                    place = place.setdefault(name, {})
+                place[last] = jnp.asarray(value, dtype)
+    except Exception as error:  # zipfile and NumPy raise a dozen kinds for damaged files
+        raise ValueError(f"{folder / PARAMETERS}: not this run's parameters ({error})") from None
+    return Run(config, network, loss, params, inputs, targets)
+
+
+def encode(config: dict[str, Any], loss: fnn.Loss, dataset: Dataset) -> np.ndarray:
+    """Targets (Q, S) for the run's outputs: classes in the run's order, coded as its loss wants them; or raw columns.
+
+    Raises ValueError for another task, or a class the run does not know.
+    """
+    if dataset.task != config["task"]:
+        raise ValueError(f"{dataset.name}: expected data for {config['task']}, got {dataset.task}")
+    if dataset.task == "regression":
+        return dataset.targets
+    known = config["classes"]
+    unknown = sorted(set(dataset.classes) - set(known))
+    if unknown:
+        raise ValueError(f"{dataset.name}: unknown class {unknown[0]!r} (accepted: {', '.join(known)})")
+    numbers = np.array([known.index(name) for name in dataset.classes])[dataset.labels]
+    return code(loss, np.eye(len(known))[numbers])
+
+
+def code(loss: fnn.Loss, one_hot: np.ndarray) -> np.ndarray:
+    """One-hot rows as the loss wants its targets: -1 and +1 for hinge and logistic."""
+    return 2 * one_hot - 1 if loss.targets == "signs" else one_hot
