@@ -222,7 +222,8 @@ def main() -> None:
                 "Taylor test": f"{a.taylor.says} ({a.taylor.slope:.2f})",
             }
         )
-        print("  ".join(f"{rows[-1][c]:<{w}}" for c, w in zip(("fault", "compare", "third opinion", "Taylor test"), (26, 8, 30, 20), strict=True)) + rows[-1]["where"])  # fmt: skip
+        row = rows[-1]
+        print(f"{row['fault']:<26}{row['compare']:<9}{row['third opinion']:<31}{row['Taylor test']:<16}{row['where']}")
     if options.csv:
         with options.csv.open("w", newline="") as file:
             writer = csv.DictWriter(file, rows[0], lineterminator="\n")

@@ -31,8 +31,9 @@ def info() -> None:
         print(f"{name:<34} {'right' if right else 'WRONG'}, relative error {error:.1e}")
         if not right:
             print(
-                f"  the installed jaxlib miscompiles this program: use another one (pip install 'jaxlib!={jax.__version__}'),"
-                " or set XLA_FLAGS=--xla_cpu_experimental_ynn_fusion_type=individual_dot"
+                "  the installed jaxlib miscompiles this program: install another one "
+                f"(pip install 'jaxlib!={jax.__version__}'), or set "
+                "XLA_FLAGS=--xla_cpu_experimental_ynn_fusion_type=individual_dot"
             )
 
 

@@ -52,8 +52,8 @@ def train(source: str, settings: dict[str, Any], out: Path, replace: bool) -> No
 
             result = fnn.fit(
                 network, loss, optimizer, x, t, key=key, epochs=settings["epochs"], plan=plan, params=params,
-                validation=(x_test, t_test), gradient=settings["gradient"], chunk=max(1, settings["epochs"] // 10),
-                on_chunk=on_chunk,
+                validation=(x_test, t_test), gradient=settings["gradient"], correct=_right_answers(dataset.task),
+                chunk=max(1, settings["epochs"] // 10), on_chunk=on_chunk,
             )  # fmt: skip
         seconds = time.perf_counter() - began
         agreement = fnn.compare(network, loss, result.params, x[:_MONITORED], t[:_MONITORED], costs=True)
@@ -76,7 +76,7 @@ def train(source: str, settings: dict[str, Any], out: Path, replace: bool) -> No
 
 def compare_run(folder: Path, out: Path | None) -> bool:
     """Compares the gradients of a saved run on its training data; prints the whole record. True where they agree."""
-    run = runs.load(folder)
+    run = _open(folder)
     dataset = _reload(run.config)
     training, _ = datasets.split(dataset, test_fraction=run.config["test_fraction"], seed=run.config["seed"])
     x, t = _arrays(run.config, run.loss, (run.inputs, run.targets), training)
@@ -106,9 +106,9 @@ def compare_grid(
     chosen = [fnn.losses.get(name) for name in losses or fnn.losses.names()]
     cases = [(f, loss, dtype) for f in named for loss in chosen for dtype in dtypes]
     rows = []
-    print(
-        f"{'activation':<20}{'loss':<28}{'dtype':<10}{'relative':>9}{'bound':>9}  verdict       Taylor        third opinion"
-    )
+    header = ("activation", "loss", "dtype", "relative", "bound", "verdict", "Taylor", "third opinion")
+    line = "{:<20}{:<28}{:<10}{:>9}{:>9}  {:<14}{:<14}{}"
+    print(line.format(*header))
     with progress("comparing", len(cases)) as advance:
         for number, (activation, loss, dtype) in enumerate(cases):
             last = {"real": "linear", "unit interval": "sigmoid", "distribution": "softmax"}[loss.needs]
@@ -117,21 +117,10 @@ def compare_grid(
             x = jax.random.normal(keys[1], (batch, sizes[0]))
             t = _random_targets(loss, keys[2], batch, sizes[-1])
             a = fnn.compare(network, loss, network.init(keys[0], dtype), x, t, jit=False)
-            row = {
-                "activation": activation.name,
-                "loss": loss.name,
-                "dtype": dtype,
-                "relative": a.total.relative,
-                "bound": a.total.bound,
-                "verdict": a.verdict,
-                "Taylor": a.taylor.says,
-                "third opinion": a.third_opinion.says,
-            }
-            rows.append(row)
-            print(
-                f"{row['activation']:<20}{row['loss']:<28}{dtype:<10}{row['relative']:>9.1e}{row['bound']:>9.1e}  "
-                f"{row['verdict']:<14}{row['Taylor']:<14}{row['third opinion']}"
-            )
+            opinions = (a.verdict, a.taylor.says, a.third_opinion.says)
+            row = (activation.name, loss.name, dtype, f"{a.total.relative:.1e}", f"{a.total.bound:.1e}", *opinions)
+            rows.append(dict(zip(header, row, strict=True)))
+            print(line.format(*row))
             advance(number + 1)
     if out:
         out.mkdir(parents=True, exist_ok=True)
@@ -145,7 +134,7 @@ def compare_grid(
 
 def evaluate(folder: Path, source: str, target: str | None, labels: Path | None, part: str) -> None:
     """Prints loss and accuracy, or R^2 and root mean square error, of a saved run."""
-    run = runs.load(folder)
+    run = _open(folder)
     dataset = datasets.load(source, target=target, labels=labels, task=run.config["task"])
     if part == "held-out":
         _, dataset = datasets.split(dataset, test_fraction=run.config["test_fraction"], seed=run.config["seed"])
@@ -158,7 +147,7 @@ def evaluate(folder: Path, source: str, target: str | None, labels: Path | None,
 
 def predict(folder: Path, source: str, out: Path | None) -> None:
     """Writes a row an example: the class and its output, or the predicted numbers in the data's own units."""
-    run = runs.load(folder)
+    run = _open(folder)
     inputs = datasets.load_inputs(source, run.config["features"])
     if inputs.shape[1] != len(run.config["features"]):
         raise ValueError(f"{source}: expected {len(run.config['features'])} inputs, got {inputs.shape[1]}")
@@ -178,6 +167,13 @@ def predict(folder: Path, source: str, out: Path | None) -> None:
     finally:
         if out:
             file.close()
+
+
+def _open(folder: Path) -> runs.Run:
+    """The run, with 64-bit mode switched on where it was trained in it."""
+    if runs.configuration(folder).get("dtype") == "float64":
+        jax.config.update("jax_enable_x64", True)
+    return runs.load(folder)
 
 
 # From settings to a configuration -------------------------------------------------------------------------------------
@@ -267,12 +263,16 @@ def _random_targets(loss: fnn.Loss, key: jax.Array, examples: int, width: int) -
 # What is measured and shown -------------------------------------------------------------------------------------------
 
 
+def _right_answers(task: str):
+    # one rule for every loss: the class with the largest output
+    return fnn.losses.largest if task == "classification" else None
+
+
 def _measures(config, network, loss, params, x, t, rescale) -> dict[str, float]:
-    value, accuracy = fnn.training.evaluate(network, loss, params, x, t)
+    value, accuracy = fnn.training.evaluate(network, loss, params, x, t, _right_answers(config["task"]))
     measured = {"loss": float(value)}
     if config["task"] == "classification":
-        right = float(accuracy) if loss.correct else float(jnp.mean(fnn.losses.largest(network.apply(params, x), t)))
-        return measured | {"accuracy": right}
+        return measured | {"accuracy": float(accuracy)}
     outputs = np.asarray(network.apply(params, x), np.float64)
     error, spread = np.mean((outputs - t) ** 2), np.mean((t - t.mean(axis=0)) ** 2)
     own_units = rescale[1].invert(outputs) - rescale[1].invert(t)
@@ -298,6 +298,7 @@ def _page(config, result, watched, agreement, summary, held_out, outputs, second
     for name, figure in figures.items():
         figure.savefig(folder / f"{name}.png", dpi=130)
     history, total = result.history, agreement.total
+    largest = max(d.relative for _, differences in watched for d in differences)
     parts = [
         report.Panel(
             "Learning curves",
@@ -310,7 +311,7 @@ def _page(config, result, watched, agreement, summary, held_out, outputs, second
         report.Panel(
             "Hand-written gradient against jax.grad, all through training",
             figures["gradient_agreement"],
-            f"Relative difference by parameter over training, at most {max(max(d.relative for d in w) for _, w in watched):.1e}.",
+            f"Relative difference by parameter over training, at most {largest:.1e}.",
             f"Two separate compiled programs on the same {_MONITORED} training examples (or all, if fewer). The dashed "
             "bound is derived from the program's roundings and the gradient's measured condition number, which "
             "grows as the gradient itself vanishes. Points on the lowest line are equal to the last bit.",
@@ -329,7 +330,7 @@ def _page(config, result, watched, agreement, summary, held_out, outputs, second
                  f"{1e6 * c.run_seconds:.0f} us", f"{c.flops:.3g}", f"{c.temporary_bytes / 1024:.0f} KiB")
                 for c in agreement.costs
             ],
-            "The same machine, in turns. XLA makes nearly the same program of both; the hand-written one is traced faster.",
+            "Timed in turns on one machine. XLA makes nearly the same program of both.",
         ),
         *_examples(config, held_out, outputs),
     ]  # fmt: skip
@@ -376,7 +377,7 @@ def _opinions(a: fnn.Agreement) -> str:
     third, taylor = a.third_opinion, a.taylor
     return (
         f"Third opinion, in float64 by {third.method}: {third.says} (manual {third.manual_error:.0e}, automatic "
-        f"{third.automatic_error:.0e}). Taylor test: {taylor.says}, slope {taylor.slope:.2f} where 2 is right and 1 wrong."
+        f"{third.automatic_error:.0e}). Taylor test: {taylor.says}, slope {taylor.slope:.2f} (2 is right, 1 wrong)."
     )
 
 

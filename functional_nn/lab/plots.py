@@ -76,7 +76,12 @@ def confusion(counts: np.ndarray, classes: Sequence[str]) -> Figure:
     with plt.rc_context(STYLE | {"axes.grid": False}):
         figure, axis = plt.subplots(figsize=(side, side), layout="constrained")
         wrong = counts - np.diag(np.diag(counts))
-        axis.imshow(wrong, cmap="Oranges", vmin=0, vmax=max(1, wrong.max()))
+        axis.imshow(
+            wrong,
+            cmap="Oranges",
+            vmin=0,
+            vmax=2 * max(1, wrong.max()),  # dark enough to see, light enough to read on
+        )
         for row, column in np.argwhere(counts > 0):
             weight = "normal" if row == column else "bold"
             axis.text(column, row, counts[row, column], ha="center", va="center", fontsize=8, fontweight=weight)

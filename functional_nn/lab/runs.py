@@ -99,19 +99,30 @@ def save(folder: Path, config: dict[str, Any], params: dict) -> None:
     np.savez(folder / PARAMETERS, **arrays)
 
 
-def load(folder: Path) -> Run:
-    """Reads a run back. Raises ValueError where the folder is not a run's, or its parameters are not its network's."""
+def configuration(folder: Path) -> dict[str, Any]:
+    """A run's config.json. Raises ValueError where the folder is not a run's."""
     try:
         config = json.loads((folder / CONFIG).read_text())
+    except (FileNotFoundError, NotADirectoryError):
+        raise ValueError(f"{str(folder)!r} is not a run's folder: it has no {CONFIG}") from None
+    except ValueError as error:
+        raise ValueError(f"{folder / CONFIG}: not JSON ({error})") from None
+    if not isinstance(config, dict):
+        raise ValueError(f"{folder / CONFIG}: not a run's configuration")
+    return config
+
+
+def load(folder: Path) -> Run:
+    """Reads a run back. Raises ValueError where the folder is not a run's, or its parameters are not its network's."""
+    config = configuration(folder)
+    try:
         network = network_from(config["network"])
         loss = fnn.losses.get(config["loss"])
         dtype = precision.available(config["dtype"])
         inputs = Standardizer(*(np.array(config["inputs"][k], np.float64) for k in ("mean", "scale")))
         rescale = config["targets"]
         targets = rescale and Standardizer(*(np.array(rescale[k], np.float64) for k in ("mean", "scale")))
-    except FileNotFoundError:
-        raise ValueError(f"{str(folder)!r} is not a run's folder: it has no {CONFIG}") from None
-    except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
+    except (KeyError, TypeError) as error:
         raise ValueError(f"{folder / CONFIG}: not a run's configuration ({error!r})") from None
     params: dict = {}
     try:

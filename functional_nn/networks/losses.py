@@ -339,8 +339,9 @@ def symmetric_kullback_leibler(reduction: Reduction = "mean") -> Loss:
 
 
 def _geometric(t, log_a):
-    # ln sqrt(t a), term by term; -inf where t = 0
-    return (jnp.log(t) + log_a) / 2
+    # ln sqrt(t a), term by term; -inf where t = 0, set there by hand since complex infinities do not survive arithmetic
+    absent = t == 0
+    return jnp.where(absent, -jnp.inf, (jnp.log(jnp.where(absent, 1, t)) + log_a) / 2)
 
 
 def _log_sum_exp(x):

@@ -23,6 +23,7 @@ from functional_nn.precision import at_least_float32
 from functional_nn.training.minibatches import BatchPlan, minibatch
 
 Gradient = Callable[[Network, Loss], Callable[..., tuple[Array, Params]]]
+Correct = Callable[[Array, Array], Array]  # (outputs, targets) -> (Q,) booleans
 
 
 class Batch(NamedTuple):
@@ -78,30 +79,38 @@ def automatic(network: Network, loss: Loss) -> Callable[..., tuple[Array, Params
 GRADIENTS: dict[str, Gradient] = {"manual": value_and_grad, "automatic": automatic}
 
 
-def train_step(network: Network, loss: Loss, optimizer: Optimizer, gradient: Gradient = value_and_grad) -> Callable:
-    """`(state, batch) -> (state, metrics)`, pure, to be compiled by whoever calls it."""
+def train_step(
+    network: Network,
+    loss: Loss,
+    optimizer: Optimizer,
+    gradient: Gradient = value_and_grad,
+    correct: Correct | None = None,
+) -> Callable:
+    """`(state, batch) -> (state, metrics)`, pure, to be compiled by whoever calls it. `correct` as in `fit`."""
     gradients_of = gradient(network, loss)
 
     def step(state, batch: Batch):
         value, grads = gradients_of(state.params, batch.inputs, batch.targets, batch.weights)
         # The same forward pass as the gradient's; the compiler keeps one of them.
         outputs = forward(network, state.params, batch.inputs, {}).activations[network.output.name]
-        accuracy = _accuracy(loss, outputs, batch.targets, batch.weights)
+        accuracy = _accuracy(correct or loss.correct, outputs, batch.targets, batch.weights)
         return optimizer.update(state, grads), Metrics(value, accuracy, _norm(grads))
 
     return step
 
 
-def evaluate(network: Network, loss: Loss, params: Params, inputs: Inputs, targets: Array) -> tuple[Array, Array]:
-    """(F, accuracy) over all examples at once; accuracy is nan where the loss has no right answers.
+def evaluate(
+    network: Network, loss: Loss, params: Params, inputs: Inputs, targets: Array, correct: Correct | None = None
+) -> tuple[Array, Array]:
+    """(F, accuracy) over all examples at once; accuracy is nan where there are no right answers.
 
-    inputs (Q, R) or {name: (Q, R)}, targets (Q, S). Raises ValueError as `backpropagate`.
+    inputs (Q, R) or {name: (Q, R)}, targets (Q, S); `correct` as in `fit`. Raises ValueError as `backpropagate`.
     """
     loss.check_outputs(network.output.activation)
     inputs = network.prepare(params, inputs)
     targets = network.prepare_targets(inputs, targets)
     outputs = forward(network, params, inputs, {}).activations[network.output.name]
-    return objective(network, loss)(params, inputs, targets), _accuracy(loss, outputs, targets, None)
+    return objective(network, loss)(params, inputs, targets), _accuracy(correct or loss.correct, outputs, targets, None)
 
 
 def fit(
@@ -117,6 +126,7 @@ def fit(
     validation: tuple[Inputs, Array] | None = None,
     params: Params | None = None,
     gradient: Gradient | Literal["manual", "automatic"] = "manual",
+    correct: Correct | None = None,
     chunk: int = 10,
     on_chunk: Callable[[Any, History], None] | None = None,
 ) -> FitResult:
@@ -124,8 +134,9 @@ def fit(
 
     key: for the initial parameters (unless `params` are given) and the batches. plan: `training.batch()`,
     `minibatch(32)` (the default, smaller where there are fewer examples) or `stochastic()`. gradient: by hand, by
-    `jax.grad`, or your own `(network, loss) -> value_and_grad`. on_chunk(state, history so far) is called after every
-    `chunk` epochs, outside the compiled program.
+    `jax.grad`, or your own `(network, loss) -> value_and_grad`. correct(outputs, targets) -> (Q,) says which examples
+    are right, `losses.largest` for one; by default the loss's own rule. on_chunk(state, history so far) is called
+    after every `chunk` epochs, outside the compiled program.
 
     Compiles one program, whatever `epochs` is. Stops after the first epoch whose loss is not finite. Raises
     ValueError for data or settings that do not fit, before anything is compiled.
@@ -144,7 +155,9 @@ def fit(
     plan = plan or minibatch(min(32, training.targets.shape[0]))
     plan.updates(training.targets.shape[0])  # refuses a batch larger than the data before anything is compiled
 
-    run = jax.jit(functools.partial(_run_chunk, network, loss, optimizer, gradient, plan, min(chunk, epochs)))
+    step = train_step(network, loss, optimizer, gradient, correct)
+    evaluation = functools.partial(evaluate, network, loss, correct=correct)
+    run = jax.jit(functools.partial(_run_chunk, step, evaluation, loss.reduction, plan, min(chunk, epochs)))
     state, rows, done = optimizer.init(params), [], 0
     while done < epochs:
         count = min(chunk, epochs - done)
@@ -159,9 +172,8 @@ def fit(
     return FitResult(state, history, "completed")
 
 
-def _run_chunk(network, loss, optimizer, gradient, plan, length, state, training, held_out, key, first, count):
+def _run_chunk(step, evaluation, reduction, plan, length, state, training, held_out, key, first, count):
     """Up to `length` epochs from epoch `first`: `count` is traced, so that the last, shorter chunk compiles nothing."""
-    step = train_step(network, loss, optimizer, gradient)
     examples = training.targets.shape[0]
     dtype = at_least_float32(training.targets.dtype)
     filled = plan.weights(examples)
@@ -178,10 +190,10 @@ def _run_chunk(network, loss, optimizer, gradient, plan, length, state, training
         done, state, table = carry
         state, metrics = lax.scan(update, state, (plan.indices(key, first + done, examples), filled))
         metrics = jax.tree.map(lambda m: m.astype(dtype), metrics)
-        total = jnp.sum(metrics.loss) if loss.reduction == "sum" else jnp.sum(metrics.loss * share)
+        total = jnp.sum(metrics.loss) if reduction == "sum" else jnp.sum(metrics.loss * share)
         after = (jnp.nan, jnp.nan)
         if held_out is not None:
-            after = evaluate(network, loss, state.params, held_out.inputs, held_out.targets)
+            after = evaluation(state.params, held_out.inputs, held_out.targets)
         row = (first + done + 1, total, jnp.sum(metrics.accuracy * share), jnp.mean(metrics.gradient_norm), *after)
         table = History(
             *(column.at[done].set(jnp.asarray(x, column.dtype)) for column, x in zip(table, row, strict=True))
@@ -204,11 +216,11 @@ def _checked(network: Network, loss: Loss, params: Params, inputs: Inputs, targe
     return Batch(prepared, targets)
 
 
-def _accuracy(loss: Loss, outputs: Array, targets: Array, weights: Array | None) -> Array:
+def _accuracy(correct: Correct | None, outputs: Array, targets: Array, weights: Array | None) -> Array:
     dtype = at_least_float32(outputs.dtype)
-    if loss.correct is None:
+    if correct is None:
         return jnp.full((), jnp.nan, dtype)
-    right = loss.correct(outputs, targets).astype(dtype)
+    right = correct(outputs, targets).astype(dtype)
     if weights is None:
         return jnp.mean(right)
     return jnp.sum(right * weights.astype(dtype)) / jnp.sum(weights.astype(dtype))

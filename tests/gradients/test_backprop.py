@@ -16,7 +16,7 @@ from cases import (
     GRAPHS,
     LOSSES,
     OUTPUT_PAIRS,
-    TRAINABLE,
+    PROVED,
     admitted,
     chain,
     fan_out,
@@ -34,13 +34,15 @@ from cases import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jax import lax
 
 import functional_nn as fnn
 from functional_nn import networks
 from functional_nn.gradients import backprop
 
+UNDEFINED_AT_WIDTH_ONE = ("softmax", "binary_cross_entropy")  # a softmax of one class is 1, and ln(1 - 1) is -inf
 TOLERANCE = {jnp.float64: 1e-12, jnp.float32: 1e-5}  # the issue's, relative to the gradient's norm
-SMOOTH = tuple(name for name in TRAINABLE if fnn.activations.get(name).smooth)
+SMOOTH = tuple(name for name in PROVED if fnn.activations.get(name).smooth)
 SMOOTH_PAIRS = tuple(
     (output, loss) for output, loss in OUTPUT_PAIRS if output in SMOOTH and fnn.losses.get(loss).smooth
 )
@@ -66,14 +68,19 @@ def assert_agree(network, loss, dtype=jnp.float64, examples=4, seed=0):
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=lambda dtype: dtype.__name__)
-@pytest.mark.parametrize("hidden", TRAINABLE)
-@pytest.mark.parametrize("output", TRAINABLE)
+@pytest.mark.parametrize("hidden", PROVED)
+@pytest.mark.parametrize("output", PROVED)
 def test_manual_is_automatic_for_every_activation_output_and_loss(output, hidden, dtype):
-    """On the graph that has everything: two inputs, fan-out, skips, a shared bias and none."""
+    """On the graph that has everything: two inputs, fan-out, skips, a shared bias and none.
+
+    In float32 a third of the losses, another third for each hidden activation; the slow product below has them all.
+    """
     network = fan_out(hidden, output)
-    for loss in LOSSES:
-        if admitted(loss, output):
-            assert_agree(network, fnn.losses.get(loss), dtype)
+    losses = [loss for loss in LOSSES if admitted(loss, output)]
+    if dtype == jnp.float32:
+        losses = losses[PROVED.index(hidden) % 3 :: 3]
+    for loss in losses:
+        assert_agree(network, fnn.losses.get(loss), dtype)
 
 
 def covering(graphs):
@@ -81,7 +88,9 @@ def covering(graphs):
     activation several times, and both reductions; which meets which shifts from graph to graph."""
     for shift, graph in enumerate(graphs):
         for i, (output, loss) in enumerate(OUTPUT_PAIRS):
-            yield graph, TRAINABLE[(i + shift) % len(TRAINABLE)], output, loss, ("mean", "sum")[(i + shift) % 2]
+            if graph == "width one" and (output, loss) == UNDEFINED_AT_WIDTH_ONE:
+                continue
+            yield graph, PROVED[(i + shift) % len(PROVED)], output, loss, ("mean", "sum")[(i + shift) % 2]
 
 
 def by_graph_and_output(cases):
@@ -105,11 +114,13 @@ def test_manual_is_automatic_on_every_graph(graph, output, combinations, dtype):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("graph", GRAPHS)
-@pytest.mark.parametrize("hidden", TRAINABLE)
-@pytest.mark.parametrize("output", TRAINABLE)
+@pytest.mark.parametrize("hidden", PROVED)
+@pytest.mark.parametrize("output", PROVED)
 def test_manual_is_automatic_for_the_full_product(output, hidden, graph):
     build, examples = GRAPHS[graph]
     for loss in LOSSES:
+        if graph == "width one" and (output, loss) == UNDEFINED_AT_WIDTH_ONE:
+            continue
         if admitted(loss, output):
             for dtype in TOLERANCE:
                 assert_agree(build(hidden, output), fnn.losses.get(loss), dtype, examples, seed=1)
@@ -131,8 +142,8 @@ def random_graphs(draw):
         layers.append(
             fnn.Layer(
                 name,
-                draw(size),
-                output if name == "output" else draw(st.sampled_from(TRAINABLE)),
+                draw(st.integers(2, 3) if name == "output" and (output, loss) == UNDEFINED_AT_WIDTH_ONE else size),
+                output if name == "output" else draw(st.sampled_from(PROVED)),
                 tuple(sources),
                 bias=draw(st.sampled_from(["per_neuron", "shared", "none"])),
             )
@@ -150,11 +161,7 @@ def test_manual_is_automatic_on_random_graphs(graph_and_loss, examples, weighted
     weights = (jnp.asarray(generator(jax.random.key(seed)).uniform(0.5, 2, examples)),) if weighted else ()
     manual, automatic = manual_and_automatic(network, loss, params, inputs, targets, *weights)
     chex.assert_trees_all_equal_shapes_and_dtypes(manual, automatic)
-    # Where the parts of a gradient cancel (two classes that share a bias, say), what is left is the rounding of its
-    # parts: the sensitivities' size, not the gradient's, is then the measure. Both are below 1e-12 of it.
-    scale = max(norm(automatic[1]), norm(fnn.sensitivities(network, loss, params, inputs, targets)))
-    difference = norm(jax.tree.map(jnp.subtract, manual[1], automatic[1]))
-    assert difference <= 1e-12 * scale
+    assert relative_error(manual[1], automatic[1]) <= 1e-12
     assert relative_error(manual[0], automatic[0]) <= 1e-12
 
 
@@ -169,7 +176,7 @@ def test_complex_step_agrees_on_smooth_networks(output, loss):
         network = fan_out(hidden, output)
         params, inputs, targets = problem(network, loss)
         direction = random_params(network, jax.random.key(9))
-        stepped = jax.tree.map(lambda x, d: x + 1e-30j * d, params, direction)
+        stepped = jax.tree.map(lambda x, d: lax.complex(x, 1e-30 * d), params, direction)
         slope = fnn.objective(network, loss)(stepped, inputs, targets).imag / 1e-30
         gradients = fnn.value_and_grad(network, loss)(params, inputs, targets)[1]
         along = sum(jnp.vdot(g, d) for g, d in zip(*map(jax.tree.leaves, (gradients, direction)), strict=True))
@@ -177,7 +184,7 @@ def test_complex_step_agrees_on_smooth_networks(output, loss):
 
 
 REFERENCED = [
-    (graph, TRAINABLE[(3 * i + j) % len(TRAINABLE)], output, loss)
+    (graph, PROVED[(3 * i + j) % len(PROVED)], output, loss)
     for j, graph in enumerate(("two layers", "P3.2", "fan-out and skip", "shared bias"))
     for i, (output, loss) in enumerate(OUTPUT_PAIRS)
     if i % 4 == j
@@ -197,7 +204,7 @@ def test_the_neuron_by_neuron_reference_agrees(graph, hidden, output, loss):
     assert relative_error(gradients, reference_gradient(network, loss, *reference)) <= 1e-12
 
 
-@pytest.mark.parametrize("hidden", TRAINABLE)
+@pytest.mark.parametrize("hidden", PROVED)
 def test_the_trace_is_the_reference_forward_pass(hidden):
     network = fan_out(hidden, "softmax")
     params, inputs, targets = problem(network, fnn.losses.cross_entropy())
@@ -242,11 +249,11 @@ def offset_gradients(network, loss, params, inputs, targets):
     return jax.grad(value)(zeros)
 
 
-@pytest.mark.parametrize("hidden", TRAINABLE)
+@pytest.mark.parametrize("hidden", PROVED)
 @pytest.mark.parametrize("graph", GRAPHS)
 def test_sensitivities_are_the_gradients_of_zero_offsets(graph, hidden):
     build, examples = GRAPHS[graph]
-    output, loss = OUTPUT_PAIRS[(7 * TRAINABLE.index(hidden)) % len(OUTPUT_PAIRS)]
+    output, loss = OUTPUT_PAIRS[(7 * PROVED.index(hidden)) % len(OUTPUT_PAIRS)]
     network, loss = build(hidden, output), fnn.losses.get(loss)
     params, inputs, targets = problem(network, loss, examples=examples)
     s = fnn.sensitivities(network, loss, params, inputs, targets)
@@ -421,9 +428,9 @@ def test_the_same_description_compiles_once():
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16], ids=lambda dtype: dtype.__name__)
-@pytest.mark.parametrize("output", TRAINABLE)
+@pytest.mark.parametrize("output", PROVED)
 def test_sixteen_bits_stay_finite_and_in_their_dtype(output, dtype):
-    hidden = TRAINABLE[(TRAINABLE.index(output) + 5) % len(TRAINABLE)]
+    hidden = PROVED[(PROVED.index(output) + 5) % len(PROVED)]
     network = fan_out(hidden, output)
     for loss in [name for name in LOSSES if admitted(name, output)][::2]:
         loss = fnn.losses.get(loss)

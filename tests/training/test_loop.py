@@ -1,0 +1,185 @@
+"""`fit`: one program, the same numbers however it is cut, and a history that says what it claims."""
+
+import dataclasses
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import functional_nn as fnn
+from functional_nn.training import batch, evaluate, fit, minibatch, stochastic
+
+KEY = jax.random.key(0)
+NETWORK = fnn.multilayer((3, 5, 2), ("tanh", "softmax"))
+LOSS = fnn.losses.cross_entropy()
+X = np.random.default_rng(0).standard_normal((23, 3))
+T = np.eye(2)[(X[:, 0] + X[:, 1] ** 2 > 0.5).astype(int)]
+
+
+def run(**changes):
+    settings = {"key": KEY, "epochs": 6, "plan": minibatch(8), "chunk": 4, "validation": (X[:7], T[:7])} | changes
+    optimizer = settings.pop("optimizer", fnn.optimizers.adam(0.01))
+    return fit(settings.pop("network", NETWORK), settings.pop("loss", LOSS), optimizer, X, T, **settings)
+
+
+@pytest.fixture(scope="module")
+def result():
+    return run()
+
+
+def by_hand(plan, epochs, learning_rate=0.01):
+    """The same training as a plain Python loop over jax.grad, in the order the plan gives."""
+    init_key, plan_key = jax.random.split(KEY)
+    state = fnn.optimizers.adam(learning_rate).init(NETWORK.init(init_key))
+    objective, losses, norms = fnn.objective(NETWORK, LOSS), [], []
+    for epoch in range(epochs):
+        rows, weights = plan.indices(plan_key, epoch, len(X)), plan.weights(len(X))
+        total, epoch_norms = 0.0, []
+        for update, row in enumerate(np.asarray(rows)):
+            kept = row if weights is None else row[weights[update] == 1]
+            value, grads = jax.value_and_grad(objective)(state.params, X[kept], T[kept])
+            total += float(value) * len(kept) / len(X)
+            epoch_norms.append(float(jnp.sqrt(sum(jnp.sum(g**2) for g in jax.tree.leaves(grads)))))
+            state = fnn.optimizers.adam(learning_rate).update(state, grads)
+        losses.append(total)
+        norms.append(np.mean(epoch_norms))
+    return state, losses, norms
+
+
+def test_fit_is_the_loop_it_claims_to_be(result):
+    # 6 epochs of 3 updates, the last batch of each incomplete; rounding through Adam's division stays below 1e-9
+    state, losses, norms = by_hand(minibatch(8), 6)
+    chex.assert_trees_all_close(result.params, state.params, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(result.history.training_loss, losses, rtol=1e-10)
+    np.testing.assert_allclose(result.history.gradient_norm, norms, rtol=1e-9)
+    assert int(result.state.step) == 18 and result.status == "completed"
+    assert result.history.epoch.tolist() == [1, 2, 3, 4, 5, 6]
+
+
+def test_validation_is_measured_after_the_epoch(result):
+    value, accuracy = evaluate(NETWORK, LOSS, result.params, X[:7], T[:7])
+    assert result.history.validation_loss[-1] == pytest.approx(float(value), rel=1e-12)
+    assert result.history.validation_accuracy[-1] == float(accuracy)
+
+
+@pytest.mark.parametrize("chunk", [1, 6, 100])
+def test_chunks_do_not_change_a_bit(result, chunk):
+    other = run(chunk=chunk)
+    chex.assert_trees_all_equal(other.state, result.state)
+    for mine, theirs in zip(other.history, result.history, strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+
+
+def test_manual_and_automatic_gradients_train_alike(result):
+    other = run(gradient="automatic")
+    chex.assert_trees_all_close(other.params, result.params, rtol=1e-9, atol=1e-12)
+
+
+def test_fifty_epochs_trace_the_step_once():
+    traces = []
+
+    def counting(network, loss):
+        gradient = fnn.value_and_grad(network, loss)
+
+        def counted(*args):
+            traces.append(1)
+            return gradient(*args)
+
+        return counted
+
+    run(epochs=53, gradient=counting, chunk=10)
+    assert len(traces) == 1
+
+
+def test_callbacks_come_between_chunks():
+    seen = []
+    run(epochs=9, on_chunk=lambda state, history: seen.append((int(state.step), len(history.epoch))))
+    assert seen == [(12, 4), (24, 8), (27, 9)]
+
+
+@pytest.mark.parametrize(("plan", "steps"), [(batch(), 2), (stochastic(), 46), (minibatch(8, shuffle="once"), 6)])
+def test_plans_make_their_number_of_updates(plan, steps):
+    assert int(run(plan=plan, epochs=2).state.step) == steps
+
+
+def test_batch_history_is_the_loss_before_the_update():
+    result = run(plan=batch(), epochs=1)
+    init_key, _ = jax.random.split(KEY)
+    expected = fnn.objective(NETWORK, LOSS)(NETWORK.init(init_key), X, T)
+    assert result.history.training_loss[0] == pytest.approx(float(expected), rel=1e-12)
+
+
+def test_sum_losses_add_up_over_the_epoch():
+    mean, total = (
+        run(optimizer=fnn.optimizers.gd(0.0)),
+        run(loss=fnn.losses.cross_entropy("sum"), optimizer=fnn.optimizers.gd(0.0)),
+    )
+    np.testing.assert_allclose(total.history.training_loss, mean.history.training_loss * len(X), rtol=1e-12)
+
+
+def test_divergence_stops_the_run_and_is_named():
+    result = run(
+        network=fnn.multilayer((3, 2), ("linear",)),
+        loss=fnn.losses.mean_square_error(),
+        optimizer=fnn.optimizers.gd(1e200),
+        epochs=50,
+    )
+    assert result.status == "diverged"
+    assert len(result.history.epoch) < 50
+    assert not np.isfinite(result.history.training_loss[-1])
+    assert np.isnan(result.history.training_accuracy).all()  # a regression has no right answers
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
+def test_training_stays_in_its_dtype_and_learns(dtype):
+    params = NETWORK.init(KEY, dtype)
+    result = run(params=params, epochs=20, optimizer=fnn.optimizers.momentum(0.2))
+    assert all(x.dtype == dtype for x in jax.tree.leaves(result.params))
+    assert result.history.training_loss[-1] < 0.8 * result.history.training_loss[0]
+
+
+def test_correct_may_be_given():
+    right = run(correct=lambda outputs, targets: jnp.ones(outputs.shape[0], bool))
+    assert (right.history.training_accuracy == 1).all() and (right.history.validation_accuracy == 1).all()
+
+
+def test_several_inputs():
+    network = fnn.graph(
+        inputs={"p1": 1, "p2": 2},
+        layers=[fnn.Layer("h", 3, "tanh", ("p1",)), fnn.Layer("o", 2, "softmax", ("h", "p2"))],
+    )
+    result = fit(network, LOSS, fnn.optimizers.gd(0.5), {"p1": X[:, :1], "p2": X[:, 1:]}, T, key=KEY, epochs=30)
+    assert result.history.training_loss[-1] < result.history.training_loss[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"epochs": 0}, "epochs must be an integer >= 1, got 0"),
+        ({"chunk": 2.5}, "chunk must be an integer >= 1, got 2.5"),
+        ({"plan": minibatch(24)}, "batch size must be 1 to 23"),
+        ({"gradient": "manaul"}, "unknown gradient 'manaul'; did you mean 'manual'"),
+        ({"validation": (X[:, :2], T)}, r"inputs: expected shape \(Q, 3\)"),
+        ({"validation": (X, T[:, :1])}, r"targets: expected shape \(23, 2\)"),
+        ({"loss": dataclasses.replace(LOSS, targets="signs")}, r"accepts -1 or \+1"),
+    ],
+)
+def test_bad_settings_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        run(**changes)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "targets", "message"),
+    [
+        (X[:5], T, r"targets: expected shape \(5, 2\) to match the outputs, got \(23, 2\)"),
+        (np.where(np.arange(69).reshape(23, 3) == 31, np.nan, X), T, r"inputs: .* got nan at index \(10, 1\)"),
+        (X, np.where(np.arange(46).reshape(23, 2) == 7, np.inf, T), r"targets: .* got inf at index \(3, 1\)"),
+        (X[:0], T[:0], "at least one example"),
+    ],
+)
+def test_bad_data_is_refused(inputs, targets, message):
+    with pytest.raises(ValueError, match=message):
+        fit(NETWORK, LOSS, fnn.optimizers.gd(), inputs, targets, key=KEY, epochs=1)
