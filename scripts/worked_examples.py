@@ -4,14 +4,12 @@
     python scripts/worked_examples.py --csv results/worked_examples.csv
 
 Each example is a function that returns rows: a quantity, its expected value (the text's, where misprinted corrected),
-the library's, and how many decimals the text gives. Where the text gives an equation and no number (P3.1, P3.2, E3.4,
-E3.5, E3.6) NumPy evaluates it, one example of the batch after the other. Exit status 1 if a value differs beyond its
-decimals.
+the library's, and how many decimals the text gives. Where the text gives an equation and no number (examples 4, 5)
+NumPy evaluates it, one example of the batch after the other. Exit status 1 if a value differs beyond its decimals.
 """
 
 import argparse
 import csv
-import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -48,9 +46,6 @@ class Row(NamedTuple):
         return self.difference <= 0.5 * 10.0**-self.digits
 
 
-# Examples 1 and 3: a linear neuron, whose performance surface is quadratic ---------------------------------------------
-
-
 def neuron(activation, x, width):
     """One neuron as a network and its parameters; x holds its weights and, where it is longer, its bias."""
     biased = x.size > width
@@ -61,13 +56,12 @@ def neuron(activation, x, width):
 def squared_errors(inputs, targets):
     """x -> (F, dF/dx), F = sum (t - a)^2 of the linear neuron with parameters x (Eq. 3.17)."""
 
-    @jax.jit
     def performance(x):
         network, params = neuron("linear", x, inputs.shape[1])
         value, grads = fnn.value_and_grad(network, fnn.losses.sum_square_error())(params, inputs, targets)
         return value, jnp.concatenate([g.ravel() for g in reversed(jax.tree.leaves(grads))])  # leaves: bias, weights
 
-    return performance
+    return jax.jit(performance)
 
 
 def quadratic(performance, size):
@@ -93,7 +87,7 @@ def example1():
     eigenvalues, vectors = np.linalg.eigh(A)
     minimum = -np.linalg.solve(A, d)
     constant, *images = (descend(0.01, [performance], x)[1] for x in [(0, 0), (1, 0), (0, 1)])
-    matrix = np.stack([image - constant for image in images], axis=1)
+    matrix = np.stack(images, axis=1) - constant[:, None]
     each_example = [squared_errors(inputs[q : q + 1], targets[q : q + 1]) for q in range(4)]
     sgd = [[0.02, -0.04], [-0.0232, -0.0184], [-0.0232, -0.038032], [-0.042736, -0.038032]]
     paths = {rate: descend(rate, [performance] * 100, (-1, -2.95)) for rate in (0.01, 0.1, 0.11)}
@@ -136,9 +130,6 @@ def example3():
     ]
 
 
-# Examples 4 and 5: the recursion beyond the chain, and its start ------------------------------------------------------
-
-
 def logsig(n):
     """The logistic function in NumPy."""
     return 1 / (1 + np.exp(-n))
@@ -152,8 +143,8 @@ def drawn(network, rng):
 def example4():
     """Hagan P3.2 and E3.4: not a chain.
 
-    One graph for both, chosen here because the figure of E3.4 is lost. Layer 2's summing junction also receives the input (P3.2; its W^3 is our W from p1 to layer 2). Layer 1 feeds
-    layers 2 and 3, and both feed layer 4 (E3.4).
+    One graph for both, chosen here: the figure of E3.4 is lost. Layer 2's summing junction also receives the input
+    (P3.2; its W^3 is our W from p1 to 2); layer 1 feeds layers 2 and 3, which both feed layer 4 (E3.4).
     """
     rng = np.random.default_rng(4)
     layers = [
@@ -168,7 +159,7 @@ def example4():
 
     W = {(m, source): w for m in params for source, w in params[m]["weights"].items()}
     b = {m: params[m]["bias"] for m in params}
-    F, s, dW = 0.0, {m: [] for m in "4321"}, {place: np.zeros_like(w) for place, w in W.items()}
+    F, s, dW = 0.0, [], {place: np.zeros_like(w) for place, w in W.items()}
     for p, t in zip(inputs, targets, strict=True):
         a1 = np.tanh(W["1", "p1"] @ p + b["1"])
         a2 = logsig(W["2", "p1"] @ p + W["2", "1"] @ a1 + b["2"])  # P3.2: n^2 = W^3 p^1 + W^2 a^1 + b^2
@@ -179,15 +170,14 @@ def example4():
         s2 = np.diag(a2 * (1 - a2)) @ W["4", "2"].T @ s4
         s1 = np.diag(1 - a1**2) @ (W["2", "1"].T @ s2 + W["3", "1"].T @ s3)  # E3.4
         F += (t - a4) @ (t - a4)
-        a, s_q = {"p1": p, "1": a1, "2": a2, "3": a3}, {"1": s1, "2": s2, "3": s3, "4": s4}
-        for m in s:
-            s[m].append(s_q[m])
+        a = {"p1": p, "1": a1, "2": a2, "3": a3}
+        s.append({"4": s4, "3": s3, "2": s2, "1": s1})
         for m, source in W:
-            dW[m, source] += np.outer(s_q[m], a[source])  # Eq. 3.39; P3.2: s_i^2 p_j^1, printed with p_i
-
+            dW[m, source] += np.outer(s[-1][m], a[source])  # Eq. 3.39; P3.2: s_i^2 p_j^1, printed with p_i
     named = {"4": "Eq. 3.50", "1": "E3.4", ("2", "p1"): "P3.2"}
     rows = [Row(4, "F (Eq. 3.17)", F, found.value)]
-    rows += [Row(4, f"s^{m}, (Q, S) ({named.get(m, 'Eq. 3.49')})", s[m], found.sensitivities[m]) for m in s]
+    for m in s[0]:
+        rows.append(Row(4, f"s^{m} ({named.get(m, 'Eq. 3.49')})", [s_q[m] for s_q in s], found.sensitivities[m]))
     for m, source in W:
         name = f"dF/dW, from {source} to {m} ({named.get((m, source), 'Eq. 3.39')})"
         rows.append(Row(4, name, dW[m, source], found.gradients[m]["weights"][source]))
@@ -224,33 +214,23 @@ def example5():
     t = np.array([[1.0], [0.0]])
     s, n, value = last_layer("sigmoid", binary, t)
     a = logsig(n)
-    F = -float(np.log(a[0, 0]) + np.log(1 - a[1, 0]))  # the example of class 1, and that of class 0
-    two_outputs = loss.value(np.hstack([a, 1 - a]), np.hstack([t, 1 - t]))
+    F = -np.sum(t * np.log(a) + (1 - t) * np.log(1 - a))
     rows.append(Row(5, "one logistic neuron: s = a - t (P3.1)", a - t, s))
     rows.append(Row(5, "one logistic neuron: F (P3.1)", F, value))
-    rows.append(Row(5, "F from a and 1 - a (Eq. 3.9, P3.1)", F, two_outputs))
+    rows.append(Row(5, "its F by Eq. 3.9 (P3.1)", F, loss.value(np.hstack([a, 1 - a]), np.hstack([t, 1 - t]))))
     return rows
-
-
-# Examples 6, 7 and 9 --------------------------------------------------------------------------------------------------
 
 
 def example6():
     """Kordecki: two logistic layers, in each one bias for all neurons; w_(i,j) runs from i to j, our transpose."""
     network, loss = fnn.multilayer((3, 2, 2), ("sigmoid",) * 2, bias="shared"), fnn.losses.half_sum_square_error()
-    w0, w1, bias = np.array([[0.1, 0.2], [0.3, 0.4], [0.5, 0.6]]), np.array([[0.7, 0.8], [0.9, 0.1]]), np.array([0.5])
-    layer1, layer2 = {"weights": {"input": w0.T}, "bias": bias}, {"weights": {"layer1": w1.T}, "bias": bias}
-    params = {"layer1": layer1, "layer2": layer2}
+    w0, w1, b = np.array([[0.1, 0.2], [0.3, 0.4], [0.5, 0.6]]), np.array([[0.7, 0.8], [0.9, 0.1]]), np.array([0.5])
+    params = {"layer1": {"weights": {"input": w0.T}, "bias": b}, "layer2": {"weights": {"layer1": w1.T}, "bias": b}}
     x, t = np.array([[1.0, 4, 5]]), np.array([[0.1, 0.05]])
-    (n, y), (E, grads) = network.forward(params, x), fnn.value_and_grad(network, loss)(params, x, t)
+    E, grads, s, _, (n, y) = fnn.backpropagate(network, loss, params, x, t)
     optimizer = fnn.optimizers.gd(0.01)
     new = optimizer.update(optimizer.init(params), grads).params
     text_w0, text_w1 = (lambda p: p["layer1"]["weights"]["input"].T), (lambda p: p["layer2"]["weights"]["layer1"].T)
-
-    # dE/dy^(1): the gradient with respect to the input of layer 2, taken as a network of its own
-    tail, tail_params = fnn.multilayer((2, 2), ("sigmoid",), bias="shared"), {"weights": {"input": w1.T}, "bias": bias}
-    tail_pass = fnn.backpropagate(tail, loss, {"layer1": tail_params}, y["layer1"], t, input_gradients=True)
-
     return [
         Row(6, "net inputs, layer 1", [4.3, 5.3], n["layer1"][0]),
         Row(6, "outputs, layer 1", [0.986613, 0.995033], y["layer1"][0], 6),
@@ -261,14 +241,12 @@ def example6():
         Row(6, "dE/dw_0^(1)", 0.197457, grads["layer2"]["bias"][0], 6),
         Row(6, "dE/dw^(0)", [[0.001984, 0.000404], [0.007936, 0.001617], [0.009920, 0.002021]], text_w0(grads), 6),
         Row(6, "dE/dw_0^(0)", 0.002388, grads["layer1"]["bias"][0], 6),
-        Row(6, "dE/dy^(1)", [0.150209, 0.081805], tail_pass.input_gradients["input"][0], 6),
-        Row(6, "w^(1) after the step", [[0.699235, 0.798817], [0.899228, 0.098807]], text_w1(new), 6),
-        Row(6, "w_0^(1) after the step", 0.498025, new["layer2"]["bias"][0], 6),
-        Row(6, "w_0^(0) after the step", 0.499976, new["layer1"]["bias"][0], 6),
-        Row(6, "E after the step", 0.592452, fnn.objective(network, loss)(new, x, t), 6),
-        Row(
-            6, "w^(0) after the step", [[0.09998, 0.199996], [0.299921, 0.399984], [0.499901, 0.59998]], text_w0(new), 6
-        ),
+        Row(6, "dE/dy^(1)", [0.150209, 0.081805], s["layer2"][0] @ w1.T, 6),
+        Row(6, "new w^(1)", [[0.699235, 0.798817], [0.899228, 0.098807]], text_w1(new), 6),
+        Row(6, "new w_0^(1)", 0.498025, new["layer2"]["bias"][0], 6),
+        Row(6, "new w_0^(0)", 0.499976, new["layer1"]["bias"][0], 6),
+        Row(6, "new E", 0.592452, fnn.objective(network, loss)(new, x, t), 6),
+        Row(6, "new w^(0)", [[0.09998, 0.199996], [0.299921, 0.399984], [0.499901, 0.59998]], text_w0(new), 6),
     ]
 
 
@@ -285,17 +263,16 @@ def threshold_neurons(activation, neurons, p):
 def example7():
     """CSE 475, 17.61: what threshold neurons represent, outputs for (A, B) = FF, FT, TF, TT.
 
-    No neuron is XOR: b < 0 (FF) and w1 + w2 + b < 0 (TT) sum to w1 + w2 + 2 b < 0, yet w1 + b >= 0 (TF) and
-    w2 + b >= 0 (FT) sum to the same >= 0; -1/+1 logic only renames the variables. The search is over all halves in
-    [-2, 2], boundaries included: it meets the 14 linear threshold functions there are, all but XOR and its opposite.
+    No neuron is XOR: FF and TT ask for b < 0 and w1 + w2 + b < 0, so w1 + w2 + 2 b < 0; TF and FT for w1 + b >= 0 and
+    w2 + b >= 0, so w1 + w2 + 2 b >= 0 (-1/+1 logic renames the variables). The search, over all halves in [-2, 2],
+    boundaries included, meets the 14 linear threshold functions of two inputs: all but XOR and its opposite.
     """
     A, B = np.array([[False, False], [False, True], [True, False], [True, True]]).T
     gates = {"AND": A & B, "OR": A | B, "NAND": ~(A & B), "NOR": ~(A | B)}
     # (w1, w2, b) of the four gates, A B' and A' B
     binary = [(1, 1, -1.5), (1, 1, -0.5), (-1, -1, 1.5), (-1, -1, 0.5), (1, -1, -0.5), (-1, 1, -0.5)]
     signs = [(1, 1, -1), (1, 1, 1), (-1, -1, 1), (-1, -1, -1), (1, -1, -1), (-1, 1, -1)]  # NAND and NOR: our choice
-    halves = np.linspace(-2, 2, 9)
-    grid = np.stack(np.meshgrid(halves, halves, halves), axis=-1).reshape(-1, 3)
+    grid = np.mgrid[-2:2:9j, -2:2:9j, -2:2:9j].reshape(3, -1).T
     rows = []
     for logic, activation, false, weights, bare in (
         ("0/1", "hardlim", 0.0, np.array(binary), [False, False, False, True]),
@@ -326,8 +303,6 @@ def example9():
     ]
 
 
-# The table ------------------------------------------------------------------------------------------------------------
-
 EXAMPLES = {1: example1, 3: example3, 4: example4, 5: example5, 6: example6, 7: example7, 9: example9}
 
 
@@ -342,7 +317,7 @@ def shown(values, digits):
 def show(row):
     """Prints the row; a matrix takes a line for each of its own rows."""
     columns = [value if np.ndim(value) == 2 else [value] for value in (row.expected, row.computed)]
-    lines = [f"{shown(e, row.digits):31s}{shown(c, row.digits):31s}" for e, c in zip(*columns, strict=True)]
+    lines = [f"{shown(e, row.digits):31s}{shown(c, row.digits):31s}" for e, c in zip(*columns, strict=False)]
     print(f"{row.quantity:42s}{lines[0]}{row.difference:10.1e}  {'yes' if row.ok else 'NO'}")
     for line in lines[1:]:
         print(f"{'':42s}{line}".rstrip())
@@ -357,21 +332,18 @@ def main(arguments=None) -> int:
     for number, example in EXAMPLES.items():
         print(f"\n{number}. {example.__doc__.splitlines()[0]}")
         print(f"{'quantity':42s}{'expected':31s}{'library':31s}{'difference':>10s}  ok")
-        rows += example()
-        for row in rows:
-            if row.example == number:
-                show(row)
+        for row in (found := example()):
+            show(row)
+        rows += found
     print(f"\n{sum(row.ok for row in rows)} of {len(rows)} quantities agree to the digits given")
     if path:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow([*Row._fields, "difference", "ok"])
-            for row in rows:
-                values = [np.asarray(value).tolist() for value in row]
-                writer.writerow([*values, row.difference, row.ok])
+            writer.writerows([*(np.asarray(value).tolist() for value in r), r.difference, r.ok] for r in rows)
     return 0 if all(row.ok for row in rows) else 1
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

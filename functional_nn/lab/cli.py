@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 try:
     import tyro
 except ImportError:
-    sys.exit('functional-nn needs its command-line extra; pip install "functional-nn[lab]"')
+    print('functional-nn needs its command-line extra; pip install "functional-nn[lab]"', file=sys.stderr)
+    sys.exit(2)
 
 import jax
 

@@ -28,8 +28,8 @@ def train(source: str, settings: dict[str, Any], out: Path, replace: bool) -> No
     training, held_out = datasets.split(dataset, test_fraction=settings["test_fraction"], seed=settings["seed"])
     loss = fnn.losses.get(settings["loss"] or _suitable_loss(dataset.task))
     network = _network(dataset, settings, loss)
-    config = _configuration(source, settings, dataset, training, network, loss)
     optimizer = _optimizer(settings["optimizer"], settings["learning_rate"])
+    config = _configuration(source, settings, dataset, training, network, loss, optimizer)
     plan = fnn.training.batch()
     if settings["batch_size"]:
         plan = fnn.training.minibatch(settings["batch_size"], shuffle=settings["shuffle"])
@@ -203,7 +203,7 @@ def _optimizer(name: str, learning_rate: float | None) -> fnn.optimizers.Optimiz
     return fnn.optimizers.get(f"{name}({learning_rate!r})")
 
 
-def _configuration(source, settings, dataset, training, network, loss) -> dict[str, Any]:
+def _configuration(source, settings, dataset, training, network, loss, optimizer) -> dict[str, Any]:
     """Everything the run depends on, resolved, as plain data."""
     scaled = dataset.image_shape is None  # pixels come in [0, 1] and stay there
     inputs = datasets.fit_standardizer(training.inputs) if scaled else _unscaled(training.inputs.shape[1])
@@ -214,11 +214,10 @@ def _configuration(source, settings, dataset, training, network, loss) -> dict[s
         "task": dataset.task,
         "network": runs.describe_network(network),
         "loss": f"{loss.name}({loss.reduction})",
-        **{
-            name: str(value) if isinstance(value, Path) else value
-            for name, value in settings.items()
-            if name not in ("loss", "task")
-        },
+        "optimizer": {"name": optimizer.name, **optimizer.constants},
+        **{name: settings[name] for name in ("gradient", "dtype", "epochs", "batch_size", "shuffle", "seed")},
+        **{name: settings[name] for name in ("test_fraction", "target")},
+        "labels": settings["labels"] and str(settings["labels"]),
         "classes": list(dataset.classes),
         "features": list(dataset.features),
         "image_shape": dataset.image_shape,
@@ -346,7 +345,7 @@ def _page(config, result, watched, agreement, summary, held_out, outputs, second
     ]
     return report.render(
         f"functional_nn: {config['data']}",
-        f"A network {width} - {layers}, {config['loss']}, trained by {config['optimizer']} with the "
+        f"A network {width} - {layers}, {config['loss']}, trained by {config['optimizer']['name']} with the "
         f"{'hand-written' if config['gradient'] == 'manual' else 'automatic'} gradient in {config['dtype']}.",
         facts,
         parts,

@@ -28,6 +28,8 @@ def progress(title: str, total: int) -> Iterator[Advance]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[text]}"),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    # What is printed meanwhile is led past the bar only where both are on the terminal; a file gets it untouched.
+    console, both = Console(stderr=True), sys.stdout.isatty()
+    with Progress(*columns, console=console, transient=True, redirect_stdout=both) as bar:
         task = bar.add_task(title, total=total, text="")
         yield lambda done, text="": bar.update(task, completed=done, text=text)

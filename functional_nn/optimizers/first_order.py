@@ -20,11 +20,15 @@ State = Any
 
 
 class Optimizer(NamedTuple):
-    """init(params) -> state; update(state, grads) -> state, with `state.params` and `state.step` in every state."""
+    """init(params) -> state; update(state, grads) -> state, with `state.params` and `state.step` in every state.
+
+    constants: the rates and decays it was made with, by name.
+    """
 
     name: str
     init: Callable[[Any], State]
     update: Callable[[State, Any], State]
+    constants: dict[str, Any]
 
 
 _registry: Registry[Optimizer] = Registry("optimizer")
@@ -57,7 +61,7 @@ def gd(learning_rate: float = 0.1) -> Optimizer:
             jax.tree.map(lambda x, g: _moved(x, -learning_rate * _wide(g)), state.params, grads), state.step + 1
         )
 
-    return Optimizer("gd", init, update)
+    return Optimizer("gd", init, update, {"learning_rate": learning_rate})
 
 
 class MomentumState(NamedTuple):
@@ -84,7 +88,7 @@ def momentum(learning_rate: float = 0.1, decay: float = 0.9) -> Optimizer:
         change = jax.tree.map(lambda d, g: decay * d - learning_rate * _wide(g), state.change, grads)
         return MomentumState(jax.tree.map(_moved, state.params, change), state.step + 1, change)
 
-    return Optimizer("momentum", init, update)
+    return Optimizer("momentum", init, update, {"learning_rate": learning_rate, "decay": decay})
 
 
 class AdamState(NamedTuple):
@@ -123,7 +127,8 @@ def adam(learning_rate: float = 1e-3, b1: float = 0.9, b2: float = 0.999, epsilo
 
         return AdamState(jax.tree.map(moved, state.params, first, second), step, first, second)
 
-    return Optimizer("adam", init, update)
+    constants = {"learning_rate": learning_rate, "b1": b1, "b2": b2, "epsilon": epsilon}
+    return Optimizer("adam", init, update, constants)
 
 
 def _first_step() -> Array:

@@ -177,8 +177,9 @@ def _run_chunk(step, evaluation, reduction, plan, length, state, training, held_
     examples = training.targets.shape[0]
     dtype = at_least_float32(training.targets.dtype)
     filled = plan.weights(examples)
-    share = jnp.asarray(np.full((plan.updates(examples), 1), plan.size or examples) if filled is None else filled)
-    share = (jnp.sum(share, axis=1) / examples).astype(dtype)  # of the epoch's examples, by update
+    counts = np.array([examples]) if plan.size is None else np.full(plan.updates(examples), plan.size)
+    counts = counts if filled is None else filled.sum(axis=1)
+    share = jnp.asarray(counts / examples, dtype)  # of the epoch's examples, by update
 
     def update(state, batch):
         rows, weights = batch

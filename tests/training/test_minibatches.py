@@ -1,0 +1,119 @@
+"""Index streams: every example once an epoch, the same from the same key, and what "once" and "never" keep."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from functional_nn.training import batch, minibatch, stochastic
+
+KEY = jax.random.key(3)
+SHUFFLES = ("each_epoch", "once", "never")
+PLANS = {
+    "batch": batch(),
+    "stochastic": stochastic(),
+    "stochastic in order": stochastic(shuffle="never"),
+    **{f"minibatch of {size}, {shuffle}": minibatch(size, shuffle=shuffle) for size in (1, 4, 10) for shuffle in SHUFFLES},
+}
+
+
+def counted(plan, indices, examples):
+    """How often each example counts in an epoch: the weights, added up by example."""
+    weights = plan.weights(examples)
+    weights = np.ones(indices.shape) if weights is None else weights
+    return np.bincount(np.ravel(indices), weights=np.ravel(weights), minlength=examples)
+
+
+@pytest.mark.parametrize("examples", [10, 11, 12, 13])
+@pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
+def test_every_example_counts_once_in_every_epoch(plan, examples):
+    for epoch in range(3):
+        indices = plan.indices(KEY, epoch, examples)
+        size = plan.size or examples
+        assert indices.dtype == jnp.int32
+        assert indices.shape == (plan.updates(examples), size) == (-(-examples // size), size)
+        np.testing.assert_array_equal(counted(plan, indices, examples), np.ones(examples))
+
+
+@given(st.integers(1, 40), st.data())
+def test_an_incomplete_last_batch_is_filled_with_weight_zero(examples, data):
+    size = data.draw(st.integers(1, examples))
+    plan = minibatch(size, shuffle="never")
+    weights, updates = plan.weights(examples), plan.updates(examples)
+    missing = updates * size - examples
+    assert 0 <= missing < size
+    if missing == 0:
+        assert weights is None
+    else:
+        assert weights.shape == (updates, size) and weights.dtype == np.float32
+        assert (weights[:-1] == 1).all()
+        assert (weights[-1] == np.repeat([1, 0], [size - missing, missing])).all()
+
+
+@pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
+def test_the_stream_is_a_function_of_key_and_epoch(plan):
+    first = plan.indices(KEY, 2, 11)
+    np.testing.assert_array_equal(first, plan.indices(jax.random.key(3), 2, 11))
+    compiled = jax.jit(lambda key, epoch: plan.indices(key, epoch, 11))(KEY, jnp.int32(2))
+    np.testing.assert_array_equal(first, compiled)
+
+
+@pytest.mark.parametrize("size", [1, 4])
+def test_each_epoch_is_shuffled_anew(size):
+    plan = minibatch(size)
+    epochs = [tuple(np.ravel(plan.indices(KEY, epoch, 50))) for epoch in range(4)]
+    assert len(set(epochs)) == 4
+    assert tuple(np.ravel(plan.indices(jax.random.key(4), 0, 50))) not in epochs
+
+
+def test_once_draws_the_batches_once():
+    plan = minibatch(4, shuffle="once")
+    first = plan.indices(KEY, 0, 50)
+    for epoch in range(1, 4):
+        np.testing.assert_array_equal(plan.indices(KEY, epoch, 50), first)
+    assert (np.ravel(first)[:50] != np.arange(50)).any()
+    assert (plan.indices(jax.random.key(4), 0, 50) != first).any()
+
+
+@pytest.mark.parametrize("plan", [minibatch(4, shuffle="never"), batch(), stochastic(shuffle="never")])
+def test_never_keeps_the_order(plan):
+    for key in (KEY, jax.random.key(4)):
+        np.testing.assert_array_equal(np.ravel(plan.indices(key, 1, 50))[:50], np.arange(50))
+
+
+def test_shuffling_reaches_every_place():
+    """Over many epochs every example comes first, and in the mean in the middle."""
+    order = np.stack([np.ravel(stochastic().indices(KEY, epoch, 6)) for epoch in range(300)])
+    assert {int(i) for i in order[:, 0]} == set(range(6))
+    # the mean of 300 places, each uniform on 0..5: deviation sqrt(35/12/300) = 0.1; six of them, five deviations
+    np.testing.assert_allclose(order.argsort(axis=1).mean(axis=0), 2.5, atol=0.5)
+
+
+def test_plans_are_plain_values():
+    assert minibatch(4) == minibatch(np.int64(4)) and hash(minibatch(4)) == hash(minibatch(4))
+    assert minibatch(4) != minibatch(4, shuffle="once")
+    assert stochastic() == minibatch(1)
+    assert batch().updates(7) == 1 and batch().weights(7) is None
+
+
+@pytest.mark.parametrize("size", [0, -1, 2.0, True, None, "4"])
+def test_a_size_that_is_no_count_is_refused(size):
+    with pytest.raises(ValueError, match=f"batch size must be an integer >= 1, got {size!r}"):
+        minibatch(size)
+
+
+@pytest.mark.parametrize("shuffle", ["always", "", None, True])
+def test_an_unknown_shuffle_is_refused(shuffle):
+    message = f"shuffle must be 'each_epoch', 'once' or 'never', got {shuffle!r}"
+    for build in (lambda: minibatch(4, shuffle=shuffle), lambda: stochastic(shuffle=shuffle)):
+        with pytest.raises(ValueError, match=message):
+            build()
+
+
+def test_a_batch_larger_than_the_data_is_refused():
+    for ask in (lambda: minibatch(8).updates(7), lambda: minibatch(8).indices(KEY, 0, 7), lambda: minibatch(8).weights(7)):
+        with pytest.raises(ValueError, match="batch size must be 1 to 7, the number of examples, got 8"):
+            ask()
+    assert minibatch(7).updates(7) == 1
