@@ -1,6 +1,7 @@
 """Names that users type (`"tanh"`, `"maxout(3)"`, `"cross_entropy"`) and the rows they stand for."""
 
 import difflib
+import functools
 import inspect
 import re
 from collections.abc import Callable, Iterable
@@ -11,22 +12,45 @@ Row = TypeVar("Row")
 _SPECIFICATION = re.compile(r"\s*([A-Za-z_]\w*)\s*(?:\((.*)\))?\s*")
 
 
+def did_you_mean(given: str, accepted: Iterable[str]) -> str:
+    """The hint "; did you mean 'relu'?", or nothing where no accepted name is near."""
+    nearest = difflib.get_close_matches(given, list(accepted), n=1, cutoff=0.5)
+    return f"; did you mean {nearest[0]!r}?" if nearest else ""
+
+
 def unknown(kind: str, given: str, accepted: Iterable[str]) -> str:
     """The one-line message for a name that nobody registered, with the nearest known one."""
     accepted = sorted(accepted)
-    nearest = difflib.get_close_matches(given, accepted, n=1, cutoff=0.5)
-    hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
-    return f"unknown {kind} {given!r}{hint} (accepted: {', '.join(accepted)})"
+    return f"unknown {kind} {given!r}{did_you_mean(given, accepted)} (accepted: {', '.join(accepted)})"
+
+
+def cached(factory: Callable[..., Row]) -> Callable[..., Row]:
+    """`factory`, giving the same object for the same constants however they are given: what `jit` compiled stays good.
+
+    >>> from functional_nn import activations
+    >>> activations.leaky_relu() is activations.leaky_relu(slope=0.01)
+    True
+    """
+    signature = inspect.signature(factory)
+    rows = functools.lru_cache(maxsize=None, typed=True)(factory)
+
+    @functools.wraps(factory)
+    def same(*args, **keywords):
+        bound = signature.bind(*args, **keywords)
+        bound.apply_defaults()
+        return rows(*bound.args)
+
+    return same
 
 
 class Registry(Generic[Row]):
     """Factories by name; `get("leaky_relu(0.1)")` calls the factory `leaky_relu` with 0.1.
 
-    `kind` is the field's word for what is listed ("activation"); it begins every message.
+    `kind` is the field's word for what is listed ("activation"), which begins every message; `row` is its type.
     """
 
-    def __init__(self, kind: str):
-        self.kind = kind
+    def __init__(self, kind: str, row: type[Row]):
+        self.kind, self.row = kind, row
         self._factories: dict[str, Callable[..., Row]] = {}
         self._aliases: dict[str, str] = {}
 
@@ -44,11 +68,18 @@ class Registry(Generic[Row]):
         """The registered names, aliases left out, in the order they were added."""
         return tuple(self._factories)
 
-    def get(self, specification: str) -> Row:
-        """The row that `specification` names: a bare name, or a name with arguments as in `maxout(3)`.
+    def get(self, specification: str | Row) -> Row:
+        """The row that `specification` names: a bare name, or a name with arguments as in `maxout(3)`; rows pass.
 
-        Raises ValueError for an unknown name (with the nearest known one) and for arguments the factory refuses.
+        Raises ValueError for an unknown name (with the nearest known one) and for arguments the factory refuses,
+        TypeError for anything but a name or a row.
         """
+        if isinstance(specification, self.row):
+            return specification
+        if not isinstance(specification, str):
+            row = self.row.__name__
+            article = "an" if row[0] in "AEIOU" else "a"
+            raise TypeError(f"{self.kind}: expected a name or {article} {row}, got {type(specification).__name__}")
         match = _SPECIFICATION.fullmatch(specification)
         name = match.group(1) if match else specification
         name = self._aliases.get(name, name)

@@ -32,7 +32,7 @@ class Fault(NamedTuple):
     explanation: str
 
 
-def test_bench():
+def bench():
     """The network all faults are planted in: two inputs, fan-out, a skip connection, a shared bias, softmax."""
     network = fnn.graph(
         inputs={"p1": 4, "p2": 3},
@@ -198,7 +198,7 @@ FAULTS = (
 
 def examine(fault: Fault, jit: bool = False) -> fnn.Agreement:
     """`compare` of one planted fault."""
-    return fnn.compare(*test_bench(), manual=fault.backpropagate, jit=jit)
+    return fnn.compare(*bench(), manual=fault.backpropagate, jit=jit)
 
 
 def main() -> None:

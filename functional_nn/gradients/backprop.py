@@ -65,6 +65,7 @@ def backpropagate(
     loss.check_outputs(network.output.activation)
     inputs = network.prepare(params, inputs)
     targets = network.prepare_targets(inputs, targets)
+    weights = network.prepare_weights(inputs, weights)
     trace = forward(network, params, inputs, {})
     swept = sweep(network, params, trace, start(network, loss, params, trace, targets, weights), input_gradients)
     return Backpropagation(
@@ -103,6 +104,7 @@ def objective(network: Network, loss: Loss) -> Callable[..., Array]:
     def value(params: Params, inputs: Inputs, targets: Array, weights: Array | None = None) -> Array:
         inputs = network.prepare(params, inputs)
         targets = network.prepare_targets(inputs, targets)
+        weights = network.prepare_weights(inputs, weights)
         return loss_value(network, loss, forward(network, params, inputs, {}), targets, weights)
 
     return value

@@ -8,7 +8,6 @@ Letters: Q examples, R inputs, S targets, C classes.
 
 import contextlib
 import csv
-import difflib
 import gzip
 import io
 import itertools
@@ -23,6 +22,8 @@ from pathlib import Path
 from typing import BinaryIO, Literal, NamedTuple, get_args
 
 import numpy as np
+
+from functional_nn.registry import did_you_mean
 
 Task = Literal["auto", "classification", "regression"]
 
@@ -135,9 +136,8 @@ def _kind_of_file(source: str | Path) -> Literal["csv", "npz", "idx", "folder"]:
     if not os.path.exists(path):  # unlike Path.exists, False also for a name that the system cannot hold
         if path.suffix or len(path.parts) > 1 or not isinstance(source, str):
             raise ValueError(f"no file {str(source)!r} (accepted: {', '.join(BUNDLED)}, or {_FORMATS})")
-        raise ValueError(
-            f"unknown data set {source!r}{_nearest(source, BUNDLED)} (accepted: {', '.join(BUNDLED)}, or {_FORMATS})"
-        )
+        hint = did_you_mean(source, BUNDLED)
+        raise ValueError(f"unknown data set {source!r}{hint} (accepted: {', '.join(BUNDLED)}, or {_FORMATS})")
     if path.is_dir():
         return "folder"
     if name.endswith((".csv", ".csv.gz")):
@@ -149,11 +149,6 @@ def _kind_of_file(source: str | Path) -> Literal["csv", "npz", "idx", "folder"]:
     if _IDX_NAME.search(name) or (len(magic) == 4 and magic[:2] == b"\0\0" and magic[2] in _IDX_DTYPES):
         return "idx"
     raise ValueError(f"{source}: cannot tell its format from its name or first bytes; expected {_FORMATS}")
-
-
-def _nearest(given: str, accepted: Sequence[str]) -> str:
-    nearest = difflib.get_close_matches(given, accepted, n=1, cutoff=0.5)
-    return f"; did you mean {nearest[0]!r}?" if nearest else ""
 
 
 @contextlib.contextmanager
@@ -333,7 +328,7 @@ def _target_column(first: list[str], target: str | int | None) -> tuple[int, boo
         if first.count(target) == 1:
             return first.index(target), True
         problem = "ambiguous" if target in first else "unknown"
-        hint = "" if target in first else _nearest(target, first)
+        hint = "" if target in first else did_you_mean(target, first)
         accepted = f"a name in the first row, or an index from {-len(first)} to {last}"
         raise ValueError(f"{problem} target column {target!r}{hint} (accepted: {accepted})") from None
     if not -len(first) <= index <= last:

@@ -13,7 +13,6 @@ leaky and parametric relu 1 at 0 (`jax.nn.leaky_relu`), elu alpha at 0 (`jax.nn.
 the derivative equally (`jnp.max`).
 """
 
-import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from typing import Literal
 import jax.numpy as jnp
 from jax import Array, lax
 
-from functional_nn.registry import Registry
+from functional_nn.registry import Registry, cached
 
 Theta = dict[str, Array]
 Range = Literal["real", "unit interval", "distribution"]
@@ -87,8 +86,8 @@ def elementwise(
     )
 
 
-_registry: Registry[Activation] = Registry("activation")
-names = _registry.names
+_registry: Registry[Activation] = Registry("activation", Activation)
+names, get = _registry.names, _registry.get
 
 
 def register(activation: Activation | Callable[..., Activation], *, aliases: tuple[str, ...] = ()):
@@ -101,18 +100,6 @@ def register(activation: Activation | Callable[..., Activation], *, aliases: tup
     else:
         _registry.add(activation.__name__, activation, aliases)
     return activation
-
-
-def get(specification: str | Activation) -> Activation:
-    """The activation for a name such as "tanh" or, with constants, "leaky_relu(0.1)", "maxout(3)"; activations pass.
-
-    Raises ValueError for an unknown name or constants out of range, TypeError for anything else.
-    """
-    if isinstance(specification, Activation):
-        return specification
-    if not isinstance(specification, str):
-        raise TypeError(f"activation: expected a name or an Activation, got {type(specification).__name__}")
-    return _registry.get(specification)
 
 
 # Smooth rows ---------------------------------------------------------------------------------------------------------
@@ -211,7 +198,7 @@ shifted_relu = register(
 
 
 @register
-@functools.cache  # equal constants give the same object, so that layers made from them compare equal under `jit`
+@cached
 def leaky_relu(slope: float = 0.01) -> Activation:
     """n for n >= 0, slope n below (Lecture 2 prints 0.1 in one place and 0.01 in another; the slope is yours)."""
     _finite("leaky_relu", "slope", slope)
@@ -226,7 +213,7 @@ def leaky_relu(slope: float = 0.01) -> Activation:
 
 
 @register
-@functools.cache
+@cached
 def elu(alpha: float = 1.0) -> Activation:
     """n for n > 0, alpha (e^n - 1) below (Lecture 2); f' = a + alpha below."""
     _finite("elu", "alpha", alpha)
@@ -246,7 +233,7 @@ def elu(alpha: float = 1.0) -> Activation:
 
 
 @register
-@functools.cache
+@cached
 def prelu(share: Literal["neuron", "layer"] = "neuron", start: float = 0.25) -> Activation:
     """Parametric relu: n for n >= 0, mu n below, mu learned, one a neuron or one a layer, 0.25 at first (He 2015).
 
@@ -278,7 +265,7 @@ def prelu(share: Literal["neuron", "layer"] = "neuron", start: float = 0.25) -> 
 
 
 @register
-@functools.cache
+@cached
 def maxout(pieces: int = 2) -> Activation:
     """The largest of k linear pieces (Lecture 2). A neuron's k net inputs stand side by side: N = S k, neuron first."""
     if not isinstance(pieces, int) or pieces < 2:
@@ -312,10 +299,15 @@ def maxout(pieces: int = 2) -> Activation:
 
 # Perceptrons: nothing to propagate ------------------------------------------------------------------------------------
 
+
+def _threshold(n):
+    return jnp.where(n >= 0, 1, jnp.where(n < 0, 0, n))  # nan stays nan
+
+
 hardlim = register(
     Activation(
         "hardlim",  # 1 iff n >= 0 (CSE 475, 17.61)
-        forward=lambda n, theta: jnp.heaviside(n, jnp.ones_like(n)),
+        forward=lambda n, theta: _threshold(n),
         pullback=None,
         pushforward=None,
         second_order=None,
@@ -327,7 +319,7 @@ hardlim = register(
 hardlims = register(
     Activation(
         "hardlims",  # +1 iff n >= 0, else -1 (CSE 475, 17.57)
-        forward=lambda n, theta: 2 * jnp.heaviside(n, jnp.ones_like(n)) - 1,
+        forward=lambda n, theta: 2 * _threshold(n) - 1,
         pullback=None,
         pushforward=None,
         second_order=None,

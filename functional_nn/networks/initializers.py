@@ -6,7 +6,6 @@ gives the weights (rows, fan_in) and the bias (rows,). Rows are neurons (neurons
 the number of neurons. Draws are made in at least float32 and then rounded to the dtype asked for.
 """
 
-import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from functional_nn.precision import at_least_float32
-from functional_nn.registry import Registry
+from functional_nn.registry import Registry, cached
 
 Draw = Callable[[Array, int, int, int, jnp.dtype], tuple[Array, Array]]
 
@@ -30,27 +29,15 @@ class Initializer:
     sets_bias: bool = False
 
 
-_registry: Registry[Initializer] = Registry("initializer")
-names = _registry.names
+_registry: Registry[Initializer] = Registry("initializer", Initializer)
+names, get = _registry.names, _registry.get
 
 
 def register(factory: Callable[..., Initializer]) -> Callable[..., Initializer]:
     """Makes a factory of initializers known by its name; its results are cached. A decorator."""
-    cached = functools.cache(factory)
-    _registry.add(factory.__name__, cached)
-    return cached
-
-
-def get(specification: str | Initializer) -> Initializer:
-    """The initializer for a name such as "he_normal" or "uniform(0.1)"; initializers pass through.
-
-    Raises ValueError for an unknown name, TypeError for anything else.
-    """
-    if isinstance(specification, Initializer):
-        return specification
-    if not isinstance(specification, str):
-        raise TypeError(f"initializer: expected a name or an Initializer, got {type(specification).__name__}")
-    return _registry.get(specification)
+    same = cached(factory)
+    _registry.add(factory.__name__, same)
+    return same
 
 
 def _zero_bias(name: str, weights: Callable[[Array, tuple[int, int], int, int, jnp.dtype], Array]) -> Initializer:

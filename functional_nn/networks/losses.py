@@ -22,7 +22,7 @@ from jax import Array, lax
 from functional_nn import checks, precision
 from functional_nn.networks.activations import Activation, Range, largest_in_row
 from functional_nn.precision import at_least_float32
-from functional_nn.registry import Registry
+from functional_nn.registry import Registry, cached
 
 Reduction = Literal["mean", "sum"]
 _RANGES: tuple[Range, ...] = ("real", "unit interval", "distribution")  # each is also all that stand before it
@@ -120,34 +120,22 @@ class Loss:
             raise ValueError(f"targets: {self.name} accepts {accepted}, got {t[index]:g} at index {index}")
 
 
-_registry: Registry[Loss] = Registry("loss")
-names = _registry.names
+_registry: Registry[Loss] = Registry("loss", Loss)
+names, get = _registry.names, _registry.get
 
 
 def register(factory: Callable[..., Loss]) -> Callable[..., Loss]:
     """Makes a factory `(reduction=...) -> Loss` known by its name; returns it, its results cached. A decorator."""
 
+    @cached
     @functools.wraps(factory)
-    def checked(reduction: Reduction = factory.__defaults__[0]) -> Loss:
+    def checked(reduction: Reduction):
         if reduction not in ("mean", "sum"):
             raise ValueError(f"{factory.__name__}: reduction must be 'mean' or 'sum', got {reduction!r}")
         return factory(reduction)
 
-    cached = functools.cache(checked)  # equal choices give the same object, and `jit` compiles once
-    _registry.add(factory.__name__, cached)
-    return cached
-
-
-def get(specification: str | Loss) -> Loss:
-    """The loss for a name such as "cross_entropy" or "cross_entropy(sum)"; losses pass through.
-
-    Raises ValueError for an unknown name, TypeError for anything else.
-    """
-    if isinstance(specification, Loss):
-        return specification
-    if not isinstance(specification, str):
-        raise TypeError(f"loss: expected a name or a Loss, got {type(specification).__name__}")
-    return _registry.get(specification)
+    _registry.add(factory.__name__, checked)
+    return checked
 
 
 def one_hot(labels, classes: int, dtype=None) -> Array:

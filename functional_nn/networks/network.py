@@ -127,7 +127,15 @@ class Network:
         to net inputs: the derivative with respect to a zero put there is the layer's sensitivity.
         Raises ValueError for inputs or parameters of the wrong names or shapes and for non-finite concrete inputs.
         """
-        return forward(self, params, self.prepare(params, inputs), offsets or {})
+        inputs, offsets = self.prepare(params, inputs), offsets or {}
+        examples = next(iter(inputs.values())).shape[0]
+        rows = {layer.name: layer.rows for layer in self.layers}
+        for name, offset in offsets.items():
+            if name not in rows:
+                raise ValueError("offsets: " + registry.unknown("layer", name, rows))
+            if offset.shape != (examples, rows[name]):
+                raise ValueError(f"offsets[{name!r}]: expected shape {(examples, rows[name])}, got {offset.shape}")
+        return forward(self, params, inputs, offsets)
 
     def prepare(self, params: Params, inputs: Inputs) -> dict[str, Array]:
         """Checked inputs by name, (Q, R) each, in the parameters' dtype; see `forward` for what is raised."""
@@ -144,6 +152,22 @@ class Network:
         if len(set(examples.values())) > 1:
             raise ValueError(f"inputs: expected the same number of examples in each, got {examples}")
         return prepared
+
+    def prepare_weights(self, inputs: dict[str, Array], weights: Array | None) -> Array | None:
+        """Checked weights of the examples (Q,) in the dtype of the prepared `inputs`, or None.
+
+        Raises ValueError for another shape and for negative or non-finite concrete weights.
+        """
+        if weights is None:
+            return None
+        x = next(iter(inputs.values()))
+        checks.numeric("weights", weights)
+        if weights.shape != x.shape[:1]:
+            raise ValueError(f"weights: expected shape {x.shape[:1]}, one for each example, got {weights.shape}")
+        checks.finite("weights", weights)
+        if checks.is_concrete(weights) and (np.asarray(weights) < 0).any():
+            raise ValueError(f"weights: expected numbers >= 0, got {np.min(np.asarray(weights))}")
+        return jnp.asarray(weights, x.dtype)
 
     def prepare_targets(self, inputs: dict[str, Array], targets: Array) -> Array:
         """Checked targets (Q, S) in the dtype of the prepared `inputs`. Raises ValueError for another shape."""

@@ -31,7 +31,7 @@ class Optimizer(NamedTuple):
     constants: dict[str, Any]
 
 
-_registry: Registry[Optimizer] = Registry("optimizer")
+_registry: Registry[Optimizer] = Registry("optimizer", Optimizer)
 names, get = _registry.names, _registry.get
 
 
@@ -51,7 +51,7 @@ class GDState(NamedTuple):
 @register
 def gd(learning_rate: float = 0.1) -> Optimizer:
     """Gradient descent, x_(k+1) = x_k - alpha g_k: Hagan Eq. 3.14. Raises ValueError unless the rate is >= 0."""
-    _non_negative("gd", "learning_rate", learning_rate)
+    learning_rate = _non_negative("gd", "learning_rate", learning_rate)
 
     def init(params):
         return GDState(params, _first_step())
@@ -78,8 +78,8 @@ def momentum(learning_rate: float = 0.1, decay: float = 0.9) -> Optimizer:
 
     `decay` is alpha, in [0, 1); at 0 this is gradient descent. Raises ValueError for constants out of range.
     """
-    _non_negative("momentum", "learning_rate", learning_rate)
-    _decay("momentum", "decay", decay)
+    learning_rate = _non_negative("momentum", "learning_rate", learning_rate)
+    decay = _decay("momentum", "decay", decay)
 
     def init(params):
         return MomentumState(params, _first_step(), jax.tree.map(_zeros, params))
@@ -107,10 +107,9 @@ def adam(learning_rate: float = 1e-3, b1: float = 0.9, b2: float = 0.999, epsilo
     m = b1 m + (1 - b1) g; v = b2 v + (1 - b2) g^2; x = x - alpha m^ / (sqrt(v^) + epsilon), where m^ = m / (1 - b1^k)
     and v^ = v / (1 - b2^k) at step k = 1, 2, ... Raises ValueError for constants out of range.
     """
-    _non_negative("adam", "learning_rate", learning_rate)
-    _decay("adam", "b1", b1)
-    _decay("adam", "b2", b2)
-    _non_negative("adam", "epsilon", epsilon)
+    learning_rate = _non_negative("adam", "learning_rate", learning_rate)
+    b1, b2 = _decay("adam", "b1", b1), _decay("adam", "b2", b2)
+    epsilon = _non_negative("adam", "epsilon", epsilon)
 
     def init(params):
         return AdamState(params, _first_step(), jax.tree.map(_zeros, params), jax.tree.map(_zeros, params))
@@ -147,20 +146,22 @@ def _moved(x: Array, change: Array) -> Array:
     return (x.astype(change.dtype) + change).astype(x.dtype)
 
 
-def _non_negative(optimizer: str, constant: str, value) -> None:
-    _in_range(optimizer, constant, value, lambda v: (v >= 0) & np.isfinite(v), "a finite number >= 0")
+def _non_negative(optimizer: str, constant: str, value):
+    return _checked(optimizer, constant, value, lambda v: (v >= 0) & np.isfinite(v), "a finite number >= 0")
 
 
-def _decay(optimizer: str, constant: str, value) -> None:
-    _in_range(optimizer, constant, value, lambda v: (v >= 0) & (v < 1), "in [0, 1)")
+def _decay(optimizer: str, constant: str, value):
+    return _checked(optimizer, constant, value, lambda v: (v >= 0) & (v < 1), "in [0, 1)")
 
 
-def _in_range(optimizer: str, constant: str, value, accepts, accepted: str) -> None:
+def _checked(optimizer: str, constant: str, value, accepts, accepted: str):
+    """The constant itself: a Python float for every plain number, arrays and tracers as they are."""
     if not checks.is_concrete(value):
-        return
+        return value
     try:
         right = np.all(accepts(np.asarray(value, np.float64)))
     except (TypeError, ValueError):
         right = False
     if not right:
         raise ValueError(f"{optimizer}: {constant} must be {accepted}, got {value!r}")
+    return value if isinstance(value, jax.Array) else float(value)

@@ -178,7 +178,7 @@ def _run_chunk(step, evaluation, reduction, plan, length, state, training, held_
     dtype = at_least_float32(training.targets.dtype)
     filled = plan.weights(examples)
     counts = np.array([examples]) if plan.size is None else np.full(plan.updates(examples), plan.size)
-    counts = counts if filled is None else filled.sum(axis=1)
+    counts = counts if filled is None else filled.sum(axis=1, dtype=np.float64)
     share = jnp.asarray(counts / examples, dtype)  # of the epoch's examples, by update
 
     def update(state, batch):

@@ -475,7 +475,6 @@ def test_equal_choices_are_the_same_object(name):
     assert hash(factory("sum")) == hash(factory("sum"))
 
 
-@pytest.mark.xfail(strict=True, reason="functools.cache keeps a default, a keyword and a position apart")
 @pytest.mark.parametrize("name", LOSSES)
 def test_equal_choices_are_the_same_object_however_they_are_given(name):
     factory = getattr(losses, name)

@@ -5,14 +5,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import DTYPES, fan_out, random_params, relative_error
+from cases import DTYPES, chain, random_params, relative_error
 
 from functional_nn import optimizers
 from functional_nn.optimizers import first_order
 
 STEPS = 200
 FACTORIES = {name: getattr(optimizers, name) for name in optimizers.names()}
-PARAMS = random_params(fan_out("prelu", "softmax"), jax.random.key(0))
+PARAMS = random_params(chain((2, 3, 1), "prelu", "linear"), jax.random.key(0))
 
 
 def gradient(params):
@@ -43,7 +43,7 @@ def test_names_are_the_public_functions():
         (lambda: optimizers.momentum(0.03, 0.8), lambda optax: optax.sgd(0.03, momentum=0.8)),
         (lambda: optimizers.momentum(0.03, 0.0), lambda optax: optax.sgd(0.03)),
         (lambda: optimizers.adam(0.01), lambda optax: optax.adam(0.01)),
-        (lambda: optimizers.adam(0.1, 0.8, 0.95, 1e-3), lambda optax: optax.adam(0.1, 0.8, 0.95, 1e-3)),
+        (lambda: optimizers.adam(0.01, 0.8, 0.95, 1e-3), lambda optax: optax.adam(0.01, 0.8, 0.95, 1e-3)),
     ],
     ids=["gd", "momentum", "momentum without decay", "adam", "adam with other constants"],
 )
@@ -57,7 +57,8 @@ def test_trajectories_are_optaxs(ours, theirs):
         updates, state = optimizer.update(gradient(params), state, params)
         return (optax.apply_updates(params, updates), state), None
 
-    expected = jax.lax.scan(step, (PARAMS, optimizer.init(PARAMS)), length=STEPS)[0][0]
+    with jax.numpy_dtype_promotion("standard"):  # optax raises a float to an int32 power
+        expected = jax.lax.scan(step, (PARAMS, optimizer.init(PARAMS)), length=STEPS)[0][0]
     final = run(ours())
     assert final.step == STEPS
     assert relative_error(final.params, expected) <= 1e-12
@@ -162,11 +163,10 @@ def test_decays_can_be_swept_by_vmap(name, constant):
         assert relative_error(jax.tree.map(lambda x, i=i: x[i], swept), alone) <= 1e-12
 
 
-@pytest.mark.xfail(strict=True, reason="np.float64 is a float that JAX does not treat as a Python number")
 def test_numpy_numbers_are_numbers():
     """What np.linspace gives: a rate that is a NumPy scalar leaves dtypes as a Python float does."""
     params = jnp.ones(3, jnp.float32)
-    for name, factory in FACTORIES.items():
+    for factory in FACTORIES.values():
         optimizer, expected = factory(learning_rate=np.float64(0.25)), factory(learning_rate=0.25)
         state = optimizer.update(optimizer.init(params), params)
         chex.assert_trees_all_equal(state, expected.update(expected.init(params), params))

@@ -15,7 +15,11 @@ PLANS = {
     "batch": batch(),
     "stochastic": stochastic(),
     "stochastic in order": stochastic(shuffle="never"),
-    **{f"minibatch of {size}, {shuffle}": minibatch(size, shuffle=shuffle) for size in (1, 4, 10) for shuffle in SHUFFLES},
+    **{
+        f"minibatch of {size}, {shuffle}": minibatch(size, shuffle=shuffle)
+        for size in (1, 4, 10)
+        for shuffle in SHUFFLES
+    },
 }
 
 
@@ -113,7 +117,11 @@ def test_an_unknown_shuffle_is_refused(shuffle):
 
 
 def test_a_batch_larger_than_the_data_is_refused():
-    for ask in (lambda: minibatch(8).updates(7), lambda: minibatch(8).indices(KEY, 0, 7), lambda: minibatch(8).weights(7)):
+    for ask in (
+        lambda: minibatch(8).updates(7),
+        lambda: minibatch(8).indices(KEY, 0, 7),
+        lambda: minibatch(8).weights(7),
+    ):
         with pytest.raises(ValueError, match="batch size must be 1 to 7, the number of examples, got 8"):
             ask()
     assert minibatch(7).updates(7) == 1

@@ -1,0 +1,156 @@
+"""Figures show their data, whatever numbers it holds, and warn of nothing (warnings are errors here)."""
+
+import io
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+
+from functional_nn.lab import plots
+from functional_nn.training import History
+
+COLUMNS = {
+    "falling": np.array([1.0, 0.1, 0.01]),
+    "rising": np.array([1.0, 1e10, 1e30]),
+    "zeros": np.zeros(3),
+    "zeros at the end": np.array([1.0, 0.0, 0.0]),
+    "nan": np.full(3, np.nan),
+    "nan at the end": np.array([1.0, 2.0, np.nan]),
+    "inf": np.array([1.0, np.inf, np.nan]),
+    "only inf": np.full(3, np.inf),
+    "negative": np.array([-1.0, -2.0, -3.0]),
+    "tiny": np.array([5e-324, 1e-310, 1e-300]),
+    "one epoch": np.array([0.5]),
+    "one epoch, nan": np.array([np.nan]),
+    "one epoch, zero": np.array([0.0]),
+}
+
+
+@pytest.fixture(autouse=True)
+def close():
+    yield
+    plt.close("all")
+
+
+def draw(figure):
+    """Draws the figure in both forms that are kept; what it warns of shows here."""
+    for form in ("svg", "png"):
+        figure.savefig(io.BytesIO(), format=form)
+    return figure
+
+
+def history(losses, accuracies=None):
+    accuracies = np.full(len(losses), np.nan) if accuracies is None else accuracies
+    return History(np.arange(1, len(losses) + 1), losses, accuracies, losses, losses / 2, accuracies)
+
+
+def points(axis):
+    """What can be seen: the finite points of each line that holds any, on the axis' own scale."""
+    shown = []
+    for line in axis.lines:
+        x, y = np.asarray(line.get_xdata(), float), np.asarray(line.get_ydata(), float)
+        seen = np.isfinite(x) & np.isfinite(y) & ((y > 0) | (axis.get_yscale() == "linear"))
+        shown.append(list(zip(x[seen], y[seen], strict=True)))
+    return shown
+
+
+@pytest.mark.parametrize("name", COLUMNS)
+def test_learning_curves_of_any_numbers(name):
+    values = COLUMNS[name]
+    figure = draw(plots.learning_curves(history(values)))
+    assert [axis.get_title() for axis in figure.axes] == ["loss", "gradient norm"]
+    shown = [point for line in points(figure.axes[0]) for point in line]
+    for epoch, value in enumerate(values, start=1):
+        if value > 0 and np.isfinite(value):
+            assert (epoch, value) in shown
+        if value == 0:
+            assert any(x == epoch and y >= 0 for x, y in shown), "an exact zero is marked"
+
+
+def test_learning_curves_show_every_loss_and_the_error_rate():
+    losses, accuracies = np.array([1.0, 0.5, 0.25]), np.array([0.5, 0.75, 1.0])
+    figure = draw(plots.learning_curves(history(losses, accuracies)))
+    assert [axis.get_title() for axis in figure.axes] == ["loss", "error rate", "gradient norm"]
+    loss, errors, norm = map(points, figure.axes)
+    assert loss == [[(1, 1.0), (2, 0.5), (3, 0.25)], [(1, 0.5), (2, 0.25), (3, 0.125)]]
+    assert errors[0] == [(1, 0.5), (2, 0.25)] and errors[1] == [(3, 0.125)], "no error at all is an open circle"
+    assert norm == loss[:1]
+    assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == ["training", "held out"]
+
+
+@pytest.mark.parametrize("epochs", [[0], [0, 1], [0, 1, 2, 3]])
+@pytest.mark.parametrize("value", [0.0, 1e-8, 1.0, np.inf, np.nan])
+def test_gradient_agreement_of_any_numbers(epochs, value):
+    errors = {"layer1/bias": [value] * len(epochs), "layer1/weights/input": [1e-7] * len(epochs)}
+    figure = draw(plots.gradient_agreement(epochs, errors, [1e-5] * len(epochs), 6e-8))
+    axis = figure.axes[0]
+    assert axis.get_yscale() == "log"
+    assert [text.get_text() for text in axis.get_legend().get_texts()] == [*errors, "derived bound", "unit roundoff"]
+    expected = max(value, 6e-8 / 8) if np.isfinite(value) else None
+    assert points(axis)[0] == ([(epoch, expected) for epoch in epochs] if expected else [])
+    assert points(axis)[1] == [(epoch, 1e-7) for epoch in epochs]
+
+
+def test_a_bound_that_is_none_is_drawn_without_warning():
+    for bound in (0.0, np.inf, np.nan):
+        draw(plots.gradient_agreement([0, 1], {"a": [1e-7, 0.0]}, [bound, 1e-5], 6e-8))
+
+
+def test_confusion_writes_every_count_in_its_place():
+    counts = np.array([[5, 0, 1], [0, 0, 0], [12, 3, 40]])
+    axis = draw(plots.confusion(counts, ("a", "b", "c"))).axes[0]
+    written = {(int(t.get_position()[1]), int(t.get_position()[0])): int(t.get_text()) for t in axis.texts}
+    assert written == {place: counts[place] for place in zip(*counts.nonzero(), strict=True)}
+    bold = {(int(t.get_position()[1]), int(t.get_position()[0])) for t in axis.texts if t.get_fontweight() == "bold"}
+    assert bold == {(0, 2), (2, 0), (2, 1)}
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("counts", [np.eye(2, dtype=int), np.zeros((2, 2), int), np.ones((1, 1), int)])
+def test_confusion_without_mistakes(counts):
+    draw(plots.confusion(counts, ("setosa", "b")[: len(counts)]))
+
+
+HOSTILE = ["<script>alert(1)</script>", "--><b>", 'a"b', "a&b", "-1", "", "two\nlines"]
+TEX = ["$5-$10", "$\\bad$", "a_b^c", "\\frac"]
+
+
+def _inside_dollars(name):
+    reason = "matplotlib reads what stands between two dollars as mathematics"
+    return pytest.param(name, marks=pytest.mark.xfail(strict=True, reason=reason)) if name.count("$") > 1 else name
+
+
+@pytest.mark.parametrize("name", [*HOSTILE, *map(_inside_dollars, TEX)])
+def test_class_names_are_text_and_nothing_else(name):
+    figure = draw(plots.confusion(np.eye(2, dtype=int), (name, "b")))
+    label = figure.axes[0].get_yticklabels()[0]
+    assert label.get_text() == name
+    assert not name.count("$") > 1 or label.get_parse_math() is False
+
+
+@pytest.mark.parametrize(("count", "grid"), [(1, (1, 1)), (9, (1, 9)), (10, (1, 10)), (11, (2, 10)), (20, (2, 10))])
+def test_images_stand_in_rows_of_ten(count, grid):
+    pixels = np.random.default_rng(0).uniform(size=(count, 6))
+    figure = draw(plots.images(pixels, (3, 2), [f"caption {q}" for q in range(count)]))
+    assert len(figure.axes) == grid[0] * grid[1]
+    for axis, row in zip(figure.axes, pixels, strict=False):
+        assert np.array_equal(axis.images[0].get_array(), row.reshape(3, 2))
+    assert [axis.get_title() for axis in figure.axes[:count]] == [f"caption {q}" for q in range(count)]
+    assert not any(axis.images for axis in figure.axes[count:])
+
+
+def test_equal_data_give_an_equal_file():
+    files = []
+    for _ in range(2):
+        file, figure = io.BytesIO(), plots.learning_curves(history(COLUMNS["falling"]))
+        with plt.rc_context(plots.STYLE):
+            figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
+        files.append(file.getvalue())
+    assert files[0] == files[1]
+
+
+def test_the_style_of_others_is_left_alone():
+    before = dict(plt.rcParams)
+    plots.learning_curves(history(COLUMNS["falling"]))
+    plots.confusion(np.eye(2, dtype=int), ("a", "b"))
+    assert dict(plt.rcParams) == before
