@@ -16,15 +16,14 @@ from statistics import median
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 import functional_nn as fnn
 from functional_nn.gradients.comparison import Cost, measure_costs
 from functional_nn.lab import environment
 
 SIZES = (((64, 32, 10), 32), ((784, 256, 128, 10), 128), ((784, 1024, 1024, 10), 512))
-COLUMNS = ("sizes", "batch", "engine", "passes", "trace ms", "compile ms", "run us", "run / jax.grad", "trace / jax.grad",
-           "FLOPs", "temporary KiB")  # fmt: skip
+COLUMNS = ("sizes", "batch", "engine", "passes", "trace ms", "compile ms", "run us", "run / jax.grad",
+           "trace / jax.grad", "FLOPs", "temporary KiB")  # fmt: skip
 
 
 def engines(network, loss, params):
@@ -90,11 +89,8 @@ def main() -> None:
     widths = [max(len(c), *(len(str(row[c])) for row in rows)) for c in COLUMNS]
     cells = [COLUMNS, *(tuple(str(row[c]) for c in COLUMNS) for row in rows)]
     lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in cells]
-    lines += [
-        "",
-        f"float32, {options.rounds} rounds; measured on: "
-        + ", ".join(f"{k} {v}" for k, v in environment.describe().items()),
-    ]
+    measured_on = ", ".join(f"{name} {value}" for name, value in environment.describe().items())
+    lines += ["", f"float32, {options.rounds} rounds; measured on: {measured_on}"]
     print("\n".join(lines))
     if options.out:
         options.out.with_suffix(".txt").write_text(

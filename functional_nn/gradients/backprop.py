@@ -182,14 +182,18 @@ def contract(network: Network, params: Params, trace: Trace, swept: Sweep) -> Pa
     gradients = {}
     for layer in network.layers:
         s = swept.sensitivities[layer.name]
-        outer = lambda source, s=s: lax.dot_general(s, trace.activations[source], (((0,), (0,)), ((), ())))  # noqa: E731
-        own = {"weights": {source: outer(source) for source in layer.sources}}
+        own = {"weights": {source: _sum_of_outer_products(s, trace.activations[source]) for source in layer.sources}}
         if layer.bias != "none":
             own["bias"] = _sum_like(params[layer.name]["bias"], s)
         for name, contribution in swept.learned[layer.name].items():
             own[name] = _sum_like(params[layer.name][name], contribution)
         gradients[layer.name] = own
     return gradients
+
+
+def _sum_of_outer_products(s: Array, a: Array) -> Array:
+    # sum_q s_q a_q^T: (Q, S), (Q, R) -> (S, R)
+    return lax.dot_general(s, a, (((0,), (0,)), ((), ())))
 
 
 def _sum_like(parameter: Array, contributions: Array) -> Array:

@@ -211,7 +211,7 @@ def compare(
         total=total,
         parameters=parameters,
         sensitivities=sensitivities,
-        condition=found.condition,
+        condition=found.condition(lambda tree: tree["parameters"]),
         third_opinion=third,
         taylor=taylor,
         kinks=kinks,
@@ -300,7 +300,7 @@ def compare_callables(
         total=total,
         parameters=parameters,
         sensitivities=(),
-        condition=found.condition,
+        condition=found.condition(lambda tree: tree),
         third_opinion=third,
         taylor=taylor,
         kinks=(),
@@ -333,18 +333,15 @@ class _Examination:
             keys = jax.random.split(jax.random.fold_in(self.key, 1), 3)
             self.nearby = [automatic_compiled(*_moved_by_signs(args, moved, k, self.step)) for k in keys]
 
-    @property
-    def condition(self) -> float:
-        return self._condition(lambda tree: tree)
-
-    def _condition(self, part) -> float:
+    def condition(self, part) -> float:
+        """kappa of a part of the result, at least 1."""
         here = _flat(part(self.automatic))
         norm = np.linalg.norm(here)
         change = max(float(np.linalg.norm(_flat(part(there)) - here)) for there in self.nearby)
         return max(1.0, change / (self.step * norm)) if norm > 0 else 1.0
 
     def bound(self, part) -> float:
-        return _LAMBDA * self.unit * math.sqrt(self.roundings) * self._condition(part)
+        return _LAMBDA * self.unit * math.sqrt(self.roundings) * self.condition(part)
 
     def differences(self, part) -> tuple[Difference, ...]:
         """One for each array of a part of the results, each with a bound of its own."""
@@ -641,23 +638,29 @@ def measure_costs(callables: dict[str, Callable], *args: Any, repeats: int = 7, 
     began = time.perf_counter()
     jax.block_until_ready([program(*args) for program in programs.values()])
     loops = max(1, int(inner_seconds * len(programs) / (time.perf_counter() - began)))
-    for repeat in range(repeats):
-        order = list(callables.items())
-        for name, f in order if repeat % 2 else reversed(order):
-            began = time.perf_counter()
-            trace(f)
-            trace_times[name].append(time.perf_counter() - began)
-            began = time.perf_counter()
-            for _ in range(loops):
-                result = programs[name](*args)
-            jax.block_until_ready(result)
-            run_times[name].append((time.perf_counter() - began) / loops)
+
+    def in_turns(times, measure):
+        for repeat in range(repeats):
+            for name in list(callables) if repeat % 2 else reversed(callables):
+                began = time.perf_counter()
+                measure(name)
+                times[name].append(time.perf_counter() - began)
+
+    def run(name):
+        for _ in range(loops):
+            result = programs[name](*args)
+        jax.block_until_ready(result)
+
+    in_turns(trace_times, lambda name: trace(callables[name]))
+    in_turns(run_times, run)
 
     def cost(name):
         analysis, memory = programs[name].cost_analysis() or {}, programs[name].memory_analysis()
         temporary = getattr(memory, "temp_size_in_bytes", 0)
         flops = float(analysis.get("flops", math.nan))
-        return Cost(name, median(trace_times[name]), compile_seconds[name], median(run_times[name]), flops, temporary)
+        return Cost(
+            name, median(trace_times[name]), compile_seconds[name], median(run_times[name]) / loops, flops, temporary
+        )
 
     return tuple(cost(name) for name in callables)
 

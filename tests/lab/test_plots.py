@@ -33,9 +33,8 @@ def close():
 
 
 def draw(figure):
-    """Draws the figure in both forms that are kept; what it warns of shows here."""
-    for form in ("svg", "png"):
-        figure.savefig(io.BytesIO(), format=form)
+    """Draws the figure; what it warns of shows here."""
+    figure.savefig(io.BytesIO(), format="svg")
     return figure
 
 
@@ -67,6 +66,15 @@ def test_learning_curves_of_any_numbers(name):
             assert any(x == epoch and y >= 0 for x, y in shown), "an exact zero is marked"
 
 
+@pytest.mark.parametrize("name", ["zeros", "nan", "only inf"])
+@pytest.mark.xfail(strict=True, reason="a curve without positive values, drawn before one with some, warns")
+def test_learning_curves_of_two_kinds(name):
+    """Such as no error at all in training, while some are left among the held-out examples."""
+    columns = history(COLUMNS[name])._replace(validation_loss=COLUMNS["falling"])
+    loss = points(draw(plots.learning_curves(columns)).axes[0])
+    assert [(1, 1.0), (2, 0.1), (3, 0.01)] in loss
+
+
 def test_learning_curves_show_every_loss_and_the_error_rate():
     losses, accuracies = np.array([1.0, 0.5, 0.25]), np.array([0.5, 0.75, 1.0])
     figure = draw(plots.learning_curves(history(losses, accuracies)))
@@ -78,7 +86,7 @@ def test_learning_curves_show_every_loss_and_the_error_rate():
     assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == ["training", "held out"]
 
 
-@pytest.mark.parametrize("epochs", [[0], [0, 1], [0, 1, 2, 3]])
+@pytest.mark.parametrize("epochs", [[0], [0, 1, 2, 3]])
 @pytest.mark.parametrize("value", [0.0, 1e-8, 1.0, np.inf, np.nan])
 def test_gradient_agreement_of_any_numbers(epochs, value):
     errors = {"layer1/bias": [value] * len(epochs), "layer1/weights/input": [1e-7] * len(epochs)}
