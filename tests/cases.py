@@ -139,6 +139,7 @@ def targets_for(loss, key, examples, outputs, dtype=jnp.float64):
         t = draw.standard_normal(shape)
     elif loss.targets == "signs":
         t = draw.choice([-1.0, 1.0], shape)
+        t[:, 1:2] = -t[:, :1]  # both signs in a row: of a softmax output, one sign alone has the hinge gradient 0
     elif loss.targets == "one-hot":
         t = np.eye(outputs)[draw.integers(outputs, size=examples)]
     elif loss.targets in ("unit interval", "non-negative"):

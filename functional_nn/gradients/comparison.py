@@ -49,6 +49,7 @@ def _record(cls):
 class Difference:
     """Two arrays side by side. relative: ||manual - auto|| / ||auto||; largest, ulps: the largest difference of one
     element, absolutely and in units in the last place; index: where it is; manual, automatic: the two values there.
+    undefined: elements that are nan or infinite in both, which are left out of all this.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Difference:
     manual: float
     automatic: float
     norm: float
+    undefined: int
 
     @property
     def agrees(self) -> bool:
@@ -147,7 +149,7 @@ class Agreement:
 
     def to_json(self, path: str | Path) -> None:
         """Writes the whole record as JSON; nan and infinities as null."""
-        Path(path).write_text(json.dumps(_finite_or_none(dataclasses.asdict(self)), indent=2) + "\n")
+        Path(path).write_text(json.dumps(finite_or_none(dataclasses.asdict(self)), indent=2) + "\n")
 
     def __str__(self) -> str:
         return _as_text(self)
@@ -330,13 +332,15 @@ class _Examination:
             self.unit = _unit_roundoff(jax.tree.leaves(self.automatic)[0].dtype)
             self.roundings = _roundings(jax.make_jaxpr(automatic)(*args).jaxpr, self.unit)
             self.step = 2.0 ** round(math.log2(math.sqrt(self.unit)))
-            keys = jax.random.split(jax.random.fold_in(self.key, 1), 3)
-            self.nearby = [automatic_compiled(*_moved_by_signs(args, moved, k, self.step)) for k in keys]
+            draw = _generator(self.key, 1)
+            self.nearby = [automatic_compiled(*_moved_by_signs(args, moved, draw, self.step)) for _ in range(3)]
 
     def condition(self, part) -> float:
         """kappa of a part of the result, at least 1."""
         here = _flat(part(self.automatic))
         norm = np.linalg.norm(here)
+        if not np.isfinite(norm):
+            return 1.0
         change = max(float(np.linalg.norm(_flat(part(there)) - here)) for there in self.nearby)
         return max(1.0, change / (self.step * norm)) if norm > 0 else 1.0
 
@@ -366,6 +370,8 @@ def _difference(name: str, manual, automatic, bound: float) -> Difference:
     manual, automatic = np.asarray(manual), np.asarray(automatic)
     if manual.shape != automatic.shape:
         raise ValueError(f"{name}: the two results have shapes {manual.shape} and {automatic.shape}")
+    undefined = ~np.isfinite(manual.astype(np.float64)) & ~np.isfinite(automatic.astype(np.float64))
+    manual, automatic = (np.where(undefined, np.zeros((), x.dtype), x) for x in (manual, automatic))
     wide = [x.astype(np.float64) for x in (manual, automatic)]
     apart = np.abs(wide[0] - wide[1])
     norm, error = float(np.linalg.norm(wide[1])), float(np.linalg.norm(apart))
@@ -380,6 +386,7 @@ def _difference(name: str, manual, automatic, bound: float) -> Difference:
         manual=float(wide[0][worst]),
         automatic=float(wide[1][worst]),
         norm=norm,
+        undefined=int(undefined.sum()),
     )
 
 
@@ -442,19 +449,21 @@ def _terms(equation) -> int:
     return 1
 
 
-def _moved_by_signs(args, moved, key, step: float):
+def _moved_by_signs(args, moved, generator: np.random.Generator, step: float):
     """Every float in the arguments that `moved` marks, times 1 + step or 1 - step at random."""
-    leaves, structure = jax.tree.flatten(args)
-    marks = jax.tree.leaves([jax.tree.map(lambda _, m=m: m, arg) for m, arg in zip(moved, args, strict=True)])
-    keys = jax.random.split(key, len(leaves))
 
-    def move(x, mark, k):
-        x = jnp.asarray(x)
-        if not mark or not jnp.issubdtype(x.dtype, jnp.floating):
+    def move(x):
+        x = np.asarray(x)
+        if not jnp.issubdtype(x.dtype, jnp.floating):
             return x
-        return x * (1 + jnp.asarray(step, x.dtype) * jax.random.rademacher(k, x.shape, x.dtype))
+        signs = generator.integers(0, 2, x.shape) * 2 - 1
+        return (x.astype(np.float64) * (1 + step * signs)).astype(x.dtype)
 
-    return jax.tree.unflatten(structure, [move(*row) for row in zip(leaves, marks, keys, strict=True)])
+    return tuple(jax.tree.map(move, arg) if mark else arg for arg, mark in zip(args, moved, strict=True))
+
+
+def _generator(key: Array, purpose: int) -> np.random.Generator:
+    return np.random.default_rng([purpose, *np.ravel(jax.random.key_data(key)).tolist()])
 
 
 def _flat(tree) -> np.ndarray:
@@ -464,7 +473,8 @@ def _flat(tree) -> np.ndarray:
 def _judge(differences: Sequence[Difference]) -> Verdict:
     if not all(d.agrees for d in differences):
         return "differ"
-    return "inconclusive" if differences[0].bound > _SAYS_LITTLE else "agree"
+    undefined = any(d.undefined for d in differences)
+    return "inconclusive" if undefined or differences[0].bound > _SAYS_LITTLE else "agree"
 
 
 def _where(parameters: Sequence[Difference], sensitivities: Sequence[Difference]) -> str | None:
@@ -484,8 +494,7 @@ def _where(parameters: Sequence[Difference], sensitivities: Sequence[Difference]
 
 
 def _opinions(found: _Examination, objective, part, count: int) -> tuple[ThirdOpinion, TaylorTest]:
-    key = jax.random.fold_in(found.key, 2)
-    gradients = [part(tree) for tree in (found.manual, found.automatic)]
+    key, gradients = found.key, [part(tree) for tree in (found.manual, found.automatic)]
     third = _third_opinion(objective, found.args, gradients, key, count, found.bound(part), found.jit)
     return third, _taylor_test(objective, found.args, gradients[0], key, count, found.unit, found.jit)
 
@@ -493,7 +502,7 @@ def _opinions(found: _Examination, objective, part, count: int) -> tuple[ThirdOp
 def _directions(key, tree, count: int) -> list[np.ndarray]:
     """`count` random directions as arrays (count, ...) in the tree's order, each as long as the tree itself."""
     leaves = [np.asarray(x).astype(np.float64) for x in jax.tree.leaves(tree)]
-    generator = np.random.default_rng(np.asarray(jax.random.bits(key, (4,), "uint32")))
+    generator = _generator(key, 2)
     drawn = [generator.standard_normal((count, *x.shape)) for x in leaves]
     length = np.sqrt(sum(np.sum(d.reshape(count, -1) ** 2, axis=1) for d in drawn))
     size = np.sqrt(sum(np.sum(x[np.isfinite(x)] ** 2) for x in leaves)) or 1.0
@@ -549,7 +558,7 @@ def _third_opinion(objective, args, gradients, key, count, bound, jit) -> ThirdO
         (True, False): "the automatic gradient is wrong",
         (False, False): "neither is right",
     }[tuple(right)]
-    if max(bound, 10 * accuracy) > _SAYS_LITTLE and all(right):
+    if not np.isfinite(size) or (max(bound, 10 * accuracy) > _SAYS_LITTLE and all(right)):
         says = "inconclusive"
     return ThirdOpinion(method, says, errors[0], errors[1], float(accuracy))
 
@@ -673,11 +682,12 @@ def _describe(network: Network) -> str:
     return f"{inputs}-" + "-".join(f"{layer.size} {layer.activation.name}" for layer in network.layers)
 
 
-def _finite_or_none(value):
+def finite_or_none(value):
+    """Nested dicts and lists with None for every float that JSON cannot say."""
     if isinstance(value, dict):
-        return {key: _finite_or_none(item) for key, item in value.items()}
+        return {key: finite_or_none(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite_or_none(item) for item in value]
+        return [finite_or_none(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

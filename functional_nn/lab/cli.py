@@ -1,5 +1,9 @@
 """`functional-nn`: info, train, compare, evaluate, predict. Bad input ends in one line on standard error and exit 2."""
 
+import contextlib
+import functools
+import io
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -89,7 +93,7 @@ def train(
     """
     _use(dtype)
     settings = {name: value for name, value in locals().items() if name not in ("data", "out", "replace")}
-    commands.train(data, settings, out or Path("runs") / Path(data).name.split(".")[0], replace)
+    commands.train(data, settings, out or Path("runs") / _name(data), replace)
 
 
 def compare(
@@ -175,11 +179,39 @@ def _use(dtype: str) -> None:
     precision.available(dtype)
 
 
+def _name(data: str) -> str:
+    return Path(data).resolve().name.lstrip(".").split(".")[0] or "run"
+
+
+def _later(command):
+    """The command with its words read and nothing done yet."""
+
+    @functools.wraps(command)
+    def bound(*args, **keywords):
+        return functools.partial(command, *args, **keywords)
+
+    return bound
+
+
+def _read_words():
+    """What the words on the command line ask for, or exit: 0 after --help, 2 with one line for what is not accepted."""
+    commands_by_name = {f.__name__: _later(f) for f in (info, train, compare, evaluate, predict)}
+    about, complaint = fnn.__doc__.split("\n")[0], io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return tyro.extras.subcommand_cli_from_dict(commands_by_name, prog="functional-nn", description=about)
+    except SystemExit as stop:
+        if stop.code:
+            # tyro draws a box of several lines; its words are kept
+            words = re.sub(r"[\u2500-\u257f]|\x1b\[[0-9;]*m", " ", complaint.getvalue()).split()
+            print("functional-nn:", " ".join(words) or "unreadable command line; see --help", file=sys.stderr)
+        raise
+
+
 def main() -> None:
     """The console script."""
-    subcommands = {f.__name__: f for f in (info, train, compare, evaluate, predict)}
     try:
-        tyro.extras.subcommand_cli_from_dict(subcommands, prog="functional-nn", description=fnn.__doc__.split("\n")[0])
+        _read_words()()
     except (ValueError, OSError, ImportError) as error:
         print(f"functional-nn: {error}", file=sys.stderr)
         sys.exit(2)

@@ -4,6 +4,7 @@ import csv
 import json
 import sys
 import time
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ _MONITORED = 256  # examples on which the two gradients are compared all through
 
 def train(source: str, settings: dict[str, Any], out: Path, replace: bool) -> None:
     """Trains on `source` and writes the run's folder. Raises ValueError for whatever does not fit, writing nothing."""
+    if not 0 <= settings["seed"] < 2**32:
+        raise ValueError(f"seed must be an integer from 0 to {2**32 - 1}, got {settings['seed']}")
     runs.check_free(out, replace)
     dataset = datasets.load(source, target=settings["target"], labels=settings["labels"], task=settings["task"])
     training, held_out = datasets.split(dataset, test_fraction=settings["test_fraction"], seed=settings["seed"])
@@ -64,7 +67,9 @@ def train(source: str, settings: dict[str, Any], out: Path, replace: bool) -> No
         agreement.to_csv(folder / "agreement.csv")
         agreement.to_json(folder / "agreement.json")
         outputs = np.asarray(network.apply(result.params, x_test), np.float64)
-        page = _page(config, result, watched, agreement, summary, held_out, outputs, seconds, folder)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph")  # a class name in letters that matplotlib's font has not got
+            page = _page(config, result, watched, agreement, summary, held_out, outputs, seconds, folder)
         (folder / "report.html").write_text(page, encoding="utf-8")
 
     measured = ", ".join(f"{name} {value:.4g}" for name, value in summary["held out"].items())
@@ -76,6 +81,7 @@ def train(source: str, settings: dict[str, Any], out: Path, replace: bool) -> No
 
 def compare_run(folder: Path, out: Path | None) -> bool:
     """Compares the gradients of a saved run on its training data; prints the whole record. True where they agree."""
+    _check_new(out)
     run = _open(folder)
     dataset = _reload(run.config)
     training, _ = datasets.split(dataset, test_fraction=run.config["test_fraction"], seed=run.config["seed"])
@@ -101,18 +107,28 @@ def compare_grid(
     """Compares over activations x losses x dtypes; prints a line each. True where none differ."""
     if batch < 1:
         raise ValueError(f"batch must be an integer >= 1, got {batch}")
+    if not dtypes:
+        raise ValueError("dtypes: expected at least one of float64, float32, bfloat16, float16")
+    _check_new(out)
     named = [fnn.activations.get(name) for name in activations or fnn.activations.names()]
     named = [activation for activation in named if activation.pullback or activations]
     chosen = [fnn.losses.get(name) for name in losses or fnn.losses.names()]
-    cases = [(f, loss, dtype) for f in named for loss in chosen for dtype in dtypes]
+    suited = {"real": "linear", "unit interval": "sigmoid", "distribution": "softmax"}
+    networks = {
+        (f, loss): fnn.multilayer(sizes, (f,) * (len(sizes) - 2) + (suited[loss.needs],))
+        for f in named
+        for loss in chosen
+    }
+    for (_, loss), network in networks.items():
+        fnn.value_and_grad(network, loss)  # refuses what cannot be trained, before anything is printed
+    cases = [(f, loss, dtype) for f, loss in networks for dtype in dtypes]
     rows = []
     header = ("activation", "loss", "dtype", "relative", "bound", "verdict", "Taylor", "third opinion")
     line = "{:<20}{:<28}{:<10}{:>9}{:>9}  {:<14}{:<14}{}"
     print(line.format(*header))
     with progress("comparing", len(cases)) as advance:
         for number, (activation, loss, dtype) in enumerate(cases):
-            last = {"real": "linear", "unit interval": "sigmoid", "distribution": "softmax"}[loss.needs]
-            network = fnn.multilayer(sizes, (activation,) * (len(sizes) - 2) + (last,))
+            network = networks[activation, loss]
             keys = jax.random.split(jax.random.key(seed), 3)
             x = jax.random.normal(keys[1], (batch, sizes[0]))
             t = _random_targets(loss, keys[2], batch, sizes[-1])
@@ -135,6 +151,8 @@ def compare_grid(
 def evaluate(folder: Path, source: str, target: str | None, labels: Path | None, part: str) -> None:
     """Prints loss and accuracy, or R^2 and root mean square error, of a saved run."""
     run = _open(folder)
+    if target is None and source.endswith((".csv", ".csv.gz")):
+        target = run.config["target"]
     dataset = datasets.load(source, target=target, labels=labels, task=run.config["task"])
     if part == "held-out":
         _, dataset = datasets.split(dataset, test_fraction=run.config["test_fraction"], seed=run.config["seed"])
@@ -159,14 +177,19 @@ def predict(folder: Path, source: str, out: Path | None) -> None:
     else:
         header = tuple(f"prediction{i}" if i else "prediction" for i in range(outputs.shape[1]))
         rows = [tuple(f"{value:.6g}" for value in row) for row in run.targets.invert(outputs)]
-    if out and out.exists():
+    if not out:
+        csv.writer(sys.stdout, lineterminator="\n").writerows([header, *rows])
+        return
+    if out.exists():
         raise ValueError(f"output {str(out)!r} exists; choose another with --out")
-    file = out.open("w", newline="") if out else sys.stdout
-    try:
+    with out.open("x", newline="", encoding="utf-8") as file:
         csv.writer(file, lineterminator="\n").writerows([header, *rows])
-    finally:
-        if out:
-            file.close()
+
+
+def _check_new(out: Path | None) -> None:
+    for name in ("agreement.csv", "agreement.json"):
+        if out and (out / name).exists():
+            raise ValueError(f"output {str(out / name)!r} exists; choose another folder with --out")
 
 
 def _open(folder: Path) -> runs.Run:
@@ -210,7 +233,7 @@ def _configuration(source, settings, dataset, training, network, loss, optimizer
     targets = datasets.fit_standardizer(training.targets) if dataset.task == "regression" else None
     plain = lambda s: {"mean": s.mean.tolist(), "scale": s.scale.tolist()}  # noqa: E731
     return {
-        "data": source if source in datasets.BUNDLED else str(Path(source)),
+        "data": source if source in datasets.BUNDLED else str(Path(source).resolve()),
         "task": dataset.task,
         "network": runs.describe_network(network),
         "loss": f"{loss.name}({loss.reduction})",
@@ -245,10 +268,20 @@ def _reload(config: dict[str, Any]) -> Dataset:
 def _arrays(config, loss, rescale, dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
     """Inputs and targets as the network takes them."""
     inputs, targets = rescale
-    if dataset.inputs.shape[1] != len(config["features"]):
-        raise ValueError(f"{dataset.name}: expected {len(config['features'])} inputs, got {dataset.inputs.shape[1]}")
+    dataset = _by_name(dataset, config["features"])
     t = runs.encode(config, loss, dataset)
     return inputs.apply(dataset.inputs), targets.apply(t) if targets else t
+
+
+def _by_name(dataset: Dataset, features: Sequence[str]) -> Dataset:
+    """The data with its inputs in the order of `features`, by name where a CSV file names its columns."""
+    own = list(dataset.features)
+    named = dataset.name.endswith((".csv", ".csv.gz")) and not own[0].startswith("column_")
+    if named and set(own) == set(features):
+        return dataset._replace(inputs=dataset.inputs[:, [own.index(name) for name in features]])
+    if named or len(own) != len(features):
+        raise ValueError(f"{dataset.name}: expected the inputs {', '.join(features)}; got {', '.join(own)}")
+    return dataset
 
 
 def _random_targets(loss: fnn.Loss, key: jax.Array, examples: int, width: int) -> jax.Array:
@@ -274,6 +307,7 @@ def _measures(config, network, loss, params, x, t, rescale) -> dict[str, float]:
         return measured | {"accuracy": float(accuracy)}
     outputs = np.asarray(network.apply(params, x), np.float64)
     error, spread = np.mean((outputs - t) ** 2), np.mean((t - t.mean(axis=0)) ** 2)
+    spread = spread if spread > 0 else np.nan  # a constant target: nothing to explain
     own_units = rescale[1].invert(outputs) - rescale[1].invert(t)
     return measured | {
         "R^2": float(1 - error / spread),
@@ -302,7 +336,7 @@ def _page(config, result, watched, agreement, summary, held_out, outputs, second
         report.Panel(
             "Learning curves",
             figures["learning_curves"],
-            f"Training loss falls from {history.training_loss[0]:.3g} to {history.training_loss[-1]:.3g} in "
+            f"Training loss goes from {history.training_loss[0]:.3g} to {history.training_loss[-1]:.3g} in "
             f"{len(history.epoch)} epochs; held-out loss ends at {history.validation_loss[-1]:.3g}.",
             "Training values are those of the epoch's examples just before the update that used them; held-out values "
             "are measured after the epoch. Nothing is chosen by the held-out part. Open circles: exactly zero.",

@@ -281,6 +281,9 @@ def _load_csv(path: Path, target: str | int | None, task: Task) -> Dataset:
     word = any(_number(cell) is None and cell.lower() not in _MISSING for cell in others)
     if named or (word and all(_number(cell) is None for cell in others)):
         names = first
+        twice = [name for name in names if names.count(name) > 1]
+        if twice:
+            raise ValueError(f"line {line}: column {twice[0]!r} is named twice; expected different names")
     else:
         names = [f"column_{index}" for index in range(len(first))]
         rows = itertools.chain([(line, first)], rows)

@@ -32,25 +32,27 @@ def learning_curves(history: History) -> Figure:
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(1, len(panels), figsize=(3.6 * len(panels), 3.0), layout="constrained")
         for axis, (name, training, held_out) in zip(np.atleast_1d(axes), panels, strict=True):
-            _log_curve(axis, history.epoch, training, TRAINING, "training")
+            curves = [("training", TRAINING, training)]
             if held_out is not None:
-                _log_curve(axis, history.epoch, held_out, HELD_OUT, "held out")
-                axis.legend()
+                curves.append(("held out", HELD_OUT, held_out))
+            _log_curves(axis, history.epoch, curves)
             axis.set(xlabel="epoch", title=name)
     return figure
 
 
-def _log_curve(axis, x: np.ndarray, y: np.ndarray, color: str, label: str) -> None:
-    """On a log scale; zeros, which it cannot show, sit as open marks on the lower edge."""
-    positive = y[np.isfinite(y) & (y > 0)]
-    if positive.size == 0:
-        axis.plot(x, y, color=color, label=label)
-        return
-    axis.set_yscale("log")
-    axis.plot(x, np.where(y > 0, y, np.nan), color=color, label=label, marker="." if len(x) < 3 else None)
-    zeros = y == 0
-    if zeros.any():
-        axis.plot(x[zeros], np.full(zeros.sum(), positive.min() / 2), "o", mfc="none", mec=color, ms=3)
+def _log_curves(axis, x: np.ndarray, curves: Sequence[tuple[str, str, np.ndarray]]) -> None:
+    """(label, color, values) on a log scale; zeros, which it cannot show, are open marks on its lower edge."""
+    positive = np.concatenate([y[np.isfinite(y) & (y > 0)] for _, _, y in curves])
+    for label, color, y in curves:
+        shown = y
+        if positive.size:
+            axis.set_yscale("log", nonpositive="mask")
+            shown = np.where(y > 0, y, np.nan)
+            zeros = y == 0
+            axis.plot(x[zeros], np.full(zeros.sum(), positive.min() / 2), "o", mfc="none", mec=color, ms=3)
+        axis.plot(x, shown, color=color, label=label, marker="." if len(x) < 3 else None)
+    if len(curves) > 1:
+        axis.legend()
 
 
 def gradient_agreement(
@@ -86,8 +88,8 @@ def confusion(counts: np.ndarray, classes: Sequence[str]) -> Figure:
             weight = "normal" if row == column else "bold"
             axis.text(column, row, counts[row, column], ha="center", va="center", fontsize=8, fontweight=weight)
         ticks = range(len(classes))
-        axis.set_xticks(ticks, classes, rotation=90 if max(map(len, classes)) > 3 else 0)
-        axis.set_yticks(ticks, classes)
+        axis.set_xticks(ticks, classes, rotation=90 if max(map(len, classes)) > 3 else 0, parse_math=False)
+        axis.set_yticks(ticks, classes, parse_math=False)
         axis.set(xlabel="taken for", ylabel="is")
     return figure
 
@@ -103,5 +105,5 @@ def images(inputs: np.ndarray, shape: tuple[int, int], captions: Sequence[str]) 
             axis.set_axis_off()
         for axis, pixels, caption in zip(axes.flat, inputs, captions, strict=False):
             axis.imshow(pixels.reshape(shape), cmap="gray_r")
-            axis.set_title(caption, fontsize=8)
+            axis.set_title(caption, fontsize=8, parse_math=False)
     return figure

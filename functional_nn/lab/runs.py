@@ -3,11 +3,12 @@
 A folder is written under another name and renamed when it is complete, so that what carries the run's name is whole.
 """
 
+import contextlib
 import json
+import os
 import shutil
-import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,10 +18,13 @@ import numpy as np
 
 import functional_nn as fnn
 from functional_nn import precision
+from functional_nn.gradients.comparison import finite_or_none
 from functional_nn.lab.datasets import Dataset, Standardizer
 from functional_nn.networks.network import param_shapes
 
 CONFIG, PARAMETERS = "config.json", "parameters.npz"
+_REQUIRED = ("data", "task", "network", "loss", "dtype", "classes", "features", "inputs", "targets", "seed",
+             "test_fraction", "target", "labels")  # fmt: skip
 
 
 class Run(NamedTuple):
@@ -44,25 +48,33 @@ def check_free(out: Path, replace: bool) -> None:
         raise ValueError(f"output folder {str(out)!r} already holds a run; choose another with --out, or --replace it")
 
 
-@contextmanager
+@contextlib.contextmanager
 def writing(out: Path, replace: bool) -> Iterator[Path]:
     """A fresh folder that becomes `out` if all goes well and vanishes if not. Raises as `check_free`."""
     check_free(out, replace)
+    made = [folder for folder in out.parents if not folder.exists()]  # innermost first
     out.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    tag = f"{os.getpid()}-{time.monotonic_ns()}"
+    partial, old = out.with_name(f".{out.name}-{tag}"), out.with_name(f".{out.name}-{tag}-old")
+    partial.mkdir()
     try:
         yield partial
-        partial.chmod(0o755)
+        check_free(out, replace)
         if out.exists():
-            check_free(out, replace)
-            old = Path(tempfile.mkdtemp(prefix=f".{out.name}-old-", dir=out.parent)) / out.name
             out.rename(old)
+        try:
             partial.rename(out)
-            shutil.rmtree(old.parent)
-        else:
-            partial.rename(out)
+        except OSError:
+            if old.exists():
+                old.rename(out)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        if partial.exists():
+            shutil.rmtree(partial, ignore_errors=True)
+            for folder in made:
+                with contextlib.suppress(OSError):  # somebody else's files are in it by now
+                    folder.rmdir()
 
 
 def describe_network(network: fnn.Network) -> dict[str, Any]:
@@ -92,7 +104,7 @@ def network_from(description: dict[str, Any]) -> fnn.Network:
 
 def save(folder: Path, config: dict[str, Any], params: dict) -> None:
     """Writes config.json and parameters.npz (arrays by path; 16-bit floats widened to float32, which is exact)."""
-    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+    (folder / CONFIG).write_text(json.dumps(finite_or_none(config), indent=2) + "\n")
     paths = jax.tree_util.tree_leaves_with_path(params)
     arrays = {jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf) for path, leaf in paths}
     arrays = {path: x.astype(np.float32) if x.itemsize < 4 else x for path, x in arrays.items()}
@@ -105,10 +117,11 @@ def configuration(folder: Path) -> dict[str, Any]:
         config = json.loads((folder / CONFIG).read_text())
     except (FileNotFoundError, NotADirectoryError):
         raise ValueError(f"{str(folder)!r} is not a run's folder: it has no {CONFIG}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{folder / CONFIG}: not JSON ({error})") from None
-    if not isinstance(config, dict):
-        raise ValueError(f"{folder / CONFIG}: not a run's configuration")
+    missing = [key for key in _REQUIRED if key not in config] if isinstance(config, dict) else _REQUIRED
+    if missing:
+        raise ValueError(f"{folder / CONFIG}: not a run's configuration; {missing[0]!r} is missing")
     return config
 
 
@@ -122,11 +135,11 @@ def load(folder: Path) -> Run:
         inputs = Standardizer(*(np.array(config["inputs"][k], np.float64) for k in ("mean", "scale")))
         rescale = config["targets"]
         targets = rescale and Standardizer(*(np.array(rescale[k], np.float64) for k in ("mean", "scale")))
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"{folder / CONFIG}: not a run's configuration ({error!r})") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{folder / CONFIG}: not a run's configuration ({error})") from None
     params: dict = {}
     try:
-        with np.load(folder / PARAMETERS, allow_pickle=False) as archive:
+        with (folder / PARAMETERS).open("rb") as file, np.load(file, allow_pickle=False) as archive:
             for path, shape in param_shapes(network).items():
                 value = archive[path]
                 if value.shape != shape:

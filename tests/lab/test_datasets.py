@@ -869,8 +869,7 @@ def test_load_inputs_refused(tmp_path, text, message):
     assert str(refusal.value).startswith(f"{path}: ") and message in str(refusal.value)
 
 
-@pytest.mark.xfail(strict=True, reason="two columns of one name are both read from the first of them")
-def test_load_inputs_of_columns_named_alike(tmp_path):
+def test_columns_named_alike_are_refused(tmp_path):
     path = write(tmp_path / "x.csv", "a,a,y\n1,2,3.5\n4,5,6.5\n7,8,9.5\n")
-    dataset = load(path)
-    assert np.array_equal(load_inputs(path, dataset.features), dataset.inputs)
+    with pytest.raises(ValueError, match="line 1: column 'a' is named twice"):
+        load(path)

@@ -67,7 +67,6 @@ def test_learning_curves_of_any_numbers(name):
 
 
 @pytest.mark.parametrize("name", ["zeros", "nan", "only inf"])
-@pytest.mark.xfail(strict=True, reason="a curve without positive values, drawn before one with some, warns")
 def test_learning_curves_of_two_kinds(name):
     """Such as no error at all in training, while some are left among the held-out examples."""
     columns = history(COLUMNS[name])._replace(validation_loss=COLUMNS["falling"])
@@ -123,12 +122,7 @@ HOSTILE = ["<script>alert(1)</script>", "--><b>", 'a"b', "a&b", "-1", "", "two\n
 TEX = ["$5-$10", "$\\bad$", "a_b^c", "\\frac"]
 
 
-def _inside_dollars(name):
-    reason = "matplotlib reads what stands between two dollars as mathematics"
-    return pytest.param(name, marks=pytest.mark.xfail(strict=True, reason=reason)) if name.count("$") > 1 else name
-
-
-@pytest.mark.parametrize("name", [*HOSTILE, *map(_inside_dollars, TEX)])
+@pytest.mark.parametrize("name", [*HOSTILE, *TEX])
 def test_class_names_are_text_and_nothing_else(name):
     figure = draw(plots.confusion(np.eye(2, dtype=int), (name, "b")))
     label = figure.axes[0].get_yticklabels()[0]
