@@ -43,14 +43,14 @@ def learning_curves(history: History) -> Figure:
 def _log_curves(axis, x: np.ndarray, curves: Sequence[tuple[str, str, np.ndarray]]) -> None:
     """(label, color, values) on a log scale; zeros, which it cannot show, are open marks on its lower edge."""
     positive = np.concatenate([y[np.isfinite(y) & (y > 0)] for _, _, y in curves])
+    if positive.size:
+        axis.set_yscale("log", nonpositive="mask")
     for label, color, y in curves:
-        shown = y
-        if positive.size:
-            axis.set_yscale("log", nonpositive="mask")
-            shown = np.where(y > 0, y, np.nan)
-            zeros = y == 0
-            axis.plot(x[zeros], np.full(zeros.sum(), positive.min() / 2), "o", mfc="none", mec=color, ms=3)
+        shown = np.where(y > 0, y, np.nan) if positive.size else y
         axis.plot(x, shown, color=color, label=label, marker="." if len(x) < 3 else None)
+        zeros = x[y == 0]
+        if positive.size and zeros.size:
+            axis.plot(zeros, np.full(zeros.size, positive.min() / 2), "o", mfc="none", mec=color, ms=3)
     if len(curves) > 1:
         axis.legend()
 

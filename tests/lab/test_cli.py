@@ -360,7 +360,7 @@ def test_train_writes_over_nothing(lab, tmp_path, what, replace):
         (("evaluate", "{lab}/nowhere", "iris"), ("nowhere", "config.json")),
         (("predict", "{lab}/toy", "iris"), ("toy", "config.json")),
         (("evaluate", "{lab}/runs/iris", "wine"), ("expected the inputs",)),
-        (("predict", "{lab}/runs/iris", "wine"), ("expected the inputs",)),
+        (("predict", "{lab}/runs/iris", "wine"), ("expected 4 inputs, got 13",)),
         (("evaluate", "{lab}/runs/diverged", "iris"), ("regression",)),
         (("evaluate", "{lab}/runs/kinds", "{lab}/numbers.npz"), ("targets",)),
         (("predict", "{lab}/runs/iris", "{lab}/kinds.csv"), ("missing",)),
