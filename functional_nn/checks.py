@@ -26,6 +26,20 @@ def finite(name: str, x) -> None:
         raise ValueError(f"{name}: expected finite numbers, got {x[index]} at index {tuple(map(int, index))}")
 
 
+def representable(name: str, x, dtype) -> None:
+    """Raises ValueError naming the first index where a concrete `x` is beyond the largest number of `dtype`."""
+    if not is_concrete(x) or x.dtype == dtype:
+        return
+    largest = float(jax.numpy.finfo(dtype).max)
+    size = np.abs(np.asarray(x).astype(np.complex128))
+    if size.size and size.max() > largest:
+        index = np.unravel_index(int(np.argmax(size > largest)), size.shape)
+        found = np.asarray(x)[index]
+        raise ValueError(
+            f"{name}: {found} at index {tuple(map(int, index))} is too large for {dtype} (at most {largest:g})"
+        )
+
+
 def numeric(name: str, x) -> None:
     """Raises TypeError unless `x` is an array of numbers."""
     dtype = getattr(x, "dtype", None)

@@ -20,6 +20,7 @@ import numpy as np
 from jax import Array, lax
 
 from functional_nn import checks, precision
+from functional_nn.networks import activations
 from functional_nn.networks.activations import Activation, Range, largest_in_row
 from functional_nn.precision import at_least_float32
 from functional_nn.registry import Registry, cached
@@ -71,8 +72,12 @@ class Loss:
         return self.scale(self.example_gradient(outputs, targets), weights)
 
     def fused_with(self, activation: Activation) -> FusedPair | None:
-        """The pair that takes over from `activation` in the output layer, if there is one."""
-        return self.fused.get(activation.name)
+        """The pair that takes over from `activation` in the output layer, if there is one.
+
+        Only from the registered activation: another that goes by its name keeps its own derivative.
+        """
+        pair = self.fused.get(activation.name)
+        return pair if pair and activations.get(activation.name) is activation else None
 
     def reduce(self, example_values: Array, weights: Array | None = None) -> Array:
         """sum_q w_q F_q, over sum_q w_q for "mean": (Q,) -> scalar."""

@@ -285,6 +285,7 @@ def _batch(label: str, x: Array, width: int, dtype) -> Array:
     if x.shape[0] == 0:
         raise ValueError(f"{label}: expected at least one example, got shape {x.shape}")
     checks.finite(label, x)
+    checks.representable(label, x, dtype)
     return jnp.asarray(x, dtype)
 
 

@@ -1,5 +1,7 @@
 """Every registered loss against its definition and other people's code; its gradient against autodiff of its value."""
 
+import dataclasses
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -506,3 +508,11 @@ def test_a_loss_whose_name_is_taken_is_refused(registry):
         @losses.register
         def hinge(reduction="mean"):
             raise AssertionError
+
+
+def test_only_the_registered_activation_is_fused():
+    """A function of one's own that is called softmax too keeps its own forward map and derivative."""
+    loss, softmax = losses.cross_entropy(), activations.get("softmax")
+    assert loss.fused_with(softmax) is loss.fused["softmax"]
+    assert loss.fused_with(activations.get("sigmoid")) is None
+    assert loss.fused_with(dataclasses.replace(softmax, pullback=lambda g, n, a, theta: (g, {}))) is None

@@ -416,3 +416,9 @@ def test_float64_data_is_taken_by_a_float32_network_while_64_bits_are_off():
     network = fnn.multilayer((2, 1), ("linear",))
     with jax.enable_x64(False):
         assert network.apply(network.init(KEY), np.ones((3, 2))).dtype == jnp.float32
+
+
+def test_inputs_too_large_for_the_parameters_dtype_are_refused():
+    network = chain((3, 2), "tanh", "linear")
+    with pytest.raises(ValueError, match=r"inputs: 70000.0 at index \(1, 2\) is too large for float16"):
+        network.apply(network.init(KEY, jnp.float16), np.array([[1.0, 2.0, 3.0], [4.0, 5.0, 7e4]]))
