@@ -207,6 +207,7 @@ def main() -> None:
     options = parser.parse_args()
     jax.config.update("jax_enable_x64", True)
     rows = []
+    print(f"{'fault':<26}{'compare':<9}{'third opinion':<31}{'Taylor test':<16}where")
     for fault in (Fault("none", backprop.backpropagate, "", "the right one"), *FAULTS):
         a = examine(fault)
         rows.append(

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from functional_nn.networks import losses
 from functional_nn.networks.losses import Loss
 from functional_nn.networks.network import Inputs, Layer, Network, Params, Trace, forward, theta
 
@@ -61,6 +62,7 @@ def backpropagate(
     Raises ValueError for shapes that do not match, non-finite concrete data, a layer without derivative (hardlim),
     and a loss whose outputs must be probabilities over a layer that gives something else.
     """
+    loss = losses.get(loss)
     check_trainable(network)
     loss.check_outputs(network.output.activation)
     inputs = network.prepare(params, inputs)
@@ -82,6 +84,7 @@ def value_and_grad(network: Network, loss: Loss) -> Callable[..., tuple[Array, P
 
     Refused at once: a layer without derivative, and a loss that does not suit the output layer (ValueError).
     """
+    loss = losses.get(loss)
     check_trainable(network)
     loss.check_outputs(network.output.activation)
 
@@ -99,6 +102,7 @@ def sensitivities(network: Network, loss: Loss, params: Params, inputs: Inputs, 
 
 def objective(network: Network, loss: Loss) -> Callable[..., Array]:
     """`(params, inputs, targets, weights=None) -> F`, plain JAX without a hand-written derivative, for `jax.grad`."""
+    loss = losses.get(loss)
     loss.check_outputs(network.output.activation)
 
     def value(params: Params, inputs: Inputs, targets: Array, weights: Array | None = None) -> Array:
@@ -184,9 +188,9 @@ def contract(network: Network, params: Params, trace: Trace, swept: Sweep) -> Pa
         s = swept.sensitivities[layer.name]
         own = {"weights": {source: _sum_of_outer_products(s, trace.activations[source]) for source in layer.sources}}
         if layer.bias != "none":
-            own["bias"] = _sum_like(params[layer.name]["bias"], s)
+            own["bias"] = sum_like(params[layer.name]["bias"], s)
         for name, contribution in swept.learned[layer.name].items():
-            own[name] = _sum_like(params[layer.name][name], contribution)
+            own[name] = sum_like(params[layer.name][name], contribution)
         gradients[layer.name] = own
     return gradients
 
@@ -196,8 +200,8 @@ def _sum_of_outer_products(s: Array, a: Array) -> Array:
     return lax.dot_general(s, a, (((0,), (0,)), ((), ())))
 
 
-def _sum_like(parameter: Array, contributions: Array) -> Array:
-    # over the examples, and over the neurons too where one parameter (1,) serves them all
+def sum_like(parameter: Array, contributions: Array) -> Array:
+    """Contributions (Q, S) summed to the parameter's shape: (S,), or (1,) where it serves all neurons."""
     summed = _sum_over_examples(contributions)
     return summed if parameter.shape == summed.shape else jnp.sum(summed).reshape(1)
 

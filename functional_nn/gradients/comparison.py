@@ -26,7 +26,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from functional_nn.gradients.backprop import Backpropagation, backpropagate, check_trainable, loss_value
+from functional_nn import precision
+from functional_nn.gradients.backprop import Backpropagation, backpropagate, check_trainable, loss_value, sum_like
+from functional_nn.networks import activations, losses
+from functional_nn.networks.activations import Activation
 from functional_nn.networks.losses import Loss
 from functional_nn.networks.network import Inputs, Network, Params, forward
 
@@ -179,6 +182,7 @@ def compare(
     Matrix products run at full precision on every device. Raises ValueError as `backpropagate` and for targets that
     the loss has no meaning for.
     """
+    loss = losses.get(loss)
     check_trainable(network)
     loss.check_outputs(network.output.activation)
     inputs = network.prepare(params, inputs)
@@ -311,6 +315,56 @@ def compare_callables(
     )
 
 
+def compare_activation(activation: str | Activation, *, key: Array | None = None) -> Agreement:
+    """An activation's hand-written derivatives against `jax.vjp` and `jax.jvp` of its own forward map, on random data.
+
+    Covers what no gradient shows: "pushforward" and "second_order", which Hessian-vector products need; and the
+    "pullback", learned parameters included. In JAX's default float. Raises ValueError for one without derivative.
+
+    >>> import functional_nn as fnn
+    >>> fnn.comparison.compare_activation("tanh").verdict
+    'agree'
+    """
+    f = activations.get(activation)
+    if f.pullback is None:
+        raise ValueError(f"activation {f.name!r} has no derivative to compare")
+    examples, size, dtype = 32, 8, precision.default()
+    key = jax.random.key(0) if key is None else key
+    keys = jax.random.split(key, 4)
+    theta = f.parameters(size, dtype) if f.parameters else {}
+    r_theta = jax.tree.map(lambda x: jax.random.normal(keys[3], x.shape, dtype), theta)
+    n, r = (2 * jax.random.normal(k, (examples, size * f.pieces), dtype) for k in keys[:2])
+    g = jax.random.normal(keys[2], (examples, size), dtype)
+
+    def by_hand(n, g, r, theta, r_theta):
+        a = f.forward(n, theta)
+        s, learned = f.pullback(g, n, a, theta)
+        second, second_learned = f.second_order(g, r, r_theta, n, a, theta)
+        return {
+            "pullback": {"n": s, **_summed_like(theta, learned)},
+            "pushforward": f.pushforward(r, r_theta, n, a, theta),
+            "second_order": {"n": second, **_summed_like(theta, second_learned)},
+        }
+
+    def automatically(n, g, r, theta, r_theta):
+        def pulled_back(n, theta):
+            s, learned = jax.vjp(f.forward, n, theta)[1](g)
+            return {"n": s, **learned}
+
+        return {
+            "pullback": pulled_back(n, theta),
+            "pushforward": jax.jvp(f.forward, (n, theta), (r, r_theta))[1],
+            "second_order": jax.jvp(pulled_back, (n, theta), (r, r_theta))[1],
+        }
+
+    found = compare_callables(by_hand, automatically, n, g, r, theta, r_theta, key=key, jit=False)
+    return dataclasses.replace(found, title=f"derivatives of {f.name}")
+
+
+def _summed_like(theta, learned):
+    return {name: sum_like(theta[name], contribution) for name, contribution in learned.items()}
+
+
 # Differences and their bound ------------------------------------------------------------------------------------------
 
 
@@ -340,12 +394,13 @@ class _Examination:
         here = _flat(part(self.automatic))
         norm = np.linalg.norm(here)
         if not np.isfinite(norm):
-            return 1.0
+            return math.nan
         change = max(float(np.linalg.norm(_flat(part(there)) - here)) for there in self.nearby)
         return max(1.0, change / (self.step * norm)) if norm > 0 else 1.0
 
     def bound(self, part) -> float:
-        return _LAMBDA * self.unit * math.sqrt(self.roundings) * self.condition(part)
+        condition = self.condition(part)
+        return _LAMBDA * self.unit * math.sqrt(self.roundings) * (1.0 if math.isnan(condition) else condition)
 
     def differences(self, part) -> tuple[Difference, ...]:
         """One for each array of a part of the results, each with a bound of its own."""
@@ -485,8 +540,8 @@ def _where(parameters: Sequence[Difference], sensitivities: Sequence[Difference]
             return f"{s.name}: dF/dn parts here first, by {s.ulps:.3g} ulps ({origin})"
     for p in parameters:
         if not p.agrees:
-            agreeing = "the sensitivities agree, " if sensitivities else ""
-            return f"{p.name}: {agreeing}this gradient does not, by {p.ulps:.3g} ulps"
+            found = "the sensitivities agree, this gradient does not" if sensitivities else "the two differ"
+            return f"{p.name}: {found}, by {p.ulps:.3g} ulps"
     return None
 
 
@@ -691,14 +746,20 @@ def finite_or_none(value):
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def mark(row: dict[str, Any]) -> str:
+    """One word for a row of `Agreement.rows`: "ok", "DIFFERS", or "undefined" for nan or infinity in both."""
+    if not row["relative"] <= row["bound"]:
+        return "DIFFERS"
+    return "undefined" if row["undefined"] else "ok"
+
+
 def _as_text(a: Agreement) -> str:
     header = ("", "relative", "bound", "largest", "ulps", "at", "")
     rows = [header]
     for row in a.rows():
         name = f"dF/dn {row['name']}" if row["kind"] == "sensitivity" else row["name"]
         numbers = [f"{row[column]:.2e}" for column in ("relative", "bound", "largest")]
-        mark = "ok" if row["relative"] <= row["bound"] else "DIFFERS"
-        rows.append((name, *numbers, f"{row['ulps']:.3g}", str(row["index"]), mark))
+        rows.append((name, *numbers, f"{row['ulps']:.3g}", str(row["index"]), mark(row)))
     widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
     lines = [f"{a.title}, {a.dtype}: {a.verdict}"]
     for row in rows:
@@ -706,6 +767,10 @@ def _as_text(a: Agreement) -> str:
         lines.append("  ".join([*cells, row[-1]]).rstrip())
     if a.where:
         lines.append(f"first apart at {a.where}")
+    if a.total.undefined:
+        lines.append(f"{a.total.undefined} elements are nan or infinite in both, so there is little to agree on")
+    elif a.verdict == "inconclusive":
+        lines.append(f"a bound of {a.total.bound:.1e} in {a.dtype} would pass gradients that are wrong; try float64")
     lines.append(f"condition number of the gradient {a.condition:.3g}")
     if a.third_opinion:
         t = a.third_opinion

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import io
+import os
 import re
 import sys
 from pathlib import Path
@@ -212,6 +213,8 @@ def main() -> None:
     """The console script."""
     try:
         _read_words()()
+    except BrokenPipeError:  # whoever read our output has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (ValueError, OSError, ImportError) as error:
         print(f"functional-nn: {error}", file=sys.stderr)
         sys.exit(2)

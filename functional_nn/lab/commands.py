@@ -351,9 +351,10 @@ def _page(config, result, watched, agreement, summary, held_out, outputs, second
         ),
         report.Table(
             "Agreement after training",
-            ("array", "relative difference", "bound", "largest", "ulps", "at", ""),
+            ("array", "", "relative difference", "bound", "largest", "ulps", "at"),
             [_agreement_row(row) for row in agreement.rows()],
-            "dF/dn rows are sensitivities, listed from the output back. " + _opinions(agreement),
+            "dF/dn rows are sensitivities, listed from the output back. largest is the largest difference of one "
+            "element, at its place; ulps the most floating-point numbers between two elements. " + _opinions(agreement),
         ),
         report.Table(
             "Cost of one gradient",
@@ -378,7 +379,7 @@ def _page(config, result, watched, agreement, summary, held_out, outputs, second
         (f"{seconds:.1f} s", f"for {len(history.epoch)} epochs, compilation included ({result.status})"),
     ]
     return report.render(
-        f"functional_nn: {config['data']}",
+        f"functional_nn: {Path(config['data']).name}",
         f"A network {width} - {layers}, {config['loss']}, trained by {config['optimizer']['name']} with the "
         f"{'hand-written' if config['gradient'] == 'manual' else 'automatic'} gradient in {config['dtype']}.",
         facts,
@@ -397,13 +398,7 @@ def _agreement_figure(watched, dtype: str):
 def _agreement_row(row: dict[str, Any]) -> tuple[str, ...]:
     name = f"dF/dn {row['name']}" if row["kind"] == "sensitivity" else row["name"]
     numbers = (f"{row[column]:.1e}" for column in ("relative", "bound", "largest"))
-    return (
-        name,
-        *numbers,
-        f"{row['ulps']:.3g}",
-        str(row["index"]),
-        "ok" if row["relative"] <= row["bound"] else "DIFFERS",
-    )
+    return (name, fnn.comparison.mark(row), *numbers, f"{row['ulps']:.3g}", str(row["index"]))
 
 
 def _opinions(a: fnn.Agreement) -> str:

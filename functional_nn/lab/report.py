@@ -84,10 +84,13 @@ p { margin: 0 0 .8rem; } .soft, figcaption, caption { color: var(--soft); font-s
 .facts strong { display: block; font-size: 1.55rem; font-variant-numeric: tabular-nums; }
 section { margin: 1.2rem 0; } figure { margin: 0; }
 .picture { background: #fff; border-radius: 8px; padding: .5rem; overflow-x: auto; text-align: center; }
-.picture svg { max-width: 100%; height: auto; }
+.picture svg { max-width: 100%; height: auto; min-width: min(100%, 20rem); }
+@media (max-width: 700px) { .picture svg { max-width: none; width: 44rem; } }
+figcaption, .scroll + p { margin-top: .7rem; }
 .scroll { overflow-x: auto; } table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { text-align: right; padding: .3rem .7rem; border-bottom: 1px solid var(--line); white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; } td.ok { color: var(--good); } td.DIFFERS { color: var(--bad); }
+th:first-child, td:first-child { text-align: left; } td.ok { color: var(--good); }
+td.DIFFERS, td.undefined { color: var(--bad); }
 details td:last-child { text-align: left; white-space: normal; overflow-wrap: anywhere; } summary { cursor: pointer; }
 </style>
 </head>
@@ -110,7 +113,9 @@ details td:last-child { text-align: left; white-space: normal; overflow-wrap: an
 <tbody>
 {% for row in part.rows %}
 <tr>
-{% for cell in row %}<td{% if cell in ("ok", "DIFFERS") %} class="{{ cell }}"{% endif %}>{{ cell }}</td>{% endfor %}
+{% for cell in row %}
+<td{% if cell in ("ok", "DIFFERS", "undefined") %} class="{{ cell }}"{% endif %}>{{ cell }}</td>
+{% endfor %}
 </tr>
 {% endfor %}
 </tbody></table></div>

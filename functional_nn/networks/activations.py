@@ -53,6 +53,9 @@ class Activation:
     gives: Range = "real"
     initializer: str = "xavier_uniform"
 
+    def __repr__(self) -> str:
+        return f"<activation {self.name}>"
+
     @property
     def smooth(self) -> bool:
         """True where the function has a derivative everywhere."""

@@ -28,6 +28,9 @@ class Initializer:
     draw: Draw
     sets_bias: bool = False
 
+    def __repr__(self) -> str:
+        return f"<initializer {self.name}>"
+
 
 _registry: Registry[Initializer] = Registry("initializer", Initializer)
 names, get = _registry.names, _registry.get

@@ -25,6 +25,7 @@ from functional_nn.networks.activations import Activation, Range, largest_in_row
 from functional_nn.precision import at_least_float32
 from functional_nn.registry import Registry, cached
 
+_SAID = {"real": "real numbers", "unit interval": "numbers in [0, 1]", "distribution": "a distribution"}
 Reduction = Literal["mean", "sum"]
 _RANGES: tuple[Range, ...] = ("real", "unit interval", "distribution")  # each is also all that stand before it
 
@@ -57,6 +58,9 @@ class Loss:
     targets: Literal["real", "non-negative", "unit interval", "distribution", "positive", "signs", "one-hot"] = "real"
     correct: Callable[[Array, Array], Array] | None = None
     kink_distance: Callable[[Array, Array], Array] | None = None
+
+    def __repr__(self) -> str:
+        return f"<loss {self.name}({self.reduction})>"
 
     @property
     def smooth(self) -> bool:
@@ -100,8 +104,8 @@ class Loss:
         """Raises ValueError where the loss needs probabilities and the output layer gives something else."""
         if _RANGES.index(activation.gives) < _RANGES.index(self.needs):
             raise ValueError(
-                f"{self.name} needs outputs that are a {self.needs}, but the output layer's activation "
-                f"{activation.name!r} gives {activation.gives} values; use "
+                f"{self.name} needs outputs that are {_SAID[self.needs]}, but the output layer's activation "
+                f"{activation.name!r} gives {_SAID[activation.gives]}; use "
                 + ("'softmax'" if self.needs == "distribution" else "'softmax' or 'sigmoid'")
             )
 
@@ -146,7 +150,8 @@ def register(factory: Callable[..., Loss]) -> Callable[..., Loss]:
 def one_hot(labels, classes: int, dtype=None) -> Array:
     """Labels (Q,) of integers 0..classes-1 as rows (Q, classes) with a single 1.
 
-    Raises ValueError for concrete labels out of range or not integers. dtype: JAX's default float where not given.
+    Raises ValueError for concrete labels out of range or not integers; under `jit`, where values are not known, such
+    a label gives a row of nan, so that no example is lost silently. dtype: JAX's default float where not given.
     """
     labels = jnp.asarray(labels)
     if labels.ndim != 1 or not jnp.issubdtype(labels.dtype, jnp.integer):
@@ -157,7 +162,8 @@ def one_hot(labels, classes: int, dtype=None) -> Array:
             first = int(wrong[0])
             raise ValueError(f"labels: expected 0 to {classes - 1}, got {int(labels[first])} at index {first}")
     dtype = precision.default() if dtype is None else precision.available(dtype)
-    return jax.nn.one_hot(labels, classes, dtype=dtype)
+    inside = (labels >= 0) & (labels < classes)
+    return jnp.where(inside[:, None], jax.nn.one_hot(labels, classes, dtype=dtype), jnp.nan)
 
 
 # What a right answer is -----------------------------------------------------------------------------------------------

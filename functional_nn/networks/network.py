@@ -247,6 +247,8 @@ def _product(a: Array, weights: Array) -> Array:
 
 def check_params(network: Network, params: Params) -> None:
     """Raises ValueError at the first parameter whose place, shape or dtype is not the network's."""
+    if not isinstance(params, Mapping):
+        raise TypeError(f"params: expected the dict that Network.init gives, got {type(params).__name__}")
     try:
         paths = jax.tree_util.tree_leaves_with_path(params)
         given = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in paths}

@@ -14,8 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from functional_nn import registry
+from functional_nn import optimizers, registry
 from functional_nn.gradients.backprop import objective, value_and_grad
+from functional_nn.networks import losses
 from functional_nn.networks.losses import Loss
 from functional_nn.networks.network import Inputs, Network, Params, forward
 from functional_nn.optimizers.first_order import Optimizer
@@ -133,10 +134,11 @@ def fit(
     """Trains `network` on inputs (Q, R) or {name: (Q, R)} and targets (Q, S).
 
     key: for the initial parameters (unless `params` are given) and the batches. plan: `training.batch()`,
-    `minibatch(32)` (the default, smaller where there are fewer examples) or `stochastic()`. gradient: by hand, by
-    `jax.grad`, or your own `(network, loss) -> value_and_grad`. correct(outputs, targets) -> (Q,) says which examples
-    are right, `losses.largest` for one; by default the loss's own rule. on_chunk(state, history so far) is called
-    after every `chunk` epochs, outside the compiled program.
+    `minibatch(32)` (the default, smaller where there are fewer examples) or `stochastic()`. validation: a pair
+    (inputs, targets), measured after every epoch. gradient: by hand, by `jax.grad`, or your own
+    `(network, loss) -> value_and_grad`. correct(outputs, targets) -> (Q,) says which examples are right,
+    `losses.largest` for one; by default the loss's own rule. on_chunk(state, history so far) is called after every
+    `chunk` epochs, outside the compiled program.
 
     Compiles one program, whatever `epochs` is. Stops after the first epoch whose loss is not finite. Raises
     ValueError for data or settings that do not fit, before anything is compiled.
@@ -148,10 +150,21 @@ def fit(
         raise ValueError(registry.unknown("gradient", gradient, GRADIENTS))
     gradient = GRADIENTS.get(gradient, gradient) if isinstance(gradient, str) else gradient
 
+    loss, optimizer = losses.get(loss), optimizers.get(optimizer)
+    if plan is not None and not isinstance(plan, BatchPlan):
+        raise TypeError(f"plan: expected training.batch(), minibatch(size) or stochastic(), got {plan!r}")
+    if validation is not None and not (isinstance(validation, tuple | list) and len(validation) == 2):
+        raise TypeError(f"validation: expected a pair (inputs, targets), got {type(validation).__name__}")
+
     init_key, plan_key = jax.random.split(key)
     params = network.init(init_key) if params is None else params
     training = _checked(network, loss, params, inputs, targets)
-    held_out = None if validation is None else _checked(network, loss, params, *validation)
+    held_out = None
+    if validation is not None:
+        try:
+            held_out = _checked(network, loss, params, *validation)
+        except ValueError as error:
+            raise ValueError(f"validation {error}") from None
     plan = plan or minibatch(min(32, training.targets.shape[0]))
     plan.updates(training.targets.shape[0])  # refuses a batch larger than the data before anything is compiled
 

@@ -501,7 +501,7 @@ def test_training_through_a_perceptron_is_refused(through, place):
 @pytest.mark.parametrize(("loss", "output"), [("cross_entropy", "tanh"), ("kullback_leibler", "sigmoid")])
 def test_a_loss_of_probabilities_is_refused_on_other_outputs(loss, output):
     network, loss = chain((2, 3, 2), "tanh", output), fnn.losses.get(loss)
-    params, message = network.init(jax.random.key(0)), f"{loss.name} needs outputs that are a"
+    params, message = network.init(jax.random.key(0)), f"{loss.name} needs outputs that are "
     for refused in (fnn.value_and_grad, fnn.objective):
         with pytest.raises(ValueError, match=message):
             refused(network, loss)

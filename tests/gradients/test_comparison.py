@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import chain, fan_out, targets_for
+from cases import TRAINABLE, chain, fan_out, targets_for
 
 import functional_nn as fnn
 from functional_nn.gradients import backprop, comparison
@@ -198,6 +198,35 @@ def test_the_record_is_a_pytree_and_saves(tmp_path):
     text = str(a)
     for word in ("total", "dF/dn first", "third opinion", "Taylor test", "condition number"):
         assert word in text
+
+
+@pytest.mark.parametrize("name", TRAINABLE)
+def test_every_activation_is_proved_second_derivatives_included(name):
+    a = comparison.compare_activation(name)
+    assert a.verdict == "agree", str(a)
+    assert {d.name.split("/")[0] for d in a.parameters} == {"pullback", "pushforward", "second_order"}
+
+
+@pytest.mark.parametrize(
+    ("part", "changes"),
+    [
+        ("pullback", {"derivative": lambda n, a: 1 - a}),
+        ("second_order", {"second_derivative": lambda n, a: 2 * a * (1 - a * a)}),
+    ],
+)
+def test_a_wrong_derivative_of_an_activation_is_named(part, changes):
+    right = {"derivative": lambda n, a: 1 - a * a, "second_derivative": lambda n, a: -2 * a * (1 - a * a)}
+    wrong = fnn.activations.elementwise("mine", jnp.tanh, **(right | changes))
+    a = comparison.compare_activation(wrong)
+    assert a.verdict == "differ" and a.where.startswith(part)
+    with pytest.raises(ValueError, match="'hardlim' has no derivative"):
+        comparison.compare_activation("hardlim")
+
+
+def test_undefined_gradients_are_said_to_be_so():
+    a = fnn.compare_callables(lambda x: x * jnp.nan, lambda x: x * jnp.nan, jnp.ones(3), objective=jnp.sum)
+    assert a.verdict == "inconclusive" and a.total.undefined == 3 and math.isnan(a.condition)
+    assert "undefined" in str(a) and "3 elements are nan or infinite in both" in str(a)
 
 
 def test_the_monitor_agrees_with_compare():

@@ -408,7 +408,7 @@ def test_targets_without_a_meaning_are_refused(name, targets, message):
 @pytest.mark.parametrize(
     ("name", "output", "message"),
     [
-        ("cross_entropy", "linear", "cross_entropy needs outputs that are a unit interval"),
+        ("cross_entropy", "linear", "cross_entropy needs outputs that are numbers in [0, 1]"),
         ("cross_entropy", "tanh", "'tanh' gives real values; use 'softmax' or 'sigmoid'"),
         ("binary_cross_entropy", "relu", "use 'softmax' or 'sigmoid'"),
         ("kullback_leibler", "sigmoid", "'sigmoid' gives unit interval values; use 'softmax'"),
@@ -516,3 +516,8 @@ def test_only_the_registered_activation_is_fused():
     assert loss.fused_with(softmax) is loss.fused["softmax"]
     assert loss.fused_with(activations.get("sigmoid")) is None
     assert loss.fused_with(dataclasses.replace(softmax, pullback=lambda g, n, a, theta: (g, {}))) is None
+
+
+def test_labels_out_of_range_are_nan_where_they_cannot_be_refused():
+    rows = jax.jit(lambda labels: losses.one_hot(labels, 3))(jnp.array([0, 3, -1]))
+    assert rows[0].tolist() == [1, 0, 0] and jnp.isnan(rows[1:]).all()

@@ -335,11 +335,12 @@ def test_parameters_that_are_no_arrays_are_refused(two_inputs, params):
         network.apply(params, inputs)
 
 
-@pytest.mark.parametrize("params", [{}, None])
-def test_no_parameters_are_refused(two_inputs, params):
+def test_no_parameters_are_refused(two_inputs):
     network, _, inputs = two_inputs
     with pytest.raises(ValueError, match="params: first/bias is missing"):
-        network.apply(params, inputs)
+        network.apply({}, inputs)
+    with pytest.raises(TypeError, match="params: expected the dict that Network.init gives, got NoneType"):
+        network.apply(None, inputs)
 
 
 ONE_INPUT_MESSAGES = [

@@ -161,8 +161,8 @@ def test_several_inputs():
         ({"chunk": 2.5}, "chunk must be an integer >= 1, got 2.5"),
         ({"plan": minibatch(24)}, "batch size must be 1 to 23"),
         ({"gradient": "manaul"}, "unknown gradient 'manaul'; did you mean 'manual'"),
-        ({"validation": (X[:, :2], T)}, r"inputs: expected shape \(Q, 3\)"),
-        ({"validation": (X, T[:, :1])}, r"targets: expected shape \(23, 2\)"),
+        ({"validation": (X[:, :2], T)}, r"validation inputs: expected shape \(Q, 3\)"),
+        ({"validation": (X, T[:, :1])}, r"validation targets: expected shape \(23, 2\)"),
         ({"loss": dataclasses.replace(LOSS, targets="signs")}, r"accepts -1 or \+1"),
     ],
 )
@@ -183,3 +183,22 @@ def test_bad_settings_are_refused(changes, message):
 def test_bad_data_is_refused(inputs, targets, message):
     with pytest.raises(ValueError, match=message):
         fit(NETWORK, LOSS, fnn.optimizers.gd(), inputs, targets, key=KEY, epochs=1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"validation": X}, r"validation: expected a pair \(inputs, targets\), got ndarray"),
+        ({"validation": (X, T, T)}, "validation: expected a pair"),
+        ({"plan": 32}, r"plan: expected training.batch\(\), minibatch\(size\) or stochastic\(\), got 32"),
+        ({"loss": fnn.losses.cross_entropy}, "loss: expected a name or a Loss, got function"),
+        ({"optimizer": fnn.optimizers.adam}, "optimizer: expected a name or an Optimizer, got function"),
+    ],
+)
+def test_things_of_another_kind_are_refused(changes, message):
+    with pytest.raises(TypeError, match=message):
+        run(**changes)
+
+
+def test_names_do_for_loss_and_optimizer():
+    assert run(loss="cross_entropy", optimizer="gd(0.1)", epochs=1).status == "completed"
