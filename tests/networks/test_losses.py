@@ -408,10 +408,10 @@ def test_targets_without_a_meaning_are_refused(name, targets, message):
 @pytest.mark.parametrize(
     ("name", "output", "message"),
     [
-        ("cross_entropy", "linear", "cross_entropy needs outputs that are numbers in [0, 1]"),
-        ("cross_entropy", "tanh", "'tanh' gives real values; use 'softmax' or 'sigmoid'"),
+        ("cross_entropy", "linear", r"cross_entropy needs outputs that are numbers in \[0, 1\]"),
+        ("cross_entropy", "tanh", "'tanh' gives real numbers; use 'softmax' or 'sigmoid'"),
         ("binary_cross_entropy", "relu", "use 'softmax' or 'sigmoid'"),
-        ("kullback_leibler", "sigmoid", "'sigmoid' gives unit interval values; use 'softmax'"),
+        ("kullback_leibler", "sigmoid", r"'sigmoid' gives numbers in \[0, 1\]; use 'softmax'"),
         ("symmetric_kullback_leibler", "linear", "use 'softmax'"),
         ("bhattacharyya", "sigmoid", "use 'softmax'"),
     ],
