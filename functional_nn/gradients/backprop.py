@@ -80,7 +80,7 @@ def backpropagate(
 
 
 def value_and_grad(network: Network, loss: Loss) -> Callable[..., tuple[Array, Params]]:
-    """`(params, inputs, targets, weights=None) -> (F, dF/dparams)`, by hand; as `jax.value_and_grad(objective(...))`.
+    """`(params, inputs, targets, weights=None) -> (F, dF/dparams)`, by hand: what autodiff makes of `objective`.
 
     Refused at once: a layer without derivative, and a loss that does not suit the output layer (ValueError).
     """
