@@ -549,9 +549,9 @@ def _where(parameters: Sequence[Difference], sensitivities: Sequence[Difference]
 
 
 def _opinions(found: _Examination, objective, part, count: int) -> tuple[ThirdOpinion, TaylorTest]:
-    key, gradients = found.key, [part(tree) for tree in (found.manual, found.automatic)]
-    third = _third_opinion(objective, found.args, gradients, key, count, found.bound(part), found.jit)
-    return third, _taylor_test(objective, found.args, gradients[0], key, count, found.unit, found.jit)
+    gradients = [part(tree) for tree in (found.manual, found.automatic)]
+    third = _third_opinion(objective, found.args, gradients, found.key, count, found.bound(part), found.jit)
+    return third, _taylor_test(objective, found.args, gradients[0], found.key, count, found.unit, found.jit)
 
 
 def _directions(key, tree, count: int) -> list[np.ndarray]:

@@ -37,7 +37,7 @@ def train(source: str, settings: dict[str, Any], out: Path, replace: bool) -> No
     if settings["batch_size"]:
         plan = fnn.training.minibatch(settings["batch_size"], shuffle=settings["shuffle"])
 
-    rescale = _rescaling(config)
+    rescale = runs.standardizers(config)
     (x, t), (x_test, t_test) = (_arrays(config, loss, rescale, part) for part in (training, held_out))
     dtype = config["dtype"]
     key = jax.random.key(settings["seed"])
@@ -253,11 +253,6 @@ def _configuration(source, settings, dataset, training, network, loss, optimizer
 
 def _unscaled(width: int) -> Standardizer:
     return Standardizer(np.zeros(width), np.ones(width))
-
-
-def _rescaling(config: dict[str, Any]) -> tuple[Standardizer, Standardizer | None]:
-    read = lambda s: s and Standardizer(np.array(s["mean"]), np.array(s["scale"]))  # noqa: E731
-    return read(config["inputs"]), read(config["targets"])
 
 
 def _reload(config: dict[str, Any]) -> Dataset:

@@ -125,6 +125,15 @@ def configuration(folder: Path) -> dict[str, Any]:
     return config
 
 
+def standardizers(config: dict[str, Any]) -> tuple[Standardizer, Standardizer | None]:
+    """How the configuration scales inputs and, for regression, targets. Raises KeyError, TypeError, ValueError."""
+
+    def read(scaling):
+        return Standardizer(*(np.array(scaling[name], np.float64) for name in Standardizer._fields))
+
+    return read(config["inputs"]), config["targets"] and read(config["targets"])
+
+
 def load(folder: Path) -> Run:
     """Reads a run back. Raises ValueError where the folder is not a run's, or its parameters are not its network's."""
     config = configuration(folder)
@@ -132,9 +141,7 @@ def load(folder: Path) -> Run:
         network = network_from(config["network"])
         loss = fnn.losses.get(config["loss"])
         dtype = precision.available(config["dtype"])
-        inputs = Standardizer(*(np.array(config["inputs"][k], np.float64) for k in ("mean", "scale")))
-        rescale = config["targets"]
-        targets = rescale and Standardizer(*(np.array(rescale[k], np.float64) for k in ("mean", "scale")))
+        inputs, targets = standardizers(config)
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{folder / CONFIG}: not a run's configuration ({error})") from None
     params: dict = {}

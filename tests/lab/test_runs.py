@@ -343,6 +343,15 @@ def _changed(config, path, value):
         config[last] = value
 
 
+def check_change_refused(copy, path, value):
+    config = json.loads((copy / runs.CONFIG).read_text())
+    _changed(config, path, value)
+    (copy / runs.CONFIG).write_text(json.dumps(config))
+    with pytest.raises(ValueError) as refusal:
+        runs.load(copy)
+    assert "\n" not in str(refusal.value)
+
+
 @pytest.mark.parametrize(
     ("path", "value"),
     [
@@ -360,12 +369,7 @@ def _changed(config, path, value):
     ],
 )
 def test_a_configuration_without_its_parts_is_refused(copy, path, value):
-    config = json.loads((copy / runs.CONFIG).read_text())
-    _changed(config, path, value)
-    (copy / runs.CONFIG).write_text(json.dumps(config))
-    with pytest.raises(ValueError) as refusal:
-        runs.load(copy)
-    assert "\n" not in str(refusal.value)
+    check_change_refused(copy, path, value)
 
 
 @pytest.mark.parametrize(
@@ -384,12 +388,7 @@ def test_a_configuration_without_its_parts_is_refused(copy, path, value):
     ],
 )
 def test_a_configuration_of_something_else_is_refused(copy, path, value):
-    config = json.loads((copy / runs.CONFIG).read_text())
-    _changed(config, path, value)
-    (copy / runs.CONFIG).write_text(json.dumps(config))
-    with pytest.raises(ValueError) as refusal:
-        runs.load(copy)
-    assert "\n" not in str(refusal.value)
+    check_change_refused(copy, path, value)
 
 
 @pytest.mark.parametrize("missing", ["task", "classes", "features", "test_fraction", "seed", "data", "target"])
