@@ -47,3 +47,49 @@ def numeric(name: str, x) -> None:
         raise TypeError(f"{name}: expected an array of numbers, got {type(x).__name__}")
     if not (jax.dtypes.issubdtype(dtype, np.number) or dtype == np.bool_):
         raise TypeError(f"{name}: expected an array of numbers, got dtype {dtype}")
+
+
+def constant(owner: str, name: str, value, accepts, accepted: str):
+    """A constant of `owner` itself: a Python float for every plain number, arrays and tracers as they are.
+
+    Raises ValueError where a concrete value is not what `accepts`, described as `accepted`.
+    """
+    if not is_concrete(value):
+        return value
+    try:
+        right = np.all(accepts(np.asarray(value, np.float64)))
+    except (TypeError, ValueError):
+        right = False
+    if not right:
+        raise ValueError(f"{owner}: {name} must be {accepted}, got {value!r}")
+    return value if isinstance(value, jax.Array) else float(value)
+
+
+def integer(owner: str, name: str, value, least: int) -> int:
+    """`value` as a Python int. Raises ValueError unless it is an integer >= `least`."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+        raise ValueError(f"{owner}{': ' if owner else ''}{name} must be an integer >= {least}, got {value!r}")
+    return int(value)
+
+
+def one_of(owner: str, name: str, value, accepted: tuple[str, ...]) -> None:
+    """Raises ValueError unless `value` is one of the words accepted."""
+    if value not in accepted:
+        raise ValueError(f"{owner}: {name} must be {' or '.join(map(repr, accepted))}, got {value!r}")
+
+
+def by_path(tree) -> dict:
+    """The leaves of a tree by their path, such as "layer1/weights/input"."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+
+
+def same_shapes(label: str, given: dict, expected: dict, owner: str) -> None:
+    """Raises ValueError at the first path where shapes by path differ: a leaf missing, unknown, or of another shape."""
+    for path in sorted(expected.keys() ^ given.keys()):
+        raise ValueError(
+            f"{label}: {path or 'the array'} is {'missing' if path in expected else f'not one of {owner}'}"
+        )
+    for path, shape in expected.items():
+        if given[path] != shape:
+            raise ValueError(f"{label}: {path or 'the array'} expected shape {shape}, got {given[path]}")

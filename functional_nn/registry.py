@@ -38,7 +38,11 @@ def cached(factory: Callable[..., Row]) -> Callable[..., Row]:
     def same(*args, **keywords):
         bound = signature.bind(*args, **keywords)
         bound.apply_defaults()
-        return rows(*bound.args)
+        try:
+            hash((bound.args, *bound.kwargs.values()))
+        except TypeError:  # an array, or a tracer: nothing to remember it by
+            return factory(*bound.args, **bound.kwargs)
+        return rows(*bound.args, **bound.kwargs)
 
     return same
 
@@ -97,9 +101,9 @@ class Registry(Generic[Row]):
 
 def _arguments(text: str) -> tuple[list, dict]:
     positional, keywords = [], {}
-    for part in filter(None, (part.strip() for part in text.split(","))):
+    for part in filter(None, (part.strip() for part in re.split(r",(?![^(]*\))", text))):  # "f(1, 2)" stays whole
         key, equals, value = part.partition("=")
-        if equals:
+        if equals and key.strip().isidentifier():
             keywords[key.strip()] = _literal(value)
         else:
             positional.append(_literal(part))

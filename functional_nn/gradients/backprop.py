@@ -52,13 +52,15 @@ def backpropagate(
     inputs: Inputs,
     targets: Array,
     weights: Array | None = None,
+    key: Array | None = None,
     *,
     input_gradients: bool = False,
 ) -> Backpropagation:
     """The loss, its gradient and every sensitivity, from one forward and one backward pass.
 
     inputs (Q, R), or {name: (Q, R)}; targets (Q, S); weights (Q,) of the examples, or None; all are converted to the
-    parameters' dtype, which the results have. input_gradients: also dF/dp, by name of the input.
+    parameters' dtype, which the results have. key: draws the neurons that layers with dropout drop, none where None;
+    the mask stays in the trace. input_gradients: also dF/dp, by name of the input.
     Raises ValueError for shapes that do not match, non-finite concrete data, a layer without derivative (hardlim),
     and a loss whose outputs must be probabilities over a layer that gives something else.
     """
@@ -68,7 +70,7 @@ def backpropagate(
     inputs = network.prepare(params, inputs)
     targets = network.prepare_targets(inputs, targets)
     weights = network.prepare_weights(inputs, weights)
-    trace = forward(network, params, inputs, {})
+    trace = forward(network, params, inputs, {}, key)
     swept = sweep(network, params, trace, start(network, loss, params, trace, targets, weights), input_gradients)
     return Backpropagation(
         loss_value(network, loss, trace, targets, weights),
@@ -80,7 +82,7 @@ def backpropagate(
 
 
 def value_and_grad(network: Network, loss: Loss) -> Callable[..., tuple[Array, Params]]:
-    """`(params, inputs, targets, weights=None) -> (F, dF/dparams)`, by hand: what autodiff makes of `objective`.
+    """`(params, inputs, targets, weights=None, key=None) -> (F, dF/dparams)`, by hand: autodiff's of `objective`.
 
     Refused at once: a layer without derivative, and a loss that does not suit the output layer (ValueError).
     """
@@ -88,8 +90,10 @@ def value_and_grad(network: Network, loss: Loss) -> Callable[..., tuple[Array, P
     check_trainable(network)
     loss.check_outputs(network.output.activation)
 
-    def value_and_gradients(params: Params, inputs: Inputs, targets: Array, weights: Array | None = None):
-        result = backpropagate(network, loss, params, inputs, targets, weights)
+    def value_and_gradients(
+        params: Params, inputs: Inputs, targets: Array, weights: Array | None = None, key: Array | None = None
+    ):
+        result = backpropagate(network, loss, params, inputs, targets, weights, key)
         return result.value, result.gradients
 
     return value_and_gradients
@@ -101,15 +105,17 @@ def sensitivities(network: Network, loss: Loss, params: Params, inputs: Inputs, 
 
 
 def objective(network: Network, loss: Loss) -> Callable[..., Array]:
-    """`(params, inputs, targets, weights=None) -> F`, plain JAX without a hand-written derivative, for `jax.grad`."""
+    """`(params, inputs, targets, weights=None, key=None) -> F`, plain JAX without a hand-written derivative."""
     loss = losses.get(loss)
     loss.check_outputs(network.output.activation)
 
-    def value(params: Params, inputs: Inputs, targets: Array, weights: Array | None = None) -> Array:
+    def value(
+        params: Params, inputs: Inputs, targets: Array, weights: Array | None = None, key: Array | None = None
+    ) -> Array:
         inputs = network.prepare(params, inputs)
         targets = network.prepare_targets(inputs, targets)
         weights = network.prepare_weights(inputs, weights)
-        return loss_value(network, loss, forward(network, params, inputs, {}), targets, weights)
+        return loss_value(network, loss, forward(network, params, inputs, {}, key), targets, weights)
 
     return value
 
@@ -176,8 +182,11 @@ def sweep(network: Network, params: Params, trace: Trace, started: Started, inpu
 
 
 def pullback(layer: Layer, params: Params, trace: Trace, g: Array) -> Started:
-    """s = F'(n)^T g across one layer's activation (Eq. 3.46)."""
+    """s = F'(n)^T g across one layer's activation (Eq. 3.46), and its dropout mask where it has one."""
     n, a = trace.net_inputs[layer.name], trace.activations[layer.name]
+    if layer.name in trace.dropped:
+        mask, a = trace.dropped[layer.name]
+        g = g * mask
     return layer.activation.pullback(g, n, a, theta(layer, params[layer.name]))
 
 

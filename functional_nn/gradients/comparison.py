@@ -175,7 +175,8 @@ def compare(
     """The hand-written gradient and sensitivities against `jax.grad`'s, and everything that tells who is right.
 
     inputs (Q, R) or {name: (Q, R)}, targets (Q, S). manual: another `backpropagate`, `(network, loss, params, inputs,
-    targets) -> Backpropagation`, to be tried. key, directions: for random directions (a fixed key where not given).
+    targets) -> Backpropagation`, to be tried. key, directions: for random directions, and for the neurons dropped by
+    layers with dropout, the same on both sides (a fixed key where not given).
     second_opinions: also the third opinion and the Taylor test. costs: also trace, compile and run time, FLOPs and
     memory. jit: compare the compiled programs, or else operation by operation.
 
@@ -189,7 +190,8 @@ def compare(
     targets = network.prepare_targets(inputs, targets)
     loss.check_targets(targets)
 
-    by_hand, automatically, objective = _callables(network, loss, manual)
+    dropping = {"key": jax.random.key(0) if key is None else key} if network.drops else {}
+    by_hand, automatically, objective = _callables(network, loss, manual, dropping)
     found = _Examination(by_hand, automatically, (params, inputs, targets), _rounded(loss), key, jit)
     with jax.default_matmul_precision("highest"):
         parameters = found.differences(lambda tree: tree["parameters"])
@@ -206,7 +208,7 @@ def compare(
                 taylor = dataclasses.replace(taylor, says="inconclusive")
         measured = ()
         if costs:
-            value_and_gradient = lambda *args: manual(network, loss, *args)[:2]  # noqa: E731
+            value_and_gradient = lambda *args: manual(network, loss, *args, **dropping)[:2]  # noqa: E731
             callables = {"manual": value_and_gradient, "automatic": jax.value_and_grad(objective)}
             measured = measure_costs(callables, params, inputs, targets)
     return Agreement(
@@ -232,7 +234,7 @@ def monitor(network: Network, loss: Loss, inputs: Inputs, targets: Array) -> Cal
     What `compare` finds about the gradient itself and no more; compiled once, so cheap enough to ask all through a
     training run.
     """
-    by_hand, automatically, _ = (jax.jit(f) for f in _callables(network, loss, backpropagate))
+    by_hand, automatically, _ = (jax.jit(f) for f in _callables(network, loss, backpropagate, {}))
 
     def differences(params: Params) -> tuple[Difference, ...]:
         prepared = network.prepare(params, inputs)
@@ -244,17 +246,17 @@ def monitor(network: Network, loss: Loss, inputs: Inputs, targets: Array) -> Cal
     return differences
 
 
-def _callables(network: Network, loss: Loss, manual: Callable[..., Backpropagation]):
+def _callables(network: Network, loss: Loss, manual: Callable[..., Backpropagation], dropping: dict[str, Array]):
     """The gradient and sensitivities by hand, the same automatically, and the objective; of params, inputs, targets."""
 
     def by_hand(params, inputs, targets):
-        result = manual(network, loss, params, inputs, targets)
+        result = manual(network, loss, params, inputs, targets, **dropping)
         return {"parameters": result.gradients, "sensitivities": result.sensitivities}
 
     def objective(params, inputs, targets, offsets=None):
         dtype = jax.tree.leaves(params)[0].dtype  # complex while the third opinion steps into the imaginary
         inputs, targets = jax.tree.map(lambda x: x.astype(dtype), (inputs, targets))
-        return loss_value(network, loss, forward(network, params, inputs, offsets or {}), targets, None)
+        return loss_value(network, loss, forward(network, params, inputs, offsets or {}, **dropping), targets, None)
 
     def automatically(params, inputs, targets, offsets=None):
         # The derivative with respect to a zero added to each net input is that layer's sensitivity.

@@ -87,6 +87,7 @@ def describe_network(network: fnn.Network) -> dict[str, Any]:
             "sources": list(layer.sources),
             "bias": layer.bias,
             "initializer": layer.initializer.name,
+            "dropout": layer.dropout,
         }
         for layer in network.layers
     ]

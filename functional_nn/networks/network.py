@@ -27,11 +27,20 @@ class Trace(NamedTuple):
     """What the forward pass leaves behind for the backward one.
 
     net_inputs: {layer: (Q, S), (Q, S k) for maxout}; activations: the same for the outputs, (Q, S), and for the
-    network's inputs under their own names, (Q, R): a^0 = p (Hagan Eq. 3.2).
+    network's inputs under their own names, (Q, R): a^0 = p (Hagan Eq. 3.2). dropped: {layer: Dropped} where neurons
+    were dropped; there `activations` are what the next layers read.
     """
 
     net_inputs: dict[str, Array]
     activations: dict[str, Array]
+    dropped: dict[str, "Dropped"]
+
+
+class Dropped(NamedTuple):
+    """Dropout in one layer: mask (Q, S) of 0 and 1 / (1 - rate); activations f(n) (Q, S), before it."""
+
+    mask: Array
+    activations: Array
 
 
 @dataclass(frozen=True)
@@ -41,7 +50,9 @@ class Layer:
     sources: names of inputs and earlier layers whose weighted contributions add; filled in for you in a chain.
     bias: "per_neuron" (S,), "shared" by the whole layer (1,) (Kordecki), or "none".
     initializer: a name or an Initializer; by default the activation's own.
-    Raises ValueError for a size < 1, an unknown name, an initializer that the bias does not suit.
+    dropout: the rate in [0, 1) at which neurons are dropped in training, that is wherever a key is given; those left
+    are divided by 1 - rate, so that nothing changes where none is (Srivastava et al. 2014, section 10).
+    Raises ValueError for a size < 1, an unknown name, an initializer that the bias does not suit, another rate.
     """
 
     name: str
@@ -50,6 +61,7 @@ class Layer:
     sources: tuple[str, ...] = ()
     bias: Bias = "per_neuron"
     initializer: Initializer | str | None = None
+    dropout: float = 0.0
 
     def __post_init__(self):
         activation = activations.get(self.activation)
@@ -58,6 +70,10 @@ class Layer:
         settle("activation", activation)
         settle("initializer", initializer)
         settle("sources", (self.sources,) if isinstance(self.sources, str) else tuple(self.sources))
+        rate = checks.constant(
+            f"layer {self.name!r}", "dropout", self.dropout, lambda r: (r >= 0) & (r < 1), "in [0, 1)"
+        )
+        settle("dropout", rate)
         _check_name("layer", self.name)
         _check_size(f"layer {self.name!r}", self.size)
         if self.bias not in ("per_neuron", "shared", "none"):
@@ -94,6 +110,11 @@ class Network:
         """The layer whose activations are the network's outputs."""
         return self.layers[-1]
 
+    @property
+    def drops(self) -> bool:
+        """True where some layer has dropout: training then needs a key an update."""
+        return any(layer.dropout for layer in self.layers)
+
     def init(self, key: Array, dtype=None) -> Params:
         """Parameters at the start: {layer: {"weights": {source: (S, S_source)}, "bias": (S,) or (1,), ...}}.
 
@@ -120,11 +141,14 @@ class Network:
         """Outputs (Q, S) for inputs (Q, R), or {name: (Q, R)} where there are several. Raises as `forward`."""
         return self.forward(params, inputs).activations[self.output.name]
 
-    def forward(self, params: Params, inputs: Inputs, offsets: Mapping[str, Array] | None = None) -> Trace:
+    def forward(
+        self, params: Params, inputs: Inputs, offsets: Mapping[str, Array] | None = None, key: Array | None = None
+    ) -> Trace:
         """The forward pass, with everything it computed on the way (Hagan Eq. 3.2-3.4).
 
         Computes in the dtype of the parameters, to which the inputs are converted. offsets: {layer: (Q, rows)} added
-        to net inputs: the derivative with respect to a zero put there is the layer's sensitivity.
+        to net inputs: the derivative with respect to a zero put there is the layer's sensitivity. key: draws which
+        neurons are dropped in layers with dropout; none are without it.
         Raises ValueError for inputs or parameters of the wrong names or shapes and for non-finite concrete inputs.
         """
         inputs, offsets = self.prepare(params, inputs), offsets or {}
@@ -135,7 +159,7 @@ class Network:
                 raise ValueError("offsets: " + registry.unknown("layer", name, rows))
             if offset.shape != (examples, rows[name]):
                 raise ValueError(f"offsets[{name!r}]: expected shape {(examples, rows[name])}, got {offset.shape}")
-        return forward(self, params, inputs, offsets)
+        return forward(self, params, inputs, offsets, key)
 
     def prepare(self, params: Params, inputs: Inputs) -> dict[str, Array]:
         """Checked inputs by name, (Q, R) each, in the parameters' dtype; see `forward` for what is raised."""
@@ -186,26 +210,33 @@ def multilayer(
     *,
     bias: Bias | Sequence[Bias] = "per_neuron",
     initializer: str | Initializer | Sequence[str | Initializer | None] | None = None,
+    dropout: float | Sequence[float] = 0.0,
 ) -> Network:
     """A chain: `multilayer((64, 32, 10), activations=("tanh", "softmax"))` reads 64 inputs and gives 10 outputs.
 
     Layers are called layer1, layer2, ...; the input is called input. `activations` names one for each layer; `bias`
-    and `initializer` may be one for all, or one for each. Raises ValueError where the counts do not match.
+    and `initializer` may be one for all, or one for each; so may `dropout`, where one for all means all but the last.
+    Raises ValueError where the counts do not match.
     """
     count = len(sizes) - 1
     if count < 1:
         raise ValueError(f"sizes: expected the input's size and at least one layer's, got {tuple(sizes)}")
     if isinstance(activations, str | Activation):
         raise ValueError(f"activations: expected {count}, one for each layer, got the single {activations!r}")
-    each = {"activations": activations, "bias": bias, "initializer": initializer}
+    if isinstance(dropout, int | float):
+        dropout = (dropout,) * (count - 1) + (0.0,)
+    each = {"activations": activations, "bias": bias, "initializer": initializer, "dropout": dropout}
     for name, value in each.items():
         if value is None or isinstance(value, str | Initializer):
             each[name] = (value,) * count
         elif len(value) != count:
             raise ValueError(f"{name}: expected {count}, one for each layer, got {len(value)}")
     names = ["input"] + [f"layer{m}" for m in range(1, count + 1)]
-    rows = zip(names[1:], sizes[1:], each["activations"], names, each["bias"], each["initializer"], strict=False)
-    layers = tuple(Layer(name, size, f, (source,), b, init) for name, size, f, source, b, init in rows)
+    columns = (each[name] for name in ("activations", "bias", "initializer", "dropout"))
+    layers = tuple(
+        Layer(name, size, activation, (source,), *rest)
+        for name, size, source, activation, *rest in zip(names[1:], sizes[1:], names, *columns, strict=False)
+    )
     return Network((("input", sizes[0]),), layers)
 
 
@@ -217,10 +248,16 @@ def graph(*, inputs: Mapping[str, int], layers: Sequence[Layer]) -> Network:
     return Network(tuple(inputs.items()), tuple(layers))
 
 
-def forward(network: Network, params: Params, inputs: dict[str, Array], offsets: Mapping[str, Array]) -> Trace:
+def forward(
+    network: Network,
+    params: Params,
+    inputs: dict[str, Array],
+    offsets: Mapping[str, Array],
+    key: Array | None = None,
+) -> Trace:
     """`Network.forward` without its checks, for inputs that `Network.prepare` gave."""
-    net_inputs, outputs = {}, dict(inputs)
-    for layer in network.layers:
+    net_inputs, outputs, dropped = {}, dict(inputs), {}
+    for number, layer in enumerate(network.layers):
         layer_params = params[layer.name]
         terms = [_product(outputs[source], layer_params["weights"][source]) for source in layer.sources]
         n = sum(terms[1:], start=terms[0])  # Hagan P3.2: whatever enters the summing junction is just added
@@ -228,9 +265,14 @@ def forward(network: Network, params: Params, inputs: dict[str, Array], offsets:
             n = n + layer_params["bias"][None, :]
         if layer.name in offsets:
             n = n + offsets[layer.name]
-        net_inputs[layer.name] = n
-        outputs[layer.name] = layer.activation.forward(n, theta(layer, layer_params))
-    return Trace(net_inputs, outputs)
+        a = layer.activation.forward(n, theta(layer, layer_params))
+        if layer.dropout and key is not None:
+            kept = jax.random.bernoulli(jax.random.fold_in(key, number), 1 - layer.dropout, a.shape)
+            mask = jnp.where(kept, jnp.asarray(1 / (1 - layer.dropout), a.dtype), 0)
+            dropped[layer.name] = Dropped(mask, a)
+            a = a * mask
+        net_inputs[layer.name], outputs[layer.name] = n, a
+    return Trace(net_inputs, outputs, dropped)
 
 
 def theta(layer: Layer, layer_params: dict) -> dict[str, Array]:
@@ -249,18 +291,12 @@ def check_params(network: Network, params: Params) -> None:
     """Raises ValueError at the first parameter whose place, shape or dtype is not the network's."""
     if not isinstance(params, Mapping):
         raise TypeError(f"params: expected the dict that Network.init gives, got {type(params).__name__}")
+    given = checks.by_path(params)
     try:
-        paths = jax.tree_util.tree_leaves_with_path(params)
-        given = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in paths}
         shapes = {path: leaf.shape for path, leaf in given.items()}
     except AttributeError:
         raise TypeError("params: expected a dict of arrays as Network.init gives") from None
-    expected = param_shapes(network)
-    for path in sorted(expected.keys() ^ shapes.keys()):
-        raise ValueError(f"params: {path} is {'missing' if path in expected else 'not one of the network'}")
-    for path, shape in expected.items():
-        if shapes[path] != shape:
-            raise ValueError(f"params: {path} expected shape {shape}, got {shapes[path]}")
+    checks.same_shapes("params", shapes, param_shapes(network), "the network")
     dtypes = {str(leaf.dtype) for leaf in given.values()}
     if len(dtypes) > 1:
         raise ValueError(f"params: expected one dtype throughout, got {', '.join(sorted(dtypes))}")
@@ -334,6 +370,8 @@ def _check_graph(inputs: tuple[tuple[str, int], ...], layers: tuple[Layer, ...])
                 f"layer {layer.name!r} reads {source!r}, which is not an input or an earlier layer: {problem}"
             )
         sizes[layer.name] = layer.size
+    if layers[-1].dropout:
+        raise ValueError(f"layer {layers[-1].name!r}: the output cannot drop neurons; dropout must be 0 there")
     read = {source for layer in layers for source in layer.sources}
     for name in sizes:
         if name not in read and name != layers[-1].name:

@@ -1,5 +1,64 @@
-"""How parameters move: pure `(state, grads) -> state` functions."""
+"""How parameters move: pure `(state, grads) -> state` functions, schedules of their constants, penalties, wrappers."""
 
-from functional_nn.optimizers.first_order import Optimizer, adam, gd, get, momentum, names, register
+from functional_nn.optimizers import regularizers, schedules
+from functional_nn.optimizers.first_order import (
+    Optimizer,
+    adadelta,
+    adagrad,
+    adam,
+    adamax,
+    adamw,
+    amsgrad,
+    gd,
+    get,
+    momentum,
+    nadam,
+    names,
+    nesterov,
+    register,
+    rmsprop,
+    rprop,
+)
+from functional_nn.optimizers.wrappers import (
+    accumulate,
+    average,
+    clip_by_global_norm,
+    clip_by_value,
+    coupled_weight_decay,
+    decoupled_weight_decay,
+    freeze,
+    from_optax,
+    keep_pruned,
+    reduce_on_plateau,
+)
 
-__all__ = ["Optimizer", "adam", "gd", "get", "momentum", "names", "register"]
+__all__ = [
+    "Optimizer",
+    "accumulate",
+    "adadelta",
+    "adagrad",
+    "adam",
+    "adamax",
+    "adamw",
+    "amsgrad",
+    "average",
+    "clip_by_global_norm",
+    "clip_by_value",
+    "coupled_weight_decay",
+    "decoupled_weight_decay",
+    "freeze",
+    "from_optax",
+    "gd",
+    "get",
+    "keep_pruned",
+    "momentum",
+    "nadam",
+    "names",
+    "nesterov",
+    "reduce_on_plateau",
+    "register",
+    "regularizers",
+    "rmsprop",
+    "rprop",
+    "schedules",
+]

@@ -1,11 +1,20 @@
 """First-order methods as pairs of pure functions: `init(params) -> state` and `update(state, grads) -> state`.
 
-The state carries the parameters and the step; constants are Python numbers, or traced arrays so that `vmap` can sweep
-them. Parameters keep their dtype; averages of gradients are kept in at least float32.
+The state carries the parameters and the step. A constant is a Python number, a traced array (so that `vmap` can sweep
+it) or a schedule of the step: `adam(schedules.cosine(1e-2, steps=1000))`. Parameters keep their dtype; averages of
+gradients are kept, and steps computed, in at least float32. A gradient of zero leaves a parameter bitwise as it was.
+
+Letters, in every rule: g the gradient, k = 1, 2, ... the number of the update, x the parameter, eta or alpha the
+learning rate. Every method works elementwise: its rule says what one element's change is, and what is remembered.
 """
 
+import dataclasses
+import functools
+import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,22 +22,42 @@ import numpy as np
 from jax import Array
 
 from functional_nn import checks
+from functional_nn.optimizers import schedules
 from functional_nn.precision import at_least_float32
-from functional_nn.registry import Registry
+from functional_nn.registry import Registry, cached
 
 State = Any
+Constant = float | Array | Callable[[Array], Array] | str
 
 
-class Optimizer(NamedTuple):
+def _own_params(state: State):
+    return state.params
+
+
+def _unmoved(state: State, value: Array) -> State:
+    return state
+
+
+@dataclass(frozen=True, eq=False)
+class Optimizer:
     """init(params) -> state; update(state, grads) -> state, with `state.params` and `state.step` in every state.
 
     constants: the rates and decays it was made with, by name.
+    point(state): where the next gradient is to be taken: `state.params`, save for methods that look ahead or report
+    an average. observe(state, loss) -> state: told the loss after each epoch, for methods that listen.
+    full_batch: True where the method makes no sense of mini-batches.
     """
 
     name: str
     init: Callable[[Any], State]
     update: Callable[[State, Any], State]
     constants: dict[str, Any]
+    point: Callable[[State], Any] = _own_params
+    observe: Callable[[State, Array], State] = _unmoved
+    full_batch: bool = False
+
+    def __repr__(self) -> str:
+        return f"<optimizer {self.name}({', '.join(f'{name}={value}' for name, value in self.constants.items())})>"
 
 
 _registry: Registry[Optimizer] = Registry("optimizer", Optimizer)
@@ -36,9 +65,22 @@ names, get = _registry.names, _registry.get
 
 
 def register(factory: Callable[..., Optimizer]) -> Callable[..., Optimizer]:
-    """Makes a factory of optimizers known by its name. A decorator. Raises ValueError where the name is taken."""
-    _registry.add(factory.__name__, factory)
-    return factory
+    """Makes a factory of optimizers known by its name; returns it, its results cached. A decorator.
+
+    Equal constants give the same object, so that what was compiled for it serves again. Raises ValueError where the
+    name is taken.
+    """
+
+    @cached
+    @functools.wraps(factory)
+    def made(*args, **keywords):
+        return factory(*args, **keywords)
+
+    _registry.add(factory.__name__, made)
+    return made
+
+
+# The methods ----------------------------------------------------------------------------------------------------------
 
 
 class GDState(NamedTuple):
@@ -49,19 +91,13 @@ class GDState(NamedTuple):
 
 
 @register
-def gd(learning_rate: float = 0.1) -> Optimizer:
+def gd(learning_rate: Constant = 0.1) -> Optimizer:
     """Gradient descent, x_(k+1) = x_k - alpha g_k: Hagan Eq. 3.14. Raises ValueError unless the rate is >= 0."""
-    learning_rate = _non_negative("gd", "learning_rate", learning_rate)
 
-    def init(params):
-        return GDState(params, _first_step())
+    def rule(now, g):
+        return (-now.learning_rate * g,)
 
-    def update(state, grads):
-        return GDState(
-            jax.tree.map(lambda x, g: _moved(x, -learning_rate * _wide(g)), state.params, grads), state.step + 1
-        )
-
-    return Optimizer("gd", init, update, {"learning_rate": learning_rate})
+    return _elementwise("gd", GDState, rule, {"learning_rate": non_negative("gd", "learning_rate", learning_rate)})
 
 
 class MomentumState(NamedTuple):
@@ -73,22 +109,230 @@ class MomentumState(NamedTuple):
 
 
 @register
-def momentum(learning_rate: float = 0.1, decay: float = 0.9) -> Optimizer:
+def momentum(learning_rate: Constant = 0.1, decay: Constant = 0.9) -> Optimizer:
     """Delta w_t = -eta g_t + alpha Delta w_(t-1), w_(t+1) = w_t + Delta w_t: blog 001 Eq. 3, Kordecki.
 
-    `decay` is alpha, in [0, 1); at 0 this is gradient descent. Raises ValueError for constants out of range.
+    `decay` is alpha, in [0, 1); at 0 this is gradient descent. Where the rate changes from step to step, Delta w
+    keeps the rates it was made with; optax and PyTorch multiply the whole average by the latest rate instead.
+    Raises ValueError for constants out of range.
     """
-    learning_rate = _non_negative("momentum", "learning_rate", learning_rate)
-    decay = _decay("momentum", "decay", decay)
+    return _elementwise("momentum", MomentumState, _momentum, _momentum_constants("momentum", learning_rate, decay))
 
-    def init(params):
-        return MomentumState(params, _first_step(), jax.tree.map(_zeros, params))
 
-    def update(state, grads):
-        change = jax.tree.map(lambda d, g: decay * d - learning_rate * _wide(g), state.change, grads)
-        return MomentumState(jax.tree.map(_moved, state.params, change), state.step + 1, change)
+def _momentum(now, g, change):
+    change = now.decay * change - now.learning_rate * g
+    return change, change
 
-    return Optimizer("momentum", init, update, {"learning_rate": learning_rate, "decay": decay})
+
+def _momentum_constants(name: str, learning_rate, decay) -> dict:
+    return {
+        "learning_rate": non_negative(name, "learning_rate", learning_rate),
+        "decay": decay_rate(name, "decay", decay),
+    }
+
+
+@register
+def nesterov(
+    learning_rate: Constant = 0.1, decay: Constant = 0.9, form: Literal["gradient", "look_ahead"] = "gradient"
+) -> Optimizer:
+    """Nesterov's accelerated gradient (1983), momentum that looks ahead before it takes the gradient.
+
+    "look_ahead" (Sutskever et al. 2013, Eq. 3-4): v_t = alpha v_(t-1) - eta g(w_(t-1) + alpha v_(t-1)),
+    w_t = w_(t-1) + v_t. `state.params` is w; the gradient belongs at `optimizer.point(state)` = w + alpha v, where
+    `fit` takes it.
+    "gradient": the same recursion told in the look-ahead point y = w + alpha v, so that gradients are taken at
+    `state.params` as for every other method: v_t = alpha v_(t-1) - eta g(y), y_t = y_(t-1) + alpha v_t - eta g(y).
+    This is optax's and PyTorch's. With constant alpha the two forms are one trajectory, y_t = w_t + alpha v_t; where
+    alpha changes, only the first form is Nesterov's. Raises ValueError for constants out of range.
+    """
+    constants = _momentum_constants("nesterov", learning_rate, decay)
+    checks.one_of("nesterov", "form", form, ("gradient", "look_ahead"))
+
+    def told_in_y(now, g, change):
+        change = now.decay * change - now.learning_rate * g
+        return now.decay * change - now.learning_rate * g, change
+
+    def ahead(state):
+        now = at_step(constants, state.step)
+        return jax.tree.map(
+            lambda w, v: _moved(w, in_dtype(now["decay"], v.dtype) * v), state.params, state.change
+        )  # fmt: skip
+
+    if form == "gradient":
+        return _elementwise("nesterov", MomentumState, told_in_y, constants, options={"form": form})
+    optimizer = _elementwise("nesterov", MomentumState, _momentum, constants, options={"form": form})
+    return dataclasses.replace(optimizer, point=ahead)
+
+
+class RpropState(NamedTuple):
+    """params; step; gradient: the last one, 0 after a change of sign; change: the last; step_size: of each element."""
+
+    params: Any
+    step: Array
+    gradient: Any
+    change: Any
+    step_size: Any
+
+
+@register
+def rprop(
+    initial_step: float | Array = 0.1,
+    decrease: Constant = 0.5,
+    increase: Constant = 1.2,
+    smallest: Constant = 1e-6,
+    largest: Constant = 50.0,
+    backtracking: bool = True,
+    minibatches: bool = False,
+) -> Optimizer:
+    """Resilient propagation: a step size for each weight, from the signs of its last two gradients alone.
+
+    Where the sign stayed, the step grows by `increase`; where it changed, it shrinks by `decrease` and the next
+    gradient is not compared. The move is -sign(g) times the step. On a change of sign, with `backtracking` the last
+    move is taken back (Riedmiller and Braun 1993), without it nothing moves (iRprop-, Igel and Huesken 2000: optax's
+    and PyTorch's).
+
+    `fit` refuses mini-batches, for which signs mean nothing: a weight with gradient 0.1 in nine batches and -0.9 in
+    the tenth would move far in nine steps instead of staying (Kordecki). `minibatches=True` takes them all the same.
+    Raises ValueError for constants out of range.
+    """
+    constants = {
+        "decrease": _constant("rprop", "decrease", decrease, lambda v: (v > 0) & (v < 1), "in (0, 1)"),
+        "increase": _constant("rprop", "increase", increase, lambda v: (v > 1) & np.isfinite(v), "a finite number > 1"),
+        "smallest": non_negative("rprop", "smallest", smallest),
+        "largest": _constant("rprop", "largest", largest, lambda v: (v > 0) & np.isfinite(v), "a finite number > 0"),
+    }
+    initial_step = non_negative("rprop", "initial_step", initial_step)
+    bounds = (constants["smallest"], initial_step, constants["largest"])
+    if all(isinstance(value, float) for value in bounds) and not bounds[0] <= bounds[1] <= bounds[2]:
+        raise ValueError(
+            f"rprop: initial_step must be between smallest = {bounds[0]} and largest = {bounds[2]}, got {bounds[1]}"
+        )
+
+    def rule(now, g, last, change, size):
+        agreement = last * g
+        grown = jnp.minimum(size * now.increase, now.largest)
+        shrunk = jnp.maximum(size * now.decrease, now.smallest)
+        size = jnp.where(agreement > 0, grown, jnp.where(agreement < 0, shrunk, size))
+        turned = agreement < 0
+        taken_back = -change if backtracking else jnp.zeros_like(change)
+        change = jnp.where(turned, taken_back, -jnp.sign(g) * size)
+        return change, jnp.where(turned, 0, g), change, size
+
+    optimizer = _elementwise(
+        "rprop", RpropState, rule, constants, start={"step_size": initial_step},
+        options={"initial_step": initial_step, "backtracking": backtracking, "minibatches": minibatches},
+    )  # fmt: skip
+    return dataclasses.replace(optimizer, full_batch=not minibatches)
+
+
+class AdaGradState(NamedTuple):
+    """params; step; sum_of_squares: of all gradients so far, in the parameters' structure."""
+
+    params: Any
+    step: Array
+    sum_of_squares: Any
+
+
+@register
+def adagrad(learning_rate: Constant = 0.01, epsilon: Constant = 1e-10, initial: float | Array = 0.0) -> Optimizer:
+    """AdaGrad, diagonal form: G = G + g^2, w = w - eta g / sqrt(epsilon + G). Duchi, Hazan, Singer 2011; Kordecki.
+
+    G starts at `initial`. Kordecki writes G as the sum of outer products and calls it diagonal; the diagonal is what
+    is meant, the full matrix is a method of its own. optax has epsilon 1e-7 and starts at 0.1; PyTorch adds epsilon
+    outside the root. Raises ValueError for constants out of range.
+    """
+    constants = {
+        "learning_rate": non_negative("adagrad", "learning_rate", learning_rate),
+        "epsilon": _positive("adagrad", "epsilon", epsilon),
+    }
+    initial = non_negative("adagrad", "initial", initial)
+
+    def rule(now, g, total):
+        total = total + g**2
+        return -now.learning_rate * g / jnp.sqrt(now.epsilon + total), total
+
+    return _elementwise(
+        "adagrad", AdaGradState, rule, constants, start={"sum_of_squares": initial}, options={"initial": initial}
+    )
+
+
+class AdadeltaState(NamedTuple):
+    """params; step; squares, changes: averages of g^2 and of Delta w^2, in the parameters' structure."""
+
+    params: Any
+    step: Array
+    squares: Any
+    changes: Any
+
+
+@register
+def adadelta(learning_rate: Constant = 1.0, decay: Constant = 0.9, epsilon: Constant = 1e-6) -> Optimizer:
+    """Adadelta: Delta w = -RMS[Delta w]_(t-1) / RMS[g]_t g, where RMS[x] = sqrt(R[x^2] + epsilon). Zeiler 2012, Alg. 1.
+
+    R[x^2]_t = gamma R[x^2]_(t-1) + (1 - gamma) x^2, gamma the `decay`. Kordecki's first form, eta / RMS[g], is
+    RMSprop. The method has no rate of its own; `learning_rate` multiplies the change, as in optax and PyTorch (whose
+    default decay is 0.9 too). Raises ValueError for constants out of range.
+    """
+    constants = {
+        "learning_rate": non_negative("adadelta", "learning_rate", learning_rate),
+        "decay": decay_rate("adadelta", "decay", decay),
+        "epsilon": _positive("adadelta", "epsilon", epsilon),
+    }
+
+    def rule(now, g, squares, changes):
+        squares = now.decay * squares + (1 - now.decay) * g**2
+        change = -jnp.sqrt(changes + now.epsilon) / jnp.sqrt(squares + now.epsilon) * g
+        changes = now.decay * changes + (1 - now.decay) * change**2
+        return now.learning_rate * change, squares, changes
+
+    return _elementwise("adadelta", AdadeltaState, rule, constants)
+
+
+class RMSpropState(NamedTuple):
+    """params; step; squares: average of g^2, in the parameters' structure."""
+
+    params: Any
+    step: Array
+    squares: Any
+
+
+class CenteredRMSpropState(NamedTuple):
+    """params; step; squares, mean: averages of g^2 and of g, in the parameters' structure."""
+
+    params: Any
+    step: Array
+    squares: Any
+    mean: Any
+
+
+@register
+def rmsprop(
+    learning_rate: Constant = 1e-3, decay: Constant = 0.9, epsilon: Constant = 1e-8, centered: bool = False
+) -> Optimizer:
+    """RMSprop: R = gamma R + (1 - gamma) g^2, w = w - eta g / sqrt(R + epsilon). Hinton, lecture 6; Kordecki.
+
+    gamma is the `decay` (Kordecki prints gamma g^2). `centered` subtracts the square of the average gradient from R:
+    an estimate of the gradient's variance (Graves 2013, Eq. 38-45). epsilon stands inside the root, as in the text
+    and in optax; PyTorch has it outside. Raises ValueError for constants out of range.
+    """
+    constants = {
+        "learning_rate": non_negative("rmsprop", "learning_rate", learning_rate),
+        "decay": decay_rate("rmsprop", "decay", decay),
+        "epsilon": _positive("rmsprop", "epsilon", epsilon),
+    }
+
+    def plain(now, g, squares):
+        squares = now.decay * squares + (1 - now.decay) * g**2
+        return -now.learning_rate * g / jnp.sqrt(squares + now.epsilon), squares
+
+    def about_the_mean(now, g, squares, mean):
+        squares = now.decay * squares + (1 - now.decay) * g**2
+        mean = now.decay * mean + (1 - now.decay) * g
+        variance = jnp.maximum(squares - mean**2, 0)  # never negative but by rounding
+        return -now.learning_rate * g / jnp.sqrt(variance + now.epsilon), squares, mean
+
+    state, rule = (CenteredRMSpropState, about_the_mean) if centered else (RMSpropState, plain)
+    return _elementwise("rmsprop", state, rule, constants, options={"centered": centered})
 
 
 class AdamState(NamedTuple):
@@ -101,67 +345,260 @@ class AdamState(NamedTuple):
 
 
 @register
-def adam(learning_rate: float = 1e-3, b1: float = 0.9, b2: float = 0.999, epsilon: float = 1e-8) -> Optimizer:
-    """Adam: Kingma and Ba 2015, Alg. 1; Hagan Eq. 3.29-3.33 (whose 3.33 prints v_(i+1) for v_(k+1)).
+def adam(
+    learning_rate: Constant = 1e-3,
+    b1: Constant = 0.9,
+    b2: Constant = 0.999,
+    epsilon: Constant = 1e-8,
+    order: Literal["corrected", "efficient"] = "corrected",
+) -> Optimizer:
+    """Adam: Kingma and Ba 2015, Alg. 1; Hagan Eq. 3.29-3.35 (whose 3.33 and 3.35 print v_(i+1) for v_(k+1)).
 
-    m = b1 m + (1 - b1) g; v = b2 v + (1 - b2) g^2; x = x - alpha m^ / (sqrt(v^) + epsilon), where m^ = m / (1 - b1^k)
-    and v^ = v / (1 - b2^k) at step k = 1, 2, ... Raises ValueError for constants out of range.
+    m = b1 m + (1 - b1) g; v = b2 v + (1 - b2) g^2; then, at step k = 1, 2, ...,
+    "corrected" (Eq. 3.31-3.33): x = x - alpha m^ / (sqrt(v^) + epsilon), m^ = m / (1 - b1^k), v^ = v / (1 - b2^k);
+    "efficient" (Eq. 3.34-3.35): x = x - alpha_k m / (sqrt(v) + epsilon), alpha_k = alpha sqrt(1 - b2^k) / (1 - b1^k),
+    which Hagan prints upside down. Here epsilon is added to sqrt(v) before its correction: the epsilon-hat of Kingma
+    and Ba, section 2, which equals the other divided by sqrt(1 - b2^k). Where epsilon is negligible beside sqrt(v)
+    the two orders agree. Raises ValueError for constants out of range.
     """
-    learning_rate = _non_negative("adam", "learning_rate", learning_rate)
-    b1, b2 = _decay("adam", "b1", b1), _decay("adam", "b2", b2)
-    epsilon = _non_negative("adam", "epsilon", epsilon)
+    constants = _moment_constants("adam", learning_rate, b1, b2, epsilon)
+    checks.one_of("adam", "order", order, ("corrected", "efficient"))
+
+    def efficient(now, g, m, v):
+        m, v = _moments(now, g, m, v)
+        rate = now.learning_rate * jnp.sqrt(_missing(now.b2, now.k)) / _missing(now.b1, now.k)  # Eq. 3.34, righted
+        return -rate * m / (jnp.sqrt(v) + now.epsilon), m, v  # Eq. 3.35
+
+    rule = _adam if order == "corrected" else efficient
+    return _elementwise("adam", AdamState, rule, constants, options={"order": order})
+
+
+def _adam(now, g, m, v):
+    m, v = _moments(now, g, m, v)
+    unbiased_m, unbiased_v = m / _missing(now.b1, now.k), v / _missing(now.b2, now.k)  # Eq. 3.31, 3.32
+    return -now.learning_rate * unbiased_m / (jnp.sqrt(unbiased_v) + now.epsilon), m, v  # Eq. 3.33
+
+
+def _moments(now, g, m, v):
+    return now.b1 * m + (1 - now.b1) * g, now.b2 * v + (1 - now.b2) * g**2  # Eq. 3.29, 3.30
+
+
+def _missing(decay, k: Array) -> Array:
+    """1 - decay^k, what the weights of an average begun at zero lack of 1; without the cancellation of that form."""
+    logarithm = (math.log(decay) if decay else -math.inf) if isinstance(decay, float) else jnp.log(decay)
+    return -jnp.expm1(k * logarithm)
+
+
+def _moment_constants(name: str, learning_rate, b1, b2, epsilon) -> dict:
+    return {
+        "learning_rate": non_negative(name, "learning_rate", learning_rate),
+        "b1": decay_rate(name, "b1", b1),
+        "b2": decay_rate(name, "b2", b2),
+        "epsilon": _positive(name, "epsilon", epsilon),
+    }
+
+
+class AdaMaxState(NamedTuple):
+    """params; step; first_moment: average of g; largest: decaying maximum of |g|, in the parameters' structure."""
+
+    params: Any
+    step: Array
+    first_moment: Any
+    largest: Any
+
+
+@register
+def adamax(
+    learning_rate: Constant = 2e-3, b1: Constant = 0.9, b2: Constant = 0.999, epsilon: Constant = 1e-8
+) -> Optimizer:
+    """AdaMax: m = b1 m + (1 - b1) g, u = max(b2 u, |g|), x = x - alpha / (1 - b1^k) m / u. Kingma and Ba 2015, 7.1.
+
+    The paper has no epsilon and divides 0 by 0 while a gradient has always been zero; like optax and PyTorch, u is
+    max(b2 u, |g| + epsilon). Raises ValueError for constants out of range.
+    """
+
+    def rule(now, g, m, u):
+        m = now.b1 * m + (1 - now.b1) * g
+        u = jnp.maximum(now.b2 * u, jnp.abs(g) + now.epsilon)
+        return -now.learning_rate / _missing(now.b1, now.k) * m / u, m, u
+
+    return _elementwise("adamax", AdaMaxState, rule, _moment_constants("adamax", learning_rate, b1, b2, epsilon))
+
+
+class AMSGradState(NamedTuple):
+    """params; step; first_moment, second_moment as in Adam; largest: the largest second moment so far."""
+
+    params: Any
+    step: Array
+    first_moment: Any
+    second_moment: Any
+    largest: Any
+
+
+@register
+def amsgrad(
+    learning_rate: Constant = 1e-3,
+    b1: Constant = 0.9,
+    b2: Constant = 0.999,
+    epsilon: Constant = 1e-8,
+    bias_correction: bool = True,
+) -> Optimizer:
+    """AMSGrad: Adam divided by the root of the largest v so far, so that no rate ever grows again. Reddi et al. 2018.
+
+    The paper's Alg. 2 corrects no bias: `bias_correction=False`. With it, the default, the maximum is taken over
+    corrected second moments, as in optax; PyTorch takes it over uncorrected ones and corrects the maximum.
+    Raises ValueError for constants out of range.
+    """
+
+    def rule(now, g, m, v, largest):
+        m, v = _moments(now, g, m, v)
+        lacking_m, lacking_v = (_missing(now.b1, now.k), _missing(now.b2, now.k)) if bias_correction else (1, 1)
+        largest = jnp.maximum(largest, v / lacking_v)
+        return -now.learning_rate * (m / lacking_m) / (jnp.sqrt(largest) + now.epsilon), m, v, largest
+
+    constants = _moment_constants("amsgrad", learning_rate, b1, b2, epsilon)
+    return _elementwise("amsgrad", AMSGradState, rule, constants, options={"bias_correction": bias_correction})
+
+
+@register
+def nadam(
+    learning_rate: Constant = 1e-3, b1: Constant = 0.9, b2: Constant = 0.999, epsilon: Constant = 1e-8
+) -> Optimizer:
+    """NAdam: Adam with Nesterov's look-ahead in its first moment. Dozat 2016, Alg. 8 with constant mu, as in optax.
+
+    m^ = b1 m / (1 - b1^(k+1)) + (1 - b1) g / (1 - b1^k), the rest as in Adam. PyTorch lets mu grow to b1 from
+    b1 (1 - 0.96^0.004 / 2) by Dozat's schedule. Raises ValueError for constants out of range.
+    """
+
+    def rule(now, g, m, v):
+        m, v = _moments(now, g, m, v)
+        ahead = now.b1 * m / _missing(now.b1, now.k + 1) + (1 - now.b1) * g / _missing(now.b1, now.k)
+        return -now.learning_rate * ahead / (jnp.sqrt(v / _missing(now.b2, now.k)) + now.epsilon), m, v
+
+    return _elementwise("nadam", AdamState, rule, _moment_constants("nadam", learning_rate, b1, b2, epsilon))
+
+
+@register
+def adamw(
+    learning_rate: Constant = 1e-3,
+    b1: Constant = 0.9,
+    b2: Constant = 0.999,
+    epsilon: Constant = 1e-8,
+    weight_decay: Constant = 1e-2,
+) -> Optimizer:
+    """AdamW: Adam and, beside its averages, x = x - alpha lambda x. Loshchilov and Hutter 2019, Alg. 2.
+
+    lambda, the `weight_decay`, is multiplied by the rate and acts on every parameter, biases too, as in optax and
+    PyTorch (the paper scales it by the schedule alone); `wrappers.decoupled_weight_decay` spares biases.
+    Raises ValueError for constants out of range.
+    """
+    constants = _moment_constants("adamw", learning_rate, b1, b2, epsilon)
+    constants["weight_decay"] = non_negative("adamw", "weight_decay", weight_decay)
+
+    def rule(now, g, m, v):
+        change, m, v = _adam(now, g, m, v)
+        return change - now.learning_rate * now.weight_decay * now.x, m, v
+
+    return _elementwise("adamw", AdamState, rule, constants)
+
+
+# What they have in common ---------------------------------------------------------------------------------------------
+
+
+def _elementwise(
+    name: str,
+    state_type: type,
+    rule: Callable[..., tuple],
+    constants: dict[str, Constant],
+    *,
+    start: dict[str, Any] | None = None,
+    options: dict[str, Any] | None = None,
+) -> Optimizer:
+    """The optimizer whose `rule(now, g, *remembered) -> (change, *remembered)` serves each parameter array alone.
+
+    now: k, x and every constant at this step, in the dtype of the arithmetic. What is remembered are the fields of
+    `state_type` after params and step; they begin at `start`, 0 where not given.
+    """
+    remembered, start = state_type._fields[2:], start or {}
 
     def init(params):
-        return AdamState(params, _first_step(), jax.tree.map(_zeros, params), jax.tree.map(_zeros, params))
+        if not jax.tree.leaves(params):
+            raise ValueError(f"{name}: params: expected at least one array")
+        fill = lambda value, x: jnp.full(x.shape, value, at_least_float32(x.dtype))  # noqa: E731
+        first = [jax.tree.map(functools.partial(fill, start.get(slot, 0)), params) for slot in remembered]
+        return state_type(params, jnp.zeros((), jnp.int32), *first)
 
     def update(state, grads):
-        step = state.step + 1
-        first = jax.tree.map(lambda m, g: b1 * m + (1 - b1) * _wide(g), state.first_moment, grads)  # Eq. 3.29
-        second = jax.tree.map(lambda v, g: b2 * v + (1 - b2) * _wide(g) ** 2, state.second_moment, grads)  # Eq. 3.30
+        check_gradients(state.params, grads)
+        step, values = state.step + 1, at_step(constants, state.step)
+        params, structure = jax.tree.flatten(state.params)
+        columns = [structure.flatten_up_to(tree) for tree in (grads, *state[2:])]
+        rows = []
+        for x, g, *own in zip(params, *columns, strict=True):
+            dtype = at_least_float32(x.dtype)
+            now = SimpleNamespace(k=step.astype(dtype), x=x.astype(dtype))
+            vars(now).update({constant: in_dtype(value, dtype) for constant, value in values.items()})
+            change, *own = rule(now, g.astype(dtype), *own)
+            rows.append((_moved(x, change), *own))
+        moved, *after = (structure.unflatten(column) for column in zip(*rows, strict=True))
+        return state_type(moved, step, *after)
 
-        def moved(x, m, v):
-            k = step.astype(m.dtype)
-            unbiased_m, unbiased_v = m / (1 - b1**k), v / (1 - b2**k)  # Eq. 3.31, 3.32
-            return _moved(x, -learning_rate * unbiased_m / (jnp.sqrt(unbiased_v) + epsilon))  # Eq. 3.33
-
-        return AdamState(jax.tree.map(moved, state.params, first, second), step, first, second)
-
-    constants = {"learning_rate": learning_rate, "b1": b1, "b2": b2, "epsilon": epsilon}
-    return Optimizer("adam", init, update, constants)
-
-
-def _first_step() -> Array:
-    return jnp.zeros((), jnp.int32)
+    return Optimizer(name, init, update, constants | (options or {}))
 
 
-def _zeros(x: Array) -> Array:
-    return jnp.zeros(x.shape, at_least_float32(x.dtype))
+def at_step(constants: dict[str, Constant], step: Array) -> dict[str, float | Array]:
+    """The constants at a step: schedules asked, numbers as they are."""
+    return {name: value(step) if callable(value) else value for name, value in constants.items()}
 
 
-def _wide(g: Array) -> Array:
-    return g.astype(at_least_float32(g.dtype))
+def in_dtype(value: float | Array, dtype) -> float | Array:
+    """A constant ready for arithmetic in `dtype`, into which Python floats fall by themselves."""
+    return value if isinstance(value, float) else jnp.asarray(value, dtype)
 
 
 def _moved(x: Array, change: Array) -> Array:
-    return (x.astype(change.dtype) + change).astype(x.dtype)
+    # x + 0 is not always x: it would turn -0.0 into 0.0, and a parameter without gradient stays bitwise as it is
+    return jnp.where(change == 0, x, (x.astype(change.dtype) + change).astype(x.dtype))
 
 
-def _non_negative(optimizer: str, constant: str, value):
-    return _checked(optimizer, constant, value, lambda v: (v >= 0) & np.isfinite(v), "a finite number >= 0")
+def check_gradients(params: Any, grads: Any) -> None:
+    """Raises ValueError at the first path where gradients do not match the parameters, TypeError for integers."""
+    shape = lambda x: tuple(getattr(x, "shape", ()))  # noqa: E731
+    given, expected = checks.by_path(grads), checks.by_path(params)
+    for path, leaf in given.items():
+        if not hasattr(leaf, "dtype") or not jax.dtypes.issubdtype(leaf.dtype, np.floating):
+            kind = getattr(leaf, "dtype", type(leaf).__name__)
+            raise TypeError(f"grads: {path or 'the array'} expected an array of real numbers, got {kind}")
+    if jax.tree.structure(grads) != jax.tree.structure(params) or given.keys() != expected.keys():
+        checks.same_shapes("grads", dict.fromkeys(given, ()), dict.fromkeys(expected, ()), "the parameters'")
+        raise ValueError(f"grads: expected the structure {jax.tree.structure(params)}, got {jax.tree.structure(grads)}")
+    checks.same_shapes(
+        "grads", {p: shape(x) for p, x in given.items()}, {p: shape(x) for p, x in expected.items()}, "the parameters'"
+    )
 
 
-def _decay(optimizer: str, constant: str, value):
-    return _checked(optimizer, constant, value, lambda v: (v >= 0) & (v < 1), "in [0, 1)")
+# Their constants ------------------------------------------------------------------------------------------------------
 
 
-def _checked(optimizer: str, constant: str, value, accepts, accepted: str):
-    """The constant itself: a Python float for every plain number, arrays and tracers as they are."""
-    if not checks.is_concrete(value):
+def _constant(optimizer: str, name: str, value, accepts, accepted: str):
+    """A checked constant; a schedule, or the name of one, stands for itself and checks its own values."""
+    if isinstance(value, str):
+        return schedules.get(value)
+    if callable(value):
         return value
-    try:
-        right = np.all(accepts(np.asarray(value, np.float64)))
-    except (TypeError, ValueError):
-        right = False
-    if not right:
-        raise ValueError(f"{optimizer}: {constant} must be {accepted}, got {value!r}")
-    return value if isinstance(value, jax.Array) else float(value)
+    return checks.constant(optimizer, name, value, accepts, accepted)
+
+
+def non_negative(optimizer: str, name: str, value):
+    """Checks a finite number >= 0."""
+    return _constant(optimizer, name, value, lambda v: (v >= 0) & np.isfinite(v), "a finite number >= 0")
+
+
+def _positive(optimizer: str, name: str, value):
+    # 0 / 0 where a gradient has always been zero
+    return _constant(optimizer, name, value, lambda v: (v > 0) & np.isfinite(v), "a finite number > 0")
+
+
+def decay_rate(optimizer: str, name: str, value):
+    """Checks a decay rate, in [0, 1)."""
+    return _constant(optimizer, name, value, lambda v: (v >= 0) & (v < 1), "in [0, 1)")

@@ -2,11 +2,13 @@
 
 Letters: Q examples, R inputs, S outputs, B batch size, U updates an epoch, E epochs. The loop knows one thing: a step
 `(state, batch) -> (state, metrics)`. Epochs run inside compiled scans, `chunk` of them a call; what belongs to the
-outside (progress, stopping, saving) happens between the calls. One program serves a run of any length.
+outside (progress, saving) happens between the calls. One program serves a run of any length, and every later run of
+the same network, loss, optimizer and plan. Divergence and stopping are data in what the program carries, so that
+`pure_fit` may be vmapped: one member that has ended stands still while the others go on.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -14,25 +16,32 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from functional_nn import optimizers, registry
+from functional_nn import checks, optimizers, precision, registry
 from functional_nn.gradients.backprop import objective, value_and_grad
 from functional_nn.networks import losses
 from functional_nn.networks.losses import Loss
 from functional_nn.networks.network import Inputs, Network, Params, forward
+from functional_nn.optimizers import regularizers
 from functional_nn.optimizers.first_order import Optimizer
+from functional_nn.optimizers.regularizers import Regularizer
 from functional_nn.precision import at_least_float32
-from functional_nn.training.minibatches import BatchPlan, minibatch
+from functional_nn.training.minibatches import BatchPlan, batch, minibatch
+from functional_nn.training.termination import Criterion
 
 Gradient = Callable[[Network, Loss], Callable[..., tuple[Array, Params]]]
 Correct = Callable[[Array, Array], Array]  # (outputs, targets) -> (Q,) booleans
 
 
 class Batch(NamedTuple):
-    """inputs {name: (B, R)}, targets (B, S), weights (B,) of the examples or None."""
+    """inputs {name: (B, R)}, targets (B, S); weights (B,) of the examples, a key for dropout, a scale of the gradient,
+    each where there is one.
+    """
 
     inputs: dict[str, Array]
     targets: Array
     weights: Array | None = None
+    key: Array | None = None
+    scale: Array | None = None
 
 
 class Metrics(NamedTuple):
@@ -47,8 +56,9 @@ class History(NamedTuple):
     """One value an epoch, NumPy arrays (E,).
 
     training_loss and training_accuracy are those of the epoch's examples, each measured just before the update that
-    used it (for `batch`, exactly those before the epoch); gradient_norm is the mean over the epoch's updates;
-    validation_* are measured after the epoch. nan where there is nothing to say.
+    used it (for `batch`, exactly those before the epoch), with neurons dropped where there is dropout and without the
+    regularizer's penalty; gradient_norm, the penalty's gradient included, is the mean over the epoch's updates;
+    validation_* are measured after the epoch, no neuron dropped. nan where there is nothing to say.
     """
 
     epoch: np.ndarray
@@ -59,17 +69,63 @@ class History(NamedTuple):
     validation_accuracy: np.ndarray
 
 
+class Best(NamedTuple):
+    """The parameters of the best epoch so far, which that was, and its score (the lowest)."""
+
+    params: Params
+    epoch: Array
+    score: Array
+
+
+class Run(NamedTuple):
+    """All that training needs to go on, and how it ended: 0 not yet, 1 diverged, 2 + i by the i-th criterion.
+
+    failed: the update, counted from 1 over the whole run, that was not finite and was not made; 0 where none. shown:
+    the loss it found.
+    """
+
+    state: Any
+    memories: tuple
+    best: Best | None
+    epoch: Array
+    ended: Array
+    failed: Array
+    shown: Array
+
+
 class FitResult(NamedTuple):
-    """The last state, the history, and how it ended: "completed", or "diverged" (the epoch's loss was not finite)."""
+    """The last finite state, the history, and how it ended.
+
+    status: "completed", "diverged" (a loss or gradient was not finite), or the name of the criterion that stopped it;
+    reason: the same in words, with the update where it diverged. best: the parameters of the best epoch, where a
+    criterion restores them.
+    """
 
     state: Any
     history: History
-    status: Literal["completed", "diverged"]
+    status: str
+    reason: str
+    best: Best | None
 
     @property
     def params(self) -> Params:
-        """The trained parameters."""
-        return self.state.params
+        """The trained parameters: those of the best epoch where a criterion restores them, else the last."""
+        return self.state.params if self.best is None else self.best.params
+
+
+class Outcome(NamedTuple):
+    """What `pure_fit` gives: arrays only. params as in `FitResult`; history (E,) with nan after the end.
+
+    epochs: how many were run, int32; ended: 0 completed, 1 diverged, 2 + i stopped by the i-th criterion; failed: the
+    update that was not finite, 0 where all were.
+    """
+
+    params: Params
+    state: Any
+    history: History
+    epochs: Array
+    ended: Array
+    failed: Array
 
 
 def automatic(network: Network, loss: Loss) -> Callable[..., tuple[Array, Params]]:
@@ -86,14 +142,21 @@ def train_step(
     optimizer: Optimizer,
     gradient: Gradient = value_and_grad,
     correct: Correct | None = None,
+    regularizer: Regularizer | None = None,
 ) -> Callable:
     """`(state, batch) -> (state, metrics)`, pure, to be compiled by whoever calls it. `correct` as in `fit`."""
     gradients_of = gradient(network, loss)
 
     def step(state, batch: Batch):
-        value, grads = gradients_of(state.params, batch.inputs, batch.targets, batch.weights)
+        params = optimizer.point(state)
+        dropping = (batch.key,) if network.drops else ()
+        value, grads = gradients_of(params, batch.inputs, batch.targets, batch.weights, *dropping)
+        if batch.scale is not None:
+            grads = jax.tree.map(lambda g: g * batch.scale.astype(g.dtype), grads)
+        if regularizer is not None:
+            grads = jax.tree.map(jnp.add, grads, regularizer.gradient(params))
         # The same forward pass as the gradient's; the compiler keeps one of them.
-        outputs = forward(network, state.params, batch.inputs, {}).activations[network.output.name]
+        outputs = forward(network, params, batch.inputs, {}, *dropping).activations[network.output.name]
         accuracy = _accuracy(correct or loss.correct, outputs, batch.targets, batch.weights)
         return optimizer.update(state, grads), Metrics(value, accuracy, _norm(grads))
 
@@ -116,8 +179,8 @@ def evaluate(
 
 def fit(
     network: Network,
-    loss: Loss,
-    optimizer: Optimizer,
+    loss: Loss | str,
+    optimizer: Optimizer | str,
     inputs: Inputs,
     targets: Array,
     *,
@@ -126,6 +189,8 @@ def fit(
     plan: BatchPlan | None = None,
     validation: tuple[Inputs, Array] | None = None,
     params: Params | None = None,
+    regularizer: Regularizer | str | None = None,
+    stop: Criterion | Sequence[Criterion] = (),
     gradient: Gradient | Literal["manual", "automatic"] = "manual",
     correct: Correct | None = None,
     chunk: int = 10,
@@ -133,94 +198,133 @@ def fit(
 ) -> FitResult:
     """Trains `network` on inputs (Q, R) or {name: (Q, R)} and targets (Q, S).
 
-    key: for the initial parameters (unless `params` are given) and the batches. plan: `training.batch()`,
-    `minibatch(32)` (the default, smaller where there are fewer examples) or `stochastic()`. validation: a pair
-    (inputs, targets), measured after every epoch. gradient: by hand, by `jax.grad`, or your own
-    `(network, loss) -> value_and_grad`. correct(outputs, targets) -> (Q,) says which examples are right,
-    `losses.largest` for one; by default the loss's own rule. on_chunk(state, history so far) is called after every
-    `chunk` epochs, outside the compiled program.
+    key: for the initial parameters (unless `params` are given), the batches and dropout. plan: `training.batch()`,
+    `minibatch(32)` (the default, smaller where there are fewer examples; `batch()` for a method that needs it) or
+    `stochastic()`. validation: a pair (inputs, targets), measured after every epoch. regularizer: its gradient is
+    added. stop: `training.early_stopping(...)`, `no_change`, `gradient_below`, `loss_below`, or several of them.
+    gradient: by hand, by `jax.grad`, or your own `(network, loss) -> value_and_grad`. correct(outputs, targets) ->
+    (Q,) says which examples are right, `losses.largest` for one; by default the loss's own rule. on_chunk(state,
+    history so far) is called after every `chunk` epochs, outside the compiled program.
 
-    Compiles one program, whatever `epochs` is. Stops after the first epoch whose loss is not finite. Raises
-    ValueError for data or settings that do not fit, before anything is compiled.
+    Compiles one program, whatever `epochs` is, and keeps it for later runs with the same network, loss, optimizer,
+    plan and settings. An update whose loss, gradient or result is not finite is not made: the run stops there, keeps
+    the last finite state and says which update it was. Raises ValueError for data or settings that do not fit, before
+    anything is compiled.
     """
     for name, value in (("epochs", epochs), ("chunk", chunk)):
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-            raise ValueError(f"{name} must be an integer >= 1, got {value!r}")
-    if isinstance(gradient, str) and gradient not in GRADIENTS:
-        raise ValueError(registry.unknown("gradient", gradient, GRADIENTS))
-    gradient = GRADIENTS.get(gradient, gradient) if isinstance(gradient, str) else gradient
-
-    loss, optimizer = losses.get(loss), optimizers.get(optimizer)
-    if plan is not None and not isinstance(plan, BatchPlan):
-        raise TypeError(f"plan: expected training.batch(), minibatch(size) or stochastic(), got {plan!r}")
+        checks.integer("", name, value, 1)
+    settings = _settle(network, loss, optimizer, plan, regularizer, stop, gradient, correct)
     if validation is not None and not (isinstance(validation, tuple | list) and len(validation) == 2):
         raise TypeError(f"validation: expected a pair (inputs, targets), got {type(validation).__name__}")
-
     init_key, plan_key = jax.random.split(key)
     params = network.init(init_key) if params is None else params
-    training = _checked(network, loss, params, inputs, targets)
-    held_out = None
-    if validation is not None:
-        try:
-            held_out = _checked(network, loss, params, *validation)
-        except ValueError as error:
-            raise ValueError(f"validation {error}") from None
-    plan = plan or minibatch(min(32, training.targets.shape[0]))
-    plan.updates(training.targets.shape[0])  # refuses a batch larger than the data before anything is compiled
+    training, held_out = _data(settings, params, inputs, targets, validation)
+    settings = _with_plan(settings, len(training.targets))
 
-    step = train_step(network, loss, optimizer, gradient, correct)
-    evaluation = functools.partial(evaluate, network, loss, correct=correct)
-    run = jax.jit(functools.partial(_run_chunk, step, evaluation, loss.reduction, plan, min(chunk, epochs)))
-    state, rows, done = optimizer.init(params), [], 0
-    while done < epochs:
-        count = min(chunk, epochs - done)
-        state, table, ran = run(state, training, held_out, plan_key, done, count)
+    start, advance = _compiled(settings, min(chunk, epochs))
+    run, rows = start(params), []
+    while not int(run.ended) and int(run.epoch) < epochs:
+        run, table, ran = advance(run, training, held_out, plan_key, min(chunk, epochs - int(run.epoch)))
         rows.append(jax.tree.map(lambda column, ran=ran: np.asarray(column)[: int(ran)], table))
-        done += int(ran)
         history = History(*(np.concatenate(columns) for columns in zip(*rows, strict=True)))
         if on_chunk:
-            on_chunk(state, history)
-        if not np.isfinite(history.training_loss[-1]):
-            return FitResult(state, history, "diverged")
-    return FitResult(state, history, "completed")
+            on_chunk(run.state, history)
+    status, reason = _how_it_ended(settings, run)
+    return FitResult(run.state, history, status, reason, run.best)
 
 
-def _run_chunk(step, evaluation, reduction, plan, length, state, training, held_out, key, first, count):
-    """Up to `length` epochs from epoch `first`: `count` is traced, so that the last, shorter chunk compiles nothing."""
-    examples = training.targets.shape[0]
-    dtype = at_least_float32(training.targets.dtype)
-    filled = plan.weights(examples)
-    counts = np.array([examples]) if plan.size is None else np.full(plan.updates(examples), plan.size)
-    counts = counts if filled is None else filled.sum(axis=1, dtype=np.float64)
-    share = jnp.asarray(counts / examples, dtype)  # of the epoch's examples, by update
+def pure_fit(
+    network: Network,
+    loss: Loss | str,
+    optimizer: Optimizer | str,
+    *,
+    epochs: int,
+    plan: BatchPlan | None = None,
+    regularizer: Regularizer | str | None = None,
+    stop: Criterion | Sequence[Criterion] = (),
+    gradient: Gradient | Literal["manual", "automatic"] = "manual",
+    correct: Correct | None = None,
+) -> Callable[..., Outcome]:
+    """`fit` as a pure function of arrays, to be jitted and vmapped over keys, rates, strengths or data.
 
-    def update(state, batch):
-        rows, weights = batch
-        weights = None if weights is None else weights.astype(training.targets.dtype)
-        picked = jax.tree.map(lambda x: x[rows], (training.inputs, training.targets))
-        return step(state, Batch(*picked, weights))
+    Gives `(key, inputs, targets, validation=None, params=None) -> Outcome`, the same training as `fit` with the same
+    settings and key, to rounding. The optimizer, its constants and the regularizer may be made of traced numbers:
+    `jit(vmap(lambda rate, key: pure_fit(network, loss, adam(rate), epochs=50)(key, x, t)))`.
+    """
+    checks.integer("", "epochs", epochs, 1)
+    settings = _settle(network, loss, optimizer, plan, regularizer, stop, gradient, correct)
 
-    def epoch(carry):
-        done, state, table = carry
-        state, metrics = lax.scan(update, state, (plan.indices(key, first + done, examples), filled))
-        metrics = jax.tree.map(lambda m: m.astype(dtype), metrics)
-        total = jnp.sum(metrics.loss) if reduction == "sum" else jnp.sum(metrics.loss * share)
-        after = (jnp.nan, jnp.nan)
-        if held_out is not None:
-            after = evaluation(state.params, held_out.inputs, held_out.targets)
-        row = (first + done + 1, total, jnp.sum(metrics.accuracy * share), jnp.mean(metrics.gradient_norm), *after)
-        table = History(
-            *(column.at[done].set(jnp.asarray(x, column.dtype)) for column, x in zip(table, row, strict=True))
+    def train(key, inputs, targets, validation=None, params=None) -> Outcome:
+        init_key, plan_key = jax.random.split(key)
+        params = network.init(init_key) if params is None else params
+        training, held_out = _data(settings, params, inputs, targets, validation)
+        start, advance = _program(_with_plan(settings, len(training.targets)), epochs)
+        run, table, ran = advance(start(params), training, held_out, plan_key, epochs)
+        return Outcome(
+            run.state.params if run.best is None else run.best.params, run.state, table, ran, run.ended, run.failed
+        )  # fmt: skip
+
+    return train
+
+
+# Settings and data, checked -------------------------------------------------------------------------------------------
+
+
+class _Settings(NamedTuple):
+    """Everything but arrays that a run depends on; hashable, where the user's own callables are."""
+
+    network: Network
+    loss: Loss
+    optimizer: Optimizer
+    plan: BatchPlan | None
+    regularizer: Regularizer | None
+    stop: tuple[Criterion, ...]
+    gradient: Gradient
+    correct: Correct | None
+
+
+def _settle(network, loss, optimizer, plan, regularizer, stop, gradient, correct) -> _Settings:
+    if isinstance(gradient, str) and gradient not in GRADIENTS:
+        raise ValueError(registry.unknown("gradient", gradient, GRADIENTS))
+    gradient = GRADIENTS[gradient] if isinstance(gradient, str) else gradient
+    loss, optimizer = losses.get(loss), optimizers.get(optimizer)
+    regularizer = None if regularizer is None else regularizers.get(regularizer)
+    stop = (stop,) if isinstance(stop, Criterion) else tuple(stop)
+    for criterion in stop:
+        if not isinstance(criterion, Criterion):
+            raise TypeError(f"stop: expected training.early_stopping(...) or the like, got {criterion!r}")
+    if sum(criterion.score is not None for criterion in stop) > 1:
+        raise ValueError("stop: only one criterion can restore the best parameters; give the others restore=False")
+    if plan is not None and not isinstance(plan, BatchPlan):
+        raise TypeError(f"plan: expected training.batch(), minibatch(size) or stochastic(), got {plan!r}")
+    return _Settings(network, loss, optimizer, plan, regularizer, stop, gradient, correct)
+
+
+def _with_plan(settings: _Settings, examples: int) -> _Settings:
+    """The settings with a plan that suits the data and the optimizer, refused before anything is compiled."""
+    optimizer, plan = settings.optimizer, settings.plan
+    if plan is None:
+        plan = batch() if optimizer.full_batch else minibatch(min(32, examples))
+    updates = plan.updates(examples)
+    if optimizer.full_batch and updates > 1:
+        raise ValueError(
+            f"{optimizer.name} compares the signs of successive gradients, which mini-batches make random: use "
+            f"plan=training.batch(), or {optimizer.name}(minibatches=True) all the same; got {updates} batches an epoch"
         )
-        return done + 1, state, table
+    return settings._replace(plan=plan)
 
-    def unfinished(carry):
-        done, _, table = carry
-        return (done < count) & ((done == 0) | jnp.isfinite(table.training_loss[done - 1]))
 
-    table = History(jnp.zeros(length, jnp.int32), *(jnp.full(length, jnp.nan, dtype) for _ in History._fields[1:]))
-    ran, state, table = lax.while_loop(unfinished, epoch, (jnp.zeros((), jnp.int32), state, table))
-    return state, table, ran
+def _data(settings: _Settings, params, inputs, targets, validation) -> tuple[Batch, Batch | None]:
+    training = _checked(settings.network, settings.loss, params, inputs, targets)
+    if validation is None:
+        for criterion in settings.stop:
+            if criterion.validation:
+                raise ValueError(f"stop: {criterion.name} needs validation=(inputs, targets)")
+        return training, None
+    try:
+        return training, _checked(settings.network, settings.loss, params, *validation)
+    except ValueError as error:
+        raise ValueError(f"validation {error}") from None
 
 
 def _checked(network: Network, loss: Loss, params: Params, inputs: Inputs, targets: Array) -> Batch:
@@ -228,6 +332,130 @@ def _checked(network: Network, loss: Loss, params: Params, inputs: Inputs, targe
     targets = network.prepare_targets(prepared, targets)
     loss.check_targets(targets)
     return Batch(prepared, targets)
+
+
+def _how_it_ended(settings: _Settings, run: Run) -> tuple[str, str]:
+    ended, epoch = int(run.ended), int(run.epoch)
+    best = "" if run.best is None else f"; parameters of epoch {int(run.best.epoch)} restored"
+    if ended == 0:
+        return "completed", f"all {epoch} epochs{best}"
+    if ended == 1:
+        shown = float(run.shown)
+        what = "its gradient or its result was not finite" if np.isfinite(shown) else f"its loss was {shown:g}"
+        return "diverged", f"update {int(run.failed)}, in epoch {epoch}, was not made: {what}{best}"
+    criterion = settings.stop[ended - 2]
+    return criterion.name, f"after epoch {epoch}: {criterion.reason}{best}"
+
+
+# The program ----------------------------------------------------------------------------------------------------------
+
+
+def _compiled(settings: _Settings, length: int):
+    """The compiled program, the same one for the same settings."""
+    try:
+        return _kept(settings, length)
+    except TypeError:  # the user's own callable cannot be hashed
+        return _kept.__wrapped__(settings, length)
+
+
+@functools.lru_cache(maxsize=32)
+def _kept(settings: _Settings, length: int):
+    start, advance = _program(settings, length)
+    return jax.jit(start), jax.jit(advance)
+
+
+def _program(settings: _Settings, length: int) -> tuple[Callable, Callable]:
+    """start(params) -> Run; advance(run, training, held_out, key, count) -> (Run, table, epochs run).
+
+    `advance` runs up to `count` <= `length` epochs; `count` may be traced, so that a last, shorter chunk compiles
+    nothing. The table is a History of arrays (length,).
+    """
+    network, loss, optimizer, plan, regularizer, stop, gradient, correct = settings
+    step = train_step(network, loss, optimizer, gradient, correct, regularizer)
+    scores = [criterion.score for criterion in stop if criterion.score]
+
+    def start(params) -> Run:
+        zero, infinite = jnp.zeros((), jnp.int32), jnp.asarray(jnp.inf, precision.default())
+        best = Best(params, zero, infinite) if scores else None
+        memories = tuple(criterion.init() for criterion in stop)
+        return Run(optimizer.init(params), memories, best, zero, zero, zero, infinite)
+
+    def advance(run: Run, training: Batch, held_out: Batch | None, key: Array, count) -> tuple[Run, History, Array]:
+        examples = training.targets.shape[0]
+        dtype = at_least_float32(training.targets.dtype)
+        updates, first = plan.updates(examples), run.epoch
+        weights, scales = plan.weights(examples), plan.scales(examples)
+        if loss.reduction == "sum":
+            scales = None  # a sum over b examples is b / B of one over B as it is
+        share = jnp.asarray(plan.counts(examples) / plan.counts(examples).sum(), dtype)  # of the epoch's examples
+        dropout_key = jax.random.fold_in(key, _DROPOUT)
+
+        def update(carry, row):
+            state, failed = carry
+            number, picked, example_weights, scale, drop = row
+            example_weights = None if example_weights is None else example_weights.astype(training.targets.dtype)
+            data = jax.tree.map(lambda x: x[picked], (training.inputs, training.targets))
+            after, metrics = step(state, Batch(*data, example_weights, drop, scale))
+            metrics = jax.tree.map(lambda m: m.astype(dtype), metrics)
+            sound = (failed == 0) & jnp.isfinite(metrics.loss) & jnp.isfinite(metrics.gradient_norm)
+            sound &= _all_finite(after.params)
+            state = jax.tree.map(lambda new, old: jnp.where(sound, new, old), after, state)
+            return (state, jnp.where(sound | (failed > 0), failed, number)), metrics
+
+        def epoch(carry):
+            run, table = carry
+            done = run.epoch
+            rows = (
+                jnp.arange(1, updates + 1, dtype=jnp.int32),
+                plan.indices(key, done, examples),
+                weights,
+                scales,
+                jax.random.split(jax.random.fold_in(dropout_key, done), updates) if network.drops else None,
+            )
+            (state, failed), metrics = lax.scan(update, (run.state, jnp.zeros((), jnp.int32)), rows)
+            total = jnp.sum(metrics.loss) if loss.reduction == "sum" else jnp.sum(metrics.loss * share)
+            shown = metrics.loss[jnp.maximum(failed - 1, 0)]  # of the update that failed; the rest of its epoch is void
+            total = jnp.where(failed > 0, jnp.where(jnp.isfinite(shown), jnp.nan, shown), total)
+            after = (jnp.nan, jnp.nan)
+            if held_out is not None:
+                after = evaluate(network, loss, state.params, held_out.inputs, held_out.targets, correct)
+            row = (done + 1, total, jnp.sum(metrics.accuracy * share), jnp.mean(metrics.gradient_norm), *after)
+            row = History(*(jnp.asarray(x, column.dtype) for x, column in zip(row, table, strict=True)))
+            table = jax.tree.map(lambda column, x: column.at[done - first].set(x), table, row)
+
+            state = optimizer.observe(state, row.training_loss if held_out is None else row.validation_loss)
+            judged = [criterion.update(memory, row) for criterion, memory in zip(stop, run.memories, strict=True)]
+            ended = jnp.zeros((), jnp.int32)
+            for i in reversed(range(len(stop))):
+                ended = jnp.where(judged[i][1], 2 + i, ended)
+            best = run.best
+            if best is not None:
+                score = scores[0](row).astype(best.score.dtype)
+                better = (failed == 0) & (score < best.score)
+                latest = Best(state.params, done + 1, score)
+                best = jax.tree.map(lambda new, old: jnp.where(better, new, old), latest, best)
+            return Run(
+                state, tuple(memory for memory, _ in judged), best, done + 1,
+                jnp.where(failed > 0, 1, ended), jnp.where(failed > 0, done * updates + failed, 0),
+                shown.astype(run.shown.dtype),
+            ), table  # fmt: skip
+
+        def unfinished(carry):
+            run, _ = carry
+            return (run.epoch - first < count) & (run.ended == 0)
+
+        table = History(jnp.zeros(length, jnp.int32), *(jnp.full(length, jnp.nan, dtype) for _ in History._fields[1:]))
+        run, table = lax.while_loop(unfinished, epoch, (run, table))
+        return run, table, run.epoch - first
+
+    return start, advance
+
+
+_DROPOUT = 2**32 - 1  # folded into the key of the batches, where epochs never come so far
+
+
+def _all_finite(params: Params) -> Array:
+    return functools.reduce(jnp.logical_and, (jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(params)))
 
 
 def _accuracy(correct: Correct | None, outputs: Array, targets: Array, weights: Array | None) -> Array:

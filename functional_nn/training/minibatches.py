@@ -1,6 +1,10 @@
 """Batch, mini-batch and stochastic index streams: data made from a key, so that two runs can be given the same.
 
-Letters: Q examples, B the batch size, U = ceil(Q / B) updates an epoch.
+Letters: Q examples, B the batch size, U = ceil(Q / B) updates an epoch (floor where the last batch is dropped).
+
+Two runs of `fit` with one key and one plan see identical batches, whatever their optimizers or gradients. A loss that
+is a sum over the batch is the same training as its mean at B times the learning rate (Kordecki), for methods that
+follow the gradient's size: `gd(rate)` on the mean is `gd(rate / B)` on the sum.
 """
 
 from dataclasses import dataclass
@@ -11,7 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from functional_nn import checks
+
 Shuffle = Literal["each_epoch", "once", "never"]
+Last = Literal["kept", "dropped", "weighted"]
 
 
 @dataclass(frozen=True)
@@ -19,11 +26,14 @@ class BatchPlan:
     """Which examples each update of each epoch sees. Made by `batch`, `minibatch` or `stochastic`.
 
     size: B, or None for all examples at once. shuffle: "each_epoch", "once" (fixed random batches, CSE 475 19.68.1)
-    or "never". An incomplete last batch keeps its examples: it is filled up with examples of weight 0.
+    or "never". last: what becomes of an incomplete last batch. "kept": an update like any other, in which each of its
+    b examples counts for 1 / b of a mean loss; "weighted": that update is scaled by b / B, so that every example of
+    the epoch counts alike; "dropped": left out. Batches that are kept are filled up with examples of weight 0.
     """
 
     size: int | None
     shuffle: Shuffle = "each_epoch"
+    last: Last = "kept"
 
     def updates(self, examples: int) -> int:
         """U, the number of updates in an epoch of `examples`. Raises ValueError for a batch larger than the data."""
@@ -31,7 +41,7 @@ class BatchPlan:
             return 1
         if self.size > examples:
             raise ValueError(f"batch size must be 1 to {examples}, the number of examples, got {self.size}")
-        return -(-examples // self.size)
+        return examples // self.size if self.last == "dropped" else -(-examples // self.size)
 
     def indices(self, key: Array, epoch: Array | int, examples: int) -> Array:
         """Example numbers (U, B) int32 for an epoch; a pure function of key and epoch."""
@@ -42,15 +52,26 @@ class BatchPlan:
             order = jax.random.permutation(key, examples).astype(jnp.int32)
         updates = self.updates(examples)
         size = self.size or examples
-        missing = updates * size - examples
-        return jnp.concatenate([order, order[:missing]]).reshape(updates, size)
+        filled = jnp.concatenate([order, order[: max(0, updates * size - examples)]])
+        return filled[: updates * size].reshape(updates, size)
 
     def weights(self, examples: int) -> np.ndarray | None:
         """(U, B) float32, 0 for what fills up the last batch, else 1; None where nothing is filled up."""
         updates, size = self.updates(examples), self.size or examples
-        if updates * size == examples:
+        if updates * size <= examples:
             return None
         return (np.arange(updates * size) < examples).astype(np.float32).reshape(updates, size)
+
+    def counts(self, examples: int) -> np.ndarray:
+        """(U,) float64, how many examples each update of an epoch sees."""
+        updates, size = self.updates(examples), self.size or examples
+        return np.minimum(size, examples - size * np.arange(updates)).astype(np.float64)
+
+    def scales(self, examples: int) -> np.ndarray | None:
+        """(U,) float32, what each update's gradient of a mean loss is multiplied by; None where always by 1."""
+        if self.last != "weighted" or self.weights(examples) is None:
+            return None
+        return (self.counts(examples) / self.size).astype(np.float32)
 
 
 def batch() -> BatchPlan:
@@ -58,13 +79,14 @@ def batch() -> BatchPlan:
     return BatchPlan(None, "never")
 
 
-def minibatch(size: int, *, shuffle: Shuffle = "each_epoch") -> BatchPlan:
-    """`size` examples an update. Raises ValueError for a size < 1 or an unknown `shuffle`."""
-    if isinstance(size, bool) or not isinstance(size, int | np.integer) or size < 1:
-        raise ValueError(f"batch size must be an integer >= 1, got {size!r}")
+def minibatch(size: int, *, shuffle: Shuffle = "each_epoch", last: Last = "kept") -> BatchPlan:
+    """`size` examples an update. Raises ValueError for a size < 1 or an unknown `shuffle` or `last`."""
+    size = checks.integer("", "batch size", size, 1)
     if shuffle not in ("each_epoch", "once", "never"):
         raise ValueError(f"shuffle must be 'each_epoch', 'once' or 'never', got {shuffle!r}")
-    return BatchPlan(int(size), shuffle)
+    if last not in ("kept", "dropped", "weighted"):
+        raise ValueError(f"last must be 'kept', 'dropped' or 'weighted', got {last!r}")
+    return BatchPlan(size, shuffle, last)
 
 
 def stochastic(*, shuffle: Shuffle = "each_epoch") -> BatchPlan:

@@ -1,0 +1,94 @@
+"""What the research scripts share: their words, the data sets ready for a network, and tables and pictures on disk."""
+
+import argparse
+import csv
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from functional_nn.lab import datasets, environment
+
+
+class Task(NamedTuple):
+    """A data set as a network takes it: the fixed split of 80 and 20 percent, scaled by the training part.
+
+    inputs (Q, R), targets (Q, S) one-hot or standardized; test_inputs, test_targets likewise; loss and output are the
+    names of the loss and the output layer's activation that suit it.
+    """
+
+    name: str
+    inputs: np.ndarray
+    targets: np.ndarray
+    test_inputs: np.ndarray
+    test_targets: np.ndarray
+    loss: str
+    output: str
+
+    @property
+    def test(self) -> tuple[np.ndarray, np.ndarray]:
+        """(test_inputs, test_targets), as `fit` takes its validation data."""
+        return self.test_inputs, self.test_targets
+
+
+def load(name: str) -> Task:
+    """A bundled data set, float32: pixels in [0, 1] as they are, other inputs and numeric targets standardized."""
+    dataset = datasets.load(name)
+    training, test = datasets.split(dataset)
+    x, x_test, t, t_test = training.inputs, test.inputs, training.targets, test.targets
+    if dataset.image_shape is None:
+        scale = datasets.fit_standardizer(x)
+        x, x_test = scale.apply(x), scale.apply(x_test)
+    loss, output = "cross_entropy", "softmax"
+    if dataset.task == "regression":
+        scale = datasets.fit_standardizer(t)
+        t, t_test, loss, output = scale.apply(t), scale.apply(t_test), "mean_square_error", "linear"
+    x, t, x_test, t_test = (np.asarray(values, np.float32) for values in (x, t, x_test, t_test))
+    return Task(name, x, t, x_test, t_test, loss, output)
+
+
+def arguments(description: str, out: str, **defaults: int) -> argparse.Namespace:
+    """The script's words: --out and an integer option for each of `defaults`, such as seeds=8 and epochs=50."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, value in defaults.items():
+        parser.add_argument(f"--{name}", type=_positive, default=value, help=f"default {value}")
+    parser.add_argument("--out", type=Path, default=Path(out), help=f"writes OUT.csv, OUT.txt, OUT.png; default {out}")
+    return parser.parse_args()
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected an integer >= 1, got {text}")
+    return value
+
+
+def write(out: Path, rows: Sequence[dict[str, Any]], figure: Figure | None = None, notes: str = "") -> None:
+    """Prints the table and writes OUT.csv, OUT.txt (with the command, versions and device) and OUT.png.
+
+    rows: one dict a line, all with the same keys; numbers are shown with four significant digits, kept whole in the
+    CSV file.
+    """
+    columns = list(rows[0])
+    cells = [columns, *([_shown(row[column]) for column in columns] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = ["  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in cells]
+    measured_on = ", ".join(f"{name} {value}" for name, value in environment.describe().items())
+    text = "\n".join([*lines, "", *([notes.strip(), ""] if notes else []), f"measured on: {measured_on}"])
+    print(text)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    command = " ".join(["python", f"scripts/{Path(sys.argv[0]).name}", *sys.argv[1:]])
+    out.with_suffix(".txt").write_text(f"{command}\n\n{text}\n", encoding="utf-8")
+    with out.with_suffix(".csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    if figure is not None:
+        figure.savefig(out.with_suffix(".png"), dpi=130)
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float | np.floating) else str(value)

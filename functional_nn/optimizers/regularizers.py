@@ -1,0 +1,169 @@
+"""Penalties Omega(params) with their gradients by hand, and pruning by magnitude.
+
+J' = J + Omega (Lecture 2; CSE 475, 19.71.1). Penalties act on weights: whatever lies under "weights" in a network's
+parameters. Biases and learned slopes are spared unless `biases` is true; a tree without "weights" is penalized whole.
+"""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from functional_nn import checks
+from functional_nn.precision import at_least_float32
+from functional_nn.registry import Registry, cached
+
+
+@dataclass(frozen=True)
+class Regularizer:
+    """value(params) -> Omega, a scalar; gradient(params) -> dOmega/dparams, in the parameters' structure and dtype.
+
+    constants: what it was made with, by name.
+    """
+
+    name: str
+    value: Callable[[Any], Array]
+    gradient: Callable[[Any], Any]
+    constants: dict[str, Any] = field(default_factory=dict, hash=False)
+
+    def __repr__(self) -> str:
+        return f"<regularizer {self.name}({', '.join(f'{name}={value}' for name, value in self.constants.items())})>"
+
+
+_registry: Registry[Regularizer] = Registry("regularizer", Regularizer)
+names, get = _registry.names, _registry.get
+
+
+def register(factory: Callable[..., Regularizer]) -> Callable[..., Regularizer]:
+    """Makes a factory of regularizers known by its name; returns it, its results cached. A decorator."""
+
+    @cached
+    @functools.wraps(factory)
+    def made(*args, **keywords):
+        return factory(*args, **keywords)
+
+    _registry.add(factory.__name__, made)
+    return made
+
+
+@register
+def l2(strength: float, biases: bool = False) -> Regularizer:
+    """Omega = lambda sum w^2, gradient 2 lambda w (CSE 475 prints neither lambda nor the 2).
+
+    Raises ValueError, as all do, unless lambda, the `strength`, is a finite number >= 0.
+    """
+    strength = _strength("l2", "strength", strength)
+    return _penalty("l2", {"strength": strength}, biases, lambda w, s: s * w**2, lambda w, s: 2 * s * w)
+
+
+@register
+def l1(strength: float, biases: bool = False) -> Regularizer:
+    """Omega = lambda sum |w|, gradient lambda sign(w), with sign(0) = 0: the subgradient that JAX takes too."""
+    strength = _strength("l1", "strength", strength)
+    return _penalty("l1", {"strength": strength}, biases, lambda w, s: s * jnp.abs(w), lambda w, s: s * jnp.sign(w))
+
+
+@register
+def elastic_net(l1: float, l2: float, biases: bool = False) -> Regularizer:
+    """Omega = lambda_1 sum |w| + lambda_2 sum w^2: Zou and Hastie 2005."""
+    constants = {"l1": _strength("elastic_net", "l1", l1), "l2": _strength("elastic_net", "l2", l2)}
+    return _penalty(
+        "elastic_net", constants, biases,
+        lambda w, s1, s2: s1 * jnp.abs(w) + s2 * w**2,
+        lambda w, s1, s2: s1 * jnp.sign(w) + 2 * s2 * w,
+    )  # fmt: skip
+
+
+def penalized(params: Any, biases: bool = False) -> Any:
+    """Which arrays of the parameters a penalty acts on: Python booleans in their structure."""
+    weights = jax.tree_util.tree_map_with_path(lambda path, _: any(_key(k) == "weights" for k in path), params)
+    if biases or not any(jax.tree.leaves(weights)):
+        return jax.tree.map(lambda _: True, params)
+    return weights
+
+
+def _key(entry) -> Any:
+    return getattr(entry, "key", getattr(entry, "name", None))
+
+
+def _penalty(name: str, constants: dict[str, Any], biases: bool, element, derivative) -> Regularizer:
+    """The sum of element(w, *constants) over the penalized weights, and derivative(w, *constants) of each."""
+
+    def own(w):
+        wide = w.astype(at_least_float32(w.dtype))
+        strengths = [s if isinstance(s, float) else jnp.asarray(s, wide.dtype) for s in constants.values()]
+        return wide, strengths
+
+    def value(params):
+        chosen = zip(jax.tree.leaves(penalized(params, biases)), jax.tree.leaves(params), strict=True)
+        terms = [(w.dtype, jnp.sum(element(*_spread(own(w))))) for acts, w in chosen if acts]
+        return sum(term for _, term in terms).astype(terms[0][0])
+
+    def gradient(params):
+        return jax.tree.map(
+            lambda acts, w: derivative(*_spread(own(w))).astype(w.dtype) if acts else jnp.zeros_like(w),
+            penalized(params, biases), params,
+        )  # fmt: skip
+
+    return Regularizer(name, value, gradient, constants | {"biases": biases})
+
+
+def _spread(wide_and_strengths):
+    wide, strengths = wide_and_strengths
+    return wide, *strengths
+
+
+def _strength(regularizer: str, name: str, value):
+    return checks.constant(
+        regularizer, name, value, lambda v: (v >= 0) & np.isfinite(v), "a finite number >= 0"
+    )  # fmt: skip
+
+
+# Pruning: the L0 norm -------------------------------------------------------------------------------------------------
+
+
+def magnitude_masks(params: Any, fraction: float, scope: Literal["network", "layer"] = "network") -> Any:
+    """Booleans in the parameters' structure: False for the `fraction` of weights nearest to zero (CSE 475, 19.71.1).
+
+    Exactly floor(fraction * count) weights are marked, over the whole network or within each array of weights; of
+    equal magnitudes the first go. Biases stay. Raises ValueError for a fraction outside [0, 1) or an unknown scope.
+    """
+    fraction = checks.constant("magnitude_masks", "fraction", fraction, lambda v: (v >= 0) & (v < 1), "in [0, 1)")
+    if scope not in ("network", "layer"):
+        raise ValueError(f"magnitude_masks: scope must be 'network' or 'layer', got {scope!r}")
+    leaves, structure = jax.tree.flatten(params)
+    chosen = jax.tree.leaves(penalized(params))
+    weights = [jnp.abs(w).ravel() for w, acts in zip(leaves, chosen, strict=True) if acts]
+    if scope == "network":
+        sizes = np.cumsum([w.size for w in weights])[:-1].tolist()
+        kept = jnp.split(_largest(jnp.concatenate(weights), fraction), sizes)
+    else:
+        kept = [_largest(w, fraction) for w in weights]
+    kept = iter(kept)
+    masks = [
+        next(kept).reshape(w.shape) if acts else jnp.ones(w.shape, bool)
+        for w, acts in zip(leaves, chosen, strict=True)
+    ]  # fmt: skip
+    return structure.unflatten(masks)
+
+
+def _largest(magnitudes: Array, fraction) -> Array:
+    rank = jnp.argsort(jnp.argsort(magnitudes, stable=True))
+    return rank >= jnp.floor(fraction * magnitudes.size).astype(rank.dtype)
+
+
+def prune(params: Any, masks: Any) -> Any:
+    """The parameters, or gradients, with exact zeros where the mask is False."""
+    return jax.tree.map(lambda x, keep: jnp.where(keep, x, jnp.zeros_like(x)), params, masks)
+
+
+def sparsity(params: Any) -> Array:
+    """The share of weights that are exactly zero, biases not counted: a scalar."""
+    chosen = zip(jax.tree.leaves(params), jax.tree.leaves(penalized(params)), strict=True)
+    zeros = [(w == 0).ravel() for w, acts in chosen if acts]
+    return jnp.mean(jnp.concatenate(zeros).astype(jnp.float32))

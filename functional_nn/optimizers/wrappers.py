@@ -1,0 +1,372 @@
+"""Optimizers made of optimizers: clipping, weight decay, accumulation, freezing, averaging, and optax's own.
+
+A wrapper takes an optimizer and gives one, so that they compose; the outermost sees the gradient first. One that
+remembers nothing keeps the state of what it wraps; one that does has a state with `inner`, the wrapped one's.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from functional_nn import checks, registry
+from functional_nn.optimizers import first_order, regularizers
+from functional_nn.optimizers.first_order import Constant, Optimizer, State
+from functional_nn.precision import at_least_float32
+
+
+def _params(state):
+    """The parameters of the wrapped optimizer's state."""
+    return state.inner.params
+
+
+def _step(state):
+    """The wrapped optimizer's step: updates of the parameters made so far."""
+    return state.inner.step
+
+
+# Gradients changed on their way in ------------------------------------------------------------------------------------
+
+
+def clip_by_global_norm(optimizer: Optimizer, largest: Constant) -> Optimizer:
+    """g * min(1, largest / ||g||), the norm taken over all parameters together: Pascanu, Mikolov, Bengio 2013.
+
+    Raises ValueError unless `largest` is > 0.
+    """
+    largest = _positive("clip_by_global_norm", "largest", largest)
+
+    def clipped(state, grads):
+        leaves = jax.tree.leaves(grads)
+        dtype = at_least_float32(leaves[0].dtype)
+        bound = first_order.in_dtype(largest, dtype)
+        norm = jnp.sqrt(sum(jnp.sum(g.astype(dtype) ** 2) for g in leaves))
+        # by a quotient that cannot be 0 / 0; a norm within bounds leaves the gradient bitwise as it is
+        factor = jnp.where(norm > bound, bound / jnp.maximum(norm, bound), 1)
+        return jax.tree.map(lambda g: (g.astype(dtype) * factor).astype(g.dtype), grads)
+
+    return _before(optimizer, "clip_by_global_norm", {"largest": largest}, clipped)
+
+
+def clip_by_value(optimizer: Optimizer, largest: Constant) -> Optimizer:
+    """Each element of g kept within [-largest, largest]. Raises ValueError unless `largest` is > 0."""
+    largest = _positive("clip_by_value", "largest", largest)
+
+    def clipped(state, grads):
+        bound = lambda g: first_order.in_dtype(largest, g.dtype)  # noqa: E731
+        return jax.tree.map(lambda g: jnp.clip(g, -bound(g), bound(g)), grads)
+
+    return _before(optimizer, "clip_by_value", {"largest": largest}, clipped)
+
+
+def coupled_weight_decay(optimizer: Optimizer, decay: Constant, biases: bool = False) -> Optimizer:
+    """g + decay * w: the gradient of (decay / 2) ||w||^2, which the method then treats as any other gradient.
+
+    With gradient descent this is weight decay proper; an adaptive method divides it by its averages. Biases are
+    spared unless `biases`. Raises ValueError unless `decay` is >= 0.
+    """
+    decay = first_order.non_negative("coupled_weight_decay", "decay", decay)
+
+    def decayed(state, grads):
+        rate = first_order.at_step({"decay": decay}, state.step)["decay"]
+
+        def add(chosen, w, g):
+            return g + (first_order.in_dtype(rate, g.dtype) * w).astype(g.dtype) if chosen else g
+
+        params = optimizer.point(state)
+        return jax.tree.map(add, regularizers.penalized(params, biases), params, grads)
+
+    return _before(optimizer, "coupled_weight_decay", {"decay": decay, "biases": biases}, decayed)
+
+
+def keep_pruned(optimizer: Optimizer, masks: Any) -> Optimizer:
+    """Weights whose mask is False start at zero and stay exactly zero: re-training after pruning, CSE 475 19.71.1.
+
+    masks: booleans in the parameters' structure, as `regularizers.magnitude_masks` gives them.
+    """
+
+    def init(params):
+        return optimizer.init(regularizers.prune(params, masks))
+
+    masked = _before(optimizer, "keep_pruned", {}, lambda state, grads: regularizers.prune(grads, masks))
+    return dataclasses.replace(masked, init=init)
+
+
+def _before(optimizer: Optimizer, name: str, constants: dict[str, Any], change: Callable) -> Optimizer:
+    """`optimizer`, given `change(state, grads)` for grads; its state is its own."""
+
+    def update(state, grads):
+        first_order.check_gradients(state.params, grads)
+        return optimizer.update(state, change(state, grads))
+
+    return dataclasses.replace(optimizer, name=f"{name}({optimizer.name})", update=update,
+                               constants=optimizer.constants | {name: constants})  # fmt: skip
+
+
+# Parameters changed on their way out ----------------------------------------------------------------------------------
+
+
+def decoupled_weight_decay(optimizer: Optimizer, decay: Constant, biases: bool = False) -> Optimizer:
+    """w = w - decay * w, and the optimizer's own step: Hanson and Pratt 1988; Loshchilov and Hutter 2019.
+
+    `decay` is the share of w lost in one update, whatever the learning rate; AdamW's lambda times its rate. Biases
+    are spared unless `biases`. Raises ValueError unless `decay` is in [0, 1).
+    """
+    decay = first_order.decay_rate("decoupled_weight_decay", "decay", decay)
+
+    def update(state, grads):
+        rate = first_order.at_step({"decay": decay}, state.step)["decay"]
+        after = optimizer.update(state, grads)
+
+        def shrink(chosen, old, new):
+            if not chosen:
+                return new
+            wide = old.astype(at_least_float32(old.dtype))
+            return (new.astype(wide.dtype) - first_order.in_dtype(rate, wide.dtype) * wide).astype(old.dtype)
+
+        chosen = regularizers.penalized(state.params, biases)
+        return _with_params(after, jax.tree.map(shrink, chosen, state.params, after.params))
+
+    return dataclasses.replace(
+        optimizer, name=f"decoupled_weight_decay({optimizer.name})", update=update,
+        constants=optimizer.constants | {"decoupled_weight_decay": {"decay": decay, "biases": biases}},
+    )  # fmt: skip
+
+
+def freeze(optimizer: Optimizer, layers: Sequence[str]) -> Optimizer:
+    """The parameters of the named layers stay bitwise as they are; their gradients count as zero.
+
+    layers: top-level names of the parameters, "layer1" and so on. Raises ValueError for a name that is not one, when
+    the optimizer meets its parameters.
+    """
+    layers = (layers,) if isinstance(layers, str) else tuple(layers)
+
+    def init(params):
+        for name in layers:
+            if name not in params:
+                raise ValueError("freeze: " + registry.unknown("layer", name, params))
+        return optimizer.init(params)
+
+    def update(state, grads):
+        first_order.check_gradients(state.params, grads)
+        stopped = {name: jax.tree.map(jnp.zeros_like, own) if name in layers else own for name, own in grads.items()}
+        after = optimizer.update(state, stopped)
+        return _with_params(after, after.params | {name: state.params[name] for name in layers})
+
+    return dataclasses.replace(
+        optimizer, name=f"freeze({optimizer.name})", init=init, update=update,
+        constants=optimizer.constants | {"freeze": list(layers)},
+    )  # fmt: skip
+
+
+def _with_params(state: State, params: Any) -> State:
+    """The state with other parameters, however deep they lie."""
+    if hasattr(state, "inner"):
+        return state._replace(inner=_with_params(state.inner, params))
+    return state._replace(params=params)
+
+
+# Wrappers that remember -----------------------------------------------------------------------------------------------
+
+
+class AccumulationState(NamedTuple):
+    """inner; total: sum of the gradients since the last update; count: how many they are, int32 scalar."""
+
+    inner: State
+    total: Any
+    count: Array
+
+    params, step = property(_params), property(_step)
+
+
+def accumulate(optimizer: Optimizer, updates: int, reduction: str = "mean") -> Optimizer:
+    """One update of `optimizer` for every `updates` gradients, with their mean, or their sum.
+
+    The two are the same training at learning rates that differ by the factor `updates` (Kordecki), for methods that
+    follow the gradient's size. `step` counts updates of the parameters. Raises ValueError for constants out of range.
+    """
+    checks.integer("accumulate", "updates", updates, 1)
+    checks.one_of("accumulate", "reduction", reduction, ("mean", "sum"))
+
+    def init(params):
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, at_least_float32(x.dtype)), params)
+        return AccumulationState(optimizer.init(params), zeros, jnp.zeros((), jnp.int32))
+
+    def update(state, grads):
+        first_order.check_gradients(state.params, grads)
+        total = jax.tree.map(lambda sum_, g: sum_ + g.astype(sum_.dtype), state.total, grads)
+        divisor = updates if reduction == "mean" else 1
+        return jax.lax.cond(
+            state.count + 1 == updates,
+            lambda: AccumulationState(
+                optimizer.update(state.inner, jax.tree.map(lambda sum_: sum_ / divisor, total)),
+                jax.tree.map(jnp.zeros_like, total),
+                jnp.zeros((), jnp.int32),
+            ),
+            lambda: AccumulationState(state.inner, total, state.count + 1),
+        )
+
+    return _around(optimizer, "accumulate", init, update, {"updates": updates, "reduction": reduction})
+
+
+class AverageState(NamedTuple):
+    """inner; average: of the parameters over the updates; `params` is this average."""
+
+    inner: State
+    average: Any
+
+    step = property(_step)
+
+    @property
+    def params(self):
+        """The average, in the parameters' dtype: what is reported, measured and kept."""
+        return jax.tree.map(lambda a, x: a.astype(x.dtype), self.average, self.inner.params)
+
+
+def average(optimizer: Optimizer, decay: Constant | None = None, start: int = 0) -> Optimizer:
+    """Reports an average of the parameters while `optimizer` goes on from the latest ones, its `point`.
+
+    decay None: Polyak's plain mean of the parameters after each update (Polyak and Juditsky 1992); else the
+    exponential mean decay * average + (1 - decay) * x, without bias as it begins at the first of them. Averaging
+    begins after `start` updates; before, the average is the latest. Raises ValueError for constants out of range.
+    """
+    if decay is not None:
+        decay = first_order.decay_rate("average", "decay", decay)
+    checks.integer("average", "start", start, 0)
+
+    def init(params):
+        wide = jax.tree.map(lambda x: x.astype(at_least_float32(x.dtype)), params)
+        return AverageState(optimizer.init(params), wide)
+
+    def update(state, grads):
+        inner = optimizer.update(state.inner, grads)
+        count = inner.step - start  # of the parameters averaged, these included
+        share = lambda dtype: 1 / jnp.maximum(count, 1).astype(dtype)  # noqa: E731
+        if decay is not None:
+            now = first_order.at_step({"decay": decay}, inner.step)["decay"]
+            share = lambda dtype: jnp.where(count > 1, 1 - first_order.in_dtype(now, dtype), 1).astype(dtype)  # noqa: E731
+        mean = jax.tree.map(
+            lambda a, x: a + share(a.dtype) * (x.astype(a.dtype) - a), state.average, inner.params
+        )  # fmt: skip
+        return AverageState(inner, mean)
+
+    wrapped = _around(optimizer, "average", init, update, {"decay": decay, "start": start})
+    return dataclasses.replace(wrapped, point=lambda state: optimizer.point(state.inner))
+
+
+class PlateauState(NamedTuple):
+    """inner; learning_rate: at present; best: lowest loss seen; waited: epochs since then; cooling: epochs left."""
+
+    inner: State
+    learning_rate: Array
+    best: Array
+    waited: Array
+    cooling: Array
+
+    params, step = property(_params), property(_step)
+
+
+def reduce_on_plateau(
+    make: Callable[[Array], Optimizer],
+    learning_rate: float,
+    factor: float = 0.1,
+    patience: int = 10,
+    tolerance: float = 1e-4,
+    cooldown: int = 0,
+    smallest: float = 0.0,
+) -> Optimizer:
+    """Multiplies the learning rate by `factor` whenever the loss has not fallen for more than `patience` epochs.
+
+    make(rate) -> the optimizer, such as `optimizers.adam` or `lambda rate: optimizers.momentum(rate, 0.95)`. `fit`
+    tells the loss after each epoch, the validation's where there is one; elsewhere call `optimizer.observe(state,
+    loss)`. A loss counts as lower below best * (1 - tolerance) (of a negative best, * (1 + tolerance)); after a
+    reduction, `cooldown` epochs are not counted; the rate stops at `smallest`. PyTorch's ReduceLROnPlateau and its
+    defaults. Raises ValueError for constants out of range.
+    """
+    name = "reduce_on_plateau"
+    inner = make(first_order.non_negative(name, "learning_rate", learning_rate))
+    if not isinstance(inner, Optimizer):
+        raise TypeError(f"{name}: make must give an Optimizer for a learning rate, got {type(inner).__name__}")
+    factor = checks.constant(name, "factor", factor, lambda v: (v > 0) & (v < 1), "in (0, 1)")
+    checks.integer(name, "patience", patience, 0)
+    checks.integer(name, "cooldown", cooldown, 0)
+    tolerance = checks.constant(name, "tolerance", tolerance, lambda v: (v >= 0) & (v < 1), "in [0, 1)")
+    smallest = first_order.non_negative(name, "smallest", smallest)
+
+    def init(params):
+        own = inner.init(params)
+        dtype = at_least_float32(jax.tree.leaves(params)[0].dtype)
+        count = jnp.zeros((), jnp.int32)
+        return PlateauState(own, jnp.asarray(learning_rate, dtype), jnp.asarray(jnp.inf, dtype), count, count)
+
+    def update(state, grads):
+        return state._replace(inner=make(state.learning_rate).update(state.inner, grads))
+
+    def observe(state, loss):
+        loss = jnp.asarray(loss, state.best.dtype)
+        fell = loss < jnp.where(jnp.isinf(state.best), state.best, state.best - tolerance * jnp.abs(state.best))
+        cooling = jnp.maximum(state.cooling - 1, 0)
+        waited = jnp.where(fell | (state.cooling > 0), 0, state.waited + 1)
+        reduce = waited > patience
+        rate = jnp.where(reduce, jnp.maximum(state.learning_rate * factor, smallest), state.learning_rate)
+        return PlateauState(
+            make(state.learning_rate).observe(state.inner, loss), rate.astype(state.learning_rate.dtype),
+            jnp.where(fell, loss, state.best), jnp.where(reduce, 0, waited).astype(jnp.int32),
+            jnp.where(reduce, cooldown, cooling).astype(jnp.int32),
+        )  # fmt: skip
+
+    constants = {"learning_rate": learning_rate, "factor": factor, "patience": patience, "tolerance": tolerance,
+                 "cooldown": cooldown, "smallest": smallest}  # fmt: skip
+    wrapped = _around(inner, name, init, update, constants)
+    return dataclasses.replace(
+        wrapped, observe=observe, point=lambda state: make(state.learning_rate).point(state.inner)
+    )
+
+
+def _around(optimizer: Optimizer, name: str, init, update, constants: dict[str, Any]) -> Optimizer:
+    """A wrapper with a state of its own around that of `optimizer`, which is told and asked as before."""
+    return Optimizer(
+        f"{name}({optimizer.name})", init, update, optimizer.constants | {name: constants},
+        point=lambda state: optimizer.point(state.inner),
+        observe=lambda state, loss: state._replace(inner=optimizer.observe(state.inner, loss)),
+        full_batch=optimizer.full_batch,
+    )  # fmt: skip
+
+
+# Somebody else's ------------------------------------------------------------------------------------------------------
+
+
+class OptaxState(NamedTuple):
+    """params; step; inner: the transformation's own state."""
+
+    params: Any
+    step: Array
+    transformation: Any
+
+
+def from_optax(transformation: Any, name: str = "optax") -> Optimizer:
+    """Any object with optax's `init(params)` and `update(grads, state, params) -> (updates, state)` as an Optimizer.
+
+    Nothing is imported: only the shape counts. Raises TypeError where the two are not there.
+    """
+    for method in ("init", "update"):
+        if not callable(getattr(transformation, method, None)):
+            raise TypeError(f"from_optax: expected an object with init and update, got {type(transformation).__name__}")
+
+    def init(params):
+        return OptaxState(params, jnp.zeros((), jnp.int32), transformation.init(params))
+
+    def update(state, grads):
+        first_order.check_gradients(state.params, grads)
+        updates, after = transformation.update(grads, state.transformation, state.params)
+        moved = jax.tree.map(lambda x, change: (x + change).astype(x.dtype), state.params, updates)
+        return OptaxState(moved, state.step + 1, after)
+
+    return Optimizer(name, init, update, {})
+
+
+def _positive(wrapper: str, name: str, value):
+    return checks.constant(wrapper, name, value, lambda v: (v > 0) & np.isfinite(v), "a finite number > 0")

@@ -1,0 +1,58 @@
+"""Best of N: the same training from N random starts in one compiled program (CSE 475, 19.70.1)."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from functional_nn import checks
+from functional_nn.networks import losses
+from functional_nn.networks.network import Network, Params
+from functional_nn.training.loop import Outcome, evaluate, pure_fit
+
+
+class Restarts(NamedTuple):
+    """params, index: of the best start; losses (N,): what each ended at, inf where it diverged; outcomes: of all."""
+
+    params: Params
+    index: int
+    losses: np.ndarray
+    outcomes: Outcome
+
+
+def best_of(
+    count: int,
+    network: Network,
+    loss: Any,
+    optimizer: Any,
+    inputs: Any,
+    targets: Array,
+    *,
+    key: Array,
+    epochs: int,
+    validation: tuple | None = None,
+    **settings: Any,
+) -> Restarts:
+    """Trains from `count` starts at once and keeps the one whose loss ends lowest, on the validation data if given.
+
+    Start i is `fit` with key `jax.random.split(key, count)[i]`, to rounding; `settings` are `fit`'s: plan,
+    regularizer, stop, gradient, correct. Raises ValueError as `fit`, for count < 1, and where every start diverged.
+    """
+    checks.integer("", "count", count, 1)
+    loss = losses.get(loss)
+    train = pure_fit(network, loss, optimizer, epochs=epochs, **settings)
+    judged_on = validation if validation is not None else (inputs, targets)
+
+    def member(own_key):
+        outcome = train(own_key, inputs, targets, validation)
+        final, _ = evaluate(network, loss, outcome.params, *judged_on)
+        return outcome, jnp.where((outcome.ended == 1) | ~jnp.isfinite(final), jnp.inf, final)
+
+    outcomes, final = jax.jit(jax.vmap(member))(jax.random.split(key, count))
+    final = np.asarray(final)
+    if not np.isfinite(final).any():
+        raise ValueError(f"all {count} starts diverged; the learning rate may be too large")
+    index = int(final.argmin())
+    return Restarts(jax.tree.map(lambda x: x[index], outcomes.params), index, final, outcomes)

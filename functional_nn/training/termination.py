@@ -1,0 +1,112 @@
+"""When to stop before the last epoch. A criterion reads each epoch's row of the history, inside the compiled program.
+
+CSE 475, 19.70.3: no significant change of the loss, or a validation loss that rises.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from functional_nn import checks, precision
+from functional_nn.registry import cached
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """init() -> memory; update(memory, row) -> (memory, stop), where `row` is a `History` of this epoch's scalars.
+
+    reason: what is to be said when it stops a run. score(row) -> what is lowest at the parameters to be restored,
+    None where the last ones stay. validation: True where it needs validation data.
+    """
+
+    name: str
+    init: Callable[[], Any]
+    update: Callable[[Any, Any], tuple[Any, Array]]
+    reason: str
+    score: Callable[[Any], Array] | None = None
+    validation: bool = False
+
+
+@cached
+def no_change(tolerance: float = 1e-4, epochs: int = 5) -> Criterion:
+    """Stops when the training loss has stayed within `tolerance`, relatively, of a reference for `epochs` epochs.
+
+    The reference is the last loss that differed from the one before it by more. Raises ValueError unless the
+    tolerance is > 0 and epochs >= 1.
+    """
+    tolerance = checks.constant("no_change", "tolerance", tolerance, lambda v: (v > 0) & np.isfinite(v), "> 0")
+    checks.integer("no_change", "epochs", epochs, 1)
+
+    def update(memory, row):
+        reference, still = memory
+        loss = row.training_loss.astype(reference.dtype)
+        changed = ~(jnp.abs(loss - reference) <= tolerance * jnp.abs(reference))  # so too from the first, infinite, one
+        reference, still = jnp.where(changed, loss, reference), jnp.where(changed, 0, still + 1)
+        return (reference, still), still >= epochs
+
+    return Criterion(
+        "no_change",
+        lambda: (jnp.asarray(jnp.inf, precision.default()), jnp.zeros((), jnp.int32)),
+        update,
+        f"the training loss changed by less than {tolerance:g} of itself for {epochs} epochs",
+    )
+
+
+@cached
+def gradient_below(norm: float) -> Criterion:
+    """Stops when the mean over the epoch's updates of ||g|| is at most `norm`. Raises ValueError unless it is > 0."""
+    norm = checks.constant("gradient_below", "norm", norm, lambda v: (v > 0) & np.isfinite(v), "> 0")
+    return Criterion(
+        "gradient_below", tuple, lambda memory, row: (memory, row.gradient_norm <= norm),
+        f"the gradient norm is at most {norm:g}",
+    )  # fmt: skip
+
+
+@cached
+def loss_below(goal: float) -> Criterion:
+    """Stops when the training loss is at most `goal`. Raises ValueError unless that is a finite number."""
+    goal = checks.constant("loss_below", "goal", goal, np.isfinite, "a finite number")
+    return Criterion(
+        "loss_below", tuple, lambda memory, row: (memory, row.training_loss <= goal),
+        f"the training loss is at most {goal:g}",
+    )  # fmt: skip
+
+
+@cached
+def early_stopping(
+    patience: int = 10,
+    least: float = 0.0,
+    monitor: Literal["validation_loss", "validation_accuracy"] = "validation_loss",
+    restore: bool = True,
+) -> Criterion:
+    """Stops when the validation loss has not fallen (its accuracy risen) by more than `least` for `patience` epochs.
+
+    restore: the run's parameters are then those of its best epoch, the first of equals, exactly; also where the last
+    epoch comes before patience ends. Raises ValueError for patience < 1, a negative `least`, an unknown monitor.
+    """
+    checks.integer("early_stopping", "patience", patience, 1)
+    least = checks.constant("early_stopping", "least", least, lambda v: (v >= 0) & np.isfinite(v), "a number >= 0")
+    checks.one_of("early_stopping", "monitor", monitor, ("validation_loss", "validation_accuracy"))
+
+    def score(row):
+        return row.validation_loss if monitor == "validation_loss" else -row.validation_accuracy
+
+    def update(memory, row):
+        lowest, waited = memory
+        now = score(row).astype(lowest.dtype)
+        improved = now < lowest - least
+        lowest, waited = jnp.where(improved, now, lowest), jnp.where(improved, 0, waited + 1)
+        return (lowest, waited), waited >= patience
+
+    return Criterion(
+        "early_stopping",
+        lambda: (jnp.asarray(jnp.inf, precision.default()), jnp.zeros((), jnp.int32)),
+        update,
+        f"the {monitor.replace('_', ' ')} has not improved for {patience} epochs",
+        score if restore else None,
+        validation=True,
+    )
