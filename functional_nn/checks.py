@@ -54,10 +54,10 @@ def constant(owner: str, name: str, value, accepts, accepted: str):
 
     Raises ValueError where a concrete value is not what `accepts`, described as `accepted`.
     """
-    if not is_concrete(value):
+    if not is_concrete(value) and value.shape == ():
         return value
     try:
-        right = np.all(accepts(np.asarray(value, np.float64)))
+        right = np.ndim(value) == 0 and accepts(np.asarray(value, np.float64))
     except (TypeError, ValueError):
         right = False
     if not right:

@@ -101,7 +101,7 @@ class Registry(Generic[Row]):
 
 def _arguments(text: str) -> tuple[list, dict]:
     positional, keywords = [], {}
-    for part in filter(None, (part.strip() for part in re.split(r",(?![^(]*\))", text))):  # "f(1, 2)" stays whole
+    for part in filter(None, map(str.strip, _split(text))):
         key, equals, value = part.partition("=")
         if equals and key.strip().isidentifier():
             keywords[key.strip()] = _literal(value)
@@ -110,8 +110,22 @@ def _arguments(text: str) -> tuple[list, dict]:
     return positional, keywords
 
 
-def _literal(text: str) -> int | float | str:
+def _split(text: str) -> list[str]:
+    """The parts between commas that stand in no parentheses: "1, f(2, 3)" has two."""
+    parts, depth = [""], 0
+    for character in text:
+        depth += {"(": 1, ")": -1}.get(character, 0)
+        if character == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return parts
+
+
+def _literal(text: str) -> bool | int | float | str:
     text = text.strip()
+    if text in ("True", "False"):
+        return text == "True"
     for convert in (int, float):
         try:
             return convert(text)

@@ -211,11 +211,13 @@ def compare(
             value_and_gradient = lambda *args: manual(network, loss, *args, **dropping)[:2]  # noqa: E731
             callables = {"manual": value_and_gradient, "automatic": jax.value_and_grad(objective)}
             measured = measure_costs(callables, params, inputs, targets)
+    # Where F itself has overflowed, as after a divergence, there is no gradient to be right or wrong about.
+    defined = bool(np.isfinite(np.asarray(found.automatic["value"]).astype(np.float64)))
     return Agreement(
         title=f"{_describe(network)}, {loss.name} ({loss.reduction}), Q = {targets.shape[0]}",
         dtype=str(targets.dtype),
-        verdict=_judge((total, *parameters, *sensitivities)),
-        where=_where(parameters, sensitivities),
+        verdict=_judge((total, *parameters, *sensitivities)) if defined else "inconclusive",
+        where=_where(parameters, sensitivities) if defined else None,
         total=total,
         parameters=parameters,
         sensitivities=sensitivities,
@@ -251,7 +253,7 @@ def _callables(network: Network, loss: Loss, manual: Callable[..., Backpropagati
 
     def by_hand(params, inputs, targets):
         result = manual(network, loss, params, inputs, targets, **dropping)
-        return {"parameters": result.gradients, "sensitivities": result.sensitivities}
+        return {"value": result.value, "parameters": result.gradients, "sensitivities": result.sensitivities}
 
     def objective(params, inputs, targets, offsets=None):
         dtype = jax.tree.leaves(params)[0].dtype  # complex while the third opinion steps into the imaginary
@@ -262,8 +264,8 @@ def _callables(network: Network, loss: Loss, manual: Callable[..., Backpropagati
         # The derivative with respect to a zero added to each net input is that layer's sensitivity.
         zeros = _zero_offsets(network, params, inputs)
         offsets = zeros if offsets is None else jax.tree.map(jnp.add, zeros, offsets)
-        gradients, s = jax.grad(objective, argnums=(0, 3))(params, inputs, targets, offsets)
-        return {"parameters": gradients, "sensitivities": s}
+        value, (gradients, s) = jax.value_and_grad(objective, argnums=(0, 3))(params, inputs, targets, offsets)
+        return {"value": value, "parameters": gradients, "sensitivities": s}
 
     return by_hand, automatically, objective
 
@@ -552,8 +554,10 @@ def _where(parameters: Sequence[Difference], sensitivities: Sequence[Difference]
 
 def _opinions(found: _Examination, objective, part, count: int) -> tuple[ThirdOpinion, TaylorTest]:
     gradients = [part(tree) for tree in (found.manual, found.automatic)]
-    third = _third_opinion(objective, found.args, gradients, found.key, count, found.bound(part), found.jit)
-    return third, _taylor_test(objective, found.args, gradients[0], found.key, count, found.unit, found.jit)
+    # Where gradients overflow, as after a divergence, infinities meet on the way to "inconclusive".
+    with np.errstate(over="ignore", invalid="ignore"):
+        third = _third_opinion(objective, found.args, gradients, found.key, count, found.bound(part), found.jit)
+        return third, _taylor_test(objective, found.args, gradients[0], found.key, count, found.unit, found.jit)
 
 
 def _directions(key, tree, count: int) -> list[np.ndarray]:

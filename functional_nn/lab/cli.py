@@ -51,6 +51,8 @@ def train(
     output: str | None = None,
     loss: str | None = None,
     initializer: str | None = None,
+    dropout: float = 0.0,
+    regularizer: str | None = None,
     optimizer: str = "adam",
     learning_rate: float | None = None,
     epochs: int = 50,
@@ -77,7 +79,10 @@ def train(
         output: activation of the output layer; by default what suits the loss.
         loss: by default cross_entropy for classes and mean_square_error for numbers.
         initializer: by default what suits each activation.
-        optimizer: gd, momentum, adam, or with constants, "momentum(0.1, 0.95)".
+        dropout: the rate at which hidden neurons are dropped in training.
+        regularizer: a penalty on the weights, such as "l2(1e-4)", "l1(1e-5)", "elastic_net(1e-5, 1e-4)".
+        optimizer: gd, momentum, nesterov, rprop (with --batch-size 0), adagrad, adadelta, rmsprop, adam, adamax,
+            amsgrad, nadam, adamw; with constants, "momentum(0.1, 0.95)", or a schedule, "adam(cosine(0.01, 2000))".
         learning_rate: the optimizer's own default where not given.
         epochs: passes over the training data.
         batch_size: examples an update; 0 for all at once.

@@ -32,6 +32,7 @@ def train(source: str, settings: dict[str, Any], out: Path, replace: bool) -> No
     loss = fnn.losses.get(settings["loss"] or _suitable_loss(dataset.task))
     network = _network(dataset, settings, loss)
     optimizer = _optimizer(settings["optimizer"], settings["learning_rate"])
+    regularizer = settings["regularizer"] and fnn.optimizers.regularizers.get(settings["regularizer"])
     config = _configuration(source, settings, dataset, training, network, loss, optimizer)
     plan = fnn.training.batch()
     if settings["batch_size"]:
@@ -55,13 +56,14 @@ def train(source: str, settings: dict[str, Any], out: Path, replace: bool) -> No
 
             result = fnn.fit(
                 network, loss, optimizer, x, t, key=key, epochs=settings["epochs"], plan=plan, params=params,
-                validation=(x_test, t_test), gradient=settings["gradient"], correct=_right_answers(dataset.task),
+                validation=(x_test, t_test), regularizer=regularizer, gradient=settings["gradient"],
+                correct=_right_answers(dataset.task),
                 chunk=max(1, settings["epochs"] // 10), on_chunk=on_chunk,
             )  # fmt: skip
         seconds = time.perf_counter() - began
         agreement = fnn.compare(network, loss, result.params, x[:_MONITORED], t[:_MONITORED], costs=True)
         summary = _measures(config, network, loss, result.params, x_test, t_test, rescale)
-        summary = {"status": result.status, "seconds": round(seconds, 2), "held out": summary}
+        summary = {"status": result.status, "reason": result.reason, "seconds": round(seconds, 2), "held out": summary}
         runs.save(folder, config | {"results": summary}, result.params)
         _write_history(folder / "history.csv", result.history)
         agreement.to_csv(folder / "agreement.csv")
@@ -74,6 +76,8 @@ def train(source: str, settings: dict[str, Any], out: Path, replace: bool) -> No
 
     measured = ", ".join(f"{name} {value:.4g}" for name, value in summary["held out"].items())
     print(f"{dataset.name}: {result.status} after {len(result.history.epoch)} epochs in {seconds:.1f} s")
+    if result.status != "completed":
+        print(result.reason)
     print(f"held out ({len(held_out.inputs)} examples): {measured}")
     print(f"hand-written against jax.grad: {agreement.verdict}, relative difference {agreement.total.relative:.1e}")
     print(f"report: {out / 'report.html'}")
@@ -212,7 +216,7 @@ def _network(dataset: Dataset, settings: dict[str, Any], loss: fnn.Loss) -> fnn.
     last = settings["output"] or suited
     sizes = (dataset.inputs.shape[1], *settings["hidden"], dataset.targets.shape[1])
     functions = (settings["activation"],) * len(settings["hidden"]) + (last,)
-    network = fnn.multilayer(sizes, functions, initializer=settings["initializer"])
+    network = fnn.multilayer(sizes, functions, initializer=settings["initializer"], dropout=settings["dropout"])
     loss.check_outputs(network.output.activation)
     fnn.value_and_grad(network, loss)  # refuses what cannot be trained, before any work is done
     return network
@@ -237,9 +241,9 @@ def _configuration(source, settings, dataset, training, network, loss, optimizer
         "task": dataset.task,
         "network": runs.describe_network(network),
         "loss": f"{loss.name}({loss.reduction})",
-        "optimizer": {"name": optimizer.name, **optimizer.constants},
-        **{name: settings[name] for name in ("gradient", "dtype", "epochs", "batch_size", "shuffle", "seed")},
-        **{name: settings[name] for name in ("test_fraction", "target")},
+        "optimizer": {"name": optimizer.name, **_plain(optimizer.constants)},
+        **{name: settings[name] for name in ("regularizer", "gradient", "dtype", "epochs", "batch_size", "shuffle")},
+        **{name: settings[name] for name in ("seed", "test_fraction", "target")},
         "labels": settings["labels"] and str(settings["labels"]),
         "classes": list(dataset.classes),
         "features": list(dataset.features),
@@ -249,6 +253,11 @@ def _configuration(source, settings, dataset, training, network, loss, optimizer
         "command": " ".join(["functional-nn", *sys.argv[1:]]),
         "environment": environment.describe(),
     }
+
+
+def _plain(constants: dict[str, Any]) -> dict[str, Any]:
+    """Constants for JSON: numbers and words as they are, schedules as they are written."""
+    return {name: value if isinstance(value, bool | float | str) else repr(value) for name, value in constants.items()}
 
 
 def _unscaled(width: int) -> Standardizer:

@@ -155,7 +155,7 @@ def nesterov(
     def ahead(state):
         now = at_step(constants, state.step)
         return jax.tree.map(
-            lambda w, v: _moved(w, in_dtype(now["decay"], v.dtype) * v), state.params, state.change
+            lambda w, v: moved(w, in_dtype(now["decay"], v.dtype) * v), state.params, state.change
         )  # fmt: skip
 
     if form == "gradient":
@@ -165,13 +165,22 @@ def nesterov(
 
 
 class RpropState(NamedTuple):
-    """params; step; gradient: the last one, 0 after a change of sign; change: the last; step_size: of each element."""
+    """params; step; gradient: the last one, 0 where its sign changed; step_size: of each element, negative there."""
 
     params: Any
     step: Array
     gradient: Any
-    change: Any
     step_size: Any
+
+
+class BacktrackingRpropState(NamedTuple):
+    """params; step; gradient, step_size as in `RpropState`; change: the last one, which may have to be taken back."""
+
+    params: Any
+    step: Array
+    gradient: Any
+    step_size: Any
+    change: Any
 
 
 @register
@@ -188,38 +197,47 @@ def rprop(
 
     Where the sign stayed, the step grows by `increase`; where it changed, it shrinks by `decrease` and the next
     gradient is not compared. The move is -sign(g) times the step. On a change of sign, with `backtracking` the last
-    move is taken back (Riedmiller and Braun 1993), without it nothing moves (iRprop-, Igel and Huesken 2000: optax's
-    and PyTorch's).
+    move is taken back (Riedmiller and Braun 1993), without it nothing moves (iRprop-, Igel and Huesken 2000:
+    PyTorch's, and optax's, whose 0.2 makes each move one update late).
 
     `fit` refuses mini-batches, for which signs mean nothing: a weight with gradient 0.1 in nine batches and -0.9 in
     the tenth would move far in nine steps instead of staying (Kordecki). `minibatches=True` takes them all the same.
     Raises ValueError for constants out of range.
     """
+    finite = lambda v: np.isfinite(v) & (v > 0)  # noqa: E731
     constants = {
         "decrease": _constant("rprop", "decrease", decrease, lambda v: (v > 0) & (v < 1), "in (0, 1)"),
         "increase": _constant("rprop", "increase", increase, lambda v: (v > 1) & np.isfinite(v), "a finite number > 1"),
         "smallest": non_negative("rprop", "smallest", smallest),
-        "largest": _constant("rprop", "largest", largest, lambda v: (v > 0) & np.isfinite(v), "a finite number > 0"),
+        "largest": _constant("rprop", "largest", largest, finite, "a finite number > 0"),
     }
-    initial_step = non_negative("rprop", "initial_step", initial_step)
+    initial_step = checks.constant("rprop", "initial_step", initial_step, finite, "a finite number > 0")
     bounds = (constants["smallest"], initial_step, constants["largest"])
     if all(isinstance(value, float) for value in bounds) and not bounds[0] <= bounds[1] <= bounds[2]:
         raise ValueError(
             f"rprop: initial_step must be between smallest = {bounds[0]} and largest = {bounds[2]}, got {bounds[1]}"
         )
 
-    def rule(now, g, last, change, size):
-        agreement = last * g
-        grown = jnp.minimum(size * now.increase, now.largest)
-        shrunk = jnp.maximum(size * now.decrease, now.smallest)
-        size = jnp.where(agreement > 0, grown, jnp.where(agreement < 0, shrunk, size))
-        turned = agreement < 0
-        taken_back = -change if backtracking else jnp.zeros_like(change)
-        change = jnp.where(turned, taken_back, -jnp.sign(g) * size)
-        return change, jnp.where(turned, 0, g), change, size
+    def resized(now, g, last, size):
+        # A change of sign is told by the sign of the new step size, so that one kernel alone reads what is remembered:
+        # the compiler copies what a second one reads before it is overwritten.
+        agreement, size = last * g, jnp.abs(size)
+        grown, shrunk = jnp.minimum(size * now.increase, now.largest), jnp.maximum(size * now.decrease, now.smallest)
+        size = jnp.where(agreement > 0, grown, jnp.where(agreement < 0, -shrunk, size))
+        return size, jnp.where(size < 0, 0, g)
 
+    def staying(now, g, last, size):
+        size, g = resized(now, g, last, size)
+        return -jnp.sign(g) * size, g, size
+
+    def taking_back(now, g, last, size, change):
+        size, g = resized(now, g, last, size)
+        change = jnp.where(size < 0, -change, -jnp.sign(g) * size)
+        return change, g, size, change
+
+    state, rule = (BacktrackingRpropState, taking_back) if backtracking else (RpropState, staying)
     optimizer = _elementwise(
-        "rprop", RpropState, rule, constants, start={"step_size": initial_step},
+        "rprop", state, rule, constants, start={"step_size": initial_step},
         options={"initial_step": initial_step, "backtracking": backtracking, "minibatches": minibatches},
     )  # fmt: skip
     return dataclasses.replace(optimizer, full_batch=not minibatches)
@@ -243,9 +261,10 @@ def adagrad(learning_rate: Constant = 0.01, epsilon: Constant = 1e-10, initial: 
     """
     constants = {
         "learning_rate": non_negative("adagrad", "learning_rate", learning_rate),
-        "epsilon": _positive("adagrad", "epsilon", epsilon),
+        "epsilon": positive("adagrad", "epsilon", epsilon),
     }
-    initial = non_negative("adagrad", "initial", initial)
+    accepts = lambda v: (v >= 0) & np.isfinite(v)  # noqa: E731
+    initial = checks.constant("adagrad", "initial", initial, accepts, "a finite number >= 0")
 
     def rule(now, g, total):
         total = total + g**2
@@ -276,14 +295,17 @@ def adadelta(learning_rate: Constant = 1.0, decay: Constant = 0.9, epsilon: Cons
     constants = {
         "learning_rate": non_negative("adadelta", "learning_rate", learning_rate),
         "decay": decay_rate("adadelta", "decay", decay),
-        "epsilon": _positive("adadelta", "epsilon", epsilon),
+        "epsilon": positive("adadelta", "epsilon", epsilon),
     }
 
     def rule(now, g, squares, changes):
         squares = now.decay * squares + (1 - now.decay) * g**2
-        change = -jnp.sqrt(changes + now.epsilon) / jnp.sqrt(squares + now.epsilon) * g
-        changes = now.decay * changes + (1 - now.decay) * change**2
-        return now.learning_rate * change, squares, changes
+        changes = now.decay * changes + (1 - now.decay) * (changes + now.epsilon) / (squares + now.epsilon) * g**2
+        # RMS[Delta w]_(t-1) / RMS[g]_t told by the new average, the line above solved for the old one: the compiler
+        # would copy an average that a second kernel reads before it is overwritten.
+        denominator = now.decay * (squares + now.epsilon) + (1 - now.decay) * g**2
+        ratio = (changes + now.decay * now.epsilon) / jnp.where(denominator > 0, denominator, 1)
+        return -now.learning_rate * jnp.sqrt(ratio) * g, squares, changes
 
     return _elementwise("adadelta", AdadeltaState, rule, constants)
 
@@ -318,7 +340,7 @@ def rmsprop(
     constants = {
         "learning_rate": non_negative("rmsprop", "learning_rate", learning_rate),
         "decay": decay_rate("rmsprop", "decay", decay),
-        "epsilon": _positive("rmsprop", "epsilon", epsilon),
+        "epsilon": positive("rmsprop", "epsilon", epsilon),
     }
 
     def plain(now, g, squares):
@@ -394,7 +416,7 @@ def _moment_constants(name: str, learning_rate, b1, b2, epsilon) -> dict:
         "learning_rate": non_negative(name, "learning_rate", learning_rate),
         "b1": decay_rate(name, "b1", b1),
         "b2": decay_rate(name, "b2", b2),
-        "epsilon": _positive(name, "epsilon", epsilon),
+        "epsilon": positive(name, "epsilon", epsilon),
     }
 
 
@@ -539,9 +561,9 @@ def _elementwise(
             now = SimpleNamespace(k=step.astype(dtype), x=x.astype(dtype))
             vars(now).update({constant: in_dtype(value, dtype) for constant, value in values.items()})
             change, *own = rule(now, g.astype(dtype), *own)
-            rows.append((_moved(x, change), *own))
-        moved, *after = (structure.unflatten(column) for column in zip(*rows, strict=True))
-        return state_type(moved, step, *after)
+            rows.append((moved(x, change), *own))
+        params, *after = (structure.unflatten(column) for column in zip(*rows, strict=True))
+        return state_type(params, step, *after)
 
     return Optimizer(name, init, update, constants | (options or {}))
 
@@ -556,9 +578,12 @@ def in_dtype(value: float | Array, dtype) -> float | Array:
     return value if isinstance(value, float) else jnp.asarray(value, dtype)
 
 
-def _moved(x: Array, change: Array) -> Array:
-    # x + 0 is not always x: it would turn -0.0 into 0.0, and a parameter without gradient stays bitwise as it is
-    return jnp.where(change == 0, x, (x.astype(change.dtype) + change).astype(x.dtype))
+def moved(x: Array, change: Array) -> Array:
+    """x + change in the dtype of x, which stays bitwise as it is where there is no change."""
+    # x + 0 is not always x: it would turn -0.0 into 0.0. (Asking whether change == 0 instead would use it twice, and
+    # the compiler would then store it.)
+    after = (x.astype(change.dtype) + change).astype(x.dtype)
+    return jnp.where(after == x, x, after)
 
 
 def check_gradients(params: Any, grads: Any) -> None:
@@ -594,7 +619,8 @@ def non_negative(optimizer: str, name: str, value):
     return _constant(optimizer, name, value, lambda v: (v >= 0) & np.isfinite(v), "a finite number >= 0")
 
 
-def _positive(optimizer: str, name: str, value):
+def positive(optimizer: str, name: str, value):
+    """Checks a finite number > 0."""
     # 0 / 0 where a gradient has always been zero
     return _constant(optimizer, name, value, lambda v: (v > 0) & np.isfinite(v), "a finite number > 0")
 

@@ -113,7 +113,7 @@ def linear_warmup(then: "Schedule | float | str", steps: int, start: float = 0.0
     >>> [float(linear_warmup(1.0, steps=4)(k)) for k in (0, 1, 4, 100)]
     [0.0, 0.25, 1.0, 1.0]
     """
-    then = constant(then) if isinstance(then, int | float) else get(then)
+    then = get(then) if isinstance(then, str | Schedule) else constant(then)
     steps, start = _steps("linear_warmup", "steps", steps), _rate("linear_warmup", "start", start)
 
     def value(k):

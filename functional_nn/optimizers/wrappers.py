@@ -5,7 +5,7 @@ remembers nothing keeps the state of what it wraps; one that does has a state wi
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -29,20 +29,36 @@ def _step(state):
     return state.inner.step
 
 
+def _iterate(state: State) -> Any:
+    """The parameters that the innermost optimizer moves, whatever is reported of them."""
+    if isinstance(state, FrozenState):
+        return {**state.frozen, **_iterate(state.inner)}
+    return _iterate(state.inner) if hasattr(state, "inner") else state.params
+
+
+def _with_iterate(state: State, params: Any) -> State:
+    """The state with these in their place; what is frozen stays."""
+    if isinstance(state, FrozenState):
+        params = {name: own for name, own in params.items() if name not in state.frozen}
+    if hasattr(state, "inner"):
+        return state._replace(inner=_with_iterate(state.inner, params))
+    return state._replace(params=params)
+
+
 # Gradients changed on their way in ------------------------------------------------------------------------------------
 
 
 def clip_by_global_norm(optimizer: Optimizer, largest: Constant) -> Optimizer:
     """g * min(1, largest / ||g||), the norm taken over all parameters together: Pascanu, Mikolov, Bengio 2013.
 
-    Raises ValueError unless `largest` is > 0.
+    A norm beyond the largest number of its dtype makes the gradient zero. Raises ValueError unless `largest` is > 0.
     """
-    largest = _positive("clip_by_global_norm", "largest", largest)
+    largest = first_order.positive("clip_by_global_norm", "largest", largest)
 
     def clipped(state, grads):
         leaves = jax.tree.leaves(grads)
-        dtype = at_least_float32(leaves[0].dtype)
-        bound = first_order.in_dtype(largest, dtype)
+        dtype = max((at_least_float32(g.dtype) for g in leaves), key=lambda dtype: dtype.itemsize)
+        bound = first_order.in_dtype(first_order.at_step({"": largest}, state.step)[""], dtype)
         norm = jnp.sqrt(sum(jnp.sum(g.astype(dtype) ** 2) for g in leaves))
         # by a quotient that cannot be 0 / 0; a norm within bounds leaves the gradient bitwise as it is
         factor = jnp.where(norm > bound, bound / jnp.maximum(norm, bound), 1)
@@ -53,11 +69,12 @@ def clip_by_global_norm(optimizer: Optimizer, largest: Constant) -> Optimizer:
 
 def clip_by_value(optimizer: Optimizer, largest: Constant) -> Optimizer:
     """Each element of g kept within [-largest, largest]. Raises ValueError unless `largest` is > 0."""
-    largest = _positive("clip_by_value", "largest", largest)
+    largest = first_order.positive("clip_by_value", "largest", largest)
 
     def clipped(state, grads):
-        bound = lambda g: first_order.in_dtype(largest, g.dtype)  # noqa: E731
-        return jax.tree.map(lambda g: jnp.clip(g, -bound(g), bound(g)), grads)
+        bound = first_order.at_step({"": largest}, state.step)[""]
+        within = lambda g, bound: jnp.clip(g, -bound, bound)  # noqa: E731
+        return jax.tree.map(lambda g: within(g, first_order.in_dtype(bound, g.dtype)), grads)
 
     return _before(optimizer, "clip_by_value", {"largest": largest}, clipped)
 
@@ -88,11 +105,13 @@ def keep_pruned(optimizer: Optimizer, masks: Any) -> Optimizer:
     masks: booleans in the parameters' structure, as `regularizers.magnitude_masks` gives them.
     """
 
-    def init(params):
-        return optimizer.init(regularizers.prune(params, masks))
+    def pruned(tree):
+        # inside `freeze`, only the trained layers come by
+        own = {name: masks[name] for name in tree} if isinstance(masks, Mapping) else masks
+        return regularizers.prune(tree, own)
 
-    masked = _before(optimizer, "keep_pruned", {}, lambda state, grads: regularizers.prune(grads, masks))
-    return dataclasses.replace(masked, init=init)
+    masked = _before(optimizer, "keep_pruned", {}, lambda state, grads: pruned(grads))
+    return dataclasses.replace(masked, init=lambda params: optimizer.init(pruned(params)))
 
 
 def _before(optimizer: Optimizer, name: str, constants: dict[str, Any], change: Callable) -> Optimizer:
@@ -120,15 +139,19 @@ def decoupled_weight_decay(optimizer: Optimizer, decay: Constant, biases: bool =
     def update(state, grads):
         rate = first_order.at_step({"decay": decay}, state.step)["decay"]
         after = optimizer.update(state, grads)
+        updates = after.step - state.step  # 0 while gradients are only gathered
 
         def shrink(chosen, old, new):
             if not chosen:
                 return new
             wide = old.astype(at_least_float32(old.dtype))
-            return (new.astype(wide.dtype) - first_order.in_dtype(rate, wide.dtype) * wide).astype(old.dtype)
+            lost = first_order.in_dtype(rate, wide.dtype) * updates.astype(wide.dtype) * wide
+            return first_order.moved(new, -lost)
 
-        chosen = regularizers.penalized(state.params, biases)
-        return _with_params(after, jax.tree.map(shrink, chosen, state.params, after.params))
+        before = _iterate(state)
+        return _with_iterate(
+            after, jax.tree.map(shrink, regularizers.penalized(before, biases), before, _iterate(after))
+        )
 
     return dataclasses.replace(
         optimizer, name=f"decoupled_weight_decay({optimizer.name})", update=update,
@@ -136,40 +159,46 @@ def decoupled_weight_decay(optimizer: Optimizer, decay: Constant, biases: bool =
     )  # fmt: skip
 
 
-def freeze(optimizer: Optimizer, layers: Sequence[str]) -> Optimizer:
-    """The parameters of the named layers stay bitwise as they are; their gradients count as zero.
+# Wrappers that remember -----------------------------------------------------------------------------------------------
 
-    layers: top-level names of the parameters, "layer1" and so on. Raises ValueError for a name that is not one, when
-    the optimizer meets its parameters.
+
+class FrozenState(NamedTuple):
+    """inner: of the parameters that are trained; frozen: the others; `params` are both."""
+
+    inner: State
+    frozen: Any
+
+    step = property(_step)
+
+    @property
+    def params(self):
+        """All parameters, the frozen ones as they came."""
+        return {**self.frozen, **self.inner.params}
+
+
+def freeze(optimizer: Optimizer, layers: Sequence[str]) -> Optimizer:
+    """The parameters of the named layers stay bitwise as they are; the optimizer never sees them.
+
+    layers: top-level names of the parameters, "layer1" and so on. Raises ValueError for a name that is not one, and
+    where nothing is left to train, when the optimizer meets its parameters.
     """
     layers = (layers,) if isinstance(layers, str) else tuple(layers)
+    trained = lambda tree: {name: own for name, own in tree.items() if name not in layers}  # noqa: E731
 
     def init(params):
         for name in layers:
             if name not in params:
                 raise ValueError("freeze: " + registry.unknown("layer", name, params))
-        return optimizer.init(params)
+        return FrozenState(optimizer.init(trained(params)), {name: params[name] for name in layers})
 
     def update(state, grads):
         first_order.check_gradients(state.params, grads)
-        stopped = {name: jax.tree.map(jnp.zeros_like, own) if name in layers else own for name, own in grads.items()}
-        after = optimizer.update(state, stopped)
-        return _with_params(after, after.params | {name: state.params[name] for name in layers})
+        return state._replace(inner=optimizer.update(state.inner, trained(grads)))
 
     return dataclasses.replace(
-        optimizer, name=f"freeze({optimizer.name})", init=init, update=update,
-        constants=optimizer.constants | {"freeze": list(layers)},
-    )  # fmt: skip
-
-
-def _with_params(state: State, params: Any) -> State:
-    """The state with other parameters, however deep they lie."""
-    if hasattr(state, "inner"):
-        return state._replace(inner=_with_params(state.inner, params))
-    return state._replace(params=params)
-
-
-# Wrappers that remember -----------------------------------------------------------------------------------------------
+        _around(optimizer, "freeze", init, update, {"layers": list(layers)}),
+        point=lambda state: {**state.frozen, **optimizer.point(state.inner)},
+    )
 
 
 class AccumulationState(NamedTuple):
@@ -223,7 +252,7 @@ class AverageState(NamedTuple):
     @property
     def params(self):
         """The average, in the parameters' dtype: what is reported, measured and kept."""
-        return jax.tree.map(lambda a, x: a.astype(x.dtype), self.average, self.inner.params)
+        return jax.tree.map(lambda a, x: a.astype(x.dtype), self.average, _iterate(self.inner))
 
 
 def average(optimizer: Optimizer, decay: Constant | None = None, start: int = 0) -> Optimizer:
@@ -238,20 +267,24 @@ def average(optimizer: Optimizer, decay: Constant | None = None, start: int = 0)
     checks.integer("average", "start", start, 0)
 
     def init(params):
-        wide = jax.tree.map(lambda x: x.astype(at_least_float32(x.dtype)), params)
-        return AverageState(optimizer.init(params), wide)
+        inner = optimizer.init(params)
+        first = jax.tree.map(lambda x: jnp.array(x, at_least_float32(x.dtype), copy=True), _iterate(inner))
+        return AverageState(inner, first)
 
     def update(state, grads):
         inner = optimizer.update(state.inner, grads)
         count = inner.step - start  # of the parameters averaged, these included
-        share = lambda dtype: 1 / jnp.maximum(count, 1).astype(dtype)  # noqa: E731
-        if decay is not None:
-            now = first_order.at_step({"decay": decay}, inner.step)["decay"]
-            share = lambda dtype: jnp.where(count > 1, 1 - first_order.in_dtype(now, dtype), 1).astype(dtype)  # noqa: E731
-        mean = jax.tree.map(
-            lambda a, x: a + share(a.dtype) * (x.astype(a.dtype) - a), state.average, inner.params
-        )  # fmt: skip
-        return AverageState(inner, mean)
+        rate = None if decay is None else first_order.at_step({"decay": decay}, inner.step)["decay"]
+
+        def mean(a, x):
+            x = x.astype(a.dtype)
+            share = 1 / jnp.maximum(count, 1).astype(a.dtype)
+            if rate is not None:
+                share = jnp.where(count > 1, 1 - first_order.in_dtype(rate, a.dtype), 1).astype(a.dtype)
+            new = inner.step > state.inner.step  # not where gradients are only gathered
+            return jnp.where(new & (x != a), a + share * (x - a), a)
+
+        return AverageState(inner, jax.tree.map(mean, state.average, _iterate(inner)))
 
     wrapped = _around(optimizer, "average", init, update, {"decay": decay, "start": start})
     return dataclasses.replace(wrapped, point=lambda state: optimizer.point(state.inner))
@@ -287,20 +320,22 @@ def reduce_on_plateau(
     defaults. Raises ValueError for constants out of range.
     """
     name = "reduce_on_plateau"
-    inner = make(first_order.non_negative(name, "learning_rate", learning_rate))
+    rate = lambda v: (v >= 0) & np.isfinite(v)  # noqa: E731
+    learning_rate = checks.constant(name, "learning_rate", learning_rate, rate, "a finite number >= 0")
+    smallest = checks.constant(name, "smallest", smallest, rate, "a finite number >= 0")
+    inner = make(learning_rate)
     if not isinstance(inner, Optimizer):
         raise TypeError(f"{name}: make must give an Optimizer for a learning rate, got {type(inner).__name__}")
     factor = checks.constant(name, "factor", factor, lambda v: (v > 0) & (v < 1), "in (0, 1)")
     checks.integer(name, "patience", patience, 0)
     checks.integer(name, "cooldown", cooldown, 0)
     tolerance = checks.constant(name, "tolerance", tolerance, lambda v: (v >= 0) & (v < 1), "in [0, 1)")
-    smallest = first_order.non_negative(name, "smallest", smallest)
 
     def init(params):
         own = inner.init(params)
         dtype = at_least_float32(jax.tree.leaves(params)[0].dtype)
-        count = jnp.zeros((), jnp.int32)
-        return PlateauState(own, jnp.asarray(learning_rate, dtype), jnp.asarray(jnp.inf, dtype), count, count)
+        rate, best = jnp.array(learning_rate, dtype), jnp.array(jnp.inf, dtype)
+        return PlateauState(own, rate, best, jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32))
 
     def update(state, grads):
         return state._replace(inner=make(state.learning_rate).update(state.inner, grads))
@@ -311,9 +346,10 @@ def reduce_on_plateau(
         cooling = jnp.maximum(state.cooling - 1, 0)
         waited = jnp.where(fell | (state.cooling > 0), 0, state.waited + 1)
         reduce = waited > patience
-        rate = jnp.where(reduce, jnp.maximum(state.learning_rate * factor, smallest), state.learning_rate)
+        reduced = jnp.minimum(jnp.maximum(state.learning_rate * factor, smallest), state.learning_rate)
+        rate = jnp.where(reduce, reduced, state.learning_rate).astype(state.learning_rate.dtype)
         return PlateauState(
-            make(state.learning_rate).observe(state.inner, loss), rate.astype(state.learning_rate.dtype),
+            make(state.learning_rate).observe(state.inner, loss), rate,
             jnp.where(fell, loss, state.best), jnp.where(reduce, 0, waited).astype(jnp.int32),
             jnp.where(reduce, cooldown, cooling).astype(jnp.int32),
         )  # fmt: skip
@@ -340,7 +376,7 @@ def _around(optimizer: Optimizer, name: str, init, update, constants: dict[str, 
 
 
 class OptaxState(NamedTuple):
-    """params; step; inner: the transformation's own state."""
+    """params; step; transformation: its own state."""
 
     params: Any
     step: Array
@@ -366,7 +402,3 @@ def from_optax(transformation: Any, name: str = "optax") -> Optimizer:
         return OptaxState(moved, state.step + 1, after)
 
     return Optimizer(name, init, update, {})
-
-
-def _positive(wrapper: str, name: str, value):
-    return checks.constant(wrapper, name, value, lambda v: (v > 0) & np.isfinite(v), "a finite number > 0")

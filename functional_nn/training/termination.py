@@ -44,7 +44,8 @@ def no_change(tolerance: float = 1e-4, epochs: int = 5) -> Criterion:
     def update(memory, row):
         reference, still = memory
         loss = row.training_loss.astype(reference.dtype)
-        changed = ~(jnp.abs(loss - reference) <= tolerance * jnp.abs(reference))  # so too from the first, infinite, one
+        still_there = jnp.abs(loss - reference) <= tolerance * jnp.abs(reference)  # False for nan
+        changed = ~(still_there & jnp.isfinite(reference))  # it begins at infinity
         reference, still = jnp.where(changed, loss, reference), jnp.where(changed, 0, still + 1)
         return (reference, still), still >= epochs
 

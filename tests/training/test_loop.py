@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cases import relative_error
 
 import functional_nn as fnn
 from functional_nn.training import batch, evaluate, fit, minibatch, stochastic
@@ -117,6 +118,71 @@ def test_sum_losses_add_up_over_the_epoch():
         run(loss=fnn.losses.cross_entropy("sum"), optimizer=fnn.optimizers.gd(0.0)),
     )
     np.testing.assert_allclose(total.history.training_loss, mean.history.training_loss * len(X), rtol=1e-12)
+
+
+def test_a_sum_is_the_mean_at_a_rate_divided_by_the_batch_size():
+    """Kordecki: the two accumulations are one training, at learning rates that differ by the factor B."""
+    mean = run(optimizer=fnn.optimizers.momentum(0.2), plan=minibatch(8, last="weighted"))
+    total = run(optimizer=fnn.optimizers.momentum(0.2 / 8), plan=minibatch(8), loss=fnn.losses.cross_entropy("sum"))
+    chex.assert_trees_all_close(mean.params, total.params, rtol=1e-10)
+    kept = run(optimizer=fnn.optimizers.momentum(0.2))
+    assert relative_error(kept.params, mean.params) > 1e-3  # a last batch that is kept counts for more
+
+
+def test_a_weighted_epoch_of_gradients_is_the_whole_gradient():
+    """At rates too small to move, the changes of a weighted epoch add up to U times the full batch's, b / B each."""
+    params = NETWORK.init(KEY)
+    whole = fnn.value_and_grad(NETWORK, LOSS)(params, X, T)[1]
+    after = run(optimizer=fnn.optimizers.gd(1e-9), plan=minibatch(8, last="weighted"), params=params, epochs=1).params
+    moved = jax.tree.map(lambda new, old: (old - new) / (1e-9 * len(X) / 8), after, params)
+    assert relative_error(moved, whole) < 1e-5  # the differences of nearly equal numbers
+
+
+def test_a_dropped_batch_is_not_seen():
+    result = run(plan=minibatch(8, last="dropped"), epochs=3, optimizer=fnn.optimizers.gd(0.0))
+    assert int(result.state.step) == 6
+    init_key, plan_key = jax.random.split(KEY)
+    for epoch, found in enumerate(result.history.training_loss):
+        rows = np.ravel(minibatch(8, last="dropped").indices(plan_key, epoch, len(X)))
+        expected = fnn.objective(NETWORK, LOSS)(NETWORK.init(init_key), X[rows], T[rows])
+        assert found == pytest.approx(float(expected), rel=1e-12)
+
+
+def test_a_regularizer_adds_its_gradient_and_leaves_the_loss():
+    l2 = fnn.optimizers.regularizers.l2(0.05)
+    result = run(regularizer=l2, optimizer=fnn.optimizers.gd(0.1), plan=batch(), epochs=2)
+    params = NETWORK.init(jax.random.split(KEY)[0])
+    penalized = lambda p: fnn.objective(NETWORK, LOSS)(p, X, T) + l2.value(p)  # noqa: E731
+    for loss, norm in zip(result.history.training_loss, result.history.gradient_norm, strict=True):
+        grads = jax.grad(penalized)(params)
+        assert loss == pytest.approx(float(fnn.objective(NETWORK, LOSS)(params, X, T)), rel=1e-12)
+        assert norm == pytest.approx(float(jnp.sqrt(sum(jnp.sum(g**2) for g in jax.tree.leaves(grads)))), rel=1e-12)
+        params = jax.tree.map(lambda p, g: p - 0.1 * g, params, grads)
+    chex.assert_trees_all_close(result.params, params, rtol=1e-12)
+
+
+def test_gradients_are_taken_where_the_optimizer_looks():
+    """Nesterov's look-ahead through `fit`: the same weights as its other form, told where it takes its gradients."""
+    ahead = run(optimizer=fnn.optimizers.nesterov(0.1, 0.8, "look_ahead"), plan=batch(), epochs=5)
+    told = run(optimizer=fnn.optimizers.nesterov(0.1, 0.8), plan=batch(), epochs=5)
+    moved = jax.tree.map(lambda w, v: w + 0.8 * v, ahead.state.params, ahead.state.change)
+    chex.assert_trees_all_close(moved, told.params, rtol=1e-12)
+
+
+def test_the_average_is_what_is_measured_and_returned():
+    result = run(optimizer=fnn.optimizers.average(fnn.optimizers.gd(0.3)))
+    value, _ = evaluate(NETWORK, LOSS, result.params, X[:7], T[:7])
+    assert result.history.validation_loss[-1] == pytest.approx(float(value), rel=1e-12)
+    raw = run(optimizer=fnn.optimizers.gd(0.3))
+    chex.assert_trees_all_close(result.state.inner.params, raw.params, rtol=1e-12)
+    assert relative_error(result.params, raw.params) > 1e-3
+
+
+def test_the_plateau_hears_the_validation_loss():
+    make = fnn.optimizers.gd
+    result = run(optimizer=fnn.optimizers.reduce_on_plateau(make, 1e-9, patience=1, tolerance=0.5), epochs=9)
+    # nothing ever falls by half, so: the first epoch, then a tenth at every second one after it
+    assert float(result.state.learning_rate) == pytest.approx(1e-9 * 0.1**4, rel=1e-6)
 
 
 def test_divergence_stops_the_run_and_is_named():

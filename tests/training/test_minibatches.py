@@ -102,6 +102,29 @@ def test_plans_are_plain_values():
     assert batch().updates(7) == 1 and batch().weights(7) is None
 
 
+def test_an_incomplete_last_batch_may_be_dropped():
+    plan = minibatch(4, last="dropped")
+    assert plan.updates(11) == 2 and plan.weights(11) is None and plan.scales(11) is None
+    epochs = [np.ravel(plan.indices(KEY, epoch, 11)) for epoch in range(8)]
+    assert all(len(set(order)) == 8 for order in epochs)
+    assert len({frozenset(order) for order in epochs}) > 1, "not the same examples every time"
+    np.testing.assert_array_equal(epochs[0], np.ravel(minibatch(4).indices(KEY, 0, 11))[:8])
+
+
+def test_a_weighted_last_batch_counts_as_its_share():
+    kept, weighted = minibatch(4), minibatch(4, last="weighted")
+    np.testing.assert_array_equal(weighted.counts(11), [4, 4, 3])
+    np.testing.assert_array_equal(weighted.scales(11), np.float32([1, 1, 0.75]))
+    assert kept.scales(11) is None and weighted.scales(12) is None
+    np.testing.assert_array_equal(kept.indices(KEY, 1, 11), weighted.indices(KEY, 1, 11))
+
+
+@pytest.mark.parametrize("last", ["always", "", None])
+def test_an_unknown_fate_of_the_last_batch_is_refused(last):
+    with pytest.raises(ValueError, match=f"last must be 'kept', 'dropped' or 'weighted', got {last!r}"):
+        minibatch(4, last=last)
+
+
 @pytest.mark.parametrize("size", [0, -1, 2.0, True, None, "4"])
 def test_a_size_that_is_no_count_is_refused(size):
     with pytest.raises(ValueError, match=f"batch size must be an integer >= 1, got {size!r}"):

@@ -1,0 +1,176 @@
+#!/usr/bin/env python
+"""Hagan's Figures 3.2-3.4 and P3.3: how optimizers move on the quadratic performance function of a linear neuron.
+
+    python scripts/quadratic_trajectories.py --out results/quadratic_trajectories
+
+The neuron has two weights x and no bias, so F = c + d'x + x'Ax/2 (Eq. 3.19) can be drawn as contours. Gradient descent
+converges while its rate is below 2 / (largest eigenvalue of the Hessian A). Stochastic gradient descent takes the
+examples in order, one an update; Newton's method is there in one step (Eq. 3.28). Gradients are the library's, by
+hand; the Hessian is `jax.hessian`'s.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
+
+jax.config.update("jax_enable_x64", True)  # before the first array: the texts' numbers are exact
+
+import functional_nn as fnn  # noqa: E402
+from functional_nn.lab import experiments  # noqa: E402
+from functional_nn.lab.plots import STYLE  # noqa: E402
+
+NETWORK, LOSS = fnn.multilayer((2, 1), ("linear",), bias="none"), fnn.losses.sum_square_error()
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")  # Okabe and Ito: apart for every kind of color vision
+TEXT = {  # what the texts say of a run, and of a problem (shared/worked_examples.md)
+    ("Eq. 3.15", "GD", 0.01): "(-1.0164, -1.0164), F = 0.00108",
+    ("Eq. 3.15", "GD", 0.1): "F = 19.0125 for ever",
+    ("Eq. 3.15", "GD", 0.11): "diverges",
+    ("P3.3", "GD", 0.05): "F -> 1",
+    ("P3.3", "GD", 0.06): "diverges",
+    "Eq. 3.15": "the text's SGD: (0.02, -0.04) (-0.0232, -0.0184) (-0.0232, -0.038032) (-0.042736, -0.038032)",
+    "P3.3": "the text's F at 0.05: 5, 2, 1.25, 1.0625, ...",
+}
+
+
+class Problem(NamedTuple):
+    """Training data, where training starts, gradient descent's rates (small, near, at and over the largest stable one),
+    and the part of the plane that is drawn: center and half width.
+    """
+
+    name: str
+    inputs: jax.Array
+    targets: jax.Array
+    start: tuple[float, float]
+    rates: tuple[float, float, float, float]
+    center: tuple[float, float]
+    half_width: float
+
+    def value(self, x):
+        """F(x), x = (w_11, w_12): for `jax.hessian` and the contours."""
+        return fnn.objective(NETWORK, LOSS)(as_params(x), self.inputs, self.targets)
+
+    def gradient(self, x, rows=slice(None)):
+        """dF/dx by hand, over all examples or some."""
+        value_and_grad = fnn.value_and_grad(NETWORK, LOSS)
+        return value_and_grad(as_params(x), self.inputs[rows], self.targets[rows])[1]["layer1"]["weights"]["input"][0]
+
+
+def as_params(x):
+    return {"layer1": {"weights": {"input": x[None, :]}}}
+
+
+def descend(problem: Problem, optimizer, start, updates: int, stochastic: bool = False):
+    """The points (updates + 1, 2) of a method; `stochastic`: each update sees the next example only."""
+
+    def update(state, k):
+        rows = k[None] % len(problem.inputs) if stochastic else slice(None)
+        after = optimizer.update(state, problem.gradient(optimizer.point(state), rows))
+        return after, after.params
+
+    points = jax.lax.scan(update, optimizer.init(jnp.array(start)), jnp.arange(updates))[1]
+    return np.concatenate([[start], points])
+
+
+def trajectories(problem: Problem) -> dict:
+    """{(method, rate): points} of all methods."""
+    methods, start = fnn.optimizers, jnp.array(problem.start)
+    newton = start - jnp.linalg.solve(jax.hessian(problem.value)(start), problem.gradient(start))
+    return {("GD", rate): descend(problem, methods.gd(rate), start, 100) for rate in problem.rates} | {
+        ("SGD", 0.01): descend(problem, methods.gd(0.01), (0.0, 0.0), 400, stochastic=True),
+        ("momentum 0.9", 0.01): descend(problem, methods.momentum(0.01, 0.9), start, 100),
+        ("Adam", 0.1): descend(problem, methods.adam(0.1), start, 100),
+        ("Newton", 1.0): np.stack([start, newton]),
+    }
+
+
+def verdict(F: np.ndarray) -> str:
+    """From F alone, whose minimum is 0 in both problems: where it went, or what it does from one tenth to the next."""
+    if F[-1] < 1e-3 * F[0]:
+        return "converged"
+    tenth = len(F) // 10
+    ratio = F[-tenth:].max() / F[-2 * tenth : -tenth].max()
+    return "oscillates" if abs(ratio - 1) < 1e-6 else "diverges" if ratio > 1 else "still falling"
+
+
+def shown(x) -> str:
+    return "(" + ", ".join(f"{value:.5g}" for value in x) + ")"
+
+
+def draw(axes, problem: Problem, eigen, paths: dict, values: dict) -> None:
+    """Four panels: eigenvectors and the smallest rate, larger rates, other methods, and F against the updates."""
+    (cx, cy), half, minimum = problem.center, problem.half_width, paths["Newton", 1.0][-1]
+    x, y = np.linspace(cx - half, cx + half, 121), np.linspace(cy - half, cy + half, 121)
+    F = jax.vmap(jax.vmap(problem.value))(jnp.stack(jnp.meshgrid(x, y), axis=-1))
+    below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.17), "ncol": 2, "fontsize": 8}
+    runs, colors = list(paths), dict(zip(paths, COLORS + COLORS, strict=True))
+    panels = (("a small rate", runs[:1], 100), ("near, at and over the limit", runs[1:4], 14),
+              ("other methods", runs[4:], 400))  # fmt: skip
+    for axis, (title, group, updates) in zip(axes, panels, strict=False):
+        levels = float(F.max()) * np.linspace(0.05, 1, 12) ** 2
+        axis.contour(x, y, F, levels=levels, colors="0.75", linewidths=0.7, zorder=0)
+        for run in group:
+            path = paths[run][: updates + 1]  # one that diverges leaves the picture, where it is clipped
+            axis.plot(
+                *path.T, "-o", color=colors[run], ms=2.5, lw=1, zorder=3 - run[1], label=f"{run[0]}, rate {run[1]:g}"
+            )
+        axis.plot(*minimum, "k+", ms=9)
+        axis.set(xlim=(x[0], x[-1]), ylim=(y[0], y[-1]), aspect="equal", xlabel="$w_{1,1}$", title=title)
+        axis.legend(**below)
+    for eigenvalue, vector in zip(eigen[0], eigen[1].T, strict=True):  # as long as the half axes of one contour
+        away = vector * np.sign((minimum - problem.start) @ vector)
+        tip = minimum + away * 0.7 * half * np.sqrt(eigen[0][0] / eigenvalue)
+        axes[0].annotate("", tip, minimum, arrowprops={"arrowstyle": "->", "color": "k"})
+        axes[0].annotate(
+            rf"$\lambda$ = {eigenvalue:.3g}", tip + 0.12 * half * away, ha="center", va="center", fontsize=9
+        )
+    axes[0].set_ylabel(f"{problem.name}:  $w_{{1,2}}$")
+    for run in runs[:-1]:  # Newton is there after one update
+        axes[3].plot(
+            values[run], "-" if run[0] == "GD" else "--", color=colors[run], label=f"{run[0]}, rate {run[1]:g}"
+        )
+    axes[3].set(
+        yscale="log", ylim=(1e-8, 1e4), xlim=(0, 100), xlabel="update (SGD: of one example)", ylabel="F", title="error"
+    )
+    axes[3].legend(**below)
+
+
+EQ315 = Problem(
+    "Eq. 3.15", jnp.array([[-1.0, 2], [2, -1], [0, -1], [-1, 0]]), jnp.array([[-1.0], [-1], [1], [1]]),
+    (-1.0, -2.95), (0.01, 0.09, 0.1, 0.11), center=(-1, -1), half_width=2.3,
+)  # fmt: skip
+P33 = Problem(
+    "P3.3", jnp.array([[-4.0, 2], [1, 2]]), jnp.array([[-1.0], [1]]),
+    (1.0, 1.0), (0.01, 0.045, 0.05, 0.06), center=(0.5, 0.45), half_width=1.1,
+)  # fmt: skip
+
+
+def main() -> None:
+    options = experiments.arguments(__doc__, "results/quadratic_trajectories")
+    rows, notes = [], []
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(2, 4, figsize=(15, 8.8), layout="constrained")
+        for problem, line in zip((EQ315, P33), axes, strict=True):
+            eigen = np.linalg.eigh(jax.hessian(problem.value)(jnp.zeros(2)))
+            paths = trajectories(problem)
+            values = {run: np.asarray(jax.vmap(problem.value)(x)) for run, x in paths.items()}
+            draw(line, problem, eigen, paths, values)
+            for (method, rate), x in paths.items():
+                F, text = values[method, rate], TEXT.get((problem.name, method, rate), "")
+                rows.append({"problem": problem.name, "method": method, "rate": rate, "updates": len(x) - 1,
+                             "start": shown(x[0]), "end": shown(x[-1]), "F": float(F[-1]), "verdict": verdict(F),
+                             "text": text})  # fmt: skip
+            along = [f"{v:.4g} along {shown(z / abs(z).min())}" for v, z in zip(eigen[0], eigen[1].T, strict=True)]
+            at_limit = ", ".join(f"{F:.6g}" for F in values["GD", problem.rates[2]][:4])
+            notes.append(
+                f"{problem.name}: eigenvalues {' and '.join(along)}; largest stable rate {2 / eigen[0][-1]:.4g}; "
+                f"GD at {problem.rates[2]}: F = {at_limit}, ...\n"
+                f"SGD: {' '.join(map(shown, paths['SGD', 0.01][1:5]))}\n{TEXT[problem.name]}"
+            )
+    experiments.write(options.out, rows, figure, "\n".join(notes))
+
+
+if __name__ == "__main__":
+    main()

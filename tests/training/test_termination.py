@@ -1,0 +1,258 @@
+"""How a run ends: by a criterion, with the best epoch's parameters exactly, or at the update that was not finite."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import functional_nn as fnn
+from functional_nn import optimizers
+from functional_nn.training import (
+    batch,
+    early_stopping,
+    fit,
+    gradient_below,
+    loss_below,
+    minibatch,
+    no_change,
+    pure_fit,
+)
+
+KEY = jax.random.key(0)
+NETWORK = fnn.multilayer((3, 8, 2), ("tanh", "softmax"))
+LINEAR = fnn.multilayer((3, 2), ("linear",))
+DRAW = np.random.default_rng(0)
+X = DRAW.standard_normal((20, 3))
+T = np.eye(2)[DRAW.integers(0, 2, 20)]  # labels without rhyme or reason: training on them overfits
+HELD_OUT = (DRAW.standard_normal((15, 3)), np.eye(2)[DRAW.integers(0, 2, 15)])
+
+
+def run(network=NETWORK, loss="cross_entropy", optimizer="adam(0.05)", **changes):
+    settings = {"key": KEY, "epochs": 40, "plan": minibatch(8), "validation": HELD_OUT} | changes
+    return fit(network, loss, optimizer, X, T, **settings)
+
+
+# Early stopping -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def stopped():
+    return run(stop=early_stopping(patience=4))
+
+
+def test_early_stopping_waits_for_patience(stopped):
+    losses = stopped.history.validation_loss
+    best = int(losses.argmin())
+    assert stopped.status == "early_stopping" and len(losses) == best + 1 + 4 < 40
+    assert f"after epoch {best + 5}: the validation loss has not improved for 4 epochs" in stopped.reason
+    assert f"parameters of epoch {best + 1} restored" in stopped.reason
+    assert int(stopped.best.epoch) == best + 1 and float(stopped.best.score) == losses[best]
+
+
+def test_it_returns_the_best_epochs_parameters_exactly(stopped):
+    until_then = run(epochs=int(stopped.best.epoch))
+    chex.assert_trees_all_equal(stopped.params, until_then.params)
+    after = run(epochs=len(stopped.history.epoch))
+    chex.assert_trees_all_equal(stopped.state, after.state)  # the last state is there too
+
+
+def test_chunks_do_not_change_when_it_stops(stopped):
+    other = run(stop=early_stopping(patience=4), chunk=1)
+    chex.assert_trees_all_equal((other.state, other.best), (stopped.state, stopped.best))
+
+
+def test_best_parameters_come_back_even_when_the_epochs_end_first(stopped):
+    result = run(stop=early_stopping(patience=39), epochs=len(stopped.history.epoch))
+    assert result.status == "completed" and "restored" in result.reason
+    chex.assert_trees_all_equal(result.params, stopped.params)
+
+
+def test_they_stay_where_restoring_is_not_wanted(stopped):
+    result = run(stop=early_stopping(patience=4, restore=False))
+    assert result.status == "early_stopping" and result.best is None
+    chex.assert_trees_all_equal(result.params, stopped.state.params)
+
+
+def criterion_run(criterion, column, values):
+    """The epoch after which a criterion stops, fed the values of one column one by one."""
+    row = dict.fromkeys(fnn.training.History._fields, jnp.asarray(jnp.nan))
+    memory = criterion.init()
+    for epoch, value in enumerate(values, start=1):
+        memory, stop = criterion.update(memory, fnn.training.History(**row | {column: jnp.asarray(float(value))}))
+        if stop:
+            return epoch
+    return None
+
+
+@pytest.mark.parametrize(
+    ("criterion", "column", "values", "epoch"),
+    [
+        (early_stopping(1), "validation_loss", [3, 2, 2], 3),  # an equal loss is no improvement
+        (early_stopping(2), "validation_loss", [3, 4, 2, 5, 1, 2, 3], 7),
+        (early_stopping(2), "validation_loss", [3, np.nan, np.nan], 3),
+        (early_stopping(2, least=0.5), "validation_loss", [3, 2.6, 2.6], 3),
+        (early_stopping(2, least=0.5), "validation_loss", [3, 2.6, 2.4, 2.4], None),
+        (early_stopping(2, monitor="validation_accuracy"), "validation_accuracy", [0.5, 0.6, 0.6, 0.5], 4),
+        (no_change(0.1, epochs=2), "training_loss", [1.0, 0.5, 0.49, 0.48], 4),
+        (no_change(0.1, epochs=2), "training_loss", [1.0, 0.95, 0.85, 0.8, 0.8], 5),  # slow, but it adds up
+        (no_change(0.1, epochs=1), "training_loss", [-1.0, -1.5, -1.4], 3),
+        (no_change(0.1, epochs=1), "training_loss", [1.0, np.nan, 1.0], None),
+        (gradient_below(0.1), "gradient_norm", [1, 0.11, 0.1], 3),
+        (loss_below(0.2), "training_loss", [1, np.nan, 0.2], 3),
+    ],
+)
+def test_criteria_stop_where_they_should(criterion, column, values, epoch):
+    assert criterion_run(criterion, column, values) == epoch
+
+
+def test_the_first_criterion_met_ends_the_run():
+    result = run(plan=batch(), optimizer="gd(0.5)", stop=(loss_below(1e-9), gradient_below(0.05)), epochs=400)
+    assert result.status == "gradient_below" and "the gradient norm is at most 0.05" in result.reason
+    assert result.history.gradient_norm[-1] <= 0.05 < result.history.gradient_norm[-2]
+
+
+def test_it_ends_when_the_loss_stands_still():
+    result = run(plan=batch(), optimizer="gd(0)", stop=no_change(epochs=3))
+    assert result.status == "no_change" and len(result.history.epoch) == 4
+
+
+# Divergence -----------------------------------------------------------------------------------------------------------
+
+
+def gradient_that_fails_at(update, value=np.nan):
+    """The hand-written gradient, not finite at one update: the one whose state has that step."""
+
+    def gradient(network, loss):
+        right = fnn.value_and_grad(network, loss)
+
+        def failing(params, inputs, targets, weights):
+            # the bias counts the updates, at rate 1 and gradient -1 each
+            found, grads = right(params, inputs, targets, weights)
+            here = params["layer1"]["bias"][0] == update - 1
+            broken = jax.tree.map(lambda g: jnp.where(here, jnp.asarray(value, g.dtype), g * 0), grads)
+            broken["layer1"]["bias"] = jnp.where(here, value, -jnp.ones(2))
+            return found, broken
+
+        return failing
+
+    return gradient
+
+
+@pytest.mark.parametrize(("update", "value"), [(1, np.nan), (5, np.inf), (8, np.nan)])
+def test_a_gradient_that_is_not_finite_never_enters_the_state(update, value):
+    params = jax.tree.map(jnp.zeros_like, LINEAR.init(KEY))
+    settings = {"network": LINEAR, "loss": "mean_square_error", "optimizer": "gd(1)", "params": params}
+    result = run(
+        **settings, gradient=gradient_that_fails_at(update, value), plan=minibatch(5), epochs=6
+    )  # 4 updates each
+    assert result.status == "diverged"
+    assert result.reason.startswith(f"update {update}, in epoch {-(-update // 4)}, was not made: its gradient")
+    assert int(result.state.step) == update - 1
+    assert (np.asarray(result.params["layer1"]["bias"]) == update - 1).all()
+    assert np.isnan(result.history.training_loss[-1]) and len(result.history.epoch) == -(-update // 4)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float64, jnp.float32, jnp.float16, jnp.bfloat16])
+@pytest.mark.parametrize("optimizer", ["gd(1e4)", "momentum(1e4)", "nesterov(1e4)"])
+def test_overflow_keeps_the_last_finite_state(optimizer, dtype):
+    params = LINEAR.init(KEY, dtype)
+    result = run(LINEAR, "mean_square_error", optimizer, params=params, epochs=200)
+    chex.assert_tree_all_finite(jax.tree.map(lambda x: x.astype(jnp.float64), result.state))
+    assert result.status == "diverged" and not np.isfinite(result.history.training_loss[-1])
+    failed = int(result.reason.split()[1].rstrip(","))
+    assert int(result.state.step) == failed - 1 and len(result.history.epoch) == -(-failed // 3)
+
+
+def test_a_loss_that_is_not_finite_is_shown():
+    result = run(LINEAR, "mean_square_error", "gd(1e200)", epochs=5)
+    assert "its loss was inf" in result.reason
+
+
+def test_a_divergence_gives_back_the_best_parameters_where_they_were_asked_for():
+    result = run(
+        LINEAR, "mean_square_error", optimizers.gd(lambda step: jnp.where(step < 9, 0.05, 1e200)),
+        stop=early_stopping(30), epochs=30,
+    )  # fmt: skip
+    assert result.status == "diverged" and int(result.best.epoch) <= 4
+    assert np.isfinite(float(result.best.score)) and "restored" in result.reason
+
+
+# The pure form --------------------------------------------------------------------------------------------------------
+
+
+def test_pure_fit_is_fit():
+    settings = {"plan": minibatch(8), "stop": early_stopping(4), "regularizer": "l2(1e-3)"}
+    solo = run(**settings)
+    train = jax.jit(pure_fit(NETWORK, "cross_entropy", "adam(0.05)", epochs=40, **settings))
+    outcome = train(KEY, X, T, HELD_OUT)
+    assert int(outcome.epochs) == len(solo.history.epoch) and int(outcome.ended) == 2
+    chex.assert_trees_all_close(outcome.params, solo.params, rtol=1e-10)
+    epochs = int(outcome.epochs)
+    np.testing.assert_allclose(outcome.history.training_loss[:epochs], solo.history.training_loss, rtol=1e-10)
+    assert np.isnan(outcome.history.training_loss[epochs:]).all()
+
+
+def test_members_of_a_vmap_end_each_in_their_own_way():
+    rates = jnp.array([0.05, 1e3, 0.2])
+
+    def member(rate):
+        return pure_fit(LINEAR, "mean_square_error", optimizers.gd(rate), epochs=60, plan=batch())(KEY, X, T)
+
+    together = jax.jit(jax.vmap(member))(rates)
+    assert together.ended.tolist() == [0, 1, 0] and together.failed[0] == 0 < together.failed[1]
+    for i, rate in enumerate((0.05, 1e3, 0.2)):
+        alone = run(LINEAR, "mean_square_error", optimizers.gd(rate), plan=batch(), epochs=60, validation=None)
+        chex.assert_trees_all_close(jax.tree.map(lambda x, i=i: x[i], together.params), alone.params, rtol=1e-9)
+        assert int(together.epochs[i]) == len(alone.history.epoch)
+    chex.assert_tree_all_finite(together.params)
+
+
+def test_the_compiled_program_is_kept_for_equal_settings():
+    traces = []
+
+    def counting(network, loss):
+        traces.append(1)
+        return fnn.value_and_grad(network, loss)
+
+    for seed, rate in ((0, 0.1), (1, 0.1), (2, 0.1), (3, 0.2)):
+        run(optimizer=f"gd({rate})", gradient=counting, key=jax.random.key(seed), epochs=2)
+    assert len(traces) == 2, "one for each rate"
+
+
+# Refusals -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: early_stopping(patience=0), "early_stopping: patience must be an integer >= 1, got 0"),
+        (lambda: early_stopping(patience=2.5), "early_stopping: patience must be an integer >= 1, got 2.5"),
+        (lambda: early_stopping(least=-1), "early_stopping: least must be a number >= 0, got -1"),
+        (lambda: early_stopping(monitor="loss"), "early_stopping: monitor must be 'validation_loss' or"),
+        (lambda: no_change(tolerance=0), "no_change: tolerance must be > 0, got 0"),
+        (lambda: no_change(epochs=0), "no_change: epochs must be an integer >= 1, got 0"),
+        (lambda: gradient_below(-1), "gradient_below: norm must be > 0, got -1"),
+        (lambda: loss_below(float("nan")), "loss_below: goal must be a finite number, got nan"),
+        (lambda: run(stop=early_stopping(), validation=None), "stop: early_stopping needs validation"),
+        (lambda: run(stop=(early_stopping(2), early_stopping(3))), "only one criterion can restore"),
+        (lambda: run(optimizer="rprop"), "rprop compares the signs of successive gradients, which mini-batches make"),
+        (lambda: run(validation=(HELD_OUT[0][:, :2], HELD_OUT[1])), r"validation inputs: expected shape \(Q, 3\)"),
+        (lambda: run(regularizer="l3(1)"), "unknown regularizer 'l3'; did you mean 'l"),
+    ],
+)
+def test_bad_settings_are_refused_in_one_line(build, message):
+    with pytest.raises(ValueError, match=message) as refusal:
+        build()
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_criterion_of_another_kind_is_refused():
+    with pytest.raises(TypeError, match=r"stop: expected training.early_stopping\(...\) or the like, got 'early'"):
+        run(stop=("early",))
+
+
+def test_rprop_takes_the_whole_batch_by_itself_and_minibatches_when_told():
+    assert int(run(optimizer="rprop", plan=None, epochs=3).state.step) == 3
+    assert int(run(optimizer="rprop(minibatches=True)", epochs=2).state.step) == 6
+    assert int(run(optimizer="rprop", plan=minibatch(20), epochs=2).state.step) == 2  # one batch of all
