@@ -19,6 +19,8 @@ def test_readme_examples_run(capsys):
     assert "agree None" in printed and "third opinion" in printed
     assert names["params"]["layer1"]["weights"]["input"].shape == (32, 64)
     assert names["graph"].output.name == "output"
+    assert names["sweep"].history.training_loss.shape == (10, 10, 5)
+    assert names["result"].status in printed
 
 
 def test_readme_names_what_exists():

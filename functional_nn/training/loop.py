@@ -222,15 +222,18 @@ def fit(
     settings = _with_plan(settings, len(training.targets))
 
     start, advance = _compiled(settings, min(chunk, epochs))
-    run, rows = start(params), []
+    run, tables = start(params), []
     while not int(run.ended) and int(run.epoch) < epochs:
         run, table, ran = advance(run, training, held_out, plan_key, min(chunk, epochs - int(run.epoch)))
-        rows.append(jax.tree.map(lambda column, ran=ran: np.asarray(column)[: int(ran)], table))
-        history = History(*(np.concatenate(columns) for columns in zip(*rows, strict=True)))
+        tables.append(jax.tree.map(lambda column, ran=ran: np.asarray(column)[: int(ran)], table))
         if on_chunk:
-            on_chunk(run.state, history)
+            on_chunk(run.state, _joined(tables))
     status, reason = _how_it_ended(settings, run)
-    return FitResult(run.state, history, status, reason, run.best)
+    return FitResult(run.state, _joined(tables), status, reason, run.best)
+
+
+def _joined(tables: Sequence[History]) -> History:
+    return History(*(np.concatenate(columns) for columns in zip(*tables, strict=True)))
 
 
 def pure_fit(
@@ -390,38 +393,44 @@ def _program(settings: _Settings, length: int) -> tuple[Callable, Callable]:
         share = jnp.asarray(plan.counts(examples) / plan.counts(examples).sum(), dtype)  # of the epoch's examples
         dropout_key = jax.random.fold_in(key, _DROPOUT)
 
-        def update(carry, row):
-            state, failed = carry
+        numbers = np.arange(1, updates + 1, dtype=np.int32)
+
+        def update(limit, state, row):
             number, picked, example_weights, scale, drop = row
             example_weights = None if example_weights is None else example_weights.astype(training.targets.dtype)
             data = jax.tree.map(lambda x: x[picked], (training.inputs, training.targets))
             after, metrics = step(state, Batch(*data, example_weights, drop, scale))
-            metrics = jax.tree.map(lambda m: m.astype(dtype), metrics)
-            sound = (failed == 0) & jnp.isfinite(metrics.loss) & jnp.isfinite(metrics.gradient_norm)
-            sound &= _all_finite(after.params)
-            state = jax.tree.map(lambda new, old: jnp.where(sound, new, old), after, state)
-            return (state, jnp.where(sound | (failed > 0), failed, number)), metrics
+            # Known before the update is computed, so that the choice costs no pass over the parameters of its own.
+            return _where(number <= limit, after, state), jax.tree.map(lambda m: m.astype(dtype), metrics)
 
         def epoch(carry):
-            run, table = carry
+            # Of this epoch's updates, the first `low` are sound and the first `high` are not. All are made at once;
+            # only where they turn out not to be sound, the last finite state is searched for by halving.
+            run, table, low, high = carry
+            limit = jnp.where(high > updates, updates, (low + high) // 2)
             done = run.epoch
             rows = (
-                jnp.arange(1, updates + 1, dtype=jnp.int32),
+                numbers,
                 plan.indices(key, done, examples),
                 weights,
                 scales,
                 jax.random.split(jax.random.fold_in(dropout_key, done), updates) if network.drops else None,
             )
-            (state, failed), metrics = lax.scan(update, (run.state, jnp.zeros((), jnp.int32)), rows)
+            state, metrics = lax.scan(functools.partial(update, limit), run.state, rows)
+            broken = ~(jnp.isfinite(metrics.loss) & jnp.isfinite(metrics.gradient_norm)) & (numbers <= limit)
+            good = (~jnp.any(broken) & _all_finite(state.params)) | (limit == 0)
+            low = jnp.where(good, limit, low)
+            high = jnp.where(good, high, jnp.min(jnp.where(broken, numbers, limit)))
+            settled, failed = good & (high == low + 1), high <= updates
+
             total = jnp.sum(metrics.loss) if loss.reduction == "sum" else jnp.sum(metrics.loss * share)
-            shown = metrics.loss[jnp.maximum(failed - 1, 0)]  # of the update that failed; the rest of its epoch is void
-            total = jnp.where(failed > 0, jnp.where(jnp.isfinite(shown), jnp.nan, shown), total)
+            shown = metrics.loss[jnp.minimum(low, updates - 1)]  # of the update that is not made
+            total = jnp.where(failed, jnp.where(jnp.isfinite(shown), jnp.nan, shown), total)
             after = (jnp.nan, jnp.nan)
             if held_out is not None:
                 after = evaluate(network, loss, state.params, held_out.inputs, held_out.targets, correct)
             row = (done + 1, total, jnp.sum(metrics.accuracy * share), jnp.mean(metrics.gradient_norm), *after)
             row = History(*(jnp.asarray(x, column.dtype) for x, column in zip(row, table, strict=True)))
-            table = jax.tree.map(lambda column, x: column.at[done - first].set(x), table, row)
 
             state = optimizer.observe(state, row.training_loss if held_out is None else row.validation_loss)
             judged = [criterion.update(memory, row) for criterion, memory in zip(stop, run.memories, strict=True)]
@@ -431,27 +440,38 @@ def _program(settings: _Settings, length: int) -> tuple[Callable, Callable]:
             best = run.best
             if best is not None:
                 score = scores[0](row).astype(best.score.dtype)
-                better = (failed == 0) & (score < best.score)
                 latest = Best(state.params, done + 1, score)
-                best = jax.tree.map(lambda new, old: jnp.where(better, new, old), latest, best)
-            return Run(
-                state, tuple(memory for memory, _ in judged), best, done + 1,
-                jnp.where(failed > 0, 1, ended), jnp.where(failed > 0, done * updates + failed, 0),
+                best = _where(~failed & (score < best.score), latest, best)
+            after = Run(
+                state,
+                tuple(memory for memory, _ in judged),
+                best,
+                done + 1,
+                jnp.where(failed, 1, ended),
+                jnp.where(failed, done * updates + high, 0),
                 shown.astype(run.shown.dtype),
-            ), table  # fmt: skip
+            )
+            written = jax.tree.map(lambda column, x: column.at[done - first].set(x), table, row)
+            run, table = _where(settled, (after, written), (run, table))
+            return run, table, jnp.where(settled, 0, low), jnp.where(settled, updates + 1, high)
 
         def unfinished(carry):
-            run, _ = carry
+            run, *_ = carry
             return (run.epoch - first < count) & (run.ended == 0)
 
         table = History(jnp.zeros(length, jnp.int32), *(jnp.full(length, jnp.nan, dtype) for _ in History._fields[1:]))
-        run, table = lax.while_loop(unfinished, epoch, (run, table))
+        none, beyond = jnp.zeros((), jnp.int32), jnp.asarray(updates + 1, jnp.int32)
+        run, table, *_ = lax.while_loop(unfinished, epoch, (run, table, none, beyond))
         return run, table, run.epoch - first
 
     return start, advance
 
 
 _DROPOUT = 2**32 - 1  # folded into the key of the batches, where epochs never come so far
+
+
+def _where(condition: Array, new: Any, old: Any) -> Any:
+    return jax.tree.map(lambda n, o: jnp.where(condition, n, o), new, old)
 
 
 def _all_finite(params: Params) -> Array:

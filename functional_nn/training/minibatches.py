@@ -7,6 +7,7 @@ is a sum over the batch is the same training as its mean at B times the learning
 follow the gradient's size: `gd(rate)` on the mean is `gd(rate / B)` on the sum.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -49,7 +50,7 @@ class BatchPlan:
             order = jnp.arange(examples, dtype=jnp.int32)
         else:
             key = jax.random.fold_in(key, epoch) if self.shuffle == "each_epoch" else key
-            order = jax.random.permutation(key, examples).astype(jnp.int32)
+            order = _permutation(key, examples)
         updates = self.updates(examples)
         size = self.size or examples
         filled = jnp.concatenate([order, order[: max(0, updates * size - examples)]])
@@ -92,3 +93,21 @@ def minibatch(size: int, *, shuffle: Shuffle = "each_epoch", last: Last = "kept"
 def stochastic(*, shuffle: Shuffle = "each_epoch") -> BatchPlan:
     """One example an update: stochastic gradient descent (Hagan Eq. 3.25-3.27)."""
     return minibatch(1, shuffle=shuffle)
+
+
+def _permutation(key: Array, examples: int) -> Array:
+    """The numbers 0 to Q - 1 (Q,) in random order, int32.
+
+    Random bits over each number's own, sorted as one array: on CPU five times faster than `jax.random.permutation`,
+    which sorts a second one along and took a quarter of a small network's training time. Equal random bits leave two
+    numbers in order, so it is done as often as makes that negligible: three times log(Q) random bits in all, the rule
+    of JAX's own.
+    """
+    own = max(1, (examples - 1).bit_length())
+    rounds = max(1, math.ceil(3 * math.log2(examples) / (32 - own)))
+    numbers = jnp.arange(examples, dtype=jnp.uint32)
+    order = numbers
+    for round_key in jax.random.split(key, rounds):
+        drawn = (jax.random.bits(round_key, (examples,), jnp.uint32) >> own) << own
+        order = order[jnp.sort(drawn | numbers) & ((1 << own) - 1)]
+    return order.astype(jnp.int32)
