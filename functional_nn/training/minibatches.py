@@ -107,7 +107,6 @@ def _permutation(key: Array, examples: int) -> Array:
     rounds = max(1, math.ceil(3 * math.log2(examples) / (32 - own)))
     numbers = jnp.arange(examples, dtype=jnp.uint32)
     order = numbers
-    for round_key in jax.random.split(key, rounds):
-        drawn = (jax.random.bits(round_key, (examples,), jnp.uint32) >> own) << own
-        order = order[jnp.sort(drawn | numbers) & ((1 << own) - 1)]
+    for bits in jax.random.bits(key, (rounds, examples), jnp.uint32):
+        order = order[jnp.sort((bits >> own) << own | numbers) & ((1 << own) - 1)]
     return order.astype(jnp.int32)
