@@ -24,7 +24,7 @@ from functional_nn.lab.plots import STYLE  # noqa: E402
 
 NETWORK, LOSS = fnn.multilayer((2, 1), ("linear",), bias="none"), fnn.losses.sum_square_error()
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")  # Okabe and Ito: apart for every kind of color vision
-TEXT = {  # what the texts say of a run, and of a problem (shared/worked_examples.md)
+TEXT = {  # what the texts say of a run, and of a problem, their slips mended
     ("Eq. 3.15", "GD", 0.01): "(-1.0164, -1.0164), F = 0.00108",
     ("Eq. 3.15", "GD", 0.1): "F = 19.0125 for ever",
     ("Eq. 3.15", "GD", 0.11): "diverges",

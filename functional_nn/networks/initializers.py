@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from functional_nn.precision import at_least_float32
-from functional_nn.registry import Registry, cached
+from functional_nn.registry import Registry
 
 Draw = Callable[[Array, int, int, int, jnp.dtype], tuple[Array, Array]]
 
@@ -33,14 +33,7 @@ class Initializer:
 
 
 _registry: Registry[Initializer] = Registry("initializer", Initializer)
-names, get = _registry.names, _registry.get
-
-
-def register(factory: Callable[..., Initializer]) -> Callable[..., Initializer]:
-    """Makes a factory of initializers known by its name; its results are cached. A decorator."""
-    same = cached(factory)
-    _registry.add(factory.__name__, same)
-    return same
+register, names, get = _registry.register, _registry.names, _registry.get
 
 
 def _zero_bias(name: str, weights: Callable[[Array, tuple[int, int], int, int, jnp.dtype], Array]) -> Initializer:

@@ -24,7 +24,7 @@ from jax import Array
 from functional_nn import checks
 from functional_nn.optimizers import schedules
 from functional_nn.precision import at_least_float32
-from functional_nn.registry import Registry, cached
+from functional_nn.registry import Registry
 
 State = Any
 Constant = float | Array | Callable[[Array], Array] | str
@@ -61,23 +61,7 @@ class Optimizer:
 
 
 _registry: Registry[Optimizer] = Registry("optimizer", Optimizer)
-names, get = _registry.names, _registry.get
-
-
-def register(factory: Callable[..., Optimizer]) -> Callable[..., Optimizer]:
-    """Makes a factory of optimizers known by its name; returns it, its results cached. A decorator.
-
-    Equal constants give the same object, so that what was compiled for it serves again. Raises ValueError where the
-    name is taken.
-    """
-
-    @cached
-    @functools.wraps(factory)
-    def made(*args, **keywords):
-        return factory(*args, **keywords)
-
-    _registry.add(factory.__name__, made)
-    return made
+register, names, get = _registry.register, _registry.names, _registry.get
 
 
 # The methods ----------------------------------------------------------------------------------------------------------
@@ -153,10 +137,8 @@ def nesterov(
         return now.decay * change - now.learning_rate * g, change
 
     def ahead(state):
-        now = at_step(constants, state.step)
-        return jax.tree.map(
-            lambda w, v: moved(w, in_dtype(now["decay"], v.dtype) * v), state.params, state.change
-        )  # fmt: skip
+        decay = at_step(constants["decay"], state.step)
+        return jax.tree.map(lambda w, v: moved(w, in_dtype(decay, v.dtype) * v), state.params, state.change)
 
     if form == "gradient":
         return _elementwise("nesterov", MomentumState, told_in_y, constants, options={"form": form})
@@ -552,7 +534,8 @@ def _elementwise(
 
     def update(state, grads):
         check_gradients(state.params, grads)
-        step, values = state.step + 1, at_step(constants, state.step)
+        step = state.step + 1
+        values = {constant: at_step(value, state.step) for constant, value in constants.items()}
         params, structure = jax.tree.flatten(state.params)
         columns = [structure.flatten_up_to(tree) for tree in (grads, *state[2:])]
         rows = []
@@ -568,9 +551,9 @@ def _elementwise(
     return Optimizer(name, init, update, constants | (options or {}))
 
 
-def at_step(constants: dict[str, Constant], step: Array) -> dict[str, float | Array]:
-    """The constants at a step: schedules asked, numbers as they are."""
-    return {name: value(step) if callable(value) else value for name, value in constants.items()}
+def at_step(constant: Constant, step: Array) -> float | Array:
+    """The constant at a step: schedules asked, numbers as they are."""
+    return constant(step) if callable(constant) else constant
 
 
 def in_dtype(value: float | Array, dtype) -> float | Array:

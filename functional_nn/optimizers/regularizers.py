@@ -4,7 +4,6 @@ J' = J + Omega (Lecture 2; CSE 475, 19.71.1). Penalties act on weights: whatever
 parameters. Biases and learned slopes are spared unless `biases` is true; a tree without "weights" is penalized whole.
 """
 
-import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -16,7 +15,7 @@ from jax import Array
 
 from functional_nn import checks
 from functional_nn.precision import at_least_float32
-from functional_nn.registry import Registry, cached
+from functional_nn.registry import Registry
 
 
 @dataclass(frozen=True)
@@ -36,19 +35,7 @@ class Regularizer:
 
 
 _registry: Registry[Regularizer] = Registry("regularizer", Regularizer)
-names, get = _registry.names, _registry.get
-
-
-def register(factory: Callable[..., Regularizer]) -> Callable[..., Regularizer]:
-    """Makes a factory of regularizers known by its name; returns it, its results cached. A decorator."""
-
-    @cached
-    @functools.wraps(factory)
-    def made(*args, **keywords):
-        return factory(*args, **keywords)
-
-    _registry.add(factory.__name__, made)
-    return made
+register, names, get = _registry.register, _registry.names, _registry.get
 
 
 @register

@@ -4,7 +4,6 @@ k = 0, 1, 2, ... counts the updates made so far, so that the first update uses t
 the training goes rather than on k, `reduce_on_plateau`, is a wrapper: see `optimizers.wrappers`.
 """
 
-import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +13,7 @@ import numpy as np
 from jax import Array
 
 from functional_nn import checks, precision
-from functional_nn.registry import Registry, cached
+from functional_nn.registry import Registry
 
 
 @dataclass(frozen=True)
@@ -37,19 +36,7 @@ class Schedule:
 
 
 _registry: Registry[Schedule] = Registry("schedule", Schedule)
-names, get = _registry.names, _registry.get
-
-
-def register(factory: Callable[..., Schedule]) -> Callable[..., Schedule]:
-    """Makes a factory of schedules known by its name; returns it, its results cached. A decorator."""
-
-    @cached
-    @functools.wraps(factory)
-    def made(*args, **keywords):
-        return factory(*args, **keywords)
-
-    _registry.add(factory.__name__, made)
-    return made
+register, names, get = _registry.register, _registry.names, _registry.get
 
 
 @register

@@ -58,7 +58,7 @@ def clip_by_global_norm(optimizer: Optimizer, largest: Constant) -> Optimizer:
     def clipped(state, grads):
         leaves = jax.tree.leaves(grads)
         dtype = max((at_least_float32(g.dtype) for g in leaves), key=lambda dtype: dtype.itemsize)
-        bound = first_order.in_dtype(first_order.at_step({"": largest}, state.step)[""], dtype)
+        bound = first_order.in_dtype(first_order.at_step(largest, state.step), dtype)
         norm = jnp.sqrt(sum(jnp.sum(g.astype(dtype) ** 2) for g in leaves))
         # by a quotient that cannot be 0 / 0; a norm within bounds leaves the gradient bitwise as it is
         factor = jnp.where(norm > bound, bound / jnp.maximum(norm, bound), 1)
@@ -72,9 +72,9 @@ def clip_by_value(optimizer: Optimizer, largest: Constant) -> Optimizer:
     largest = first_order.positive("clip_by_value", "largest", largest)
 
     def clipped(state, grads):
-        bound = first_order.at_step({"": largest}, state.step)[""]
-        within = lambda g, bound: jnp.clip(g, -bound, bound)  # noqa: E731
-        return jax.tree.map(lambda g: within(g, first_order.in_dtype(bound, g.dtype)), grads)
+        now = first_order.at_step(largest, state.step)
+        bounded = lambda g, bound: jnp.clip(g, -bound, bound)  # noqa: E731
+        return jax.tree.map(lambda g: bounded(g, first_order.in_dtype(now, g.dtype)), grads)
 
     return _before(optimizer, "clip_by_value", {"largest": largest}, clipped)
 
@@ -88,7 +88,7 @@ def coupled_weight_decay(optimizer: Optimizer, decay: Constant, biases: bool = F
     decay = first_order.non_negative("coupled_weight_decay", "decay", decay)
 
     def decayed(state, grads):
-        rate = first_order.at_step({"decay": decay}, state.step)["decay"]
+        rate = first_order.at_step(decay, state.step)
 
         def add(chosen, w, g):
             return g + (first_order.in_dtype(rate, g.dtype) * w).astype(g.dtype) if chosen else g
@@ -137,7 +137,7 @@ def decoupled_weight_decay(optimizer: Optimizer, decay: Constant, biases: bool =
     decay = first_order.decay_rate("decoupled_weight_decay", "decay", decay)
 
     def update(state, grads):
-        rate = first_order.at_step({"decay": decay}, state.step)["decay"]
+        rate = first_order.at_step(decay, state.step)
         after = optimizer.update(state, grads)
         updates = after.step - state.step  # 0 while gradients are only gathered
 
@@ -274,7 +274,7 @@ def average(optimizer: Optimizer, decay: Constant | None = None, start: int = 0)
     def update(state, grads):
         inner = optimizer.update(state.inner, grads)
         count = inner.step - start  # of the parameters averaged, these included
-        rate = None if decay is None else first_order.at_step({"decay": decay}, inner.step)["decay"]
+        rate = None if decay is None else first_order.at_step(decay, inner.step)
 
         def mean(a, x):
             x = x.astype(a.dtype)
