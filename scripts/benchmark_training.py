@@ -10,6 +10,7 @@ same layers at the same rate. PyTorch (eager) takes part where it is installed.
 """
 
 import time
+import warnings
 from collections.abc import Callable
 from statistics import median
 
@@ -83,8 +84,6 @@ def by_scikit_learn(network, x, t, epochs: int) -> Callable[[int], float]:
     def train(seed):
         model = MLPClassifier(hidden, activation="tanh", batch_size=BATCH, learning_rate_init=RATE, alpha=0.0,
                               max_iter=epochs, tol=0.0, n_iter_no_change=epochs + 1, random_state=seed)  # fmt: skip
-        import warnings
-
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that it has not converged after so many epochs, which nobody asked for
             return float(model.fit(x, labels).loss_)
@@ -108,7 +107,7 @@ def by_torch(network, x, t, epochs: int) -> Callable[[int], float]:
                 loss = measure(model(x[rows]), labels[rows])
                 loss.backward()
                 optimizer.step()
-        return float(loss)
+        return loss.item()
 
     return train
 

@@ -1,0 +1,95 @@
+"""The research scripts run, and what they write is what the texts say; the long ones as a small sample."""
+
+import csv
+import importlib.util
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+SCRIPTS = Path(__file__).parents[1] / "scripts"
+ALL = sorted(path.stem for path in SCRIPTS.glob("*.py"))
+
+
+def load(name):
+    spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def run(module, out, monkeypatch, *given):
+    """The rows a script writes. Users run it as it comes: without strict promotion, in its own precision."""
+    monkeypatch.setattr(sys, "argv", [module.__file__, *given, "--out", str(out)])
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        module.main()
+    with out.with_suffix(".csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_help_shows_an_example(name, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [f"scripts/{name}.py", "--help"])
+    with pytest.raises(SystemExit) as left:
+        load(name).main()
+    said = capsys.readouterr().out
+    assert left.value.code == 0 and f"python scripts/{name}.py" in said and "--out" in said or "--csv" in said
+
+
+def test_trajectories_are_the_texts(tmp_path, monkeypatch):
+    """Worked examples 1 and 2: 0.00108 at 0.01, 19.0125 for ever at the limit, 1 in P3.3, and what lies beyond."""
+    rows = run(load("quadratic_trajectories"), tmp_path / "table", monkeypatch)
+    found = {(row["problem"], row["method"], float(row["rate"])): row for row in rows}
+    for key, F in {
+        ("Eq. 3.15", "GD", 0.01): 0.00108, ("Eq. 3.15", "GD", 0.1): 19.0125, ("P3.3", "GD", 0.05): 1.0,
+    }.items():  # fmt: skip
+        assert float(found[key]["F"]) == pytest.approx(F, rel=5e-3)
+    verdicts = {key[:1] + key[2:]: row["verdict"] for key, row in found.items() if key[1] == "GD"}
+    assert verdicts == {
+        ("Eq. 3.15", 0.01): "converged", ("Eq. 3.15", 0.09): "converged", ("Eq. 3.15", 0.1): "oscillates",
+        ("Eq. 3.15", 0.11): "diverges", ("P3.3", 0.01): "converged", ("P3.3", 0.045): "converged",
+        ("P3.3", 0.05): "oscillates", ("P3.3", 0.06): "diverges",
+    }  # fmt: skip
+    assert all(float(row["F"]) < 1e-20 for row in rows if row["method"] == "Newton")
+
+
+def test_printed_formulas_differ_as_the_errata_say(tmp_path, monkeypatch):
+    rows = run(load("formula_variants"), tmp_path / "table", monkeypatch, "--steps", "320")
+    first = {(row["family"], row["variant"]): float(row["first step / own"]) for row in rows}
+    verdict = {(row["family"], row["variant"]): row["verdict"] for row in rows}
+    # at k = 1: Eq. 3.34 upside down is (1 - b1) / (1 - b2) = 100 times the right rate over sqrt, that is 10
+    assert first["adam", "Eq. 3.34 upside down"] == pytest.approx(10, rel=1e-4)
+    assert first["rmsprop", "R + gamma g^2"] == pytest.approx(1 / 3, rel=1e-4)  # sqrt(0.1 / 0.9)
+    assert first["adagrad", "full matrix G^(-1/2)"] == pytest.approx(np.sqrt(0.5), rel=1e-3)
+    assert verdict["momentum", "D = -eta g + alpha D, x - D"] == "diverges"
+    assert verdict["momentum", "D = eta g + gamma D, x - D"] == "same"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["minibatch_experiments", "vanishing_gradients", "initialization", "early_stopping_and_regularization"]
+)
+def test_experiments_run_small(name, tmp_path, monkeypatch):
+    with jax.enable_x64(False):
+        rows = run(load(name), tmp_path / "table", monkeypatch, "--seeds", "2", "--epochs", "2")
+    assert rows and (tmp_path / "table.png").exists() and (tmp_path / "table.txt").exists()
+
+
+@pytest.mark.slow
+def test_the_race_runs_small(tmp_path, monkeypatch):
+    module = load("optimizer_race")
+    module.OPTIMIZERS = {name: module.OPTIMIZERS[name] for name in ("gd", "adam", "rprop")}
+    module.HIDDEN = {"digits": 8, "diabetes": 4}
+    with jax.enable_x64(False):
+        rows = run(module, tmp_path / "table", monkeypatch, "--seeds", "2", "--epochs", "2")
+    assert {row["optimizer"] for row in rows} >= {"gd", "adam", "rprop"}
+
+
+@pytest.mark.slow
+def test_the_benchmark_runs_small(tmp_path, monkeypatch):
+    module = load("benchmark_training")
+    module.LAYERS = ((64, 8, 10),)
+    rows = run(module, tmp_path / "table", monkeypatch, "--epochs", "2", "--rounds", "1")
+    assert {row["trained by"] for row in rows} >= {"fit, again", "jitted step in a loop, again"}
