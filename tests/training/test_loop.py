@@ -183,6 +183,10 @@ def test_the_plateau_hears_the_validation_loss():
     result = run(optimizer=fnn.optimizers.reduce_on_plateau(make, 1e-9, patience=1, tolerance=0.5), epochs=9)
     # nothing ever falls by half, so: the first epoch, then a tenth at every second one after it
     assert float(result.state.learning_rate) == pytest.approx(1e-9 * 0.1**4, rel=1e-6)
+    result = run(optimizer=fnn.optimizers.reduce_on_plateau(make, 0.1, tolerance=0.0))
+    assert float(result.state.best) == result.history.validation_loss.min()
+    result = run(optimizer=fnn.optimizers.reduce_on_plateau(make, 0.1, tolerance=0.0), validation=None)
+    assert float(result.state.best) == result.history.training_loss.min()
 
 
 def test_divergence_stops_the_run_and_is_named():

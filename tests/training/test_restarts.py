@@ -34,6 +34,24 @@ def test_validation_data_judge_where_they_are_given():
     np.testing.assert_allclose(found.losses, found.outcomes.history.validation_loss[:, -1], rtol=1e-12)
 
 
+def test_a_start_that_diverged_counts_as_infinite():
+    """However low the loss of its last finite parameters."""
+
+    def gradient(network, loss):
+        right = fnn.value_and_grad(network, loss)
+
+        def from_positive_starts(params, *batch):
+            value, grads = right(params, *batch)
+            good = params["layer1"]["weights"]["input"][0, 0] > 0
+            return value, jax.tree.map(lambda g: jax.numpy.where(good, g, np.nan), grads)
+
+        return from_positive_starts
+
+    found = best_of(6, NETWORK, "binary_cross_entropy", "gd(0)", XOR, T, key=KEY, gradient=gradient, **SETTINGS)
+    assert (np.isinf(found.losses) == (np.asarray(found.outcomes.ended) == 1)).all()
+    assert 0 < np.isinf(found.losses).sum() < 6 and np.isfinite(found.losses[found.index])
+
+
 def test_a_start_that_diverged_is_never_the_best():
     linear = fnn.multilayer((2, 1), ("linear",))
     with pytest.raises(ValueError, match="all 2 starts diverged; the learning rate may be too large"):

@@ -68,6 +68,11 @@ def test_best_parameters_come_back_even_when_the_epochs_end_first(stopped):
     chex.assert_trees_all_equal(result.params, stopped.params)
 
 
+def test_the_first_of_equal_epochs_is_the_best():
+    result = run(optimizer="gd(0)", stop=early_stopping(patience=3))
+    assert int(result.best.epoch) == 1 and len(result.history.epoch) == 4
+
+
 def test_they_stay_where_restoring_is_not_wanted(stopped):
     result = run(stop=early_stopping(patience=4, restore=False))
     assert result.status == "early_stopping" and result.best is None
@@ -162,6 +167,17 @@ def test_overflow_keeps_the_last_finite_state(optimizer, dtype):
     assert result.status == "diverged" and not np.isfinite(result.history.training_loss[-1])
     failed = int(result.reason.split()[1].rstrip(","))
     assert int(result.state.step) == failed - 1 and len(result.history.epoch) == -(-failed // 3)
+
+
+@pytest.mark.parametrize("update", [2, 3])  # in the middle of an epoch of three, and its last
+def test_a_finite_gradient_may_still_overflow_the_parameters(update):
+    rate = lambda step: jnp.where(step == update - 1, 1e308, 1e-9)  # noqa: E731
+    sum_of_squares = fnn.losses.sum_square_error("sum")
+    params = jax.tree.map(lambda x: 1e3 * x, LINEAR.init(KEY))
+    result = run(LINEAR, sum_of_squares, optimizers.gd(rate), params=params, epochs=4)
+    chex.assert_tree_all_finite(result.state)
+    assert result.status == "diverged" and int(result.state.step) == update - 1
+    assert result.reason.startswith(f"update {update}, in epoch 1, was not made: its gradient or its result")
 
 
 def test_a_loss_that_is_not_finite_is_shown():
