@@ -40,24 +40,28 @@ def representable(name: str, x, dtype) -> None:
         )
 
 
-def numeric(name: str, x) -> None:
-    """Raises TypeError unless `x` is an array of numbers."""
-    dtype = getattr(x, "dtype", None)
-    if dtype is None:
+def numeric(name: str, x, dtype=None) -> None:
+    """Raises TypeError unless `x` is an array of numbers, and real ones where `dtype`, their destination, is real."""
+    given = getattr(x, "dtype", None)
+    if given is None:
         raise TypeError(f"{name}: expected an array of numbers, got {type(x).__name__}")
-    if not (jax.dtypes.issubdtype(dtype, np.number) or dtype == np.bool_):
-        raise TypeError(f"{name}: expected an array of numbers, got dtype {dtype}")
+    if not (jax.dtypes.issubdtype(given, np.number) or given == np.bool_):
+        raise TypeError(f"{name}: expected an array of numbers, got dtype {given}")
+    if dtype is not None and given.kind == "c" and np.dtype(dtype).kind != "c":
+        raise TypeError(f"{name}: expected real numbers, got dtype {given}")
+    if dtype is not None and given.kind == "c" and np.dtype(dtype).kind != "c":
+        raise TypeError(f"{name}: expected real numbers, got dtype {given}")
 
 
 def constant(owner: str, name: str, value, accepts, accepted: str):
     """A constant of `owner` itself: a Python float for every plain number, arrays and tracers as they are.
 
-    Raises ValueError where a concrete value is not what `accepts`, described as `accepted`.
+    Raises ValueError where a concrete value is not a number that `accepts`, described as `accepted`.
     """
     if not is_concrete(value) and value.shape == ():
         return value
     try:
-        right = np.ndim(value) == 0 and accepts(np.asarray(value, np.float64))
+        right = not isinstance(value, bool | str) and np.ndim(value) == 0 and accepts(np.asarray(value, np.float64))
     except (TypeError, ValueError):
         right = False
     if not right:
@@ -70,6 +74,22 @@ def integer(owner: str, name: str, value, least: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
         raise ValueError(f"{owner}{': ' if owner else ''}{name} must be an integer >= {least}, got {value!r}")
     return int(value)
+
+
+def boolean(owner: str, name: str, value) -> bool:
+    """`value` as a bool. Raises ValueError unless it is one."""
+    if not isinstance(value, bool | np.bool_):
+        raise ValueError(f"{owner}: {name} must be True or False, got {value!r}")
+    return bool(value)
+
+
+def prng_key(name: str, value) -> None:
+    """Raises TypeError unless `value` is one key as `jax.random.key` or `jax.random.PRNGKey` gives it."""
+    dtype, shape = getattr(value, "dtype", None), getattr(value, "shape", None)
+    typed = dtype is not None and jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key)
+    if not (typed and shape == ()) and not (dtype == np.uint32 and shape == (2,)):
+        given = type(value).__name__ if dtype is None else f"{dtype} of shape {shape}"
+        raise TypeError(f"{name}: expected a single key such as jax.random.key(0), got {given}")
 
 
 def one_of(owner: str, name: str, value, accepted: tuple[str, ...]) -> None:

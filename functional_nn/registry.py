@@ -94,6 +94,8 @@ class Registry(Generic[Row]):
             row = self.row.__name__
             article = "an" if row[0] in "AEIOU" else "a"
             raise TypeError(f"{self.kind}: expected a name or {article} {row}, got {type(specification).__name__}")
+        if specification.count("(") != specification.count(")"):
+            raise ValueError(f"{self.kind} {specification!r}: the parentheses do not match")
         match = _SPECIFICATION.fullmatch(specification)
         name = match.group(1) if match else specification
         name = self._aliases.get(name, name)
@@ -104,7 +106,8 @@ class Registry(Generic[Row]):
         try:
             inspect.signature(factory).bind(*positional, **keywords)
         except TypeError as error:
-            accepted = ", ".join(str(p) for p in inspect.signature(factory).parameters.values())
+            bare = (p.replace(annotation=p.empty) for p in inspect.signature(factory).parameters.values())
+            accepted = ", ".join(map(str, bare))
             raise ValueError(f"{self.kind} {specification!r}: {error} (accepted: {name}({accepted}))") from None
         return factory(*positional, **keywords)
 
@@ -134,8 +137,8 @@ def _split(text: str) -> list[str]:
 
 def _literal(text: str) -> bool | int | float | str:
     text = text.strip()
-    if text in ("True", "False"):
-        return text == "True"
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
     for convert in (int, float):
         try:
             return convert(text)

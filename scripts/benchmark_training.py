@@ -17,12 +17,13 @@ from statistics import median
 import jax
 import jax.numpy as jnp
 import numpy as np
+from sklearn.metrics import log_loss
 from sklearn.neural_network import MLPClassifier
 
 import functional_nn as fnn
 from functional_nn.lab import experiments
 from functional_nn.lab.progress import progress
-from functional_nn.training.loop import Batch
+from functional_nn.training import Batch
 
 try:
     import torch
@@ -34,20 +35,27 @@ PLAN = fnn.training.minibatch(BATCH)
 LAYERS = ((64, 32, 10), (64, 128, 10))
 
 
-def by_fit(network, x, t, epochs: int, keep: bool) -> Callable[[int], float]:
-    """seed -> training loss after it, by `fit`: compiled programs kept from call to call, or never seen before."""
+Train = Callable[[int], Callable[[], float]]  # seed -> what measures the loss on the training set afterwards
+
+
+def measured(network, params, x, t) -> float:
+    return float(fnn.training.evaluate(network, "cross_entropy", params, x, t)[0])
+
+
+def by_fit(network, x, t, epochs: int, keep: bool) -> Train:
+    """By `fit`: compiled programs kept from call to call, or never seen before."""
     loss = fnn.losses.cross_entropy()
 
     def train(seed):
         # adam's epsilon tells the settings of one first call from the next, so that each of them compiles
         optimizer = fnn.optimizers.adam(RATE, epsilon=1e-8 if keep else 1e-8 + 1e-15 * (1 + seed))
         result = fnn.fit(network, loss, optimizer, x, t, key=jax.random.key(seed), epochs=epochs, plan=PLAN)
-        return float(result.history.training_loss[-1])
+        return lambda: measured(network, result.params, x, t)
 
     return train
 
 
-def by_steps(network, x, t, epochs: int, keep: bool) -> Callable[[int], float]:
+def by_steps(network, x, t, epochs: int, keep: bool) -> Train:
     """The same updates as a jitted step called from Python, batches cut out inside it."""
     loss, optimizer = fnn.losses.cross_entropy(), fnn.optimizers.adam(RATE)
 
@@ -72,13 +80,14 @@ def by_steps(network, x, t, epochs: int, keep: bool) -> Callable[[int], float]:
         for epoch in range(epochs):
             rows = np.asarray(indices(plan_key, epoch))
             for own_rows, own_weights in zip(rows, weights, strict=True):
-                state, metrics = on_rows(state, x, t, own_rows, own_weights)
-        return float(metrics.loss)
+                state, _ = on_rows(state, x, t, own_rows, own_weights)
+        jax.block_until_ready(state)
+        return lambda: measured(network, state.params, x, t)
 
     return train
 
 
-def by_scikit_learn(network, x, t, epochs: int) -> Callable[[int], float]:
+def by_scikit_learn(network, x, t, epochs: int) -> Train:
     labels, hidden = t.argmax(axis=1), tuple(layer.size for layer in network.layers[:-1])
 
     def train(seed):
@@ -86,12 +95,13 @@ def by_scikit_learn(network, x, t, epochs: int) -> Callable[[int], float]:
                               max_iter=epochs, tol=0.0, n_iter_no_change=epochs + 1, random_state=seed)  # fmt: skip
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that it has not converged after so many epochs, which nobody asked for
-            return float(model.fit(x, labels).loss_)
+            model.fit(x, labels)
+        return lambda: float(log_loss(labels, model.predict_proba(x)))
 
     return train
 
 
-def by_torch(network, x, t, epochs: int) -> Callable[[int], float]:
+def by_torch(network, x, t, epochs: int) -> Train:
     sizes = (x.shape[1], *(layer.size for layer in network.layers))
     x, labels = torch.tensor(x), torch.tensor(t.argmax(axis=1))
 
@@ -107,12 +117,12 @@ def by_torch(network, x, t, epochs: int) -> Callable[[int], float]:
                 loss = measure(model(x[rows]), labels[rows])
                 loss.backward()
                 optimizer.step()
-        return loss.item()
+        return lambda: measure(model(x), labels).item()
 
     return train
 
 
-def measure(sizes: tuple[int, ...], epochs: int, rounds: int, advance: Callable) -> list[dict]:
+def compare(sizes: tuple[int, ...], epochs: int, rounds: int, advance: Callable) -> list[dict]:
     """A row a way of training; seconds are medians over rounds in which the ways take turns."""
     task = experiments.load("digits")
     network = fnn.multilayer(sizes, ("tanh",) * (len(sizes) - 2) + ("softmax",))
@@ -132,8 +142,9 @@ def measure(sizes: tuple[int, ...], epochs: int, rounds: int, advance: Callable)
     for number in range(rounds):
         for name, train in ways.items():
             began = time.perf_counter()
-            losses[name] = train(number)
+            loss_after = train(number)
             seconds[name].append(time.perf_counter() - began)
+            losses[name] = loss_after()
             advance(name)
     updates = epochs * PLAN.updates(len(task.inputs))
     ratio = lambda name, to: median(a / b for a, b in zip(seconds[name], seconds[to], strict=True))  # noqa: E731
@@ -145,7 +156,7 @@ def measure(sizes: tuple[int, ...], epochs: int, rounds: int, advance: Callable)
             "us an update": 1e6 * median(own) / updates,
             "/ jitted step": ratio(name, f"jitted step in a loop, {'first' if name.endswith('first') else 'again'}"),
             "/ scikit-learn": ratio(name, "scikit-learn MLPClassifier"),
-            "last loss": losses[name],
+            "training loss": losses[name],
         }
         for name, own in seconds.items()
     ]
@@ -161,7 +172,7 @@ def main() -> None:
             count[0] += 1
             bar(count[0], name)
 
-        rows = [row for sizes in LAYERS for row in measure(sizes, options.epochs, options.rounds, advance)]
+        rows = [row for sizes in LAYERS for row in compare(sizes, options.epochs, options.rounds, advance)]
     experiments.write(
         options.out,
         rows,

@@ -227,7 +227,7 @@ def _optimizer(name: str, learning_rate: float | None) -> fnn.optimizers.Optimiz
         return fnn.optimizers.get(name)
     if "(" in name:
         raise ValueError(f"optimizer {name!r} has constants of its own; give the learning rate there")
-    return fnn.optimizers.get(f"{name}({learning_rate!r})")
+    return fnn.optimizers.get(f"{name}(learning_rate={learning_rate!r})")
 
 
 def _configuration(source, settings, dataset, training, network, loss, optimizer) -> dict[str, Any]:

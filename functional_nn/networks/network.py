@@ -167,7 +167,8 @@ class Network:
         dtype = jax.tree_util.tree_leaves(params)[0].dtype
         by_name = inputs if isinstance(inputs, Mapping) else {self.inputs[0][0]: inputs}
         if set(by_name) != {name for name, _ in self.inputs}:
-            raise ValueError(f"inputs: expected {_inputs_expected(self)}, got {sorted(by_name)}")
+            given = sorted(inputs) if isinstance(inputs, Mapping) else f"a single {type(inputs).__name__}"
+            raise ValueError(f"inputs: expected {_inputs_expected(self)}, got {given}")
         prepared = {}
         for name, width in self.inputs:
             label = f"inputs[{name!r}]" if isinstance(inputs, Mapping) else "inputs"
@@ -196,7 +197,7 @@ class Network:
     def prepare_targets(self, inputs: dict[str, Array], targets: Array) -> Array:
         """Checked targets (Q, S) in the dtype of the prepared `inputs`. Raises ValueError for another shape."""
         x = next(iter(inputs.values()))
-        checks.numeric("targets", targets)
+        checks.numeric("targets", targets, x.dtype)
         expected = (x.shape[0], self.output.size)
         if targets.shape != expected:
             raise ValueError(f"targets: expected shape {expected} to match the outputs, got {targets.shape}")
@@ -317,7 +318,7 @@ def param_shapes(network: Network) -> dict[str, tuple[int, ...]]:
 
 
 def _batch(label: str, x: Array, width: int, dtype) -> Array:
-    checks.numeric(label, x)
+    checks.numeric(label, x, dtype)
     if x.ndim != 2 or x.shape[1] != width:
         raise ValueError(f"{label}: expected shape (Q, {width}), got {x.shape}")
     if x.shape[0] == 0:

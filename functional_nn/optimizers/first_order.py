@@ -186,6 +186,8 @@ def rprop(
     the tenth would move far in nine steps instead of staying (Kordecki). `minibatches=True` takes them all the same.
     Raises ValueError for constants out of range.
     """
+    checks.boolean("rprop", "backtracking", backtracking)
+    checks.boolean("rprop", "minibatches", minibatches)
     finite = lambda v: np.isfinite(v) & (v > 0)  # noqa: E731
     constants = {
         "decrease": _constant("rprop", "decrease", decrease, lambda v: (v > 0) & (v < 1), "in (0, 1)"),
@@ -325,6 +327,8 @@ def rmsprop(
         "epsilon": positive("rmsprop", "epsilon", epsilon),
     }
 
+    checks.boolean("rmsprop", "centered", centered)
+
     def plain(now, g, squares):
         squares = now.decay * squares + (1 - now.decay) * g**2
         return -now.learning_rate * g / jnp.sqrt(squares + now.epsilon), squares
@@ -454,6 +458,8 @@ def amsgrad(
     Raises ValueError for constants out of range.
     """
 
+    checks.boolean("amsgrad", "bias_correction", bias_correction)
+
     def rule(now, g, m, v, largest):
         m, v = _moments(now, g, m, v)
         lacking_m, lacking_v = (_missing(now.b1, now.k), _missing(now.b2, now.k)) if bias_correction else (1, 1)
@@ -526,13 +532,14 @@ def _elementwise(
     remembered, start = state_type._fields[2:], start or {}
 
     def init(params):
-        if not jax.tree.leaves(params):
-            raise ValueError(f"{name}: params: expected at least one array")
+        check_params(name, params)
         fill = lambda value, x: jnp.full(x.shape, value, at_least_float32(x.dtype))  # noqa: E731
         first = [jax.tree.map(functools.partial(fill, start.get(slot, 0)), params) for slot in remembered]
         return state_type(params, jnp.zeros((), jnp.int32), *first)
 
     def update(state, grads):
+        if not isinstance(state, state_type):
+            raise TypeError(f"{name}: expected the {state_type.__name__} that init gives, got {type(state).__name__}")
         check_gradients(state.params, grads)
         step = state.step + 1
         values = {constant: at_step(value, state.step) for constant, value in constants.items()}
@@ -569,14 +576,28 @@ def moved(x: Array, change: Array) -> Array:
     return jnp.where(after == x, x, after)
 
 
+def check_params(optimizer: str, params: Any) -> None:
+    """Raises ValueError for parameters without arrays, TypeError for what is no array of real numbers."""
+    leaves = checks.by_path(params)
+    if not leaves:
+        raise ValueError(f"{optimizer}: params: expected at least one array")
+    _check_real(f"{optimizer}: params", leaves)
+
+
+def _check_real(label: str, leaves: dict) -> None:
+    for path, leaf in leaves.items():
+        if not hasattr(leaf, "dtype") or not jax.dtypes.issubdtype(leaf.dtype, np.floating):
+            kind = getattr(leaf, "dtype", type(leaf).__name__)
+            raise TypeError(f"{label}: {path or 'the array'} expected an array of real numbers, got {kind}")
+
+
 def check_gradients(params: Any, grads: Any) -> None:
     """Raises ValueError at the first path where gradients do not match the parameters, TypeError for integers."""
     shape = lambda x: tuple(getattr(x, "shape", ()))  # noqa: E731
     given, expected = checks.by_path(grads), checks.by_path(params)
-    for path, leaf in given.items():
-        if not hasattr(leaf, "dtype") or not jax.dtypes.issubdtype(leaf.dtype, np.floating):
-            kind = getattr(leaf, "dtype", type(leaf).__name__)
-            raise TypeError(f"grads: {path or 'the array'} expected an array of real numbers, got {kind}")
+    if isinstance(grads, tuple | list) and not isinstance(params, tuple | list):
+        raise ValueError(f"grads: expected the structure of the parameters, got a {type(grads).__name__}")
+    _check_real("grads", given)
     if jax.tree.structure(grads) != jax.tree.structure(params) or given.keys() != expected.keys():
         checks.same_shapes("grads", dict.fromkeys(given, ()), dict.fromkeys(expected, ()), "the parameters'")
         raise ValueError(f"grads: expected the structure {jax.tree.structure(params)}, got {jax.tree.structure(grads)}")
@@ -590,8 +611,12 @@ def check_gradients(params: Any, grads: Any) -> None:
 
 def _constant(optimizer: str, name: str, value, accepts, accepted: str):
     """A checked constant; a schedule, or the name of one, stands for itself and checks its own values."""
-    if isinstance(value, str):
-        return schedules.get(value)
+    if isinstance(value, str) and "(" in value:
+        value = schedules.get(value)
+    if isinstance(value, schedules.Schedule):
+        first = value(0)
+        if checks.is_concrete(first) and not accepts(np.asarray(first)):
+            raise ValueError(f"{optimizer}: {name} must be {accepted}, got {value}, which begins with {float(first):g}")
     if callable(value):
         return value
     return checks.constant(optimizer, name, value, accepts, accepted)

@@ -85,6 +85,8 @@ def _key(entry) -> Any:
 def _penalty(name: str, constants: dict[str, Any], biases: bool, element, derivative) -> Regularizer:
     """The sum of element(w, *constants) over the penalized weights, and derivative(w, *constants) of each."""
 
+    checks.boolean(name, "biases", biases)
+
     def own(w):
         wide = w.astype(at_least_float32(w.dtype))
         strengths = [s if isinstance(s, float) else jnp.asarray(s, wide.dtype) for s in constants.values()]
@@ -128,6 +130,8 @@ def magnitude_masks(params: Any, fraction: float, scope: Literal["network", "lay
     if scope not in ("network", "layer"):
         raise ValueError(f"magnitude_masks: scope must be 'network' or 'layer', got {scope!r}")
     leaves, structure = jax.tree.flatten(params)
+    if not leaves:
+        raise ValueError("magnitude_masks: params: expected at least one array")
     chosen = jax.tree.leaves(penalized(params))
     weights = [jnp.abs(w).ravel() for w, acts in zip(leaves, chosen, strict=True) if acts]
     if scope == "network":
@@ -149,7 +153,15 @@ def _largest(magnitudes: Array, fraction) -> Array:
 
 
 def prune(params: Any, masks: Any) -> Any:
-    """The parameters, or gradients, with exact zeros where the mask is False."""
+    """The parameters, or gradients, with exact zeros where the mask is False.
+
+    Raises ValueError at the first path where the masks do not match, TypeError for masks that are not booleans.
+    """
+    shapes = lambda tree: {path: np.shape(leaf) for path, leaf in checks.by_path(tree).items()}  # noqa: E731
+    checks.same_shapes("masks", shapes(masks), shapes(params), "the parameters'")
+    for path, mask in checks.by_path(masks).items():
+        if not np.issubdtype(np.result_type(mask), np.bool_):
+            raise TypeError(f"masks: {path or 'the array'} expected booleans, got {np.result_type(mask)}")
     return jax.tree.map(lambda x, keep: jnp.where(keep, x, jnp.zeros_like(x)), params, masks)
 
 

@@ -129,7 +129,7 @@ def one_cycle(
     top = rise * steps - 1  # where the peak stands; steps - 1 is the last update
 
     def value(k):
-        up = _half_cosine(start, peak, k / max(top, 1e-9))
+        up = _half_cosine(start, peak, k / jnp.maximum(top, 1e-9))
         down = _half_cosine(peak, final, (k - top) / (steps - 1 - top))
         return jnp.where(k <= top, up, down)
 

@@ -53,6 +53,7 @@ def clip_by_global_norm(optimizer: Optimizer, largest: Constant) -> Optimizer:
 
     A norm beyond the largest number of its dtype makes the gradient zero. Raises ValueError unless `largest` is > 0.
     """
+    optimizer = first_order.get(optimizer)
     largest = first_order.positive("clip_by_global_norm", "largest", largest)
 
     def clipped(state, grads):
@@ -69,6 +70,7 @@ def clip_by_global_norm(optimizer: Optimizer, largest: Constant) -> Optimizer:
 
 def clip_by_value(optimizer: Optimizer, largest: Constant) -> Optimizer:
     """Each element of g kept within [-largest, largest]. Raises ValueError unless `largest` is > 0."""
+    optimizer = first_order.get(optimizer)
     largest = first_order.positive("clip_by_value", "largest", largest)
 
     def clipped(state, grads):
@@ -85,6 +87,7 @@ def coupled_weight_decay(optimizer: Optimizer, decay: Constant, biases: bool = F
     With gradient descent this is weight decay proper; an adaptive method divides it by its averages. Biases are
     spared unless `biases`. Raises ValueError unless `decay` is >= 0.
     """
+    optimizer, biases = first_order.get(optimizer), checks.boolean("coupled_weight_decay", "biases", biases)
     decay = first_order.non_negative("coupled_weight_decay", "decay", decay)
 
     def decayed(state, grads):
@@ -102,12 +105,15 @@ def coupled_weight_decay(optimizer: Optimizer, decay: Constant, biases: bool = F
 def keep_pruned(optimizer: Optimizer, masks: Any) -> Optimizer:
     """Weights whose mask is False start at zero and stay exactly zero: re-training after pruning, CSE 475 19.71.1.
 
-    masks: booleans in the parameters' structure, as `regularizers.magnitude_masks` gives them.
+    masks: booleans in the parameters' structure, as `regularizers.magnitude_masks` gives them. Inside `freeze` the
+    frozen layers never come by, and keep what they have; outside it they are pruned once.
     """
+    optimizer = first_order.get(optimizer)
 
     def pruned(tree):
-        # inside `freeze`, only the trained layers come by
-        own = {name: masks[name] for name in tree} if isinstance(masks, Mapping) else masks
+        own = masks  # inside `freeze`, of the trained layers only
+        if isinstance(masks, Mapping) and isinstance(tree, Mapping):
+            own = {name: mask for name, mask in masks.items() if name in tree}
         return regularizers.prune(tree, own)
 
     masked = _before(optimizer, "keep_pruned", {}, lambda state, grads: pruned(grads))
@@ -134,6 +140,7 @@ def decoupled_weight_decay(optimizer: Optimizer, decay: Constant, biases: bool =
     `decay` is the share of w lost in one update, whatever the learning rate; AdamW's lambda times its rate. Biases
     are spared unless `biases`. Raises ValueError unless `decay` is in [0, 1).
     """
+    optimizer, biases = first_order.get(optimizer), checks.boolean("decoupled_weight_decay", "biases", biases)
     decay = first_order.decay_rate("decoupled_weight_decay", "decay", decay)
 
     def update(state, grads):
@@ -182,13 +189,16 @@ def freeze(optimizer: Optimizer, layers: Sequence[str]) -> Optimizer:
     layers: top-level names of the parameters, "layer1" and so on. Raises ValueError for a name that is not one, and
     where nothing is left to train, when the optimizer meets its parameters.
     """
+    optimizer = first_order.get(optimizer)
     layers = (layers,) if isinstance(layers, str) else tuple(layers)
     trained = lambda tree: {name: own for name, own in tree.items() if name not in layers}  # noqa: E731
 
     def init(params):
         for name in layers:
             if name not in params:
-                raise ValueError("freeze: " + registry.unknown("layer", name, params))
+                raise ValueError("freeze: " + registry.unknown("layer", str(name), params))
+        if not trained(params):
+            raise ValueError("freeze: nothing is left to train")
         return FrozenState(optimizer.init(trained(params)), {name: params[name] for name in layers})
 
     def update(state, grads):
@@ -217,6 +227,7 @@ def accumulate(optimizer: Optimizer, updates: int, reduction: str = "mean") -> O
     The two are the same training at learning rates that differ by the factor `updates` (Kordecki), for methods that
     follow the gradient's size. `step` counts updates of the parameters. Raises ValueError for constants out of range.
     """
+    optimizer = first_order.get(optimizer)
     checks.integer("accumulate", "updates", updates, 1)
     checks.one_of("accumulate", "reduction", reduction, ("mean", "sum"))
 
@@ -262,6 +273,7 @@ def average(optimizer: Optimizer, decay: Constant | None = None, start: int = 0)
     exponential mean decay * average + (1 - decay) * x, without bias as it begins at the first of them. Averaging
     begins after `start` updates; before, the average is the latest. Raises ValueError for constants out of range.
     """
+    optimizer = first_order.get(optimizer)
     if decay is not None:
         decay = first_order.decay_rate("average", "decay", decay)
     checks.integer("average", "start", start, 0)
@@ -323,6 +335,8 @@ def reduce_on_plateau(
     rate = lambda v: (v >= 0) & np.isfinite(v)  # noqa: E731
     learning_rate = checks.constant(name, "learning_rate", learning_rate, rate, "a finite number >= 0")
     smallest = checks.constant(name, "smallest", smallest, rate, "a finite number >= 0")
+    if not callable(make):
+        raise TypeError(f"{name}: make must be a function of the learning rate such as optimizers.adam, got {make!r}")
     inner = make(learning_rate)
     if not isinstance(inner, Optimizer):
         raise TypeError(f"{name}: make must give an Optimizer for a learning rate, got {type(inner).__name__}")
@@ -386,7 +400,8 @@ class OptaxState(NamedTuple):
 def from_optax(transformation: Any, name: str = "optax") -> Optimizer:
     """Any object with optax's `init(params)` and `update(grads, state, params) -> (updates, state)` as an Optimizer.
 
-    Nothing is imported: only the shape counts. Raises TypeError where the two are not there.
+    Nothing is imported: only the shape counts. Transformations that also want the loss or the function itself, as
+    line searches do, do not fit. Raises TypeError where the two are not there.
     """
     for method in ("init", "update"):
         if not callable(getattr(transformation, method, None)):

@@ -1,11 +1,12 @@
 """The loop: index streams, the compiled training step, criteria for stopping, restarts, and histories."""
 
-from functional_nn.training.loop import FitResult, History, Outcome, evaluate, fit, pure_fit, train_step
+from functional_nn.training.loop import Batch, FitResult, History, Outcome, evaluate, fit, pure_fit, train_step
 from functional_nn.training.minibatches import BatchPlan, batch, minibatch, stochastic
 from functional_nn.training.restarts import Restarts, best_of
 from functional_nn.training.termination import Criterion, early_stopping, gradient_below, loss_below, no_change
 
 __all__ = [
+    "Batch",
     "BatchPlan",
     "Criterion",
     "FitResult",

@@ -58,7 +58,8 @@ class History(NamedTuple):
     training_loss and training_accuracy are those of the epoch's examples, each measured just before the update that
     used it (for `batch`, exactly those before the epoch), with neurons dropped where there is dropout and without the
     regularizer's penalty; gradient_norm, the penalty's gradient included, is the mean over the epoch's updates;
-    validation_* are measured after the epoch, no neuron dropped. nan where there is nothing to say.
+    validation_* are measured after the epoch, no neuron dropped. Each loss has the precision of the parameters. nan
+    where there is nothing to say.
     """
 
     epoch: np.ndarray
@@ -144,10 +145,16 @@ def train_step(
     correct: Correct | None = None,
     regularizer: Regularizer | None = None,
 ) -> Callable:
-    """`(state, batch) -> (state, metrics)`, pure, to be compiled by whoever calls it. `correct` as in `fit`."""
+    """`(state, batch) -> (state, metrics)`, pure, to be compiled by whoever calls it. `correct` as in `fit`.
+
+    The step takes a `training.Batch`, inputs by name. Raises ValueError where a network with dropout gets no key.
+    """
+    loss, optimizer = losses.get(loss), optimizers.get(optimizer)
     gradients_of = gradient(network, loss)
 
     def step(state, batch: Batch):
+        if network.drops and batch.key is None:
+            raise ValueError("batch: a network with dropout needs a key; give Batch(..., key=key)")
         params = optimizer.point(state)
         dropping = (batch.key,) if network.drops else ()
         value, grads = gradients_of(params, batch.inputs, batch.targets, batch.weights, *dropping)
@@ -170,6 +177,7 @@ def evaluate(
 
     inputs (Q, R) or {name: (Q, R)}, targets (Q, S); `correct` as in `fit`. Raises ValueError as `backpropagate`.
     """
+    loss = losses.get(loss)
     loss.check_outputs(network.output.activation)
     inputs = network.prepare(params, inputs)
     targets = network.prepare_targets(inputs, targets)
@@ -207,15 +215,22 @@ def fit(
     history so far) is called after every `chunk` epochs, outside the compiled program.
 
     Compiles one program, whatever `epochs` is, and keeps it for later runs with the same network, loss, optimizer,
-    plan and settings. An update whose loss, gradient or result is not finite is not made: the run stops there, keeps
-    the last finite state and says which update it was. Raises ValueError for data or settings that do not fit, before
-    anything is compiled.
+    plan and settings (the same object, where it is a wrapped optimizer). An update whose loss, gradient or result is
+    not finite is not made: the run stops there, keeps the last finite state and says which update it was. Training on
+    from `params` begins anew with everything else: moments, schedules and, with the same key, batches.
+
+    Raises ValueError or TypeError for data or settings that do not fit, before anything is compiled, and where it is
+    itself being traced.
     """
+    constants = getattr(optimizer, "constants", {})
+    if not all(map(checks.is_concrete, jax.tree.leaves((inputs, targets, key, params, validation, constants)))):
+        raise ValueError("fit is not pure and cannot be traced by jit, vmap or grad; use training.pure_fit there")
     for name, value in (("epochs", epochs), ("chunk", chunk)):
         checks.integer("", name, value, 1)
+    if not (on_chunk is None or callable(on_chunk)):
+        raise TypeError(f"on_chunk: expected a function of state and history, got {type(on_chunk).__name__}")
+    checks.prng_key("key", key)
     settings = _settle(network, loss, optimizer, plan, regularizer, stop, gradient, correct)
-    if validation is not None and not (isinstance(validation, tuple | list) and len(validation) == 2):
-        raise TypeError(f"validation: expected a pair (inputs, targets), got {type(validation).__name__}")
     init_key, plan_key = jax.random.split(key)
     params = network.init(init_key) if params is None else params
     training, held_out = _data(settings, params, inputs, targets, validation)
@@ -252,12 +267,14 @@ def pure_fit(
 
     Gives `(key, inputs, targets, validation=None, params=None) -> Outcome`, the same training as `fit` with the same
     settings and key, to rounding. The optimizer, its constants and the regularizer may be made of traced numbers:
-    `jit(vmap(lambda rate, key: pure_fit(network, loss, adam(rate), epochs=50)(key, x, t)))`.
+    `jit(vmap(lambda rate, key: pure_fit(network, loss, adam(rate), epochs=50)(key, x, t)))`. A member that diverged
+    leaves nan in its history, which `argmin` takes for the lowest. Has forward derivatives, but no reverse ones.
     """
     checks.integer("", "epochs", epochs, 1)
     settings = _settle(network, loss, optimizer, plan, regularizer, stop, gradient, correct)
 
     def train(key, inputs, targets, validation=None, params=None) -> Outcome:
+        checks.prng_key("key", key)
         init_key, plan_key = jax.random.split(key)
         params = network.init(init_key) if params is None else params
         training, held_out = _data(settings, params, inputs, targets, validation)
@@ -290,9 +307,14 @@ def _settle(network, loss, optimizer, plan, regularizer, stop, gradient, correct
     if isinstance(gradient, str) and gradient not in GRADIENTS:
         raise ValueError(registry.unknown("gradient", gradient, GRADIENTS))
     gradient = GRADIENTS[gradient] if isinstance(gradient, str) else gradient
+    for name, value, what in (("gradient", gradient, "'manual', 'automatic' or "), ("correct", correct, "")):
+        if not callable(value) and (name, value) != ("correct", None):
+            raise TypeError(f"{name}: expected {what}a function, got {value!r}")
+    if not isinstance(network, Network):
+        raise TypeError(f"network: expected fnn.multilayer(...) or fnn.graph(...), got {type(network).__name__}")
     loss, optimizer = losses.get(loss), optimizers.get(optimizer)
     regularizer = None if regularizer is None else regularizers.get(regularizer)
-    stop = (stop,) if isinstance(stop, Criterion) else tuple(stop)
+    stop = tuple(stop) if isinstance(stop, tuple | list) else (stop,)
     for criterion in stop:
         if not isinstance(criterion, Criterion):
             raise TypeError(f"stop: expected training.early_stopping(...) or the like, got {criterion!r}")
@@ -312,22 +334,27 @@ def _with_plan(settings: _Settings, examples: int) -> _Settings:
     if optimizer.full_batch and updates > 1:
         raise ValueError(
             f"{optimizer.name} compares the signs of successive gradients, which mini-batches make random: use "
-            f"plan=training.batch(), or {optimizer.name}(minibatches=True) all the same; got {updates} batches an epoch"
+            "plan=training.batch() (on the command line, --batch-size 0), or make it with minibatches=True all the "
+            f"same; got {updates} batches an epoch"
         )
     return settings._replace(plan=plan)
 
 
 def _data(settings: _Settings, params, inputs, targets, validation) -> tuple[Batch, Batch | None]:
     training = _checked(settings.network, settings.loss, params, inputs, targets)
+    for criterion in settings.stop:
+        if criterion.validation and validation is None:
+            raise ValueError(f"stop: {criterion.name} needs validation=(inputs, targets)")
+        if criterion.accuracy and not (settings.correct or settings.loss.correct):
+            raise ValueError(f"stop: {settings.loss.name} knows no right answers to count; give fit correct=...")
     if validation is None:
-        for criterion in settings.stop:
-            if criterion.validation:
-                raise ValueError(f"stop: {criterion.name} needs validation=(inputs, targets)")
         return training, None
+    if not (isinstance(validation, tuple | list) and len(validation) == 2):
+        raise TypeError(f"validation: expected a pair (inputs, targets), got {type(validation).__name__}")
     try:
         return training, _checked(settings.network, settings.loss, params, *validation)
-    except ValueError as error:
-        raise ValueError(f"validation {error}") from None
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"validation {error}") from None
 
 
 def _checked(network: Network, loss: Loss, params: Params, inputs: Inputs, targets: Array) -> Batch:
@@ -379,9 +406,9 @@ def _program(settings: _Settings, length: int) -> tuple[Callable, Callable]:
 
     def start(params) -> Run:
         zero, infinite = jnp.zeros((), jnp.int32), jnp.asarray(jnp.inf, precision.default())
-        best = Best(params, zero, infinite) if scores else None
-        memories = tuple(criterion.init() for criterion in stop)
-        return Run(optimizer.init(params), memories, best, zero, zero, zero, infinite)
+        state, memories = optimizer.init(params), tuple(criterion.init() for criterion in stop)
+        best = Best(state.params, zero, infinite) if scores else None
+        return Run(state, memories, best, zero, zero, zero, infinite)
 
     def advance(run: Run, training: Batch, held_out: Batch | None, key: Array, count) -> tuple[Run, History, Array]:
         examples = training.targets.shape[0]
@@ -483,6 +510,8 @@ def _accuracy(correct: Correct | None, outputs: Array, targets: Array, weights: 
     if correct is None:
         return jnp.full((), jnp.nan, dtype)
     right = correct(outputs, targets).astype(dtype)
+    if right.shape != outputs.shape[:1]:
+        raise ValueError(f"correct: expected shape {outputs.shape[:1]}, one answer for each example, got {right.shape}")
     if weights is None:
         return jnp.mean(right)
     return jnp.sum(right * weights.astype(dtype)) / jnp.sum(weights.astype(dtype))

@@ -29,12 +29,21 @@ class BatchPlan:
     size: B, or None for all examples at once. shuffle: "each_epoch", "once" (fixed random batches, CSE 475 19.68.1)
     or "never". last: what becomes of an incomplete last batch. "kept": an update like any other, in which each of its
     b examples counts for 1 / b of a mean loss; "weighted": that update is scaled by b / B, so that every example of
-    the epoch counts alike; "dropped": left out. Batches that are kept are filled up with examples of weight 0.
+    the epoch counts alike (in a loss that is a sum they do anyhow); "dropped": left out. Batches that are kept are
+    filled up with examples of weight 0. Raises ValueError for a size < 1 and for unknown words.
     """
 
     size: int | None
     shuffle: Shuffle = "each_epoch"
     last: Last = "kept"
+
+    def __post_init__(self):
+        if self.size is not None:
+            object.__setattr__(self, "size", checks.integer("", "batch size", self.size, 1))
+        if self.shuffle not in ("each_epoch", "once", "never"):
+            raise ValueError(f"shuffle must be 'each_epoch', 'once' or 'never', got {self.shuffle!r}")
+        if self.last not in ("kept", "dropped", "weighted"):
+            raise ValueError(f"last must be 'kept', 'dropped' or 'weighted', got {self.last!r}")
 
     def updates(self, examples: int) -> int:
         """U, the number of updates in an epoch of `examples`. Raises ValueError for a batch larger than the data."""
@@ -82,12 +91,7 @@ def batch() -> BatchPlan:
 
 def minibatch(size: int, *, shuffle: Shuffle = "each_epoch", last: Last = "kept") -> BatchPlan:
     """`size` examples an update. Raises ValueError for a size < 1 or an unknown `shuffle` or `last`."""
-    size = checks.integer("", "batch size", size, 1)
-    if shuffle not in ("each_epoch", "once", "never"):
-        raise ValueError(f"shuffle must be 'each_epoch', 'once' or 'never', got {shuffle!r}")
-    if last not in ("kept", "dropped", "weighted"):
-        raise ValueError(f"last must be 'kept', 'dropped' or 'weighted', got {last!r}")
-    return BatchPlan(size, shuffle, last)
+    return BatchPlan(checks.integer("", "batch size", size, 1), shuffle, last)
 
 
 def stochastic(*, shuffle: Shuffle = "each_epoch") -> BatchPlan:

@@ -41,6 +41,9 @@ def best_of(
     regularizer, stop, gradient, correct. Raises ValueError as `fit`, for count < 1, and where every start diverged.
     """
     checks.integer("", "count", count, 1)
+    checks.prng_key("key", key)
+    for name in settings.keys() - {"plan", "regularizer", "stop", "gradient", "correct"}:
+        raise TypeError(f"best_of takes plan, regularizer, stop, gradient and correct beside its own; got {name}=")
     loss = losses.get(loss)
     train = pure_fit(network, loss, optimizer, epochs=epochs, **settings)
     judged_on = validation if validation is not None else (inputs, targets)

@@ -20,7 +20,7 @@ class Criterion:
     """init() -> memory; update(memory, row) -> (memory, stop), where `row` is a `History` of this epoch's scalars.
 
     reason: what is to be said when it stops a run. score(row) -> what is lowest at the parameters to be restored,
-    None where the last ones stay. validation: True where it needs validation data.
+    None where the last ones stay. validation, accuracy: True where it needs validation data, and right answers.
     """
 
     name: str
@@ -29,6 +29,10 @@ class Criterion:
     reason: str
     score: Callable[[Any], Array] | None = None
     validation: bool = False
+    accuracy: bool = False
+
+    def __repr__(self) -> str:
+        return f"<criterion {self.name}: {self.reason}>"
 
 
 @cached
@@ -53,7 +57,7 @@ def no_change(tolerance: float = 1e-4, epochs: int = 5) -> Criterion:
         "no_change",
         lambda: (jnp.asarray(jnp.inf, precision.default()), jnp.zeros((), jnp.int32)),
         update,
-        f"the training loss changed by less than {tolerance:g} of itself for {epochs} epochs",
+        f"the training loss changed by less than {_said(tolerance)} of itself for {epochs} epochs",
     )
 
 
@@ -63,7 +67,7 @@ def gradient_below(norm: float) -> Criterion:
     norm = checks.constant("gradient_below", "norm", norm, lambda v: (v > 0) & np.isfinite(v), "> 0")
     return Criterion(
         "gradient_below", tuple, lambda memory, row: (memory, row.gradient_norm <= norm),
-        f"the gradient norm is at most {norm:g}",
+        f"the gradient norm is at most {_said(norm)}",
     )  # fmt: skip
 
 
@@ -73,7 +77,7 @@ def loss_below(goal: float) -> Criterion:
     goal = checks.constant("loss_below", "goal", goal, np.isfinite, "a finite number")
     return Criterion(
         "loss_below", tuple, lambda memory, row: (memory, row.training_loss <= goal),
-        f"the training loss is at most {goal:g}",
+        f"the training loss is at most {_said(goal)}",
     )  # fmt: skip
 
 
@@ -90,6 +94,7 @@ def early_stopping(
     epoch comes before patience ends. Raises ValueError for patience < 1, a negative `least`, an unknown monitor.
     """
     checks.integer("early_stopping", "patience", patience, 1)
+    checks.boolean("early_stopping", "restore", restore)
     least = checks.constant("early_stopping", "least", least, lambda v: (v >= 0) & np.isfinite(v), "a number >= 0")
     checks.one_of("early_stopping", "monitor", monitor, ("validation_loss", "validation_accuracy"))
 
@@ -110,4 +115,9 @@ def early_stopping(
         f"the {monitor.replace('_', ' ')} has not improved for {patience} epochs",
         score if restore else None,
         validation=True,
+        accuracy=monitor == "validation_accuracy",
     )
+
+
+def _said(number) -> str:
+    return f"{number:g}" if isinstance(number, float) else "a traced number"
