@@ -160,8 +160,9 @@ def prune(params: Any, masks: Any) -> Any:
     shapes = lambda tree: {path: np.shape(leaf) for path, leaf in checks.by_path(tree).items()}  # noqa: E731
     checks.same_shapes("masks", shapes(masks), shapes(params), "the parameters'")
     for path, mask in checks.by_path(masks).items():
-        if not np.issubdtype(np.result_type(mask), np.bool_):
-            raise TypeError(f"masks: {path or 'the array'} expected booleans, got {np.result_type(mask)}")
+        dtype = str(getattr(mask, "dtype", type(mask).__name__))
+        if dtype != "bool":
+            raise TypeError(f"masks: {path or 'the array'} expected booleans, got {dtype}")
     return jax.tree.map(lambda x, keep: jnp.where(keep, x, jnp.zeros_like(x)), params, masks)
 
 
