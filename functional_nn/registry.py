@@ -95,7 +95,8 @@ class Registry(Generic[Row]):
             article = "an" if row[0] in "AEIOU" else "a"
             raise TypeError(f"{self.kind}: expected a name or {article} {row}, got {type(specification).__name__}")
         if specification.count("(") != specification.count(")"):
-            raise ValueError(f"{self.kind} {specification!r}: the parentheses do not match")
+            hint = did_you_mean(specification, (*self._factories, *self._aliases))
+            raise ValueError(f"{self.kind} {specification!r}: the parentheses do not match{hint}")
         match = _SPECIFICATION.fullmatch(specification)
         name = match.group(1) if match else specification
         name = self._aliases.get(name, name)

@@ -167,7 +167,7 @@ class Network:
         dtype = jax.tree_util.tree_leaves(params)[0].dtype
         by_name = inputs if isinstance(inputs, Mapping) else {self.inputs[0][0]: inputs}
         if set(by_name) != {name for name, _ in self.inputs}:
-            given = sorted(inputs) if isinstance(inputs, Mapping) else f"a single {type(inputs).__name__}"
+            given = sorted(inputs) if isinstance(inputs, Mapping) else "a single array"
             raise ValueError(f"inputs: expected {_inputs_expected(self)}, got {given}")
         prepared = {}
         for name, width in self.inputs:

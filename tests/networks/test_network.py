@@ -380,7 +380,7 @@ def test_wrong_inputs_are_refused(inputs, error, message):
         ({"p1": (4, 2), "p2": (4, 3), "p3": (4, 1)}, "got ['p1', 'p2', 'p3']"),
         ({"p1": (4, 3), "p2": (4, 3)}, "inputs['p1']: expected shape (Q, 2), got (4, 3)"),
         ({"p1": (4, 2), "p2": (5, 3)}, "inputs: expected the same number of examples in each, got {'p1': 4, 'p2': 5}"),
-        ((4, 2), "inputs: expected {'p1': (Q, 2), 'p2': (Q, 3)}, got ['p1']"),
+        ((4, 2), "inputs: expected {'p1': (Q, 2), 'p2': (Q, 3)}, got a single array"),
     ],
 )
 def test_several_inputs_must_all_be_there_and_fit(two_inputs, inputs, message):

@@ -92,7 +92,7 @@ REFUSED = {
     "a single array for two": (
         lambda: fnn.graph(inputs={"a": 1, "b": 2}, layers=[fnn.Layer("o", 1, "linear", ("a", "b"))]).apply(
             {"o": {"weights": {"a": jnp.ones((1, 1)), "b": jnp.ones((1, 2))}, "bias": jnp.ones(1)}}, X),
-        "got a single ndarray",
+        "got a single array",
     ),
 }  # fmt: skip
 
