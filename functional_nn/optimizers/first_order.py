@@ -611,7 +611,7 @@ def check_gradients(params: Any, grads: Any) -> None:
 
 def _constant(optimizer: str, name: str, value, accepts, accepted: str):
     """A checked constant; a schedule, or the name of one, stands for itself and checks its own values."""
-    if isinstance(value, str) and "(" in value:
+    if isinstance(value, str) and not value.strip().replace(".", "", 1).isdigit():  # not a number in quotes
         value = schedules.get(value)
     if isinstance(value, schedules.Schedule):
         first = value(0)

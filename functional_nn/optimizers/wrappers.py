@@ -298,8 +298,7 @@ def average(optimizer: Optimizer, decay: Constant | None = None, start: int = 0)
 
         return AverageState(inner, jax.tree.map(mean, state.average, _iterate(inner)))
 
-    wrapped = _around(optimizer, "average", init, update, {"decay": decay, "start": start})
-    return dataclasses.replace(wrapped, point=lambda state: optimizer.point(state.inner))
+    return _around(optimizer, "average", init, update, {"decay": decay, "start": start})
 
 
 class PlateauState(NamedTuple):

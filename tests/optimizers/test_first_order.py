@@ -688,6 +688,8 @@ def test_the_bounds_of_rprop_are_in_order():
 @pytest.mark.parametrize(
     ("build", "message"),
     [
+        (lambda: optimizers.gd("fast"), "unknown schedule 'fast'"),
+        (lambda: optimizers.gd("0.1"), "gd: learning_rate must be a finite number >= 0, got '0.1'"),
         (lambda: optimizers.gd("cosin(0.1, 10)"), "unknown schedule 'cosin'; did you mean 'cosine'?"),
         (lambda: optimizers.adam("cosine(-0.1, 10)"), "cosine: initial must be a finite number >= 0, got -0.1"),
         (lambda: optimizers.get("adm"), "unknown optimizer 'adm'; did you mean 'adam'?"),
