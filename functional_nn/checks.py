@@ -49,8 +49,11 @@ def numeric(name: str, x, dtype=None) -> None:
         raise TypeError(f"{name}: expected an array of numbers, got dtype {given}")
     if dtype is not None and given.kind == "c" and np.dtype(dtype).kind != "c":
         raise TypeError(f"{name}: expected real numbers, got dtype {given}")
-    if dtype is not None and given.kind == "c" and np.dtype(dtype).kind != "c":
-        raise TypeError(f"{name}: expected real numbers, got dtype {given}")
+
+
+# what `constant` accepts, and how that is said
+NON_NEGATIVE = (lambda v: (v >= 0) & np.isfinite(v), "a finite number >= 0")
+POSITIVE = (lambda v: (v > 0) & np.isfinite(v), "a finite number > 0")
 
 
 def constant(owner: str, name: str, value, accepts, accepted: str):
@@ -102,6 +105,11 @@ def by_path(tree) -> dict:
     """The leaves of a tree by their path, such as "layer1/weights/input"."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+
+
+def shapes(tree) -> dict:
+    """The shapes of a tree's leaves by their path; () for plain numbers."""
+    return {path: np.shape(leaf) for path, leaf in by_path(tree).items()}
 
 
 def same_shapes(label: str, given: dict, expected: dict, owner: str) -> None:

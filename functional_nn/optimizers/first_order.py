@@ -133,7 +133,7 @@ def nesterov(
     checks.one_of("nesterov", "form", form, ("gradient", "look_ahead"))
 
     def told_in_y(now, g, change):
-        change = now.decay * change - now.learning_rate * g
+        change, _ = _momentum(now, g, change)
         return now.decay * change - now.learning_rate * g, change
 
     def ahead(state):
@@ -188,14 +188,13 @@ def rprop(
     """
     checks.boolean("rprop", "backtracking", backtracking)
     checks.boolean("rprop", "minibatches", minibatches)
-    finite = lambda v: np.isfinite(v) & (v > 0)  # noqa: E731
     constants = {
         "decrease": _constant("rprop", "decrease", decrease, lambda v: (v > 0) & (v < 1), "in (0, 1)"),
         "increase": _constant("rprop", "increase", increase, lambda v: (v > 1) & np.isfinite(v), "a finite number > 1"),
         "smallest": non_negative("rprop", "smallest", smallest),
-        "largest": _constant("rprop", "largest", largest, finite, "a finite number > 0"),
+        "largest": positive("rprop", "largest", largest),
     }
-    initial_step = checks.constant("rprop", "initial_step", initial_step, finite, "a finite number > 0")
+    initial_step = checks.constant("rprop", "initial_step", initial_step, *checks.POSITIVE)
     bounds = (constants["smallest"], initial_step, constants["largest"])
     if all(isinstance(value, float) for value in bounds) and not bounds[0] <= bounds[1] <= bounds[2]:
         raise ValueError(
@@ -247,8 +246,7 @@ def adagrad(learning_rate: Constant = 0.01, epsilon: Constant = 1e-10, initial: 
         "learning_rate": non_negative("adagrad", "learning_rate", learning_rate),
         "epsilon": positive("adagrad", "epsilon", epsilon),
     }
-    accepts = lambda v: (v >= 0) & np.isfinite(v)  # noqa: E731
-    initial = checks.constant("adagrad", "initial", initial, accepts, "a finite number >= 0")
+    initial = checks.constant("adagrad", "initial", initial, *checks.NON_NEGATIVE)
 
     def rule(now, g, total):
         total = total + g**2
@@ -593,17 +591,12 @@ def _check_real(label: str, leaves: dict) -> None:
 
 def check_gradients(params: Any, grads: Any) -> None:
     """Raises ValueError at the first path where gradients do not match the parameters, TypeError for integers."""
-    shape = lambda x: tuple(getattr(x, "shape", ()))  # noqa: E731
-    given, expected = checks.by_path(grads), checks.by_path(params)
     if isinstance(grads, tuple | list) and not isinstance(params, tuple | list):
         raise ValueError(f"grads: expected the structure of the parameters, got a {type(grads).__name__}")
-    _check_real("grads", given)
-    if jax.tree.structure(grads) != jax.tree.structure(params) or given.keys() != expected.keys():
-        checks.same_shapes("grads", dict.fromkeys(given, ()), dict.fromkeys(expected, ()), "the parameters'")
+    _check_real("grads", checks.by_path(grads))
+    checks.same_shapes("grads", checks.shapes(grads), checks.shapes(params), "the parameters'")
+    if jax.tree.structure(grads) != jax.tree.structure(params):
         raise ValueError(f"grads: expected the structure {jax.tree.structure(params)}, got {jax.tree.structure(grads)}")
-    checks.same_shapes(
-        "grads", {p: shape(x) for p, x in given.items()}, {p: shape(x) for p, x in expected.items()}, "the parameters'"
-    )
 
 
 # Their constants ------------------------------------------------------------------------------------------------------
@@ -624,13 +617,13 @@ def _constant(optimizer: str, name: str, value, accepts, accepted: str):
 
 def non_negative(optimizer: str, name: str, value):
     """Checks a finite number >= 0."""
-    return _constant(optimizer, name, value, lambda v: (v >= 0) & np.isfinite(v), "a finite number >= 0")
+    return _constant(optimizer, name, value, *checks.NON_NEGATIVE)
 
 
 def positive(optimizer: str, name: str, value):
     """Checks a finite number > 0."""
     # 0 / 0 where a gradient has always been zero
-    return _constant(optimizer, name, value, lambda v: (v > 0) & np.isfinite(v), "a finite number > 0")
+    return _constant(optimizer, name, value, *checks.POSITIVE)
 
 
 def decay_rate(optimizer: str, name: str, value):

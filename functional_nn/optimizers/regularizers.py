@@ -14,6 +14,7 @@ import numpy as np
 from jax import Array
 
 from functional_nn import checks
+from functional_nn.optimizers.first_order import in_dtype
 from functional_nn.precision import at_least_float32
 from functional_nn.registry import Registry
 
@@ -84,37 +85,28 @@ def _key(entry) -> Any:
 
 def _penalty(name: str, constants: dict[str, Any], biases: bool, element, derivative) -> Regularizer:
     """The sum of element(w, *constants) over the penalized weights, and derivative(w, *constants) of each."""
-
     checks.boolean(name, "biases", biases)
 
-    def own(w):
+    def with_strengths(w):
         wide = w.astype(at_least_float32(w.dtype))
-        strengths = [s if isinstance(s, float) else jnp.asarray(s, wide.dtype) for s in constants.values()]
-        return wide, strengths
+        return wide, *(in_dtype(strength, wide.dtype) for strength in constants.values())
 
     def value(params):
         chosen = zip(jax.tree.leaves(penalized(params, biases)), jax.tree.leaves(params), strict=True)
-        terms = [(w.dtype, jnp.sum(element(*_spread(own(w))))) for acts, w in chosen if acts]
+        terms = [(w.dtype, jnp.sum(element(*with_strengths(w)))) for acts, w in chosen if acts]
         return sum(term for _, term in terms).astype(terms[0][0])
 
     def gradient(params):
         return jax.tree.map(
-            lambda acts, w: derivative(*_spread(own(w))).astype(w.dtype) if acts else jnp.zeros_like(w),
+            lambda acts, w: derivative(*with_strengths(w)).astype(w.dtype) if acts else jnp.zeros_like(w),
             penalized(params, biases), params,
         )  # fmt: skip
 
     return Regularizer(name, value, gradient, constants | {"biases": biases})
 
 
-def _spread(wide_and_strengths):
-    wide, strengths = wide_and_strengths
-    return wide, *strengths
-
-
 def _strength(regularizer: str, name: str, value):
-    return checks.constant(
-        regularizer, name, value, lambda v: (v >= 0) & np.isfinite(v), "a finite number >= 0"
-    )  # fmt: skip
+    return checks.constant(regularizer, name, value, *checks.NON_NEGATIVE)
 
 
 # Pruning: the L0 norm -------------------------------------------------------------------------------------------------
@@ -127,8 +119,7 @@ def magnitude_masks(params: Any, fraction: float, scope: Literal["network", "lay
     equal magnitudes the first go. Biases stay. Raises ValueError for a fraction outside [0, 1) or an unknown scope.
     """
     fraction = checks.constant("magnitude_masks", "fraction", fraction, lambda v: (v >= 0) & (v < 1), "in [0, 1)")
-    if scope not in ("network", "layer"):
-        raise ValueError(f"magnitude_masks: scope must be 'network' or 'layer', got {scope!r}")
+    checks.one_of("magnitude_masks", "scope", scope, ("network", "layer"))
     leaves, structure = jax.tree.flatten(params)
     if not leaves:
         raise ValueError("magnitude_masks: params: expected at least one array")
@@ -157,8 +148,7 @@ def prune(params: Any, masks: Any) -> Any:
 
     Raises ValueError at the first path where the masks do not match, TypeError for masks that are not booleans.
     """
-    shapes = lambda tree: {path: np.shape(leaf) for path, leaf in checks.by_path(tree).items()}  # noqa: E731
-    checks.same_shapes("masks", shapes(masks), shapes(params), "the parameters'")
+    checks.same_shapes("masks", checks.shapes(masks), checks.shapes(params), "the parameters'")
     for path, mask in checks.by_path(masks).items():
         dtype = str(getattr(mask, "dtype", type(mask).__name__))
         if dtype != "bool":

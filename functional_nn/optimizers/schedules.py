@@ -159,7 +159,7 @@ def _half_cosine(first, last, share: Array) -> Array:
 
 
 def _rate(schedule: str, name: str, value):
-    return checks.constant(schedule, name, value, lambda v: (v >= 0) & np.isfinite(v), "a finite number >= 0")
+    return checks.constant(schedule, name, value, *checks.NON_NEGATIVE)
 
 
 def _factor(schedule: str, name: str, value):

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
 from functional_nn import checks, registry
@@ -331,9 +330,8 @@ def reduce_on_plateau(
     defaults. Raises ValueError for constants out of range.
     """
     name = "reduce_on_plateau"
-    rate = lambda v: (v >= 0) & np.isfinite(v)  # noqa: E731
-    learning_rate = checks.constant(name, "learning_rate", learning_rate, rate, "a finite number >= 0")
-    smallest = checks.constant(name, "smallest", smallest, rate, "a finite number >= 0")
+    learning_rate = checks.constant(name, "learning_rate", learning_rate, *checks.NON_NEGATIVE)
+    smallest = checks.constant(name, "smallest", smallest, *checks.NON_NEGATIVE)
     if not callable(make):
         raise TypeError(f"{name}: make must be a function of the learning rate such as optimizers.adam, got {make!r}")
     inner = make(learning_rate)

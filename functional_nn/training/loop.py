@@ -417,7 +417,8 @@ def _program(settings: _Settings, length: int) -> tuple[Callable, Callable]:
         weights, scales = plan.weights(examples), plan.scales(examples)
         if loss.reduction == "sum":
             scales = None  # a sum over b examples is b / B of one over B as it is
-        share = jnp.asarray(plan.counts(examples) / plan.counts(examples).sum(), dtype)  # of the epoch's examples
+        counts = plan.counts(examples)
+        share = jnp.asarray(counts / counts.sum(), dtype)  # of the epoch's examples
         dropout_key = jax.random.fold_in(key, _DROPOUT)
 
         numbers = np.arange(1, updates + 1, dtype=np.int32)
