@@ -7,7 +7,7 @@
 """
 
 from functional_nn import optimizers, training
-from functional_nn.gradients import comparison
+from functional_nn.gradients import comparison, curvature, quantities
 from functional_nn.gradients.backprop import (
     Backpropagation,
     backpropagate,
@@ -38,6 +38,7 @@ __all__ = [
     "compare",
     "compare_callables",
     "comparison",
+    "curvature",
     "differentiable",
     "fit",
     "graph",
@@ -47,6 +48,7 @@ __all__ = [
     "objective",
     "one_hot",
     "optimizers",
+    "quantities",
     "sensitivities",
     "training",
     "value_and_grad",

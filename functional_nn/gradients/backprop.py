@@ -27,12 +27,13 @@ class Sweep(NamedTuple):
     """One backward pass.
 
     sensitivities: {layer: dF/dn (Q, S)}, (Q, S k) for maxout; learned: {layer: {name: (Q, S)}}, what each example
-    adds to dF/d of a learned activation parameter; input_gradients: {input: dF/dp (Q, R)}, {} unless asked for.
+    adds to dF/d of a learned activation parameter; output_gradients: {name: dF/da (Q, S)} of every layer that
+    another reads, and of the network's inputs, dF/dp (Q, R), where asked for.
     """
 
     sensitivities: dict[str, Array]
     learned: dict[str, dict[str, Array]]
-    input_gradients: dict[str, Array]
+    output_gradients: dict[str, Array]
 
 
 class Backpropagation(NamedTuple):
@@ -76,7 +77,7 @@ def backpropagate(
         loss_value(network, loss, trace, targets, weights),
         contract(network, params, trace, swept),
         swept.sensitivities,
-        swept.input_gradients,
+        of_inputs(network, swept) if input_gradients else {},
         trace,
     )
 
@@ -139,7 +140,7 @@ def differentiable(network: Network) -> Callable[[Params, Inputs], Array]:
     def apply_backward(residuals, g):
         params, trace = residuals
         swept = sweep(network, params, trace, pullback(network.output, params, trace, g), input_gradients=True)
-        return contract(network, params, trace, swept), swept.input_gradients
+        return contract(network, params, trace, swept), of_inputs(network, swept)
 
     apply.defvjp(apply_forward, apply_backward)
     return lambda params, inputs: apply(params, network.prepare(params, inputs))
@@ -173,12 +174,17 @@ def sweep(network: Network, params: Params, trace: Trace, started: Started, inpu
     s, learned, g = {}, {}, {}
     for layer in reversed(network.layers):
         name = layer.name
-        s[name], learned[name] = started if layer is network.output else pullback(layer, params, trace, g.pop(name))
+        s[name], learned[name] = started if layer is network.output else pullback(layer, params, trace, g[name])
         for source in layer.sources:
             if input_gradients or source in params:  # what has parameters is a layer
                 back = lax.dot(s[name], params[name]["weights"][source])  # (Q, S) (S, R), Eq. 3.47
                 g[source] = g[source] + back if source in g else back  # fan-out: E3.4
     return Sweep(s, learned, g)
+
+
+def of_inputs(network: Network, swept: Sweep) -> dict[str, Array]:
+    """dF/dp by name of the input, from a sweep that was asked for it."""
+    return {name: swept.output_gradients[name] for name, _ in network.inputs}
 
 
 def pullback(layer: Layer, params: Params, trace: Trace, g: Array) -> Started:
@@ -195,7 +201,7 @@ def contract(network: Network, params: Params, trace: Trace, swept: Sweep) -> Pa
     gradients = {}
     for layer in network.layers:
         s = swept.sensitivities[layer.name]
-        own = {"weights": {source: _sum_of_outer_products(s, trace.activations[source]) for source in layer.sources}}
+        own = {"weights": {source: sum_of_outer_products(s, trace.activations[source]) for source in layer.sources}}
         if layer.bias != "none":
             own["bias"] = sum_like(params[layer.name]["bias"], s)
         for name, contribution in swept.learned[layer.name].items():
@@ -204,20 +210,21 @@ def contract(network: Network, params: Params, trace: Trace, swept: Sweep) -> Pa
     return gradients
 
 
-def _sum_of_outer_products(s: Array, a: Array) -> Array:
-    # sum_q s_q a_q^T: (Q, S), (Q, R) -> (S, R)
+def sum_of_outer_products(s: Array, a: Array) -> Array:
+    """sum_q s_q a_q^T: (Q, S), (Q, R) -> (S, R)."""
     return lax.dot_general(s, a, (((0,), (0,)), ((), ())))
 
 
 def sum_like(parameter: Array, contributions: Array) -> Array:
     """Contributions (Q, S) summed to the parameter's shape: (S,), or (1,) where it serves all neurons."""
-    summed = _sum_over_examples(contributions)
+    summed = sum_over_examples(contributions)
     return summed if parameter.shape == summed.shape else jnp.sum(summed).reshape(1)
 
 
-def _sum_over_examples(contributions: Array) -> Array:
-    # (Q, S) -> (S,) as a product with ones: on CPU, XLA's own column sum of a large batch costs up to a tenth of the
-    # whole gradient. Full precision is asked for because accelerators round the factors of a product otherwise.
+def sum_over_examples(contributions: Array) -> Array:
+    """(Q, S) -> (S,)."""
+    # As a product with ones: on CPU, XLA's own column sum of a large batch costs up to a tenth of the whole gradient.
+    # Full precision is asked for because accelerators round the factors of a product otherwise.
     ones = jnp.ones(contributions.shape[0], contributions.dtype)
     return lax.dot(ones, contributions, precision=lax.Precision.HIGHEST)
 

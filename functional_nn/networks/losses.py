@@ -31,11 +31,24 @@ _RANGES: tuple[Range, ...] = ("real", "unit interval", "distribution")  # each i
 
 
 @dataclass(frozen=True)
+class Curvature:
+    """The second derivative H_q (S, S) of F_q by the x that it reads: outputs, or net inputs in a fused pair.
+
+    product(r, x, t) -> H_q r_q (Q, S). root(x, t) -> V (Q, C, S), sum_c V_qc V_qc^T = H_q: the columns that curvature
+    is swept back with; None where H_q may have negative eigenvalues.
+    """
+
+    product: Callable[[Array, Array, Array], Array]
+    root: Callable[[Array, Array], Array] | None
+
+
+@dataclass(frozen=True)
 class FusedPair:
     """F_q and dF_q/dn of an output activation and a loss together, from net inputs: (n, t) -> (Q,) and (Q, S)."""
 
     value: Callable[[Array, Array], Array]
     gradient: Callable[[Array, Array], Array]
+    curvature: Curvature | None = None
 
 
 @dataclass(frozen=True)
@@ -44,6 +57,7 @@ class Loss:
 
     example_value(a, t) -> F_q (Q,); example_gradient(a, t) -> dF_q/da (Q, S).
     fused: output activation's name -> FusedPair.
+    curvature: its second derivative by the outputs; only second derivatives of the network ask for it.
     needs: what the outputs must be; targets: what concrete targets must be.
     correct(a, t) -> (Q,) booleans, which examples are classified rightly; None where the question has no sense.
     kink_distance(a, t) -> (Q, S), as in `Activation`.
@@ -58,6 +72,7 @@ class Loss:
     targets: Literal["real", "non-negative", "unit interval", "distribution", "positive", "signs", "one-hot"] = "real"
     correct: Callable[[Array, Array], Array] | None = None
     kink_distance: Callable[[Array, Array], Array] | None = None
+    curvature: Curvature | None = None
 
     def __repr__(self) -> str:
         return f"<loss {self.name}({self.reduction})>"
@@ -82,6 +97,22 @@ class Loss:
         """
         pair = self.fused.get(activation.name)
         return pair if pair and activations.get(activation.name) is activation else None
+
+    def convex_in(self, activation: Activation) -> tuple[Literal["net_inputs", "outputs"], Curvature]:
+        """What of the output layer F_q is a convex function of, and its curvature there: where Gauss-Newton splits F.
+
+        The net inputs of a fused pair that is convex in them, else the outputs. Raises ValueError where the loss was
+        given no such curvature.
+        """
+        pair = self.fused_with(activation)
+        if pair and pair.curvature and pair.curvature.root:
+            return "net_inputs", pair.curvature
+        if self.curvature and self.curvature.root:
+            return "outputs", self.curvature
+        raise ValueError(
+            f"loss {self.name!r} has no second derivative with a root, which Gauss-Newton quantities need; give it "
+            "curvature=losses.Curvature(product, root)"
+        )
 
     def reduce(self, example_values: Array, weights: Array | None = None) -> Array:
         """sum_q w_q F_q, over sum_q w_q for "mean": (Q,) -> scalar."""
@@ -166,6 +197,42 @@ def one_hot(labels, classes: int, dtype=None) -> Array:
     return jnp.where(inside[:, None], jax.nn.one_hot(labels, classes, dtype=dtype), jnp.nan)
 
 
+# Second derivatives ---------------------------------------------------------------------------------------------------
+
+
+def _diagonal(second_derivative: Callable[[Array, Array], Array]) -> Curvature:
+    """The curvature of a loss that is a sum over its outputs, from d2F_q/dx2 (Q, S) >= 0."""
+
+    def root(x, t):
+        return jnp.sqrt(second_derivative(x, t))[:, None, :] * jnp.eye(x.shape[-1], dtype=x.dtype)[None, :, :]
+
+    return Curvature(lambda r, x, t: second_derivative(x, t) * r, root)
+
+
+_flat = _diagonal(lambda x, t: jnp.zeros_like(x))  # pieces of planes
+
+
+def _away_from_mean(p, r):
+    # r - sum_i p_i r_i, of each row
+    return r - jnp.sum(p * r, axis=-1, keepdims=True)
+
+
+def _softmax_root(n, t):
+    # sum(t) (diag(p) - p p^T) as a sum of squares: sqrt(p_c) (e_c - p)
+    p = jnp.exp(_log_softmax(n))
+    scale = jnp.sqrt(p * jnp.sum(t, axis=-1, keepdims=True))
+    return scale[:, :, None] * (jnp.eye(p.shape[-1], dtype=p.dtype)[None, :, :] - p[:, None, :])
+
+
+def _softmax_product(r, n, t):
+    p = jnp.exp(_log_softmax(n))
+    return jnp.sum(t, axis=-1, keepdims=True) * p * _away_from_mean(p, r)
+
+
+# Shared, as the first derivative is, by cross-entropy and Kullback-Leibler
+_softmax_curvature = Curvature(_softmax_product, _softmax_root)
+
+
 # What a right answer is -----------------------------------------------------------------------------------------------
 
 
@@ -193,19 +260,32 @@ def mean_square_error(reduction: Reduction = "mean") -> Loss:
         reduction,
         lambda a, t: jnp.sum((t - a) ** 2, axis=-1) / a.shape[-1],
         lambda a, t: (a - t) * (2 / a.shape[-1]),
+        curvature=_diagonal(lambda a, t: jnp.full_like(a, 2 / a.shape[-1])),
     )
 
 
 @register
 def sum_square_error(reduction: Reduction = "sum") -> Loss:
     """F = sum_q sum_i (t - a)^2: Hagan Eq. 3.17, CSE 475 19.71."""
-    return Loss("sum_square_error", reduction, lambda a, t: 2 * _half_square_sum(a, t), lambda a, t: 2 * (a - t))
+    return Loss(
+        "sum_square_error",
+        reduction,
+        lambda a, t: 2 * _half_square_sum(a, t),
+        lambda a, t: 2 * (a - t),
+        curvature=_diagonal(lambda a, t: jnp.full_like(a, 2)),
+    )
 
 
 @register
 def half_sum_square_error(reduction: Reduction = "sum") -> Loss:
     """F = 1/2 sum_q sum_i (t - a)^2: Kordecki; blog 001 Eq. 5."""
-    return Loss("half_sum_square_error", reduction, _half_square_sum, lambda a, t: a - t)
+    return Loss(
+        "half_sum_square_error",
+        reduction,
+        _half_square_sum,
+        lambda a, t: a - t,
+        curvature=_diagonal(lambda a, t: jnp.ones_like(a)),
+    )
 
 
 # Errors of classification, from probabilities -------------------------------------------------------------------------
@@ -240,6 +320,10 @@ def _minus_target_over_output(a, t):
     return jnp.where(t == 0, 0, -t / jnp.where(t == 0, 1, a))  # Hagan E3.6
 
 
+def _target_over_square(a, t):
+    return jnp.where(t == 0, 0, t / jnp.where(t == 0, 1, a) ** 2)
+
+
 def _log_where(t, a):
     # ln a where a target asks for it; the rest is masked before the logarithm so that autodiff never meets 0 inf
     return jnp.log(jnp.where(t == 0, 1, a))
@@ -253,10 +337,13 @@ def cross_entropy(reduction: Reduction = "mean") -> Loss:
         reduction,
         lambda a, t: -_weighted(t, _log_where(t, a)),
         _minus_target_over_output,
-        fused={"softmax": FusedPair(lambda n, t: -_weighted(t, _log_softmax(n)), _softmax_minus_target)},
+        fused={
+            "softmax": FusedPair(lambda n, t: -_weighted(t, _log_softmax(n)), _softmax_minus_target, _softmax_curvature)
+        },
         needs="unit interval",
         targets="non-negative",
         correct=largest,
+        curvature=_diagonal(_target_over_square),
     )
 
 
@@ -280,11 +367,13 @@ def binary_cross_entropy(reduction: Reduction = "mean") -> Loss:
             "sigmoid": FusedPair(
                 lambda n, t: jnp.sum(_softplus(n), axis=-1) - _weighted(t, n),
                 lambda n, t: lax.logistic(n) - t,
+                _diagonal(lambda n, t: lax.logistic(n) * lax.logistic(-n)),
             )
         },
         needs="unit interval",
         targets="unit interval",
         correct=_above(0.5),
+        curvature=_diagonal(lambda a, t: _target_over_square(a, t) + _target_over_square(1 - a, 1 - t)),
     )
 
 
@@ -300,11 +389,16 @@ def kullback_leibler(reduction: Reduction = "mean") -> Loss:
         lambda a, t: _entropy_terms(t) - _weighted(t, _log_where(t, a)),
         _minus_target_over_output,
         fused={
-            "softmax": FusedPair(lambda n, t: _entropy_terms(t) - _weighted(t, _log_softmax(n)), _softmax_minus_target)
+            "softmax": FusedPair(
+                lambda n, t: _entropy_terms(t) - _weighted(t, _log_softmax(n)),
+                _softmax_minus_target,
+                _softmax_curvature,
+            )
         },
         needs="distribution",
         targets="distribution",
         correct=largest,
+        curvature=_diagonal(_target_over_square),
     )
 
 
@@ -315,6 +409,15 @@ def _symmetric_fused_gradient(n, t):
     ratio = log_a - jnp.log(t)
     mean_ratio = jnp.sum(a * ratio, axis=-1, keepdims=True)
     return a * (jnp.sum(t, axis=-1, keepdims=True) + ratio - mean_ratio) - t
+
+
+def _symmetric_fused_product(r, n, t):
+    # the derivative of the line above along r: of ln a it is r less its mean, of a it is a times that
+    log_a = _log_softmax(n)
+    a = jnp.exp(log_a)
+    ratio, r_log = log_a - jnp.log(t), _away_from_mean(a, r)
+    total = jnp.sum(t, axis=-1, keepdims=True)
+    return a * (r_log * (total + _away_from_mean(a, ratio) + 1) - jnp.sum(a * r_log * ratio, axis=-1, keepdims=True))
 
 
 @register
@@ -329,11 +432,13 @@ def symmetric_kullback_leibler(reduction: Reduction = "mean") -> Loss:
             "softmax": FusedPair(
                 lambda n, t: jnp.sum((t - jnp.exp(_log_softmax(n))) * (jnp.log(t) - _log_softmax(n)), axis=-1),
                 _symmetric_fused_gradient,
+                Curvature(_symmetric_fused_product, None),
             )
         },
         needs="distribution",
         targets="positive",
         correct=largest,
+        curvature=_diagonal(lambda a, t: 1 / a + t / a**2),
     )
 
 
@@ -362,18 +467,47 @@ def bhattacharyya(reduction: Reduction = "mean") -> Loss:
         return jnp.where(t == 0, 0, -roots / (2 * a * jnp.sum(roots, axis=-1, keepdims=True)))
 
     def fused_gradient(n, t):
+        a, u = fused_distributions(n, t)
+        return (a - u) / 2
+
+    def fused_distributions(n, t):
+        # a, and u = sqrt(t a) / sum sqrt(t a)
         terms = _geometric(t, _log_softmax(n))
-        return (jnp.exp(_log_softmax(n)) - jnp.exp(terms - _log_sum_exp(terms)[..., None])) / 2
+        return jnp.exp(_log_softmax(n)), jnp.exp(terms - _log_sum_exp(terms)[..., None])
+
+    def fused_product(r, n, t):
+        a, u = fused_distributions(n, t)
+        return a * _away_from_mean(a, r) / 2 - u * _away_from_mean(u, r) / 4
+
+    def over_output(a, t):
+        # sqrt(t a) / (a sum sqrt(t a)), which is -2 dF/da
+        return -2 * gradient(a, t)
+
+    def product(r, a, t):
+        v = over_output(a, t)
+        return (jnp.where(t == 0, 0, v / a) * r + v * jnp.sum(v * r, axis=-1, keepdims=True)) / 4
+
+    def root(a, t):
+        v = over_output(a, t)
+        columns = jnp.sqrt(jnp.where(t == 0, 0, v / a))[:, None, :] * jnp.eye(a.shape[-1], dtype=a.dtype)[None, :, :]
+        return jnp.concatenate([columns, v[:, None, :]], axis=1) / 2
 
     return Loss(
         "bhattacharyya",
         reduction,
         lambda a, t: -jnp.log(jnp.sum(_root_products(a, t), axis=-1)),
         gradient,
-        fused={"softmax": FusedPair(lambda n, t: -_log_sum_exp(_geometric(t, _log_softmax(n))), fused_gradient)},
+        fused={
+            "softmax": FusedPair(
+                lambda n, t: -_log_sum_exp(_geometric(t, _log_softmax(n))),
+                fused_gradient,
+                Curvature(fused_product, None),
+            )
+        },
         needs="distribution",
         targets="distribution",
         correct=largest,
+        curvature=Curvature(product, root),
     )
 
 
@@ -391,6 +525,7 @@ def hinge(reduction: Reduction = "mean") -> Loss:
         targets="signs",
         correct=_above(0.0),
         kink_distance=lambda a, t: jnp.abs(1 - t * a),
+        curvature=_flat,
     )
 
 
@@ -418,6 +553,7 @@ def multiclass_hinge(reduction: Reduction = "mean") -> Loss:
         targets="one-hot",
         correct=largest,
         kink_distance=lambda a, t: jnp.abs(margins(a, t)),
+        curvature=_flat,
     )
 
 
@@ -431,4 +567,5 @@ def logistic(reduction: Reduction = "mean") -> Loss:
         lambda a, t: -t * lax.logistic(-t * a),
         targets="signs",
         correct=_above(0.0),
+        curvature=_diagonal(lambda a, t: t**2 * lax.logistic(a) * lax.logistic(-a)),
     )

@@ -1,0 +1,431 @@
+"""Second derivatives by hand: Pearlmutter's R-operator carried through the forward pass and the recursion.
+
+Letters: Q examples, S neurons of a layer, P parameters in all, v a direction in the space of the parameters;
+R{x} = dx(params + r v)/dr at r = 0 (Pearlmutter 1994, Eq. 2). R{} of a product is a product's derivative, so that each
+line below is one line of the recursion, differentiated:
+
+    forward      R{n^m} = sum over its sources j of V^(m,j) a^j + W^(m,j) R{a^j}, plus v_b;  R{a^m} = F'(n^m) R{n^m}
+    start        R{s^M}, from the loss's second derivative
+    recursion    R{g^m} = sum over the layers l that read m of R{s^l} W^(l,m) + s^l V^(l,m)
+                 R{s^m} = F'(n^m)^T R{g^m} + (F''(n^m) R{n^m})^T g^m
+    contraction  R{dF/dW^(m,j)} = R{s^m}^T a^j + s^m^T R{a^j},  R{dF/db^m} = sum_q R{s^m}
+
+and the last is H v, exactly, for the cost of two gradients. Leaving out every term with s or g gives the Gauss-Newton
+product. At a kink, F'' is 0. Matrices and vectors over all parameters are in `jax.flatten_util.ravel_pytree`'s order.
+"""
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.flatten_util import ravel_pytree
+
+from functional_nn import checks
+from functional_nn.gradients import backprop
+from functional_nn.gradients.backprop import Sweep
+from functional_nn.gradients.views import BLOCK, BUDGET, Examples, View, check_budget, in_blocks, prepare
+from functional_nn.networks import losses
+from functional_nn.networks.losses import Loss
+from functional_nn.networks.network import Inputs, Network, Params, theta
+
+Matrix = Literal["hessian", "gauss_newton"]
+Product = Callable[[Params], Params]
+
+
+# Products -------------------------------------------------------------------------------------------------------------
+
+
+def hessian_vector_product(
+    network: Network,
+    loss: Loss | str,
+    params: Params,
+    inputs: Inputs,
+    targets: Array,
+    vector: Params,
+    *,
+    weights: Array | None = None,
+    block: int | None = BLOCK,
+) -> Params:
+    """H v in the parameters' structure, H = d2F/dparams2; vector: v, in that structure, shapes and dtype.
+
+    Raises as `products`.
+    """
+    return products(network, loss, params, inputs, targets, weights=weights, block=block)(vector)
+
+
+def gauss_newton_vector_product(
+    network: Network,
+    loss: Loss | str,
+    params: Params,
+    inputs: Inputs,
+    targets: Array,
+    vector: Params,
+    *,
+    weights: Array | None = None,
+    block: int | None = BLOCK,
+) -> Params:
+    """G v in the parameters' structure, G = J^T H J as in `quantities.gauss_newton`. Raises as `products`."""
+    return products(network, loss, params, inputs, targets, "gauss_newton", weights=weights, block=block)(vector)
+
+
+def products(
+    network: Network,
+    loss: Loss | str,
+    params: Params,
+    inputs: Inputs,
+    targets: Array,
+    of: Matrix = "hessian",
+    *,
+    weights: Array | None = None,
+    block: int | None = BLOCK,
+) -> Product:
+    """v -> H v, or v -> G v: for many products at one point, whose trace and sensitivities are computed once.
+
+    of: "hessian" or "gauss_newton". A batch larger than `block` goes in blocks, whose traces are made anew for every
+    product. Raises ValueError as `backpropagate`, for a loss without the second derivative asked for, and for a vector
+    of other shapes than the parameters'.
+    """
+    checks.one_of("products", "of", of, ("hessian", "gauss_newton"))
+    backprop.check_trainable(network)
+    loss = losses.get(loss)
+    examples, total = prepare(network, loss, params, inputs, targets, weights)
+    multiply = _hessian_product if of == "hessian" else _gauss_newton_product
+    if block is not None:
+        checks.integer("products", "block", block, 1)
+    if block is None or len(examples.part) <= block:
+        view = View(network, loss, params, examples, total)
+        prepared = multiply(view)
+    else:
+
+        def prepared(vector):
+            def measure(some: Examples):
+                return None, multiply(View(network, loss, params, some, total))(vector)
+
+            return in_blocks(measure, examples, block)[1]
+
+    def product(vector: Params) -> Params:
+        checks.same_shapes("vector", checks.shapes(vector), checks.shapes(params), "the parameters")
+        return prepared(vector)
+
+    return product
+
+
+class Tangents(NamedTuple):
+    """R{n} {layer: (Q, S)} and R{a} {layer: (Q, S)}: what the forward pass changes by along a direction."""
+
+    net_inputs: dict[str, Array]
+    activations: dict[str, Array]
+
+
+def push_forward(view: View, vector: Params) -> Tangents:
+    """The forward pass, differentiated along `vector`; nothing enters from the inputs, which do not move."""
+    r_n, r_a, a, n = {}, {}, view.trace.activations, view.trace.net_inputs
+    for layer in view.network.layers:
+        name, own, v = layer.name, view.params[layer.name], vector[layer.name]
+        terms = [_forward(a[source], v["weights"][source]) for source in layer.sources]
+        terms += [_forward(r_a[source], own["weights"][source]) for source in layer.sources if source in r_a]
+        r = sum(terms[1:], start=terms[0])
+        r_n[name] = r + v["bias"][None, :] if layer.bias != "none" else r
+        r_a[name] = layer.activation.pushforward(r_n[name], theta(layer, v), n[name], a[name], theta(layer, own))
+    return Tangents(r_n, r_a)
+
+
+def _forward(a: Array, weights: Array) -> Array:
+    return lax.dot_general(a, weights, (((1,), (1,)), ((), ())))  # a W^T
+
+
+def _hessian_product(view: View) -> Product:
+    network, params, trace, layers = view.network, view.params, view.trace, view.network.layers
+    share = _share(view)
+    s = {name: s * share for name, s in view.swept.sensitivities.items()}
+    g = {name: g * share for name, g in view.swept.output_gradients.items()}
+    read, curvature, start = _loss_curvature(view)
+    if read == "outputs":
+        g[network.output.name] = share * view.loss.example_gradient(*start)
+
+    def product(vector: Params) -> Params:
+        moved = push_forward(view, vector)
+        r_s, r_g, learned = {}, {}, {}
+        for layer in reversed(layers):
+            name, v, w = layer.name, vector[layer.name], params[layer.name]
+            r_n = moved.net_inputs[name]
+            if layer is network.output and read == "net_inputs":
+                r_s[name], learned[name] = share * curvature.product(r_n, *start), {}
+            else:
+                if layer is network.output:
+                    r_g[name] = share * curvature.product(moved.activations[name], *start)
+                r_s[name], learned[name] = backprop.pullback(layer, params, trace, r_g[name])
+                bent, bent_learned = layer.activation.second_order(
+                    g[name], r_n, theta(layer, v), trace.net_inputs[name], trace.activations[name], theta(layer, w)
+                )
+                r_s[name] = r_s[name] + bent
+                learned[name] = {each: x + bent_learned.get(each, 0) for each, x in learned[name].items()}
+            for source in layer.sources:
+                if source in params:
+                    back = lax.dot(r_s[name], w["weights"][source]) + lax.dot(s[name], v["weights"][source])
+                    r_g[source] = r_g[source] + back if source in r_g else back
+        gradients = backprop.contract(network, params, trace, Sweep(r_s, learned, {}))
+        for layer in layers:
+            for source in layer.sources:
+                if source in params:
+                    own = gradients[layer.name]["weights"]
+                    own[source] = own[source] + backprop.sum_of_outer_products(s[layer.name], moved.activations[source])
+        return gradients
+
+    return product
+
+
+def _gauss_newton_product(view: View) -> Product:
+    network, params, trace, output = view.network, view.params, view.trace, view.network.output
+    read, curvature = view.loss.convex_in(output.activation)
+    x = (trace.net_inputs if read == "net_inputs" else trace.activations)[output.name]
+    share = _share(view)
+
+    def product(vector: Params) -> Params:
+        moved = push_forward(view, vector)
+        r_x = (moved.net_inputs if read == "net_inputs" else moved.activations)[output.name]
+        bent = share * curvature.product(r_x, x, view.examples.targets)
+        started = (bent, {}) if read == "net_inputs" else backprop.pullback(output, params, trace, bent)
+        return backprop.contract(network, params, trace, backprop.sweep(network, params, trace, started))
+
+    return product
+
+
+def _share(view: View) -> Array:
+    # (Q, 1): what part of F each example's own loss is
+    return (view.part * view.total).astype(view.dtype)[:, None]
+
+
+def _loss_curvature(view: View):
+    """What of the last layer the loss reads in the gradient, its curvature there, and (that, targets)."""
+    output, targets = view.network.output, view.examples.targets
+    pair = view.loss.fused_with(output.activation)
+    read, curvature = ("net_inputs", pair.curvature) if pair else ("outputs", view.loss.curvature)
+    if curvature is None:
+        raise ValueError(
+            f"loss {view.loss.name!r} has no second derivative{' over ' + output.activation.name if pair else ''}, "
+            "which Hessians need; give it curvature=losses.Curvature(product, root)"
+        )
+    x = (view.trace.net_inputs if pair else view.trace.activations)[output.name]
+    return read, curvature, (x, targets)
+
+
+# Matrices -------------------------------------------------------------------------------------------------------------
+
+
+def hessian(
+    network: Network,
+    loss: Loss | str,
+    params: Params,
+    inputs: Inputs,
+    targets: Array,
+    *,
+    weights: Array | None = None,
+    block: int | None = BLOCK,
+    budget: int = BUDGET,
+) -> Array:
+    """d2F/dparams2 (P, P), a column for each parameter; for small networks.
+
+    Raises ValueError where it would take more than `budget` bytes, and as `products`.
+    """
+    flat, unravel = ravel_pytree(params)
+    needed = flat.size**2 * flat.dtype.itemsize
+    check_budget(
+        "hessian", needed, budget, "use hessian_vector_product, extreme_eigenvalues or trace, which need no matrix"
+    )
+    product = products(network, loss, params, inputs, targets, weights=weights, block=block)
+    # Row i is H e_i, and H is symmetric. As many at once as make good use of a product, and no more memory than that.
+    return lax.map(lambda e: ravel_pytree(product(unravel(e)))[0], jnp.eye(flat.size, dtype=flat.dtype), batch_size=64)
+
+
+class Extremes(NamedTuple):
+    """smallest, largest: eigenvalues; residuals (2,): ||A x - lambda x|| of each, the distance to an eigenvalue at
+    most; smallest_vector, largest_vector: their eigenvectors x, ||x|| = 1, in the parameters' structure.
+    """
+
+    smallest: Array
+    largest: Array
+    residuals: Array
+    smallest_vector: Params
+    largest_vector: Params
+
+
+def extreme_eigenvalues(
+    network: Network,
+    loss: Loss | str,
+    params: Params,
+    inputs: Inputs,
+    targets: Array,
+    of: Matrix = "hessian",
+    *,
+    key: Array,
+    steps: int = 40,
+    weights: Array | None = None,
+    block: int | None = BLOCK,
+) -> Extremes:
+    """The smallest and the largest eigenvalue of the Hessian or Gauss-Newton matrix, by Lanczos from products alone.
+
+    key: for the start, a random vector. steps: products made, at most P of them, in which case all is exact; their
+    vectors are kept, (steps, P), and orthogonalized in full (Golub and Van Loan, Matrix Computations, 10.3). What has
+    converged is told by the residuals. Raises as `products`.
+    """
+    checks.prng_key("key", key)
+    product = products(network, loss, params, inputs, targets, of, weights=weights, block=block)
+    flat, unravel = ravel_pytree(params)
+    steps = min(checks.integer("extreme_eigenvalues", "steps", steps, 1), flat.size)
+
+    def multiply(x):
+        return ravel_pytree(product(unravel(x)))[0]
+
+    values, vectors, residuals = _lanczos(multiply, flat.size, flat.dtype, steps, key)
+    return Extremes(
+        values[0], values[-1], residuals[jnp.array([0, -1])], *(unravel(vectors[:, end]) for end in (0, -1))
+    )
+
+
+def _lanczos(multiply: Callable[[Array], Array], size: int, dtype, steps: int, key: Array):
+    """Ritz values (k,) in rising order, vectors (P, k) and residual norms (k,) after k steps."""
+    draws = jax.random.split(key, steps + 1)
+
+    def without(basis, x):
+        for _ in range(2):  # once leaves what rounding put back; twice is enough (Kahan and Parlett)
+            x = x - basis.T @ (basis @ x)
+        return x
+
+    def step(i, carry):
+        basis, alphas, betas = carry
+        q = basis[i]
+        w = multiply(q)
+        alpha = jnp.vdot(q, w)
+        scale = jnp.linalg.norm(w)
+        w = without(basis, w)
+        beta = jnp.linalg.norm(w)
+        # An invariant subspace is complete: go on from a random vector outside it, to which nothing couples.
+        complete = beta <= size**0.5 * jnp.finfo(dtype).eps * scale
+        fresh = without(basis, jax.random.normal(draws[i + 1], (size,), dtype))
+        following = jnp.where(complete, fresh / jnp.linalg.norm(fresh), w / jnp.where(complete, 1, beta))
+        beta = jnp.where(complete, 0, beta)
+        basis = basis.at[i + 1].set(following, mode="drop")
+        return basis, alphas.at[i].set(alpha), betas.at[i].set(beta)
+
+    start = jax.random.normal(draws[0], (size,), dtype)
+    basis = jnp.zeros((steps, size), dtype).at[0].set(start / jnp.linalg.norm(start))
+    basis, alphas, betas = lax.fori_loop(0, steps, step, (basis, jnp.zeros(steps, dtype), jnp.zeros(steps, dtype)))
+    tridiagonal = jnp.diag(alphas) + jnp.diag(betas[:-1], 1) + jnp.diag(betas[:-1], -1)
+    values, mixing = jnp.linalg.eigh(tridiagonal)
+    return values, basis.T @ mixing, jnp.abs(betas[-1] * mixing[-1])
+
+
+class Estimate(NamedTuple):
+    """A random estimate and its standard error."""
+
+    value: Array
+    standard_error: Array
+
+
+def trace(
+    network: Network,
+    loss: Loss | str,
+    params: Params,
+    inputs: Inputs,
+    targets: Array,
+    of: Matrix = "hessian",
+    *,
+    key: Array,
+    samples: int = 100,
+    weights: Array | None = None,
+    block: int | None = BLOCK,
+) -> Estimate:
+    """The trace of the Hessian or Gauss-Newton matrix: the mean of z^T A z over random signs z (Hutchinson 1990).
+
+    samples: products made, at least 2. Raises as `products`.
+    """
+    checks.prng_key("key", key)
+    checks.integer("trace", "samples", samples, 2)
+    product = products(network, loss, params, inputs, targets, of, weights=weights, block=block)
+    flat, unravel = ravel_pytree(params)
+
+    def one(own_key):
+        z = jax.random.rademacher(own_key, flat.shape, flat.dtype)
+        return jnp.vdot(z, ravel_pytree(product(unravel(z)))[0])
+
+    found = lax.map(one, jax.random.split(key, samples))
+    return Estimate(jnp.mean(found), jnp.std(found, ddof=1) / samples**0.5)
+
+
+def stable_rate(
+    network: Network,
+    loss: Loss | str,
+    params: Params,
+    inputs: Inputs,
+    targets: Array,
+    *,
+    key: Array,
+    steps: int = 40,
+    weights: Array | None = None,
+    block: int | None = BLOCK,
+) -> Array:
+    """2 / lambda_max of the Hessian: above it gradient descent moves away (Hagan P3.3); inf where nothing curves up.
+
+    Options as `extreme_eigenvalues`. Raises as `products`.
+    """
+    found = extreme_eigenvalues(
+        network, loss, params, inputs, targets, key=key, steps=steps, weights=weights, block=block
+    )
+    return _two_over(found.largest)
+
+
+def _two_over(largest: Array) -> Array:
+    return jnp.where(largest > 0, 2 / jnp.where(largest > 0, largest, 1), jnp.inf)
+
+
+# The quadratic model --------------------------------------------------------------------------------------------------
+
+
+class QuadraticModel(NamedTuple):
+    """F(x) = c + d^T x + x^T A x / 2, x all parameters in one vector (P,).
+
+    A (P, P), d (P,), c; eigenvalues (P,) of A in rising order, eigenvectors (P, P) in columns; minimum (P,): x* =
+    -A^-1 d, the shortest of them where A is singular, and the stationary point where A has negative eigenvalues;
+    stable_rate: 2 / lambda_max.
+    """
+
+    A: Array
+    d: Array
+    c: Array
+    eigenvalues: Array
+    eigenvectors: Array
+    minimum: Array
+    stable_rate: Array
+
+    def value(self, x: Array) -> Array:
+        """F(x) for x (P,)."""
+        return self.c + self.d @ x + x @ self.A @ x / 2
+
+
+def quadratic_model(
+    network: Network,
+    loss: Loss | str,
+    params: Params,
+    inputs: Inputs,
+    targets: Array,
+    *,
+    budget: int = BUDGET,
+) -> QuadraticModel:
+    """The second-order Taylor model of F about `params`, in absolute x: Hagan Eq. 3.10 and 3.19-3.23.
+
+    Of a linear layer under a square error it is F itself, wherever it is expanded. In `ravel_pytree`'s order, a
+    layer's bias stands before its weights. Raises as `hessian`.
+    """
+    A = hessian(network, loss, params, inputs, targets, budget=budget)
+    value, gradients = backprop.value_and_grad(network, loss)(params, inputs, targets)
+    x, g = ravel_pytree(params)[0], ravel_pytree(gradients)[0]
+    d = g - A @ x
+    eigenvalues, eigenvectors = jnp.linalg.eigh((A + A.T) / 2)
+    flat = jnp.abs(eigenvalues) <= len(x) * jnp.finfo(x.dtype).eps * jnp.max(jnp.abs(eigenvalues))
+    along = jnp.where(flat, 0, -(eigenvectors.T @ d) / jnp.where(flat, 1, eigenvalues))
+    return QuadraticModel(
+        A, d, value - g @ x + x @ A @ x / 2, eigenvalues, eigenvectors, eigenvectors @ along, _two_over(eigenvalues[-1])
+    )

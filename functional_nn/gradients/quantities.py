@@ -1,0 +1,689 @@
+"""What else one backward sweep gives: each quantity a short contraction of sensitivities and activations.
+
+Letters: Q examples, S neurons of a layer, R of the source it reads, C directions swept back at once, P parameters in
+all; g_q = dF_q/dparams, the gradient of one example's own loss F_q, whatever the reduction of F makes of their sum.
+
+Of a layer's weights, example q's gradient is the outer product s_q a_q^T: never formed, it has the norm |s_q| |a_q|,
+the inner product (s_q . s_r) (a_q . a_r) with another, and the squares s_q^2 (a_q^2)^T. Swept from the columns of
+another matrix than dF/dn^M (unit vectors, or a root of the loss's curvature), the same contractions give Jacobian,
+tangent kernel and Gauss-Newton quantities.
+
+Every function here takes `(network, loss, params, inputs, targets)` as `backpropagate` does and, by keyword, its own
+options beside those of `compute`: weights, block and budget. Norms, moments and noise are kept in at least float32,
+everything else in the parameters' dtype.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+from functional_nn import checks, registry
+from functional_nn.gradients import backprop
+from functional_nn.gradients.views import BLOCK, BUDGET, Examples, Factors, Of, View, check_budget, in_blocks, prepare
+from functional_nn.networks import losses
+from functional_nn.networks.losses import Loss
+from functional_nn.networks.network import Inputs, Layer, Network, Params, theta
+from functional_nn.precision import at_least_float32
+
+# Contractions ---------------------------------------------------------------------------------------------------------
+
+
+def _map(function: Callable[[Factors], Any], factored: Params) -> Any:
+    return jax.tree.map(function, factored, is_leaf=_is_factors)
+
+
+def _leaves(factored: Params) -> list[Factors]:
+    return jax.tree.leaves(factored, is_leaf=_is_factors)
+
+
+def _is_factors(node: Any) -> bool:
+    return isinstance(node, Factors)
+
+
+def _wide(x: Array) -> Array:
+    return x.astype(at_least_float32(x.dtype))
+
+
+def _formed(f: Factors) -> Array:
+    # the derivatives themselves, (Q, ..., S, R) or (Q, ..., S)
+    return f.left if f.right is None else jnp.einsum("q...s,qr->q...sr", f.left, f.right)
+
+
+def _square_norms(f: Factors) -> Array:
+    # (Q,): |s|^2 |a|^2
+    squares = jnp.sum(_wide(f.left) ** 2, axis=tuple(range(1, f.left.ndim)))
+    return squares if f.right is None else squares * jnp.sum(_wide(f.right) ** 2, axis=-1)
+
+
+def _sum_of_squares(f: Factors, part: Array) -> Array:
+    # sum_q part_q sum_c (s a^T)^2, (S, R) or (S,)
+    squares = jnp.sum((_wide(f.left) ** 2).reshape(len(f.left), -1, f.left.shape[-1]), axis=1)
+    squares = squares * part.astype(squares.dtype)[:, None]
+    return (
+        backprop.sum_over_examples(squares)
+        if f.right is None
+        else backprop.sum_of_outer_products(squares, _wide(f.right) ** 2)
+    )
+
+
+def _inner_products(one: Factors, other: Factors) -> Array:
+    # of all pairs, (Q, Q', C, C') or (Q, Q'): s.s' a.a'
+    products = jnp.einsum("qcs,rds->qrcd" if one.left.ndim == 3 else "qs,rs->qr", one.left, other.left)
+    return products * _source_products(one, other, products.ndim)
+
+
+def _traced_products(one: Factors, other: Factors) -> Array:
+    # the same, summed over c = c': (Q, Q')
+    products = jnp.einsum("qcs,rcs->qr", one.left, other.left)
+    return products * _source_products(one, other, 2)
+
+
+def _source_products(one: Factors, other: Factors, ndim: int) -> Array | float:
+    if one.right is None:
+        return 1
+    products = jnp.einsum("qs,rs->qr", one.right, other.right)
+    return products.reshape(products.shape + (1,) * (ndim - 2))
+
+
+def _layer_norms(factored: Params) -> dict[str, Array]:
+    # {layer: |g_q|^2 (Q,)}
+    return {name: sum(_square_norms(f) for f in _leaves(own)) for name, own in factored.items()}
+
+
+def _second_moments(view_factors: Params, part: Array) -> Params:
+    return _map(functools.partial(_sum_of_squares, part=part), view_factors)
+
+
+def _square(tree: Params) -> Array:
+    return sum(jnp.sum(_wide(leaf) ** 2) for leaf in jax.tree.leaves(tree))
+
+
+# How a quantity is declared -------------------------------------------------------------------------------------------
+
+
+class Whole(NamedTuple):
+    """All examples and what they are given to, for what a quantity does after its blocks."""
+
+    network: Network
+    loss: Loss | None
+    params: Params
+    examples: Examples
+    total: Array | float
+    block: int | None
+
+
+class _Rule(NamedTuple):
+    """measure(view, **options): rows (Q, ...) that are put side by side or, where it adds, sums over the examples.
+
+    finish(measured, whole, **options) makes the result of that. elements(sizes, **options): numbers in the result.
+    """
+
+    measure: Callable
+    adds: bool
+    finish: Callable | None
+    reads_loss: bool
+    elements: Callable | None
+    instead: str
+    options: dict[str, Any]
+
+
+class _Sizes(NamedTuple):
+    """What the size of a result depends on: Q, Q of one block, S of the outputs, P, and the network."""
+
+    examples: int
+    block: int
+    outputs: int
+    parameters: int
+    network: Network
+
+
+_rules: dict[str, _Rule] = {}
+_SHARED = ("weights", "block", "budget")
+
+
+def names() -> tuple[str, ...]:
+    """The quantities that `compute` knows."""
+    return tuple(_rules)
+
+
+def _quantity(*, adds=False, finish=None, reads_loss=True, elements=None, instead=""):
+    """Makes `measure(view, *, options)` a quantity that `compute` knows, and a function of its own."""
+
+    def declare(measure):
+        name = measure.__name__
+        own = [p for p in inspect.signature(measure).parameters.values() if p.kind is p.KEYWORD_ONLY]
+        options = {p.name: p.default for p in own}
+        _rules[name] = _Rule(measure, adds, finish, reads_loss, elements, instead, options)
+
+        def function(network, loss, params, inputs, targets=None, **settings):
+            return compute(network, loss, params, inputs, targets, (name,), **settings)[name]
+
+        shared = inspect.signature(compute).parameters
+        first = [shared[each] for each in ("network", "loss", "params", "inputs", "targets")]
+        first[-1] = first[-1].replace(default=inspect.Parameter.empty if reads_loss else None)
+        signature = inspect.Signature([*first, *own, *(shared[each] for each in _SHARED)])
+        functools.update_wrapper(function, measure)
+        del function.__wrapped__, function.__annotations__
+        function.__signature__ = signature
+        return function
+
+    return declare
+
+
+def compute(
+    network: Network,
+    loss: Loss | str | None,
+    params: Params,
+    inputs: Inputs,
+    targets: Array | None = None,
+    names: Sequence[str] = (),
+    *,
+    weights: Array | None = None,
+    block: int | None = BLOCK,
+    budget: int = BUDGET,
+    **options: Any,
+) -> dict[str, Any]:
+    """Several quantities at once, {name: result}: one trace and each sweep once, whatever is asked for.
+
+    inputs (Q, R), or {name: (Q, R)}; targets (Q, S), None with `loss` None where no quantity asked for reads them.
+    weights (Q,): of the examples, in everything that sums over them. block: examples swept at once, None for all; a
+    larger batch goes in blocks, with the same answer, so that only results grow with Q. budget: bytes that a result
+    may take. options: those of the quantities asked for, such as max_norm=1.0, each given to all that have it.
+
+    >>> import jax, functional_nn as fnn
+    >>> network = fnn.multilayer((3, 4, 2), ("tanh", "softmax"))
+    >>> params, x = network.init(jax.random.key(0)), jax.numpy.ones((6, 3))
+    >>> t = fnn.one_hot(jax.numpy.arange(6) % 2, 2)
+    >>> asked = ("per_example_norms", "clipped_gradient")
+    >>> found = fnn.quantities.compute(network, "cross_entropy", params, x, t, asked, max_norm=0.5)
+    >>> found["per_example_norms"].shape
+    (6,)
+
+    Raises ValueError as `backpropagate`, for an unknown quantity, a missing option or one out of range, a quantity
+    that the loss does not admit, and a result above the budget; TypeError for an option that nobody asked takes.
+    """
+    rules = _rules_for(names, options)
+    if any(rule.reads_loss for rule in rules.values()):
+        for what, value in (("loss", loss), ("targets", targets)):
+            if value is None:
+                reading = ", ".join(name for name, rule in rules.items() if rule.reads_loss)
+                raise ValueError(f"{what}: {reading} cannot do without")
+    block = None if block is None else checks.integer("", "block", block, 1)
+    backprop.check_trainable(network)
+    examples, total = prepare(network, loss, params, inputs, targets, weights)
+    loss = None if loss is None else losses.get(loss)
+    whole = Whole(network, loss, params, examples, total, block)
+    own = {name: {key: options.get(key, rule.options[key]) for key in rule.options} for name, rule in rules.items()}
+    _check_budget(rules, own, whole, budget)
+
+    def measure(part_of: Examples):
+        view = View(network, loss, params, part_of, total, input_gradients="input_gradients" in rules)
+        measured = {name: rule.measure(view, **own[name]) for name, rule in rules.items()}
+        rows = {name: value for name, value in measured.items() if not rules[name].adds}
+        return rows, {name: value for name, value in measured.items() if rules[name].adds}
+
+    rows, sums = in_blocks(measure, examples, block)
+    measured = rows | sums
+    return {
+        name: measured[name] if rule.finish is None else rule.finish(measured[name], whole, **own[name])
+        for name, rule in rules.items()
+    }
+
+
+def _rules_for(asked: Sequence[str], options: dict[str, Any]) -> dict[str, _Rule]:
+    if isinstance(asked, str) or not asked:
+        raise ValueError(f"names: expected the quantities asked for, such as ('per_example_norms',), got {asked!r}")
+    for name in asked:
+        if name not in _rules:
+            raise ValueError(registry.unknown("quantity", str(name), _rules))
+    rules = {name: _rules[name] for name in asked}
+    takers = {option: name for name, rule in rules.items() for option in rule.options}
+    for option in options:
+        if option not in takers:
+            accepted = (*_SHARED, *takers)
+            raise TypeError(f"{', '.join(rules)}: " + registry.unknown("option", option, accepted))
+    for name, rule in rules.items():
+        for option, default in rule.options.items():
+            if default is inspect.Parameter.empty and option not in options:
+                raise ValueError(f"{name} needs {option}=...")
+    if "max_norm" in options:
+        checks.constant(takers["max_norm"], "max_norm", options["max_norm"], *checks.POSITIVE)
+    if "noise_multiplier" in options:
+        multiplier = options["noise_multiplier"]
+        checks.constant(takers["noise_multiplier"], "noise_multiplier", multiplier, *checks.NON_NEGATIVE)
+    if "samples" in options:
+        checks.integer(takers["samples"], "samples", options["samples"], 1)
+    if "of" in options:
+        checks.one_of(takers["of"], "of", options["of"], ("outputs", "net_inputs"))
+    if options.get("key") is not None:
+        checks.prng_key("key", options["key"])
+    return rules
+
+
+def _check_budget(rules: dict[str, _Rule], own: dict[str, dict], whole: Whole, budget: int) -> None:
+    count = len(whole.examples.part)
+    parameters = jax.tree.leaves(whole.params)
+    sizes = _Sizes(
+        count,
+        min(count, whole.block or count),
+        whole.network.output.size,
+        sum(leaf.size for leaf in parameters),
+        whole.network,
+    )
+    for name, rule in rules.items():
+        if rule.elements is not None:
+            needed = rule.elements(sizes, **own[name]) * parameters[0].dtype.itemsize
+            check_budget(name, needed, budget, rule.instead)
+
+
+# Of each example ------------------------------------------------------------------------------------------------------
+
+
+@_quantity()
+def per_example_losses(view):
+    """F_q (Q,)."""
+    name, targets = view.network.output.name, view.examples.targets
+    pair = view.loss.fused_with(view.network.output.activation)
+    if pair:
+        return pair.value(view.trace.net_inputs[name], targets)
+    return view.loss.example_value(view.trace.activations[name], targets)
+
+
+@_quantity(
+    elements=lambda sizes: sizes.examples * sizes.parameters,
+    instead="per_example_norms, inner_products, clipped_gradient and variance never form them; or give fewer examples",
+)
+def per_example_gradients(view):
+    """g_q in the parameters' structure, with Q in front: (Q, S, R) for weights, (Q, S) for a bias."""
+    return _map(_formed, view.gradients)
+
+
+@_quantity()
+def per_example_norms(view):
+    """||g_q|| (Q,), without forming any g_q: Goodfellow 2015 (arXiv 1510.01799), for graphs and shared parameters."""
+    return jnp.sqrt(sum(_layer_norms(view.gradients).values()))
+
+
+@_quantity(
+    finish=lambda factored, whole: _paired(_inner_products, factored, factored, whole.block),
+    elements=lambda sizes: sizes.examples**2,
+    instead="give fewer examples",
+)
+def inner_products(view):
+    """g_q . g_r of all pairs of examples, (Q, Q), without forming any g_q."""
+    return view.gradients
+
+
+def _paired(products: Callable, one: Params, other: Params, block: int | None) -> Array:
+    """sum over the parameters of products(rows of one, other), some rows at a time: (Q, Q', ...)."""
+
+    def rows(some):
+        return sum(products(f, g) for f, g in zip(_leaves(some), _leaves(other), strict=True))
+
+    count = len(_leaves(one)[0].left)
+    if block is None or count <= block:
+        return rows(one)
+    size = -(-count // -(-count // block))
+    starts = np.minimum(np.arange(0, count, size), count - size)  # the last two may overlap
+    found = lax.map(lambda at: rows(jax.tree.map(lambda x: lax.dynamic_slice_in_dim(x, at, size), one)), starts)
+    kept = np.concatenate([np.arange(size) + i * size for i in range(len(starts) - 1)])
+    last = np.arange(count - len(kept), 0, -1)
+    flat = found.reshape(-1, *found.shape[2:])
+    return jnp.concatenate([flat[: len(kept)], flat[flat.shape[0] - last]])
+
+
+@_quantity()
+def input_gradients(view):
+    """dF/dp by name of the input, (Q, R) each, as `backpropagate` gives it: the examples' share of F included."""
+    share = view.part * view.total
+    found = backprop.of_inputs(view.network, view.swept)
+    return {name: g * share.astype(g.dtype)[:, None] for name, g in found.items()}
+
+
+# Sums over the examples -----------------------------------------------------------------------------------------------
+
+
+@_quantity(adds=True)
+def gradient(view):
+    """dF/dparams, as `value_and_grad` gives it."""
+    return view.contract(view.part * view.total)
+
+
+def _noised(clipped, whole, *, max_norm, noise_multiplier, key):
+    if checks.is_concrete(noise_multiplier) and noise_multiplier == 0:
+        return clipped
+    if key is None:
+        raise ValueError("clipped_gradient: noise needs key=jax.random.key(...)")
+    # One example can move the sum by max_norm times its share of F: that is what the noise is measured in.
+    deviation = noise_multiplier * max_norm * jnp.max(whole.examples.part) * whole.total
+    leaves, structure = jax.tree.flatten(clipped)
+    keys = jax.random.split(key, len(leaves))
+    noised = [
+        g + deviation.astype(g.dtype) * jax.random.normal(k, g.shape, g.dtype)
+        for g, k in zip(leaves, keys, strict=True)
+    ]
+    return jax.tree.unflatten(structure, noised)
+
+
+@_quantity(adds=True, finish=_noised)
+def clipped_gradient(view, *, max_norm, noise_multiplier=0.0, key=None):
+    """The gradient of F with every g_q scaled down to at most max_norm, in the parameters' structure.
+
+    Two contractions, one for the norms and one for the sum: Abadi et al. 2016 (arXiv 1607.00133), Alg. 1. With
+    noise_multiplier sigma > 0, Gaussian noise of sigma max_norm (over Q, for a mean loss) is added from `key`. No
+    accounting of privacy is made. Raises ValueError for max_norm <= 0, sigma < 0, and noise without a key.
+    """
+    norms = jnp.sqrt(sum(_layer_norms(view.gradients).values()))
+    return view.contract(view.part * view.total * jnp.minimum(1, max_norm / norms))
+
+
+@_quantity(adds=True)
+def second_moment(view):
+    """The mean of g_q^2, elementwise, in the parameters' structure: (s^2)^T a^2 / Q."""
+    return _second_moments(view.gradients, view.part)
+
+
+def _variance(moments, whole):
+    second, first = moments
+    # Rounding may leave less than nothing where all examples agree.
+    return jax.tree.map(lambda m2, m: jnp.maximum(m2 - _wide(m) ** 2, 0), second, first)
+
+
+@_quantity(adds=True, finish=_variance)
+def variance(view):
+    """The variance of g_q over the examples, elementwise: the mean of g_q^2 less the square of the mean of g_q."""
+    return _second_moments(view.gradients, view.part), view.contract(view.part)
+
+
+class Noise(NamedTuple):
+    """Of a gradient over random examples: signal |G|^2 and noise tr(Sigma), unbiased, and scale = noise / signal.
+
+    inf where the signal is lost in the noise. A batch of `scale` examples has as much noise as signal.
+    """
+
+    scale: Array
+    signal: Array
+    noise: Array
+
+
+class NoiseScale(NamedTuple):
+    """`Noise` of the whole gradient, and by layer."""
+
+    total: Noise
+    layers: dict[str, Noise]
+
+
+def _layer_moments(view):
+    # {layer: mean |g_q|^2}, and the mean of g_q
+    part = view.part
+    return {name: jnp.sum(n * part) for name, n in _layer_norms(view.gradients).items()}, view.contract(part)
+
+
+def _noise_scale(moments, whole):
+    if len(whole.examples.part) < 2:
+        raise ValueError("noise_scale: expected at least two examples, got 1")
+    squares, mean = moments
+    of_mean = {name: _square(own) for name, own in mean.items()}
+    one_in = jnp.sum(whole.examples.part**2)  # 1 / Q, with equal weights
+
+    def noise(square, square_of_mean):
+        trace = (square - square_of_mean) / (1 - one_in)
+        signal = square_of_mean - trace * one_in
+        return Noise(jnp.where(signal > 0, trace / jnp.where(signal > 0, signal, 1), jnp.inf), signal, trace)
+
+    layers = {name: noise(squares[name], of_mean[name]) for name in squares}
+    return NoiseScale(noise(sum(squares.values()), sum(of_mean.values())), layers)
+
+
+@_quantity(adds=True, finish=_noise_scale)
+def noise_scale(view):
+    """`NoiseScale`: tr(Sigma) / |G|^2, McCandlish et al. 2018 (arXiv 1812.06162), Eq. 2.9 and App. A.
+
+    Raises ValueError for a single example.
+    """
+    return _layer_moments(view)
+
+
+def _signal_to_noise(moments, whole):
+    squares, mean = moments
+    of_mean = {name: _square(own) for name, own in mean.items()}
+    return {name: jnp.sqrt(of_mean[name] / jnp.maximum(squares[name] - of_mean[name], 0)) for name in squares}
+
+
+@_quantity(adds=True, finish=_signal_to_noise)
+def signal_to_noise(view):
+    """{layer: ||mean of g_q|| / standard deviation of g_q}: Shwartz-Ziv and Tishby 2017 (arXiv 1703.00810)."""
+    return _layer_moments(view)
+
+
+# The Jacobian and the tangent kernel ----------------------------------------------------------------------------------
+
+
+@_quantity(
+    reads_loss=False,
+    elements=lambda sizes, of: sizes.examples * _width(sizes.network, of) * sizes.parameters,
+    instead="tangent_kernel and the Gauss-Newton products of curvature never form it; or give fewer examples",
+)
+def jacobian(view, *, of="outputs"):
+    """d(outputs)/dparams in the parameters' structure with (Q, S) in front; `loss` and `targets` may be None.
+
+    Swept back from the unit vectors: the Marquardt sensitivities of Hagan's NND2, ch. 12 (there of the errors t - a,
+    which turns the sign). of: "outputs", or the last layer's "net_inputs".
+    """
+    return _map(_formed, view.jacobian(of))
+
+
+def _width(network: Network, of: Of) -> int:
+    return network.output.size if of == "outputs" else network.output.rows
+
+
+def _with_others(products: Callable) -> Callable:
+    def finish(factored, whole, *, others, of):
+        return _paired(
+            products, factored, factored if others is None else _kernel_factors(whole, others, of), whole.block
+        )
+
+    return finish
+
+
+def _kernel_factors(whole: Whole, inputs: Inputs, of: Of) -> Params:
+    try:
+        examples, _ = prepare(whole.network, None, whole.params, inputs, None, None)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"others: {error}") from None
+    measure = lambda some: (View(whole.network, None, whole.params, some).jacobian(of), None)  # noqa: E731
+    return in_blocks(measure, examples, whole.block)[0]
+
+
+def _other_count(sizes: _Sizes, others) -> int:
+    return sizes.examples if others is None else len(jax.tree.leaves(others)[0])
+
+
+@_quantity(
+    reads_loss=False,
+    finish=_with_others(_inner_products),
+    elements=lambda sizes, others, of: sizes.examples * _other_count(sizes, others) * _width(sizes.network, of) ** 2,
+    instead="tangent_kernel_trace is smaller by the square of the number of outputs; or give fewer examples",
+)
+def tangent_kernel(view, *, others=None, of="outputs"):
+    """The empirical tangent kernel J(x) J(x')^T between inputs and `others` (the inputs themselves by default).
+
+    (Q, Q', S, S): Jacot et al. 2018 (arXiv 1806.07572); without forming J. `loss` and `targets` may be None; of as in
+    `jacobian`.
+    """
+    return view.jacobian(of)
+
+
+@_quantity(
+    reads_loss=False,
+    finish=_with_others(_traced_products),
+    elements=lambda sizes, others, of: sizes.examples * _other_count(sizes, others),
+    instead="give fewer examples",
+)
+def tangent_kernel_trace(view, *, others=None, of="outputs"):
+    """The tangent kernel's trace over the outputs, (Q, Q'): sum_i dJ_i(x) . dJ_i(x'). Options as `tangent_kernel`."""
+    return view.jacobian(of)
+
+
+# Gauss-Newton ---------------------------------------------------------------------------------------------------------
+
+
+@_quantity(adds=True)
+def gauss_newton_diagonal(view):
+    """The diagonal of the generalised Gauss-Newton matrix of F, in the parameters' structure; S sweeps.
+
+    J^T H J, with H the loss's second derivative by what it is convex in: the last layer's net inputs where they are
+    fused (softmax, sigmoid), else the outputs. For cross-entropy over softmax and one-hot targets it is the Fisher
+    matrix's. Schraudolph 2002.
+    """
+    return _second_moments(view.curvature, view.part * view.total)
+
+
+@_quantity(adds=True)
+def sampled_gauss_newton_diagonal(view, *, key, samples=1):
+    """A Monte Carlo estimate of the same, unbiased, from `samples` sweeps: random signs on the root of H."""
+    return _second_moments(view.sampled_curvature(key, samples), view.part * view.total)
+
+
+class KroneckerFactors(NamedTuple):
+    """Of one layer's block of the Gauss-Newton matrix, about sensitivities (x) activations.
+
+    activations (A, A): the mean of a a^T, over all its sources side by side in their order, and then 1 where it has a
+    bias per neuron. sensitivities (S, S): the sum over the columns of s s^T, as much of F as each example is. others:
+    the exact blocks (N, N) of what is not an outer product: a shared bias, learned activation parameters.
+    """
+
+    activations: Array
+    sensitivities: Array
+    others: dict[str, Array]
+
+
+def _kronecker(view: View, factored: Params) -> dict[str, KroneckerFactors]:
+    def products(left, part):  # (Q, ..., S) -> (S, S)
+        left = left.reshape(len(left), -1, left.shape[-1])
+        return jnp.einsum("qcs,qct->st", left * part.astype(left.dtype)[:, None, None], left)
+
+    found = {}
+    for layer in view.network.layers:
+        own = factored[layer.name]
+        columns = [f.right for f in own["weights"].values()]
+        left = own["weights"][layer.sources[0]].left
+        if layer.bias == "per_neuron":
+            columns.append(jnp.ones_like(columns[0][:, :1]))
+        found[layer.name] = KroneckerFactors(
+            products(jnp.concatenate(columns, axis=1), view.part),
+            products(left, view.part * view.total),
+            {name: products(f.left, view.part * view.total) for name, f in own.items() if _is_alone(layer, name)},
+        )
+    return found
+
+
+def _is_alone(layer: Layer, name: str) -> bool:
+    return name != "weights" and (name, layer.bias) != ("bias", "per_neuron")
+
+
+def _factor_elements(sizes: _Sizes, **options) -> int:
+    widths = (
+        (layer.rows, sum(sizes.network.sizes[source] for source in layer.sources) + 1) for layer in sizes.network.layers
+    )
+    return sum(rows**2 + columns**2 for rows, columns in widths)
+
+
+_FEWER_FACTORS = "gauss_newton_diagonal needs no more than the parameters do"
+
+
+@_quantity(adds=True, elements=_factor_elements, instead=_FEWER_FACTORS)
+def kflr(view):
+    """{layer: KroneckerFactors} with exact curvature, from S sweeps: Botev et al. 2017 (arXiv 1706.03662), Sec. 3."""
+    return _kronecker(view, view.curvature)
+
+
+@_quantity(adds=True, elements=_factor_elements, instead=_FEWER_FACTORS)
+def kfac(view, *, key, samples=1):
+    """{layer: KroneckerFactors} from `samples` random sweeps: Martens and Grosse 2015 (arXiv 1503.05671).
+
+    The curvature is sampled by random signs on the root of H, which has the expectation of sampled targets.
+    """
+    return _kronecker(view, view.sampled_curvature(key, samples))
+
+
+@_quantity(
+    adds=True,
+    elements=lambda sizes: sizes.parameters**2 + sizes.block * sizes.outputs * sizes.parameters,
+    instead="use curvature.gauss_newton_vector_product, gauss_newton_diagonal or kflr, or smaller blocks",
+)
+def gauss_newton(view):
+    """The generalised Gauss-Newton matrix (P, P) of a small network, in `ravel_pytree`'s order."""
+    rows = [_formed(f) for f in _leaves(view.curvature)]
+    flat = jnp.concatenate([row.reshape(*row.shape[:2], -1) for row in rows], axis=2)
+    flat = flat * jnp.sqrt(view.part * view.total).astype(flat.dtype)[:, None, None]
+    return jnp.einsum("qcp,qcr->pr", flat, flat)
+
+
+# How layers are -------------------------------------------------------------------------------------------------------
+
+
+class LayerStatistics(NamedTuple):
+    """Of one layer, over examples and neurons. activation_mean, activation_deviation, and sensitivity: the root of the
+    mean square of dF_q/dn. ratio: of that to the output layer's; below 1 it vanishes on its way back, above it
+    explodes. saturated: the share of f'(n) that are smaller than `saturation` in size; dead: the share of neurons
+    whose f'(n) is 0 on every example.
+    """
+
+    activation_mean: Array
+    activation_deviation: Array
+    sensitivity: Array
+    ratio: Array
+    saturated: Array
+    dead: Array
+
+
+def _statistics(sums, whole, *, saturation):
+    output = sums[whole.network.output.name]["sensitivity"]
+    found = {}
+    for name, own in sums.items():
+        deviation = jnp.sqrt(jnp.maximum(own["square"] - own["mean"] ** 2, 0))
+        found[name] = LayerStatistics(
+            own["mean"],
+            deviation,
+            jnp.sqrt(own["sensitivity"]),
+            jnp.sqrt(own["sensitivity"] / output),
+            own["saturated"],
+            jnp.mean(jnp.where(own["alive"] == 0, 1.0, 0.0).astype(deviation.dtype)),
+        )
+    return found
+
+
+@_quantity(adds=True, finish=_statistics)
+def layer_statistics(view, *, saturation=0.01):
+    """{layer: LayerStatistics}: activations and sensitivities, saturation, dead units, vanishing and exploding ratios.
+
+    f'(n) is da_i/dn_i of each neuron; of maxout, which never saturates, the sum over its pieces.
+    """
+    found = {}
+    for layer in view.network.layers:
+        n, a, s = (
+            view.trace.net_inputs[layer.name],
+            view.trace.activations[layer.name],
+            view.swept.sensitivities[layer.name],
+        )
+        if layer.activation.gives == "distribution":
+            slope = a * (1 - a)
+        else:
+            own = theta(layer, view.params[layer.name])
+            slope = layer.activation.pullback(jnp.ones_like(a), n, a, own)[0].reshape(*a.shape, -1).sum(axis=-1)
+        mean = lambda x: jnp.sum(jnp.mean(_wide(x), axis=-1) * view.part)  # noqa: E731
+        found[layer.name] = {
+            "mean": mean(a),
+            "square": mean(_wide(a) ** 2),
+            "sensitivity": mean(_wide(s) ** 2),
+            "saturated": mean(jnp.where(jnp.abs(slope) < saturation, 1.0, 0.0).astype(a.dtype)),
+            "alive": jnp.sum((slope != 0) & (view.part > 0)[:, None], axis=0),
+        }
+    return found

@@ -1,0 +1,208 @@
+"""What derived quantities are computed from: a block of examples, its trace, and sweeps back from the output, factored.
+
+Letters: Q examples, C directions swept back at once, S neurons of a layer, R of the source it reads.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+from functional_nn import checks
+from functional_nn.gradients import backprop
+from functional_nn.gradients.backprop import Sweep
+from functional_nn.networks import losses
+from functional_nn.networks.network import Params, forward, theta
+from functional_nn.precision import at_least_float32
+
+BLOCK = 1024  # examples swept at once
+BUDGET = 2 * 2**30  # bytes that one result may take
+Of = Literal["outputs", "net_inputs"]
+
+
+class Factors(NamedTuple):
+    """Each example's derivative by one parameter array: left_q right_q^T, from (Q, ..., S) and (Q, R); left_q alone
+    where right is None.
+    """
+
+    left: Array
+    right: Array | None
+
+
+class Examples(NamedTuple):
+    """inputs {name: (Q, R)}, targets (Q, S); part (Q,): w_q / sum w; number (Q,): int32, for random draws."""
+
+    inputs: dict[str, Array]
+    targets: Array | None
+    part: Array
+    number: Array
+
+
+class View:
+    """A block of examples: their trace, and every sweep back from the output, made once when first asked for.
+
+    total: what the parts of F sum to, 1 where it is a mean and sum w where it is a sum. key: drops neurons.
+    """
+
+    def __init__(self, network, loss, params, examples: Examples, total=1.0, key=None, input_gradients=False):
+        self.network, self.loss, self.params, self.examples = network, loss, params, examples
+        self.part, self.total, self.input_gradients = examples.part, total, input_gradients
+        self.trace = forward(network, params, examples.inputs, {}, key)
+        self._factors = {}
+
+    @functools.cached_property
+    def swept(self) -> Sweep:
+        """The recursion from each example's own loss: s_q = dF_q/dn."""
+        alone = dataclasses.replace(self.loss, reduction="sum")
+        started = backprop.start(self.network, alone, self.params, self.trace, self.examples.targets, None)
+        return backprop.sweep(self.network, self.params, self.trace, started, self.input_gradients)
+
+    @functools.cached_property
+    def gradients(self) -> Params:
+        """g_q, factored: `Factors` in the parameters' structure."""
+        return self._factored(self.swept)
+
+    def jacobian(self, of: Of) -> Params:
+        """d(outputs)/dparams or d(net inputs of the last layer)/dparams, factored: C = S of them an example."""
+        if ("jacobian", of) not in self._factors:
+            layer = self.network.output
+            width = layer.size if of == "outputs" else layer.rows
+            unit = jnp.eye(width, dtype=self.dtype)[None, :, :]
+            columns = jnp.broadcast_to(unit, (len(self.part), width, width))
+            self._factors["jacobian", of] = self._swept_from(columns, of)
+        return self._factors["jacobian", of]
+
+    @functools.cached_property
+    def curvature(self) -> Params:
+        """The columns of J^T V, factored, V V^T the loss's second derivative: they sum to Gauss-Newton."""
+        return self._swept_from(self._root[1], self._root[0])
+
+    def sampled_curvature(self, key: Array, samples: int) -> Params:
+        """`samples` random combinations of those columns, whose outer products have the same expectation."""
+        of, root = self._root
+        keys = jax.vmap(functools.partial(jax.random.fold_in, key))(self.examples.number)
+        signs = jax.vmap(lambda k: jax.random.rademacher(k, (samples, root.shape[1]), root.dtype))(keys)
+        return self._swept_from(jnp.einsum("qkc,qcs->qks", signs, root) / np.sqrt(samples).astype(root.dtype), of)
+
+    def contract(self, scale: Array) -> Params:
+        """sum_q scale_q g_q, for scale (Q,)."""
+
+        def scaled(s):
+            return s * scale.astype(s.dtype)[:, None]
+
+        scaled_sweep = Sweep(*jax.tree.map(scaled, self.swept[:2]), {})
+        return backprop.contract(self.network, self.params, self.trace, scaled_sweep)
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The parameters'."""
+        return self.trace.activations[self.network.output.name].dtype
+
+    @functools.cached_property
+    def _root(self) -> tuple[Of, Array]:
+        of, curvature = self.loss.convex_in(self.network.output.activation)
+        read = self.trace.activations if of == "outputs" else self.trace.net_inputs
+        return of, curvature.root(read[self.network.output.name], self.examples.targets)
+
+    def _swept_from(self, columns: Array, of: Of) -> Params:
+        # columns (Q, C, S) of what the sweep starts from, at the last layer's outputs or net inputs
+        layer = self.network.output
+
+        def sweep(column):
+            if of == "outputs":
+                started = backprop.pullback(layer, self.params, self.trace, column)
+            else:
+                learned = theta(layer, self.params[layer.name])
+                started = column, {name: jnp.zeros((len(column), layer.size), column.dtype) for name in learned}
+            return backprop.sweep(self.network, self.params, self.trace, started)
+
+        return self._factored(jax.vmap(sweep, 1, 1)(columns))
+
+    def _factored(self, swept: Sweep) -> Params:
+        factored = {}
+        for layer in self.network.layers:
+            own, s = self.params[layer.name], swept.sensitivities[layer.name]
+            rows = {name: _like(own[name], row) for name, row in swept.learned[layer.name].items()}
+            if layer.bias != "none":
+                rows["bias"] = _like(own["bias"], s)
+            factored[layer.name] = {name: Factors(row, None) for name, row in rows.items()} | {
+                "weights": {source: Factors(s, self.trace.activations[source]) for source in layer.sources}
+            }
+        return factored
+
+
+def _like(parameter: Array, contributions: Array) -> Array:
+    # (Q, ..., S) as it is, or summed to (Q, ..., 1) where one parameter serves all neurons
+    if parameter.shape == contributions.shape[-1:]:
+        return contributions
+    return jnp.sum(contributions, axis=-1, keepdims=True)
+
+
+# Many examples, and large results ------------------------------------------------------------------------------------
+
+
+def prepare(network, loss, params, inputs, targets, weights) -> tuple[Examples, Array | float]:
+    """The examples, checked as `backpropagate` checks them, and what the parts of F sum to."""
+    inputs = network.prepare(params, inputs)
+    count, dtype = (x := next(iter(inputs.values()))).shape[0], at_least_float32(x.dtype)
+    if targets is not None:
+        targets = network.prepare_targets(inputs, targets)
+    if loss is not None:
+        loss = losses.get(loss)
+        loss.check_outputs(network.output.activation)
+    if weights is None:
+        part, weight = jnp.full(count, 1 / count, dtype), float(count)
+    else:
+        weights = network.prepare_weights(inputs, weights).astype(dtype)
+        part, weight = weights / (weight := jnp.sum(weights)), weight
+    total = weight if loss is not None and loss.reduction == "sum" else 1.0
+    return Examples(inputs, targets, part, jnp.arange(count, dtype=jnp.int32)), total
+
+
+def in_blocks(measure: Callable[[Examples], tuple[Any, Any]], examples: Examples, block: int | None) -> tuple[Any, Any]:
+    """measure(block of examples) -> (rows, sums) over all examples: rows put side by side, sums added up.
+
+    The blocks are of one size; the last is filled up with examples that have no part in any sum.
+    """
+    count = len(examples.part)
+    if block is None or count <= block:
+        return measure(examples)
+    blocks = -(-count // block)
+    size = -(-count // blocks)
+    order = np.minimum(np.arange(blocks * size), count - 1).reshape(blocks, size)
+    counted = jnp.asarray(np.arange(blocks * size) < count, examples.part.dtype).reshape(blocks, size)
+
+    def one(sums, row):
+        picked, present = row
+        chosen = jax.tree.map(lambda x: x[picked], examples)
+        rows, more = measure(chosen._replace(part=chosen.part * present))
+        return jax.tree.map(jnp.add, sums, more), rows
+
+    first = jax.tree.map(lambda x: x[order[0]], examples)
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(measure, first)[1])
+    sums, rows = lax.scan(one, zeros, (jnp.asarray(order), counted))
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:count], rows), sums
+
+
+def check_budget(name: str, needed: int, budget: int, instead: str) -> None:
+    """Raises ValueError where a result of `needed` bytes is larger than `budget`, and says what to use instead."""
+    checks.integer(name, "budget", budget, 1)
+    if needed > budget:
+        raise ValueError(
+            f"{name} would take {_said(needed)} of memory, above the budget of {_said(budget)}; {instead}, or allow "
+            f"it with budget={needed}"
+        )
+
+
+def _said(count: int) -> str:
+    size = float(count)
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if size < 1024:
+            return f"{size:.4g} {unit}"
+        size /= 1024
+    return f"{size:.4g} TiB"
