@@ -139,8 +139,8 @@ def _forward(a: Array, weights: Array) -> Array:
 def _hessian_product(view: View) -> Product:
     network, params, trace, layers = view.network, view.params, view.trace, view.network.layers
     share = _share(view)
-    s = {name: s * share for name, s in view.swept.sensitivities.items()}
-    g = {name: g * share for name, g in view.swept.output_gradients.items()}
+    swept = view.swept_from(trace, view.share)
+    s, g = swept.sensitivities, dict(swept.output_gradients)
     read, curvature, start = _loss_curvature(view)
     if read == "outputs":
         g[network.output.name] = share * view.loss.example_gradient(*start)
@@ -194,8 +194,7 @@ def _gauss_newton_product(view: View) -> Product:
 
 
 def _share(view: View) -> Array:
-    # (Q, 1): what part of F each example's own loss is
-    return (view.part * view.total).astype(view.dtype)[:, None]
+    return view.share.astype(view.dtype)[:, None]
 
 
 def _loss_curvature(view: View):

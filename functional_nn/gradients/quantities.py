@@ -57,8 +57,15 @@ def _formed(f: Factors) -> Array:
 
 def _square_norms(f: Factors) -> Array:
     # (Q,): |s|^2 |a|^2
-    squares = jnp.sum(_wide(f.left) ** 2, axis=tuple(range(1, f.left.ndim)))
-    return squares if f.right is None else squares * jnp.sum(_wide(f.right) ** 2, axis=-1)
+    squares = _row_squares(f.left)
+    return squares if f.right is None else squares * _row_squares(f.right)
+
+
+def _row_squares(x: Array) -> Array:
+    # sum of x^2 over all but the first axis, as a product with ones: on CPU, XLA's own sum of rows writes the squares
+    # down first, takes six times as long, and with that the norms took more memory than the gradient does
+    x = _wide(x).reshape(len(x), -1)
+    return lax.dot(x * x, jnp.ones(x.shape[1], x.dtype), precision=lax.Precision.HIGHEST)
 
 
 def _sum_of_squares(f: Factors, part: Array) -> Array:
@@ -341,9 +348,8 @@ def _paired(products: Callable, one: Params, other: Params, block: int | None) -
 @_quantity()
 def input_gradients(view):
     """dF/dp by name of the input, (Q, R) each, as `backpropagate` gives it: the examples' share of F included."""
-    share = view.part * view.total
     found = backprop.of_inputs(view.network, view.swept)
-    return {name: g * share.astype(g.dtype)[:, None] for name, g in found.items()}
+    return {name: g * view.share.astype(g.dtype)[:, None] for name, g in found.items()}
 
 
 # Sums over the examples -----------------------------------------------------------------------------------------------
@@ -352,7 +358,7 @@ def input_gradients(view):
 @_quantity(adds=True)
 def gradient(view):
     """dF/dparams, as `value_and_grad` gives it."""
-    return view.contract(view.part * view.total)
+    return view.contract(view.share)
 
 
 def _noised(clipped, whole, *, max_norm, noise_multiplier, key):
@@ -380,7 +386,7 @@ def clipped_gradient(view, *, max_norm, noise_multiplier=0.0, key=None):
     accounting of privacy is made. Raises ValueError for max_norm <= 0, sigma < 0, and noise without a key.
     """
     norms = jnp.sqrt(sum(_layer_norms(view.gradients).values()))
-    return view.contract(view.part * view.total * jnp.minimum(1, max_norm / norms))
+    return view.contract_anew(view.share * jnp.minimum(1, max_norm / norms))
 
 
 @_quantity(adds=True)
@@ -542,13 +548,13 @@ def gauss_newton_diagonal(view):
     fused (softmax, sigmoid), else the outputs. For cross-entropy over softmax and one-hot targets it is the Fisher
     matrix's. Schraudolph 2002.
     """
-    return _second_moments(view.curvature, view.part * view.total)
+    return _second_moments(view.curvature, view.share)
 
 
 @_quantity(adds=True)
 def sampled_gauss_newton_diagonal(view, *, key, samples=1):
     """A Monte Carlo estimate of the same, unbiased, from `samples` sweeps: random signs on the root of H."""
-    return _second_moments(view.sampled_curvature(key, samples), view.part * view.total)
+    return _second_moments(view.sampled_curvature(key, samples), view.share)
 
 
 class KroneckerFactors(NamedTuple):
@@ -578,8 +584,8 @@ def _kronecker(view: View, factored: Params) -> dict[str, KroneckerFactors]:
             columns.append(jnp.ones_like(columns[0][:, :1]))
         found[layer.name] = KroneckerFactors(
             products(jnp.concatenate(columns, axis=1), view.part),
-            products(left, view.part * view.total),
-            {name: products(f.left, view.part * view.total) for name, f in own.items() if _is_alone(layer, name)},
+            products(left, view.share),
+            {name: products(f.left, view.share) for name, f in own.items() if _is_alone(layer, name)},
         )
     return found
 
@@ -622,7 +628,7 @@ def gauss_newton(view):
     """The generalised Gauss-Newton matrix (P, P) of a small network, in `ravel_pytree`'s order."""
     rows = [_formed(f) for f in _leaves(view.curvature)]
     flat = jnp.concatenate([row.reshape(*row.shape[:2], -1) for row in rows], axis=2)
-    flat = flat * jnp.sqrt(view.part * view.total).astype(flat.dtype)[:, None, None]
+    flat = flat * jnp.sqrt(view.share).astype(flat.dtype)[:, None, None]
     return jnp.einsum("qcp,qcr->pr", flat, flat)
 
 

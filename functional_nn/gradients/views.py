@@ -17,7 +17,7 @@ from functional_nn import checks
 from functional_nn.gradients import backprop
 from functional_nn.gradients.backprop import Sweep
 from functional_nn.networks import losses
-from functional_nn.networks.network import Params, forward, theta
+from functional_nn.networks.network import Params, Trace, forward, theta
 from functional_nn.precision import at_least_float32
 
 BLOCK = 1024  # examples swept at once
@@ -46,21 +46,26 @@ class Examples(NamedTuple):
 class View:
     """A block of examples: their trace, and every sweep back from the output, made once when first asked for.
 
-    total: what the parts of F sum to, 1 where it is a mean and sum w where it is a sum. key: drops neurons.
+    part (Q,): w_q / sum w; share (Q,): what each F_q counts for in F, part times `total`, which is 1 for a mean and
+    sum w for a sum. key: drops neurons.
     """
 
     def __init__(self, network, loss, params, examples: Examples, total=1.0, key=None, input_gradients=False):
         self.network, self.loss, self.params, self.examples = network, loss, params, examples
-        self.part, self.total, self.input_gradients = examples.part, total, input_gradients
+        self.part, self.share, self.input_gradients = examples.part, examples.part * total, input_gradients
         self.trace = forward(network, params, examples.inputs, {}, key)
         self._factors = {}
 
     @functools.cached_property
     def swept(self) -> Sweep:
         """The recursion from each example's own loss: s_q = dF_q/dn."""
+        return self.swept_from(self.trace, None)
+
+    def swept_from(self, trace: Trace, scale: Array | None) -> Sweep:
+        """The recursion from scale_q F_q, scale (Q,): it is linear in what it starts from."""
         alone = dataclasses.replace(self.loss, reduction="sum")
-        started = backprop.start(self.network, alone, self.params, self.trace, self.examples.targets, None)
-        return backprop.sweep(self.network, self.params, self.trace, started, self.input_gradients)
+        started = backprop.start(self.network, alone, self.params, trace, self.examples.targets, scale)
+        return backprop.sweep(self.network, self.params, trace, started, self.input_gradients)
 
     @functools.cached_property
     def gradients(self) -> Params:
@@ -74,29 +79,34 @@ class View:
             width = layer.size if of == "outputs" else layer.rows
             unit = jnp.eye(width, dtype=self.dtype)[None, :, :]
             columns = jnp.broadcast_to(unit, (len(self.part), width, width))
-            self._factors["jacobian", of] = self._swept_from(columns, of)
+            self._factors["jacobian", of] = self._swept_along(columns, of)
         return self._factors["jacobian", of]
 
     @functools.cached_property
     def curvature(self) -> Params:
         """The columns of J^T V, factored, V V^T the loss's second derivative: they sum to Gauss-Newton."""
-        return self._swept_from(self._root[1], self._root[0])
+        return self._swept_along(self._root[1], self._root[0])
 
     def sampled_curvature(self, key: Array, samples: int) -> Params:
         """`samples` random combinations of those columns, whose outer products have the same expectation."""
         of, root = self._root
         keys = jax.vmap(functools.partial(jax.random.fold_in, key))(self.examples.number)
         signs = jax.vmap(lambda k: jax.random.rademacher(k, (samples, root.shape[1]), root.dtype))(keys)
-        return self._swept_from(jnp.einsum("qkc,qcs->qks", signs, root) / np.sqrt(samples).astype(root.dtype), of)
+        return self._swept_along(jnp.einsum("qkc,qcs->qks", signs, root) / np.sqrt(samples).astype(root.dtype), of)
 
     def contract(self, scale: Array) -> Params:
         """sum_q scale_q g_q, for scale (Q,)."""
+        scaled = jax.tree.map(lambda s: s * scale.astype(s.dtype)[:, None], self.swept[:2])
+        return backprop.contract(self.network, self.params, self.trace, Sweep(*scaled, {}))
 
-        def scaled(s):
-            return s * scale.astype(s.dtype)[:, None]
+    def contract_anew(self, scale: Array) -> Params:
+        """The same for a scale that comes out of `swept`: swept again, in the memory that a plain gradient takes.
 
-        scaled_sweep = Sweep(*jax.tree.map(scaled, self.swept[:2]), {})
-        return backprop.contract(self.network, self.params, self.trace, scaled_sweep)
+        Otherwise the sensitivities of all layers would be kept until the last is known, as large as the trace. The
+        barrier keeps the compiler from seeing that it knows most of them already.
+        """
+        scale, trace = lax.optimization_barrier((scale, self.trace))
+        return backprop.contract(self.network, self.params, trace, self.swept_from(trace, scale))
 
     @property
     def dtype(self) -> np.dtype:
@@ -109,7 +119,7 @@ class View:
         read = self.trace.activations if of == "outputs" else self.trace.net_inputs
         return of, curvature.root(read[self.network.output.name], self.examples.targets)
 
-    def _swept_from(self, columns: Array, of: Of) -> Params:
+    def _swept_along(self, columns: Array, of: Of) -> Params:
         # columns (Q, C, S) of what the sweep starts from, at the last layer's outputs or net inputs
         layer = self.network.output
 
