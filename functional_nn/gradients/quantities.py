@@ -15,7 +15,7 @@ everything else in the parameters' dtype.
 
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -243,22 +243,26 @@ def compute(
     }
 
 
-def _rules_for(asked: Sequence[str], options: dict[str, Any]) -> dict[str, _Rule]:
-    if isinstance(asked, str) or not asked:
-        raise ValueError(f"names: expected the quantities asked for, such as ('per_example_norms',), got {asked!r}")
+def check_names(asked: Sequence[str], options: Collection[str] = ()) -> None:
+    """Raises ValueError for an unknown quantity, and for one that needs an option which is not given."""
     for name in asked:
         if name not in _rules:
             raise ValueError(registry.unknown("quantity", str(name), _rules))
+        for option, default in _rules[name].options.items():
+            if default is inspect.Parameter.empty and option not in options:
+                raise ValueError(f"{name} needs {option}=...")
+
+
+def _rules_for(asked: Sequence[str], options: dict[str, Any]) -> dict[str, _Rule]:
+    if isinstance(asked, str) or not asked:
+        raise ValueError(f"names: expected the quantities asked for, such as ('per_example_norms',), got {asked!r}")
+    check_names(asked, options)
     rules = {name: _rules[name] for name in asked}
     takers = {option: name for name, rule in rules.items() for option in rule.options}
     for option in options:
         if option not in takers:
             accepted = (*_SHARED, *takers)
             raise TypeError(f"{', '.join(rules)}: " + registry.unknown("option", option, accepted))
-    for name, rule in rules.items():
-        for option, default in rule.options.items():
-            if default is inspect.Parameter.empty and option not in options:
-                raise ValueError(f"{name} needs {option}=...")
     if "max_norm" in options:
         checks.constant(takers["max_norm"], "max_norm", options["max_norm"], *checks.POSITIVE)
     if "noise_multiplier" in options:
@@ -361,32 +365,41 @@ def gradient(view):
     return view.contract(view.share)
 
 
-def _noised(clipped, whole, *, max_norm, noise_multiplier, key):
+def clip(view: View, max_norm: Array | float) -> Params:
+    """What `clipped_gradient` is before its noise."""
+    norms = jnp.sqrt(sum(_layer_norms(view.gradients).values()))
+    return view.contract_anew(view.share * jnp.minimum(1, max_norm / norms))
+
+
+def add_noise(clipped: Params, shares: Array, max_norm, noise_multiplier, key: Array | None) -> Params:
+    """Gaussian noise on a clipped gradient in which the examples have shares (Q,) of F."""
     if checks.is_concrete(noise_multiplier) and noise_multiplier == 0:
         return clipped
     if key is None:
         raise ValueError("clipped_gradient: noise needs key=jax.random.key(...)")
     # One example can move the sum by max_norm times its share of F: that is what the noise is measured in.
-    deviation = noise_multiplier * max_norm * jnp.max(whole.examples.part) * whole.total
+    deviation = noise_multiplier * max_norm * jnp.max(shares)
     leaves, structure = jax.tree.flatten(clipped)
-    keys = jax.random.split(key, len(leaves))
     noised = [
-        g + deviation.astype(g.dtype) * jax.random.normal(k, g.shape, g.dtype)
-        for g, k in zip(leaves, keys, strict=True)
+        g + deviation.astype(g.dtype) * jax.random.normal(own_key, g.shape, g.dtype)
+        for g, own_key in zip(leaves, jax.random.split(key, len(leaves)), strict=True)
     ]
     return jax.tree.unflatten(structure, noised)
+
+
+def _noised(clipped, whole, *, max_norm, noise_multiplier, key):
+    return add_noise(clipped, whole.examples.part * whole.total, max_norm, noise_multiplier, key)
 
 
 @_quantity(adds=True, finish=_noised)
 def clipped_gradient(view, *, max_norm, noise_multiplier=0.0, key=None):
     """The gradient of F with every g_q scaled down to at most max_norm, in the parameters' structure.
 
-    Two contractions, one for the norms and one for the sum: Abadi et al. 2016 (arXiv 1607.00133), Alg. 1. With
-    noise_multiplier sigma > 0, Gaussian noise of sigma max_norm (over Q, for a mean loss) is added from `key`. No
-    accounting of privacy is made. Raises ValueError for max_norm <= 0, sigma < 0, and noise without a key.
+    The norms, then one contraction for the sum: Abadi et al. 2016 (arXiv 1607.00133), Alg. 1. With noise_multiplier
+    sigma > 0, Gaussian noise of sigma max_norm (over Q, for a mean loss) is added from `key`. No accounting of privacy
+    is made. Raises ValueError for max_norm <= 0, sigma < 0, and noise without a key.
     """
-    norms = jnp.sqrt(sum(_layer_norms(view.gradients).values()))
-    return view.contract_anew(view.share * jnp.minimum(1, max_norm / norms))
+    return clip(view, max_norm)
 
 
 @_quantity(adds=True)

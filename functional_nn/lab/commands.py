@@ -322,8 +322,9 @@ def _measures(config, network, loss, params, x, t, rescale) -> dict[str, float]:
 def _write_history(path: Path, history: fnn.training.History) -> None:
     with path.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(history._fields)
-        writer.writerows(zip(*(column.tolist() for column in history), strict=True))
+        columns = {name: column for name, column in history._asdict().items() if name != "tracked"}
+        writer.writerow(columns)
+        writer.writerows(zip(*(column.tolist() for column in columns.values()), strict=True))
 
 
 def _page(config, result, watched, agreement, summary, held_out, outputs, seconds, folder: Path) -> str:

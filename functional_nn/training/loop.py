@@ -8,7 +8,7 @@ the same network, loss, optimizer and plan. Divergence and stopping are data in 
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -17,7 +17,9 @@ import numpy as np
 from jax import Array, lax
 
 from functional_nn import checks, optimizers, precision, registry
+from functional_nn.gradients import quantities
 from functional_nn.gradients.backprop import objective, value_and_grad
+from functional_nn.gradients.views import BUDGET, check_budget
 from functional_nn.networks import losses
 from functional_nn.networks.losses import Loss
 from functional_nn.networks.network import Inputs, Network, Params, forward
@@ -30,11 +32,12 @@ from functional_nn.training.termination import Criterion
 
 Gradient = Callable[[Network, Loss], Callable[..., tuple[Array, Params]]]
 Correct = Callable[[Array, Array], Array]  # (outputs, targets) -> (Q,) booleans
+Track = Sequence[str] | Mapping[str, Callable[[Params, Inputs, Array], Any]]
 
 
 class Batch(NamedTuple):
-    """inputs {name: (B, R)}, targets (B, S); weights (B,) of the examples, a key for dropout, a scale of the gradient,
-    each where there is one.
+    """inputs {name: (B, R)}, targets (B, S); weights (B,) of the examples, a key for dropout and for gradients that are
+    random, a scale of the gradient, each where there is one.
     """
 
     inputs: dict[str, Array]
@@ -59,7 +62,8 @@ class History(NamedTuple):
     used it (for `batch`, exactly those before the epoch), with neurons dropped where there is dropout and without the
     regularizer's penalty; gradient_norm, the penalty's gradient included, is the mean over the epoch's updates;
     validation_* are measured after the epoch, no neuron dropped. Each loss has the precision of the parameters. nan
-    where there is nothing to say.
+    where there is nothing to say. tracked: {name: what `fit` was asked to track, each of its arrays (E, ...)}, measured
+    after the epoch on all training examples.
     """
 
     epoch: np.ndarray
@@ -68,6 +72,7 @@ class History(NamedTuple):
     gradient_norm: np.ndarray
     validation_loss: np.ndarray
     validation_accuracy: np.ndarray
+    tracked: dict[str, Any] = {}
 
 
 class Best(NamedTuple):
@@ -147,27 +152,34 @@ def train_step(
 ) -> Callable:
     """`(state, batch) -> (state, metrics)`, pure, to be compiled by whoever calls it. `correct` as in `fit`.
 
-    The step takes a `training.Batch`, inputs by name. Raises ValueError where a network with dropout gets no key.
+    The step takes a `training.Batch`, inputs by name. Raises ValueError where a network with dropout, or a gradient
+    with noise, gets no key.
     """
     loss, optimizer = losses.get(loss), optimizers.get(optimizer)
     gradients_of = gradient(network, loss)
+    needs_key = _needs_key(network, gradient)
 
     def step(state, batch: Batch):
-        if network.drops and batch.key is None:
-            raise ValueError("batch: a network with dropout needs a key; give Batch(..., key=key)")
+        if needs_key and batch.key is None:
+            what = "network with dropout" if network.drops else "random gradient"
+            raise ValueError(f"batch: a {what} needs a key; give Batch(..., key=key)")
         params = optimizer.point(state)
-        dropping = (batch.key,) if network.drops else ()
-        value, grads = gradients_of(params, batch.inputs, batch.targets, batch.weights, *dropping)
+        random = (batch.key,) if needs_key else ()
+        value, grads = gradients_of(params, batch.inputs, batch.targets, batch.weights, *random)
         if batch.scale is not None:
             grads = jax.tree.map(lambda g: g * batch.scale.astype(g.dtype), grads)
         if regularizer is not None:
             grads = jax.tree.map(jnp.add, grads, regularizer.gradient(params))
         # The same forward pass as the gradient's; the compiler keeps one of them.
-        outputs = forward(network, params, batch.inputs, {}, *dropping).activations[network.output.name]
+        outputs = forward(network, params, batch.inputs, {}, *random).activations[network.output.name]
         accuracy = _accuracy(correct or loss.correct, outputs, batch.targets, batch.weights)
         return optimizer.update(state, grads), Metrics(value, accuracy, _norm(grads))
 
     return step
+
+
+def _needs_key(network: Network, gradient: Gradient) -> bool:
+    return network.drops or getattr(gradient, "random", False)
 
 
 def evaluate(
@@ -201,18 +213,21 @@ def fit(
     stop: Criterion | Sequence[Criterion] = (),
     gradient: Gradient | Literal["manual", "automatic"] = "manual",
     correct: Correct | None = None,
+    track: Track = (),
     chunk: int = 10,
     on_chunk: Callable[[Any, History], None] | None = None,
 ) -> FitResult:
     """Trains `network` on inputs (Q, R) or {name: (Q, R)} and targets (Q, S).
 
     key: for the initial parameters (unless `params` are given), the batches and dropout. plan: `training.batch()`,
-    `minibatch(32)` (the default, smaller where there are fewer examples; `batch()` for a method that needs it) or
-    `stochastic()`. validation: a pair (inputs, targets), measured after every epoch. regularizer: its gradient is
-    added. stop: `training.early_stopping(...)`, `no_change`, `gradient_below`, `loss_below`, or several of them.
-    gradient: by hand, by `jax.grad`, or your own `(network, loss) -> value_and_grad`. correct(outputs, targets) ->
-    (Q,) says which examples are right, `losses.largest` for one; by default the loss's own rule. on_chunk(state,
-    history so far) is called after every `chunk` epochs, outside the compiled program.
+    `minibatch(32)` (the default, smaller where there are fewer examples; `batch()` for a method that needs it),
+    `stochastic()` or `importance(32)`. validation: a pair (inputs, targets), measured after every epoch. regularizer:
+    its gradient is added. stop: `training.early_stopping(...)`, `no_change`, `gradient_below`, `loss_below`, or several of them.
+    gradient: by hand, by `jax.grad`, `training.clipped(1.0)`, or your own `(network, loss) -> value_and_grad`.
+    correct(outputs, targets) -> (Q,) says which examples are right, `losses.largest` for one; by default the loss's own
+    rule. track: names of `fnn.quantities`, such as ("noise_scale",), or functions by name, `{"rate": lambda params,
+    inputs, targets: ...}`; what they give after each epoch, on all training examples, stands in `history.tracked`.
+    on_chunk(state, history so far) is called after every `chunk` epochs, outside the compiled program.
 
     Compiles one program, whatever `epochs` is, and keeps it for later runs with the same network, loss, optimizer,
     plan and settings (the same object, where it is a wrapped optimizer). An update whose loss, gradient or result is
@@ -230,7 +245,7 @@ def fit(
     if not (on_chunk is None or callable(on_chunk)):
         raise TypeError(f"on_chunk: expected a function of state and history, got {type(on_chunk).__name__}")
     checks.prng_key("key", key)
-    settings = _settle(network, loss, optimizer, plan, regularizer, stop, gradient, correct)
+    settings = _settle(network, loss, optimizer, plan, regularizer, stop, gradient, correct, track)
     init_key, plan_key = jax.random.split(key)
     params = network.init(init_key) if params is None else params
     training, held_out = _data(settings, params, inputs, targets, validation)
@@ -248,7 +263,7 @@ def fit(
 
 
 def _joined(tables: Sequence[History]) -> History:
-    return History(*(np.concatenate(columns) for columns in zip(*tables, strict=True)))
+    return jax.tree.map(lambda *columns: np.concatenate(columns), *tables)
 
 
 def pure_fit(
@@ -262,6 +277,7 @@ def pure_fit(
     stop: Criterion | Sequence[Criterion] = (),
     gradient: Gradient | Literal["manual", "automatic"] = "manual",
     correct: Correct | None = None,
+    track: Track = (),
 ) -> Callable[..., Outcome]:
     """`fit` as a pure function of arrays, to be jitted and vmapped over keys, rates, strengths or data.
 
@@ -271,7 +287,7 @@ def pure_fit(
     leaves nan in its history, which `argmin` takes for the lowest. Has forward derivatives, but no reverse ones.
     """
     checks.integer("", "epochs", epochs, 1)
-    settings = _settle(network, loss, optimizer, plan, regularizer, stop, gradient, correct)
+    settings = _settle(network, loss, optimizer, plan, regularizer, stop, gradient, correct, track)
 
     def train(key, inputs, targets, validation=None, params=None) -> Outcome:
         checks.prng_key("key", key)
@@ -301,9 +317,10 @@ class _Settings(NamedTuple):
     stop: tuple[Criterion, ...]
     gradient: Gradient
     correct: Correct | None
+    track: tuple[tuple[str, Callable | None], ...]
 
 
-def _settle(network, loss, optimizer, plan, regularizer, stop, gradient, correct) -> _Settings:
+def _settle(network, loss, optimizer, plan, regularizer, stop, gradient, correct, track) -> _Settings:
     if isinstance(gradient, str) and gradient not in GRADIENTS:
         raise ValueError(registry.unknown("gradient", gradient, GRADIENTS))
     gradient = GRADIENTS[gradient] if isinstance(gradient, str) else gradient
@@ -322,7 +339,23 @@ def _settle(network, loss, optimizer, plan, regularizer, stop, gradient, correct
         raise ValueError("stop: only one criterion can restore the best parameters; give the others restore=False")
     if plan is not None and not isinstance(plan, BatchPlan):
         raise TypeError(f"plan: expected training.batch(), minibatch(size) or stochastic(), got {plan!r}")
-    return _Settings(network, loss, optimizer, plan, regularizer, stop, gradient, correct)
+    return _Settings(network, loss, optimizer, plan, regularizer, stop, gradient, correct, _tracked(track))
+
+
+def _tracked(track: Track) -> tuple[tuple[str, Callable | None], ...]:
+    """(name, function) of all that is tracked; a quantity of the library has no function."""
+    if isinstance(track, Mapping):
+        for name, function in track.items():
+            if not callable(function):
+                raise TypeError(
+                    f"track: expected a function of (params, inputs, targets) for {name!r}, got {function!r}"
+                )
+        return tuple(track.items())
+    try:
+        quantities.check_names(track)
+    except ValueError as error:
+        raise ValueError(f"track: {error}; or give {{name: function of (params, inputs, targets)}}") from None
+    return tuple((name, None) for name in track)
 
 
 def _with_plan(settings: _Settings, examples: int) -> _Settings:
@@ -400,8 +433,9 @@ def _program(settings: _Settings, length: int) -> tuple[Callable, Callable]:
     `advance` runs up to `count` <= `length` epochs; `count` may be traced, so that a last, shorter chunk compiles
     nothing. The table is a History of arrays (length,).
     """
-    network, loss, optimizer, plan, regularizer, stop, gradient, correct = settings
+    network, loss, optimizer, plan, regularizer, stop, gradient, correct, track = settings
     step = train_step(network, loss, optimizer, gradient, correct, regularizer)
+    random = _needs_key(network, gradient)
     scores = [criterion.score for criterion in stop if criterion.score]
 
     def start(params) -> Run:
@@ -419,7 +453,8 @@ def _program(settings: _Settings, length: int) -> tuple[Callable, Callable]:
             scales = None  # a sum over b examples is b / B of one over B as it is
         counts = plan.counts(examples)
         share = jnp.asarray(counts / counts.sum(), dtype)  # of the epoch's examples
-        dropout_key = jax.random.fold_in(key, _DROPOUT)
+        noise_key = jax.random.fold_in(key, _NOISE)
+        measure = functools.partial(_measure, network, loss, track, training)
 
         numbers = np.arange(1, updates + 1, dtype=np.int32)
 
@@ -437,13 +472,13 @@ def _program(settings: _Settings, length: int) -> tuple[Callable, Callable]:
             run, table, low, high = carry
             limit = jnp.where(high > updates, updates, (low + high) // 2)
             done = run.epoch
-            rows = (
-                numbers,
-                plan.indices(key, done, examples),
-                weights,
-                scales,
-                jax.random.split(jax.random.fold_in(dropout_key, done), updates) if network.drops else None,
-            )
+            keys = jax.random.split(jax.random.fold_in(noise_key, done), updates) if random else None
+            if plan.importance is None:
+                rows = (numbers, plan.indices(key, done, examples), weights, scales, keys)
+            else:
+                at = optimizer.point(run.state), training.inputs, training.targets
+                drawn = plan.draw(key, done, quantities.per_example_norms(network, loss, *at))
+                rows = (numbers, drawn.indices, drawn.weights, None if loss.reduction == "sum" else drawn.scales, keys)
             state, metrics = lax.scan(functools.partial(update, limit), run.state, rows)
             broken = ~(jnp.isfinite(metrics.loss) & jnp.isfinite(metrics.gradient_norm)) & (numbers <= limit)
             good = (~jnp.any(broken) & _all_finite(state.params)) | (limit == 0)
@@ -458,7 +493,9 @@ def _program(settings: _Settings, length: int) -> tuple[Callable, Callable]:
             if held_out is not None:
                 after = evaluate(network, loss, state.params, held_out.inputs, held_out.targets, correct)
             row = (done + 1, total, jnp.sum(metrics.accuracy * share), jnp.mean(metrics.gradient_norm), *after)
-            row = History(*(jnp.asarray(x, column.dtype) for x, column in zip(row, table, strict=True)))
+            row = jax.tree.map(
+                lambda x, column: jnp.asarray(x, column.dtype), History(*row, measure(state.params)), table
+            )
 
             state = optimizer.observe(state, row.training_loss if held_out is None else row.validation_loss)
             judged = [criterion.update(memory, row) for criterion, memory in zip(stop, run.memories, strict=True)]
@@ -487,7 +524,11 @@ def _program(settings: _Settings, length: int) -> tuple[Callable, Callable]:
             run, *_ = carry
             return (run.epoch - first < count) & (run.ended == 0)
 
-        table = History(jnp.zeros(length, jnp.int32), *(jnp.full(length, jnp.nan, dtype) for _ in History._fields[1:]))
+        table = History(
+            jnp.zeros(length, jnp.int32),
+            *(jnp.full(length, jnp.nan, dtype) for _ in History._fields[1:-1]),
+            _empty(jax.eval_shape(measure, run.state.params), length),
+        )
         none, beyond = jnp.zeros((), jnp.int32), jnp.asarray(updates + 1, jnp.int32)
         run, table, *_ = lax.while_loop(unfinished, epoch, (run, table, none, beyond))
         return run, table, run.epoch - first
@@ -495,7 +536,24 @@ def _program(settings: _Settings, length: int) -> tuple[Callable, Callable]:
     return start, advance
 
 
-_DROPOUT = 2**32 - 1  # folded into the key of the batches, where epochs never come so far
+_NOISE = 2**32 - 1  # folded into the key of the batches, where epochs never come so far
+
+
+def _measure(network: Network, loss: Loss, track, training: Batch, params: Params) -> dict[str, Any]:
+    """What is tracked, at `params`."""
+    asked = tuple(name for name, function in track if function is None)
+    found = quantities.compute(network, loss, params, training.inputs, training.targets, asked) if asked else {}
+    inputs = training.inputs if len(network.inputs) > 1 else training.inputs[network.inputs[0][0]]
+    own = {name: function(params, inputs, training.targets) for name, function in track if function is not None}
+    return jax.tree.map(jnp.asarray, found | own)
+
+
+def _empty(row: dict[str, Any], length: int) -> dict[str, Any]:
+    """A table of `length` rows for what is tracked: nan, or 0 where it is of integers."""
+    needed = length * sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(row))
+    check_budget(f"track: {', '.join(row)} of {length} epochs", needed, BUDGET, "lower chunk, or track what is smaller")
+    missing = lambda x: jnp.nan if jnp.issubdtype(x.dtype, jnp.inexact) else 0  # noqa: E731
+    return jax.tree.map(lambda x: jnp.full((length, *x.shape), missing(x), x.dtype), row)
 
 
 def _where(condition: Array, new: Any, old: Any) -> Any:

@@ -9,7 +9,7 @@ follow the gradient's size: `gd(rate)` on the mean is `gd(rate / B)` on the sum.
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,20 +22,31 @@ Shuffle = Literal["each_epoch", "once", "never"]
 Last = Literal["kept", "dropped", "weighted"]
 
 
+class Drawn(NamedTuple):
+    """An epoch's batches: indices (U, B) int32, weights (U, B) of their examples, scales (U,) of a mean's gradients."""
+
+    indices: Array
+    weights: Array
+    scales: Array
+
+
 @dataclass(frozen=True)
 class BatchPlan:
-    """Which examples each update of each epoch sees. Made by `batch`, `minibatch` or `stochastic`.
+    """Which examples each update of each epoch sees. Made by `batch`, `minibatch`, `stochastic` or `importance`.
 
     size: B, or None for all examples at once. shuffle: "each_epoch", "once" (fixed random batches, CSE 475 19.68.1)
     or "never". last: what becomes of an incomplete last batch. "kept": an update like any other, in which each of its
     b examples counts for 1 / b of a mean loss; "weighted": that update is scaled by b / B, so that every example of
     the epoch counts alike (in a loss that is a sum they do anyhow); "dropped": left out. Batches that are kept are
-    filled up with examples of weight 0. Raises ValueError for a size < 1 and for unknown words.
+    filled up with examples of weight 0. importance: the share of uniform draws in batches that are drawn by gradient
+    norm, see `importance`; None for batches that go through the data. Raises ValueError for a size < 1 and for unknown
+    words.
     """
 
     size: int | None
     shuffle: Shuffle = "each_epoch"
     last: Last = "kept"
+    importance: float | None = None
 
     def __post_init__(self):
         if self.size is not None:
@@ -68,13 +79,29 @@ class BatchPlan:
     def weights(self, examples: int) -> np.ndarray | None:
         """(U, B) float32, 0 for what fills up the last batch, else 1; None where nothing is filled up."""
         updates, size = self.updates(examples), self.size or examples
-        if updates * size <= examples:
+        if updates * size <= examples or self.importance is not None:
             return None
         return (np.arange(updates * size) < examples).astype(np.float32).reshape(updates, size)
+
+    def draw(self, key: Array, epoch: Array | int, norms: Array) -> Drawn:
+        """An epoch's batches where examples are drawn by the norms (Q,) of their gradients; see `importance`."""
+        examples = len(norms)
+        updates, uniform = self.updates(examples), jnp.full_like(norms, 1 / examples)
+        total = jnp.sum(norms)
+        proportional = jnp.where(total > 0, norms / jnp.where(total > 0, total, 1), uniform)
+        probability = (1 - self.importance) * proportional + self.importance * uniform
+        reached = jnp.cumsum(probability)
+        at = jax.random.uniform(jax.random.fold_in(key, epoch), (updates, self.size), norms.dtype) * reached[-1]
+        indices = jnp.minimum(jnp.searchsorted(reached, at, side="right"), examples - 1).astype(jnp.int32)
+        weights = 1 / (examples * probability[indices])
+        # A mean loss divides by the sum of the weights; what is unbiased is the division by B.
+        return Drawn(indices, weights, jnp.mean(weights, axis=1))
 
     def counts(self, examples: int) -> np.ndarray:
         """(U,) float64, how many examples each update of an epoch sees."""
         updates, size = self.updates(examples), self.size or examples
+        if self.importance is not None:
+            return np.full(updates, float(size))
         return np.minimum(size, examples - size * np.arange(updates)).astype(np.float64)
 
     def scales(self, examples: int) -> np.ndarray | None:
@@ -97,6 +124,20 @@ def minibatch(size: int, *, shuffle: Shuffle = "each_epoch", last: Last = "kept"
 def stochastic(*, shuffle: Shuffle = "each_epoch") -> BatchPlan:
     """One example an update: stochastic gradient descent (Hagan Eq. 3.25-3.27)."""
     return minibatch(1, shuffle=shuffle)
+
+
+def importance(size: int, *, uniform: float = 0.1) -> BatchPlan:
+    """`size` examples an update, drawn with replacement: mostly those with large gradients, and weighted less for it.
+
+    Example q is drawn with probability p_q = (1 - uniform) |g_q| / sum |g| + uniform / Q and weighs 1 / (Q p_q), so
+    that each batch's gradient is an unbiased estimate of the whole one; drawing by norm is what makes its variance
+    least (Needell, Srebro and Ward 2014; Katharopoulos and Fleuret 2018, arXiv 1803.00942). The norms are those at the
+    start of each epoch, from one sweep over all examples; uniform, in (0, 1], bounds every weight by 1 / uniform.
+    Raises ValueError for a size < 1 and for `uniform` out of range.
+    """
+    accepts = lambda v: (v > 0) & (v <= 1)  # noqa: E731
+    uniform = checks.constant("importance", "uniform", uniform, accepts, "in (0, 1]")
+    return BatchPlan(checks.integer("", "batch size", size, 1), importance=uniform)
 
 
 def _permutation(key: Array, examples: int) -> Array:

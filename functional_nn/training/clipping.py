@@ -1,0 +1,59 @@
+"""Training on gradients that are clipped example by example, as differentially private SGD needs them."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+from jax import Array
+
+from functional_nn import checks
+from functional_nn.gradients import quantities
+from functional_nn.gradients.backprop import loss_value
+from functional_nn.gradients.views import View, prepare
+from functional_nn.networks import losses
+from functional_nn.networks.network import Inputs, Params
+
+_NOISE = 2**32 - 1  # folded into the update's key, where the numbers of layers that drop neurons never come
+
+
+@dataclass(frozen=True)
+class Clipped:
+    """A gradient for `fit`. Made by `clipped`."""
+
+    max_norm: Any
+    noise_multiplier: Any
+
+    @property
+    def random(self) -> bool:
+        """True where a key is needed at every update."""
+        return not checks.is_concrete(self.noise_multiplier) or self.noise_multiplier > 0
+
+    def __call__(self, network, loss):
+        """As `value_and_grad`: `(params, inputs, targets, weights=None, key=None) -> (F, clipped gradient)`."""
+        loss = losses.get(loss)
+
+        def value_and_gradients(
+            params: Params, inputs: Inputs, targets: Array, weights: Array | None = None, key: Array | None = None
+        ):
+            examples, total = prepare(network, loss, params, inputs, targets, weights)
+            view = View(network, loss, params, examples, total, key=key)
+            noise_key = None if key is None else jax.random.fold_in(key, _NOISE)
+            gradients = quantities.clip(view, self.max_norm)
+            gradients = quantities.add_noise(gradients, view.share, self.max_norm, self.noise_multiplier, noise_key)
+            return loss_value(network, loss, view.trace, examples.targets, weights), gradients
+
+        return value_and_gradients
+
+
+def clipped(max_norm: Any, noise_multiplier: Any = 0.0) -> Clipped:
+    """`fit(..., gradient=clipped(1.0, noise_multiplier=1.1))`: DP-SGD, Abadi et al. 2016 (arXiv 1607.00133), Alg. 1.
+
+    Every example's gradient is scaled down to a norm of at most max_norm before they are summed; then Gaussian noise
+    of noise_multiplier max_norm is added to the sum, which a mean loss divides by the batch size. In numbers:
+    `quantities.clipped_gradient`. No accounting of privacy is made: it would hold for batches drawn by Poisson
+    sampling, and these are not. Raises ValueError for max_norm <= 0 and noise_multiplier < 0.
+    """
+    return Clipped(
+        checks.constant("clipped", "max_norm", max_norm, *checks.POSITIVE),
+        checks.constant("clipped", "noise_multiplier", noise_multiplier, *checks.NON_NEGATIVE),
+    )
