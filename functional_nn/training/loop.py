@@ -221,13 +221,14 @@ def fit(
 
     key: for the initial parameters (unless `params` are given), the batches and dropout. plan: `training.batch()`,
     `minibatch(32)` (the default, smaller where there are fewer examples; `batch()` for a method that needs it),
-    `stochastic()` or `importance(32)`. validation: a pair (inputs, targets), measured after every epoch. regularizer:
-    its gradient is added. stop: `training.early_stopping(...)`, `no_change`, `gradient_below`, `loss_below`, or several of them.
-    gradient: by hand, by `jax.grad`, `training.clipped(1.0)`, or your own `(network, loss) -> value_and_grad`.
-    correct(outputs, targets) -> (Q,) says which examples are right, `losses.largest` for one; by default the loss's own
-    rule. track: names of `fnn.quantities`, such as ("noise_scale",), or functions by name, `{"rate": lambda params,
-    inputs, targets: ...}`; what they give after each epoch, on all training examples, stands in `history.tracked`.
-    on_chunk(state, history so far) is called after every `chunk` epochs, outside the compiled program.
+    `stochastic()` or `importance(32)`. validation: a pair (inputs, targets), measured after every epoch.
+    regularizer: its gradient is added. stop: `training.early_stopping(...)`, `no_change`, `gradient_below`,
+    `loss_below`, or several of them. gradient: by hand, by `jax.grad`, `training.clipped(1.0)`, or your own
+    `(network, loss) -> value_and_grad`. correct(outputs, targets) -> (Q,) says which examples are right,
+    `losses.largest` for one; by default the loss's own rule. track: names of `fnn.quantities`, such as
+    ("noise_scale",), or functions by name, `{"rate": lambda params, inputs, targets: ...}`; what they give after
+    each epoch, on all training examples, stands in `history.tracked`. on_chunk(state, history so far) is called
+    after every `chunk` epochs, outside the compiled program.
 
     Compiles one program, whatever `epochs` is, and keeps it for later runs with the same network, loss, optimizer,
     plan and settings (the same object, where it is a wrapped optimizer). An update whose loss, gradient or result is
