@@ -268,6 +268,8 @@ def _rules_for(asked: Sequence[str], options: dict[str, Any]) -> dict[str, _Rule
     if "noise_multiplier" in options:
         multiplier = options["noise_multiplier"]
         checks.constant(takers["noise_multiplier"], "noise_multiplier", multiplier, *checks.NON_NEGATIVE)
+    if "saturation" in options:
+        checks.constant(takers["saturation"], "saturation", options["saturation"], *checks.NON_NEGATIVE)
     if "samples" in options:
         checks.integer(takers["samples"], "samples", options["samples"], 1)
     if "of" in options:

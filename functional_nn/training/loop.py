@@ -352,6 +352,8 @@ def _tracked(track: Track) -> tuple[tuple[str, Callable | None], ...]:
                     f"track: expected a function of (params, inputs, targets) for {name!r}, got {function!r}"
                 )
         return tuple(track.items())
+    if isinstance(track, str):
+        raise TypeError(f"track: expected a sequence of names, such as ({track!r},), got {track!r}")
     try:
         quantities.check_names(track)
     except ValueError as error:

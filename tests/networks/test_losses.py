@@ -521,3 +521,47 @@ def test_only_the_registered_activation_is_fused():
 def test_labels_out_of_range_are_nan_where_they_cannot_be_refused():
     rows = jax.jit(lambda labels: losses.one_hot(labels, 3))(jnp.array([0, 3, -1]))
     assert rows[0].tolist() == [1, 0, 0] and jnp.isnan(rows[1:]).all()
+
+
+# Second derivatives ---------------------------------------------------------------------------------------------------
+
+
+def curvatures():
+    """(name, curvature, value of one example, x, t) for every loss at its outputs and in its fused pairs."""
+    for name in LOSSES:
+        loss, a, t, _ = suited(name, "mean")
+        yield name, loss.curvature, loss.example_value, a, t
+        for output, pair in loss.fused.items():
+            yield f"{name} over {output}", pair.curvature, pair.value, net_inputs(), t
+
+
+CURVATURES = [pytest.param(*rest, id=name) for name, *rest in curvatures()]
+
+
+@pytest.mark.parametrize(("curvature", "value", "x", "t"), CURVATURES)
+def test_curvature_is_the_hessian_of_the_value(curvature, value, x, t):
+    H = jax.vmap(jax.hessian(lambda x, t: value(x[None], t[None])[0]))(x, t)
+    r = net_inputs(5)
+    assert relative_error(curvature.product(r, x, t), jnp.einsum("qst,qt->qs", H, r)) <= 1e-12
+    if curvature.root is not None:
+        V = curvature.root(x, t)
+        assert relative_error(jnp.einsum("qcs,qct->qst", V, V), H) <= 1e-12
+
+
+def test_every_loss_is_convex_in_something():
+    for name in LOSSES:
+        for output in ("linear", "sigmoid", "softmax"):
+            of, curvature = losses.get(name).convex_in(activations.get(output))
+            assert curvature.root is not None
+            fused = losses.get(name).fused_with(activations.get(output))
+            assert of == ("net_inputs" if fused and fused.curvature.root else "outputs")
+
+
+@pytest.mark.parametrize(("name", "output"), FUSED)
+def test_fused_curvature_is_finite_at_logits_of_ten_thousand(name, output):
+    loss, _, t, _ = suited(name, "mean", jnp.float32)
+    n = jnp.asarray([[1e4, -1e4, 0.0, 5.0]] * EXAMPLES, jnp.float32)
+    curvature = loss.fused[output].curvature
+    assert np.isfinite(np.asarray(curvature.product(jnp.ones_like(n), n, t))).all()
+    if curvature.root is not None:
+        assert np.isfinite(np.asarray(curvature.root(n, t))).all()

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from functional_nn.training import batch, minibatch, stochastic
+from functional_nn.training import batch, importance, minibatch, stochastic
 
 KEY = jax.random.key(3)
 SHUFFLES = ("each_epoch", "once", "never")
@@ -170,3 +170,48 @@ def test_a_batch_larger_than_the_data_is_refused():
         with pytest.raises(ValueError, match="batch size must be 1 to 7, the number of examples, got 8"):
             ask()
     assert minibatch(7).updates(7) == 1
+
+
+# Drawn by norm --------------------------------------------------------------------------------------------------------
+
+NORMS = jnp.array([0.0, 1.0, 2.0, 7.0])
+
+
+def test_examples_are_drawn_by_norm_and_weighed_by_what_that_does():
+    plan = importance(500, uniform=0.2)
+    probability = 0.8 * np.array([0, 0.1, 0.2, 0.7]) + 0.05
+    drawn = jax.vmap(lambda epoch: plan.draw(KEY, epoch, jnp.tile(NORMS, 250)))(jnp.arange(20))
+    which = np.asarray(drawn.indices).ravel()
+    count = which.size
+    assert count == 20 * 2 * 500 and which.max() < 1000
+    share = np.bincount(which % 4, minlength=4) / count
+    assert (np.abs(share - probability) < 5 * np.sqrt(probability * (1 - probability) / count)).all()
+    np.testing.assert_allclose(drawn.weights, (1 / (4 * probability))[np.asarray(drawn.indices) % 4], rtol=1e-12)
+    np.testing.assert_allclose(drawn.scales, np.asarray(drawn.weights).mean(axis=-1), rtol=1e-12)
+    assert len({tuple(row) for row in np.asarray(drawn.indices).reshape(40, -1)}) == 40  # no two updates alike
+
+
+def test_what_is_drawn_estimates_the_sum_of_anything_and_least_badly_the_norms():
+    values = np.array([3.0, -1.0, 4.0, 7.0])
+    probability = 0.9 * np.asarray(NORMS) / 10 + 0.1 / 4
+    weights = 1 / (4 * probability)
+    assert (probability * weights * values).sum() == pytest.approx(values.mean(), rel=1e-12)
+    drawn = importance(4).draw(KEY, 0, NORMS)
+    np.testing.assert_allclose(drawn.weights, weights[np.asarray(drawn.indices)], rtol=1e-12)
+    by_norm = (probability * (weights * np.asarray(NORMS)) ** 2).sum()
+    assert by_norm < (np.asarray(NORMS) ** 2).mean()
+
+
+def test_where_no_example_has_a_gradient_all_are_alike():
+    drawn = importance(3).draw(KEY, 0, jnp.zeros(10))
+    np.testing.assert_array_equal(drawn.weights, np.ones((4, 3)))
+
+
+def test_importance_refuses():
+    for uniform in (0, -0.1, 1.1, float("nan"), "0.1"):
+        with pytest.raises(ValueError, match=r"importance: uniform must be in \(0, 1\], got"):
+            importance(4, uniform=uniform)
+    with pytest.raises(ValueError, match="batch size must be an integer >= 1, got 0"):
+        importance(0)
+    with pytest.raises(ValueError, match="batch size must be 1 to 4, the number of examples, got 5"):
+        importance(5).draw(KEY, 0, NORMS)
