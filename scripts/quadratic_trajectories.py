@@ -5,8 +5,8 @@
 
 The neuron has two weights x and no bias, so F = c + d'x + x'Ax/2 (Eq. 3.19) can be drawn as contours. Gradient descent
 converges while its rate is below 2 / (largest eigenvalue of the Hessian A). Stochastic gradient descent takes the
-examples in order, one an update; Newton's method is there in one step (Eq. 3.28). Gradients are the library's, by
-hand; the Hessian is `jax.hessian`'s.
+examples in order, one an update; Newton's method is there in one step (Eq. 3.28). Gradients and the quadratic model
+(A, its eigenvalues and the minimum) are the library's, by hand.
 """
 
 from typing import NamedTuple
@@ -49,8 +49,12 @@ class Problem(NamedTuple):
     half_width: float
 
     def value(self, x):
-        """F(x), x = (w_11, w_12): for `jax.hessian` and the contours."""
+        """F(x), x = (w_11, w_12): for the contours."""
         return fnn.objective(NETWORK, LOSS)(as_params(x), self.inputs, self.targets)
+
+    def model(self) -> fnn.curvature.QuadraticModel:
+        """c, d, A and what follows from them (Eq. 3.19-3.23): the same wherever it is taken, F being quadratic."""
+        return fnn.curvature.quadratic_model(NETWORK, LOSS, as_params(jnp.zeros(2)), self.inputs, self.targets)
 
     def gradient(self, x, rows=slice(None)):
         """dF/dx by hand, over all examples or some."""
@@ -77,7 +81,7 @@ def descend(problem: Problem, optimizer, start, updates: int, stochastic: bool =
 def trajectories(problem: Problem) -> dict:
     """{(method, rate): points} of all methods."""
     methods, start = fnn.optimizers, jnp.array(problem.start)
-    newton = start - jnp.linalg.solve(jax.hessian(problem.value)(start), problem.gradient(start))
+    newton = start - jnp.linalg.solve(problem.model().A, problem.gradient(start))
     return {("GD", rate): descend(problem, methods.gd(rate), start, 100) for rate in problem.rates} | {
         ("SGD", 0.01): descend(problem, methods.gd(0.01), (0.0, 0.0), 400, stochastic=True),
         ("momentum 0.9", 0.01): descend(problem, methods.momentum(0.01, 0.9), start, 100),
@@ -153,7 +157,8 @@ def main() -> None:
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(2, 4, figsize=(15, 8.8), layout="constrained")
         for problem, line in zip((EQ315, P33), axes, strict=True):
-            eigen = np.linalg.eigh(jax.hessian(problem.value)(jnp.zeros(2)))
+            model = problem.model()
+            eigen = np.asarray(model.eigenvalues), np.asarray(model.eigenvectors)
             paths = trajectories(problem)
             values = {run: np.asarray(jax.vmap(problem.value)(x)) for run, x in paths.items()}
             draw(line, problem, eigen, paths, values)
@@ -165,7 +170,7 @@ def main() -> None:
             along = [f"{v:.4g} along {shown(z / abs(z).min())}" for v, z in zip(eigen[0], eigen[1].T, strict=True)]
             at_limit = ", ".join(f"{F:.6g}" for F in values["GD", problem.rates[2]][:4])
             notes.append(
-                f"{problem.name}: eigenvalues {' and '.join(along)}; largest stable rate {2 / eigen[0][-1]:.4g}; "
+                f"{problem.name}: eigenvalues {' and '.join(along)}; largest stable rate {model.stable_rate:.4g}; "
                 f"GD at {problem.rates[2]}: F = {at_limit}, ...\n"
                 f"SGD: {' '.join(map(shown, paths['SGD', 0.01][1:5]))}\n{TEXT[problem.name]}"
             )

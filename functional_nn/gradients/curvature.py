@@ -95,8 +95,7 @@ def products(
     if block is not None:
         checks.integer("products", "block", block, 1)
     if block is None or len(examples.part) <= block:
-        view = View(network, loss, params, examples, total)
-        prepared = multiply(view)
+        prepared = multiply(View(network, loss, params, examples, total))
     else:
 
         def prepared(vector):

@@ -20,12 +20,22 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array, lax
 
 from functional_nn import checks, registry
 from functional_nn.gradients import backprop
-from functional_nn.gradients.views import BLOCK, BUDGET, Examples, Factors, Of, View, check_budget, in_blocks, prepare
+from functional_nn.gradients.views import (
+    BLOCK,
+    BUDGET,
+    Examples,
+    Factors,
+    Of,
+    View,
+    block_order,
+    check_budget,
+    in_blocks,
+    prepare,
+)
 from functional_nn.networks import losses
 from functional_nn.networks.losses import Loss
 from functional_nn.networks.network import Inputs, Layer, Network, Params, theta
@@ -72,11 +82,9 @@ def _sum_of_squares(f: Factors, part: Array) -> Array:
     # sum_q part_q sum_c (s a^T)^2, (S, R) or (S,)
     squares = jnp.sum((_wide(f.left) ** 2).reshape(len(f.left), -1, f.left.shape[-1]), axis=1)
     squares = squares * part.astype(squares.dtype)[:, None]
-    return (
-        backprop.sum_over_examples(squares)
-        if f.right is None
-        else backprop.sum_of_outer_products(squares, _wide(f.right) ** 2)
-    )
+    if f.right is None:
+        return backprop.sum_over_examples(squares)
+    return backprop.sum_of_outer_products(squares, _wide(f.right) ** 2)
 
 
 def _inner_products(one: Factors, other: Factors) -> Array:
@@ -103,8 +111,8 @@ def _layer_norms(factored: Params) -> dict[str, Array]:
     return {name: sum(_square_norms(f) for f in _leaves(own)) for name, own in factored.items()}
 
 
-def _second_moments(view_factors: Params, part: Array) -> Params:
-    return _map(functools.partial(_sum_of_squares, part=part), view_factors)
+def _second_moments(factored: Params, part: Array) -> Params:
+    return _map(functools.partial(_sum_of_squares, part=part), factored)
 
 
 def _square(tree: Params) -> Array:
@@ -340,15 +348,11 @@ def _paired(products: Callable, one: Params, other: Params, block: int | None) -
         return sum(products(f, g) for f, g in zip(_leaves(some), _leaves(other), strict=True))
 
     count = len(_leaves(one)[0].left)
-    if block is None or count <= block:
+    order = block_order(count, block)
+    if len(order) == 1:
         return rows(one)
-    size = -(-count // -(-count // block))
-    starts = np.minimum(np.arange(0, count, size), count - size)  # the last two may overlap
-    found = lax.map(lambda at: rows(jax.tree.map(lambda x: lax.dynamic_slice_in_dim(x, at, size), one)), starts)
-    kept = np.concatenate([np.arange(size) + i * size for i in range(len(starts) - 1)])
-    last = np.arange(count - len(kept), 0, -1)
-    flat = found.reshape(-1, *found.shape[2:])
-    return jnp.concatenate([flat[: len(kept)], flat[flat.shape[0] - last]])
+    found = lax.map(lambda at: rows(jax.tree.map(lambda x: x[at], one)), jnp.asarray(order))
+    return found.reshape(-1, *found.shape[2:])[:count]
 
 
 @_quantity()

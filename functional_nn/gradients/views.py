@@ -159,33 +159,42 @@ def _like(parameter: Array, contributions: Array) -> Array:
 def prepare(network, loss, params, inputs, targets, weights) -> tuple[Examples, Array | float]:
     """The examples, checked as `backpropagate` checks them, and what the parts of F sum to."""
     inputs = network.prepare(params, inputs)
-    count, dtype = (x := next(iter(inputs.values()))).shape[0], at_least_float32(x.dtype)
     if targets is not None:
         targets = network.prepare_targets(inputs, targets)
     if loss is not None:
         loss = losses.get(loss)
         loss.check_outputs(network.output.activation)
+    x = next(iter(inputs.values()))
+    count, dtype = len(x), at_least_float32(x.dtype)
     if weights is None:
-        part, weight = jnp.full(count, 1 / count, dtype), float(count)
+        weight, part = float(count), jnp.full(count, 1 / count, dtype)
     else:
         weights = network.prepare_weights(inputs, weights).astype(dtype)
-        part, weight = weights / (weight := jnp.sum(weights)), weight
+        weight = jnp.sum(weights)
+        part = weights / weight
     total = weight if loss is not None and loss.reduction == "sum" else 1.0
     return Examples(inputs, targets, part, jnp.arange(count, dtype=jnp.int32)), total
+
+
+def block_order(count: int, block: int | None) -> np.ndarray:
+    """Numbers of the examples of each block, (blocks, size): blocks of one size, at most `block`; what is missing from
+    the last is filled up with the last example.
+    """
+    blocks = 1 if block is None else -(-count // block)
+    size = -(-count // blocks)
+    return np.minimum(np.arange(blocks * size), count - 1).reshape(blocks, size)
 
 
 def in_blocks(measure: Callable[[Examples], tuple[Any, Any]], examples: Examples, block: int | None) -> tuple[Any, Any]:
     """measure(block of examples) -> (rows, sums) over all examples: rows put side by side, sums added up.
 
-    The blocks are of one size; the last is filled up with examples that have no part in any sum.
+    What fills up the last block has no part in any sum.
     """
     count = len(examples.part)
-    if block is None or count <= block:
+    order = block_order(count, block)
+    if len(order) == 1:
         return measure(examples)
-    blocks = -(-count // block)
-    size = -(-count // blocks)
-    order = np.minimum(np.arange(blocks * size), count - 1).reshape(blocks, size)
-    counted = jnp.asarray(np.arange(blocks * size) < count, examples.part.dtype).reshape(blocks, size)
+    counted = jnp.asarray(np.arange(order.size) < count, examples.part.dtype).reshape(order.shape)
 
     def one(sums, row):
         picked, present = row

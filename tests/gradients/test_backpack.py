@@ -31,8 +31,8 @@ pytestmark = [
 EXAMPLES, SIZES = 6, (5, 7, 4, 3)
 KEY = jax.random.key(11)
 DTYPES = {"float32": jnp.float32, "float64": jnp.float64}
-# From data to result, a number passes through sums of 5, 7 and 4 products forward, 3 and 4 back, 6 over the examples, and
-# a dozen functions between: some 40 roundings, 6 sqrt(40) u in all with the chance of `comparison`'s bound. Squares
+# From data to result, a number passes through sums of 5, 7 and 4 products forward, 3 and 4 back, 6 over the examples,
+# and a dozen functions between: some 40 roundings, 6 sqrt(40) u in all with the chance of `comparison`'s bound. Squares
 # double this, two sides are sqrt(2) further apart than one is from the truth: 107 u, in powers of two 128 u. Nothing
 # cancels badly here: 9 u are the most there is. Another scale or a term left out is wrong in the first digit.
 TOLERANCE = {name: 128 * float(jnp.finfo(dtype).eps) / 2 for name, dtype in DTYPES.items()}
