@@ -15,7 +15,8 @@ everything else in the parameters' dtype.
 
 import functools
 import inspect
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -132,11 +133,21 @@ class Whole(NamedTuple):
     total: Array | float
     block: int | None
 
+    @property
+    def count(self) -> int:
+        """Q."""
+        return len(self.examples.part)
+
+    @property
+    def size(self) -> int:
+        """P."""
+        return sum(leaf.size for leaf in jax.tree.leaves(self.params))
+
 
 class _Rule(NamedTuple):
     """measure(view, **options): rows (Q, ...) that are put side by side or, where it adds, sums over the examples.
 
-    finish(measured, whole, **options) makes the result of that. elements(sizes, **options): numbers in the result.
+    finish(measured, whole, **options) makes the result of that. elements(whole, **options): numbers in the result.
     """
 
     measure: Callable
@@ -148,18 +159,16 @@ class _Rule(NamedTuple):
     options: dict[str, Any]
 
 
-class _Sizes(NamedTuple):
-    """What the size of a result depends on: Q, Q of one block, S of the outputs, P, and the network."""
-
-    examples: int
-    block: int
-    outputs: int
-    parameters: int
-    network: Network
-
-
 _rules: dict[str, _Rule] = {}
 _SHARED = ("weights", "block", "budget")
+_OPTIONS = {  # what is checked of each option, before anything is computed
+    "max_norm": lambda owner, value: checks.constant(owner, "max_norm", value, *checks.POSITIVE),
+    "noise_multiplier": lambda owner, value: checks.constant(owner, "noise_multiplier", value, *checks.NON_NEGATIVE),
+    "saturation": lambda owner, value: checks.constant(owner, "saturation", value, *checks.NON_NEGATIVE),
+    "samples": lambda owner, value: checks.integer(owner, "samples", value, 1),
+    "of": lambda owner, value: checks.one_of(owner, "of", value, ("outputs", "net_inputs")),
+    "key": lambda owner, value: checks.prng_key("key", value),
+}
 
 
 def names() -> tuple[str, ...]:
@@ -251,13 +260,13 @@ def compute(
     }
 
 
-def check_names(asked: Sequence[str], options: Collection[str] = ()) -> None:
+def check_names(asked: Sequence[str], options: Mapping[str, Any] = MappingProxyType({})) -> None:
     """Raises ValueError for an unknown quantity, and for one that needs an option which is not given."""
     for name in asked:
         if name not in _rules:
             raise ValueError(registry.unknown("quantity", str(name), _rules))
         for option, default in _rules[name].options.items():
-            if default is inspect.Parameter.empty and option not in options:
+            if default is inspect.Parameter.empty and options.get(option) is None:
                 raise ValueError(f"{name} needs {option}=...")
 
 
@@ -267,40 +276,20 @@ def _rules_for(asked: Sequence[str], options: dict[str, Any]) -> dict[str, _Rule
     check_names(asked, options)
     rules = {name: _rules[name] for name in asked}
     takers = {option: name for name, rule in rules.items() for option in rule.options}
-    for option in options:
+    for option, value in options.items():
         if option not in takers:
             accepted = (*_SHARED, *takers)
             raise TypeError(f"{', '.join(rules)}: " + registry.unknown("option", option, accepted))
-    if "max_norm" in options:
-        checks.constant(takers["max_norm"], "max_norm", options["max_norm"], *checks.POSITIVE)
-    if "noise_multiplier" in options:
-        multiplier = options["noise_multiplier"]
-        checks.constant(takers["noise_multiplier"], "noise_multiplier", multiplier, *checks.NON_NEGATIVE)
-    if "saturation" in options:
-        checks.constant(takers["saturation"], "saturation", options["saturation"], *checks.NON_NEGATIVE)
-    if "samples" in options:
-        checks.integer(takers["samples"], "samples", options["samples"], 1)
-    if "of" in options:
-        checks.one_of(takers["of"], "of", options["of"], ("outputs", "net_inputs"))
-    if options.get("key") is not None:
-        checks.prng_key("key", options["key"])
+        if option in _OPTIONS and value is not None:
+            _OPTIONS[option](takers[option], value)
     return rules
 
 
 def _check_budget(rules: dict[str, _Rule], own: dict[str, dict], whole: Whole, budget: int) -> None:
-    count = len(whole.examples.part)
-    parameters = jax.tree.leaves(whole.params)
-    sizes = _Sizes(
-        count,
-        min(count, whole.block or count),
-        whole.network.output.size,
-        sum(leaf.size for leaf in parameters),
-        whole.network,
-    )
+    itemsize = jax.tree.leaves(whole.params)[0].dtype.itemsize
     for name, rule in rules.items():
         if rule.elements is not None:
-            needed = rule.elements(sizes, **own[name]) * parameters[0].dtype.itemsize
-            check_budget(name, needed, budget, rule.instead)
+            check_budget(name, rule.elements(whole, **own[name]) * itemsize, budget, rule.instead)
 
 
 # Of each example ------------------------------------------------------------------------------------------------------
@@ -317,7 +306,7 @@ def per_example_losses(view):
 
 
 @_quantity(
-    elements=lambda sizes: sizes.examples * sizes.parameters,
+    elements=lambda whole: whole.count * whole.size,
     instead="per_example_norms, inner_products, clipped_gradient and variance never form them; or give fewer examples",
 )
 def per_example_gradients(view):
@@ -333,7 +322,7 @@ def per_example_norms(view):
 
 @_quantity(
     finish=lambda factored, whole: _paired(_inner_products, factored, factored, whole.block),
-    elements=lambda sizes: sizes.examples**2,
+    elements=lambda whole: whole.count**2,
     instead="give fewer examples",
 )
 def inner_products(view):
@@ -451,7 +440,7 @@ def _layer_moments(view):
 
 
 def _noise_scale(moments, whole):
-    if len(whole.examples.part) < 2:
+    if whole.count < 2:
         raise ValueError("noise_scale: expected at least two examples, got 1")
     squares, mean = moments
     of_mean = {name: _square(own) for name, own in mean.items()}
@@ -492,7 +481,7 @@ def signal_to_noise(view):
 
 @_quantity(
     reads_loss=False,
-    elements=lambda sizes, of: sizes.examples * _width(sizes.network, of) * sizes.parameters,
+    elements=lambda whole, of: whole.count * _width(whole.network, of) * whole.size,
     instead="tangent_kernel and the Gauss-Newton products of curvature never form it; or give fewer examples",
 )
 def jacobian(view, *, of="outputs"):
@@ -526,14 +515,14 @@ def _kernel_factors(whole: Whole, inputs: Inputs, of: Of) -> Params:
     return in_blocks(measure, examples, whole.block)[0]
 
 
-def _other_count(sizes: _Sizes, others) -> int:
-    return sizes.examples if others is None else len(jax.tree.leaves(others)[0])
+def _other_count(whole: Whole, others) -> int:
+    return whole.count if others is None else len(jax.tree.leaves(others)[0])
 
 
 @_quantity(
     reads_loss=False,
     finish=_with_others(_inner_products),
-    elements=lambda sizes, others, of: sizes.examples * _other_count(sizes, others) * _width(sizes.network, of) ** 2,
+    elements=lambda whole, others, of: whole.count * _other_count(whole, others) * _width(whole.network, of) ** 2,
     instead="tangent_kernel_trace is smaller by the square of the number of outputs; or give fewer examples",
 )
 def tangent_kernel(view, *, others=None, of="outputs"):
@@ -548,7 +537,7 @@ def tangent_kernel(view, *, others=None, of="outputs"):
 @_quantity(
     reads_loss=False,
     finish=_with_others(_traced_products),
-    elements=lambda sizes, others, of: sizes.examples * _other_count(sizes, others),
+    elements=lambda whole, others, of: whole.count * _other_count(whole, others),
     instead="give fewer examples",
 )
 def tangent_kernel_trace(view, *, others=None, of="outputs"):
@@ -613,9 +602,9 @@ def _is_alone(layer: Layer, name: str) -> bool:
     return name != "weights" and (name, layer.bias) != ("bias", "per_neuron")
 
 
-def _factor_elements(sizes: _Sizes, **options) -> int:
+def _factor_elements(whole: Whole, **options) -> int:
     widths = (
-        (layer.rows, sum(sizes.network.sizes[source] for source in layer.sources) + 1) for layer in sizes.network.layers
+        (layer.rows, sum(whole.network.sizes[source] for source in layer.sources) + 1) for layer in whole.network.layers
     )
     return sum(rows**2 + columns**2 for rows, columns in widths)
 
@@ -633,14 +622,17 @@ def kflr(view):
 def kfac(view, *, key, samples=1):
     """{layer: KroneckerFactors} from `samples` random sweeps: Martens and Grosse 2015 (arXiv 1503.05671).
 
-    The curvature is sampled by random signs on the root of H, which has the expectation of sampled targets.
+    The curvature is sampled by random signs on the root of H; for a log-likelihood that has the expectation which the
+    sampled targets of the paper have.
     """
     return _kronecker(view, view.sampled_curvature(key, samples))
 
 
 @_quantity(
     adds=True,
-    elements=lambda sizes: sizes.parameters**2 + sizes.block * sizes.outputs * sizes.parameters,
+    elements=lambda whole: (
+        whole.size * (whole.size + min(whole.count, whole.block or whole.count) * whole.network.output.size)
+    ),
     instead="use curvature.gauss_newton_vector_product, gauss_newton_diagonal or kflr, or smaller blocks",
 )
 def gauss_newton(view):
