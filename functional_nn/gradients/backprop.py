@@ -179,7 +179,8 @@ def sweep(network: Network, params: Params, trace: Trace, started: Started, inpu
             if input_gradients or source in params:  # what has parameters is a layer
                 back = lax.dot(s[name], params[name]["weights"][source])  # (Q, S) (S, R), Eq. 3.47
                 g[source] = g[source] + back if source in g else back  # fan-out: E3.4
-    return Sweep(s, learned, g)
+    forward_order = [layer.name for layer in network.layers]
+    return Sweep({name: s[name] for name in forward_order}, {name: learned[name] for name in forward_order}, g)
 
 
 def of_inputs(network: Network, swept: Sweep) -> dict[str, Array]:

@@ -107,7 +107,12 @@ def _source_products(one: Factors, other: Factors, ndim: int) -> Array | float:
     return products.reshape(products.shape + (1,) * (ndim - 2))
 
 
-def _layer_norms(factored: Params) -> dict[str, Array]:
+def _norms(view: View) -> Array:
+    # (Q,): |g_q|
+    return jnp.sqrt(sum(_layer_squares(view.gradients).values()))
+
+
+def _layer_squares(factored: Params) -> dict[str, Array]:
     # {layer: |g_q|^2 (Q,)}
     return {name: sum(_square_norms(f) for f in _leaves(own)) for name, own in factored.items()}
 
@@ -317,7 +322,13 @@ def per_example_gradients(view):
 @_quantity()
 def per_example_norms(view):
     """||g_q|| (Q,), without forming any g_q: Goodfellow 2015 (arXiv 1510.01799), for graphs and shared parameters."""
-    return jnp.sqrt(sum(_layer_norms(view.gradients).values()))
+    return _norms(view)
+
+
+@_quantity()
+def per_example_layer_norms(view):
+    """{layer: (Q,)}, the norm of each layer's part of every g_q."""
+    return jax.tree.map(jnp.sqrt, _layer_squares(view.gradients))
 
 
 @_quantity(
@@ -362,8 +373,7 @@ def gradient(view):
 
 def clip(view: View, max_norm: Array | float) -> Params:
     """What `clipped_gradient` is before its noise."""
-    norms = jnp.sqrt(sum(_layer_norms(view.gradients).values()))
-    return view.contract_anew(view.share * jnp.minimum(1, max_norm / norms))
+    return view.contract_anew(view.share * jnp.minimum(1, max_norm / _norms(view)))
 
 
 def add_noise(clipped: Params, shares: Array, max_norm, noise_multiplier, key: Array | None) -> Params:
@@ -436,7 +446,7 @@ class NoiseScale(NamedTuple):
 def _layer_moments(view):
     # {layer: mean |g_q|^2}, and the mean of g_q
     part = view.part
-    return {name: jnp.sum(n * part) for name, n in _layer_norms(view.gradients).items()}, view.contract(part)
+    return {name: jnp.sum(n * part) for name, n in _layer_squares(view.gradients).items()}, view.contract(part)
 
 
 def _noise_scale(moments, whole):

@@ -20,7 +20,7 @@ from functional_nn.networks import losses
 from functional_nn.networks.network import Params, Trace, forward, theta
 from functional_nn.precision import at_least_float32
 
-BLOCK = 1024  # examples swept at once
+BLOCK = 2048  # examples swept at once
 BUDGET = 2 * 2**30  # bytes that one result may take
 Of = Literal["outputs", "net_inputs"]
 

@@ -272,6 +272,13 @@ def test_sensitivities_are_the_gradients_of_zero_offsets(graph, hidden):
 
 
 @pytest.mark.parametrize("graph", GRAPHS)
+def test_sensitivities_stand_in_the_order_of_the_layers(graph):
+    network = GRAPHS[graph][0]("tanh", "softmax")
+    found = fnn.sensitivities(network, "cross_entropy", *problem(network, "cross_entropy", 0, GRAPHS[graph][1]))
+    assert list(found) == [layer.name for layer in network.layers]
+
+
+@pytest.mark.parametrize("graph", GRAPHS)
 def test_input_gradients_are_autodiffs(graph):
     build, examples = GRAPHS[graph]
     network, loss = build("tanh", "softmax"), fnn.losses.kullback_leibler()

@@ -316,6 +316,13 @@ def test_the_sweep_is_made_once(given, monkeypatch):
     assert len(count) == 2
 
 
+def test_layer_norms_make_up_the_norm(given):
+    found = quantities.compute(NETWORK, LOSS, *given, ("per_example_layer_norms", "per_example_gradients"))
+    for name, norms in found["per_example_layer_norms"].items():
+        expected = np.linalg.norm(rows(found["per_example_gradients"][name]), axis=1)
+        np.testing.assert_allclose(norms, expected, rtol=1e-12)
+
+
 def test_losses_are_the_objectives(given):
     found = quantities.per_example_losses(NETWORK, LOSS, *given)
     assert jnp.mean(found) == pytest.approx(float(fnn.objective(NETWORK, LOSS)(*given)), rel=1e-14)
