@@ -78,6 +78,28 @@ def test_experiments_run_small(name, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["per_example_gradients", "gradient_noise", "sharpness", "tangent_kernel"])
+def test_quantities_run_small(name, tmp_path, monkeypatch):
+    module = load(name)
+    for what, small in (("WIDTHS", (8, 16)), ("BATCHES", (256, 1438)), ("DRAWS", 20)):
+        if hasattr(module, what):
+            monkeypatch.setattr(module, what, small)
+    with jax.enable_x64(False):
+        rows = run(module, tmp_path / "table", monkeypatch, "--seeds", "2", "--epochs", "2")
+    assert rows and (tmp_path / "table.png").exists() and (tmp_path / "table.txt").exists()
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_quantities_runs_small(tmp_path, monkeypatch):
+    module = load("benchmark_quantities")
+    module.SIZES, module.KERNEL = (((64, 8, 10), 16), ((64, 9, 10), 16)), 8
+    rows = run(module, tmp_path / "table", monkeypatch, "--rounds", "1")
+    assert {row["quantity"] for row in rows} >= {"per_example_norms", "hessian_vector_product", "hessian"}
+    said = (tmp_path / "table.txt").read_text()
+    assert "variance / one jax.grad" in said and ("met" in said or "MISSED" in said)
+
+
+@pytest.mark.slow
 def test_the_race_runs_small(tmp_path, monkeypatch):
     module = load("optimizer_race")
     module.OPTIMIZERS = {name: module.OPTIMIZERS[name] for name in ("gd", "adam", "rprop")}

@@ -63,7 +63,9 @@ def _wide(x: Array) -> Array:
 
 def _formed(f: Factors) -> Array:
     # the derivatives themselves, (Q, ..., S, R) or (Q, ..., S)
-    return f.left if f.right is None else jnp.einsum("q...s,qr->q...sr", f.left, f.right)
+    if f.right is None:
+        return f.left
+    return f.left[..., None] * f.right.reshape(len(f.right), *(1,) * (f.left.ndim - 1), -1)
 
 
 def _square_norms(f: Factors) -> Array:
@@ -89,22 +91,26 @@ def _sum_of_squares(f: Factors, part: Array) -> Array:
 
 
 def _inner_products(one: Factors, other: Factors) -> Array:
-    # of all pairs, (Q, Q', C, C') or (Q, Q'): s.s' a.a'
-    products = jnp.einsum("qcs,rds->qrcd" if one.left.ndim == 3 else "qs,rs->qr", one.left, other.left)
-    return products * _source_products(one, other, products.ndim)
+    # g_q . g_r of all pairs, (Q, Q'): s.s' a.a'
+    return jnp.einsum("qs,rs->qr", one.left, other.left) * _source_products(one, other)
+
+
+def _kernel_products(one: Factors, other: Factors) -> Array:
+    # of all pairs of columns, (Q, C, Q', C'): as the product of matrices leaves it, so that only their sum is turned
+    products, sources = jnp.einsum("qcs,rds->qcrd", one.left, other.left), _source_products(one, other)
+    return products * sources[:, None, :, None]
 
 
 def _traced_products(one: Factors, other: Factors) -> Array:
     # the same, summed over c = c': (Q, Q')
-    products = jnp.einsum("qcs,rcs->qr", one.left, other.left)
-    return products * _source_products(one, other, 2)
+    return jnp.einsum("qcs,rcs->qr", one.left, other.left) * _source_products(one, other)
 
 
-def _source_products(one: Factors, other: Factors, ndim: int) -> Array | float:
+def _source_products(one: Factors, other: Factors) -> Array:
+    # a.a' (Q, Q'), or (1, 1) where there is no a
     if one.right is None:
-        return 1
-    products = jnp.einsum("qs,rs->qr", one.right, other.right)
-    return products.reshape(products.shape + (1,) * (ndim - 2))
+        return jnp.ones((1, 1), one.left.dtype)
+    return jnp.einsum("qs,rs->qr", one.right, other.right)
 
 
 def _norms(view: View) -> Array:
@@ -507,22 +513,16 @@ def _width(network: Network, of: Of) -> int:
     return network.output.size if of == "outputs" else network.output.rows
 
 
-def _with_others(products: Callable) -> Callable:
-    def finish(factored, whole, *, others, of):
-        return _paired(
-            products, factored, factored if others is None else _kernel_factors(whole, others, of), whole.block
-        )
-
-    return finish
-
-
-def _kernel_factors(whole: Whole, inputs: Inputs, of: Of) -> Params:
+def _kernel(products: Callable, factored: Params, whole: Whole, others: Inputs | None, of: Of) -> Array:
+    # all pairs of the examples' Jacobians and the others'
+    if others is None:
+        return _paired(products, factored, factored, whole.block)
     try:
-        examples, _ = prepare(whole.network, None, whole.params, inputs, None, None)
+        examples, _ = prepare(whole.network, None, whole.params, others, None, None)
     except (TypeError, ValueError) as error:
         raise type(error)(f"others: {error}") from None
     measure = lambda some: (View(whole.network, None, whole.params, some).jacobian(of), None)  # noqa: E731
-    return in_blocks(measure, examples, whole.block)[0]
+    return _paired(products, factored, in_blocks(measure, examples, whole.block)[0], whole.block)
 
 
 def _other_count(whole: Whole, others) -> int:
@@ -531,7 +531,7 @@ def _other_count(whole: Whole, others) -> int:
 
 @_quantity(
     reads_loss=False,
-    finish=_with_others(_inner_products),
+    finish=lambda factored, whole, **options: jnp.swapaxes(_kernel(_kernel_products, factored, whole, **options), 1, 2),
     elements=lambda whole, others, of: whole.count * _other_count(whole, others) * _width(whole.network, of) ** 2,
     instead="tangent_kernel_trace is smaller by the square of the number of outputs; or give fewer examples",
 )
@@ -546,7 +546,7 @@ def tangent_kernel(view, *, others=None, of="outputs"):
 
 @_quantity(
     reads_loss=False,
-    finish=_with_others(_traced_products),
+    finish=functools.partial(_kernel, _traced_products),
     elements=lambda whole, others, of: whole.count * _other_count(whole, others),
     instead="give fewer examples",
 )
