@@ -59,6 +59,7 @@ def train(
     batch_size: int = 32,
     shuffle: Literal["each_epoch", "once", "never"] = "each_epoch",
     gradient: Literal["manual", "automatic"] = "manual",
+    track: tuple[Literal["noise_scale", "signal_to_noise", "layer_statistics"], ...] = (),
     dtype: Dtype = "float32",
     seed: int = 0,
     test_fraction: float = 0.2,
@@ -88,6 +89,7 @@ def train(
         batch_size: examples an update; 0 for all at once.
         shuffle: mini-batches anew each epoch, made once, or in the data's order.
         gradient: by hand, or jax.grad's for comparison.
+        track: what history.csv has more columns for: gradient noise, signal to noise by layer, saturation and the like.
         dtype: of parameters and computation; float64 switches 64-bit mode on.
         seed: of parameters, batches and the held-out part.
         test_fraction: held out, stratified by class.

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import functional_nn as fnn
-from functional_nn import precision
+from functional_nn import checks, precision
 from functional_nn.lab import datasets, environment, plots, report, runs
 from functional_nn.lab.datasets import Dataset, Standardizer
 from functional_nn.lab.progress import progress
@@ -57,7 +57,7 @@ def train(source: str, settings: dict[str, Any], out: Path, replace: bool) -> No
             result = fnn.fit(
                 network, loss, optimizer, x, t, key=key, epochs=settings["epochs"], plan=plan, params=params,
                 validation=(x_test, t_test), regularizer=regularizer, gradient=settings["gradient"],
-                correct=_right_answers(dataset.task),
+                correct=_right_answers(dataset.task), track=settings["track"],
                 chunk=max(1, settings["epochs"] // 10), on_chunk=on_chunk,
             )  # fmt: skip
         seconds = time.perf_counter() - began
@@ -244,6 +244,7 @@ def _configuration(source, settings, dataset, training, network, loss, optimizer
         "optimizer": {"name": optimizer.name, **_plain(optimizer.constants)},
         **{name: settings[name] for name in ("regularizer", "gradient", "dtype", "epochs", "batch_size", "shuffle")},
         **{name: settings[name] for name in ("seed", "test_fraction", "target")},
+        "track": list(settings["track"]),
         "labels": settings["labels"] and str(settings["labels"]),
         "classes": list(dataset.classes),
         "features": list(dataset.features),
@@ -322,7 +323,8 @@ def _measures(config, network, loss, params, x, t, rescale) -> dict[str, float]:
 def _write_history(path: Path, history: fnn.training.History) -> None:
     with path.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        columns = {name: column for name, column in history._asdict().items() if name != "tracked"}
+        columns = history._asdict() | checks.by_path(history.tracked)  # "noise_scale/total/scale"
+        del columns["tracked"]
         writer.writerow(columns)
         writer.writerows(zip(*(column.tolist() for column in columns.values()), strict=True))
 

@@ -85,7 +85,7 @@ def lab(tmp_path_factory):
         "iris": ("iris", "--hidden", 3, "--epochs", 2, "--seed", 1),
         "kinds": (folder / "kinds.csv", *ONE_EPOCH),
         "numbers": (folder / "numbers.npz", *ONE_EPOCH, "--dtype", "float64", "--optimizer", "gd(0.3)"),
-        "toy": (folder / "toy", *ONE_EPOCH, "--test-fraction", 0.5),
+        "toy": (folder / "toy", *ONE_EPOCH, "--test-fraction", 0.5, "--track", "noise_scale"),
         "diverged": ("diabetes", "--hidden", 2, "--activation", "relu", "--epochs", 3, "--optimizer", "gd",
                      "--learning-rate", 1e30),
     }  # fmt: skip
@@ -124,7 +124,9 @@ def test_train_writes_all_it_promises(lab, name):
 def test_history_has_a_row_an_epoch(lab, name, epochs):
     text = (lab[0] / "runs" / name / "history.csv").read_text()
     rows = list(csv.DictReader(io.StringIO(text)))
-    assert text.splitlines()[0] == COLUMNS and [row["epoch"] for row in rows] == [str(e + 1) for e in range(epochs)]
+    tracked = ["noise_scale/total/scale", "noise_scale/layers/layer1/noise"] if name == "toy" else []
+    assert set(tracked) <= set(rows[0]) and (tracked or text.splitlines()[0] == COLUMNS)
+    assert text.startswith(COLUMNS) and [row["epoch"] for row in rows] == [str(e + 1) for e in range(epochs)]
     for row in rows:
         numbers = {name: float(value) for name, value in row.items()}
         classes = name in ("iris", "kinds", "toy")
