@@ -103,12 +103,13 @@ def by_graph_and_output(cases):
 
 
 def on_every_graph():
-    """Every graph in float64; in float32 the one that has everything, the rest when there is time."""
+    """Every graph in float64, the one that has everything with all combinations and in float32 too."""
     for graph, output, combinations in by_graph_and_output(covering(GRAPHS)):
         for dtype in TOLERANCE:
-            long = dtype == jnp.float32 and graph != "fan-out and skip"
-            marks = pytest.mark.slow if long else ()
-            yield pytest.param(graph, output, combinations, dtype, id=f"{graph}-{output}-{dtype.__name__}", marks=marks)
+            whole = graph == "fan-out and skip"
+            marks = pytest.mark.slow if dtype == jnp.float32 and not whole else ()
+            some = combinations if whole else combinations[len(graph) % 2 :: 2]  # the slow product has them all
+            yield pytest.param(graph, output, some, dtype, id=f"{graph}-{output}-{dtype.__name__}", marks=marks)
 
 
 @pytest.mark.parametrize(("graph", "output", "combinations", "dtype"), list(on_every_graph()))
@@ -159,7 +160,7 @@ def random_graphs(draw):
     return fnn.graph(inputs=inputs, layers=layers), fnn.losses.get(f"{loss}({reduction})")
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(random_graphs(), st.sampled_from([1, 3]), st.booleans(), st.integers(0, 2**16))
 def test_manual_is_automatic_on_random_graphs(graph_and_loss, examples, weighted, seed):
     network, loss = graph_and_loss

@@ -59,6 +59,7 @@ def test_products_are_autodiffs(output):
         assert_products(network, loss, problem(network, loss, 0, 5))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hidden", SMOOTH)
 def test_products_are_autodiffs_for_smooth_hidden_layers(hidden):
     for output, loss in SMOOTH_PAIRS[SMOOTH.index(hidden) :: len(SMOOTH)]:
