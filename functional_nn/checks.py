@@ -97,7 +97,7 @@ def prng_key(name: str, value) -> None:
 
 def one_of(owner: str, name: str, value, accepted: tuple[str, ...]) -> None:
     """Raises ValueError unless `value` is one of the words accepted."""
-    if value not in accepted:
+    if not isinstance(value, str) or value not in accepted:
         raise ValueError(f"{owner}: {name} must be {' or '.join(map(repr, accepted))}, got {value!r}")
 
 

@@ -11,7 +11,8 @@ line below is one line of the recursion, differentiated:
     contraction  R{dF/dW^(m,j)} = R{s^m}^T a^j + s^m^T R{a^j},  R{dF/db^m} = sum_q R{s^m}
 
 and the last is H v, exactly, for the cost of two gradients. Leaving out every term with s or g gives the Gauss-Newton
-product. At a kink, F'' is 0. Matrices and vectors over all parameters are in `jax.flatten_util.ravel_pytree`'s order.
+product. At a kink, F'' is 0, and no neuron is dropped. Compile what you call again and again. Matrices and vectors over
+all parameters are in `jax.flatten_util.ravel_pytree`'s order.
 """
 
 from collections.abc import Callable
@@ -29,6 +30,7 @@ from functional_nn.gradients.views import BLOCK, BUDGET, Examples, View, check_b
 from functional_nn.networks import losses
 from functional_nn.networks.losses import Loss
 from functional_nn.networks.network import Inputs, Network, Params, theta
+from functional_nn.precision import at_least_float32
 
 Matrix = Literal["hessian", "gauss_newton"]
 Product = Callable[[Params], Params]
@@ -88,6 +90,8 @@ def products(
     of other shapes than the parameters'.
     """
     checks.one_of("products", "of", of, ("hessian", "gauss_newton"))
+    if targets is None:
+        raise ValueError("targets: second derivatives cannot do without")
     backprop.check_trainable(network)
     loss = losses.get(loss)
     examples, total = prepare(network, loss, params, inputs, targets, weights)
@@ -105,8 +109,15 @@ def products(
             return in_blocks(measure, examples, block)[1]
 
     def product(vector: Params) -> Params:
+        if not isinstance(vector, dict):
+            raise TypeError(
+                f"vector: expected the parameters' structure, got {type(vector).__name__}; "
+                "jax.flatten_util.ravel_pytree(params)[1] makes it of a flat one"
+            )
         checks.same_shapes("vector", checks.shapes(vector), checks.shapes(params), "the parameters")
-        return prepared(vector)
+        for path, leaf in checks.by_path(vector).items():
+            checks.numeric(f"vector: {path}", leaf, examples.part.dtype)
+        return prepared(jax.tree.map(lambda v, p: jnp.asarray(v, p.dtype), vector, params))
 
     return product
 
@@ -239,8 +250,9 @@ def hessian(
 
 
 class Extremes(NamedTuple):
-    """smallest, largest: eigenvalues; residuals (2,): ||A x - lambda x|| of each, the distance to an eigenvalue at
-    most; smallest_vector, largest_vector: their eigenvectors x, ||x|| = 1, in the parameters' structure.
+    """smallest, largest: eigenvalues, in at least float32; residuals (2,): ||A x - lambda x|| of each, measured, than
+    which the next eigenvalue of A is no farther; smallest_vector, largest_vector: their eigenvectors x, ||x|| = 1, in
+    the parameters' structure.
     """
 
     smallest: Array
@@ -272,20 +284,22 @@ def extreme_eigenvalues(
     checks.prng_key("key", key)
     product = products(network, loss, params, inputs, targets, of, weights=weights, block=block)
     flat, unravel = ravel_pytree(params)
+    dtype = at_least_float32(flat.dtype)
     steps = min(checks.integer("extreme_eigenvalues", "steps", steps, 1), flat.size)
 
     def multiply(x):
-        return ravel_pytree(product(unravel(x)))[0]
+        return ravel_pytree(product(unravel(x.astype(flat.dtype))))[0].astype(dtype)
 
-    values, vectors, residuals = _lanczos(multiply, flat.size, flat.dtype, steps, key)
-    return Extremes(
-        values[0], values[-1], residuals[jnp.array([0, -1])], *(unravel(vectors[:, end]) for end in (0, -1))
-    )
+    values, vectors = _lanczos(multiply, flat.size, dtype, steps, key)
+    values, vectors = values[jnp.array([0, -1])], vectors[:, jnp.array([0, -1])].T
+    # Lanczos tells residuals too, but not what rounding has added to them.
+    residuals = [_norm(multiply(x) - value * x) for value, x in zip(values, vectors, strict=True)]
+    return Extremes(*values, jnp.stack(residuals), *(unravel(x.astype(flat.dtype)) for x in vectors))
 
 
 def _lanczos(multiply: Callable[[Array], Array], size: int, dtype, steps: int, key: Array):
-    """Ritz values (k,) in rising order, vectors (P, k) and residual norms (k,) after k steps."""
-    draws = jax.random.split(key, steps + 1)
+    """Ritz values (k,) in rising order and vectors (P, k) after k steps."""
+    draws, tiny = jax.random.split(key, steps + 1), jnp.finfo(dtype).tiny
 
     def without(basis, x):
         for _ in range(2):  # once leaves what rounding put back; twice is enough (Kahan and Parlett)
@@ -297,13 +311,13 @@ def _lanczos(multiply: Callable[[Array], Array], size: int, dtype, steps: int, k
         q = basis[i]
         w = multiply(q)
         alpha = jnp.vdot(q, w)
-        scale = jnp.linalg.norm(w)
+        scale = _norm(w)
         w = without(basis, w)
-        beta = jnp.linalg.norm(w)
+        beta = _norm(w)
         # An invariant subspace is complete: go on from a random vector outside it, to which nothing couples.
         complete = beta <= size**0.5 * jnp.finfo(dtype).eps * scale
         fresh = without(basis, jax.random.normal(draws[i + 1], (size,), dtype))
-        following = jnp.where(complete, fresh / jnp.linalg.norm(fresh), w / jnp.where(complete, 1, beta))
+        following = jnp.where(complete, fresh / jnp.maximum(_norm(fresh), tiny), w / jnp.where(complete, 1, beta))
         beta = jnp.where(complete, 0, beta)
         basis = basis.at[i + 1].set(following, mode="drop")
         return basis, alphas.at[i].set(alpha), betas.at[i].set(beta)
@@ -313,7 +327,13 @@ def _lanczos(multiply: Callable[[Array], Array], size: int, dtype, steps: int, k
     basis, alphas, betas = lax.fori_loop(0, steps, step, (basis, jnp.zeros(steps, dtype), jnp.zeros(steps, dtype)))
     tridiagonal = jnp.diag(alphas) + jnp.diag(betas[:-1], 1) + jnp.diag(betas[:-1], -1)
     values, mixing = jnp.linalg.eigh(tridiagonal)
-    return values, basis.T @ mixing, jnp.abs(betas[-1] * mixing[-1])
+    return values, basis.T @ mixing
+
+
+def _norm(x: Array) -> Array:
+    # with a derivative of 0 at 0, where that of the root is not finite
+    square = jnp.vdot(x, x)
+    return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
 
 
 class Estimate(NamedTuple):
@@ -386,8 +406,8 @@ class QuadraticModel(NamedTuple):
     """F(x) = c + d^T x + x^T A x / 2, x all parameters in one vector (P,).
 
     A (P, P), d (P,), c; eigenvalues (P,) of A in rising order, eigenvectors (P, P) in columns; minimum (P,): x* =
-    -A^-1 d, the shortest of them where A is singular, and the stationary point where A has negative eigenvalues;
-    stable_rate: 2 / lambda_max.
+    -A^-1 d, the shortest of them where A is singular, and the stationary point, which is no minimum, where A has
+    negative eigenvalues; stable_rate: 2 / lambda_max. In at least float32.
     """
 
     A: Array
@@ -421,6 +441,7 @@ def quadratic_model(
     value, gradients = backprop.value_and_grad(network, loss)(params, inputs, targets)
     x, g = ravel_pytree(params)[0], ravel_pytree(gradients)[0]
     d = g - A @ x
+    A, d, x, g, value = (each.astype(at_least_float32(A.dtype)) for each in (A, d, x, g, value))
     eigenvalues, eigenvectors = jnp.linalg.eigh((A + A.T) / 2)
     flat = jnp.abs(eigenvalues) <= len(x) * jnp.finfo(x.dtype).eps * jnp.max(jnp.abs(eigenvalues))
     along = jnp.where(flat, 0, -(eigenvectors.T @ d) / jnp.where(flat, 1, eigenvalues))

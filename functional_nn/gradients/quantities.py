@@ -10,7 +10,8 @@ tangent kernel and Gauss-Newton quantities.
 
 Every function here takes `(network, loss, params, inputs, targets)` as `backpropagate` does and, by keyword, its own
 options beside those of `compute`: weights, block and budget. Norms, moments and noise are kept in at least float32,
-everything else in the parameters' dtype.
+everything else in the parameters' dtype. No neuron is dropped in layers with dropout. Compile what you call again and
+again: `jax.jit(lambda params: quantities.variance(network, loss, params, inputs, targets))`.
 """
 
 import functools
@@ -21,6 +22,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
 from functional_nn import checks, registry
@@ -241,9 +243,12 @@ def compute(
     (6,)
 
     Raises ValueError as `backpropagate`, for an unknown quantity, a missing option or one out of range, a quantity
-    that the loss does not admit, and a result above the budget; TypeError for an option that nobody asked takes.
+    that the loss does not admit, and a result above the budget; TypeError for an option that nobody asked takes. What
+    goes in blocks is compiled anew by every call outside `jax.jit`.
     """
+    options = {option: value for option, value in options.items() if value is not None}
     rules = _rules_for(names, options)
+    checks.integer("compute", "budget", budget, 1)
     if any(rule.reads_loss for rule in rules.values()):
         for what, value in (("loss", loss), ("targets", targets)):
             if value is None:
@@ -272,27 +277,29 @@ def compute(
 
 
 def check_names(asked: Sequence[str], options: Mapping[str, Any] = MappingProxyType({})) -> None:
-    """Raises ValueError for an unknown quantity, and for one that needs an option which is not given."""
+    """Raises for an unknown quantity, for options that none of them takes, and for one that needs what is not given."""
     for name in asked:
         if name not in _rules:
             raise ValueError(registry.unknown("quantity", str(name), _rules))
+    taken = [option for name in asked for option in _rules[name].options]
+    for option in options:
+        if option not in taken:
+            raise TypeError(f"{', '.join(asked)}: " + registry.unknown("option", option, (*_SHARED, *taken)))
+    for name in asked:
         for option, default in _rules[name].options.items():
-            if default is inspect.Parameter.empty and options.get(option) is None:
+            if default is inspect.Parameter.empty and option not in options:
                 raise ValueError(f"{name} needs {option}=...")
 
 
 def _rules_for(asked: Sequence[str], options: dict[str, Any]) -> dict[str, _Rule]:
-    if isinstance(asked, str) or not asked:
+    names = () if isinstance(asked, str) else tuple(asked)
+    if not names:
         raise ValueError(f"names: expected the quantities asked for, such as ('per_example_norms',), got {asked!r}")
-    check_names(asked, options)
-    rules = {name: _rules[name] for name in asked}
-    takers = {option: name for name, rule in rules.items() for option in rule.options}
-    for option, value in options.items():
-        if option not in takers:
-            accepted = (*_SHARED, *takers)
-            raise TypeError(f"{', '.join(rules)}: " + registry.unknown("option", option, accepted))
-        if option in _OPTIONS and value is not None:
-            _OPTIONS[option](takers[option], value)
+    check_names(names, options)
+    rules = {name: _rules[name] for name in names}
+    for name, rule in rules.items():
+        for option in rule.options.keys() & options.keys() & _OPTIONS.keys():
+            _OPTIONS[option](name, options[option])
     return rules
 
 
@@ -379,7 +386,9 @@ def gradient(view):
 
 def clip(view: View, max_norm: Array | float) -> Params:
     """What `clipped_gradient` is before its noise."""
-    return view.contract_anew(view.share * jnp.minimum(1, max_norm / _norms(view)))
+    norms = _norms(view)
+    # An example that has overflowed would be scaled down to nothing: nan says so, and stops a run.
+    return view.contract_anew(view.share * jnp.where(jnp.isfinite(norms), jnp.minimum(1, max_norm / norms), jnp.nan))
 
 
 def add_noise(clipped: Params, shares: Array, max_norm, noise_multiplier, key: Array | None) -> Params:
@@ -408,7 +417,8 @@ def clipped_gradient(view, *, max_norm, noise_multiplier=0.0, key=None):
 
     The norms, then one contraction for the sum: Abadi et al. 2016 (arXiv 1607.00133), Alg. 1. With noise_multiplier
     sigma > 0, Gaussian noise of sigma max_norm (over Q, for a mean loss) is added from `key`. No accounting of privacy
-    is made. Raises ValueError for max_norm <= 0, sigma < 0, and noise without a key.
+    is made. nan where some |g_q| is not finite (its square, in float32, from 1.8e19 on). Raises ValueError for
+    max_norm <= 0, sigma < 0, and noise without a key.
     """
     return clip(view, max_norm)
 
@@ -427,7 +437,11 @@ def _variance(moments, whole):
 
 @_quantity(adds=True, finish=_variance)
 def variance(view):
-    """The variance of g_q over the examples, elementwise: the mean of g_q^2 less the square of the mean of g_q."""
+    """The variance of g_q over the examples, elementwise: the mean of g_q^2 less the square of the mean of g_q.
+
+    A difference, whose relative error is that of g_q^2 times mean^2 / variance: in float32, a mean of a thousand
+    deviations leaves one digit of it. The same holds of `noise_scale` and `signal_to_noise`.
+    """
     return _second_moments(view.gradients, view.part), view.contract(view.part)
 
 
@@ -456,14 +470,16 @@ def _layer_moments(view):
 
 
 def _noise_scale(moments, whole):
-    if whole.count < 2:
-        raise ValueError("noise_scale: expected at least two examples, got 1")
+    part = whole.examples.part
+    counted = np.count_nonzero(part) if checks.is_concrete(part) else whole.count
+    if counted < 2:
+        raise ValueError(f"noise_scale: expected at least two examples, got {counted}")
     squares, mean = moments
     of_mean = {name: _square(own) for name, own in mean.items()}
     one_in = jnp.sum(whole.examples.part**2)  # 1 / Q, with equal weights
 
     def noise(square, square_of_mean):
-        trace = (square - square_of_mean) / (1 - one_in)
+        trace = jnp.maximum(square - square_of_mean, 0) / (1 - one_in)  # rounding may leave less than nothing
         signal = square_of_mean - trace * one_in
         return Noise(jnp.where(signal > 0, trace / jnp.where(signal > 0, signal, 1), jnp.inf), signal, trace)
 
@@ -488,7 +504,10 @@ def _signal_to_noise(moments, whole):
 
 @_quantity(adds=True, finish=_signal_to_noise)
 def signal_to_noise(view):
-    """{layer: ||mean of g_q|| / standard deviation of g_q}: Shwartz-Ziv and Tishby 2017 (arXiv 1703.00810)."""
+    """{layer: ||mean of g_q|| / standard deviation of g_q}: Shwartz-Ziv and Tishby 2017 (arXiv 1703.00810).
+
+    inf where all examples agree, nan for a layer without gradient.
+    """
     return _layer_moments(view)
 
 
@@ -517,16 +536,19 @@ def _kernel(products: Callable, factored: Params, whole: Whole, others: Inputs |
     # all pairs of the examples' Jacobians and the others'
     if others is None:
         return _paired(products, factored, factored, whole.block)
+    measure = lambda some: (View(whole.network, None, whole.params, some).jacobian(of), None)  # noqa: E731
+    return _paired(products, factored, in_blocks(measure, _others(whole, others), whole.block)[0], whole.block)
+
+
+def _others(whole: Whole, others: Inputs) -> Examples:
     try:
-        examples, _ = prepare(whole.network, None, whole.params, others, None, None)
+        return prepare(whole.network, None, whole.params, others, None, None)[0]
     except (TypeError, ValueError) as error:
         raise type(error)(f"others: {error}") from None
-    measure = lambda some: (View(whole.network, None, whole.params, some).jacobian(of), None)  # noqa: E731
-    return _paired(products, factored, in_blocks(measure, examples, whole.block)[0], whole.block)
 
 
 def _other_count(whole: Whole, others) -> int:
-    return whole.count if others is None else len(jax.tree.leaves(others)[0])
+    return whole.count if others is None else len(_others(whole, others).part)
 
 
 @_quantity(
@@ -659,8 +681,8 @@ def gauss_newton(view):
 class LayerStatistics(NamedTuple):
     """Of one layer, over examples and neurons. activation_mean, activation_deviation, and sensitivity: the root of the
     mean square of dF_q/dn. ratio: of that to the output layer's; below 1 it vanishes on its way back, above it
-    explodes. saturated: the share of f'(n) that are smaller than `saturation` in size; dead: the share of neurons
-    whose f'(n) is 0 on every example.
+    explodes, nan where the output's is 0. saturated: the share of f'(n) that are smaller than `saturation` in size;
+    dead: the share of neurons whose f'(n) is 0 on every example.
     """
 
     activation_mean: Array

@@ -171,6 +171,8 @@ def prepare(network, loss, params, inputs, targets, weights) -> tuple[Examples, 
     else:
         weights = network.prepare_weights(inputs, weights).astype(dtype)
         weight = jnp.sum(weights)
+        if checks.is_concrete(weight) and weight == 0:
+            raise ValueError("weights: expected at least one above 0, got none")
         part = weights / weight
     total = weight if loss is not None and loss.reduction == "sum" else 1.0
     return Examples(inputs, targets, part, jnp.arange(count, dtype=jnp.int32)), total
@@ -213,12 +215,13 @@ def check_budget(name: str, needed: int, budget: int, instead: str) -> None:
     checks.integer(name, "budget", budget, 1)
     if needed > budget:
         raise ValueError(
-            f"{name} would take {_said(needed)} of memory, above the budget of {_said(budget)}; {instead}, or allow "
-            f"it with budget={needed}"
+            f"{name} would take {said_bytes(needed)} of memory, above the budget of {said_bytes(budget)}; {instead}, "
+            f"or allow it with budget={needed}"
         )
 
 
-def _said(count: int) -> str:
+def said_bytes(count: int) -> str:
+    """Bytes in the largest unit that leaves at least 1 of them."""
     size = float(count)
     for unit in ("bytes", "KiB", "MiB", "GiB"):
         if size < 1024:

@@ -8,7 +8,7 @@ the same network, loss, optimizer and plan. Divergence and stopping are data in 
 """
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -19,7 +19,7 @@ from jax import Array, lax
 from functional_nn import checks, optimizers, precision, registry
 from functional_nn.gradients import quantities
 from functional_nn.gradients.backprop import objective, value_and_grad
-from functional_nn.gradients.views import BUDGET, check_budget
+from functional_nn.gradients.views import BUDGET, said_bytes
 from functional_nn.networks import losses
 from functional_nn.networks.losses import Loss
 from functional_nn.networks.network import Inputs, Network, Params, forward
@@ -120,7 +120,7 @@ class FitResult(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What `pure_fit` gives: arrays only. params as in `FitResult`; history (E,) with nan after the end.
+    """What `pure_fit` gives: arrays only. params as in `FitResult`; history (E,) with nan after the end, 0 in integers.
 
     epochs: how many were run, int32; ended: 0 completed, 1 diverged, 2 + i stopped by the i-th criterion; failed: the
     update that was not finite, 0 where all were.
@@ -352,8 +352,9 @@ def _tracked(track: Track) -> tuple[tuple[str, Callable | None], ...]:
                     f"track: expected a function of (params, inputs, targets) for {name!r}, got {function!r}"
                 )
         return tuple(track.items())
-    if isinstance(track, str):
-        raise TypeError(f"track: expected a sequence of names, such as ({track!r},), got {track!r}")
+    if isinstance(track, str) or not isinstance(track, Iterable):
+        raise TypeError(f"track: expected names of quantities, such as ('noise_scale',), or functions, got {track!r}")
+    track = tuple(track)
     try:
         quantities.check_names(track)
     except ValueError as error:
@@ -547,14 +548,24 @@ def _measure(network: Network, loss: Loss, track, training: Batch, params: Param
     asked = tuple(name for name, function in track if function is None)
     found = quantities.compute(network, loss, params, training.inputs, training.targets, asked) if asked else {}
     inputs = training.inputs if len(network.inputs) > 1 else training.inputs[network.inputs[0][0]]
-    own = {name: function(params, inputs, training.targets) for name, function in track if function is not None}
-    return jax.tree.map(jnp.asarray, found | own)
+    for name, function in track:
+        if function is not None:
+            try:
+                found[name] = jax.tree.map(jnp.asarray, function(params, inputs, training.targets))
+            except Exception as error:
+                error.add_note(f"while measuring {name!r}, which fit was asked to track, inside a compiled program")
+                raise
+    return found
 
 
 def _empty(row: dict[str, Any], length: int) -> dict[str, Any]:
     """A table of `length` rows for what is tracked: nan, or 0 where it is of integers."""
     needed = length * sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(row))
-    check_budget(f"track: {', '.join(row)} of {length} epochs", needed, BUDGET, "lower chunk, or track what is smaller")
+    if needed > BUDGET:
+        raise ValueError(
+            f"track: {', '.join(row)} of {length} epochs would take {said_bytes(needed)} of memory, above "
+            f"{said_bytes(BUDGET)}; lower chunk, or track what is smaller"
+        )
     missing = lambda x: jnp.nan if jnp.issubdtype(x.dtype, jnp.inexact) else 0  # noqa: E731
     return jax.tree.map(lambda x: jnp.full((length, *x.shape), missing(x), x.dtype), row)
 

@@ -55,6 +55,10 @@ class BatchPlan:
             raise ValueError(f"shuffle must be 'each_epoch', 'once' or 'never', got {self.shuffle!r}")
         if self.last not in ("kept", "dropped", "weighted"):
             raise ValueError(f"last must be 'kept', 'dropped' or 'weighted', got {self.last!r}")
+        if self.importance is not None:
+            checks.integer("importance", "batch size", self.size, 1)
+            accepts = lambda v: (v > 0) & (v <= 1)  # noqa: E731
+            checks.constant("importance", "uniform", self.importance, accepts, "in (0, 1]")
 
     def updates(self, examples: int) -> int:
         """U, the number of updates in an epoch of `examples`. Raises ValueError for a batch larger than the data."""
@@ -132,12 +136,11 @@ def importance(size: int, *, uniform: float = 0.1) -> BatchPlan:
     Example q is drawn with probability p_q = (1 - uniform) |g_q| / sum |g| + uniform / Q and weighs 1 / (Q p_q), so
     that each batch's gradient is an unbiased estimate of the whole one; drawing by norm is what makes its variance
     least (Needell, Srebro and Ward 2014; Katharopoulos and Fleuret 2018, arXiv 1803.00942). The norms are those at the
-    start of each epoch, from one sweep over all examples; uniform, in (0, 1], bounds every weight by 1 / uniform.
-    Raises ValueError for a size < 1 and for `uniform` out of range.
+    start of each epoch, from one sweep over all examples without dropout; uniform, in (0, 1], bounds every weight by
+    1 / uniform. Training loss and accuracy in the history are then estimates, weighed alike. Raises ValueError for a
+    size < 1 or, in training, above Q, and for `uniform` out of range.
     """
-    accepts = lambda v: (v > 0) & (v <= 1)  # noqa: E731
-    uniform = checks.constant("importance", "uniform", uniform, accepts, "in (0, 1]")
-    return BatchPlan(checks.integer("", "batch size", size, 1), importance=uniform)
+    return BatchPlan(size, importance=uniform)
 
 
 def _permutation(key: Array, examples: int) -> Array:

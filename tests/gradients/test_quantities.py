@@ -390,6 +390,15 @@ def test_noise_has_the_deviation_it_is_said_to_have(given, reduction):
     assert len({float(x) for x in noise[0]}) == noise.shape[1]  # no two parameters share theirs
 
 
+def test_an_example_that_overflows_is_not_silently_left_out():
+    """|g|^2 is beyond float32, whose largest number is 3.4e38."""
+    network = chain((3, 2), "linear", "linear")
+    params = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), network.init(KEY))
+    x, t = jnp.ones((2, 3), jnp.float32), jnp.array([[1.0, 0.0], [1e25, 0.0]], jnp.float32)
+    found = quantities.clipped_gradient(network, "mean_square_error", params, x, t, max_norm=1.0)
+    assert not np.isfinite(flat(found)).all()
+
+
 def test_an_example_without_gradient_is_not_divided_by():
     network = chain((2, 1), "linear", "linear")
     params = {"layer1": {"weights": {"input": jnp.zeros((1, 2))}, "bias": jnp.zeros(1)}}
@@ -444,6 +453,7 @@ def test_equal_examples_have_no_variance():
     found = quantities.variance(network, "cross_entropy", params, *same)
     # two roundings of g^2 each way, with |g| < 2; and nothing below 0, of which a deviation could not be taken
     assert flat(found).min() >= 0 and flat(found).max() <= 4 * 4 * 1.2e-16
+    assert quantities.noise_scale(network, "cross_entropy", params, *same).total.noise >= 0
 
 
 # Kronecker factors and samples ----------------------------------------------------------------------------------------
@@ -594,6 +604,14 @@ REFUSED = [
     ("per_example_norm", {}, ValueError, "unknown quantity 'per_example_norm'; did you mean 'per_example_norms'?"),
     ("clipped_gradient", {}, ValueError, "clipped_gradient needs max_norm=..."),
     ("kfac", {}, ValueError, "kfac needs key=..."),
+    ("kfac", {"key": None}, ValueError, "kfac needs key=..."),
+    ("clipped_gradient", {"maxnorm": 1.0}, TypeError, "did you mean 'max_norm'?"),
+    ("jacobian", {"of": np.ones(2)}, ValueError, "jacobian: of must be 'outputs' or 'net_inputs'"),
+    ("variance", {"budget": 0}, ValueError, "compute: budget must be an integer >= 1, got 0"),
+    ("variance", {"weights": jnp.zeros(5)}, ValueError, "weights: expected at least one above 0, got none"),
+    ("noise_scale", {"weights": jnp.eye(5)[0]}, ValueError, "noise_scale: expected at least two examples, got 1"),
+    ("tangent_kernel", {"others": 3.0}, ValueError, "others: inputs: expected"),
+    ("tangent_kernel", {"others": {}}, ValueError, "others: inputs: expected"),
     ("variance", {"max_norm": 1.0}, TypeError, "variance: unknown option 'max_norm'"),
     ("clipped_gradient", {"maxnorm": 1.0, "max_norm": 1.0}, TypeError, "did you mean 'max_norm'?"),
     ("clipped_gradient", {"max_norm": 0.0}, ValueError, "max_norm must be a finite number > 0, got 0.0"),
@@ -625,6 +643,12 @@ def test_what_cannot_be_answered_is_refused(given, name, asked, error, message):
     with pytest.raises(error) as refusal:
         quantities.compute(NETWORK, LOSS, *given, (name,), **asked)
     assert message in str(refusal.value)
+
+
+def test_names_may_come_from_a_generator(given):
+    assert list(quantities.compute(NETWORK, LOSS, *given, (name for name in ["per_example_norms"]))) == [
+        "per_example_norms"
+    ]
 
 
 @pytest.mark.parametrize("names", ["variance", ()])

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from functional_nn.training import batch, importance, minibatch, stochastic
+from functional_nn.training import BatchPlan, batch, importance, minibatch, stochastic
 
 KEY = jax.random.key(3)
 SHUFFLES = ("each_epoch", "once", "never")
@@ -213,5 +213,7 @@ def test_importance_refuses():
             importance(4, uniform=uniform)
     with pytest.raises(ValueError, match="batch size must be an integer >= 1, got 0"):
         importance(0)
+    with pytest.raises(ValueError, match="importance: batch size must be an integer >= 1, got None"):
+        BatchPlan(None, importance=0.1)
     with pytest.raises(ValueError, match="batch size must be 1 to 4, the number of examples, got 5"):
         importance(5).draw(KEY, 0, NORMS)

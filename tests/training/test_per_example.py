@@ -158,7 +158,8 @@ def test_functions_of_ones_own_are_tracked_too():
     [
         (("noise_scal",), ValueError, "track: unknown quantity 'noise_scal'; did you mean 'noise_scale'?"),
         (("kfac",), ValueError, "track: kfac needs key=...; or give {name: function of (params, inputs, targets)}"),
-        ("noise_scale", TypeError, "track: expected a sequence of names, such as ('noise_scale',)"),
+        ("noise_scale", TypeError, "track: expected names of quantities, such as ('noise_scale',)"),
+        (None, TypeError, "track: expected names of quantities, such as ('noise_scale',), or functions, got None"),
         ({"rate": 3}, TypeError, "track: expected a function of (params, inputs, targets) for 'rate', got 3"),
     ],
 )
@@ -166,6 +167,12 @@ def test_what_cannot_be_tracked_is_refused(track, error, message):
     with pytest.raises(error) as refusal:
         fit(track=track)
     assert message in str(refusal.value)
+
+
+def test_a_function_that_fails_is_named():
+    with pytest.raises(jax.errors.ConcretizationTypeError) as refusal:
+        fit(track={"mine": lambda params, inputs, targets: float(inputs[0, 0])})
+    assert refusal.value.__notes__[0].startswith("while measuring 'mine', which fit was asked to track")
 
 
 def test_a_history_that_would_not_fit_is_refused(monkeypatch):
