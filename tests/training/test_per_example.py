@@ -60,6 +60,12 @@ def test_the_gradient_under_dropout_has_the_mask_of_its_key():
     expected_value, expected = fnn.value_and_grad(network, LOSS)(params, X, T, None, KEY)
     assert relative_error(found, expected) <= 1e-4 and float(value) == pytest.approx(float(expected_value), rel=1e-12)
     assert relative_error(found, fnn.value_and_grad(network, LOSS)(params, X, T)[1]) > 0.1
+
+
+@pytest.mark.slow
+def test_training_under_dropout_and_a_bound_that_nothing_reaches():
+    network = fnn.multilayer((3, 50, 2), ("tanh", "softmax"), dropout=0.5)
+    params = network.init(KEY)
     whole = fit(network=network, params=params, gradient=training.clipped(1e6), plan=training.minibatch(4))
     manual = fit(network=network, params=params, plan=training.minibatch(4))
     chex.assert_trees_all_close(whole.params, manual.params, rtol=1e-10)
@@ -74,9 +80,9 @@ def test_bounds_may_be_swept():
 
     bounds = jnp.array([0.1, 10.0])
     found = jax.jit(jax.vmap(member))(bounds)
-    for i, bound in enumerate(bounds):
-        alone = fit(gradient=training.clipped(float(bound)), plan=None).params
-        chex.assert_trees_all_close(jax.tree.map(lambda x, i=i: x[i], found), alone, rtol=1e-10)
+    alone = fit(gradient=training.clipped(0.1), plan=None).params
+    chex.assert_trees_all_close(jax.tree.map(lambda x: x[0], found), alone, rtol=1e-10)
+    assert relative_error(jax.tree.map(lambda x: x[1], found), alone) > 1e-3
 
 
 def test_clipping_refuses():
