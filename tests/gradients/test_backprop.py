@@ -103,11 +103,11 @@ def by_graph_and_output(cases):
 
 
 def on_every_graph():
-    """Every graph in float64, the one that has everything with all combinations and in float32 too."""
+    """Every graph in float64; the one that has everything with all combinations, and sampled in float32."""
     for graph, output, combinations in by_graph_and_output(covering(GRAPHS)):
         for dtype in TOLERANCE:
             whole = graph == "fan-out and skip"
-            marks = pytest.mark.slow if dtype == jnp.float32 and not whole else ()
+            marks = pytest.mark.slow if dtype == jnp.float32 and not (whole and output in ("linear", "softmax")) else ()
             some = combinations if whole else combinations[len(graph) % 2 :: 2]  # the slow product has them all
             yield pytest.param(graph, output, some, dtype, id=f"{graph}-{output}-{dtype.__name__}", marks=marks)
 
@@ -160,7 +160,7 @@ def random_graphs(draw):
     return fnn.graph(inputs=inputs, layers=layers), fnn.losses.get(f"{loss}({reduction})")
 
 
-@settings(max_examples=100)
+@settings(max_examples=60)
 @given(random_graphs(), st.sampled_from([1, 3]), st.booleans(), st.integers(0, 2**16))
 def test_manual_is_automatic_on_random_graphs(graph_and_loss, examples, weighted, seed):
     network, loss = graph_and_loss
@@ -403,7 +403,7 @@ def test_differentiable_refuses_what_apply_refuses():
     ("hidden", "output", "loss"),
     [
         ("tanh", "softmax", "cross_entropy"),
-        ("maxout(3)", "prelu(layer)", "mean_square_error(sum)"),
+        pytest.param("maxout(3)", "prelu(layer)", "mean_square_error(sum)", marks=pytest.mark.slow),
     ],
 )
 def test_jit_vmap_and_eager_agree(hidden, output, loss):

@@ -47,7 +47,7 @@ def scaled(factor, layer):
     [
         ("tanh", "softmax", "cross_entropy", jnp.float64),
         ("prelu", "sigmoid", "binary_cross_entropy", jnp.float64),
-        ("maxout", "linear", "multiclass_hinge", jnp.float32),
+        pytest.param("maxout", "linear", "multiclass_hinge", jnp.float32, marks=pytest.mark.slow),
         pytest.param("tanh", "softmax", "cross_entropy", jnp.float32, marks=pytest.mark.slow),
         pytest.param("prelu", "sigmoid", "binary_cross_entropy", jnp.float32, marks=pytest.mark.slow),
         pytest.param("maxout", "linear", "multiclass_hinge", jnp.float64, marks=pytest.mark.slow),
@@ -120,12 +120,14 @@ def test_an_objective_blind_to_complex_numbers_falls_back_on_differences():
     assert a.third_opinion.method == "central differences" and a.third_opinion.says == "both are right"
 
 
+@pytest.mark.slow
 def test_low_precision_is_inconclusive_rather_than_wrong():
     a = fnn.compare(*case(dtype=jnp.bfloat16), jit=False)
     assert a.verdict == "inconclusive" and a.taylor.says == "inconclusive"
     assert a.dtype == "bfloat16"
 
 
+@pytest.mark.slow
 def test_the_bound_holds_over_many_draws():
     """The bound is a statement about probabilities: 3e-8 a result. It must hold, and not emptily."""
     ratios = []

@@ -174,6 +174,7 @@ def test_as_many_steps_as_parameters_are_exact():
     assert float(found.residuals.max()) <= 1e-13
 
 
+@pytest.mark.slow
 def test_half_precision_has_a_spectrum_too(given):
     """In float32, of products whose parameters have 8 bits: within one in a hundred of the exact one."""
     half = [jax.tree.map(lambda x: x.astype(jnp.bfloat16), given[0]), *given[1:]]
@@ -183,6 +184,7 @@ def test_half_precision_has_a_spectrum_too(given):
     assert float(found.largest) == pytest.approx(float(exact.largest), rel=0.03)
 
 
+@pytest.mark.slow
 def test_the_stable_rate_has_a_derivative_where_lanczos_is_exact():
     network = chain((2, 2), "tanh", "softmax")
     params, x, t = jax.tree.map(lambda v: v.astype(jnp.float32), problem(network, LOSS, 0))

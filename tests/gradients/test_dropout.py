@@ -38,6 +38,7 @@ def test_manual_is_automatic_under_the_same_mask(hidden):
     assert relative_error(grads, without) > 1e-2  # the mask is there
 
 
+@pytest.mark.slow
 def test_compare_proves_it_too():
     network = fan_out("tanh")
     params, inputs, targets = problem(network, "cross_entropy", examples=8)

@@ -204,7 +204,10 @@ def covering():
         yield graphs[i % len(graphs)], PROVED[(3 * i + 1) % len(PROVED)], output, f"{loss}({('mean', 'sum')[i % 2]})"
 
 
-CASES = [pytest.param("fan-out and skip", *case, id="-".join(case)) for case in SAMPLE]
+CASES = [
+    pytest.param("fan-out and skip", *case, id="-".join(case), marks=() if i % 2 == 0 else pytest.mark.slow)
+    for i, case in enumerate(SAMPLE)
+]
 CASES += [pytest.param(*case, id="-".join(case), marks=pytest.mark.slow) for case in covering()]
 
 
@@ -247,7 +250,9 @@ def test_blocks_change_nothing(given, expected, block):
     assert_equal(measured(NETWORK, LOSS, *given, block=block), expected)
 
 
-@pytest.mark.parametrize(("reduction", "block"), [("mean", None), ("sum", None), ("sum", 2)])
+@pytest.mark.parametrize(
+    ("reduction", "block"), [("mean", None), ("sum", None), pytest.param("sum", 2, marks=pytest.mark.slow)]
+)
 def test_weights_count(given, reduction, block):
     loss = fnn.losses.cross_entropy(reduction)
     weights = jnp.array([0.5, 2.0, 0.0, 1.0, 3.0])
@@ -256,6 +261,7 @@ def test_weights_count(given, reduction, block):
     assert_equal(measured(NETWORK, loss, *given, weights, block=block), expected)
 
 
+@pytest.mark.slow
 def test_an_example_of_weight_0_is_not_there(given):
     params, inputs, targets = given
     few = jax.tree.map(lambda x: x[:3], inputs), targets[:3]
