@@ -153,11 +153,16 @@ Started = tuple[Array, dict[str, Array]]  # s^m and the learned parameters' shar
 
 def loss_value(network: Network, loss: Loss, trace: Trace, targets: Array, weights: Array | None) -> Array:
     """F, from net inputs where loss and output layer are fused."""
+    return loss.reduce(example_losses(network, loss, trace, targets), weights)
+
+
+def example_losses(network: Network, loss: Loss, trace: Trace, targets: Array) -> Array:
+    """F_q (Q,), likewise."""
     name = network.output.name
     fused = loss.fused_with(network.output.activation)
     if fused:
-        return loss.reduce(fused.value(trace.net_inputs[name], targets), weights)
-    return loss.value(trace.activations[name], targets, weights)
+        return fused.value(trace.net_inputs[name], targets)
+    return loss.example_value(trace.activations[name], targets)
 
 
 def start(network: Network, loss: Loss, params: Params, trace: Trace, targets: Array, weights: Array | None) -> Started:

@@ -29,7 +29,7 @@ from functional_nn.gradients.backprop import Sweep
 from functional_nn.gradients.views import BLOCK, BUDGET, Examples, View, check_budget, in_blocks, prepare
 from functional_nn.networks import losses
 from functional_nn.networks.losses import Loss
-from functional_nn.networks.network import Inputs, Network, Params, theta
+from functional_nn.networks.network import Inputs, Network, Params, theta, weigh
 from functional_nn.precision import at_least_float32
 
 Matrix = Literal["hessian", "gauss_newton"]
@@ -134,16 +134,12 @@ def push_forward(view: View, vector: Params) -> Tangents:
     r_n, r_a, a, n = {}, {}, view.trace.activations, view.trace.net_inputs
     for layer in view.network.layers:
         name, own, v = layer.name, view.params[layer.name], vector[layer.name]
-        terms = [_forward(a[source], v["weights"][source]) for source in layer.sources]
-        terms += [_forward(r_a[source], own["weights"][source]) for source in layer.sources if source in r_a]
+        terms = [weigh(a[source], v["weights"][source]) for source in layer.sources]
+        terms += [weigh(r_a[source], own["weights"][source]) for source in layer.sources if source in r_a]
         r = sum(terms[1:], start=terms[0])
         r_n[name] = r + v["bias"][None, :] if layer.bias != "none" else r
         r_a[name] = layer.activation.pushforward(r_n[name], theta(layer, v), n[name], a[name], theta(layer, own))
     return Tangents(r_n, r_a)
-
-
-def _forward(a: Array, weights: Array) -> Array:
-    return lax.dot_general(a, weights, (((1,), (1,)), ((), ())))  # a W^T
 
 
 def _hessian_product(view: View) -> Product:
@@ -239,14 +235,20 @@ def hessian(
 
     Raises ValueError where it would take more than `budget` bytes, and as `products`.
     """
-    flat, unravel = ravel_pytree(params)
+    flat, _ = ravel_pytree(params)
     needed = flat.size**2 * flat.dtype.itemsize
     check_budget(
         "hessian", needed, budget, "use hessian_vector_product, extreme_eigenvalues or trace, which need no matrix"
     )
-    product = products(network, loss, params, inputs, targets, weights=weights, block=block)
+    multiply = _on_vectors(products(network, loss, params, inputs, targets, weights=weights, block=block), params)
     # Row i is H e_i, and H is symmetric. As many at once as make good use of a product, and no more memory than that.
-    return lax.map(lambda e: ravel_pytree(product(unravel(e)))[0], jnp.eye(flat.size, dtype=flat.dtype), batch_size=64)
+    return lax.map(multiply, jnp.eye(flat.size, dtype=flat.dtype), batch_size=64)
+
+
+def _on_vectors(product: Product, params: Params) -> Callable[[Array], Array]:
+    # x -> A x for vectors (P,)
+    unravel = ravel_pytree(params)[1]
+    return lambda x: ravel_pytree(product(unravel(x)))[0]
 
 
 class Extremes(NamedTuple):
@@ -282,13 +284,13 @@ def extreme_eigenvalues(
     converged is told by the residuals. Raises as `products`.
     """
     checks.prng_key("key", key)
-    product = products(network, loss, params, inputs, targets, of, weights=weights, block=block)
+    narrow = _on_vectors(products(network, loss, params, inputs, targets, of, weights=weights, block=block), params)
     flat, unravel = ravel_pytree(params)
     dtype = at_least_float32(flat.dtype)
     steps = min(checks.integer("extreme_eigenvalues", "steps", steps, 1), flat.size)
 
     def multiply(x):
-        return ravel_pytree(product(unravel(x.astype(flat.dtype))))[0].astype(dtype)
+        return narrow(x.astype(flat.dtype)).astype(dtype)
 
     values, vectors = _lanczos(multiply, flat.size, dtype, steps, key)
     values, vectors = values[jnp.array([0, -1])], vectors[:, jnp.array([0, -1])].T
@@ -362,12 +364,12 @@ def trace(
     """
     checks.prng_key("key", key)
     checks.integer("trace", "samples", samples, 2)
-    product = products(network, loss, params, inputs, targets, of, weights=weights, block=block)
-    flat, unravel = ravel_pytree(params)
+    multiply = _on_vectors(products(network, loss, params, inputs, targets, of, weights=weights, block=block), params)
+    flat, _ = ravel_pytree(params)
 
     def one(own_key):
         z = jax.random.rademacher(own_key, flat.shape, flat.dtype)
-        return jnp.vdot(z, ravel_pytree(product(unravel(z)))[0])
+        return jnp.vdot(z, multiply(z))
 
     found = lax.map(one, jax.random.split(key, samples))
     return Estimate(jnp.mean(found), jnp.std(found, ddof=1) / samples**0.5)

@@ -316,11 +316,7 @@ def _check_budget(rules: dict[str, _Rule], own: dict[str, dict], whole: Whole, b
 @_quantity()
 def per_example_losses(view):
     """F_q (Q,)."""
-    name, targets = view.network.output.name, view.examples.targets
-    pair = view.loss.fused_with(view.network.output.activation)
-    if pair:
-        return pair.value(view.trace.net_inputs[name], targets)
-    return view.loss.example_value(view.trace.activations[name], targets)
+    return backprop.example_losses(view.network, view.loss, view.trace, view.examples.targets)
 
 
 @_quantity(

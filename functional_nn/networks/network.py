@@ -260,7 +260,7 @@ def forward(
     net_inputs, outputs, dropped = {}, dict(inputs), {}
     for number, layer in enumerate(network.layers):
         layer_params = params[layer.name]
-        terms = [_product(outputs[source], layer_params["weights"][source]) for source in layer.sources]
+        terms = [weigh(outputs[source], layer_params["weights"][source]) for source in layer.sources]
         n = sum(terms[1:], start=terms[0])  # Hagan P3.2: whatever enters the summing junction is just added
         if layer.bias != "none":
             n = n + layer_params["bias"][None, :]
@@ -283,8 +283,8 @@ def theta(layer: Layer, layer_params: dict) -> dict[str, Array]:
     return {name: value for name, value in layer_params.items() if name not in ("weights", "bias")}
 
 
-def _product(a: Array, weights: Array) -> Array:
-    # a W^T without writing the transpose down: (Q, S_in), (S_out, S_in) -> (Q, S_out)
+def weigh(a: Array, weights: Array) -> Array:
+    """a W^T without writing the transpose down: (Q, S_in), (S_out, S_in) -> (Q, S_out)."""
     return lax.dot_general(a, weights, (((1,), (1,)), ((), ())))
 
 
