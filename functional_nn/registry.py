@@ -82,6 +82,13 @@ class Registry(Generic[Row]):
         """The registered names, aliases left out, in the order they were added."""
         return tuple(self._factories)
 
+    def factory(self, name: str) -> Callable[..., Row]:
+        """The function behind a bare name. Raises ValueError as `get`."""
+        name = self._aliases.get(name, name)
+        if name not in self._factories:
+            raise ValueError(unknown(self.kind, name, (*self._factories, *self._aliases)))
+        return self._factories[name]
+
     def get(self, specification: str | Row) -> Row:
         """The row that `specification` names: a bare name, or a name with arguments as in `maxout(3)`; rows pass.
 
@@ -99,10 +106,7 @@ class Registry(Generic[Row]):
             raise ValueError(f"{self.kind} {specification!r}: the parentheses do not match{hint}")
         match = _SPECIFICATION.fullmatch(specification)
         name = match.group(1) if match else specification
-        name = self._aliases.get(name, name)
-        if name not in self._factories:
-            raise ValueError(unknown(self.kind, name, (*self._factories, *self._aliases)))
-        factory = self._factories[name]
+        factory = self.factory(name)
         positional, keywords = _arguments(match.group(2) or "")
         try:
             inspect.signature(factory).bind(*positional, **keywords)

@@ -16,11 +16,12 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array
 
 from functional_nn.networks import losses
 from functional_nn.networks.losses import Loss
 from functional_nn.networks.network import Inputs, Layer, Network, Params, Trace, forward, theta
+from functional_nn.networks.products import ROWS, Products
 
 
 class Sweep(NamedTuple):
@@ -56,6 +57,7 @@ def backpropagate(
     key: Array | None = None,
     *,
     input_gradients: bool = False,
+    products: Products = ROWS,
 ) -> Backpropagation:
     """The loss, its gradient and every sensitivity, from one forward and one backward pass.
 
@@ -71,18 +73,19 @@ def backpropagate(
     inputs = network.prepare(params, inputs)
     targets = network.prepare_targets(inputs, targets)
     weights = network.prepare_weights(inputs, weights)
-    trace = forward(network, params, inputs, {}, key)
-    swept = sweep(network, params, trace, start(network, loss, params, trace, targets, weights), input_gradients)
+    trace = forward(network, params, inputs, {}, key, products)
+    started = start(network, loss, params, trace, targets, weights)
+    swept = sweep(network, params, trace, started, input_gradients, products)
     return Backpropagation(
         loss_value(network, loss, trace, targets, weights),
-        contract(network, params, trace, swept),
+        contract(network, params, trace, swept, products),
         swept.sensitivities,
         of_inputs(network, swept) if input_gradients else {},
         trace,
     )
 
 
-def value_and_grad(network: Network, loss: Loss) -> Callable[..., tuple[Array, Params]]:
+def value_and_grad(network: Network, loss: Loss, products: Products = ROWS) -> Callable[..., tuple[Array, Params]]:
     """`(params, inputs, targets, weights=None, key=None) -> (F, dF/dparams)`, by hand: autodiff's of `objective`.
 
     Refused at once: a layer without derivative, and a loss that does not suit the output layer (ValueError).
@@ -94,7 +97,7 @@ def value_and_grad(network: Network, loss: Loss) -> Callable[..., tuple[Array, P
     def value_and_gradients(
         params: Params, inputs: Inputs, targets: Array, weights: Array | None = None, key: Array | None = None
     ):
-        result = backpropagate(network, loss, params, inputs, targets, weights, key)
+        result = backpropagate(network, loss, params, inputs, targets, weights, key, products=products)
         return result.value, result.gradients
 
     return value_and_gradients
@@ -174,7 +177,14 @@ def start(network: Network, loss: Loss, params: Params, trace: Trace, targets: A
     return pullback(network.output, params, trace, loss.gradient(trace.activations[name], targets, weights))
 
 
-def sweep(network: Network, params: Params, trace: Trace, started: Started, input_gradients: bool = False) -> Sweep:
+def sweep(
+    network: Network,
+    params: Params,
+    trace: Trace,
+    started: Started,
+    input_gradients: bool = False,
+    products: Products = ROWS,
+) -> Sweep:
     """The recursion, from s^M down to the inputs: each layer adds s W into the g of all it reads."""
     s, learned, g = {}, {}, {}
     for layer in reversed(network.layers):
@@ -182,7 +192,7 @@ def sweep(network: Network, params: Params, trace: Trace, started: Started, inpu
         s[name], learned[name] = started if layer is network.output else pullback(layer, params, trace, g[name])
         for source in layer.sources:
             if input_gradients or source in params:  # what has parameters is a layer
-                back = lax.dot(s[name], params[name]["weights"][source])  # (Q, S) (S, R), Eq. 3.47
+                back = products.back(s[name], params[name]["weights"][source])  # (Q, S) (S, R), Eq. 3.47
                 g[source] = g[source] + back if source in g else back  # fan-out: E3.4
     forward_order = [layer.name for layer in network.layers]
     return Sweep({name: s[name] for name in forward_order}, {name: learned[name] for name in forward_order}, g)
@@ -202,37 +212,24 @@ def pullback(layer: Layer, params: Params, trace: Trace, g: Array) -> Started:
     return layer.activation.pullback(g, n, a, theta(layer, params[layer.name]))
 
 
-def contract(network: Network, params: Params, trace: Trace, swept: Sweep) -> Params:
+def contract(network: Network, params: Params, trace: Trace, swept: Sweep, products: Products = ROWS) -> Params:
     """The gradient from sensitivities and trace (Eq. 3.39, 3.40), in the parameters' structure."""
     gradients = {}
     for layer in network.layers:
         s = swept.sensitivities[layer.name]
-        own = {"weights": {source: sum_of_outer_products(s, trace.activations[source]) for source in layer.sources}}
+        own = {"weights": {source: products.outer(s, trace.activations[source]) for source in layer.sources}}
         if layer.bias != "none":
-            own["bias"] = sum_like(params[layer.name]["bias"], s)
+            own["bias"] = sum_like(params[layer.name]["bias"], s, products)
         for name, contribution in swept.learned[layer.name].items():
-            own[name] = sum_like(params[layer.name][name], contribution)
+            own[name] = sum_like(params[layer.name][name], contribution, products)
         gradients[layer.name] = own
     return gradients
 
 
-def sum_of_outer_products(s: Array, a: Array) -> Array:
-    """sum_q s_q a_q^T: (Q, S), (Q, R) -> (S, R)."""
-    return lax.dot_general(s, a, (((0,), (0,)), ((), ())))
-
-
-def sum_like(parameter: Array, contributions: Array) -> Array:
+def sum_like(parameter: Array, contributions: Array, products: Products = ROWS) -> Array:
     """Contributions (Q, S) summed to the parameter's shape: (S,), or (1,) where it serves all neurons."""
-    summed = sum_over_examples(contributions)
+    summed = products.total(contributions)
     return summed if parameter.shape == summed.shape else jnp.sum(summed).reshape(1)
-
-
-def sum_over_examples(contributions: Array) -> Array:
-    """(Q, S) -> (S,)."""
-    # As a product with ones: on CPU, XLA's own column sum of a large batch costs up to a tenth of the whole gradient.
-    # Full precision is asked for because accelerators round the factors of a product otherwise.
-    ones = jnp.ones(contributions.shape[0], contributions.dtype)
-    return lax.dot(ones, contributions, precision=lax.Precision.HIGHEST)
 
 
 def check_trainable(network: Network) -> None:

@@ -11,12 +11,13 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array, lax
+from jax import Array
 
 from functional_nn import checks, precision, registry
 from functional_nn.networks import activations, initializers
 from functional_nn.networks.activations import Activation
 from functional_nn.networks.initializers import Initializer
+from functional_nn.networks.products import ROWS, Products
 
 Bias = Literal["per_neuron", "shared", "none"]
 Params = dict[str, dict]
@@ -255,12 +256,13 @@ def forward(
     inputs: dict[str, Array],
     offsets: Mapping[str, Array],
     key: Array | None = None,
+    products: Products = ROWS,
 ) -> Trace:
     """`Network.forward` without its checks, for inputs that `Network.prepare` gave."""
     net_inputs, outputs, dropped = {}, dict(inputs), {}
     for number, layer in enumerate(network.layers):
         layer_params = params[layer.name]
-        terms = [weigh(outputs[source], layer_params["weights"][source]) for source in layer.sources]
+        terms = [products.forward(outputs[source], layer_params["weights"][source]) for source in layer.sources]
         n = sum(terms[1:], start=terms[0])  # Hagan P3.2: whatever enters the summing junction is just added
         if layer.bias != "none":
             n = n + layer_params["bias"][None, :]
@@ -281,11 +283,6 @@ def theta(layer: Layer, layer_params: dict) -> dict[str, Array]:
     if not layer.activation.parameters:
         return {}
     return {name: value for name, value in layer_params.items() if name not in ("weights", "bias")}
-
-
-def weigh(a: Array, weights: Array) -> Array:
-    """a W^T without writing the transpose down: (Q, S_in), (S_out, S_in) -> (Q, S_out)."""
-    return lax.dot_general(a, weights, (((1,), (1,)), ((), ())))
 
 
 def check_params(network: Network, params: Params) -> None:

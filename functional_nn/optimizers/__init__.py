@@ -22,6 +22,7 @@ from functional_nn.optimizers.first_order import (
 from functional_nn.optimizers.wrappers import (
     accumulate,
     average,
+    choose,
     clip_by_global_norm,
     clip_by_value,
     coupled_weight_decay,
@@ -42,6 +43,7 @@ __all__ = [
     "adamw",
     "amsgrad",
     "average",
+    "choose",
     "clip_by_global_norm",
     "clip_by_value",
     "coupled_weight_decay",

@@ -62,6 +62,7 @@ class Optimizer:
 
 _registry: Registry[Optimizer] = Registry("optimizer", Optimizer)
 register, names, get = _registry.register, _registry.names, _registry.get
+factory = _registry.factory
 
 
 # The methods ----------------------------------------------------------------------------------------------------------

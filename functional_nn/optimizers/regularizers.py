@@ -37,6 +37,7 @@ class Regularizer:
 
 _registry: Registry[Regularizer] = Registry("regularizer", Regularizer)
 register, names, get = _registry.register, _registry.names, _registry.get
+factory = _registry.factory
 
 
 @register

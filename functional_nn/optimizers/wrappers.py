@@ -383,6 +383,66 @@ def _around(optimizer: Optimizer, name: str, init, update, constants: dict[str, 
     )  # fmt: skip
 
 
+# One of several -------------------------------------------------------------------------------------------------------
+
+
+class ChoiceState(NamedTuple):
+    """params; step; memories: what the chosen method remembers, in places that all candidates share."""
+
+    params: Any
+    step: Array
+    memories: tuple
+
+
+def choose(index: int | Array, candidates: Sequence[Optimizer]) -> Optimizer:
+    """The candidate with that number, which may be traced: under `vmap`, a race of methods is one program.
+
+    Every candidate computes its update and one of them is kept, so that only methods whose update costs little beside
+    the gradient belong here: those whose state is the parameters, the step, and memories in the parameters' structure,
+    as of every elementwise method. Raises TypeError for others, ValueError for a number that is none of theirs.
+    """
+    candidates = tuple(first_order.get(candidate) for candidate in candidates)
+    if checks.is_concrete(index) and not 0 <= int(index) < len(candidates):
+        raise ValueError(f"choose: index must be 0 to {len(candidates) - 1}, the number of a candidate, got {index}")
+
+    def pick(trees: Sequence[Any]) -> Any:
+        picked = trees[0]
+        for number, tree in enumerate(trees[1:], 1):
+            # the default stands behind the loop variable: bound now
+            picked = jax.tree.map(lambda new, old, number=number: jnp.where(index == number, new, old), tree, picked)
+        return picked
+
+    def memories_of(state: State) -> tuple:
+        own = tuple(state[2:]) if isinstance(state, tuple) and state._fields[:2] == ("params", "step") else None
+        alike = jax.tree.structure(state.params)
+        if own is None or any(jax.tree.structure(memory) != alike for memory in own):
+            raise TypeError(f"choose: expected elementwise methods such as adam, got {type(state).__name__}")
+        return own
+
+    def init(params):
+        first_order.check_params("choose", params)
+        own = [memories_of(candidate.init(params)) for candidate in candidates]
+        places = max(map(len, own))
+        nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, at_least_float32(x.dtype)), params)
+        memories = tuple(pick([(*m, *[nothing] * (places - len(m)))[place] for m in own]) for place in range(places))
+        return ChoiceState(params, jnp.zeros((), jnp.int32), memories)
+
+    def states(state):
+        kinds = [jax.eval_shape(candidate.init, state.params) for candidate in candidates]
+        return [type(kind)(state.params, state.step, *state.memories[: len(kind) - 2]) for kind in kinds]
+
+    def update(state, grads):
+        after = [candidate.update(own, grads) for candidate, own in zip(candidates, states(state), strict=True)]
+        own = [(*a[2:], *state.memories[len(a) - 2 :]) for a in after]
+        return ChoiceState(pick([a.params for a in after]), state.step + 1, pick(own))
+
+    return Optimizer(
+        f"choose({', '.join(candidate.name for candidate in candidates)})", init, update, {"index": index},
+        point=lambda state: pick([c.point(own) for c, own in zip(candidates, states(state), strict=True)]),
+        full_batch=any(candidate.full_batch for candidate in candidates),
+    )  # fmt: skip
+
+
 # Somebody else's ------------------------------------------------------------------------------------------------------
 
 

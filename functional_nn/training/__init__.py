@@ -1,31 +1,48 @@
-"""The loop: index streams, the compiled training step, per-example clipping, criteria for stopping, restarts."""
+"""The loop: index streams, the compiled step, clipping, criteria for stopping, restarts, populations, checkpoints."""
 
+from functional_nn.training import checkpoints, search
+from functional_nn.training.checkpoints import CheckpointError
 from functional_nn.training.clipping import clipped
-from functional_nn.training.loop import Batch, FitResult, History, Outcome, evaluate, fit, pure_fit, train_step
+from functional_nn.training.loop import FitResult, Outcome, fit, pure_fit
 from functional_nn.training.minibatches import BatchPlan, batch, importance, minibatch, stochastic
+from functional_nn.training.populations import Progress, fit_population
+from functional_nn.training.program import Batch, History, Metrics, evaluate, train_step
 from functional_nn.training.restarts import Restarts, best_of
+from functional_nn.training.results import Drift, Population
+from functional_nn.training.search import grid, random_search, successive_halving
 from functional_nn.training.termination import Criterion, early_stopping, gradient_below, loss_below, no_change
 
 __all__ = [
     "Batch",
     "BatchPlan",
+    "CheckpointError",
     "Criterion",
+    "Drift",
     "FitResult",
     "History",
+    "Metrics",
     "Outcome",
+    "Population",
+    "Progress",
     "Restarts",
     "batch",
     "best_of",
+    "checkpoints",
     "clipped",
     "early_stopping",
     "evaluate",
     "fit",
-    "importance",
+    "fit_population",
     "gradient_below",
+    "grid",
+    "importance",
     "loss_below",
     "minibatch",
     "no_change",
     "pure_fit",
+    "random_search",
+    "search",
     "stochastic",
+    "successive_halving",
     "train_step",
 ]

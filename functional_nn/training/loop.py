@@ -1,102 +1,49 @@
 """The training loop: one compiled program of a fixed number of epochs, called until all are done.
 
-Letters: Q examples, R inputs, S outputs, B batch size, U updates an epoch, E epochs. The loop knows one thing: a step
-`(state, batch) -> (state, metrics)`. Epochs run inside compiled scans, `chunk` of them a call; what belongs to the
-outside (progress, saving) happens between the calls. One program serves a run of any length, and every later run of
-the same network, loss, optimizer and plan. Divergence and stopping are data in what the program carries, so that
-`pure_fit` may be vmapped: one member that has ended stands still while the others go on.
+Letters: Q examples, R inputs, S outputs, E epochs. Epochs run inside compiled scans (`program.py`), `chunk` of them a
+call; what belongs to the outside (progress, saving) happens between the calls. One program serves a run of any length,
+and every later run of the same network, loss, optimizer and plan. `pure_fit` may be vmapped: one member that has ended
+stands still while the others go on.
 """
 
+import contextlib
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import Array, lax
+from jax import Array
 
-from functional_nn import checks, optimizers, precision, registry
+from functional_nn import checks, optimizers, registry
 from functional_nn.gradients import quantities
 from functional_nn.gradients.backprop import objective, value_and_grad
-from functional_nn.gradients.views import BUDGET, said_bytes
 from functional_nn.networks import losses
 from functional_nn.networks.losses import Loss
-from functional_nn.networks.network import Inputs, Network, Params, forward
+from functional_nn.networks.network import Inputs, Network, Params
 from functional_nn.optimizers import regularizers
 from functional_nn.optimizers.first_order import Optimizer
 from functional_nn.optimizers.regularizers import Regularizer
-from functional_nn.precision import at_least_float32
+from functional_nn.training.checkpoints import Checkpoint, Checkpoints
 from functional_nn.training.minibatches import BatchPlan, batch, minibatch
+from functional_nn.training.program import (
+    DIVERGED,
+    STOPPED,
+    Batch,
+    Best,
+    Correct,
+    Gradient,
+    History,
+    Run,
+    Settings,
+    program,
+    start,
+)
 from functional_nn.training.termination import Criterion
 
-Gradient = Callable[[Network, Loss], Callable[..., tuple[Array, Params]]]
-Correct = Callable[[Array, Array], Array]  # (outputs, targets) -> (Q,) booleans
 Track = Sequence[str] | Mapping[str, Callable[[Params, Inputs, Array], Any]]
-
-
-class Batch(NamedTuple):
-    """inputs {name: (B, R)}, targets (B, S); weights (B,) of the examples, a key for dropout and for gradients that are
-    random, a scale of the gradient, each where there is one.
-    """
-
-    inputs: dict[str, Array]
-    targets: Array
-    weights: Array | None = None
-    key: Array | None = None
-    scale: Array | None = None
-
-
-class Metrics(NamedTuple):
-    """Scalars: the loss, the share of examples classified rightly (nan where that has no sense), ||dF/dparams||."""
-
-    loss: Array
-    accuracy: Array
-    gradient_norm: Array
-
-
-class History(NamedTuple):
-    """One value an epoch, NumPy arrays (E,).
-
-    training_loss and training_accuracy are those of the epoch's examples, each measured just before the update that
-    used it (for `batch`, exactly those before the epoch), with neurons dropped where there is dropout and without the
-    regularizer's penalty; gradient_norm, the penalty's gradient included, is the mean over the epoch's updates;
-    validation_* are measured after the epoch, no neuron dropped. Each loss has the precision of the parameters. nan
-    where there is nothing to say. tracked: {name: what `fit` was asked to track, each of its arrays (E, ...)}, measured
-    after the epoch on all training examples.
-    """
-
-    epoch: np.ndarray
-    training_loss: np.ndarray
-    training_accuracy: np.ndarray
-    gradient_norm: np.ndarray
-    validation_loss: np.ndarray
-    validation_accuracy: np.ndarray
-    tracked: dict[str, Any] = {}
-
-
-class Best(NamedTuple):
-    """The parameters of the best epoch so far, which that was, and its score (the lowest)."""
-
-    params: Params
-    epoch: Array
-    score: Array
-
-
-class Run(NamedTuple):
-    """All that training needs to go on, and how it ended: 0 not yet, 1 diverged, 2 + i by the i-th criterion.
-
-    failed: the update, counted from 1 over the whole run, that was not finite and was not made; 0 where none. shown:
-    the loss it found.
-    """
-
-    state: Any
-    memories: tuple
-    best: Best | None
-    epoch: Array
-    ended: Array
-    failed: Array
-    shown: Array
 
 
 class FitResult(NamedTuple):
@@ -142,59 +89,12 @@ def automatic(network: Network, loss: Loss) -> Callable[..., tuple[Array, Params
 GRADIENTS: dict[str, Gradient] = {"manual": value_and_grad, "automatic": automatic}
 
 
-def train_step(
-    network: Network,
-    loss: Loss,
-    optimizer: Optimizer,
-    gradient: Gradient = value_and_grad,
-    correct: Correct | None = None,
-    regularizer: Regularizer | None = None,
-) -> Callable:
-    """`(state, batch) -> (state, metrics)`, pure, to be compiled by whoever calls it. `correct` as in `fit`.
-
-    The step takes a `training.Batch`, inputs by name. Raises ValueError where a network with dropout, or a gradient
-    with noise, gets no key.
-    """
-    loss, optimizer = losses.get(loss), optimizers.get(optimizer)
-    gradients_of = gradient(network, loss)
-    needs_key = _needs_key(network, gradient)
-
-    def step(state, batch: Batch):
-        if needs_key and batch.key is None:
-            what = "network with dropout" if network.drops else "random gradient"
-            raise ValueError(f"batch: a {what} needs a key; give Batch(..., key=key)")
-        params = optimizer.point(state)
-        random = (batch.key,) if needs_key else ()
-        value, grads = gradients_of(params, batch.inputs, batch.targets, batch.weights, *random)
-        if batch.scale is not None:
-            grads = jax.tree.map(lambda g: g * batch.scale.astype(g.dtype), grads)
-        if regularizer is not None:
-            grads = jax.tree.map(jnp.add, grads, regularizer.gradient(params))
-        # The same forward pass as the gradient's; the compiler keeps one of them.
-        outputs = forward(network, params, batch.inputs, {}, *random).activations[network.output.name]
-        accuracy = _accuracy(correct or loss.correct, outputs, batch.targets, batch.weights)
-        return optimizer.update(state, grads), Metrics(value, accuracy, _norm(grads))
-
-    return step
+def automatic(network: Network, loss: Loss) -> Callable[..., tuple[Array, Params]]:
+    """`jax.value_and_grad` of the objective: the other gradient, for comparisons."""
+    return jax.value_and_grad(objective(network, loss))
 
 
-def _needs_key(network: Network, gradient: Gradient) -> bool:
-    return network.drops or getattr(gradient, "random", False)
-
-
-def evaluate(
-    network: Network, loss: Loss, params: Params, inputs: Inputs, targets: Array, correct: Correct | None = None
-) -> tuple[Array, Array]:
-    """(F, accuracy) over all examples at once; accuracy is nan where there are no right answers.
-
-    inputs (Q, R) or {name: (Q, R)}, targets (Q, S); `correct` as in `fit`. Raises ValueError as `backpropagate`.
-    """
-    loss = losses.get(loss)
-    loss.check_outputs(network.output.activation)
-    inputs = network.prepare(params, inputs)
-    targets = network.prepare_targets(inputs, targets)
-    outputs = forward(network, params, inputs, {}).activations[network.output.name]
-    return objective(network, loss)(params, inputs, targets), _accuracy(correct or loss.correct, outputs, targets, None)
+GRADIENTS: dict[str, Gradient] = {"manual": value_and_grad, "automatic": automatic}
 
 
 def fit(
@@ -246,20 +146,20 @@ def fit(
     if not (on_chunk is None or callable(on_chunk)):
         raise TypeError(f"on_chunk: expected a function of state and history, got {type(on_chunk).__name__}")
     checks.prng_key("key", key)
-    settings = _settle(network, loss, optimizer, plan, regularizer, stop, gradient, correct, track)
+    settings = settle(network, loss, optimizer, plan, regularizer, stop, gradient, correct, track)
     init_key, plan_key = jax.random.split(key)
     params = network.init(init_key) if params is None else params
-    training, held_out = _data(settings, params, inputs, targets, validation)
-    settings = _with_plan(settings, len(training.targets))
+    training, held_out = prepared(settings, params, inputs, targets, validation)
+    settings = with_plan(settings, len(training.targets))
 
-    start, advance = _compiled(settings, min(chunk, epochs))
-    run, tables = start(params), []
+    begin, advance = _compiled(settings, min(chunk, epochs))
+    run, tables = begin(params), []
     while not int(run.ended) and int(run.epoch) < epochs:
         run, table, ran = advance(run, training, held_out, plan_key, min(chunk, epochs - int(run.epoch)))
         tables.append(jax.tree.map(lambda column, ran=ran: np.asarray(column)[: int(ran)], table))
         if on_chunk:
             on_chunk(run.state, _joined(tables))
-    status, reason = _how_it_ended(settings, run)
+    status, reason = how_it_ended(settings, run)
     return FitResult(run.state, _joined(tables), status, reason, run.best)
 
 
@@ -288,15 +188,15 @@ def pure_fit(
     leaves nan in its history, which `argmin` takes for the lowest. Has forward derivatives, but no reverse ones.
     """
     checks.integer("", "epochs", epochs, 1)
-    settings = _settle(network, loss, optimizer, plan, regularizer, stop, gradient, correct, track)
+    settled = settle(network, loss, optimizer, plan, regularizer, stop, gradient, correct, track)
 
     def train(key, inputs, targets, validation=None, params=None) -> Outcome:
         checks.prng_key("key", key)
         init_key, plan_key = jax.random.split(key)
         params = network.init(init_key) if params is None else params
-        training, held_out = _data(settings, params, inputs, targets, validation)
-        start, advance = _program(_with_plan(settings, len(training.targets)), epochs)
-        run, table, ran = advance(start(params), training, held_out, plan_key, epochs)
+        training, held_out = prepared(settled, params, inputs, targets, validation)
+        settings = with_plan(settled, len(training.targets))
+        run, table, ran = program(settings, epochs)(start(settings, params), training, held_out, plan_key, epochs)
         return Outcome(
             run.state.params if run.best is None else run.best.params, run.state, table, ran, run.ended, run.failed
         )  # fmt: skip
@@ -304,24 +204,47 @@ def pure_fit(
     return train
 
 
+# Saved and interrupted ------------------------------------------------------------------------------------------------
+
+
+def begun(checkpoint: Checkpoints, resume: bool) -> tuple[int, Checkpoint] | None:
+    """The newest checkpoint, to go on from; None where there is none. Raises ValueError where one would be lost."""
+    if resume:
+        return checkpoint.newest()
+    if checkpoint.numbers():
+        raise ValueError(
+            f"checkpoint: {str(checkpoint.folder)!r} holds checkpoints; go on from them with resume=True, or give "
+            "another folder"
+        )
+    return None
+
+
+@contextlib.contextmanager
+def interruptible(catches: bool) -> Iterator[Callable[[], bool]]:
+    """Ctrl-C inside is only noted, for whoever asks between chunks; a second one interrupts at once.
+
+    Python lets only the main thread listen; elsewhere, and where `catches` is False, nothing changes.
+    """
+    noted = []
+    if not catches or threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+
+    def note(number, frame):
+        noted.append(number)
+        signal.signal(signal.SIGINT, before)
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: bool(noted)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 # Settings and data, checked -------------------------------------------------------------------------------------------
 
 
-class _Settings(NamedTuple):
-    """Everything but arrays that a run depends on; hashable, where the user's own callables are."""
-
-    network: Network
-    loss: Loss
-    optimizer: Optimizer
-    plan: BatchPlan | None
-    regularizer: Regularizer | None
-    stop: tuple[Criterion, ...]
-    gradient: Gradient
-    correct: Correct | None
-    track: tuple[tuple[str, Callable | None], ...]
-
-
-def _settle(network, loss, optimizer, plan, regularizer, stop, gradient, correct, track) -> _Settings:
+def settle(network, loss, optimizer, plan, regularizer, stop, gradient, correct, track) -> Settings:
     if isinstance(gradient, str) and gradient not in GRADIENTS:
         raise ValueError(registry.unknown("gradient", gradient, GRADIENTS))
     gradient = GRADIENTS[gradient] if isinstance(gradient, str) else gradient
@@ -340,7 +263,7 @@ def _settle(network, loss, optimizer, plan, regularizer, stop, gradient, correct
         raise ValueError("stop: only one criterion can restore the best parameters; give the others restore=False")
     if plan is not None and not isinstance(plan, BatchPlan):
         raise TypeError(f"plan: expected training.batch(), minibatch(size) or stochastic(), got {plan!r}")
-    return _Settings(network, loss, optimizer, plan, regularizer, stop, gradient, correct, _tracked(track))
+    return Settings(network, loss, optimizer, plan, regularizer, stop, gradient, correct, _tracked(track))
 
 
 def _tracked(track: Track) -> tuple[tuple[str, Callable | None], ...]:
@@ -362,7 +285,7 @@ def _tracked(track: Track) -> tuple[tuple[str, Callable | None], ...]:
     return tuple((name, None) for name in track)
 
 
-def _with_plan(settings: _Settings, examples: int) -> _Settings:
+def with_plan(settings: Settings, examples: int) -> Settings:
     """The settings with a plan that suits the data and the optimizer, refused before anything is compiled."""
     optimizer, plan = settings.optimizer, settings.plan
     if plan is None:
@@ -377,7 +300,7 @@ def _with_plan(settings: _Settings, examples: int) -> _Settings:
     return settings._replace(plan=plan)
 
 
-def _data(settings: _Settings, params, inputs, targets, validation) -> tuple[Batch, Batch | None]:
+def prepared(settings: Settings, params, inputs, targets, validation) -> tuple[Batch, Batch | None]:
     training = _checked(settings.network, settings.loss, params, inputs, targets)
     for criterion in settings.stop:
         if criterion.validation and validation is None:
@@ -401,23 +324,23 @@ def _checked(network: Network, loss: Loss, params: Params, inputs: Inputs, targe
     return Batch(prepared, targets)
 
 
-def _how_it_ended(settings: _Settings, run: Run) -> tuple[str, str]:
+def how_it_ended(settings: Settings, run: Run) -> tuple[str, str]:
     ended, epoch = int(run.ended), int(run.epoch)
     best = "" if run.best is None else f"; parameters of epoch {int(run.best.epoch)} restored"
     if ended == 0:
         return "completed", f"all {epoch} epochs{best}"
-    if ended == 1:
+    if ended == DIVERGED:
         shown = float(run.shown)
         what = "its gradient or its result was not finite" if np.isfinite(shown) else f"its loss was {shown:g}"
         return "diverged", f"update {int(run.failed)}, in epoch {epoch}, was not made: {what}{best}"
-    criterion = settings.stop[ended - 2]
+    criterion = settings.stop[ended - STOPPED]
     return criterion.name, f"after epoch {epoch}: {criterion.reason}{best}"
 
 
-# The program ----------------------------------------------------------------------------------------------------------
+# The program, compiled ------------------------------------------------------------------------------------------------
 
 
-def _compiled(settings: _Settings, length: int):
+def _compiled(settings: Settings, length: int):
     """The compiled program, the same one for the same settings."""
     try:
         return _kept(settings, length)
@@ -426,179 +349,5 @@ def _compiled(settings: _Settings, length: int):
 
 
 @functools.lru_cache(maxsize=32)
-def _kept(settings: _Settings, length: int):
-    start, advance = _program(settings, length)
-    return jax.jit(start), jax.jit(advance)
-
-
-def _program(settings: _Settings, length: int) -> tuple[Callable, Callable]:
-    """start(params) -> Run; advance(run, training, held_out, key, count) -> (Run, table, epochs run).
-
-    `advance` runs up to `count` <= `length` epochs; `count` may be traced, so that a last, shorter chunk compiles
-    nothing. The table is a History of arrays (length,).
-    """
-    network, loss, optimizer, plan, regularizer, stop, gradient, correct, track = settings
-    step = train_step(network, loss, optimizer, gradient, correct, regularizer)
-    random = _needs_key(network, gradient)
-    scores = [criterion.score for criterion in stop if criterion.score]
-
-    def start(params) -> Run:
-        zero, infinite = jnp.zeros((), jnp.int32), jnp.asarray(jnp.inf, precision.default())
-        state, memories = optimizer.init(params), tuple(criterion.init() for criterion in stop)
-        best = Best(state.params, zero, infinite) if scores else None
-        return Run(state, memories, best, zero, zero, zero, infinite)
-
-    def advance(run: Run, training: Batch, held_out: Batch | None, key: Array, count) -> tuple[Run, History, Array]:
-        examples = training.targets.shape[0]
-        dtype = at_least_float32(training.targets.dtype)
-        updates, first = plan.updates(examples), run.epoch
-        weights, scales = plan.weights(examples), plan.scales(examples)
-        if loss.reduction == "sum":
-            scales = None  # a sum over b examples is b / B of one over B as it is
-        counts = plan.counts(examples)
-        share = jnp.asarray(counts / counts.sum(), dtype)  # of the epoch's examples
-        noise_key = jax.random.fold_in(key, _NOISE)
-        measure = functools.partial(_measure, network, loss, track, training)
-
-        numbers = np.arange(1, updates + 1, dtype=np.int32)
-
-        def update(limit, state, row):
-            number, picked, example_weights, scale, drop = row
-            example_weights = None if example_weights is None else example_weights.astype(training.targets.dtype)
-            data = jax.tree.map(lambda x: x[picked], (training.inputs, training.targets))
-            after, metrics = step(state, Batch(*data, example_weights, drop, scale))
-            # Known before the update is computed, so that the choice costs no pass over the parameters of its own.
-            return _where(number <= limit, after, state), jax.tree.map(lambda m: m.astype(dtype), metrics)
-
-        def epoch(carry):
-            # Of this epoch's updates, the first `low` are sound and the first `high` are not. All are made at once;
-            # only where they turn out not to be sound, the last finite state is searched for by halving.
-            run, table, low, high = carry
-            limit = jnp.where(high > updates, updates, (low + high) // 2)
-            done = run.epoch
-            keys = jax.random.split(jax.random.fold_in(noise_key, done), updates) if random else None
-            if plan.importance is None:
-                rows = (numbers, plan.indices(key, done, examples), weights, scales, keys)
-            else:
-                at = optimizer.point(run.state), training.inputs, training.targets
-                drawn = plan.draw(key, done, quantities.per_example_norms(network, loss, *at))
-                rows = (numbers, drawn.indices, drawn.weights, None if loss.reduction == "sum" else drawn.scales, keys)
-            state, metrics = lax.scan(functools.partial(update, limit), run.state, rows)
-            broken = ~(jnp.isfinite(metrics.loss) & jnp.isfinite(metrics.gradient_norm)) & (numbers <= limit)
-            good = (~jnp.any(broken) & _all_finite(state.params)) | (limit == 0)
-            low = jnp.where(good, limit, low)
-            high = jnp.where(good, high, jnp.min(jnp.where(broken, numbers, limit)))
-            settled, failed = good & (high == low + 1), high <= updates
-
-            total = jnp.sum(metrics.loss) if loss.reduction == "sum" else jnp.sum(metrics.loss * share)
-            shown = metrics.loss[jnp.minimum(low, updates - 1)]  # of the update that is not made
-            total = jnp.where(failed, jnp.where(jnp.isfinite(shown), jnp.nan, shown), total)
-            after = (jnp.nan, jnp.nan)
-            if held_out is not None:
-                after = evaluate(network, loss, state.params, held_out.inputs, held_out.targets, correct)
-            row = (done + 1, total, jnp.sum(metrics.accuracy * share), jnp.mean(metrics.gradient_norm), *after)
-            row = jax.tree.map(
-                lambda x, column: jnp.asarray(x, column.dtype), History(*row, measure(state.params)), table
-            )
-
-            state = optimizer.observe(state, row.training_loss if held_out is None else row.validation_loss)
-            judged = [criterion.update(memory, row) for criterion, memory in zip(stop, run.memories, strict=True)]
-            ended = jnp.zeros((), jnp.int32)
-            for i in reversed(range(len(stop))):
-                ended = jnp.where(judged[i][1], 2 + i, ended)
-            best = run.best
-            if best is not None:
-                score = scores[0](row).astype(best.score.dtype)
-                latest = Best(state.params, done + 1, score)
-                best = _where(~failed & (score < best.score), latest, best)
-            after = Run(
-                state,
-                tuple(memory for memory, _ in judged),
-                best,
-                done + 1,
-                jnp.where(failed, 1, ended),
-                jnp.where(failed, done * updates + high, 0),
-                shown.astype(run.shown.dtype),
-            )
-            written = jax.tree.map(lambda column, x: column.at[done - first].set(x), table, row)
-            run, table = _where(settled, (after, written), (run, table))
-            return run, table, jnp.where(settled, 0, low), jnp.where(settled, updates + 1, high)
-
-        def unfinished(carry):
-            run, *_ = carry
-            return (run.epoch - first < count) & (run.ended == 0)
-
-        table = History(
-            jnp.zeros(length, jnp.int32),
-            *(jnp.full(length, jnp.nan, dtype) for _ in History._fields[1:-1]),
-            _empty(jax.eval_shape(measure, run.state.params), length),
-        )
-        none, beyond = jnp.zeros((), jnp.int32), jnp.asarray(updates + 1, jnp.int32)
-        run, table, *_ = lax.while_loop(unfinished, epoch, (run, table, none, beyond))
-        return run, table, run.epoch - first
-
-    return start, advance
-
-
-_NOISE = 2**32 - 1  # folded into the key of the batches, where epochs never come so far
-
-
-def _measure(network: Network, loss: Loss, track, training: Batch, params: Params) -> dict[str, Any]:
-    """What is tracked, at `params`."""
-    asked = tuple(name for name, function in track if function is None)
-    found = quantities.compute(network, loss, params, training.inputs, training.targets, asked) if asked else {}
-    inputs = training.inputs if len(network.inputs) > 1 else training.inputs[network.inputs[0][0]]
-    for name, function in track:
-        if function is not None:
-            try:
-                found[name] = jax.tree.map(jnp.asarray, function(params, inputs, training.targets))
-            except Exception as error:
-                error.add_note(f"while measuring {name!r}, which fit was asked to track, inside a compiled program")
-                raise
-    return found
-
-
-def _empty(row: dict[str, Any], length: int) -> dict[str, Any]:
-    """A table of `length` rows for what is tracked: nan, or 0 where it is of integers."""
-    needed = length * sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(row))
-    if needed > BUDGET:
-        raise ValueError(
-            f"track: {', '.join(row)} of {length} epochs would take {said_bytes(needed)} of memory, above "
-            f"{said_bytes(BUDGET)}; lower chunk, or track what is smaller"
-        )
-    missing = lambda x: jnp.nan if jnp.issubdtype(x.dtype, jnp.inexact) else 0  # noqa: E731
-    return jax.tree.map(lambda x: jnp.full((length, *x.shape), missing(x), x.dtype), row)
-
-
-def _where(condition: Array, new: Any, old: Any) -> Any:
-    return jax.tree.map(lambda n, o: jnp.where(condition, n, o), new, old)
-
-
-def _all_finite(params: Params) -> Array:
-    return functools.reduce(jnp.logical_and, (jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(params)))
-
-
-def _accuracy(correct: Correct | None, outputs: Array, targets: Array, weights: Array | None) -> Array:
-    dtype = at_least_float32(outputs.dtype)
-    if correct is None:
-        return jnp.full((), jnp.nan, dtype)
-    right = correct(outputs, targets).astype(dtype)
-    if right.shape != outputs.shape[:1]:
-        raise ValueError(f"correct: expected shape {outputs.shape[:1]}, one answer for each example, got {right.shape}")
-    if weights is None:
-        return jnp.mean(right)
-    return jnp.sum(right * weights.astype(dtype)) / jnp.sum(weights.astype(dtype))
-
-
-def _norm(grads: Params) -> Array:
-    leaves = jax.tree.leaves(grads)
-    dtype = at_least_float32(leaves[0].dtype)
-    return jnp.sqrt(sum(_sum(leaf.astype(dtype) ** 2) for leaf in leaves))
-
-
-def _sum(x: Array) -> Array:
-    # Columns first, as a product with ones: on CPU, XLA adds up a matrix one element at a time, which in a small
-    # network's update took as long as its largest product.
-    if x.ndim == 2:
-        x = lax.dot(jnp.ones(x.shape[0], x.dtype), x, precision=lax.Precision.HIGHEST)
-    return jnp.sum(x)
+def _kept(settings: Settings, length: int):
+    return jax.jit(functools.partial(start, settings)), jax.jit(program(settings, length))

@@ -10,7 +10,8 @@ from jax import Array
 from functional_nn import checks
 from functional_nn.networks import losses
 from functional_nn.networks.network import Network, Params
-from functional_nn.training.loop import Outcome, evaluate, pure_fit
+from functional_nn.training.loop import Outcome, pure_fit
+from functional_nn.training.program import evaluate
 
 
 class Restarts(NamedTuple):

@@ -182,6 +182,6 @@ def test_a_function_that_fails_is_named():
 
 
 def test_a_history_that_would_not_fit_is_refused(monkeypatch):
-    monkeypatch.setattr(training.loop, "BUDGET", 1000)
+    monkeypatch.setattr(training.program, "BUDGET", 1000)
     with pytest.raises(ValueError, match="track: per_example_norms of 100 epochs would take .* lower chunk"):
         fit(track=("per_example_norms",), epochs=100, chunk=100)

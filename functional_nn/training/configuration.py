@@ -1,0 +1,67 @@
+"""What a run was made with, as plain data: a checkpoint keeps it, and refuses to be continued with anything else."""
+
+import hashlib
+import re
+from typing import Any
+
+import jax
+import numpy as np
+
+from functional_nn.networks.network import Network
+from functional_nn.training.program import Batch, Settings
+
+
+def describe(settings: Settings, training: Batch, held_out: Batch | None, key: Any) -> dict[str, Any]:
+    """Settings by name, arrays by a digest of their bytes; words and numbers only, for JSON."""
+    optimizer, regularizer = settings.optimizer, settings.regularizer
+    return {
+        "network": describe_network(settings.network),
+        "loss": f"{settings.loss.name}({settings.loss.reduction})",
+        "optimizer": {"name": optimizer.name, **_plain(optimizer.constants)} if optimizer else "a hyperparameter",
+        "regularizer": {"name": regularizer.name, **_plain(regularizer.constants)} if regularizer else None,
+        "plan": _said(settings.plan),
+        "stop": [criterion.reason for criterion in settings.stop],
+        "gradient": _said(settings.gradient),
+        "track": [name for name, _ in settings.track],
+        "training": fingerprint((training.inputs, training.targets)),
+        "validation": held_out and fingerprint((held_out.inputs, held_out.targets)),
+        "key": fingerprint(key),
+    }
+
+
+def describe_network(network: Network) -> dict[str, Any]:
+    """Inputs and layers, each layer by its settings."""
+    fields = ("size", "bias", "dropout")
+    layers = {
+        layer.name: {
+            "activation": layer.activation.name,
+            "initializer": layer.initializer.name,
+            "sources": ", ".join(layer.sources),
+            **{name: getattr(layer, name) for name in fields},
+        }
+        for layer in network.layers
+    }
+    return {"inputs": dict(network.inputs), "layers": layers}
+
+
+def fingerprint(tree: Any) -> str:
+    """A digest of every array's dtype, shape and bytes."""
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(tree):
+        if hasattr(leaf, "dtype") and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            leaf = jax.random.key_data(leaf)
+        array = np.ascontiguousarray(leaf)
+        digest.update(f"{array.dtype}{array.shape}".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _plain(constants: dict[str, Any]) -> dict[str, Any]:
+    return {name: value if isinstance(value, bool | int | float | str) else _said(value)
+            for name, value in constants.items()}  # fmt: skip
+
+
+def _said(value: Any) -> str:
+    """As it is written, without the places in memory that functions are written with."""
+    name = getattr(value, "__qualname__", None)
+    return name or re.sub(r" at 0x[0-9a-f]+", "", repr(value))

@@ -1,0 +1,442 @@
+"""The members of a population: from a row of hyperparameters to a network, settings, data and initial parameters.
+
+Numbers that an optimizer or a penalty is made of become traced arrays, so that any number of settings is one program.
+What a program's shapes depend on (network, batch size, number of examples) and words divide the members into groups.
+"""
+
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from functional_nn import optimizers, precision, registry
+from functional_nn.networks.network import Network, Params
+from functional_nn.optimizers import first_order, regularizers
+from functional_nn.optimizers.first_order import Optimizer
+from functional_nn.training.loop import prepared, settle, with_plan
+from functional_nn.training.minibatches import BatchPlan, batch, minibatch
+from functional_nn.training.program import Batch, Settings
+
+OWN = ("seed", "batch_size", "initial_scale", "examples", "subset", "label_noise")
+_SUBSET, _LABELS = 2**32 - 2, 2**32 - 3  # folded into keys, beside the noise of `program`
+
+
+@dataclass(frozen=True)
+class Factory:
+    """An optimizer or a penalty, made of those hyperparameters that it takes; or one that is made already."""
+
+    make: Callable | None
+    row: Any = None
+    names: tuple[str, ...] = ()
+
+    def __call__(self, values: Mapping[str, Any]) -> Any:
+        return self.make(**{name: values[name] for name in self.names if name in values}) if self.make else self.row
+
+
+@dataclass(frozen=True)
+class Maker:
+    """One member's settings: make(values) with `values` those of a lane, traced or not.
+
+    fixed: words and other hyperparameters that are compiled in.
+    """
+
+    settings: Settings
+    candidates: tuple[Factory, ...]
+    regularizer: Factory
+    fixed: tuple[tuple[str, Any], ...]
+
+    def __call__(self, values: Mapping[str, Any]) -> Settings:
+        given = dict(self.fixed) | values["constants"]
+        made = [candidate(given) for candidate in self.candidates]
+        optimizer = made[0] if len(made) == 1 else optimizers.choose(values["choice"], made)
+        return self.settings._replace(
+            optimizer=optimizer, regularizer=self.regularizer(given), mask=values.get("mask")
+        )  # fmt: skip
+
+
+class Group(NamedTuple):
+    """Members that one program trains.
+
+    ids (N,): their numbers in the population; networks: each one's own; values: {"constants": {name: (N,)}, "choice":
+    (N,), "mask": their padding}, the last two where needed; keys (N,): each one's own; data: what they train on, with
+    a leading axis (N, ...) where `axes` says 0; scales (N,).
+    """
+
+    ids: np.ndarray
+    networks: tuple[Network, ...]
+    make: Maker
+    values: dict[str, Any]
+    keys: Array
+    scales: np.ndarray
+    data: "Data"
+    held_out: Batch | None
+
+    @property
+    def network(self) -> Network:
+        """The one that is compiled: as wide as the widest, where members are padded."""
+        return self.make.settings.network
+
+    def initial(self, places: np.ndarray) -> Params:
+        """The initial parameters of the members at these places of the group, NumPy arrays (M, ...)."""
+        distinct, back = np.unique(places, return_inverse=True)
+        drawn: Params | None = None
+        for network in dict.fromkeys(self.networks[place] for place in distinct):
+            at = np.array([self.networks[place] == network for place in distinct])
+            own = distinct[at]
+            params = _draw(network)(self.keys[own], jnp.asarray(self.scales[own], precision.default()))
+            params = jax.tree.map(np.asarray, padded(network, self.network, params))
+            if drawn is None:
+                drawn = jax.tree.map(lambda x: np.zeros((len(distinct), *x.shape[1:]), x.dtype), params)
+            for column, x in zip(jax.tree.leaves(drawn), jax.tree.leaves(params), strict=True):
+                column[at] = x
+        return jax.tree.map(lambda x: x[back], drawn)
+
+
+class Data(NamedTuple):
+    """What members train on: rows (M, n) of the whole where each has its own, noise (M,) and keys (M,) for targets."""
+
+    whole: Batch
+    rows: np.ndarray | None
+    label_noise: np.ndarray | None
+    examples: int
+
+    @property
+    def axes(self) -> Batch:
+        """0 for what each member has its own of, else None."""
+        own = self.rows is not None and self.rows.ndim == 2
+        return Batch(0 if own else None, 0 if own or self.label_noise is not None else None)
+
+    def of(self, places: np.ndarray, keys: Array, signs: bool) -> Batch:
+        """The data of the members at these places: their own (M, n, ...), or what all share (n, ...)."""
+        inputs, targets = self.whole.inputs, self.whole.targets
+        if self.rows is not None:
+            rows = self.rows if self.rows.ndim == 1 else self.rows[places]
+            inputs, targets = jax.tree.map(lambda x: x[rows], (inputs, targets))
+        if self.label_noise is not None:
+            axis = 0 if targets.ndim == 3 else None
+            disturb = jax.vmap(functools.partial(_disturbed, signs=signs), (0, axis, 0))
+            noise = jnp.asarray(self.label_noise[places], targets.dtype)
+            targets = jax.jit(disturb)(keys[places], targets, noise)
+        return Batch(inputs, targets)
+
+
+# From hyperparameters to groups ---------------------------------------------------------------------------------------
+
+
+def grouped(
+    network: Network | Callable[..., Network],
+    optimizer: Any,
+    regularizer: Any,
+    columns: dict[str, np.ndarray],
+    data: tuple,
+    validation: tuple | None,
+    *,
+    key: Array,
+    plan: BatchPlan | None,
+    settings: dict[str, Any],
+    static: Sequence[str],
+    pad: bool,
+) -> list[Group]:
+    """The groups of a population with these hyperparameters, every one checked. Raises as `fit_population`."""
+    makers = _candidates(optimizer)
+    penalty = _factory("regularizer", regularizers, regularizer)
+    of_network = () if isinstance(network, Network) else _parameters("network", network)
+    own = (*OWN, *(("optimizer",) if len(makers) > 1 else ()))
+    accepted = {"the population": own, "the network": of_network, "the regularizer": penalty.names}
+    accepted["the optimizer"] = tuple(dict.fromkeys(name for maker in makers.values() for name in maker.names))
+    for name in columns:
+        takers = [taker for taker, names in accepted.items() if name in names]
+        if not takers:
+            everything = [name for names in accepted.values() for name in names]
+            raise ValueError("hyperparameters: " + registry.unknown("name", name, everything))
+        if len(takers) > 1:
+            raise ValueError(f"hyperparameters: {name!r} is taken by {' and by '.join(takers)}; rename one of them")
+    _check_own(columns, makers)
+
+    count = len(next(iter(columns.values())))
+    compiled_in = {*of_network, *static, "batch_size", "examples"}
+    compiled_in |= {name for name, column in columns.items() if column.dtype.kind in "Ub" and name != "optimizer"}
+    rows = [{name: column[i].item() for name, column in columns.items()} for i in range(count)]
+    networks = _built(network, of_network, rows)
+    shapes = _common(networks) if pad else networks
+    members: dict[tuple, list[int]] = {}
+    for i, row in enumerate(rows):
+        fixed = tuple((name, row[name]) for name in row if name in compiled_in)
+        members.setdefault((shapes[i], *_not_of(fixed, of_network)), []).append(i)
+
+    keys, built = _keys(key, columns, count), []
+    for (shape, *fixed), ids in members.items():
+        first = {"constants": rows[ids[0]], "choice": _choice(rows[ids[0]], makers)}
+        given = dict(fixed)
+        maker = Maker(None, tuple(makers.values()), penalty, tuple((n, v) for n, v in fixed if n not in OWN))
+        maker = dataclasses.replace(maker, settings=Settings(*[None] * len(Settings._fields)))
+        base = _first(maker, first, rows, ids)
+        settled = settle(shape, settings["loss"], base.optimizer, _plan(plan, given), base.regularizer,
+                         settings["stop"], settings["gradient"], settings["correct"], settings["track"])  # fmt: skip
+        params = jax.eval_shape(shape.init, jax.random.key(0))
+        training, held_out = prepared(settled, params, *data, validation)
+        own_data = _data(training, given.get("examples"), columns, np.array(ids), key)
+        settled = with_plan(settled, own_data.examples)
+        values = _traced(makers, penalty, columns, np.array(ids), compiled_in, rows)
+        if pad and any(networks[i] != shape for i in ids):
+            values["mask"] = _masks(shape, [networks[i] for i in ids])
+        maker = dataclasses.replace(maker, settings=settled._replace(optimizer=None, regularizer=None))
+        scales = columns["initial_scale"][ids] if "initial_scale" in columns else np.ones(len(ids))
+        built.append(
+            Group(np.array(ids), tuple(networks[i] for i in ids), maker, values, keys[np.array(ids)], scales, own_data,
+                  held_out)
+        )  # fmt: skip
+    return built
+
+
+def _candidates(optimizer: Any) -> dict[str, Factory]:
+    if isinstance(optimizer, Mapping):
+        if len(optimizer) < 2:
+            raise ValueError(f"optimizer: expected at least two to choose from, got {len(optimizer)}")
+        return {str(name): _factory("optimizer", first_order, one) for name, one in optimizer.items()}
+    return {"": _factory("optimizer", first_order, optimizer)}
+
+
+def _factory(kind: str, module: Any, given: Any) -> Factory:
+    """What makes the rows of a registry: a bare name, a function; or a row, for which nothing is left to be chosen."""
+    if given is None or isinstance(given, Optimizer | regularizers.Regularizer):
+        return Factory(None, given)
+    if isinstance(given, str) and "(" in given:
+        return Factory(None, module.get(given))
+    make = module.factory(given) if isinstance(given, str) else given
+    if not callable(make):
+        raise TypeError(f"{kind}: expected a name, an object or a function of hyperparameters, got {given!r}")
+    return Factory(make, None, _parameters(kind, make))
+
+
+def _parameters(kind: str, function: Callable) -> tuple[str, ...]:
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        raise TypeError(f"{kind}: expected a function of hyperparameters, got {function!r}") from None
+    return tuple(p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY))
+
+
+def _check_own(columns: dict[str, np.ndarray], makers: dict[str, Factory]) -> None:
+    whole = {"seed": 0, "batch_size": 0, "examples": 1, "subset": 0}
+    for name, least in whole.items():
+        column = columns.get(name)
+        if column is not None and (column.dtype.kind not in "iu" or column.min() < least or column.max() >= 2**32):
+            raise ValueError(f"hyperparameters: {name} must be integers >= {least}, got {_offending(column, least)}")
+    for name in ("initial_scale", "label_noise"):
+        column = columns.get(name)
+        if column is not None and (column.dtype.kind not in "iuf" or column.min() < 0):
+            raise ValueError(f"hyperparameters: {name} must be numbers >= 0, got {_offending(column, 0)}")
+    for chosen in columns.get("optimizer", ()):
+        if str(chosen) not in makers:
+            raise ValueError("hyperparameters: " + registry.unknown("optimizer", str(chosen), makers))
+
+
+def _offending(column: np.ndarray, least: int) -> Any:
+    wrong = column.dtype.kind not in "iuf" or column.dtype.kind == "f" and least != 0
+    return column[0].item() if wrong else column[np.argmin(column)].item()
+
+
+def _built(network, names: tuple[str, ...], rows: list[dict]) -> list[Network]:
+    """Each member's network, made once for each combination of what it depends on."""
+    if isinstance(network, Network):
+        return [network] * len(rows)
+    made: dict[tuple, Network] = {}
+    for i, row in enumerate(rows):
+        values = {name: row[name] for name in names if name in row}
+        place = tuple(values.items())
+        if place not in made:
+            with _of_member(i, values):
+                made[place] = network(**values)
+            if not isinstance(made[place], Network):
+                raise TypeError(f"network: expected a function that gives a Network, got {made[place]!r}")
+    return [made[tuple((name, row[name]) for name in names if name in row)] for row in rows]
+
+
+class _of_member:
+    """Errors raised inside say which member they are about."""
+
+    def __init__(self, number: int, values: Mapping[str, Any]):
+        self.number, self.values = number, values
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, _):
+        if isinstance(error, ValueError | TypeError):
+            said = ", ".join(f"{name}={value!r}" for name, value in self.values.items())
+            raise type(error)(f"member {self.number} ({said}): {error}") from None
+
+
+def _first(maker: Maker, first: dict, rows: list[dict], ids: list[int]) -> Settings:
+    """The settings of a group's first member; those of all are made once, so that each number is checked as one."""
+    seen = set()
+    for i in ids:
+        constants = {name: value for name, value in rows[i].items() if name not in OWN}
+        place = tuple(constants.items())
+        if place not in seen:
+            seen.add(place)
+            with _of_member(i, constants):
+                for candidate in maker.candidates:
+                    candidate(constants)
+                maker.regularizer(constants)
+    return maker(first)
+
+
+def _not_of(fixed: tuple, names: Sequence[str]) -> tuple:
+    return tuple((name, value) for name, value in fixed if name not in names)
+
+
+def _choice(row: Mapping[str, Any], makers: dict[str, Factory]) -> int:
+    return list(makers).index(str(row["optimizer"])) if "optimizer" in row else 0
+
+
+def _plan(plan: BatchPlan | None, given: Mapping[str, Any]) -> BatchPlan | None:
+    if "batch_size" not in given:
+        return plan
+    if given["batch_size"] == 0:
+        return batch()
+    if plan is None or plan.size is None:
+        return minibatch(given["batch_size"])
+    return dataclasses.replace(plan, size=given["batch_size"])
+
+
+def _keys(key: Array, columns: dict[str, np.ndarray], count: int) -> Array:
+    """Each member's own key: the population's, with its seed folded in where it has one."""
+    if "seed" not in columns:
+        return jnp.broadcast_to(key, (count, *key.shape))
+    return jax.vmap(lambda seed: jax.random.fold_in(key, seed))(jnp.asarray(columns["seed"].astype(np.uint32)))
+
+
+def _traced(makers, penalty, columns, ids, compiled_in, rows) -> dict[str, Any]:
+    used = {name for factory in (*makers.values(), penalty) for name in factory.names} - compiled_in
+    constants = {}
+    for name in columns:
+        if name in used:
+            column = columns[name][ids]
+            constants[name] = np.asarray(column, np.int32 if column.dtype.kind in "iu" else precision.default())
+    values = {"constants": constants}
+    if len(makers) > 1:
+        values["choice"] = np.array([_choice(rows[i], makers) for i in ids], np.int32)
+    return values
+
+
+# Initial parameters, padding ------------------------------------------------------------------------------------------
+
+
+@functools.lru_cache(maxsize=64)
+def _draw(network: Network) -> Callable:
+    """(keys, scales) -> initial parameters, as `fit` draws them, their weights multiplied by the scale."""
+
+    def one(key, scale):
+        init_key, _ = jax.random.split(key)
+        params = network.init(init_key)
+        scaled = lambda acts, w: w * scale.astype(w.dtype) if acts else w  # noqa: E731
+        return jax.tree.map(scaled, regularizers.penalized(params), params)
+
+    return jax.jit(jax.vmap(one))
+
+
+def _common(networks: list[Network]) -> list[Network]:
+    """Each network's shape with its hidden layers as wide as the widest that is otherwise alike."""
+    widest: dict[tuple, tuple] = {}
+    kinds = [_kind(network) for network in networks]
+    for kind, network in zip(kinds, networks, strict=True):
+        sizes = tuple(layer.size for layer in network.layers)
+        widest[kind] = tuple(map(max, sizes, widest.get(kind, sizes)))
+    common = {}
+    for kind, network in zip(kinds, networks, strict=True):
+        if kind not in common:
+            layers = zip(network.layers, widest[kind], strict=True)
+            widened = tuple(dataclasses.replace(layer, size=size) for layer, size in layers)
+            common[kind] = Network(network.inputs, widened)
+    for kind, network in zip(kinds, networks, strict=True):
+        if network != common[kind]:
+            _check_paddable(network)
+    return [common[kind] for kind in kinds]
+
+
+def _kind(network: Network) -> tuple:
+    layers = tuple(dataclasses.replace(layer, size=1) for layer in network.layers)
+    return network.inputs, network.output.size, layers
+
+
+def _check_paddable(network: Network) -> None:
+    for layer in network.layers[:-1]:
+        if layer.dropout or layer.activation.gives == "distribution":
+            what = "dropout" if layer.dropout else f"activation {layer.activation.name!r}"
+            raise ValueError(
+                f"pad: a layer of {what} is not the same network with more units beside it; train the widths in "
+                "groups of their own, pad=False"
+            )
+
+
+def padded(network: Network, common: Network, params: Params) -> Params:
+    """Parameters (M, ...) of a network in the shapes of a wider one, zeros beside them."""
+    if network == common:
+        return params
+    shapes = jax.eval_shape(common.init, jax.random.key(0))
+
+    def pad(x, like):
+        return jnp.pad(x, [(0, 0), *((0, wide - own) for own, wide in zip(x.shape[1:], like.shape, strict=True))])
+
+    return jax.tree.map(pad, params, shapes)
+
+
+def unpadded(network: Network, params: Params) -> Params:
+    """One member's parameters in its own network's shapes."""
+    shapes = jax.eval_shape(network.init, jax.random.key(0))
+    return jax.tree.map(lambda x, like: x[tuple(map(slice, like.shape))], params, shapes)
+
+
+def _masks(common: Network, networks: list[Network]) -> Params:
+    made = {}
+    for network in dict.fromkeys(networks):
+        ones = jax.tree.map(lambda x: np.ones((1, *x.shape), bool), jax.eval_shape(network.init, jax.random.key(0)))
+        made[network] = jax.tree.map(np.asarray, padded(network, common, ones))
+    return jax.tree.map(lambda *own: np.concatenate(own), *(made[network] for network in networks))
+
+
+# Data -----------------------------------------------------------------------------------------------------------------
+
+
+def _data(training: Batch, examples: int | None, columns, ids, key: Array) -> Data:
+    whole = len(training.targets)
+    if examples is not None and examples > whole:
+        raise ValueError(f"hyperparameters: examples must be at most {whole}, the training examples, got {examples}")
+    noise = columns["label_noise"][ids] if "label_noise" in columns else None
+    examples = examples or whole
+    rows = None
+    if "subset" in columns or examples < whole:
+        subsets = columns["subset"][ids] if "subset" in columns else np.zeros(1, np.int64)
+        subset_key = jax.random.fold_in(key, _SUBSET)
+        chosen = {s: np.asarray(jax.random.permutation(jax.random.fold_in(subset_key, int(s)), whole))[:examples]
+                  for s in np.unique(subsets)}  # fmt: skip
+        rows = np.stack([chosen[s] for s in subsets]) if "subset" in columns else chosen[0]
+    return Data(training, rows, noise, examples)
+
+
+def _disturbed(key: Array, targets: Array, noise: Array, signs: bool) -> Array:
+    """Targets (n, S) of which a share `noise` is of another class; of numbers, Gaussian noise of that many deviations.
+
+    signs: True for +-1 in a single column, where the other class is the other sign.
+    """
+    key = jax.random.fold_in(key, _LABELS)
+    examples, width = targets.shape
+    order_key, shift_key = jax.random.split(key)
+    rank = jnp.argsort(jax.random.permutation(order_key, examples))
+    wrong = (rank < jnp.round(noise * examples))[:, None]
+    if width > 1 or signs:
+        if width == 1:
+            return jnp.where(wrong, -targets, targets)
+        shift = jax.random.randint(shift_key, (examples, 1), 1, width)
+        columns = (jnp.arange(width)[None, :] - shift) % width
+        return jnp.where(wrong, jnp.take_along_axis(targets, columns, axis=1), targets)
+    return targets + noise * jnp.std(targets) * jax.random.normal(key, targets.shape, targets.dtype)

@@ -1,0 +1,558 @@
+"""Populations: thousands of networks in one compiled program, over all devices of a mesh.
+
+Letters: N members, M lanes of a block, E epochs. Members that share a compiled shape form a group (`members.py`). A
+group is trained in blocks of lanes, side by side in one program (`program.lanes`), small enough for a CPU's caches or
+as large as an accelerator's memory; `chunk` epochs a call. Between the calls live what belongs to the outside: members
+that have ended are dropped, halving, checkpoints, progress.
+"""
+
+import functools
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import jax
+import numpy as np
+from jax import Array
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from functional_nn import checks
+from functional_nn.gradients.views import said_bytes
+from functional_nn.networks.network import Network
+from functional_nn.networks.products import COLUMNS
+from functional_nn.training import checkpoints, search
+from functional_nn.training.checkpoints import Checkpoints
+from functional_nn.training.configuration import describe, fingerprint
+from functional_nn.training.loop import begun, interruptible
+from functional_nn.training.members import Group, Maker, grouped
+from functional_nn.training.minibatches import BatchPlan
+from functional_nn.training.program import DIVERGED, Batch, History, Run, lanes, start
+from functional_nn.training.results import OUTRANKED, Part, Population
+from functional_nn.training.search import Halving
+
+_WORKING_SET = 3 * 2**20  # bytes of a block that a CPU's core goes through at every update; twice and half cost a tenth
+
+
+class Progress(NamedTuple):
+    """Where a population is: epoch of epochs, members running and ended, the best so far, and what is left.
+
+    best: (member, its score), None before there is one; updates_per_second: of all members together, over the last
+    chunk; seconds_left: at this rate, of the epochs left for those that run.
+    """
+
+    epoch: int
+    epochs: int
+    running: int
+    ended: int
+    best: tuple[int, float] | None
+    updates_per_second: float
+    seconds_left: float
+
+
+def fit_population(
+    network: Network | Callable[..., Network],
+    loss: Any,
+    optimizer: Any,
+    hyperparameters: Mapping[str, Any],
+    data: tuple,
+    *,
+    key: Array,
+    epochs: int,
+    validation: tuple | None = None,
+    plan: BatchPlan | None = None,
+    regularizer: Any = None,
+    stop: Any = (),
+    gradient: Any = "manual",
+    correct: Callable | None = None,
+    track: Any = (),
+    shuffle: Literal["shared", "independent"] = "shared",
+    static: Sequence[str] = (),
+    pad: bool = False,
+    halving: Halving | None = None,
+    chunk: int = 10,
+    block: int | None = None,
+    budget: int | None = None,
+    mesh: Mesh | None = None,
+    checkpoint: Checkpoints | None = None,
+    resume: bool = False,
+    on_chunk: Callable[[Progress], None] | None = None,
+) -> Population:
+    """Trains N members at once: `fit` for each row of `hyperparameters`, a dict of arrays (N,), `grid` or the like.
+
+    data: (inputs, targets) as in `fit`, as are validation, plan, regularizer, stop, gradient, correct and track.
+    hyperparameters may name
+      - what `optimizer` takes: it is a bare name ("adam"), a function (`lambda learning_rate: ...`), or {name: either}
+        for a race, in which "optimizer" is a hyperparameter and numbers go to all methods that take them;
+      - what `regularizer` takes, likewise ("l2" takes strength);
+      - what `network` takes, where it is a function: `lambda width, depth: fnn.multilayer(...)`;
+      - "seed" of the member; "batch_size" (0: all examples); "initial_scale", which multiplies the initial weights;
+        "examples", how many of the training examples it sees, and "subset", which random ones; "label_noise", the share
+        of its targets that are wrong (of numeric targets: noise in standard deviations).
+    Numbers of optimizer and regularizer are traced, so that all settings are one program; words, and the names in
+    `static`, are compiled in. Members of other batch sizes, numbers of examples or networks are programs of their own;
+    pad=True makes networks that differ in the widths of hidden layers one program, narrow ones filled up with zeros.
+
+    A member's key is `key`, with its seed folded in where it has one. shuffle: "shared", the same batches (and dropped
+    neurons) for all members, the controlled comparison, drawn from `key`; or "independent", from the member's own.
+    Every member is what `fit` gives alone, to rounding: `Population.solo(member)` runs it, `drift(member)` compares.
+
+    halving: `search.successive_halving(...)`. chunk: epochs a call of the compiled program. block: lanes a device and
+    call, by default what suits it; budget: bytes of memory, by default half of the machine's, or of the accelerator's.
+    mesh: the devices, by default all of this process; members are padded to fill them. With several processes
+    (`jax.distributed.initialize`) each trains its part, and all get the whole result. checkpoint:
+    `checkpoints.keep(folder)`, saved after chunks; resume=True goes on from its newest. Ctrl-C then saves and raises
+    KeyboardInterrupt. on_chunk(Progress) is called after every chunk.
+
+    Raises ValueError or TypeError, before anything is compiled, for hyperparameters of unequal lengths, unknown names,
+    values that are refused (saying which member's), and a block beyond the memory budget; CheckpointError for
+    checkpoints of other settings.
+    """
+    began = time.perf_counter()
+    checks.prng_key("key", key)
+    checks.integer("", "epochs", epochs, 1)
+    checks.integer("", "chunk", chunk, 1)
+    checks.one_of("fit_population", "shuffle", shuffle, ("shared", "independent"))
+    for name, value, kind in (
+        ("halving", halving, Halving),
+        ("checkpoint", checkpoint, Checkpoints),
+        ("mesh", mesh, Mesh),
+    ):
+        if not (value is None or isinstance(value, kind)):
+            raise TypeError(f"{name}: expected a {kind.__name__}, got {type(value).__name__}")
+    if resume and checkpoint is None:
+        raise ValueError("resume: expected checkpoint=checkpoints.keep(folder) to resume from")
+    if not (isinstance(data, tuple | list) and len(data) == 2):
+        raise TypeError(f"data: expected a pair (inputs, targets), got {type(data).__name__}")
+    columns = search.normalized(hyperparameters)
+    mesh = _mesh(mesh)
+    settings = {"loss": loss, "stop": stop, "gradient": gradient, "correct": correct, "track": track}
+    groups = grouped(
+        network, optimizer, regularizer, columns, tuple(data), validation,
+        key=key, plan=plan, settings=settings, static=static, pad=pad,
+    )  # fmt: skip
+    if halving is not None:
+        _check_halving(halving, epochs, validation)
+    size = mesh.size
+    lanes_of = [_lanes(group, block, budget, size, epochs, sum(len(g.ids) for g in groups)) for group in groups]
+    _, plan_key = jax.random.split(key)
+    trained = [
+        _Trained(group, own, min(chunk, epochs), mesh, shuffle == "shared", plan_key)
+        for group, own in zip(groups, lanes_of, strict=True)
+    ]
+    population = _Training(trained, columns, epochs, chunk, halving, checkpoint, on_chunk, shuffle, key)
+    population.run(resume)
+    return population.result(time.perf_counter() - began)
+
+
+# Memory ---------------------------------------------------------------------------------------------------------------
+
+
+def _mesh(mesh: Mesh | None) -> Mesh:
+    if mesh is None:
+        return Mesh(np.array(jax.local_devices()), ("members",))
+    foreign = [device for device in mesh.devices.flat if device.process_index != jax.process_index()]
+    if foreign:
+        raise ValueError(
+            "mesh: a population is divided among processes, each of which lays its part over its own devices; expected "
+            f"a mesh of jax.local_devices(), got {foreign[0]} of process {foreign[0].process_index}"
+        )
+    return mesh
+
+
+def _bytes(tree: Any) -> int:
+    return sum(int(np.prod(x.shape)) * np.dtype(x.dtype).itemsize for x in jax.tree.leaves(tree))
+
+
+def lane_bytes(group: Group) -> tuple[int, int]:
+    """What one member keeps, and what it takes while it is trained, in bytes: an estimate from shapes."""
+    network, plan = group.network, group.make.settings.plan
+    params = jax.eval_shape(network.init, jax.random.key(0))
+    run = jax.eval_shape(functools.partial(_start, group.make), _first_lane(group.values), params)
+    item = np.dtype(jax.tree.leaves(params)[0].dtype).itemsize
+    examples = group.data.examples
+    batch = plan.size or examples
+    judged = 0 if group.held_out is None else len(group.held_out.targets)
+    widths = sum(layer.rows + layer.size for layer in network.layers)
+    own = group.data.axes
+    own_data = examples * item * (
+        (0 if own.inputs is None else sum(width for _, width in network.inputs))
+        + (0 if own.targets is None else network.output.size)
+    )  # fmt: skip
+    kept = _bytes(run)
+    return kept, kept + _bytes(params) + item * (3 * batch + judged) * widths + own_data
+
+
+def _start(make: Maker, values, params) -> Run:
+    return start(make(values), params)
+
+
+def _first_lane(values: Any) -> Any:
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), values)
+
+
+def default_budget() -> int:
+    """Half of the machine's memory, or nine tenths of an accelerator's."""
+    statistics = jax.local_devices()[0].memory_stats() or {}
+    if "bytes_limit" in statistics:
+        return statistics["bytes_limit"] * 9 // 10
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+
+
+def _lanes(group: Group, block: int | None, budget: int | None, devices: int, epochs: int, members: int) -> int:
+    """How many lanes a device trains at a time. Raises ValueError where they do not fit into the budget."""
+    count = len(group.ids)
+    budget = default_budget() if budget is None else checks.integer("", "budget", budget, 1)
+    kept, working = lane_bytes(group)
+    history = 8 * epochs * len(History._fields)
+    resident = count * (kept + history) + _bytes(group.data.whole)
+    on_cpu = jax.local_devices()[0].platform == "cpu"
+    shared = devices if on_cpu else 1  # devices that are cores of one machine share its memory
+    fits = (budget - resident) // (shared * working)
+    if fits < 1:
+        needed = resident + shared * working
+        room = (budget - _bytes(group.data.whole) - shared * working) // (kept + history)
+        raise ValueError(
+            f"{count} members of {said_bytes(kept)} each take {said_bytes(needed)}, {said_bytes(needed - budget)} "
+            f"above the budget of {said_bytes(budget)}; " + (f"{room} members fit" if room > 0 else "not even one fits")
+        )  # fmt: skip
+    if block is not None:
+        block = checks.integer("", "block", block, 1)
+        if min(block, -(-count // devices)) > fits:
+            needed = resident + shared * working * block
+            raise ValueError(
+                f"block: {block} lanes a device take {said_bytes(needed)}, {said_bytes(needed - budget)} above the "
+                f"budget of {said_bytes(budget)}; block={fits} fits"
+            )
+    else:
+        block = max(1, min(_WORKING_SET // working, fits)) if on_cpu else fits
+    blocks = -(-count // (block * devices))
+    return -(-count // (blocks * devices))  # as even as it goes
+
+
+def _check_halving(halving: Halving, epochs: int, validation: Any) -> None:
+    if halving.rungs[-1] >= epochs:
+        raise ValueError(f"halving: the last rung must come before the last epoch, {epochs}, got {halving.rungs[-1]}")
+    if validation is None and halving.monitor != "training_loss":
+        raise ValueError(f"halving: {halving.monitor} needs validation=(inputs, targets)")
+
+
+# Training -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Block:
+    """Lanes in training: `ids` says whose place of the group each is, -1 for those that only fill up."""
+
+    ids: np.ndarray
+    run: Run
+    values: Any
+    data: Batch
+    key: Array
+
+
+class _Trained:
+    """A group, its blocks on the devices, and what is known of its members on the host."""
+
+    def __init__(self, group: Group, lanes_a_device: int, length: int, mesh: Mesh, shared: bool, plan_key: Array):
+        self.group, self.length, self.mesh, self.shared, self.plan_key = group, length, mesh, shared, plan_key
+        self.size = lanes_a_device * mesh.size
+        on_cpu = mesh.devices.flat[0].platform == "cpu"
+        settings = group.make.settings._replace(**({"products": COLUMNS} if on_cpu else {}))
+        make = Maker(settings, *(getattr(group.make, name) for name in ("candidates", "regularizer", "fixed")))
+        self.begin, self.advance = _programs(make, length, shared, group.data.axes, mesh)
+        count, process = len(group.ids), jax.process_index()
+        self.own = np.arange(count)[process :: jax.process_count()]  # each process trains its part
+        self.runs: Run | None = None  # (N, ...) on the host, as they last were
+        self.history: History | None = None  # (E, N, ...)
+        self.ended = np.zeros(count, np.int64)
+        self.epoch = np.zeros(count, np.int64)
+        self.blocks: list[_Block] = []
+
+    def place(self, tree: Any, axis: bool = True) -> Any:
+        spec = PartitionSpec(self.mesh.axis_names) if axis else PartitionSpec()
+        return jax.device_put(tree, NamedSharding(self.mesh, spec))
+
+    def block(self, ids: np.ndarray, runs: Callable[[np.ndarray, Any], Run]) -> _Block:
+        """These places in lanes; runs(places, values) gives each one's Run. A block is filled up with its first."""
+        full = np.concatenate([ids, np.full(self.size - len(ids), ids[0])])
+        group = self.group
+        values = jax.tree.map(lambda v: v[full], group.values)
+        signs = group.make.settings.loss.targets == "signs"
+        data = group.data.of(full, group.keys, signs)
+        run = runs(full, values)
+        filling = np.arange(self.size) >= len(ids)
+        run = run._replace(ended=np.where(filling, DIVERGED, np.asarray(run.ended)).astype(np.int32))
+        own = group.data.axes
+        placed = Batch(self.place(data.inputs, own.inputs == 0), self.place(data.targets, own.targets == 0))
+        key = self.place(self.plan_key, False)
+        if not self.shared:
+            key = self.place(jax.vmap(lambda k: jax.random.split(k)[1])(group.keys[full]))
+        kept = np.where(filling, -1, full)
+        return _Block(kept, self.place(run), self.place(values), placed, key)
+
+    def begin_blocks(self) -> None:
+        def fresh(places, values):
+            return self.begin(self.place(values), self.place(self.group.initial(places)))
+
+        self.blocks = [self.block(ids, fresh) for ids in _divided(self.own, self.size)]
+
+    def resume_blocks(self, packing: Sequence[np.ndarray] | None = None) -> None:
+        """Blocks of the members that go on, from their runs on the host."""
+        going = self.own[self.ended[self.own] == 0]
+        packing = _divided(going, self.size) if packing is None else packing
+        self.blocks = [self.block(ids, lambda at, _: jax.tree.map(lambda x: x[at], self.runs)) for ids in packing]
+
+    def train(self, first: int, count: int) -> list[History]:
+        """Starts `count` epochs of every block; what is given back is not ready yet."""
+        tables = []
+        for one in self.blocks:
+            one.run, table = self.advance(one.run, one.values, one.data, self.group.held_out, one.key, first, count)
+            tables.append(table)
+        return tables
+
+    def take(self, tables: list[History], first: int, count: int, epochs: int) -> None:
+        """Waits for the blocks and keeps what they report."""
+        for one, table in zip(self.blocks, tables, strict=True):
+            at = one.ids >= 0
+            places = one.ids[at]
+            table = jax.tree.map(lambda x, at=at: np.asarray(x)[:count, at], table)
+            if self.history is None:
+                self.history = _empty(table, epochs, len(self.group.ids))
+            for column, x in zip(jax.tree.leaves(self.history), jax.tree.leaves(table), strict=True):
+                column[first : first + count, places] = x
+            ended = np.asarray(one.run.ended)[at]
+            running = self.ended[places] == 0
+            self.ended[places] = np.where(running, ended, self.ended[places])
+            self.epoch[places] = np.where(running, np.asarray(one.run.epoch)[at], self.epoch[places])
+
+    def harvest(self) -> None:
+        """Copies every lane's run to the host."""
+        for one in self.blocks:
+            at = one.ids >= 0
+            run = jax.tree.map(lambda x, at=at: np.asarray(x)[at], one.run)
+            if self.runs is None:
+                self.runs = jax.tree.map(lambda x: np.zeros((len(self.group.ids), *x.shape[1:]), x.dtype), run)
+            for kept, x in zip(jax.tree.leaves(self.runs), jax.tree.leaves(run), strict=True):
+                kept[one.ids[at]] = x
+
+    def outrank(self, places: np.ndarray) -> None:
+        """Members that halving leaves behind: they end here, frozen as they are."""
+        self.ended[places] = OUTRANKED
+        for one in self.blocks:
+            gone = np.isin(one.ids, places)
+            if gone.any():
+                ended = np.where(gone, DIVERGED, np.asarray(one.run.ended)).astype(np.int32)
+                one.run = one.run._replace(ended=self.place(ended))
+
+    def drop(self) -> None:
+        """Takes the ended out of the lanes where that saves a block; else they stand still where they are."""
+        going = int((self.ended[self.own] == 0).sum())
+        if -(-going // self.size) < len(self.blocks):
+            self.harvest()
+            self.resume_blocks()
+
+    @property
+    def updates(self) -> int:
+        return self.group.make.settings.plan.updates(self.group.data.examples)
+
+    def to_save(self, epoch: int) -> dict[str, Any]:
+        self.harvest()
+        return {"runs": self.runs, "ended": self.ended, "epoch": self.epoch,
+                "history": jax.tree.map(lambda x: x[:epoch], self.history),
+                "packing": [one.ids[one.ids >= 0] for one in self.blocks]}  # fmt: skip
+
+    def saved_like(self, epoch: int, blocks: list[np.ndarray]) -> dict[str, Any]:
+        """The shapes of what `to_save` gives after `epoch` epochs."""
+        self.begin_blocks()
+        self.harvest()
+        one, held_out = self.blocks[0], self.group.held_out
+        _, table = jax.eval_shape(self.advance, one.run, one.values, one.data, held_out, one.key, 0, 1)
+        members = len(self.group.ids)
+        history = jax.tree.map(lambda x: jax.ShapeDtypeStruct((epoch, members, *x.shape[2:]), x.dtype), table)
+        return {"runs": self.runs, "ended": self.ended, "epoch": self.epoch, "history": history, "packing": blocks}
+
+    def restore(self, saved: dict[str, Any], epochs: int) -> None:
+        """Goes on from what was saved, in the same lanes where there are as many."""
+        self.runs, self.ended, self.epoch = saved["runs"], saved["ended"], saved["epoch"]
+        self.history = _empty(saved["history"], epochs, len(self.group.ids))
+        for column, x in zip(jax.tree.leaves(self.history), jax.tree.leaves(saved["history"]), strict=True):
+            column[: len(x)] = x
+        packing = saved["packing"]
+        self.resume_blocks(packing if all(len(ids) <= self.size for ids in packing) else None)
+
+
+def _divided(ids: np.ndarray, size: int) -> list[np.ndarray]:
+    return [ids[at : at + size] for at in range(0, len(ids), size)]
+
+
+def _empty(table: History, epochs: int, members: int) -> History:
+    missing = lambda x: np.nan if np.issubdtype(x.dtype, np.inexact) else 0  # noqa: E731
+    return jax.tree.map(lambda x: np.full((epochs, members, *x.shape[2:]), missing(x), x.dtype), table)
+
+
+@functools.lru_cache(maxsize=64)
+def _programs_kept(make: Maker, length: int, shared: bool, axes: Batch, mesh: Mesh) -> tuple[Callable, Callable]:
+    member, whole = PartitionSpec(mesh.axis_names), PartitionSpec()
+    laid = lambda axis: member if axis == 0 else whole  # noqa: E731
+    begin = jax.vmap(functools.partial(_start, make))
+    advance = jax.shard_map(
+        lanes(make.settings, make, length, shared, axes),
+        mesh=mesh,
+        in_specs=(member, member, Batch(laid(axes.inputs), laid(axes.targets)), whole, whole if shared else member,
+                  whole, whole),
+        out_specs=(member, PartitionSpec(None, mesh.axis_names)),
+        check_vma=False,
+    )  # fmt: skip
+    return jax.jit(begin), jax.jit(advance, donate_argnums=0)
+
+
+def _programs(*static) -> tuple[Callable, Callable]:
+    """The compiled programs, the same ones for the same settings."""
+    try:
+        return _programs_kept(*static)
+    except TypeError:  # the user's own callable cannot be hashed
+        return _programs_kept.__wrapped__(*static)
+
+
+class _Training:
+    """The loop over chunks, on the host."""
+
+    def __init__(self, trained, columns, epochs, chunk, halving, checkpoint, on_chunk, shuffle, key):
+        self.trained: list[_Trained] = trained
+        self.columns, self.epochs, self.chunk, self.halving = columns, epochs, chunk, halving
+        self.checkpoint, self.on_chunk, self.shuffle, self.key = checkpoint, on_chunk, shuffle, key
+        self.count = len(next(iter(columns.values())))
+        self.epoch = 0
+
+    def run(self, resume: bool) -> None:
+        saved = None
+        if self.checkpoint is not None:
+            saved = begun(self.checkpoint, resume)
+        if saved is None:
+            for one in self.trained:
+                one.begin_blocks()
+        else:
+            self.restore(*saved)
+        chunks = 0
+        with interruptible(self.checkpoint is not None) as interrupted:
+            while self.epoch < self.epochs and (jax.process_count() > 1 or self.running):
+                began = time.perf_counter()
+                count = min(self.chunk, self.epochs - self.epoch, self.next_rung - self.epoch)
+                working = [(one, int((one.ended[one.own] == 0).sum())) for one in self.trained]
+                tables = [(one, one.train(self.epoch, count)) for one, _ in working]
+                for one, own in tables:
+                    one.take(own, self.epoch, count, self.epochs)
+                self.epoch += count
+                if self.halving is not None and self.epoch in self.halving.rungs and self.epoch < self.epochs:
+                    self.halve()
+                for one in self.trained:
+                    one.drop()
+                chunks += 1
+                last = self.epoch >= self.epochs or not self.running
+                if self.checkpoint is not None and (self.checkpoint.due(chunks) or last or interrupted()):
+                    self.save()
+                if self.on_chunk:
+                    updates = count * sum(own * one.updates for one, own in working)
+                    self.on_chunk(self.progress(updates, time.perf_counter() - began))
+                if interrupted():
+                    raise KeyboardInterrupt(f"after epoch {self.epoch}; saved in {self.checkpoint.folder}")
+        for one in self.trained:
+            one.harvest()
+        if jax.process_count() > 1:
+            self.exchange()
+
+    @property
+    def running(self) -> int:
+        return sum(int((one.ended[one.own] == 0).sum()) for one in self.trained)
+
+    @property
+    def next_rung(self) -> int:
+        rungs = self.halving.rungs if self.halving is not None else ()
+        return min((rung for rung in rungs if rung > self.epoch), default=self.epochs)
+
+    def scores(self, monitor: str) -> np.ndarray:
+        """(N,), lowest is best, of the members that run on: nan for all others."""
+        scores = np.full(self.count, np.nan)
+        for one in self.trained:
+            if one.history is None:
+                continue
+            column = np.asarray(getattr(one.history, monitor)[self.epoch - 1], np.float64)
+            column = -column if monitor == "validation_accuracy" else column
+            scores[one.group.ids] = np.where(one.ended == 0, column, np.nan)
+        return scores
+
+    def halve(self) -> None:
+        scores = self.scores(self.halving.monitor)
+        if jax.process_count() > 1:
+            every = multihost_utils.process_allgather(scores)  # nan but for each process's own
+            scores = np.where(np.isnan(every).all(axis=0), np.nan, np.nanmax(np.nan_to_num(every, nan=-np.inf), axis=0))
+        judged = np.flatnonzero(~np.isnan(scores))
+        survivors = np.zeros(self.count, bool)
+        survivors[judged] = self.halving.survivors(scores[judged]) if judged.size else False
+        for one in self.trained:
+            own = one.own[one.ended[one.own] == 0]
+            one.outrank(own[~survivors[one.group.ids[own]]])
+
+    def progress(self, updates: int, seconds: float) -> Progress:
+        monitor = self.halving.monitor if self.halving else "validation_loss"
+        if all(one.group.held_out is None for one in self.trained) and monitor != "training_loss":
+            monitor = "training_loss"
+        scores = self.scores(monitor)
+        best = None
+        if not np.isnan(scores).all():
+            best = int(np.nanargmin(scores)), float(np.nanmin(scores))
+        left = sum(int((one.ended[one.own] == 0).sum()) * one.updates for one in self.trained)
+        rate = updates / seconds if seconds > 0 else float("inf")
+        running = self.running
+        ended = sum(len(one.own) for one in self.trained) - running
+        return Progress(self.epoch, self.epochs, running, ended, best, rate, (self.epochs - self.epoch) * left / rate)
+
+    def configuration(self) -> dict[str, Any]:
+        """What a checkpoint must have been made with to be continued."""
+        return {
+            "hyperparameters": {name: fingerprint(np.char.encode(c) if c.dtype.kind == "U" else c)
+                                for name, c in self.columns.items()},
+            "members": self.count, "shuffle": self.shuffle, "halving": repr(self.halving),
+            "process": jax.process_index(), "processes": jax.process_count(),
+            "groups": [describe(one.group.make.settings, one.group.data.whole, one.group.held_out, one.plan_key)
+                       for one in self.trained],
+        }  # fmt: skip
+
+    def save(self) -> None:
+        tree = {"groups": [one.to_save(self.epoch) for one in self.trained]}
+        self.checkpoint.save(self.epoch, tree, self.configuration())
+
+    def restore(self, epoch: int, saved: checkpoints.Checkpoint) -> None:
+        checkpoints.check_config(saved, self.configuration())
+        like = []
+        for place, one in enumerate(self.trained):
+            under = f"groups/{place}/packing/"
+            packed = sorted((p for p in saved.leaves if p.startswith(under)), key=lambda p: int(p[len(under) :]))
+            like.append(one.saved_like(epoch, [saved.leaves[path] for path in packed]))
+        tree = checkpoints.restore(saved, {"groups": like})
+        for one, own in zip(self.trained, tree["groups"], strict=True):
+            one.restore(own, self.epochs)
+        self.epoch = epoch
+
+    def exchange(self) -> None:
+        """Every process gets what the others trained."""
+        for one in self.trained:
+            count, processes = len(one.group.ids), jax.process_count()
+            share = -(-count // processes)
+            mine = np.concatenate([one.own, np.repeat(one.own[:1], share - len(one.own))]) if len(one.own) else None
+            if mine is None:
+                raise ValueError(f"{count} members cannot be divided among {processes} processes")
+            columns = (one.runs, jax.tree.map(lambda x: np.moveaxis(x, 1, 0), one.history), one.ended, one.epoch)
+            sent = jax.tree.map(lambda x, mine=mine: x[mine], columns)
+            every = jax.tree.map(np.asarray, multihost_utils.process_allgather(sent))
+            turn, place = np.arange(count) % processes, np.arange(count) // processes
+            every = jax.tree.map(lambda x, at=(turn, place): x[at], every)
+            runs, history, one.ended, one.epoch = every
+            one.runs, one.history = runs, jax.tree.map(lambda x: np.moveaxis(x, 0, 1), history)
+
+    def result(self, seconds: float) -> Population:
+        parts = [Part(one.group, one.runs, one.history, one.ended, one.epoch) for one in self.trained]
+        return Population.of(self.columns, parts, self.shuffle, self.key, seconds)

@@ -1,0 +1,506 @@
+"""The compiled program of training: epochs of one run, or of a whole population of runs side by side.
+
+Letters: Q examples, B batch size, U updates an epoch. One run knows one thing: a step `(state, batch) -> (state,
+metrics)`. `parts` are what an epoch of one run is made of; `program` strings them together, for a run alone or, each
+part vmapped, for lanes that all are in the same epoch. Divergence and stopping are data in what the program carries.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from functional_nn import optimizers, precision
+from functional_nn.gradients import quantities
+from functional_nn.gradients.backprop import loss_value, value_and_grad
+from functional_nn.gradients.views import BUDGET, said_bytes
+from functional_nn.networks import losses
+from functional_nn.networks.losses import Loss
+from functional_nn.networks.network import Inputs, Network, Params, forward
+from functional_nn.networks.products import ROWS, Products
+from functional_nn.optimizers.first_order import Optimizer
+from functional_nn.optimizers.regularizers import Regularizer
+from functional_nn.precision import at_least_float32
+from functional_nn.training.minibatches import BatchPlan
+from functional_nn.training.termination import Criterion
+
+Gradient = Callable[[Network, Loss], Callable[..., tuple[Array, Params]]]
+Correct = Callable[[Array, Array], Array]  # (outputs, targets) -> (Q,) booleans
+
+COMPLETED, DIVERGED, STOPPED = 0, 1, 2  # how a run ended; STOPPED + i by the i-th criterion
+
+
+class Batch(NamedTuple):
+    """inputs {name: (B, R)}, targets (B, S); weights (B,) of the examples, a key for dropout and for gradients that are
+    random, a scale of the gradient, each where there is one.
+    """
+
+    inputs: dict[str, Array]
+    targets: Array
+    weights: Array | None = None
+    key: Array | None = None
+    scale: Array | None = None
+
+
+class Metrics(NamedTuple):
+    """Scalars: the loss, the share of examples classified rightly (nan where that has no sense), ||dF/dparams||."""
+
+    loss: Array
+    accuracy: Array
+    gradient_norm: Array
+
+
+class History(NamedTuple):
+    """One value an epoch, NumPy arrays (E,).
+
+    training_loss and training_accuracy are those of the epoch's examples, each measured just before the update that
+    used it (for `batch`, exactly those before the epoch), with neurons dropped where there is dropout and without the
+    regularizer's penalty; gradient_norm, the penalty's gradient included, is the mean over the epoch's updates;
+    validation_* are measured after the epoch, no neuron dropped. Each loss has the precision of the parameters. nan
+    where there is nothing to say. tracked: {name: what `fit` was asked to track, each of its arrays (E, ...)}, measured
+    after the epoch on all training examples.
+    """
+
+    epoch: np.ndarray
+    training_loss: np.ndarray
+    training_accuracy: np.ndarray
+    gradient_norm: np.ndarray
+    validation_loss: np.ndarray
+    validation_accuracy: np.ndarray
+    tracked: dict[str, Any] = {}
+
+
+class Best(NamedTuple):
+    """The parameters of the best epoch so far, which that was, and its score (the lowest)."""
+
+    params: Params
+    epoch: Array
+    score: Array
+
+
+class Run(NamedTuple):
+    """All that training needs to go on, and how it ended: 0 not yet, 1 diverged, 2 + i by the i-th criterion.
+
+    failed: the update, counted from 1 over the whole run, that was not finite and was not made; 0 where none. shown:
+    the loss it found.
+    """
+
+    state: Any
+    memories: tuple
+    best: Best | None
+    epoch: Array
+    ended: Array
+    failed: Array
+    shown: Array
+
+
+class Settings(NamedTuple):
+    """Everything but arrays that a run depends on; hashable, where the user's own callables are.
+
+    mesh: the devices over which each batch is laid, None for one. products and mask as in `train_step`.
+    """
+
+    network: Network
+    loss: Loss
+    optimizer: Optimizer
+    plan: BatchPlan | None
+    regularizer: Regularizer | None
+    stop: tuple[Criterion, ...]
+    gradient: Gradient
+    correct: Correct | None
+    track: tuple[tuple[str, Callable | None], ...]
+    mesh: Mesh | None = None
+    products: Products = ROWS
+    mask: Any = None
+
+
+def train_step(
+    network: Network,
+    loss: Loss,
+    optimizer: Optimizer,
+    gradient: Gradient = value_and_grad,
+    correct: Correct | None = None,
+    regularizer: Regularizer | None = None,
+    products: Products = ROWS,
+    mask: Any = None,
+) -> Callable:
+    """`(state, batch) -> (state, metrics)`, pure, to be compiled by whoever calls it. `correct` as in `fit`.
+
+    The step takes a `training.Batch`, inputs by name. `products` serve the hand-written gradient alone. mask: booleans
+    in the parameters' structure; where False, the gradient is 0 and nothing moves. Raises ValueError where a network
+    with dropout, or a gradient with noise, gets no key.
+    """
+    loss, optimizer = losses.get(loss), optimizers.get(optimizer)
+    if gradient is value_and_grad:
+        gradients_of = value_and_grad(network, loss, products)
+    else:
+        gradients_of, products = gradient(network, loss), ROWS
+    random_step = needs_key(network, gradient)
+
+    def step(state, batch: Batch):
+        if random_step and batch.key is None:
+            what = "network with dropout" if network.drops else "random gradient"
+            raise ValueError(f"batch: a {what} needs a key; give Batch(..., key=key)")
+        params = optimizer.point(state)
+        random = (batch.key,) if random_step else ()
+        value, grads = gradients_of(params, batch.inputs, batch.targets, batch.weights, *random)
+        if batch.scale is not None:
+            grads = jax.tree.map(lambda g: g * batch.scale.astype(g.dtype), grads)
+        if regularizer is not None:
+            grads = jax.tree.map(jnp.add, grads, regularizer.gradient(params))
+        if mask is not None:
+            grads = jax.tree.map(lambda g, keep: jnp.where(keep, g, 0), grads, mask)
+        # The same forward pass as the gradient's; the compiler keeps one of them.
+        trace = forward(network, params, batch.inputs, {}, *(random or (None,)), products)
+        outputs = trace.activations[network.output.name]
+        accuracy = _accuracy(correct or loss.correct, outputs, batch.targets, batch.weights)
+        return optimizer.update(state, grads), Metrics(value, accuracy, _norm(grads))
+
+    return step
+
+
+def needs_key(network: Network, gradient: Gradient) -> bool:
+    """True where every update draws something."""
+    return network.drops or getattr(gradient, "random", False)
+
+
+def evaluate(
+    network: Network, loss: Loss, params: Params, inputs: Inputs, targets: Array, correct: Correct | None = None
+) -> tuple[Array, Array]:
+    """(F, accuracy) over all examples at once; accuracy is nan where there are no right answers.
+
+    inputs (Q, R) or {name: (Q, R)}, targets (Q, S); `correct` as in `fit`. Raises ValueError as `backpropagate`.
+    """
+    loss = losses.get(loss)
+    loss.check_outputs(network.output.activation)
+    inputs = network.prepare(params, inputs)
+    targets = network.prepare_targets(inputs, targets)
+    return _evaluate(network, loss, params, Batch(inputs, targets), correct, ROWS)
+
+
+def _evaluate(network, loss, params, data: Batch, correct, products: Products) -> tuple[Array, Array]:
+    trace = forward(network, params, data.inputs, {}, None, products)
+    outputs = trace.activations[network.output.name]
+    value = loss_value(network, loss, trace, data.targets, None)
+    return value, _accuracy(correct or loss.correct, outputs, data.targets, None)
+
+
+# What an epoch of one run is made of ----------------------------------------------------------------------------------
+
+
+def start(settings: Settings, params: Params) -> Run:
+    """A run before its first update."""
+    zero, infinite = jnp.zeros((), jnp.int32), jnp.asarray(jnp.inf, precision.default())
+    state, memories = settings.optimizer.init(params), tuple(criterion.init() for criterion in settings.stop)
+    restores = any(criterion.score for criterion in settings.stop)
+    best = Best(state.params, zero, infinite) if restores else None
+    return Run(state, memories, best, zero, zero, zero, infinite)
+
+
+class Parts(NamedTuple):
+    """rows(key, epoch, state, training) -> what the epoch's updates read, each array (U, ...);
+    update((state, sound), row, limit, training) -> ((state, sound), Metrics): one update, not made beyond the
+    `limit`-th, nor from the first on whose loss or gradient is not finite;
+    judge(limit, low, high, state, metrics) -> Verdict;
+    close(run, state, metrics, verdict, training, held_out) -> (Run, History): the epoch's end, and its row.
+    """
+
+    rows: Callable
+    update: Callable
+    judge: Callable
+    close: Callable
+
+
+class Verdict(NamedTuple):
+    """Of the epoch's updates the first `low` are sound, and the `high`-th is not, or is beyond the last.
+
+    settled: True where the state at hand is the one after exactly `low` updates and `high` is the next.
+    """
+
+    low: Array
+    high: Array
+    settled: Array
+
+
+def parts(settings: Settings, examples: int, dtype) -> Parts:
+    """What an epoch is made of, for data of that many examples and of that dtype."""
+    network, loss, optimizer, plan, regularizer, stop, gradient, correct, track, mesh, products, mask = settings
+    step = train_step(network, loss, optimizer, gradient, correct, regularizer, products, mask)
+    random = needs_key(network, gradient)
+    scores = [criterion.score for criterion in stop if criterion.score]
+    updates, dtype, data_dtype = plan.updates(examples), at_least_float32(dtype), dtype
+    weights, scales = plan.weights(examples), plan.scales(examples)
+    if loss.reduction == "sum":
+        scales = None  # a sum over b examples is b / B of one over B as it is
+    counts = plan.counts(examples)
+    share = jnp.asarray(counts / counts.sum(), dtype)  # of the epoch's examples
+    numbers = np.arange(1, updates + 1, dtype=np.int32)
+
+    def rows(key, epoch, state, training: Batch):
+        noise_key = jax.random.fold_in(key, _NOISE)
+        keys = jax.random.split(jax.random.fold_in(noise_key, epoch), updates) if random else None
+        if plan.importance is None:
+            return numbers, plan.indices(key, epoch, examples), weights, scales, keys
+        at = optimizer.point(state), training.inputs, training.targets
+        drawn = plan.draw(key, epoch, quantities.per_example_norms(network, loss, *at))
+        return numbers, drawn.indices, drawn.weights, None if loss.reduction == "sum" else drawn.scales, keys
+
+    def update(lane, row, limit, training: Batch):
+        state, sound = lane
+        number, picked, example_weights, scale, drop = row
+        example_weights = None if example_weights is None else example_weights.astype(data_dtype)
+        data = jax.tree.map(lambda x: x[picked], (training.inputs, training.targets))
+        if mesh is not None:
+            data = lax.with_sharding_constraint(data, NamedSharding(mesh, PartitionSpec(mesh.axis_names)))
+        after, metrics = step(state, Batch(*data, example_weights, drop, scale))
+        sound = sound & (number <= limit) & jnp.isfinite(metrics.loss) & jnp.isfinite(metrics.gradient_norm)
+        # Known before the update is computed, so that the choice costs no pass over the parameters of its own.
+        return (where(sound, after, state), sound), jax.tree.map(lambda m: m.astype(dtype), metrics)
+
+    def judge(limit, low, high, state, metrics) -> Verdict:
+        broken = ~(jnp.isfinite(metrics.loss) & jnp.isfinite(metrics.gradient_norm)) & (numbers <= limit)
+        first = jnp.min(jnp.where(broken, numbers, high))
+        made = jnp.minimum(limit, first - 1)
+        # A finite gradient may still have made the parameters infinite; by which update is searched for by halving.
+        good = _all_finite(state.params) | (made == 0)
+        low, high = jnp.where(good, made, low), jnp.where(good, jnp.minimum(first, high), made)
+        return Verdict(low, high, good & (high == low + 1))
+
+    def close(run: Run, state, metrics: Metrics, verdict: Verdict, training: Batch, held_out: Batch | None):
+        done, failed = run.epoch, verdict.high <= updates
+        total = jnp.sum(metrics.loss) if loss.reduction == "sum" else jnp.sum(metrics.loss * share)
+        shown = metrics.loss[jnp.minimum(verdict.low, updates - 1)]  # of the update that is not made
+        total = jnp.where(failed, jnp.where(jnp.isfinite(shown), jnp.nan, shown), total)
+        after = (jnp.nan, jnp.nan)
+        if held_out is not None:
+            after = _evaluate(network, loss, state.params, held_out, correct, products)
+        row = (done + 1, total, jnp.sum(metrics.accuracy * share), jnp.mean(metrics.gradient_norm), *after)
+        row = History(*row, _measure(network, loss, track, training, state.params))
+        row = History(row.epoch, *(jnp.asarray(x, dtype) for x in row[1:-1]), row.tracked)
+
+        state = optimizer.observe(state, row.training_loss if held_out is None else row.validation_loss)
+        judged = [criterion.update(memory, row) for criterion, memory in zip(stop, run.memories, strict=True)]
+        ended = jnp.zeros((), jnp.int32)
+        for i in reversed(range(len(stop))):
+            ended = jnp.where(judged[i][1], STOPPED + i, ended)
+        best = run.best
+        if best is not None:
+            score = scores[0](row).astype(best.score.dtype)
+            latest = Best(state.params, done + 1, score)
+            best = where(~failed & (score < best.score), latest, best)
+        after = Run(
+            state,
+            tuple(memory for memory, _ in judged),
+            best,
+            done + 1,
+            jnp.where(failed, DIVERGED, ended),
+            jnp.where(failed, done * updates + verdict.high, 0),
+            shown.astype(run.shown.dtype),
+        )
+        return after, row
+
+    return Parts(rows, update, judge, close)
+
+
+# Strung together ------------------------------------------------------------------------------------------------------
+
+
+def program(settings: Settings, length: int) -> Callable:
+    """advance(run, training, held_out, key, count) -> (Run, table, epochs run), for one run.
+
+    Runs up to `count` <= `length` epochs; `count` may be traced, so that a last, shorter chunk compiles nothing. The
+    table is a History of arrays (length,); nan, or 0 in integers, after the end.
+    """
+
+    def advance(run: Run, training: Batch, held_out: Batch | None, key: Array, count):
+        own = parts(settings, *training.targets.shape[:1], training.targets.dtype)
+        updates = settings.plan.updates(training.targets.shape[0])
+        first = run.epoch
+
+        def epoch(carry):
+            # Of this epoch's updates, the first `low` are sound and the `high`-th is not. All are made at once; only
+            # where their result turns out not to be finite is the last that is searched for.
+            run, table, low, high = carry
+            limit = jnp.where(high > updates, updates, (low + high) // 2)
+            rows = own.rows(key, run.epoch, run.state, training)
+            update = functools.partial(own.update, limit=limit, training=training)
+            (state, _), metrics = lax.scan(update, (run.state, jnp.asarray(True)), rows)
+            verdict = own.judge(limit, low, high, state, metrics)
+            after, row = own.close(run, state, metrics, verdict, training, held_out)
+            written = write(table, row, run.epoch - first)
+            run, table = where(verdict.settled, (after, written), (run, table))
+            low, high = where(verdict.settled, (low * 0, high * 0 + updates + 1), verdict[:2])
+            return run, table, low, high
+
+        def unfinished(carry):
+            run, *_ = carry
+            return (run.epoch - first < count) & (run.ended == 0)
+
+        table = _table(
+            jax.eval_shape(own.close, run, run.state, *_blank(updates, training.targets.dtype), training, held_out)[1],
+            length,
+        )
+        none, beyond = jnp.zeros((), jnp.int32), jnp.asarray(updates + 1, jnp.int32)
+        run, table, *_ = lax.while_loop(unfinished, epoch, (run, table, none, beyond))
+        return run, table, run.epoch - first
+
+    return advance
+
+
+def lanes(settings: Settings, make: Callable[[Any], Settings], length: int, shared: bool, axes: Batch) -> Callable:
+    """advance(run, values, training, held_out, key, first, count) -> (Run, table), for runs side by side.
+
+    Every array of `run` and `values` has a leading axis of lanes (M, ...), those of the table a second one; make(one
+    lane's values) -> its settings, which differ in traced numbers only. axes: 0 or None for what of the training data
+    each lane has its own of. shared: one key, so one stream of batches and of noise, for all; else keys (M,). All
+    lanes not ended are in epoch `first`; one that has ended stays bitwise as it is.
+    """
+    plan = settings.plan
+
+    def advance(run: Run, values, training: Batch, held_out: Batch | None, key: Array, first, count):
+        examples, width = training.targets.shape[-2:]
+        dtype = training.targets.dtype
+        own = lambda value: parts(make(value), examples, dtype)  # noqa: E731
+        updates = plan.updates(examples)
+        drawn = 0 if plan.importance is not None else None
+        each = drawn if shared else 0
+        stream = (None, each, drawn, drawn, None if shared else 0)  # of a row: number, indices, weights, scale, key
+
+        def rows_of(value, key, epoch, state, training):
+            return own(value).rows(key, epoch, state, training)
+
+        def update_of(value, lane, row, limit, training):
+            return own(value).update(lane, row, limit, training)
+
+        def judge_of(value, limit, low, high, state, metrics):
+            return own(value).judge(limit, low, high, state, metrics)
+
+        def close_of(value, run, state, metrics, verdict, training):
+            return own(value).close(run, state, metrics, verdict, training, held_out)
+
+        def epoch(carry):
+            clock, run, table, low, high = carry
+            going = run.ended == 0
+            limit = jnp.where(going, jnp.where(high > updates, updates, (low + high) // 2), 0)
+            if stream[1:] == (None,) * 4:
+                rows = rows_of(jax.tree.map(lambda v: v[0], values), key, clock, None, training)
+            else:
+                scanned = tuple(axis if axis is None else 1 for axis in stream)
+                rows = jax.vmap(rows_of, (0, None if shared else 0, None, 0, axes), scanned)(
+                    values, key, clock, run.state, training
+                )
+            update = jax.vmap(update_of, (0, 0, stream, 0, axes))
+            lane, metrics = lax.scan(
+                lambda lane, row: update(values, lane, row, limit, training), (run.state, going), rows
+            )
+            verdict = jax.vmap(judge_of, (0, 0, 0, 0, 0, 1))(values, limit, low, high, lane[0], metrics)
+            after, row = jax.vmap(close_of, (0, 0, 0, 1, 0, axes))(values, run, lane[0], metrics, verdict, training)
+            settled = jnp.all(verdict.settled | ~going)
+            row = jax.vmap(where)(going, row, jax.tree.map(_missing, row))
+            after = jax.vmap(where)(going, after, run)
+            run, table = where(settled, (after, write(table, row, clock - first)), (run, table))
+            low, high = where(settled, (low * 0, high * 0 + updates + 1), verdict[:2])
+            return clock + settled, run, table, low, high
+
+        def unfinished(carry):
+            clock, run, *_ = carry
+            return (clock - first < count) & jnp.any(run.ended == 0)
+
+        members = run.ended.shape[0]
+        none, beyond = jnp.zeros(members, jnp.int32), jnp.full(members, updates + 1, jnp.int32)
+        row = jax.eval_shape(
+            jax.vmap(close_of, (0, 0, 0, None, None, axes)), values, run, run.state, *_blank(updates, dtype), training
+        )[1]
+        table = _table(row, length)
+        clock = jnp.asarray(first, jnp.int32)
+        _, run, table, *_ = lax.while_loop(unfinished, epoch, (clock, run, table, none, beyond))
+        return run, table
+
+    return advance
+
+
+_NOISE = 2**32 - 1  # folded into the key of the batches, where epochs never come so far
+
+
+def _blank(updates: int, dtype) -> tuple[Metrics, Verdict]:
+    """What an epoch's updates leave behind, as shapes are found out with."""
+    column, number = jnp.zeros(updates, at_least_float32(dtype)), jnp.zeros((), jnp.int32)
+    return Metrics(column, column, column), Verdict(number, number, jnp.asarray(True))
+
+
+def _table(row: History, length: int) -> History:
+    """A table of `length` such rows: nan, or 0 in integers."""
+    needed = length * sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(row.tracked))
+    if needed > BUDGET:
+        raise ValueError(
+            f"track: {', '.join(row.tracked)} of {length} epochs would take {said_bytes(needed)} of memory, above "
+            f"{said_bytes(BUDGET)}; lower chunk, or track what is smaller"
+        )
+    return jax.tree.map(lambda x: jnp.broadcast_to(_missing(x), (length, *x.shape)), row)
+
+
+def _missing(x) -> Array:
+    return jnp.full(x.shape, jnp.nan if jnp.issubdtype(x.dtype, jnp.inexact) else 0, x.dtype)
+
+
+def write(table: History, row: History, at: Array) -> History:
+    """The table with `row` at that place."""
+    return jax.tree.map(lambda column, x: column.at[at].set(x), table, row)
+
+
+def where(condition: Array, new: Any, old: Any) -> Any:
+    """One tree or the other, by a scalar."""
+    return jax.tree.map(lambda n, o: jnp.where(condition, n, o), new, old)
+
+
+def _measure(network: Network, loss: Loss, track, training: Batch, params: Params) -> dict[str, Any]:
+    """What is tracked, at `params`."""
+    asked = tuple(name for name, function in track if function is None)
+    found = quantities.compute(network, loss, params, training.inputs, training.targets, asked) if asked else {}
+    inputs = training.inputs if len(network.inputs) > 1 else training.inputs[network.inputs[0][0]]
+    for name, function in track:
+        if function is not None:
+            try:
+                found[name] = jax.tree.map(jnp.asarray, function(params, inputs, training.targets))
+            except Exception as error:
+                error.add_note(f"while measuring {name!r}, which fit was asked to track, inside a compiled program")
+                raise
+    return found
+
+
+def _all_finite(params: Params) -> Array:
+    return functools.reduce(jnp.logical_and, (jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(params)))
+
+
+def _accuracy(correct: Correct | None, outputs: Array, targets: Array, weights: Array | None) -> Array:
+    dtype = at_least_float32(outputs.dtype)
+    if correct is None:
+        return jnp.full((), jnp.nan, dtype)
+    right = correct(outputs, targets).astype(dtype)
+    if right.shape != outputs.shape[:1]:
+        raise ValueError(f"correct: expected shape {outputs.shape[:1]}, one answer for each example, got {right.shape}")
+    if weights is None:
+        return jnp.mean(right)
+    return jnp.sum(right * weights.astype(dtype)) / jnp.sum(weights.astype(dtype))
+
+
+def _norm(grads: Params) -> Array:
+    leaves = jax.tree.leaves(grads)
+    dtype = at_least_float32(leaves[0].dtype)
+    return jnp.sqrt(sum(_sum(leaf.astype(dtype) ** 2) for leaf in leaves))
+
+
+def _sum(x: Array) -> Array:
+    # By halves, which vectorize: on CPU, XLA adds up one number at a time, which in a small network's update took as
+    # long as its largest product.
+    x, odd = x.reshape(-1), []
+    while x.size > 16:
+        if x.size % 2:
+            odd, x = [*odd, x[-1]], x[:-1]
+        x = x[: x.size // 2] + x[x.size // 2 :]
+    return sum(odd, start=jnp.sum(x))
