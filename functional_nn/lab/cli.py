@@ -1,4 +1,7 @@
-"""`functional-nn`: info, train, compare, evaluate, predict. Bad input ends in one line on standard error and exit 2."""
+"""`functional-nn`: info, train, sweep, compare, evaluate, predict.
+
+Bad input ends in one line on standard error and exit 2.
+"""
 
 import contextlib
 import functools
@@ -19,7 +22,7 @@ import jax
 
 import functional_nn as fnn
 from functional_nn import precision
-from functional_nn.lab import commands, environment
+from functional_nn.lab import commands, environment, sweeps
 
 Data = Annotated[str, tyro.conf.Positional]
 Dtype = Literal["float32", "float64", "bfloat16", "float16"]
@@ -102,6 +105,103 @@ def train(
     _use(dtype)
     settings = {name: value for name, value in locals().items() if name not in ("data", "out", "replace")}
     commands.train(data, settings, out or Path("runs") / _name(data), replace)
+
+
+def sweep(
+    data: Data,
+    /,
+    grid: tuple[str, ...] = (),
+    random: tuple[str, ...] = (),
+    hidden: tuple[int, ...] = (32,),
+    activation: str = "tanh",
+    loss: str | None = None,
+    optimizer: str = "adam",
+    regularizer: str | None = None,
+    epochs: int = 30,
+    batch_size: int = 32,
+    shuffle: Literal["shared", "independent"] = "shared",
+    pad: bool = False,
+    halving: str | None = None,
+    keep: float = 1 / 3,
+    early_stopping: int | None = None,
+    block: int | None = None,
+    budget: int | None = None,
+    devices: int | None = None,
+    dtype: Literal["float32", "float64"] = "float32",
+    seed: int = 0,
+    test_fraction: float = 0.2,
+    target: str | None = None,
+    labels: Path | None = None,
+    task: Literal["auto", "classification", "regression"] = "auto",
+    out: Path | None = None,
+    replace: bool = False,
+    resume: bool = False,
+    parquet: bool = False,
+    log_dir: Path | None = None,
+    coordinator: str | None = None,
+    processes: int | None = None,
+    process: int | None = None,
+) -> None:
+    """Train a network for every combination of hyperparameters, all of them in a few compiled programs.
+
+    Examples: functional-nn sweep digits --grid learning_rate=log:1e-4:1e-1:12 batch_size=8,32,128 seed=0..15
+              functional-nn sweep wine --random 64 learning_rate=log:1e-4:1e-1 width=log:4:64 activation=tanh,relu
+              functional-nn sweep iris --grid optimizer=adam,momentum learning_rate=0.01,0.1 --halving 3,9
+
+    What may be swept: the constants of the optimizer (learning_rate, ...) and of the regularizer (strength); seed,
+    batch_size, initial_scale, examples, subset, label_noise; width and depth of the hidden layers, activation,
+    initializer; and the optimizer itself. Ctrl-C stops after the epochs under way and keeps them; the same command
+    with --resume goes on.
+
+    Several processes, also on several hosts, share the work; start each with its own number, the first host's name and
+    a free port:
+
+        functional-nn sweep ... --coordinator host0:4321 --processes 2 --process 0
+        functional-nn sweep ... --coordinator host0:4321 --processes 2 --process 1
+
+    Process 0 writes the results. On one host, give each its share of the cores with --devices.
+
+    Args:
+        data: as for train.
+        grid: NAME=VALUES, every combination: 8,32,128 or tanh,relu (a list), 0..15 (integers, both ends),
+            log:1e-4:1e-1:12 and lin:0:1:5 (LOW:HIGH:COUNT).
+        random: how many to draw, then NAME=DISTRIBUTION: log:1e-4:1e-1, lin:0:1, 0..99 (integers), tanh,relu (a
+            choice). With --grid, every combination of the two.
+        hidden: sizes of the hidden layers, where width and depth are not swept; none: --hidden with nothing after it.
+        activation: of the hidden layers.
+        loss: by default cross_entropy for classes and mean_square_error for numbers.
+        optimizer: a bare name, whose constants may be swept; or with constants, "momentum(0.1, 0.95)".
+        regularizer: a bare name, whose constants are swept, such as l2 with strength; or with constants, "l2(1e-4)".
+        epochs: passes over the training data.
+        batch_size: examples an update, where it is not swept; 0 for all at once.
+        shuffle: the same mini-batches for all members, the controlled comparison, or each member's own.
+        pad: train networks that differ in width as one program, the narrow ones filled up with zeros.
+        halving: after these epochs, as in 3,9,27, only the best go on, by held-out loss.
+        keep: the fraction that goes on.
+        early_stopping: stop a member whose held-out loss has not fallen for so many epochs.
+        block: networks that a device trains at a time; by default what suits it.
+        budget: memory in MiB; by default half of the machine's, or nine tenths of a GPU's.
+        devices: by default every core of a CPU, or all GPUs.
+        dtype: of parameters and computation.
+        seed: of everything drawn: parameters, batches, the held-out part, --random.
+        test_fraction: held out, stratified by class.
+        target: the target column of a CSV file, by name or index; the last by default.
+        labels: the labels file of an IDX images file, where its name does not tell.
+        task: what the targets are, where the file leaves it open.
+        out: the sweep's folder; runs/NAME-sweep by default.
+        replace: replace a run that is already there, or the checkpoints of one that was interrupted.
+        resume: go on from the checkpoints of a sweep that was interrupted; from the beginning where there are none.
+        parquet: insist on results.parquet, which is written wherever pyarrow is installed.
+        log_dir: a folder for TensorBoard.
+        coordinator: HOST:PORT at which process 0 waits for the others.
+        processes: how many there are.
+        process: this one's number, from 0.
+    """
+    names = ("data", "out", "replace", "resume", "devices", "coordinator", "processes", "process")
+    settings = {name: value for name, value in locals().items() if name not in names}
+    jax.config.update("jax_enable_x64", dtype == "float64")
+    mesh = sweeps.lay_out(devices, coordinator, processes, process)
+    sweeps.sweep(data, settings, out or Path("runs") / f"{_name(data)}-sweep", replace, resume, mesh)
 
 
 def compare(
@@ -203,7 +303,7 @@ def _later(command):
 
 def _read_words():
     """What the words on the command line ask for, or exit: 0 after --help, 2 with one line for what is not accepted."""
-    commands_by_name = {f.__name__: _later(f) for f in (info, train, compare, evaluate, predict)}
+    commands_by_name = {f.__name__: _later(f) for f in (info, train, sweep, compare, evaluate, predict)}
     about, complaint = fnn.__doc__.split("\n")[0], io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
@@ -225,8 +325,8 @@ def main() -> None:
     except (ValueError, OSError, ImportError) as error:
         print(f"functional-nn: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("functional-nn: interrupted; nothing was written", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        print(f"functional-nn: {stop or 'interrupted; nothing was written'}", file=sys.stderr)
         sys.exit(130)
 
 

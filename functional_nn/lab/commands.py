@@ -7,7 +7,7 @@ import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,31 +24,28 @@ _MONITORED = 256  # examples on which the two gradients are compared all through
 
 def train(source: str, settings: dict[str, Any], out: Path, replace: bool) -> None:
     """Trains on `source` and writes the run's folder. Raises ValueError for whatever does not fit, writing nothing."""
-    if not 0 <= settings["seed"] < 2**32:
-        raise ValueError(f"seed must be an integer from 0 to {2**32 - 1}, got {settings['seed']}")
     runs.check_free(out, replace)
-    dataset = datasets.load(source, target=settings["target"], labels=settings["labels"], task=settings["task"])
-    training, held_out = datasets.split(dataset, test_fraction=settings["test_fraction"], seed=settings["seed"])
-    loss = fnn.losses.get(settings["loss"] or _suitable_loss(dataset.task))
-    network = _network(dataset, settings, loss)
+    task = prepare(source, settings)
+    loss, config, (x, t), (x_test, t_test) = task.loss, task.config, task.training, task.validation
+    network = build_network(task.dataset, settings, loss)
     optimizer = _optimizer(settings["optimizer"], settings["learning_rate"])
     regularizer = settings["regularizer"] and fnn.optimizers.regularizers.get(settings["regularizer"])
-    config = _configuration(source, settings, dataset, training, network, loss, optimizer)
-    plan = fnn.training.batch()
-    if settings["batch_size"]:
-        plan = fnn.training.minibatch(settings["batch_size"], shuffle=settings["shuffle"])
+    config |= {
+        "network": runs.describe_network(network),
+        "optimizer": {"name": optimizer.name, **_plain(optimizer.constants)},
+        **{name: settings[name] for name in ("regularizer", "gradient", "epochs", "batch_size", "shuffle")},
+        "track": list(settings["track"]),
+    }
+    plan = batch_plan(settings["batch_size"], settings["shuffle"])
 
-    rescale = runs.standardizers(config)
-    (x, t), (x_test, t_test) = (_arrays(config, loss, rescale, part) for part in (training, held_out))
-    dtype = config["dtype"]
     key = jax.random.key(settings["seed"])
-    params = network.init(jax.random.fold_in(key, 1), dtype)
+    params = network.init(jax.random.fold_in(key, 1), config["dtype"])
     monitor = fnn.comparison.monitor(network, loss, x[:_MONITORED], t[:_MONITORED])
     watched = [(0, monitor(params))]
 
     with runs.writing(out, replace) as folder:
         began = time.perf_counter()
-        with progress(f"training on {dataset.name}", settings["epochs"]) as advance:
+        with progress(f"training on {task.dataset.name}", settings["epochs"]) as advance:
 
             def on_chunk(state, history):
                 watched.append((int(history.epoch[-1]), monitor(state.params)))
@@ -57,12 +54,12 @@ def train(source: str, settings: dict[str, Any], out: Path, replace: bool) -> No
             result = fnn.fit(
                 network, loss, optimizer, x, t, key=key, epochs=settings["epochs"], plan=plan, params=params,
                 validation=(x_test, t_test), regularizer=regularizer, gradient=settings["gradient"],
-                correct=_right_answers(dataset.task), track=settings["track"],
+                correct=right_answers(task.dataset.task), track=settings["track"],
                 chunk=max(1, settings["epochs"] // 10), on_chunk=on_chunk,
             )  # fmt: skip
         seconds = time.perf_counter() - began
         agreement = fnn.compare(network, loss, result.params, x[:_MONITORED], t[:_MONITORED], costs=True)
-        summary = _measures(config, network, loss, result.params, x_test, t_test, rescale)
+        summary = measures(config, network, loss, result.params, x_test, t_test)
         summary = {"status": result.status, "reason": result.reason, "seconds": round(seconds, 2), "held out": summary}
         runs.save(folder, config | {"results": summary}, result.params)
         _write_history(folder / "history.csv", result.history)
@@ -71,14 +68,14 @@ def train(source: str, settings: dict[str, Any], out: Path, replace: bool) -> No
         outputs = np.asarray(network.apply(result.params, x_test), np.float64)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Glyph")  # a class name in letters that matplotlib's font has not got
-            page = _page(config, result, watched, agreement, summary, held_out, outputs, seconds, folder)
+            page = _page(config, result, watched, agreement, summary, task.held_out, outputs, seconds, folder)
         (folder / "report.html").write_text(page, encoding="utf-8")
 
     measured = ", ".join(f"{name} {value:.4g}" for name, value in summary["held out"].items())
-    print(f"{dataset.name}: {result.status} after {len(result.history.epoch)} epochs in {seconds:.1f} s")
+    print(f"{task.dataset.name}: {result.status} after {len(result.history.epoch)} epochs in {seconds:.1f} s")
     if result.status != "completed":
         print(result.reason)
-    print(f"held out ({len(held_out.inputs)} examples): {measured}")
+    print(f"held out ({len(x_test)} examples): {measured}")
     print(f"hand-written against jax.grad: {agreement.verdict}, relative difference {agreement.total.relative:.1e}")
     print(f"report: {out / 'report.html'}")
 
@@ -89,7 +86,7 @@ def compare_run(folder: Path, out: Path | None) -> bool:
     run = _open(folder)
     dataset = _reload(run.config)
     training, _ = datasets.split(dataset, test_fraction=run.config["test_fraction"], seed=run.config["seed"])
-    x, t = _arrays(run.config, run.loss, (run.inputs, run.targets), training)
+    x, t = _arrays(run.config, run.loss, training)
     agreement = fnn.compare(run.network, run.loss, run.params, x[:_MONITORED], t[:_MONITORED], costs=True)
     print(agreement)
     if out:
@@ -160,8 +157,8 @@ def evaluate(folder: Path, source: str, target: str | None, labels: Path | None,
     dataset = datasets.load(source, target=target, labels=labels, task=run.config["task"])
     if part == "held-out":
         _, dataset = datasets.split(dataset, test_fraction=run.config["test_fraction"], seed=run.config["seed"])
-    x, t = _arrays(run.config, run.loss, (run.inputs, run.targets), dataset)
-    measured = _measures(run.config, run.network, run.loss, run.params, x, t, (run.inputs, run.targets))
+    x, t = _arrays(run.config, run.loss, dataset)
+    measured = measures(run.config, run.network, run.loss, run.params, x, t)
     print(
         f"{dataset.name} ({len(x)} examples): " + ", ".join(f"{name} {value:.6g}" for name, value in measured.items())
     )
@@ -206,11 +203,35 @@ def _open(folder: Path) -> runs.Run:
 # From settings to a configuration -------------------------------------------------------------------------------------
 
 
+class Prepared(NamedTuple):
+    """What a run is trained on: (inputs, targets) as the network takes them; config: how they came to be."""
+
+    dataset: Dataset
+    held_out: Dataset
+    loss: fnn.Loss
+    config: dict[str, Any]
+    training: tuple[np.ndarray, np.ndarray]
+    validation: tuple[np.ndarray, np.ndarray]
+
+
+def prepare(source: str, settings: dict[str, Any]) -> Prepared:
+    """Loads, splits and scales as the settings say. Raises ValueError for what does not fit."""
+    if not 0 <= settings["seed"] < 2**32:
+        raise ValueError(f"seed must be an integer from 0 to {2**32 - 1}, got {settings['seed']}")
+    dataset = datasets.load(source, target=settings["target"], labels=settings["labels"], task=settings["task"])
+    training, held_out = datasets.split(dataset, test_fraction=settings["test_fraction"], seed=settings["seed"])
+    loss = fnn.losses.get(settings["loss"] or _suitable_loss(dataset.task))
+    config = _configuration(source, settings, dataset, training, loss)
+    arrays = (_arrays(config, loss, part) for part in (training, held_out))
+    return Prepared(dataset, held_out, loss, config, *arrays)
+
+
 def _suitable_loss(task: str) -> str:
     return "cross_entropy" if task == "classification" else "mean_square_error"
 
 
-def _network(dataset: Dataset, settings: dict[str, Any], loss: fnn.Loss) -> fnn.Network:
+def build_network(dataset: Dataset, settings: dict[str, Any], loss: fnn.Loss) -> fnn.Network:
+    """The layers that the settings name, between the data's inputs and targets. Raises ValueError."""
     suited = {"real": "linear", "unit interval": "softmax", "distribution": "softmax"}[loss.needs]
     suited = next(iter(loss.fused), suited)  # the output layer the loss is fused with, where there is one
     last = settings["output"] or suited
@@ -222,6 +243,11 @@ def _network(dataset: Dataset, settings: dict[str, Any], loss: fnn.Loss) -> fnn.
     return network
 
 
+def batch_plan(size: int, shuffle: str = "each_epoch") -> fnn.training.BatchPlan:
+    """Batches of `size` examples; 0 for all at once."""
+    return fnn.training.minibatch(size, shuffle=shuffle) if size else fnn.training.batch()
+
+
 def _optimizer(name: str, learning_rate: float | None) -> fnn.optimizers.Optimizer:
     if learning_rate is None:
         return fnn.optimizers.get(name)
@@ -230,8 +256,8 @@ def _optimizer(name: str, learning_rate: float | None) -> fnn.optimizers.Optimiz
     return fnn.optimizers.get(f"{name}(learning_rate={learning_rate!r})")
 
 
-def _configuration(source, settings, dataset, training, network, loss, optimizer) -> dict[str, Any]:
-    """Everything the run depends on, resolved, as plain data."""
+def _configuration(source, settings, dataset, training, loss) -> dict[str, Any]:
+    """The data and how it is prepared, resolved, as plain data; the rest of a run's configuration is added to it."""
     scaled = dataset.image_shape is None  # pixels come in [0, 1] and stay there
     inputs = datasets.fit_standardizer(training.inputs) if scaled else _unscaled(training.inputs.shape[1])
     targets = datasets.fit_standardizer(training.targets) if dataset.task == "regression" else None
@@ -239,12 +265,8 @@ def _configuration(source, settings, dataset, training, network, loss, optimizer
     return {
         "data": source if source in datasets.BUNDLED else str(Path(source).resolve()),
         "task": dataset.task,
-        "network": runs.describe_network(network),
         "loss": f"{loss.name}({loss.reduction})",
-        "optimizer": {"name": optimizer.name, **_plain(optimizer.constants)},
-        **{name: settings[name] for name in ("regularizer", "gradient", "dtype", "epochs", "batch_size", "shuffle")},
-        **{name: settings[name] for name in ("seed", "test_fraction", "target")},
-        "track": list(settings["track"]),
+        **{name: settings[name] for name in ("dtype", "seed", "test_fraction", "target")},
         "labels": settings["labels"] and str(settings["labels"]),
         "classes": list(dataset.classes),
         "features": list(dataset.features),
@@ -270,9 +292,9 @@ def _reload(config: dict[str, Any]) -> Dataset:
     return datasets.load(config["data"], target=config["target"], labels=labels, task=config["task"])
 
 
-def _arrays(config, loss, rescale, dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
+def _arrays(config, loss, dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
     """Inputs and targets as the network takes them."""
-    inputs, targets = rescale
+    inputs, targets = runs.standardizers(config)
     dataset = _by_name(dataset, config["features"])
     t = runs.encode(config, loss, dataset)
     return inputs.apply(dataset.inputs), targets.apply(t) if targets else t
@@ -300,20 +322,23 @@ def _random_targets(loss: fnn.Loss, key: jax.Array, examples: int, width: int) -
 # What is measured and shown -------------------------------------------------------------------------------------------
 
 
-def _right_answers(task: str):
+def right_answers(task: str):
+    """What `fit` calls correct: None for numbers."""
     # one rule for every loss: the class with the largest output
     return fnn.losses.largest if task == "classification" else None
 
 
-def _measures(config, network, loss, params, x, t, rescale) -> dict[str, float]:
-    value, accuracy = fnn.training.evaluate(network, loss, params, x, t, _right_answers(config["task"]))
+def measures(config, network, loss, params, x, t) -> dict[str, float]:
+    """Loss and accuracy, or loss, R^2 and root mean square error in the data's own units."""
+    value, accuracy = fnn.training.evaluate(network, loss, params, x, t, right_answers(config["task"]))
     measured = {"loss": float(value)}
     if config["task"] == "classification":
         return measured | {"accuracy": float(accuracy)}
     outputs = np.asarray(network.apply(params, x), np.float64)
     error, spread = np.mean((outputs - t) ** 2), np.mean((t - t.mean(axis=0)) ** 2)
     spread = spread if spread > 0 else np.nan  # a constant target: nothing to explain
-    own_units = rescale[1].invert(outputs) - rescale[1].invert(t)
+    _, scaled = runs.standardizers(config)
+    own_units = scaled.invert(outputs) - scaled.invert(t)
     return measured | {
         "R^2": float(1 - error / spread),
         "root mean square error": float(np.sqrt(np.mean(own_units**2))),

@@ -1,13 +1,16 @@
-"""Pictures of a run, as matplotlib figures."""
+"""Pictures of a run or a sweep, as matplotlib figures."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from functional_nn.training import History
 
@@ -107,3 +110,253 @@ def images(inputs: np.ndarray, shape: tuple[int, int], captions: Sequence[str]) 
             axis.imshow(pixels.reshape(shape), cmap="gray_r")
             axis.set_title(caption, fontsize=8, parse_math=False)
     return figure
+
+
+# Of a sweep -----------------------------------------------------------------------------------------------------------
+
+WORDS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999")  # Okabe and Ito
+_FEW = 8  # values that are set out evenly, each with its name
+
+
+class _Axis(NamedTuple):
+    """Where values stand, from 0 to 1, and what is written where."""
+
+    places: np.ndarray
+    ticks: list[tuple[float, str]]
+
+
+def parallel_coordinates(
+    columns: dict[str, np.ndarray], losses: np.ndarray, diverged: np.ndarray, label: str = "held-out loss"
+) -> Figure:
+    """A line for each of N members over its hyperparameters (N,) to its loss (N,), dark where that is low.
+
+    diverged (N,), and losses that are not finite: grey lines that end above the axis.
+    """
+    lost = diverged | ~np.isfinite(losses)
+    loss = _loss_axis(np.where(lost, np.nan, losses))
+    score = np.where(lost, np.inf, losses)
+    rank = np.argsort(np.argsort(score, kind="stable"), kind="stable") / max(1, len(losses) - 1) - 0.5
+    axes = {name: _axis(values, name) for name, values in columns.items()}
+    points = [axis.places + _spread(axis.places) * rank for axis in axes.values()]
+    points = np.stack([*points, np.where(lost, 1.1, loss.places)], axis=1)
+    top = 1.16 if lost.any() else 1.08
+    many, colors = len(losses) > 100, plt.get_cmap("viridis")(np.nan_to_num(loss.places) * 0.95)
+    colors[:, 3] = 0.35 if many else 0.8
+    colors[lost] = (0.6, 0.6, 0.6, 0.2 if many else 0.6)
+    width = np.where(score <= np.sort(score)[min(9, len(score) - 1)], 1.6, 0.8)
+    colors[np.isfinite(score) & (width > 1), 3] = 1.0
+    order = np.argsort(-score, kind="stable")  # the best on top
+    with plt.rc_context(STYLE | {"axes.grid": False}):
+        figure, axis = plt.subplots(figsize=(max(6.6, 1.5 * (len(axes) + 1)), 3.9), layout="constrained", dpi=200)
+        lines = np.stack([np.broadcast_to(np.arange(points.shape[1]), points.shape), points], axis=2)
+        axis.add_collection(
+            LineCollection(lines[order], colors=colors[order], linewidths=width[order], rasterized=many)
+        )
+        for x, (name, one) in enumerate([*axes.items(), (label, loss)]):
+            last = x == len(axes)
+            axis.plot([x, x], [0, 1], color="black", lw=0.8, zorder=3)
+            axis.text(x, top, name, ha="center", va="bottom", fontsize=10, fontweight="bold", parse_math=False)
+            ticks = [*one.ticks, (1.1, "diverged")] if last and lost.any() else one.ticks
+            for y, text in ticks:
+                axis.plot([x - 0.02, x + 0.02], [y, y], color="black", lw=0.8, zorder=3)
+                box = {"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 0.6}
+                axis.text(x + 0.04, y, text, va="center", fontsize=8, bbox=box, zorder=4, parse_math=False)
+        if not lost.all():  # the last axis is the colours' key
+            strip = np.linspace(0, 0.95, 64)[:, None]
+            axis.imshow(strip, extent=(len(axes) - 0.012, len(axes) + 0.012, 0, 1), origin="lower", aspect="auto",
+                        cmap="viridis", vmin=0, vmax=1, zorder=3.5)  # fmt: skip
+        axis.set(xlim=(-0.25, len(axes) + 0.35), ylim=(-0.05, top))
+        axis.set_axis_off()
+    return figure
+
+
+def rate_curves(
+    rates: np.ndarray,
+    losses: np.ndarray,
+    diverged: np.ndarray,
+    curves: np.ndarray | None = None,
+    panels: np.ndarray | None = None,
+    names: tuple[str, str] = ("", ""),
+    label: str = "held-out loss",
+) -> Figure:
+    """The median loss against the learning rate, between its quartiles: a curve for each value of `curves`.
+
+    All arrays (N,); a panel for each value of `panels`; names: of what curves and panels differ in. Diverged members
+    count as worse than all others; where the median itself is beyond the picture there is a cross on its upper edge.
+    """
+    losses = np.where(diverged | ~np.isfinite(losses), np.inf, losses)
+    x, places = _binned(rates)
+    curve_values = np.unique(curves) if curves is not None else [None]
+    panel_values = np.unique(panels) if panels is not None else [None]
+    whole = np.ones(len(losses), bool)
+    quartiles = {
+        (panel, curve): np.array([
+            _quantiles(losses[(places == i) & (whole if curve is None else curves == curve)
+                              & (whole if panel is None else panels == panel)], (0.25, 0.5, 0.75))
+            for i in range(len(x))
+        ])
+        for panel in panel_values
+        for curve in curve_values
+    }  # fmt: skip
+    low, high, logarithmic = _limits(np.concatenate([q.ravel() for q in quartiles.values()]))
+    colors = _colors(curve_values)
+    with plt.rc_context(STYLE):
+        columns = min(3, len(panel_values))
+        rows = -(-len(panel_values) // columns)
+        figure, axes = plt.subplots(
+            rows, columns, figsize=(7.2 if columns == 1 else 3.6 * columns, 3.6 * rows), layout="constrained",
+            sharex=True, sharey=True, squeeze=False,
+        )  # fmt: skip
+        for axis in axes.flat[len(panel_values) :]:
+            axis.remove()
+        for axis, panel in zip(axes.flat, panel_values, strict=False):
+            for curve, color in zip(curve_values, colors, strict=True):
+                q = quartiles[panel, curve]
+                known = ~np.isnan(q[:, 1])
+                at, (first, median, third) = x[known], np.clip(q[known].T, low, high)
+                beyond = q[known, 1] > high
+                shown = np.where(beyond, np.nan, median)
+                axis.fill_between(at, first, third, color=color, alpha=0.15, lw=0)
+                axis.plot(at, shown, color=color, marker=".", label=value_text(curve, names[0]))
+                axis.plot(at[beyond], np.full(beyond.sum(), high), "x", color=color, clip_on=False)
+                if not beyond.all():
+                    best = np.nanargmin(shown)
+                    axis.plot(at[best], shown[best], "o", ms=8, mfc="none", mec=color)
+            axis.set(xscale="log" if (x > 0).all() else "linear", yscale="log" if logarithmic else "linear")
+            axis.set(xlabel="learning rate", ylabel=label)
+            axis.label_outer()
+            pad = (high / low) ** 0.05 if logarithmic else 0.05 * (high - low)
+            axis.set_ylim(*((low / pad, high * pad) if logarithmic else (low - pad, high + pad)))
+            if panel is not None:
+                axis.set_title(f"{names[1]} {value_text(panel, names[1])}", parse_math=False)
+        if len(curve_values) > 1:
+            legend = axes[0, -1].legend(title=names[0], loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8)
+            for text in legend.get_texts():
+                text.set_parse_math(False)
+    return figure
+
+
+def quantile_bands(panels: Sequence[tuple[str, np.ndarray]], label: str = "held-out loss") -> Figure:
+    """For each (title, losses (E, N)): their median over epochs, 25 to 75 % and 10 to 90 %; nan is left out."""
+    quantiles = []
+    for _, losses in panels:
+        rows = [row[np.isfinite(row)] for row in losses]
+        quantiles.append(
+            np.array([np.quantile(row, (0.1, 0.25, 0.5, 0.75, 0.9)) if row.size else [np.nan] * 5 for row in rows])
+        )
+    low, high, logarithmic = _limits(np.concatenate([q.ravel() for q in quantiles]))
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(
+            1, len(panels), figsize=(max(6.6, 3.8 * len(panels)), 3.4), layout="constrained", sharey=True, squeeze=False
+        )
+        for axis, (title, losses), q in zip(axes.flat, panels, quantiles, strict=True):
+            epochs, q = np.arange(1, len(losses) + 1), np.clip(q.T, low, high)
+            one = losses.shape[1] == 1
+            if not one:
+                axis.fill_between(epochs, q[0], q[4], color=TRAINING, alpha=0.15, lw=0, label="10 to 90 %")
+                axis.fill_between(epochs, q[1], q[3], color=TRAINING, alpha=0.3, lw=0, label="25 to 75 %")
+            marker = "." if len(epochs) < 3 else None
+            axis.plot(epochs, q[2], color=TRAINING, marker=marker, label=None if one else "median")
+            if np.isnan(q).all():
+                axis.text(0.5, 0.5, "all diverged at once", ha="center", va="center", transform=axis.transAxes)
+            elif not one and axis is axes[0, -1]:
+                axis.legend(fontsize=8)
+            axis.set(xlabel="epoch", yscale="log" if logarithmic else "linear")
+            axis.set_title(title, fontsize=10, parse_math=False)
+        axes[0, 0].set_ylabel(label)
+    return figure
+
+
+def value_text(value, name: str = "") -> str:
+    """A hyperparameter as it is shown: four digits of a number; a batch size of 0 is "all"."""
+    if value is None or isinstance(value, str):
+        return str(value)
+    return "all" if name == "batch_size" and value == 0 else f"{value:.4g}"
+
+
+def _axis(values: np.ndarray, name: str = "") -> _Axis:
+    distinct, places = np.unique(values, return_inverse=True)
+    if len(distinct) <= _FEW or distinct.dtype.kind == "U":
+        at = np.linspace(0, 1, len(distinct)) if len(distinct) > 1 else np.array([0.5])
+        return _Axis(at[places], [(y, value_text(v, name)) for y, v in zip(at, distinct, strict=True)])
+    return _numbers(values.astype(np.float64), distinct[0], distinct[-1], _is_logarithmic(distinct))
+
+
+def _loss_axis(losses: np.ndarray) -> _Axis:
+    if not np.isfinite(losses).any():
+        return _Axis(np.full(len(losses), np.nan), [])
+    low, high, logarithmic = _limits(losses)
+    axis = _numbers(np.clip(losses, low, high), low, high, logarithmic)
+    ends = [(y, text) for y, text in axis.ticks if 0.06 < y < 0.94] if len(axis.ticks) > 1 else []
+    more = "≥ " if np.nanmax(losses) > high else ""
+    return _Axis(axis.places, [(0.0, f"{low:.3g}"), *ends, (1.0, f"{more}{high:.3g}")])
+
+
+def _numbers(values: np.ndarray, low: float, high: float, logarithmic: bool) -> _Axis:
+    turned = np.log10 if logarithmic else lambda v: np.asarray(v, np.float64)
+    first, last = float(turned(low)), float(turned(high))
+    if logarithmic:
+        decades = np.arange(np.ceil(first - 1e-9), np.floor(last + 1e-9) + 1)
+        marks = 10.0 ** decades[:: max(1, len(decades) // 6)] if len(decades) > 1 else np.geomspace(low, high, 4)
+    else:
+        marks = MaxNLocator(5).tick_values(low, high)
+    marks = marks[(marks >= low * (1 - 1e-9)) & (marks <= high * (1 + 1e-9))] if low > 0 else marks
+    ticks = [(float(turned(v) - first) / (last - first), f"{v:.3g}") for v in marks]
+    return _Axis((turned(values) - first) / (last - first), [tick for tick in ticks if -1e-6 <= tick[0] <= 1 + 1e-6])
+
+
+def _is_logarithmic(distinct: np.ndarray) -> bool:
+    """Whether the middle one of the values is nearer to the middle of their logarithms than to that of the range."""
+    low, middle, high = (float(v) for v in (distinct[0], np.median(distinct), distinct[-1]))
+    if low <= 0:
+        return False
+    log_off = abs(np.log(middle) - (np.log(low) + np.log(high)) / 2) / np.log(high / low)
+    return log_off < abs(middle - (low + high) / 2) / (high - low)
+
+
+def _limits(losses: np.ndarray) -> tuple[float, float, bool]:
+    """Lowest and highest loss to show, and whether on a log scale; what has blown up does not set the scale."""
+    finite = losses[np.isfinite(losses)]
+    if finite.size == 0:
+        return 0.0, 1.0, False
+    low, high, quarter = float(finite.min()), float(finite.max()), float(np.quantile(finite, 0.25))
+    if low >= 0 and quarter > 0:
+        high = min(high, 1e3 * quarter)
+        low = max(float(finite[finite > 0].min()), 1e-6 * quarter)  # zeros stand on the lower edge
+    if low > 0 and high > 3 * low:
+        return low, high, True
+    return (low, high, False) if high > low else (low - abs(low) / 10 - 1e-12, high + abs(high) / 10 + 1e-12, False)
+
+
+def _spread(places: np.ndarray) -> float:
+    """How far apart members of one value are drawn: that many lines are not one."""
+    count = len(np.unique(places))
+    return 0.0 if count == len(places) else min(0.06, 0.4 / count)
+
+
+def _binned(rates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The distinct rates and whose each member's is; where nearly each has its own, bins of as many members each."""
+    distinct, places = np.unique(rates, return_inverse=True)
+    if len(distinct) <= 24 or 3 * len(distinct) <= len(rates):
+        return distinct, places
+    bins = np.array_split(np.arange(len(distinct)), int(np.clip(len(rates) // 8, 3, 16)))
+    of = np.concatenate([np.full(len(one), i) for i, one in enumerate(bins)])
+    return np.array([np.median(distinct[one]) for one in bins]), of[places]
+
+
+def _quantiles(values: np.ndarray, shares: Sequence[float]) -> list[float]:
+    """Interpolated between neighbours, where infinity is a number like others; nan of nothing."""
+    ordered, found = np.sort(values), []
+    for share in shares if values.size else ():
+        at = share * (len(ordered) - 1)
+        lower, upper = ordered[int(np.floor(at))], ordered[int(np.ceil(at))]
+        found.append(lower if lower == upper else lower + (upper - lower) * (at % 1))
+    return found or [np.nan] * len(shares)
+
+
+def _colors(values: Sequence) -> list:
+    if len(values) == 1:
+        return [TRAINING]
+    if isinstance(values[0], str) and len(values) <= len(WORDS):
+        return list(WORDS[: len(values)])
+    return list(plt.get_cmap("viridis")(np.linspace(0, 0.88, len(values))))

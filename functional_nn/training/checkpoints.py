@@ -320,6 +320,10 @@ class Checkpoints:
             raise _refused(self.folder, f"none of the {len(numbers)} files in this folder is whole")
         return None
 
+    def at(self, number: int) -> Checkpoint:
+        """The checkpoint with that number. Raises CheckpointError where it is not there, or not whole."""
+        return read(self._file(number))
+
     def _file(self, number: int) -> Path:
         return self.folder / f"checkpoint-{number:08d}.npz"
 

@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import numpy as np
 from jax import Array
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from functional_nn import checks, optimizers, registry
 from functional_nn.gradients import quantities
@@ -26,7 +27,8 @@ from functional_nn.networks.network import Inputs, Network, Params
 from functional_nn.optimizers import regularizers
 from functional_nn.optimizers.first_order import Optimizer
 from functional_nn.optimizers.regularizers import Regularizer
-from functional_nn.training.checkpoints import Checkpoint, Checkpoints
+from functional_nn.training.checkpoints import Checkpoint, Checkpoints, check_config, restore
+from functional_nn.training.configuration import describe
 from functional_nn.training.minibatches import BatchPlan, batch, minibatch
 from functional_nn.training.program import (
     DIVERGED,
@@ -116,6 +118,9 @@ def fit(
     track: Track = (),
     chunk: int = 10,
     on_chunk: Callable[[Any, History], None] | None = None,
+    mesh: Mesh | None = None,
+    checkpoint: Checkpoints | None = None,
+    resume: bool = False,
 ) -> FitResult:
     """Trains `network` on inputs (Q, R) or {name: (Q, R)} and targets (Q, S).
 
@@ -129,6 +134,10 @@ def fit(
     ("noise_scale",), or functions by name, `{"rate": lambda params, inputs, targets: ...}`; what they give after
     each epoch, on all training examples, stands in `history.tracked`. on_chunk(state, history so far) is called
     after every `chunk` epochs, outside the compiled program.
+    mesh: lays the examples of every batch over its devices, parameters on each, so that the compiler sums their
+    sensitivities' contributions: data parallelism, the same training to rounding. Batches must divide evenly.
+    checkpoint: `checkpoints.keep(folder)`, saved after chunks and at the end; resume=True goes on from the newest one
+    there, bitwise as if it had never stopped (also with more `epochs`). Ctrl-C then saves and raises KeyboardInterrupt.
 
     Compiles one program, whatever `epochs` is, and keeps it for later runs with the same network, loss, optimizer,
     plan and settings (the same object, where it is a wrapped optimizer). An update whose loss, gradient or result is
@@ -136,7 +145,7 @@ def fit(
     from `params` begins anew with everything else: moments, schedules and, with the same key, batches.
 
     Raises ValueError or TypeError for data or settings that do not fit, before anything is compiled, and where it is
-    itself being traced.
+    itself being traced; CheckpointError for checkpoints of another network, data or settings, and for broken ones.
     """
     constants = getattr(optimizer, "constants", {})
     if not all(map(checks.is_concrete, jax.tree.leaves((inputs, targets, key, params, validation, constants)))):
@@ -151,16 +160,63 @@ def fit(
     params = network.init(init_key) if params is None else params
     training, held_out = prepared(settings, params, inputs, targets, validation)
     settings = with_plan(settings, len(training.targets))
+    if mesh is not None:
+        settings = settings._replace(mesh=_divides(mesh, settings.plan.size or len(training.targets)))
+        params, training, held_out, plan_key = _everywhere((params, training, held_out, plan_key), settings.mesh)
 
     begin, advance = _compiled(settings, min(chunk, epochs))
-    run, tables = begin(params), []
-    while not int(run.ended) and int(run.epoch) < epochs:
-        run, table, ran = advance(run, training, held_out, plan_key, min(chunk, epochs - int(run.epoch)))
-        tables.append(jax.tree.map(lambda column, ran=ran: np.asarray(column)[: int(ran)], table))
-        if on_chunk:
-            on_chunk(run.state, _joined(tables))
+    run, tables, chunks = begin(params), [], 0
+    config = saved = None
+    if checkpoint is not None:
+        config, saved = describe(settings, training, held_out, key), begun(checkpoint, resume)
+    elif resume:
+        raise ValueError("resume: expected checkpoint=checkpoints.keep(folder) to resume from")
+    if saved is not None:
+        done, found = saved
+        check_config(found, config)
+        table = jax.eval_shape(advance, run, training, held_out, plan_key, 1)[1]
+        history = jax.tree.map(lambda x: jax.ShapeDtypeStruct((done, *x.shape[1:]), x.dtype), table)
+        tree = restore(found, {"run": run, "history": history})
+        run = jax.device_put(tree["run"]) if mesh is None else _everywhere(tree["run"], settings.mesh)
+        tables = [tree["history"]]
+    with interruptible(checkpoint is not None) as interrupted:
+        while not int(run.ended) and int(run.epoch) < epochs:
+            run, table, ran = advance(run, training, held_out, plan_key, min(chunk, epochs - int(run.epoch)))
+            tables.append(jax.tree.map(lambda column, ran=ran: np.asarray(column)[: int(ran)], table))
+            chunks += 1
+            if on_chunk:
+                on_chunk(run.state, _joined(tables))
+            ends, stopped = bool(int(run.ended)) or int(run.epoch) >= epochs, interrupted()
+            due = checkpoint is not None and (checkpoint.due(chunks) or ends or stopped)
+            if due and jax.process_index() == 0:
+                checkpoint.save(int(run.epoch), {"run": run, "history": _joined(tables)}, config)
+            if stopped and not ends:
+                raise KeyboardInterrupt(f"after epoch {int(run.epoch)}; saved in {checkpoint.folder}")
     status, reason = how_it_ended(settings, run)
     return FitResult(run.state, _joined(tables), status, reason, run.best)
+
+
+def _everywhere(tree: Any, mesh: Mesh) -> Any:
+    """Arrays of which every device of the mesh, in whichever process, has the whole."""
+    whole = NamedSharding(mesh, PartitionSpec())
+
+    def place(x):
+        if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+            return jax.random.wrap_key_data(place(jax.random.key_data(x)), impl=jax.random.key_impl(x))
+        return jax.make_array_from_process_local_data(whole, np.asarray(x), x.shape)
+
+    return jax.tree.map(place, tree)
+
+
+def _divides(mesh: Mesh, size: int) -> Mesh:
+    if not isinstance(mesh, Mesh):
+        raise TypeError(f"mesh: expected a jax.sharding.Mesh, got {type(mesh).__name__}")
+    if size % mesh.size:
+        raise ValueError(
+            f"mesh: batches of {size} examples do not divide evenly over {mesh.size} devices; choose a batch size that "
+            f"is a multiple of {mesh.size}"
+        )
+    return Mesh(mesh.devices, mesh.axis_names)  # whatever its axes' types: the compiler is to lay out the rest
 
 
 def _joined(tables: Sequence[History]) -> History:

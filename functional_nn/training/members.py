@@ -432,7 +432,7 @@ def _disturbed(key: Array, targets: Array, noise: Array, signs: bool) -> Array:
     examples, width = targets.shape
     order_key, shift_key = jax.random.split(key)
     rank = jnp.argsort(jax.random.permutation(order_key, examples))
-    wrong = (rank < jnp.round(noise * examples))[:, None]
+    wrong = (rank < jnp.round(noise * examples).astype(rank.dtype))[:, None]
     if width > 1 or signs:
         if width == 1:
             return jnp.where(wrong, -targets, targets)

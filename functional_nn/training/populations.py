@@ -6,6 +6,7 @@ as large as an accelerator's memory; `chunk` epochs a call. Between the calls li
 that have ended are dropped, halving, checkpoints, progress.
 """
 
+import dataclasses
 import functools
 import os
 import time
@@ -24,7 +25,7 @@ from functional_nn.gradients.views import said_bytes
 from functional_nn.networks.network import Network
 from functional_nn.networks.products import COLUMNS
 from functional_nn.training import checkpoints, search
-from functional_nn.training.checkpoints import Checkpoints
+from functional_nn.training.checkpoints import Checkpoint, Checkpoints
 from functional_nn.training.configuration import describe, fingerprint
 from functional_nn.training.loop import begun, interruptible
 from functional_nn.training.members import Group, Maker, grouped
@@ -159,7 +160,7 @@ def _mesh(mesh: Mesh | None) -> Mesh:
             "mesh: a population is divided among processes, each of which lays its part over its own devices; expected "
             f"a mesh of jax.local_devices(), got {foreign[0]} of process {foreign[0].process_index}"
         )
-    return mesh
+    return Mesh(mesh.devices, mesh.axis_names)  # whatever its axes' types
 
 
 def _bytes(tree: Any) -> int:
@@ -430,7 +431,7 @@ class _Training:
     def run(self, resume: bool) -> None:
         saved = None
         if self.checkpoint is not None:
-            saved = begun(self.checkpoint, resume)
+            saved = self.begun(resume)
         if saved is None:
             for one in self.trained:
                 one.begin_blocks()
@@ -451,18 +452,28 @@ class _Training:
                 for one in self.trained:
                     one.drop()
                 chunks += 1
-                last = self.epoch >= self.epochs or not self.running
-                if self.checkpoint is not None and (self.checkpoint.due(chunks) or last or interrupted()):
-                    self.save()
                 if self.on_chunk:
                     updates = count * sum(own * one.updates for one, own in working)
                     self.on_chunk(self.progress(updates, time.perf_counter() - began))
-                if interrupted():
+                last, stopped = self.epoch >= self.epochs or not self.running, interrupted()
+                if self.checkpoint is not None and (self.checkpoint.due(chunks) or last or stopped):
+                    self.save()
+                if stopped and not last:
                     raise KeyboardInterrupt(f"after epoch {self.epoch}; saved in {self.checkpoint.folder}")
         for one in self.trained:
             one.harvest()
         if jax.process_count() > 1:
             self.exchange()
+
+    def begun(self, resume: bool) -> tuple[int, Checkpoint] | None:
+        """Where to go on from: the newest checkpoint, of several processes the newest that all of them have."""
+        if jax.process_count() == 1:
+            return begun(self.checkpoint, resume)
+        own = self.checkpoint.folder / f"process{jax.process_index()}"
+        self.checkpoint = dataclasses.replace(self.checkpoint, folder=own)
+        saved = begun(self.checkpoint, resume)
+        common = int(multihost_utils.process_allgather(np.array(saved[0] if saved else 0)).min())
+        return (common, self.checkpoint.at(common)) if common else None
 
     @property
     def running(self) -> int:
@@ -505,7 +516,7 @@ class _Training:
         if not np.isnan(scores).all():
             best = int(np.nanargmin(scores)), float(np.nanmin(scores))
         left = sum(int((one.ended[one.own] == 0).sum()) * one.updates for one in self.trained)
-        rate = updates / seconds if seconds > 0 else float("inf")
+        rate = max(updates, 1) / seconds
         running = self.running
         ended = sum(len(one.own) for one in self.trained) - running
         return Progress(self.epoch, self.epochs, running, ended, best, rate, (self.epochs - self.epoch) * left / rate)
@@ -517,15 +528,15 @@ class _Training:
                                 for name, c in self.columns.items()},
             "members": self.count, "shuffle": self.shuffle, "halving": repr(self.halving),
             "process": jax.process_index(), "processes": jax.process_count(),
-            "groups": [describe(one.group.make.settings, one.group.data.whole, one.group.held_out, one.plan_key)
-                       for one in self.trained],
+            "groups": {str(i): describe(one.group.make.settings, one.group.data.whole, one.group.held_out, one.plan_key)
+                       for i, one in enumerate(self.trained)},
         }  # fmt: skip
 
     def save(self) -> None:
         tree = {"groups": [one.to_save(self.epoch) for one in self.trained]}
         self.checkpoint.save(self.epoch, tree, self.configuration())
 
-    def restore(self, epoch: int, saved: checkpoints.Checkpoint) -> None:
+    def restore(self, epoch: int, saved: Checkpoint) -> None:
         checkpoints.check_config(saved, self.configuration())
         like = []
         for place, one in enumerate(self.trained):

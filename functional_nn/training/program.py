@@ -405,7 +405,7 @@ def lanes(settings: Settings, make: Callable[[Any], Settings], length: int, shar
             after = jax.vmap(where)(going, after, run)
             run, table = where(settled, (after, write(table, row, clock - first)), (run, table))
             low, high = where(settled, (low * 0, high * 0 + updates + 1), verdict[:2])
-            return clock + settled, run, table, low, high
+            return clock + settled.astype(clock.dtype), run, table, low, high
 
         def unfinished(carry):
             clock, run, *_ = carry

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from functional_nn import checks
+from functional_nn.gradients.comparison import ulp_distance
 from functional_nn.networks.network import Network, Params
 from functional_nn.training.loop import FitResult, fit
 from functional_nn.training.members import Group, unpadded
@@ -212,10 +213,10 @@ class Population:
         part, place = self._place(member)
         alone, epochs = self.solo(member), int(part.epoch[place])
         lane = part.history.training_loss[:epochs, place]
-        ulps = _ulps(lane, alone.history.training_loss[:epochs])
+        ulps = _apart(lane, alone.history.training_loss[:epochs])
         params = jax.tree.leaves(self.params(member))
         others = [np.asarray(x) for x in jax.tree.leaves(alone.params)]
-        params_ulps = max(float(_ulps(a, b).max()) for a, b in zip(params, others, strict=True))
+        params_ulps = max(float(_apart(a, b).max()) for a, b in zip(params, others, strict=True))
         wide = lambda tree: np.concatenate([np.asarray(x, np.float64).ravel() for x in tree])  # noqa: E731
         size = np.linalg.norm(wide(others))
         relative = float(np.linalg.norm(wide(params) - wide(others)) / (size or 1.0))
@@ -241,19 +242,9 @@ class Population:
         return cls(dict(hyperparameters), status, epochs, history, seconds, shuffle, key, tuple(parts))
 
 
-def _ulps(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Floating-point numbers between a and b; 0 where both are nan."""
-    a, b = np.asarray(a), np.asarray(b)
-    wide = np.result_type(a.dtype, np.float32)
-    a, b = a.astype(wide), b.astype(wide)
-    integer = np.int64 if wide == np.float64 else np.int32
-
-    def ordered(x):
-        bits = x.view(integer).astype(np.float64 if wide == np.float64 else np.int64)
-        return np.where(bits < 0, -(bits + (2.0**63 if wide == np.float64 else 2**31)), bits)
-
-    distance = np.abs(ordered(np.ascontiguousarray(a)) - ordered(np.ascontiguousarray(b))).astype(np.float64)
-    return np.where(np.isnan(a) & np.isnan(b), 0.0, distance)
+def _apart(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """ulps between the two; 0 where both are nan."""
+    return np.where(np.isnan(a) & np.isnan(b), 0.0, ulp_distance(a, b))
 
 
 def _why(epoch: int | None, ulps: np.ndarray, params_ulps: float, relative: float) -> str:

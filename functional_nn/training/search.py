@@ -1,6 +1,6 @@
 """Which hyperparameters to try, {name: (N,) array}, a row for each of N members, and which members go on.
 
-Numbers are int64 or float64, words (the names of activations and initializers) arrays of str.
+Numbers are int64 or float64; words (the names of activations and initializers) arrays of str, truths of bool.
 """
 
 import math
@@ -26,7 +26,7 @@ def grid(**values: Any) -> dict[str, np.ndarray]:
     >>> grid(learning_rate=[0.1, 0.2], seed=range(2))
     {'learning_rate': array([0.1, 0.1, 0.2, 0.2]), 'seed': array([0, 1, 0, 1])}
 
-    Raises ValueError for no names, empty or nested lists, and lists of both numbers and words.
+    Raises ValueError for no names, empty or nested lists, and lists of mixed kinds.
     """
     columns = {name: _column(name, [given] if _is_single(given) else given) for name, given in values.items()}
     if not columns:
@@ -140,8 +140,8 @@ def choice(values: Any) -> Choice:
 def random_search(count: int, *, search_seed: int = 0, **distributions: Any) -> dict[str, np.ndarray]:
     """`count` members with every name drawn from its distribution; a number or word is the same for all members.
 
-    A list of length `count` is taken as it is. With the same `search_seed`, the first k members are those of a search for k,
-    and what a name draws does not depend on the other names.
+    A list of length `count` is taken as it is. With the same `search_seed`, the first k members are those of a search
+    for k, and what a name draws does not depend on the other names.
 
     >>> search = random_search(32, learning_rate=log_uniform(1e-4, 1e-1), activation=choice(["tanh", "relu"]))
     >>> search["learning_rate"].shape
@@ -172,7 +172,7 @@ def random_search(count: int, *, search_seed: int = 0, **distributions: Any) -> 
 
 
 def normalized(hyperparameters: Any) -> dict[str, np.ndarray]:
-    """The hyperparameters as arrays of shape (N,), int64, float64 or str. Raises ValueError unless all have N >= 1."""
+    """The hyperparameters as arrays (N,), int64, float64, str or bool. Raises ValueError unless all have N >= 1."""
     if not isinstance(hyperparameters, Mapping):
         raise ValueError(f"hyperparameters: expected a dict of lists, got {type(hyperparameters).__name__}")
     if not hyperparameters:
@@ -286,7 +286,7 @@ def _is_single(given: Any) -> bool:
 
 
 def _column(name: str, given: Any) -> np.ndarray:
-    """The values of one name, of shape (N,) with N >= 1: int64, float64 or str."""
+    """The values of one name, of shape (N,) with N >= 1: int64, float64, str or bool."""
     if isinstance(given, _Distribution):
         raise ValueError(f"{name}: expected a list, got {given}, which random_search takes")
     if hasattr(given, "__array__"):
@@ -300,14 +300,16 @@ def _column(name: str, given: Any) -> np.ndarray:
     if not items:
         raise ValueError(f"{name}: expected at least one value, got none")
     for item in items:
-        if isinstance(item, bool) or not isinstance(item, int | float | str):
-            raise ValueError(f"{name}: expected numbers or words, got {item!r}")
+        if not isinstance(item, int | float | str):
+            raise ValueError(f"{name}: expected numbers, words or truths, got {item!r}")
         if isinstance(item, float) and not math.isfinite(item):
             raise ValueError(f"{name}: expected finite numbers, got {item}")
-    words = sum(isinstance(item, str) for item in items)
-    if 0 < words < len(items):
-        raise ValueError(f"{name}: expected either numbers or words, got both")
-    dtype = str if words else np.float64 if any(isinstance(item, float) for item in items) else np.int64
+    kinds = {next((kind for kind in (str, bool) if isinstance(item, kind)), float) for item in items}
+    if len(kinds) > 1:
+        raise ValueError(f"{name}: expected either numbers or words or truths, got a mixture")
+    (dtype,) = kinds
+    if dtype is float:
+        dtype = np.float64 if any(isinstance(item, float) for item in items) else np.int64
     try:
         return np.array(items, dtype)
     except OverflowError:

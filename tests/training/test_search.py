@@ -62,17 +62,17 @@ def test_single_precision_and_bfloat16_become_float64():
 
 REFUSED = {
     "empty": ([], "size: expected at least one value, got none"),
-    "nested": ([1, [2]], r"size: expected numbers or words, got \[2\]"),
-    "mixed": ([1, "a"], "size: expected either numbers or words, got both"),
-    "mixed with floats": ([0.1, "a", 2], "size: expected either numbers or words, got both"),
-    "a truth": ([True], "size: expected numbers or words, got True"),
-    "None": ([1, None], "size: expected numbers or words, got None"),
+    "nested": ([1, [2]], r"size: expected numbers, words or truths, got \[2\]"),
+    "mixed": ([1, "a"], "size: expected either numbers or words or truths, got a mixture"),
+    "mixed with floats": ([0.1, "a", 2], "size: expected either numbers or words or truths, got a mixture"),
+    "a truth beside a number": ([True, 1], "size: expected either numbers or words or truths, got a mixture"),
+    "None": ([1, None], "size: expected numbers, words or truths, got None"),
     "nan": ([1.0, math.nan], "size: expected finite numbers, got nan"),
     "infinity": ([math.inf], "size: expected finite numbers, got inf"),
-    "complex": ([1j], "size: expected numbers or words, got 1j"),
+    "complex": ([1j], "size: expected numbers, words or truths, got 1j"),
     "too large": ([1, 2**63], "size: expected integers of at most 64 bits, got 9223372036854775808"),
     "two axes": (np.ones((2, 2)), r"size: expected a list, of shape \(N,\), got shape \(2, 2\)"),
-    "objects": (np.array([None]), "size: expected numbers or words, got None"),
+    "objects": (np.array([None]), "size: expected numbers, words or truths, got None"),
     "a set": ({1, 2}, r"size: expected a list, got \{1, 2\}"),
     "a distribution": (search.uniform(0, 1), r"size: expected a list, got Uniform\(low=0.0, high=1.0\)"),
 }
@@ -160,7 +160,9 @@ def test_the_widest_ranges_can_be_drawn():
 
 
 def test_a_search_takes_numbers_and_lists_too():
-    found = search.random_search(3, search_seed=0, rate=search.uniform(0, 1), size=8, activation="relu", momentum=[0, 0.5, 1])
+    found = search.random_search(
+        3, search_seed=0, rate=search.uniform(0, 1), size=8, activation="relu", momentum=[0, 0.5, 1]
+    )
     np.testing.assert_array_equal(found["size"], [8, 8, 8])
     np.testing.assert_array_equal(found["activation"], ["relu"] * 3)
     np.testing.assert_array_equal(found["momentum"], [0, 0.5, 1])
@@ -184,7 +186,10 @@ def test_a_search_takes_numbers_and_lists_too():
         (lambda: search.choice([]), "choice: expected at least one value, got none"),
         (lambda: search.choice("relu"), "choice: expected a list, got 'relu'"),
         (lambda: search.random_search(0, x=1), "random_search: count must be an integer >= 1, got 0"),
-        (lambda: search.random_search(2, search_seed=-1, x=1), "random_search: search_seed must be an integer >= 0, got -1"),
+        (
+            lambda: search.random_search(2, search_seed=-1, x=1),
+            "random_search: search_seed must be an integer >= 0, got -1",
+        ),
         (lambda: search.random_search(2), "random_search: expected at least one name"),
     ],
 )

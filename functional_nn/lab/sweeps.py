@@ -1,0 +1,581 @@
+"""What `functional-nn sweep` does: plain words to hyperparameters, a population trained, its table and page written."""
+
+import contextlib
+import importlib.util
+import inspect
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+import functional_nn as fnn
+from functional_nn import checks, registry
+from functional_nn.gradients.comparison import finite_or_none
+from functional_nn.lab import commands, environment, plots, report, runs
+from functional_nn.lab.commands import Prepared
+from functional_nn.lab.progress import progress
+from functional_nn.training import Population, Progress, checkpoints, search
+
+_WHOLE = ("seed", "batch_size", "examples", "subset", "width", "depth")  # their numbers are integers
+_MOST = 1_000_000  # members
+_SPACED = {"log": (search.log_uniform, search.log_integers), "lin": (search.uniform, search.integers)}
+_SPACINGS = "log:LOW:HIGH or lin:LOW:HIGH"
+
+
+# From words to hyperparameters ----------------------------------------------------------------------------------------
+
+
+def hyperparameters(grid: Sequence[str], random: Sequence[str], seed: int) -> dict[str, np.ndarray]:
+    """{name: (N,)} of --grid NAME=VALUES ... and --random COUNT NAME=DISTRIBUTION ...; of both, every combination.
+
+    Raises ValueError, saying what is accepted, for words that cannot be read.
+    """
+    if not grid and not random:
+        raise ValueError("nothing to sweep: expected --grid NAME=VALUES ..., or --random COUNT NAME=DISTRIBUTION ...")
+    listed = {name: grid_values(name, text) for name, text in _named("--grid", grid).items()} if grid else {}
+    drawn: dict[str, Any] = {}
+    count = 1
+    if random:
+        if not re.fullmatch(r"\d+", random[0]) or int(random[0]) < 1:
+            raise ValueError(f"--random: expected a count first, as in --random 64 seed=0..99, got {random[0]!r}")
+        count = int(random[0])
+        drawn = {name: distribution(name, text) for name, text in _named("--random", random[1:]).items()}
+    both = [name for name in listed if name in drawn]
+    if both:
+        raise ValueError(f"{both[0]} is given to both --grid and --random")
+    members = count * int(np.prod([float(len(values)) for values in listed.values()]))
+    if members > _MOST:
+        raise ValueError(f"--grid and --random: expected at most {_MOST} members, got {members}")
+    columns = search.random_search(count, search_seed=seed, **drawn) if random else {}
+    if not listed:
+        return columns
+    every = search.grid(**listed)
+    size = search.members(every)
+    columns = {name: np.repeat(column, size) for name, column in columns.items()}
+    return columns | {name: np.tile(column, count) for name, column in every.items()}
+
+
+def grid_values(name: str, text: str) -> list:
+    """The values that "8,32,128", "0..15", "log:1e-4:1e-1:12" or "lin:0:1:5" stand for.
+
+    >>> grid_values("batch_size", "8,32,128"), grid_values("seed", "0..3"), grid_values("width", "log:8:64:4")
+    ([8, 32, 128], [0, 1, 2, 3], [8, 16, 32, 64])
+
+    Spaced numbers of what is counted (seed, batch_size, examples, subset, width, depth) are rounded to integers.
+    """
+    if ":" in text:
+        spacing, numbers = _spaced(name, text, 3, ":COUNT, as in log:1e-4:1e-1:12")
+        low, high, count = numbers
+        if not isinstance(count, int) or not 2 <= count <= _MOST:
+            raise ValueError(f"{name}={text}: COUNT must be an integer from 2 to {_MOST}, got {count}")
+        try:
+            values = search.log_spaced(low, high, count) if spacing == "log" else _lin_spaced(low, high, count)
+        except ValueError as error:
+            raise ValueError(f"{name}={text}: {error}") from None
+        return list(dict.fromkeys(round(value) for value in values)) if name in _WHOLE else values
+    values = []
+    for part in _listed(name, text):
+        ends = _integer_range(name, part)
+        values.extend(range(ends[0], ends[1] + 1) if ends else [_literal(part)])
+    twice = [value for i, value in enumerate(values) if value in values[:i]] if len(values) <= 1000 else []
+    if twice:
+        raise ValueError(f"{name}={text}: {twice[0]} is given twice")
+    return values
+
+
+def distribution(name: str, text: str) -> Any:
+    """What "log:1e-4:1e-1", "lin:0:1", "0..99" or the choice "tanh,relu" is drawn from; a single value is for all.
+
+    >>> distribution("learning_rate", "log:1e-4:1e-1")
+    LogUniform(low=0.0001, high=0.1)
+    >>> distribution("width", "log:8:128"), distribution("activation", "tanh,relu")
+    (LogIntegers(low=8, high=128), Choice(values=('tanh', 'relu')))
+    """
+    try:
+        if ":" in text:
+            spacing, (low, high) = _spaced(name, text, 2, ", as in log:1e-4:1e-1")
+            return _SPACED[spacing][name in _WHOLE](low, high)
+        ends = _integer_range(name, text)
+        if ends:
+            return search.integers(*ends)
+        values = [_literal(part) for part in _listed(name, text)]
+        return search.choice(values) if len(values) > 1 else values[0]
+    except ValueError as error:
+        raise error if str(error).startswith(f"{name}=") else ValueError(f"{name}={text}: {error}") from None
+
+
+def _named(option: str, words: Sequence[str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for word in words:
+        name, equals, text = word.partition("=")
+        if not (equals and name.isidentifier() and text):
+            raise ValueError(f"{option}: expected NAME=VALUES, as in learning_rate=0.01,0.1, got {word!r}")
+        if name in found:
+            raise ValueError(f"{option}: {name} is given twice; list its values with commas")
+        found[name] = text
+    if not found:
+        raise ValueError(f"{option}: expected NAME=VALUES, as in learning_rate=0.01,0.1, got none")
+    return found
+
+
+def _spaced(name: str, text: str, count: int, then: str) -> tuple[str, list]:
+    spacing, *parts = text.split(":")
+    if spacing not in _SPACED:
+        raise ValueError(f"{name}={text}: {registry.unknown('spacing', spacing, _SPACED)}")
+    numbers = [_literal(part) for part in parts]
+    if len(numbers) != count or any(isinstance(number, str) for number in numbers):
+        raise ValueError(f"{name}={text}: expected {_SPACINGS.replace(' or ', then.split(',')[0] + ' or ')}{then}")
+    return spacing, numbers
+
+
+def _lin_spaced(low: float, high: float, count: int) -> list[float]:
+    search.uniform(low, high)  # refuses what is no range
+    return np.linspace(low, high, count).tolist()
+
+
+def _integer_range(name: str, text: str) -> tuple[int, int] | None:
+    """(a, b) of "a..b"; None where the text is no range."""
+    if ".." not in text:
+        return None
+    match = re.fullmatch(r"([+-]?\d+)\.\.([+-]?\d+)", text)
+    if not match:
+        raise ValueError(f"{name}={text}: a..b takes integers; for other numbers write {_SPACINGS}")
+    low, high = map(int, match.groups())
+    if not low <= high:
+        raise ValueError(f"{name}={text}: expected a..b with a <= b")
+    if high - low >= _MOST:
+        raise ValueError(f"{name}={text}: expected at most {_MOST} values, got {high - low + 1}")
+    return low, high
+
+
+def _listed(name: str, text: str) -> list[str]:
+    parts = [part.strip() for part in re.split(r",(?![^(]*\))", text)]  # commas in parentheses belong to a word
+    if not all(parts):
+        raise ValueError(f"{name}={text}: expected values between the commas")
+    return parts
+
+
+def _literal(text: str) -> int | float | str:
+    for convert in (int, float):
+        with contextlib.suppress(ValueError):
+            return convert(text)
+    return text
+
+
+# Devices and processes ------------------------------------------------------------------------------------------------
+
+
+def lay_out(devices: int | None, coordinator: str | None, processes: int | None, process: int | None) -> Mesh:
+    """The devices of this process, every core of a CPU by default, joined to the other processes where there are some.
+
+    JAX reads these settings as it starts, so nothing may have been computed before. Raises ValueError.
+    """
+    together = {"coordinator": coordinator, "processes": processes, "process": process}
+    missing = [name for name, value in together.items() if value is None]
+    if missing and len(missing) < 3:
+        raise ValueError(f"several processes: expected --coordinator, --processes and --process, got no --{missing[0]}")
+    if devices is not None:
+        checks.integer("", "devices", devices, 1)
+    with contextlib.suppress(RuntimeError):  # JAX runs already, as in a notebook, with the devices that it then has
+        jax.config.update("jax_num_cpu_devices", devices or environment._cores())
+    if not missing:
+        checks.integer("", "processes", processes, 1)
+        if not 0 <= process < processes:
+            raise ValueError(f"process must be 0 to {processes - 1}, got {process}")
+        jax.config.update("jax_cpu_collectives_implementation", "gloo")
+        try:
+            jax.distributed.initialize(coordinator, processes, process)
+        except RuntimeError as error:
+            raise ValueError(f"coordinator {coordinator}: {str(error).splitlines()[0]}") from None
+    there = jax.local_devices()
+    if devices is not None and devices > len(there):
+        raise ValueError(f"devices must be 1 to {len(there)}, as many as there are, got {devices}")
+    return Mesh(np.array(there[:devices]), ("members",))
+
+
+# The sweep ------------------------------------------------------------------------------------------------------------
+
+
+def sweep(source: str, settings: dict[str, Any], out: Path, replace: bool, resume: bool, mesh: Mesh) -> None:
+    """Trains the population and writes its folder. Raises ValueError for whatever does not fit, writing nothing."""
+    runs.check_free(out, replace)
+    columns = hyperparameters(settings["grid"], settings["random"], settings["seed"])
+    if settings["parquet"] and not importlib.util.find_spec("pyarrow"):
+        raise ImportError('--parquet needs pyarrow; pip install "functional-nn[tables]"')
+    task = commands.prepare(source, settings)
+    optimizer, varied = _optimizer(settings["optimizer"], columns)
+    regularizer = _regularizer(settings["regularizer"], columns)
+    halving = _halving(settings["halving"], settings["keep"])
+    epochs, patience, budget = settings["epochs"], settings["early_stopping"], settings["budget"]
+    # what is shown and what is kept are both those of the last epoch
+    stop = [] if patience is None else [fnn.training.early_stopping(patience, restore=False)]
+    plan = None if "batch_size" in columns else commands.batch_plan(settings["batch_size"])
+    first = jax.process_index() == 0  # the others train, and leave the talking and writing to it
+    with _checkpoints(out, replace, resume) as kept, _events(settings["log_dir"] if first else None) as events:
+        title = f"training {search.members(columns)} networks on {task.dataset.name}"
+        with progress(title, epochs) if first else contextlib.nullcontext(lambda *_: None) as advance:
+
+            def on_chunk(now: Progress) -> None:
+                advance(now.epoch, _said(now))
+                events(now)
+
+            try:
+                population = fnn.training.fit_population(
+                    _networks(task, settings), task.loss, optimizer, varied, task.training,
+                    key=jax.random.key(settings["seed"]), epochs=epochs, validation=task.validation, plan=plan,
+                    regularizer=regularizer, stop=stop, correct=commands.right_answers(task.dataset.task),
+                    shuffle=settings["shuffle"], pad=settings["pad"], halving=halving, chunk=max(1, epochs // 10),
+                    block=settings["block"], budget=None if budget is None else budget * 2**20, mesh=mesh,
+                    checkpoint=kept, resume=resume, on_chunk=on_chunk,
+                )  # fmt: skip
+            except TypeError as error:  # such as a regularizer without its strength
+                raise ValueError(str(error)) from None
+        events(population)
+        if first:
+            _write(population, columns, task, settings, out, replace, resume)
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices("the sweep's folder is written")
+    if not first:
+        print(f"process {jax.process_index()} is done; process 0 has written the results")
+
+
+def _networks(task: Prepared, settings: dict[str, Any]) -> Callable[..., fnn.Network]:
+    """A member's network by what the members may differ in; the rest is as the settings say."""
+    fixed = {"output": None, "dropout": 0.0}
+
+    def network(width=None, depth=None, activation=settings["activation"], initializer=None):
+        hidden = settings["hidden"]
+        if depth is not None:
+            checks.integer("", "depth", depth, 0)
+            if width is None and len(set(hidden)) != 1:
+                sizes = " ".join(map(str, hidden)) or "none"
+                raise ValueError(f"depth needs one width for all layers: give width, or one --hidden size, got {sizes}")
+            hidden = (hidden[0] if width is None else width,) * depth
+        elif width is not None:
+            hidden = (width,) * len(hidden)
+        own = fixed | {"hidden": hidden, "activation": activation, "initializer": initializer}
+        return commands.build_network(task.dataset, own, task.loss)
+
+    return network
+
+
+def _optimizer(name: str, columns: dict[str, np.ndarray]) -> tuple[Any, dict[str, np.ndarray]]:
+    """The optimizer, or several that race, and the hyperparameters that are left."""
+    if "optimizer" not in columns:
+        return _bare("optimizer", name, fnn.optimizers.first_order, columns), columns
+    raced = [str(one) for one in dict.fromkeys(columns["optimizer"].tolist())]
+    if len(raced) == 1:
+        left = {name: column for name, column in columns.items() if name != "optimizer"}
+        return raced[0], left or {"seed": np.zeros(len(columns["optimizer"]), np.int64)}
+    return {one: one for one in raced}, columns
+
+
+def _regularizer(name: str | None, columns: dict[str, np.ndarray]) -> str | None:
+    return name and _bare("regularizer", name, fnn.optimizers.regularizers, columns)
+
+
+def _bare(kind: str, given: str, module: Any, columns: dict[str, np.ndarray]) -> str:
+    """The name as it was given. Raises ValueError where it has constants and a hyperparameter is one of them, too."""
+    if "(" not in given:
+        return given
+    module.get(given)  # refuses what it does not know
+    bare = given.partition("(")[0].strip()
+    clash = [name for name in columns if name in inspect.signature(module.factory(bare)).parameters]
+    if clash:
+        raise ValueError(
+            f"{kind} {given!r} has constants of its own; give {kind} {bare!r} and all of them with --grid, beside "
+            f"{clash[0]}"
+        )
+    return given
+
+
+def _halving(rungs: str | None, keep: float) -> search.Halving | None:
+    if rungs is None:
+        return None
+    parts = rungs.split(",")
+    if not all(re.fullmatch(r"\s*\d+\s*", part) for part in parts):
+        raise ValueError(f"halving: expected rising epochs, as in 3,9,27, got {rungs!r}")
+    return search.successive_halving([int(part) for part in parts], keep)
+
+
+def _said(now: Progress) -> str:
+    best = f", best {now.best[1]:.4g} (member {now.best[0]})" if now.best else ""
+    ended = f", {now.ended} ended" if now.ended else ""
+    return f"{now.running} running{ended}, {now.updates_per_second:,.0f} updates/s{best}"
+
+
+@contextlib.contextmanager
+def _checkpoints(out: Path, replace: bool, resume: bool) -> Iterator[checkpoints.Checkpoints]:
+    """Checkpoints beside the output, there until it is written. An earlier sweep's go only when this one's are begun.
+
+    Raises KeyboardInterrupt that says how to go on, where there is something to go on from.
+    """
+    own = folder = out.with_name(f".{out.name}.checkpoints")
+    if jax.process_count() > 1:
+        own = folder / f"process-{jax.process_index()}"
+    kept, aside = checkpoints.keep(own, last=2), own.with_name(f"{own.name}-old")
+    if kept.numbers() and not resume:
+        if not replace:
+            raise ValueError(
+                f"{str(own)!r} holds checkpoints of a sweep that was interrupted; go on with --resume, or begin anew "
+                "with --replace"
+            )
+        own.rename(aside)
+    try:
+        yield kept
+    except KeyboardInterrupt:
+        done = kept.numbers()
+        if not done:
+            raise
+        raise KeyboardInterrupt(
+            f"interrupted; saved after epoch {done[-1]}: the same command with --resume goes on from there"
+        ) from None
+    finally:
+        if aside.exists() and not own.exists():
+            aside.rename(own)
+        shutil.rmtree(aside, ignore_errors=True)
+    shutil.rmtree(own, ignore_errors=True)
+    with contextlib.suppress(OSError):  # another process' are still there
+        folder.rmdir()
+
+
+@contextlib.contextmanager
+def _events(folder: Path | None) -> Iterator[Callable[[Progress | Population], None]]:
+    """For TensorBoard: where the sweep is while it runs, and at the end the quantiles of the held-out loss by epoch."""
+    if folder is None:
+        yield lambda _: None
+        return
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError:
+        raise ImportError('--log-dir needs tensorboardX; pip install "functional-nn[log]"') from None
+    with SummaryWriter(str(folder)) as writer:
+
+        def write(now: Progress | Population) -> None:
+            if isinstance(now, Progress):
+                numbers = {"running": now.running, "ended": now.ended, "updates_per_second": now.updates_per_second}
+                numbers |= {"best": now.best[1]} if now.best else {}
+                for name, value in numbers.items():
+                    writer.add_scalar(f"sweep/{name}", value, now.epoch)
+                writer.flush()
+                return
+            for epoch, row in enumerate(_carried(now), start=1):
+                row = row[np.isfinite(row)]
+                for share in (10, 25, 50, 75, 90) if row.size else ():
+                    writer.add_scalar(f"validation_loss/{share} %", np.quantile(row, share / 100), epoch)
+
+        yield write
+
+
+# What is written ------------------------------------------------------------------------------------------------------
+
+
+def _write(population: Population, columns, task: Prepared, settings, out: Path, replace: bool, resume: bool) -> None:
+    table, counts = population.table(), _counts(population)
+    try:
+        best = population.best()
+    except ValueError:  # none that is finite
+        best = None
+    measured, params = {}, {}
+    if best is not None:
+        params = population.params(best)
+        measured = commands.measures(task.config, population.network(best), task.loss, params, *task.validation)
+    own = {name: value for name, value in settings.items() if name not in task.config}
+    own |= {"log_dir": settings["log_dir"] and str(settings["log_dir"])}
+    config = task.config | own | {
+        "hyperparameters": {name: _summary(column) for name, column in columns.items()},
+        "members": len(population),
+        "results": {"seconds": round(population.seconds, 2), "status": counts, "best": best, "held out": measured},
+    }  # fmt: skip
+    with runs.writing(out, replace) as folder:
+        population.to_csv(folder / "results.csv")
+        population.save_history(folder / "history.npz")
+        if importlib.util.find_spec("pyarrow"):
+            population.to_parquet(folder / "results.parquet")
+        if best is None:
+            (folder / runs.CONFIG).write_text(json.dumps(finite_or_none(config), indent=2) + "\n")
+        else:  # the best member is a run like any other: evaluate and predict take it
+            network = runs.describe_network(population.network(best))
+            runs.save(folder, config | {"network": network}, params)
+        page = _page(population, table, columns, best, measured, counts, task, config, resume, folder)
+        (folder / "report.html").write_text(page, encoding="utf-8")
+
+    rate = len(population) / population.seconds
+    print(f"{task.dataset.name}: {len(population)} networks in {population.seconds:.1f} s, {rate:.3g} a second")
+    print(", ".join(f"{count} {status}" for status, count in counts.items()))
+    if best is None:
+        print("best: none; no member has a finite held-out loss")
+    else:
+        said = ", ".join(f"{name} {value:.4g}" for name, value in measured.items())
+        print(f"best: member {best} ({_setting(columns, best)}): held-out {said}")
+    print(f"page: {out / 'report.html'}")
+
+
+def _counts(population: Population) -> dict[str, int]:
+    names, counts = np.unique(population.status, return_counts=True)
+    return dict(sorted(zip(names.tolist(), counts.tolist(), strict=True), key=lambda pair: -pair[1]))
+
+
+def _summary(column: np.ndarray) -> list | str:
+    distinct = np.unique(column).tolist()
+    return distinct if len(distinct) <= 24 else f"{len(distinct)} values from {distinct[0]} to {distinct[-1]}"
+
+
+def _setting(columns: dict[str, np.ndarray], member: int) -> str:
+    return ", ".join(f"{name} {plots.value_text(column[member].item(), name)}" for name, column in columns.items())
+
+
+def _carried(population: Population) -> np.ndarray:
+    """Held-out losses (E, N), of members that have stopped as they last were; of those that diverged nan from there."""
+    losses = np.array(population.history.validation_loss, np.float64)
+    epochs, diverged = population.epochs, population.status == "diverged"
+    for epoch in range(1, len(losses)):
+        losses[epoch] = np.where((epoch >= epochs) & ~diverged, losses[epoch - 1], losses[epoch])
+    return losses
+
+
+def _page(population, table, columns, best, measured, counts, task, config, resume, folder: Path) -> str:
+    varied = {name: column for name, column in columns.items() if len(np.unique(column)) > 1}
+    losses, diverged = table["validation_loss"].astype(np.float64), population.status == "diverged"
+    panels = {"parallel_coordinates": _parallel_panel(varied or columns, losses, diverged)}
+    if "learning_rate" in varied:
+        panels["learning_rates"] = _rates_panel(varied, losses, diverged, (population.status == "halved").any())
+    panels["quantile_bands"] = _bands_panel(population, varied, losses, diverged)
+    for name, panel in panels.items():
+        panel.figure.savefig(folder / f"{name}.png", dpi=130)
+    parts = [*panels.values(), _best_table(population, table, varied or columns, losses, task)]
+    parts.append(
+        report.Table(
+            "How they ended",
+            ("status", "members", "share"),
+            [(status, str(count), f"{100 * count / len(population):.1f} %") for status, count in counts.items()],
+            "All members are in results.csv, every epoch of each in history.npz"
+            + (", the best one's network in parameters.npz." if best is not None else "."),
+        )
+    )
+    networks = {population.network(member) for member in range(len(population))}
+    alike = "one network" if len(networks) == 1 else f"{len(networks)} different networks"
+    rate = len(population) / population.seconds
+    after = " since it was resumed" if resume else ", compilation included"
+    facts = [
+        (f"{len(population):,}", f"networks trained for {config['epochs']} epochs at most"),
+        (f"{population.seconds:.1f} s", f"on {config['environment']['device']}{after}"),
+        *([] if resume else [(f"{rate:.3g}", "networks a second")]),
+    ]
+    if best is None:
+        facts.append(("none", "best member: no held-out loss is finite"))
+    for name, value in measured.items():
+        if name in ("accuracy", "R^2", "loss"):
+            text = f"{100 * value:.2f} %" if name == "accuracy" else f"{value:.4g}"
+            facts.append((text, f"held-out {name} of the best, member {best}"))
+    return report.render(
+        f"functional_nn: a sweep on {task.dataset.name}",
+        f"{len(population):,} members, {alike}, over {', '.join(varied or columns)}; {task.loss.name}, "
+        f"{len(task.training[1])} training and {len(task.validation[1])} held-out examples, {config['dtype']}.",
+        facts,
+        parts,
+        config,
+    )
+
+
+def _parallel_panel(columns, losses, diverged) -> report.Panel:
+    lost = diverged | ~np.isfinite(losses)
+    found = losses[~lost]
+    between = f"from {found.min():.3g} to {found.max():.3g}" if found.size else "nowhere finite"
+    return report.Panel(
+        "All members",
+        plots.parallel_coordinates(columns, losses, diverged),
+        f"One line for each of {len(losses)} members over {', '.join(columns)}, to its held-out loss, {between}.",
+        "One line a member, from its hyperparameters to its held-out loss after its last epoch: dark is low, and the "
+        "ten best are drawn stronger. Members that share a value are spread a little around it, by their loss."
+        + (f" Grey: {lost.sum()} that diverged." if lost.any() else ""),
+    )
+
+
+def _rates_panel(varied, losses, diverged, halved: bool) -> report.Panel:
+    others = {name: column for name, column in varied.items() if name not in ("learning_rate", "seed", "subset")}
+    few = [name for name in others if len(np.unique(others[name])) <= 8]
+    few.sort(key=lambda name: name != "batch_size")  # the first makes curves, the second panels
+    chosen = [*few[:2], None, None][:2]
+    curves, panels = (None if name is None else others[name] for name in chosen)
+    figure = plots.rate_curves(
+        varied["learning_rate"], losses, diverged, curves, panels, tuple(name or "" for name in chosen)
+    )
+    by = " and ".join(name for name in chosen if name)
+    pooled = ", ".join(name for name in varied if name not in ("learning_rate", *chosen))
+    return report.Panel(
+        "Held-out loss against learning rate",
+        figure,
+        f"The median held-out loss against the learning rate{f', by {by}' if by else ''}. "
+        + _best_rates(varied["learning_rate"], losses, diverged, curves, chosen[0]),
+        f"Medians and quartiles{f' over {pooled}' if pooled else ''}; circles are the lowest medians. "
+        "Members that diverged count as worse than all others: a cross is a median beyond the picture."
+        + (" Members that halving left behind count with the loss they had then." if halved else ""),
+    )
+
+
+def _best_rates(rates, losses, diverged, curves, name: str | None) -> str:
+    scores = np.where(diverged | ~np.isfinite(losses), np.inf, losses)
+    said = []
+    for curve in [None] if curves is None else np.unique(curves):
+        own = np.ones(len(rates), bool) if curve is None else curves == curve
+        medians = {rate: np.median(scores[own & (rates == rate)]) for rate in np.unique(rates[own])}
+        rate = min(medians, key=medians.get)
+        if np.isfinite(medians[rate]):
+            said.append(f"{rate:.3g}" + ("" if curve is None else f" for {name} {plots.value_text(curve, name)}"))
+    return f"Lowest at {', '.join(said)}." if said else "Nowhere finite."
+
+
+def _bands_panel(population: Population, varied, losses, diverged) -> report.Panel:
+    """All members; and, where the same was done from several seeds, the setting whose median is lowest."""
+    carried = _carried(population)
+    shown, also = [(f"all {len(population)} members", carried)], ""
+    settings = [name for name in varied if name not in ("seed", "subset")]
+    if settings and "seed" in varied:
+        rows = [tuple(column) for column in zip(*(varied[name].tolist() for name in settings), strict=True)]
+        groups: dict[tuple, list[int]] = {}
+        for member, row in enumerate(rows):
+            groups.setdefault(row, []).append(member)
+        score = np.where(diverged | ~np.isfinite(losses), np.inf, losses)
+        members = min(groups.values(), key=lambda ids: np.sort(score[ids])[(len(ids) - 1) // 2])
+        if len(members) >= 3 and np.isfinite(score[members]).any():
+            setting = _setting({name: varied[name] for name in settings}, members[0])
+            shown.append((f"the best setting, {len(members)} seeds", carried[:, members]))
+            also = f" Best setting, by the median over its seeds: {setting}."
+    lost = int(diverged.sum())
+    return report.Panel(
+        "Held-out loss over the epochs",
+        plots.quantile_bands(shown),
+        "Quantiles of the held-out loss over the epochs: " + ", ".join(title for title, _ in shown) + "." + also,
+        "Median, half and four fifths of the members. One that has stopped counts on with its last value"
+        + (f"; {lost} that diverged count until then." if lost else ".") + also,
+    )  # fmt: skip
+
+
+def _best_table(population: Population, table, columns, losses, task: Prepared) -> report.Table:
+    out = np.isin(population.status, ("diverged", "halved")) | ~np.isfinite(losses)
+    order = [m for m in np.argsort(np.where(out, np.inf, losses), kind="stable")[:10] if not out[m]]
+    classes = task.dataset.task == "classification"
+    header = ("member", *columns, "held-out loss", *(["held-out accuracy"] if classes else []), "lowest", "in epoch")
+    rows = [
+        (
+            str(m), *(plots.value_text(column[m].item(), name) for name, column in columns.items()), f"{losses[m]:.4g}",
+            *([f"{100 * table['validation_accuracy'][m]:.2f} %"] if classes else []),
+            f"{table['best_validation_loss'][m]:.4g}", str(table["best_epoch"][m]),
+        )
+        for m in order
+    ]  # fmt: skip
+    return report.Table(
+        f"The {len(rows)} best" if len(rows) > 1 else "The best" if rows else "No member has a finite held-out loss",
+        header,
+        rows,
+        "By the held-out loss after the last epoch; lowest is that of any epoch. Having been chosen by it, the best "
+        "of many looks better on the held-out part than it is.",
+    )
