@@ -149,8 +149,8 @@ def notes(population, optimizer: str, slopes: dict[str, np.ndarray], changes, ro
         target = f" (target below {60 * MINUTES} s: {'met' if population.seconds < 60 * MINUTES else 'MISSED'})"
     paragraphs = [
         "Below the best rates, doubling the batch and raising the rate with it changes the validation loss by a median "
-        f"of {by_rule}: there training goes by the {closer} rule. The best rate is {near[0]} to {near[-1]} of the "
-        "highest that learns at all. "
+        f"of {by_rule}: there training is nearer to the {closer} rule. The best rate is {near[0]} to {near[-1]} of the "
+        "highest of the grid that learns at all. "
         + (f"WARNING: that of batch size {', '.join(edges)} is the grid's first or last; read no slope from it."
            if edges else "None is the grid's first or last."),
         f"{len(population)} networks x {epochs} epochs in {population.seconds:.1f} s, compilation of "

@@ -170,34 +170,51 @@ def parallel_coordinates(
     return figure
 
 
-def rate_curves(
+class Rates(NamedTuple):
+    """Quartiles (R, 3) of the loss at R learning rates, by (panel, curve): the values of what these differ in.
+
+    names: of what panels and curves differ in; each may be None, where there is one of it.
+    """
+
+    rates: np.ndarray
+    quartiles: dict[tuple, np.ndarray]
+    names: tuple[str | None, str | None]
+
+
+def rate_quartiles(
     rates: np.ndarray,
     losses: np.ndarray,
     diverged: np.ndarray,
-    curves: np.ndarray | None = None,
-    panels: np.ndarray | None = None,
-    names: tuple[str, str] = ("", ""),
-    label: str = "held-out loss",
-) -> Figure:
-    """The median loss against the learning rate, between its quartiles: a curve for each value of `curves`.
+    panels: tuple[str | None, np.ndarray | None] = (None, None),
+    curves: tuple[str | None, np.ndarray | None] = (None, None),
+) -> Rates:
+    """What `rate_curves` draws, of arrays (N,); members that diverged, or are not finite, count as infinite.
 
-    All arrays (N,); a panel for each value of `panels`; names: of what curves and panels differ in. Diverged members
-    count as worse than all others; where the median itself is beyond the picture there is a cross on its upper edge.
+    Where nearly every member has a learning rate of its own, neighbours are put together.
     """
     losses = np.where(diverged | ~np.isfinite(losses), np.inf, losses)
     x, places = _binned(rates)
-    curve_values = np.unique(curves) if curves is not None else [None]
-    panel_values = np.unique(panels) if panels is not None else [None]
-    whole = np.ones(len(losses), bool)
+    whole = np.zeros(len(losses))
+    (panel_name, panel_of), (curve_name, curve_of) = (
+        (name, whole if values is None else values) for name, values in (panels, curves)
+    )
     quartiles = {
-        (panel, curve): np.array([
-            _quantiles(losses[(places == i) & (whole if curve is None else curves == curve)
-                              & (whole if panel is None else panels == panel)], (0.25, 0.5, 0.75))
-            for i in range(len(x))
-        ])
-        for panel in panel_values
-        for curve in curve_values
-    }  # fmt: skip
+        (panel, curve): np.array(
+            [_quartiles(losses[(places == i) & (curve_of == curve) & (panel_of == panel)]) for i in range(len(x))]
+        )
+        for panel in np.unique(panel_of).tolist()
+        for curve in np.unique(curve_of).tolist()
+    }
+    return Rates(x, quartiles, (panel_name, curve_name))
+
+
+def rate_curves(found: Rates, label: str = "held-out loss") -> Figure:
+    """The median loss against the learning rate, between its quartiles, each curve's lowest one circled.
+
+    Where the median itself is beyond the picture there is a cross on its upper edge.
+    """
+    x, quartiles, (panel_name, curve_name) = found
+    panel_values, curve_values = (list(dict.fromkeys(values)) for values in zip(*quartiles, strict=True))
     low, high, logarithmic = _limits(np.concatenate([q.ravel() for q in quartiles.values()]))
     colors = _colors(curve_values)
     with plt.rc_context(STYLE):
@@ -217,8 +234,8 @@ def rate_curves(
                 beyond = q[known, 1] > high
                 shown = np.where(beyond, np.nan, median)
                 axis.fill_between(at, first, third, color=color, alpha=0.15, lw=0)
-                axis.plot(at, shown, color=color, marker=".", label=value_text(curve, names[0]))
-                axis.plot(at[beyond], np.full(beyond.sum(), high), "x", color=color, clip_on=False)
+                axis.plot(at, shown, color=color, marker=".", label=value_text(curve, curve_name))
+                axis.plot(at[beyond], np.full(beyond.sum(), high), "x", color=color)
                 if not beyond.all():
                     best = np.nanargmin(shown)
                     axis.plot(at[best], shown[best], "o", ms=8, mfc="none", mec=color)
@@ -227,10 +244,11 @@ def rate_curves(
             axis.label_outer()
             pad = (high / low) ** 0.05 if logarithmic else 0.05 * (high - low)
             axis.set_ylim(*((low / pad, high * pad) if logarithmic else (low - pad, high + pad)))
-            if panel is not None:
-                axis.set_title(f"{names[1]} {value_text(panel, names[1])}", parse_math=False)
+            if panel_name:
+                axis.set_title(f"{panel_name} {value_text(panel, panel_name)}", fontsize=10, parse_math=False)
         if len(curve_values) > 1:
-            legend = axes[0, -1].legend(title=names[0], loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8)
+            shown = axes[0, 0].get_legend_handles_labels()
+            legend = figure.legend(*shown, title=curve_name, loc="outside right center", fontsize=8)
             for text in legend.get_texts():
                 text.set_parse_math(False)
     return figure
@@ -258,18 +276,19 @@ def quantile_bands(panels: Sequence[tuple[str, np.ndarray]], label: str = "held-
             marker = "." if len(epochs) < 3 else None
             axis.plot(epochs, q[2], color=TRAINING, marker=marker, label=None if one else "median")
             if np.isnan(q).all():
-                axis.text(0.5, 0.5, "all diverged at once", ha="center", va="center", transform=axis.transAxes)
+                axis.text(0.5, 0.5, "nothing finite", ha="center", va="center", transform=axis.transAxes)
             elif not one and axis is axes[0, -1]:
                 axis.legend(fontsize=8)
-            axis.set(xlabel="epoch", yscale="log" if logarithmic else "linear")
+            axis.set(xlabel="epoch", xlim=(1, max(2, len(epochs))), yscale="log" if logarithmic else "linear")
+            axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
             axis.set_title(title, fontsize=10, parse_math=False)
         axes[0, 0].set_ylabel(label)
     return figure
 
 
-def value_text(value, name: str = "") -> str:
+def value_text(value: str | float, name: str | None = None) -> str:
     """A hyperparameter as it is shown: four digits of a number; a batch size of 0 is "all"."""
-    if value is None or isinstance(value, str):
+    if isinstance(value, str):
         return str(value)
     return "all" if name == "batch_size" and value == 0 else f"{value:.4g}"
 
@@ -344,14 +363,16 @@ def _binned(rates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.array([np.median(distinct[one]) for one in bins]), of[places]
 
 
-def _quantiles(values: np.ndarray, shares: Sequence[float]) -> list[float]:
+def _quartiles(values: np.ndarray) -> list[float]:
     """Interpolated between neighbours, where infinity is a number like others; nan of nothing."""
+    if not values.size:
+        return [np.nan] * 3
     ordered, found = np.sort(values), []
-    for share in shares if values.size else ():
+    for share in (0.25, 0.5, 0.75):
         at = share * (len(ordered) - 1)
         lower, upper = ordered[int(np.floor(at))], ordered[int(np.ceil(at))]
-        found.append(lower if lower == upper else lower + (upper - lower) * (at % 1))
-    return found or [np.nan] * len(shares)
+        found.append(float(lower if lower == upper else lower + (upper - lower) * (at % 1)))
+    return found
 
 
 def _colors(values: Sequence) -> list:

@@ -407,8 +407,8 @@ def _write(population: Population, columns, task: Prepared, settings, out: Path,
         page = _page(population, table, columns, best, measured, counts, task, config, resume, folder)
         (folder / "report.html").write_text(page, encoding="utf-8")
 
-    rate = len(population) / population.seconds
-    print(f"{task.dataset.name}: {len(population)} networks in {population.seconds:.1f} s, {rate:.3g} a second")
+    rate = f"{population.seconds:.1f} s, {len(population) / population.seconds:.3g} a second"
+    print(f"{task.dataset.name}: {len(population)} {_plural(population)} in {rate}")
     print(", ".join(f"{count} {status}" for status, count in counts.items()))
     if best is None:
         print("best: none; no member has a finite held-out loss")
@@ -421,6 +421,10 @@ def _write(population: Population, columns, task: Prepared, settings, out: Path,
 def _counts(population: Population) -> dict[str, int]:
     names, counts = np.unique(population.status, return_counts=True)
     return dict(sorted(zip(names.tolist(), counts.tolist(), strict=True), key=lambda pair: -pair[1]))
+
+
+def _plural(population: Population, word: str = "network") -> str:
+    return word if len(population) == 1 else f"{word}s"
 
 
 def _summary(column: np.ndarray) -> list | str:
@@ -445,11 +449,13 @@ def _page(population, table, columns, best, measured, counts, task, config, resu
     varied = {name: column for name, column in columns.items() if len(np.unique(column)) > 1}
     losses, diverged = table["validation_loss"].astype(np.float64), population.status == "diverged"
     panels = {"parallel_coordinates": _parallel_panel(varied or columns, losses, diverged)}
-    if "learning_rate" in varied:
+    carried = _carried(population)
+    if "learning_rate" in varied and (np.isfinite(losses) & ~diverged).any():
         panels["learning_rates"] = _rates_panel(varied, losses, diverged, (population.status == "halved").any())
-    panels["quantile_bands"] = _bands_panel(population, varied, losses, diverged)
+    if np.isfinite(carried).any():
+        panels["quantile_bands"] = _bands_panel(carried, varied, losses, diverged)
     for name, panel in panels.items():
-        panel.figure.savefig(folder / f"{name}.png", dpi=130)
+        panel.figure.savefig(folder / f"{name}.png", dpi=130, bbox_inches="tight")
     parts = [*panels.values(), _best_table(population, table, varied or columns, losses, task)]
     parts.append(
         report.Table(
@@ -465,7 +471,7 @@ def _page(population, table, columns, best, measured, counts, task, config, resu
     rate = len(population) / population.seconds
     after = " since it was resumed" if resume else ", compilation included"
     facts = [
-        (f"{len(population):,}", f"networks trained for {config['epochs']} epochs at most"),
+        (f"{len(population):,}", f"{_plural(population)} trained for {config['epochs']} epochs at most"),
         (f"{population.seconds:.1f} s", f"on {config['environment']['device']}{after}"),
         *([] if resume else [(f"{rate:.3g}", "networks a second")]),
     ]
@@ -477,8 +483,9 @@ def _page(population, table, columns, best, measured, counts, task, config, resu
             facts.append((text, f"held-out {name} of the best, member {best}"))
     return report.render(
         f"functional_nn: a sweep on {task.dataset.name}",
-        f"{len(population):,} members, {alike}, over {', '.join(varied or columns)}; {task.loss.name}, "
-        f"{len(task.training[1])} training and {len(task.validation[1])} held-out examples, {config['dtype']}.",
+        f"{len(population):,} {_plural(population, 'member')}, {alike}, over {', '.join(varied or columns)}; "
+        f"{task.loss.name}, {len(task.training[1])} training and {len(task.validation[1])} held-out examples, "
+        f"{config['dtype']}.",
         facts,
         parts,
         config,
@@ -503,40 +510,34 @@ def _rates_panel(varied, losses, diverged, halved: bool) -> report.Panel:
     others = {name: column for name, column in varied.items() if name not in ("learning_rate", "seed", "subset")}
     few = [name for name in others if len(np.unique(others[name])) <= 8]
     few.sort(key=lambda name: name != "batch_size")  # the first makes curves, the second panels
-    chosen = [*few[:2], None, None][:2]
-    curves, panels = (None if name is None else others[name] for name in chosen)
-    figure = plots.rate_curves(
-        varied["learning_rate"], losses, diverged, curves, panels, tuple(name or "" for name in chosen)
-    )
-    by = " and ".join(name for name in chosen if name)
-    pooled = ", ".join(name for name in varied if name not in ("learning_rate", *chosen))
+    curves, panels = ((name, name and others[name]) for name in [*few[:2], None, None][:2])
+    found = plots.rate_quartiles(varied["learning_rate"], losses, diverged, panels, curves)
+    pooled = ", ".join(name for name in varied if name not in ("learning_rate", curves[0], panels[0]))
     return report.Panel(
         "Held-out loss against learning rate",
-        figure,
-        f"The median held-out loss against the learning rate{f', by {by}' if by else ''}. "
-        + _best_rates(varied["learning_rate"], losses, diverged, curves, chosen[0]),
+        plots.rate_curves(found),
+        f"The median held-out loss against the learning rate. {_lowest(found)}",
         f"Medians and quartiles{f' over {pooled}' if pooled else ''}; circles are the lowest medians. "
         "Members that diverged count as worse than all others: a cross is a median beyond the picture."
         + (" Members that halving left behind count with the loss they had then." if halved else ""),
     )
 
 
-def _best_rates(rates, losses, diverged, curves, name: str | None) -> str:
-    scores = np.where(diverged | ~np.isfinite(losses), np.inf, losses)
+def _lowest(found: plots.Rates) -> str:
+    """Each curve's best learning rate, in words."""
     said = []
-    for curve in [None] if curves is None else np.unique(curves):
-        own = np.ones(len(rates), bool) if curve is None else curves == curve
-        medians = {rate: np.median(scores[own & (rates == rate)]) for rate in np.unique(rates[own])}
-        rate = min(medians, key=medians.get)
-        if np.isfinite(medians[rate]):
-            said.append(f"{rate:.3g}" + ("" if curve is None else f" for {name} {plots.value_text(curve, name)}"))
-    return f"Lowest at {', '.join(said)}." if said else "Nowhere finite."
+    for values, quartiles in found.quartiles.items():
+        medians = np.where(np.isfinite(quartiles[:, 1]), quartiles[:, 1], np.inf)
+        if np.isfinite(medians).any():
+            where = [f"{name} {plots.value_text(value, name)}"
+                     for name, value in zip(found.names, values, strict=True) if name]  # fmt: skip
+            said.append(f"{found.rates[medians.argmin()]:.3g}" + (f" for {', '.join(where)}" if where else ""))
+    return f"Lowest at {'; '.join(said)}." if said else "Nowhere finite."
 
 
-def _bands_panel(population: Population, varied, losses, diverged) -> report.Panel:
+def _bands_panel(carried: np.ndarray, varied, losses, diverged) -> report.Panel:
     """All members; and, where the same was done from several seeds, the setting whose median is lowest."""
-    carried = _carried(population)
-    shown, also = [(f"all {len(population)} members", carried)], ""
+    shown, also = [("all members" if len(losses) > 1 else "the only member", carried)], ""
     settings = [name for name in varied if name not in ("seed", "subset")]
     if settings and "seed" in varied:
         rows = [tuple(column) for column in zip(*(varied[name].tolist() for name in settings), strict=True)]
@@ -563,12 +564,12 @@ def _best_table(population: Population, table, columns, losses, task: Prepared) 
     out = np.isin(population.status, ("diverged", "halved")) | ~np.isfinite(losses)
     order = [m for m in np.argsort(np.where(out, np.inf, losses), kind="stable")[:10] if not out[m]]
     classes = task.dataset.task == "classification"
-    header = ("member", *columns, "held-out loss", *(["held-out accuracy"] if classes else []), "lowest", "in epoch")
+    header = ("member", *columns, "loss", *(["accuracy"] if classes else []), "lowest loss", "in epoch")
     rows = [
         (
-            str(m), *(plots.value_text(column[m].item(), name) for name, column in columns.items()), f"{losses[m]:.4g}",
-            *([f"{100 * table['validation_accuracy'][m]:.2f} %"] if classes else []),
-            f"{table['best_validation_loss'][m]:.4g}", str(table["best_epoch"][m]),
+            str(m), *(plots.value_text(column[m].item(), name) for name, column in columns.items()),
+            f"{losses[m] + 0:.4g}", *([f"{100 * table['validation_accuracy'][m]:.2f} %"] if classes else []),
+            f"{table['best_validation_loss'][m] + 0:.4g}", str(table["best_epoch"][m]),
         )
         for m in order
     ]  # fmt: skip
@@ -576,6 +577,6 @@ def _best_table(population: Population, table, columns, losses, task: Prepared) 
         f"The {len(rows)} best" if len(rows) > 1 else "The best" if rows else "No member has a finite held-out loss",
         header,
         rows,
-        "By the held-out loss after the last epoch; lowest is that of any epoch. Having been chosen by it, the best "
-        "of many looks better on the held-out part than it is.",
+        "All measured on the held-out part, after the last epoch; lowest loss: of any epoch. Having been chosen by it, "
+        "the best of many looks better there than it is.",
     )

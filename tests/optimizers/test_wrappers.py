@@ -499,6 +499,43 @@ def test_an_average_around_pruning_begins_pruned():
 
 
 @pytest.mark.oracle
+# One of several -------------------------------------------------------------------------------------------------------
+
+
+def test_every_choice_of_a_race_is_its_method():
+    """All elementwise methods in one program by a traced index, each against itself alone; starts differ, too."""
+    names = [name for name in optimizers.names() if name != "rprop"]
+    candidates = [optimizers.get(name) for name in names] + [optimizers.rprop(minibatches=True)]
+    candidates += [optimizers.nesterov(form="look_ahead"), optimizers.adagrad(initial=0.5)]
+    steps = 5
+
+    def run(index):
+        optimizer = optimizers.choose(index, candidates)
+
+        def step(state, noise):
+            return optimizer.update(state, slope(optimizer.point(state), noise)), state.params
+
+        noise = jax.tree.map(lambda e: e[:steps], NOISE)
+        return jax.lax.scan(step, optimizer.init(PARAMS), noise)[0]
+
+    together = jax.device_get(jax.jit(jax.vmap(run))(jnp.arange(len(candidates))))
+    for number, candidate in enumerate(candidates):
+        alone = states(candidate, steps)
+        assert_close(
+            jax.tree.map(lambda x, n=number: x[n], together.params), jax.tree.map(lambda x: x[-1], alone.params)
+        )
+    assert (together.step == steps).all() and not optimizers.choose(0, candidates).full_batch
+    assert optimizers.choose(0, ["adam", "rprop"]).full_batch
+
+
+def test_what_cannot_be_chosen_is_refused():
+    averaged = optimizers.average(optimizers.gd())
+    with pytest.raises(TypeError, match="choose: expected elementwise methods such as adam, got AverageState"):
+        optimizers.choose(0, ["adam", averaged]).init(PARAMS)
+    with pytest.raises(ValueError, match="choose: index must be 0 to 1, the number of a candidate, got 2"):
+        optimizers.choose(2, ["adam", "gd"])
+
+
 def test_a_chain_of_optax_is_an_optimizer():
     """The same trajectory as optax's own loop, and as ours made of the same parts."""
     import optax

@@ -1,0 +1,389 @@
+#!/usr/bin/env python
+"""What a population costs, per update and network, next to other ways of training as many networks.
+
+    python scripts/benchmark_populations.py --rounds 5 --out results/benchmark_populations
+
+Adam on digits, every way with the same rows and batches of one size, nothing left over. All take turns, round after
+round, in one process; times are of whole calls of what is compiled already, medians over the rounds. One network is
+trained, several times, where a way trains one at a time. `fit_population` lays its members over all devices and shares
+the batches; the plain vmap of `pure_fit` gives each member its own batches, on one device. The floor is the arithmetic
+of an update's matrix products at the rate of a product of 2048 x 2048 matrices on all cores, by NumPy or XLA, whichever
+is faster. A second table, OUT_sizes, has the cost against the number of networks, and what is compiled when.
+
+Before JAX is imported, JAX_NUM_CPU_DEVICES is set to the number of cores. Where the default device is a GPU only
+OUT_gpu is made, networks a second against their number; JAX_PLATFORMS=cpu makes the others.
+"""
+
+import os
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from statistics import median
+from typing import NamedTuple
+
+os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(os.cpu_count()))
+
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
+from sklearn.neural_network import MLPClassifier
+
+import functional_nn as fnn
+from functional_nn.lab import experiments
+from functional_nn.lab.plots import STYLE
+from functional_nn.lab.progress import progress
+from functional_nn.training import Batch, fit_population
+
+try:
+    import torch
+except ImportError:
+    torch = None
+
+ROWS, RATE = 1408, 1e-3  # so many rows are whole batches of 32 and of 128
+SIZES, SIZES_ON_GPU = (64, 256, 1024, 4096), (64, 256, 1024, 4096, 16384)
+TURN = 3  # trainings in a row, of ways that train one network
+REST = 0.1  # seconds between turns, in which threads that spin after their work, as BLAS's do, go to sleep
+SIDE = 2048  # of the matrices by which the machine is measured
+COMPILED, SETTINGS = (10, 10_000), 50  # updates of the two programs; settings that should be traced once
+OURS, FLOOR = "fit_population", "floor"
+
+
+class Case(NamedTuple):
+    """Layers, batch size, and how far above the floor fit_population may be."""
+
+    sizes: tuple[int, ...]
+    batch: int
+    above_floor: float
+
+    @property
+    def name(self) -> str:
+        return "-".join(map(str, self.sizes))
+
+    @property
+    def network(self) -> fnn.Network:
+        return fnn.multilayer(self.sizes, ("tanh",) * (len(self.sizes) - 2) + ("softmax",))
+
+    @property
+    def plan(self) -> fnn.training.BatchPlan:
+        return fnn.training.minibatch(self.batch)
+
+    @property
+    def operations(self) -> int:
+        """Floating-point operations of an update's products: forward, weight gradients, and sensitivities but those
+        to the inputs, which nobody asks for."""
+        products = [a * b for a, b in pairwise(self.sizes)]
+        return 2 * self.batch * (2 * sum(products) + sum(products[1:]))
+
+
+CASES = (Case((64, 32, 10), 32, 3.2), Case((64, 128, 64, 10), 128, 1.6))
+LIMITS = {"plain vmap": (0.45, "<="), "jitted step": (8, ">="), "PyTorch": (40, ">="), "scikit-learn": (30, ">=")}
+
+
+# The ways: seed -> training, done when it returns ---------------------------------------------------------------------
+
+
+def rates_around(count: int) -> np.ndarray:
+    return RATE * np.geomspace(0.5, 2, count)
+
+
+def by_population(case: Case, x, t, epochs: int, networks: int, spent: list[float] | None = None) -> Callable:
+    """Appends to `spent` the seconds of an update of one network without what comes before and after training."""
+    members = {"seed": range(networks), "learning_rate": rates_around(networks)}
+
+    def train(seed):
+        fit_population(
+            case.network, "cross_entropy", "adam", members, (x, t), key=jax.random.key(seed), epochs=epochs,
+            chunk=epochs, plan=case.plan,
+            on_chunk=None if spent is None else lambda at: spent.append(1 / at.updates_per_second),
+        )  # fmt: skip
+
+    return train
+
+
+def by_vmap(case: Case, x, t, epochs: int, networks: int) -> Callable:
+    def member(key, rate, x, t):
+        optimizer = fnn.optimizers.adam(rate)
+        return fnn.training.pure_fit(case.network, "cross_entropy", optimizer, epochs=epochs, plan=case.plan)(key, x, t)
+
+    program = jax.jit(jax.vmap(member, (0, 0, None, None)))
+    rates, x, t = (jnp.asarray(values, jnp.float32) for values in (rates_around(networks), x, t))
+    return lambda seed: jax.block_until_ready(program(jax.random.split(jax.random.key(seed), networks), rates, x, t))
+
+
+def by_steps(case: Case, x, t, epochs: int) -> Callable:
+    """A jitted step called from Python, batches cut out inside it."""
+    optimizer = fnn.optimizers.adam(RATE)
+    step = fnn.training.train_step(case.network, fnn.losses.cross_entropy(), optimizer)
+    weights = np.ones(case.batch, np.float32)
+
+    @jax.jit
+    def on_rows(state, x, t, rows):
+        return step(state, Batch({"input": x[rows]}, t[rows], weights))
+
+    indices = jax.jit(lambda key, epoch: case.plan.indices(key, epoch, len(x)))
+    x, t = jnp.asarray(x), jnp.asarray(t)
+
+    def train(seed):
+        init_key, plan_key = jax.random.split(jax.random.key(seed))
+        state = optimizer.init(case.network.init(init_key))
+        for epoch in range(epochs):
+            for rows in np.asarray(indices(plan_key, epoch)):
+                state, _ = on_rows(state, x, t, rows)
+        jax.block_until_ready(state)
+
+    return train
+
+
+def by_scikit_learn(case: Case, x, t, epochs: int) -> Callable:
+    labels = t.argmax(axis=1)
+
+    def train(seed):
+        model = MLPClassifier(
+            case.sizes[1:-1], activation="tanh", batch_size=case.batch, learning_rate_init=RATE, alpha=0.0,
+            max_iter=epochs, tol=0.0, n_iter_no_change=epochs + 1, random_state=seed,
+        )  # fmt: skip
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that it has not converged after so many epochs, which nobody asked for
+            model.fit(x, labels)
+
+    return train
+
+
+def by_torch(case: Case, x, t, epochs: int, threads: int) -> Callable:
+    x, labels = torch.tensor(x), torch.tensor(t.argmax(axis=1))
+
+    def train(seed):
+        torch.set_num_threads(threads)
+        torch.manual_seed(seed)
+        layers = [torch.nn.Linear(*pair) for pair in pairwise(case.sizes)]
+        model = torch.nn.Sequential(*[part for layer in layers for part in (layer, torch.nn.Tanh())][:-1])
+        optimizer, measure = torch.optim.Adam(model.parameters(), RATE), torch.nn.CrossEntropyLoss()
+        for _ in range(epochs):
+            for rows in torch.randperm(len(x)).split(case.batch):
+                optimizer.zero_grad()
+                loss = measure(model(x[rows]), labels[rows])
+                loss.backward()
+                optimizer.step()
+
+    return train
+
+
+def products() -> dict[str, Callable]:
+    """A large product, by NumPy and by XLA, each of which is called with a number that it does not need."""
+    one = np.random.default_rng(0).standard_normal((SIDE, SIDE)).astype(np.float32)
+    other, multiply = jnp.asarray(one), jax.jit(jnp.matmul)
+    return {"NumPy": lambda _: one @ one, "XLA": lambda _: jax.block_until_ready(multiply(other, other))}
+
+
+# What is measured -----------------------------------------------------------------------------------------------------
+
+
+def in_turns(ways: dict[str, tuple[Callable, int]], rounds: int, advance: Callable) -> dict[str, list[float]]:
+    """Seconds of a call, by way and round; (call, how often in a turn). One call before all compiles."""
+    seconds = {name: [] for name in ways}
+    for name, (call, _) in ways.items():
+        advance(f"{name}, first")
+        call(0)
+    for number in range(rounds):
+        for name, (call, times) in ways.items():
+            time.sleep(REST)
+            began = time.perf_counter()
+            for turn in range(times):
+                call(1 + number * times + turn)
+            seconds[name].append((time.perf_counter() - began) / times)
+            advance(name)
+    return seconds
+
+
+def ratio(of: Sequence[float], to: Sequence[float]) -> float:
+    """The median over the rounds."""
+    return median(a / b for a, b in zip(of, to, strict=True))
+
+
+def compare(case: Case, x, t, options, advance: Callable) -> tuple[list[dict], list[str]]:
+    """A row a way of training, and the lines of the targets."""
+    data, networks, spent = (case, x, t, options.epochs), options.networks, []
+    ways = {
+        OURS: (by_population(*data, networks, spent), 1),
+        "plain vmap": (by_vmap(*data, networks), 1),
+        "jitted step in a loop": (by_steps(*data), TURN),
+        "scikit-learn MLPClassifier": (by_scikit_learn(*data), TURN),
+    }
+    if torch:
+        for threads in sorted({1, os.cpu_count()}):
+            ways[f"PyTorch eager, {threads} thread{'s' if threads > 1 else ''}"] = by_torch(*data, threads), TURN
+    trained = {name: networks if name in (OURS, "plain vmap") else 1 for name in ways}
+    machine = products()
+    seconds = in_turns(ways | {name: (call, TURN) for name, call in machine.items()}, options.rounds, advance)
+    updates = options.epochs * ROWS // case.batch
+    times = {name: [1e6 * s / updates / trained[name] for s in seconds[name]] for name in ways}
+    speeds = {name: 2 * SIDE**3 / median(seconds[name]) for name in machine}
+    floor = 1e6 * case.operations / max(speeds.values())
+    times[FLOOR] = [floor] * options.rounds
+
+    rows = [
+        {"sizes": case.name, "batch": case.batch, "trained by": name, "networks": trained.get(name, ""),
+         "us": median(own), "lowest": min(own), "highest": max(own), f"/ {OURS}": ratio(own, times[OURS]),
+         "/ floor": ratio(own, times[FLOOR])}
+        for name, own in times.items()
+    ]  # fmt: skip
+    said = [
+        f"{case.name}, batch {case.batch}: {case.operations:,} operations an update; the machine makes "
+        + ", ".join(f"{speed / 1e9:.0f} GFLOP/s by {name}" for name, speed in speeds.items())
+        + f".\n  Without what comes before and after training, {OURS} takes {1e6 * median(spent[1:]):.3g} us."
+    ]
+    for name, (bound, sign) in LIMITS.items():
+        own = min((other for label, other in times.items() if label.startswith(name)), key=median, default=None)
+        if own is None:
+            said.append(f"  {name}: not installed, not measured")
+        elif sign == "<=":
+            said.append(target(f"{OURS} / {name}", ratio(times[OURS], own), bound, sign))
+        else:
+            said.append(target(f"{name} / {OURS}", ratio(own, times[OURS]), bound, sign))
+    said.append(target(f"{OURS} / floor", ratio(times[OURS], times[FLOOR]), case.above_floor, "<="))
+    return rows, said
+
+
+def target(what: str, value: float, bound: float, sign: str) -> str:
+    met = value >= bound if sign == ">=" else value <= bound
+    return f"  {what} {sign} {bound:g}: {value:.3g} {'met' if met else 'MISSED'}"
+
+
+def against_number(x, t, options, advance: Callable) -> tuple[list[dict], list[str]]:
+    """The cost of a network of the first case against their number."""
+    sizes = [size for size in SIZES if size <= options.largest]
+    spent = {size: [] for size in sizes}
+    ways = {size: (by_population(CASES[0], x, t, options.epochs, size, spent[size]), 1) for size in sizes}
+    seconds = in_turns(ways, options.rounds, advance)
+    updates = options.epochs * ROWS // CASES[0].batch
+    rows = [
+        {"sizes": CASES[0].name, "batch": CASES[0].batch, "networks": size,
+         "us": 1e6 * median(seconds[size]) / updates / size, "of training": 1e6 * median(spent[size][1:]),
+         "seconds": median(seconds[size])}
+        for size in sizes
+    ]  # fmt: skip
+    said = []
+    for column in ("us", "of training"):
+        own = [row[column] for row in rows]
+        away = (max(own) - min(own)) / (max(own) + min(own))
+        said.append(target(f"+- of '{column}' from {sizes[0]} to {sizes[-1]} networks", away, 0.15, "<="))
+    return rows, said
+
+
+def compilation(x, t, rounds: int) -> list[str]:
+    """What many updates and many settings cost before anything is trained."""
+    case, few = CASES[0], slice(COMPILED[0] * CASES[0].batch)  # rows of which an epoch has so many updates
+    seconds = {updates: [] for updates in COMPILED}
+    for number in range(rounds):
+        for updates in COMPILED:
+            train = by_population(case, x[few], t[few], updates // COMPILED[0], jax.device_count())
+            jax.clear_caches()
+            times = []
+            for seed in (2 * number, 2 * number + 1):
+                began = time.perf_counter()
+                train(seed)
+                times.append(time.perf_counter() - began)
+            seconds[updates].append(times[0] - times[1])  # the second compiles nothing
+    few_updates, many = (seconds[updates] for updates in COMPILED)
+
+    made = []
+
+    def counted(network, loss):
+        gradient = fnn.value_and_grad(network, loss)
+        return lambda *batch: made.append("traced") or gradient(*batch)
+
+    jax.monitoring.register_event_duration_secs_listener(lambda event, _, **__: made.append(event.rpartition("/")[2]))
+    jax.clear_caches()
+    calls = 0
+    for rate, b1 in zip(rates_around(SETTINGS), np.linspace(0.8, 0.95, SETTINGS), strict=True):
+        made.clear()
+        members = {"seed": [0, 1], "learning_rate": [rate, 2 * rate], "b1": [b1, b1]}
+        fit_population(case.network, "cross_entropy", "adam", members, (x[few], t[few]), key=jax.random.key(0),
+                       epochs=1, plan=case.plan, gradient=counted)  # fmt: skip
+        calls += "traced" in made or "backend_compile_duration" in made
+    return [
+        target(f"compile seconds of {COMPILED[1]:,} updates / of {COMPILED[0]} ({median(many):.2f} / "
+               f"{median(few_updates):.2f})", ratio(many, few_updates), 1.5, "<="),
+        target(f"calls, of {SETTINGS} with other settings, that traced the gradient or compiled", calls, 1, "<="),
+    ]  # fmt: skip
+
+
+# On a GPU -------------------------------------------------------------------------------------------------------------
+
+
+def saturation(x, t, sizes: Sequence[int], options, advance: Callable) -> list[dict]:
+    """Networks a second, trained for all epochs, against their number."""
+    rows = []
+    for case in CASES:
+        for precision in ("highest", "default"):
+            with jax.default_matmul_precision(precision):
+                ways = {size: (by_population(case, x, t, options.epochs, size), 1) for size in sizes}
+                seconds = in_turns(ways, options.rounds, advance)
+            for size in sizes:
+                rate = size / median(seconds[size])
+                rows.append({"sizes": case.name, "batch": case.batch, "precision": precision, "networks": size,
+                             "networks/s": rate, "updates/s": rate * options.epochs * ROWS // case.batch})  # fmt: skip
+    return rows
+
+
+def draw(rows: list[dict]):
+    with plt.rc_context(STYLE):
+        figure, axis = plt.subplots(figsize=(6.4, 4), layout="constrained")
+        for case, color in zip(CASES, ("#0072b2", "#d55e00"), strict=True):
+            for precision, line in (("highest", "-"), ("default", "--")):
+                own = [row for row in rows if (row["sizes"], row["precision"]) == (case.name, precision)]
+                axis.plot([row["networks"] for row in own], [row["networks/s"] for row in own], line, color=color,
+                          marker=".", label=f"{case.name}, batch {case.batch}, {precision}")  # fmt: skip
+        axis.set(xscale="log", yscale="log", xlabel="networks", ylabel="networks a second")
+        axis.legend(fontsize=8)
+    return figure
+
+
+def saturated(rows: list[dict], epochs: int) -> str:
+    """From how many networks on there is little more to be had."""
+    said = [f"networks/s: trained for {epochs} epochs of {ROWS} rows by Adam, in whole calls of compiled programs."]
+    for case, precision in dict.fromkeys((row["sizes"], row["precision"]) for row in rows):
+        own = [row for row in rows if (row["sizes"], row["precision"]) == (case, precision)]
+        most = max(row["networks/s"] for row in own)
+        first = next(row["networks"] for row in own if row["networks/s"] >= 0.9 * most)
+        said.append(f"{case}, {precision}: {most:.3g} networks/s at most; nine tenths of it from {first} networks on.")
+    return "\n".join(said)
+
+
+def main() -> None:
+    options = experiments.arguments(
+        __doc__, "results/benchmark_populations", rounds=5, epochs=20, networks=256, largest=max(SIZES_ON_GPU)
+    )
+    task = experiments.load("digits")
+    x, t = task.inputs[:ROWS], task.targets[:ROWS]
+    written = (
+        f"{ROWS} rows, {options.epochs} epochs, Adam, float32, {options.rounds} rounds, {jax.device_count()} devices"
+    )
+    count = [0]
+    with progress("measuring", 1) as bar:
+
+        def advance(name):
+            count[0] += 1
+            bar(0, f"{count[0]}: {name}")
+
+        if jax.default_backend() == "gpu":
+            sizes = [size for size in SIZES_ON_GPU if size <= options.largest]
+            rows = saturation(x, t, sizes, options, advance)
+            out = options.out.with_name(f"{options.out.name}_gpu")
+            experiments.write(out, rows, draw(rows), saturated(rows, options.epochs))
+            return
+        compared = [compare(case, x, t, options, advance) for case in CASES]
+        sizes, flat = against_number(x, t, options, advance)
+        flat += compilation(x, t, options.rounds)
+    torch_said = f"; PyTorch {torch.__version__}" if torch else ""
+    notes = [f"us: microseconds an update and network, medians over the rounds. {written}{torch_said}.",
+             *(line for _, lines in compared for line in ("", *lines))]  # fmt: skip
+    experiments.write(options.out, [row for rows, _ in compared for row in rows], notes="\n".join(notes))
+    notes = [f"us: microseconds an update and network of whole calls, and of training alone. {written}.", "", *flat]
+    experiments.write(options.out.with_name(f"{options.out.name}_sizes"), sizes, notes="\n".join(notes))
+
+
+if __name__ == "__main__":
+    main()
