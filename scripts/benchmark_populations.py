@@ -337,6 +337,8 @@ def draw(rows: list[dict]):
                 axis.plot([row["networks"] for row in own], [row["networks/s"] for row in own], line, color=color,
                           marker=".", label=f"{case.name}, batch {case.batch}, {precision}")  # fmt: skip
         axis.set(xscale="log", yscale="log", xlabel="networks", ylabel="networks a second")
+        axis.set_xticks(*[sorted({row["networks"] for row in rows})] * 2)
+        axis.minorticks_off()
         axis.legend(fontsize=8)
     return figure
 

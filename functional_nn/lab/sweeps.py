@@ -219,8 +219,11 @@ def sweep(source: str, settings: dict[str, Any], out: Path, replace: bool, resum
     plan = None if "batch_size" in columns else commands.batch_plan(settings["batch_size"])
     first = jax.process_index() == 0  # the others train, and leave the talking and writing to it
     with _checkpoints(out, replace, resume) as kept, _events(settings["log_dir"] if first else None) as events:
-        title = f"training {search.members(columns)} networks on {task.dataset.name}"
-        with progress(title, epochs) if first else contextlib.nullcontext(lambda *_: None) as advance:
+        with (
+            progress(f"{search.members(columns)} networks", epochs)
+            if first
+            else contextlib.nullcontext(lambda *_: None) as advance
+        ):
 
             def on_chunk(now: Progress) -> None:
                 advance(now.epoch, _said(now))
@@ -306,9 +309,9 @@ def _halving(rungs: str | None, keep: float) -> search.Halving | None:
 
 
 def _said(now: Progress) -> str:
-    best = f", best {now.best[1]:.4g} (member {now.best[0]})" if now.best else ""
-    ended = f", {now.ended} ended" if now.ended else ""
-    return f"{now.running} running{ended}, {now.updates_per_second:,.0f} updates/s{best}"
+    best = f"best {now.best[1]:.4g}, " if now.best else ""
+    left = f"{int(now.seconds_left) // 60}:{int(now.seconds_left) % 60:02d} left"
+    return f"{now.running} running, {now.ended} ended, {best}{now.updates_per_second / 1000:.3g}k updates/s, {left}"
 
 
 @contextlib.contextmanager

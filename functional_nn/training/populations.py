@@ -23,7 +23,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from functional_nn import checks
 from functional_nn.gradients.views import said_bytes
 from functional_nn.networks.network import Network
-from functional_nn.networks.products import COLUMNS
+from functional_nn.networks.products import COLUMNS, ROWS
 from functional_nn.training import checkpoints, search
 from functional_nn.training.checkpoints import Checkpoint, Checkpoints
 from functional_nn.training.configuration import describe, fingerprint
@@ -136,8 +136,12 @@ def fit_population(
     )  # fmt: skip
     if halving is not None:
         _check_halving(halving, epochs, validation)
-    size = mesh.size
-    lanes_of = [_lanes(group, block, budget, size, epochs, sum(len(g.ids) for g in groups)) for group in groups]
+    if min(len(group.ids) for group in groups) < jax.process_count():
+        raise ValueError(
+            f"{jax.process_count()} processes: expected at least as many members of each program, got "
+            f"{min(len(group.ids) for group in groups)}"
+        )
+    lanes_of = planned(groups, block, budget, mesh.size, epochs)
     _, plan_key = jax.random.split(key)
     trained = [
         _Trained(group, own, min(chunk, epochs), mesh, shuffle == "shared", plan_key)
@@ -167,23 +171,20 @@ def _bytes(tree: Any) -> int:
     return sum(int(np.prod(x.shape)) * np.dtype(x.dtype).itemsize for x in jax.tree.leaves(tree))
 
 
-def lane_bytes(group: Group) -> tuple[int, int]:
-    """What one member keeps, and what it takes while it is trained, in bytes: an estimate from shapes."""
+def lane_bytes(group: Group) -> tuple[int, int, int]:
+    """What one member keeps, what an update goes through, and what an epoch takes, in bytes: estimates from shapes."""
     network, plan = group.network, group.make.settings.plan
     params = jax.eval_shape(network.init, jax.random.key(0))
     run = jax.eval_shape(functools.partial(_start, group.make), _first_lane(group.values), params)
     item = np.dtype(jax.tree.leaves(params)[0].dtype).itemsize
-    examples = group.data.examples
-    batch = plan.size or examples
+    examples, own = group.data.examples, group.data.axes
     judged = 0 if group.held_out is None else len(group.held_out.targets)
     widths = sum(layer.rows + layer.size for layer in network.layers)
-    own = group.data.axes
-    own_data = examples * item * (
-        (0 if own.inputs is None else sum(width for _, width in network.inputs))
-        + (0 if own.targets is None else network.output.size)
-    )  # fmt: skip
-    kept = _bytes(run)
-    return kept, kept + _bytes(params) + item * (3 * batch + judged) * widths + own_data
+    own_columns = (own.inputs == 0) * sum(width for _, width in network.inputs) + (
+        own.targets == 0
+    ) * network.output.size
+    update = _bytes(run) + _bytes(params) + item * 3 * (plan.size or examples) * widths
+    return _bytes(run) + item * examples * own_columns, update, update + item * judged * widths
 
 
 def _start(make: Maker, values, params) -> Run:
@@ -195,42 +196,39 @@ def _first_lane(values: Any) -> Any:
 
 
 def default_budget() -> int:
-    """Half of the machine's memory, or nine tenths of an accelerator's."""
+    """Half of the accelerator's memory, or of the machine's."""
     statistics = jax.local_devices()[0].memory_stats() or {}
-    if "bytes_limit" in statistics:
-        return statistics["bytes_limit"] * 9 // 10
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    whole = statistics.get("bytes_limit") or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return whole // 2
 
 
-def _lanes(group: Group, block: int | None, budget: int | None, devices: int, epochs: int, members: int) -> int:
-    """How many lanes a device trains at a time. Raises ValueError where they do not fit into the budget."""
-    count = len(group.ids)
+def planned(groups: list[Group], block: int | None, budget: int | None, devices: int, epochs: int) -> list[int]:
+    """How many lanes of each group a device trains at a time. Raises ValueError where they do not fit the budget."""
     budget = default_budget() if budget is None else checks.integer("", "budget", budget, 1)
-    kept, working = lane_bytes(group)
-    history = 8 * epochs * len(History._fields)
-    resident = count * (kept + history) + _bytes(group.data.whole)
+    block = block if block is None else checks.integer("", "block", block, 1)
     on_cpu = jax.local_devices()[0].platform == "cpu"
-    shared = devices if on_cpu else 1  # devices that are cores of one machine share its memory
-    fits = (budget - resident) // (shared * working)
-    if fits < 1:
-        needed = resident + shared * working
-        room = (budget - _bytes(group.data.whole) - shared * working) // (kept + history)
-        raise ValueError(
-            f"{count} members of {said_bytes(kept)} each take {said_bytes(needed)}, {said_bytes(needed - budget)} "
-            f"above the budget of {said_bytes(budget)}; " + (f"{room} members fit" if room > 0 else "not even one fits")
-        )  # fmt: skip
-    if block is not None:
-        block = checks.integer("", "block", block, 1)
-        if min(block, -(-count // devices)) > fits:
-            needed = resident + shared * working * block
-            raise ValueError(
-                f"block: {block} lanes a device take {said_bytes(needed)}, {said_bytes(needed - budget)} above the "
-                f"budget of {said_bytes(budget)}; block={fits} fits"
-            )
-    else:
-        block = max(1, min(_WORKING_SET // working, fits)) if on_cpu else fits
-    blocks = -(-count // (block * devices))
-    return -(-count // (blocks * devices))  # as even as it goes
+    sharing = devices if on_cpu else 1  # devices that are cores of one machine share its memory
+    sizes = [lane_bytes(group) for group in groups]
+    members = sum(len(group.ids) for group in groups)
+    history = 8 * epochs * len(History._fields)
+    data = max(_bytes(group.data.whole) for group in groups)
+    kept = sum(len(group.ids) * (own + history) for group, (own, _, _) in zip(groups, sizes, strict=True))
+    lanes_of = []
+    for group, (_, update, working) in zip(groups, sizes, strict=True):
+        room, share = budget - data - kept, -(-len(group.ids) // devices)
+        fits = room // (sharing * working)
+        asked = min(share, block or 1)
+        if asked > fits:
+            needed = data + kept + sharing * working * asked
+            over = f"take {said_bytes(needed)}, {said_bytes(needed - budget)} above the budget of {said_bytes(budget)}"
+            if fits >= 1:
+                raise ValueError(f"block: {asked} lanes a device {over}; block={fits} fits")
+            few = (budget - data - sharing * working) * members // kept
+            raise ValueError(f"{members} members {over}; {f'{few} of them fit' if few > 0 else 'not even one fits'}")
+        most = block or (min(_WORKING_SET // update + 1, fits) if on_cpu else fits)
+        blocks = -(-share // most)
+        lanes_of.append(-(-share // blocks))  # as even as it goes
+    return lanes_of
 
 
 def _check_halving(halving: Halving, epochs: int, validation: Any) -> None:
@@ -261,8 +259,8 @@ class _Trained:
         self.group, self.length, self.mesh, self.shared, self.plan_key = group, length, mesh, shared, plan_key
         self.size = lanes_a_device * mesh.size
         on_cpu = mesh.devices.flat[0].platform == "cpu"
-        settings = group.make.settings._replace(**({"products": COLUMNS} if on_cpu else {}))
-        make = Maker(settings, *(getattr(group.make, name) for name in ("candidates", "regularizer", "fixed")))
+        settings = group.make.settings._replace(products=COLUMNS if on_cpu else ROWS)
+        make = dataclasses.replace(group.make, settings=settings)
         self.begin, self.advance = _programs(make, length, shared, group.data.axes, mesh)
         count, process = len(group.ids), jax.process_index()
         self.own = np.arange(count)[process :: jax.process_count()]  # each process trains its part
@@ -271,6 +269,8 @@ class _Trained:
         self.ended = np.zeros(count, np.int64)
         self.epoch = np.zeros(count, np.int64)
         self.blocks: list[_Block] = []
+        self.held_out, self.key = self.place((group.held_out, plan_key), False)
+        self.common: Batch | None = None  # what all members' data have in common
 
     def place(self, tree: Any, axis: bool = True) -> Any:
         spec = PartitionSpec(self.mesh.axis_names) if axis else PartitionSpec()
@@ -279,20 +279,26 @@ class _Trained:
     def block(self, ids: np.ndarray, runs: Callable[[np.ndarray, Any], Run]) -> _Block:
         """These places in lanes; runs(places, values) gives each one's Run. A block is filled up with its first."""
         full = np.concatenate([ids, np.full(self.size - len(ids), ids[0])])
-        group = self.group
-        values = jax.tree.map(lambda v: v[full], group.values)
-        signs = group.make.settings.loss.targets == "signs"
-        data = group.data.of(full, group.keys, signs)
-        run = runs(full, values)
         filling = np.arange(self.size) >= len(ids)
+        values = jax.tree.map(lambda v: v[full], self.group.values)
+        run = runs(full, values)
         run = run._replace(ended=np.where(filling, DIVERGED, np.asarray(run.ended)).astype(np.int32))
-        own = group.data.axes
-        placed = Batch(self.place(data.inputs, own.inputs == 0), self.place(data.targets, own.targets == 0))
-        key = self.place(self.plan_key, False)
+        key = self.key
         if not self.shared:
-            key = self.place(jax.vmap(lambda k: jax.random.split(k)[1])(group.keys[full]))
-        kept = np.where(filling, -1, full)
-        return _Block(kept, self.place(run), self.place(values), placed, key)
+            key = self.place(jax.vmap(lambda k: jax.random.split(k)[1])(self.group.keys[full]))
+        return _Block(np.where(filling, -1, full), self.place(run), self.place(values), self.data(full), key)
+
+    def data(self, places: np.ndarray) -> Batch:
+        """What the members at these places train on; what they have in common is placed once."""
+        own = self.group.data.axes
+        if self.common is None or 0 in (own.inputs, own.targets):
+            data = self.group.data.of(places, self.group.keys, self.group.make.settings.loss.targets == "signs")
+            placed = Batch(self.place(data.inputs, own.inputs == 0), self.place(data.targets, own.targets == 0))
+            self.common = self.common or placed
+        return Batch(
+            self.common.inputs if own.inputs is None else placed.inputs,
+            self.common.targets if own.targets is None else placed.targets,
+        )
 
     def begin_blocks(self) -> None:
         def fresh(places, values):
@@ -310,7 +316,7 @@ class _Trained:
         """Starts `count` epochs of every block; what is given back is not ready yet."""
         tables = []
         for one in self.blocks:
-            one.run, table = self.advance(one.run, one.values, one.data, self.group.held_out, one.key, first, count)
+            one.run, table = self.advance(one.run, one.values, one.data, self.held_out, one.key, first, count)
             tables.append(table)
         return tables
 
@@ -369,8 +375,8 @@ class _Trained:
         """The shapes of what `to_save` gives after `epoch` epochs."""
         self.begin_blocks()
         self.harvest()
-        one, held_out = self.blocks[0], self.group.held_out
-        _, table = jax.eval_shape(self.advance, one.run, one.values, one.data, held_out, one.key, 0, 1)
+        one = self.blocks[0]
+        _, table = jax.eval_shape(self.advance, one.run, one.values, one.data, self.held_out, one.key, 0, 1)
         members = len(self.group.ids)
         history = jax.tree.map(lambda x: jax.ShapeDtypeStruct((epoch, members, *x.shape[2:]), x.dtype), table)
         return {"runs": self.runs, "ended": self.ended, "epoch": self.epoch, "history": history, "packing": blocks}
@@ -552,10 +558,8 @@ class _Training:
         """Every process gets what the others trained."""
         for one in self.trained:
             count, processes = len(one.group.ids), jax.process_count()
-            share = -(-count // processes)
-            mine = np.concatenate([one.own, np.repeat(one.own[:1], share - len(one.own))]) if len(one.own) else None
-            if mine is None:
-                raise ValueError(f"{count} members cannot be divided among {processes} processes")
+            missing = -(-count // processes) - len(one.own)  # all send as many
+            mine = np.concatenate([one.own, np.repeat(one.own[:1], missing)])
             columns = (one.runs, jax.tree.map(lambda x: np.moveaxis(x, 1, 0), one.history), one.ended, one.epoch)
             sent = jax.tree.map(lambda x, mine=mine: x[mine], columns)
             every = jax.tree.map(np.asarray, multihost_utils.process_allgather(sent))

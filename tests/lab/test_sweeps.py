@@ -1,4 +1,4 @@
-"""`functional-nn sweep`: the plain syntax, what it refuses, what it writes, how it goes on; its figures show any data."""
+"""`functional-nn sweep`: its syntax, what it refuses and writes, how it goes on; and figures of whatever came out."""
 
 import csv
 import io
@@ -22,7 +22,7 @@ from lab.test_report import check_self_contained
 from functional_nn.lab import plots, sweeps
 from functional_nn.training import checkpoints, grid, search
 
-GRID = ("learning_rate=0.01,0.1", "batch_size=0,40", "seed=0..1")
+GRID = ("learning_rate=0.01,0.1", "batch_size=40", "seed=0..3")
 ITS = ("sweep", "iris", "--grid", *GRID, "--hidden", 3, "--epochs", 4)
 FILES = {
     "config.json", "results.csv", "history.npz", "parameters.npz", "report.html", "parallel_coordinates.png",
@@ -179,6 +179,10 @@ def test_a_missing_extra_is_named(tmp_path, monkeypatch, option, module):
 # What it writes -------------------------------------------------------------------------------------------------------
 
 
+def read_table(folder):
+    return list(csv.DictReader(io.StringIO((folder / "results.csv").read_text())))
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A sweep's folder, what was said, and the population behind it."""
@@ -200,13 +204,13 @@ def test_a_sweep_writes_all_it_promises(trained):
     assert str(out / "report.html") in said.out
     config = json.loads((out / "config.json").read_text())
     assert config["members"] == 8 and config["results"]["best"] == best and config["grid"] == list(GRID)
-    assert config["hyperparameters"] == {"learning_rate": [0.01, 0.1], "batch_size": [0, 40], "seed": [0, 1]}
+    assert config["hyperparameters"] == {"learning_rate": [0.01, 0.1], "batch_size": [40], "seed": [0, 1, 2, 3]}
 
 
 def test_the_table_and_histories_are_the_populations(trained):
     out, _, population = trained
     table = population.table()
-    rows = list(csv.DictReader(io.StringIO((out / "results.csv").read_text())))
+    rows = read_table(out)
     assert list(rows[0]) == list(table) and len(rows) == 8
     for name, column in table.items():
         assert [type(v)(row[name]) for row, v in zip(rows, column.tolist(), strict=True)] == column.tolist()
@@ -230,9 +234,9 @@ def test_the_page_stands_alone_and_ranks_the_members(trained):
     assert len(page.all("svg")) == 3 and "<script" not in html
     order = np.argsort(population.table()["validation_loss"], kind="stable")
     cells = page.within("td")
-    assert [int(cell) for cell in cells[: 8 * 8 : 8]] == order.tolist()
+    assert [int(cell) for cell in cells[: 8 * 7 : 7]] == order.tolist()
     best = population.table()["validation_accuracy"][order[0]]
-    assert f"{100 * best:.2f} %" in page.within("strong") and cells[64:67] == ["completed", "8", "100.0 %"]
+    assert f"{100 * best:.2f} %" in page.within("strong") and cells[56:59] == ["completed", "8", "100.0 %"]
 
 
 def test_nothing_is_written_over(trained, tmp_path):
@@ -255,7 +259,7 @@ def test_checkpoints_of_an_interrupted_sweep(trained, tmp_path, monkeypatch):
 
     monkeypatch.setattr(checkpoints.Checkpoints, "save", interrupted)
     said = call(*ITS, "--out", tmp_path / "b")
-    assert said.code == 130 and said.err.count("\n") == 1 and "--resume" in said.err and "epoch 2" in said.err
+    assert said.code == 130 and said.err.count("\n") == 1 and "--resume" in said.err
     monkeypatch.undo()
     hidden = tmp_path / ".b.checkpoints"
     assert [path.name for path in tmp_path.iterdir()] == [hidden.name]
@@ -269,8 +273,9 @@ def test_checkpoints_of_an_interrupted_sweep(trained, tmp_path, monkeypatch):
     assert (tmp_path / "b/results.csv").read_bytes() == (out / "results.csv").read_bytes()
 
 
+@pytest.mark.slow
 def test_one_diverged_network_of_another_kind(tmp_path):
-    words = ("diabetes", "--hidden", "--grid", "learning_rate=1e30", "--optimizer", "gd", "--epochs", 2)
+    words = ("diabetes", "--hidden", "--grid", "learning_rate=1e300", "--optimizer", "gd", "--epochs", 2)
     said = call("sweep", *words, "--batch-size", 0, "--dtype", "float64", "--out", tmp_path / "d")
     assert said.code == 0 and said.err == "" and "1 diverged" in said.out and "best: none" in said.out
     assert not (tmp_path / "d/parameters.npz").exists()
@@ -294,7 +299,7 @@ def close():
 
 
 def draw(figure):
-    figure.savefig(io.BytesIO(), format="svg", bbox_inches="tight")
+    figure.draw_without_rendering()  # what its layout warns of shows here
     return figure
 
 
@@ -320,8 +325,12 @@ LOSSES = {
 }
 
 
-@pytest.mark.parametrize("losses", LOSSES)
-@pytest.mark.parametrize("name", COLUMNS)
+def some(names, usual):
+    """All losses with the first name, those that differ most with the others."""
+    return [(name, losses) for name in names for losses in (LOSSES if name == usual else ("blown up", "half"))]
+
+
+@pytest.mark.parametrize(("name", "losses"), some(COLUMNS, "a product"))
 def test_every_member_has_its_line(name, losses):
     columns, values = COLUMNS[name], LOSSES[losses](len(next(iter(COLUMNS[name].values()))))
     diverged = np.arange(len(values)) == 1
@@ -336,8 +345,7 @@ def test_every_member_has_its_line(name, losses):
     assert set(columns) <= set(texts) and ("diverged" in texts) == lost.any()
 
 
-@pytest.mark.parametrize("losses", LOSSES)
-@pytest.mark.parametrize("name", ["a product", "one member", "random"])
+@pytest.mark.parametrize(("name", "losses"), some(["a product", "one member", "random"], "a product"))
 def test_medians_against_learning_rates(name, losses):
     columns, values = COLUMNS[name], LOSSES[losses](len(COLUMNS[name]["learning_rate"]))
     diverged = np.zeros(len(values), bool)
@@ -357,8 +365,7 @@ def test_medians_against_learning_rates(name, losses):
         assert len(found.rates) <= 16 and (np.diff(found.rates) > 0).all()
 
 
-@pytest.mark.parametrize("losses", LOSSES)
-@pytest.mark.parametrize("shape", [(1, 1), (5, 1), (5, 40)])
+@pytest.mark.parametrize(("shape", "losses"), some([(1, 1), (5, 1), (5, 40)], (5, 40)))
 def test_bands_hold_their_shares(losses, shape):
     values = np.broadcast_to(LOSSES[losses](shape[1]), shape).copy()
     axis = draw(plots.quantile_bands([("all", values), ("again", values)])).axes[0]
@@ -408,7 +415,7 @@ def test_two_processes_give_the_same_table(tmp_path):
     for run in runs:
         said = run.communicate(timeout=200)
         assert run.returncode == 0, said
-    one, two = (list(csv.DictReader((tmp_path / name / "results.csv").open())) for name in ("one", "two"))
+    one, two = (read_table(tmp_path / name) for name in ("one", "two"))
     assert len(one) == len(two) == 30 and {row["status"] for row in one} == {"halved", "completed"}
     for a, b in zip(one, two, strict=True):
         for name in a:

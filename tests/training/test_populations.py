@@ -330,7 +330,7 @@ def test_a_resumed_population_is_bitwise_the_uninterrupted_one(main, tmp_path):
         ({"label_noise": [-0.1]}, {}, "label_noise must be numbers >= 0, got -0.1"),
         ({"seed": [1]}, {"block": 0}, "block must be an integer >= 1"),
         ({"seed": range(4)}, {"block": 4, "budget": 10_000}, "block: 4 lanes .* above the budget .*; block=[123] fits"),
-        ({"seed": range(4000)}, {"budget": 50_000}, r"4000 members of .* above the budget of .*; \d+ members fit"),
+        ({"seed": range(4000)}, {"budget": 50_000}, r"4000 members take .* above the budget of .*; \d+ of them fit"),
         ({"seed": [1]}, {"budget": 10}, "not even one fits"),
         ({"optimizer": ["adam"]}, {}, "unknown name 'optimizer'"),
         ({"width": [2]}, {}, "unknown name 'width'"),
