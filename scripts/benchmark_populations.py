@@ -360,9 +360,7 @@ def main() -> None:
     )
     task = experiments.load("digits")
     x, t = task.inputs[:ROWS], task.targets[:ROWS]
-    written = (
-        f"{ROWS} rows, {options.epochs} epochs, Adam, float32, {options.rounds} rounds, {jax.device_count()} devices"
-    )
+    written = f"{ROWS} rows, {options.epochs} epochs, Adam, {options.rounds} rounds, {jax.device_count()} devices"
     count = [0]
     with progress("measuring", 1) as bar:
 

@@ -92,7 +92,8 @@ def draw(rows: list[dict]):
     with plt.rc_context(STYLE):
         figure, (left, right) = plt.subplots(1, 2, figsize=(11.5, 4.2), layout="constrained", width_ratios=(1.35, 1))
         accuracy = np.array([row["test accuracy"] for row in rows]).reshape(len(DEPTHS), len(WIDTHS))
-        image = left.imshow(accuracy, cmap="viridis", aspect="auto", origin="lower", vmin=max(0.9, accuracy.min()))
+        lowest = accuracy.max() - 0.08  # below, one colour
+        image = left.imshow(accuracy, cmap="viridis", aspect="auto", origin="lower", vmin=max(lowest, accuracy.min()))
         for row in rows:
             at = WIDTHS.index(row["width"]), DEPTHS.index(row["depth"])
             dark = image.norm(row["test accuracy"]) < 0.6

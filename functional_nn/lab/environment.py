@@ -22,15 +22,15 @@ def describe() -> dict[str, str]:
         "numpy": np.__version__,
         "python": platform.python_version(),
         "device": f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform})",
-        "cores": str(_cores()),
+        "cores": str(cores()),
         "default dtype": str(precision.default()),
         "64-bit mode": "on" if jax.config.jax_enable_x64 else "off",
         "matmul precision": str(jax.config.jax_default_matmul_precision or "default"),
     }
 
 
-def _cores() -> int:
-
+def cores() -> int:
+    """How many this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -141,13 +141,13 @@ def parallel_coordinates(
     points = np.stack([*points, np.where(lost, 1.1, loss.places)], axis=1)
     top = 1.16 if lost.any() else 1.08
     many, colors = len(losses) > 100, plt.get_cmap("viridis")(np.nan_to_num(loss.places) * 0.95)
-    colors[:, 3] = 0.35 if many else 0.8
-    colors[lost] = (0.6, 0.6, 0.6, 0.2 if many else 0.6)
+    colors[lost, :3] = 0.6
+    colors[:, 3] = np.clip(5 / np.sqrt(len(losses)), 0.12, 0.8)
     width = np.where(score <= np.sort(score)[min(9, len(score) - 1)], 1.6, 0.8)
     colors[np.isfinite(score) & (width > 1), 3] = 1.0
     order = np.argsort(-score, kind="stable")  # the best on top
     with plt.rc_context(STYLE | {"axes.grid": False}):
-        figure, axis = plt.subplots(figsize=(max(6.6, 1.5 * (len(axes) + 1)), 3.9), layout="constrained", dpi=200)
+        figure, axis = plt.subplots(figsize=(max(6.6, 1.5 * (len(axes) + 1)), 3.9), layout="constrained", dpi=150)
         lines = np.stack([np.broadcast_to(np.arange(points.shape[1]), points.shape), points], axis=2)
         axis.add_collection(
             LineCollection(lines[order], colors=colors[order], linewidths=width[order], rasterized=many)
@@ -202,8 +202,8 @@ def rate_quartiles(
         (panel, curve): np.array(
             [_quartiles(losses[(places == i) & (curve_of == curve) & (panel_of == panel)]) for i in range(len(x))]
         )
-        for panel in np.unique(panel_of).tolist()
-        for curve in np.unique(curve_of).tolist()
+        for panel in _ordered(panel_of, panel_name)
+        for curve in _ordered(curve_of, curve_name)
     }
     return Rates(x, quartiles, (panel_name, curve_name))
 
@@ -293,11 +293,19 @@ def value_text(value: str | float, name: str | None = None) -> str:
     return "all" if name == "batch_size" and value == 0 else f"{value:.4g}"
 
 
+def _ordered(values: np.ndarray, name: str | None) -> list:
+    """The distinct values, rising; a batch of all examples is the largest."""
+    distinct = np.unique(values).tolist()
+    return [*distinct[1:], 0] if name == "batch_size" and distinct[0] == 0 else distinct
+
+
 def _axis(values: np.ndarray, name: str = "") -> _Axis:
-    distinct, places = np.unique(values, return_inverse=True)
+    distinct = np.array(_ordered(values, name))
     if len(distinct) <= _FEW or distinct.dtype.kind == "U":
         at = np.linspace(0, 1, len(distinct)) if len(distinct) > 1 else np.array([0.5])
-        return _Axis(at[places], [(y, value_text(v, name)) for y, v in zip(at, distinct, strict=True)])
+        places = (values[:, None] == distinct[None, :]).argmax(axis=1)
+        return _Axis(at[places], [(y, value_text(v, name)) for y, v in zip(at, distinct.tolist(), strict=True)])
+    distinct = np.sort(distinct)
     return _numbers(values.astype(np.float64), distinct[0], distinct[-1], _is_logarithmic(distinct))
 
 

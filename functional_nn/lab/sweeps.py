@@ -29,6 +29,17 @@ _SPACED = {"log": (search.log_uniform, search.log_integers), "lin": (search.unif
 _SPACINGS = "log:LOW:HIGH or lin:LOW:HIGH"
 
 
+def write_parquet(table: dict[str, np.ndarray], path: Path) -> None:
+    """A population's table, typed and compressed. Raises ImportError without the extra `tables`."""
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise ImportError('Parquet needs pyarrow; pip install "functional-nn[tables]"') from None
+    columns = {name: column.tolist() if column.dtype.kind == "U" else column for name, column in table.items()}
+    pyarrow.parquet.write_table(pyarrow.table(columns), path)
+
+
 # From words to hyperparameters ----------------------------------------------------------------------------------------
 
 
@@ -184,7 +195,7 @@ def lay_out(devices: int | None, coordinator: str | None, processes: int | None,
     if devices is not None:
         checks.integer("", "devices", devices, 1)
     with contextlib.suppress(RuntimeError):  # JAX runs already, as in a notebook, with the devices that it then has
-        jax.config.update("jax_num_cpu_devices", devices or environment._cores())
+        jax.config.update("jax_num_cpu_devices", devices or environment.cores())
     if not missing:
         checks.integer("", "processes", processes, 1)
         if not 0 <= process < processes:
@@ -322,7 +333,7 @@ def _checkpoints(out: Path, replace: bool, resume: bool) -> Iterator[checkpoints
     """
     own = folder = out.with_name(f".{out.name}.checkpoints")
     if jax.process_count() > 1:
-        own = folder / f"process-{jax.process_index()}"
+        own = folder / f"process{jax.process_index()}"  # where `fit_population` then keeps them
     kept, aside = checkpoints.keep(own, last=2), own.with_name(f"{own.name}-old")
     if kept.numbers() and not resume:
         if not replace:
@@ -332,7 +343,7 @@ def _checkpoints(out: Path, replace: bool, resume: bool) -> Iterator[checkpoints
             )
         own.rename(aside)
     try:
-        yield kept
+        yield checkpoints.keep(folder, last=2)
     except KeyboardInterrupt:
         done = kept.numbers()
         if not done:
@@ -401,7 +412,7 @@ def _write(population: Population, columns, task: Prepared, settings, out: Path,
         population.to_csv(folder / "results.csv")
         population.save_history(folder / "history.npz")
         if importlib.util.find_spec("pyarrow"):
-            population.to_parquet(folder / "results.parquet")
+            write_parquet(table, folder / "results.parquet")
         if best is None:
             (folder / runs.CONFIG).write_text(json.dumps(finite_or_none(config), indent=2) + "\n")
         else:  # the best member is a run like any other: evaluate and predict take it

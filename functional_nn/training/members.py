@@ -86,16 +86,12 @@ class Group(NamedTuple):
     def initial(self, places: np.ndarray) -> Params:
         """The initial parameters of the members at these places of the group, NumPy arrays (M, ...)."""
         distinct, back = np.unique(places, return_inverse=True)
-        drawn: Params | None = None
-        for network in dict.fromkeys(self.networks[place] for place in distinct):
-            at = np.array([self.networks[place] == network for place in distinct])
-            own = distinct[at]
-            params = _draw(network)(self.keys[own], jnp.asarray(self.scales[own], precision.default()))
-            params = jax.tree.map(np.asarray, padded(network, self.network, params))
-            if drawn is None:
-                drawn = jax.tree.map(lambda x: np.zeros((len(distinct), *x.shape[1:]), x.dtype), params)
+        common = jax.eval_shape(self.network.init, jax.random.key(0))
+        drawn = jax.tree.map(lambda x: np.zeros((len(distinct), *x.shape), x.dtype), common)
+        for at, place in enumerate(distinct):
+            params = _draw(self.networks[place])(self.keys[place], self.scales[place])
             for column, x in zip(jax.tree.leaves(drawn), jax.tree.leaves(params), strict=True):
-                column[at] = x
+                column[at][tuple(map(slice, x.shape))] = x
         return jax.tree.map(lambda x: x[back], drawn)
 
 
@@ -158,6 +154,11 @@ def grouped(
             raise ValueError("hyperparameters: " + registry.unknown("name", name, everything))
         if len(takers) > 1:
             raise ValueError(f"hyperparameters: {name!r} is taken by {' and by '.join(takers)}; rename one of them")
+    for taker, make in (("network", network if of_network else None), ("regularizer", penalty.make),
+                        *(("optimizer", maker.make) for maker in makers.values())):  # fmt: skip
+        missing = [name for name in _required(make) if name not in columns]
+        if missing:
+            raise ValueError(f"hyperparameters: the {taker} needs {missing[0]!r}, which is not among them")
     _check_own(columns, makers)
 
     count = len(next(iter(columns.values())))
@@ -189,6 +190,7 @@ def grouped(
             values["mask"] = _masks(shape, [networks[i] for i in ids])
         maker = dataclasses.replace(maker, settings=settled._replace(optimizer=None, regularizer=None))
         scales = columns["initial_scale"][ids] if "initial_scale" in columns else np.ones(len(ids))
+        scales = scales.astype(precision.default())
         built.append(
             Group(np.array(ids), tuple(networks[i] for i in ids), maker, values, keys[np.array(ids)], scales, own_data,
                   held_out)
@@ -222,6 +224,12 @@ def _parameters(kind: str, function: Callable) -> tuple[str, ...]:
     except (TypeError, ValueError):
         raise TypeError(f"{kind}: expected a function of hyperparameters, got {function!r}") from None
     return tuple(p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY))
+
+
+def _required(function: Callable | None) -> list[str]:
+    """What it cannot be called without."""
+    parameters = inspect.signature(function).parameters.values() if function else ()
+    return [p.name for p in parameters if p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
 
 
 def _check_own(columns: dict[str, np.ndarray], makers: dict[str, Factory]) -> None:
@@ -331,9 +339,9 @@ def _traced(makers, penalty, columns, ids, compiled_in, rows) -> dict[str, Any]:
 # Initial parameters, padding ------------------------------------------------------------------------------------------
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=256)
 def _draw(network: Network) -> Callable:
-    """(keys, scales) -> initial parameters, as `fit` draws them, their weights multiplied by the scale."""
+    """(key, scale) -> initial parameters, as `fit` draws them, their weights multiplied by the scale; compiled once."""
 
     def one(key, scale):
         init_key, _ = jax.random.split(key)
@@ -341,7 +349,7 @@ def _draw(network: Network) -> Callable:
         scaled = lambda acts, w: w * scale.astype(w.dtype) if acts else w  # noqa: E731
         return jax.tree.map(scaled, regularizers.penalized(params), params)
 
-    return jax.jit(jax.vmap(one))
+    return jax.jit(one)
 
 
 def _common(networks: list[Network]) -> list[Network]:
@@ -378,18 +386,6 @@ def _check_paddable(network: Network) -> None:
             )
 
 
-def padded(network: Network, common: Network, params: Params) -> Params:
-    """Parameters (M, ...) of a network in the shapes of a wider one, zeros beside them."""
-    if network == common:
-        return params
-    shapes = jax.eval_shape(common.init, jax.random.key(0))
-
-    def pad(x, like):
-        return jnp.pad(x, [(0, 0), *((0, wide - own) for own, wide in zip(x.shape[1:], like.shape, strict=True))])
-
-    return jax.tree.map(pad, params, shapes)
-
-
 def unpadded(network: Network, params: Params) -> Params:
     """One member's parameters in its own network's shapes."""
     shapes = jax.eval_shape(network.init, jax.random.key(0))
@@ -397,11 +393,14 @@ def unpadded(network: Network, params: Params) -> Params:
 
 
 def _masks(common: Network, networks: list[Network]) -> Params:
-    made = {}
-    for network in dict.fromkeys(networks):
-        ones = jax.tree.map(lambda x: np.ones((1, *x.shape), bool), jax.eval_shape(network.init, jax.random.key(0)))
-        made[network] = jax.tree.map(np.asarray, padded(network, common, ones))
-    return jax.tree.map(lambda *own: np.concatenate(own), *(made[network] for network in networks))
+    """(M, ...) booleans: True for what is a member's own among the parameters of the wider network."""
+    shape = lambda network: jax.eval_shape(network.init, jax.random.key(0))  # noqa: E731
+    masks = jax.tree.map(lambda x: np.zeros((len(networks), *x.shape), bool), shape(common))
+    own = {network: shape(network) for network in dict.fromkeys(networks)}
+    for at, network in enumerate(networks):
+        for mask, x in zip(jax.tree.leaves(masks), jax.tree.leaves(own[network]), strict=True):
+            mask[at][tuple(map(slice, x.shape))] = True
+    return masks
 
 
 # Data -----------------------------------------------------------------------------------------------------------------

@@ -490,19 +490,22 @@ class _Training:
         rungs = self.halving.rungs if self.halving is not None else ()
         return min((rung for rung in rungs if rung > self.epoch), default=self.epochs)
 
-    def scores(self, monitor: str) -> np.ndarray:
-        """(N,), lowest is best, of the members that run on: nan for all others."""
+    def latest(self, monitor: str) -> np.ndarray:
+        """(N,), each member's score in its last epoch, lowest is best; nan for the diverged and for other processes'."""
         scores = np.full(self.count, np.nan)
         for one in self.trained:
-            if one.history is None:
-                continue
-            column = np.asarray(getattr(one.history, monitor)[self.epoch - 1], np.float64)
-            column = -column if monitor == "validation_accuracy" else column
-            scores[one.group.ids] = np.where(one.ended == 0, column, np.nan)
+            if one.history is not None:
+                at = np.maximum(one.epoch - 1, 0), np.arange(len(one.epoch))
+                column = np.asarray(getattr(one.history, monitor)[at], np.float64)
+                column = -column if monitor == "validation_accuracy" else column
+                scores[one.group.ids] = np.where((one.ended != DIVERGED) & (one.epoch > 0), column, np.nan)
         return scores
 
     def halve(self) -> None:
-        scores = self.scores(self.halving.monitor)
+        going = np.zeros(self.count, bool)
+        for one in self.trained:
+            going[one.group.ids[one.own]] = one.ended[one.own] == 0
+        scores = np.where(going, self.latest(self.halving.monitor), np.nan)
         if jax.process_count() > 1:
             every = multihost_utils.process_allgather(scores)  # nan but for each process's own
             scores = np.where(np.isnan(every).all(axis=0), np.nan, np.nanmax(np.nan_to_num(every, nan=-np.inf), axis=0))
@@ -517,7 +520,7 @@ class _Training:
         monitor = self.halving.monitor if self.halving else "validation_loss"
         if all(one.group.held_out is None for one in self.trained) and monitor != "training_loss":
             monitor = "training_loss"
-        scores = self.scores(monitor)
+        scores = self.latest(monitor)
         best = None
         if not np.isnan(scores).all():
             best = int(np.nanargmin(scores)), float(np.nanmin(scores))

@@ -110,20 +110,27 @@ class Population:
         return updates
 
     def best(self, monitor: str | None = None) -> int:
-        """The member whose last epoch is best: lowest "validation_loss" (where there is validation data) or
-        "training_loss", highest "validation_accuracy". Raises ValueError for another word, and where none is finite.
+        """The member whose `params` are best: lowest "validation_loss" (where there is validation data) or
+        "training_loss", highest "validation_accuracy", in their epoch. Raises ValueError for another word, and where
+        none is finite. Members that diverged or were left behind by halving do not count.
         """
         if monitor is None:
             monitor = "training_loss" if np.isnan(self.history.validation_loss).all() else "validation_loss"
         checks.one_of("best", "monitor", monitor, ("validation_loss", "training_loss", "validation_accuracy"))
-        scores = self.table()[monitor].astype(np.float64)
+        scores = getattr(self.history, monitor)[self._reported() - 1, np.arange(len(self))].astype(np.float64)
         scores = -scores if monitor == "validation_accuracy" else scores
-        scores = np.where(
-            (self.status == "diverged") | (self.status == "halved") | ~np.isfinite(scores), np.inf, scores
-        )
-        if not np.isfinite(scores).any():
+        judged = np.isfinite(scores) & ~np.isin(self.status, ("diverged", "halved"))
+        if not judged.any():
             raise ValueError(f"best: no member has a finite {monitor.replace('_', ' ')}")
-        return int(scores.argmin())
+        return int(np.where(judged, scores, np.inf).argmin())
+
+    def _reported(self) -> np.ndarray:
+        """(N,), the epoch after which each member had the parameters that `params` gives: the best one, or the last."""
+        epochs = np.maximum(self.epochs, 1)
+        for part in self.parts:
+            if part.runs.best is not None:
+                epochs[part.group.ids] = np.maximum(part.runs.best.epoch, 1)
+        return epochs
 
     def to_csv(self, path: Path | str) -> None:
         """The table."""
@@ -132,18 +139,6 @@ class Population:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(table)
             writer.writerows(zip(*(column.tolist() for column in table.values()), strict=True))
-
-    def to_parquet(self, path: Path | str) -> None:
-        """The table, typed and compressed. Raises ImportError without the extra `tables`."""
-        try:
-            import pyarrow
-            import pyarrow.parquet
-        except ImportError:
-            raise ImportError('Parquet needs pyarrow; pip install "functional-nn[tables]"') from None
-        columns = {
-            name: column if column.dtype.kind != "U" else column.tolist() for name, column in self.table().items()
-        }
-        pyarrow.parquet.write_table(pyarrow.table(columns), path)
 
     def save_history(self, path: Path | str) -> None:
         """Every metric's history, arrays (E, N) by name, in one compressed .npz file."""

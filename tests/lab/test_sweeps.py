@@ -341,6 +341,8 @@ def test_every_member_has_its_line(name, losses):
     assert (lines[:, -1, 1] > 1).sum() == lost.sum() and (lines[:, -1, 1] >= 0).all()
     if losses == "spread":  # the best is drawn last, and lowest
         assert lines[-1, -1, 1] == lines[:, -1, 1].min()
+    if name == "a product":  # 0, all examples, is the largest batch
+        assert [text.get_text() for text in axis.texts if text.get_text() in ("8", "all")] == ["8", "all"]
     texts = [text.get_text() for text in axis.texts]
     assert set(columns) <= set(texts) and ("diverged" in texts) == lost.any()
 
@@ -428,3 +430,11 @@ def test_two_processes_give_the_same_table(tmp_path):
 
 def test_nothing_of_the_sweep_lasts():
     assert jax.config.jax_enable_x64
+
+
+def test_parquet_is_the_table(tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    table = {"member": np.arange(2), "status": np.array(["completed", "halved"]), "loss": np.array([0.5, np.nan])}
+    sweeps.write_parquet(table, tmp_path / "table.parquet")
+    read = parquet.read_table(tmp_path / "table.parquet").to_pydict()
+    assert read["status"] == ["completed", "halved"] and read["member"] == [0, 1] and read["loss"][0] == 0.5
