@@ -84,15 +84,17 @@ class Group(NamedTuple):
         return self.make.settings.network
 
     def initial(self, places: np.ndarray) -> Params:
-        """The initial parameters of the members at these places of the group, NumPy arrays (M, ...)."""
-        distinct, back = np.unique(places, return_inverse=True)
-        common = jax.eval_shape(self.network.init, jax.random.key(0))
-        drawn = jax.tree.map(lambda x: np.zeros((len(distinct), *x.shape), x.dtype), common)
-        for at, place in enumerate(distinct):
-            params = _draw(self.networks[place])(self.keys[place], self.scales[place])
-            for column, x in zip(jax.tree.leaves(drawn), jax.tree.leaves(params), strict=True):
-                column[at][tuple(map(slice, x.shape))] = x
-        return jax.tree.map(lambda x: x[back], drawn)
+        """The initial parameters of the members at these places of the group, (M, ...)."""
+        keys, scales = self.keys[places], self.scales[places]
+        own = [self.networks[place] for place in places]
+        if set(own) == {self.network}:
+            return _draw(self.network)(keys, scales)
+        filled = jax.tree.map(lambda x: np.zeros((len(places), *x.shape), x.dtype), shapes(self.network))
+        for network in dict.fromkeys(own):  # each is drawn for all, so that it compiles for one number of members
+            at = np.flatnonzero([one == network for one in own])
+            for column, x in zip(jax.tree.leaves(filled), jax.tree.leaves(_draw(network)(keys, scales)), strict=True):
+                column[(at, *map(slice, x.shape[1:]))] = np.asarray(x)[at]
+        return filled
 
 
 class Data(NamedTuple):
@@ -166,11 +168,11 @@ def grouped(
     compiled_in |= {name for name, column in columns.items() if column.dtype.kind in "Ub" and name != "optimizer"}
     rows = [{name: column[i].item() for name, column in columns.items()} for i in range(count)]
     networks = _built(network, of_network, rows)
-    shapes = _common(networks) if pad else networks
+    compiled = _common(networks) if pad else networks
     members: dict[tuple, list[int]] = {}
     for i, row in enumerate(rows):
         fixed = tuple((name, row[name]) for name in row if name in compiled_in)
-        members.setdefault((shapes[i], *_not_of(fixed, of_network)), []).append(i)
+        members.setdefault((compiled[i], *_not_of(fixed, of_network)), []).append(i)
 
     keys, built = _keys(key, columns, count), []
     for (shape, *fixed), ids in members.items():
@@ -181,8 +183,7 @@ def grouped(
         base = _first(maker, first, rows, ids)
         settled = settle(shape, settings["loss"], base.optimizer, _plan(plan, given), base.regularizer,
                          settings["stop"], settings["gradient"], settings["correct"], settings["track"])  # fmt: skip
-        params = jax.eval_shape(shape.init, jax.random.key(0))
-        training, held_out = prepared(settled, params, *data, validation)
+        training, held_out = prepared(settled, shapes(shape), *data, validation)
         own_data = _data(training, given.get("examples"), columns, np.array(ids), key)
         settled = with_plan(settled, own_data.examples)
         values = _traced(makers, penalty, columns, np.array(ids), compiled_in, rows)
@@ -339,9 +340,19 @@ def _traced(makers, penalty, columns, ids, compiled_in, rows) -> dict[str, Any]:
 # Initial parameters, padding ------------------------------------------------------------------------------------------
 
 
+def shapes(network: Network) -> Params:
+    """Its parameters as shapes."""
+    return _shapes(network, precision.default())
+
+
+@functools.lru_cache(maxsize=256)
+def _shapes(network: Network, dtype) -> Params:
+    return jax.eval_shape(lambda: network.init(jax.random.key(0), dtype))
+
+
 @functools.lru_cache(maxsize=256)
 def _draw(network: Network) -> Callable:
-    """(key, scale) -> initial parameters, as `fit` draws them, their weights multiplied by the scale; compiled once."""
+    """(keys, scales) -> initial parameters (M, ...), as `fit` draws them, their weights multiplied by the scale."""
 
     def one(key, scale):
         init_key, _ = jax.random.split(key)
@@ -349,7 +360,7 @@ def _draw(network: Network) -> Callable:
         scaled = lambda acts, w: w * scale.astype(w.dtype) if acts else w  # noqa: E731
         return jax.tree.map(scaled, regularizers.penalized(params), params)
 
-    return jax.jit(one)
+    return jax.jit(jax.vmap(one))
 
 
 def _common(networks: list[Network]) -> list[Network]:
@@ -388,17 +399,14 @@ def _check_paddable(network: Network) -> None:
 
 def unpadded(network: Network, params: Params) -> Params:
     """One member's parameters in its own network's shapes."""
-    shapes = jax.eval_shape(network.init, jax.random.key(0))
-    return jax.tree.map(lambda x, like: x[tuple(map(slice, like.shape))], params, shapes)
+    return jax.tree.map(lambda x, like: x[tuple(map(slice, like.shape))], params, shapes(network))
 
 
 def _masks(common: Network, networks: list[Network]) -> Params:
     """(M, ...) booleans: True for what is a member's own among the parameters of the wider network."""
-    shape = lambda network: jax.eval_shape(network.init, jax.random.key(0))  # noqa: E731
-    masks = jax.tree.map(lambda x: np.zeros((len(networks), *x.shape), bool), shape(common))
-    own = {network: shape(network) for network in dict.fromkeys(networks)}
+    masks = jax.tree.map(lambda x: np.zeros((len(networks), *x.shape), bool), shapes(common))
     for at, network in enumerate(networks):
-        for mask, x in zip(jax.tree.leaves(masks), jax.tree.leaves(own[network]), strict=True):
+        for mask, x in zip(jax.tree.leaves(masks), jax.tree.leaves(shapes(network)), strict=True):
             mask[at][tuple(map(slice, x.shape))] = True
     return masks
 

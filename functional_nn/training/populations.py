@@ -28,7 +28,7 @@ from functional_nn.training import checkpoints, search
 from functional_nn.training.checkpoints import Checkpoint, Checkpoints
 from functional_nn.training.configuration import describe, fingerprint
 from functional_nn.training.loop import begun, interruptible
-from functional_nn.training.members import Group, Maker, grouped
+from functional_nn.training.members import Group, Maker, grouped, shapes
 from functional_nn.training.minibatches import BatchPlan
 from functional_nn.training.program import DIVERGED, Batch, History, Run, lanes, start
 from functional_nn.training.results import OUTRANKED, Part, Population
@@ -174,7 +174,7 @@ def _bytes(tree: Any) -> int:
 def lane_bytes(group: Group) -> tuple[int, int, int]:
     """What one member keeps, what an update goes through, and what an epoch takes, in bytes: estimates from shapes."""
     network, plan = group.network, group.make.settings.plan
-    params = jax.eval_shape(network.init, jax.random.key(0))
+    params = shapes(network)
     run = jax.eval_shape(functools.partial(_start, group.make), _first_lane(group.values), params)
     item = np.dtype(jax.tree.leaves(params)[0].dtype).itemsize
     examples, own = group.data.examples, group.data.axes
@@ -491,7 +491,7 @@ class _Training:
         return min((rung for rung in rungs if rung > self.epoch), default=self.epochs)
 
     def latest(self, monitor: str) -> np.ndarray:
-        """(N,), each member's score in its last epoch, lowest is best; nan for the diverged and for other processes'."""
+        """(N,), each member's score in its last epoch, lowest is best; nan for the diverged, and other processes'."""
         scores = np.full(self.count, np.nan)
         for one in self.trained:
             if one.history is not None:
