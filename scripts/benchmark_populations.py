@@ -44,7 +44,7 @@ except ImportError:
 ROWS, RATE = 1408, 1e-3  # so many rows are whole batches of 32 and of 128
 SIZES, SIZES_ON_GPU = (64, 256, 1024, 4096), (64, 256, 1024, 4096, 16384)
 TURN = 3  # trainings in a row, of ways that train one network
-REST = 0.1  # seconds between turns, in which threads that spin after their work, as BLAS's do, go to sleep
+REST = 0.5  # seconds between turns, in which threads that spin after their work, as BLAS's do, go to sleep
 SIDE = 2048  # of the matrices by which the machine is measured
 COMPILED, SETTINGS = (10, 10_000), 50  # updates of the two programs; settings that should be traced once
 OURS, FLOOR = "fit_population", "floor"

@@ -13,12 +13,11 @@ from functional_nn.training.program import Batch, Settings
 
 def describe(settings: Settings, training: Batch, held_out: Batch | None, key: Any) -> dict[str, Any]:
     """Settings by name, arrays by a digest of their bytes; words and numbers only, for JSON."""
-    optimizer, regularizer = settings.optimizer, settings.regularizer
     return {
         "network": describe_network(settings.network),
         "loss": f"{settings.loss.name}({settings.loss.reduction})",
-        "optimizer": {"name": optimizer.name, **_plain(optimizer.constants)} if optimizer else "a hyperparameter",
-        "regularizer": {"name": regularizer.name, **_plain(regularizer.constants)} if regularizer else None,
+        "optimizer": _row(settings.optimizer),
+        "regularizer": _row(settings.regularizer),
         "plan": _said(settings.plan),
         "stop": [criterion.reason for criterion in settings.stop],
         "gradient": _said(settings.gradient),
@@ -44,6 +43,11 @@ def describe_network(network: Network) -> dict[str, Any]:
     return {"inputs": dict(network.inputs), "layers": layers}
 
 
+def describe_factory(factory: Any) -> Any:
+    """What makes a population's optimizers or penalties: a function by its name, or the one that is made already."""
+    return _said(factory.make) if factory.make else _row(factory.row)
+
+
 def fingerprint(tree: Any) -> str:
     """A digest of every array's dtype, shape and bytes."""
     digest = hashlib.sha256()
@@ -54,6 +58,10 @@ def fingerprint(tree: Any) -> str:
         digest.update(f"{array.dtype}{array.shape}".encode())
         digest.update(array.tobytes())
     return digest.hexdigest()[:16]
+
+
+def _row(row: Any) -> dict[str, Any] | None:
+    return row and {"name": row.name, **_plain(row.constants)}
 
 
 def _plain(constants: dict[str, Any]) -> dict[str, Any]:

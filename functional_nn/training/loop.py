@@ -27,7 +27,7 @@ from functional_nn.networks.network import Inputs, Network, Params
 from functional_nn.optimizers import regularizers
 from functional_nn.optimizers.first_order import Optimizer
 from functional_nn.optimizers.regularizers import Regularizer
-from functional_nn.training.checkpoints import Checkpoint, Checkpoints, check_config, restore
+from functional_nn.training.checkpoints import Checkpoint, CheckpointError, Checkpoints, check_config, restore
 from functional_nn.training.configuration import describe
 from functional_nn.training.minibatches import BatchPlan, batch, minibatch
 from functional_nn.training.program import (
@@ -177,6 +177,8 @@ def fit(
         table = jax.eval_shape(advance, run, training, held_out, plan_key, 1)[1]
         history = jax.tree.map(lambda x: jax.ShapeDtypeStruct((done, *x.shape[1:]), x.dtype), table)
         tree = restore(found, {"run": run, "history": history})
+        if int(tree["run"].epoch) != done or not 0 <= int(tree["run"].ended) < STOPPED + len(settings.stop):
+            raise CheckpointError(f"checkpoint {found.path}: its run cannot have ended as it says")
         run = jax.device_put(tree["run"]) if mesh is None else _everywhere(tree["run"], settings.mesh)
         tables = [tree["history"]]
     with interruptible(checkpoint is not None) as interrupted:

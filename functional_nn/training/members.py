@@ -20,7 +20,7 @@ from functional_nn import optimizers, precision, registry
 from functional_nn.networks.network import Network, Params
 from functional_nn.optimizers import first_order, regularizers
 from functional_nn.optimizers.first_order import Optimizer
-from functional_nn.training.loop import prepared, settle, with_plan
+from functional_nn.training.loop import GRADIENTS, prepared, settle, with_plan
 from functional_nn.training.minibatches import BatchPlan, batch, minibatch
 from functional_nn.training.program import Batch, Settings
 
@@ -56,9 +56,8 @@ class Maker:
         given = dict(self.fixed) | values["constants"]
         made = [candidate(given) for candidate in self.candidates]
         optimizer = made[0] if len(made) == 1 else optimizers.choose(values["choice"], made)
-        return self.settings._replace(
-            optimizer=optimizer, regularizer=self.regularizer(given), mask=values.get("mask")
-        )  # fmt: skip
+        regularizer, mask = self.regularizer(given), values.get("mask")
+        return self.settings._replace(optimizer=optimizer, regularizer=regularizer, mask=mask)
 
 
 class Group(NamedTuple):
@@ -98,7 +97,10 @@ class Group(NamedTuple):
 
 
 class Data(NamedTuple):
-    """What members train on: rows (M, n) of the whole where each has its own, noise (M,) and keys (M,) for targets."""
+    """What members train on: `examples` of the whole.
+
+    rows: which, (n,) for all members or (N, n) of each; None for all of them. label_noise (N,), or None.
+    """
 
     whole: Batch
     rows: np.ndarray | None
@@ -188,6 +190,7 @@ def grouped(
         settled = with_plan(settled, own_data.examples)
         values = _traced(makers, penalty, columns, np.array(ids), compiled_in, rows)
         if pad and any(networks[i] != shape for i in ids):
+            _check_exact(settled)
             values["mask"] = _masks(shape, [networks[i] for i in ids])
         maker = dataclasses.replace(maker, settings=settled._replace(optimizer=None, regularizer=None))
         scales = columns["initial_scale"][ids] if "initial_scale" in columns else np.ones(len(ids))
@@ -395,6 +398,15 @@ def _check_paddable(network: Network) -> None:
                 f"pad: a layer of {what} is not the same network with more units beside it; train the widths in "
                 "groups of their own, pad=False"
             )
+
+
+def _check_exact(settings: Settings) -> None:
+    """Refuses what reads gradients before what is filled up is taken out of them."""
+    reads = {"importance": settings.plan.importance is not None, "track": settings.track,
+             "gradient": settings.gradient not in GRADIENTS.values()}  # fmt: skip
+    for name, given in reads.items():
+        if given:
+            raise ValueError(f"pad: {name} would see the units that fill a network up; train the widths with pad=False")
 
 
 def unpadded(network: Network, params: Params) -> Params:

@@ -25,12 +25,12 @@ from functional_nn.gradients.views import said_bytes
 from functional_nn.networks.network import Network
 from functional_nn.networks.products import COLUMNS, ROWS
 from functional_nn.training import checkpoints, search
-from functional_nn.training.checkpoints import Checkpoint, Checkpoints
-from functional_nn.training.configuration import describe, fingerprint
+from functional_nn.training.checkpoints import Checkpoint, CheckpointError, Checkpoints
+from functional_nn.training.configuration import describe, describe_factory, fingerprint
 from functional_nn.training.loop import begun, interruptible
 from functional_nn.training.members import Group, Maker, grouped, shapes
 from functional_nn.training.minibatches import BatchPlan
-from functional_nn.training.program import DIVERGED, Batch, History, Run, lanes, start
+from functional_nn.training.program import DIVERGED, STOPPED, Batch, History, Run, lanes, start
 from functional_nn.training.results import OUTRANKED, Part, Population
 from functional_nn.training.search import Halving
 
@@ -144,7 +144,7 @@ def fit_population(
     lanes_of = planned(groups, block, budget, mesh.size, epochs)
     _, plan_key = jax.random.split(key)
     trained = [
-        _Trained(group, own, min(chunk, epochs), mesh, shuffle == "shared", plan_key)
+        _Lanes(group, own, min(chunk, epochs), mesh, shuffle == "shared", plan_key)
         for group, own in zip(groups, lanes_of, strict=True)
     ]
     population = _Training(trained, columns, epochs, chunk, halving, checkpoint, on_chunk, shuffle, key)
@@ -252,7 +252,7 @@ class _Block:
     key: Array
 
 
-class _Trained:
+class _Lanes:
     """A group, its blocks on the devices, and what is known of its members on the host."""
 
     def __init__(self, group: Group, lanes_a_device: int, length: int, mesh: Mesh, shared: bool, plan_key: Array):
@@ -381,13 +381,19 @@ class _Trained:
         history = jax.tree.map(lambda x: jax.ShapeDtypeStruct((epoch, members, *x.shape[2:]), x.dtype), table)
         return {"runs": self.runs, "ended": self.ended, "epoch": self.epoch, "history": history, "packing": blocks}
 
-    def restore(self, saved: dict[str, Any], epochs: int) -> None:
-        """Goes on from what was saved, in the same lanes where there are as many."""
-        self.runs, self.ended, self.epoch = saved["runs"], saved["ended"], saved["epoch"]
+    def restore(self, saved: dict[str, Any], epoch: int, epochs: int) -> None:
+        """Goes on from what was saved, in the same lanes where there are as many. Raises ValueError for nonsense."""
+        ended, packing, going = saved["ended"], saved["packing"], self.own[saved["ended"][self.own] == 0]
+        packed = np.concatenate([*packing, np.zeros(0, np.int64)])
+        highest = STOPPED + len(self.group.make.settings.stop)
+        sound = (ended >= OUTRANKED).all() and (ended < highest).all() and (saved["epoch"] <= epoch).all()
+        sound &= len(set(packed)) == len(packed) and set(going) <= set(packed) <= set(self.own)
+        if not sound or any(len(ids) == 0 for ids in packing):
+            raise ValueError("its members cannot have ended, or stand in lanes, as it says")
+        self.runs, self.ended, self.epoch = saved["runs"], ended, saved["epoch"]
         self.history = _empty(saved["history"], epochs, len(self.group.ids))
         for column, x in zip(jax.tree.leaves(self.history), jax.tree.leaves(saved["history"]), strict=True):
             column[: len(x)] = x
-        packing = saved["packing"]
         self.resume_blocks(packing if all(len(ids) <= self.size for ids in packing) else None)
 
 
@@ -428,7 +434,7 @@ class _Training:
     """The loop over chunks, on the host."""
 
     def __init__(self, trained, columns, epochs, chunk, halving, checkpoint, on_chunk, shuffle, key):
-        self.trained: list[_Trained] = trained
+        self.trained: list[_Lanes] = trained
         self.columns, self.epochs, self.chunk, self.halving = columns, epochs, chunk, halving
         self.checkpoint, self.on_chunk, self.shuffle, self.key = checkpoint, on_chunk, shuffle, key
         self.count = len(next(iter(columns.values())))
@@ -523,7 +529,8 @@ class _Training:
         scores = self.latest(monitor)
         best = None
         if not np.isnan(scores).all():
-            best = int(np.nanargmin(scores)), float(np.nanmin(scores))
+            member = int(np.nanargmin(scores))
+            best = member, float(-scores[member] if monitor == "validation_accuracy" else scores[member])
         left = sum(int((one.ended[one.own] == 0).sum()) * one.updates for one in self.trained)
         rate = max(updates, 1) / seconds
         running = self.running
@@ -532,10 +539,13 @@ class _Training:
 
     def configuration(self) -> dict[str, Any]:
         """What a checkpoint must have been made with to be continued."""
+        first = self.trained[0].group.make
         return {
             "hyperparameters": {name: fingerprint(np.char.encode(c) if c.dtype.kind == "U" else c)
                                 for name, c in self.columns.items()},
             "members": self.count, "shuffle": self.shuffle, "halving": repr(self.halving),
+            "optimizer": [describe_factory(factory) for factory in first.candidates],
+            "regularizer": describe_factory(first.regularizer),
             "process": jax.process_index(), "processes": jax.process_count(),
             "groups": {str(i): describe(one.group.make.settings, one.group.data.whole, one.group.held_out, one.plan_key)
                        for i, one in enumerate(self.trained)},
@@ -550,11 +560,14 @@ class _Training:
         like = []
         for place, one in enumerate(self.trained):
             under = f"groups/{place}/packing/"
-            packed = sorted((p for p in saved.leaves if p.startswith(under)), key=lambda p: int(p[len(under) :]))
-            like.append(one.saved_like(epoch, [saved.leaves[path] for path in packed]))
+            packed = [np.zeros(np.shape(x), np.int64) for path, x in saved.leaves.items() if path.startswith(under)]
+            like.append(one.saved_like(epoch, packed))
         tree = checkpoints.restore(saved, {"groups": like})
         for one, own in zip(self.trained, tree["groups"], strict=True):
-            one.restore(own, self.epochs)
+            try:
+                one.restore(own, epoch, self.epochs)
+            except ValueError as error:
+                raise CheckpointError(f"checkpoint {saved.path}: {error}") from None
         self.epoch = epoch
 
     def exchange(self) -> None:

@@ -298,11 +298,26 @@ def test_a_resumed_population_is_bitwise_the_uninterrupted_one(main, tmp_path):
     other = MAIN | {"learning_rate": MAIN["learning_rate"] * 2}
     with pytest.raises(checkpoints.CheckpointError, match="hyperparameters/learning_rate"):
         train(other, stop=STOP, block=2, checkpoint=kept, resume=True)
+    with pytest.raises(checkpoints.CheckpointError, match="made with optimizer = .*adam.*nadam"):
+        train(MAIN, "nadam", stop=STOP, block=2, checkpoint=kept, resume=True)
     with pytest.raises(checkpoints.CheckpointError, match="network/layers/layer1/size = 4, now 3"):
         train(MAIN, stop=STOP, network=chain(3), checkpoint=kept, resume=True)
     resumed = train(MAIN, stop=STOP, block=2, checkpoint=kept, resume=True)
     assert equal(resumed.history, main.history) and equal(resumed.parts[0].runs, main.parts[0].runs)
     assert (resumed.status == main.status).all()
+    number, found = kept.newest()
+    forged = found.leaves | {"groups/0/ended": np.full(6, 9)}
+    made = {}
+    for path, leaf in forged.items():
+        *folders, name = path.split("/")
+        place = made
+        for folder in folders:
+            place = place.setdefault(folder, {})
+        place[name] = leaf
+    forgery = checkpoints.keep(tmp_path / "forged")
+    forgery.save(number, made, found.config)
+    with pytest.raises(checkpoints.CheckpointError, match="cannot have ended"):
+        train(MAIN, stop=STOP, block=2, checkpoint=forgery, resume=True)
     again = train(MAIN, stop=STOP, block=2, checkpoint=kept, resume=True)  # there is nothing left to do
     assert equal(again.history, main.history)
 
@@ -354,5 +369,7 @@ def test_names_that_two_take_and_words_that_none_is(monkeypatch):
     with pytest.raises(ValueError, match="pad: a layer of dropout"):
         dropping = lambda width: fnn.multilayer((3, width, 2), ("tanh", "softmax"), dropout=0.5)  # noqa: E731
         train({"width": [2, 3]}, network=dropping, pad=True)
+    with pytest.raises(ValueError, match="pad: track would see the units that fill a network up"):
+        train({"width": [2, 3]}, network=chain, pad=True, track=("noise_scale",))
     with pytest.raises(TypeError, match="network: expected a function that gives a Network, got 3"):
         train({"width": [3]}, network=lambda width: width)
