@@ -5,6 +5,7 @@ import os
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 import jax
+import pytest
 from hypothesis import HealthCheck, settings
 
 jax.config.update("jax_enable_x64", True)
@@ -16,3 +17,15 @@ settings.register_profile(
     "functional_nn", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("functional_nn")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """`sampled(every=n)`: of a test's cases each n-th is fast, the others are left to the slow suite."""
+    met = {}
+    for item in items:
+        for mark in item.iter_markers("sampled"):
+            case = met.setdefault(item.function, 0)
+            met[item.function] += 1
+            if case % mark.kwargs["every"]:
+                item.add_marker("slow")

@@ -19,7 +19,7 @@ def test_readme_examples_run(capsys):
     assert "agree None" in printed and "third opinion" in printed
     assert names["params"]["layer1"]["weights"]["input"].shape == (32, 64)
     assert names["graph"].output.name == "output"
-    assert names["sweep"].history.training_loss.shape == (10, 10, 5)
+    assert names["population"].history.training_loss.shape == (5, 12) and "member 7: " in printed
     assert names["result"].status in printed
 
 

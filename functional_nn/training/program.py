@@ -363,43 +363,40 @@ def lanes(settings: Settings, make: Callable[[Any], Settings], length: int, shar
     plan = settings.plan
 
     def advance(run: Run, values, training: Batch, held_out: Batch | None, key: Array, first, count):
-        examples, width = training.targets.shape[-2:]
-        dtype = training.targets.dtype
-        own = lambda value: parts(make(value), examples, dtype)  # noqa: E731
+        examples, dtype = training.targets.shape[-2], training.targets.dtype
         updates = plan.updates(examples)
         drawn = 0 if plan.importance is not None else None
-        each = drawn if shared else 0
-        stream = (None, each, drawn, drawn, None if shared else 0)  # of a row: number, indices, weights, scale, key
+        # of a row: number, indices, weights, scale, key
+        stream = (None, drawn if shared else 0, drawn, drawn, None if shared else 0)
 
-        def rows_of(value, key, epoch, state, training):
-            return own(value).rows(key, epoch, state, training)
+        def each(part: str, *over: Any, out: Any = 0) -> Callable:
+            """That part of every lane's epoch, with its own settings."""
+            return jax.vmap(
+                lambda value, *rest: getattr(parts(make(value), examples, dtype), part)(*rest), (0, *over), out
+            )
 
-        def update_of(value, lane, row, limit, training):
-            return own(value).update(lane, row, limit, training)
+        update, judge = each("update", 0, stream, 0, axes), each("judge", 0, 0, 0, 0, 1)
+        close = each("close", 0, 0, 1, 0, axes, None)
 
-        def judge_of(value, limit, low, high, state, metrics):
-            return own(value).judge(limit, low, high, state, metrics)
-
-        def close_of(value, run, state, metrics, verdict, training):
-            return own(value).close(run, state, metrics, verdict, training, held_out)
+        def rows(clock, state):
+            if shared and drawn is None:  # as any lane would draw them
+                return parts(make(jax.tree.map(lambda v: v[0], values)), examples, dtype).rows(
+                    key, clock, None, training
+                )
+            out = tuple(None if axis is None else 1 for axis in stream)  # updates lead
+            return each("rows", None if shared else 0, None, 0, axes, out=out)(values, key, clock, state, training)
 
         def epoch(carry):
             clock, run, table, low, high = carry
             going = run.ended == 0
             limit = jnp.where(going, jnp.where(high > updates, updates, (low + high) // 2), 0)
-            if stream[1:] == (None,) * 4:
-                rows = rows_of(jax.tree.map(lambda v: v[0], values), key, clock, None, training)
-            else:
-                scanned = tuple(axis if axis is None else 1 for axis in stream)
-                rows = jax.vmap(rows_of, (0, None if shared else 0, None, 0, axes), scanned)(
-                    values, key, clock, run.state, training
-                )
-            update = jax.vmap(update_of, (0, 0, stream, 0, axes))
-            lane, metrics = lax.scan(
-                lambda lane, row: update(values, lane, row, limit, training), (run.state, going), rows
+            (state, _), metrics = lax.scan(
+                lambda lane, row: update(values, lane, row, limit, training),
+                (run.state, going),
+                rows(clock, run.state),
             )
-            verdict = jax.vmap(judge_of, (0, 0, 0, 0, 0, 1))(values, limit, low, high, lane[0], metrics)
-            after, row = jax.vmap(close_of, (0, 0, 0, 1, 0, axes))(values, run, lane[0], metrics, verdict, training)
+            verdict = judge(values, limit, low, high, state, metrics)
+            after, row = close(values, run, state, metrics, verdict, training, held_out)
             settled = jnp.all(verdict.settled | ~going)
             row = jax.vmap(where)(going, row, jax.tree.map(_missing, row))
             after = jax.vmap(where)(going, after, run)
@@ -413,10 +410,9 @@ def lanes(settings: Settings, make: Callable[[Any], Settings], length: int, shar
 
         members = run.ended.shape[0]
         none, beyond = jnp.zeros(members, jnp.int32), jnp.full(members, updates + 1, jnp.int32)
-        row = jax.eval_shape(
-            jax.vmap(close_of, (0, 0, 0, None, None, axes)), values, run, run.state, *_blank(updates, dtype), training
-        )[1]
-        table = _table(row, length)
+        blank = each("close", 0, 0, None, None, axes, None)
+        blanks = values, run, run.state, *_blank(updates, dtype), training, held_out
+        table = _table(jax.eval_shape(blank, *blanks)[1], length)
         clock = jnp.asarray(first, jnp.int32)
         _, run, table, *_ = lax.while_loop(unfinished, epoch, (clock, run, table, none, beyond))
         return run, table

@@ -67,6 +67,7 @@ def assert_agree(network, loss, dtype=jnp.float64, examples=4, seed=0):
 # Manual against automatic ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.sampled(every=3)
 @pytest.mark.parametrize("hidden", PROVED)
 @pytest.mark.parametrize("output", PROVED)
 def test_manual_is_automatic_for_every_activation_output_and_loss(output, hidden):
@@ -112,6 +113,7 @@ def on_every_graph():
             yield pytest.param(graph, output, some, dtype, id=f"{graph}-{output}-{dtype.__name__}", marks=marks)
 
 
+@pytest.mark.sampled(every=2)
 @pytest.mark.parametrize(("graph", "output", "combinations", "dtype"), list(on_every_graph()))
 def test_manual_is_automatic_on_every_graph(graph, output, combinations, dtype):
     build, examples = GRAPHS[graph]

@@ -26,6 +26,7 @@ def fan_out(hidden, rates=(0.5, 0.25)):
     )
 
 
+@pytest.mark.sampled(every=2)
 @pytest.mark.parametrize("hidden", ["tanh", "relu", "prelu", "maxout(2)", "softmax"])
 def test_manual_is_automatic_under_the_same_mask(hidden):
     network, loss = fan_out(hidden), fnn.losses.cross_entropy()
@@ -57,6 +58,7 @@ def test_compare_proves_it_too():
     assert wrong.verdict == "differ" and wrong.where.startswith("second")
 
 
+@pytest.mark.sampled(every=2)
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: dtype.__name__)
 def test_the_mask_is_the_traces(dtype):
     network = fan_out("tanh")

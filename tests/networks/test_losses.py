@@ -201,6 +201,7 @@ def _normalised(x):
     return x - np.logaddexp.reduce(x, axis=1)[:, None]
 
 
+@pytest.mark.sampled(every=3)
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: dtype.__name__)
 @pytest.mark.parametrize(("name", "output"), FUSED)
 def test_fused_pair_is_exact_at_logits_of_ten_thousand(name, output, dtype):
@@ -223,6 +224,7 @@ def test_fused_pair_is_exact_at_logits_of_ten_thousand(name, output, dtype):
     assert value.dtype == gradient.dtype == dtype
 
 
+@pytest.mark.sampled(every=3)
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: dtype.__name__)
 @pytest.mark.parametrize(("name", "output"), MASKABLE)
 def test_a_masked_class_with_target_zero_counts_as_absent(name, output, dtype):

@@ -65,6 +65,7 @@ def test_validation_is_measured_after_the_epoch(result):
     assert result.history.validation_accuracy[-1] == float(accuracy)
 
 
+@pytest.mark.sampled(every=2)
 @pytest.mark.parametrize("chunk", [1, 6, 100])
 def test_chunks_do_not_change_a_bit(result, chunk):
     other = run(chunk=chunk)
@@ -100,6 +101,7 @@ def test_callbacks_come_between_chunks():
     assert seen == [(12, 4), (24, 8), (27, 9)]
 
 
+@pytest.mark.sampled(every=2)
 @pytest.mark.parametrize(("plan", "steps"), [(batch(), 2), (stochastic(), 46), (minibatch(8, shuffle="once"), 6)])
 def test_plans_make_their_number_of_updates(plan, steps):
     assert int(run(plan=plan, epochs=2).state.step) == steps
@@ -202,6 +204,7 @@ def test_divergence_stops_the_run_and_is_named():
     assert np.isnan(result.history.training_accuracy).all()  # a regression has no right answers
 
 
+@pytest.mark.sampled(every=2)
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
 def test_training_stays_in_its_dtype_and_learns(dtype):
     params = NETWORK.init(KEY, dtype)

@@ -71,6 +71,7 @@ def test_training_under_dropout_and_a_bound_that_nothing_reaches():
     chex.assert_trees_all_close(whole.params, manual.params, rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_bounds_may_be_swept():
     """One program over bounds: each is its own run."""
 
@@ -99,6 +100,7 @@ def test_clipping_refuses():
 # Batches drawn by norm ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.sampled(every=2)
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 def test_batches_drawn_by_norm_are_followed(reduction):
     """Against the plan's own draws: each update follows (1/B) sum_b w_b g_b, or that sum where the loss is one."""
@@ -175,6 +177,7 @@ def test_what_cannot_be_tracked_is_refused(track, error, message):
     assert message in str(refusal.value)
 
 
+@pytest.mark.slow
 def test_a_function_that_fails_is_named():
     with pytest.raises(jax.errors.ConcretizationTypeError) as refusal:
         fit(track={"mine": lambda params, inputs, targets: float(inputs[0, 0])})

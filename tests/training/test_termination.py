@@ -144,6 +144,7 @@ def gradient_that_fails_at(update, value=np.nan):
     return gradient
 
 
+@pytest.mark.sampled(every=2)
 @pytest.mark.parametrize(("update", "value"), [(1, np.nan), (5, np.inf), (8, np.nan)])
 def test_a_gradient_that_is_not_finite_never_enters_the_state(update, value):
     params = jax.tree.map(jnp.zeros_like, LINEAR.init(KEY))
@@ -179,6 +180,7 @@ def test_overflow_keeps_the_last_finite_state(optimizer, dtype):
     assert int(result.state.step) == failed - 1 and len(result.history.epoch) == -(-failed // 3)
 
 
+@pytest.mark.sampled(every=2)
 @pytest.mark.parametrize("update", [2, 3])  # in the middle of an epoch of three, and its last
 def test_a_finite_gradient_may_still_overflow_the_parameters(update):
     rate = lambda step: jnp.where(step == update - 1, 1e308, 1e-9)  # noqa: E731
