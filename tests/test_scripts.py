@@ -29,6 +29,7 @@ def run(module, out, monkeypatch, *given):
         return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ALL)
 def test_help_shows_an_example(name, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", [f"scripts/{name}.py", "--help"])

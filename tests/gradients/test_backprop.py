@@ -339,6 +339,7 @@ def test_weights_that_do_not_fit_the_examples_are_refused(weights):
 # The recursion as the network's own derivative ------------------------------------------------------------------------
 
 
+@pytest.mark.sampled(every=2)
 @pytest.mark.parametrize(
     ("graph", "hidden"), [(g, ("tanh", "prelu", "maxout(3)", "softmax")[i % 4]) for i, g in enumerate(GRAPHS)]
 )
@@ -443,6 +444,7 @@ def test_the_same_description_compiles_once():
     assert len(traced) == 1
 
 
+@pytest.mark.sampled(every=2)
 @pytest.mark.parametrize("output", PROVED)
 def test_sixteen_bits_stay_finite_and_in_their_dtype(output):
     dtype = (jnp.bfloat16, jnp.float16)[PROVED.index(output) % 2]  # every activation meets both, as output and hidden

@@ -347,9 +347,8 @@ def test_losses_are_the_objectives(given):
     chex.assert_trees_all_close(unfused, jnp.mean((a - given[2]) ** 2, axis=1), rtol=1e-14)
 
 
+@pytest.mark.slow
 # Options --------------------------------------------------------------------------------------------------------------
-
-
 def test_the_kernel_between_two_batches(given):
     params, inputs, _ = given
     others = inputs_for(NETWORK, jax.random.key(5), 7)

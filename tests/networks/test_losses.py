@@ -305,6 +305,7 @@ def test_an_integer_weight_repeats_an_example(reduction):
 # Dtypes and kinks -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.sampled(every=3)
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: dtype.__name__)
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("name", LOSSES)
@@ -540,6 +541,7 @@ def curvatures():
 CURVATURES = [pytest.param(*rest, id=name) for name, *rest in curvatures()]
 
 
+@pytest.mark.sampled(every=2)
 @pytest.mark.parametrize(("curvature", "value", "x", "t"), CURVATURES)
 def test_curvature_is_the_hessian_of_the_value(curvature, value, x, t):
     H = jax.vmap(jax.hessian(lambda x, t: value(x[None], t[None])[0]))(x, t)

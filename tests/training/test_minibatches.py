@@ -30,6 +30,7 @@ def counted(plan, indices, examples):
     return np.bincount(np.ravel(indices), weights=np.ravel(weights), minlength=examples)
 
 
+@pytest.mark.sampled(every=3)
 @pytest.mark.parametrize("examples", [10, 11, 12, 13])
 @pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
 def test_every_example_counts_once_in_every_epoch(plan, examples):
@@ -95,6 +96,7 @@ def test_shuffling_reaches_every_place():
     np.testing.assert_allclose(order.argsort(axis=1).mean(axis=0), 2.5, atol=0.5)
 
 
+@pytest.mark.sampled(every=2)
 @pytest.mark.parametrize("examples", [1, 2, 3, 5, 64, 65, 1437])
 def test_orders_are_permutations(examples):
     order = np.ravel(stochastic().indices(KEY, 0, examples))

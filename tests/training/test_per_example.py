@@ -42,6 +42,7 @@ def test_a_bound_that_nothing_reaches_changes_nothing():
     chex.assert_trees_all_close(fit(gradient=training.clipped(1e6)).params, fit().params, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_noise_is_drawn_anew_at_every_update_and_from_the_key():
     noisy = training.clipped(0.2, noise_multiplier=1.0)
     one, again, other = fit(gradient=noisy), fit(gradient=noisy, chunk=1), fit(gradient=noisy, key=jax.random.key(5))

@@ -275,6 +275,7 @@ def test_bad_settings_are_refused_in_one_line(build, message):
     assert "\n" not in str(refusal.value)
 
 
+@pytest.mark.slow
 def test_a_criterion_of_another_kind_is_refused():
     with pytest.raises(TypeError, match=r"stop: expected training.early_stopping\(...\) or the like, got 'early'"):
         run(stop=("early",))
