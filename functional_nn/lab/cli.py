@@ -180,7 +180,7 @@ def sweep(
         keep: the fraction that goes on.
         early_stopping: stop a member whose held-out loss has not fallen for so many epochs.
         block: networks that a device trains at a time; by default what suits it.
-        budget: memory in MiB; by default half of the machine's, or nine tenths of a GPU's.
+        budget: memory in MiB; by default half of the machine's, or of a GPU's.
         devices: by default every core of a CPU, or all GPUs.
         dtype: of parameters and computation.
         seed: of everything drawn: parameters, batches, the held-out part, --random.

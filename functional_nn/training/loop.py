@@ -168,12 +168,15 @@ def fit(
     run, tables, chunks = begin(params), [], 0
     config = saved = None
     if checkpoint is not None:
-        config, saved = describe(settings, training, held_out, key), begun(checkpoint, resume)
+        config = {"kind": "a run of fit", **describe(settings, training, held_out, key)}
+        saved = begun(checkpoint, resume)
     elif resume:
         raise ValueError("resume: expected checkpoint=checkpoints.keep(folder) to resume from")
     if saved is not None:
         done, found = saved
         check_config(found, config)
+        if done > epochs:
+            raise ValueError(f"resume: the newest checkpoint is after epoch {done}, beyond epochs={epochs}")
         table = jax.eval_shape(advance, run, training, held_out, plan_key, 1)[1]
         history = jax.tree.map(lambda x: jax.ShapeDtypeStruct((done, *x.shape[1:]), x.dtype), table)
         tree = restore(found, {"run": run, "history": history})
@@ -186,16 +189,23 @@ def fit(
             run, table, ran = advance(run, training, held_out, plan_key, min(chunk, epochs - int(run.epoch)))
             tables.append(jax.tree.map(lambda column, ran=ran: np.asarray(column)[: int(ran)], table))
             chunks += 1
+            ends = bool(int(run.ended)) or int(run.epoch) >= epochs
+            due = checkpoint is not None and (checkpoint.due(chunks) or ends)
+            if due:
+                _save(checkpoint, run, tables, config)
             if on_chunk:
                 on_chunk(run.state, _joined(tables))
-            ends, stopped = bool(int(run.ended)) or int(run.epoch) >= epochs, interrupted()
-            due = checkpoint is not None and (checkpoint.due(chunks) or ends or stopped)
-            if due and jax.process_index() == 0:
-                checkpoint.save(int(run.epoch), {"run": run, "history": _joined(tables)}, config)
-            if stopped and not ends:
+            if interrupted() and not ends:
+                if not due:
+                    _save(checkpoint, run, tables, config)
                 raise KeyboardInterrupt(f"after epoch {int(run.epoch)}; saved in {checkpoint.folder}")
     status, reason = how_it_ended(settings, run)
     return FitResult(run.state, _joined(tables), status, reason, run.best)
+
+
+def _save(checkpoint: Checkpoints, run: Run, tables: Sequence[History], config: dict[str, Any]) -> None:
+    if jax.process_index() == 0:  # every process has the same
+        checkpoint.save(int(run.epoch), {"run": run, "history": _joined(tables)}, config)
 
 
 def _everywhere(tree: Any, mesh: Mesh) -> Any:

@@ -149,10 +149,18 @@ def grouped(
     penalty = _factory("regularizer", regularizers, regularizer)
     of_network = () if isinstance(network, Network) else _parameters("network", network)
     own = (*OWN, *(("optimizer",) if len(makers) > 1 else ()))
+    if len(makers) > 1 and "optimizer" not in columns:
+        raise ValueError(
+            f"hyperparameters: a race needs 'optimizer', words of which each is one of {', '.join(makers)}"
+        )
     accepted = {"the population": own, "the network": of_network, "the regularizer": penalty.names}
     accepted["the optimizer"] = tuple(dict.fromkeys(name for maker in makers.values() for name in maker.names))
     for name in columns:
         takers = [taker for taker, names in accepted.items() if name in names]
+        if name == "optimizer" and not takers:
+            raise ValueError(
+                "hyperparameters: for 'optimizer' to differ, give optimizer={name: ..., name: ...}, a race"
+            )
         if not takers:
             everything = [name for names in accepted.values() for name in names]
             raise ValueError("hyperparameters: " + registry.unknown("name", name, everything))
@@ -165,6 +173,11 @@ def grouped(
             raise ValueError(f"hyperparameters: the {taker} needs {missing[0]!r}, which is not among them")
     _check_own(columns, makers)
 
+    if isinstance(static, str):
+        raise TypeError(f"static: expected a list of names, got {static!r}")
+    for name in static:
+        if name not in columns:
+            raise ValueError("static: " + registry.unknown("hyperparameter", name, columns))
     count = len(next(iter(columns.values())))
     compiled_in = {*of_network, *static, "batch_size", "examples"}
     compiled_in |= {name for name, column in columns.items() if column.dtype.kind in "Ub" and name != "optimizer"}
@@ -187,6 +200,9 @@ def grouped(
                          settings["stop"], settings["gradient"], settings["correct"], settings["track"])  # fmt: skip
         training, held_out = prepared(settled, shapes(shape), *data, validation)
         own_data = _data(training, given.get("examples"), columns, np.array(ids), key)
+        noise, classes = own_data.label_noise, training.targets.shape[1] > 1 or settled.loss.targets == "signs"
+        if classes and noise is not None and noise.max() > 1:
+            raise ValueError(f"hyperparameters: label_noise of classes must be a share, 0 to 1, got {noise.max()}")
         settled = with_plan(settled, own_data.examples)
         values = _traced(makers, penalty, columns, np.array(ids), compiled_in, rows)
         if pad and any(networks[i] != shape for i in ids):
@@ -241,7 +257,12 @@ def _check_own(columns: dict[str, np.ndarray], makers: dict[str, Factory]) -> No
     for name, least in whole.items():
         column = columns.get(name)
         if column is not None and (column.dtype.kind not in "iu" or column.min() < least or column.max() >= 2**32):
-            raise ValueError(f"hyperparameters: {name} must be integers >= {least}, got {_offending(column, least)}")
+            wrong = (
+                column.max().item()
+                if column.dtype.kind in "iu" and column.min() >= least
+                else _offending(column, least)
+            )
+            raise ValueError(f"hyperparameters: {name} must be integers from {least} to {2**32 - 1}, got {wrong!r}")
     for name in ("initial_scale", "label_noise"):
         column = columns.get(name)
         if column is not None and (column.dtype.kind not in "iuf" or column.min() < 0):

@@ -123,10 +123,15 @@ def fit_population(
     ):
         if not (value is None or isinstance(value, kind)):
             raise TypeError(f"{name}: expected a {kind.__name__}, got {type(value).__name__}")
+    if not (on_chunk is None or callable(on_chunk)):
+        raise TypeError(f"on_chunk: expected a function of Progress, got {type(on_chunk).__name__}")
+    if not all(map(checks.is_concrete, jax.tree.leaves((hyperparameters, data, validation, key)))):
+        raise ValueError("fit_population is not pure and cannot be traced by jit, vmap or grad; use training.pure_fit")
     if resume and checkpoint is None:
         raise ValueError("resume: expected checkpoint=checkpoints.keep(folder) to resume from")
     if not (isinstance(data, tuple | list) and len(data) == 2):
-        raise TypeError(f"data: expected a pair (inputs, targets), got {type(data).__name__}")
+        given = f"{type(data).__name__} of {len(data)}" if hasattr(data, "__len__") else type(data).__name__
+        raise TypeError(f"data: expected a pair (inputs, targets), got {given}")
     columns = search.normalized(hyperparameters)
     mesh = _mesh(mesh)
     settings = {"loss": loss, "stop": stop, "gradient": gradient, "correct": correct, "track": track}
@@ -464,13 +469,16 @@ class _Training:
                 for one in self.trained:
                     one.drop()
                 chunks += 1
+                last = self.epoch >= self.epochs or not self.running
+                due = self.checkpoint is not None and (self.checkpoint.due(chunks) or last)
+                if due:
+                    self.save()
                 if self.on_chunk:
                     updates = count * sum(own * one.updates for one, own in working)
                     self.on_chunk(self.progress(updates, time.perf_counter() - began))
-                last, stopped = self.epoch >= self.epochs or not self.running, interrupted()
-                if self.checkpoint is not None and (self.checkpoint.due(chunks) or last or stopped):
-                    self.save()
-                if stopped and not last:
+                if interrupted() and not last:
+                    if not due:
+                        self.save()
                     raise KeyboardInterrupt(f"after epoch {self.epoch}; saved in {self.checkpoint.folder}")
         for one in self.trained:
             one.harvest()
@@ -541,6 +549,7 @@ class _Training:
         """What a checkpoint must have been made with to be continued."""
         first = self.trained[0].group.make
         return {
+            "kind": "a population",
             "hyperparameters": {name: fingerprint(np.char.encode(c) if c.dtype.kind == "U" else c)
                                 for name, c in self.columns.items()},
             "members": self.count, "shuffle": self.shuffle, "halving": repr(self.halving),
@@ -557,6 +566,8 @@ class _Training:
 
     def restore(self, epoch: int, saved: Checkpoint) -> None:
         checkpoints.check_config(saved, self.configuration())
+        if epoch > self.epochs:
+            raise ValueError(f"resume: the newest checkpoint is after epoch {epoch}, beyond epochs={self.epochs}")
         like = []
         for place, one in enumerate(self.trained):
             under = f"groups/{place}/packing/"

@@ -77,7 +77,8 @@ class Population:
         counts = ", ".join(
             f"{count} {name}" for name, count in zip(*np.unique(self.status, return_counts=True), strict=True)
         )
-        return f"<population of {len(self)}: {counts}; {len(self.parts)} programs, {self.seconds:.1f} s>"
+        programs = "program" if len(self.parts) == 1 else "programs"
+        return f"<population of {len(self)}: {counts}; {len(self.parts)} {programs}, {self.seconds:.1f} s>"
 
     # A row a member
 

@@ -293,7 +293,7 @@ def test_a_resumed_population_is_bitwise_the_uninterrupted_one(main, tmp_path):
     kept = checkpoints.keep(tmp_path)
     with pytest.raises(Interrupted):
         train(MAIN, stop=STOP, block=2, checkpoint=kept, on_chunk=crash_after(6))
-    assert kept.numbers() == (3,)
+    assert kept.numbers() == (3, 6)
     with pytest.raises(ValueError, match="go on from them with resume=True"):
         train(MAIN, stop=STOP, block=2, checkpoint=kept)
     other = MAIN | {"learning_rate": MAIN["learning_rate"] * 2}
@@ -303,6 +303,8 @@ def test_a_resumed_population_is_bitwise_the_uninterrupted_one(main, tmp_path):
         train(MAIN, "nadam", stop=STOP, block=2, checkpoint=kept, resume=True)
     with pytest.raises(checkpoints.CheckpointError, match="network/layers/layer1/size = 4, now 3"):
         train(MAIN, stop=STOP, network=chain(3), checkpoint=kept, resume=True)
+    with pytest.raises(ValueError, match="resume: the newest checkpoint is after epoch 6, beyond epochs=5"):
+        train(MAIN, stop=STOP, block=2, epochs=5, checkpoint=kept, resume=True)
     resumed = train(MAIN, stop=STOP, block=2, checkpoint=kept, resume=True)
     assert equal(resumed.history, main.history) and equal(resumed.parts[0].runs, main.parts[0].runs)
     assert (resumed.status == main.status).all()
@@ -334,14 +336,18 @@ def test_a_resumed_population_is_bitwise_the_uninterrupted_one(main, tmp_path):
         ({"lerning_rate": [0.1]}, {}, "unknown name 'lerning_rate'; did you mean 'learning_rate'?"),
         ({"learning_rate": [0.1, -1.0]}, {}, r"member 1 \(learning_rate=-1.0\): adam: learning_rate must be"),
         ({"batch_size": [23]}, {}, "batch size must be 1 to 22, the number of examples, got 23"),
-        ({"batch_size": [2.5]}, {}, "batch_size must be integers >= 0, got 2.5"),
+        ({"batch_size": [2.5]}, {}, "batch_size must be integers from 0 to 4294967295, got 2.5"),
         ({"examples": [23]}, {}, "examples must be at most 22"),
         ({"label_noise": [-0.1]}, {}, "label_noise must be numbers >= 0, got -0.1"),
         ({"seed": [1]}, {"block": 0}, "block must be an integer >= 1"),
         ({"seed": range(4)}, {"block": 4, "budget": 10_000}, "block: 4 lanes .* above the budget .*; block=[123] fits"),
         ({"seed": range(4000)}, {"budget": 50_000}, r"4000 members take .* above the budget of .*; \d+ of them fit"),
         ({"seed": [1]}, {"budget": 10}, "not even one fits"),
-        ({"optimizer": ["adam"]}, {}, "unknown name 'optimizer'"),
+        ({"optimizer": ["adam"]}, {}, "for 'optimizer' to differ, give optimizer={name: ..., name: ...}, a race"),
+        ({"seed": [1]}, {"optimizer": {"adam": "adam", "gd": "gd"}}, "a race needs 'optimizer'"),
+        ({"seed": [1]}, {"static": ("sed",)}, "static: unknown hyperparameter 'sed'; did you mean 'seed'?"),
+        ({"seed": [2, 2**40]}, {}, "seed must be integers from 0 to 4294967295, got 1099511627776"),
+        ({"label_noise": [0.5, 2.0]}, {}, "label_noise of classes must be a share, 0 to 1, got 2.0"),
         ({"seed": [1]}, {"regularizer": "l2"}, "the regularizer needs 'strength', which is not among them"),
         ({"seed": [1]}, {"network": chain}, "the network needs 'width'"),
         ({"width": [2]}, {}, "unknown name 'width'"),
@@ -361,6 +367,12 @@ def test_names_that_two_take_and_words_that_none_is(monkeypatch):
     monkeypatch.setattr(populations, "_programs", lambda *_: pytest.fail("compiled"))
     with pytest.raises(ValueError, match="'seed' is taken by the population and by the network"):
         train({"seed": [1]}, network=lambda seed: chain(seed))
+    with pytest.raises(TypeError, match="on_chunk: expected a function of Progress, got int"):
+        train({"seed": [1]}, on_chunk=3)
+    with pytest.raises(TypeError, match="static: expected a list of names, got 'seed'"):
+        train({"seed": [1]}, static="seed")
+    with pytest.raises(ValueError, match="cannot be traced by jit"):
+        jax.jit(lambda key: train({"seed": [1]}, key=key))(KEY)
     with pytest.raises(ValueError, match="unknown optimizer 'adm'; did you mean 'adam'?"):
         train({"optimizer": ["adm"]}, {"adam": "adam", "gd": "gd"})
     with pytest.raises(TypeError, match="expected elementwise methods such as adam, got OptaxState"):
