@@ -67,7 +67,7 @@ def assert_agree(network, loss, dtype=jnp.float64, examples=4, seed=0):
 # Manual against automatic ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.sampled(every=3)
+@pytest.mark.sampled(every=5)
 @pytest.mark.parametrize("hidden", PROVED)
 @pytest.mark.parametrize("output", PROVED)
 def test_manual_is_automatic_for_every_activation_output_and_loss(output, hidden):
@@ -113,7 +113,7 @@ def on_every_graph():
             yield pytest.param(graph, output, some, dtype, id=f"{graph}-{output}-{dtype.__name__}", marks=marks)
 
 
-@pytest.mark.sampled(every=2)
+@pytest.mark.sampled(every=4)
 @pytest.mark.parametrize(("graph", "output", "combinations", "dtype"), list(on_every_graph()))
 def test_manual_is_automatic_on_every_graph(graph, output, combinations, dtype):
     build, examples = GRAPHS[graph]
@@ -164,6 +164,7 @@ def random_graphs(draw):
 
 @settings(max_examples=60)
 @given(random_graphs(), st.sampled_from([1, 3]), st.booleans(), st.integers(0, 2**16))
+@pytest.mark.slow
 def test_manual_is_automatic_on_random_graphs(graph_and_loss, examples, weighted, seed):
     network, loss = graph_and_loss
     params, inputs, targets = problem(network, loss, seed, examples)
@@ -343,6 +344,7 @@ def test_weights_that_do_not_fit_the_examples_are_refused(weights):
 @pytest.mark.parametrize(
     ("graph", "hidden"), [(g, ("tanh", "prelu", "maxout(3)", "softmax")[i % 4]) for i, g in enumerate(GRAPHS)]
 )
+@pytest.mark.slow
 def test_differentiable_is_apply_with_our_derivative(graph, hidden):
     build, examples = GRAPHS[graph]
     network = build(hidden, "elu(0.7)")
@@ -446,6 +448,7 @@ def test_the_same_description_compiles_once():
 
 @pytest.mark.sampled(every=2)
 @pytest.mark.parametrize("output", PROVED)
+@pytest.mark.slow
 def test_sixteen_bits_stay_finite_and_in_their_dtype(output):
     dtype = (jnp.bfloat16, jnp.float16)[PROVED.index(output) % 2]  # every activation meets both, as output and hidden
     hidden = PROVED[(PROVED.index(output) + 5) % len(PROVED)]

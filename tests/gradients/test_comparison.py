@@ -46,7 +46,7 @@ def scaled(factor, layer):
     ("hidden", "output", "loss", "dtype"),
     [
         ("tanh", "softmax", "cross_entropy", jnp.float64),
-        ("prelu", "sigmoid", "binary_cross_entropy", jnp.float64),
+        pytest.param("prelu", "sigmoid", "binary_cross_entropy", jnp.float64, marks=pytest.mark.slow),
         pytest.param("maxout", "linear", "multiclass_hinge", jnp.float32, marks=pytest.mark.slow),
         pytest.param("tanh", "softmax", "cross_entropy", jnp.float32, marks=pytest.mark.slow),
         pytest.param("prelu", "sigmoid", "binary_cross_entropy", jnp.float32, marks=pytest.mark.slow),
@@ -159,6 +159,7 @@ def test_sensitivities_are_automatic_derivatives_of_a_zero_added_to_the_net_inpu
 
 
 @pytest.mark.parametrize("hidden", ["relu", "leaky_relu", "shifted_relu", "prelu"])
+@pytest.mark.slow
 def test_kinks_are_counted_and_their_convention_weighed(hidden):
     network = chain((2, 3, 1), hidden, "linear")
     params = network.init(KEYS[0])

@@ -117,6 +117,7 @@ def test_blocks_and_weights_change_nothing_else(given):
     assert relative_error(curvature.gauss_newton_vector_product(NETWORK, LOSS, *given, v, block=3), whole) <= TOLERANCE
 
 
+@pytest.mark.slow
 def test_products_under_jit_vmap_and_grad(given):
     """A population of directions in one program in float32; and the derivative of v^T H v by v is 2 H v."""
     small = jax.tree.map(lambda x: x.astype(jnp.float32), given)

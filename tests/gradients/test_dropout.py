@@ -99,6 +99,7 @@ def run(network, **changes):
     return fnn.fit(network, "cross_entropy", "momentum(0.1)", X, T, **settings)
 
 
+@pytest.mark.slow
 def test_fit_drops_anew_at_every_update_and_never_in_validation():
     network = fnn.multilayer((3, 20, 2), ("tanh", "softmax"), dropout=0.5)
     result = run(network, validation=(X, T))

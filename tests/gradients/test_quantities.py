@@ -205,7 +205,7 @@ def covering():
 
 
 CASES = [
-    pytest.param("fan-out and skip", *case, id="-".join(case), marks=() if i % 4 == 0 else pytest.mark.slow)
+    pytest.param("fan-out and skip", *case, id="-".join(case), marks=() if i % 8 == 0 else pytest.mark.slow)
     for i, case in enumerate(SAMPLE)
 ]
 CASES += [pytest.param(*case, id="-".join(case), marks=pytest.mark.slow) for case in covering()]
@@ -245,6 +245,7 @@ def test_a_network_of_all_kinds_of_layers(given, expected):
 
 
 @pytest.mark.parametrize("block", [pytest.param(2, marks=pytest.mark.slow), 3])
+@pytest.mark.slow
 def test_blocks_change_nothing(given, expected, block):
     """Three blocks of two, or two of three, for five examples: the sixth is a filler."""
     assert_equal(measured(NETWORK, LOSS, *given, block=block), expected)
@@ -274,6 +275,7 @@ def test_an_example_of_weight_0_is_not_there(given):
         assert relative_error(padded[name], alone[name]) <= 1e-12
 
 
+@pytest.mark.slow
 def test_jit_and_vmap_and_32_bits(given, expected):
     """One compiled program over a population, in float32, against float64."""
     params, inputs, targets = given

@@ -231,6 +231,7 @@ def test_compare_of_a_run(lab, tmp_path):
     assert {path.name for path in (tmp_path / "a").iterdir()} == {"agreement.csv", "agreement.json"}
 
 
+@pytest.mark.slow
 def test_compare_of_a_grid(tmp_path):
     words = ("--activations", "tanh", "--losses", "hinge", "mean_square_error", "--dtypes", "float32")
     said = call("compare", *words, "--sizes", 2, 2, "--batch", 2, "--out", tmp_path)

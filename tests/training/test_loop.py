@@ -180,6 +180,7 @@ def test_the_average_is_what_is_measured_and_returned():
     assert relative_error(result.params, raw.params) > 1e-3
 
 
+@pytest.mark.slow
 def test_the_plateau_hears_the_validation_loss():
     make = fnn.optimizers.gd
     result = run(optimizer=fnn.optimizers.reduce_on_plateau(make, 1e-9, patience=1, tolerance=0.5), epochs=9)

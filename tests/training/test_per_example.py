@@ -43,6 +43,7 @@ def test_a_bound_that_nothing_reaches_changes_nothing():
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_noise_is_drawn_anew_at_every_update_and_from_the_key():
     noisy = training.clipped(0.2, noise_multiplier=1.0)
     one, again, other = fit(gradient=noisy), fit(gradient=noisy, chunk=1), fit(gradient=noisy, key=jax.random.key(5))
@@ -147,6 +148,7 @@ def test_what_is_tracked_is_measured_after_each_epoch_on_all_examples():
     assert untracked.history.tracked == {}
 
 
+@pytest.mark.slow
 def test_functions_of_ones_own_are_tracked_too():
     def own(params, inputs, targets):
         assert inputs.shape == (11, 3) and targets.shape == (11, 2)

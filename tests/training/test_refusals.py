@@ -105,6 +105,7 @@ def test_it_is_refused_in_one_line(name):
     assert "\n" not in str(refusal.value)
 
 
+@pytest.mark.slow
 def test_names_do_wherever_an_optimizer_or_a_loss_does():
     value, _ = T.evaluate(NETWORK, "cross_entropy", PARAMS, X, Y)
     assert np.isfinite(value)

@@ -171,6 +171,7 @@ def test_a_gradient_that_is_not_finite_never_enters_the_state(update, value):
         for dtype in (jnp.float64, jnp.float32, jnp.float16, jnp.bfloat16)
     ],
 )
+@pytest.mark.slow
 def test_overflow_keeps_the_last_finite_state(optimizer, dtype):
     params = LINEAR.init(KEY, dtype)
     result = run(LINEAR, "mean_square_error", optimizer, params=params, epochs=200)
