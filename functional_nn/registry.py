@@ -24,15 +24,17 @@ def unknown(kind: str, given: str, accepted: Iterable[str]) -> str:
     return f"unknown {kind} {given!r}{did_you_mean(given, accepted)} (accepted: {', '.join(accepted)})"
 
 
-def cached(factory: Callable[..., Row]) -> Callable[..., Row]:
+def cached(factory: Callable[..., Row], size: int | None = None) -> Callable[..., Row]:
     """`factory`, giving the same object for the same constants however they are given: what `jit` compiled stays good.
+
+    size: how many are remembered, the latest; None for all.
 
     >>> from functional_nn import activations
     >>> activations.leaky_relu() is activations.leaky_relu(slope=0.01)
     True
     """
     signature = inspect.signature(factory)
-    rows = functools.lru_cache(maxsize=None, typed=True)(factory)
+    rows = functools.lru_cache(maxsize=size, typed=True)(factory)
 
     @functools.wraps(factory)
     def same(*args, **keywords):
@@ -40,7 +42,7 @@ def cached(factory: Callable[..., Row]) -> Callable[..., Row]:
         bound.apply_defaults()
         try:
             hash((bound.args, *bound.kwargs.values()))
-        except TypeError:  # an array, or a tracer: nothing to remember it by
+        except TypeError:  # an array, a tracer, a callable of the user's: nothing to remember it by
             return factory(*bound.args, **bound.kwargs)
         return rows(*bound.args, **bound.kwargs)
 

@@ -27,6 +27,7 @@ from functional_nn.networks.network import Inputs, Network, Params
 from functional_nn.optimizers import regularizers
 from functional_nn.optimizers.first_order import Optimizer
 from functional_nn.optimizers.regularizers import Regularizer
+from functional_nn.registry import cached
 from functional_nn.training.checkpoints import Checkpoint, CheckpointError, Checkpoints, check_config, restore
 from functional_nn.training.configuration import describe
 from functional_nn.training.minibatches import BatchPlan, batch, minibatch
@@ -81,14 +82,6 @@ class Outcome(NamedTuple):
     epochs: Array
     ended: Array
     failed: Array
-
-
-def automatic(network: Network, loss: Loss) -> Callable[..., tuple[Array, Params]]:
-    """`jax.value_and_grad` of the objective: the other gradient, for comparisons."""
-    return jax.value_and_grad(objective(network, loss))
-
-
-GRADIENTS: dict[str, Gradient] = {"manual": value_and_grad, "automatic": automatic}
 
 
 def automatic(network: Network, loss: Loss) -> Callable[..., tuple[Array, Params]]:
@@ -408,14 +401,7 @@ def how_it_ended(settings: Settings, run: Run) -> tuple[str, str]:
 # The program, compiled ------------------------------------------------------------------------------------------------
 
 
-def _compiled(settings: Settings, length: int):
+@functools.partial(cached, size=32)
+def _compiled(settings: Settings, length: int) -> tuple[Callable, Callable]:
     """The compiled program, the same one for the same settings."""
-    try:
-        return _kept(settings, length)
-    except TypeError:  # the user's own callable cannot be hashed
-        return _kept.__wrapped__(settings, length)
-
-
-@functools.lru_cache(maxsize=32)
-def _kept(settings: Settings, length: int):
     return jax.jit(functools.partial(start, settings)), jax.jit(program(settings, length))

@@ -24,6 +24,7 @@ from functional_nn import checks
 from functional_nn.gradients.views import said_bytes
 from functional_nn.networks.network import Network
 from functional_nn.networks.products import COLUMNS, ROWS
+from functional_nn.registry import cached
 from functional_nn.training import checkpoints, search
 from functional_nn.training.checkpoints import Checkpoint, CheckpointError, Checkpoints
 from functional_nn.training.configuration import describe, describe_factory, fingerprint
@@ -411,8 +412,9 @@ def _empty(table: History, epochs: int, members: int) -> History:
     return jax.tree.map(lambda x: np.full((epochs, members, *x.shape[2:]), missing(x), x.dtype), table)
 
 
-@functools.lru_cache(maxsize=64)
-def _programs_kept(make: Maker, length: int, shared: bool, axes: Batch, mesh: Mesh) -> tuple[Callable, Callable]:
+@functools.partial(cached, size=64)
+def _programs(make: Maker, length: int, shared: bool, axes: Batch, mesh: Mesh) -> tuple[Callable, Callable]:
+    """The compiled programs, the same ones for the same settings."""
     member, whole = PartitionSpec(mesh.axis_names), PartitionSpec()
     laid = lambda axis: member if axis == 0 else whole  # noqa: E731
     begin = jax.vmap(functools.partial(_start, make))
@@ -425,14 +427,6 @@ def _programs_kept(make: Maker, length: int, shared: bool, axes: Batch, mesh: Me
         check_vma=False,
     )  # fmt: skip
     return jax.jit(begin), jax.jit(advance, donate_argnums=0)
-
-
-def _programs(*static) -> tuple[Callable, Callable]:
-    """The compiled programs, the same ones for the same settings."""
-    try:
-        return _programs_kept(*static)
-    except TypeError:  # the user's own callable cannot be hashed
-        return _programs_kept.__wrapped__(*static)
 
 
 class _Training:
