@@ -84,6 +84,13 @@ class Registry(Generic[Row]):
         """The registered names, aliases left out, in the order they were added."""
         return tuple(self._factories)
 
+    def knows(self, specification: str | Row) -> bool:
+        """Is it a row, or does it begin with a registered name?"""
+        if not isinstance(specification, str):
+            return isinstance(specification, self.row)
+        name = specification.partition("(")[0].strip()
+        return name in self._factories or name in self._aliases
+
     def factory(self, name: str) -> Callable[..., Row]:
         """The function behind a bare name. Raises ValueError as `get`."""
         name = self._aliases.get(name, name)

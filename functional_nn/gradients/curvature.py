@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.flatten_util import ravel_pytree
 
-from functional_nn import checks
+from functional_nn import checks, linalg
 from functional_nn.gradients import backprop
 from functional_nn.gradients.backprop import Sweep
 from functional_nn.gradients.views import BLOCK, BUDGET, Examples, View, check_budget, in_blocks, prepare
@@ -400,6 +400,40 @@ def stable_rate(
 
 def _two_over(largest: Array) -> Array:
     return jnp.where(largest > 0, 2 / jnp.where(largest > 0, largest, 1), jnp.inf)
+
+
+def kronecker_solve(network: Network, factors: dict, damping: Array | float, vector: Params) -> Params:
+    """What the damped inverse of the Gauss-Newton matrix, as `quantities.kfac` or `kflr` factor it, makes of `vector`.
+
+    Of each layer (G + sqrt(lambda) / pi I)^-1 V (A + pi sqrt(lambda) I)^-1, V its part (S, A), lambda the `damping`
+    (> 0), which pi = sqrt((tr A / dim A) / (tr G / dim G)) shares out between the factors: Martens and Grosse 2015,
+    Sec. 6.3. What is no outer product, a shared bias or learned slopes, by its own damped block.
+    """
+    found = {}
+    for layer in network.layers:
+        own, given = factors[layer.name], vector[layer.name]
+        A, G, dtype = own.activations, own.sensitivities, own.activations.dtype
+        root = jnp.sqrt(jnp.asarray(damping, dtype))
+        tiny = jnp.finfo(dtype).tiny
+        shares = [jnp.maximum(jnp.trace(M) / len(M), tiny) for M in (A, G)]
+        pi = jnp.sqrt(shares[0] / shares[1])
+        has_bias = layer.bias == "per_neuron"
+        parts = [given["weights"][source] for source in layer.sources] + ([given["bias"][:, None]] if has_bias else [])
+        V = _damped_solve(G, root / pi, jnp.concatenate(parts, axis=1).astype(dtype))
+        V = _damped_solve(A, root * pi, V.T).T
+        edges = [sum(part.shape[1] for part in parts[: i + 1]) for i in range(len(parts) - 1)]
+        columns = jnp.split(V, edges, axis=1)
+        found[layer.name] = {"weights": dict(zip(layer.sources, columns, strict=False))}
+        if has_bias:
+            found[layer.name]["bias"] = columns[-1][:, 0]
+        for name, block in own.others.items():
+            found[layer.name][name] = _damped_solve(block, jnp.asarray(damping, dtype), given[name].astype(dtype))
+    return jax.tree.map(lambda x, v: x.astype(v.dtype), {name: found[name] for name in vector}, vector)
+
+
+def _damped_solve(matrix: Array, damping: Array, right: Array) -> Array:
+    # (matrix + damping I)^-1 right, for a matrix without negative eigenvalues
+    return linalg.positive_solve(matrix + damping * jnp.eye(len(matrix), dtype=matrix.dtype), right)
 
 
 # The quadratic model --------------------------------------------------------------------------------------------------

@@ -61,6 +61,7 @@ class Loss:
     needs: what the outputs must be; targets: what concrete targets must be.
     correct(a, t) -> (Q,) booleans, which examples are classified rightly; None where the question has no sense.
     kink_distance(a, t) -> (Q, S), as in `Activation`.
+    square_weight(S) -> c, where F_q = c sum_i (a_i - t_i)^2: a sum of squares has residuals, sqrt(c) (a - t).
     """
 
     name: str
@@ -73,6 +74,7 @@ class Loss:
     correct: Callable[[Array, Array], Array] | None = None
     kink_distance: Callable[[Array, Array], Array] | None = None
     curvature: Curvature | None = None
+    square_weight: Callable[[int], float] | None = None
 
     def __repr__(self) -> str:
         return f"<loss {self.name}({self.reduction})>"
@@ -261,6 +263,7 @@ def mean_square_error(reduction: Reduction = "mean") -> Loss:
         lambda a, t: jnp.sum((t - a) ** 2, axis=-1) / a.shape[-1],
         lambda a, t: (a - t) * (2 / a.shape[-1]),
         curvature=_diagonal(lambda a, t: jnp.full_like(a, 2 / a.shape[-1])),
+        square_weight=lambda outputs: 1 / outputs,
     )
 
 
@@ -273,6 +276,7 @@ def sum_square_error(reduction: Reduction = "sum") -> Loss:
         lambda a, t: 2 * _half_square_sum(a, t),
         lambda a, t: 2 * (a - t),
         curvature=_diagonal(lambda a, t: jnp.full_like(a, 2)),
+        square_weight=lambda outputs: 1.0,
     )
 
 
@@ -285,6 +289,7 @@ def half_sum_square_error(reduction: Reduction = "sum") -> Loss:
         _half_square_sum,
         lambda a, t: a - t,
         curvature=_diagonal(lambda a, t: jnp.ones_like(a)),
+        square_weight=lambda outputs: 0.5,
     )
 
 

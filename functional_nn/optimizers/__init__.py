@@ -1,6 +1,7 @@
 """How parameters move: pure `(state, grads) -> state` functions, schedules of their constants, penalties, wrappers."""
 
-from functional_nn.optimizers import regularizers, schedules
+from functional_nn import registry
+from functional_nn.optimizers import first_order, line_searches, regularizers, schedules, second_order
 from functional_nn.optimizers.first_order import (
     Optimizer,
     adadelta,
@@ -10,7 +11,6 @@ from functional_nn.optimizers.first_order import (
     adamw,
     amsgrad,
     gd,
-    get,
     momentum,
     nadam,
     names,
@@ -18,6 +18,22 @@ from functional_nn.optimizers.first_order import (
     register,
     rmsprop,
     rprop,
+)
+from functional_nn.optimizers.second_order import (
+    Problem,
+    SecondOrder,
+    bayesian_regularization,
+    bfgs,
+    conjugate_gradient,
+    hessian_free,
+    kfac,
+    lbfgs,
+    levenberg_marquardt,
+    minimize,
+    newton,
+    problem_from,
+    restarts,
+    scaled_conjugate_gradient,
 )
 from functional_nn.optimizers.wrappers import (
     accumulate,
@@ -35,6 +51,8 @@ from functional_nn.optimizers.wrappers import (
 
 __all__ = [
     "Optimizer",
+    "Problem",
+    "SecondOrder",
     "accumulate",
     "adadelta",
     "adagrad",
@@ -43,24 +61,51 @@ __all__ = [
     "adamw",
     "amsgrad",
     "average",
+    "bayesian_regularization",
+    "bfgs",
     "choose",
     "clip_by_global_norm",
     "clip_by_value",
+    "conjugate_gradient",
     "coupled_weight_decay",
     "decoupled_weight_decay",
     "freeze",
     "from_optax",
     "gd",
     "get",
+    "hessian_free",
     "keep_pruned",
+    "kfac",
+    "lbfgs",
+    "levenberg_marquardt",
+    "line_searches",
+    "minimize",
     "momentum",
     "nadam",
     "names",
     "nesterov",
+    "newton",
+    "problem_from",
     "reduce_on_plateau",
     "register",
     "regularizers",
+    "restarts",
     "rmsprop",
     "rprop",
+    "scaled_conjugate_gradient",
     "schedules",
+    "second_order",
 ]
+
+
+def get(optimizer: str | Optimizer | SecondOrder) -> Optimizer | SecondOrder:
+    """The optimizer that a name such as "adam(0.01)" or "lbfgs(history=5)" stands for; optimizers pass.
+
+    `names()` lists the first-order ones, `second_order.names()` the others. Raises ValueError and TypeError for what is
+    neither.
+    """
+    if second_order.knows(optimizer):
+        return second_order.get(optimizer)
+    if isinstance(optimizer, str) and optimizer.strip().isidentifier() and not first_order.knows(optimizer):
+        raise ValueError(registry.unknown("optimizer", optimizer, (*names(), *second_order.names())))
+    return first_order.get(optimizer)

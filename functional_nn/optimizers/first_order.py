@@ -62,7 +62,7 @@ class Optimizer:
 
 _registry: Registry[Optimizer] = Registry("optimizer", Optimizer)
 register, names, get = _registry.register, _registry.names, _registry.get
-factory = _registry.factory
+factory, knows = _registry.factory, _registry.knows
 
 
 # The methods ----------------------------------------------------------------------------------------------------------

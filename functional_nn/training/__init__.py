@@ -6,6 +6,7 @@ from functional_nn.training.clipping import clipped
 from functional_nn.training.loop import FitResult, Outcome, fit, pure_fit
 from functional_nn.training.minibatches import BatchPlan, batch, importance, minibatch, stochastic
 from functional_nn.training.populations import Progress, fit_population
+from functional_nn.training.problems import problem
 from functional_nn.training.program import Batch, History, Metrics, evaluate, train_step
 from functional_nn.training.restarts import Restarts, best_of
 from functional_nn.training.results import Drift, Population
@@ -39,6 +40,7 @@ __all__ = [
     "loss_below",
     "minibatch",
     "no_change",
+    "problem",
     "pure_fit",
     "random_search",
     "search",

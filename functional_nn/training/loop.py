@@ -8,6 +8,7 @@ stands still while the others go on.
 
 import contextlib
 import functools
+import inspect
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -24,9 +25,10 @@ from functional_nn.gradients.backprop import objective, value_and_grad
 from functional_nn.networks import losses
 from functional_nn.networks.losses import Loss
 from functional_nn.networks.network import Inputs, Network, Params
-from functional_nn.optimizers import regularizers
+from functional_nn.optimizers import regularizers, second_order
 from functional_nn.optimizers.first_order import Optimizer
 from functional_nn.optimizers.regularizers import Regularizer
+from functional_nn.optimizers.second_order import REASONS, STATUSES, SecondOrder
 from functional_nn.registry import cached
 from functional_nn.training.checkpoints import Checkpoint, CheckpointError, Checkpoints, check_config, restore
 from functional_nn.training.configuration import describe
@@ -72,8 +74,8 @@ class FitResult(NamedTuple):
 class Outcome(NamedTuple):
     """What `pure_fit` gives: arrays only. params as in `FitResult`; history (E,) with nan after the end, 0 in integers.
 
-    epochs: how many were run, int32; ended: 0 completed, 1 diverged, 2 + i stopped by the i-th criterion; failed: the
-    update that was not finite, 0 where all were.
+    epochs: how many were run, int32; ended: 0 completed, 1 diverged, 2 + i stopped by the i-th criterion, below 0 by
+    a second-order method, with its status; failed: the update that was not finite, 0 where all were.
     """
 
     params: Params
@@ -154,11 +156,13 @@ def fit(
     training, held_out = prepared(settings, params, inputs, targets, validation)
     settings = with_plan(settings, len(training.targets))
     if mesh is not None:
-        settings = settings._replace(mesh=_divides(mesh, settings.plan.size or len(training.targets)))
+        settings = settings._replace(
+            mesh=_divides(mesh, settings.plan.size or len(training.targets), settings.optimizer)
+        )
         params, training, held_out, plan_key = _everywhere((params, training, held_out, plan_key), settings.mesh)
 
     begin, advance = _compiled(settings, min(chunk, epochs))
-    run, tables, chunks = begin(params), [], 0
+    run, tables, chunks = begin(params, training), [], 0
     config = saved = None
     if checkpoint is not None:
         config = {"kind": "a run of fit", **describe(settings, training, held_out, key)}
@@ -173,7 +177,7 @@ def fit(
         table = jax.eval_shape(advance, run, training, held_out, plan_key, 1)[1]
         history = jax.tree.map(lambda x: jax.ShapeDtypeStruct((done, *x.shape[1:]), x.dtype), table)
         tree = restore(found, {"run": run, "history": history})
-        if int(tree["run"].epoch) != done or not 0 <= int(tree["run"].ended) < STOPPED + len(settings.stop):
+        if int(tree["run"].epoch) != done or not -len(STATUSES) < int(tree["run"].ended) < STOPPED + len(settings.stop):
             raise CheckpointError(f"checkpoint {found.path}: its run cannot have ended as it says")
         run = jax.device_put(tree["run"]) if mesh is None else _everywhere(tree["run"], settings.mesh)
         tables = [tree["history"]]
@@ -213,7 +217,9 @@ def _everywhere(tree: Any, mesh: Mesh) -> Any:
     return jax.tree.map(place, tree)
 
 
-def _divides(mesh: Mesh, size: int) -> Mesh:
+def _divides(mesh: Mesh, size: int, optimizer: Optimizer | SecondOrder) -> Mesh:
+    if isinstance(optimizer, SecondOrder):
+        raise ValueError(f"mesh: {optimizer.name} runs on one device; first-order methods take a mesh")
     if not isinstance(mesh, Mesh):
         raise TypeError(f"mesh: expected a jax.sharding.Mesh, got {type(mesh).__name__}")
     if size % mesh.size:
@@ -257,7 +263,9 @@ def pure_fit(
         params = network.init(init_key) if params is None else params
         training, held_out = prepared(settled, params, inputs, targets, validation)
         settings = with_plan(settled, len(training.targets))
-        run, table, ran = program(settings, epochs)(start(settings, params), training, held_out, plan_key, epochs)
+        run, table, ran = program(settings, epochs)(
+            start(settings, params, training), training, held_out, plan_key, epochs
+        )
         return Outcome(
             run.state.params if run.best is None else run.best.params, run.state, table, ran, run.ended, run.failed
         )  # fmt: skip
@@ -352,13 +360,34 @@ def with_plan(settings: Settings, examples: int) -> Settings:
     if plan is None:
         plan = batch() if optimizer.full_batch else minibatch(min(32, examples))
     updates = plan.updates(examples)
-    if optimizer.full_batch and updates > 1:
+    if isinstance(optimizer, SecondOrder):
+        _check_second_order(settings, plan, updates)
+    elif optimizer.full_batch and updates > 1:
         raise ValueError(
             f"{optimizer.name} compares the signs of successive gradients, which mini-batches make random: use "
             "plan=training.batch() (on the command line, --batch-size 0), or make it with minibatches=True all the "
             f"same; got {updates} batches an epoch"
         )
     return settings._replace(plan=plan)
+
+
+def _check_second_order(settings: Settings, plan: BatchPlan, updates: int) -> None:
+    method = settings.optimizer
+    if method.full_batch and plan.size is not None:
+        factories = {name: second_order.factory(name) for name in second_order.names()}
+        taking = [name for name, made in factories.items() if "minibatches" in inspect.signature(made).parameters]
+        raise ValueError(
+            f"{method.name} builds each step on the last, on all examples: use plan=training.batch() (on the command "
+            f"line, --batch-size 0), or one of {', '.join(taking)} with minibatches=True; got {updates} batches an "
+            "epoch"
+        )
+    if settings.gradient is not value_and_grad:
+        raise ValueError(
+            f"gradient: {method.name} asks for more than a gradient, all of it by hand; for automatic derivatives use "
+            "optimizers.minimize and optimizers.problem_from(function)"
+        )
+    if plan.importance is not None:
+        raise ValueError(f"plan: {method.name} does not take importance(); use minibatch(size)")
 
 
 def prepared(settings: Settings, params, inputs, targets, validation) -> tuple[Batch, Batch | None]:
@@ -394,6 +423,8 @@ def how_it_ended(settings: Settings, run: Run) -> tuple[str, str]:
         shown = float(run.shown)
         what = "its gradient or its result was not finite" if np.isfinite(shown) else f"its loss was {shown:g}"
         return "diverged", f"update {int(run.failed)}, in epoch {epoch}, was not made: {what}{best}"
+    if ended < 0:
+        return STATUSES[-ended], f"after epoch {epoch}: {REASONS[-ended]}{best}"
     criterion = settings.stop[ended - STOPPED]
     return criterion.name, f"after epoch {epoch}: {criterion.reason}{best}"
 

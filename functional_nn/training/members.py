@@ -18,7 +18,7 @@ from jax import Array
 
 from functional_nn import optimizers, precision, registry
 from functional_nn.networks.network import Network, Params
-from functional_nn.optimizers import first_order, regularizers
+from functional_nn.optimizers import first_order, regularizers, second_order
 from functional_nn.optimizers.first_order import Optimizer
 from functional_nn.training.loop import GRADIENTS, prepared, settle, with_plan
 from functional_nn.training.minibatches import BatchPlan, batch, minibatch
@@ -228,6 +228,11 @@ def _candidates(optimizer: Any) -> dict[str, Factory]:
 
 def _factory(kind: str, module: Any, given: Any) -> Factory:
     """What makes the rows of a registry: a bare name, a function; or a row, for which nothing is left to be chosen."""
+    if module is first_order and second_order.knows(given):
+        raise ValueError(
+            f"optimizer: populations train with first-order methods, got {given!r}; training.best_of and "
+            "optimizers.restarts run many starts of a second-order one"
+        )
     if given is None or isinstance(given, Optimizer | regularizers.Regularizer):
         return Factory(None, given)
     if isinstance(given, str) and "(" in given:

@@ -25,8 +25,10 @@ from functional_nn.networks.network import Inputs, Network, Params, forward
 from functional_nn.networks.products import ROWS, Products
 from functional_nn.optimizers.first_order import Optimizer
 from functional_nn.optimizers.regularizers import Regularizer
+from functional_nn.optimizers.second_order import SecondOrder, still
 from functional_nn.precision import at_least_float32
 from functional_nn.training.minibatches import BatchPlan
+from functional_nn.training.problems import of_batch
 from functional_nn.training.termination import Criterion
 
 Gradient = Callable[[Network, Loss], Callable[..., tuple[Array, Params]]]
@@ -84,7 +86,8 @@ class Best(NamedTuple):
 
 
 class Run(NamedTuple):
-    """All that training needs to go on, and how it ended: 0 not yet, 1 diverged, 2 + i by the i-th criterion.
+    """All that training needs to go on, and how it ended: 0 not yet, 1 diverged, 2 + i by the i-th criterion, below 0
+    by the second-order method itself, with its status.
 
     failed: the update, counted from 1 over the whole run, that was not finite and was not made; 0 where none. shown:
     the loss it found.
@@ -136,6 +139,8 @@ def train_step(
     with dropout, or a gradient with noise, gets no key.
     """
     loss, optimizer = losses.get(loss), optimizers.get(optimizer)
+    if isinstance(optimizer, SecondOrder):
+        return _second_order_step(network, loss, optimizer, correct, regularizer)
     if gradient is value_and_grad:
         gradients_of = value_and_grad(network, loss, products)
     else:
@@ -160,6 +165,26 @@ def train_step(
         outputs = trace.activations[network.output.name]
         accuracy = _accuracy(correct or loss.correct, outputs, batch.targets, batch.weights)
         return optimizer.update(state, grads), Metrics(value, accuracy, _norm(grads))
+
+    return step
+
+
+def _second_order_step(network, loss, method: SecondOrder, correct, regularizer) -> Callable:
+    """The same step of a method that asks a problem: here of the batch."""
+    problem_of = of_batch(network, loss, regularizer)
+
+    def step(state, batch: Batch):
+        problem = problem_of(batch.inputs, batch.targets, batch.weights)
+        if not method.full_batch:
+            state = method.renew(state, problem)
+        outputs = forward(network, state.params, batch.inputs, {}).activations[network.output.name]
+        accuracy = _accuracy(correct or loss.correct, outputs, batch.targets, batch.weights)
+        penalty = 0 if regularizer is None else regularizer.value(state.params).astype(state.value.dtype)
+        metrics = Metrics(state.value - penalty, accuracy, jnp.linalg.norm(state.gradient))
+        after = method.update(state, problem)
+        if method.full_batch:
+            after = after._replace(status=still(state, after, float(jnp.finfo(after.value.dtype).eps)))
+        return after, metrics
 
     return step
 
@@ -193,10 +218,16 @@ def _evaluate(network, loss, params, data: Batch, correct, products: Products) -
 # What an epoch of one run is made of ----------------------------------------------------------------------------------
 
 
-def start(settings: Settings, params: Params) -> Run:
-    """A run before its first update."""
+def start(settings: Settings, params: Params, training: Batch | None = None) -> Run:
+    """A run before its first update. training: the data, which a second-order method looks at."""
     zero, infinite = jnp.zeros((), jnp.int32), jnp.asarray(jnp.inf, precision.default())
-    state, memories = settings.optimizer.init(params), tuple(criterion.init() for criterion in settings.stop)
+    memories = tuple(criterion.init() for criterion in settings.stop)
+    if isinstance(settings.optimizer, SecondOrder):
+        first = jax.tree.map(lambda x: x[: settings.plan.size], (training.inputs, training.targets))
+        problem = of_batch(settings.network, settings.loss, settings.regularizer)(*first)
+        state = settings.optimizer.init(params, problem)
+    else:
+        state = settings.optimizer.init(params)
     restores = any(criterion.score for criterion in settings.stop)
     best = Best(state.params, zero, infinite) if restores else None
     return Run(state, memories, best, zero, zero, zero, infinite)
@@ -285,7 +316,8 @@ def parts(settings: Settings, examples: int, dtype) -> Parts:
 
         state = optimizer.observe(state, row.training_loss if held_out is None else row.validation_loss)
         judged = [criterion.update(memory, row) for criterion, memory in zip(stop, run.memories, strict=True)]
-        ended = jnp.zeros((), jnp.int32)
+        # A second-order method may end the run itself; its statuses stand below 0.
+        ended = -state.status if isinstance(optimizer, SecondOrder) else jnp.zeros((), jnp.int32)
         for i in reversed(range(len(stop))):
             ended = jnp.where(judged[i][1], STOPPED + i, ended)
         best = run.best

@@ -1,0 +1,53 @@
+"""Methods that use curvature, `(state, problem) -> state`, and the problems that they are given."""
+
+from functional_nn.optimizers.second_order.conjugate_gradient import conjugate_gradient, scaled_conjugate_gradient
+from functional_nn.optimizers.second_order.hessian_free import hessian_free, kfac
+from functional_nn.optimizers.second_order.lanes import restarts
+from functional_nn.optimizers.second_order.levenberg_marquardt import bayesian_regularization, levenberg_marquardt
+from functional_nn.optimizers.second_order.method import (
+    REASONS,
+    STATUSES,
+    Counts,
+    SecondOrder,
+    Solution,
+    State,
+    factory,
+    get,
+    knows,
+    minimize,
+    names,
+    register,
+    still,
+)
+from functional_nn.optimizers.second_order.newton import newton
+from functional_nn.optimizers.second_order.problem import Functions, Problem, problem_from
+from functional_nn.optimizers.second_order.quasi_newton import bfgs, lbfgs
+
+__all__ = [
+    "REASONS",
+    "STATUSES",
+    "Counts",
+    "Functions",
+    "Problem",
+    "SecondOrder",
+    "Solution",
+    "State",
+    "bayesian_regularization",
+    "bfgs",
+    "conjugate_gradient",
+    "factory",
+    "get",
+    "hessian_free",
+    "kfac",
+    "knows",
+    "lbfgs",
+    "levenberg_marquardt",
+    "minimize",
+    "names",
+    "newton",
+    "problem_from",
+    "register",
+    "restarts",
+    "scaled_conjugate_gradient",
+    "still",
+]

@@ -1,0 +1,267 @@
+"""Levenberg-Marquardt: Gauss-Newton steps, damped as far as F asks for; and Bayesian regularization on top of it.
+
+Letters: P parameters, N residuals r, J = dr/dparams, A = J^T J, F = r^T r; a step delta solves
+(A + mu D^2) delta = -J^T r, D = I (Levenberg) or D^2 the largest diagonal of A met so far (Marquardt, scaled as More).
+"""
+
+from typing import Any, Literal, NamedTuple
+
+import jax.numpy as jnp
+from jax import Array, lax
+
+from functional_nn import checks, linalg
+from functional_nn.optimizers.second_order.method import (
+    BUDGET,
+    Here,
+    Move,
+    SecondOrder,
+    choice,
+    constant,
+    counts,
+    register,
+)
+
+_GROWS = (lambda v: v > 1, "a number > 1")
+_SHRINKS = (lambda v: (v > 0) & (v < 1), "in (0, 1)")
+
+
+class Evidence(NamedTuple):
+    """Of Bayesian regularization, F_B = beta F + alpha |x|^2: alpha, beta, and gamma, the effective number of
+    parameters, P - 2 alpha tr((2 beta A + 2 alpha I)^-1).
+    """
+
+    alpha: Array
+    beta: Array
+    gamma: Array
+
+
+class LMMemory(NamedTuple):
+    """mu; growth: what mu is multiplied by when the next step is refused; scale: D^2 (P,), None where it is I;
+    residuals (N,); matrix: A (P, P), J (N, P) for "qr", or J J^T (N, N) where the step is solved among the samples;
+    evidence, or None.
+    """
+
+    mu: Array
+    growth: Array
+    scale: Array | None
+    residuals: Array
+    matrix: Array
+    evidence: Evidence | None
+
+
+@register
+def levenberg_marquardt(
+    mu: float | Array = 1e-3,
+    rule: Literal["factor", "gain_ratio"] = "gain_ratio",
+    decrease: float | Array = 0.1,
+    increase: float | Array = 10.0,
+    largest: float | Array = 1e10,
+    scaling: Literal["identity", "marquardt"] = "identity",
+    space: Literal["auto", "parameters", "samples"] = "auto",
+    solver: Literal["cholesky", "qr"] = "cholesky",
+    minibatches: bool = False,
+    budget: int = BUDGET,
+) -> SecondOrder:
+    """Levenberg-Marquardt: delta = -(J^T J + mu D^2)^-1 J^T r (Hagan and Menhaj 1994, Eq. 13; NND2 12).
+
+    rule: "factor", of Hagan and Menhaj: where F falls the step is made and mu is multiplied by `decrease`, else it is
+    not made and mu is multiplied by `increase`; mu begins at `mu` itself. "gain_ratio", of Nielsen (1999, Eq. 2.5):
+    with rho the decrease of F over the one foretold, mu is multiplied by max(`decrease`, 1 - (2 rho - 1)^3) where F
+    falls, else by 2, 4, 8, ...; mu begins at `mu` times the largest diagonal of A (Nielsen's decrease is 1/3). Beyond
+    `largest` the method gives up.
+    scaling: D = I, or D^2 the running maximum of A's diagonal (More 1978), for parameters of different magnitudes.
+    space: where the equations are solved: for the parameters, (P, P), or, where there are fewer residuals, among the
+    samples: delta = -J^T (J J^T + mu I)^-1 r, (N, N), in which a network never forms J; "auto" takes the smaller, and
+    the parameters where `scaling` is not the identity.
+
+    solver: in the parameters' space, "cholesky" of A + mu D^2, or "qr" of J over sqrt(mu) D, which does not square the
+    condition number: twice to four times the work, for problems where the last digits matter.
+
+    One step tries one mu; a step refused keeps its Jacobian. Where F is a mean, so are the squares of r: mu then counts
+    for as many times more. minibatches=True lets `fit` give another batch to every step, on which F is compared before
+    and after. Raises ValueError for constants out of range, a problem without residuals, and a matrix above `budget`.
+    """
+    constants = _constants("levenberg_marquardt", mu, rule, decrease, increase, largest)
+    choice("levenberg_marquardt", "scaling", scaling, ("identity", "marquardt"))
+    choice("levenberg_marquardt", "space", space, ("auto", "parameters", "samples"))
+    choice("levenberg_marquardt", "solver", solver, ("cholesky", "qr"))
+    checks.boolean("levenberg_marquardt", "minibatches", minibatches)
+    checks.integer("levenberg_marquardt", "budget", budget, 1)
+    if space == "samples" and (scaling, solver) != ("identity", "cholesky"):
+        raise ValueError(
+            "levenberg_marquardt: space='samples' solves with J J^T, by scaling='identity' and solver='cholesky'; got "
+            f"{scaling!r} and {solver!r}"
+        )
+    constants |= {"scaling": scaling, "space": space, "solver": solver, "minibatches": minibatches, "budget": budget}
+    return _method("levenberg_marquardt", constants, bayesian=False)
+
+
+@register
+def bayesian_regularization(
+    mu: float | Array = 5e-3,
+    rule: Literal["factor", "gain_ratio"] = "gain_ratio",
+    decrease: float | Array = 0.1,
+    increase: float | Array = 10.0,
+    largest: float | Array = 1e10,
+    budget: int = BUDGET,
+) -> SecondOrder:
+    """Levenberg-Marquardt on F_B = beta F + alpha |x|^2, whose alpha and beta are found on the way: MacKay 1992 (Eq.
+    2.14, 4.8-4.10), Foresee and Hagan 1997 (Sec. 3).
+
+    After every step made, gamma = P - 2 alpha tr((2 beta A + 2 alpha I)^-1), alpha = gamma / (2 |x|^2) and beta =
+    (N - gamma) / (2 F); gamma, the number of parameters that the data determine, stands in `state.memory.evidence`.
+    It begins as if gamma were P, or half of N where that is less (the paper begins with alpha = 0, where fewer data
+    than parameters leave nothing for beta). value and gradient are of F and of F_B / beta. Other arguments as
+    `levenberg_marquardt`; the penalty needs the matrix of the parameters. Data of unit scale suit it: all parameters
+    are penalized alike.
+    """
+    constants = _constants("bayesian_regularization", mu, rule, decrease, increase, largest)
+    checks.integer("bayesian_regularization", "budget", budget, 1)
+    constants |= {
+        "scaling": "identity",
+        "space": "parameters",
+        "solver": "cholesky",
+        "minibatches": False,
+        "budget": budget,
+    }
+    return _method("bayesian_regularization", constants, bayesian=True)
+
+
+def _constants(name, mu, rule, decrease, increase, largest) -> dict[str, Any]:
+    choice(name, "rule", rule, ("factor", "gain_ratio"))
+    return {
+        "mu": constant(name, "mu", mu, checks.POSITIVE),
+        "rule": rule,
+        "decrease": constant(name, "decrease", decrease, _SHRINKS),
+        "increase": constant(name, "increase", increase, _GROWS),
+        "largest": constant(name, "largest", largest, checks.POSITIVE),
+    }
+
+
+def _method(name: str, made_of: dict[str, Any], bayesian: bool) -> SecondOrder:
+    mu, rule, decrease, increase, largest = (
+        made_of[each] for each in ("mu", "rule", "decrease", "increase", "largest")
+    )
+    scaled, space, orthogonal = made_of["scaling"] == "marquardt", made_of["space"], made_of["solver"] == "qr"
+
+    def among_samples(size: int, count: int | None) -> bool:
+        fewer = not (scaled or orthogonal) and count is not None and count < size
+        return space == "samples" or (space == "auto" and fewer)
+
+    def linearize(flat, x):
+        """r, J^T r, the matrix that is kept, and the diagonal of A, or of J J^T."""
+        if among_samples(flat.size, flat.residual_count()):
+            r, K, pull = flat.kernel(x)
+            return r, pull(r), K, jnp.diagonal(K)
+        r, J = flat.jacobian(x)
+        if orthogonal:
+            return r, r @ J, J, jnp.sum(J**2, axis=0)
+        A = J.T @ J
+        return r, r @ J, A, jnp.diagonal(A)
+
+    def look(flat, x, memory):
+        r, slope, matrix, diagonal = linearize(flat, x)
+        value = jnp.vdot(r, r)
+        if memory is None:
+            first = jnp.asarray(mu, x.dtype)
+            if rule == "gain_ratio":
+                first = first * (1 if scaled else jnp.max(diagonal))
+            growth = jnp.asarray(2.0 if rule == "gain_ratio" else increase, x.dtype)
+            evidence = _first_evidence(x, value, r.size) if bayesian else None
+            memory = LMMemory(first, growth, diagonal if scaled else None, r, matrix, evidence)
+        else:
+            memory = memory._replace(residuals=r, matrix=matrix)
+            if scaled:
+                memory = memory._replace(scale=jnp.maximum(memory.scale, diagonal))
+        gradient = 2 * slope
+        if bayesian:
+            gradient = gradient + 2 * (memory.evidence.alpha / memory.evidence.beta) * x
+        return Here(x, value, gradient, memory, counts(values=1, matrices=1))
+
+    def move(flat, here: Here) -> Move:
+        memory, slope = here.memory, here.gradient / 2  # J^T r, and the penalty's part
+        penalty = memory.evidence.alpha / memory.evidence.beta if bayesian else 0.0
+        square = _square(memory.scale, flat) if scaled else jnp.ones(flat.size, flat.dtype)
+        if among_samples(flat.size, memory.residuals.size):
+            damped = memory.matrix + memory.mu * jnp.eye(memory.residuals.size, dtype=flat.dtype)
+            y, broken = _sound(linalg.positive_solve(damped, memory.residuals))
+            delta = -flat.kernel(here.x)[2](y)
+        elif orthogonal:
+            above = jnp.concatenate([memory.matrix, jnp.diag(jnp.sqrt(memory.mu * square))])
+            right = jnp.concatenate([-memory.residuals, jnp.zeros_like(square)])
+            delta, broken = _sound(linalg.least_squares(above, right))
+        else:
+            damped = memory.matrix + jnp.diag(penalty + memory.mu * square)
+            delta, broken = _sound(linalg.positive_solve(damped, -slope))
+        # What the parabola foretells of F: -2 delta' J'r - delta' A delta, with A delta from the equation solved
+        foretold = jnp.vdot(delta, memory.mu * square * delta - slope)
+        x = here.x + delta
+        value = flat.value(x)
+        objective = lambda value, x: value + penalty * jnp.vdot(x, x)  # noqa: E731
+        fall = objective(here.value, here.x) - objective(value, x)
+        ratio = fall / jnp.where(foretold > 0, foretold, 1)
+        made = ~broken & jnp.isfinite(value) & (fall > 0) & (foretold > 0)
+        if rule == "gain_ratio":
+            eased = memory.mu * jnp.maximum(decrease, 1 - (2 * jnp.where(made, ratio, 1) - 1) ** 3)
+            growth = jnp.where(made, 2, 2 * memory.growth)
+        else:
+            eased, growth = memory.mu * decrease, memory.growth
+        mu = jnp.where(made, jnp.maximum(eased, jnp.finfo(x.dtype).tiny), memory.mu * memory.growth)
+
+        def there():
+            return relocated(look(flat, x, memory))
+
+        def relocated(after: Here) -> Here:
+            if not bayesian:
+                return after
+            evidence = _evidence(after, flat.size)
+            slope = after.gradient - 2 * penalty * x
+            gradient = slope + 2 * (evidence.alpha / evidence.beta) * x
+            return after._replace(gradient=gradient, memory=after.memory._replace(evidence=evidence))
+
+        def stay():
+            return here._replace(counts=counts())
+
+        after = lax.cond(made, there, stay)
+        # The residuals at x were those of the value already.
+        asked = counts(values=1, matrices=jnp.where(made, 1, 0))
+        after = after._replace(memory=after.memory._replace(mu=mu, growth=growth), counts=asked)
+        expected = jnp.where(broken, jnp.inf, jnp.where(made, 0, foretold))
+        return Move(after, delta, ~made & ~(mu <= largest), broken, expected)
+
+    def elements(size: int, count: int | None) -> int:
+        return count**2 if among_samples(size, count) else size * max(size, count or 0)
+
+    return SecondOrder(
+        name, look, move, made_of, ("residuals", "jacobian"), full_batch=not made_of["minibatches"],
+        elements=elements, budget=made_of["budget"],
+    )  # fmt: skip
+
+
+def _square(scale: Array, flat) -> Array:
+    # a parameter that F does not depend on, here, is damped like the others
+    return jnp.where(scale > 0, scale, jnp.maximum(jnp.max(scale), jnp.finfo(flat.dtype).tiny))
+
+
+def _sound(found: Array) -> tuple[Array, Array]:
+    """The solution, and whether there is none, for want of a matrix that can be inverted: then 0."""
+    sound = jnp.all(jnp.isfinite(found))
+    return jnp.where(sound, found, 0), ~sound
+
+
+def _evidence(here: Here, size: int) -> Evidence:
+    """Foresee and Hagan 1997, step 4: gamma by the last alpha and beta, then both anew."""
+    alpha, beta, _ = here.memory.evidence
+    values = jnp.maximum(linalg.eigh(here.memory.matrix)[0], 0)  # of A; below 0 by rounding alone
+    determined = jnp.where(values > 0, beta * values / (beta * values + alpha), 0)
+    gamma = jnp.sum(determined)  # P - alpha tr((beta A + alpha I)^-1), without its cancellation
+    return _weighed(gamma, here.x, here.value, here.memory.residuals.size)
+
+
+def _first_evidence(x: Array, value: Array, count: int) -> Evidence:
+    return _weighed(jnp.full((), min(x.size, count / 2), x.dtype), x, value, count)
+
+
+def _weighed(gamma: Array, x: Array, value: Array, count: int) -> Evidence:
+    tiny, free = jnp.finfo(x.dtype).tiny, jnp.maximum(count - gamma, jnp.finfo(x.dtype).eps * count)
+    return Evidence(gamma / jnp.maximum(2 * jnp.vdot(x, x), tiny), free / jnp.maximum(2 * value, tiny), gamma)

@@ -1,0 +1,89 @@
+"""Newton's method, plain, damped and saddle-free."""
+
+import jax.numpy as jnp
+from jax import Array, lax
+
+from functional_nn import checks, linalg
+from functional_nn.optimizers import line_searches
+from functional_nn.optimizers.line_searches import LineSearch
+from functional_nn.optimizers.second_order.method import (
+    BUDGET,
+    Here,
+    Move,
+    SecondOrder,
+    added,
+    constant,
+    counts,
+    downhill,
+    register,
+    search,
+)
+
+
+@register
+def newton(
+    damping: float | Array = 0.0,
+    saddle_free: bool = False,
+    line_search: LineSearch | str = "backtracking",
+    budget: int = BUDGET,
+) -> SecondOrder:
+    """Newton's method, x_(k+1) = x_k - (H + alpha I)^-1 g: Hagan Eq. 3.28, with alpha, the `damping`, CSE 475 19.72.
+
+    Where H + alpha I is not positive definite the step would lead to a saddle or a maximum, or nowhere: a multiple of I
+    is added until it is (Nocedal and Wright 2006, Alg. 3.3), or with `saddle_free` every eigenvalue is replaced by its
+    size (Dauphin et al. 2014), and those near 0 by the smallest that rounding allows to be told from it; the state
+    counts such steps as damped. The full step comes first; "full_step" as line search takes it unconditionally.
+    One Hessian, (P, P), a step. Raises ValueError for constants out of range and, when it meets the parameters, for a
+    Hessian above `budget` bytes.
+    """
+    damping = constant("newton", "damping", damping)
+    checks.boolean("newton", "saddle_free", saddle_free)
+    line_search = line_searches.get(line_search)
+    checks.integer("newton", "budget", budget, 1)
+    direction = _by_size if saddle_free else _by_shifts
+
+    def look(flat, x, memory):
+        return Here(x, *flat.value_and_gradient(x), (), counts(gradients=1))
+
+    def move(flat, here: Here) -> Move:
+        d, damped = direction(flat.hessian(here.x), here.gradient, damping)
+        d, replaced = downhill(d, here.gradient)
+        found = search(line_search, flat, here, d)
+        moved = found.move(here, d, (), damped | replaced)
+        # The next step would search the same line again.
+        return moved._replace(
+            here=moved.here._replace(counts=added(found.counts, counts(matrices=1))), failed=found.missed
+        )
+
+    constants = {"damping": damping, "saddle_free": saddle_free, "line_search": line_search, "budget": budget}
+    return SecondOrder("newton", look, move, constants, elements=lambda size, count: size**2, budget=budget)
+
+
+def _by_shifts(H: Array, g: Array, damping) -> tuple[Array, Array]:
+    """-(H + (damping + shift) I)^-1 g, by the first shift of 0, beta, 10 beta, ... that makes it positive definite."""
+    diagonal = jnp.diagonal(H)
+    smallest = jnp.finfo(H.dtype).eps ** 0.5 * jnp.maximum(jnp.max(jnp.abs(H)), jnp.finfo(H.dtype).tiny)
+    lowest = jnp.min(diagonal) + damping
+    shift = jnp.where(lowest > 0, 0, smallest - lowest)  # no matrix is positive definite whose diagonal is not
+
+    def factor(shift):
+        return linalg.cholesky(H + (damping + shift) * jnp.eye(len(H), dtype=H.dtype))
+
+    def indefinite(carry):
+        shift, L = carry
+        return ~jnp.all(jnp.isfinite(L)) & jnp.isfinite(shift)
+
+    def more(carry):
+        shift = jnp.maximum(10 * carry[0], smallest)
+        return shift, factor(shift)
+
+    shift, L = lax.while_loop(indefinite, more, (shift, factor(shift)))
+    return -linalg.cholesky_solve(L, g), shift > 0
+
+
+def _by_size(H: Array, g: Array, damping) -> tuple[Array, Array]:
+    """-|H + damping I|^-1 g, |A| with A's eigenvectors and the sizes of its eigenvalues."""
+    values, vectors = linalg.eigh(H + damping * jnp.eye(len(H), dtype=H.dtype))
+    sizes = jnp.abs(values)
+    floor = jnp.maximum(jnp.max(sizes) * len(H) * jnp.finfo(H.dtype).eps, jnp.finfo(H.dtype).tiny)
+    return -(vectors @ ((vectors.T @ g) / jnp.maximum(sizes, floor))), jnp.any(values < floor)

@@ -1,0 +1,246 @@
+"""What a second-order method may ask: a value, a gradient, residuals and their Jacobian, products with curvature.
+
+Letters: P parameters in all, N residuals r, J = dr/dparams (N, P). Where there are residuals, F = r^T r: the sum of
+their squares, without 1/2 (Hagan and Menhaj 1994; More, Garbow and Hillstrom 1981), so that dF/dparams = 2 J^T r and
+the Gauss-Newton matrix of F is 2 J^T J. Matrices and vectors over all parameters are in
+`jax.flatten_util.ravel_pytree`'s order.
+"""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.flatten_util import ravel_pytree
+
+from functional_nn.precision import at_least_float32
+from functional_nn.registry import cached
+
+Function = Callable[..., Any]
+
+
+class Functions(NamedTuple):
+    """What can be asked, each a function of (params, data); None where there is no answer. Trees are in the parameters'
+    structure.
+
+    value -> F; value_and_gradient -> F, tree; hessian_product, gauss_newton_product -> (tree -> tree), at one point;
+    hessian -> (P, P); residuals -> r (N,); jacobian -> r (N,), J (N, P); kernel -> r (N,), J J^T (N, N),
+    (y (N,) -> J^T y, a tree); square_gradients -> tree, the mean over the examples of their gradients' squares;
+    factors -> Kronecker factors of the Gauss-Newton matrix; solve(factors, damping, tree) -> the tree that their damped
+    inverse makes of it (of no data).
+    """
+
+    value: Function
+    value_and_gradient: Function
+    hessian_product: Function
+    gauss_newton_product: Function | None
+    hessian: Function
+    residuals: Function | None = None
+    jacobian: Function | None = None
+    kernel: Function | None = None
+    square_gradients: Function | None = None
+    factors: Function | None = None
+    solve: Function | None = None
+
+
+@functools.partial(jax.tree_util.register_dataclass, data_fields=("data",), meta_fields=("functions", "name"))
+@dataclass(frozen=True)
+class Problem:
+    """A function to be minimized, and what is known of it. A pytree of its data: `jit` and `vmap` take it as it is.
+
+    Made by `problem_from` of any function, by `training.problem` of a network.
+    """
+
+    functions: Functions
+    data: Any
+    name: str
+
+    def __repr__(self) -> str:
+        return f"<problem {self.name}>"
+
+    def value(self, params) -> Array:
+        """F, a scalar."""
+        return self.functions.value(params, self.data)
+
+    def value_and_gradient(self, params) -> tuple[Array, Any]:
+        """F and dF/dparams."""
+        return self.functions.value_and_gradient(params, self.data)
+
+
+def problem_from(function: Callable | None = None, *, residuals: Callable | None = None, data: tuple = ()) -> Problem:
+    """The problem of a plain JAX function, with derivatives by autodiff.
+
+    function(params, *data) -> F, a scalar; or residuals(params, *data) -> r (N,), of which F is the sum of squares.
+    The same function with other data of the same shapes compiles nothing anew.
+
+    >>> import jax.numpy as jnp
+    >>> problem_from(residuals=lambda x, t: x - t, data=(jnp.ones(2),)).value(jnp.zeros(2))
+    Array(2., dtype=float64)
+
+    Raises TypeError unless one of the two is given.
+    """
+    given = [each for each in (function, residuals) if each is not None]
+    if len(given) != 1 or not callable(given[0]):
+        raise TypeError("problem_from: expected one function, of F or (residuals=) of residuals whose squares sum to F")
+    functions = _of_function(function) if residuals is None else _of_residuals(residuals)
+    return Problem(functions, tuple(data), getattr(given[0], "__name__", "of a function"))
+
+
+def _scalar(function: Callable) -> Function:
+    def value(params, data):
+        found = jnp.asarray(function(params, *data))
+        if found.shape != ():
+            raise ValueError(
+                f"problem_from: expected the function to give a scalar, got shape {found.shape}; of residuals, give "
+                "problem_from(residuals=function)"
+            )
+        return found
+
+    return value
+
+
+@functools.partial(cached, size=256)
+def _of_function(function: Callable) -> Functions:
+    value = _scalar(function)
+
+    def hessian_product(params, data):
+        return jax.linearize(lambda x: jax.grad(value)(x, data), params)[1]
+
+    return Functions(value, jax.value_and_grad(value), hessian_product, None, _hessian(hessian_product))
+
+
+@functools.partial(cached, size=256)
+def _of_residuals(function: Callable) -> Functions:
+    def residuals(params, data):
+        found = jnp.asarray(function(params, *data))
+        if found.ndim != 1:
+            raise ValueError(f"problem_from: expected residuals of shape (N,), got {found.shape}")
+        return found
+
+    def value(params, data):
+        r = residuals(params, data)
+        return jnp.vdot(r, r)
+
+    def value_and_gradient(params, data):
+        r, pull = jax.vjp(lambda x: residuals(x, data), params)
+        return jnp.vdot(r, r), jax.tree.map(lambda g: 2 * g, pull(r)[0])
+
+    def hessian_product(params, data):
+        return jax.linearize(lambda x: value_and_gradient(x, data)[1], params)[1]
+
+    def gauss_newton_product(params, data):
+        _, push = jax.linearize(lambda x: residuals(x, data), params)
+        pull = jax.linear_transpose(push, params)
+        return lambda vector: jax.tree.map(lambda g: 2 * g, pull(push(vector))[0])
+
+    def jacobian(params, data):
+        x, unravel = ravel_pytree(params)
+        flat = lambda x: residuals(unravel(x), data)  # noqa: E731
+        r, push = jax.linearize(flat, x)
+        if r.size < x.size:
+            return r, jax.vmap(lambda y: jax.linear_transpose(push, x)(y)[0])(jnp.eye(r.size, dtype=r.dtype))
+        return r, jax.vmap(push, out_axes=1)(jnp.eye(x.size, dtype=x.dtype))
+
+    def kernel(params, data):
+        r, J = jacobian(params, data)
+        unravel = ravel_pytree(params)[1]
+        return r, J @ J.T, lambda y: unravel(J.T @ y)
+
+    return Functions(
+        value, value_and_gradient, hessian_product, gauss_newton_product, _hessian(hessian_product),
+        residuals, jacobian, kernel,
+    )  # fmt: skip
+
+
+def _hessian(product: Function) -> Function:
+    def hessian(params, data):
+        x, unravel = ravel_pytree(params)
+        multiply = product(params, data)
+        return jax.vmap(lambda v: ravel_pytree(multiply(unravel(v)))[0])(jnp.eye(x.size, dtype=x.dtype))
+
+    return hessian
+
+
+class Flat:
+    """A problem as methods see it: on vectors x (P,), in at least float32, of parameters of the given structure."""
+
+    def __init__(self, problem: Problem, params: Any):
+        if not isinstance(problem, Problem):
+            raise TypeError(
+                "problem: expected one from optimizers.problem_from(function) or training.problem(network, ...), got "
+                f"{type(problem).__name__}"
+            )
+        self._functions, self._data = problem.functions, problem.data
+        leaves, self._structure = jax.tree.flatten(params)
+        self._shapes = [(leaf.shape, leaf.dtype) for leaf in leaves]
+        self.size = sum(leaf.size for leaf in leaves)
+        self.dtype = functools.reduce(jnp.promote_types, (at_least_float32(leaf.dtype) for leaf in leaves))
+
+    def flatten(self, tree: Any) -> Array:
+        """(P,) of a tree in the parameters' structure."""
+        return jnp.concatenate([leaf.reshape(-1).astype(self.dtype) for leaf in self._structure.flatten_up_to(tree)])
+
+    def unflatten(self, x: Array) -> Any:
+        """The parameters that x (P,) stands for, each in its own shape and dtype."""
+        leaves, start = [], 0
+        for shape, dtype in self._shapes:
+            size = int(functools.reduce(int.__mul__, shape, 1))
+            leaves.append(x[start : start + size].reshape(shape).astype(dtype))
+            start += size
+        return self._structure.unflatten(leaves)
+
+    def _ask(self, what: str, x: Array) -> Any:
+        return getattr(self._functions, what)(self.unflatten(x), self._data)
+
+    def value(self, x: Array) -> Array:
+        """F."""
+        return self._ask("value", x).astype(self.dtype)
+
+    def value_and_gradient(self, x: Array) -> tuple[Array, Array]:
+        """F and g (P,)."""
+        value, gradient = self._ask("value_and_gradient", x)
+        return value.astype(self.dtype), self.flatten(gradient)
+
+    def product(self, x: Array, of: str) -> Callable[[Array], Array]:
+        """v -> A v, (P,) -> (P,), A the Hessian or the Gauss-Newton matrix at x."""
+        multiply = self._ask(f"{of}_product", x)
+        return lambda v: self.flatten(multiply(self.unflatten(v)))
+
+    def hessian(self, x: Array) -> Array:
+        """(P, P), symmetric to the last bit."""
+        H = self._ask("hessian", x).astype(self.dtype)
+        return (H + H.T) / 2
+
+    def jacobian(self, x: Array) -> tuple[Array, Array]:
+        """r (N,) and J (N, P)."""
+        r, J = self._ask("jacobian", x)
+        return r.astype(self.dtype), J.astype(self.dtype)
+
+    def kernel(self, x: Array) -> tuple[Array, Array, Callable[[Array], Array]]:
+        """r (N,), J J^T (N, N) and y (N,) -> J^T y (P,)."""
+        r, K, pull = self._ask("kernel", x)
+        return r.astype(self.dtype), K.astype(self.dtype), lambda y: self.flatten(pull(y.astype(r.dtype)))
+
+    def knows(self, what: str) -> bool:
+        """Can the problem be asked that?"""
+        return getattr(self._functions, what) is not None
+
+    def residual_count(self) -> int:
+        """N."""
+        x = jax.ShapeDtypeStruct((self.size,), self.dtype)
+        return jax.eval_shape(lambda x: self._ask("residuals", x), x).size
+
+    def square_gradients(self, x: Array) -> Array:
+        """(P,)."""
+        return self.flatten(self._ask("square_gradients", x))
+
+    def factors(self, x: Array) -> Any:
+        """Kronecker factors of the Gauss-Newton matrix."""
+        return self._ask("factors", x)
+
+    def solve(self, factors: Any, damping: Array, v: Array) -> Array:
+        """(P,) -> (P,): what the factors' damped inverse makes of v."""
+        return self.flatten(self._functions.solve(factors, damping, self.unflatten(v)))
