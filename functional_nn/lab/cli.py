@@ -87,8 +87,10 @@ def train(
         regularizer: a penalty on the weights, such as "l2(1e-4)", "l1(1e-5)", "elastic_net(1e-5, 1e-4)".
         optimizer: gd, momentum, nesterov, rprop (with --batch-size 0), adagrad, adadelta, rmsprop, adam, adamax,
             amsgrad, nadam, adamw; with constants, "momentum(0.1, 0.95)", or a schedule, "adam(cosine(0.01, 2000))".
+            Of second order, with --batch-size 0: newton, levenberg_marquardt and bayesian_regularization (for square
+            errors), conjugate_gradient, scaled_conjugate_gradient, bfgs, lbfgs, hessian_free, kfac.
         learning_rate: the optimizer's own default where not given.
-        epochs: passes over the training data.
+        epochs: passes over the training data; steps, of a second-order optimizer.
         batch_size: examples an update; 0 for all at once.
         shuffle: mini-batches anew each epoch, made once, or in the data's order.
         gradient: by hand, or jax.grad's for comparison.

@@ -181,7 +181,7 @@ def _second_order_step(network, loss, method: SecondOrder, correct, regularizer)
         accuracy = _accuracy(correct or loss.correct, outputs, batch.targets, batch.weights)
         penalty = 0 if regularizer is None else regularizer.value(state.params).astype(state.value.dtype)
         metrics = Metrics(state.value - penalty, accuracy, jnp.linalg.norm(state.gradient))
-        after = method.update(state, problem)
+        after = method.update(state, problem, renewed=not method.full_batch)
         if method.full_batch:
             after = after._replace(status=still(state, after, float(jnp.finfo(after.value.dtype).eps)))
         return after, metrics

@@ -21,6 +21,7 @@ from functional_nn.optimizers.second_order.method import (
     choice,
     constant,
     counts,
+    landed,
     register,
     search,
 )
@@ -229,11 +230,7 @@ def kfac(
         eased = lam * jnp.where(ratio > 0.75, 0.95, jnp.where(ratio < 0.25, 1 / 0.95, 1))
         lam = jnp.where(made, eased, 4 * lam)
         memory = KFACMemory(factors, lam, jnp.where(made, delta, 0), step + 1)
-        after = lax.cond(
-            made,
-            lambda: look(flat, x, memory),
-            lambda: here._replace(memory=memory, counts=counts()),
-        )
+        after = lax.cond(made, lambda: landed(flat, look, here, x, value, memory), lambda: here._replace(memory=memory))
         after = after._replace(counts=added(after.counts, counts(values=1, products=2)))
         failed = ~made & ~(lam < 1e10)
         expected = jnp.where(broken, jnp.inf, jnp.where(made, 0, foretold))

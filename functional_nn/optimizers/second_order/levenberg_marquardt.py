@@ -18,6 +18,7 @@ from functional_nn.optimizers.second_order.method import (
     choice,
     constant,
     counts,
+    landed,
     register,
 )
 
@@ -167,12 +168,13 @@ def _method(name: str, made_of: dict[str, Any], bayesian: bool) -> SecondOrder:
             if rule == "gain_ratio":
                 first = first * (1 if scaled else jnp.max(diagonal))
             growth = jnp.asarray(2.0 if rule == "gain_ratio" else increase, x.dtype)
-            evidence = _first_evidence(x, value, r.size) if bayesian else None
+            gamma = jnp.full((), min(x.size, r.size / 2), x.dtype)
+            evidence = _weighed(gamma, x, value, r.size) if bayesian else None
             memory = LMMemory(first, growth, diagonal if scaled else None, r, matrix, evidence)
         else:
-            memory = memory._replace(residuals=r, matrix=matrix)
-            if scaled:
-                memory = memory._replace(scale=jnp.maximum(memory.scale, diagonal))
+            scale = jnp.maximum(memory.scale, diagonal) if scaled else None
+            evidence = _evidence(memory.evidence, matrix, x, value, r.size) if bayesian else None
+            memory = memory._replace(residuals=r, matrix=matrix, scale=scale, evidence=evidence)
         gradient = 2 * slope
         if bayesian:
             gradient = gradient + 2 * (memory.evidence.alpha / memory.evidence.beta) * x
@@ -208,23 +210,9 @@ def _method(name: str, made_of: dict[str, Any], bayesian: bool) -> SecondOrder:
             eased, growth = memory.mu * decrease, memory.growth
         mu = jnp.where(made, jnp.maximum(eased, jnp.finfo(x.dtype).tiny), memory.mu * memory.growth)
 
-        def there():
-            return relocated(look(flat, x, memory))
-
-        def relocated(after: Here) -> Here:
-            if not bayesian:
-                return after
-            evidence = _evidence(after, flat.size)
-            slope = after.gradient - 2 * penalty * x
-            gradient = slope + 2 * (evidence.alpha / evidence.beta) * x
-            return after._replace(gradient=gradient, memory=after.memory._replace(evidence=evidence))
-
-        def stay():
-            return here._replace(counts=counts())
-
-        after = lax.cond(made, there, stay)
-        # The residuals at x were those of the value already.
-        asked = counts(values=1, matrices=jnp.where(made, 1, 0))
+        after = lax.cond(made, lambda: landed(flat, look, here, x, value, memory), lambda: here)
+        # A Jacobian comes with its residuals, but those at x were the trial's already.
+        asked = counts(values=1, matrices=after.counts.matrices)
         after = after._replace(memory=after.memory._replace(mu=mu, growth=growth), counts=asked)
         expected = jnp.where(broken, jnp.inf, jnp.where(made, 0, foretold))
         return Move(after, delta, ~made & ~(mu <= largest), broken, expected)
@@ -249,17 +237,13 @@ def _sound(found: Array) -> tuple[Array, Array]:
     return jnp.where(sound, found, 0), ~sound
 
 
-def _evidence(here: Here, size: int) -> Evidence:
+def _evidence(last: Evidence, A: Array, x: Array, value: Array, count: int) -> Evidence:
     """Foresee and Hagan 1997, step 4: gamma by the last alpha and beta, then both anew."""
-    alpha, beta, _ = here.memory.evidence
-    values = jnp.maximum(linalg.eigh(here.memory.matrix)[0], 0)  # of A; below 0 by rounding alone
+    alpha, beta, _ = last
+    values = jnp.maximum(linalg.eigh(A)[0], 0)  # below 0 by rounding alone
     determined = jnp.where(values > 0, beta * values / (beta * values + alpha), 0)
     gamma = jnp.sum(determined)  # P - alpha tr((beta A + alpha I)^-1), without its cancellation
-    return _weighed(gamma, here.x, here.value, here.memory.residuals.size)
-
-
-def _first_evidence(x: Array, value: Array, count: int) -> Evidence:
-    return _weighed(jnp.full((), min(x.size, count / 2), x.dtype), x, value, count)
+    return _weighed(gamma, x, value, count)
 
 
 def _weighed(gamma: Array, x: Array, value: Array, count: int) -> Evidence:

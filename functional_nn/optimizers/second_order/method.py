@@ -139,9 +139,13 @@ class SecondOrder:
             jnp.where(sound, RUNNING, DIVERGED).astype(jnp.int32), here.counts, zero, here.memory,
         )  # fmt: skip
 
-    def update(self, state: State, problem: Problem) -> State:
-        """One step. A state that has ended is moved on all the same; `minimize` and `fit` do not ask for it."""
+    def update(self, state: State, problem: Problem, renewed: bool = False) -> State:
+        """One step. A state that has ended is moved on all the same; `minimize` and `fit` do not ask for it.
+
+        renewed: `renew` comes before the next update, so that where this one ends need not be looked at.
+        """
         flat = self.flat(problem, state.params)
+        flat.looks = not renewed
         x = flat.flatten(state.params)
         with jax.default_matmul_precision("highest"):
             made = self.move(flat, Here(x, state.value, state.gradient, state.memory, counts()))
@@ -211,6 +215,11 @@ def constant(method: str, name: str, value, accepted=checks.NON_NEGATIVE):
 
 def choice(method: str, name: str, value, accepted: tuple[str, ...]) -> None:
     checks.one_of(method, name, value, accepted)
+
+
+def landed(flat: Flat, look: Callable, here: Here, x: Array, value: Array, memory: Any) -> Here:
+    """What is known at x, where F is known already; no more than that where `renew` is to come."""
+    return look(flat, x, memory) if flat.looks else Here(x, value, here.gradient, memory, counts())
 
 
 # Along a line ---------------------------------------------------------------------------------------------------------
@@ -416,11 +425,11 @@ def _compiled(method: SecondOrder, steps: int, path: bool) -> Callable:
 
 def still(before: State, state: State, tolerance: Array | float) -> Array:
     """The status after a step: CHANGE where F, or the parameters, no longer change by more than `tolerance`."""
-    change = jnp.maximum(before.value - state.value, state.expected)
+    change = jnp.maximum(jnp.abs(before.value - state.value), state.expected)
     settled = change <= tolerance * jnp.maximum(jnp.abs(before.value), jnp.abs(state.value))
     settled = settled | (state.length <= tolerance)
     # F may have settled to rounding while its gradient still goes to zero
-    settled = settled & (jnp.linalg.norm(state.gradient) > 0.5 * jnp.linalg.norm(before.gradient))
+    settled = settled & (jnp.linalg.norm(state.gradient) >= 0.5 * jnp.linalg.norm(before.gradient))
     return jnp.where(settled & (state.status != DIVERGED), CHANGE, state.status)
 
 

@@ -73,7 +73,7 @@ class Problem:
 def problem_from(function: Callable | None = None, *, residuals: Callable | None = None, data: tuple = ()) -> Problem:
     """The problem of a plain JAX function, with derivatives by autodiff.
 
-    function(params, *data) -> F, a scalar; or residuals(params, *data) -> r (N,), of which F is the sum of squares.
+    function(params, *data) -> F, a scalar; or residuals(params, *data) -> r of any shape, the sum of whose squares F is.
     The same function with other data of the same shapes compiles nothing anew.
 
     >>> import jax.numpy as jnp
@@ -116,9 +116,11 @@ def _of_function(function: Callable) -> Functions:
 def _of_residuals(function: Callable) -> Functions:
     def residuals(params, data):
         found = jnp.asarray(function(params, *data))
-        if found.ndim != 1:
-            raise ValueError(f"problem_from: expected residuals of shape (N,), got {found.shape}")
-        return found
+        if found.ndim == 0:
+            raise ValueError(
+                "problem_from: expected an array of residuals, got one number; is it F, without residuals=?"
+            )
+        return found.reshape(-1)
 
     def value(params, data):
         r = residuals(params, data)
@@ -166,6 +168,8 @@ def _hessian(product: Function) -> Function:
 
 class Flat:
     """A problem as methods see it: on vectors x (P,), in at least float32, of parameters of the given structure."""
+
+    looks = True  # is the end of a step to be looked at, or only where the next begins?
 
     def __init__(self, problem: Problem, params: Any):
         if not isinstance(problem, Problem):
