@@ -300,10 +300,8 @@ def ours(function: StandardFunction, method, steps: int) -> Run:
     solution = fnn.optimizers.minimize(
         problem, method, jnp.array(function.start, float), steps=steps, gradient_tolerance=TOLERANCE
     )
-    values, gradients, matrices = (int(getattr(solution.counts, of)) for of in ("values", "gradients", "matrices"))
-    # A gradient comes with its value: at the start, and throughout a method that never asks for a value alone.
-    values = max(values, gradients)
-    return Run(float(solution.value), solution.status, int(solution.steps), values, gradients, matrices)
+    asked = [int(getattr(solution.counts, of)) for of in ("evaluations", "gradients", "matrices")]
+    return Run(float(solution.value), solution.status, int(solution.steps), *asked)
 
 
 def minpack(function: StandardFunction, steps: int) -> Run:

@@ -54,9 +54,9 @@ Track = Sequence[str] | Mapping[str, Callable[[Params, Inputs, Array], Any]]
 class FitResult(NamedTuple):
     """The last finite state, the history, and how it ended.
 
-    status: "completed", "diverged" (a loss or gradient was not finite), or the name of the criterion that stopped it;
-    reason: the same in words, with the update where it diverged. best: the parameters of the best epoch, where a
-    criterion restores them.
+    status: "completed", "diverged" (a loss or gradient was not finite), the name of the criterion that stopped it, or
+    one of `second_order.STATUSES`; reason: the same in words, with the update where it diverged. best: the parameters
+    of the best epoch, where a criterion restores them.
     """
 
     state: Any
@@ -97,7 +97,7 @@ GRADIENTS: dict[str, Gradient] = {"manual": value_and_grad, "automatic": automat
 def fit(
     network: Network,
     loss: Loss | str,
-    optimizer: Optimizer | str,
+    optimizer: Optimizer | SecondOrder | str,
     inputs: Inputs,
     targets: Array,
     *,
@@ -119,6 +119,9 @@ def fit(
 ) -> FitResult:
     """Trains `network` on inputs (Q, R) or {name: (Q, R)} and targets (Q, S).
 
+    optimizer: of first or of second order. Of the second, an epoch is a step on all examples (on each mini-batch, for
+    those made with minibatches=True), the run also ends where the method says that it has converged or found nothing
+    lower, and `state` is a `second_order.State` with counts of what was asked.
     key: for the initial parameters (unless `params` are given), the batches and dropout. plan: `training.batch()`,
     `minibatch(32)` (the default, smaller where there are fewer examples; `batch()` for a method that needs it),
     `stochastic()` or `importance(32)`. validation: a pair (inputs, targets), measured after every epoch.
@@ -237,7 +240,7 @@ def _joined(tables: Sequence[History]) -> History:
 def pure_fit(
     network: Network,
     loss: Loss | str,
-    optimizer: Optimizer | str,
+    optimizer: Optimizer | SecondOrder | str,
     *,
     epochs: int,
     plan: BatchPlan | None = None,

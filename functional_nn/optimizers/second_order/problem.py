@@ -73,12 +73,12 @@ class Problem:
 def problem_from(function: Callable | None = None, *, residuals: Callable | None = None, data: tuple = ()) -> Problem:
     """The problem of a plain JAX function, with derivatives by autodiff.
 
-    function(params, *data) -> F, a scalar; or residuals(params, *data) -> r of any shape, the sum of whose squares F is.
+    function(params, *data) -> F, a scalar; or residuals(params, *data) -> r of any shape, whose squares sum to F.
     The same function with other data of the same shapes compiles nothing anew.
 
     >>> import jax.numpy as jnp
-    >>> problem_from(residuals=lambda x, t: x - t, data=(jnp.ones(2),)).value(jnp.zeros(2))
-    Array(2., dtype=float64)
+    >>> float(problem_from(residuals=lambda x, t: x - t, data=(jnp.ones(2),)).value(jnp.zeros(2)))
+    2.0
 
     Raises TypeError unless one of the two is given.
     """
