@@ -62,7 +62,9 @@ def newton(
 def _by_shifts(H: Array, g: Array, damping) -> tuple[Array, Array]:
     """-(H + (damping + shift) I)^-1 g, by the first shift of 0, beta, 10 beta, ... that makes it positive definite."""
     diagonal = jnp.diagonal(H)
-    smallest = jnp.finfo(H.dtype).eps ** 0.5 * jnp.maximum(jnp.max(jnp.abs(H)), jnp.finfo(H.dtype).tiny)
+    size, limits = jnp.max(jnp.abs(H)), jnp.finfo(H.dtype)
+    # of no curvature at all the step is -g
+    smallest = jnp.where(size > 0, jnp.maximum(limits.eps**0.5 * size, limits.tiny**0.5), 1)
     lowest = jnp.min(diagonal) + damping
     shift = jnp.where(lowest > 0, 0, smallest - lowest)  # no matrix is positive definite whose diagonal is not
 
