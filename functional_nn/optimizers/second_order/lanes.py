@@ -1,4 +1,4 @@
-"""Many starts at once: lanes of one compiled program, on all devices, refilled as they end."""
+"""Many starts in one compiled program, on all devices: one after another on each, or in lanes refilled as they end."""
 
 import functools
 from collections.abc import Callable
@@ -18,6 +18,7 @@ from functional_nn.optimizers.second_order.method import (
     SecondOrder,
     Solution,
     begun,
+    run_to_end,
     settled,
     solution,
     stepped,
@@ -36,19 +37,24 @@ def restarts(
     gradient_tolerance: float | Array | None = None,
     change_tolerance: float | Array | None = None,
     evaluations: int | Array | None = None,
-    block: int = 64,
+    block: int | None = None,
     chunk: int = 25,
 ) -> Solution:
     """`minimize` from many starts in one compiled program: a `Solution` of lanes, in their order; `best` is the lowest.
 
-    starts: parameters with a leading axis, one start a row, such as `jax.vmap(network.init)(keys)`. A lane that has
-    ended stands still until, every `chunk` steps, it takes the next start; `block` lanes a device, on every device of
-    this process (on a CPU, give JAX its cores: `jax.config.update("jax_num_cpu_devices", 2)`). Other arguments as
-    `minimize`. A start that is not finite ends as "diverged". Its arrays are NumPy's; it keeps no path and no state.
+    starts: parameters with a leading axis, one start a row, such as `jax.vmap(network.init)(keys)`. They are shared out
+    among the devices of this process (on a CPU, give JAX its cores: `jax.config.update("jax_num_cpu_devices", 2)`).
+    block: lanes of a device that go side by side; one that has ended stands still until, every `chunk` steps, it takes
+    the next start. By default 1024 on accelerators and 1 on CPUs, one start after another, each to its own end: there
+    a batch of small factorizations gains nothing over a loop. Other arguments as `minimize`. A start that is not finite
+    ends as "diverged". No path and no state are kept.
 
     Cannot itself be traced: there, `vmap` minimize. Raises ValueError as `minimize`.
     """
     method, limits = settled(method, steps, goal, gradient_tolerance, change_tolerance, evaluations)
+    devices = jax.local_devices()
+    if block is None:
+        block = 1 if devices[0].platform == "cpu" else 1024
     block, chunk = checks.integer("restarts", "block", block, 1), checks.integer("restarts", "chunk", chunk, 1)
     starts = jax.tree.map(np.asarray, starts)
     first_order.check_params(method.name, starts)
@@ -58,12 +64,30 @@ def restarts(
             f"starts: expected a leading axis of the same length in every array, got {sorted(lengths)}; "
             "jax.vmap(network.init)(keys) makes them"
         )
-    ((count,),) = lengths
     limits = limits(Flat(problem, starts).dtype)
-    mesh = Mesh(np.array(jax.local_devices()), ("lanes",))
-    width = mesh.size * min(block, -(-count // mesh.size))
-    begin, advance = _compiled(method, steps, chunk, mesh)
+    mesh = Mesh(np.array(devices), ("lanes",))
+    if block == 1:
+        return _one_by_one(_each(method, steps, mesh), mesh.size, problem, starts, limits)
+    return _side_by_side(_lanes(method, steps, chunk, mesh), mesh.size * block, problem, starts, limits)
 
+
+_CALL = 16  # starts a device is given at once, so that Ctrl-C is heard in between
+
+
+def _one_by_one(run: Callable, devices: int, problem: Problem, starts: Any, limits: tuple) -> Solution:
+    count = len(jax.tree.leaves(starts)[0])
+    calls = -(-count // (devices * _CALL))
+    size = devices * -(-count // (devices * calls))  # the same for every call, so that one program serves
+    found = []
+    for first in range(0, count, size):
+        rows = np.minimum(np.arange(first, first + size), count - 1)
+        some = run(problem, jax.tree.map(lambda x, rows=rows: x[rows], starts), *limits)
+        found.append(jax.tree.map(np.asarray, some))
+    return jax.tree.map(lambda *parts: jnp.asarray(np.concatenate(parts)[:count]), *found)
+
+
+def _side_by_side(programs: tuple, width: int, problem: Problem, starts: Any, limits: tuple) -> Solution:
+    (begin, advance), count = programs, len(jax.tree.leaves(starts)[0])
     lanes = np.full(width, -1)  # the start that each lane has come from
     states, waiting, kept = None, iter(range(count)), None
     while True:
@@ -79,7 +103,7 @@ def restarts(
         states = advance(problem, states, free & (lanes >= 0), rows, *limits)
         ended = (np.asarray(states.status) != RUNNING) & (lanes >= 0)
         if ended.any():
-            found = jax.tree.map(np.asarray, solution(states, None)._replace(state=None))
+            found = jax.tree.map(np.asarray, _stateless(solution(states, None)))
             if kept is None:
                 kept = jax.tree.map(lambda x: np.zeros((count, *x.shape[1:]), x.dtype), found)
             for whole, some in zip(jax.tree.leaves(kept), jax.tree.leaves(found), strict=True):
@@ -87,8 +111,25 @@ def restarts(
             lanes[ended] = -1
 
 
+def _stateless(found: Solution) -> Solution:
+    return found._replace(state=None)
+
+
 @functools.partial(cached, size=64)
-def _compiled(method: SecondOrder, steps: int, chunk: int, mesh: Mesh) -> tuple[Callable, Callable]:
+def _each(method: SecondOrder, steps: int, mesh: Mesh) -> Callable:
+    """(problem, starts, *limits) -> Solution, each start run to its end before the next."""
+
+    def run(problem, starts, *limits):
+        return lax.map(lambda start: _stateless(run_to_end(method, steps, False, problem, start, *limits)), starts)
+
+    here, whole = PartitionSpec(mesh.axis_names), PartitionSpec()
+    return jax.jit(
+        jax.shard_map(run, mesh=mesh, in_specs=(whole, here, *(whole,) * 4), out_specs=here, check_vma=False)
+    )
+
+
+@functools.partial(cached, size=64)
+def _lanes(method: SecondOrder, steps: int, chunk: int, mesh: Mesh) -> tuple[Callable, Callable]:
     """begin(problem, starts, *limits) -> states; advance(problem, states, fresh, starts, *limits) -> states after at
     most `chunk` more steps, those begun anew that are fresh.
     """

@@ -377,7 +377,7 @@ def minimize(
     first_order.check_params(method.name, params)
     limits = limits(Flat(problem, params).dtype)
     if not all(map(checks.is_concrete, jax.tree.leaves((problem, params, limits, method.constants)))):
-        return _run(method, steps, path, problem, params, *limits)
+        return run_to_end(method, steps, path, problem, params, *limits)
     for name, leaf in checks.by_path(params).items():
         checks.finite(f"params: {name}" if name else "params", leaf)
     found = _compiled(method, steps, path)(problem, params, *limits)
@@ -422,7 +422,7 @@ def _second_order(method: SecondOrder | str) -> SecondOrder:
 
 @functools.partial(cached, size=128)
 def _compiled(method: SecondOrder, steps: int, path: bool) -> Callable:
-    return jax.jit(functools.partial(_run, method, steps, path))
+    return jax.jit(functools.partial(run_to_end, method, steps, path))
 
 
 def still(before: State, state: State, tolerance: Array | float) -> Array:
@@ -435,7 +435,8 @@ def still(before: State, state: State, tolerance: Array | float) -> Array:
     return jnp.where(settled & (state.status != DIVERGED), CHANGE, state.status)
 
 
-def _run(method, steps, path, problem, params, *limits) -> Solution:
+def run_to_end(method, steps, path, problem, params, *limits) -> Solution:
+    """`minimize`, unchecked."""
     start = begun(method, steps, problem, params, *limits)
     column = jnp.full(steps, jnp.nan, start.value.dtype)
     rows = Path(column, column, column, jnp.zeros(steps, jnp.int32)) if path else None
