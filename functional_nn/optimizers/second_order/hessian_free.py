@@ -50,8 +50,9 @@ def hessian_free(
     At most `iterations`, begun from `warm` times the last solution, ended when q has fallen by less than k times
     `tolerance` of itself in the last k = max(10, i / 10) of i (Sec. 4.4); of the iterates remembered at 1.3^j the last
     whose F is not above an earlier one's is taken (4.6), then backtracking along it. lambda, which begins at `damping`,
-    is multiplied by 2/3 where F fell by more than 3/4 of q, by 3/2 where by less than 1/4 (4.1). The preconditioner is
-    (sum of squares of the examples' gradients + lambda)^(3/4) (4.7), where the problem knows them.
+    is multiplied by 2/3 where F fell by more than 3/4 of what q without lambda foretold, by 3/2 where by less than 1/4
+    (4.1). The preconditioner is (mean of squares of the examples' gradients + lambda)^(3/4) (4.7), where the problem
+    knows them.
     minibatches=True lets `fit` give another batch to every step. Raises ValueError for constants out of range and for a
     problem without Gauss-Newton products.
     """
@@ -96,14 +97,13 @@ def hessian_free(
         number, value, _, asked = lax.while_loop(falls, back, begun)
         delta = solved.kept[number]
         leads = (jnp.vdot(delta, g) < 0) & jnp.isfinite(value)
-        delta = jnp.where(leads, delta, -g)
         model = jnp.vdot(g, delta) + jnp.vdot(delta, multiply(delta)) / 2
-        ratio = (flat.value(here.x + delta) - here.value) / jnp.where(model < 0, model, -1)
+        ratio = jnp.where(leads & (model < 0), (value - here.value) / jnp.where(model < 0, model, -1), 0)
         lam = lam * jnp.where(ratio > 0.75, 2 / 3, jnp.where(ratio < 0.25, 3 / 2, 1))
-        lam = jnp.where(jnp.isfinite(ratio), lam, 1.5 * here.memory.damping)
+        delta = jnp.where(leads, delta, -g)
         found = search(line_search, flat, here, delta)
         memory = HFMemory(lam, jnp.where(leads & ~found.missed, solved.last, 0))
-        asked = counts(values=asked + 1, products=solved.iterations + 2)
+        asked = counts(values=asked, products=solved.iterations + 2)
         moved = found.move(here, delta, memory, ~leads)
         return moved._replace(here=moved.here._replace(counts=added(found.counts, asked)))
 
