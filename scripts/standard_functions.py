@@ -384,7 +384,7 @@ def compare(function: StandardFunction, steps: int) -> list[dict]:
 
 def notes(rows: list[dict]) -> str:
     lines = [
-        "minimum: the published one that was reached, - if none. values: evaluations of F, for lm of the residuals, and "
+        "minimum: the published one that was reached, - if none. values: evaluations of F (lm: of the residuals) and",
         "products with the Hessian; below",
         "their ratio, ours / SciPy's, median (and range), over those of the functions that both solve",
     ]

@@ -253,12 +253,19 @@ def strong_wolfe(decrease: float = 1e-4, curvature: float = 0.9, evaluations: in
 
 
 def _cubic(p: Point, q: Point) -> Array:
-    """The minimum of the cubic through two values and slopes (Nocedal and Wright Eq. 3.59); nan where there is none."""
+    """The minimum of the cubic through two values and slopes (Nocedal and Wright Eq. 3.59); nan where there is none.
+
+    Where the values differ by little more than rounding, the zero of the line through the slopes.
+    """
     across = q.step - p.step
     d1 = p.slope + q.slope - 3 * (q.value - p.value) / across
     square = d1**2 - p.slope * q.slope
     d2 = jnp.sign(across) * jnp.sqrt(jnp.where(square >= 0, square, jnp.nan))
-    return q.step - across * (q.slope + d2 - d1) / (q.slope - p.slope + 2 * d2)
+    cubic = q.step - across * (q.slope + d2 - d1) / (q.slope - p.slope + 2 * d2)
+    secant = q.step - across * q.slope / (q.slope - p.slope)
+    noise = (_rounding(p.value) + _rounding(q.value)) / jnp.abs(across)
+    told = noise < 0.01 * jnp.maximum(jnp.abs(p.slope), jnp.abs(q.slope))
+    return jnp.where(told, cubic, jnp.where(p.slope * q.slope < 0, secant, jnp.nan))
 
 
 def _between(low: Point, high: Point) -> Array:
