@@ -65,8 +65,10 @@ register, names, get = _registry.register, _registry.names, _registry.get
 _SHARE = (lambda v: (v > 0) & (v < 1), "in (0, 1)")
 
 
-def _rounding(value: Array) -> Array:
-    return 4 * jnp.finfo(value.dtype).eps * jnp.abs(value)
+def _rounding(one: Array, other: Array) -> Array:
+    """By how much two values may differ and be one; 0 where either is not finite."""
+    size = jnp.maximum(jnp.abs(one), jnp.abs(other))
+    return 4 * jnp.finfo(one.dtype).eps * jnp.where(jnp.isfinite(size), size, 0)
 
 
 def _int(number) -> Array:
@@ -81,6 +83,14 @@ def full_step() -> LineSearch:
         return _ended(line, line.point(first), True, 0)
 
     return LineSearch("full_step", search, {})
+
+
+def _once(line: Line) -> Line:
+    """The same, computed once: a value computed twice, in two fusions, may be two values, and decisions that rest on it
+    would contradict each other where they are close.
+    """
+    once = lax.optimization_barrier
+    return Line(lambda step: once(line.value(step)), lambda step: once(line.point(step)), line.start)
 
 
 def _ended(line: Line, point: Point, accepted: Array | bool, values, gradients=1) -> Found:
@@ -102,11 +112,11 @@ def backtracking(decrease: float = 1e-4, evaluations: int = 40) -> LineSearch:
     checks.integer("backtracking", "evaluations", evaluations, 1)
 
     def search(line: Line, first: Array) -> Found:
+        line = _once(line)
         start = line.start
-        slack = _rounding(start.value)
 
         def enough(step, value):
-            return value <= start.value + decrease * step * start.slope + slack
+            return value <= start.value + decrease * step * start.slope + _rounding(start.value, value)
 
         def refused(carry):
             step, value, count = carry
@@ -141,6 +151,8 @@ def golden_section(tolerance: float = 1e-8, growth: float = 2.0, evaluations: in
     share = (5**0.5 - 1) / 2
 
     def search(line: Line, first: Array) -> Found:
+        line = _once(line)
+
         def lower(one, other):
             return one < jnp.where(jnp.isnan(other), jnp.inf, other)
 
@@ -212,8 +224,8 @@ def strong_wolfe(decrease: float = 1e-4, curvature: float = 0.9, evaluations: in
     checks.integer("strong_wolfe", "evaluations", evaluations, 1)
 
     def search(line: Line, first: Array) -> Found:
+        line = _once(line)
         start = line.start
-        slack = _rounding(start.value)
 
         def going(b: _Bracket):
             return ~b.accepted & (b.count < evaluations)
@@ -222,8 +234,8 @@ def strong_wolfe(decrease: float = 1e-4, curvature: float = 0.9, evaluations: in
             new = line.point(b.next)
             finite = jnp.isfinite(new.value) & jnp.isfinite(new.slope)
             # Values that differ by rounding say nothing; then the slope alone decides.
-            high = new.value > start.value + decrease * new.step * start.slope + slack
-            high = high | (new.value > b.low.value + slack) | ~finite
+            high = new.value > start.value + decrease * new.step * start.slope + _rounding(start.value, new.value)
+            high = high | (new.value > b.low.value + _rounding(b.low.value, new.value)) | ~finite
             flat = jnp.abs(new.slope) <= -curvature * start.slope
             accepted = ~high & flat
             # The minimum is between `low` and `new` where new is too high, or slopes upward as seen from low.
@@ -263,7 +275,7 @@ def _cubic(p: Point, q: Point) -> Array:
     d2 = jnp.sign(across) * jnp.sqrt(jnp.where(square >= 0, square, jnp.nan))
     cubic = q.step - across * (q.slope + d2 - d1) / (q.slope - p.slope + 2 * d2)
     secant = q.step - across * q.slope / (q.slope - p.slope)
-    noise = (_rounding(p.value) + _rounding(q.value)) / jnp.abs(across)
+    noise = _rounding(p.value, q.value) / jnp.abs(across)
     told = noise < 0.01 * jnp.maximum(jnp.abs(p.slope), jnp.abs(q.slope))
     return jnp.where(told, cubic, jnp.where(p.slope * q.slope < 0, secant, jnp.nan))
 

@@ -209,7 +209,7 @@ def kfac(
         else:
             k = memory.step.astype(x.dtype) + 1
             old = jnp.minimum(1 - 1 / k, jnp.asarray(decay, x.dtype))
-            average = lambda before, new: (old * before + (1 - old) * new).astype(new.dtype)  # noqa: E731
+            average = lambda before, new: before + (1 - old).astype(new.dtype) * (new - before)  # noqa: E731
             memory = memory._replace(factors=jax.tree.map(average, memory.factors, factors))
         return Here(x, value, g, memory, counts(gradients=1, matrices=1))
 
@@ -234,7 +234,7 @@ def kfac(
         after = after._replace(counts=added(after.counts, counts(values=1, products=2)))
         failed = ~made & ~(lam < 1e10)
         expected = jnp.where(broken, jnp.inf, jnp.where(made, 0, foretold))
-        return Move(after, jnp.where(broken, 0, delta), failed, broken, expected)
+        return Move(after, jnp.where(broken, jnp.nan, delta), failed, broken, expected)
 
     constants = {"damping": damping, "decay": decay, "momentum": momentum, "minibatches": minibatches}
     return SecondOrder("kfac", look, move, constants, ("factors", "gauss_newton_product"), full_batch=not minibatches)

@@ -215,7 +215,8 @@ def _method(name: str, made_of: dict[str, Any], bayesian: bool) -> SecondOrder:
         asked = counts(values=1, matrices=after.counts.matrices)
         after = after._replace(memory=after.memory._replace(mu=mu, growth=growth), counts=asked)
         expected = jnp.where(broken, jnp.inf, jnp.where(made, 0, foretold))
-        return Move(after, delta, ~made & ~(mu <= largest), broken, expected)
+        tried = jnp.where(broken, jnp.nan, delta)
+        return Move(after, tried, ~made & ~(mu <= largest), broken, expected)
 
     def elements(size: int, count: int | None) -> int:
         return count**2 if among_samples(size, count) else size * max(size, count or 0)

@@ -93,8 +93,9 @@ class Here(NamedTuple):
 
 
 class Move(NamedTuple):
-    """Where one step leads. tried: the change of x that was tried, made or not; failed: nothing lower was found;
-    damped: the matrix had to be; expected: the decrease that was promised of what was tried and not made, else 0.
+    """Where one step leads. tried: the change of x that was tried, made or not, nan where there was none; failed:
+    nothing lower was found; damped: the matrix had to be; expected: the decrease that was promised of what was tried
+    and not made, else 0.
     """
 
     here: Here

@@ -13,8 +13,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import Array
-from jax.flatten_util import ravel_pytree
+from jax import Array, lax
 
 from functional_nn.precision import at_least_float32
 from functional_nn.registry import cached
@@ -139,8 +138,9 @@ def _of_residuals(function: Callable) -> Functions:
         return lambda vector: jax.tree.map(lambda g: 2 * g, pull(push(vector))[0])
 
     def jacobian(params, data):
-        x, unravel = ravel_pytree(params)
-        flat = lambda x: residuals(unravel(x), data)  # noqa: E731
+        layout = Layout(params)
+        x = layout.flatten(params)
+        flat = lambda x: residuals(layout.unflatten(x), data)  # noqa: E731
         r, push = jax.linearize(flat, x)
         if r.size < x.size:
             return r, jax.vmap(lambda y: jax.linear_transpose(push, x)(y)[0])(jnp.eye(r.size, dtype=r.dtype))
@@ -148,8 +148,7 @@ def _of_residuals(function: Callable) -> Functions:
 
     def kernel(params, data):
         r, J = jacobian(params, data)
-        unravel = ravel_pytree(params)[1]
-        return r, J @ J.T, lambda y: unravel(J.T @ y)
+        return r, J @ J.T, lambda y: Layout(params).unflatten(J.T @ y)
 
     return Functions(
         value, value_and_gradient, hessian_product, gauss_newton_product, _hessian(hessian_product),
@@ -159,25 +158,17 @@ def _of_residuals(function: Callable) -> Functions:
 
 def _hessian(product: Function) -> Function:
     def hessian(params, data):
-        x, unravel = ravel_pytree(params)
-        multiply = product(params, data)
-        return jax.vmap(lambda v: ravel_pytree(multiply(unravel(v)))[0])(jnp.eye(x.size, dtype=x.dtype))
+        layout, multiply = Layout(params), product(params, data)
+        rows = jnp.eye(layout.size, dtype=layout.dtype)
+        return jax.vmap(lambda v: layout.flatten(multiply(layout.unflatten(v))))(rows)
 
     return hessian
 
 
-class Flat:
-    """A problem as methods see it: on vectors x (P,), in at least float32, of parameters of the given structure."""
+class Layout:
+    """Parameters as one vector (P,), in at least float32, in `ravel_pytree`'s order; also of mixed dtypes."""
 
-    looks = True  # is the end of a step to be looked at, or only where the next begins?
-
-    def __init__(self, problem: Problem, params: Any):
-        if not isinstance(problem, Problem):
-            raise TypeError(
-                "problem: expected one from optimizers.problem_from(function) or training.problem(network, ...), got "
-                f"{type(problem).__name__}"
-            )
-        self._functions, self._data = problem.functions, problem.data
+    def __init__(self, params: Any):
         leaves, self._structure = jax.tree.flatten(params)
         self._shapes = [(leaf.shape, leaf.dtype) for leaf in leaves]
         self.size = sum(leaf.size for leaf in leaves)
@@ -196,17 +187,33 @@ class Flat:
             start += size
         return self._structure.unflatten(leaves)
 
+
+class Flat(Layout):
+    """A problem as methods see it: on vectors x (P,) of parameters of the given structure."""
+
+    looks = True  # is the end of a step to be looked at, or only where the next begins?
+
+    def __init__(self, problem: Problem, params: Any):
+        if not isinstance(problem, Problem):
+            raise TypeError(
+                "problem: expected one from optimizers.problem_from(function) or training.problem(network, ...), got "
+                f"{type(problem).__name__}"
+            )
+        self._functions, self._data = problem.functions, problem.data
+        super().__init__(params)
+
     def _ask(self, what: str, x: Array) -> Any:
         return getattr(self._functions, what)(self.unflatten(x), self._data)
 
     def value(self, x: Array) -> Array:
         """F."""
-        return self._ask("value", x).astype(self.dtype)
+        return lax.optimization_barrier(self._ask("value", x).astype(self.dtype))
 
     def value_and_gradient(self, x: Array) -> tuple[Array, Array]:
         """F and g (P,)."""
         value, gradient = self._ask("value_and_gradient", x)
-        return value.astype(self.dtype), self.flatten(gradient)
+        # Computed once: in two fusions it could be two values, on which two decisions would rest.
+        return lax.optimization_barrier((value.astype(self.dtype), self.flatten(gradient)))
 
     def product(self, x: Array, of: str) -> Callable[[Array], Array]:
         """v -> A v, (P,) -> (P,), A the Hessian or the Gauss-Newton matrix at x."""

@@ -1,0 +1,326 @@
+#!/usr/bin/env python
+"""Hagan and Menhaj (1994): Marquardt's algorithm beside conjugate gradients and batch BP with a variable rate.
+
+    python scripts/hagan_menhaj.py --starts 9 --epochs 300000
+
+The claim under test: on networks of up to a few hundred weights LM takes several to tens of times fewer flops to the
+goal than conjugate gradients, and these fewer than BP. The paper's flops table is not at hand: nothing is quoted from
+it. Its sizes of networks and data, the sine and the first goal are as remembered; the rest is chosen here: tanh hidden
+layers (Nguyen and Widrow's weights), a linear output (weights from U(-0.5, 0.5), bias 0), inputs on [-1, 1], and
+
+    sine       1-15-1   40 points    t = 1/2 + 1/4 sin(3 pi x); sum of squares 0.02, and once more a hundredth of that
+    square     1-15-1   40 points    t = 1 where |x| < 1/2, else 0; 0.02
+    sinc       2-15-1   17 x 17      t = sinc(5 x1) sinc(5 x2), sinc(u) = sin(u) / u; 0.02
+    4 inputs   4-50-1   400 uniform  t = sin(2 pi x1) x2^2 x3^3 x4^4 exp(-x1 - x2 - x3 - x4); 0.5 (sum of t^2: 8.2)
+
+LM is the paper's: mu from 0.01, times 10 where a step is refused, a tenth where it is made, solved for the parameters.
+CG is Fletcher-Reeves by golden section to a hundredth of the step, begun anew every P steps and where gradients are far
+from orthogonal; beside it Polak-Ribiere by a Wolfe search, which the paper did not have. Flops are XLA's own count of
+the compiled forward pass, gradient and Jacobian with J'J, tanh as one, times how often each was asked for, and for LM's
+equations P^3 / 3 + 2 P^2, which XLA does not see; vectors' sums and inner products outside of these are left out.
+"""
+
+import os
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # its threads wait by spinning, and ruin times on a busy machine
+
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
+from jax import Array, lax
+from jax.flatten_util import ravel_pytree
+
+jax.config.update("jax_enable_x64", True)
+
+import functional_nn as fnn  # noqa: E402
+from functional_nn.lab import experiments  # noqa: E402
+from functional_nn.lab.plots import STYLE  # noqa: E402
+from functional_nn.lab.progress import progress  # noqa: E402
+
+RATE, MOMENTUM = 0.01, 0.9  # of variable-rate BP, at the start
+UP, DOWN, WORSE = 1.05, 0.7, 1.04  # Vogl et al. 1988
+REPEATS, ENOUGH = 5, 0.3  # a run is timed that often, or until so many seconds are spent; the least counts
+
+
+class Task(NamedTuple):
+    """A network (R, hidden, 1), its data x (Q, R), t (Q, 1), and the sum of squares to be reached."""
+
+    sizes: tuple[int, int, int]
+    x: Array
+    t: Array
+    goal: float
+
+    @property
+    def network(self):
+        return fnn.multilayer(self.sizes, ("tanh", "linear"), initializer=("nguyen_widrow", "uniform(0.5)"))
+
+    @property
+    def problem(self):
+        return fnn.training.problem(self.network, "sum_square_error", self.x, self.t)
+
+
+def tasks() -> dict[str, Task]:
+    line = jnp.linspace(-1, 1, 40)[:, None]
+    wave = 0.5 + 0.25 * jnp.sin(3 * jnp.pi * line)
+    square = jnp.where(jnp.abs(line) < 0.5, 1.0, 0.0)
+    grid = jnp.stack(jnp.meshgrid(*2 * [jnp.linspace(-1, 1, 17)]), axis=-1).reshape(-1, 2)
+    sinc = jnp.prod(jnp.sinc(5 * grid / jnp.pi), axis=1, keepdims=True)  # NumPy's is sin(pi u) / (pi u)
+    four = jax.random.uniform(jax.random.key(99), (400, 4), minval=-1, maxval=1)
+    product = jnp.sin(2 * jnp.pi * four[:, 0]) * four[:, 1] ** 2 * four[:, 2] ** 3 * four[:, 3] ** 4
+    product = (product * jnp.exp(-jnp.sum(four, axis=1)))[:, None]
+    return {
+        "sine": Task((1, 15, 1), line, wave, 0.02),
+        "sine, a hundredth": Task((1, 15, 1), line, wave, 0.0002),
+        "square": Task((1, 15, 1), line, square, 0.02),
+        "sinc": Task((2, 15, 1), grid, sinc, 0.02),
+        "4 inputs": Task((4, 50, 1), four, product, 0.5),
+    }
+
+
+class Trained(NamedTuple):
+    """errors (steps,), passes (steps,): F after each step, and evaluations of anything until then; steps made."""
+
+    errors: Array
+    passes: Array
+    steps: Array
+
+
+class BPState(NamedTuple):
+    """After an epoch: x (P,), F and its gradient there, the last change of x, rate and momentum."""
+
+    x: Array
+    value: Array
+    gradient: Array
+    change: Array
+    rate: Array
+    momentum: Array
+    epoch: Array
+    errors: Array
+
+
+def variable_rate(problem, params, epochs: int, goal: float) -> Trained:
+    """Batch BP, change_k = gamma change_(k-1) - (1 - gamma) alpha g (NND2 Ch. 12), alpha and gamma by Vogl et al. 1988:
+    where F grows by more than 4 % the step is not made, alpha falls by 0.7 and gamma is 0 until a step is made;
+    where F falls, alpha grows by 1.05. One evaluation of F and its gradient an epoch.
+    """
+    x, unravel = ravel_pytree(params)
+
+    def look(x):
+        value, gradient = problem.value_and_gradient(unravel(x))
+        return value, ravel_pytree(gradient)[0]
+
+    def epoch(s: BPState) -> BPState:
+        change = s.momentum * s.change - (1 - s.momentum) * s.rate * s.gradient
+        value, gradient = look(s.x + change)
+        made = value <= WORSE * s.value  # not where it is nan
+        there, here = (s.x + change, value, gradient, change), (s.x, s.value, s.gradient, s.change)
+        x, value, gradient, change = (jnp.where(made, new, old) for new, old in zip(there, here, strict=True))
+        rate = s.rate * jnp.where(made, jnp.where(value < s.value, UP, 1.0), DOWN)
+        momentum = jnp.where(made, MOMENTUM, 0.0)
+        return BPState(x, value, gradient, change, rate, momentum, s.epoch + 1, s.errors.at[s.epoch].set(value))
+
+    value, gradient = look(x)
+    start = BPState(x, value, gradient, jnp.zeros_like(x), jnp.asarray(RATE), jnp.asarray(MOMENTUM),
+                    jnp.zeros((), jnp.int32), jnp.full(epochs, jnp.nan))  # fmt: skip
+    end = lax.while_loop(lambda s: (s.epoch < epochs) & (s.value > goal), epoch, start)
+    return Trained(end.errors, 2 + jnp.arange(epochs), end.epoch)
+
+
+def by_library(method) -> Callable[..., Trained]:
+    def train(problem, params, steps: int, goal: float) -> Trained:
+        found = fnn.optimizers.minimize(problem, method, params, steps=steps, goal=goal)
+        return Trained(found.path.value, found.path.passes, found.steps)
+
+    return train
+
+
+class Prices(NamedTuple):
+    """Flops: of F, of F with its gradient, of r, J, J'r and J'J, of solving LM's equations."""
+
+    value: float
+    gradient: float
+    matrix: float
+    solution: float
+
+
+def prices(task: Task) -> Prices:
+    problem, params = task.problem, task.network.init(jax.random.key(0))
+
+    def matrix(params):
+        r, J = problem.functions.jacobian(params, problem.data)
+        return r, r @ J, J.T @ J
+
+    def flops(function) -> float:
+        counted = jax.jit(function).lower(params).compile().cost_analysis()
+        return counted["flops"] + counted.get("transcendentals", 0.0)
+
+    P = ravel_pytree(params)[0].size
+    return Prices(flops(problem.value), flops(problem.value_and_gradient), flops(matrix), P**3 / 3 + 2 * P**2)
+
+
+class Method(NamedTuple):
+    """train(problem, params, steps, goal); most: steps that it may make; flops(prices, steps k, passes until then)."""
+
+    train: Callable[..., Trained]
+    most: int
+    flops: Callable[[Prices, np.ndarray, np.ndarray], np.ndarray]
+    color: str
+
+
+LM, CG, BP = "LM", "CG (FR, golden section)", "BP (variable rate)"
+METHODS = {
+    LM: Method(  # two passes at the start stand for one Jacobian; then F, and a Jacobian where the step is made
+        by_library(
+            fnn.optimizers.levenberg_marquardt(mu=0.01, rule="factor", increase=10, decrease=0.1, space="parameters")
+        ), 1000,
+        lambda price, k, passes: k * (price.value + price.solution) + (passes - k - 1) * price.matrix, "#D55E00",
+    ),
+    CG: Method(  # a gradient at the start and after each search, which asks for F alone
+        by_library(fnn.optimizers.conjugate_gradient("fletcher_reeves", "gradient", "golden_section(tolerance=0.01)")),
+        5000, lambda price, k, passes: (passes - k - 1) * price.value + (k + 1) * price.gradient, "#0072B2",
+    ),
+    "CG (PR+, Wolfe)": Method(
+        by_library(fnn.optimizers.conjugate_gradient("polak_ribiere_plus")), 5000,
+        lambda price, k, passes: passes * price.gradient, "#56B4E9",
+    ),
+    BP: Method(
+        variable_rate, 2**62, lambda price, k, passes: passes * price.gradient, "#009E73",
+    ),
+}  # fmt: skip
+
+
+class Run(NamedTuple):
+    """One start: errors and flops (steps,) after each step; passes in all; seconds, least of several; missed goal."""
+
+    errors: np.ndarray
+    flops: np.ndarray
+    passes: int
+    seconds: float
+    missed: bool
+
+
+def measure(task: Task, method: Method, price: Prices, starts: list, epochs: int) -> list[Run]:
+    problem, most, runs = task.problem, min(method.most, epochs), []
+    train = jax.jit(lambda problem, params: method.train(problem, params, most, task.goal))
+    train = train.lower(problem, starts[0]).compile()
+    for params in starts:
+        seconds = []
+        while len(seconds) < REPEATS and sum(seconds) < ENOUGH:
+            begun = time.perf_counter()
+            found = jax.block_until_ready(train(problem, params))
+            seconds.append(time.perf_counter() - begun)
+        made = int(found.steps)
+        errors, passes = np.asarray(found.errors)[:made], np.asarray(found.passes)[:made]
+        flops = method.flops(price, np.arange(1, made + 1), passes)
+        runs.append(Run(errors, flops, int(passes[-1]), min(seconds), not errors[-1] <= task.goal))
+    return runs
+
+
+def quartiles(name: str, values) -> dict[str, float]:
+    low, middle, high = np.quantile(np.asarray(values, float), (0.25, 0.5, 0.75))
+    return {name: middle, f"{name} 25 %": low, f"{name} 75 %": high}
+
+
+def row(problem: str, method: str, runs: list[Run], lm: list[Run]) -> dict:
+    """Medians and quartiles over the starts. A run that missed counts with what it spent."""
+    missed = sum(run.missed for run in runs)
+    return {
+        "problem": problem,
+        "method": method,
+        "missed": f"{missed} of {len(runs)}",
+        **quartiles("epochs", [len(run.errors) for run in runs]),
+        "passes": float(np.median([run.passes for run in runs])),
+        "Mflop": float(np.median([run.flops[-1] for run in runs])) / 1e6,
+        "ms": 1e3 * float(np.median([run.seconds for run in runs])),
+        "us/epoch": 1e6 * float(np.median([run.seconds / len(run.errors) for run in runs])),
+        "bound": ">=" if 2 * missed >= len(runs) else "",
+        **quartiles("flops/LM", [run.flops[-1] / one.flops[-1] for run, one in zip(runs, lm, strict=True)]),
+        **quartiles("time/LM", [run.seconds / one.seconds for run, one in zip(runs, lm, strict=True)]),
+    }
+
+
+def draw(found: dict[str, dict[str, list[Run]]], goals: dict[str, float]):
+    """Error against epochs and against flops: every start, and the one of median flops in bold."""
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(2, len(found), figsize=(3.5 * len(found), 6.6), layout="constrained")
+        for column, (problem, by_method) in zip(axes.T, found.items(), strict=True):
+            for name, runs in by_method.items():
+                middle = np.argsort([run.flops[-1] for run in runs])[len(runs) // 2]
+                for place, run in enumerate(runs):
+                    shown = np.unique(np.geomspace(1, len(run.errors), 400).astype(int)) - 1
+                    bold = {"lw": 2, "zorder": 3, "label": name} if place == middle else {"lw": 0.6, "alpha": 0.45}
+                    for axis, x in zip(column, (np.arange(1, len(run.errors) + 1), run.flops / 1e6), strict=True):
+                        axis.plot(x[shown], run.errors[shown], color=METHODS[name].color, **bold)
+                        axis.plot(x[-1], run.errors[-1], "x" if run.missed else "o", ms=4, color=METHODS[name].color)
+            for axis, label in zip(column, ("epochs", "Mflop"), strict=True):
+                axis.axhline(goals[problem], color="grey", linestyle=":")
+                axis.set(xscale="log", yscale="log", xlabel=label)
+            column[0].set_title(problem)
+        for axis in axes[:, 0]:
+            axis.set_ylabel("sum of squared errors")
+        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=len(METHODS))
+    return figure
+
+
+CHOSEN = f"""Medians over the starts, which are the same for all methods; 25 %, 75 %: quartiles; ratios start by start.
+A run that missed its goal within its budget (LM {METHODS[LM].most} steps, CG {METHODS[CG].most}, BP --epochs) counts
+with what it spent; >=: half of the runs or more did. epochs: steps tried; passes: evaluations of F, its gradient or its
+Jacobian, in all. Times: compiled, the least of up to {REPEATS} runs, LAPACK with one thread. Flops: XLA's count of the
+compiled pieces, and P^3 / 3 + 2 P^2 for LM's equations.
+Chosen here, as the paper's are not certain: activations, initial weights, all goals but the first, the shapes of square
+wave and sinc, the function of four inputs, all inputs' ranges; BP's first rate {RATE} and momentum {MOMENTUM}; CG's
+beta, restarts and search. The paper's flops table is not at hand: nothing is quoted from it."""
+
+
+def verdict(rows: list[dict]) -> str:
+    """In how many problems the claimed order is what was measured, and by how much."""
+    problems, says = list(dict.fromkeys(r["problem"] for r in rows)), []
+    for sense in ("flops", "time"):
+        ratio = {(r["problem"], r["method"]): r[f"{sense}/LM"] for r in rows}
+        holds = [1 < ratio[problem, CG] < ratio[problem, BP] for problem in problems]
+        spans = []
+        for method in METHODS:
+            each = [ratio[problem, method] for problem in problems]
+            if method != LM:
+                spans.append(f"{method} {min(each):.3g} to {max(each):.3g}")
+        says.append(f"in {sense} it holds in {sum(holds)} of {len(problems)} (times LM's: {'; '.join(spans)})")
+    return f"The claimed order is {LM}, then {CG}, then {BP}:\n" + ";\n".join(says) + "."
+
+
+def notes(rows: list[dict], price: dict[str, Prices], every: dict[str, Task]) -> str:
+    lines = []
+    for name, task in every.items():
+        inputs, hidden, outputs = task.sizes
+        P, own = (inputs + 1) * hidden + (hidden + 1) * outputs, price[name]
+        spread = float(jnp.sum((task.t - task.t.mean()) ** 2))
+        lines.append(
+            f"{name}: {'-'.join(map(str, task.sizes))}, P = {P}, {len(task.x)} points, goal {task.goal:g} of the "
+            f"{spread:.3g} about the mean of t;\n    flops of F "
+            f"{own.value:.4g}, with its gradient {own.gradient:.4g}, of J and J'J {own.matrix:.4g}, of LM's equations "
+            f"{own.solution:.4g}"
+        )
+    return "\n".join([verdict(rows), "", *lines, "", CHOSEN])
+
+
+def main() -> None:
+    options = experiments.arguments(__doc__, "results/hagan_menhaj", starts=9, epochs=300_000)
+    keys, every, found, price, rows = jax.random.split(jax.random.key(0), options.starts), tasks(), {}, {}, []
+    with progress("runs", len(every) * len(METHODS)) as advance:
+        for name, task in every.items():
+            price[name], found[name] = prices(task), {}
+            starts = [task.network.init(key) for key in keys]
+            for label, method in METHODS.items():
+                advance(len(rows), f"{name}, {label}")
+                runs = found[name][label] = measure(task, method, price[name], starts, options.epochs)
+                rows.append(row(name, label, runs, found[name][LM]))
+    figure = draw(found, {name: task.goal for name, task in every.items()})
+    experiments.write(options.out, rows, figure, notes(rows, price, every))
+
+
+if __name__ == "__main__":
+    main()

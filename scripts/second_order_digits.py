@@ -1,0 +1,270 @@
+#!/usr/bin/env python
+"""Second-order methods and Adam on handwritten digits: training loss against seconds and passes over the data.
+
+    python scripts/second_order_digits.py --seeds 3 --seconds 10
+
+A network 64-10-10 (tanh, softmax; 760 parameters, for which Newton's Hessian can still be had), all 1437 training
+examples at once. In float64: in float32 rounding of the loss would end the line searches and tell Newton's small
+eigenvalues from 0 by chance. Cross-entropy has no residuals: Levenberg-Marquardt and Bayesian regularization run on the
+mean square error of the same softmax outputs (14370 residuals, a Jacobian of 87 MB), beside some of the others; the
+two losses are not to be compared, test accuracies are. Every method starts from the same parameters, and ends at a
+loss of 1e-6, by its own tests, or after about --seconds; one that spends all of these at the first start is run from
+that alone. Second-order methods have their default constants, or those named; Adam has the best rate of three.
+
+A pass is one question about the whole training set: F, its gradient, one product with the Hessian or Gauss-Newton
+matrix, a whole Hessian, Jacobian or set of Kronecker factors. A Hessian costs some 400 gradients, which only the
+seconds show. Those are of warm runs, compilation apart: of the whole, and of one that ends at a loss of 0.01, the
+least of several where they are short; between these they are taken to go with the passes, of which all steps of a
+method have a similar mixture. Adam's epochs all take as long.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
+
+jax.config.update("jax_enable_x64", True)  # before the first array
+
+import functional_nn as fnn  # noqa: E402
+from functional_nn.lab import experiments  # noqa: E402
+from functional_nn.lab.plots import STYLE  # noqa: E402
+from functional_nn.lab.progress import progress  # noqa: E402
+
+NETWORK = fnn.multilayer((64, 10, 10), ("tanh", "softmax"))
+GOALS, END = (1e-2, 1e-4), 1e-6  # of the training loss
+STEPS, TRIAL = 20_000, 4  # the longest path; evaluations from which is judged how many fit into the time
+RATES = np.array([0.01, 0.03, 0.1])
+PLANS = {"adam, full batch": (fnn.training.batch(), 2500), "adam, batches of 32": (fnn.training.minibatch(32), 500)}
+METHODS = {  # loss: what is run on it
+    "cross_entropy": (
+        "newton", "newton(saddle_free=True)", "newton(damping=0.01, saddle_free=True)", "conjugate_gradient",
+        "conjugate_gradient('fletcher_reeves')", "conjugate_gradient(restart='powell_beale')",
+        "scaled_conjugate_gradient", "bfgs", "lbfgs", "hessian_free", "hessian_free(damping=0.01)", "kfac",
+        "kfac(damping=0.01)", *PLANS,
+    ),
+    "mean_square_error": (
+        "levenberg_marquardt", "bayesian_regularization", "lbfgs", "hessian_free(damping=0.01)", "adam, batches of 32",
+    ),
+}  # fmt: skip
+LINES = {  # Okabe and Ito's colours; what is not named here stands in the table alone
+    "newton": ("#000000", "-"),
+    "newton(damping=0.01, saddle_free=True)": ("#000000", "--"),
+    "levenberg_marquardt": ("#cc79a7", "-"),
+    "bayesian_regularization": ("#cc79a7", "--"),
+    "conjugate_gradient": ("#009e73", "-"),
+    "scaled_conjugate_gradient": ("#009e73", "--"),
+    "lbfgs": ("#0072b2", "-"),
+    "bfgs": ("#0072b2", "--"),
+    "hessian_free(damping=0.01)": ("#e69f00", "-"),
+    "kfac(damping=0.01)": ("#e69f00", "--"),
+    "adam, batches of 32": ("#d55e00", "-"),
+    "adam, full batch": ("#d55e00", "--"),
+}
+
+
+class Curve(NamedTuple):
+    """One method from one start: after each step (an epoch of Adam's) the loss, seconds and passes so far (steps,).
+
+    gradient: its norm at the end; accuracy: on the test set, when the loss first is GOALS[0] (nan: never) and at the
+    end; damped: steps whose matrix had to be; status: how it ended.
+    """
+
+    loss: np.ndarray
+    seconds: np.ndarray
+    passes: np.ndarray
+    gradient: float
+    accuracy: tuple[float, float]
+    damped: int
+    status: str
+
+    def when(self, goal: float, what: np.ndarray) -> float:
+        """`what`, seconds or passes, at the first step whose loss is not above the goal; inf where there is none."""
+        reached = self.loss <= goal
+        return float(what[reached.argmax()]) if reached.any() else np.inf
+
+
+def timed(call: Callable):
+    """What `call` gives, and its seconds: the least of at most four, as long as these take less than half a second."""
+    taken = []
+    while len(taken) < 4 and sum(taken) < 0.5:
+        start = time.perf_counter()
+        found = jax.block_until_ready(call())
+        taken.append(time.perf_counter() - start)
+    return found, min(taken)
+
+
+def accuracy(params, test) -> float:
+    return float(fnn.training.evaluate(NETWORK, "cross_entropy", params, *test)[1])
+
+
+def second_order(loss: str, method: str, data, test, starts, seconds: float) -> tuple[float, list[Curve]]:
+    """Seconds of compilation, and a curve for each start; of the first alone where that takes all the time."""
+    problem, method = fnn.training.problem(NETWORK, loss, *data), fnn.optimizers.second_order.get(method)
+
+    def solve(start, evaluations: int, goal: float = END):
+        return fnn.optimizers.minimize(problem, method, start, steps=STEPS, evaluations=evaluations, goal=goal)
+
+    began = time.perf_counter()
+    jax.block_until_ready(solve(starts[0], 1))
+    compiled = time.perf_counter() - began
+    _, begins = timed(lambda: solve(starts[0], 1))
+    _, trial = timed(lambda: solve(starts[0], TRIAL))
+    most, curves = max(TRIAL, int(TRIAL * seconds / trial)), []
+    for start in starts:
+        found, whole = timed(lambda start=start: solve(start, most))
+        count = int(found.steps)
+        losses, passes = np.asarray(found.path.value)[:count], np.asarray(found.path.passes)[:count]
+        known, at_goal = {0: begins, passes[-1]: whole}, np.nan
+        if losses.min() <= GOALS[0]:
+            part, taken = timed(lambda start=start: solve(start, most, GOALS[0]))
+            known[int(part.counts.passes)] = min(taken, whole)  # longer only by other work on the machine
+            at_goal = accuracy(part.params, test)
+        spent = np.interp(passes, sorted(known), [known[each] for each in sorted(known)])
+        gradient = float(jnp.linalg.norm(found.gradient))
+        right = at_goal, accuracy(found.params, test)
+        curves.append(Curve(losses, spent, passes, gradient, right, int(found.damped), found.status))
+        if found.status == "budget":
+            break
+    return compiled - begins, curves
+
+
+def adam(loss: str, plan, epochs: int, data, test, starts, key) -> tuple[float, list[Curve], float]:
+    """As `second_order`, at the rate that comes to the last goal first (median over the starts); and that rate."""
+    objective, slope = (make(NETWORK, fnn.losses.get(loss)) for make in (fnn.objective, fnn.value_and_grad))
+    stop = fnn.training.loss_below(END)  # of the mean over the epoch's batches, each before its update
+
+    def member(rate, start):
+        train = fnn.training.pure_fit(NETWORK, loss, fnn.optimizers.adam(rate), epochs=epochs, plan=plan, stop=stop,
+                                      track={"loss": objective}, correct=fnn.losses.largest)  # fmt: skip
+        return train(key, *data, test, start)
+
+    lanes = jax.jit(jax.vmap(jax.vmap(member, (None, 0)), (0, None)))
+    found = lanes(RATES, jax.tree.map(lambda *leaves: jnp.stack(leaves), *starts))
+    losses = np.asarray(found.history.tracked["loss"])  # (rates, starts, epochs), nan after the end
+    reached = losses <= GOALS[-1]
+    needed = np.median(np.where(reached.any(-1), reached.argmax(-1), np.inf), axis=1)
+    best = np.lexsort((np.median(np.nanmin(losses, axis=-1), axis=1), needed))[0]
+
+    def fit():
+        result = fnn.fit(NETWORK, loss, fnn.optimizers.adam(RATES[best]), *data, key=key, epochs=epochs, plan=plan,
+                         params=starts[0], chunk=epochs, stop=stop)  # fmt: skip
+        return result.params, len(result.history.epoch)
+
+    began = time.perf_counter()
+    jax.block_until_ready(fit())
+    compiled, ((_, count), whole) = time.perf_counter() - began, timed(fit)
+    curves = []
+    for k in range(len(starts)):
+        one = jax.tree.map(lambda leaf, k=k: leaf[best, k], found)
+        own, right = losses[best, k, : one.epochs], np.asarray(one.history.validation_accuracy)[: one.epochs]
+        epoch, first = np.arange(1, len(own) + 1), own <= GOALS[0]
+        gradient = np.linalg.norm(np.concatenate([g.ravel() for g in jax.tree.leaves(slope(one.params, *data)[1])]))
+        right = float(right[first.argmax()]) if first.any() else np.nan, float(right[-1])
+        status = "diverged" if one.failed else "goal" if one.epochs < epochs else "epochs"
+        curves.append(Curve(own, epoch * whole / count, epoch, float(gradient), right, 0, status))
+    return compiled - whole, curves, float(RATES[best])
+
+
+def row_of(loss: str, label: str, compiled: float, curves: list[Curve]) -> dict:
+    """Medians over the starts."""
+
+    def median(values) -> float:
+        values = [value for value in values if not np.isnan(value)]
+        return float(np.median(values)) if values else np.nan
+
+    return {
+        "loss": loss,
+        "method": label,
+        "starts": len(curves),
+        "compile s": compiled,
+        **{f"s to {goal:g}": median([c.when(goal, c.seconds) for c in curves]) for goal in GOALS},
+        **{f"passes to {goal:g}": median([c.when(goal, c.passes) for c in curves]) for goal in GOALS},
+        f"accuracy at {GOALS[0]:g}": median([c.accuracy[0] for c in curves]),
+        "accuracy": median([c.accuracy[1] for c in curves]),
+        "training loss": median([c.loss[-1] for c in curves]),
+        "|gradient|": median([c.gradient for c in curves]),
+        "s": median([c.seconds[-1] for c in curves]),
+        "steps": median([len(c.loss) for c in curves]),
+        "passes": median([c.passes[-1] for c in curves]),
+        "damped": median([c.damped for c in curves]),
+        "ended": ", ".join(f"{status} {n}" for status, n in Counter(c.status for c in curves).most_common()),
+    }
+
+
+def draw(found: dict[str, dict[str, list[Curve]]]):
+    """Training loss from the first start against seconds and passes, a row a loss."""
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(len(found), 2, figsize=(11, 8.4), layout="constrained", sharey="row", sharex="col")
+        handles = {}
+        for (in_seconds, in_passes), (loss, methods) in zip(axes, found.items(), strict=True):
+            for label, (curve, *_) in methods.items():
+                if label not in LINES:
+                    continue
+                color, line = LINES[label]
+                style = {"color": color, "linestyle": line, "lw": 1.5, "alpha": 0.9}
+                style["marker"] = "." if len(curve.loss) < 60 else None  # each step
+                for axis, x in ((in_seconds, curve.seconds), (in_passes, curve.passes)):
+                    handles[label] = axis.plot(x, curve.loss, **style)[0]
+                    axis.plot(x[-1], curve.loss[-1], "o", color=color, ms=4)
+            for axis in (in_seconds, in_passes):
+                axis.set(xscale="log", yscale="log")
+            in_seconds.set_ylabel(f"training loss: {loss.replace('_', ' ')}")
+            in_seconds.set_ylim(bottom=END / 2)
+        axes[-1, 0].set_xlabel("seconds, without compilation")
+        axes[-1, 1].set_xlabel("passes over the data")
+        order = [label for label in LINES if label in handles]
+        figure.legend([handles[label] for label in order], order, loc="outside lower center", ncols=3)
+    return figure
+
+
+def notes_of(rows: list[dict], found, rates: dict[str, float], seeds: int) -> str:
+    lines = []
+    for loss in found:
+        own = [row for row in rows if row["loss"] == loss]
+        for what in ("s", "passes"):
+            for goal in GOALS:
+                column = f"{what} to {goal:g}"
+                order = [row for row in sorted(own, key=lambda row: row[column]) if np.isfinite(row[column])][:3]
+                fastest = "; ".join(f"{row['method']} {row[column]:.3g}" for row in order) or "none"
+                lines.append(f"{loss}, fewest {column}: {fastest}")
+    lines += [
+        "",
+        f"Medians over the starts, {seeds} or 1; inf: not reached. accuracy: on the test set, when the training "
+        f"loss first is {GOALS[0]:g} (of those that came there) and at the end.",
+        "ended: goal, at a loss of 1e-6; gradient, its largest element within 1.5e-8; budget, the time is over.",
+        "passes count alike what costs differently: F, a gradient, a product, a Hessian, a Jacobian.",
+        "Best rates: " + "; ".join(f"{name} {rate:g}" for name, rate in rates.items()) + f", of {RATES.tolist()}.",
+    ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    options = experiments.arguments(__doc__, "results/second_order_digits", seeds=3, seconds=10)
+    task = experiments.load("digits")
+    data, test = jax.tree.map(lambda x: jnp.asarray(x, float), ((task.inputs, task.targets), task.test))
+    key, *keys = jax.random.split(jax.random.key(0), 1 + options.seeds)
+    starts = [NETWORK.init(key) for key in keys]
+    rows, rates, done = [], {}, 0
+    found = {loss: {} for loss in METHODS}
+    with progress("methods", sum(map(len, METHODS.values()))) as advance:
+        for loss, methods in METHODS.items():
+            for label in methods:
+                advance(done, f"{loss}, {label}")
+                if label in PLANS:
+                    compiled, curves, rate = adam(loss, *PLANS[label], data, test, starts, key)
+                    rates[f"{loss}, {label}"] = rate
+                else:
+                    compiled, curves = second_order(loss, label, data, test, starts, options.seconds)
+                found[loss][label] = curves
+                rows.append(row_of(loss, label, compiled, curves))
+                done += 1
+    experiments.write(options.out, rows, draw(found), notes_of(rows, found, rates, options.seeds))
+
+
+if __name__ == "__main__":
+    main()
