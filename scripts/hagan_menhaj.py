@@ -270,8 +270,9 @@ def draw(found: dict[str, dict[str, list[Run]]], goals: dict[str, float]):
 CHOSEN = f"""Medians over the starts, which are the same for all methods; 25 %, 75 %: quartiles; ratios start by start.
 A run that missed its goal within its budget (LM {METHODS[LM].most} steps, CG {METHODS[CG].most}, BP --epochs) counts
 with what it spent; >=: half of the runs or more did. epochs: steps tried; passes: evaluations of F, its gradient or its
-Jacobian, in all. Times: compiled, the least of up to {REPEATS} runs, LAPACK with one thread. Flops: XLA's count of the
-compiled pieces, and P^3 / 3 + 2 P^2 for LM's equations.
+Jacobian, in all. Times: compiled, the least of up to {REPEATS} runs of each start, LAPACK with one thread; epochs and
+flops come out the same again, times as the machine is busy or not. Flops: XLA's count of the compiled pieces, and
+P^3 / 3 + 2 P^2 for LM's equations.
 Chosen here, as the paper's are not certain: activations, initial weights, all goals but the first, the shapes of square
 wave and sinc, the function of four inputs, all inputs' ranges; BP's first rate {RATE} and momentum {MOMENTUM}; CG's
 beta, restarts and search. The paper's flops table is not at hand: nothing is quoted from it."""
@@ -299,8 +300,8 @@ def notes(rows: list[dict], price: dict[str, Prices], every: dict[str, Task]) ->
         P, own = (inputs + 1) * hidden + (hidden + 1) * outputs, price[name]
         spread = float(jnp.sum((task.t - task.t.mean()) ** 2))
         lines.append(
-            f"{name}: {'-'.join(map(str, task.sizes))}, P = {P}, {len(task.x)} points, goal {task.goal:g} of the "
-            f"{spread:.3g} about the mean of t;\n    flops of F "
+            f"{name}: {'-'.join(map(str, task.sizes))}, P = {P}, {len(task.x)} points, goal {task.goal:g}, where the "
+            f"mean of t alone leaves {spread:.3g};\n    flops of F "
             f"{own.value:.4g}, with its gradient {own.gradient:.4g}, of J and J'J {own.matrix:.4g}, of LM's equations "
             f"{own.solution:.4g}"
         )

@@ -29,7 +29,7 @@ METHODS = {
     "conjugate_gradient": optimizers.conjugate_gradient(),
     "newton": optimizers.newton(),
 }
-FAST = {("levenberg_marquardt", "Kowalik-Osborne"), ("bfgs", "Wood"), ("newton", "Powell badly scaled")}
+FAST = {("levenberg_marquardt", "Kowalik-Osborne"), ("newton", "Powell badly scaled")}
 # curvatures twelve orders of magnitude apart: conjugate gradients creep along its valley (SciPy's do, too)
 OUT_OF_REACH = ("conjugate_gradient", "Meyer")
 
