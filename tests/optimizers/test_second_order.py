@@ -1001,6 +1001,7 @@ def test_the_smaller_space_is_taken():
         assert state.memory.matrix.shape == shape, (q, constants)
 
 
+@pytest.mark.slow
 def test_bayesian_regularization_keeps_a_network_from_noise():
     """A sine under noise, 1-20-1: of 61 parameters the data determine a few; alpha and beta satisfy their equations,
     with J written out; and the test error is below that of Levenberg-Marquardt.

@@ -52,7 +52,7 @@ PROBLEMS = {
     "elastic net": (chain((3, 4, 3), "tanh", "linear"), "mean_square_error", None, "elastic_net(0.1, 0.2)"),
 }
 over_problems = pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name in ("graph", "penalty") else pytest.mark.slow) for name in PROBLEMS]
+    "name", [pytest.param(name, marks=() if name == "graph" else pytest.mark.slow) for name in PROBLEMS]
 )
 
 
@@ -400,7 +400,7 @@ FITTED = {
 
 
 @pytest.mark.parametrize("name", FITTED)
-@pytest.mark.sampled(every=9)
+@pytest.mark.slow
 def test_every_method_trains_under_its_penalty(name):
     """The history shows the loss without it, the gradient with it; F, both together, falls at every step."""
     penalty = None if name in ("levenberg_marquardt", "bayesian_regularization") else "l2(0.01)"
