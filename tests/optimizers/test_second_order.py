@@ -768,12 +768,15 @@ LANES = {
     "bfgs": [(QUARTIC, START, 0.0), (QUARTIC, -START, 0.0), (SADDLE, START, 0.0), (quadratic(5), START, 0.0)],
     # traced constants: each lane has a mu of its own
     "lm gain": [(BENT, START, 1e-3), (BENT, START, 1.0), (BENT, -2 * START, 1e-6), (BENT._replace(q=0.0), START, 1e-3)],
+    "hessian_free": [(LONG._replace(q=0.1), OWN["hessian_free"][1], damping) for damping in (1.0, 1e-4, 100.0, 1.0)],
     "newton": [(QUARTIC, START, 0.0), (QUARTIC, START, 2.0), (SADDLE, START, 0.5), (quadratic(5), START, 0.0)],
 }
-for _name in METHODS:
-    if _name not in LANES:
-        function, start = OWN[_name]
-        LANES[_name] = [(function, k * start, CONSTANT.get(_name, 1e-3)) for k in (1, 0.5, -1, -0.3)]
+for _name in METHODS.keys() - LANES.keys():
+    function, start = OWN[_name]
+    function = function._replace(q=0.1)  # bent so little that some end soon
+    # J J^T is singular, N > P: by the time that mu is small, rounding leads each its own way
+    constant = 1e3 if "samples" in _name else CONSTANT.get(_name, 1e-3)
+    LANES[_name] = [(function, k * start, constant * times) for k, times in ((1, 1), (3, 1), (0.5, 100), (-1, 1))]
 over_lanes = pytest.mark.parametrize("name", marked(METHODS, ("bfgs", "lm gain")))
 
 
@@ -788,7 +791,7 @@ def test_lanes_are_what_they_are_alone(name):
         # rounding grows along a path that bends: to the sixth digit it is the same
         np.testing.assert_allclose(path.value[:last], alone.value[1 : last + 1], rtol=1e-6, atol=1e-12)
         norms = np.linalg.norm(alone.gradient[1 : last + 1], axis=1)
-        np.testing.assert_allclose(path.gradient_norm[:last], norms, rtol=1e-5, atol=1e-8)
+        np.testing.assert_allclose(path.gradient_norm[:last], norms, rtol=1e-5, atol=1e-6)
         passes = sum(getattr(alone.counts, each) for each in alone.counts._fields)
         assert (path.passes[:last] == passes[1 : last + 1]).mean() >= 0.8
         steps = int(found.steps[i])
@@ -1001,7 +1004,6 @@ def test_the_smaller_space_is_taken():
         assert state.memory.matrix.shape == shape, (q, constants)
 
 
-@pytest.mark.slow
 def test_bayesian_regularization_keeps_a_network_from_noise():
     """A sine under noise, 1-20-1: of 61 parameters the data determine a few; alpha and beta satisfy their equations,
     with J written out; and the test error is below that of Levenberg-Marquardt.
