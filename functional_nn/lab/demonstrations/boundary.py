@@ -1,0 +1,234 @@
+"""A decision boundary that moves while a network learns, with those of its hidden neurons."""
+
+from typing import NamedTuple
+
+import contourpy
+import numpy as np
+from bokeh.document import Document
+from bokeh.layouts import column, row
+from bokeh.models import Button, LinearColorMapper, Range1d, Select, TextInput, Toggle
+
+from functional_nn.lab.demonstrations import classifier, page
+from functional_nn.lab.demonstrations.classifier import EPOCHS, WINDOW, Choice, Field, Training
+from functional_nn.lab.demonstrations.page import Demonstration, Live, Status, said
+from functional_nn.optimizers import first_order, second_order
+
+TITLE = "Decision boundary"
+ABOUT = "Black: where the output is 1/2. Thin lines: where hidden neurons' net inputs are 0, which they put together."
+_FRAME = 60  # milliseconds between two pictures, at least
+_LONGEST = 5000  # epochs, after which it pauses
+_BLUES_AND_ORANGES = ("#2b6cb0", "#5a8fc4", "#8ab1d8", "#b9d3ea", "#e3eef7", "#fdf0e3", "#f9d4ac", "#f3b575", "#e8954a",
+                      "#d97a2b")  # fmt: skip
+_SIZES = {"all at once": 0, "50": 50, "20": 20, "5": 5, "1": 1}
+
+
+class Question(NamedTuple):
+    """now: the run to go on with, for so many epochs; None for a new one of `choice`."""
+
+    choice: Choice
+    rate: float
+    now: Training | None
+    epochs: int
+
+
+class Answer(NamedTuple):
+    """The run, and what it makes of the plane."""
+
+    training: Training
+    field: Field
+
+
+def answer(question: Question) -> Answer:
+    """The run further on. Raises ValueError for what is refused."""
+    now = question.now or classifier.begin(question.choice, question.rate)
+    if question.epochs and not now.ended:
+        now = classifier.advance(now, question.rate, question.epochs)
+    return Answer(now, classifier.field(now))
+
+
+def warm_up() -> None:
+    """Compiles what the page begins with."""
+    answer(Question(Choice(), 0.01, None, 1))
+
+
+def warm_up_more() -> None:
+    """Compiles, for the same network, the methods that are likeliest asked for."""
+    for optimizer in ("levenberg_marquardt", "lbfgs", "gd", "momentum", "rmsprop"):
+        answer(Question(Choice(optimizer=optimizer).suited, 0.01, None, 1))
+
+
+class _Page:
+    """One session's models, and what their changes do."""
+
+    def __init__(self, document: Document):
+        self.document, self.now, self.frames = document, None, None
+        self.rate, self.seed, self.quiet = 0.01, 0, False
+        self.status = Status()
+        self.live = Live(document, answer, self.show, self.status)
+        wide = {"sizing_mode": "stretch_width"}
+        first = Choice()
+        self.data = Select(title="data", options=list(classifier.DATA), value=first.data, name="data", **wide)
+        self.hidden = TextInput(title="hidden neurons", value="6", name="hidden", **wide)
+        self.activation = Select(title="activation", options=list(classifier.ACTIVATIONS), value=first.activation,
+                                 name="activation", **wide)  # fmt: skip
+        self.loss = Select(title="loss", options=list(classifier.LOSSES), value=first.loss, name="loss", **wide)
+        options = {"first order": list(first_order.names()), "second order": list(second_order.names())}
+        self.optimizer = Select(title="optimizer", options=options, value=first.optimizer, name="optimizer", **wide)
+        self.size = Select(title="batch size", options=list(_SIZES), value=str(first.batch_size), name="batch-size",
+                           **wide)  # fmt: skip
+        self.box = page.number("learning rate", self.rate, "rate")
+        self.speed = page.slider("epochs a picture", 1, EPOCHS, 5, 1, "speed")
+        self.layer = Select(title="boundaries of", options=["layer1"], value="layer1", name="layer", **wide)
+        self.go = Toggle(label="Train", name="go", button_type="primary", **wide)
+        self.step = Button(label="Step", name="step", **wide)
+        self.again = Button(label="Reset", name="again", **wide)
+
+        self.image = page.source("field", "image")
+        self.edge, self.units = page.source("boundary", "xs", "ys"), page.source("units", "xs", "ys")
+        self.points = page.source("points", "x", "y", "color", "marker")
+        self.curves = page.source("curves", "x", "training", "held_out")
+        self.readout = page.words(name="readout")
+        self.plotted, self.error = self.plane(), self.curve()
+        for control in (self.data, self.activation, self.loss, self.optimizer, self.size):
+            control.on_change("value", lambda attribute, old, new: self.restart())
+        self.hidden.on_change("value", lambda attribute, old, new: self.restart())
+        self.layer.on_change("value", lambda attribute, old, new: self.ask(0))
+        self.box.on_change("value", lambda attribute, old, new: self.new_rate(new))
+        self.go.on_change("active", lambda attribute, old, new: self.run(new))
+        self.step.on_click(lambda: self.ask(self.speed.value))
+        self.again.on_click(self.new_weights)
+        controls = column(row(self.go, self.step, self.again, **wide), self.data,
+                          row(self.hidden, self.activation, **wide), self.optimizer, row(self.box, self.size, **wide),
+                          self.loss, self.speed, self.layer, **wide)  # fmt: skip
+        page.lay_out(document, TITLE, ABOUT, status=self.status.model, controls=controls, main=self.plotted,
+                     side=column(self.error, self.readout, **wide))  # fmt: skip
+        self.restart()
+
+    def plane(self):
+        low, high = WINDOW
+        plotted = page.plot("The plane of both inputs coloured by the output, examples and boundaries", height=500,
+                            x_range=Range1d(low, high), y_range=Range1d(low, high))  # fmt: skip
+        colors = LinearColorMapper(palette=_BLUES_AND_ORANGES, low=0, high=1)
+        plotted.image("image", x=low, y=low, dw=high - low, dh=high - low, source=self.image, color_mapper=colors)
+        plotted.multi_line("xs", "ys", source=self.units, color=page.INK, line_alpha=0.45, line_width=1)
+        plotted.multi_line("xs", "ys", source=self.edge, color=page.INK, line_width=3)
+        plotted.scatter("x", "y", source=self.points, fill_color="color", marker="marker", size=7, line_color="white")
+        plotted.xaxis.axis_label, plotted.yaxis.axis_label = "p₁", "p₂"
+        return plotted
+
+    def curve(self):
+        plotted = page.log_plot("Training and held-out loss against epochs", "epoch", "loss", height=300)
+        for name, color, dash, label in (("training", page.COLORS[0], "solid", "training"),
+                                         ("held_out", page.COLORS[1], "dashed", "held out")):  # fmt: skip
+            plotted.line("x", name, source=self.curves, color=color, line_dash=dash, line_width=2, legend_label=label)
+        plotted.legend.location, plotted.legend.background_fill_alpha = "bottom_left", 0.6
+        return plotted
+
+    # What the visitor does -------------------------------------------------------------------------------------------
+
+    def choice(self) -> Choice:
+        """Raises ValueError for hidden neurons that are none."""
+        return Choice(self.data.value, classifier.hidden_sizes(self.hidden.value), self.activation.value,
+                      self.loss.value, self.optimizer.value, _SIZES[self.size.value], self.seed).suited  # fmt: skip
+
+    def restart(self) -> None:
+        """A new network, as the controls say."""
+        if self.quiet:
+            return
+        try:
+            choice = self.choice()
+        except ValueError as error:
+            self.status.refuse(f"{error}; the last network stays")
+            return
+        self.quiet = True
+        layers = [f"layer{i + 1}" for i in range(len(choice.hidden))]
+        self.layer.options = layers
+        self.layer.value = self.layer.value if self.layer.value in layers else layers[-1]
+        self.loss.value = choice.loss
+        self.size.disabled, self.box.disabled = choice.batch_size != _SIZES[self.size.value], choice.second_order
+        self.speed.value = 1 if choice.second_order else self.speed.value
+        self.quiet, self.now = False, None
+        self.status.say(f"compiling {choice.optimizer} for this network ...")
+        self.live.ask(Question(choice, self.rate, None, 0))
+
+    def new_weights(self) -> None:
+        self.seed += 1
+        self.restart()
+
+    def new_rate(self, rate: float | None) -> None:
+        """From the next update on; nothing begins anew."""
+        try:
+            classifier.check_rate(self.choice(), rate)
+        except ValueError as error:
+            self.status.refuse(f"{error}; the last rate stays")
+            return
+        self.rate = rate
+
+    def run(self, goes: bool) -> None:
+        self.go.label = "Pause" if goes else "Train"
+        if goes and self.frames is None:
+            self.frames = self.document.add_periodic_callback(self.tick, _FRAME)
+        elif not goes and self.frames is not None:
+            self.document.remove_periodic_callback(self.frames)
+            self.frames = None
+
+    def tick(self) -> None:
+        if not self.live.busy and self.now is not None:
+            if self.now.ended or len(self.now.history.epoch) >= _LONGEST:
+                self.go.active = False
+            else:
+                self.ask(self.speed.value)
+
+    def ask(self, epochs: int) -> None:
+        if not self.quiet and self.now is not None:
+            self.live.ask(Question(self.now.choice, self.rate, self.now, epochs))
+
+    # What is seen ----------------------------------------------------------------------------------------------------
+
+    def show(self, found: Answer) -> None:
+        self.now, (outputs, net_inputs) = found
+        choice, history = self.now.choice, self.now.history
+        examples = classifier.data(choice.data)
+        x, t = examples.inputs[0], examples.targets[0, :, 0]
+        self.points.data = {"x": x[:, 0], "y": x[:, 1], "color": np.where(t > 0.5, "#b4540a", "#0b4f8a"),
+                            "marker": np.where(t > 0.5, "triangle", "circle")}  # fmt: skip
+        self.image.data = {"image": [outputs]}
+        self.edge.data = _lines([outputs - 0.5])
+        layer = self.layer.options.index(self.layer.value)
+        self.units.data = _lines(net_inputs[min(layer, len(net_inputs) - 1)])
+        losses = history.training_loss, history.validation_loss
+        shown, held_out = (page.curve(each, 1) for each in losses)
+        self.curves.data = {"x": shown["x"], "training": shown["y"], "held_out": held_out["y"]}
+        page.scale_log(self.error, 1, max(2, len(shown["x"])), losses)
+        self.say(choice)
+
+    def say(self, choice: Choice) -> None:
+        history, epochs = self.now.history, len(self.now.history.epoch)
+        word = "steps" if choice.second_order else "epochs"
+        if not epochs:
+            self.status.say(f"{choice.data}: {' - '.join(map(str, (2, *choice.hidden, 1)))} {choice.activation}, "
+                            f"{choice.optimizer}, {choice.loss}. Press Train or Step.")  # fmt: skip
+            self.readout.text = ""
+            return
+        last = f"loss {said(history.training_loss[-1])}, held out {said(history.validation_loss[-1])}"
+        if self.now.ended:
+            diverged = int(self.now.run.ended) == 1
+            (self.status.warn if diverged else self.status.say)(f"Ended: {self.now.reason}; {last}.")
+        else:
+            self.status.say(f"{epochs} {word} of {choice.optimizer}: {last}.")
+        accuracy = history.training_accuracy[-1], history.validation_accuracy[-1]
+        rows = [("training", said(history.training_loss[-1]), f"{100 * accuracy[0]:.1f} %"),
+                ("held out", said(history.validation_loss[-1]), f"{100 * accuracy[1]:.1f} %")]  # fmt: skip
+        rate = "" if choice.second_order else f", learning rate {said(self.rate)}"
+        caption = f"{choice.optimizer}{rate}; |gradient| {said(history.gradient_norm[-1])}"
+        self.readout.text = str(page.table(("", choice.loss, "right"), rows, caption))
+
+
+def _lines(fields) -> dict[str, list[np.ndarray]]:
+    """Where each field (N, N) is zero."""
+    grid = classifier.axis()
+    lines = [line for one in fields for line in contourpy.contour_generator(grid, grid, one).lines(0.0)]
+    return {"xs": [line[:, 0] for line in lines], "ys": [line[:, 1] for line in lines]}
+
+
+DEMONSTRATION = Demonstration("decision-boundary", TITLE, ABOUT, _Page, warm_up, warm_up_more)

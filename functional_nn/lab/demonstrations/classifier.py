@@ -1,0 +1,237 @@
+"""A small network that learns two classes in the plane, a few epochs at a time: what the page of boundaries shows.
+
+Letters: Q examples, S neurons of a layer, N grid points each way. The training is `fit`'s own program, asked for a few
+epochs a call and kept in between, with the learning rate as an argument: another rate compiles nothing.
+"""
+
+import functools
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from sklearn.datasets import make_circles, make_moons
+
+import functional_nn as fnn
+from functional_nn import optimizers, training
+from functional_nn.optimizers import first_order, second_order
+from functional_nn.training import loop, program
+from functional_nn.training.program import Batch, History, Run, Settings
+
+EXAMPLES = 200  # to learn from, and as many held out
+EPOCHS = 20  # at most, a call
+WINDOW = (-1.6, 1.6)  # of both inputs
+CELLS = 90
+ACTIVATIONS = ("tanh", "sigmoid", "relu", "leaky_relu", "elu", "linear")
+LOSSES = ("binary_cross_entropy", "mean_square_error")
+_RESIDUALS = ("levenberg_marquardt", "bayesian_regularization")
+_MOST_LAYERS, _MOST_NEURONS = 3, 24
+
+
+class Data(NamedTuple):
+    """inputs (2, Q, 2) and targets (2, Q, 1), 0 or 1: first what is learnt from, then what is held out."""
+
+    inputs: np.ndarray
+    targets: np.ndarray
+
+
+@functools.cache
+def data(name: str) -> Data:
+    """Examples of one of `DATA`, always the same."""
+    rng = np.random.default_rng(7)
+    x, t = DATA[name](2 * EXAMPLES, rng)
+    order = rng.permutation(len(x))
+    return Data(x[order].reshape(2, -1, 2), t[order].astype(float).reshape(2, -1, 1))
+
+
+def _xor(count: int, rng) -> tuple[np.ndarray, np.ndarray]:
+    corner = rng.integers(0, 2, (count, 2))
+    return 1.6 * (corner - 0.5) + 0.25 * rng.standard_normal((count, 2)), corner[:, 0] ^ corner[:, 1]
+
+
+def _spirals(count: int, rng) -> tuple[np.ndarray, np.ndarray]:
+    which, along = np.arange(count) % 2, np.sqrt(rng.uniform(0.02, 1, count))
+    angle = 3 * np.pi * along + np.pi * which
+    x = 1.35 * along[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    return x + 0.03 * rng.standard_normal(x.shape), which
+
+
+def _moons(count: int, rng) -> tuple[np.ndarray, np.ndarray]:
+    x, t = make_moons(count, noise=0.15, random_state=7)
+    return (x - [0.5, 0.25]) * [0.9, 1.2], t
+
+
+def _circles(count: int, rng) -> tuple[np.ndarray, np.ndarray]:
+    return make_circles(count, noise=0.1, factor=0.45, random_state=7)
+
+
+DATA: dict[str, Callable] = {"XOR": _xor, "two spirals": _spirals, "moons": _moons, "circles": _circles}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a network and its training are made of. batch_size: 0 for all examples at once."""
+
+    data: str = "XOR"
+    hidden: tuple[int, ...] = (6,)
+    activation: str = "tanh"
+    loss: str = LOSSES[0]
+    optimizer: str = "adam"
+    batch_size: int = 20
+    seed: int = 0
+
+    @property
+    def second_order(self) -> bool:
+        """Whether a step is taken on all examples and without a learning rate."""
+        return second_order.knows(self.optimizer)
+
+    @property
+    def suited(self) -> "Choice":
+        """The same with what the optimizer needs: all examples at once, square errors."""
+        whole = self.second_order or first_order.get(self.optimizer).full_batch
+        loss = LOSSES[1] if self.optimizer in _RESIDUALS else self.loss
+        return Choice(self.data, self.hidden, self.activation, loss, self.optimizer, 0 if whole else self.batch_size,
+                      self.seed)  # fmt: skip
+
+
+def hidden_sizes(text: str) -> tuple[int, ...]:
+    """The hidden layers that "8" or "8, 8" stand for.
+
+    >>> hidden_sizes("8, 4")
+    (8, 4)
+
+    Raises ValueError, saying what is accepted.
+    """
+    parts = [part for part in re.split(r"[,\s]+", text.strip()) if part]
+    sizes = tuple(int(part) if part.isdecimal() else 0 for part in parts)
+    if not 1 <= len(sizes) <= _MOST_LAYERS or not all(1 <= size <= _MOST_NEURONS for size in sizes):
+        raise ValueError(
+            f"hidden neurons: expected 1 to {_MOST_LAYERS} numbers from 1 to {_MOST_NEURONS}, as in 8 or 8, 8; "
+            f"got {text!r}"
+        )
+    return sizes
+
+
+class Training(NamedTuple):
+    """A run under way: what it is of, its state, and its history so far, a row an epoch."""
+
+    choice: Choice
+    run: Run
+    history: History
+
+    @property
+    def params(self) -> Any:
+        return self.run.state.params
+
+    @property
+    def ended(self) -> bool:
+        return bool(int(self.run.ended))
+
+    @property
+    def reason(self) -> str:
+        """How it ended, in words."""
+        return loop.how_it_ended(_settings(self.choice, 0.1), self.run)[1]
+
+
+def network(choice: Choice) -> fnn.Network:
+    """Two inputs, the hidden layers, and one sigmoid output: the probability of class 1."""
+    return fnn.multilayer((2, *choice.hidden, 1), (choice.activation,) * len(choice.hidden) + ("sigmoid",))
+
+
+def begin(choice: Choice, rate: float) -> Training:
+    """Before the first epoch. Raises ValueError for a rate that the optimizer refuses."""
+    check_rate(choice, rate)
+    network_ = network(choice)
+    params = network_.init(jax.random.key(choice.seed))
+    run = _compiled(_key(choice))[0](rate, params, _batch(network_, choice, 0))
+    return Training(choice, run, History(*([np.zeros(0)] * 6), {}))
+
+
+def advance(now: Training, rate: float, epochs: int) -> Training:
+    """`epochs` (1 to EPOCHS) later, or where it ended. Raises ValueError for a rate that the optimizer refuses."""
+    check_rate(now.choice, rate)
+    network_ = network(now.choice)
+    batches = _batch(network_, now.choice, 0), _batch(network_, now.choice, 1)
+    run, table, count = _compiled(_key(now.choice))[1](rate, now.run, *batches, jax.random.key(now.choice.seed), epochs)
+    rows = (np.concatenate([a, np.asarray(b)[: int(count)]]) for a, b in zip(now.history[:-1], table[:-1], strict=True))
+    return Training(now.choice, run, History(*rows, {}))
+
+
+def check_rate(choice: Choice, rate: float | None) -> None:
+    """Raises ValueError for what is no learning rate."""
+    if choice.second_order:
+        return
+    if rate is None:
+        raise ValueError("learning rate: expected a number, got nothing")
+    first_order.factory(choice.optimizer)(rate)  # the first constant of each; for Rprop the first step
+
+
+def _key(choice: Choice) -> Choice:
+    """The choice with what changes no program made equal."""
+    return Choice(hidden=choice.hidden, activation=choice.activation, loss=choice.loss, optimizer=choice.optimizer,
+                  batch_size=choice.batch_size)  # fmt: skip
+
+
+def _settings(choice: Choice, rate) -> Settings:
+    optimizer = optimizers.get(choice.optimizer) if choice.second_order else first_order.factory(choice.optimizer)(rate)
+    plan = training.minibatch(choice.batch_size) if choice.batch_size else training.batch()
+    settings = loop.settle(network(choice), choice.loss, optimizer, plan, None, (), "manual", None, ())
+    return loop.with_plan(settings._replace(correct=_right), EXAMPLES)
+
+
+def _right(outputs, targets):
+    return ((outputs > 0.5) == (targets > 0.5))[:, 0]
+
+
+@functools.lru_cache(maxsize=64)
+def _compiled(choice: Choice) -> tuple[Callable, Callable]:
+    """(rate, params, training) -> Run; (rate, run, training, held out, key, epochs) -> (Run, table, epochs run)."""
+
+    def begin(rate, params, batch):
+        return program.start(_settings(choice, rate), params, batch)
+
+    def advance(rate, run, batch, held_out, key, epochs):
+        return program.program(_settings(choice, rate), EPOCHS)(run, batch, held_out, key, epochs)
+
+    return jax.jit(begin), jax.jit(advance)
+
+
+def _batch(network_: fnn.Network, choice: Choice, part: int) -> Batch:
+    found = data(choice.data)
+    return Batch({"input": jnp.asarray(found.inputs[part])}, jnp.asarray(found.targets[part]))
+
+
+class Field(NamedTuple):
+    """What the network makes of the plane: outputs (N, N), rows along the second input, and each hidden layer's net
+    inputs (S, N, N), which are zero where its neurons' boundaries are.
+    """
+
+    outputs: np.ndarray
+    net_inputs: tuple[np.ndarray, ...]
+
+
+def axis() -> np.ndarray:
+    """(N,): the grid, each way."""
+    return np.linspace(*WINDOW, CELLS + 1)
+
+
+def field(now: Training) -> Field:
+    """The network's outputs and net inputs over the window."""
+    outputs, net_inputs = _fielded(network(now.choice))(now.params)
+    return Field(np.asarray(outputs), tuple(map(np.asarray, net_inputs)))
+
+
+@functools.lru_cache(maxsize=64)
+def _fielded(network_: fnn.Network) -> Callable:
+    points = np.stack(np.meshgrid(axis(), axis()), axis=-1).reshape(-1, 2)
+    side = CELLS + 1
+
+    def over_the_plane(params):
+        trace = network_.forward(params, points)
+        hidden = [trace.net_inputs[layer.name].T.reshape(-1, side, side) for layer in network_.layers[:-1]]
+        return trace.activations[network_.output.name].reshape(side, side), hidden
+
+    return jax.jit(over_the_plane)

@@ -1,0 +1,219 @@
+"""Gradient descent on a performance surface (Hagan's dl3gd): a click starts it, the rate and its limit are sliders.
+
+The rate's slider is marked where gradient descent ceases to be stable, 2 / lambda_max (Hagan's Eq. 3.24 and what
+follows): of a quadratic everywhere, elsewhere of the quadratic that F is like where the path ends.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from bokeh.document import Document
+from bokeh.events import Tap
+from bokeh.layouts import column, row
+from bokeh.models import InlineStyleSheet, Select
+from markupsafe import Markup
+
+from functional_nn import training
+from functional_nn.lab.demonstrations import contours, page, surfaces
+from functional_nn.lab.demonstrations.page import Demonstration, Live, Start, Status, said
+from functional_nn.lab.demonstrations.surfaces import STEPS, Bend, Path, Surface
+from functional_nn.lab.equations import mathml
+
+TITLE = "Gradient descent"
+ABOUT = "Click on the surface to start there. Below the marked rate it comes to rest; above, it cannot."
+
+
+class Question(NamedTuple):
+    """What is asked: all that the page's controls say."""
+
+    surface: str
+    examples: str
+    rate: float
+    steps: int
+    start: tuple[float, float]
+
+
+class Answer(NamedTuple):
+    """The path, and the Hessian at its last finite point."""
+
+    question: Question
+    path: Path
+    bend: Bend
+
+
+def plans(surface: Surface) -> dict[str, training.BatchPlan]:
+    """Which examples an update sees, by the words of the page."""
+    return {
+        "all examples (batch)": training.batch(),
+        f"mini-batches of {surface.batch_size}": training.minibatch(surface.batch_size),
+        "one at a time, in order (stochastic)": training.stochastic(shuffle="never"),
+        "one at a time, at random (stochastic)": training.stochastic(),
+    }
+
+
+def answer(question: Question) -> Answer:
+    """What is asked for. Raises ValueError for what is out of range."""
+    surface = surfaces.surfaces()[question.surface]
+    plan, constants = plans(surface)[question.examples], {"learning_rate": question.rate}
+    path = surfaces.descend(surface, question.start, question.steps, "gd", constants, plan)
+    return Answer(question, path, surfaces.bend(surface, path.points[path.last]))
+
+
+def warm_up() -> None:
+    """Compiles every path of the page, and the surfaces' drawings."""
+    for surface in surfaces.surfaces().values():
+        _ = surface.grid
+        for examples in plans(surface):
+            answer(Question(surface.name, examples, surface.rate, 1, surface.start))
+
+
+class _Page:
+    """One session's models, and what their changes do."""
+
+    def __init__(self, document: Document):
+        every = surfaces.surfaces()
+        first = next(iter(every.values()))
+        self.rate, self.quiet = first.rate, False  # quiet: while the page itself sets a control
+        self.status = Status()
+        self.live = Live(document, answer, self.show, self.status)
+        wide = {"sizing_mode": "stretch_width"}
+        self.surface = Select(title="surface", options=list(every), value=first.name, name="surface", **wide)
+        options = list(plans(first))
+        self.examples = Select(title="gradient from", options=options, value=options[0], name="examples", **wide)
+        self.limit = InlineStyleSheet(css="")
+        self.slider = page.slider(
+            "learning rate", 0, first.largest_rate, first.rate, first.largest_rate / 300, "rate",
+            format="0.[0000]", stylesheets=[self.limit],
+        )  # fmt: skip
+        self.typed = page.number("or any rate", first.rate, "typed-rate")
+        self.steps = page.slider("updates", 1, STEPS, 100, 1, "steps")
+        self.start = Start(first.labels, first.start, self.status, self.ask)
+        self.path, self.values = page.source("path", "x", "y"), page.source("values", "x", "y")
+        self.ends = page.source("ends", "x", "y", "marker", "fill")
+        self.arrows, self.names = page.source("arrows", "x0", "y0", "x1", "y1"), page.source("names", "x", "y", "text")
+        self.plotted = contours.surface_plot("Contours of F over two weights, and the path of gradient descent", 470)
+        self.error = contours.error_plot(300)
+        self.error.line("x", "y", source=self.values, color=page.COLORS[0], line_width=2)
+        self.readout = page.words(name="readout")
+        self.draw(first)
+
+        self.surface.on_change("value", self.other_surface)
+        for control in (self.examples, self.steps):
+            control.on_change("value", lambda attribute, old, new: self.ask())
+        self.slider.on_change("value", lambda attribute, old, new: self.new_rate(new))
+        self.typed.on_change("value", lambda attribute, old, new: self.new_rate(new))
+        self.plotted.on_event(Tap, lambda event: self.start.tapped(self.plotted, event))
+        controls = column(self.surface, self.examples, self.slider, self.typed, self.steps,
+                          row(*self.start.boxes, **wide), _equations(), **wide)  # fmt: skip
+        side = column(self.error, self.readout, **wide)
+        page.lay_out(document, TITLE, ABOUT, status=self.status.model, controls=controls, main=self.plotted, side=side)
+        self.ask()
+
+    def draw(self, surface: Surface) -> None:
+        contours.draw_surface(self.plotted, surface)
+        contours.draw_path(self.plotted, self.path, self.ends)
+        color = page.COLORS[1]
+        self.plotted.segment("x0", "y0", "x1", "y1", source=self.arrows, color=color, line_width=2)
+        self.plotted.text("x", "y", "text", source=self.names, text_color=color, text_font_size="12px", x_offset=4)
+
+    # What the visitor does -------------------------------------------------------------------------------------------
+
+    def other_surface(self, attribute, old, new) -> None:
+        surface = surfaces.surfaces()[new]
+        position = self.examples.options.index(self.examples.value)
+        self.rate, self.quiet = surface.rate, True
+        self.examples.options = list(plans(surface))
+        self.examples.value = self.examples.options[position]
+        self.slider.update(end=surface.largest_rate, step=surface.largest_rate / 300, value=surface.rate)
+        self.typed.value = surface.rate
+        self.start.move(surface.start, surface.labels)
+        self.quiet = False
+        self.draw(surface)
+        self.ask()
+
+    def new_rate(self, rate: float | None) -> None:
+        """From the slider or the box, each of which then shows the other's."""
+        if self.quiet:
+            return
+        if rate is None:
+            self.status.refuse("learning rate: expected a number >= 0; the last one stays")
+            return
+        self.rate, self.quiet = rate, True
+        self.typed.value = rate
+        self.slider.value = min(max(rate, self.slider.start), self.slider.end)
+        self.quiet = False
+        self.ask()
+
+    def ask(self) -> None:
+        if not self.quiet:
+            start = self.start.value
+            self.live.ask(Question(self.surface.value, self.examples.value, self.rate, self.steps.value, start))
+
+    # What is seen ----------------------------------------------------------------------------------------------------
+
+    def show(self, found: Answer) -> None:
+        question, path, bend = found
+        if question.surface != self.surface.value:
+            return  # of a surface that is no longer there; the right path is on its way
+        surface = surfaces.surfaces()[question.surface]
+        left = contours.show_path(self.path, self.ends, path.points, surface.window)
+        self.values.data = page.curve(path.values)
+        page.scale_log(self.error, 0, question.steps, [path.values])
+        self.show_bend(surface, path, bend)
+        self.say(question, path, bend, left)
+
+    def show_bend(self, surface: Surface, path: Path, bend: Bend) -> None:
+        """The eigenvectors, in the lengths of one contour's half axes, and the limit on the slider."""
+        center = np.array(surface.stationary[0].x if surface.quadratic else path.points[path.last])
+        size, steepness = np.ptp(surface.window[0]), np.sqrt(np.abs(bend.eigenvalues))
+        length = size * np.maximum(0.3 * steepness.min() / np.maximum(steepness, 1e-300), 0.08)
+        tips = center + length[:, None] * bend.eigenvectors.T
+        self.arrows.data = {"x0": center[[0, 0]], "y0": center[[1, 1]], "x1": tips[:, 0], "y1": tips[:, 1]}
+        names = [f"λ = {said(value)}" for value in bend.eigenvalues]
+        self.names.data = {"x": tips[:, 0], "y": tips[:, 1], "text": names}
+        share = 100 * bend.stable_rate / self.slider.end
+        side = f"right: {100 - share:.3f}%; border-right" if share > 50 else f"left: {share:.3f}%; border-left"
+        mark = _LIMIT.format(share=share, side=side, rate=said(bend.stable_rate))
+        self.limit.css = mark if share <= 100 else ""
+
+    def say(self, question: Question, path: Path, bend: Bend, left: bool) -> None:
+        limit, surface, F, how = (
+            bend.stable_rate,
+            surfaces.surfaces()[question.surface],
+            path.values[-1],
+            surfaces.verdict(path),
+        )
+        compared = "at" if np.isclose(question.rate, limit) else "above" if question.rate > limit else "below"
+        rate = f"the rate {said(question.rate)} is {compared} 2/λmax = {said(limit)}"
+        if how == "diverges":
+            where = f" It left the drawing in update {len(self.path.data['x'])}." if left else ""
+            self.status.warn(f"Diverges: {rate}; F = {said(F)} after {question.steps} updates.{where}")
+        else:
+            self.status.say(f"{how.capitalize()}: F = {said(F)} after {question.steps} updates; {rate}.")
+        rows = [(name, page.pair(path.points[k]), said(path.values[k])) for name, k in (("start", 0), ("end", -1))]
+        bends = [
+            (f"λ {i + 1}", said(value), page.pair(vector), said(2 / value) if value > 0 else "none")
+            for i, (value, vector) in enumerate(zip(bend.eigenvalues, bend.eigenvectors.T, strict=True))
+        ]
+        where = "everywhere" if surface.quadratic else "where the path ends"
+        hessian = page.table(("", "eigenvalue", "eigenvector", "2 / λ"), bends, f"The Hessian, {where}")
+        self.readout.text = str(page.table(("", "x", "F"), rows) + hessian)
+
+
+def _equations():
+    return page.words(
+        Markup('<p class="soft">Hagan Eq. 3.14, and its limit:</p>')
+        + mathml(r"\mathbf{x}_{k+1} = \mathbf{x}_k - \alpha \nabla F(\mathbf{x}_k)", display=True)
+        + mathml(r"\alpha < \frac{2}{\lambda_{\mathrm{max}}}", display=True)
+    )
+
+
+# The limit, on the slider's own track: what lies beyond it is red.
+_LIMIT = """
+.noUi-base {{ overflow: visible; background: linear-gradient(to right, #cfe3d6 {share:.3f}%, #f3c6c6 {share:.3f}%); }}
+.noUi-base::after {{ content: "2/λmax = {rate}"; position: absolute; top: 100%; margin-top: 7px; padding: 0 3px;
+  {side}: 2px solid #b00020; font-size: 11px; line-height: 12px; color: #b00020; white-space: nowrap; }}
+:host {{ margin-bottom: 18px; }}
+"""
+
+DEMONSTRATION = Demonstration("gradient-descent", TITLE, ABOUT, _Page, warm_up)

@@ -1,0 +1,245 @@
+"""What the demonstrations' pages share: a document laid out by one template, and computing that never blocks the page.
+
+Each browser tab is a session with a document of its own; nothing here or in a demonstration is kept outside it, but for
+what was compiled.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import jinja2
+import numpy as np
+from bokeh.core.templates import FILE
+from bokeh.document import Document
+from bokeh.events import Tap
+from bokeh.models import ColumnDataSource, Div, InlineStyleSheet, Model, NumericInput, Range1d, Slider
+from bokeh.plotting import figure
+from markupsafe import Markup, escape
+
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")  # Okabe and Ito: apart for every kind of colour vision
+DASHES = ("solid", "dashed", "dotdash", "dotted")  # and without colours
+INK, GREY = "#1c2330", "#8a93a3"
+
+_LOWEST = 1e-16  # on a log scale
+_pool = ThreadPoolExecutor(2, thread_name_prefix="demonstration")  # so that compiling one does not hold up another
+
+
+class Demonstration(NamedTuple):
+    """A page: its address (`path`, after the server's), what it is called and about, what it is made of (a function of
+    the session's document), what is compiled before the first visitor comes, and what while visitors are there.
+    """
+
+    path: str
+    title: str
+    about: str
+    build: Callable[[Document], None]
+    warm_up: Callable[[], None]
+    warm_up_more: Callable[[], None] = lambda: None
+
+
+class Live:
+    """Computes outside the server's loop what a page shows, for the latest of what was asked.
+
+    compute(question) -> answer runs in a thread and touches no model of the page; show(answer) runs in the document's
+    turn. Questions that come while one is computed are answered by the last of them alone. A ValueError or TypeError
+    is said in `status`, and what was shown stays.
+    """
+
+    def __init__(
+        self, document: Document, compute: Callable[[Any], Any], show: Callable[[Any], None], status: "Status"
+    ):
+        self.document, self.compute, self.show, self.status = document, compute, show, status
+        self.waiting: list = []
+        self.busy = False
+
+    def ask(self, question: Any) -> None:
+        """Answers `question` soon; an earlier one that was not begun is forgotten."""
+        self.waiting[:] = [question]
+        if not self.busy:
+            self._next()
+
+    def _next(self) -> None:
+        self.busy = True
+        _pool.submit(self.compute, self.waiting.pop()).add_done_callback(self._done)
+
+    def _done(self, future: Future) -> None:
+        if self.document.session_context is None or not self.document.session_context.destroyed:
+            self.document.add_next_tick_callback(functools.partial(self._answer, future))
+
+    def _answer(self, future: Future) -> None:
+        try:
+            self.show(future.result())
+        except (ValueError, TypeError) as error:
+            self.status.refuse(str(error))
+        finally:
+            self.busy = False
+            if self.waiting:
+                self._next()
+
+
+class Status:
+    """One line that says what is seen, or why something was refused; screen readers say it when it changes."""
+
+    def __init__(self):
+        self.model = words(name="status")
+        self.say("computing ...")
+
+    def say(self, text: str) -> None:
+        self._write("", text)
+
+    def warn(self, text: str) -> None:
+        """Worth noticing, such as divergence."""
+        self._write("warns", text)
+
+    def refuse(self, text: str) -> None:
+        """Not accepted; nothing has changed."""
+        self._write("refuses", text)
+
+    def _write(self, kind: str, text: str) -> None:
+        self.model.text = f'<p role="status" class="status {kind}">{escape(text)}</p>'
+
+
+@functools.cache
+def templates() -> jinja2.Environment:
+    """The pages' templates, which escape what they are given."""
+    files = jinja2.PackageLoader("functional_nn.lab", "templates")
+    return jinja2.Environment(loader=files, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+
+
+def lay_out(document: Document, title: str, about: str | Markup, **areas: Model) -> None:
+    """Puts the models into the page's areas, which are: status, controls, and any of main, side, below."""
+    for name, model in areas.items():
+        model.name = name if model.name is None else model.name
+        document.add_root(model)
+    document.title = f"{title} · functional_nn"
+    document.template = templates().get_template("demonstration.html")
+    document.template_variables.update(
+        heading=title, about=about, base=FILE, areas={area: model.name for area, model in areas.items()}
+    )
+
+
+def words(text: str | Markup = "", **settings: Any) -> Div:
+    """A paragraph or more of the page; text that is not Markup is escaped."""
+    return Div(text=str(escape(text)), sizing_mode="stretch_width", stylesheets=[_content()], **settings)
+
+
+def _content() -> InlineStyleSheet:
+    """The manner of what stands in a Div, which the page's own style sheet does not reach."""
+    return InlineStyleSheet(css=templates().get_template("content.css").render())
+
+
+def plot(alternative: str, tools: str = "pan,wheel_zoom,reset,save", **settings: Any) -> figure:
+    """An empty figure in the pages' manner, with `alternative` as its description for who cannot see it."""
+    settings = {"sizing_mode": "stretch_width", "toolbar_location": "above"} | settings
+    made = figure(tools=tools, active_drag=None, **settings)
+    made.toolbar.logo = None
+    made.toolbar.autohide = True
+    made.html_attributes = {"role": "img", "aria-label": alternative}
+    made.background_fill_color = made.border_fill_color = "#ffffff"
+    made.grid.grid_line_color = "#e4e7ed"
+    made.outline_line_color = None
+    return made
+
+
+def log_plot(alternative: str, x: str, y: str, **settings: Any) -> figure:
+    """An empty figure for curves on a log scale, against x from 0 on; `scale_log` fits it to what it shows."""
+    ranges = {"x_range": Range1d(0, 1), "y_range": Range1d(0.1, 10)}
+    plotted = plot(alternative, y_axis_type="log", **ranges, **settings)
+    plotted.xaxis.axis_label, plotted.yaxis.axis_label = x, y
+    return plotted
+
+
+def scale_log(plotted: figure, first: float, last: float, curves: Sequence[np.ndarray]) -> None:
+    """Shows x from `first` to `last` and all values but those a million times beyond the first one, or not positive."""
+    values = np.concatenate([np.empty(0), *curves])
+    values = values[np.isfinite(values) & (values > 0)]
+    if not values.size:
+        values = np.ones(1)
+    high = min(float(values.max()), 1e6 * float(values[0]))
+    low = max(float(values.min()), _LOWEST)
+    for axis, start, end in ((plotted.x_range, first, last), (plotted.y_range, low / 2, 2 * high)):
+        axis.update(start=start, end=end, reset_start=start, reset_end=end)
+
+
+def curve(values: np.ndarray, first: int = 0) -> dict[str, np.ndarray]:
+    """Columns x, from `first` on, and y of a curve on a log scale; nothing where that cannot show it."""
+    shown = np.where(np.isfinite(values) & (values > 0), values, np.nan)
+    return {"x": np.arange(first, first + len(values)), "y": shown}
+
+
+def inside(plotted: figure, x: float | None, y: float | None) -> bool:
+    """Whether a tap, in data coordinates, was within the axes; outside there are none, or those of the margin."""
+    if x is None or y is None or not (math.isfinite(x) and math.isfinite(y)):
+        return False
+    ranges: Sequence[Range1d] = (plotted.x_range, plotted.y_range)
+    return all(min(r.start, r.end) <= value <= max(r.start, r.end) for r, value in zip(ranges, (x, y), strict=True))
+
+
+class Start:
+    """Where paths begin: two boxes for numbers, which a click on a figure fills too."""
+
+    def __init__(self, labels: Sequence[str], value: tuple[float, float], status: Status, moved: Callable[[], None]):
+        self.boxes = [number("", each, f"start-{i}") for i, each in enumerate(value)]
+        self.status, self.moved, self.quiet = status, moved, False
+        self.move(value, labels)
+        for box in self.boxes:
+            box.on_change("value", self._typed)
+
+    def move(self, value: tuple[float, float], labels: Sequence[str] | None = None) -> None:
+        """Begins elsewhere, without a word to anyone."""
+        self.value, self.quiet = value, True
+        for box, each, label in zip(self.boxes, value, labels or (None, None), strict=True):
+            box.update(value=each, **({"title": f"start, {label}"} if label else {}))
+        self.quiet = False
+
+    def tapped(self, plotted: figure, event: Tap) -> None:
+        """Begins where the figure was clicked; outside its axes nothing changes."""
+        if not inside(plotted, event.x, event.y):
+            self.status.refuse("that click was outside the plot; the start stays where it was")
+            return
+        self.move((event.x, event.y))
+        self.moved()
+
+    def _typed(self, attribute, old, new) -> None:
+        if self.quiet:
+            return
+        value = tuple(box.value for box in self.boxes)
+        if None in value:
+            self.status.refuse("start: expected two numbers; the last ones stay")
+            return
+        self.value = value
+        self.moved()
+
+
+def number(title: str, value: float, name: str, **settings: Any) -> NumericInput:
+    """A box for one number, whatever its size."""
+    return NumericInput(title=title, value=value, mode="float", name=name, sizing_mode="stretch_width", **settings)
+
+
+def slider(title: str, low: float, high: float, value: float, step: float, name: str, **settings: Any) -> Slider:
+    """A slider, which arrow keys move too."""
+    settings = {"sizing_mode": "stretch_width"} | settings
+    return Slider(title=title, start=low, end=high, value=value, step=step, name=name, **settings)
+
+
+def source(name: str, *columns: str) -> ColumnDataSource:
+    """Columns with nothing in them yet; tests and scripts in the browser find them by name."""
+    return ColumnDataSource({column: [] for column in columns}, name=name)
+
+
+def said(value: float) -> str:
+    """A number as the pages show it: four digits."""
+    return "∞" if value == math.inf else f"{value:.4g}".replace("-", "−")
+
+
+def pair(x: Sequence[float]) -> str:
+    """A point of the plane, in words."""
+    return f"({said(x[0])}, {said(x[1])})"
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str | Markup]], caption: str = "") -> Markup:
+    """A small HTML table; the first cell of each row heads it."""
+    return Markup(templates().get_template("table.html").render(header=header, rows=rows, caption=caption))

@@ -1,0 +1,134 @@
+"""The server: a page for each demonstration and one that leads to them, on this machine's own address by default."""
+
+import contextlib
+import errno
+import functools
+import sys
+import threading
+import webbrowser
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from bokeh.application import Application
+from bokeh.application.handlers.function import FunctionHandler
+from bokeh.document import Document
+from bokeh.server.server import Server
+from tornado.web import RequestHandler
+
+from functional_nn.lab.demonstrations import backpropagation, boundary, gradient_descent, populations, race
+from functional_nn.lab.demonstrations.page import Demonstration, templates
+from functional_nn.lab.progress import progress
+
+DEMONSTRATIONS: tuple[Demonstration, ...] = (
+    gradient_descent.DEMONSTRATION,
+    race.DEMONSTRATION,
+    backpropagation.DEMONSTRATION,
+    boundary.DEMONSTRATION,
+    populations.DEMONSTRATION,
+)
+LOOPBACK = "127.0.0.1"
+_TRIES = 20  # ports from the one asked for
+_UNUSED = 5_000  # milliseconds after which a session that no browser is connected to is forgotten
+
+
+class Served(NamedTuple):
+    """A running server, and the address of its first page."""
+
+    server: Server
+    address: str
+
+    @property
+    def port(self) -> int:
+        return self.server.port
+
+
+class _Index(RequestHandler):
+    """The page that leads to the demonstrations."""
+
+    def get(self) -> None:
+        self.write(templates().get_template("demonstrations.html").render(demonstrations=DEMONSTRATIONS))
+
+
+def start(port: int = 5006, address: str = LOOPBACK) -> Served:
+    """A server that listens, whose `server.io_loop` is the caller's to run.
+
+    Takes the next free port where `port` is in use, and says so. Raises ValueError for a port that is none, OSError
+    where no port is free or the address is not this machine's.
+    """
+    if not 1 <= port <= 65535:
+        raise ValueError(f"port must be 1 to 65535, got {port}")
+    pages = {f"/{one.path}": FunctionHandler(functools.partial(_page, one)) for one in DEMONSTRATIONS}
+    for number in range(port, min(port + _TRIES, 65536)):
+        origins = [f"{host}:{number}" for host in dict.fromkeys((address, LOOPBACK, "localhost"))]
+        with _taken_port() as taken:
+            server = Server(
+                {path: Application(handler) for path, handler in pages.items()},
+                port=number, address=address, allow_websocket_origin=origins,
+                extra_patterns=[("/", _Index)], use_index=False,
+                unused_session_lifetime_milliseconds=_UNUSED, check_unused_sessions_milliseconds=1_000,
+            )  # fmt: skip
+        if taken:
+            continue
+        if number != port:
+            print(f"port {port} is in use; taking {number}", file=sys.stderr)
+        server.start()
+        return Served(server, f"http://{address}:{server.port}/")
+    raise OSError(f"ports {port} to {port + _TRIES - 1} are all in use; choose another with --port")
+
+
+@contextlib.contextmanager
+def _taken_port() -> Iterator[list]:
+    """Holds the error where the port is in use."""
+    taken: list[OSError] = []
+    try:
+        yield taken
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise
+        taken.append(error)
+
+
+def _page(demonstration: Demonstration, document: Document) -> None:
+    document.template_variables["pages"] = [(one.path, one.title) for one in DEMONSTRATIONS]
+    demonstration.build(document)
+
+
+def serve(port: int = 5006, address: str = LOOPBACK, browser: bool = True, sweep: Path | None = None) -> None:
+    """Compiles what the pages begin with, serves them until Ctrl-C, and opens a browser, where there is one.
+
+    sweep: the folder of a sweep, for the page of populations; by default a small one is trained first. Raises as
+    `start`, and ValueError where `sweep` is not a sweep's folder.
+    """
+    populations.use(sweep)
+    with progress("compiling", len(DEMONSTRATIONS)) as advance:
+        for number, demonstration in enumerate(DEMONSTRATIONS):
+            advance(number, demonstration.title)
+            demonstration.warm_up()
+        advance(len(DEMONSTRATIONS))
+    served = start(port, address)
+    opened = browser and _open(served.address)
+    print(f"demonstrations: {served.address}" + ("" if opened else " (open it in a browser)"), flush=True)
+    if address != LOOPBACK:
+        print("whoever reaches this address can use them", file=sys.stderr)
+    print("Ctrl-C stops", flush=True)
+    threading.Thread(target=_warm_up_more, daemon=True).start()
+    try:
+        served.server.io_loop.start()
+    except KeyboardInterrupt:
+        print("stopped")
+    finally:
+        served.server.stop()
+
+
+def _warm_up_more() -> None:
+    for demonstration in DEMONSTRATIONS:
+        demonstration.warm_up_more()
+
+
+def _open(address: str) -> bool:
+    """Whether a browser was opened; on a machine without one, none is."""
+    try:
+        return webbrowser.open(address)
+    except (webbrowser.Error, OSError):
+        return False

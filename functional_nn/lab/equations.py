@@ -1,0 +1,487 @@
+r"""The equations of what the library computes, in LaTeX by name, and as MathML, which browsers draw without a network.
+
+An equation says what our function does: where texts differ, its docstring tells whose convention that is. A name that
+has none here, such as one that a user registered, gives None.
+
+Letters, the same in every equation: F the performance, g its gradient, k = 1, 2, ... the number of the update, x the
+parameters; the constants alpha learning_rate (of a line search, what it finds), gamma decay, beta_1 b1, beta_2 b2,
+epsilon, lambda damping or weight_decay, mu. Products, powers, roots and quotients of first-order methods are of each
+element; H, G and J are the Hessian, the Gauss-Newton matrix and the Jacobian of the residuals r. Of a layer m: n net
+inputs, a activations, s sensitivities, and q the example.
+"""
+
+import functools
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import latex2mathml.converter
+from markupsafe import Markup
+
+OF_LAYERS = (
+    "Of a layer m, M the last: n net inputs, a activations (a^0 the network's inputs), s sensitivities dF/dn, "
+    "g = dF/da; W weights, b bias; q one of Q examples, i one of S outputs, t targets."
+)
+OF_UPDATES = (
+    "In the update, x are all parameters, g is their gradient and k the number of the update; α is the learning rate, "
+    "or what a line search finds, γ the decay, β b1 and b2, ε epsilon, λ weight_decay or damping; first-order rules "
+    "hold for each element."
+)
+
+_NAMESPACE = "{http://www.w3.org/1998/Math/MathML}"
+_ELEMENTS = frozenset(
+    ("math", "mrow", "mi", "mo", "mn", "mtext", "mspace", "mfrac", "msqrt", "msub", "msup", "msubsup", "mover",
+     "munder", "munderover", "mtable", "mtr", "mtd")
+)  # fmt: skip
+_ATTRIBUTES = frozenset(
+    ("display", "stretchy", "fence", "form", "accent", "mathvariant", "columnalign", "linethickness", "width", "minsize",
+     "maxsize", "displaystyle", "scriptlevel", "movablelimits")
+)  # fmt: skip
+
+
+@functools.lru_cache(maxsize=1024)
+def mathml(latex: str, display: bool = False) -> Markup:
+    r"""LaTeX as a <math> element; display: on a line of its own.
+
+    >>> mathml(r"\alpha")
+    Markup('<math xmlns="http://www.w3.org/1998/Math/MathML" display="inline"><mrow><mi>&#x003B1;</mi></mrow></math>')
+
+    Raises ValueError for what gives no well-formed MathML, or others than its elements and attributes: LaTeX is not escaped.
+    """
+    try:
+        text = latex2mathml.converter.convert(latex, display="block" if display else "inline")
+        elements = list(ElementTree.fromstring(text).iter())
+    except Exception as error:  # of a dozen kinds
+        raise ValueError(f"not LaTeX that MathML can be made of: {latex!r} ({error!r})") from None
+    foreign = {element.tag.removeprefix(_NAMESPACE) for element in elements} - _ELEMENTS
+    foreign |= {name for element in elements for name in element.attrib} - _ATTRIBUTES
+    if foreign:
+        raise ValueError(f"not LaTeX that MathML can be made of: {latex!r} gives {min(foreign)!r}")
+    return Markup(text)
+
+
+class By(NamedTuple):
+    """Equations that depend on an option of the method: by its value, the default's first."""
+
+    option: str
+    forms: dict[str | bool, tuple[str, ...]]
+
+
+def optimizer(name: str, constants: Mapping[str, Any] | None = None) -> Markup | None:
+    """The update rule, a line an equation; constants choose among its forms, as `order` does for adam.
+
+    >>> optimizer("adam", {"order": "efficient"}) != optimizer("adam"), optimizer("my_own")
+    (True, None)
+    """
+    lines: list[str] = []
+    for part in OPTIMIZERS.get(_bare(name), ()):
+        if isinstance(part, By):
+            given = (constants or {}).get(part.option)
+            chosen = given if isinstance(given, str | bool) and given in part.forms else next(iter(part.forms))
+            lines.extend(part.forms[chosen])
+        else:
+            lines.append(part)
+    return _lines(tuple(lines) or None)
+
+
+def loss(name: str) -> Markup | None:
+    """F_q of one example and its derivative; with the reduction in parentheses, as in "hinge(sum)", also F."""
+    lines = LOSSES.get(_bare(name))
+    reduction = REDUCTIONS.get(name.partition("(")[2].rstrip(")"))
+    return _lines(lines and ((reduction, *lines) if reduction else lines))
+
+
+def activation(name: str) -> Markup | None:
+    """f and its derivative."""
+    return _lines(ACTIVATIONS.get(_bare(name)))
+
+
+def start(loss: str, activation: str) -> Markup:
+    """s^M, where the recursion begins: of a loss and an output layer that are fused their own, else the product."""
+    fused = FUSED.get((_bare(loss), _bare(activation)))
+    return _lines((*fused, SHARES["sum" if "(sum)" in loss else "mean"]) if fused else RECURSION["start"])
+
+
+def recursion(step: str) -> Markup:
+    """One of "forward", "start", "recursion", "contraction": as in `gradients.backprop`."""
+    return _lines(RECURSION[step])
+
+
+def _bare(specification: str) -> str:
+    return specification.partition("(")[0].strip()
+
+
+def _lines(latex: tuple[str, ...] | None) -> Markup | None:
+    return latex and Markup("").join(mathml(line, display=True) for line in latex)
+
+
+# Backpropagation: Hagan Eq. 3.2-3.50 ----------------------------------------------------------------------------------
+
+RECURSION = {
+    "forward": (
+        r"n^m = \sum_{j} W^{m,j} a^{j} + b^m",
+        r"a^m = f^m(n^m)",
+    ),
+    "start": (r"s^M = \dot{F}^M(n^M)^{T} \frac{\partial F}{\partial a^M}",),
+    "recursion": (
+        r"g^m = \sum_{l} (W^{l,m})^{T} s^{l}",
+        r"s^m = \dot{F}^m(n^m)^{T} g^m",
+    ),
+    "contraction": (
+        r"\frac{\partial F}{\partial W^{m,j}} = \sum_{q} s_q^m (a_q^j)^{T}",
+        r"\frac{\partial F}{\partial b^m} = \sum_{q} s_q^m",
+    ),
+}
+
+_SOFTMAX_MINUS_TARGET = (r"\frac{\partial F_q}{\partial n_i^M} = a_i \sum_{j} t_j - t_i",)
+FUSED = {
+    ("cross_entropy", "softmax"): _SOFTMAX_MINUS_TARGET,
+    ("kullback_leibler", "softmax"): _SOFTMAX_MINUS_TARGET,
+    ("binary_cross_entropy", "sigmoid"): (r"\frac{\partial F_q}{\partial n_i^M} = a_i - t_i",),
+    ("symmetric_kullback_leibler", "softmax"): (
+        r"\frac{\partial F_q}{\partial n_i^M} = "
+        r"a_i \left( \sum_{j} t_j + \ln \, \frac{a_i}{t_i} - \sum_{j} a_j \ln \, \frac{a_j}{t_j} \right) - t_i",
+    ),
+    ("bhattacharyya", "softmax"): (
+        r"\frac{\partial F_q}{\partial n_i^M} = "
+        r"\frac{1}{2} \left( a_i - \frac{\sqrt{t_i a_i}}{\sum_{j} \sqrt{t_j a_j}} \right)",
+    ),
+}
+SHARES = {
+    "mean": r"s_q^M = \frac{1}{Q} \frac{\partial F_q}{\partial n_q^M}",
+    "sum": r"s_q^M = \frac{\partial F_q}{\partial n_q^M}",
+}
+
+# Losses ---------------------------------------------------------------------------------------------------------------
+
+REDUCTIONS = {
+    "mean": r"F = \frac{1}{Q} \sum_{q} F_q",
+    "sum": r"F = \sum_{q} F_q",
+}
+LOSSES = {
+    "mean_square_error": (
+        r"F_q = \frac{1}{S} \sum_{i} (t_i - a_i)^2",
+        r"\frac{\partial F_q}{\partial a_i} = \frac{2}{S} (a_i - t_i)",
+    ),
+    "sum_square_error": (
+        r"F_q = \sum_{i} (t_i - a_i)^2",
+        r"\frac{\partial F_q}{\partial a_i} = 2 (a_i - t_i)",
+    ),
+    "half_sum_square_error": (
+        r"F_q = \frac{1}{2} \sum_{i} (t_i - a_i)^2",
+        r"\frac{\partial F_q}{\partial a_i} = a_i - t_i",
+    ),
+    "cross_entropy": (
+        r"F_q = - \sum_{i} t_i \ln \, a_i",
+        r"\frac{\partial F_q}{\partial a_i} = - \frac{t_i}{a_i}",
+    ),
+    "binary_cross_entropy": (
+        r"F_q = - \sum_{i} \left[ t_i \ln \, a_i + (1 - t_i) \ln \, (1 - a_i) \right]",
+        r"\frac{\partial F_q}{\partial a_i} = - \frac{t_i}{a_i} + \frac{1 - t_i}{1 - a_i}",
+    ),
+    "kullback_leibler": (
+        r"F_q = \sum_{i} t_i \ln \, \frac{t_i}{a_i}",
+        r"\frac{\partial F_q}{\partial a_i} = - \frac{t_i}{a_i}",
+    ),
+    "symmetric_kullback_leibler": (
+        r"F_q = \sum_{i} (t_i - a_i) \ln \, \frac{t_i}{a_i}",
+        r"\frac{\partial F_q}{\partial a_i} = \ln \, \frac{a_i}{t_i} + 1 - \frac{t_i}{a_i}",
+    ),
+    "bhattacharyya": (
+        r"F_q = - \ln \, \sum_{i} \sqrt{t_i a_i}",
+        r"\frac{\partial F_q}{\partial a_i} = - \frac{\sqrt{t_i a_i}}{2 a_i \sum_{j} \sqrt{t_j a_j}}",
+    ),
+    "hinge": (
+        r"F_q = \sum_{i} \max(0, 1 - t_i a_i)",
+        r"\frac{\partial F_q}{\partial a_i} = \begin{cases} -t_i & 1 - t_i a_i > 0 \\ 0 & 1 - t_i a_i \le 0 "
+        r"\end{cases}",
+    ),
+    "multiclass_hinge": (
+        r"F_q = \sum_{j \ne y} \max(0, 1 + a_j - a_y), \quad t_y = 1",
+        r"\frac{\partial F_q}{\partial a_j} = \begin{cases} 1 & 1 + a_j - a_y > 0 \\ 0 & 1 + a_j - a_y \le 0 "
+        r"\end{cases}, \quad j \ne y",
+        r"\frac{\partial F_q}{\partial a_y} = - \sum_{j \ne y} \frac{\partial F_q}{\partial a_j}",
+    ),
+    "logistic": (
+        r"F_q = \sum_{i} \ln \, (1 + e^{-t_i a_i})",
+        r"\frac{\partial F_q}{\partial a_i} = - \frac{t_i}{1 + e^{t_i a_i}}",
+    ),
+}
+
+# Activations ----------------------------------------------------------------------------------------------------------
+
+ACTIVATIONS = {
+    "linear": (r"f(n) = n, \quad f'(n) = 1",),
+    "sigmoid": (r"a = f(n) = \frac{1}{1 + e^{-n}}, \quad f'(n) = a (1 - a)",),
+    "tanh": (r"a = f(n) = \tanh \, n, \quad f'(n) = 1 - a^2",),
+    "softmax": (
+        r"a_i = \frac{e^{n_i}}{\sum_{j} e^{n_j}}",
+        r"\frac{\partial a_i}{\partial n_j} = a_i (\delta_{ij} - a_j)",
+    ),
+    "relu": (r"f(n) = \max(0, n), \quad f'(n) = \begin{cases} 1 & n > 0 \\ 0 & n \le 0 \end{cases}",),
+    "shifted_relu": (r"f(n) = \max(-1, n), \quad f'(n) = \begin{cases} 1 & n > -1 \\ 0 & n \le -1 \end{cases}",),
+    "leaky_relu": (
+        r"f(n) = \begin{cases} n & n \ge 0 \\ \text{slope} \cdot n & n < 0 \end{cases}, \quad "
+        r"f'(n) = \begin{cases} 1 & n \ge 0 \\ \text{slope} & n < 0 \end{cases}",
+    ),
+    "elu": (
+        r"a = f(n) = \begin{cases} n & n > 0 \\ \alpha (e^{n} - 1) & n \le 0 \end{cases}, \quad "
+        r"f'(n) = \begin{cases} 1 & n > 0 \\ a + \alpha & n \le 0 \end{cases}",
+    ),
+    "prelu": (
+        r"f(n) = \begin{cases} n & n \ge 0 \\ \mu n & n < 0 \end{cases}, \quad "
+        r"f'(n) = \begin{cases} 1 & n \ge 0 \\ \mu & n < 0 \end{cases}",
+        r"\frac{\partial f}{\partial \mu} = \begin{cases} 0 & n \ge 0 \\ n & n < 0 \end{cases}",
+    ),
+    "maxout": (
+        r"a_i = \max_{j} n_{ij}",
+        r"\frac{\partial a_i}{\partial n_{ij}} = \begin{cases} 1 / c_i & n_{ij} = a_i \\ 0 & n_{ij} < a_i "
+        r"\end{cases}, \quad c_i = \left| \{ j : n_{ij} = a_i \} \right|",
+    ),
+    "hardlim": (r"f(n) = \begin{cases} 1 & n \ge 0 \\ 0 & n < 0 \end{cases}",),
+    "hardlims": (r"f(n) = \begin{cases} 1 & n \ge 0 \\ -1 & n < 0 \end{cases}",),
+}
+
+# Optimizers -----------------------------------------------------------------------------------------------------------
+
+_MOMENTS = (
+    r"m_k = \beta_1 m_{k-1} + (1 - \beta_1) g_k",
+    r"v_k = \beta_2 v_{k-1} + (1 - \beta_2) g_k^2",
+)
+_UNBIASED = r"\hat{m}_k = \frac{m_k}{1 - \beta_1^k}, \quad \hat{v}_k = \frac{v_k}{1 - \beta_2^k}"
+_VELOCITY = r"v_k = \gamma v_{k-1} - \alpha g_k"
+_SQUARES = r"R_k = \gamma R_{k-1} + (1 - \gamma) g_k^2"
+_SEARCHED = r"x_{k+1} = x_k + \alpha_k d_k"
+_CHANGES = r"s_k = x_{k+1} - x_k, \quad y_k = g_{k+1} - g_k"
+_MU = By(
+    "rule",
+    {
+        "gain_ratio": (
+            r"\mu_{k+1} = \begin{cases} \mu_k \max(\text{decrease}, 1 - (2 \rho_k - 1)^3) & \text{the step is made} \\ "
+            r"2^{i} \mu_k & \text{refused, for the } i \text{th time in a row} \end{cases}",
+            r"\rho_k = \text{the decrease of } F \text{ over the one foretold}",
+        ),
+        "factor": (
+            r"\mu_{k+1} = \begin{cases} \text{decrease} \cdot \mu_k & \text{the step is made} \\ "
+            r"\text{increase} \cdot \mu_k & \text{refused} \end{cases}",
+        ),
+    },
+)
+
+OPTIMIZERS: dict[str, tuple[str | By, ...]] = {
+    "gd": (r"x_{k+1} = x_k - \alpha g_k",),
+    "momentum": (
+        r"\Delta x_k = \gamma \Delta x_{k-1} - \alpha g_k",
+        r"x_{k+1} = x_k + \Delta x_k",
+    ),
+    "nesterov": (
+        By(
+            "form",
+            {
+                "gradient": (_VELOCITY, r"x_{k+1} = x_k + \gamma v_k - \alpha g_k"),
+                "look_ahead": (
+                    r"v_k = \gamma v_{k-1} - \alpha g(x_k + \gamma v_{k-1})",
+                    r"x_{k+1} = x_k + v_k",
+                ),
+            },
+        ),
+    ),
+    "rprop": (
+        r"\Delta_k = \begin{cases} \min(\text{increase} \cdot \Delta_{k-1}, \text{largest}) & g_{k-1} g_k > 0 \\ "
+        r"\max(\text{decrease} \cdot \Delta_{k-1}, \text{smallest}) & g_{k-1} g_k < 0 \\ "
+        r"\Delta_{k-1} & g_{k-1} g_k = 0 \end{cases}",
+        By(
+            "backtracking",
+            {
+                True: (
+                    r"x_{k+1} - x_k = \begin{cases} - (x_k - x_{k-1}), \text{ then } g_k \leftarrow 0 & "
+                    r"g_{k-1} g_k < 0 \\ - \text{sign}(g_k) \Delta_k & g_{k-1} g_k \ge 0 \end{cases}",
+                ),
+                False: (
+                    r"x_{k+1} - x_k = \begin{cases} 0, \text{ then } g_k \leftarrow 0 & g_{k-1} g_k < 0 \\ "
+                    r"- \text{sign}(g_k) \Delta_k & g_{k-1} g_k \ge 0 \end{cases}",
+                ),
+            },
+        ),
+    ),
+    "adagrad": (
+        r"G_k = G_{k-1} + g_k^2",
+        r"x_{k+1} = x_k - \frac{\alpha}{\sqrt{\epsilon + G_k}} g_k",
+    ),
+    "adadelta": (
+        _SQUARES,
+        r"d_k = - \frac{\sqrt{D_{k-1} + \epsilon}}{\sqrt{R_k + \epsilon}} g_k",
+        r"D_k = \gamma D_{k-1} + (1 - \gamma) d_k^2",
+        r"x_{k+1} = x_k + \alpha d_k",
+    ),
+    "rmsprop": (
+        _SQUARES,
+        By(
+            "centered",
+            {
+                False: (r"x_{k+1} = x_k - \frac{\alpha}{\sqrt{R_k + \epsilon}} g_k",),
+                True: (
+                    r"m_k = \gamma m_{k-1} + (1 - \gamma) g_k",
+                    r"x_{k+1} = x_k - \frac{\alpha}{\sqrt{R_k - m_k^2 + \epsilon}} g_k",
+                ),
+            },
+        ),
+    ),
+    "adam": (
+        *_MOMENTS,
+        By(
+            "order",
+            {
+                "corrected": (
+                    _UNBIASED,
+                    r"x_{k+1} = x_k - \alpha \frac{\hat{m}_k}{\sqrt{\hat{v}_k} + \epsilon}",
+                ),
+                "efficient": (
+                    r"\alpha_k = \alpha \frac{\sqrt{1 - \beta_2^k}}{1 - \beta_1^k}",
+                    r"x_{k+1} = x_k - \alpha_k \frac{m_k}{\sqrt{v_k} + \epsilon}",
+                ),
+            },
+        ),
+    ),
+    "adamax": (
+        _MOMENTS[0],
+        r"u_k = \max(\beta_2 u_{k-1}, |g_k| + \epsilon)",
+        r"x_{k+1} = x_k - \frac{\alpha}{1 - \beta_1^k} \frac{m_k}{u_k}",
+    ),
+    "amsgrad": (
+        *_MOMENTS,
+        By(
+            "bias_correction",
+            {
+                True: (
+                    _UNBIASED,
+                    r"u_k = \max(u_{k-1}, \hat{v}_k)",
+                    r"x_{k+1} = x_k - \alpha \frac{\hat{m}_k}{\sqrt{u_k} + \epsilon}",
+                ),
+                False: (
+                    r"u_k = \max(u_{k-1}, v_k)",
+                    r"x_{k+1} = x_k - \alpha \frac{m_k}{\sqrt{u_k} + \epsilon}",
+                ),
+            },
+        ),
+    ),
+    "nadam": (
+        *_MOMENTS,
+        r"\hat{m}_k = \frac{\beta_1 m_k}{1 - \beta_1^{k+1}} + \frac{(1 - \beta_1) g_k}{1 - \beta_1^k}, \quad "
+        r"\hat{v}_k = \frac{v_k}{1 - \beta_2^k}",
+        r"x_{k+1} = x_k - \alpha \frac{\hat{m}_k}{\sqrt{\hat{v}_k} + \epsilon}",
+    ),
+    "adamw": (
+        *_MOMENTS,
+        _UNBIASED,
+        r"x_{k+1} = x_k - \alpha \left( \frac{\hat{m}_k}{\sqrt{\hat{v}_k} + \epsilon} + \lambda x_k \right)",
+    ),
+    "newton": (
+        By(
+            "saddle_free",
+            {
+                False: (
+                    r"d_k = - (H_k + (\lambda + \tau_k) I)^{-1} g_k",
+                    r"\tau_k = 0 \text{ where } H_k + \lambda I \text{ is positive definite, else large enough}",
+                ),
+                True: (
+                    r"H_k + \lambda I = V \, \text{diag}(\nu) \, V^T",
+                    r"d_k = - V \, \text{diag}(|\nu|)^{-1} \, V^T g_k",
+                ),
+            },
+        ),
+        _SEARCHED,
+    ),
+    "levenberg_marquardt": (
+        r"\delta_k = - (J_k^T J_k + \mu_k D_k^2)^{-1} J_k^T r_k",
+        By(
+            "scaling",
+            {
+                "identity": (r"D_k = I",),
+                "marquardt": (r"D_k^2 = \max(D_{k-1}^2, \text{diag}(J_k^T J_k))",),
+            },
+        ),
+        r"x_{k+1} = x_k + \delta_k \text{ where } F \text{ falls, else } x_k",
+        _MU,
+    ),
+    "bayesian_regularization": (
+        r"F_B = \beta F + \alpha |x|^2",
+        r"\delta_k = - \left( J_k^T J_k + \left( \frac{\alpha}{\beta} + \mu_k \right) I \right)^{-1} "
+        r"\left( J_k^T r_k + \frac{\alpha}{\beta} x_k \right)",
+        r"x_{k+1} = x_k + \delta_k \text{ where } F_B \text{ falls, else } x_k",
+        r"\gamma = P - \alpha \, \text{tr} (\beta J^T J + \alpha I)^{-1}, \quad \alpha = \frac{\gamma}{2 |x|^2}, \quad "
+        r"\beta = \frac{N - \gamma}{2 F}",
+        _MU,
+    ),
+    "conjugate_gradient": (
+        _SEARCHED,
+        By(
+            "restart",
+            {
+                "never": (r"d_{k+1} = - g_{k+1} + \beta_k d_k",),
+                "gradient": (r"d_{k+1} = - g_{k+1} + \beta_k d_k, \text{ at a restart } - g_{k+1}",),
+                "powell_beale": (
+                    r"d_{k+1} = - g_{k+1} + \beta_k d_k + \frac{g_{k+1}^T y_t}{d_t^T y_t} d_t, "
+                    r"\text{ restarted at } t",
+                ),
+            },
+        ),
+        By(
+            "beta",
+            {
+                "polak_ribiere_plus": (r"\beta_k = \max \left( 0, \frac{g_{k+1}^T y_k}{g_k^T g_k} \right)",),
+                "polak_ribiere": (r"\beta_k = \frac{g_{k+1}^T y_k}{g_k^T g_k}",),
+                "fletcher_reeves": (r"\beta_k = \frac{g_{k+1}^T g_{k+1}}{g_k^T g_k}",),
+                "hestenes_stiefel": (r"\beta_k = \frac{g_{k+1}^T y_k}{d_k^T y_k}",),
+                "dai_yuan": (r"\beta_k = \frac{g_{k+1}^T g_{k+1}}{d_k^T y_k}",),
+            },
+        ),
+        r"y_k = g_{k+1} - g_k",
+    ),
+    "scaled_conjugate_gradient": (
+        r"\delta_k = p_k^T H_k p_k + \lambda_k |p_k|^2, \quad \alpha_k = - \frac{p_k^T g_k}{\delta_k}",
+        r"x_{k+1} = x_k + \alpha_k p_k",
+        r"p_{k+1} = - g_{k+1} + \beta_k p_k, \quad \beta_k = \frac{|g_{k+1}|^2 - g_{k+1}^T g_k}{- p_k^T g_k}",
+        r"\lambda_{k+1} = \begin{cases} \lambda_k / 4 & \rho_k \ge 3/4 \\ "
+        r"\lambda_k + \delta_k (1 - \rho_k) / |p_k|^2 & \rho_k < 1/4 \\ \lambda_k & \text{else} \end{cases}, \quad "
+        r"\rho_k = \frac{2 \delta_k (F(x_k) - F(x_{k+1}))}{(p_k^T g_k)^2}",
+    ),
+    "bfgs": (
+        r"d_k = - B_k g_k",
+        _SEARCHED,
+        _CHANGES,
+        r"B_{k+1} = \left( I - \frac{s_k y_k^T}{s_k^T y_k} \right) B_k \left( I - \frac{y_k s_k^T}{s_k^T y_k} \right) "
+        r"+ \frac{s_k s_k^T}{s_k^T y_k}",
+    ),
+    "lbfgs": (
+        r"d_k = - B_k g_k, \quad B_k \text{ from } \frac{s_{k-1}^T y_{k-1}}{y_{k-1}^T y_{k-1}} I "
+        r"\text{ by the last pairs } s, y",
+        _SEARCHED,
+        _CHANGES,
+    ),
+    "hessian_free": (
+        r"(G_k + \lambda_k I) \, \delta_k \approx - g_k \text{ by conjugate gradients}",
+        r"x_{k+1} = x_k + \alpha_k \delta_k",
+        r"\lambda_{k+1} = \lambda_k \cdot \begin{cases} 2/3 & \rho_k > 3/4 \\ 3/2 & \rho_k < 1/4 \\ 1 & \text{else} "
+        r"\end{cases}, \quad \rho_k = \frac{F(x_k + \delta_k) - F(x_k)}"
+        r"{g_k^T \delta_k + \frac{1}{2} \delta_k^T G_k \delta_k}",
+    ),
+    "kfac": (
+        r"\Delta^m = - \left( S^m + \frac{\sqrt{\lambda}}{\pi} I \right)^{-1} \frac{\partial F}{\partial W^m} "
+        r"\left( A^m + \pi \sqrt{\lambda} I \right)^{-1}",
+        By(
+            "momentum",
+            {
+                True: (
+                    r"\delta_k = a \Delta_k + b \delta_{k-1}, \quad a, b \text{ minimize } "
+                    r"g_k^T \delta + \frac{1}{2} \delta^T (G_k + \lambda I) \delta",
+                ),
+                False: (
+                    r"\delta_k = a \Delta_k, \quad a \text{ minimizes } "
+                    r"g_k^T \delta + \frac{1}{2} \delta^T (G_k + \lambda I) \delta",
+                ),
+            },
+        ),
+        r"x_{k+1} = x_k + \delta_k \text{ where } F \text{ falls, else } x_k",
+    ),
+}
