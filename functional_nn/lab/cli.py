@@ -1,4 +1,4 @@
-"""`functional-nn`: info, train, sweep, compare, evaluate, predict.
+"""`functional-nn`: info, train, sweep, compare, evaluate, predict, demo.
 
 Bad input ends in one line on standard error and exit 2.
 """
@@ -12,13 +12,8 @@ import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
-try:
-    import tyro
-except ImportError:
-    print('functional-nn needs its command-line extra; pip install "functional-nn[lab]"', file=sys.stderr)
-    sys.exit(2)
-
 import jax
+import tyro
 
 import functional_nn as fnn
 from functional_nn import precision
@@ -230,7 +225,7 @@ def compare(
         sizes: of the input and every layer.
         batch: examples.
         seed: of parameters and data.
-        out: a folder for agreement.csv and agreement.json.
+        out: a folder for agreement.csv, agreement.json and report.html.
     """
     if run is not None:
         agrees = commands.compare_run(run, out)
@@ -282,6 +277,29 @@ def predict(
     commands.predict(run, data, out)
 
 
+def demo(
+    port: int = 5006,
+    address: str = "127.0.0.1",
+    browser: bool = True,
+    sweep: Path | None = None,
+) -> None:
+    """Demonstrations in a browser: gradient descent, Adam's race, backpropagation, decision boundaries, populations.
+
+    Examples: functional-nn demo
+              functional-nn demo --no-browser --port 8000 --sweep runs/digits-sweep
+
+    Args:
+        port: where the server listens; the next free one where it is in use.
+        address: of which of this machine's; by default only programs on this machine can reach it.
+        browser: open one; the address is printed in any case.
+        sweep: a sweep's folder, for the page of populations; a small population is trained where none is given.
+    """
+    from functional_nn.lab import demonstrations  # what it needs is an extra of its own
+
+    _use("float64")
+    demonstrations.serve(port, address, browser, sweep)
+
+
 def _use(dtype: str) -> None:
     """The dtype was asked for on the command line, so that 64-bit mode may be switched on for it."""
     if dtype == "float64":
@@ -305,7 +323,7 @@ def _later(command):
 
 def _read_words():
     """What the words on the command line ask for, or exit: 0 after --help, 2 with one line for what is not accepted."""
-    commands_by_name = {f.__name__: _later(f) for f in (info, train, sweep, compare, evaluate, predict)}
+    commands_by_name = {f.__name__: _later(f) for f in (info, train, sweep, compare, evaluate, predict, demo)}
     about, complaint = fnn.__doc__.split("\n")[0], io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):

@@ -158,14 +158,13 @@ class _Page:
     def new_rate(self, rate: float | None) -> None:
         """From the next update on; nothing begins anew."""
         try:
-            classifier.check_rate(self.choice(), rate)
+            classifier.check_rate(self.optimizer.value, rate)
         except ValueError as error:
             self.status.refuse(f"{error}; the last rate stays")
             return
         self.rate = rate
 
     def run(self, goes: bool) -> None:
-        self.go.label = "Pause" if goes else "Train"
         if goes and self.frames is None:
             self.frames = self.document.add_periodic_callback(self.tick, _FRAME)
         elif not goes and self.frames is not None:

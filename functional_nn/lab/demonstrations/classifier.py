@@ -143,7 +143,7 @@ def network(choice: Choice) -> fnn.Network:
 
 def begin(choice: Choice, rate: float) -> Training:
     """Before the first epoch. Raises ValueError for a rate that the optimizer refuses."""
-    check_rate(choice, rate)
+    check_rate(choice.optimizer, rate)
     network_ = network(choice)
     params = network_.init(jax.random.key(choice.seed))
     run = _compiled(_key(choice))[0](rate, params, _batch(network_, choice, 0))
@@ -152,7 +152,7 @@ def begin(choice: Choice, rate: float) -> Training:
 
 def advance(now: Training, rate: float, epochs: int) -> Training:
     """`epochs` (1 to EPOCHS) later, or where it ended. Raises ValueError for a rate that the optimizer refuses."""
-    check_rate(now.choice, rate)
+    check_rate(now.choice.optimizer, rate)
     network_ = network(now.choice)
     batches = _batch(network_, now.choice, 0), _batch(network_, now.choice, 1)
     run, table, count = _compiled(_key(now.choice))[1](rate, now.run, *batches, jax.random.key(now.choice.seed), epochs)
@@ -160,13 +160,13 @@ def advance(now: Training, rate: float, epochs: int) -> Training:
     return Training(now.choice, run, History(*rows, {}))
 
 
-def check_rate(choice: Choice, rate: float | None) -> None:
-    """Raises ValueError for what is no learning rate."""
-    if choice.second_order:
+def check_rate(optimizer: str, rate: float | None) -> None:
+    """Raises ValueError for what is no learning rate of that optimizer; those of second order have none."""
+    if second_order.knows(optimizer):
         return
     if rate is None:
         raise ValueError("learning rate: expected a number, got nothing")
-    first_order.factory(choice.optimizer)(rate)  # the first constant of each; for Rprop the first step
+    first_order.factory(optimizer)(rate)  # the first constant of each; for Rprop the first step
 
 
 def _key(choice: Choice) -> Choice:

@@ -18,6 +18,7 @@ from bokeh.events import Tap
 from bokeh.models import ColumnDataSource, Div, InlineStyleSheet, Model, NumericInput, Range1d, Slider
 from bokeh.plotting import figure
 from markupsafe import Markup, escape
+from tornado.ioloop import IOLoop
 
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")  # Okabe and Ito: apart for every kind of colour vision
 DASHES = ("solid", "dashed", "dotdash", "dotted")  # and without colours
@@ -53,7 +54,12 @@ class Live:
     ):
         self.document, self.compute, self.show, self.status = document, compute, show, status
         self.waiting: list = []
-        self.busy = False
+        self.busy = self.gone = False
+        self.loop = IOLoop.current()
+        document.on_session_destroyed(self._leave)
+
+    def _leave(self, session_context) -> None:
+        self.gone = True
 
     def ask(self, question: Any) -> None:
         """Answers `question` soon; an earlier one that was not begun is forgotten."""
@@ -63,10 +69,11 @@ class Live:
 
     def _next(self) -> None:
         self.busy = True
-        _pool.submit(self.compute, self.waiting.pop()).add_done_callback(self._done)
+        computed = _pool.submit(self.compute, self.waiting.pop())
+        computed.add_done_callback(functools.partial(self.loop.add_callback, self._arrived))
 
-    def _done(self, future: Future) -> None:
-        if self.document.session_context is None or not self.document.session_context.destroyed:
+    def _arrived(self, future: Future) -> None:
+        if not self.gone:  # nobody destroys a session while the loop is here
             self.document.add_next_tick_callback(functools.partial(self._answer, future))
 
     def _answer(self, future: Future) -> None:
@@ -214,6 +221,11 @@ class Start:
         self.moved()
 
 
+def wraps() -> InlineStyleSheet:
+    """Of a row whose parts go on in the next line where there is no room."""
+    return InlineStyleSheet(css=":host { flex-wrap: wrap; gap: 6px 14px; }")
+
+
 def number(title: str, value: float, name: str, **settings: Any) -> NumericInput:
     """A box for one number, whatever its size."""
     return NumericInput(title=title, value=value, mode="float", name=name, sizing_mode="stretch_width", **settings)
@@ -243,3 +255,8 @@ def pair(x: Sequence[float]) -> str:
 def table(header: Sequence[str], rows: Sequence[Sequence[str | Markup]], caption: str = "") -> Markup:
     """A small HTML table; the first cell of each row heads it."""
     return Markup(templates().get_template("table.html").render(header=header, rows=rows, caption=caption))
+
+
+def beside(*tables: Markup) -> Markup:
+    """Tables of `table` side by side, as far as there is room; each scrolls where it has too little."""
+    return Markup(templates().get_template("beside.html").render(tables=tables))

@@ -1,11 +1,12 @@
 """Adam and its relatives on a performance surface (Hagan's dl3aa): up to four optimizers start from one click."""
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 from bokeh.document import Document
 from bokeh.events import Tap
 from bokeh.layouts import column, row
-from bokeh.models import InlineStyleSheet, NumericInput, Select
+from bokeh.models import InlineStyleSheet, Select
 from markupsafe import Markup
 
 from functional_nn.lab import equations
@@ -71,47 +72,46 @@ def _compile(names) -> None:
 class _Lane:
     """One racer's controls: which optimizer, and a box for each of its constants."""
 
-    def __init__(self, number: int, optimizer: str, surface: Surface, page_: "_Page"):
-        self.page = page_
+    def __init__(self, number: int, optimizer: str, surface: Surface, ask: Callable[[], None]):
+        self.number, self.ask, self.quiet = number, ask, False
         self.path, self.values = page.source(f"path-{number}", "x", "y"), page.source(f"values-{number}", "x", "y")
         self.ends = page.source(f"ends-{number}", "x", "y", "marker", "fill")
-        color, dash = page.COLORS[number], ("solid", "dashed", "dashed", "dotted")[number]
-        key = InlineStyleSheet(css=f":host {{ border-top: 4px {dash} {color}; padding-top: 4px; }}")
+        border = ("solid", "dashed", "dashed", "dotted")[number]
+        key = InlineStyleSheet(css=f":host {{ border-top: 4px {border} {page.COLORS[number]}; padding-top: 4px; }}")
         self.choice = Select(title=f"optimizer {number + 1}", value=optimizer, name=f"optimizer-{number}",
                              options=[_NONE, *first_order.names()], sizing_mode="stretch_width")  # fmt: skip
-        self.boxes: dict[str, NumericInput] = {}
-        self.number = number
-        self.held = row(sizing_mode="stretch_width", stylesheets=[_wraps()])
+        most = max(len(surfaces.constants_of(name)) for name in first_order.names())
+        self.boxes = [page.number("", 0.0, f"constant-{number}-{i}", min_width=90, max_width=150) for i in range(most)]
         self.result = page.words(name=f"result-{number}")
-        self.model = column(self.choice, self.held, self.result, stylesheets=[key], sizing_mode="stretch_width",
+        boxes = row(*self.boxes, sizing_mode="stretch_width", stylesheets=[page.wraps()])
+        self.model = column(self.choice, boxes, self.result, stylesheets=[key], sizing_mode="stretch_width",
                             min_width=230)  # fmt: skip
         self.offer(surface)
-        self.choice.on_change("value", self.chosen)
-
-    def chosen(self, attribute, old, new) -> None:
-        self.offer(surfaces.surfaces()[self.page.surface.value])
-        self.page.ask()
+        for box in self.boxes:
+            box.on_change("value", self.changed)
 
     def offer(self, surface: Surface) -> None:
-        """Boxes for the chosen optimizer's constants, as they are at first on the surface."""
-        given = {} if self.choice.value == _NONE else constants(self.choice.value, surface)
-        self.boxes = {
-            name: page.number(name, value, f"{name}-{self.number}", min_width=90, max_width=150)
-            for name, value in given.items()
-        }
-        for box in self.boxes.values():
-            box.on_change("value", lambda attribute, old, new: self.page.ask())
-        self.held.children = list(self.boxes.values())
+        """Shows the chosen optimizer's constants, as they are at first on the surface."""
+        self.constants = {} if self.choice.value == _NONE else constants(self.choice.value, surface)
+        self.quiet = True
+        for i, box in enumerate(self.boxes):
+            box.visible = i < len(self.constants)
+        for box, (name, value) in zip(self.boxes, self.constants.items(), strict=False):
+            box.update(title=name, value=value)
+        self.quiet = False
+
+    def changed(self, attribute, old, new) -> None:
+        if not self.quiet:
+            self.ask()
 
     @property
-    def racer(self) -> tuple[str, dict[str, Any]] | None:
+    def racer(self) -> tuple[str, dict[str, float]] | None:
         """Raises ValueError for an empty box."""
-        for name, box in self.boxes.items():
-            if box.value is None:
+        given = {name: box.value for box, name in zip(self.boxes, self.constants, strict=False)}
+        for name, value in given.items():
+            if value is None:
                 raise ValueError(f"{self.choice.value} {name}: expected a number, got nothing")
-        return None if self.choice.value == _NONE else (
-            self.choice.value, {name: float(box.value) for name, box in self.boxes.items()}
-        )  # fmt: skip
+        return None if self.choice.value == _NONE else (self.choice.value, given)
 
     def show(self, surface: Surface, path: Path | None) -> str | None:
         """Draws the path; its verdict."""
@@ -130,11 +130,6 @@ class _Lane:
         return how
 
 
-def _wraps() -> InlineStyleSheet:
-    """Of a row whose parts go on in the next line where there is no room."""
-    return InlineStyleSheet(css=":host { flex-wrap: wrap; gap: 6px 14px; }")
-
-
 class _Page:
     """One session's models, and what their changes do."""
 
@@ -147,18 +142,20 @@ class _Page:
         self.surface = Select(title="surface", options=list(every), value=first.name, name="surface", **wide)
         self.steps = page.slider("updates", 1, STEPS, 400, 1, "steps")
         self.start = Start(first.labels, first.start, self.status, self.ask)
-        self.lanes = [_Lane(number, name, first, self) for number, name in enumerate(_FIRST)]
+        self.lanes = [_Lane(number, name, first, self.ask) for number, name in enumerate(_FIRST)]
         self.plotted = contours.surface_plot("Contours of F over two weights, and the path of each optimizer", 350)
         self.error = contours.error_plot(350)
         for number, lane in enumerate(self.lanes):
             self.error.line("x", "y", source=lane.values, color=page.COLORS[number], line_dash=page.DASHES[number],
                             line_width=2)  # fmt: skip
         self.draw(first)
+        for lane in self.lanes:
+            lane.choice.on_change("value", lambda attribute, old, new, lane=lane: self.other_optimizer(lane))
         self.surface.on_change("value", self.other_surface)
         self.steps.on_change("value", lambda attribute, old, new: self.ask())
         self.plotted.on_event(Tap, lambda event: self.start.tapped(self.plotted, event))
         controls = column(self.surface, self.steps, row(*self.start.boxes, **wide), **wide)
-        lanes = row(*(lane.model for lane in self.lanes), stylesheets=[_wraps()], **wide)
+        lanes = row(*(lane.model for lane in self.lanes), stylesheets=[page.wraps()], **wide)
         page.lay_out(document, TITLE, ABOUT, status=self.status.model, controls=controls, main=self.plotted,
                      side=self.error, below=lanes)  # fmt: skip
         self.ask()
@@ -167,6 +164,10 @@ class _Page:
         contours.draw_surface(self.plotted, surface)
         for number, lane in enumerate(self.lanes):
             contours.draw_path(self.plotted, lane.path, lane.ends, number)
+
+    def other_optimizer(self, lane: _Lane) -> None:
+        lane.offer(surfaces.surfaces()[self.surface.value])
+        self.ask()
 
     def other_surface(self, attribute, old, new) -> None:
         surface = surfaces.surfaces()[new]
@@ -189,10 +190,9 @@ class _Page:
         if question.surface != self.surface.value:
             return  # of a surface that is no longer there; the right paths are on their way
         surface = surfaces.surfaces()[question.surface]
-        ends = {}
-        for lane, racer, path in zip(self.lanes, question.racers, paths, strict=True):
-            ends[lane] = racer and (racer[0], lane.show(surface, path), path.values[-1])
-        there = [end for end in ends.values() if end]
+        shown = [lane.show(surface, path) for lane, path in zip(self.lanes, paths, strict=True)]
+        there = [(racer[0], how, path.values[-1])
+                 for racer, how, path in zip(question.racers, shown, paths, strict=True) if racer]  # fmt: skip
         if not there:
             self.status.say("No optimizer is chosen.")
             return

@@ -1,12 +1,11 @@
 """The server: a page for each demonstration and one that leads to them, on this machine's own address by default."""
 
-import contextlib
 import errno
 import functools
+import socket
 import sys
 import threading
 import webbrowser
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -58,35 +57,33 @@ def start(port: int = 5006, address: str = LOOPBACK) -> Served:
     """
     if not 1 <= port <= 65535:
         raise ValueError(f"port must be 1 to 65535, got {port}")
+    number = next((number for number in range(port, min(port + _TRIES, 65536)) if _is_free(address, number)), None)
+    if number is None:
+        raise OSError(f"ports {port} to {port + _TRIES - 1} are all in use; choose another with --port")
+    if number != port:
+        print(f"port {port} is in use; taking {number}", file=sys.stderr)
     pages = {f"/{one.path}": FunctionHandler(functools.partial(_page, one)) for one in DEMONSTRATIONS}
-    for number in range(port, min(port + _TRIES, 65536)):
-        origins = [f"{host}:{number}" for host in dict.fromkeys((address, LOOPBACK, "localhost"))]
-        with _taken_port() as taken:
-            server = Server(
-                {path: Application(handler) for path, handler in pages.items()},
-                port=number, address=address, allow_websocket_origin=origins,
-                extra_patterns=[("/", _Index)], use_index=False,
-                unused_session_lifetime_milliseconds=_UNUSED, check_unused_sessions_milliseconds=1_000,
-            )  # fmt: skip
-        if taken:
-            continue
-        if number != port:
-            print(f"port {port} is in use; taking {number}", file=sys.stderr)
-        server.start()
-        return Served(server, f"http://{address}:{server.port}/")
-    raise OSError(f"ports {port} to {port + _TRIES - 1} are all in use; choose another with --port")
+    server = Server(
+        {path: Application(handler) for path, handler in pages.items()},
+        port=number, address=address, extra_patterns=[("/", _Index)], use_index=False,
+        allow_websocket_origin=[f"{host}:{number}" for host in dict.fromkeys((address, LOOPBACK, "localhost"))],
+        unused_session_lifetime_milliseconds=_UNUSED, check_unused_sessions_milliseconds=_UNUSED // 5,
+    )  # fmt: skip
+    server.start()
+    return Served(server, f"http://{address}:{number}/")
 
 
-@contextlib.contextmanager
-def _taken_port() -> Iterator[list]:
-    """Holds the error where the port is in use."""
-    taken: list[OSError] = []
-    try:
-        yield taken
-    except OSError as error:
-        if error.errno != errno.EADDRINUSE:
-            raise
-        taken.append(error)
+def _is_free(address: str, port: int) -> bool:
+    """Whether a server can listen there. Raises OSError where the address is not this machine's."""
+    with socket.socket() as tried:
+        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do: what has just closed is free
+        try:
+            tried.bind((address, port))
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                return False
+            raise OSError(f"{address}:{port}: {error.strerror}") from None
+    return True
 
 
 def _page(demonstration: Demonstration, document: Document) -> None:

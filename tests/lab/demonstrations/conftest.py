@@ -9,6 +9,7 @@ import pytest
 pytest.importorskip("bokeh")
 
 from functional_nn.lab import demonstrations
+from functional_nn.lab.demonstrations import server
 
 _KEYS = {"ArrowRight": 39, "ArrowLeft": 37, "ArrowUp": 38, "ArrowDown": 40, "Home": 36, "End": 35, "Tab": 9,
          "Enter": 13, " ": 32}  # fmt: skip
@@ -23,7 +24,8 @@ return [box.x + frame.x_scale.compute(arguments[1]), box.y + frame.y_scale.compu
 
 @pytest.fixture(scope="session")
 def served():
-    """The address of a running server, which has compiled nothing yet."""
+    """A running server, which has compiled nothing yet, and soon forgets sessions that nobody looks at."""
+    server._UNUSED = 500
     found, ready = [], threading.Event()
 
     def run():
@@ -82,7 +84,9 @@ class Visitor:
 
     def said(self):
         text = self.script("return window.Bokeh && Bokeh.documents[0]?.get_model_by_name('status')?.text") or ""
-        return self.script("const d = document.createElement('div'); d.innerHTML = arguments[0]; return d.innerText", text)
+        return self.script(
+            "const d = document.createElement('div'); d.innerHTML = arguments[0]; return d.innerText", text
+        )
 
     def kind(self):
         """The status line's: "", "warns" or "refuses"."""

@@ -63,7 +63,9 @@ def test_the_hessian_and_what_is_marked(surface):
     hessian_of, gradient = jax.jit(jax.hessian(surface.value)), jax.jit(jax.grad(surface.value))
     for point in (surface.start, *(known.x for known in surface.stationary)):
         bend, hessian = surfaces.bend(surface, np.array(point)), hessian_of(np.array(point))
-        np.testing.assert_allclose(bend.eigenvectors @ np.diag(bend.eigenvalues) @ bend.eigenvectors.T, hessian, atol=1e-9)
+        np.testing.assert_allclose(
+            bend.eigenvectors @ np.diag(bend.eigenvalues) @ bend.eigenvectors.T, hessian, atol=1e-9
+        )
         largest = np.linalg.eigvalsh(hessian)[1]
         assert bend.stable_rate == (pytest.approx(2 / largest) if largest > 0 else np.inf)
     for known in surface.stationary:
@@ -80,7 +82,8 @@ def test_the_hessian_and_what_is_marked(surface):
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"rate": -0.1}, "learning_rate must be a finite number >= 0, got -0.1"), ({"rate": float("nan")}, "learning_rate"),
+        ({"rate": -0.1}, "learning_rate must be a finite number >= 0, got -0.1"),
+        ({"rate": float("nan")}, "learning_rate"),
         ({"steps": 0}, "steps must be"), ({"steps": 601}, "steps must be 1 to 600, got 601"),
         ({"start": (float("inf"), 0.0)}, "start: expected two finite numbers"),
     ],

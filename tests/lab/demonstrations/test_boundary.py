@@ -1,0 +1,133 @@
+"""The page of decision boundaries: its training is `fit`'s, its field is the network's, and it runs while watched."""
+
+import jax
+import numpy as np
+import pytest
+
+import functional_nn as fnn
+from functional_nn.lab.demonstrations import boundary, classifier
+from functional_nn.lab.demonstrations.classifier import Choice
+
+FIRST = Choice()
+
+
+def fitted(choice, rate, epochs):
+    """The same training by `fit` alone, from the same weights with the same batches."""
+    network, found = classifier.network(choice), classifier.data(choice.data)
+    plan = fnn.training.minibatch(choice.batch_size) if choice.batch_size else fnn.training.batch()
+    optimizer = choice.optimizer if choice.second_order else f"{choice.optimizer}({rate})"
+    return fnn.fit(
+        network, choice.loss, optimizer, found.inputs[0], found.targets[0], epochs=epochs, plan=plan,
+        key=jax.random.key(0), params=network.init(jax.random.key(choice.seed)),
+        validation=(found.inputs[1], found.targets[1]),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [Choice(batch_size=0), pytest.param(Choice(optimizer="lbfgs").suited, marks=pytest.mark.slow)],
+    ids=lambda choice: choice.optimizer,
+)
+def test_training_is_fits_in_any_portions(choice):
+    """All examples at once, so that no batches are drawn: 7 epochs are 5 and 2 of fit's."""
+    now = classifier.advance(classifier.advance(classifier.begin(choice, 0.05), 0.05, 5), 0.05, 2)
+    wanted = fitted(choice, 0.05, 7)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12), now.params, wanted.params)
+    np.testing.assert_allclose(now.history.validation_loss, wanted.history.validation_loss, rtol=1e-9)
+    assert now.history.epoch.tolist() == list(range(1, 8))
+
+
+def test_the_rate_may_change_on_the_way():
+    """Nothing else begins anew: a rate of zero stands still, and then it goes on."""
+    now = classifier.advance(classifier.begin(FIRST, 0.05), 0.05, 3)
+    still = classifier.advance(now, 0.0, 3)
+    jax.tree.map(np.testing.assert_array_equal, still.params, now.params)
+    assert classifier.advance(still, 0.05, 10).history.training_loss[-1] < now.history.training_loss[-1]
+
+
+def test_the_field_is_what_the_network_gives():
+    now = classifier.begin(Choice(hidden=(3, 2)), 0.1)
+    field, axis = classifier.field(now), classifier.axis()
+    point = np.array([[axis[7], axis[40]]])
+    trace = classifier.network(now.choice).forward(now.params, point)
+    assert field.outputs[40, 7] == pytest.approx(float(trace.activations["layer3"][0, 0]))
+    assert [each.shape for each in field.net_inputs] == [(3, 91, 91), (2, 91, 91)]
+    np.testing.assert_allclose(field.net_inputs[1][:, 40, 7], trace.net_inputs["layer2"][0])
+    weights, bias = now.params["layer1"]["weights"]["input"], now.params["layer1"]["bias"]
+    for x, y in zip(*boundary._lines(field.net_inputs[0][:1]).values(), strict=True):
+        np.testing.assert_allclose(np.stack([x, y], axis=1) @ weights[0] + bias[0], 0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", classifier.DATA)
+def test_the_data_are_balanced_and_inside(name):
+    found = classifier.data(name)
+    assert found.inputs.shape == (2, 200, 2) and found.targets.shape == (2, 200, 1)
+    assert set(np.unique(found.targets)) == {0, 1} and 0.4 < found.targets.mean() < 0.6
+    assert (np.abs(found.inputs) < 1.75).all() and (np.abs(found.inputs) < classifier.WINDOW[1]).mean() > 0.99
+
+
+def test_what_suits_an_optimizer():
+    assert Choice(optimizer="levenberg_marquardt").suited.loss == "mean_square_error"
+    assert Choice(optimizer="newton").suited.batch_size == Choice(optimizer="rprop").suited.batch_size == 0
+    assert FIRST.suited == FIRST
+
+
+@pytest.mark.parametrize("text", ["", "0", "8, x", "4 4 4 4", "25", "-3", "2.5", "8,,8 9 9"])
+def test_hidden_neurons_that_are_none(text):
+    with pytest.raises(ValueError, match="hidden neurons: expected 1 to 3 numbers from 1 to 24"):
+        classifier.hidden_sizes(text)
+
+
+@pytest.mark.parametrize("rate", [None, -1.0, float("inf")])
+def test_rates_that_are_none(rate):
+    with pytest.raises(ValueError, match="learning.rate"):
+        classifier.check_rate(FIRST.optimizer, rate)
+
+
+# In a browser ---------------------------------------------------------------------------------------------------------
+
+
+def epochs(page):
+    return len(page.data("curves")["x"])
+
+
+def test_it_learns_while_one_watches_and_stops_when_told(visit):
+    page = visit("decision-boundary")
+    assert epochs(page) == 0 and "Press Train" in page.said()
+    page.focus("go", "button")
+    page.press(" ")
+    page.until(lambda: epochs(page) >= 60 and page.data("curves")["training"][-1] < 0.1)
+    page.press(" ")
+    page.until(lambda: page.get("go", "active") is False)
+    count = page.until(lambda: not page.get("go", "active") and epochs(page))
+    assert epochs(page) - count <= 5  # a picture may have been on its way
+    assert len(page.data("boundary")["xs"]) >= 1 and len(page.data("units")["xs"]) >= 2
+
+
+def test_a_step_of_levenberg_marquardt(visit):
+    page = visit("decision-boundary")
+    page.set("optimizer", "value", "levenberg_marquardt")
+    page.until(lambda: page.get("loss", "value") == "mean_square_error" and "Press Train" in page.said(), 120)
+    page.focus("step", "button")
+    page.press("Enter")
+    page.until(lambda: epochs(page) == 1)
+    wanted = fitted(Choice(optimizer="levenberg_marquardt").suited, None, 1)
+    assert page.data("curves")["held_out"][0] == pytest.approx(float(wanted.history.validation_loss[0]), abs=1e-6)
+
+
+def test_bad_input_changes_nothing_and_divergence_is_named(visit):
+    page = visit("decision-boundary")
+    page.changed(lambda: page.set("hidden", "value", "8, many"), page.said)
+    assert page.kind() == "refuses" and "got '8, many'; the last network stays" in page.said()
+    page.changed(lambda: page.set("rate", "value", -0.1), page.said)
+    assert page.kind() == "refuses" and "learning_rate must be" in page.said() and "the last rate stays" in page.said()
+    page.set("hidden", "value", "6")
+    page.set("activation", "value", "linear")
+    page.set("loss", "value", "mean_square_error")
+    page.set("rate", "value", 1e308)
+    page.until(lambda: "linear" in page.said() and "Press Train" in page.said())
+    page.set("speed", "value", 20)
+    page.focus("step", "button")
+    page.press("Enter")
+    page.until(lambda: epochs(page) > 0 or page.kind() == "warns")
+    assert "was not made" in page.said()
