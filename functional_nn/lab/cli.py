@@ -142,7 +142,7 @@ def sweep(
     """Train a network for every combination of hyperparameters, all of them in a few compiled programs.
 
     Examples: functional-nn sweep digits --grid learning_rate=log:1e-4:1e-1:12 batch_size=8,32,128 seed=0..15
-              functional-nn sweep wine --random 64 learning_rate=log:1e-4:1e-1 width=log:4:64 activation=tanh,relu
+              functional-nn sweep wine --random 64 learning_rate=log:1e-4:1e-1 width=8,16,32 activation=tanh,relu --pad
               functional-nn sweep iris --grid optimizer=adam,momentum learning_rate=0.01,0.1 --halving 3,9
 
     What may be swept: the constants of the optimizer (learning_rate, ...) and of the regularizer (strength); seed,

@@ -15,7 +15,7 @@ import numpy as np
 
 import functional_nn as fnn
 from functional_nn import checks, precision
-from functional_nn.lab import datasets, environment, plots, report, runs
+from functional_nn.lab import datasets, environment, pages, runs
 from functional_nn.lab.datasets import Dataset, Standardizer
 from functional_nn.lab.progress import progress
 
@@ -68,7 +68,18 @@ def train(source: str, settings: dict[str, Any], out: Path, replace: bool) -> No
         outputs = np.asarray(network.apply(result.params, x_test), np.float64)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Glyph")  # a class name in letters that matplotlib's font has not got
-            page = _page(config, result, watched, agreement, summary, task.held_out, outputs, seconds, folder)
+            page = pages.trained(
+                config,
+                result,
+                watched,
+                agreement,
+                summary,
+                task.held_out,
+                outputs,
+                seconds,
+                len(x[:_MONITORED]),
+                folder,
+            )
         (folder / "report.html").write_text(page, encoding="utf-8")
 
     measured = ", ".join(f"{name} {value:.4g}" for name, value in summary["held out"].items())
@@ -93,6 +104,7 @@ def compare_run(folder: Path, out: Path | None) -> bool:
         out.mkdir(parents=True, exist_ok=True)
         agreement.to_csv(out / "agreement.csv")
         agreement.to_json(out / "agreement.json")
+        _write_page(out, pages.compared(folder, run, agreement, len(x[:_MONITORED])))
     return agreement.verdict != "differ"
 
 
@@ -123,7 +135,7 @@ def compare_grid(
     for (_, loss), network in networks.items():
         fnn.value_and_grad(network, loss)  # refuses what cannot be trained, before anything is printed
     cases = [(f, loss, dtype) for f, loss in networks for dtype in dtypes]
-    rows = []
+    rows, totals = [], []
     header = ("activation", "loss", "dtype", "relative", "bound", "verdict", "Taylor", "third opinion")
     line = "{:<20}{:<28}{:<10}{:>9}{:>9}  {:<14}{:<14}{}"
     print(line.format(*header))
@@ -137,6 +149,7 @@ def compare_grid(
             opinions = (a.verdict, a.taylor.says, a.third_opinion.says)
             row = (activation.name, loss.name, dtype, f"{a.total.relative:.1e}", f"{a.total.bound:.1e}", *opinions)
             rows.append(dict(zip(header, row, strict=True)))
+            totals.append(a.total)
             print(line.format(*row))
             advance(number + 1)
     if out:
@@ -146,6 +159,8 @@ def compare_grid(
             writer.writeheader()
             writer.writerows(rows)
         (out / "agreement.json").write_text(json.dumps(rows, indent=2) + "\n")
+        made_of = {"sizes": list(sizes), "batch": batch, "seed": seed}
+        _write_page(out, pages.compared_grid(rows, totals, made_of))
     return all(row["verdict"] != "differ" for row in rows)
 
 
@@ -188,9 +203,14 @@ def predict(folder: Path, source: str, out: Path | None) -> None:
 
 
 def _check_new(out: Path | None) -> None:
-    for name in ("agreement.csv", "agreement.json"):
+    for name in ("agreement.csv", "agreement.json", "report.html"):
         if out and (out / name).exists():
             raise ValueError(f"output {str(out / name)!r} exists; choose another folder with --out")
+
+
+def _write_page(out: Path, page: str) -> None:
+    (out / "report.html").write_text(page, encoding="utf-8")
+    print(f"report: {out / 'report.html'}")
 
 
 def _open(folder: Path) -> runs.Run:
@@ -273,8 +293,7 @@ def _configuration(source, settings, dataset, training, loss) -> dict[str, Any]:
         "image_shape": dataset.image_shape,
         "inputs": plain(inputs),
         "targets": plain(targets) if targets else None,
-        "command": " ".join(["functional-nn", *sys.argv[1:]]),
-        "environment": environment.describe(),
+        **environment.provenance(),
     }
 
 
@@ -319,7 +338,7 @@ def _random_targets(loss: fnn.Loss, key: jax.Array, examples: int, width: int) -
     return jnp.asarray(runs.code(loss, np.eye(width)[np.arange(examples) % width]), precision.default())
 
 
-# What is measured and shown -------------------------------------------------------------------------------------------
+# What is measured -----------------------------------------------------------------------------------------------------
 
 
 def right_answers(task: str):
@@ -352,121 +371,3 @@ def _write_history(path: Path, history: fnn.training.History) -> None:
         del columns["tracked"]
         writer.writerow(columns)
         writer.writerows(zip(*(column.tolist() for column in columns.values()), strict=True))
-
-
-def _page(config, result, watched, agreement, summary, held_out, outputs, seconds, folder: Path) -> str:
-    """The report's HTML; its two main figures are also saved as pictures."""
-    figures = {
-        "learning_curves": plots.learning_curves(result.history),
-        "gradient_agreement": _agreement_figure(watched, config["dtype"]),
-    }
-    for name, figure in figures.items():
-        figure.savefig(folder / f"{name}.png", dpi=130)
-    history, total = result.history, agreement.total
-    largest = max(d.relative for _, differences in watched for d in differences)
-    parts = [
-        report.Panel(
-            "Learning curves",
-            figures["learning_curves"],
-            f"Training loss goes from {history.training_loss[0]:.3g} to {history.training_loss[-1]:.3g} in "
-            f"{len(history.epoch)} epochs; held-out loss ends at {history.validation_loss[-1]:.3g}.",
-            "Training values are those of the epoch's examples just before the update that used them; held-out values "
-            "are measured after the epoch. Nothing is chosen by the held-out part. Open circles: exactly zero.",
-        ),
-        report.Panel(
-            "Hand-written gradient against jax.grad, all through training",
-            figures["gradient_agreement"],
-            f"Relative difference by parameter over training, at most {largest:.1e}.",
-            f"Two separate compiled programs on the same {_MONITORED} training examples (or all, if fewer). The dashed "
-            "bound is derived from the program's roundings and the gradient's measured condition number, which "
-            "grows as the gradient itself vanishes. Points on the lowest line are equal to the last bit.",
-        ),
-        report.Table(
-            "Agreement after training",
-            ("array", "", "relative difference", "bound", "largest", "ulps", "at"),
-            [_agreement_row(row) for row in agreement.rows()],
-            "dF/dn rows are sensitivities, listed from the output back. largest is the largest difference of one "
-            "element, at its place; ulps the most floating-point numbers between two elements. " + _opinions(agreement),
-        ),
-        report.Table(
-            "Cost of one gradient",
-            ("", "trace", "compile", "run", "FLOPs", "temporaries"),
-            [
-                (c.name, f"{1e3 * c.trace_seconds:.1f} ms", f"{1e3 * c.compile_seconds:.0f} ms",
-                 f"{1e6 * c.run_seconds:.0f} us", f"{c.flops:.3g}", f"{c.temporary_bytes / 1024:.0f} KiB")
-                for c in agreement.costs
-            ],
-            "Timed in turns on one machine. XLA makes nearly the same program of both.",
-        ),
-        *_examples(config, held_out, outputs),
-    ]  # fmt: skip
-    layers = " - ".join(f"{x['size']} {x['activation']}" for x in config["network"]["layers"])
-    width = next(iter(config["network"]["inputs"].values()))
-    measured = list(summary["held out"].items())
-    facts = [
-        (f"{100 * value:.2f} %" if name == "accuracy" else f"{value:.4g}", f"held-out {name}")
-        for name, value in measured
-    ] + [
-        (f"{total.relative:.1e}", f"relative difference from jax.grad ({agreement.verdict})"),
-        (f"{seconds:.1f} s", f"for {len(history.epoch)} epochs, compilation included ({result.status})"),
-    ]
-    return report.render(
-        f"functional_nn: {Path(config['data']).name}",
-        f"A network {width} - {layers}, {config['loss']}, trained by {config['optimizer']['name']} with the "
-        f"{'hand-written' if config['gradient'] == 'manual' else 'automatic'} gradient in {config['dtype']}.",
-        facts,
-        parts,
-        config,
-    )
-
-
-def _agreement_figure(watched, dtype: str):
-    epochs = [epoch for epoch, _ in watched]
-    errors = {d.name: [differences[i].relative for _, differences in watched] for i, d in enumerate(watched[0][1])}
-    bounds = [differences[0].bound for _, differences in watched]
-    return plots.gradient_agreement(epochs, errors, bounds, float(jnp.finfo(dtype).eps) / 2)
-
-
-def _agreement_row(row: dict[str, Any]) -> tuple[str, ...]:
-    name = f"dF/dn {row['name']}" if row["kind"] == "sensitivity" else row["name"]
-    numbers = (f"{row[column]:.1e}" for column in ("relative", "bound", "largest"))
-    return (name, fnn.comparison.mark(row), *numbers, f"{row['ulps']:.3g}", str(row["index"]))
-
-
-def _opinions(a: fnn.Agreement) -> str:
-    third, taylor = a.third_opinion, a.taylor
-    return (
-        f"Third opinion, in float64 by {third.method}: {third.says} (manual {third.manual_error:.0e}, automatic "
-        f"{third.automatic_error:.0e}). Taylor test: {taylor.says}, slope {taylor.slope:.2f} (2 is right, 1 wrong)."
-    )
-
-
-def _examples(config, held_out: Dataset, outputs: np.ndarray) -> list[report.Panel]:
-    """The confusion matrix and, for images, what was taken for something else."""
-    if config["task"] != "classification":
-        return []
-    classes, guessed = held_out.classes, outputs.argmax(axis=1)
-    counts = np.zeros((len(classes), len(classes)), int)
-    np.add.at(counts, (held_out.labels, guessed), 1)
-    wrong = np.flatnonzero(guessed != held_out.labels)
-    panels = [
-        report.Panel(
-            "Held-out examples, class by class",
-            plots.confusion(counts, classes),
-            f"Confusion matrix: {len(guessed) - len(wrong)} of {len(guessed)} on the diagonal.",
-            "Rows: the true class; columns: the class with the largest output.",
-        )
-    ]
-    if held_out.image_shape and len(wrong):
-        shown = wrong[:20]
-        captions = [f"{classes[held_out.labels[q]]} as {classes[guessed[q]]}" for q in shown]
-        panels.append(
-            report.Panel(
-                "Taken for something else",
-                plots.images(held_out.inputs[shown], held_out.image_shape, captions),
-                f"The images of {len(shown)} misclassified examples: " + "; ".join(captions) + ".",
-                f"{len(wrong)} of {len(guessed)} held-out examples"
-                + (", the first 20 shown." if len(wrong) > 20 else "."),
-            )
-        )
-    return panels

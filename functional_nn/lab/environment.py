@@ -2,7 +2,9 @@
 
 import os
 import platform
+import sys
 from importlib import metadata
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +34,11 @@ def describe() -> dict[str, str]:
 def cores() -> int:
     """How many this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def provenance() -> dict[str, Any]:
+    """The command line that was given, and on what it ran."""
+    return {"command": " ".join(["functional-nn", *sys.argv[1:]]), "environment": describe()}
 
 
 def known_answers() -> dict[str, float]:

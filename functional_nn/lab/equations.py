@@ -34,8 +34,8 @@ _ELEMENTS = frozenset(
      "munder", "munderover", "mtable", "mtr", "mtd")
 )  # fmt: skip
 _ATTRIBUTES = frozenset(
-    ("display", "stretchy", "fence", "form", "accent", "mathvariant", "columnalign", "linethickness", "width", "minsize",
-     "maxsize", "displaystyle", "scriptlevel", "movablelimits")
+    ("accent", "columnalign", "display", "displaystyle", "fence", "form", "linethickness", "mathvariant", "maxsize",
+     "minsize", "movablelimits", "scriptlevel", "stretchy", "width")
 )  # fmt: skip
 
 
@@ -46,7 +46,7 @@ def mathml(latex: str, display: bool = False) -> Markup:
     >>> mathml(r"\alpha")
     Markup('<math xmlns="http://www.w3.org/1998/Math/MathML" display="inline"><mrow><mi>&#x003B1;</mi></mrow></math>')
 
-    Raises ValueError for what gives no well-formed MathML, or others than its elements and attributes: LaTeX is not escaped.
+    Raises ValueError for what gives no well-formed MathML, or more than its elements: LaTeX is not escaped.
     """
     try:
         text = latex2mathml.converter.convert(latex, display="block" if display else "inline")

@@ -1,6 +1,8 @@
 """What the research scripts share: their words, the data sets ready for a network, and tables and pictures on disk."""
 
 import argparse
+import ast
+import contextlib
 import csv
 import sys
 from collections.abc import Sequence
@@ -10,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from functional_nn.lab import datasets, environment
+from functional_nn.lab import datasets, environment, report
 
 
 class Task(NamedTuple):
@@ -55,7 +57,7 @@ def arguments(description: str, out: str, **defaults: int) -> argparse.Namespace
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, value in defaults.items():
         parser.add_argument(f"--{name}", type=_positive, default=value, help=f"default {value}")
-    parser.add_argument("--out", type=Path, default=Path(out), help=f"writes OUT.csv, OUT.txt, OUT.png; default {out}")
+    parser.add_argument("--out", type=Path, default=Path(out), help=f"writes OUT.csv, .txt, .html, .png; default {out}")
     return parser.parse_args()
 
 
@@ -66,17 +68,25 @@ def _positive(text: str) -> int:
     return value
 
 
-def write(out: Path, rows: Sequence[dict[str, Any]], figure: Figure | None = None, notes: str = "") -> None:
-    """Prints the table and writes OUT.csv, OUT.txt (with the command, versions and device) and OUT.png.
+def write(
+    out: Path,
+    rows: Sequence[dict[str, Any]],
+    figure: Figure | None = None,
+    notes: str = "",
+    alternative: str = "",
+) -> None:
+    """Prints the table and writes OUT.csv, OUT.txt and OUT.html (with the command, versions and device) and OUT.png.
 
     rows: one dict a line, all with the same keys; numbers are shown with four significant digits, kept whole in the
-    CSV file.
+    CSV file. alternative: what the figure shows, in words; by default what the script says of itself. The figure is
+    closed.
     """
     columns = list(rows[0])
     cells = [columns, *([_shown(row[column]) for column in columns] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = ["  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in cells]
-    measured_on = ", ".join(f"{name} {value}" for name, value in environment.describe().items())
+    conditions = environment.describe()
+    measured_on = ", ".join(f"{name} {value}" for name, value in conditions.items())
     text = "\n".join([*lines, "", *([notes.strip(), ""] if notes else []), f"measured on: {measured_on}"])
     print(text)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -88,6 +98,28 @@ def write(out: Path, rows: Sequence[dict[str, Any]], figure: Figure | None = Non
         writer.writerows(rows)
     if figure is not None:
         figure.savefig(out.with_suffix(".png"), dpi=130)
+    about = _about()
+    cells = [[_cell(row[column]) for column in columns] for row in rows]
+    parts: list[report.Panel | report.Table] = [report.Table("Table", columns, cells, notes.strip())]
+    if figure is not None:
+        parts.insert(0, report.Panel("Figure", figure, alternative or f"Figure of the table below. {about}"))
+    title = f"functional_nn: {out.stem.replace('_', ' ')}"
+    page = report.render(title, about, [], parts, {"command": command, "environment": conditions})
+    out.with_suffix(".html").write_text(page, encoding="utf-8")
+
+
+def _about() -> str:
+    """The first paragraph of the script's docstring, or its name where it has none."""
+    script = Path(sys.argv[0])
+    with contextlib.suppress(OSError, SyntaxError, ValueError):  # typed at a prompt, or no Python
+        found = ast.get_docstring(ast.parse(script.read_text(encoding="utf-8")))
+        if found:
+            return " ".join(found.split("\n\n")[0].split())
+    return script.name
+
+
+def _cell(value: Any) -> str | report.Quantity:
+    return report.Quantity(_shown(value), float(value)) if isinstance(value, float | np.floating) else str(value)
 
 
 def _shown(value: Any) -> str:

@@ -1,4 +1,8 @@
-"""Pictures of a run or a sweep, as matplotlib figures."""
+"""Pictures of a run or a sweep, as matplotlib figures.
+
+Ink is black and what lies behind it white, which a page exchanges for its own (see `report.Panel`); colours are neither
+dark nor light, and are seen on both.
+"""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -9,25 +13,28 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.collections import LineCollection
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from functional_nn.training import History
 
-TRAINING, HELD_OUT = "#2a6fbb", "#d1602b"
+TRAINING, HELD_OUT, BOUND = "#2a6fbb", "#d1602b", "#d4405a"
+RISING = ListedColormap(plt.get_cmap("plasma")(np.linspace(0.38, 0.75, 256)), "rising")  # purple to orange
 STYLE = {
     "font.size": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
-    "grid.alpha": 0.25,
+    "grid.color": "black",
+    "grid.alpha": 0.12,
     "legend.frameon": False,
     "svg.hashsalt": "functional_nn",  # equal data give an equal file
 }
 
 
-def learning_curves(history: History) -> Figure:
-    """Loss, accuracy (where there is one) and gradient norm against epochs."""
+def learning_curves(history: History, unit: str = "epoch") -> Figure:
+    """Loss, accuracy (where there is one) and gradient norm against epochs, or what `unit` says they are."""
     panels = [("loss", history.training_loss, history.validation_loss)]
     if not np.isnan(history.training_accuracy).all():
         panels.append(("error rate", 1 - history.training_accuracy, 1 - history.validation_accuracy))
@@ -39,7 +46,8 @@ def learning_curves(history: History) -> Figure:
             if held_out is not None:
                 curves.append(("held out", HELD_OUT, held_out))
             _log_curves(axis, history.epoch, curves)
-            axis.set(xlabel="epoch", title=name)
+            axis.set(xlabel=unit, title=name)
+            axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     return figure
 
 
@@ -59,18 +67,23 @@ def _log_curves(axis, x: np.ndarray, curves: Sequence[tuple[str, str, np.ndarray
 
 
 def gradient_agreement(
-    epochs: Sequence[int], errors: dict[str, Sequence[float]], bounds: Sequence[float], unit: float
+    epochs: Sequence[int],
+    errors: dict[str, Sequence[float]],
+    bounds: Sequence[float],
+    roundoff: float,
+    unit: str = "epoch",
 ) -> Figure:
     """||manual - auto|| / ||auto|| by parameter over training, under the derived bound and above the unit roundoff."""
     with plt.rc_context(STYLE):
         figure, axis = plt.subplots(figsize=(7.2, 3.6), layout="constrained")
-        colors = plt.get_cmap("viridis")(np.linspace(0.0, 0.9, len(errors)))
-        floor = unit / 8  # exactly equal gradients are drawn here
+        colors = RISING(np.linspace(0, 1, len(errors)))
+        floor = roundoff / 8  # exactly equal gradients are drawn here
         for color, (name, values) in zip(colors, errors.items(), strict=True):
             axis.plot(epochs, np.maximum(values, floor), color=color, marker=".", label=name)
-        axis.plot(epochs, bounds, color="#b00020", linestyle="--", label="derived bound")
-        axis.axhline(unit, color="grey", linestyle=":", label="unit roundoff")
-        axis.set(yscale="log", xlabel="epoch", ylabel="relative difference", title="hand-written against jax.grad")
+        axis.plot(epochs, bounds, color=BOUND, linestyle="--", label="derived bound")
+        axis.axhline(roundoff, color="grey", linestyle=":", label="unit roundoff")
+        axis.set(yscale="log", xlabel=unit, ylabel="relative difference", title="hand-written against jax.grad")
+        axis.xaxis.set_major_locator(MaxNLocator(8, integer=True))
         axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8)
     return figure
 
@@ -112,6 +125,58 @@ def images(inputs: np.ndarray, shape: tuple[int, int], captions: Sequence[str]) 
     return figure
 
 
+def predictions(targets: np.ndarray, outputs: np.ndarray, names: Sequence[str]) -> Figure:
+    """What was predicted against what is true, a panel for each column of (Q, S)."""
+    columns = min(3, len(names))
+    rows = -(-len(names) // columns)
+    with plt.rc_context(STYLE):
+        size = (3.4 * columns, 3.4 * rows)
+        figure, axes = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
+        for axis in axes.flat[len(names) :]:
+            axis.remove()
+        for axis, t, a, name in zip(axes.flat, targets.T, outputs.T, names, strict=False):
+            known = np.isfinite(t) & np.isfinite(a)
+            axis.scatter(t[known], a[known], s=16, color=TRAINING, alpha=0.75, lw=0, rasterized=known.sum() > 2000)
+            if known.any():
+                axis.axline((t[known][0],) * 2, slope=1, color="black", lw=0.8, linestyle=":")
+            else:
+                axis.text(0.5, 0.5, "nothing finite", ha="center", va="center", transform=axis.transAxes)
+            axis.set(xlabel="true", ylabel="predicted")
+            axis.set_title(name, fontsize=10, parse_math=False)
+    return figure
+
+
+def tracked(epochs: np.ndarray, measures: dict[str, dict[str, np.ndarray]]) -> Figure:
+    """A panel for each measure, its curves (E,) by name over the epochs."""
+    columns = min(3, len(measures))
+    rows = -(-len(measures) // columns)
+    names = list(dict.fromkeys(name for curves in measures.values() for name in curves))
+    colors = dict(zip(names, _colors(names), strict=True))
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(
+            rows, columns, figsize=(3.4 * max(2, columns), 2.6 * rows), layout="constrained", sharex=True, squeeze=False
+        )
+        for axis in axes.flat[len(measures) :]:
+            axis.remove()
+        for axis, (measure, curves) in zip(axes.flat, measures.items(), strict=False):
+            for name, values in curves.items():
+                axis.plot(epochs, values, color=colors[name], marker="." if len(epochs) < 3 else None, label=name)
+            finite = np.concatenate([values[np.isfinite(values)] for values in curves.values()])
+            if finite.size and finite.min() > 0 and finite.max() > 20 * finite.min():
+                axis.set_yscale("log")
+            axis.set_xlabel("epoch")
+            axis.label_outer()
+            axis.set_title(measure, fontsize=10, parse_math=False)
+            axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        shown = {}
+        for axis in figure.axes:
+            shown |= dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
+        legend = figure.legend(shown.values(), shown, loc="outside right upper", fontsize=8)
+        for text in legend.get_texts():
+            text.set_parse_math(False)
+    return figure
+
+
 # Of a sweep -----------------------------------------------------------------------------------------------------------
 
 WORDS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999")  # Okabe and Ito
@@ -128,7 +193,7 @@ class _Axis(NamedTuple):
 def parallel_coordinates(
     columns: dict[str, np.ndarray], losses: np.ndarray, diverged: np.ndarray, label: str = "held-out loss"
 ) -> Figure:
-    """A line for each of N members over its hyperparameters (N,) to its loss (N,), dark where that is low.
+    """A line for each of N members over its hyperparameters (N,) to its loss (N,), purple where low, orange where high.
 
     diverged (N,), and losses that are not finite: grey lines that end above the axis.
     """
@@ -140,7 +205,7 @@ def parallel_coordinates(
     points = [axis.places + _spread(axis.places) * rank for axis in axes.values()]
     points = np.stack([*points, np.where(lost, 1.1, loss.places)], axis=1)
     top = 1.16 if lost.any() else 1.08
-    many, colors = len(losses) > 100, plt.get_cmap("viridis")(np.nan_to_num(loss.places) * 0.95)
+    many, colors = len(losses) > 100, RISING(np.nan_to_num(loss.places))
     colors[lost, :3] = 0.6
     colors[:, 3] = np.clip(5 / np.sqrt(len(losses)), 0.12, 0.8)
     width = np.where(score <= np.sort(score)[min(9, len(score) - 1)], 1.6, 0.8)
@@ -162,9 +227,8 @@ def parallel_coordinates(
                 box = {"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 0.6}
                 axis.text(x + 0.04, y, text, va="center", fontsize=8, bbox=box, zorder=4, parse_math=False)
         if not lost.all():  # the last axis is the colours' key
-            strip = np.linspace(0, 0.95, 64)[:, None]
-            axis.imshow(strip, extent=(len(axes) - 0.012, len(axes) + 0.012, 0, 1), origin="lower", aspect="auto",
-                        cmap="viridis", vmin=0, vmax=1, zorder=3.5)  # fmt: skip
+            strip, beside = np.linspace(0, 1, 64), (len(axes) - 0.012, len(axes) + 0.012)
+            axis.pcolormesh(beside, np.linspace(0, 1, 65), strip[:, None], cmap=RISING, zorder=3.5, rasterized=True)
         axis.set(xlim=(-0.25, len(axes) + 0.35), ylim=(-0.05, top))
         axis.set_axis_off()
     return figure
@@ -388,4 +452,4 @@ def _colors(values: Sequence) -> list:
         return [TRAINING]
     if isinstance(values[0], str) and len(values) <= len(WORDS):
         return list(WORDS[: len(values)])
-    return list(plt.get_cmap("viridis")(np.linspace(0, 0.88, len(values))))
+    return list(RISING(np.linspace(0, 1, len(values))))

@@ -1,5 +1,10 @@
-"""One self-contained page about a run: no network, no scripts; figures are inline SVG with alternative text."""
+"""One self-contained page about a run, light and dark: nothing is loaded; figures have alternative text.
 
+The page is `templates/report.html`, in whose only script tables are sorted and the page is made light or dark at will.
+"""
+
+import base64
+import functools
 import io
 import re
 from collections.abc import Sequence
@@ -8,50 +13,110 @@ from typing import Any, NamedTuple
 import jinja2
 import matplotlib.pyplot as plt
 from markupsafe import Markup
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+
+_LARGEST = 1_500_000  # characters of an SVG; beyond, a figure of many marks is a picture of its pixels
+_VERDICTS = {"ok": "good", "agree": "good", "DIFFERS": "bad", "differ": "bad", "undefined": "bad"}
 
 
 class Panel(NamedTuple):
-    """A figure with what it shows, in words, and a caption below it."""
+    """A figure with what it shows, in words, and a caption below it.
+
+    Black in it is drawn in the page's ink and white in the card's colour, so that it is as dark as the page; except
+    for text upon an image, whose colours are its own.
+    """
 
     title: str
     figure: Figure
     alternative: str
-    caption: str
+    caption: str = ""
+
+
+class Quantity(NamedTuple):
+    """A cell that is sorted by its value, such as "12 ms" by 0.012."""
+
+    text: str
+    value: float
 
 
 class Table(NamedTuple):
-    """Rows under a header; a cell is text."""
+    """Rows under a header; a cell is text, or a Quantity."""
 
     title: str
     header: Sequence[str]
-    rows: Sequence[Sequence[str]]
+    rows: Sequence[Sequence[str | Quantity]]
+    caption: str = ""
+
+
+class Equations(NamedTuple):
+    """What is computed, in words, and its formula, as `equations` gives them."""
+
+    title: str
+    rows: Sequence[tuple[str, Markup]]
     caption: str = ""
 
 
 def render(
-    title: str, summary: str, facts: Sequence[tuple[str, str]], parts: Sequence[Panel | Table], config: dict
+    title: str, summary: str, facts: Sequence[tuple[str, str]], parts: Sequence[Panel | Table | Equations], config: dict
 ) -> str:
     """The page's HTML. facts: (value, what it is), shown large; parts in order; config: shown at the end."""
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    environment.filters["svg"] = _svg
-    environment.tests["panel"] = lambda part: isinstance(part, Panel)
-    return environment.from_string(_PAGE).render(
-        title=title, summary=summary, facts=facts, parts=parts, settings=list(_flat(config))
+    page = templates().get_template("report.html")
+    return page.render(
+        title=title, summary=summary, facts=facts, parts=parts, settings=list(_flat(config)), verdicts=_VERDICTS
     )
 
 
-def _svg(panel: Panel) -> Markup:
-    text = io.StringIO()
-    panel.figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None}, bbox_inches="tight")
-    plt.close(panel.figure)
-    body = text.getvalue()
-    body = body[body.index("<svg") :]
+@functools.cache
+def templates() -> jinja2.Environment:
+    """All pages' templates, which escape what they are given."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("functional_nn.lab"), autoescape=True, undefined=jinja2.StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters["picture"] = _picture
+    environment.tests["a"] = lambda part, kind: type(part).__name__ == kind
+    return environment
+
+
+def _picture(panel: Panel) -> Markup:
+    """The figure as inline SVG, or as PNG where that would be too large; the figure is closed."""
+    figure, label = panel.figure, panel.alternative
+    style = f"--inches: {figure.get_figwidth():.3g}"
+    with plt.rc_context({"svg.hashsalt": "functional_nn", "svg.fonttype": "path"}):  # equal data give an equal page
+        _keep_colors_upon_images(figure)
+        text = io.StringIO()
+        figure.savefig(
+            text, format="svg", metadata={"Date": None, "Creator": None}, bbox_inches="tight", transparent=True
+        )
+        body = text.getvalue()
+        if len(body) > _LARGEST:
+            pixels = io.BytesIO()
+            figure.savefig(pixels, format="png", dpi=130, bbox_inches="tight")
+            data = base64.b64encode(pixels.getvalue()).decode()
+            body = Markup('<img style="{}" src="data:image/png;base64,{}" alt="{}">').format(style, data, label)
+        else:
+            body = _themed(body[body.index("<svg") :], re.sub(r"\W+", "-", panel.title.lower()))
+            opening = Markup('<svg style="{}" role="img" aria-label="{}" fill="currentColor"').format(style, label)
+            body = Markup(body.replace("<svg", opening, 1))
+    plt.close(figure)
+    return body
+
+
+def _themed(body: str, tag: str) -> str:
     # Identifiers of several figures on one page must not meet.
-    tag = re.sub(r"\W+", "-", panel.title.lower())
     body = re.sub(r'(id="|href="#|url\(#)', rf"\g<1>{tag}-", body)
-    label = Markup.escape(panel.alternative)
-    return Markup(body.replace("<svg", f'<svg role="img" aria-label="{label}"', 1))
+    # Where matplotlib names no colour, a fill is black: the opening tag's.
+    body = re.sub(r"((?:fill|stroke): )#000000\b", r"\1currentColor", body)
+    return re.sub(r"((?:fill|stroke): )#ffffff\b", r"\1var(--card)", body)
+
+
+def _keep_colors_upon_images(figure: Figure) -> None:
+    # What was readable on an image's own colours stays so in the dark: not black and white, but next to them.
+    for axis in figure.axes:
+        for text in axis.texts if axis.images else ():
+            near = {(0.0, 0.0, 0.0): "#000001", (1.0, 1.0, 1.0): "#fffffe"}
+            text.set_color(near.get(to_rgb(text.get_color()), text.get_color()))
 
 
 def _flat(value: Any, path: str = ""):
@@ -61,74 +126,3 @@ def _flat(value: Any, path: str = ""):
     else:
         text = str(value)
         yield path, text if len(text) <= 160 else text[:157] + "..."
-
-
-_PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{{ title }}</title>
-<style>
-:root { color-scheme: light dark; --ink: #1c2330; --soft: #5a6577; --page: #f6f7f9; --card: #ffffff; --line: #dfe3ea;
-  --good: #19703c; --bad: #b00020; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e8ebf0; --soft: #a3adbd; --page: #12161d; --card: #1b212b;
-  --line: #303947; --good: #6fd39a; --bad: #ff8a94; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 1080px; padding: 2rem 1.2rem 4rem; background: var(--page); color: var(--ink);
-  font: 16px/1.55 system-ui, sans-serif; }
-h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 .4rem; } h2 { font-size: 1.15rem; margin: 0 0 .6rem; }
-p { margin: 0 0 .8rem; } .soft, figcaption, caption { color: var(--soft); font-size: .92rem; }
-.facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(170px, 1fr)); gap: .8rem; margin: 1.4rem 0; }
-.card { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 1rem 1.2rem; }
-.facts strong { display: block; font-size: 1.55rem; font-variant-numeric: tabular-nums; }
-section { margin: 1.2rem 0; } figure { margin: 0; }
-.picture { background: #fff; border-radius: 8px; padding: .5rem; overflow-x: auto; text-align: center; }
-.picture svg { max-width: 100%; height: auto; min-width: min(100%, 20rem); }
-@media (max-width: 700px) { .picture svg { max-width: none; width: 44rem; } }
-figcaption, .scroll + p { margin-top: .7rem; }
-.scroll { overflow-x: auto; } table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-th, td { text-align: right; padding: .3rem .7rem; border-bottom: 1px solid var(--line); white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; } td.ok { color: var(--good); }
-td.DIFFERS, td.undefined { color: var(--bad); }
-details td:last-child { text-align: left; white-space: normal; overflow-wrap: anywhere; } summary { cursor: pointer; }
-</style>
-</head>
-<body>
-<h1>{{ title }}</h1>
-<p class="soft">{{ summary }}</p>
-<div class="facts">
-{% for value, what in facts %}
-<div class="card"><strong>{{ value }}</strong><span class="soft">{{ what }}</span></div>
-{% endfor %}
-</div>
-{% for part in parts %}
-<section class="card">
-<h2>{{ part.title }}</h2>
-{% if part is panel %}
-<figure><div class="picture">{{ part | svg }}</div><figcaption>{{ part.caption }}</figcaption></figure>
-{% else %}
-<div class="scroll"><table>
-<thead><tr>{% for cell in part.header %}<th scope="col">{{ cell }}</th>{% endfor %}</tr></thead>
-<tbody>
-{% for row in part.rows %}
-<tr>
-{% for cell in row %}
-<td{% if cell in ("ok", "DIFFERS", "undefined") %} class="{{ cell }}"{% endif %}>{{ cell }}</td>
-{% endfor %}
-</tr>
-{% endfor %}
-</tbody></table></div>
-<p class="soft">{{ part.caption }}</p>
-{% endif %}
-</section>
-{% endfor %}
-<details class="card"><summary>What was run, and on what</summary>
-<table><tbody>
-{% for name, value in settings %}
-<tr><td>{{ name }}</td><td>{{ value }}</td></tr>
-{% endfor %}
-</tbody></table></details>
-</body>
-</html>
-"""

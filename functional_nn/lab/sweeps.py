@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 import functional_nn as fnn
 from functional_nn import checks, registry
 from functional_nn.gradients.comparison import finite_or_none
-from functional_nn.lab import commands, environment, plots, report, runs
+from functional_nn.lab import commands, environment, equations, plots, report, runs
 from functional_nn.lab.commands import Prepared
 from functional_nn.lab.progress import progress
 from functional_nn.training import Population, Progress, checkpoints, search
@@ -475,11 +475,17 @@ def _page(population, table, columns, best, measured, counts, task, config, resu
         report.Table(
             "How they ended",
             ("status", "members", "share"),
-            [(status, str(count), f"{100 * count / len(population):.1f} %") for status, count in counts.items()],
+            [
+                (status, str(count), report.Quantity(f"{100 * count / len(population):.1f} %", count))
+                for status, count in counts.items()
+            ],
             "All members are in results.csv, every epoch of each in history.npz"
             + (", the best one's network in parameters.npz." if best is not None else "."),
         )
     )
+    rules = _rules(config["optimizer"], columns)
+    if rules:
+        parts.append(report.Equations("The update", rules, equations.OF_UPDATES))
     networks = {population.network(member) for member in range(len(population))}
     alike = "one network" if len(networks) == 1 else f"{len(networks)} different networks"
     rate = len(population) / population.seconds
@@ -506,6 +512,14 @@ def _page(population, table, columns, best, measured, counts, task, config, resu
     )
 
 
+def _rules(given: str, columns) -> list[tuple[str, Any]]:
+    """The update rule of each optimizer that took part, where it is known."""
+    names = dict.fromkeys(columns["optimizer"].tolist()) if "optimizer" in columns else [given]
+    constants = {name: fnn.optimizers.get(name).constants if "(" in name else {} for name in names}
+    rules = ((name, equations.optimizer(name, constants[name])) for name in names)
+    return [(name, rule) for name, rule in rules if rule]
+
+
 def _parallel_panel(columns, losses, diverged) -> report.Panel:
     lost = diverged | ~np.isfinite(losses)
     found = losses[~lost]
@@ -514,7 +528,7 @@ def _parallel_panel(columns, losses, diverged) -> report.Panel:
         "All members",
         plots.parallel_coordinates(columns, losses, diverged),
         f"One line for each of {len(losses)} members over {', '.join(columns)}, to its held-out loss, {between}.",
-        "One line a member, from its hyperparameters to its held-out loss after its last epoch: dark is low, and the "
+        "One line a member, from its hyperparameters to its held-out loss after its last epoch: purple is low, and the "
         "ten best are drawn stronger. Members that share a value are spread a little around it, by their loss."
         + (f" Grey: {lost.sum()} that diverged." if lost.any() else ""),
     )
@@ -579,11 +593,13 @@ def _best_table(population: Population, table, columns, losses, task: Prepared) 
     order = [m for m in np.argsort(np.where(out, np.inf, losses), kind="stable")[:10] if not out[m]]
     classes = task.dataset.task == "classification"
     header = ("member", *columns, "loss", *(["accuracy"] if classes else []), "lowest loss", "in epoch")
+    accuracy, lowest = table["validation_accuracy"], table["best_validation_loss"]
     rows = [
         (
-            str(m), *(plots.value_text(column[m].item(), name) for name, column in columns.items()),
-            f"{losses[m] + 0:.4g}", *([f"{100 * table['validation_accuracy'][m]:.2f} %"] if classes else []),
-            f"{table['best_validation_loss'][m] + 0:.4g}", str(table["best_epoch"][m]),
+            str(m), *(_cell(column[m].item(), name) for name, column in columns.items()),
+            report.Quantity(f"{losses[m] + 0:.4g}", losses[m]),
+            *([report.Quantity(f"{100 * accuracy[m]:.2f} %", accuracy[m])] if classes else []),
+            report.Quantity(f"{lowest[m] + 0:.4g}", lowest[m]), str(table["best_epoch"][m]),
         )
         for m in order
     ]  # fmt: skip
@@ -594,3 +610,8 @@ def _best_table(population: Population, table, columns, losses, task: Prepared) 
         "All measured on the held-out part, after the last epoch; lowest loss: of any epoch. Having been chosen by it, "
         "the best of many looks better there than it is.",
     )
+
+
+def _cell(value: str | float, name: str) -> str | report.Quantity:
+    text = plots.value_text(value, name)
+    return text if isinstance(value, str) else report.Quantity(text, np.inf if text == "all" else value)

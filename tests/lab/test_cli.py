@@ -9,15 +9,18 @@ import shutil
 import struct
 import subprocess
 import sys
+import types
 import warnings
 
 import jax
 import jax.numpy as jnp
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from lab.test_report import check_self_contained
 
-from functional_nn.lab import cli, commands, datasets, runs
+import functional_nn as fnn
+from functional_nn.lab import cli, commands, datasets, equations, pages, runs
 
 FILES = {
     "config.json", "history.csv", "parameters.npz", "agreement.csv", "agreement.json", "learning_curves.png",
@@ -138,9 +141,51 @@ def test_history_has_a_row_an_epoch(lab, name, epochs):
 def test_the_report_stands_alone(lab, name):
     html = (lab[0] / "runs" / name / "report.html").read_text(encoding="utf-8")
     page = check_self_contained(html)
-    figures = {"iris": 3, "kinds": 3, "numbers": 2, "diverged": 2}
-    assert len(page.all("svg")) == figures[name] if name in figures else len(page.all("svg")) in (3, 4)
-    assert "<script" not in html
+    figures = {"iris": (3,), "kinds": (3,), "numbers": (3,), "toy": (4, 5), "diverged": (3,)}
+    assert len(page.all("svg")) in figures[name]
+    config = json.loads((lab[0] / "runs" / name / "config.json").read_text())
+    (update,) = (words for words in page.within("dt") if words.startswith("The update, "))
+    optimizer = config["optimizer"]
+    assert update.startswith(f"The update, {optimizer['name']}: learning_rate {optimizer['learning_rate']:g}")
+    assert equations.optimizer(optimizer["name"]) in html and equations.loss(config["loss"]) in html
+    assert equations.start(config["loss"], config["network"]["layers"][-1]["activation"]) in html
+    assert {equations.recursion(step) in html for step in ("forward", "recursion", "contraction")} == {True}
+
+
+def test_the_report_says_what_was_predicted_and_tracked(lab):
+    pages = {name: (lab[0] / "runs" / name / "report.html").read_text(encoding="utf-8") for name in ("numbers", "toy")}
+    page = check_self_contained(pages["numbers"])
+    held_out = json.loads((lab[0] / "runs/numbers/config.json").read_text())["results"]["held out"]
+    (said,) = (svg["aria-label"] for svg in page.all("svg") if svg["aria-label"].startswith("Predicted against true"))
+    assert f"R^2 {held_out['R^2']:.3g}" in said and "Held-out examples, predicted and true" in page.within("h2")
+    history = list(csv.DictReader(io.StringIO((lab[0] / "runs/toy/history.csv").read_text())))
+    page = check_self_contained(pages["toy"])
+    (said,) = (svg["aria-label"] for svg in page.all("svg") if svg["aria-label"].startswith("Over the epochs"))
+    assert f"scale ends at {float(history[-1]['noise_scale/total/scale']):.3g} (total)" in said
+    assert "Tracked: noise scale" in page.within("h2")
+
+
+def test_curves_that_are_too_many_are_named():
+    values = np.arange(3.0)
+    tracked = {"rate": values, "own": {"layers": {f"layer{i}": {"noise": values} for i in range(10, 24)}}}
+    history = fnn.training.History(*[np.arange(1, 4)] * 6, tracked)
+    panels = pages._tracked(history)
+    assert {panel.title for panel in panels} == {"Tracked: rate", "Tracked: own"}
+    (own,) = (panel for panel in panels if panel.title == "Tracked: own")
+    assert "layer21" in own.alternative and own.caption.endswith("Not drawn: layer22, layer23.")
+    assert len(own.figure.axes) == 1 and len(own.figure.axes[0].lines) == 12
+    plt.close("all")
+
+
+@pytest.mark.slow
+def test_a_report_of_second_order_counts_steps(tmp_path):
+    words = ("--hidden", "--optimizer", "levenberg_marquardt(scaling=marquardt)", "--batch-size", 0, "--epochs", 3)
+    assert call("train", "diabetes", *words, "--out", tmp_path / "a").code == 0
+    html = (tmp_path / "a/report.html").read_text(encoding="utf-8")
+    page = check_self_contained(html)
+    assert any(text.startswith("for 3 steps") for text in page.within("span")) and " in 3 steps" in html
+    rule = equations.optimizer("levenberg_marquardt", {"scaling": "marquardt"})
+    assert rule in html and rule != equations.optimizer("levenberg_marquardt")
 
 
 def test_a_diverged_run_says_so(lab):
@@ -228,7 +273,42 @@ def test_evaluate_finds_columns_by_name(lab, tmp_path):
 def test_compare_of_a_run(lab, tmp_path):
     said = call("compare", lab[0] / "runs/kinds", "--out", tmp_path / "a")
     assert said.code == 0 and "agree" in said.out and "layer1/bias" in said.out
-    assert {path.name for path in (tmp_path / "a").iterdir()} == {"agreement.csv", "agreement.json"}
+    assert {path.name for path in (tmp_path / "a").iterdir()} == {"agreement.csv", "agreement.json", "report.html"}
+    assert str(tmp_path / "a/report.html") in said.out
+    html = (tmp_path / "a/report.html").read_text(encoding="utf-8")
+    page = check_self_contained(html)
+    assert page.within("strong")[0] == "agree" and {"layer1/bias", "manual", "automatic"} <= set(page.within("td"))
+    assert f"functional-nn compare {lab[0] / 'runs/kinds'} --out {tmp_path / 'a'}"[:157] in html
+    assert equations.recursion("recursion") in html and "environment.jax" in page.within("td")
+
+
+def agreement_of(relative, bound, verdict):
+    total = types.SimpleNamespace(relative=relative, bound=bound)
+    right = types.SimpleNamespace(says="right")
+    return types.SimpleNamespace(total=total, verdict=verdict, taylor=right, third_opinion=right)
+
+
+def test_the_page_of_a_grid_has_a_row_a_combination(monkeypatch, tmp_path):
+    """Its numbers are sorted by their value, and what differs is red."""
+    found = iter([(1e-8, 1e-6, "agree"), (0.5, 1e-6, "differ"), (1e-3, 0.2, "inconclusive"), (2e-8, 1e-6, "agree")])
+    monkeypatch.setattr(commands.fnn, "compare", lambda *given, **named: agreement_of(*next(found)))
+    words = ("--activations", "tanh", "relu", "--losses", "hinge", "logistic", "--dtypes", "float32", "--seed", 3)
+    said = call("compare", *words, "--out", tmp_path / "a")
+    assert said.code == 1 and f"report: {tmp_path / 'a/report.html'}" in said.out
+    html = (tmp_path / "a/report.html").read_text(encoding="utf-8")
+    page = check_self_contained(html)
+    assert page.within("strong") == ["2 of 4", "1", "1", "5.0e-01"] and page.within("td").count("relu") == 2
+    assert [cell.get("class") for cell in page.all("td") if "class" in cell] == ["good", "bad", "good"]
+    values = [cell["data-value"] for cell in page.all("td") if "data-value" in cell]
+    assert values[:2] == ["1e-08", "1e-06"] and len(values) == 8
+    assert equations.recursion("contraction") in html and {"seed", "3", "environment.device"} <= set(page.within("td"))
+
+
+@pytest.mark.parametrize("words", [("compare",), ("compare", "{lab}/runs/iris")], ids=["grid", "run"])
+def test_compare_writes_over_no_page(lab, tmp_path, words):
+    (tmp_path / "report.html").write_text("mine")
+    check_refused(call(*(word.format(lab=lab[0]) for word in words), "--out", tmp_path), "report.html", "--out")
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"]
 
 
 @pytest.mark.slow
@@ -239,7 +319,7 @@ def test_compare_of_a_grid(tmp_path):
     assert said.code == 0 and [row["loss"] for row in rows] == ["hinge", "mean_square_error"]
     with (tmp_path / "agreement.csv").open() as file:
         assert list(csv.DictReader(file)) == rows
-    assert said.out.count("\n") == 3 and all(row["verdict"] in said.out for row in rows)
+    assert said.out.count("\n") == 4 and all(row["verdict"] in said.out for row in rows)
 
 
 def test_compare_says_by_its_exit_what_it_found(monkeypatch):

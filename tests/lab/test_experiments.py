@@ -6,6 +6,7 @@ import sys
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from lab.test_report import check_self_contained
 
 from functional_nn.lab import datasets, experiments
 
@@ -63,3 +64,33 @@ def test_a_table_and_its_picture_say_where_they_come_from(monkeypatch, capsys, t
     with (tmp_path / "new" / "table.csv").open() as file:
         assert [float(row["loss"]) for row in csv.DictReader(file)] == [0.123456789, 2.0]
     assert (tmp_path / "new" / "table.png").read_bytes()[:4] == b"\x89PNG"
+    page = check_self_contained((tmp_path / "new" / "table.html").read_text(encoding="utf-8"))
+    assert page.within("td")[:5] == ["ours", "0.1235", "theirs", "2", "command"]
+    assert [cell["data-value"] for cell in page.all("td") if "data-value" in cell] == ["0.123456789", "2.0"]
+    assert "python scripts/script.py --seeds 2" in page.within("td") and "environment.jax" in page.within("td")
+    assert page.within("h1") == ["functional_nn: table"] and "What was found." in page.within("p")
+    assert page.all("svg")[0]["aria-label"] == "Figure of the table below. script.py"
+
+
+@pytest.mark.parametrize(
+    ("source", "about"),
+    [('"""What it\nmeasures.\n\nMore."""\nx = 1\n', "What it measures."), ("x = 1\n", "own.py"), ("x = (\n", "own.py"),
+     ('"""Of <b> & "so"."""', 'Of <b> & "so".')],
+)  # fmt: skip
+def test_a_page_says_what_the_script_says_of_itself(monkeypatch, tmp_path, source, about):
+    script = tmp_path / "own.py"
+    script.write_text(source)
+    monkeypatch.setattr(sys, "argv", [str(script)])
+    for alternative, said in (("", f"Figure of the table below. {about}"), ("A line.", "A line.")):
+        experiments.write(tmp_path / "a_table", [{"n": 1}], plt.figure(), alternative=alternative)
+        page = check_self_contained((tmp_path / "a_table.html").read_text(encoding="utf-8"))
+        assert page.all("svg")[0]["aria-label"] == said and about in page.within("p")
+        assert page.within("title") == ["functional_nn: a table"]
+    assert plt.get_fignums() == []
+
+
+def test_a_table_without_a_picture_has_a_page(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "argv", ["nowhere.py"])
+    experiments.write(tmp_path / "table", [{"n": 1}])
+    page = check_self_contained((tmp_path / "table.html").read_text(encoding="utf-8"))
+    assert not page.all("svg") and not (tmp_path / "table.png").exists()

@@ -98,6 +98,49 @@ def test_gradient_agreement_of_any_numbers(epochs, value):
     assert points(axis)[1] == [(epoch, 1e-7) for epoch in epochs]
 
 
+@pytest.mark.parametrize(("targets", "panels"), [(1, (1, 1)), (3, (1, 3)), (4, (2, 3))])
+def test_predictions_stand_against_what_is_true(targets, panels):
+    rng = np.random.default_rng(0)
+    true, guessed = rng.normal(size=(2, 9, targets))
+    guessed[0] = np.nan
+    names = [f"$target {i}$" for i in range(targets)]
+    figure = draw(plots.predictions(true, guessed, names))
+    assert figure.axes[0].get_gridspec().get_geometry() == panels
+    assert [axis.get_title() for axis in figure.axes] == names
+    for column, axis in enumerate(figure.axes):
+        points = np.stack([true[1:, column], guessed[1:, column]], axis=1)
+        assert np.array_equal(axis.collections[0].get_offsets(), points)
+        (line,) = axis.lines  # on which a prediction is right
+        x, y = line.get_xy1()
+        assert x == y == true[1, column] and line.get_slope() == 1
+
+
+def test_predictions_of_which_none_is_finite():
+    axis = draw(plots.predictions(np.zeros((3, 1)), np.full((3, 1), np.nan), ["a"])).axes[0]
+    assert [text.get_text() for text in axis.texts] == ["nothing finite"]
+
+
+def test_tracked_numbers_are_drawn_measure_by_measure():
+    epochs = np.arange(1, 4)
+    measures = {
+        "scale": {"total": np.array([1.0, 10.0, 100.0]), "$layer1": np.array([1.0, np.nan, np.inf])},
+        "signal": {"total": np.array([0.0, -1.0, 1.0])},
+    }
+    figure = draw(plots.tracked(epochs, measures))
+    assert [axis.get_title() for axis in figure.axes] == list(measures)
+    assert [axis.get_yscale() for axis in figure.axes] == ["log", "linear"]
+    for axis, curves in zip(figure.axes, measures.values(), strict=True):
+        for line, values in zip(axis.lines, curves.values(), strict=True):
+            np.testing.assert_array_equal(line.get_ydata(), values)
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["total", "$layer1"]
+    assert figure.axes[0].lines[0].get_color() == figure.axes[1].lines[0].get_color(), "a name has one colour"
+
+
+def test_tracked_numbers_of_one_epoch_are_seen():
+    axis = draw(plots.tracked(np.array([1]), {"scale": {"total": np.array([1.0])}})).axes[0]
+    assert axis.lines[0].get_marker() == "."
+
+
 def test_a_bound_that_is_none_is_drawn_without_warning():
     for bound in (0.0, np.inf, np.nan):
         draw(plots.gradient_agreement([0, 1], {"a": [1e-7, 0.0]}, [bound, 1e-5], 6e-8))

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from lab.test_cli import call, check_refused
 from lab.test_report import check_self_contained
 
-from functional_nn.lab import plots, sweeps
+from functional_nn.lab import equations, plots, report, sweeps
 from functional_nn.training import checkpoints, grid, search
 
 GRID = ("learning_rate=0.01,0.1", "batch_size=40", "seed=0..3")
@@ -227,11 +227,42 @@ def test_the_best_member_is_a_run(trained):
     assert np.allclose(numbers, [table["validation_loss"][best], table["validation_accuracy"][best]], rtol=1e-5)
 
 
+def test_the_best_member_is_compared_like_a_run(trained, tmp_path):
+    """Its configuration is a sweep's, of which one optimizer is not known to be the member's."""
+    assert call("compare", trained[0], "--out", tmp_path / "a").code == 0
+    page = check_self_contained((tmp_path / "a/report.html").read_text(encoding="utf-8"))
+    assert "The loss, cross_entropy(mean)" in page.within("dt") and not any(
+        "update" in text for text in page.within("dt")
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "columns", "names"),
+    [
+        ("adam", {}, ["adam"]),
+        ("adam(order=efficient)", {"seed": np.arange(2)}, ["adam(order=efficient)"]),
+        ("adam", {"optimizer": np.array(["gd", "momentum(0.1)", "gd"])}, ["gd", "momentum(0.1)"]),
+        ("mine", {}, []),
+    ],
+)
+def test_the_rules_are_those_of_the_optimizers_that_took_part(given, columns, names):
+    rules = dict(sweeps._rules(given, columns))
+    assert list(rules) == names
+    for name, rule in rules.items():
+        assert rule == equations.optimizer(name, {"order": "efficient"} if "efficient" in name else None)
+
+
+def test_all_examples_are_the_largest_batch():
+    """On the page, too: "all" is sorted after the largest number."""
+    cells = [sweeps._cell(value, "batch_size") for value in (0, 8)] + [sweeps._cell("tanh", "activation")]
+    assert cells == [report.Quantity("all", np.inf), report.Quantity("8", 8), "tanh"]
+
+
 def test_the_page_stands_alone_and_ranks_the_members(trained):
     out, _, population = trained
     html = (out / "report.html").read_text(encoding="utf-8")
     page = check_self_contained(html)
-    assert len(page.all("svg")) == 3 and "<script" not in html
+    assert len(page.all("svg")) == 3 and page.within("dt") == ["adam"] and equations.optimizer("adam") in html
     order = np.argsort(population.table()["validation_loss"], kind="stable")
     cells = page.within("td")
     assert [int(cell) for cell in cells[: 8 * 7 : 7]] == order.tolist()

@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
-import jinja2
 import numpy as np
 from bokeh.core.templates import FILE
 from bokeh.document import Document
@@ -19,6 +18,8 @@ from bokeh.models import ColumnDataSource, Div, InlineStyleSheet, Model, Numeric
 from bokeh.plotting import figure
 from markupsafe import Markup, escape
 from tornado.ioloop import IOLoop
+
+from functional_nn.lab.report import templates
 
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")  # Okabe and Ito: apart for every kind of colour vision
 DASHES = ("solid", "dashed", "dotdash", "dotted")  # and without colours
@@ -77,11 +78,13 @@ class Live:
             self.document.add_next_tick_callback(functools.partial(self._answer, future))
 
     def _answer(self, future: Future) -> None:
+        self.document.hold("combine")  # one message to the browser, of everything that changes
         try:
             self.show(future.result())
         except (ValueError, TypeError) as error:
             self.status.refuse(str(error))
         finally:
+            self.document.unhold()
             self.busy = False
             if self.waiting:
                 self._next()
@@ -107,13 +110,6 @@ class Status:
 
     def _write(self, kind: str, text: str) -> None:
         self.model.text = f'<p role="status" class="status {kind}">{escape(text)}</p>'
-
-
-@functools.cache
-def templates() -> jinja2.Environment:
-    """The pages' templates, which escape what they are given."""
-    files = jinja2.PackageLoader("functional_nn.lab", "templates")
-    return jinja2.Environment(loader=files, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
 
 
 def lay_out(document: Document, title: str, about: str | Markup, **areas: Model) -> None:

@@ -16,8 +16,9 @@ from bokeh.server.server import Server
 from tornado.web import RequestHandler
 
 from functional_nn.lab.demonstrations import backpropagation, boundary, gradient_descent, populations, race
-from functional_nn.lab.demonstrations.page import Demonstration, templates
+from functional_nn.lab.demonstrations.page import Demonstration
 from functional_nn.lab.progress import progress
+from functional_nn.lab.report import templates
 
 DEMONSTRATIONS: tuple[Demonstration, ...] = (
     gradient_descent.DEMONSTRATION,

@@ -1,0 +1,324 @@
+"""What the pages of runs and comparisons say: figures, tables and equations put together, each with its words."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+import functional_nn as fnn
+from functional_nn import checks
+from functional_nn.lab import environment, equations, plots, report, runs
+from functional_nn.lab.datasets import Dataset
+
+_MOST_CURVES, _MOST_TARGETS = 12, 6  # that a figure shows
+
+
+def trained(
+    config: dict[str, Any],
+    result: fnn.training.FitResult,
+    watched: Sequence[tuple[int, Sequence[Any]]],
+    agreement: fnn.Agreement,
+    summary: dict[str, Any],
+    held_out: Dataset,
+    outputs: np.ndarray,
+    seconds: float,
+    monitored: int,
+    folder: Path,
+) -> str:
+    """The page of a run that was trained; its two main figures are also saved in the folder, as pictures.
+
+    watched: (epoch, differences of the two gradients on the `monitored` examples); outputs (Q, S) of the held-out part.
+    """
+    second_order = fnn.optimizers.second_order.knows(config["optimizer"]["name"])
+    unit = "step" if second_order else "epoch"
+    epochs = _plural(len(result.history.epoch), unit)
+    figures = {
+        "learning_curves": plots.learning_curves(result.history, unit),
+        "gradient_agreement": _agreement_figure(watched, config["dtype"], unit),
+    }
+    for name, figure in figures.items():
+        figure.savefig(folder / f"{name}.png", dpi=130)
+    history, total = result.history, agreement.total
+    largest = max(d.relative for _, differences in watched for d in differences)
+    curves = (
+        "Training values are those at the beginning of each step, which is one of the method on all training examples; "
+        "held-out values are measured after it. "
+        if second_order
+        else "Training values are those of the epoch's examples just before the update that used them; held-out values "
+        "are measured after the epoch. "
+    )
+    parts = [
+        report.Panel(
+            "Learning curves",
+            figures["learning_curves"],
+            f"Training loss goes from {history.training_loss[0]:.3g} to {history.training_loss[-1]:.3g} in "
+            f"{epochs}; held-out loss ends at {history.validation_loss[-1]:.3g}.",
+            curves + "Nothing is chosen by the held-out part. Open circles: exactly zero.",
+        ),
+        *_examples(config, held_out, outputs, summary["held out"]),
+        *_tracked(history),
+        report.Panel(
+            "Hand-written gradient against jax.grad, all through training",
+            figures["gradient_agreement"],
+            f"Relative difference by parameter over training, at most {largest:.1e}.",
+            f"Two separate compiled programs on the same {monitored} training examples. The dashed "
+            "bound is derived from the program's roundings and the gradient's measured condition number, which "
+            "grows as the gradient itself vanishes. Points on the lowest line are equal to the last bit.",
+        ),
+        _agreement_table("Agreement after training", agreement),
+        _costs_table(agreement),
+        _equations(config),
+    ]
+    measured = list(summary["held out"].items())
+    facts = [
+        (f"{100 * value:.2f} %" if name == "accuracy" else f"{value:.4g}", f"held-out {name}")
+        for name, value in measured
+    ] + [
+        (f"{total.relative:.1e}", f"relative difference from jax.grad ({agreement.verdict})"),
+        (f"{seconds:.1f} s", f"for {epochs}, compilation included ({result.status})"),
+    ]
+    return report.render(
+        f"functional_nn: {Path(config['data']).name}",
+        f"A network {_layers(config)}, {config['loss']}, trained by {config['optimizer']['name']} with the "
+        f"{'hand-written' if config['gradient'] == 'manual' else 'automatic'} gradient in {config['dtype']}.",
+        facts,
+        parts,
+        config,
+    )
+
+
+def compared(folder: Path, run: runs.Run, agreement: fnn.Agreement, examples: int) -> str:
+    """The page of a saved run's two gradients on so many of its examples."""
+    total, config = agreement.total, run.config
+    facts = [
+        (agreement.verdict, "hand-written gradient and jax.grad"),
+        (f"{total.relative:.1e}", "relative difference"),
+        (f"{total.bound:.1e}", "bound, derived from rounding"),
+    ]
+    of_network = report.Equations("The equations", _of_network(config), equations.OF_LAYERS)
+    parts = [_agreement_table("Agreement", agreement), _costs_table(agreement), of_network]
+    return report.render(
+        f"functional_nn: gradients of {folder.name}",
+        f"A trained network {_layers(config)}, {config['loss']}, in {config['dtype']}, on {examples} of its training "
+        "examples: its hand-written gradient against jax.grad.",
+        facts,
+        parts,
+        {"run": str(folder), **environment.provenance(), "the run's own": config},
+    )
+
+
+def compared_grid(rows: list[dict[str, str]], totals: Sequence[fnn.comparison.Difference], made_of: dict) -> str:
+    """The page of both gradients over activations, losses and dtypes; made_of: of what, shown at the end."""
+    agree = sum(row["verdict"] == "agree" for row in rows)
+    counts = {verdict: sum(row["verdict"] == verdict for row in rows) for verdict in ("inconclusive", "differ")}
+    dtypes = list(dict.fromkeys(row["dtype"] for row in rows))
+    facts = [
+        (f"{agree} of {len(rows)}", "combinations agree"),
+        *((str(count), verdict) for verdict, count in counts.items() if count),
+    ]
+    for dtype in dtypes:
+        found = [total.relative for row, total in zip(rows, totals, strict=True) if row["dtype"] == dtype]
+        facts.append((f"{np.max(found):.1e}", f"largest relative difference in {dtype}"))
+    cells = [
+        [
+            report.Quantity(row[name], getattr(total, name)) if name in ("relative", "bound") else row[name]
+            for name in row
+        ]
+        for row, total in zip(rows, totals, strict=True)
+    ]
+    table = report.Table(
+        "Every combination",
+        list(rows[0]),
+        cells,
+        "relative: of the gradient as a whole, ||manual - automatic|| / ||automatic||; bound: what rounding may do, "
+        "derived. Taylor: the hand-written gradient against differences of the objective; third opinion: which of the "
+        "two is right by a third way, in float64.",
+    )
+    sizes = " - ".join(map(str, made_of["sizes"]))
+    return report.render(
+        "functional_nn: hand-written gradients against jax.grad",
+        f"Networks {sizes} with random parameters, {_plural(made_of['batch'], 'random example')}: every activation of "
+        "the hidden layers, loss and dtype asked for.",
+        facts,
+        [table, report.Equations("The equations", _of_recursion(equations.recursion("start")), equations.OF_LAYERS)],
+        made_of | environment.provenance(),
+    )
+
+
+def _plural(count: int, word: str) -> str:
+    return f"{count} {word}{'' if count == 1 else 's'}"
+
+
+def _layers(config: dict[str, Any]) -> str:
+    width = next(iter(config["network"]["inputs"].values()))
+    return f"{width} - " + " - ".join(f"{x['size']} {x['activation']}" for x in config["network"]["layers"])
+
+
+def _agreement_table(title: str, agreement: fnn.Agreement) -> report.Table:
+    return report.Table(
+        title,
+        ("array", "verdict", "relative difference", "bound", "largest", "ulps", "at"),
+        [_agreement_row(row) for row in agreement.rows()],
+        "dF/dn rows are sensitivities, listed from the output back. largest is the largest difference of one "
+        "element, at its place; ulps the most floating-point numbers between two elements. " + _opinions(agreement),
+    )
+
+
+def _costs_table(agreement: fnn.Agreement) -> report.Table:
+    def cells(cost):
+        yield cost.name
+        seconds = {"trace": cost.trace_seconds, "compile": cost.compile_seconds}
+        for value in seconds.values():
+            yield report.Quantity(f"{1e3 * value:.1f} ms", value)
+        yield report.Quantity(f"{1e6 * cost.run_seconds:.0f} us", cost.run_seconds)
+        yield report.Quantity(f"{cost.flops:.3g}", cost.flops)
+        yield report.Quantity(f"{cost.temporary_bytes / 1024:.0f} KiB", cost.temporary_bytes)
+
+    return report.Table(
+        "Cost of one gradient",
+        ("gradient", "trace", "compile", "run", "FLOPs", "temporaries"),
+        [list(cells(cost)) for cost in agreement.costs],
+        "Timed in turns on one machine. XLA makes nearly the same program of both.",
+    )
+
+
+def _equations(config: dict[str, Any]) -> report.Equations:
+    """What a run computes, and, where it is known, how its optimizer moves."""
+    rows, caption, optimizer = _of_network(config), [equations.OF_LAYERS], config["optimizer"]
+    rule = equations.optimizer(optimizer["name"], optimizer)
+    if rule:
+        constants = ", ".join(
+            f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
+            for name, value in optimizer.items()
+            if name != "name"
+        )
+        rows.append((f"The update, {optimizer['name']}: {constants}", rule))
+        caption.append(equations.OF_UPDATES)
+    if config["gradient"] == "automatic":
+        caption.append("The network was trained with jax.grad, which gives the same without the recursion.")
+    if config["regularizer"]:
+        caption.append(f"{config['regularizer']} adds its own gradient.")
+    return report.Equations("The equations", rows, " ".join(caption))
+
+
+def _of_network(config: dict[str, Any]) -> list[tuple[str, Any]]:
+    """Activations, loss and recursion; a user's own, which have no equation here, are left out."""
+    layers, loss = config["network"]["layers"], config["loss"]
+    places: dict[str, list[str]] = {}
+    for layer in layers:
+        places.setdefault(layer["activation"], []).append(layer["name"])
+    rows = [(f"{name}, of {', '.join(at)}", equations.activation(name)) for name, at in places.items()]
+    rows.append((f"The loss, {loss}", equations.loss(loss)))
+    begins = equations.start(loss, layers[-1]["activation"])
+    return [(words, formula) for words, formula in rows if formula] + _of_recursion(begins)
+
+
+def _of_recursion(begins: Any) -> list[tuple[str, Any]]:
+    return [
+        ("Forward, from the inputs to layer M", equations.recursion("forward")),
+        ("Where the recursion begins, in layer M", begins),
+        ("The recursion, from layer M back", equations.recursion("recursion")),
+        ("The gradient, by contraction with what the forward pass left", equations.recursion("contraction")),
+    ]
+
+
+def _tracked(history: fnn.training.History) -> list[report.Panel]:
+    """A figure for each quantity that was tracked, with a panel for each number that it gives, by layer."""
+    quantities: dict[str, dict[str, dict[str, np.ndarray]]] = {}
+    for path, values in checks.by_path(history.tracked).items():
+        quantity, *places = path.split("/")
+        places = [place for place in places if place != "layers"]
+        measure = places.pop() if len(places) > 1 else quantity
+        quantities.setdefault(quantity, {}).setdefault(measure, {})["/".join(places)] = values
+    panels = []
+    for quantity, measures in quantities.items():
+        curves = list(dict.fromkeys(name for measure in measures.values() for name in measure))
+        shown = {
+            measure: {name: values for name, values in found.items() if name in curves[:_MOST_CURVES]}
+            for measure, found in measures.items()
+        }
+        ends = "; ".join(
+            f"{measure} ends at " + ", ".join(f"{values[-1]:.3g} ({name})" for name, values in found.items())
+            for measure, found in shown.items()
+        )
+        left = curves[_MOST_CURVES:]
+        panels.append(
+            report.Panel(
+                f"Tracked: {quantity.replace('_', ' ')}",
+                plots.tracked(history.epoch, shown),
+                f"Over the epochs, {ends}.",
+                "Measured after each epoch on all training examples; all numbers are in history.csv."
+                + (f" Not drawn: {', '.join(left)}." if left else ""),
+            )
+        )
+    return panels
+
+
+def _agreement_figure(watched, dtype: str, unit: str):
+    epochs = [epoch for epoch, _ in watched]
+    errors = {d.name: [differences[i].relative for _, differences in watched] for i, d in enumerate(watched[0][1])}
+    bounds = [differences[0].bound for _, differences in watched]
+    return plots.gradient_agreement(epochs, errors, bounds, float(jnp.finfo(dtype).eps) / 2, unit)
+
+
+def _agreement_row(row: dict[str, Any]) -> tuple[str | report.Quantity, ...]:
+    name = f"dF/dn {row['name']}" if row["kind"] == "sensitivity" else row["name"]
+    numbers = (report.Quantity(f"{row[column]:.1e}", row[column]) for column in ("relative", "bound", "largest"))
+    ulps = report.Quantity(f"{row['ulps']:.3g}", row["ulps"])
+    return (name, fnn.comparison.mark(row), *numbers, ulps, str(row["index"]))
+
+
+def _opinions(a: fnn.Agreement) -> str:
+    third, taylor = a.third_opinion, a.taylor
+    return (
+        f"Third opinion, in float64 by {third.method}: {third.says} (manual {third.manual_error:.0e}, automatic "
+        f"{third.automatic_error:.0e}). Taylor test: {taylor.says}, slope {taylor.slope:.2f} (2 is right, 1 wrong)."
+    )
+
+
+def _examples(config, held_out: Dataset, outputs: np.ndarray, measured: dict[str, float]) -> list[report.Panel]:
+    """The confusion matrix and, for images, what was taken for something else; or numbers, predicted and true."""
+    if config["task"] != "classification":
+        return [_predictions(config, held_out, outputs, measured)]
+    classes, guessed = held_out.classes, outputs.argmax(axis=1)
+    counts = np.zeros((len(classes), len(classes)), int)
+    np.add.at(counts, (held_out.labels, guessed), 1)
+    wrong = np.flatnonzero(guessed != held_out.labels)
+    panels = [
+        report.Panel(
+            "Held-out examples, class by class",
+            plots.confusion(counts, classes),
+            f"Confusion matrix: {len(guessed) - len(wrong)} of {len(guessed)} on the diagonal.",
+            "Rows: the true class; columns: the class with the largest output.",
+        )
+    ]
+    if held_out.image_shape and len(wrong):
+        shown = wrong[:20]
+        captions = [f"{classes[held_out.labels[q]]} as {classes[guessed[q]]}" for q in shown]
+        panels.append(
+            report.Panel(
+                "Taken for something else",
+                plots.images(held_out.inputs[shown], held_out.image_shape, captions),
+                f"The images of {len(shown)} misclassified examples: " + "; ".join(captions) + ".",
+                f"{len(wrong)} of {len(guessed)} held-out examples"
+                + (", the first 20 shown." if len(wrong) > 20 else "."),
+            )
+        )
+    return panels
+
+
+def _predictions(config, held_out: Dataset, outputs: np.ndarray, measured: dict[str, float]) -> report.Panel:
+    _, scaled = runs.standardizers(config)
+    width = held_out.targets.shape[1]
+    names = [config["target"] or "target"] if width == 1 else [f"target {i}" for i in range(width)]
+    drawn = slice(_MOST_TARGETS)
+    return report.Panel(
+        "Held-out examples, predicted and true",
+        plots.predictions(held_out.targets[:, drawn], scaled.invert(outputs)[:, drawn], names[drawn]),
+        f"Predicted against true values of {len(outputs)} held-out examples: R^2 {measured['R^2']:.3g}, root mean "
+        f"square error {measured['root mean square error']:.4g}.",
+        f"R^2 {measured['R^2']:.3g}, over all targets; on the dotted line a prediction is right. In the data's "
+        "own units." + (f" The first {_MOST_TARGETS} of {width} targets." if width > _MOST_TARGETS else ""),
+    )

@@ -1,0 +1,145 @@
+#!/usr/bin/env python
+"""Pictures of the demonstrations, and how quickly each answers, in a real browser.
+
+    python scripts/demonstration_pictures.py --out results/demonstrations
+
+Needs Chromium and its chromedriver (Debian: chromium, chromium-driver), and selenium, of the extra `test`. Each page is
+opened at 1280 x 720; a control is set as its widget sets it, and the time is taken in the page until the data that it
+changes have arrived, --rounds times after the first. Between the two lie the socket, the library's computation and the
+page's answer; the drawing is not measured.
+"""
+
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from selenium import webdriver
+
+from functional_nn.lab import experiments
+
+WIDTH, HEIGHT = 1280, 720
+
+
+class Scene(NamedTuple):
+    """A page; what is set before the picture, (model, attribute, value), and how long it then takes to settle; and what
+    is measured: values that one attribute takes in turn, and the data whose arrival ends the wait.
+    """
+
+    path: str
+    picture: str
+    settings: tuple[tuple[str, str, object], ...]
+    seconds: float
+    control: tuple[str, str, tuple]
+    shown: str
+
+
+SCENES = (
+    Scene("gradient-descent", "gradient_descent", (("rate", "value", 0.094), ("steps", "value", 60)), 1,
+          ("rate", "value", (0.02, 0.03)), "path"),
+    Scene("adam", "adam", (), 1, ("steps", "value", (300, 310)), "path-3"),
+    Scene("decision-boundary", "decision_boundary",
+          (("data", "value", "two spirals"), ("hidden", "value", "16, 16"), ("rate", "value", 0.02),
+           ("speed", "value", 20), ("go", "active", True)), 30, ("layer", "value", ("layer2", "layer1")), "units"),
+)  # fmt: skip
+
+_ANSWERED = """
+const done = arguments[arguments.length - 1], [name, attribute, value, shown] = arguments;
+const page = Bokeh.documents[0], data = page.get_model_by_name(shown).properties.data.change;
+const start = performance.now();
+const slot = () => { data.disconnect(slot); done(performance.now() - start); };
+data.connect(slot);
+page.get_model_by_name(name)[attribute] = value;
+"""
+
+
+def chromium(folder: Path):
+    """A selenium driver of the installed Chromium or Chrome, headless, its profile in `folder`; None without one."""
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    browser, driver = next(filter(None, map(shutil.which, names)), None), shutil.which("chromedriver")
+    if not (browser and driver):
+        return None
+    options = webdriver.ChromeOptions()
+    options.binary_location = browser
+    for word in ("headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-sync",
+                 "disable-background-networking", "disable-component-update", f"user-data-dir={folder}"):  # fmt: skip
+        options.add_argument(f"--{word}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    return webdriver.Chrome(options=options, service=webdriver.ChromeService(executable_path=driver))
+
+
+@contextmanager
+def served() -> Iterator[str]:
+    """The address of `functional-nn demo`, in a process of its own, when all is compiled."""
+    command = [sys.executable, "-m", "functional_nn.lab.cli", "demo", "--no-browser"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        yield next(line for line in process.stdout if line.startswith("demonstrations:")).split()[1]
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def ready(browser) -> float:
+    """Waits until the page is drawn and has said what it shows; the seconds that took."""
+    start = time.perf_counter()
+    ended = "const page = window.Bokeh?.documents[0]; return page?.is_idle && " \
+            "!/comput|compil/.test(page.get_model_by_name('status')?.text ?? 'comput')"  # fmt: skip
+    while not browser.execute_script(ended):
+        time.sleep(0.02)
+    return time.perf_counter() - start
+
+
+def measure(browser, address: str, scene: Scene, rounds: int, folder: Path) -> dict:
+    """A row of the table, and the picture."""
+    start = time.perf_counter()
+    browser.get(address + scene.path)
+    ready(browser)
+    opened = time.perf_counter() - start
+    for name, attribute, value in scene.settings:
+        browser.execute_script(
+            "Bokeh.documents[0].get_model_by_name(arguments[0])[arguments[1]] = arguments[2]", name, attribute, value
+        )
+        time.sleep(0.3)
+        ready(browser)
+    time.sleep(scene.seconds)
+    folder.mkdir(parents=True, exist_ok=True)
+    browser.save_screenshot(str(folder / f"{scene.picture}.png"))
+    browser.get(address + scene.path)
+    ready(browser)
+    if scene.shown == "units":  # more than one layer to choose from
+        browser.execute_script("Bokeh.documents[0].get_model_by_name('hidden').value = '16, 16'")
+        time.sleep(0.3)
+        ready(browser)
+    name, attribute, values = scene.control
+    taken = [
+        browser.execute_async_script(_ANSWERED, name, attribute, values[i % len(values)], scene.shown)
+        for i in range(rounds + 1)
+    ][1:]
+    return {"page": scene.path, "opened s": opened, "set": name, "answered ms (median)": float(np.median(taken)),
+            "slowest ms": max(taken), "rounds": rounds}  # fmt: skip
+
+
+def main() -> None:
+    options = experiments.arguments(__doc__, "results/demonstrations", rounds=20)
+    with tempfile.TemporaryDirectory() as profile, served() as address:
+        browser = chromium(Path(profile))
+        if browser is None:
+            sys.exit("needs Chromium and its chromedriver (Debian: apt install chromium chromium-driver)")
+        try:
+            screen = {"width": WIDTH, "height": HEIGHT, "deviceScaleFactor": 1, "mobile": False}
+            browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
+            rows = [measure(browser, address, scene, options.rounds, options.out) for scene in SCENES]
+        finally:
+            browser.quit()
+    experiments.write(options.out, rows, notes="target: an interaction is answered in less than 200 ms")
+
+
+if __name__ == "__main__":
+    main()
