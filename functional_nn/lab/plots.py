@@ -154,7 +154,7 @@ def tracked(epochs: np.ndarray, measures: dict[str, dict[str, np.ndarray]]) -> F
     colors = dict(zip(names, _colors(names), strict=True))
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(
-            rows, columns, figsize=(3.4 * max(2, columns), 2.6 * rows), layout="constrained", sharex=True, squeeze=False
+            rows, columns, figsize=(3.4 * max(2, columns), 2.6 * rows), layout="constrained", squeeze=False
         )
         for axis in axes.flat[len(measures) :]:
             axis.remove()
@@ -165,7 +165,6 @@ def tracked(epochs: np.ndarray, measures: dict[str, dict[str, np.ndarray]]) -> F
             if finite.size and finite.min() > 0 and finite.max() > 20 * finite.min():
                 axis.set_yscale("log")
             axis.set_xlabel("epoch")
-            axis.label_outer()
             axis.set_title(measure, fontsize=10, parse_math=False)
             axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         shown = {}

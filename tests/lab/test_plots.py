@@ -134,6 +134,7 @@ def test_tracked_numbers_are_drawn_measure_by_measure():
             np.testing.assert_array_equal(line.get_ydata(), values)
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["total", "$layer1"]
     assert figure.axes[0].lines[0].get_color() == figure.axes[1].lines[0].get_color(), "a name has one colour"
+    assert all(axis.yaxis.get_tick_params().get("labelleft", True) for axis in figure.axes)  # each has its own scale
 
 
 def test_tracked_numbers_of_one_epoch_are_seen():
