@@ -26,15 +26,17 @@ os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(os.cpu_count()))
 
 import jax
 import jax.numpy as jnp
-import matplotlib.pyplot as plt
 import numpy as np
-from sklearn.neural_network import MLPClassifier
 
 import functional_nn as fnn
 from functional_nn.lab import experiments
 from functional_nn.lab.plots import STYLE
 from functional_nn.lab.progress import progress
 from functional_nn.training import Batch, fit_population
+
+# after the lab, which says what to install where it is missing
+import matplotlib.pyplot as plt  # isort: skip
+from sklearn.neural_network import MLPClassifier  # isort: skip
 
 try:
     import torch
@@ -377,7 +379,7 @@ def main() -> None:
         compared = [compare(case, x, t, options, advance) for case in CASES]
         sizes, flat = against_number(x, t, options, advance)
         flat += compilation(x, t, options.rounds)
-    torch_said = f"; PyTorch {torch.__version__}" if torch else ""
+    torch_said = f"; PyTorch {torch.__version__}" if torch else "; without PyTorch; pip install torch"
     notes = [f"us: microseconds an update and network, medians over the rounds. {written}{torch_said}.",
              *(line for _, lines in compared for line in ("", *lines))]  # fmt: skip
     experiments.write(options.out, [row for rows, _ in compared for row in rows], notes="\n".join(notes))

@@ -22,7 +22,7 @@ import numpy as np
 from benchmark_quantities import JACOBIAN, KERNEL, Problem, check, in_turns, kernel_inputs, problem, ratio, rows_of
 
 from functional_nn import quantities
-from functional_nn.lab import environment, experiments
+from functional_nn.lab import environment, experiments, require
 
 
 class Theirs(NamedTuple):
@@ -185,6 +185,7 @@ def main() -> None:
     parser.add_argument("--ours", type=Path, default=ours, help=f"the first script's table; default {ours}")
     parser.add_argument("--out", type=Path, default=out, help=f"writes OUT.csv and OUT.txt; default {out}")
     options = parser.parse_args()
+    require("torch backpack-for-pytorch", "torch", "backpack")
     with options.ours.open(encoding="utf-8") as file:
         ours = {(row["sizes"], int(row["batch"]), row["quantity"]): row for row in csv.DictReader(file)}
 

@@ -32,19 +32,21 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy
 from jax.flatten_util import ravel_pytree
-from scipy.optimize import least_squares, rosen, rosen_der, rosen_hess
-from scipy.optimize import minimize as scipy_minimize
 
 jax.config.update("jax_enable_x64", True)
 
-import nist_strd  # noqa: E402
-import standard_functions  # noqa: E402
-
 import functional_nn as fnn  # noqa: E402
-from functional_nn.lab import experiments  # noqa: E402
+from functional_nn.lab import experiments, require  # noqa: E402
 from functional_nn.lab.progress import progress  # noqa: E402
+
+require('"functional-nn[bench]"', "scipy")
+
+import nist_strd  # noqa: E402
+import scipy  # noqa: E402
+import standard_functions  # noqa: E402
+from scipy.optimize import least_squares, rosen, rosen_der, rosen_hess  # noqa: E402
+from scipy.optimize import minimize as scipy_minimize  # noqa: E402
 
 try:
     import lineax
@@ -567,7 +569,9 @@ def main() -> None:
             lanes += on_one_device(options.starts, few)
             advance("many starts on one device")
     other = (
-        f"optimistix {optimistix.__version__}" if optimistix else "optimistix is not installed: its rows are left out"
+        f"optimistix {optimistix.__version__}"
+        if optimistix
+        else 'optimistix is not installed, its rows are left out; pip install "functional-nn[bench]"'
     )
     notes = [
         "ms: of a whole call, median over the rounds; ours / it: median ratio, - where one of the two ended elsewhere;",

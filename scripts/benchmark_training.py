@@ -17,13 +17,15 @@ from statistics import median
 import jax
 import jax.numpy as jnp
 import numpy as np
-from sklearn.metrics import log_loss
-from sklearn.neural_network import MLPClassifier
 
 import functional_nn as fnn
 from functional_nn.lab import experiments
 from functional_nn.lab.progress import progress
 from functional_nn.training import Batch
+
+# after the lab, which says what to install where it is missing
+from sklearn.metrics import log_loss  # isort: skip
+from sklearn.neural_network import MLPClassifier  # isort: skip
 
 try:
     import torch
@@ -182,7 +184,11 @@ def main() -> None:
         options.out,
         rows,
         notes=f"digits, {options.epochs} epochs, batches of {BATCH}, Adam at {RATE}, float32, {options.rounds} rounds"
-        + (f"; PyTorch {torch.__version__}, {torch.get_num_threads()} thread" if torch else ""),
+        + (
+            f"; PyTorch {torch.__version__}, {torch.get_num_threads()} thread"
+            if torch
+            else "; without PyTorch; pip install torch"
+        ),
     )
 
 

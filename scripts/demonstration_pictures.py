@@ -20,9 +20,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from selenium import webdriver
 
-from functional_nn.lab import experiments
+from functional_nn.lab import experiments, require
+
+require('"functional-nn[test]"', "selenium")
+
+from selenium import webdriver  # noqa: E402
 
 WIDTH, HEIGHT = 1280, 720
 

@@ -30,7 +30,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import matplotlib.pyplot as plt
 import numpy as np
 from jax import Array, lax
 from jax.flatten_util import ravel_pytree
@@ -41,6 +40,9 @@ import functional_nn as fnn  # noqa: E402
 from functional_nn.lab import experiments  # noqa: E402
 from functional_nn.lab.plots import STYLE  # noqa: E402
 from functional_nn.lab.progress import progress  # noqa: E402
+
+# after the lab, which says what to install where it is missing
+import matplotlib.pyplot as plt  # noqa: E402  # isort: skip
 
 RATE, MOMENTUM = 0.01, 0.9  # of variable-rate BP, at the start
 UP, DOWN, WORSE = 1.05, 0.7, 1.04  # Vogl et al. 1988

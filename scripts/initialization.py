@@ -13,7 +13,6 @@ import textwrap
 
 import jax
 import jax.numpy as jnp
-import matplotlib.pyplot as plt
 import numpy as np
 
 import functional_nn as fnn
@@ -21,6 +20,9 @@ from functional_nn.lab import experiments
 from functional_nn.lab.plots import STYLE
 from functional_nn.lab.progress import progress
 from functional_nn.training import pure_fit
+
+# after the lab, which says what to install where it is missing
+import matplotlib.pyplot as plt  # isort: skip
 
 HIDDEN, TOLERANCE = 32, 1e-3
 ACTIVATIONS = ("sigmoid", "tanh", "relu")

@@ -15,13 +15,15 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import matplotlib.pyplot as plt
 import numpy as np
 
 import functional_nn as fnn
 from functional_nn.lab import experiments
 from functional_nn.lab.plots import STYLE
 from functional_nn.lab.progress import progress
+
+# after the lab, which says what to install where it is missing
+import matplotlib.pyplot as plt  # isort: skip
 
 TARGET, ACCURACY = 0.05, 0.95  # the training loss and the test accuracy to be reached
 RATES = np.array([0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0], np.float32)

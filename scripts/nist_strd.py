@@ -18,13 +18,16 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy
-from scipy.optimize import least_squares
 
 jax.config.update("jax_enable_x64", True)  # before the first array: 11 digits are asked for
 
 import functional_nn as fnn  # noqa: E402
-from functional_nn.lab import experiments  # noqa: E402
+from functional_nn.lab import experiments, require  # noqa: E402
+
+require('"functional-nn[bench]"', "scipy")
+
+import scipy  # noqa: E402
+from scipy.optimize import least_squares  # noqa: E402
 
 FOLDER = Path(__file__).parents[1] / "tests" / "data" / "nist_strd"
 CERTIFIED = 11  # digits that NIST gives

@@ -15,13 +15,15 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-import matplotlib.pyplot as plt
 import numpy as np
 
 import functional_nn as fnn
 from functional_nn.lab import experiments
 from functional_nn.lab.plots import STYLE
 from functional_nn.lab.progress import progress
+
+# after the lab, which says what to install where it is missing
+import matplotlib.pyplot as plt  # isort: skip
 
 HIDDEN = {"digits": 128, "breast_cancer": 16, "diabetes": 16}  # one layer of relu: digits' validation part prefers it
 LONGER, FURTHER_SEEDS = 5, 5

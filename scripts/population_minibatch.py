@@ -23,13 +23,15 @@ from pathlib import Path
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(os.cpu_count()))
 
 import jax
-import matplotlib.pyplot as plt
 import numpy as np
 
 import functional_nn as fnn
 from functional_nn.lab import experiments
 from functional_nn.lab.plots import STYLE
 from functional_nn.lab.progress import progress
+
+# after the lab, which says what to install where it is missing
+import matplotlib.pyplot as plt  # isort: skip
 
 NETWORK = fnn.multilayer((64, 32, 10), ("tanh", "softmax"))
 BATCH_SIZES = 2 ** np.arange(1, 9)

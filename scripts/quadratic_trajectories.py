@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import matplotlib.pyplot as plt
 import numpy as np
 
 jax.config.update("jax_enable_x64", True)  # before the first array: the texts' numbers are exact
@@ -21,6 +20,9 @@ jax.config.update("jax_enable_x64", True)  # before the first array: the texts' 
 import functional_nn as fnn  # noqa: E402
 from functional_nn.lab import experiments  # noqa: E402
 from functional_nn.lab.plots import STYLE  # noqa: E402
+
+# after the lab, which says what to install where it is missing
+import matplotlib.pyplot as plt  # noqa: E402  # isort: skip
 
 NETWORK, LOSS = fnn.multilayer((2, 1), ("linear",), bias="none"), fnn.losses.sum_square_error()
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")  # Okabe and Ito: apart for every kind of color vision

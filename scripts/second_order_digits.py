@@ -26,7 +26,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import matplotlib.pyplot as plt
 import numpy as np
 
 jax.config.update("jax_enable_x64", True)  # before the first array
@@ -35,6 +34,9 @@ import functional_nn as fnn  # noqa: E402
 from functional_nn.lab import experiments  # noqa: E402
 from functional_nn.lab.plots import STYLE  # noqa: E402
 from functional_nn.lab.progress import progress  # noqa: E402
+
+# after the lab, which says what to install where it is missing
+import matplotlib.pyplot as plt  # noqa: E402  # isort: skip
 
 NETWORK = fnn.multilayer((64, 10, 10), ("tanh", "softmax"))
 GOALS, END = (1e-2, 1e-4), 1e-6  # of the training loss

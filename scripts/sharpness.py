@@ -12,7 +12,6 @@ parameters. lambda_max is by Lanczos from Hessian-vector products; its residual 
 """
 
 import jax
-import matplotlib.pyplot as plt
 import numpy as np
 
 import functional_nn as fnn
@@ -20,6 +19,9 @@ from functional_nn import training
 from functional_nn.lab import experiments
 from functional_nn.lab.plots import STYLE
 from functional_nn.lab.progress import progress
+
+# after the lab, which says what to install where it is missing
+import matplotlib.pyplot as plt  # isort: skip
 
 NETWORK = fnn.multilayer((64, 32, 32, 10), ("tanh", "tanh", "linear"))
 LOSS = fnn.losses.half_sum_square_error("mean")

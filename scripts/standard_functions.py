@@ -18,14 +18,17 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy
-from scipy.optimize import least_squares
-from scipy.optimize import minimize as scipy_minimize
 
 jax.config.update("jax_enable_x64", True)  # before the first array: some minima are flat to single precision
 
 import functional_nn as fnn  # noqa: E402
-from functional_nn.lab import experiments  # noqa: E402
+from functional_nn.lab import experiments, require  # noqa: E402
+
+require('"functional-nn[bench]"', "scipy")
+
+import scipy  # noqa: E402
+from scipy.optimize import least_squares  # noqa: E402
+from scipy.optimize import minimize as scipy_minimize  # noqa: E402
 
 TOLERANCE = 1e-8  # of the largest |dF/dx_i|
 LEAST = 1e-15  # of MINPACK's own tolerances: it takes none under the machine epsilon

@@ -17,7 +17,6 @@ which fits the training examples closer than the network does, as that stops at 
 
 import jax
 import jax.numpy as jnp
-import matplotlib.pyplot as plt
 import numpy as np
 
 import functional_nn as fnn
@@ -25,6 +24,9 @@ from functional_nn import training
 from functional_nn.lab import experiments
 from functional_nn.lab.plots import STYLE
 from functional_nn.lab.progress import progress
+
+# after the lab, which says what to install where it is missing
+import matplotlib.pyplot as plt  # isort: skip
 
 EXAMPLES, WIDTHS = 400, (16, 32, 64, 128, 256, 512, 1024)
 STARTS = {"lecun_normal": "#0072B2", "xavier_normal": "#D55E00"}

@@ -11,7 +11,6 @@ sure, wrong or not; softmax with cross-entropy passes the error a - t on as it i
 
 import jax
 import jax.numpy as jnp
-import matplotlib.pyplot as plt
 import numpy as np
 
 jax.config.update("jax_enable_x64", True)  # squares of sensitivities underflow in float32
@@ -21,6 +20,9 @@ from functional_nn.lab import experiments  # noqa: E402
 from functional_nn.lab.plots import STYLE  # noqa: E402
 from functional_nn.lab.progress import progress  # noqa: E402
 from functional_nn.training import pure_fit  # noqa: E402
+
+# after the lab, which says what to install where it is missing
+import matplotlib.pyplot as plt  # noqa: E402  # isort: skip
 
 WIDTH, DEPTHS, EXAMPLES = 64, (4, 8, 16, 32), 256
 ACTIVATIONS = ("sigmoid", "tanh", "relu", "elu")

@@ -20,13 +20,15 @@ import textwrap
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(os.cpu_count()))
 
 import jax
-import matplotlib.pyplot as plt
 import numpy as np
 
 import functional_nn as fnn
 from functional_nn.lab import experiments
 from functional_nn.lab.plots import STYLE
 from functional_nn.lab.progress import progress
+
+# after the lab, which says what to install where it is missing
+import matplotlib.pyplot as plt  # isort: skip
 
 WIDTHS, DEPTHS, CHECKED_DEPTH = (4, 8, 16, 32, 64, 128), (1, 2, 3, 4), 2
 RATES = [0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064]

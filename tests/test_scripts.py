@@ -36,7 +36,43 @@ def test_help_shows_an_example(name, monkeypatch, capsys):
     with pytest.raises(SystemExit) as left:
         load(name).main()
     said = capsys.readouterr().out
-    assert left.value.code == 0 and f"python scripts/{name}.py" in said and "--out" in said or "--csv" in said
+    assert left.value.code == 0 and f"python scripts/{name}.py" in said and ("--out" in said or "--csv" in said)
+
+
+def test_the_tutorial_agrees_with_the_texts_and_autodiff(tmp_path, monkeypatch):
+    rows = run(load("tutorial"), tmp_path / "table", monkeypatch)
+    assert [int(row["section"]) for row in rows] == sorted(int(row["section"]) for row in rows)
+    assert {row["section"] for row in rows} == set("1234567") and {row["agrees"] for row in rows} == {"yes"}
+    assert (tmp_path / "table.png").exists()
+
+
+def no_slope(params, outputs, s):
+    found = [s]
+    for W, _ in params[:0:-1]:
+        found.append(found[-1] @ W)
+    return found[::-1]
+
+
+def one_reader(weights, outputs, t):
+    s, g = {"4": 2 * (outputs["4"] - t)}, {}
+    for layer in reversed(("1", "2", "3", "4")):
+        if layer != "4":
+            s[layer] = (1 - outputs[layer] ** 2) * g[layer]
+        g |= {source: s[layer] @ W for (reader, source), W in weights.items() if reader == layer}
+    return s, g["p"]
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "wrong"),
+    [("a_batch", "batch_sensitivities", no_slope), ("a_graph", "graph_sensitivities", one_reader)],
+)
+def test_the_tutorial_fails_where_its_recursion_is_wrong(section, name, wrong, tmp_path, monkeypatch):
+    module = load("tutorial")
+    monkeypatch.setattr(module, name, wrong)
+    monkeypatch.setattr(module, "SECTIONS", (getattr(module, section),))
+    with pytest.raises(SystemExit) as left:
+        run(module, tmp_path / "table", monkeypatch)
+    assert left.value.code == 1 and "NO" in (tmp_path / "table.txt").read_text()
 
 
 def test_trajectories_are_the_texts(tmp_path, monkeypatch):

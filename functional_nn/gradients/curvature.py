@@ -11,8 +11,13 @@ line below is one line of the recursion, differentiated:
     contraction  R{dF/dW^(m,j)} = R{s^m}^T a^j + s^m^T R{a^j},  R{dF/db^m} = sum_q R{s^m}
 
 and the last is H v, exactly, for the cost of two gradients. Leaving out every term with s or g gives the Gauss-Newton
-product. At a kink, F'' is 0, and no neuron is dropped. Compile what you call again and again. Matrices and vectors over
-all parameters are in `jax.flatten_util.ravel_pytree`'s order.
+product. At a kink, F'' is 0, and no neuron is dropped.
+
+Near a minimum gradient descent multiplies x - x* by I - alpha H, its part along an eigenvector by 1 - alpha lambda: it
+converges where alpha < 2 / lambda_max (Hagan P3.3).
+
+Compile what you call again and again. Matrices and vectors over all parameters are in `jax.flatten_util.ravel_pytree`'s
+order.
 """
 
 from collections.abc import Callable

@@ -6,7 +6,19 @@ all; g_q = dF_q/dparams, the gradient of one example's own loss F_q, whatever th
 Of a layer's weights, example q's gradient is the outer product s_q a_q^T: never formed, it has the norm |s_q| |a_q|,
 the inner product (s_q . s_r) (a_q . a_r) with another, and the squares s_q^2 (a_q^2)^T. Swept from the columns of
 another matrix than dF/dn^M (unit vectors, or a root of the loss's curvature), the same contractions give Jacobian,
-tangent kernel and Gauss-Newton quantities.
+tangent kernel and Gauss-Newton quantities. Of a layer with a bias per neuron, which reads 1 beside a (sums over layers,
+and over the sources of a layer, are left out):
+
+    |g_q|^2            |s_q|^2 (|a_q|^2 + 1)
+    g_q . g_r          (s_q . s_r) (a_q . a_r + 1)
+    mean of g_q^2      (s^2)^T a^2 / Q, elementwise; the variance is that less (mean of g_q)^2
+    clipped            (s_q min(1, c / |g_q|))^T a
+    noise scale        tr(Sigma) / |G|^2: mean |g_q|^2 is |G|^2 + tr(Sigma) in expectation, and
+                       |mean g_q|^2 is |G|^2 + tr(Sigma) / Q
+    tangent kernel     K_qr,cd = (s_qc . s_rd) (a_q . a_r + 1), s_qc swept from the unit vector of output c
+    Gauss-Newton       sum_q J_q^T H_q J_q with H_q = V V^T: the sum over q and c of what s_qc a_q^T, as a vector, has
+                       for an outer product with itself, s_qc swept from V's column c
+    Kronecker factors  of that, s_qc s_qc^T (x) a_q a_q^T, the sum over q taken of each factor alone
 
 Every function here takes `(network, loss, params, inputs, targets)` as `backpropagate` does and, by keyword, its own
 options beside those of `compute`: weights, block and budget. Norms, moments and noise are kept in at least float32,
@@ -190,11 +202,20 @@ def names() -> tuple[str, ...]:
     return tuple(_rules)
 
 
-def _quantity(*, adds=False, finish=None, reads_loss=True, elements=None, instead=""):
-    """Makes `measure(view, *, options)` a quantity that `compute` knows, and a function of its own."""
+def register(*, adds=False, finish=None, reads_loss=True, elements=None, instead=""):
+    """Makes `measure(view, *, options)` a quantity that `compute` knows, and a function of its own. A decorator.
+
+    measure: of a block of examples, a `views.View`: rows (Q, ...), which are put side by side, or with adds=True sums
+    over its examples, weighed by `view.part`. finish(measured, whole, **options) makes the result of what all blocks
+    gave, where that is not the result yet. reads_loss: False where neither loss nor targets are needed. elements(whole,
+    **options): how many numbers the result has, where it may be too large; instead: what to do then. Raises ValueError
+    for a name that is taken.
+    """
 
     def declare(measure):
         name = measure.__name__
+        if name in _rules:
+            raise ValueError(f"quantity {name!r} is already registered; choose another name")
         own = [p for p in inspect.signature(measure).parameters.values() if p.kind is p.KEYWORD_ONLY]
         options = {p.name: p.default for p in own}
         _rules[name] = _Rule(measure, adds, finish, reads_loss, elements, instead, options)
@@ -314,13 +335,13 @@ def _check_budget(rules: dict[str, _Rule], own: dict[str, dict], whole: Whole, b
 # Of each example ------------------------------------------------------------------------------------------------------
 
 
-@_quantity()
+@register()
 def per_example_losses(view):
     """F_q (Q,)."""
     return backprop.example_losses(view.network, view.loss, view.trace, view.examples.targets)
 
 
-@_quantity(
+@register(
     elements=lambda whole: whole.count * whole.size,
     instead="per_example_norms, inner_products, clipped_gradient and variance never form them; or give fewer examples",
 )
@@ -329,19 +350,19 @@ def per_example_gradients(view):
     return _map(_formed, view.gradients)
 
 
-@_quantity()
+@register()
 def per_example_norms(view):
     """||g_q|| (Q,), without forming any g_q: Goodfellow 2015 (arXiv 1510.01799), for graphs and shared parameters."""
     return _norms(view)
 
 
-@_quantity()
+@register()
 def per_example_layer_norms(view):
     """{layer: (Q,)}, the norm of each layer's part of every g_q."""
     return jax.tree.map(jnp.sqrt, _layer_squares(view.gradients))
 
 
-@_quantity(
+@register(
     finish=lambda factored, whole: _paired(_inner_products, factored, factored, whole.block),
     elements=lambda whole: whole.count**2,
     instead="give fewer examples",
@@ -365,7 +386,7 @@ def _paired(products: Callable, one: Params, other: Params, block: int | None) -
     return found.reshape(-1, *found.shape[2:])[:count]
 
 
-@_quantity()
+@register()
 def input_gradients(view):
     """dF/dp by name of the input, (Q, R) each, as `backpropagate` gives it: the examples' share of F included."""
     found = backprop.of_inputs(view.network, view.swept)
@@ -375,7 +396,7 @@ def input_gradients(view):
 # Sums over the examples -----------------------------------------------------------------------------------------------
 
 
-@_quantity(adds=True)
+@register(adds=True)
 def gradient(view):
     """dF/dparams, as `value_and_grad` gives it."""
     return view.contract(view.share)
@@ -408,7 +429,7 @@ def _noised(clipped, whole, *, max_norm, noise_multiplier, key):
     return add_noise(clipped, whole.examples.part * whole.total, max_norm, noise_multiplier, key)
 
 
-@_quantity(adds=True, finish=_noised)
+@register(adds=True, finish=_noised)
 def clipped_gradient(view, *, max_norm, noise_multiplier=0.0, key=None):
     """The gradient of F with every g_q scaled down to at most max_norm, in the parameters' structure.
 
@@ -420,7 +441,7 @@ def clipped_gradient(view, *, max_norm, noise_multiplier=0.0, key=None):
     return clip(view, max_norm)
 
 
-@_quantity(adds=True)
+@register(adds=True)
 def second_moment(view):
     """The mean of g_q^2, elementwise, in the parameters' structure: (s^2)^T a^2 / Q."""
     return _second_moments(view.gradients, view.part)
@@ -432,7 +453,7 @@ def _variance(moments, whole):
     return jax.tree.map(lambda m2, m: jnp.maximum(m2 - _wide(m) ** 2, 0), second, first)
 
 
-@_quantity(adds=True, finish=_variance)
+@register(adds=True, finish=_variance)
 def variance(view):
     """The variance of g_q over the examples, elementwise: the mean of g_q^2 less the square of the mean of g_q.
 
@@ -484,7 +505,7 @@ def _noise_scale(moments, whole):
     return NoiseScale(noise(sum(squares.values()), sum(of_mean.values())), layers)
 
 
-@_quantity(adds=True, finish=_noise_scale)
+@register(adds=True, finish=_noise_scale)
 def noise_scale(view):
     """`NoiseScale`: tr(Sigma) / |G|^2, McCandlish et al. 2018 (arXiv 1812.06162), Eq. 2.9 and App. A.
 
@@ -499,7 +520,7 @@ def _signal_to_noise(moments, whole):
     return {name: jnp.sqrt(of_mean[name] / jnp.maximum(squares[name] - of_mean[name], 0)) for name in squares}
 
 
-@_quantity(adds=True, finish=_signal_to_noise)
+@register(adds=True, finish=_signal_to_noise)
 def signal_to_noise(view):
     """{layer: ||mean of g_q|| / standard deviation of g_q}: Shwartz-Ziv and Tishby 2017 (arXiv 1703.00810).
 
@@ -511,7 +532,7 @@ def signal_to_noise(view):
 # The Jacobian and the tangent kernel ----------------------------------------------------------------------------------
 
 
-@_quantity(
+@register(
     reads_loss=False,
     elements=lambda whole, of: whole.count * _width(whole.network, of) * whole.size,
     instead="tangent_kernel and the Gauss-Newton products of curvature never form it; or give fewer examples",
@@ -548,7 +569,7 @@ def _other_count(whole: Whole, others) -> int:
     return whole.count if others is None else len(_others(whole, others).part)
 
 
-@_quantity(
+@register(
     reads_loss=False,
     finish=lambda factored, whole, **options: jnp.swapaxes(_kernel(_kernel_products, factored, whole, **options), 1, 2),
     elements=lambda whole, others, of: whole.count * _other_count(whole, others) * _width(whole.network, of) ** 2,
@@ -563,7 +584,7 @@ def tangent_kernel(view, *, others=None, of="outputs"):
     return view.jacobian(of)
 
 
-@_quantity(
+@register(
     reads_loss=False,
     finish=functools.partial(_kernel, _traced_products),
     elements=lambda whole, others, of: whole.count * _other_count(whole, others),
@@ -577,7 +598,7 @@ def tangent_kernel_trace(view, *, others=None, of="outputs"):
 # Gauss-Newton ---------------------------------------------------------------------------------------------------------
 
 
-@_quantity(adds=True)
+@register(adds=True)
 def gauss_newton_diagonal(view):
     """The diagonal of the generalised Gauss-Newton matrix of F, in the parameters' structure; S sweeps.
 
@@ -588,7 +609,7 @@ def gauss_newton_diagonal(view):
     return _second_moments(view.curvature, view.share)
 
 
-@_quantity(adds=True)
+@register(adds=True)
 def sampled_gauss_newton_diagonal(view, *, key, samples=1):
     """A Monte Carlo estimate of the same, unbiased, from `samples` sweeps: random signs on the root of H."""
     return _second_moments(view.sampled_curvature(key, samples), view.share)
@@ -641,13 +662,13 @@ def _factor_elements(whole: Whole, **options) -> int:
 _FEWER_FACTORS = "gauss_newton_diagonal needs no more than the parameters do"
 
 
-@_quantity(adds=True, elements=_factor_elements, instead=_FEWER_FACTORS)
+@register(adds=True, elements=_factor_elements, instead=_FEWER_FACTORS)
 def kflr(view):
     """{layer: KroneckerFactors} with exact curvature, from S sweeps: Botev et al. 2017 (arXiv 1706.03662), Sec. 3."""
     return _kronecker(view, view.curvature)
 
 
-@_quantity(adds=True, elements=_factor_elements, instead=_FEWER_FACTORS)
+@register(adds=True, elements=_factor_elements, instead=_FEWER_FACTORS)
 def kfac(view, *, key, samples=1):
     """{layer: KroneckerFactors} from `samples` random sweeps: Martens and Grosse 2015 (arXiv 1503.05671).
 
@@ -657,7 +678,7 @@ def kfac(view, *, key, samples=1):
     return _kronecker(view, view.sampled_curvature(key, samples))
 
 
-@_quantity(
+@register(
     adds=True,
     elements=lambda whole: (
         whole.size * (whole.size + min(whole.count, whole.block or whole.count) * whole.network.output.size)
@@ -706,7 +727,7 @@ def _statistics(sums, whole, *, saturation):
     return found
 
 
-@_quantity(adds=True, finish=_statistics)
+@register(adds=True, finish=_statistics)
 def layer_statistics(view, *, saturation=0.01):
     """{layer: LayerStatistics}: activations and sensitivities, saturation, dead units, vanishing and exploding ratios.
 

@@ -1,6 +1,9 @@
 """What derived quantities are computed from: a block of examples, its trace, and sweeps back from the output, factored.
 
 Letters: Q examples, C directions swept back at once, S neurons of a layer, R of the source it reads.
+
+The recursion is linear in what it starts from, and its last contraction is the only place where examples meet. Left
+out, it leaves each example's derivative as two factors, s (Q, C, S) and a (Q, R), in place of (Q, C, S, R) numbers.
 """
 
 import dataclasses

@@ -1,1 +1,33 @@
-"""The laboratory: data sets, the command line, plots, reports and demonstrations around the library."""
+"""The laboratory: data sets, the command line, plots, reports and demonstrations around the library.
+
+All of it needs the extra `lab`; importing any of it without raises MissingExtra.
+"""
+
+import importlib.util
+import sys
+
+
+class MissingExtra(ImportError):
+    """What is missing and the command that installs it, in one line."""
+
+
+def require(install: str, *modules: str) -> None:
+    """Raises MissingExtra unless all `modules` are there; `install` is what pip is then to be given.
+
+    A command or script that this ends prints that line alone, and its exit status is 2.
+    """
+    missing = [name for name in modules if importlib.util.find_spec(name) is None]
+    if missing:
+        if not hasattr(sys, "ps1"):  # who types at a prompt stays there
+            sys.excepthook = _in_one_line
+        raise MissingExtra(f"not installed: {', '.join(missing)}; pip install {install}")
+
+
+def _in_one_line(kind, error, trace):
+    if not isinstance(error, MissingExtra):
+        return sys.__excepthook__(kind, error, trace)
+    print(error, file=sys.stderr)
+    raise SystemExit(2)
+
+
+require('"functional-nn[lab]"', "jinja2", "latex2mathml", "matplotlib", "rich", "sklearn", "tyro")

@@ -4,8 +4,16 @@ Letters: Q examples, S neurons, k maxout pieces, N = S k net inputs of a layer (
 `n` net inputs (Q, N), `a` activations (Q, S), `g` = dF/da (Q, S), `r` a tangent of n (Q, N), `theta` the layer's
 learned activation parameters, `{}` for most, each of shape (S,) or, shared by the layer, (1,).
 
-The pullback is F'(n)^T g of Hagan Eq. 3.46 and 3.49. Where the derivative is a function of the output (sigmoid
-a (1 - a), tanh 1 - a^2, relu, elu, softmax) it is computed from `a`, and `n` need not be kept.
+The pullback is F'(n)^T g of Hagan Eq. 3.46 and 3.49, F'(n) (S, N) the Jacobian of one example's row:
+
+                      F'(n)                                F'(n)^T g            its change along r, at fixed g
+    a_i = f(n_i)      diag(f'(n))                          f'(n) g              f''(n) r g
+    softmax           diag(a) - a a^T, as                  a (g - a.g)          R{a} (g - a.g) - a (R{a}.g),
+                      da_i/dn_j = a_i (delta_ij - a_j)                          R{a} = a (r - a.r)
+    maxout            1 at each neuron's largest piece     g there, else 0      0
+
+and theta's share of example q is g_i da_i/dtheta_i, a row like a bias's. Where the derivative is a function of the
+output (sigmoid a (1 - a), tanh 1 - a^2, relu, elu, softmax) it is computed from `a`, and `n` need not be kept.
 
 At a kink there is no derivative, only a convention, and the texts disagree about it. We take JAX's, so that
 `jax.grad` of the forward map agrees exactly: relu'(0) = 0 (as `jax.nn.relu`), the shifted relu likewise 0 at -1,

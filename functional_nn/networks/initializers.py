@@ -4,6 +4,14 @@ An initializer draws all weights that meet at one summing junction as one matrix
 come from, so that fan-in is the true number of incoming connections: `draw(key, rows, fan_in, fan_out, dtype)`
 gives the weights (rows, fan_in) and the bias (rows,). Rows are neurons (neurons times pieces for maxout), fan_out
 the number of neurons. Draws are made in at least float32 and then rounded to the dtype asked for.
+
+Where the variances come from: let R = fan_in, S = fan_out, and the weights be independent, of mean 0. Then
+
+    forward    n_i = sum of R terms w_ij a_j      Var(n) = R Var(w) E[a^2]
+    back       g_j = sum of S terms w_ij s_i      Var(g) = S Var(w) E[s^2]
+
+so that Var(w) = 1 / R keeps the size of what goes forward, 1 / S of what comes back, and 2 / (R + S) stands between the
+two. relu halves the mean square, E[relu(n)^2] = E[n^2] / 2 for n symmetric about 0: 2 / R. U(-l, l) has variance l^2/3.
 """
 
 import math

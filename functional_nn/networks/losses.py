@@ -7,6 +7,17 @@ A loss is F = sum_q w_q F_q, divided by sum_q w_q where `reduction` is "mean"; w
 gives F_q and dF_q/da. Where a row is fused with an output activation it also gives F_q and s_q = dF_q/dn from the net
 inputs: exact and finite where the composition would be log(0) or 0/0. Every value keeps the dtype of the outputs;
 sums are accumulated in at least float32.
+
+What cancels in the two pairs everybody uses, of one example, with H = ds/dn (S, S):
+
+    softmax    F_q = -sum_i t_i ln a_i
+               s = (diag(a) - a a^T)(-t / a) = a sum(t) - t              Hagan E3.5; a - t where sum(t) = 1
+               H = sum(t) (diag(a) - a a^T) = V V^T, whose columns are sqrt(sum(t) a_c) (e_c - a)
+    sigmoid    F_q = -sum_i (t_i ln a_i + (1 - t_i) ln(1 - a_i))
+               s = a (1 - a) (a - t) / (a (1 - a)) = a - t               Hagan P3.1
+               H = diag(a (1 - a))
+
+Kullback-Leibler differs from cross-entropy by sum t ln t, which no output moves: the same s, the same H.
 """
 
 import functools

@@ -6,6 +6,10 @@ gradients are kept, and steps computed, in at least float32. A gradient of zero 
 
 Letters, in every rule: g the gradient, k = 1, 2, ... the number of the update, x the parameter, eta or alpha the
 learning rate. Every method works elementwise: its rule says what one element's change is, and what is remembered.
+
+An average m_k = b m_(k-1) + (1 - b) g_k begun at 0 is (1 - b) sum_i b^(k-i) g_i, whose weights sum to 1 - b^k: divided
+by that it is a weighted mean of the gradients so far, with their expectation where that stays what it is (Kingma and
+Ba 2015, Sec. 3).
 """
 
 import dataclasses

@@ -4,6 +4,11 @@ Letters: x a point, d a direction that leads down (g^T d < 0), alpha the step, p
 is phi'(alpha) = g(x + alpha d)^T d. A search that finds nothing says so in its result and never raises: the point is
 then where it was. Every comparison of values allows for the rounding of F, a few units in its last place, without
 which no search could end where F no longer changes (Hager and Zhang 2005, Sec. 4, is the same remedy).
+
+F falls along d at first, phi(alpha) = phi(0) + alpha g^T d + O(alpha^2), so that phi(alpha) <= phi(0) + c alpha phi'(0)
+holds for small alpha and any c < 1. The parabola through phi(0), phi'(0) and phi(alpha) has its minimum at -phi'(0)
+alpha^2 / (2 (phi(alpha) - phi(0) - alpha phi'(0))). |phi'(alpha)| <= c2 |phi'(0)| makes s = alpha d and y, the change
+of g, satisfy s^T y > 0 where c2 < 1: what quasi-Newton updates need.
 """
 
 from collections.abc import Callable

@@ -2,6 +2,10 @@
 
 Numbers that an optimizer or a penalty is made of become traced arrays, so that any number of settings is one program.
 What a program's shapes depend on (network, batch size, number of examples) and words divide the members into groups.
+
+A narrow network is filled up with units whose weights, in and out, are 0. What reads such a unit has n + 0 a = n; back
+comes g = 0^T s = 0, so that its own gradient is 0. Only dF/dw = s a of the weights that read it is not, where f(0) is
+not 0: the mask takes it out, and the zeros stay.
 """
 
 import dataclasses

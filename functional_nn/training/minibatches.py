@@ -2,6 +2,9 @@
 
 Letters: Q examples, B the batch size, U = ceil(Q / B) updates an epoch (floor where the last batch is dropped).
 
+A batch's mean gradient has the whole one as its expectation; of B examples drawn without replacement its covariance is
+Sigma / B (Q - B) / (Q - 1), Sigma that of the examples' own gradients: nothing for B = Q.
+
 Two runs of `fit` with one key and one plan see identical batches, whatever their optimizers or gradients. A loss that
 is a sum over the batch is the same training as its mean at B times the learning rate (Kordecki), for methods that
 follow the gradient's size: `gd(rate)` on the mean is `gd(rate / B)` on the sum.

@@ -2,6 +2,10 @@
 
 Letters: Q examples, S outputs, P parameters, N = Q S residuals. Each answer goes through the same functions as the
 quantities of `fnn.quantities` and `fnn.curvature`, where their equations stand.
+
+Square errors are F = sum_q share_q c sum_i (a_i - t_i)^2, share_q the weight of example q in F: F = r^T r with the
+residuals r_qi = sqrt(share_q c) (a_i - t_i), and their Jacobian has the rows sqrt(share_q c) da_i/dparams, swept back
+from the unit vectors of the outputs (Marquardt sensitivities). J J^T is their tangent kernel.
 """
 
 import functools

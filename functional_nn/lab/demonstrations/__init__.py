@@ -4,11 +4,10 @@
 own compiled functions compute, in this process. The extra `demo` has what is needed (a Bokeh server).
 """
 
-import importlib.util
+from functional_nn.lab import require
 
-if importlib.util.find_spec("bokeh") is None:
-    raise ImportError('the demonstrations need Bokeh; pip install "functional-nn[demo]"')
+require('"functional-nn[demo]"', "bokeh")
 
-from functional_nn.lab.demonstrations.server import DEMONSTRATIONS, Served, serve, start
+from functional_nn.lab.demonstrations.server import DEMONSTRATIONS, Served, serve, start  # noqa: E402
 
 __all__ = ["DEMONSTRATIONS", "Served", "serve", "start"]

@@ -1,4 +1,17 @@
-"""Conjugate gradients: directions from two successive gradients, no matrix."""
+"""Conjugate gradients: directions from two successive gradients, no matrix.
+
+Letters: P parameters, g_k the gradient and d_k the direction at step k, y = g_(k+1) - g_k, all (P,).
+
+On a quadratic with Hessian H, y = alpha_k H d_k. That d_(k+1) = -g_(k+1) + beta d_k be conjugate to the last direction,
+d_(k+1)^T H d_k = 0, says y^T d_(k+1) = 0:
+
+    beta = g_(k+1)^T y / d_k^T y               Hestenes and Stiefel
+         = g_(k+1)^T y / g_k^T g_k             Polak and Ribiere: an exact search leaves g_(k+1)^T d_k = 0, and that
+                                               of the step before g_k^T d_k = -g_k^T g_k, so that d_k^T y = g_k^T g_k
+         = g_(k+1)^T g_(k+1) / g_k^T g_k       Fletcher and Reeves: successive gradients are orthogonal as well
+
+Where F is not quadratic, or a search not exact, these differ.
+"""
 
 from typing import Any, Literal, NamedTuple
 

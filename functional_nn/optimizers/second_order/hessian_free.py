@@ -2,6 +2,10 @@
 
 Letters: G the Gauss-Newton matrix of F, lambda its damping, delta a step, q(delta) = g'delta + delta'(G + lambda I)
 delta/2, what the model says F will change by.
+
+q is least where its gradient g + (G + lambda I) delta is 0: linear equations, to which conjugate gradients need nothing
+of G but products (two passes each), or whose inverse is taken of each layer's block alone, for which G stands as a
+Kronecker product S (x) A: its inverse makes S^-1 V A^-1 of a layer's part V (S, R) of the gradient.
 """
 
 from typing import Literal, NamedTuple

@@ -1,7 +1,15 @@
 """Levenberg-Marquardt: Gauss-Newton steps, damped as far as F asks for; and Bayesian regularization on top of it.
 
-Letters: P parameters, N residuals r, J = dr/dparams, A = J^T J, F = r^T r; a step delta solves
+Letters: P parameters, N residuals r, J = dr/dparams (N, P), A = J^T J, F = r^T r; a step delta solves
 (A + mu D^2) delta = -J^T r, D = I (Levenberg) or D^2 the largest diagonal of A met so far (Marquardt, scaled as More).
+
+dF/dx = 2 J^T r and H = 2 (A + sum_i r_i d2r_i/dx2); Gauss-Newton leaves the sum out, which is small where residuals
+are small or nearly linear. delta is the minimum of |r + J delta|^2 + mu |D delta|^2, a Gauss-Newton step for mu = 0
+and, for mu large, -D^-2 J^T r / mu, a short one against the gradient; its foretold decrease is
+
+    |r|^2 - |r + J delta|^2 = -(2 r^T J delta + delta^T A delta) = delta^T (mu D^2 delta - J^T r) > 0
+
+Among the samples: (J^T J + mu I) J^T = J^T (J J^T + mu I), so that delta = -J^T (J J^T + mu I)^-1 r.
 """
 
 from typing import Any, Literal, NamedTuple

@@ -1,4 +1,12 @@
-"""Newton's method, plain, damped and saddle-free."""
+"""Newton's method, plain, damped and saddle-free.
+
+Letters: P parameters, x a point, g (P,) and H (P, P) the gradient and Hessian of F there, d a step.
+
+F(x + d) is about F + g^T d + d^T H d / 2 (Hagan Eq. 3.10), whose gradient by d, g + H d, is 0 at d = -H^-1 g (Eq.
+3.28). Along an eigenvector v of H with eigenvalue lambda that is -(v^T g) / lambda: to the model's minimum where
+lambda > 0, up to its maximum where lambda < 0, and far away where lambda is near 0. Damping puts lambda + alpha in its
+place, saddle-free |lambda|; either way d^T g < 0 once all are positive.
+"""
 
 import jax.numpy as jnp
 from jax import Array, lax

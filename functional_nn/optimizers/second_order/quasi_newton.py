@@ -1,4 +1,16 @@
-"""Quasi-Newton methods: curvature from how the gradient changes along the steps made."""
+"""Quasi-Newton methods: curvature from how the gradient changes along the steps made.
+
+Letters: P parameters, s = x_(k+1) - x_k a step, y = g_(k+1) - g_k how the gradient changed along it, both (P,); B
+(P, P) stands for H^-1.
+
+On a quadratic y = H s. The next B is asked to know that, B y = s, and to stay symmetric and near the last one:
+
+    B <- E B E^T + s s^T / s^T y,   E = I - s y^T / s^T y       as E^T y = 0, B y = s
+    v^T B v = (E^T v)^T B (E^T v) + (s^T v)^2 / s^T y            positive for all v, if it was, where s^T y > 0
+
+L-BFGS never forms B: m such updates of a multiple of I are unrolled, E^T of each applied to g from the newest back,
+then E and the s s^T terms from the oldest on, 4 m P multiplications.
+"""
 
 from typing import NamedTuple
 
