@@ -44,8 +44,8 @@ class Scene(NamedTuple):
 
 
 SCENES = (
-    Scene("gradient-descent", "gradient_descent", (("rate", "value", 0.094), ("steps", "value", 60)), 1,
-          ("rate", "value", (0.02, 0.03)), "path"),
+    Scene("gradient-descent", "gradient_descent", (("rate-0", "value", 0.094), ("steps", "value", 60)), 1,
+          ("rate-0", "value", (0.02, 0.03)), "path"),
     Scene("adam", "adam", (), 1, ("steps", "value", (300, 310)), "path-3"),
     Scene("decision-boundary", "decision_boundary",
           (("data", "value", "two spirals"), ("hidden", "value", "16, 16"), ("rate", "value", 0.02),

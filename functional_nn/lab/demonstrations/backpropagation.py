@@ -5,6 +5,7 @@ the update. Letters as there; there is one example, so that arrays here are vect
 texts. Every number is the library's; automatic differentiation stands beside it.
 """
 
+import collections
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -131,9 +132,7 @@ class Found(NamedTuple):
 
 
 class Step(NamedTuple):
-    """One of "net inputs", "activations", "loss", "start", "derivatives by the activations", "sensitivities", "gradient" and "update"; the
-    layer it is about, where it is about one.
-    """
+    """A kind, which is one of `_EXPLAINED`, and the layer it is about, where it is about one."""
 
     kind: str
     layer: str = ""
@@ -239,8 +238,8 @@ def _kordecki() -> Example:
 def _two_ways() -> Example:
     layers = [fnn.Layer("1", 2, "tanh", ("p",)), fnn.Layer("2", 2, "linear", ("p", "1"))]
     return Example(
-        "Hagan P3.2: the input reaches layer 2 as well",
-        "The second summing junction also receives the input; the text's W³ is our W²ᵖ. Sizes and numbers are ours.",
+        "P3.2: the input feeds both layers",
+        "Hagan: the second summing junction also receives the input; the text's W³ is our W²ᵖ. The numbers are ours.",
         fnn.graph(inputs={"p": 2}, layers=layers),
         fnn.losses.sum_square_error(reduction="sum"),
         {"1": _parameters({"p": [[0.5, -0.3], [-0.2, 0.8]]}, [0.1, -0.1]),
@@ -254,27 +253,27 @@ def _two_readers() -> Example:
     layers = [
         fnn.Layer("1", 2, "tanh", ("p",)),
         fnn.Layer("2", 1, "sigmoid", ("1",)),
-        fnn.Layer("3", 2, "tanh", ("1",)),
+        fnn.Layer("3", 1, "tanh", ("1",)),
         fnn.Layer("4", 1, "linear", ("2", "3")),
     ]
     return Example(
-        "Hagan E3.4: layer 1 feeds layers 2 and 3",
-        "What two layers send back to the one they read is added. The text's figure is lost; sizes and numbers are ours.",
+        "E3.4: layer 1 feeds two layers",
+        "Hagan: what two layers send back to the one they read is added. The figure is lost; sizes, numbers are ours.",
         fnn.graph(inputs={"p": 2}, layers=layers),
         fnn.losses.sum_square_error(reduction="sum"),
         {"1": _parameters({"p": [[0.4, -0.6], [0.7, 0.2]]}, [0.1, -0.2]),
          "2": _parameters({"1": [[0.8, -0.5]]}, [0.3]),
-         "3": _parameters({"1": [[-0.3, 0.9], [0.6, 0.4]]}, [0.0, 0.1]),
-         "4": _parameters({"2": [[1.2]], "3": [[-0.7, 0.5]]}, [0.2])},
+         "3": _parameters({"1": [[-0.3, 0.9]]}, [0.1]),
+         "4": _parameters({"2": [[1.2]], "3": [[-0.7]]}, [0.2])},
         (1.0, 2.0), (1.0,), 0.1,
-        {"p": (0, 0), "1": (1, 0), "2": (2, 1.15), "3": (2, -0.85), "4": (3, 0)},
+        {"p": (0, 0), "1": (1, 0), "2": (2, 0.6), "3": (2, -0.6), "4": (3, 0)},
     )  # fmt: skip
 
 
 def _softmax() -> Example:
     layers = [fnn.Layer("1", 2, "tanh", ("p",)), fnn.Layer("2", 3, "softmax", ("1",))]
     return Example(
-        "Softmax and cross-entropy: s = a − t",
+        "Softmax and cross-entropy",
         "Loss and output layer together start the recursion (Hagan E3.5); the derivative of softmax is not needed.",
         fnn.graph(inputs={"p": 2}, layers=layers),
         fnn.losses.cross_entropy(reduction="sum"),
@@ -288,7 +287,7 @@ def _softmax() -> Example:
 def _relu() -> Example:
     layers = [fnn.Layer("1", 3, "relu", ("p",)), fnn.Layer("2", 1, "linear", ("1",))]
     return Example(
-        "ReLU: what is at rest learns nothing",
+        "ReLU: a neuron at rest",
         "A neuron whose net input is negative gives 0 and passes nothing back: its weights stay as they are.",
         fnn.graph(inputs={"p": 2}, layers=layers),
         fnn.losses.half_sum_square_error(reduction="sum"),
@@ -363,6 +362,12 @@ def matrix(values: np.ndarray) -> str:
     return rf"\begin{{matrix}} {lines} \end{{matrix}}"
 
 
+def product(left: np.ndarray, right: np.ndarray) -> str:
+    """LaTeX of a product of two; a dot where one is a single number."""
+    dot = r"\cdot" if 1 in (left.size, right.size) else ""
+    return f"{matrix(left)} {dot} {matrix(right)}"
+
+
 def symbol(letter: str, *above: str) -> str:
     """LaTeX of an array of a layer, as W^{2,1}; an input's activation is the input itself."""
     if letter == "a" and not above[0].isdigit():
@@ -410,7 +415,7 @@ def _listed(names: Sequence[str]) -> str:
 def _net_inputs(example, question, found, network, name) -> Explained:
     own, parts = question.params[name], [symbol("n", name) + " ="]
     for source, W in own["weights"].items():
-        parts.append(("+ " if len(parts) > 1 else "") + f"{matrix(W)} {matrix(found.activations[source])}")
+        parts.append(("+ " if len(parts) > 1 else "") + product(W, found.activations[source]))
     if "bias" in own:
         alike = len(own["bias"]) < len(found.net_inputs[name])
         ones = matrix(np.ones(len(found.net_inputs[name]))) if alike else ""
@@ -446,12 +451,12 @@ def _loss(example, question, found, network, name) -> Explained:
 def _start(example, question, found, network, name) -> Explained:
     activation, t = network.output.activation, np.array(question.targets)
     s = f"= {matrix(found.sensitivities[name])}"
-    equation = equations.start(example.loss.name, activation.name)
+    equation = equations.start(f"{example.loss.name}({example.loss.reduction})", activation.name)
     if example.loss.fused_with(activation):
-        parts = f"{matrix(found.activations[name])} {number(t.sum())}", f"- {matrix(t)}"
+        parts = rf"{number(t.sum())} \cdot {matrix(found.activations[name])}", f"- {matrix(t)}"
         words = f"Back: {example.loss.name.replace('_', ' ')} and {activation.name} together start the recursion."
     else:
-        parts = matrix(found.slopes[name]), matrix(found.loss_gradient)
+        parts = (product(found.slopes[name], found.loss_gradient),)
         words = "Back: the derivative of F by the net inputs of the last layer starts the recursion."
         equation += mathml(equations.LOSSES[example.loss.name][1], display=True)
     return Explained(words, equation, chunks(symbol("s", name) + " =", *parts, s))
@@ -461,7 +466,7 @@ def _derivatives(example, question, found, network, name) -> Explained:
     readers, parts = _readers(network, name), [symbol("g", name) + " ="]
     for reader in readers:
         W = question.params[reader]["weights"][name]
-        parts.append(("+ " if len(parts) > 1 else "") + f"{matrix(W.T)} {matrix(found.sensitivities[reader])}")
+        parts.append(("+ " if len(parts) > 1 else "") + product(W.T, found.sensitivities[reader]))
     many = "what each sends back is added (Hagan E3.4)." if len(readers) > 1 else "it sends back its own."
     return Explained(
         f"Back across the weights: layer {name} is read by {_listed(readers)}, and {many}",
@@ -474,7 +479,7 @@ def _sensitivities(example, question, found, network, name) -> Explained:
     return Explained(
         f"Back across the activation of layer {name}: its derivative at the net inputs.",
         mathml(equations.RECURSION["recursion"][1], display=True),
-        chunks(symbol("s", name) + " =", f"{matrix(found.slopes[name])} {matrix(found.received[name])}",
+        chunks(symbol("s", name) + " =", product(found.slopes[name], found.received[name]),
                f"= {matrix(found.sensitivities[name])}"),
     )  # fmt: skip
 
@@ -483,7 +488,7 @@ def _gradient(example, question, found, network, name) -> Explained:
     own, s, numbers = found.gradients[name], found.sensitivities[name], Markup("")
     for source, dW in own["weights"].items():
         derivative = rf"\frac{{\partial F}}{{\partial {symbol('W', name, source)}}} ="
-        numbers += chunks(derivative, f"{matrix(s)} {matrix(found.activations[source][None, :])}", f"= {matrix(dW)}")
+        numbers += chunks(derivative, product(s, found.activations[source][None, :]), f"= {matrix(dW)}")
     alike = "bias" in own and len(own["bias"]) < len(s)
     if "bias" in own:
         derivative = rf"\frac{{\partial F}}{{\partial {symbol('b', name)}}} ="
@@ -537,16 +542,11 @@ def comparison(example: Example, found: Found) -> Markup:
         for layer in example.network.layers for i in range(layer.size)
     ]  # fmt: skip
     half = -(-len(gradients) // 2)  # side by side, so that all are seen at once
-    tables = (
+    return page.beside(
         page.table(("dF/d", *header), gradients[:half], "The gradient"),
         page.table(("dF/d", *header), gradients[half:], "and the rest of it"),
         page.table(("dF/dn", *header), sensitivities, "Sensitivities"),
     )
-    return Markup(_parts().beside(tables))
-
-
-def _parts():
-    return page.templates().get_template("backpropagation.html").module
 
 
 def _compared(name: str, by_hand: float, automatic: float) -> tuple[str, ...]:
@@ -597,7 +597,7 @@ def nodes(example: Example, question: Question, found: Found, at: int) -> dict[s
                 "n": np.nan if n is None else float(n[i]), "s": np.nan if s is None else float(s[i]),
                 "value": said(a) if n is None or ("activations", name) in known else "",
                 "net": f"n {said(n[i])}" if ("net inputs", name) in known else "",
-                "back": f"s {said(s[i])}" if ("sensitivities", name) in known else "",
+                "back": f"s {said(s[i] + 0)}" if ("sensitivities", name) in known else "",
                 "bias": "" if bias is None else f"b {said(bias[min(i, len(bias) - 1)])}",
                 "fill": fill if name in part else "white", "line": line_color if name in part else page.GREY,
                 "width": 3 if name in part else 1.5,
@@ -610,13 +610,12 @@ def edges(example: Example, question: Question, found: Found, at: int) -> dict[s
     step = steps(example.network)[at]
     _, pairs = active(example.network, step)
     largest = max(abs(entry.of(question.params)) for entry in example.entries if entry.source) or 1.0
-    rows = []
+    at_labels, rows = labels(example), []
     for entry, start, end in _drawn_edges(example):
         weight, here = entry.of(question.params), (entry.source, entry.layer) in pairs
         shown = {"gradient": found.gradients, "update": found.updated}.get(step.kind, question.params)
         value = entry.of(shown if here else question.params)
-        # where the labels of a column are evenly apart, whichever edges cross
-        lx, ly = start + (end - start) / (example.network.sizes[entry.layer] + 1)
+        lx, ly = at_labels[entry]
         rows.append({
             "x0": start[0], "y0": start[1], "x1": end[0], "y1": end[1], "lx": lx, "ly": ly, "entry": entry.words,
             "weight": weight, "gradient": entry.of(found.gradients), "label": said(value),
@@ -632,10 +631,9 @@ def flow(example: Example, at: int) -> dict[str, list]:
     step = steps(example.network)[at]
     _, pairs = active(example.network, step)
     rows = []
-    for entry, start, end in (
-        _drawn_edges(example) if step.kind in ("net inputs", "derivatives by the activations") else ()
-    ):
-        if (entry.source, entry.layer) in pairs:
+    moving = step.kind in ("net inputs", "derivatives by the activations")
+    for entry, start, end in _drawn_edges(example):
+        if moving and (entry.source, entry.layer) in pairs:
             tail, tip = (start + share * (end - start) for share in ((0.62, 0.72) if step.forward else (0.72, 0.62)))
             rows.append({"x0": tail[0], "y0": tail[1], "x1": tip[0], "y1": tip[1]})
     return _columns(rows) if rows else {name: [] for name in ("x0", "y0", "x1", "y1")}
@@ -652,23 +650,35 @@ def _columns(rows: list[dict]) -> dict[str, list]:
     return {name: [each[name] for each in rows] for name in rows[0]}
 
 
+def labels(example: Example) -> dict[Entry, np.ndarray]:
+    """Where each edge's number stands: evenly apart beside a column of neurons, whichever edges cross."""
+    beside = collections.Counter(x for places in spots(example).values() for x in places[:, 0])
+    return {
+        entry: start + (end - start) / (1 + beside[example.places[entry.layer][0]])
+        for entry, start, end in _drawn_edges(example)
+    }
+
+
 def clicked(example: Example, x: float, y: float, shape: tuple[float, float]) -> Entry | None:
-    """The edge, or the neuron's bias, that a click means; shape: a column's and a neuron's size in one unit."""
-    point, unit = np.array([x, y]) * shape, np.array(shape)
-    near, best = _NEAR * shape[0], None
-    for entry in example.entries:
-        ends = spots(example)[entry.layer]
-        end = ends[entry.end] * unit
-        if entry.source:
-            start = spots(example)[entry.source][entry.start] * unit
+    """The edge, or the neuron's bias, that a click means; shape: a column's and a neuron's size in one unit.
+
+    Where edges cross, the number that was clicked decides.
+    """
+    unit = np.array(shape)
+    point, near, distances = np.array([x, y]) * unit, _NEAR * shape[0], {}
+    for entry, label in labels(example).items():
+        distances[entry] = np.linalg.norm(point - label * unit)
+    if min(distances.values()) > near / 2:
+        for entry, *ends in _drawn_edges(example):
+            start, end = (each * unit for each in ends)
             along = np.clip((point - start) @ (end - start) / ((end - start) @ (end - start)), 0.15, 0.85)
-            distance = np.linalg.norm(point - start - along * (end - start))
-        else:  # a bias that all neurons share is meant by a click on any of them
-            alike = len(example.params[entry.layer]["bias"]) < len(ends)
-            distance = min(np.linalg.norm(point - each) for each in (ends * unit if alike else [end]))
-        if distance < near:
-            near, best = distance, entry
-    return best
+            distances[entry] = np.linalg.norm(point - start - along * (end - start))
+    for entry in example.entries:
+        if not entry.source:  # a bias that all neurons share is meant by a click on any of them
+            ends, alike = spots(example)[entry.layer] * unit, len(example.params[entry.layer]["bias"]) == 1
+            distances[entry] = min(np.linalg.norm(point - each) for each in (ends if alike else ends[[entry.end]]))
+    best = min(distances, key=distances.__getitem__)
+    return best if distances[best] < near else None
 
 
 class _Page:
@@ -682,7 +692,7 @@ class _Page:
         self.live = Live(document, answer, self.show, self.status)
         wide = {"sizing_mode": "stretch_width"}
         self.choice = Select(title="example", options=list(examples()), value=self.example.name, name="example", **wide)
-        self.step = page.slider("step", 1, 2, 1, 1, "step")
+        self.slot = column(**wide)
         back, forth = Button(label="◀ back", name="back", **wide), Button(label="next ▶", name="next", **wide)
         self.inputs, self.targets = (TextInput(title=f"{what}, with commas", name=what, **wide)
                                      for what in ("inputs", "targets"))  # fmt: skip
@@ -701,7 +711,6 @@ class _Page:
         self.compared = page.words(name="compared")
 
         self.choice.on_change("value", lambda attribute, old, new: self.begin(examples()[new]))
-        self.step.on_change("value", self.moved)
         back.on_click(lambda: self.go(self.step.value - 1))
         forth.on_click(lambda: self.go(self.step.value + 1))
         self.inputs.on_change("value", self.typed)
@@ -712,7 +721,7 @@ class _Page:
         self.plotted.on_event(Tap, self.tapped)
         update.on_click(self.update)
         again.on_click(lambda: self.begin(self.example))
-        controls = column(self.choice, self.step, row(back, forth, **wide), self.inputs, self.targets, self.rate,
+        controls = column(self.choice, self.slot, row(back, forth, **wide), self.inputs, self.targets, self.rate,
                           row(self.entry, self.value, **wide), row(update, again, **wide), **wide)  # fmt: skip
         page.lay_out(document, TITLE, ABOUT, status=self.status.model, controls=controls,
                      main=column(self.plotted, self.key, **wide), side=self.panel, below=self.compared)  # fmt: skip
@@ -720,7 +729,8 @@ class _Page:
 
     def drawing(self):
         plotted = page.plot("The network: neurons in columns, an arrow where values flow at this step", tools="",
-                            toolbar_location=None, x_range=Range1d(0, 1), y_range=Range1d(0, 1), height=380)  # fmt: skip
+                            toolbar_location=None, x_range=Range1d(0, 1), y_range=Range1d(0, 1), height=380,
+                            name="drawing")  # fmt: skip
         plotted.axis.visible = plotted.grid.visible = False
         plotted.segment("x0", "y0", "x1", "y1", source=self.edges, line_color="color", line_width="width",
                         line_dash="dash", line_alpha="alpha")  # fmt: skip
@@ -753,7 +763,10 @@ class _Page:
         names = {layer.name: f"layer {layer.name}: {layer.activation.name}" for layer in example.network.layers}
         self.titles.data = {"x": [x for x, _ in tops.values()], "y": [y + 0.55 for _, y in tops.values()],
                             "text": [names.get(name, "input") for name in tops]}  # fmt: skip
-        self.step.update(end=len(steps(example.network)), value=1)
+        # another slider: the key End would go where it went in the one of another example
+        self.step = page.slider("step", 1, len(steps(example.network)), 1, 1, "step")
+        self.step.on_change("value", self.moved)
+        self.slot.children = [self.step]
         self.inputs.value, self.targets.value = line(example.inputs), line(example.targets)
         self.rate.value = example.rate
         self.entry.options = [entry.words for entry in example.entries]
@@ -852,13 +865,12 @@ class _Page:
         shown = self.example, self.question, self.found
         self.nodes.data, self.edges.data = nodes(*shown, at), edges(*shown, at)
         self.flow.data = flow(self.example, at)
-        explained = explain(*shown, every[at])
-        self.panel.text = str(_parts().step(explained))
+        step = page.templates().get_template("backpropagation.html")
+        self.panel.text = step.render(explain(*shown, every[at])._asdict())
         made = f" after {self.updates} update{'s' if self.updates > 1 else ''}" if self.updates else ""
         F, new = self.found.value.item(), self.found.updated_value.item()
-        text = (
-            f"Step {at + 1} of {len(every)}, {every[at].words}. F = {said(F)}{made}; this update makes it {said(new)}."
-        )
+        where = f"Step {at + 1} of {len(every)}, {every[at].words}"
+        text = f"{where}. F = {said(F)}{made}; this update makes it {said(new)}."
         if np.isfinite(F) and np.isfinite(new) and new <= F:
             self.status.say(text)
         else:

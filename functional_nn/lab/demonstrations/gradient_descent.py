@@ -10,7 +10,7 @@ import numpy as np
 from bokeh.document import Document
 from bokeh.events import Tap
 from bokeh.layouts import column, row
-from bokeh.models import InlineStyleSheet, Select
+from bokeh.models import InlineStyleSheet, Select, Slider
 from markupsafe import Markup
 
 from functional_nn import training
@@ -80,11 +80,14 @@ class _Page:
         self.surface = Select(title="surface", options=list(every), value=first.name, name="surface", **wide)
         options = list(plans(first))
         self.examples = Select(title="gradient from", options=options, value=options[0], name="examples", **wide)
-        self.limit = InlineStyleSheet(css="")
-        self.slider = page.slider(
-            "learning rate", 0, first.largest_rate, first.rate, first.largest_rate / 300, "rate",
-            format="0.[0000]", stylesheets=[self.limit],
-        )  # fmt: skip
+        # One of its own for each surface: another end does not reach the keys that move a slider.
+        self.sliders = {
+            surface.name: page.slider(
+                "learning rate", 0, surface.largest_rate, surface.rate, surface.largest_rate / 300, f"rate-{number}",
+                format="0.[0000]", stylesheets=[InlineStyleSheet(css="")], visible=surface is first,
+            )
+            for number, surface in enumerate(every.values())
+        }  # fmt: skip
         self.typed = page.number("or any rate", first.rate, "typed-rate")
         self.steps = page.slider("updates", 1, STEPS, 100, 1, "steps")
         self.start = Start(first.labels, first.start, self.status, self.ask)
@@ -100,10 +103,11 @@ class _Page:
         self.surface.on_change("value", self.other_surface)
         for control in (self.examples, self.steps):
             control.on_change("value", lambda attribute, old, new: self.ask())
-        self.slider.on_change("value", lambda attribute, old, new: self.new_rate(new))
+        for slider in self.sliders.values():
+            slider.on_change("value", lambda attribute, old, new: self.new_rate(new))
         self.typed.on_change("value", lambda attribute, old, new: self.new_rate(new))
         self.plotted.on_event(Tap, lambda event: self.start.tapped(self.plotted, event))
-        controls = column(self.surface, self.examples, self.slider, self.typed, self.steps,
+        controls = column(self.surface, self.examples, *self.sliders.values(), self.typed, self.steps,
                           row(*self.start.boxes, **wide), _equations(), **wide)  # fmt: skip
         side = column(self.error, self.readout, **wide)
         page.lay_out(document, TITLE, ABOUT, status=self.status.model, controls=controls, main=self.plotted, side=side)
@@ -124,12 +128,18 @@ class _Page:
         self.rate, self.quiet = surface.rate, True
         self.examples.options = list(plans(surface))
         self.examples.value = self.examples.options[position]
-        self.slider.update(end=surface.largest_rate, step=surface.largest_rate / 300, value=surface.rate)
+        for name, slider in self.sliders.items():
+            slider.update(visible=name == new, value=surface.rate if name == new else slider.value)
         self.typed.value = surface.rate
         self.start.move(surface.start, surface.labels)
         self.quiet = False
         self.draw(surface)
         self.ask()
+
+    @property
+    def slider(self) -> Slider:
+        """The one of the surface that is seen."""
+        return self.sliders[self.surface.value]
 
     def new_rate(self, rate: float | None) -> None:
         """From the slider or the box, each of which then shows the other's."""
@@ -174,7 +184,7 @@ class _Page:
         share = 100 * bend.stable_rate / self.slider.end
         side = f"right: {100 - share:.3f}%; border-right" if share > 50 else f"left: {share:.3f}%; border-left"
         mark = _LIMIT.format(share=share, side=side, rate=said(bend.stable_rate))
-        self.limit.css = mark if share <= 100 else ""
+        self.slider.stylesheets[0].css = mark if share <= 100 else ""
 
     def say(self, question: Question, path: Path, bend: Bend, left: bool) -> None:
         limit, surface, F, how = (

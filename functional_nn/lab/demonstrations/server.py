@@ -2,6 +2,7 @@
 
 import errno
 import functools
+import gc
 import socket
 import sys
 import threading
@@ -99,11 +100,13 @@ def serve(port: int = 5006, address: str = LOOPBACK, browser: bool = True, sweep
     `start`, and ValueError where `sweep` is not a sweep's folder.
     """
     populations.use(sweep)
+    print("compiling what the pages begin with ...", flush=True)
     with progress("compiling", len(DEMONSTRATIONS)) as advance:
         for number, demonstration in enumerate(DEMONSTRATIONS):
             advance(number, demonstration.title)
             demonstration.warm_up()
         advance(len(DEMONSTRATIONS))
+    gc.freeze()  # what is there now stays: Bokeh collects garbage whenever a session ends, while all others wait
     served = start(port, address)
     opened = browser and _open(served.address)
     print(f"demonstrations: {served.address}" + ("" if opened else " (open it in a browser)"), flush=True)

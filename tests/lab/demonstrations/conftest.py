@@ -1,6 +1,7 @@
 """The demonstrations' server, and a page of it in a real browser, with a visitor's hands."""
 
 import asyncio
+import gc
 import threading
 import time
 
@@ -37,7 +38,9 @@ def served():
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
     assert ready.wait(60)
+    gc.freeze()  # as `serve` does
     yield found[0]
+    gc.unfreeze()
     found[0].server.io_loop.add_callback(found[0].server.io_loop.stop)
     thread.join(10)
 

@@ -114,9 +114,9 @@ def test_a_click_starts_it_there(visit):
 
 def test_the_sliders_move_by_keyboard(visit):
     page = visit("gradient-descent")
-    page.focus("rate", ".noUi-handle")
+    page.focus("rate-0", ".noUi-handle")
     page.changed(lambda: page.press("ArrowRight", 10), lambda: last_point(page))
-    rate = page.until(lambda: page.get("rate", "value") == pytest.approx(0.02) and page.get("typed-rate", "value"))
+    rate = page.until(lambda: page.get("rate-0", "value") == pytest.approx(0.02) and page.get("typed-rate", "value"))
     page.until(lambda: "0.02 is below 2/λmax = 0.1" in page.said())
     np.testing.assert_allclose(last_point(page), fitted(EQ315, EQ315.start, 100, rate), atol=1e-6)
     page.focus("steps", ".noUi-handle")
@@ -127,11 +127,15 @@ def test_the_sliders_move_by_keyboard(visit):
 
 def test_stochastic_descent_on_another_surface(visit):
     page = visit("gradient-descent")
-    page.changed(lambda: page.set("surface", "value", P33.name), lambda: page.get("rate", "end"))
+    page.changed(lambda: page.set("surface", "value", P33.name), lambda: page.get("rate-1", "visible"))
+    page.until(lambda: page.data("names")["text"] == ["λ = 10", "λ = 40"])
     page.set("examples", "value", "one at a time, in order (stochastic)")
     wanted = fitted(P33, (1, 1), 100, 0.01, stochastic(shuffle="never"))
     page.until(lambda: np.allclose(last_point(page), wanted, atol=1e-6))
-    assert page.get("rate", "end") == 0.15 and page.data("names")["text"] == ["λ = 10", "λ = 40"]
+    page.focus("rate-1", ".noUi-handle")
+    page.press("End")
+    page.until(lambda: page.get("rate-1", "value") == 0.15 and page.kind() == "warns")
+    assert not page.get("rate-0", "visible")
 
 
 def test_divergence_is_named_and_clipped_and_bad_input_refused(visit):
