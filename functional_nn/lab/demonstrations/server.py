@@ -16,7 +16,14 @@ from bokeh.document import Document
 from bokeh.server.server import Server
 from tornado.web import RequestHandler
 
-from functional_nn.lab.demonstrations import backpropagation, boundary, gradient_descent, populations, race
+from functional_nn.lab.demonstrations import (
+    backpropagation,
+    boundary,
+    gradient_descent,
+    populations,
+    race,
+    sweep_members,
+)
 from functional_nn.lab.demonstrations.page import Demonstration
 from functional_nn.lab.progress import progress
 from functional_nn.lab.report import templates
@@ -99,7 +106,7 @@ def serve(port: int = 5006, address: str = LOOPBACK, browser: bool = True, sweep
     sweep: the folder of a sweep, for the page of populations; by default a small one is trained first. Raises as
     `start`, and ValueError where `sweep` is not a sweep's folder.
     """
-    populations.use(sweep)
+    sweep_members.use(sweep)
     print("compiling what the pages begin with ...", flush=True)
     with progress("compiling", len(DEMONSTRATIONS)) as advance:
         for number, demonstration in enumerate(DEMONSTRATIONS):

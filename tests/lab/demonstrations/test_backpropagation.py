@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 import functional_nn as fnn
-from functional_nn.lab.demonstrations import backpropagation
-from functional_nn.lab.demonstrations.backpropagation import Entry, Step
+from functional_nn.lab.demonstrations import backpropagation, explanations, one_example
+from functional_nn.lab.demonstrations.one_example import Entry, Step
 
-KORDECKI, P32, E34, SOFTMAX, RELU = EXAMPLES = tuple(backpropagation.examples().values())
+KORDECKI, P32, E34, SOFTMAX, RELU = EXAMPLES = tuple(one_example.examples().values())
 each_example = pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.name)
 
 # Worked example 6, in our orientation
@@ -34,7 +34,7 @@ def parts(params):
 
 
 def answer(example, **changes):
-    return backpropagation.answer(example.start._replace(**changes))[1]
+    return one_example.answer(example.start._replace(**changes))[1]
 
 
 # Computed -------------------------------------------------------------------------------------------------------------
@@ -113,8 +113,8 @@ def test_a_relu_at_rest():
 @each_example
 def test_steps_and_what_they_show(example):
     """Each value is seen from its own step on and not before; every step has words, an equation and numbers."""
-    question, found = backpropagation.answer(example.start)
-    every = backpropagation.steps(example.network)
+    question, found = one_example.answer(example.start)
+    every = one_example.steps(example.network)
     count = len(example.network.layers)
     assert len(every) == len(set(every)) == 5 * count + 1
     names = [name for name, S in example.network.sizes.items() for _ in range(S)]
@@ -127,7 +127,7 @@ def test_steps_and_what_they_show(example):
             assert (value != "") == (name == "p" or name in seen["activations"])
             assert (net != "") == (name in seen["net inputs"])
             assert (back != "") == (name in seen["start"] | seen["sensitivities"])
-        explained = backpropagation.explain(example, question, found, step)
+        explained = explanations.explain(example, question, found, step)
         assert explained.words and "<math" in explained.equation and "<math" in explained.numbers
         arrows = backpropagation.flow(example, at)
         right = np.array(arrows["x1"]) > np.array(arrows["x0"])
@@ -135,7 +135,7 @@ def test_steps_and_what_they_show(example):
             right.size > 0 and (right == step.forward).all()
         )  # fmt: skip
     assert every[0] == Step("net inputs", "1") and every[-1] == Step("update")
-    rows = str(backpropagation.comparison(example, found)).count("<tr>") - 3  # headers
+    rows = str(explanations.comparison(example, found)).count("<tr>") - 3  # headers
     assert rows == len(example.entries) + sum(layer.size for layer in example.network.layers)
 
 
@@ -177,10 +177,10 @@ def evaluated(side):
 @each_example
 def test_the_equations_hold_with_the_numbers_in_them(example):
     """Read back from the MathML: both sides of every = and <-, as far as they are numbers."""
-    question, found = backpropagation.answer(example.start)
-    for step in backpropagation.steps(example.network):
+    question, found = one_example.answer(example.start)
+    for step in one_example.steps(example.network):
         compared = 0
-        for line in str(backpropagation.explain(example, question, found, step).numbers).split("</p>"):
+        for line in str(explanations.explain(example, question, found, step).numbers).split("</p>"):
             sides = [[]]
             for token in tokens(line):
                 if isinstance(token, str) and token in "=←":
@@ -195,14 +195,14 @@ def test_the_equations_hold_with_the_numbers_in_them(example):
 
 
 def test_what_several_readers_send_back_is_added():
-    question, found = backpropagation.answer(E34.start)
+    question, found = one_example.answer(E34.start)
     step = Step("derivatives by the activations", "1")
     sent = [question.params[m]["weights"]["1"].T @ found.sensitivities[m] for m in ("2", "3")]
     np.testing.assert_allclose(found.received["1"], sum(sent), rtol=1e-12)
     assert all(np.abs(each).min() > 0.1 for each in sent)
     _, pairs = backpropagation.active(E34.network, step)
     assert pairs == {("1", "2"), ("1", "3")}
-    assert "layer 2 and layer 3" in backpropagation.explain(E34, question, found, step).words
+    assert "layer 2 and layer 3" in explanations.explain(E34, question, found, step).words
 
 
 @each_example
@@ -228,7 +228,7 @@ def test_a_parameter_is_changed_alone():
 @pytest.mark.parametrize("text", ["1, 4", "1, 4, 5, 6", "1, four, 5", "1, inf, 5", "nan, 4, 5", "", "1; 4; 5"])
 def test_lines_that_are_not_numbers(text):
     with pytest.raises(ValueError) as error:
-        backpropagation.read(text, "inputs", (1.0, 4.0, 5.0))
+        one_example.read(text, "inputs", (1.0, 4.0, 5.0))
     expected = f"inputs: expected 3 finite numbers with commas between them, as in 1, 4, 5, got {text!r}"
     assert str(error.value).startswith(expected)
 
@@ -240,13 +240,13 @@ def test_lines_that_are_not_numbers(text):
 )  # fmt: skip
 def test_what_is_refused(example, changes, said):
     with pytest.raises(ValueError, match=said):
-        backpropagation.check(example.start._replace(**changes))
+        one_example.check(example.start._replace(**changes))
 
 
 def test_changes_compile_nothing():
     example = KORDECKI
     answer(example)
-    program = backpropagation._program(example.network, example.loss)
+    program = one_example._program(example.network, example.loss)
     compiled = program._cache_size()
     answer(example, inputs=(2.0, -1.0, 0.5), rate=3.0, params=jax.tree.map(lambda x: x * 2, example.params))
     assert program._cache_size() == compiled

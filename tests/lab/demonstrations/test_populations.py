@@ -8,8 +8,8 @@ import pytest
 
 import functional_nn as fnn
 from functional_nn.lab import experiments
-from functional_nn.lab.demonstrations import populations
-from functional_nn.lab.demonstrations.populations import HELD_OUT, TRAINING, members_of
+from functional_nn.lab.demonstrations import populations, sweep_members
+from functional_nn.lab.demonstrations.sweep_members import HELD_OUT, TRAINING, members_of
 
 RATES, SIZES, SEEDS, E = [0.001, 0.01, 0.1, 1.0, 10.0], [8, 32], 3, 12
 N = len(RATES) * len(SIZES) * SEEDS
@@ -51,7 +51,7 @@ def write(folder, names, table, history):
 
 def test_a_folder_is_read_back(tmp_path):
     names, table, history = made(activation=np.array(["tanh", "relu"] * (N // 2)), width=np.full(N, 4))
-    read, wanted = populations.read(write(tmp_path, names, table, history)), members_of("x", names, table, history)
+    read, wanted = sweep_members.read(write(tmp_path, names, table, history)), members_of("x", names, table, history)
     assert list(read.columns) == ["learning_rate", "batch_size", "seed", "activation"] and read.source == str(tmp_path)
     for name, column in read.columns.items():
         assert column.dtype.kind == table[name].dtype.kind and (column == table[name]).all()
@@ -72,7 +72,7 @@ def test_a_population_as_it_is_trained_and_written(tmp_path):
     )  # fmt: skip
     population.to_csv(tmp_path / "results.csv")
     population.save_history(tmp_path / "history.npz")
-    read = populations.read(tmp_path)
+    read = sweep_members.read(tmp_path)
     np.testing.assert_allclose(read.loss, population.table()["validation_loss"], rtol=1e-6)
     np.testing.assert_allclose(read.curves[HELD_OUT][:, :2], population.history.validation_loss[:, :2], rtol=1e-6)
     assert list(read.columns) == ["learning_rate", "seed"] and read.accuracy is None
@@ -101,7 +101,7 @@ def test_folders_that_are_not_sweeps(tmp_path, damage, said):
     write(tmp_path, *made())
     damage(tmp_path)
     with pytest.raises(ValueError, match=said):
-        populations.use(tmp_path)
+        sweep_members.use(tmp_path)
 
 
 def cut(folder, change):
@@ -111,7 +111,7 @@ def cut(folder, change):
 
 def test_there_is_no_such_folder(tmp_path):
     with pytest.raises(ValueError, match="'.*nowhere' is not a sweep's folder: there is no such folder"):
-        populations.use(tmp_path / "nowhere")
+        sweep_members.use(tmp_path / "nowhere")
 
 
 def test_curves_go_on_where_a_member_stopped_and_end_where_it_diverged():
@@ -182,9 +182,9 @@ def test_scales(name, values, options, power):
 
 @pytest.mark.slow
 def test_the_small_population_is_trained_once():
-    populations.use(None)
-    shown = populations.members()
-    assert populations.members() is shown and list(shown.columns) == ["learning_rate", "batch_size", "seed"]
+    sweep_members.use(None)
+    shown = sweep_members.members()
+    assert sweep_members.members() is shown and list(shown.columns) == ["learning_rate", "batch_size", "seed"]
     assert len(shown) == 108 and 0 < shown.lost.sum() < 20
     assert shown.loss[~shown.lost].min() < 0.01 and shown.columns["learning_rate"][shown.lost].min() > 1
 
@@ -195,9 +195,9 @@ def test_the_small_population_is_trained_once():
 @pytest.fixture
 def sweep(tmp_path):
     """A sweep's folder that the server shows, and what is in it."""
-    populations.use(write(tmp_path, *made()))
-    yield populations.members()
-    populations.use(None)
+    sweep_members.use(write(tmp_path, *made()))
+    yield sweep_members.members()
+    sweep_members.use(None)
 
 
 def selected(page):

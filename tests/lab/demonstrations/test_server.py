@@ -163,7 +163,7 @@ def test_the_command_refuses_in_a_line(given, said):
 def test_serving_opens_a_browser_or_prints_where(monkeypatch, capsys):
     """And ends with Ctrl-C; nothing is compiled here."""
     monkeypatch.setattr(server, "DEMONSTRATIONS", ())
-    monkeypatch.setattr(server.populations, "use", lambda sweep: None)
+    monkeypatch.setattr(server.sweep_members, "use", lambda sweep: None)
     monkeypatch.setattr(server.Server, "io_loop", property(lambda self: _Interrupted()))
     for opens, ending in ((True, ""), (False, " (open it in a browser)")):
         monkeypatch.setattr(server.webbrowser, "open", lambda address, opens=opens: opens)
