@@ -47,9 +47,13 @@ SCENES = (
     Scene("gradient-descent", "gradient_descent", (("rate-0", "value", 0.094), ("steps", "value", 60)), 1,
           ("rate-0", "value", (0.02, 0.03)), "path"),
     Scene("adam", "adam", (), 1, ("steps", "value", (300, 310)), "path-3"),
+    Scene("backpropagation", "backpropagation", (("step", "value", 9),), 1, ("step", "value", (5, 6)), "nodes"),
     Scene("decision-boundary", "decision_boundary",
           (("data", "value", "two spirals"), ("hidden", "value", "16, 16"), ("rate", "value", 0.02),
            ("speed", "value", 20), ("go", "active", True)), 30, ("layer", "value", ("layer2", "layer1")), "units"),
+    Scene("populations", "populations",
+          (("choose-across", "value", [-1.2, 1]), ("choose-upwards", "active", [0, 1])), 1,
+          ("choose-upwards", "active", ([0], [0, 1, 2])), "lines"),
 )  # fmt: skip
 
 _ANSWERED = """
