@@ -362,8 +362,3 @@ def test_bad_lines_are_refused_and_the_last_good_stay(visit):
         assert page.kind() == ""
     page.changed(lambda: page.set("rate", "value", -1), page.said)
     assert page.kind() == "refuses" and "learning_rate" in page.said() and page.data("nodes")["a"] == before
-
-
-def test_it_fits_a_phone(visit):
-    page = visit("backpropagation", 390, 844)
-    assert page.script("return document.documentElement.scrollWidth") <= 390

@@ -152,8 +152,3 @@ def test_divergence_is_named_and_clipped_and_bad_input_refused(visit):
     before = last_point(page)
     page.changed(lambda: page.click("main", -4.3, 0), page.said)  # on the axis, beside the frame
     assert page.kind() == "refuses" and "outside the plot" in page.said() and last_point(page) == before
-
-
-def test_it_fits_a_phone(visit):
-    page = visit("gradient-descent", 390, 844)
-    assert page.script("return document.documentElement.scrollWidth") <= 390

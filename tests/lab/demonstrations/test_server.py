@@ -175,3 +175,17 @@ def test_serving_opens_a_browser_or_prints_where(monkeypatch, capsys):
 class _Interrupted:
     def start(self):
         raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(one.path, marks=pytest.mark.slow if one.path == "populations" else ())  # it trains some first
+        for one in DEMONSTRATIONS
+    ],
+)
+def test_pages_fit_a_phone_and_fetch_nothing_from_elsewhere(visit, served, path):
+    page = visit(path, 390, 844)
+    assert page.script("return document.documentElement.scrollWidth") <= 390
+    fetched = page.script("return performance.getEntriesByType('resource').map(each => each.name)")
+    assert fetched and all(address.startswith((served.address, "data:")) for address in fetched)
