@@ -83,6 +83,9 @@ class Live:
             self.show(future.result())
         except (ValueError, TypeError) as error:
             self.status.refuse(str(error))
+        except Exception as error:
+            self.status.refuse(f"this failed: {error}")
+            raise  # for the server's log
         finally:
             self.document.unhold()
             self.busy = False
