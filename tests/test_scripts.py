@@ -92,6 +92,7 @@ def test_trajectories_are_the_texts(tmp_path, monkeypatch):
     assert all(float(row["F"]) < 1e-20 for row in rows if row["method"] == "Newton")
 
 
+@pytest.mark.slow
 def test_printed_formulas_differ_as_the_errata_say(tmp_path, monkeypatch):
     rows = run(load("formula_variants"), tmp_path / "table", monkeypatch, "--steps", "320")
     first = {(row["family"], row["variant"]): float(row["first step / own"]) for row in rows}

@@ -177,11 +177,8 @@ def _check_finite(what: str, values: np.ndarray) -> None:
 
 
 def _load_bundled(name: str, task: Task) -> Dataset:
-    try:
-        from sklearn import datasets
-    except ImportError as error:
-        message = f'data set {name!r} comes with scikit-learn, which is missing; pip install "functional-nn[lab]"'
-        raise ImportError(message) from error
+    from sklearn import datasets  # takes a second, which only these need
+
     # scikit-learn's own scaling of diabetes is over all examples, those later held out among them.
     bunch = datasets.load_diabetes(scaled=False) if name == "diabetes" else getattr(datasets, f"load_{name}")()
     own = "regression" if name == "diabetes" else "classification"

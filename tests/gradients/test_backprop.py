@@ -67,7 +67,7 @@ def assert_agree(network, loss, dtype=jnp.float64, examples=4, seed=0):
 # Manual against automatic ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.sampled(every=5)
+@pytest.mark.sampled(every=9)
 @pytest.mark.parametrize("hidden", PROVED)
 @pytest.mark.parametrize("output", PROVED)
 def test_manual_is_automatic_for_every_activation_output_and_loss(output, hidden):
@@ -113,7 +113,7 @@ def on_every_graph():
             yield pytest.param(graph, output, some, dtype, id=f"{graph}-{output}-{dtype.__name__}", marks=marks)
 
 
-@pytest.mark.sampled(every=4)
+@pytest.mark.sampled(every=7)
 @pytest.mark.parametrize(("graph", "output", "combinations", "dtype"), list(on_every_graph()))
 def test_manual_is_automatic_on_every_graph(graph, output, combinations, dtype):
     build, examples = GRAPHS[graph]
@@ -178,6 +178,7 @@ def test_manual_is_automatic_on_random_graphs(graph_and_loss, examples, weighted
 # Third opinions -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.sampled(every=2)
 @pytest.mark.parametrize(("output", "loss"), SMOOTH_PAIRS)
 def test_complex_step_agrees_on_smooth_networks(output, loss):
     """Im F(x + i h d) / h = F'(x) d, to rounding: no difference is taken."""
@@ -201,6 +202,7 @@ REFERENCED = [
 ]
 
 
+@pytest.mark.sampled(every=2)
 @pytest.mark.parametrize(("graph", "hidden", "output", "loss"), REFERENCED)
 def test_the_neuron_by_neuron_reference_agrees(graph, hidden, output, loss):
     """Each pair of output and loss once, against code that shares no line with the package."""
@@ -378,6 +380,7 @@ def test_differentiable_runs_our_recursion(monkeypatch):
     assert swept == [1]
 
 
+@pytest.mark.sampled(every=2)
 @pytest.mark.parametrize("hidden", ["sigmoid", "softmax", "prelu"])
 def test_the_gradient_of_the_gradient_is_autodiffs(hidden):
     network = hagan_p32(hidden, "tanh")

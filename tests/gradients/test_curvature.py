@@ -48,7 +48,7 @@ def assert_products(network, loss, given, seed=9):
     assert relative_error(found, expected) <= TOLERANCE
 
 
-@pytest.mark.sampled(every=2)
+@pytest.mark.sampled(every=6)
 @pytest.mark.parametrize("output", PROVED)
 def test_products_are_autodiffs(output):
     """Every activation over half of the losses that admit it, every loss over some, on a graph of all sorts."""

@@ -211,6 +211,7 @@ CASES = [
 CASES += [pytest.param(*case, id="-".join(case), marks=pytest.mark.slow) for case in covering()]
 
 
+@pytest.mark.sampled(every=2)
 @pytest.mark.parametrize(("graph", "hidden", "output", "loss"), CASES)
 def test_quantities_are_their_definitions(graph, hidden, output, loss):
     network, loss = GRAPHS[graph][0](hidden, output), fnn.losses.get(loss)

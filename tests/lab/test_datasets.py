@@ -89,13 +89,6 @@ def test_digits_lie_between_0_and_1():
     assert inputs.min() == 0 and inputs.max() == 1
 
 
-@pytest.mark.parametrize("name", BUNDLED)
-def test_bundled_without_scikit_learn(name, monkeypatch):
-    monkeypatch.setitem(sys.modules, "sklearn", None)
-    with pytest.raises(ImportError, match=r'pip install "functional-nn\[lab\]"'):
-        load(name)
-
-
 @pytest.mark.parametrize(("name", "task"), [("iris", "regression"), ("diabetes", "classification")])
 def test_bundled_sets_have_one_task(name, task):
     with pytest.raises(ValueError, match=f"{name}: is a .* set; .* got '{task}'"):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from functional_nn import lab
-from functional_nn.lab import cli, datasets, orbax
+from functional_nn.lab import cli, orbax
 
 ROOT = Path(__file__).parents[2]
 LAB, BENCH = '"functional-nn[lab]"', '"functional-nn[bench]"'
@@ -88,9 +88,6 @@ def test_the_smaller_extras_name_themselves(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "orbax.checkpoint", None)
     with pytest.raises(ImportError, match=r'pip install "functional-nn\[orbax\]"'):
         orbax.keep(tmp_path)
-    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
-    with pytest.raises(ImportError, match=r'pip install "functional-nn\[lab\]"'):
-        datasets.load("digits")
 
 
 # Help -----------------------------------------------------------------------------------------------------------------

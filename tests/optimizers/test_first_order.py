@@ -137,6 +137,7 @@ OPTAXS = {
 OPTAXS_SLOW = ("gd, default", "momentum, default", "momentum without decay", "nesterov, default", "rmsprop, centered")
 
 
+@pytest.mark.sampled(every=2)
 @pytest.mark.oracle
 @pytest.mark.parametrize(
     "case", [pytest.param(case, marks=pytest.mark.slow if case in OPTAXS_SLOW else ()) for case in OPTAXS]
@@ -497,6 +498,7 @@ def assert_kept(name, dtype, before, after):
         assert narrow == (len(jax.tree.leaves(PARAMS)) if dtype in ("bfloat16", "float16") else 0)
 
 
+@pytest.mark.sampled(every=2)
 @slow_but(
     *optimizers.names(), "decoupled_weight_decay", "accumulate", "freeze", "average", "reduce_on_plateau", "keep_pruned"
 )
@@ -536,6 +538,7 @@ def test_decays_can_be_swept_by_vmap(name, constant):
         np.testing.assert_allclose(swept[i], plain[i], rtol=1e-12)
 
 
+@pytest.mark.sampled(every=2)
 @over_all
 def test_donated_states_are_updated_in_place(name):
     """What comes out lies where the state lay, and nothing of the parameters' size is set aside beside it.

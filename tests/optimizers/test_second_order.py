@@ -215,6 +215,7 @@ def running(states, function, least=1e-6):
 # What every method does -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.sampled(every=2)
 @over_methods
 def test_values_and_gradients_are_those_of_the_points(name):
     """And none is higher than the one before; of Bayesian regularization that holds of another function."""
