@@ -5,7 +5,6 @@ import gzip
 import io
 import math
 import struct
-import sys
 import zipfile
 
 import numpy as np
