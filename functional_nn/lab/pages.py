@@ -57,8 +57,6 @@ def trained(
             f"{epochs}; held-out loss ends at {history.validation_loss[-1]:.3g}.",
             curves + "Nothing is chosen by the held-out part. Open circles: exactly zero.",
         ),
-        *_examples(config, held_out, outputs, summary["held out"]),
-        *_tracked(history),
         report.Panel(
             "Hand-written gradient against jax.grad, all through training",
             figures["gradient_agreement"],
@@ -67,6 +65,8 @@ def trained(
             "bound is derived from the program's roundings and the gradient's measured condition number, which "
             "grows as the gradient itself vanishes. Points on the lowest line are equal to the last bit.",
         ),
+        *_examples(config, held_out, outputs, summary["held out"]),
+        *_tracked(history),
         _agreement_table("Agreement after training", agreement),
         _costs_table(agreement),
         _equations(config),
