@@ -75,6 +75,7 @@ def test_the_tutorial_fails_where_its_recursion_is_wrong(section, name, wrong, t
     assert left.value.code == 1 and "NO" in (tmp_path / "table.txt").read_text()
 
 
+@pytest.mark.slow
 def test_trajectories_are_the_texts(tmp_path, monkeypatch):
     """Worked examples 1 and 2: 0.00108 at 0.01, 19.0125 for ever at the limit, 1 in P3.3, and what lies beyond."""
     rows = run(load("quadratic_trajectories"), tmp_path / "table", monkeypatch)

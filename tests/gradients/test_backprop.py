@@ -67,7 +67,7 @@ def assert_agree(network, loss, dtype=jnp.float64, examples=4, seed=0):
 # Manual against automatic ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.sampled(every=9)
+@pytest.mark.sampled(every=17)
 @pytest.mark.parametrize("hidden", PROVED)
 @pytest.mark.parametrize("output", PROVED)
 def test_manual_is_automatic_for_every_activation_output_and_loss(output, hidden):
@@ -113,7 +113,7 @@ def on_every_graph():
             yield pytest.param(graph, output, some, dtype, id=f"{graph}-{output}-{dtype.__name__}", marks=marks)
 
 
-@pytest.mark.sampled(every=7)
+@pytest.mark.sampled(every=13)
 @pytest.mark.parametrize(("graph", "output", "combinations", "dtype"), list(on_every_graph()))
 def test_manual_is_automatic_on_every_graph(graph, output, combinations, dtype):
     build, examples = GRAPHS[graph]
@@ -467,6 +467,7 @@ def test_sixteen_bits_stay_finite_and_in_their_dtype(output):
         chex.assert_trees_all_equal_shapes(result.gradients, params)
 
 
+@pytest.mark.sampled(every=2)
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16], ids=lambda dtype: dtype.__name__)
 def test_sixteen_bits_follow_float64(dtype):
     network, loss = fan_out("tanh", "softmax"), fnn.losses.cross_entropy()

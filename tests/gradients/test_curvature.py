@@ -194,6 +194,7 @@ def test_the_stable_rate_has_a_derivative_where_lanczos_is_exact():
     assert np.isfinite(flat(slope)).all()
 
 
+@pytest.mark.slow
 def test_repeated_eigenvalues_do_not_end_the_search():
     """I (x) A: each eigenvalue as often as there are outputs, so that Lanczos comes to an invariant subspace early."""
     network = fnn.multilayer((2, 5), ("linear",), bias="none")

@@ -26,7 +26,7 @@ def fan_out(hidden, rates=(0.5, 0.25)):
     )
 
 
-@pytest.mark.sampled(every=2)
+@pytest.mark.sampled(every=4)
 @pytest.mark.parametrize("hidden", ["tanh", "relu", "prelu", "maxout(2)", "softmax"])
 def test_manual_is_automatic_under_the_same_mask(hidden):
     network, loss = fan_out(hidden), fnn.losses.cross_entropy()

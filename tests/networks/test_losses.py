@@ -201,7 +201,7 @@ def _normalised(x):
     return x - np.logaddexp.reduce(x, axis=1)[:, None]
 
 
-@pytest.mark.sampled(every=5)
+@pytest.mark.sampled(every=9)
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: dtype.__name__)
 @pytest.mark.parametrize(("name", "output"), FUSED)
 def test_fused_pair_is_exact_at_logits_of_ten_thousand(name, output, dtype):
@@ -224,7 +224,7 @@ def test_fused_pair_is_exact_at_logits_of_ten_thousand(name, output, dtype):
     assert value.dtype == gradient.dtype == dtype
 
 
-@pytest.mark.sampled(every=5)
+@pytest.mark.sampled(every=9)
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: dtype.__name__)
 @pytest.mark.parametrize(("name", "output"), MASKABLE)
 def test_a_masked_class_with_target_zero_counts_as_absent(name, output, dtype):
@@ -541,7 +541,7 @@ def curvatures():
 CURVATURES = [pytest.param(*rest, id=name) for name, *rest in curvatures()]
 
 
-@pytest.mark.sampled(every=3)
+@pytest.mark.sampled(every=5)
 @pytest.mark.parametrize(("curvature", "value", "x", "t"), CURVATURES)
 def test_curvature_is_the_hessian_of_the_value(curvature, value, x, t):
     H = jax.vmap(jax.hessian(lambda x, t: value(x[None], t[None])[0]))(x, t)
