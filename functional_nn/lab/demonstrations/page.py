@@ -6,6 +6,7 @@ what was compiled.
 
 import functools
 import math
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -17,7 +18,6 @@ from bokeh.events import Tap
 from bokeh.models import ColumnDataSource, Div, InlineStyleSheet, Model, NumericInput, Range1d, Slider
 from bokeh.plotting import figure
 from markupsafe import Markup, escape
-from tornado.ioloop import IOLoop
 
 from functional_nn.lab.report import templates
 
@@ -56,11 +56,12 @@ class Live:
         self.document, self.compute, self.show, self.status = document, compute, show, status
         self.waiting: list = []
         self.busy = self.gone = False
-        self.loop = IOLoop.current()
+        self.leaving = threading.Lock()
         document.on_session_destroyed(self._leave)
 
     def _leave(self, session_context) -> None:
-        self.gone = True
+        with self.leaving:
+            self.gone = True
 
     def ask(self, question: Any) -> None:
         """Answers `question` soon; an earlier one that was not begun is forgotten."""
@@ -70,12 +71,12 @@ class Live:
 
     def _next(self) -> None:
         self.busy = True
-        computed = _pool.submit(self.compute, self.waiting.pop())
-        computed.add_done_callback(functools.partial(self.loop.add_callback, self._arrived))
+        _pool.submit(self.compute, self.waiting.pop()).add_done_callback(self._arrived)
 
     def _arrived(self, future: Future) -> None:
-        if not self.gone:  # nobody destroys a session while the loop is here
-            self.document.add_next_tick_callback(functools.partial(self._answer, future))
+        with self.leaving:  # a document that is gone takes no callback
+            if not self.gone:
+                self.document.add_next_tick_callback(functools.partial(self._answer, future))
 
     def _answer(self, future: Future) -> None:
         self.document.hold("combine")  # one message to the browser, of everything that changes
