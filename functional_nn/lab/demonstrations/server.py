@@ -1,5 +1,6 @@
 """The server: a page for each demonstration and one that leads to them, on this machine's own address by default."""
 
+import asyncio
 import errno
 import functools
 import gc
@@ -114,6 +115,7 @@ def serve(port: int = 5006, address: str = LOOPBACK, browser: bool = True, sweep
             demonstration.warm_up()
         advance(len(DEMONSTRATIONS))
     gc.freeze()  # what is there now stays: Bokeh collects garbage whenever a session ends, while all others wait
+    asyncio.set_event_loop(asyncio.new_event_loop())  # which a server needs, and no longer makes for itself
     served = start(port, address)
     opened = browser and _open(served.address)
     print(f"demonstrations: {served.address}" + ("" if opened else " (open it in a browser)"), flush=True)
