@@ -1,5 +1,6 @@
 """A decision boundary that moves while a network learns, with those of its hidden neurons."""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import contourpy
@@ -51,10 +52,11 @@ def warm_up() -> None:
     answer(Question(Choice(), 0.01, None, 1))
 
 
-def warm_up_more() -> None:
+def warm_up_more() -> Iterator[None]:
     """Compiles, for the same network, the methods that are likeliest asked for."""
     for optimizer in ("levenberg_marquardt", "lbfgs", "gd", "momentum", "rmsprop"):
         answer(Question(Choice(optimizer=optimizer).suited, 0.01, None, 1))
+        yield
 
 
 class _Page:

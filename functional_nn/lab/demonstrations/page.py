@@ -7,7 +7,7 @@ what was compiled.
 import functools
 import math
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -39,7 +39,7 @@ class Demonstration(NamedTuple):
     about: str
     build: Callable[[Document], None]
     warm_up: Callable[[], None]
-    warm_up_more: Callable[[], None] = lambda: None
+    warm_up_more: Callable[[], Iterator[None]] = lambda: iter(())  # yields after each program
 
 
 class Live:

@@ -1,6 +1,6 @@
 """Adam and its relatives on a performance surface (Hagan's dl3aa): up to four optimizers start from one click."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from bokeh.document import Document
@@ -55,18 +55,20 @@ def answer(question: Question) -> Answer:
 
 def warm_up() -> None:
     """Compiles the four that race first, on every surface."""
-    _compile(_FIRST)
+    for _ in _compile(_FIRST):
+        pass
 
 
-def warm_up_more() -> None:
+def warm_up_more() -> Iterator[None]:
     """Compiles the others."""
-    _compile(name for name in first_order.names() if name not in _FIRST)
+    return _compile(name for name in first_order.names() if name not in _FIRST)
 
 
-def _compile(names) -> None:
+def _compile(names: Iterable[str]) -> Iterator[None]:
     for name in names:
         for surface in surfaces.surfaces().values():
             answer(Question(surface.name, 1, surface.start, ((name, constants(name, surface)),)))
+            yield
 
 
 class _Lane:

@@ -122,18 +122,24 @@ def serve(port: int = 5006, address: str = LOOPBACK, browser: bool = True, sweep
     if address != LOOPBACK:
         print("whoever reaches this address can use them", file=sys.stderr)
     print("Ctrl-C stops", flush=True)
-    threading.Thread(target=_warm_up_more, daemon=True).start()
+    stopped = threading.Event()
+    more = threading.Thread(target=_warm_up_more, args=(stopped,))
+    more.start()
     try:
         served.server.io_loop.start()
     except KeyboardInterrupt:
         print("stopped")
     finally:
+        stopped.set()
         served.server.stop()
+        more.join()  # a program that is being compiled is not left half done
 
 
-def _warm_up_more() -> None:
+def _warm_up_more(stopped: threading.Event) -> None:
     for demonstration in DEMONSTRATIONS:
-        demonstration.warm_up_more()
+        for _ in demonstration.warm_up_more():
+            if stopped.is_set():
+                return
 
 
 def _open(address: str) -> bool:
