@@ -1,17 +1,18 @@
 """Manual against automatic: how far apart two gradients are, which of them is wrong, where, and what each costs.
 
-Letters: u the unit roundoff of the dtype, K the terms of a sum, F the objective, g its gradient, d a direction.
+Letters: u the unit roundoff of the dtype, F the objective, g its gradient, d a direction.
 
-The bound that a difference is judged by is derived, not chosen: bound = lambda u sqrt(N) kappa.
-- N counts the roundings in the automatic gradient's program (an inner product of K terms K times, an elementwise
-  operation once, sums kept in a wider type in proportion). Independent roundings add up like a random walk: with
-  lambda = 6 the chance that one result escapes is below 2 exp(-lambda^2 / 2) = 3e-8 (Higham and Mary 2019, Thm 2.4).
-- kappa is the condition number, measured: how much the gradient moves, relatively, when parameters and data are moved
-  relatively by small random signs. It grows where terms cancel, as near a minimum.
+What rounding alone may make of a difference is derived, not chosen: allowed = lambda u |delta|, where delta is how far
+an array of the automatic gradient moves, in the root mean square, when every operation's result is moved at random by
+as much as rounding may, u left out (`roundings.py`). It is as large as the terms that an array is summed from, also
+where these leave nothing of each other. Independent roundings add up like a random walk: a rounding error is uniform
+within +-u, its root mean square u / sqrt(3), so that lambda = 6 is over 7 standard deviations of the difference of two
+gradients, each with its own.
 """
 
 import csv
 import dataclasses
+import functools
 import io
 import json
 import math
@@ -26,12 +27,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from functional_nn import precision
+from functional_nn import checks, precision
 from functional_nn.gradients.backprop import Backpropagation, backpropagate, check_trainable, loss_value, sum_like
+from functional_nn.gradients.roundings import displacements, unit_roundoff
 from functional_nn.networks import activations, losses
 from functional_nn.networks.activations import Activation
 from functional_nn.networks.losses import Loss
 from functional_nn.networks.network import Inputs, Network, Params, forward
+from functional_nn.registry import cached
 
 Verdict = Literal["agree", "differ", "inconclusive"]
 _LAMBDA = 6.0
@@ -50,12 +53,15 @@ def _record(cls):
 
 @_record
 class Difference:
-    """Two arrays side by side. relative: ||manual - auto|| / ||auto||; largest, ulps: the largest difference of one
-    element, absolutely and in units in the last place; index: where it is; manual, automatic: the two values there.
-    undefined: elements that are nan or infinite in both, which are left out of all this.
+    """Two arrays side by side. error: ||manual - auto||; allowed: how large rounding alone may make it; relative and
+    bound: the two over norm, ||auto||; largest, ulps: the largest difference of one element, absolutely and in units in
+    the last place; index: where it is; manual, automatic: the two values there. undefined: elements that are nan or
+    infinite in both, which are left out of all this.
     """
 
     name: str
+    error: float
+    allowed: float
     relative: float
     bound: float
     largest: float
@@ -68,8 +74,13 @@ class Difference:
 
     @property
     def agrees(self) -> bool:
-        """Is the relative difference within the bound? False for nan."""
-        return self.relative <= self.bound
+        """Is the difference one that rounding explains? False for nan."""
+        return self.error <= self.allowed
+
+    @property
+    def vanishes(self) -> bool:
+        """True where the array itself is no larger than its rounding: its terms cancel."""
+        return 0 < self.allowed and self.norm <= self.allowed
 
 
 @_record
@@ -174,14 +185,18 @@ def compare(
 ) -> Agreement:
     """The hand-written gradient and sensitivities against `jax.grad`'s, and everything that tells who is right.
 
-    inputs (Q, R) or {name: (Q, R)}, targets (Q, S). manual: another `backpropagate`, `(network, loss, params, inputs,
-    targets) -> Backpropagation`, to be tried. key, directions: for random directions, and for the neurons dropped by
-    layers with dropout, the same on both sides (a fixed key where not given).
-    second_opinions: also the third opinion and the Taylor test. costs: also trace, compile and run time, FLOPs and
-    memory. jit: compare the compiled programs, or else operation by operation.
+    inputs (Q, R) or {name: (Q, R)}, targets (Q, S). manual: another `backpropagate` to be tried, `(network, loss,
+    params, inputs, targets) -> Backpropagation`. It is called with what `Network.prepare` makes of the inputs, a dict
+    also of a single one, {"input": (Q, R)} in a chain, in the parameters' dtype, and with `key=` where the network has
+    dropout; of what it gives, `value`, `gradients` in the parameters' structure and `sensitivities` {layer: (Q, S)} are
+    read. key, directions: for random directions, and for the neurons dropped by layers with dropout, the same on both
+    sides (a fixed key where not given). second_opinions: also the third opinion and the Taylor test. costs: also trace,
+    compile and run time, FLOPs and memory. jit: compare the compiled programs, which are kept for the next comparison
+    of the same network and loss, or else operation by operation.
 
-    Matrix products run at full precision on every device. Raises ValueError as `backpropagate` and for targets that
-    the loss has no meaning for.
+    Matrix products run at full precision on every device. Raises ValueError as `backpropagate`, for targets that the
+    loss has no meaning for, and where `manual` gives arrays of other names or shapes; TypeError where it gives no
+    Backpropagation.
     """
     loss = losses.get(loss)
     check_trainable(network)
@@ -190,8 +205,8 @@ def compare(
     targets = network.prepare_targets(inputs, targets)
     loss.check_targets(targets)
 
-    dropping = {"key": jax.random.key(0) if key is None else key} if network.drops else {}
-    by_hand, automatically, objective = _callables(network, loss, manual, dropping)
+    drop_key = (jax.random.key(0) if key is None else key) if network.drops else None
+    by_hand, automatically, objective = _callables(network, loss, manual, drop_key)
     found = _Examination(by_hand, automatically, (params, inputs, targets), _rounded(loss), key, jit)
     with jax.default_matmul_precision("highest"):
         parameters = found.differences(lambda tree: tree["parameters"])
@@ -208,7 +223,7 @@ def compare(
                 taylor = dataclasses.replace(taylor, says="inconclusive")
         measured = ()
         if costs:
-            value_and_gradient = lambda *args: manual(network, loss, *args, **dropping)[:2]  # noqa: E731
+            value_and_gradient = lambda *args: (lambda r: (r["value"], r["parameters"]))(by_hand(*args))  # noqa: E731
             callables = {"manual": value_and_gradient, "automatic": jax.value_and_grad(objective)}
             measured = measure_costs(callables, params, inputs, targets)
     # Where F itself has overflowed, as after a divergence, there is no gradient to be right or wrong about.
@@ -236,24 +251,30 @@ def monitor(network: Network, loss: Loss, inputs: Inputs, targets: Array) -> Cal
     What `compare` finds about the gradient itself and no more; compiled once, so cheap enough to ask all through a
     training run.
     """
-    by_hand, automatically, _ = (jax.jit(f) for f in _callables(network, loss, backpropagate, {}))
+    by_hand, automatically, _ = _callables(network, loss, backpropagate, None)
 
     def differences(params: Params) -> tuple[Difference, ...]:
         prepared = network.prepare(params, inputs)
         args = (params, prepared, network.prepare_targets(prepared, targets))
-        found = _Examination(by_hand, automatically, args, _rounded(loss), None, jit=False)
+        found = _Examination(by_hand, automatically, args, _rounded(loss), None, jit=True)
         gradient = lambda tree: tree["parameters"]  # noqa: E731
         return (found.total(gradient), *found.differences(gradient))
 
     return differences
 
 
-def _callables(network: Network, loss: Loss, manual: Callable[..., Backpropagation], dropping: dict[str, Array]):
-    """The gradient and sensitivities by hand, the same automatically, and the objective; of params, inputs, targets."""
+@functools.partial(cached, size=32)
+def _callables(network: Network, loss: Loss, manual: Callable[..., Backpropagation], key: Array | None):
+    """The gradient and sensitivities by hand, the same automatically, and the objective; of params, inputs, targets.
+
+    key: for dropout. Without it the same three are given for the same network and loss, with what was compiled of them.
+    """
+    dropping = {} if key is None else {"key": key}
 
     def by_hand(params, inputs, targets):
         result = manual(network, loss, params, inputs, targets, **dropping)
-        return {"value": result.value, "parameters": result.gradients, "sensitivities": result.sensitivities}
+        _check_manual(network, params, targets, result)
+        return {"value": result.value, "parameters": result.gradients, "sensitivities": dict(result.sensitivities)}
 
     def objective(params, inputs, targets, offsets=None):
         dtype = jax.tree.leaves(params)[0].dtype  # complex while the third opinion steps into the imaginary
@@ -268,6 +289,21 @@ def _callables(network: Network, loss: Loss, manual: Callable[..., Backpropagati
         return {"value": value, "parameters": gradients, "sensitivities": s}
 
     return by_hand, automatically, objective
+
+
+def _check_manual(network: Network, params: Params, targets: Array, result: Any) -> None:
+    """Raises TypeError or ValueError where `manual` gave what cannot be compared."""
+    missing = [name for name in ("value", "gradients", "sensitivities") if not hasattr(result, name)]
+    if missing:
+        raise TypeError(
+            "manual: expected a Backpropagation with value, gradients and sensitivities, as fnn.backpropagate gives; "
+            f"got {type(result).__name__} without {missing[0]} (for a gradient alone, see compare_callables)"
+        )
+    examples = targets.shape[0]
+    s = {layer.name: (examples, layer.rows) for layer in network.layers}
+    checks.same_shapes("manual's value", {"": jnp.shape(result.value)}, {"": ()}, "the loss")
+    checks.same_shapes("manual's gradients", checks.shapes(result.gradients), checks.shapes(params), "the parameters")
+    checks.same_shapes("manual's sensitivities", checks.shapes(dict(result.sensitivities)), s, "the layers")
 
 
 def _rounded(loss: Loss) -> tuple[bool, bool, bool]:
@@ -295,7 +331,7 @@ def compare_callables(
     >>> fnn.compare_callables(jnp.cos, jax.grad(f), jnp.arange(3.0), objective=f).verdict
     'agree'
     """
-    found = _Examination(manual, automatic, args, (True,) * len(args), key, jit)
+    found = _Examination(manual, automatic, args, (True,) * len(args), key, jit, reused=False)
     with jax.default_matmul_precision("highest"):
         parameters, total = found.differences(lambda tree: tree), found.total(lambda tree: tree)
         third = taylor = None
@@ -375,7 +411,8 @@ def _summed_like(theta, learned):
 class _Examination:
     """Both results at one point, and the automatic one at points moved by small random signs, for the condition."""
 
-    def __init__(self, manual, automatic, args, moved, key, jit):
+    def __init__(self, manual, automatic, args, moved, key, jit, reused=True):
+        """reused: the automatic callable will be asked again, so that what rounding does to it is worth compiling."""
         self.key = jax.random.key(0) if key is None else key
         self.args, self.jit = args, jit
         compiled = jax.jit if jit else (lambda f: f)
@@ -387,8 +424,11 @@ class _Examination:
                     "the two results differ in structure: "
                     f"{jax.tree.structure(self.manual)} and {jax.tree.structure(self.automatic)}"
                 )
-            self.unit = _unit_roundoff(jax.tree.leaves(self.automatic)[0].dtype)
-            self.roundings = _roundings(jax.make_jaxpr(automatic)(*args).jaxpr, self.unit)
+            self.unit = unit_roundoff(jax.tree.leaves(self.automatic)[0].dtype)
+            shaken = (
+                _compiled_displacements(automatic) if jit and reused else functools.partial(displacements, automatic)
+            )
+            self.delta = shaken(args, self.key)
             self.step = 2.0 ** round(math.log2(math.sqrt(self.unit)))
             draw = _generator(self.key, 1)
             self.nearby = [automatic_compiled(*_moved_by_signs(args, moved, draw, self.step)) for _ in range(3)]
@@ -402,9 +442,9 @@ class _Examination:
         change = max(float(np.linalg.norm(_flat(part(there)) - here)) for there in self.nearby)
         return max(1.0, change / (self.step * norm)) if norm > 0 else 1.0
 
-    def bound(self, part) -> float:
-        condition = self.condition(part)
-        return _LAMBDA * self.unit * math.sqrt(self.roundings) * (1.0 if math.isnan(condition) else condition)
+    def allowed(self, part) -> float:
+        """How large rounding alone may make the difference of a part of the results."""
+        return _LAMBDA * self.unit * float(np.linalg.norm(_flat(part(self.delta))))
 
     def differences(self, part) -> tuple[Difference, ...]:
         """One for each array of a part of the results, each with a bound of its own."""
@@ -413,7 +453,7 @@ class _Examination:
         for number, path in enumerate(paths):
             leaf = lambda tree, number=number: jax.tree.leaves(part(tree))[number]  # noqa: E731
             name = jax.tree_util.keystr(path, simple=True, separator="/") or "result"
-            rows.append(_difference(name, leaf(self.manual), leaf(self.automatic), self.bound(leaf)))
+            rows.append(_difference(name, leaf(self.manual), leaf(self.automatic), self.allowed(leaf)))
         return tuple(rows)
 
     def total(self, part) -> Difference:
@@ -422,10 +462,15 @@ class _Examination:
             np.concatenate([np.ravel(np.asarray(x)) for x in jax.tree.leaves(part(tree))])
             for tree in (self.manual, self.automatic)
         ]
-        return _difference("total", *joined, self.bound(part))
+        return _difference("total", *joined, self.allowed(part))
 
 
-def _difference(name: str, manual, automatic, bound: float) -> Difference:
+@functools.partial(cached, size=32)
+def _compiled_displacements(automatic: Callable) -> Callable:
+    return jax.jit(functools.partial(displacements, automatic))
+
+
+def _difference(name: str, manual, automatic, allowed: float) -> Difference:
     manual, automatic = np.asarray(manual), np.asarray(automatic)
     if manual.shape != automatic.shape:
         raise ValueError(f"{name}: the two results have shapes {manual.shape} and {automatic.shape}")
@@ -437,8 +482,10 @@ def _difference(name: str, manual, automatic, bound: float) -> Difference:
     worst = np.unravel_index(int(np.argmax(np.nan_to_num(apart, nan=np.inf))), apart.shape)
     return Difference(
         name,
-        relative=error / norm if norm > 0 else (0.0 if error == 0 else math.inf),
-        bound=bound,
+        error=error,
+        allowed=allowed,
+        relative=_over(error, norm),
+        bound=_over(allowed, norm),
         largest=float(apart[worst]),
         ulps=float(np.max(ulp_distance(manual, automatic))),
         index=tuple(int(i) for i in worst),
@@ -447,6 +494,12 @@ def _difference(name: str, manual, automatic, bound: float) -> Difference:
         norm=norm,
         undefined=int(undefined.sum()),
     )
+
+
+def _over(x: float, norm: float) -> float:
+    if norm > 0:
+        return x / norm
+    return math.nan if math.isnan(x) else math.inf if x > 0 else 0.0
 
 
 def ulp_distance(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -469,43 +522,6 @@ def ulp_distance(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     far = a.astype(np.float64) - b.astype(np.float64)
     distance = np.abs(np.where((a < 0) == (b < 0), near, far))
     return np.where(np.isnan(x.astype(np.float64)) | np.isnan(y.astype(np.float64)), np.nan, distance)
-
-
-def _unit_roundoff(dtype) -> float:
-    return float(jnp.finfo(dtype).eps) / 2
-
-
-def _roundings(jaxpr, unit: float) -> float:
-    """N: the roundings in a program, each weighed by (its own unit roundoff / unit)^2."""
-    count = 0.0
-    for equation in jaxpr.eqns:
-        inner = [p for value in equation.params.values() for p in (value if isinstance(value, tuple) else (value,))]
-        inner = [getattr(p, "jaxpr", p) for p in inner]
-        inner = [p for p in inner if hasattr(p, "eqns")]
-        if inner:
-            count += equation.params.get("length", 1) * sum(_roundings(p, unit) for p in inner)
-            continue
-        dtype = equation.outvars[0].aval.dtype
-        if jnp.issubdtype(dtype, jnp.floating):
-            count += _terms(equation) * (_unit_roundoff(dtype) / unit) ** 2
-    return max(count, 1.0)
-
-
-_EXACT = {"neg", "reshape", "transpose", "broadcast_in_dim", "squeeze", "select_n", "copy", "slice", "concatenate",
-          "stop_gradient", "max", "min", "reduce_max", "abs", "sign", "iota", "gather", "split"}  # fmt: skip
-
-
-def _terms(equation) -> int:
-    name, operand = equation.primitive.name, equation.invars[0].aval if equation.invars else None
-    if name in _EXACT:
-        return 0
-    if name == "dot_general":
-        (contracted, _), _ = equation.params["dimension_numbers"]
-        wide = operand.dtype.itemsize >= 4  # 16-bit products are accumulated in float32 and rounded once
-        return math.prod(operand.shape[axis] for axis in contracted) if wide else 1
-    if name == "reduce_sum":
-        return math.prod(operand.shape[axis] for axis in equation.params["axes"])
-    return 1
 
 
 def _moved_by_signs(args, moved, generator: np.random.Generator, step: float):
@@ -532,8 +548,10 @@ def _flat(tree) -> np.ndarray:
 def _judge(differences: Sequence[Difference]) -> Verdict:
     if not all(d.agrees for d in differences):
         return "differ"
-    undefined = any(d.undefined for d in differences)
-    return "inconclusive" if undefined or differences[0].bound > _SAYS_LITTLE else "agree"
+    total = differences[0]
+    equal = total.error == 0 == total.norm  # both are 0, by whatever was left out of them
+    says_little = any(d.undefined for d in differences) or (total.bound > _SAYS_LITTLE and not equal)
+    return "inconclusive" if says_little else "agree"
 
 
 def _where(parameters: Sequence[Difference], sensitivities: Sequence[Difference]) -> str | None:
@@ -556,7 +574,7 @@ def _opinions(found: _Examination, objective, part, count: int) -> tuple[ThirdOp
     gradients = [part(tree) for tree in (found.manual, found.automatic)]
     # Where gradients overflow, as after a divergence, infinities meet on the way to "inconclusive".
     with np.errstate(over="ignore", invalid="ignore"):
-        third = _third_opinion(objective, found.args, gradients, found.key, count, found.bound(part), found.jit)
+        third = _third_opinion(objective, found.args, gradients, found.key, count, found.total(part).bound, found.jit)
         return third, _taylor_test(objective, found.args, gradients[0], found.key, count, found.unit, found.jit)
 
 
@@ -579,15 +597,22 @@ def _dot(directions: list[np.ndarray], tree) -> np.ndarray:
 def _along(objective, args, directions, jit: bool):
     """h -> F(x + h d) for all directions at once, (count,) NumPy; h may be complex."""
     x, structure = jax.tree.flatten(args[0])
-    batched = jax.vmap(lambda x: objective(x, *args[1:]))
-    batched = jax.jit(batched) if jit else batched
+    batched = _over_directions(objective, len(args) - 1, jit)
 
     def values(h):
         dtype = jnp.complex128 if isinstance(h, complex) else x[0].dtype
         moved = [jnp.asarray(np.asarray(a).astype(d.dtype) + h * d, dtype) for a, d in zip(x, directions, strict=True)]
-        return np.asarray(batched(jax.tree.unflatten(structure, moved))).astype(np.result_type(dtype, np.float64))
+        found = batched(jax.tree.unflatten(structure, moved), *args[1:])
+        return np.asarray(found).astype(np.result_type(dtype, np.float64))
 
     return values
+
+
+@functools.partial(cached, size=32)
+def _over_directions(objective: Callable, others: int, jit: bool) -> Callable:
+    """The objective of many first arguments at once; the same function for the same objective."""
+    batched = jax.vmap(objective, in_axes=(0, *(None,) * others))
+    return jax.jit(batched) if jit else batched
 
 
 def _third_opinion(objective, args, gradients, key, count, bound, jit) -> ThirdOpinion:
@@ -666,7 +691,7 @@ def _audit_kinks(network, loss, automatically, params, inputs, targets) -> tuple
     sites = [(layer.name, layer.activation.kink_distance, (trace.net_inputs[layer.name],)) for layer in network.layers]
     output = network.output
     sites.append((f"{loss.name} at {output.name}", loss.kink_distance, (trace.activations[output.name], targets)))
-    unit = _unit_roundoff(targets.dtype)
+    unit = unit_roundoff(targets.dtype)
     for (name, distance, at), layer in zip(sites, (*network.layers, output), strict=True):
         if distance is None:
             continue
@@ -753,10 +778,13 @@ def finite_or_none(value):
 
 
 def mark(row: dict[str, Any]) -> str:
-    """One word for a row of `Agreement.rows`: "ok", "DIFFERS", or "undefined" for nan or infinity in both."""
-    if not row["relative"] <= row["bound"]:
+    """One word for a row of `Agreement.rows`: "ok", "DIFFERS", "undefined" for nan or infinity in both, or "vanishes"
+    for an array that is no larger than its rounding, so that its relative difference says nothing.
+    """
+    found = Difference(**{name: value for name, value in row.items() if name != "kind"})
+    if not found.agrees:
         return "DIFFERS"
-    return "undefined" if row["undefined"] else "ok"
+    return "undefined" if found.undefined else "vanishes" if found.vanishes else "ok"
 
 
 def _as_text(a: Agreement) -> str:

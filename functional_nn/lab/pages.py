@@ -1,5 +1,6 @@
 """What the pages of runs and comparisons say: figures, tables and equations put together, each with its words."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -258,7 +259,8 @@ def _tracked(history: fnn.training.History) -> list[report.Panel]:
 
 def _agreement_figure(watched, dtype: str, unit: str):
     epochs = [epoch for epoch, _ in watched]
-    errors = {d.name: [differences[i].relative for _, differences in watched] for i, d in enumerate(watched[0][1])}
+    relative = lambda d: math.nan if d.vanishes else d.relative  # noqa: E731 (relative to nothing)
+    errors = {d.name: [relative(found[i]) for _, found in watched] for i, d in enumerate(watched[0][1])}
     bounds = [differences[0].bound for _, differences in watched]
     return plots.gradient_agreement(epochs, errors, bounds, float(jnp.finfo(dtype).eps) / 2, unit)
 

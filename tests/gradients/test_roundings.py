@@ -1,0 +1,234 @@
+"""How far rounding may move a result: against sums, products and programs of which it is known."""
+
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import GRAPHS, OUTPUT_PAIRS, PROVED, problem
+
+import functional_nn as fnn
+from functional_nn.gradients import backprop
+from functional_nn.gradients.roundings import displacements, unit_roundoff
+
+KEY = jax.random.key(0)
+WAYS = {
+    "compiled": lambda f: jax.jit(functools.partial(displacements, f)),
+    "stepwise": lambda f: functools.partial(displacements, f),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_sum_moves_as_its_terms_do_whatever_they_leave_of_each_other(way):
+    terms = jnp.tile(jnp.array([1.0, -1.0]), 50)
+    cancelling, adding = (float(WAYS[way](jnp.sum)((x,), KEY)) for x in (terms, abs(terms)))
+    assert cancelling == pytest.approx(np.sqrt(100) * 100, rel=1e-6)  # sqrt(K) sum |t|, all of it the sum's own
+    assert adding == pytest.approx(np.sqrt(100) * 100 + 100, rel=1e-6)  # and u |x|
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_errors_go_through_a_program_as_its_derivative_says(way):
+    x = jnp.linspace(0.5, 2, 400)
+    found = np.asarray(WAYS[way](lambda x: jnp.exp(x * 3.0))((x,), KEY))
+    own, product = np.exp(3 * x), 3 * x * np.exp(3 * x)  # of exp; of the product, times exp's derivative
+    assert np.sqrt(np.mean((found / np.hypot(own, product)) ** 2)) == pytest.approx(1, rel=0.1)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_nothing_is_moved_where_nothing_is_computed(way):
+    def function(x):
+        return jnp.concatenate([-x.T.reshape(-1), jnp.maximum(x, 0)[0], jnp.where(x > 0, x, 0)[1], jnp.sort(x)[0]])
+
+    assert not np.asarray(WAYS[way](function)((jnp.arange(6.0).reshape(2, 3) - 2,), KEY)).any()
+
+
+def test_a_kink_is_decided_once():
+    """A net input within a move of 0 keeps its side, or the derivative's jump would be taken for rounding."""
+    x = jnp.array([1.0, 1.0])
+    gradient = jax.grad(lambda x: jax.nn.relu(x[0] - x[1] + 1e-15) ** 2 + jnp.sum(x) * 5)
+    assert float(jnp.max(displacements(gradient, (x,), KEY))) < 20
+
+
+def test_loops_and_branches_are_followed():
+    """A sum in a loop of any kind moves as the same sum written out."""
+    x = jnp.tile(jnp.array([1.0, -1.0]), 8)
+
+    def add(total, term):
+        return jax.lax.cond(term > 0, lambda a, b: a + b, lambda a, b: a - -b, total, term), total
+
+    loops = {
+        "scan": lambda x: jax.lax.scan(add, jnp.zeros(()), x)[0],
+        "reversed": lambda x: jax.lax.scan(add, jnp.zeros(()), x, reverse=True)[0],
+        "while": lambda x: jax.lax.while_loop(lambda c: c[0] < 16, lambda c: (c[0] + 1, c[1] + x[c[0]]), (0, 0.0))[1],
+        "stacked": lambda x: jnp.sum(jax.lax.scan(lambda c, t: (c, t * 1.0), 0.0, x)[1]),
+    }
+    for name, loop in loops.items():
+        found = float(displacements(loop, (x,), KEY))
+        assert 1 < found < 100, name  # eight partial sums of 1, or 16 sqrt(16) at once; the result is 0
+    compiled = jax.jit(functools.partial(displacements, loops["scan"]))  # there a loop is one operation
+    assert np.isfinite(float(compiled((x + 1,), KEY)))
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
+def test_small_numbers_move_as_large_ones(way, dtype):
+    """Not a square of theirs underflows; and where results are flushed to 0, by what is flushed."""
+    x = jnp.full(50, float(jnp.finfo(dtype).tiny) * 1e6, dtype)
+    assert float(WAYS[way](lambda x: x[0] * 3)((x,), KEY)) == pytest.approx(3 * float(x[0]), rel=0.1)
+    assert float(WAYS[way](lambda x: x[0] * x[1])((x,), KEY)) * unit_roundoff(dtype) >= float(jnp.finfo(dtype).tiny)
+
+
+def test_results_that_overflow_or_are_masked_do_not_move_what_is_finite():
+    def function(x):
+        return jnp.exp(jnp.array([-jnp.inf, 0.0]) + x), x[:1] / 0
+
+    masked, infinite = displacements(function, (jnp.ones(2),), KEY)
+    assert masked[0] < 1e-290 and 0 < masked[1] < 10 and np.isinf(infinite).all()
+
+
+# What `compare` makes of it -------------------------------------------------------------------------------------------
+
+XOR = np.array([[0, 0], [0, 1], [1, 0], [1, 1]], np.float64), np.array([[0], [1], [1], [0]], np.float64)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_gradients_that_cancel_are_no_false_alarm(dtype):
+    """A bias shared before softmax has the gradient 0, whatever the data; of XOR some arrays come near it."""
+    shared = fnn.multilayer((4, 3, 3), ("tanh", "softmax"), bias="shared")
+    draw = np.random.default_rng(1)
+    data = draw.normal(size=(16, 4)), np.eye(3)[draw.integers(0, 3, 16)]
+    of_xor = fnn.multilayer((2, 2, 1), ("tanh", "sigmoid"))
+    for network, loss, xt in ((shared, "cross_entropy", data), (of_xor, "binary_cross_entropy", XOR)):
+        for seed in range(10):
+            a = fnn.compare(network, loss, network.init(jax.random.key(seed), dtype), *xt, second_opinions=False)
+            assert a.verdict == "agree", str(a)
+            if network is shared:
+                (bias,) = (row for row in a.rows() if row["name"] == "layer2/bias")
+                assert fnn.comparison.mark(bias) == "vanishes" and "vanishes" in str(a)
+
+
+def added(layer, array, fault):
+    """`backpropagate` with one array off by a constant."""
+
+    def wrong(*args):
+        found = backprop.backpropagate(*args)
+        own = found.gradients[layer]
+        own = own | {array: own[array] + jnp.asarray(fault, own[array].dtype)}
+        return found._replace(gradients=found.gradients | {layer: own})
+
+    return wrong
+
+
+@pytest.mark.parametrize(("dtype", "fault"), [("float64", 1e-13), ("float32", 1e-4)])
+def test_a_fault_in_an_array_that_vanishes_is_seen_and_placed(dtype, fault):
+    """Its terms are 48 sensitivities of some 0.03; rounding leaves 3e-15 or 3e-6 of them."""
+    network = fnn.multilayer((4, 3, 3), ("tanh", "softmax"), bias="shared")
+    draw = np.random.default_rng(1)
+    x, t = draw.normal(size=(16, 4)), np.eye(3)[draw.integers(0, 3, 16)]
+    manual = added("layer2", "bias", fault)
+    for seed in range(3):
+        params = network.init(jax.random.key(seed), dtype)
+        a = fnn.compare(network, "cross_entropy", params, x, t, manual=manual, second_opinions=False)
+        assert a.verdict == "differ" and a.where.startswith("layer2/bias"), str(a)
+
+
+def _alarms(configurations, seeds):
+    """(random networks compared, those called different, the largest error over what is allowed)."""
+    compared, alarms, largest = 0, [], 0.0
+    for number in configurations:
+        draw = np.random.default_rng(number)
+        graph, hidden = (names[draw.integers(len(names))] for names in (list(GRAPHS), PROVED))
+        output, loss = OUTPUT_PAIRS[draw.integers(len(OUTPUT_PAIRS))]
+        network = GRAPHS[graph][0](hidden, output)
+        loss = fnn.losses.get(f"{loss}({draw.choice(['mean', 'sum'])})")
+        dtype = draw.choice(["float64", "float32", "bfloat16", "float16"])
+        examples = int(draw.choice([1, 4, 16]))
+        for seed in seeds:
+            p, x, t = problem(network, loss, 1000 * number + seed, examples, dtype)
+            kinds = {
+                "as they are": (p, x, t),
+                "one example many times": (p, *jax.tree.map(lambda v: jnp.broadcast_to(v[:1], v.shape), (x, t))),
+                "signs": (p, jax.tree.map(jnp.sign, x), t),
+                "large": (jax.tree.map(lambda v: 8 * v, p), x, t),
+                "no inputs": (p, jax.tree.map(jnp.zeros_like, x), t),
+                "quarters": (jax.tree.map(lambda v: jnp.round(4 * v) / 4, p), x, t),
+            }
+            kind = draw.choice(list(kinds))
+            try:
+                with np.errstate(all="ignore"):
+                    a = fnn.compare(network, loss, *kinds[kind], second_opinions=False)
+            except ValueError:  # of targets rounded to the dtype
+                continue
+            compared += 1
+            for d in (a.total, *a.parameters, *a.sensitivities):
+                largest = max(largest, d.error / d.allowed if d.allowed > 0 else np.inf * d.error if d.error else 0.0)
+            if a.verdict == "differ":
+                alarms.append((number, seed, kind, graph, hidden, output, loss, dtype, a.where))
+    return compared, alarms, largest
+
+
+def test_random_networks_raise_no_alarm():
+    compared, alarms, largest = _alarms(range(3), range(20))
+    assert compared >= 40 and not alarms and 1e-3 < largest < 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("hundred", range(10))
+def test_ten_thousand_random_networks_raise_no_alarm(hundred):
+    compared, alarms, largest = _alarms(range(100 + 10 * hundred, 110 + 10 * hundred), range(100))
+    assert compared > 900 and not alarms and largest < 1, (alarms, largest)
+
+
+def test_the_bound_is_of_the_size_of_the_errors():
+    """float32 against the same program in float64: within the bound, which is not a thousand times too large."""
+    network = fnn.multilayer((12, 20, 5), ("tanh", "softmax"))
+    loss, ratios = fnn.losses.cross_entropy(), []
+    gradient = jax.grad(fnn.objective(network, loss))
+    delta = jax.jit(functools.partial(displacements, gradient))
+    for seed in range(5):
+        p, x, t = problem(network, loss, seed, 40, jnp.float32)
+        exact = gradient(jax.tree.map(lambda v: v.astype(jnp.float64), p), x.astype(jnp.float64), t.astype(jnp.float64))
+        for a, b, d in zip(*map(jax.tree.leaves, (gradient(p, x, t), exact, delta((p, x, t), KEY))), strict=True):
+            allowed = 6 * unit_roundoff(jnp.float32) * np.linalg.norm(d)
+            ratios.append(float(np.linalg.norm(np.asarray(a, np.float64) - b)) / allowed)
+    assert 1e-3 < min(ratios) and max(ratios) < 1
+
+
+@pytest.mark.parametrize(
+    ("gives", "error", "said"),
+    [
+        (lambda b: (b.value, b.gradients), TypeError, "expected a Backpropagation .* got tuple without value"),
+        (
+            lambda b: b._replace(gradients={"layer1": b.gradients["layer1"]}),
+            ValueError,
+            "gradients: layer2/bias is mis",
+        ),
+        (lambda b: b._replace(sensitivities={}), ValueError, "sensitivities: layer1 is missing"),
+        (lambda b: b._replace(value=b.sensitivities["layer1"]), ValueError, "value: the array expected shape ()"),
+    ],
+)
+def test_what_a_manual_backpropagate_gives_is_checked(gives, error, said):
+    network = fnn.multilayer((2, 2, 1), ("tanh", "sigmoid"))
+    seen = []
+
+    def manual(network, loss, params, inputs, targets):
+        seen.append(inputs)
+        return gives(backprop.backpropagate(network, loss, params, inputs, targets))
+
+    with pytest.raises(error, match=said):
+        fnn.compare(network, "binary_cross_entropy", network.init(KEY), *XOR, manual=manual, jit=False)
+    assert list(seen[0]) == ["input"]  # as documented: by name, also a single one
+
+
+def test_a_second_comparison_compiles_nothing():
+    network = fnn.multilayer((2, 2, 1), ("tanh", "sigmoid"))
+    args = [network.init(jax.random.key(seed)) for seed in range(2)]
+    fnn.compare(network, "binary_cross_entropy", args[0], *XOR)
+    events = itertools.count()
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda name, *_, **__: next(events) if name == "/jax/core/compile/backend_compile_duration" else None
+    )
+    fnn.compare(network, "binary_cross_entropy", args[1], *XOR)
+    assert next(events) == 0
