@@ -6,6 +6,10 @@
 10
 """
 
+from functional_nn import compiler
+
+compiler.make_safe()  # before anything below lets XLA start
+
 from functional_nn import optimizers, training
 from functional_nn.gradients import comparison, curvature, quantities
 from functional_nn.gradients.backprop import (

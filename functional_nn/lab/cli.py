@@ -31,14 +31,10 @@ def info() -> None:
     for name, value in environment.describe().items():
         print(f"{name:<20} {value}")
     for name, error in environment.known_answers().items():
-        right = error < 1e-5
+        right = error < environment.RIGHT_WITHIN
         print(f"{name:<34} {'right' if right else 'WRONG'}, relative error {error:.1e}")
         if not right:
-            print(
-                "  the installed jaxlib miscompiles this program: install another one "
-                f"(pip install 'jaxlib!={jax.__version__}'), or set "
-                "XLA_FLAGS=--xla_cpu_experimental_ynn_fusion_type=individual_dot"
-            )
+            print(f"  {environment.REMEDY}")
 
 
 def train(

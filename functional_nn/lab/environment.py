@@ -1,8 +1,10 @@
 """What a number was measured on: versions, devices, precision, and whether the installed compiler computes rightly."""
 
+import functools
 import os
 import platform
 import sys
+import warnings
 from importlib import metadata
 from typing import Any
 
@@ -12,10 +14,16 @@ import numpy as np
 
 import functional_nn as fnn
 from functional_nn import precision
+from functional_nn.compiler import CURE, CompilerWarning
+
+RIGHT_WITHIN = 1e-5  # relatively; what is known to go wrong is wrong by more than a half
 
 
 def describe() -> dict[str, str]:
-    """Versions, device, dtype and matrix-product precision in force, as text."""
+    """Versions, device, compiler, dtype and matrix-product precision in force, as text.
+
+    Warns where the compiler is found to compute wrongly.
+    """
     devices = jax.devices()
     return {
         "functional_nn": fnn.__version__,
@@ -25,10 +33,27 @@ def describe() -> dict[str, str]:
         "python": platform.python_version(),
         "device": f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform})",
         "cores": str(cores()),
+        "compiler": compiler(),
         "default dtype": str(precision.default()),
         "64-bit mode": "on" if jax.config.jax_enable_x64 else "off",
         "matmul precision": str(jax.config.jax_default_matmul_precision or "default"),
     }
+
+
+@functools.cache
+def compiler() -> str:
+    """Whether the compiler gets the product right that some get wrong, and by which flag; warns where it does not."""
+    flag = f" (XLA_FLAGS={CURE})" if CURE in os.environ.get("XLA_FLAGS", "") else ""
+    if _product_error() < RIGHT_WITHIN:
+        return f"right{flag}"
+    warnings.warn(f"the compiler computes wrongly: {REMEDY}", CompilerWarning, stacklevel=3)
+    return f"WRONG{flag}"
+
+
+REMEDY = (
+    f"jaxlib {metadata.version('jaxlib')} gets products wrong that this library is made of; set XLA_FLAGS={CURE} "
+    "before Python starts, or install another jaxlib (0.10.1 is right), and ask `functional-nn info` again"
+)
 
 
 def cores() -> int:
@@ -47,15 +72,16 @@ def known_answers() -> dict[str, float]:
     A batched product with a constant operand, multiplied and reduced (jax issue 39103: 0.10.2 on CPU), and this
     library's gradient of a population with constant weights, which contains it.
     """
+    return {"batched product with a constant": _product_error(), "gradients of a population": _population_error()}
+
+
+def _product_error() -> float:
     count, width = 4096, 3
     rows = np.linspace(-1, 1, count * width, dtype=np.float32).reshape(count, width)
     constant = np.full((width, width), 0.1, np.float32)
     product = jax.jit(jax.vmap(lambda e: jnp.sum((e @ constant) * e)))
     expected = np.sum((rows.astype(np.float64) @ constant.astype(np.float64)) * rows, axis=1)
-    return {
-        "batched product with a constant": _relative(product(rows), expected),
-        "gradients of a population": _population_error(),
-    }
+    return _relative(product(rows), expected)
 
 
 def _population_error() -> float:
