@@ -4,6 +4,8 @@ Shapes are checked wherever they are known, so also while a program is traced; v
 so never under `jit` or `vmap`. Inside the library nothing is checked again.
 """
 
+from collections.abc import Callable
+
 import jax
 import numpy as np
 
@@ -13,17 +15,29 @@ def is_concrete(x) -> bool:
     return not isinstance(x, jax.core.Tracer)
 
 
+_BLOCK = 2**20  # numbers that are looked at together, so that a check of large data takes little memory
+
+
+def first(x, wrong: Callable[[np.ndarray], np.ndarray]) -> tuple[int, ...] | None:
+    """The first index, in order, at which wrong(a block of rows of x) is True; None where there is none."""
+    x = np.atleast_1d(np.asarray(x))
+    rows = max(1, _BLOCK // max(1, x[:1].size))
+    for start in range(0, len(x), rows):
+        found = np.asarray(wrong(x[start : start + rows]))
+        if found.any():
+            index = np.unravel_index(int(np.argmax(found)), found.shape)
+            return (start + int(index[0]), *map(int, index[1:]))
+    return None
+
+
 def finite(name: str, x) -> None:
     """Raises ValueError naming the first index where a concrete `x` is nan or infinite."""
-    if not is_concrete(x):
+    if not is_concrete(x) or x.dtype.kind in "biu":
         return
-    x = np.asarray(x)
-    if x.dtype.kind in "biu":
-        return
-    wrong = ~np.isfinite(x.astype(np.complex128 if x.dtype.kind == "c" else np.float64))
-    if wrong.any():
-        index = np.unravel_index(int(np.argmax(wrong)), x.shape)
-        raise ValueError(f"{name}: expected finite numbers, got {x[index]} at index {tuple(map(int, index))}")
+    index = first(x, lambda block: ~np.isfinite(block))
+    if index is not None:
+        index = index[: np.ndim(x)]
+        raise ValueError(f"{name}: expected finite numbers, got {np.asarray(x)[index]} at index {index}")
 
 
 def representable(name: str, x, dtype) -> None:
@@ -31,24 +45,40 @@ def representable(name: str, x, dtype) -> None:
     if not is_concrete(x) or x.dtype == dtype:
         return
     largest = float(jax.numpy.finfo(dtype).max)
-    size = np.abs(np.asarray(x).astype(np.complex128))
-    if size.size and size.max() > largest:
-        index = np.unravel_index(int(np.argmax(size > largest)), size.shape)
-        found = np.asarray(x)[index]
+    kind = x.dtype.kind
+    if kind == "b" or (np.iinfo if kind in "iu" else jax.numpy.finfo)(x.dtype).max <= largest:
+        return
+    wide = np.result_type(x.dtype, np.float32)  # 16 bits may not hold what they are compared with
+    index = first(x, lambda block: np.abs(block.astype(wide, copy=False)) > largest)
+    if index is not None:
+        index = index[: np.ndim(x)]
         raise ValueError(
-            f"{name}: {found} at index {tuple(map(int, index))} is too large for {dtype} (at most {largest:g})"
+            f"{name}: {np.asarray(x)[index]} at index {index} is too large for {dtype} (at most {largest:g})"
         )
 
 
+# how what holds numbers and is no array becomes one
+_CONVERSIONS = {"toarray": "x.toarray()", "to_numpy": "x.to_numpy()", "numpy": "x.numpy()"}
+
+
 def numeric(name: str, x, dtype=None) -> None:
-    """Raises TypeError unless `x` is an array of numbers, and real ones where `dtype`, their destination, is real."""
-    given = getattr(x, "dtype", None)
-    if given is None:
-        raise TypeError(f"{name}: expected an array of numbers, got {type(x).__name__}")
+    """Raises TypeError unless `x` is an array of numbers, and real ones where `dtype`, their destination, is real.
+
+    ValueError for a masked array with something masked in it.
+    """
+    if not isinstance(x, np.ndarray | np.generic | jax.Array):
+        kind, owner = type(x).__name__, type(x).__module__.partition(".")[0]
+        kind = kind if owner == "builtins" else f"{owner}'s {kind}"
+        how = next((f"; {how} makes one of it" for method, how in _CONVERSIONS.items() if hasattr(x, method)), "")
+        raise TypeError(f"{name}: expected an array of numbers, got {kind}{how}")
+    given = x.dtype
     if not (jax.dtypes.issubdtype(given, np.number) or given == np.bool_):
         raise TypeError(f"{name}: expected an array of numbers, got dtype {given}")
     if dtype is not None and given.kind == "c" and np.dtype(dtype).kind != "c":
         raise TypeError(f"{name}: expected real numbers, got dtype {given}")
+    if isinstance(x, np.ma.MaskedArray) and np.ma.is_masked(x):
+        index = first(np.ma.getmaskarray(x), lambda block: block)
+        raise ValueError(f"{name}: masked at index {index}; leave such examples out, or fill them: x.filled(value)")
 
 
 # what `constant` accepts, and how that is said

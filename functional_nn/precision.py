@@ -26,3 +26,8 @@ def available(dtype) -> np.dtype:
 def at_least_float32(dtype) -> np.dtype:
     """float32 for the 16-bit floats, every other dtype itself: what sums over many terms are kept in."""
     return np.dtype(jnp.float32) if np.dtype(dtype).itemsize < 4 else np.dtype(dtype)
+
+
+def largest(dtype) -> jax.Array:
+    """The largest finite number: it stands for "none yet" where the lowest is kept, and `jax_debug_infs` lets it be."""
+    return jnp.asarray(jnp.finfo(dtype).max, dtype)

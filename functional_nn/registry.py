@@ -1,11 +1,14 @@
 """Names that users type (`"tanh"`, `"maxout(3)"`, `"cross_entropy"`) and the rows they stand for."""
 
+import copy
+import copyreg
 import difflib
 import functools
 import inspect
 import re
-from collections.abc import Callable, Iterable
-from typing import Generic, TypeVar
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
+from typing import Any, Generic, TypeVar
 
 Row = TypeVar("Row")
 
@@ -24,10 +27,45 @@ def unknown(kind: str, given: str, accepted: Iterable[str]) -> str:
     return f"unknown {kind} {given!r}{did_you_mean(given, accepted)} (accepted: {', '.join(accepted)})"
 
 
+class Described:
+    """A frozen row that knows how it was made. A copy is the row itself; unpickled, it is made again, by the same
+    function of the same constants, so that it is what that process knows by its name.
+    """
+
+    def __copy__(self):
+        return self
+
+    def __deepcopy__(self, memo):
+        return self
+
+    def __reduce__(self):
+        made = made_by(self)
+        if made is None:  # by hand, of functions that pickle must find or carry
+            return copyreg.__newobj__, (type(self),), vars(self)
+        factory, args, keywords = made
+        return _make, (factory, args, keywords)
+
+
+def made_by(row: Any) -> tuple[Callable, tuple, dict[str, Any]] | None:
+    """The function that a row was made by, and what it was given; None for what is no row, or was made by hand."""
+    return vars(row).get("_made_by") if isinstance(row, Described) else None
+
+
+def _make(factory: Callable, args: tuple, keywords: dict[str, Any]) -> Any:
+    return factory(*args, **keywords)
+
+
+def remember(row: Row, factory: Callable, args: tuple = (), keywords: Mapping[str, Any] = MappingProxyType({})) -> Row:
+    """The row, told once what it was made by; the innermost function that makes it is the one that counts."""
+    if isinstance(row, Described) and "_made_by" not in vars(row):
+        object.__setattr__(row, "_made_by", (factory, args, dict(keywords)))
+    return row
+
+
 def cached(factory: Callable[..., Row], size: int | None = None) -> Callable[..., Row]:
     """`factory`, giving the same object for the same constants however they are given: what `jit` compiled stays good.
 
-    size: how many are remembered, the latest; None for all.
+    size: how many are remembered, the latest; None for all. Rows are told what they were made by.
 
     >>> from functional_nn import activations
     >>> activations.leaky_relu() is activations.leaky_relu(slope=0.01)
@@ -38,15 +76,24 @@ def cached(factory: Callable[..., Row], size: int | None = None) -> Callable[...
 
     @functools.wraps(factory)
     def same(*args, **keywords):
-        bound = signature.bind(*args, **keywords)
+        given = signature.bind(*map(_frozen, args), **{name: _frozen(x) for name, x in keywords.items()})
+        bound = copy.copy(given)
+        bound.arguments = dict(given.arguments)
         bound.apply_defaults()
         try:
             hash((bound.args, *bound.kwargs.values()))
         except TypeError:  # an array, a tracer, a callable of the user's: nothing to remember it by
-            return factory(*bound.args, **bound.kwargs)
-        return rows(*bound.args, **bound.kwargs)
+            row = factory(*bound.args, **bound.kwargs)
+        else:
+            row = rows(*bound.args, **bound.kwargs)
+        return remember(row, same, given.args, given.kwargs)
 
     return same
+
+
+def _frozen(value: Any) -> Any:
+    """A list as the tuple that it can be remembered by."""
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value
 
 
 class Registry(Generic[Row]):

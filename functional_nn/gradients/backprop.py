@@ -71,7 +71,7 @@ def backpropagate(
     check_trainable(network)
     loss.check_outputs(network.output.activation)
     inputs = network.prepare(params, inputs)
-    targets = network.prepare_targets(inputs, targets)
+    targets = network.prepare_targets(inputs, targets, loss)
     weights = network.prepare_weights(inputs, weights)
     trace = forward(network, params, inputs, {}, key, products)
     started = start(network, loss, params, trace, targets, weights)
@@ -117,7 +117,7 @@ def objective(network: Network, loss: Loss) -> Callable[..., Array]:
         params: Params, inputs: Inputs, targets: Array, weights: Array | None = None, key: Array | None = None
     ) -> Array:
         inputs = network.prepare(params, inputs)
-        targets = network.prepare_targets(inputs, targets)
+        targets = network.prepare_targets(inputs, targets, loss)
         weights = network.prepare_weights(inputs, weights)
         return loss_value(network, loss, forward(network, params, inputs, {}, key), targets, weights)
 

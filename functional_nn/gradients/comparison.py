@@ -202,7 +202,7 @@ def compare(
     check_trainable(network)
     loss.check_outputs(network.output.activation)
     inputs = network.prepare(params, inputs)
-    targets = network.prepare_targets(inputs, targets)
+    targets = network.prepare_targets(inputs, targets, loss)
     loss.check_targets(targets)
 
     drop_key = (jax.random.key(0) if key is None else key) if network.drops else None
@@ -255,7 +255,7 @@ def monitor(network: Network, loss: Loss, inputs: Inputs, targets: Array) -> Cal
 
     def differences(params: Params) -> tuple[Difference, ...]:
         prepared = network.prepare(params, inputs)
-        args = (params, prepared, network.prepare_targets(prepared, targets))
+        args = (params, prepared, network.prepare_targets(prepared, targets, loss))
         found = _Examination(by_hand, automatically, args, _rounded(loss), None, jit=True)
         gradient = lambda tree: tree["parameters"]  # noqa: E731
         return (found.total(gradient), *found.differences(gradient))
@@ -359,7 +359,8 @@ def compare_activation(activation: str | Activation, *, key: Array | None = None
     """An activation's hand-written derivatives against `jax.vjp` and `jax.jvp` of its own forward map, on random data.
 
     Covers what no gradient shows: "pushforward" and "second_order", which Hessian-vector products need; and the
-    "pullback", learned parameters included. In JAX's default float. Raises ValueError for one without derivative.
+    "pullback", learned parameters included. In JAX's default float. Raises ValueError for one without derivative, and
+    for one that says each neuron is `alone` where it is not; one without second derivative is compared without.
 
     >>> import functional_nn as fnn
     >>> fnn.comparison.compare_activation("tanh").verdict
@@ -368,6 +369,10 @@ def compare_activation(activation: str | Activation, *, key: Array | None = None
     f = activations.get(activation)
     if f.pullback is None:
         raise ValueError(f"activation {f.name!r} has no derivative to compare")
+    if f.alone and any(activations.mixes(f)):
+        raise ValueError(
+            f"activation {f.name!r} says alone=True, but a neuron's output depends on other neurons' inputs"
+        )
     examples, size, dtype = 32, 8, precision.default()
     key = jax.random.key(0) if key is None else key
     keys = jax.random.split(key, 4)
@@ -379,23 +384,27 @@ def compare_activation(activation: str | Activation, *, key: Array | None = None
     def by_hand(n, g, r, theta, r_theta):
         a = f.forward(n, theta)
         s, learned = f.pullback(g, n, a, theta)
-        second, second_learned = f.second_order(g, r, r_theta, n, a, theta)
-        return {
+        found = {
             "pullback": {"n": s, **_summed_like(theta, learned)},
             "pushforward": f.pushforward(r, r_theta, n, a, theta),
-            "second_order": {"n": second, **_summed_like(theta, second_learned)},
         }
+        if f.second_order is not None:
+            second, second_learned = f.second_order(g, r, r_theta, n, a, theta)
+            found["second_order"] = {"n": second, **_summed_like(theta, second_learned)}
+        return found
 
     def automatically(n, g, r, theta, r_theta):
         def pulled_back(n, theta):
             s, learned = jax.vjp(f.forward, n, theta)[1](g)
             return {"n": s, **learned}
 
-        return {
+        found = {
             "pullback": pulled_back(n, theta),
             "pushforward": jax.jvp(f.forward, (n, theta), (r, r_theta))[1],
-            "second_order": jax.jvp(pulled_back, (n, theta), (r, r_theta))[1],
         }
+        if f.second_order is not None:
+            found["second_order"] = jax.jvp(pulled_back, (n, theta), (r, r_theta))[1]
+        return found
 
     found = compare_callables(by_hand, automatically, n, g, r, theta, r_theta, key=key, jit=False)
     return dataclasses.replace(found, title=f"derivatives of {f.name}")

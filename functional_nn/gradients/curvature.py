@@ -154,6 +154,12 @@ def _hessian_product(view: View) -> Product:
     swept = view.swept_from(trace, view.share)
     s, g = swept.sensitivities, dict(swept.output_gradients)
     read, curvature, start = _loss_curvature(view)
+    for layer in layers:
+        if layer.activation.second_order is None and not (layer is network.output and read == "net_inputs"):
+            raise ValueError(
+                f"layer {layer.name!r}: {layer.activation.name!r} has no second derivative, which Hessians need; give "
+                "elementwise(..., second_derivative=...), or use the Gauss-Newton matrix"
+            )
     if read == "outputs":
         g[network.output.name] = share * view.loss.example_gradient(*start)
 

@@ -52,6 +52,7 @@ from functional_nn.gradients.views import (
     prepare,
 )
 from functional_nn.networks import losses
+from functional_nn.networks.activations import Activation, Theta
 from functional_nn.networks.losses import Loss
 from functional_nn.networks.network import Inputs, Layer, Network, Params, theta
 from functional_nn.networks.products import ROWS
@@ -727,6 +728,19 @@ def _statistics(sums, whole, *, saturation):
     return found
 
 
+def _own_slopes(activation: Activation, n: Array, a: Array, theta: Theta) -> Array:
+    """da_i/dn_i (Q, S): all at once where each neuron is by itself, else one neuron after the other."""
+
+    def of_each(g):
+        return activation.pullback(g, n, a, theta)[0].reshape(*a.shape, -1).sum(axis=-1)
+
+    if activation.alone:
+        return of_each(jnp.ones_like(a))
+    units = jnp.eye(a.shape[1], dtype=a.dtype)
+    own = lax.map(lambda unit: jnp.sum(of_each(jnp.broadcast_to(unit, a.shape)) * unit[None, :], axis=1), units)
+    return own.T
+
+
 @register(adds=True, finish=_statistics)
 def layer_statistics(view, *, saturation=0.01):
     """{layer: LayerStatistics}: activations and sensitivities, saturation, dead units, vanishing and exploding ratios.
@@ -740,11 +754,7 @@ def layer_statistics(view, *, saturation=0.01):
             view.trace.activations[layer.name],
             view.swept.sensitivities[layer.name],
         )
-        if layer.activation.gives == "distribution":
-            slope = a * (1 - a)
-        else:
-            own = theta(layer, view.params[layer.name])
-            slope = layer.activation.pullback(jnp.ones_like(a), n, a, own)[0].reshape(*a.shape, -1).sum(axis=-1)
+        slope = _own_slopes(layer.activation, n, a, theta(layer, view.params[layer.name]))
         mean = lambda x: jnp.sum(jnp.mean(_wide(x), axis=-1) * view.part)  # noqa: E731
         found[layer.name] = {
             "mean": mean(a),

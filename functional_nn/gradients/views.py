@@ -19,7 +19,7 @@ from jax import Array, lax
 from functional_nn import checks
 from functional_nn.gradients import backprop
 from functional_nn.gradients.backprop import Sweep
-from functional_nn.networks import losses
+from functional_nn.networks import activations, losses
 from functional_nn.networks.network import Params, Trace, forward, theta
 from functional_nn.precision import at_least_float32
 
@@ -162,11 +162,13 @@ def _like(parameter: Array, contributions: Array) -> Array:
 def prepare(network, loss, params, inputs, targets, weights) -> tuple[Examples, Array | float]:
     """The examples, checked as `backpropagate` checks them, and what the parts of F sum to."""
     inputs = network.prepare(params, inputs)
-    if targets is not None:
-        targets = network.prepare_targets(inputs, targets)
     if loss is not None:
         loss = losses.get(loss)
         loss.check_outputs(network.output.activation)
+    if targets is not None:
+        targets = network.prepare_targets(inputs, targets, loss)
+    for layer in network.layers:
+        activations.check_examples_apart(layer.activation)
     x = next(iter(inputs.values()))
     count, dtype = len(x), at_least_float32(x.dtype)
     if weights is None:

@@ -285,7 +285,7 @@ def _configuration(source, settings, dataset, training, loss) -> dict[str, Any]:
     return {
         "data": source if source in datasets.BUNDLED else str(Path(source).resolve()),
         "task": dataset.task,
-        "loss": f"{loss.name}({loss.reduction})",
+        "loss": loss.specification,
         **{name: settings[name] for name in ("dtype", "seed", "test_fraction", "target")},
         "labels": settings["labels"] and str(settings["labels"]),
         "classes": list(dataset.classes),

@@ -87,7 +87,7 @@ def optimizer(name: str, constants: Mapping[str, Any] | None = None) -> Markup |
 def loss(name: str) -> Markup | None:
     """F_q of one example and its derivative; with the reduction in parentheses, as in "hinge(sum)", also F."""
     lines = LOSSES.get(_bare(name))
-    reduction = REDUCTIONS.get(name.partition("(")[2].rstrip(")"))
+    reduction = REDUCTIONS.get(_reduction(name))
     return _lines(lines and ((reduction, *lines) if reduction else lines))
 
 
@@ -99,12 +99,17 @@ def activation(name: str) -> Markup | None:
 def start(loss: str, activation: str) -> Markup:
     """s^M, where the recursion begins: of a loss and an output layer that are fused their own, else the product."""
     fused = FUSED.get((_bare(loss), _bare(activation)))
-    return _lines((*fused, SHARES["sum" if "(sum)" in loss else "mean"]) if fused else RECURSION["start"])
+    return _lines((*fused, SHARES["sum" if _reduction(loss) == "sum" else "mean"]) if fused else RECURSION["start"])
 
 
 def recursion(step: str) -> Markup:
     """One of "forward", "start", "recursion", "contraction": as in `gradients.backprop`."""
     return _lines(RECURSION[step])
+
+
+def _reduction(loss: str) -> str:
+    """The first word in the parentheses of a loss's specification."""
+    return loss.partition("(")[2].rstrip(")").partition(",")[0].strip()
 
 
 def _bare(specification: str) -> str:

@@ -21,22 +21,25 @@ leaky and parametric relu 1 at 0 (`jax.nn.leaky_relu`), elu alpha at 0 (`jax.nn.
 the derivative equally (`jnp.max`).
 """
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
-from functional_nn.registry import Registry, cached
+from functional_nn.registry import Described, Registry, cached, remember
 
 Theta = dict[str, Array]
 Range = Literal["real", "unit interval", "distribution"]
 
 
 @dataclass(frozen=True)
-class Activation:
+class Activation(Described):
     """A transfer function with its derivatives. Usually made by `elementwise` or by one of the factories below.
 
     forward(n, theta) -> a                                            (Q, N) -> (Q, S)
@@ -47,7 +50,9 @@ class Activation:
     parameters(size, dtype) -> theta at the start of training
 
     `gives` says what the outputs are: "real", each in the "unit interval", or each row a "distribution"; losses ask.
-    `pullback` is None for functions through which nothing can be trained (hardlim).
+    `alone` says that each neuron's output depends on its own net inputs alone, as of `elementwise` and maxout; what
+    looks at single neurons (padding, saturation) asks. `pullback` is None for functions through which nothing can be
+    trained (hardlim), `second_order` for those without a second derivative.
     """
 
     name: str
@@ -60,6 +65,7 @@ class Activation:
     pieces: int = 1
     gives: Range = "real"
     initializer: str = "xavier_uniform"
+    alone: bool = False
 
     def __repr__(self) -> str:
         return f"<activation {self.name}>"
@@ -74,7 +80,7 @@ def elementwise(
     name: str,
     forward: Callable[[Array], Array],
     derivative: Callable[[Array, Array], Array],
-    second_derivative: Callable[[Array, Array], Array],
+    second_derivative: Callable[[Array, Array], Array] | None = None,
     *,
     kink_distance: Callable[[Array], Array] | None = None,
     gives: Range = "real",
@@ -82,19 +88,60 @@ def elementwise(
 ) -> Activation:
     """A transfer function that acts on each neuron alone, from f(n), f'(n, a) and f''(n, a), each (Q, S) -> (Q, S).
 
+    Without f'' networks train, but have no Hessian. Raises TypeError for what is no function.
+
     >>> from functional_nn import activations
     >>> cubic = activations.elementwise("cubic", lambda n: n**3, lambda n, a: 3 * n**2, lambda n, a: 6 * n)
     """
+    for what, function in {
+        "forward": forward,
+        "derivative": derivative,
+        "second_derivative": second_derivative,
+    }.items():
+        if not (callable(function) or (what, function) == ("second_derivative", None)):
+            raise TypeError(f"activation {name!r}: {what} must be a function of arrays, got {function!r}")
+
+    def bent(g, r, r_theta, n, a, theta):
+        return g * second_derivative(n, a) * r, {}
+
     return Activation(
         name,
         forward=lambda n, theta: forward(n),
         pullback=lambda g, n, a, theta: (g * derivative(n, a), {}),
         pushforward=lambda r, r_theta, n, a, theta: derivative(n, a) * r,
-        second_order=lambda g, r, r_theta, n, a, theta: (g * second_derivative(n, a) * r, {}),
+        second_order=bent if second_derivative else None,
         kink_distance=kink_distance,
         gives=gives,
         initializer=initializer,
+        alone=True,
     )
+
+
+@functools.lru_cache(maxsize=256)
+def mixes(activation: Activation) -> tuple[bool, bool]:
+    """(examples, neurons): does an output depend on another example's net inputs, or on another neuron's? Tried out."""
+    size, draw = 3, np.random.default_rng(0)
+    with jax.ensure_compile_time_eval():  # also while a program is traced
+        theta = activation.parameters(size, jnp.float32) if activation.parameters else {}
+        n = draw.standard_normal((3, size * activation.pieces)).astype(np.float32)
+        other_example, other_neuron = n.copy(), n.copy()
+        other_example[0] += 1
+        other_neuron[:, : activation.pieces] += 1
+        a, with_example, with_neuron = (
+            np.asarray(activation.forward(jnp.asarray(x), theta)) for x in (n, other_example, other_neuron)
+        )
+    apart = lambda x, y: not np.allclose(x, y, rtol=1e-5, atol=1e-6, equal_nan=True)  # noqa: E731
+    return apart(a[1:], with_example[1:]), apart(a[:, 1:], with_neuron[:, 1:])
+
+
+def check_examples_apart(activation: Activation) -> None:
+    """Raises ValueError for an activation that mixes examples, through which no example has a derivative of its own."""
+    if not activation.alone and mixes(activation)[0]:
+        raise ValueError(
+            f"activation {activation.name!r} mixes examples: its outputs depend on other rows of the batch, so that "
+            "F is no sum over examples, and no quantity of single examples is to be had; the gradient is, by "
+            "value_and_grad"
+        )
 
 
 _registry: Registry[Activation] = Registry("activation", Activation)
@@ -108,9 +155,14 @@ def register(activation: Activation | Callable[..., Activation], *, aliases: tup
     """
     if isinstance(activation, Activation):
         _registry.add(activation.name, lambda: activation, aliases)
+        remember(activation, _named, (activation.name,))
     else:
         _registry.add(activation.__name__, activation, aliases)
     return activation
+
+
+def _named(name: str) -> Activation:
+    return get(name)
 
 
 # Smooth rows ---------------------------------------------------------------------------------------------------------
@@ -122,6 +174,7 @@ linear = register(
         pullback=lambda g, n, a, theta: (g, {}),
         pushforward=lambda r, r_theta, n, a, theta: r,
         second_order=lambda g, r, r_theta, n, a, theta: (jnp.zeros_like(g), {}),
+        alone=True,
     ),
     aliases=("purelin",),
 )
@@ -272,6 +325,7 @@ def prelu(share: Literal["neuron", "layer"] = "neuron", start: float = 0.25) -> 
         kink_distance=jnp.abs,
         parameters=lambda size, dtype: {"slope": jnp.full(size if share == "neuron" else 1, start, dtype)},
         initializer="he_normal",
+        alone=True,
     )
 
 
@@ -305,6 +359,7 @@ def maxout(pieces: int = 2) -> Activation:
         kink_distance=kink_distance,
         pieces=pieces,
         initializer="he_normal",
+        alone=True,
     )
 
 
@@ -324,6 +379,7 @@ hardlim = register(
         second_order=None,
         kink_distance=jnp.abs,
         gives="unit interval",
+        alone=True,
     )
 )
 
@@ -335,6 +391,7 @@ hardlims = register(
         pushforward=None,
         second_order=None,
         kink_distance=jnp.abs,
+        alone=True,
     )
 )
 

@@ -23,13 +23,13 @@ import jax.numpy as jnp
 from jax import Array
 
 from functional_nn.precision import at_least_float32
-from functional_nn.registry import Registry
+from functional_nn.registry import Described, Registry
 
 Draw = Callable[[Array, int, int, int, jnp.dtype], tuple[Array, Array]]
 
 
 @dataclass(frozen=True)
-class Initializer:
+class Initializer(Described):
     """A rule for the parameters of a layer; `sets_bias` where the biases it gives differ between neurons."""
 
     name: str

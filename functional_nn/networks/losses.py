@@ -20,10 +20,12 @@ What cancels in the two pairs everybody uses, of one example, with H = ds/dn (S,
 Kullback-Leibler differs from cross-entropy by sum t ln t, which no output moves: the same s, the same H.
 """
 
+import dataclasses
 import functools
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +36,7 @@ from functional_nn import checks, precision
 from functional_nn.networks import activations
 from functional_nn.networks.activations import Activation, Range, largest_in_row
 from functional_nn.precision import at_least_float32
-from functional_nn.registry import Registry, cached
+from functional_nn.registry import Described, Registry, cached
 
 _SAID = {"real": "real numbers", "unit interval": "numbers in [0, 1]", "distribution": "a distribution"}
 Reduction = Literal["mean", "sum"]
@@ -63,7 +65,7 @@ class FusedPair:
 
 
 @dataclass(frozen=True)
-class Loss:
+class Loss(Described):
     """A performance function. Usually made by one of the factories below, such as `cross_entropy(reduction="mean")`.
 
     example_value(a, t) -> F_q (Q,); example_gradient(a, t) -> dF_q/da (Q, S).
@@ -72,7 +74,9 @@ class Loss:
     needs: what the outputs must be; targets: what concrete targets must be.
     correct(a, t) -> (Q,) booleans, which examples are classified rightly; None where the question has no sense.
     kink_distance(a, t) -> (Q, S), as in `Activation`.
+    least_outputs: how many outputs it needs at least; doubt: a word where outputs of that range train to no good end.
     square_weight(S) -> c, where F_q = c sum_i (a_i - t_i)^2: a sum of squares has residuals, sqrt(c) (a - t).
+    constants: what else than its reduction it was made with, by name; filled in by `register`.
     """
 
     name: str
@@ -86,9 +90,17 @@ class Loss:
     kink_distance: Callable[[Array, Array], Array] | None = None
     curvature: Curvature | None = None
     square_weight: Callable[[int], float] | None = None
+    least_outputs: int = 1
+    doubt: Callable[[Range], str | None] = lambda gives: None
+    constants: dict[str, Any] = field(default_factory=dict, hash=False)
 
     def __repr__(self) -> str:
-        return f"<loss {self.name}({self.reduction})>"
+        return f"<loss {self.specification}>"
+
+    @property
+    def specification(self) -> str:
+        """What `get` makes it of again, such as "cross_entropy(mean)" or "huber(mean, delta=0.5)"."""
+        return f"{self.name}({', '.join([self.reduction, *(f'{name}={x}' for name, x in self.constants.items())])})"
 
     @property
     def smooth(self) -> bool:
@@ -109,7 +121,7 @@ class Loss:
         Only from the registered activation: another that goes by its name keeps its own derivative.
         """
         pair = self.fused.get(activation.name)
-        return pair if pair and activations.get(activation.name) is activation else None
+        return pair if pair and activations.get(activation.name) == activation else None
 
     def convex_in(self, activation: Activation) -> tuple[Literal["net_inputs", "outputs"], Curvature]:
         """What of the output layer F_q is a convex function of, and its curvature there: where Gauss-Newton splits F.
@@ -128,21 +140,23 @@ class Loss:
         )
 
     def reduce(self, example_values: Array, weights: Array | None = None) -> Array:
-        """sum_q w_q F_q, over sum_q w_q for "mean": (Q,) -> scalar."""
+        """sum_q w_q F_q, over sum_q w_q for "mean" (0 where that is 0): (Q,) -> scalar."""
         wide = example_values.astype(at_least_float32(example_values.dtype))
         if weights is None:
             total, count = jnp.sum(wide), float(wide.shape[0])
         else:
-            total, count = jnp.sum(wide * weights.astype(wide.dtype)), jnp.sum(weights.astype(wide.dtype))
+            total, count = jnp.sum(wide * weights.astype(wide.dtype)), _positive(jnp.sum(weights.astype(wide.dtype)))
         return (total / count if self.reduction == "mean" else total).astype(example_values.dtype)
 
     def scale(self, example_gradients: Array, weights: Array | None = None) -> Array:
         """dF_q/d. -> dF/d. : each example's row times its share w_q (/ sum w) of F, (Q, S) -> (Q, S)."""
+        # in at least float32: neither Q nor 1 / Q need be a number of a 16-bit dtype
+        dtype, wide = example_gradients.dtype, example_gradients.astype(at_least_float32(example_gradients.dtype))
         if weights is None:
-            return example_gradients / example_gradients.shape[0] if self.reduction == "mean" else example_gradients
-        share = weights.astype(at_least_float32(example_gradients.dtype))
-        share = share / jnp.sum(share) if self.reduction == "mean" else share
-        return example_gradients * share.astype(example_gradients.dtype)[:, None]
+            return (wide / wide.shape[0]).astype(dtype) if self.reduction == "mean" else example_gradients
+        share = weights.astype(wide.dtype)
+        share = share / _positive(jnp.sum(share)) if self.reduction == "mean" else share
+        return (wide * share[:, None]).astype(dtype)
 
     def check_outputs(self, activation: Activation) -> None:
         """Raises ValueError where the loss needs probabilities and the output layer gives something else."""
@@ -153,24 +167,49 @@ class Loss:
                 + ("'softmax'" if self.needs == "distribution" else "'softmax' or 'sigmoid'")
             )
 
+    def check_classes(self, size: int) -> None:
+        """Raises ValueError where there are too few outputs for the loss to tell classes apart."""
+        if size < self.least_outputs:
+            raise ValueError(
+                f"{self.name} needs at least {self.least_outputs} outputs, one for each class, got {size}, of which "
+                f"every answer would be right; use binary_cross_entropy with one 'sigmoid' output, or {self.name} with "
+                "one output for each class"
+            )
+
     def check_targets(self, targets) -> None:
         """Raises ValueError at the first concrete target this loss has no meaning for."""
         if not checks.is_concrete(targets):
             return
-        t = np.asarray(targets).astype(np.float64)
-        row_sums = t.sum(axis=-1, keepdims=True)
-        wrong, accepted = {
-            "real": (np.zeros_like(t, bool), ""),
-            "non-negative": (t < 0, "values >= 0"),
-            "unit interval": ((t < 0) | (t > 1), "values in [0, 1]"),
-            "distribution": ((t < 0) | (np.abs(row_sums - 1) > 1e-2), "rows >= 0 that sum to 1"),
-            "positive": ((t <= 0) | (np.abs(row_sums - 1) > 1e-2), "rows > 0 that sum to 1"),
-            "signs": (np.abs(t) != 1, "-1 or +1"),
-            "one-hot": (((t != 0) & (t != 1)) | (row_sums != 1), "rows with a single 1, the rest 0"),
-        }[self.targets]
-        if wrong.any():
-            index = tuple(map(int, np.argwhere(wrong)[0]))
-            raise ValueError(f"targets: {self.name} accepts {accepted}, got {t[index]:g} at index {index}")
+        if self.targets == "real":
+            return
+        wrong, accepted = _WRONG_TARGETS[self.targets]
+        index = checks.first(targets, lambda block: wrong(block.astype(np.float64)))
+        if index is not None:
+            found = float(np.asarray(targets)[index])
+            raise ValueError(f"targets: {self.name} accepts {accepted}, got {found:g} at index {index}")
+
+
+def _sums_to_1(t: np.ndarray) -> np.ndarray:
+    return np.abs(t.sum(axis=-1, keepdims=True) - 1) <= 1e-2
+
+
+# what a target must not be, (Q, S) -> (Q, S) booleans, and how what it may be is said
+_WRONG_TARGETS = {
+    "non-negative": (lambda t: t < 0, "values >= 0"),
+    "unit interval": (lambda t: (t < 0) | (t > 1), "values in [0, 1]"),
+    "distribution": (lambda t: (t < 0) | ~_sums_to_1(t), "rows >= 0 that sum to 1"),
+    "positive": (lambda t: (t <= 0) | ~_sums_to_1(t), "rows > 0 that sum to 1"),
+    "signs": (lambda t: np.abs(t) != 1, "-1 or +1"),
+    "one-hot": (
+        lambda t: ((t != 0) & (t != 1)) | (t.sum(axis=-1, keepdims=True) != 1),
+        "rows with a single 1, the rest 0",
+    ),
+}
+
+
+def _positive(total: Array) -> Array:
+    # of weights that are all 0 there is nothing to divide
+    return jnp.where(total > 0, total, 1)
 
 
 _registry: Registry[Loss] = Registry("loss", Loss)
@@ -178,14 +217,24 @@ names, get = _registry.names, _registry.get
 
 
 def register(factory: Callable[..., Loss]) -> Callable[..., Loss]:
-    """Makes a factory `(reduction=...) -> Loss` known by its name; returns it, its results cached. A decorator."""
+    """Makes a factory `(reduction=..., ...) -> Loss` known by its name; returns it, its results cached. A decorator.
+
+    Its other arguments are the loss's constants: `get("huber(mean, delta=0.5)")` gives them, too.
+    Raises TypeError for a factory without `reduction`, ValueError where the name is taken.
+    """
+    parameters = inspect.signature(factory).parameters
+    if next(iter(parameters), None) != "reduction":
+        raise TypeError(f"losses.register: {factory.__name__} must take reduction='mean' first, beside its constants")
 
     @cached
     @functools.wraps(factory)
-    def checked(reduction: Reduction):
+    def checked(reduction: Reduction, *args, **keywords):
         if reduction not in ("mean", "sum"):
             raise ValueError(f"{factory.__name__}: reduction must be 'mean' or 'sum', got {reduction!r}")
-        return factory(reduction)
+        loss = factory(reduction, *args, **keywords)
+        constants = inspect.signature(factory).bind(reduction, *args, **keywords).arguments
+        del constants["reduction"]
+        return dataclasses.replace(loss, constants=constants) if constants and not loss.constants else loss
 
     _registry.add(factory.__name__, checked)
     return checked
@@ -208,6 +257,68 @@ def one_hot(labels, classes: int, dtype=None) -> Array:
     dtype = precision.default() if dtype is None else precision.available(dtype)
     inside = (labels >= 0) & (labels < classes)
     return jnp.where(inside[:, None], jax.nn.one_hot(labels, classes, dtype=dtype), jnp.nan)
+
+
+def coded(loss: Loss | None, labels: Array, outputs: int) -> Array:
+    """Integer labels (Q,) as the targets (Q, S) of S outputs: one-hot rows, or -1 and +1 where the loss wants signs.
+
+    Of a single output, which 0 and 1 (or False and True) are the labels of: a column of them. Raises ValueError for
+    labels out of range, and for a single output whose loss has no classes.
+    """
+    signs = loss is not None and loss.targets == "signs"
+    if outputs > 1:
+        rows = one_hot(labels.astype(jnp.int32), outputs)
+    elif signs or (loss is not None and loss.targets == "unit interval"):
+        rows = one_hot(labels.astype(jnp.int32), 2)[:, 1:]
+    else:
+        raise ValueError(f"targets: expected shape ({len(labels)}, 1) to match the outputs, got {labels.shape}")
+    return 2 * rows - 1 if signs else rows
+
+
+def class_weights(targets: Array, weights: Any = "balanced") -> Array:
+    """The weight of each example (Q,) by its class: of targets (Q, S) the largest, of a single column > 1/2, or > 0
+    where there are numbers below 0; of integers (Q,) the label.
+
+    weights: one for each class, (C,) or {class: weight}, 1 where it has none; or "balanced", Q / (C Q_c) for a class of
+    Q_c examples, so that every class counts alike (King and Zeng 2001; scikit-learn's). Raises ValueError for others.
+
+    >>> import numpy as np, functional_nn as fnn
+    >>> fnn.class_weights(np.array([0, 0, 0, 1])).round(2).tolist()
+    [0.67, 0.67, 0.67, 2.0]
+    """
+    checks.numeric("targets", targets)
+    targets = jnp.asarray(targets)
+    if targets.ndim == 1 and jnp.issubdtype(targets.dtype, jnp.integer):
+        labels, count = targets, None
+    elif targets.ndim == 2 and targets.shape[1] > 1:
+        labels, count = jnp.argmax(targets, axis=1), targets.shape[1]
+    elif targets.ndim == 2:
+        labels, count = (targets[:, 0] > jnp.where(jnp.any(targets < 0), 0, 0.5)).astype(jnp.int32), 2
+    else:
+        raise ValueError(f"targets: expected classes, (Q, S) or integers (Q,), got {targets.dtype} of {targets.shape}")
+    given = dict(enumerate(weights)) if isinstance(weights, list | tuple | np.ndarray | jax.Array) else weights
+    if count is None:
+        if not checks.is_concrete(labels):
+            raise ValueError("class_weights: integer labels that are traced do not say how many classes there are")
+        count = max(int(labels.max()) + 1, len(given) if isinstance(given, dict) else 1)
+    if isinstance(given, str) and given == "balanced":
+        found = jnp.bincount(labels, length=count).astype(precision.default())
+        return (len(labels) / (count * jnp.maximum(found, 1)))[labels]
+    if not isinstance(given, dict):
+        raise ValueError(
+            f"class_weights: expected 'balanced', or a weight for each of {count} classes, got {weights!r}"
+        )
+    if isinstance(weights, list | tuple | np.ndarray | jax.Array) and len(given) != count:
+        raise ValueError(f"class_weights: expected {count}, one for each class, got {len(given)}")
+    for name in given:
+        if isinstance(name, bool) or not isinstance(name, int | np.integer) or not 0 <= name < count:
+            raise ValueError(f"class_weights: expected classes 0 to {count - 1}, got {name!r}")
+    return jnp.stack(
+        [
+            jnp.asarray(checks.constant("class_weights", f"class {c}", given.get(c, 1.0), *checks.NON_NEGATIVE))
+            for c in range(count)
+        ]
+    ).astype(precision.default())[labels]
 
 
 # Second derivatives ---------------------------------------------------------------------------------------------------
@@ -250,7 +361,12 @@ _softmax_curvature = Curvature(_softmax_product, _softmax_root)
 
 
 def largest(outputs: Array, targets: Array) -> Array:
-    """(Q,): is the largest output where the largest target is?"""
+    """(Q,): is the largest output where the largest target is? Raises ValueError for a single output."""
+    if outputs.shape[-1] < 2:
+        raise ValueError(
+            f"correct: 'largest' compares outputs with each other, and there is one, of shape {outputs.shape}; give "
+            "correct=lambda outputs, targets: ..., such as (outputs[:, 0] > 0.5) == (targets[:, 0] > 0.5)"
+        )
     return jnp.argmax(outputs, axis=-1) == jnp.argmax(targets, axis=-1)
 
 
@@ -359,7 +475,28 @@ def cross_entropy(reduction: Reduction = "mean") -> Loss:
         needs="unit interval",
         targets="non-negative",
         correct=largest,
+        least_outputs=2,
+        doubt=_sums_to_one,
         curvature=_diagonal(_target_over_square),
+    )
+
+
+def _sums_to_one(gives: Range) -> str | None:
+    # Hagan's E3.6 and P3.1 change the form there
+    if gives != "unit interval":
+        return None
+    return (
+        "cross_entropy, -sum t ln a, raises the outputs whose target is 1 and never lowers one whose target is 0, as "
+        "only a sum of 1 would: use 'softmax' outputs, or binary_cross_entropy with 'sigmoid'"
+    )
+
+
+def _of_both_signs(gives: Range) -> str | None:
+    if gives == "real":
+        return None
+    return (
+        "targets are -1 or +1, and told by the sign of the output, but the output layer gives numbers in [0, 1] alone: "
+        "use 'linear' or 'tanh' outputs, or binary_cross_entropy with targets 0 and 1"
     )
 
 
@@ -414,6 +551,7 @@ def kullback_leibler(reduction: Reduction = "mean") -> Loss:
         needs="distribution",
         targets="distribution",
         correct=largest,
+        least_outputs=2,
         curvature=_diagonal(_target_over_square),
     )
 
@@ -454,6 +592,7 @@ def symmetric_kullback_leibler(reduction: Reduction = "mean") -> Loss:
         needs="distribution",
         targets="positive",
         correct=largest,
+        least_outputs=2,
         curvature=_diagonal(lambda a, t: 1 / a + t / a**2),
     )
 
@@ -523,6 +662,7 @@ def bhattacharyya(reduction: Reduction = "mean") -> Loss:
         needs="distribution",
         targets="distribution",
         correct=largest,
+        least_outputs=2,
         curvature=Curvature(product, root),
     )
 
@@ -540,6 +680,7 @@ def hinge(reduction: Reduction = "mean") -> Loss:
         lambda a, t: jnp.where(1 - t * a > 0, -t, 0),
         targets="signs",
         correct=_above(0.0),
+        doubt=_of_both_signs,
         kink_distance=lambda a, t: jnp.abs(1 - t * a),
         curvature=_flat,
     )
@@ -568,6 +709,7 @@ def multiclass_hinge(reduction: Reduction = "mean") -> Loss:
         gradient,
         targets="one-hot",
         correct=largest,
+        least_outputs=2,
         kink_distance=lambda a, t: jnp.abs(margins(a, t)),
         curvature=_flat,
     )
@@ -583,5 +725,6 @@ def logistic(reduction: Reduction = "mean") -> Loss:
         lambda a, t: -t * lax.logistic(-t * a),
         targets="signs",
         correct=_above(0.0),
+        doubt=_of_both_signs,
         curvature=_diagonal(lambda a, t: t**2 * lax.logistic(a) * lax.logistic(-a)),
     )

@@ -14,9 +14,10 @@ import numpy as np
 from jax import Array
 
 from functional_nn import checks, precision, registry
-from functional_nn.networks import activations, initializers
+from functional_nn.networks import activations, initializers, losses
 from functional_nn.networks.activations import Activation
 from functional_nn.networks.initializers import Initializer
+from functional_nn.networks.losses import Loss
 from functional_nn.networks.products import ROWS, Products
 
 Bias = Literal["per_neuron", "shared", "none"]
@@ -77,6 +78,7 @@ class Layer:
         settle("dropout", rate)
         _check_name("layer", self.name)
         _check_size(f"layer {self.name!r}", self.size)
+        _check_learned(self.name, activation)
         if self.bias not in ("per_neuron", "shared", "none"):
             raise ValueError(f"layer {self.name!r}: " + registry.unknown("bias", str(self.bias), Bias.__args__))
         if initializer.sets_bias and self.bias == "shared":
@@ -180,9 +182,9 @@ class Network:
         return prepared
 
     def prepare_weights(self, inputs: dict[str, Array], weights: Array | None) -> Array | None:
-        """Checked weights of the examples (Q,) in the dtype of the prepared `inputs`, or None.
+        """Checked weights of the examples (Q,), in at least float32, or None.
 
-        Raises ValueError for another shape and for negative or non-finite concrete weights.
+        Raises ValueError for another shape, for negative or non-finite concrete weights, and where all are 0.
         """
         if weights is None:
             return None
@@ -191,17 +193,26 @@ class Network:
         if weights.shape != x.shape[:1]:
             raise ValueError(f"weights: expected shape {x.shape[:1]}, one for each example, got {weights.shape}")
         checks.finite("weights", weights)
-        if checks.is_concrete(weights) and (np.asarray(weights) < 0).any():
-            raise ValueError(f"weights: expected numbers >= 0, got {np.min(np.asarray(weights))}")
-        return jnp.asarray(weights, x.dtype)
+        if checks.is_concrete(weights):
+            if (np.asarray(weights) < 0).any():
+                raise ValueError(f"weights: expected numbers >= 0, got {np.min(np.asarray(weights))}")
+            if not np.asarray(weights).any():
+                raise ValueError("weights: expected at least one above 0, got none")
+        return jnp.asarray(weights, precision.at_least_float32(x.dtype))
 
-    def prepare_targets(self, inputs: dict[str, Array], targets: Array) -> Array:
-        """Checked targets (Q, S) in the dtype of the prepared `inputs`. Raises ValueError for another shape."""
+    def prepare_targets(self, inputs: dict[str, Array], targets: Array, loss: Loss | None = None) -> Array:
+        """Checked targets (Q, S) in the dtype of the prepared `inputs`; integer labels (Q,) are coded as `loss` wants
+        them. Raises ValueError for another shape, and for labels that are none.
+        """
         x = next(iter(inputs.values()))
         checks.numeric("targets", targets, x.dtype)
         expected = (x.shape[0], self.output.size)
+        if targets.shape == expected[:1] and targets.dtype.kind in "biu":
+            targets = losses.coded(loss, targets, self.output.size)
         if targets.shape != expected:
-            raise ValueError(f"targets: expected shape {expected} to match the outputs, got {targets.shape}")
+            labels = targets.dtype.kind in "iu" and self.output.size > 1
+            hint = "; integers (Q,) are taken for classes, and fnn.one_hot makes rows of them" if labels else ""
+            raise ValueError(f"targets: expected shape {expected} to match the outputs, got {targets.shape}{hint}")
         checks.finite("targets", targets)
         return jnp.asarray(targets, x.dtype)
 
@@ -225,7 +236,7 @@ def multilayer(
         raise ValueError(f"sizes: expected the input's size and at least one layer's, got {tuple(sizes)}")
     if isinstance(activations, str | Activation):
         raise ValueError(f"activations: expected {count}, one for each layer, got the single {activations!r}")
-    if isinstance(dropout, int | float):
+    if np.ndim(dropout) == 0:
         dropout = (dropout,) * (count - 1) + (0.0,)
     each = {"activations": activations, "bias": bias, "initializer": initializer, "dropout": dropout}
     for name, value in each.items():
@@ -337,6 +348,16 @@ def _check_name(kind: str, name: str) -> None:
 def _check_size(label: str, size: int) -> None:
     if isinstance(size, bool) or not isinstance(size, int | np.integer) or size < 1:
         raise ValueError(f"{label}: size must be an integer >= 1, got {size!r}")
+
+
+def _check_learned(layer: str, activation: Activation) -> None:
+    if activation.parameters:
+        for name in jax.eval_shape(lambda: activation.parameters(1, jnp.float32)):
+            if name in ("weights", "bias") or "/" in name:
+                raise ValueError(
+                    f"layer {layer!r}: activation {activation.name!r} calls a learned parameter {name!r}; it needs "
+                    "another name, since 'weights' and 'bias' are the layer's own and '/' divides names"
+                )
 
 
 def _check_graph(inputs: tuple[tuple[str, int], ...], layers: tuple[Layer, ...]) -> dict[str, int]:

@@ -28,7 +28,7 @@ from jax import Array
 from functional_nn import checks
 from functional_nn.optimizers import schedules
 from functional_nn.precision import at_least_float32
-from functional_nn.registry import Registry
+from functional_nn.registry import Described, Registry
 
 State = Any
 Constant = float | Array | Callable[[Array], Array] | str
@@ -43,13 +43,14 @@ def _unmoved(state: State, value: Array) -> State:
 
 
 @dataclass(frozen=True, eq=False)
-class Optimizer:
+class Optimizer(Described):
     """init(params) -> state; update(state, grads) -> state, with `state.params` and `state.step` in every state.
 
     constants: the rates and decays it was made with, by name.
     point(state): where the next gradient is to be taken: `state.params`, save for methods that look ahead or report
     an average. observe(state, loss) -> state: told the loss after each epoch, for methods that listen.
-    full_batch: True where the method makes no sense of mini-batches.
+    full_batch: True where the method makes no sense of mini-batches. gathers: how many gradients one move of the
+    parameters takes.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Optimizer:
     point: Callable[[State], Any] = _own_params
     observe: Callable[[State, Array], State] = _unmoved
     full_batch: bool = False
+    gathers: int = 1
 
     def __repr__(self) -> str:
         return f"<optimizer {self.name}({', '.join(f'{name}={value}' for name, value in self.constants.items())})>"

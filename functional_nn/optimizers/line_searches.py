@@ -21,7 +21,7 @@ import numpy as np
 from jax import Array, lax
 
 from functional_nn import checks
-from functional_nn.registry import Registry
+from functional_nn.registry import Described, Registry
 
 
 class Point(NamedTuple):
@@ -53,7 +53,7 @@ class Found(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class LineSearch:
+class LineSearch(Described):
     """search(line, first) -> Found, `first` the step to be tried first; constants: what it was made with, by name."""
 
     name: str

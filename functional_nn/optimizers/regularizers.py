@@ -16,11 +16,11 @@ from jax import Array
 from functional_nn import checks
 from functional_nn.optimizers.first_order import in_dtype
 from functional_nn.precision import at_least_float32
-from functional_nn.registry import Registry
+from functional_nn.registry import Described, Registry
 
 
 @dataclass(frozen=True)
-class Regularizer:
+class Regularizer(Described):
     """value(params) -> Omega, a scalar; gradient(params) -> dOmega/dparams, in the parameters' structure and dtype.
 
     constants: what it was made with, by name.
@@ -74,10 +74,12 @@ def _size(w: Array) -> Array:
 
 def penalized(params: Any, biases: bool = False) -> Any:
     """Which arrays of the parameters a penalty acts on: Python booleans in their structure."""
-    weights = jax.tree_util.tree_map_with_path(lambda path, _: any(_key(k) == "weights" for k in path), params)
-    if biases or not any(jax.tree.leaves(weights)):
-        return jax.tree.map(lambda _: True, params)
-    return weights
+    leaves, structure = jax.tree_util.tree_flatten_with_path(params)
+    paths = [tuple(map(_key, path)) for path, _ in leaves]
+    # What holds "weights" with something below them is a layer, also one that is itself called "weights".
+    layers = {path[:i] for path in paths for i in range(len(path) - 1) if path[i] == "weights"}
+    weights = [any(k == "weights" and path[: i + 1] not in layers for i, k in enumerate(path)) for path in paths]
+    return structure.unflatten([True] * len(paths) if biases or not any(weights) else weights)
 
 
 def _key(entry) -> Any:

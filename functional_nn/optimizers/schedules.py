@@ -13,11 +13,11 @@ import numpy as np
 from jax import Array
 
 from functional_nn import checks, precision
-from functional_nn.registry import Registry
+from functional_nn.registry import Described, Registry
 
 
 @dataclass(frozen=True)
-class Schedule:
+class Schedule(Described):
     """`schedule(k)` -> scalar in JAX's default float; k an integer, an int32 scalar or an array of steps.
 
     value(k, as a float) -> scalar; constants: what it was made with, by name.

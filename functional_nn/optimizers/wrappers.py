@@ -5,6 +5,7 @@ remembers nothing keeps the state of what it wraps; one that does has a state wi
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -15,7 +16,11 @@ from jax import Array
 from functional_nn import checks, registry
 from functional_nn.optimizers import first_order, regularizers
 from functional_nn.optimizers.first_order import Constant, Optimizer, State
-from functional_nn.precision import at_least_float32
+from functional_nn.precision import at_least_float32, largest
+from functional_nn.registry import cached
+
+# The same wrapper of the same optimizer is one object, for which what was compiled serves again; the latest are kept.
+_kept = functools.partial(cached, size=128)
 
 
 def _params(state):
@@ -47,6 +52,7 @@ def _with_iterate(state: State, params: Any) -> State:
 # Gradients changed on their way in ------------------------------------------------------------------------------------
 
 
+@_kept
 def clip_by_global_norm(optimizer: Optimizer, largest: Constant) -> Optimizer:
     """g * min(1, largest / ||g||), the norm taken over all parameters together: Pascanu, Mikolov, Bengio 2013.
 
@@ -67,6 +73,7 @@ def clip_by_global_norm(optimizer: Optimizer, largest: Constant) -> Optimizer:
     return _before(optimizer, "clip_by_global_norm", {"largest": largest}, clipped)
 
 
+@_kept
 def clip_by_value(optimizer: Optimizer, largest: Constant) -> Optimizer:
     """Each element of g kept within [-largest, largest]. Raises ValueError unless `largest` is > 0."""
     optimizer = first_order.get(optimizer)
@@ -80,6 +87,7 @@ def clip_by_value(optimizer: Optimizer, largest: Constant) -> Optimizer:
     return _before(optimizer, "clip_by_value", {"largest": largest}, clipped)
 
 
+@_kept
 def coupled_weight_decay(optimizer: Optimizer, decay: Constant, biases: bool = False) -> Optimizer:
     """g + decay * w: the gradient of (decay / 2) ||w||^2, which the method then treats as any other gradient.
 
@@ -101,6 +109,7 @@ def coupled_weight_decay(optimizer: Optimizer, decay: Constant, biases: bool = F
     return _before(optimizer, "coupled_weight_decay", {"decay": decay, "biases": biases}, decayed)
 
 
+@_kept
 def keep_pruned(optimizer: Optimizer, masks: Any) -> Optimizer:
     """Weights whose mask is False start at zero and stay exactly zero: re-training after pruning, CSE 475 19.71.1.
 
@@ -133,6 +142,7 @@ def _before(optimizer: Optimizer, name: str, constants: dict[str, Any], change: 
 # Parameters changed on their way out ----------------------------------------------------------------------------------
 
 
+@_kept
 def decoupled_weight_decay(optimizer: Optimizer, decay: Constant, biases: bool = False) -> Optimizer:
     """w = w - decay * w, and the optimizer's own step: Hanson and Pratt 1988; Loshchilov and Hutter 2019.
 
@@ -182,6 +192,7 @@ class FrozenState(NamedTuple):
         return {**self.frozen, **self.inner.params}
 
 
+@_kept
 def freeze(optimizer: Optimizer, layers: Sequence[str]) -> Optimizer:
     """The parameters of the named layers stay bitwise as they are; the optimizer never sees them.
 
@@ -220,6 +231,7 @@ class AccumulationState(NamedTuple):
     params, step = property(_params), property(_step)
 
 
+@_kept
 def accumulate(optimizer: Optimizer, updates: int, reduction: str = "mean") -> Optimizer:
     """One update of `optimizer` for every `updates` gradients, with their mean, or their sum.
 
@@ -248,7 +260,8 @@ def accumulate(optimizer: Optimizer, updates: int, reduction: str = "mean") -> O
             lambda: AccumulationState(state.inner, total, state.count + 1),
         )
 
-    return _around(optimizer, "accumulate", init, update, {"updates": updates, "reduction": reduction})
+    gathering = _around(optimizer, "accumulate", init, update, {"updates": updates, "reduction": reduction})
+    return dataclasses.replace(gathering, gathers=updates * optimizer.gathers)
 
 
 class AverageState(NamedTuple):
@@ -265,6 +278,7 @@ class AverageState(NamedTuple):
         return jax.tree.map(lambda a, x: a.astype(x.dtype), self.average, _iterate(self.inner))
 
 
+@_kept
 def average(optimizer: Optimizer, decay: Constant | None = None, start: int = 0) -> Optimizer:
     """Reports an average of the parameters while `optimizer` goes on from the latest ones, its `point`.
 
@@ -312,6 +326,7 @@ class PlateauState(NamedTuple):
     params, step = property(_params), property(_step)
 
 
+@_kept
 def reduce_on_plateau(
     make: Callable[[Array], Optimizer],
     learning_rate: float,
@@ -345,7 +360,7 @@ def reduce_on_plateau(
     def init(params):
         own = inner.init(params)
         dtype = at_least_float32(jax.tree.leaves(params)[0].dtype)
-        rate, best = jnp.array(learning_rate, dtype), jnp.array(jnp.inf, dtype)
+        rate, best = jnp.array(learning_rate, dtype), largest(dtype)
         return PlateauState(own, rate, best, jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32))
 
     def update(state, grads):
@@ -380,6 +395,7 @@ def _around(optimizer: Optimizer, name: str, init, update, constants: dict[str, 
         point=lambda state: optimizer.point(state.inner),
         observe=lambda state, loss: state._replace(inner=optimizer.observe(state.inner, loss)),
         full_batch=optimizer.full_batch,
+        gathers=optimizer.gathers,
     )  # fmt: skip
 
 
@@ -394,6 +410,7 @@ class ChoiceState(NamedTuple):
     memories: tuple
 
 
+@_kept
 def choose(index: int | Array, candidates: Sequence[Optimizer]) -> Optimizer:
     """The candidate with that number, which may be traced: under `vmap`, a race of methods is one program.
 
@@ -454,6 +471,7 @@ class OptaxState(NamedTuple):
     transformation: Any
 
 
+@_kept
 def from_optax(transformation: Any, name: str = "optax") -> Optimizer:
     """Any object with optax's `init(params)` and `update(grads, state, params) -> (updates, state)` as an Optimizer.
 

@@ -279,6 +279,16 @@ class Checkpoints:
     last: int
     every: int
 
+    def check(self) -> None:
+        """Raises OSError where no file can be written to the folder, which is made."""
+        probe = self._file(0).with_name(f".{self._file(0).name}.{os.getpid()}.{time.monotonic_ns()}.tmp")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise OSError(f"checkpoint: {str(self.folder)!r} cannot be written to: {error.strerror}") from None
+
     def due(self, chunk: int) -> bool:
         """True where the chunk of epochs just done, counted from 1, ends with a checkpoint."""
         return checks.integer("due", "chunk", chunk, 1) % self.every == 0

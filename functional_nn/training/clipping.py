@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 from jax import Array
 
 from functional_nn import checks
@@ -12,8 +11,7 @@ from functional_nn.gradients.backprop import loss_value
 from functional_nn.gradients.views import View, prepare
 from functional_nn.networks import losses
 from functional_nn.networks.network import Inputs, Params
-
-_NOISE = 2**32 - 1  # folded into the update's key, where the numbers of layers that drop neurons never come
+from functional_nn.training import keys
 
 
 @dataclass(frozen=True)
@@ -37,7 +35,7 @@ class Clipped:
         ):
             examples, total = prepare(network, loss, params, inputs, targets, weights)
             view = View(network, loss, params, examples, total, key=key)
-            noise_key = None if key is None else jax.random.fold_in(key, _NOISE)
+            noise_key = None if key is None else keys.gradient_noise(key)
             gradients = quantities.clip(view, self.max_norm)
             gradients = quantities.add_noise(gradients, view.share, self.max_norm, self.noise_multiplier, noise_key)
             return loss_value(network, loss, view.trace, examples.targets, weights), gradients

@@ -15,7 +15,7 @@ def describe(settings: Settings, training: Batch, held_out: Batch | None, key: A
     """Settings by name, arrays by a digest of their bytes; words and numbers only, for JSON."""
     return {
         "network": describe_network(settings.network),
-        "loss": f"{settings.loss.name}({settings.loss.reduction})",
+        "loss": settings.loss.specification,
         "optimizer": _row(settings.optimizer),
         "regularizer": _row(settings.regularizer),
         "plan": _said(settings.plan),

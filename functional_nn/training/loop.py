@@ -11,10 +11,13 @@ import functools
 import inspect
 import signal
 import threading
+import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -30,6 +33,7 @@ from functional_nn.optimizers.first_order import Optimizer
 from functional_nn.optimizers.regularizers import Regularizer
 from functional_nn.optimizers.second_order import REASONS, STATUSES, SecondOrder
 from functional_nn.registry import cached
+from functional_nn.training import keys
 from functional_nn.training.checkpoints import Checkpoint, CheckpointError, Checkpoints, check_config, restore
 from functional_nn.training.configuration import describe
 from functional_nn.training.minibatches import BatchPlan, batch, minibatch
@@ -43,8 +47,10 @@ from functional_nn.training.program import (
     History,
     Run,
     Settings,
+    prepare_batch,
     program,
     start,
+    where,
 )
 from functional_nn.training.termination import Criterion
 
@@ -54,9 +60,10 @@ Track = Sequence[str] | Mapping[str, Callable[[Params, Inputs, Array], Any]]
 class FitResult(NamedTuple):
     """The last finite state, the history, and how it ended.
 
-    status: "completed", "diverged" (a loss or gradient was not finite), the name of the criterion that stopped it, or
-    one of `second_order.STATUSES`; reason: the same in words, with the update where it diverged. best: the parameters
-    of the best epoch, where a criterion restores them.
+    status: "completed", "diverged" (a loss or gradient was not finite), the name of the criterion that stopped it,
+    "stopped" where `on_chunk` asked for it, "seconds" where these were over, or one of `second_order.STATUSES`; reason:
+    the same in words, with the update where it diverged. best: the parameters of the best epoch, where a criterion
+    restores them.
     """
 
     state: Any
@@ -68,11 +75,17 @@ class FitResult(NamedTuple):
     @property
     def params(self) -> Params:
         """The trained parameters: those of the best epoch where a criterion restores them, else the last."""
-        return self.state.params if self.best is None else self.best.params
+        return self.state.params if self.best is None or int(self.best.epoch) == 0 else self.best.params
+
+    def __repr__(self) -> str:
+        columns = {name.replace("_", " "): getattr(self.history, name) for name in _SHOWN}
+        last = [f"{name} {column[-1]:.6g}" for name, column in columns.items() if np.isfinite(column[-1:]).all()]
+        return f"<{self.status}, {self.reason}: {', '.join(last) or 'no epoch was run'}>"
 
 
 class Outcome(NamedTuple):
     """What `pure_fit` gives: arrays only. params as in `FitResult`; history (E,) with nan after the end, 0 in integers.
+    Where jax_debug_nans is on, which stops at every nan, the last row again and again, and None for columns of nan.
 
     epochs: how many were run, int32; ended: 0 completed, 1 diverged, 2 + i stopped by the i-th criterion, below 0 by
     a second-order method, with its status; failed: the update that was not finite, 0 where all were.
@@ -84,6 +97,9 @@ class Outcome(NamedTuple):
     epochs: Array
     ended: Array
     failed: Array
+
+
+_SHOWN = ("training_loss", "training_accuracy", "validation_loss", "validation_accuracy")
 
 
 def automatic(network: Network, loss: Loss) -> Callable[..., tuple[Array, Params]]:
@@ -104,34 +120,42 @@ def fit(
     key: Array,
     epochs: int,
     plan: BatchPlan | None = None,
-    validation: tuple[Inputs, Array] | None = None,
+    validation: tuple | None = None,
     params: Params | None = None,
+    weights: Array | None = None,
+    class_weights: Any = None,
     regularizer: Regularizer | str | None = None,
     stop: Criterion | Sequence[Criterion] = (),
     gradient: Gradient | Literal["manual", "automatic"] = "manual",
     correct: Correct | None = None,
     track: Track = (),
     chunk: int = 10,
-    on_chunk: Callable[[Any, History], None] | None = None,
+    on_chunk: Callable[[Any, History], bool | None] | None = None,
+    seconds: float | None = None,
     mesh: Mesh | None = None,
     checkpoint: Checkpoints | None = None,
     resume: bool = False,
 ) -> FitResult:
-    """Trains `network` on inputs (Q, R) or {name: (Q, R)} and targets (Q, S).
+    """Trains `network` on inputs (Q, R) or {name: (Q, R)} and targets (Q, S), or integer labels (Q,).
 
     optimizer: of first or of second order. Of the second, an epoch is a step on all examples (on each mini-batch, for
     those made with minibatches=True), the run also ends where the method says that it has converged or found nothing
     lower, and `state` is a `second_order.State` with counts of what was asked.
     key: for the initial parameters (unless `params` are given), the batches and dropout. plan: `training.batch()`,
     `minibatch(32)` (the default, smaller where there are fewer examples; `batch()` for a method that needs it),
-    `stochastic()` or `importance(32)`. validation: a pair (inputs, targets), measured after every epoch.
+    `stochastic()` or `importance(32)`. validation: (inputs, targets) or (inputs, targets, weights), measured after
+    every epoch. weights (Q,): what each example counts for, in the loss, its gradient and the accuracy; a mean divides
+    by their sum, a mini-batch's by what that is on average, so that its gradient is an unbiased estimate.
+    class_weights: the same by class, "balanced" or one for each: see `fnn.class_weights`; times `weights`, where both
+    are given. They do not weigh the validation.
     regularizer: its gradient is added. stop: `training.early_stopping(...)`, `no_change`, `gradient_below`,
     `loss_below`, or several of them. gradient: by hand, by `jax.grad`, `training.clipped(1.0)`, or your own
     `(network, loss) -> value_and_grad`. correct(outputs, targets) -> (Q,) says which examples are right,
     `losses.largest` for one; by default the loss's own rule. track: names of `fnn.quantities`, such as
     ("noise_scale",), or functions by name, `{"rate": lambda params, inputs, targets: ...}`; what they give after
     each epoch, on all training examples, stands in `history.tracked`. on_chunk(state, history so far) is called
-    after every `chunk` epochs, outside the compiled program.
+    after every `chunk` epochs, outside the compiled program; where it gives True the run stops there. seconds: the run
+    stops after the first chunk that ends beyond them, compilation included.
     mesh: lays the examples of every batch over its devices, parameters on each, so that the compiler sums their
     sensitivities' contributions: data parallelism, the same training to rounding. Batches must divide evenly.
     checkpoint: `checkpoints.keep(folder)`, saved after chunks and at the end; resume=True goes on from the newest one
@@ -139,25 +163,35 @@ def fit(
 
     Compiles one program, whatever `epochs` is, and keeps it for later runs with the same network, loss, optimizer,
     plan and settings (the same object, where it is a wrapped optimizer). An update whose loss, gradient or result is
-    not finite is not made: the run stops there, keeps the last finite state and says which update it was. Training on
+    not finite is not made: the run stops there, keeps the last finite state and says which update it was. A parameter
+    that is infinite from the start, as the bias -inf of a class that is masked, may stay so. Training on
     from `params` begins anew with everything else: moments, schedules and, with the same key, batches.
 
     Raises ValueError or TypeError for data or settings that do not fit, before anything is compiled, and where it is
     itself being traced; CheckpointError for checkpoints of another network, data or settings, and for broken ones.
     """
     constants = getattr(optimizer, "constants", {})
-    if not all(map(checks.is_concrete, jax.tree.leaves((inputs, targets, key, params, validation, constants)))):
+    if not all(
+        map(
+            checks.is_concrete,
+            jax.tree.leaves((inputs, targets, weights, class_weights, key, params, validation, constants)),
+        )
+    ):
         raise ValueError("fit is not pure and cannot be traced by jit, vmap or grad; use training.pure_fit there")
+    began = time.monotonic()
     for name, value in (("epochs", epochs), ("chunk", chunk)):
         checks.integer("", name, value, 1)
+    if seconds is not None:
+        seconds = checks.constant("fit", "seconds", seconds, *checks.POSITIVE)
     if not (on_chunk is None or callable(on_chunk)):
         raise TypeError(f"on_chunk: expected a function of state and history, got {type(on_chunk).__name__}")
     checks.prng_key("key", key)
     settings = settle(network, loss, optimizer, plan, regularizer, stop, gradient, correct, track)
-    init_key, plan_key = jax.random.split(key)
-    params = network.init(init_key) if params is None else params
-    training, held_out = prepared(settings, params, inputs, targets, validation)
-    settings = with_plan(settings, len(training.targets))
+    params = network.init(keys.parameters(key)) if params is None else params
+    plan_key = keys.plan(key)
+    training, held_out = prepared(settings, params, inputs, targets, validation, weights, class_weights)
+    _check_start(params, settings.optimizer)
+    settings = with_plan(settings, training, epochs)
     if mesh is not None:
         settings = settings._replace(
             mesh=_divides(mesh, settings.plan.size or len(training.targets), settings.optimizer)
@@ -165,7 +199,7 @@ def fit(
         params, training, held_out, plan_key = _everywhere((params, training, held_out, plan_key), settings.mesh)
 
     begin, advance = _compiled(settings, min(chunk, epochs))
-    run, tables, chunks = begin(params, training), [], 0
+    run, table, chunks, asked = begin(params, training), Table(), 0, None
     config = saved = None
     if checkpoint is not None:
         config = {"kind": "a run of fit", **describe(settings, training, held_out, key)}
@@ -177,35 +211,78 @@ def fit(
         check_config(found, config)
         if done > epochs:
             raise ValueError(f"resume: the newest checkpoint is after epoch {done}, beyond epochs={epochs}")
-        table = jax.eval_shape(advance, run, training, held_out, plan_key, 1)[1]
-        history = jax.tree.map(lambda x: jax.ShapeDtypeStruct((done, *x.shape[1:]), x.dtype), table)
+        row = filled(jax.eval_shape(advance, run, training, held_out, plan_key, 1)[1])
+        history = jax.tree.map(lambda x: jax.ShapeDtypeStruct((done, *x.shape[1:]), x.dtype), row)
         tree = restore(found, {"run": run, "history": history})
         if int(tree["run"].epoch) != done or not -len(STATUSES) < int(tree["run"].ended) < STOPPED + len(settings.stop):
             raise CheckpointError(f"checkpoint {found.path}: its run cannot have ended as it says")
         run = jax.device_put(tree["run"]) if mesh is None else _everywhere(tree["run"], settings.mesh)
-        tables = [tree["history"]]
+        table.add(tree["history"])
     with interruptible(checkpoint is not None) as interrupted:
-        while not int(run.ended) and int(run.epoch) < epochs:
-            run, table, ran = advance(run, training, held_out, plan_key, min(chunk, epochs - int(run.epoch)))
-            tables.append(jax.tree.map(lambda column, ran=ran: np.asarray(column)[: int(ran)], table))
+        while not int(run.ended) and int(run.epoch) < epochs and asked is None:
+            run, rows, ran = advance(run, training, held_out, plan_key, min(chunk, epochs - int(run.epoch)))
+            table.add(jax.tree.map(lambda column, ran=int(ran): np.asarray(column)[:ran], filled(rows)))
             chunks += 1
-            ends = bool(int(run.ended)) or int(run.epoch) >= epochs
+            if on_chunk and on_chunk(run.state, table.rows) is True:
+                asked = "stopped", "on_chunk asked to stop"
+            elif seconds is not None and time.monotonic() - began > seconds:
+                asked = "seconds", f"the limit of {seconds:g} seconds was reached"
+            ends = bool(int(run.ended)) or int(run.epoch) >= epochs or asked is not None
             due = checkpoint is not None and (checkpoint.due(chunks) or ends)
-            if due:
-                _save(checkpoint, run, tables, config)
-            if on_chunk:
-                on_chunk(run.state, _joined(tables))
+            if due or (interrupted() and not ends):
+                _save(checkpoint, run, table.rows, config)
             if interrupted() and not ends:
-                if not due:
-                    _save(checkpoint, run, tables, config)
                 raise KeyboardInterrupt(f"after epoch {int(run.epoch)}; saved in {checkpoint.folder}")
-    status, reason = how_it_ended(settings, run)
-    return FitResult(run.state, _joined(tables), status, reason, run.best)
+    status, reason = how_it_ended(settings, run, asked)
+    return FitResult(run.state, table.rows, status, reason, run.best)
 
 
-def _save(checkpoint: Checkpoints, run: Run, tables: Sequence[History], config: dict[str, Any]) -> None:
+def _save(checkpoint: Checkpoints, run: Run, history: History, config: dict[str, Any]) -> None:
     if jax.process_index() == 0:  # every process has the same
-        checkpoint.save(int(run.epoch), {"run": run, "history": _joined(tables)}, config)
+        checkpoint.save(int(run.epoch), {"run": run, "history": history}, config)
+
+
+def filled(table: History) -> History:
+    """A compiled program's table with nan in the columns that have nothing to say."""
+    like = table.training_loss
+    nothing = None if isinstance(like, jax.ShapeDtypeStruct) else np.full(like.shape, np.nan, like.dtype)
+    columns = {name: like if nothing is None else nothing for name, x in table._asdict().items() if x is None}
+    return table._replace(**columns)
+
+
+def _missing_after(table: History, ran: Array) -> History:
+    """A compiled program's table with nan after the end, 0 in integers, and in columns that have nothing to say."""
+    late = jnp.arange(len(table.epoch), dtype=ran.dtype) >= ran
+
+    def column(x):
+        missing = jnp.asarray(jnp.nan if jnp.issubdtype(x.dtype, jnp.inexact) else 0, x.dtype)
+        return jnp.where(late.reshape(-1, *[1] * (x.ndim - 1)), missing, x)
+
+    nothing = {name: jnp.full_like(table.training_loss, jnp.nan) for name, x in table._asdict().items() if x is None}
+    return jax.tree.map(column, table)._replace(**nothing)
+
+
+class Table:
+    """A history that grows. Its memory is doubled when it is full, so that a row costs the same in a long run."""
+
+    def __init__(self):
+        self.count, self.whole = 0, None
+
+    def add(self, rows: History) -> None:
+        """Appends rows (n, ...)."""
+        count = self.count + len(rows.epoch)
+        if self.whole is None:
+            self.whole = jax.tree.map(np.array, rows)
+        elif count > len(self.whole.epoch):
+            self.whole = jax.tree.map(lambda x: np.resize(x, (2 * count, *x.shape[1:])), self.whole)
+        for column, x in zip(jax.tree.leaves(self.whole), jax.tree.leaves(rows), strict=True):
+            column[self.count : count] = x
+        self.count = count
+
+    @property
+    def rows(self) -> History:
+        """All rows so far, (E, ...): what is given out is not written to again."""
+        return jax.tree.map(lambda x: x[: self.count], self.whole)
 
 
 def _everywhere(tree: Any, mesh: Mesh) -> Any:
@@ -233,10 +310,6 @@ def _divides(mesh: Mesh, size: int, optimizer: Optimizer | SecondOrder) -> Mesh:
     return Mesh(mesh.devices, mesh.axis_names)  # whatever its axes' types: the compiler is to lay out the rest
 
 
-def _joined(tables: Sequence[History]) -> History:
-    return jax.tree.map(lambda *columns: np.concatenate(columns), *tables)
-
-
 def pure_fit(
     network: Network,
     loss: Loss | str,
@@ -252,26 +325,29 @@ def pure_fit(
 ) -> Callable[..., Outcome]:
     """`fit` as a pure function of arrays, to be jitted and vmapped over keys, rates, strengths or data.
 
-    Gives `(key, inputs, targets, validation=None, params=None) -> Outcome`, the same training as `fit` with the same
-    settings and key, to rounding. The optimizer, its constants and the regularizer may be made of traced numbers:
-    `jit(vmap(lambda rate, key: pure_fit(network, loss, adam(rate), epochs=50)(key, x, t)))`. A member that diverged
-    leaves nan in its history, which `argmin` takes for the lowest. Has forward derivatives, but no reverse ones.
+    Gives `(key, inputs, targets, validation=None, params=None, weights=None, class_weights=None) -> Outcome`, the same
+    training as `fit` with the same settings and key, to rounding. The optimizer, its constants and the regularizer may
+    be made of traced numbers: `jit(vmap(lambda rate, key: pure_fit(network, loss, adam(rate), epochs=50)(key, x, t)))`.
+    A member that diverged leaves nan or infinity in its history, which `argmin` may take for the lowest. Has forward
+    derivatives, but no reverse ones.
     """
     checks.integer("", "epochs", epochs, 1)
     settled = settle(network, loss, optimizer, plan, regularizer, stop, gradient, correct, track)
 
-    def train(key, inputs, targets, validation=None, params=None) -> Outcome:
+    def train(key, inputs, targets, validation=None, params=None, weights=None, class_weights=None) -> Outcome:
         checks.prng_key("key", key)
-        init_key, plan_key = jax.random.split(key)
-        params = network.init(init_key) if params is None else params
-        training, held_out = prepared(settled, params, inputs, targets, validation)
-        settings = with_plan(settled, len(training.targets))
+        params = network.init(keys.parameters(key)) if params is None else params
+        training, held_out = prepared(settled, params, inputs, targets, validation, weights, class_weights)
+        settings = with_plan(settled, training, epochs)
         run, table, ran = program(settings, epochs)(
-            start(settings, params, training), training, held_out, plan_key, epochs
+            start(settings, params, training), training, held_out, keys.plan(key), epochs
         )
-        return Outcome(
-            run.state.params if run.best is None else run.best.params, run.state, table, ran, run.ended, run.failed
-        )  # fmt: skip
+        params = run.state.params
+        if run.best is not None:
+            params = where(run.best.epoch > 0, run.best.params, params)
+        if not jax.config.jax_debug_nans:
+            table = _missing_after(table, ran)
+        return Outcome(params, run.state, table, ran, run.ended, run.failed)
 
     return train
 
@@ -280,7 +356,10 @@ def pure_fit(
 
 
 def begun(checkpoint: Checkpoints, resume: bool) -> tuple[int, Checkpoint] | None:
-    """The newest checkpoint, to go on from; None where there is none. Raises ValueError where one would be lost."""
+    """The newest checkpoint, to go on from; None where there is none. Raises ValueError where one would be lost, and
+    OSError where none can be written.
+    """
+    checkpoint.check()
     if resume:
         return checkpoint.newest()
     if checkpoint.numbers():
@@ -326,6 +405,10 @@ def settle(network, loss, optimizer, plan, regularizer, stop, gradient, correct,
     if not isinstance(network, Network):
         raise TypeError(f"network: expected fnn.multilayer(...) or fnn.graph(...), got {type(network).__name__}")
     loss, optimizer = losses.get(loss), optimizers.get(optimizer)
+    loss.check_classes(network.output.size)
+    doubt = loss.doubt(network.output.activation.gives)
+    if doubt is not None:
+        warnings.warn(doubt, stacklevel=3)
     regularizer = None if regularizer is None else regularizers.get(regularizer)
     stop = tuple(stop) if isinstance(stop, tuple | list) else (stop,)
     for criterion in stop:
@@ -357,14 +440,26 @@ def _tracked(track: Track) -> tuple[tuple[str, Callable | None], ...]:
     return tuple((name, None) for name in track)
 
 
-def with_plan(settings: Settings, examples: int) -> Settings:
+def with_plan(settings: Settings, training: Batch, epochs: int) -> Settings:
     """The settings with a plan that suits the data and the optimizer, refused before anything is compiled."""
+    return suited(settings, len(training.targets), training.weights is not None, epochs)
+
+
+def suited(settings: Settings, examples: int, weighted: bool, epochs: int) -> Settings:
+    """The same for so many examples."""
     optimizer, plan = settings.optimizer, settings.plan
     if plan is None:
         plan = batch() if optimizer.full_batch else minibatch(min(32, examples))
     updates = plan.updates(examples)
+    if weighted and plan.importance is not None:
+        raise ValueError("weights: importance() draws and weighs examples itself; use minibatch(size) with weights")
     if isinstance(optimizer, SecondOrder):
         _check_second_order(settings, plan, updates)
+    elif optimizer.gathers > updates * epochs:
+        raise ValueError(
+            f"accumulate: the parameters move once in {optimizer.gathers} updates, but the run has {updates * epochs}: "
+            f"{epochs} epochs of {updates}"
+        )
     elif optimizer.full_batch and updates > 1:
         raise ValueError(
             f"{optimizer.name} compares the signs of successive gradients, which mini-batches make random: use "
@@ -393,8 +488,11 @@ def _check_second_order(settings: Settings, plan: BatchPlan, updates: int) -> No
         raise ValueError(f"plan: {method.name} does not take importance(); use minibatch(size)")
 
 
-def prepared(settings: Settings, params, inputs, targets, validation) -> tuple[Batch, Batch | None]:
-    training = _checked(settings.network, settings.loss, params, inputs, targets)
+def prepared(
+    settings: Settings, params, inputs, targets, validation, weights=None, class_weights=None
+) -> tuple[Batch, Batch | None]:
+    network, loss = settings.network, settings.loss
+    training = prepare_batch(network, loss, params, inputs, targets, weights, class_weights)
     for criterion in settings.stop:
         if criterion.validation and validation is None:
             raise ValueError(f"stop: {criterion.name} needs validation=(inputs, targets)")
@@ -402,24 +500,35 @@ def prepared(settings: Settings, params, inputs, targets, validation) -> tuple[B
             raise ValueError(f"stop: {settings.loss.name} knows no right answers to count; give fit correct=...")
     if validation is None:
         return training, None
-    if not (isinstance(validation, tuple | list) and len(validation) == 2):
-        raise TypeError(f"validation: expected a pair (inputs, targets), got {type(validation).__name__}")
+    pair = isinstance(validation, tuple | list) and len(validation) in (2, 3)
+    if not pair or (len(validation) == 3 and np.ndim(validation[2]) > 1):
+        given = f"{type(validation).__name__}{f' of {len(validation)}' if isinstance(validation, tuple | list) else ''}"
+        raise TypeError(f"validation: expected a pair (inputs, targets), got {given}; weights (Q,) may be third")
     try:
-        return training, _checked(settings.network, settings.loss, params, *validation)
+        return training, prepare_batch(network, loss, params, *validation)
     except (TypeError, ValueError) as error:
         raise type(error)(f"validation {error}") from None
 
 
-def _checked(network: Network, loss: Loss, params: Params, inputs: Inputs, targets: Array) -> Batch:
-    prepared = network.prepare(params, inputs)
-    targets = network.prepare_targets(prepared, targets)
-    loss.check_targets(targets)
-    return Batch(prepared, targets)
+def _check_start(params: Params, optimizer: Optimizer | SecondOrder) -> None:
+    """Raises ValueError naming the parameter that no training can begin from."""
+    for path, x in checks.by_path(params).items():
+        if isinstance(optimizer, SecondOrder):
+            checks.finite(f"params: {path}", x)
+        elif hasattr(x, "dtype") and checks.first(x, lambda block: np.isnan(block)) is not None:
+            raise ValueError(f"params: {path} has nan at index {checks.first(x, lambda block: np.isnan(block))}")
 
 
-def how_it_ended(settings: Settings, run: Run) -> tuple[str, str]:
+def how_it_ended(settings: Settings, run: Run, asked: tuple[str, str] | None) -> tuple[str, str]:
     ended, epoch = int(run.ended), int(run.epoch)
-    best = "" if run.best is None else f"; parameters of epoch {int(run.best.epoch)} restored"
+    best = ""
+    if run.best is not None:
+        restored = int(run.best.epoch)
+        best = f"; parameters of epoch {restored} restored" if restored else (
+            "; what decides which epoch is best was never finite, so that the last parameters stay"
+        )  # fmt: skip
+    if ended == 0 and asked is not None:
+        return asked[0], f"after epoch {epoch}: {asked[1]}{best}"
     if ended == 0:
         return "completed", f"all {epoch} epochs{best}"
     if ended == DIVERGED:

@@ -24,12 +24,12 @@ from functional_nn import optimizers, precision, registry
 from functional_nn.networks.network import Network, Params
 from functional_nn.optimizers import first_order, regularizers, second_order
 from functional_nn.optimizers.first_order import Optimizer
-from functional_nn.training.loop import GRADIENTS, prepared, settle, with_plan
+from functional_nn.training import keys
+from functional_nn.training.loop import GRADIENTS, prepared, settle, suited
 from functional_nn.training.minibatches import BatchPlan, batch, minibatch
 from functional_nn.training.program import Batch, Settings
 
 OWN = ("seed", "batch_size", "initial_scale", "examples", "subset", "label_noise")
-_SUBSET, _LABELS = 2**32 - 2, 2**32 - 3  # folded into keys, beside the noise of `program`
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class Group(NamedTuple):
 
 
 class Data(NamedTuple):
-    """What members train on: `examples` of the whole.
+    """What members train on: `examples` of the whole, whose weights are those of its examples, where they have any.
 
     rows: which, (n,) for all members or (N, n) of each; None for all of them. label_noise (N,), or None.
     """
@@ -114,21 +114,21 @@ class Data(NamedTuple):
     @property
     def axes(self) -> Batch:
         """0 for what each member has its own of, else None."""
-        own = self.rows is not None and self.rows.ndim == 2
-        return Batch(0 if own else None, 0 if own or self.label_noise is not None else None)
+        own = 0 if self.rows is not None and self.rows.ndim == 2 else None
+        return Batch(own, own if self.label_noise is None else 0, None if self.whole.weights is None else own)
 
     def of(self, places: np.ndarray, keys: Array, signs: bool) -> Batch:
         """The data of the members at these places: their own (M, n, ...), or what all share (n, ...)."""
-        inputs, targets = self.whole.inputs, self.whole.targets
+        inputs, targets, weights = self.whole[:3]
         if self.rows is not None:
             rows = self.rows if self.rows.ndim == 1 else self.rows[places]
-            inputs, targets = jax.tree.map(lambda x: x[rows], (inputs, targets))
+            inputs, targets, weights = jax.tree.map(lambda x: x[rows], (inputs, targets, weights))
         if self.label_noise is not None:
             axis = 0 if targets.ndim == 3 else None
             disturb = jax.vmap(functools.partial(_disturbed, signs=signs), (0, axis, 0))
             noise = jnp.asarray(self.label_noise[places], targets.dtype)
             targets = jax.jit(disturb)(keys[places], targets, noise)
-        return Batch(inputs, targets)
+        return Batch(inputs, targets, weights)
 
 
 # From hyperparameters to groups ---------------------------------------------------------------------------------------
@@ -142,13 +142,17 @@ def grouped(
     data: tuple,
     validation: tuple | None,
     *,
+    weights: tuple[Any, Any],
+    epochs: int,
     key: Array,
     plan: BatchPlan | None,
     settings: dict[str, Any],
     static: Sequence[str],
     pad: bool,
 ) -> list[Group]:
-    """The groups of a population with these hyperparameters, every one checked. Raises as `fit_population`."""
+    """The groups of a population with these hyperparameters, every one checked. weights: of examples, of classes.
+    Raises as `fit_population`.
+    """
     makers = _candidates(optimizer)
     penalty = _factory("regularizer", regularizers, regularizer)
     of_network = () if isinstance(network, Network) else _parameters("network", network)
@@ -193,7 +197,7 @@ def grouped(
         fixed = tuple((name, row[name]) for name in row if name in compiled_in)
         members.setdefault((compiled[i], *_not_of(fixed, of_network)), []).append(i)
 
-    keys, built = _keys(key, columns, count), []
+    own_keys, built = _keys(key, columns, count), []
     for (shape, *fixed), ids in members.items():
         first = {"constants": rows[ids[0]], "choice": _choice(rows[ids[0]], makers)}
         given = dict(fixed)
@@ -202,12 +206,12 @@ def grouped(
         base = _first(maker, first, rows, ids)
         settled = settle(shape, settings["loss"], base.optimizer, _plan(plan, given), base.regularizer,
                          settings["stop"], settings["gradient"], settings["correct"], settings["track"])  # fmt: skip
-        training, held_out = prepared(settled, shapes(shape), *data, validation)
+        training, held_out = prepared(settled, shapes(shape), *data, validation, *weights)
         own_data = _data(training, given.get("examples"), columns, np.array(ids), key)
         noise, classes = own_data.label_noise, training.targets.shape[1] > 1 or settled.loss.targets == "signs"
         if classes and noise is not None and noise.max() > 1:
             raise ValueError(f"hyperparameters: label_noise of classes must be a share, 0 to 1, got {noise.max()}")
-        settled = with_plan(settled, own_data.examples)
+        settled = suited(settled, own_data.examples, training.weights is not None, epochs)
         values = _traced(makers, penalty, columns, np.array(ids), compiled_in, rows)
         if pad and any(networks[i] != shape for i in ids):
             _check_exact(settled)
@@ -216,8 +220,8 @@ def grouped(
         scales = columns["initial_scale"][ids] if "initial_scale" in columns else np.ones(len(ids))
         scales = scales.astype(precision.default())
         built.append(
-            Group(np.array(ids), tuple(networks[i] for i in ids), maker, values, keys[np.array(ids)], scales, own_data,
-                  held_out)
+            Group(np.array(ids), tuple(networks[i] for i in ids), maker, values, own_keys[np.array(ids)], scales,
+                  own_data, held_out)
         )  # fmt: skip
     return built
 
@@ -388,8 +392,7 @@ def _draw(network: Network) -> Callable:
     """(keys, scales) -> initial parameters (M, ...), as `fit` draws them, their weights multiplied by the scale."""
 
     def one(key, scale):
-        init_key, _ = jax.random.split(key)
-        params = network.init(init_key)
+        params = network.init(keys.parameters(key))
         scaled = lambda acts, w: w * scale.astype(w.dtype) if acts else w  # noqa: E731
         return jax.tree.map(scaled, regularizers.penalized(params), params)
 
@@ -422,8 +425,8 @@ def _kind(network: Network) -> tuple:
 
 def _check_paddable(network: Network) -> None:
     for layer in network.layers[:-1]:
-        if layer.dropout or layer.activation.gives == "distribution":
-            what = "dropout" if layer.dropout else f"activation {layer.activation.name!r}"
+        if layer.dropout or not layer.activation.alone:
+            what = "dropout" if layer.dropout else f"activation {layer.activation.name!r}, which mixes neurons,"
             raise ValueError(
                 f"pad: a layer of {what} is not the same network with more units beside it; train the widths in "
                 "groups of their own, pad=False"
@@ -465,8 +468,7 @@ def _data(training: Batch, examples: int | None, columns, ids, key: Array) -> Da
     rows = None
     if "subset" in columns or examples < whole:
         subsets = columns["subset"][ids] if "subset" in columns else np.zeros(1, np.int64)
-        subset_key = jax.random.fold_in(key, _SUBSET)
-        chosen = {s: np.asarray(jax.random.permutation(jax.random.fold_in(subset_key, int(s)), whole))[:examples]
+        chosen = {s: np.asarray(jax.random.permutation(keys.subset(key, int(s)), whole))[:examples]
                   for s in np.unique(subsets)}  # fmt: skip
         rows = np.stack([chosen[s] for s in subsets]) if "subset" in columns else chosen[0]
     return Data(training, rows, noise, examples)
@@ -477,7 +479,7 @@ def _disturbed(key: Array, targets: Array, noise: Array, signs: bool) -> Array:
 
     signs: True for +-1 in a single column, where the other class is the other sign.
     """
-    key = jax.random.fold_in(key, _LABELS)
+    key = keys.labels(key)
     examples, width = targets.shape
     order_key, shift_key = jax.random.split(key)
     rank = jnp.argsort(jax.random.permutation(order_key, examples))

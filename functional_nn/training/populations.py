@@ -8,6 +8,7 @@ that have ended are dropped, halving, checkpoints, progress.
 
 import dataclasses
 import functools
+import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -25,13 +26,13 @@ from functional_nn.gradients.views import said_bytes
 from functional_nn.networks.network import Network
 from functional_nn.networks.products import COLUMNS, ROWS
 from functional_nn.registry import cached
-from functional_nn.training import checkpoints, search
+from functional_nn.training import checkpoints, keys, search
 from functional_nn.training.checkpoints import Checkpoint, CheckpointError, Checkpoints
 from functional_nn.training.configuration import describe, describe_factory, fingerprint
-from functional_nn.training.loop import begun, interruptible
+from functional_nn.training.loop import begun, filled, interruptible
 from functional_nn.training.members import Group, Maker, grouped, shapes
 from functional_nn.training.minibatches import BatchPlan
-from functional_nn.training.program import DIVERGED, STOPPED, Batch, History, Run, lanes, start
+from functional_nn.training.program import DIVERGED, STOPPED, Batch, History, Run, evaluation_block, lanes, start
 from functional_nn.training.results import OUTRANKED, Part, Population
 from functional_nn.training.search import Halving
 
@@ -64,6 +65,8 @@ def fit_population(
     key: Array,
     epochs: int,
     validation: tuple | None = None,
+    weights: Array | None = None,
+    class_weights: Any = None,
     plan: BatchPlan | None = None,
     regularizer: Any = None,
     stop: Any = (),
@@ -80,11 +83,13 @@ def fit_population(
     mesh: Mesh | None = None,
     checkpoint: Checkpoints | None = None,
     resume: bool = False,
-    on_chunk: Callable[[Progress], None] | None = None,
+    on_chunk: Callable[[Progress], bool | None] | None = None,
+    seconds: float | None = None,
 ) -> Population:
     """Trains N members at once: `fit` for each row of `hyperparameters`, a dict of arrays (N,), `grid` or the like.
 
-    data: (inputs, targets) as in `fit`, as are validation, plan, regularizer, stop, gradient, correct and track.
+    data: (inputs, targets) as in `fit`, as are validation, weights, class_weights, plan, regularizer, stop, gradient,
+    correct and track.
     hyperparameters may name
       - what `optimizer` takes: it is a bare name ("adam"), a function (`lambda learning_rate: ...`), or {name: either}
         for a race, in which "optimizer" is a hyperparameter and numbers go to all methods that take them;
@@ -106,7 +111,8 @@ def fit_population(
     mesh: the devices, by default all of this process; members are padded to fill them. With several processes
     (`jax.distributed.initialize`) each trains its part, and all get the whole result. checkpoint:
     `checkpoints.keep(folder)`, saved after chunks; resume=True goes on from its newest. Ctrl-C then saves and raises
-    KeyboardInterrupt. on_chunk(Progress) is called after every chunk.
+    KeyboardInterrupt. on_chunk(Progress) is called after every chunk; where it gives True the population stops there,
+    as it does after the first chunk that ends beyond `seconds`.
 
     Raises ValueError or TypeError, before anything is compiled, for hyperparameters of unequal lengths, unknown names,
     values that are refused (saying which member's), and a block beyond the memory budget; CheckpointError for
@@ -124,9 +130,13 @@ def fit_population(
     ):
         if not (value is None or isinstance(value, kind)):
             raise TypeError(f"{name}: expected a {kind.__name__}, got {type(value).__name__}")
+    if seconds is not None:
+        seconds = checks.constant("fit_population", "seconds", seconds, *checks.POSITIVE)
     if not (on_chunk is None or callable(on_chunk)):
         raise TypeError(f"on_chunk: expected a function of Progress, got {type(on_chunk).__name__}")
-    if not all(map(checks.is_concrete, jax.tree.leaves((hyperparameters, data, validation, key)))):
+    if not all(
+        map(checks.is_concrete, jax.tree.leaves((hyperparameters, data, weights, class_weights, validation, key)))
+    ):
         raise ValueError("fit_population is not pure and cannot be traced by jit, vmap or grad; use training.pure_fit")
     if resume and checkpoint is None:
         raise ValueError("resume: expected checkpoint=checkpoints.keep(folder) to resume from")
@@ -138,7 +148,7 @@ def fit_population(
     settings = {"loss": loss, "stop": stop, "gradient": gradient, "correct": correct, "track": track}
     groups = grouped(
         network, optimizer, regularizer, columns, tuple(data), validation,
-        key=key, plan=plan, settings=settings, static=static, pad=pad,
+        weights=(weights, class_weights), epochs=epochs, key=key, plan=plan, settings=settings, static=static, pad=pad,
     )  # fmt: skip
     if halving is not None:
         _check_halving(halving, epochs, validation)
@@ -148,13 +158,13 @@ def fit_population(
             f"{min(len(group.ids) for group in groups)}"
         )
     lanes_of = planned(groups, block, budget, mesh.size, epochs)
-    _, plan_key = jax.random.split(key)
+    plan_key = keys.plan(key)
     trained = [
         _Lanes(group, own, min(chunk, epochs), mesh, shuffle == "shared", plan_key)
         for group, own in zip(groups, lanes_of, strict=True)
     ]
     population = _Training(trained, columns, epochs, chunk, halving, checkpoint, on_chunk, shuffle, key)
-    population.run(resume)
+    population.run(resume, math.inf if seconds is None else began + seconds)
     return population.result(time.perf_counter() - began)
 
 
@@ -184,7 +194,9 @@ def lane_bytes(group: Group) -> tuple[int, int, int]:
     run = jax.eval_shape(functools.partial(_start, group.make), _first_lane(group.values), params)
     item = np.dtype(jax.tree.leaves(params)[0].dtype).itemsize
     examples, own = group.data.examples, group.data.axes
-    judged = 0 if group.held_out is None else len(group.held_out.targets)
+    judged = 0
+    if group.held_out is not None:
+        judged = min(len(group.held_out.targets), evaluation_block(network, jax.tree.leaves(params)[0].dtype))
     widths = sum(layer.rows + layer.size for layer in network.layers)
     own_columns = (own.inputs == 0) * sum(width for _, width in network.inputs) + (
         own.targets == 0
@@ -291,20 +303,18 @@ class _Lanes:
         run = run._replace(ended=np.where(filling, DIVERGED, np.asarray(run.ended)).astype(np.int32))
         key = self.key
         if not self.shared:
-            key = self.place(jax.vmap(lambda k: jax.random.split(k)[1])(self.group.keys[full]))
+            key = self.place(jax.vmap(keys.plan)(self.group.keys[full]))
         return _Block(np.where(filling, -1, full), self.place(run), self.place(values), self.data(full), key)
 
     def data(self, places: np.ndarray) -> Batch:
         """What the members at these places train on; what they have in common is placed once."""
         own = self.group.data.axes
-        if self.common is None or 0 in (own.inputs, own.targets):
+        if self.common is None or 0 in own:
             data = self.group.data.of(places, self.group.keys, self.group.make.settings.loss.targets == "signs")
-            placed = Batch(self.place(data.inputs, own.inputs == 0), self.place(data.targets, own.targets == 0))
+            placed = Batch(*(self.place(x, axis == 0) for x, axis in zip(data[:3], own, strict=False)))
             self.common = self.common or placed
-        return Batch(
-            self.common.inputs if own.inputs is None else placed.inputs,
-            self.common.targets if own.targets is None else placed.targets,
-        )
+        shared = zip(own, self.common, self.common if 0 not in own else placed, strict=True)
+        return Batch(*(common if axis is None else fresh for axis, common, fresh in shared))
 
     def begin_blocks(self) -> None:
         def fresh(places, values):
@@ -331,7 +341,7 @@ class _Lanes:
         for one, table in zip(self.blocks, tables, strict=True):
             at = one.ids >= 0
             places = one.ids[at]
-            table = jax.tree.map(lambda x, at=at: np.asarray(x)[:count, at], table)
+            table = jax.tree.map(lambda x, at=at: np.asarray(x)[:count, at], filled(table))
             if self.history is None:
                 self.history = _empty(table, epochs, len(self.group.ids))
             for column, x in zip(jax.tree.leaves(self.history), jax.tree.leaves(table), strict=True):
@@ -340,6 +350,11 @@ class _Lanes:
             running = self.ended[places] == 0
             self.ended[places] = np.where(running, ended, self.ended[places])
             self.epoch[places] = np.where(running, np.asarray(one.run.epoch)[at], self.epoch[places])
+            for column in jax.tree.leaves(self.history):  # what a member has not run is no number
+                rows, missing = column[first : first + count, places], _missing(column.dtype)
+                late = np.arange(first, first + count)[:, None] >= self.epoch[places][None, :]
+                rows[late] = missing
+                column[first : first + count, places] = rows
 
     def harvest(self) -> None:
         """Copies every lane's run to the host."""
@@ -382,7 +397,7 @@ class _Lanes:
         self.begin_blocks()
         self.harvest()
         one = self.blocks[0]
-        _, table = jax.eval_shape(self.advance, one.run, one.values, one.data, self.held_out, one.key, 0, 1)
+        table = filled(jax.eval_shape(self.advance, one.run, one.values, one.data, self.held_out, one.key, 0, 1)[1])
         members = len(self.group.ids)
         history = jax.tree.map(lambda x: jax.ShapeDtypeStruct((epoch, members, *x.shape[2:]), x.dtype), table)
         return {"runs": self.runs, "ended": self.ended, "epoch": self.epoch, "history": history, "packing": blocks}
@@ -407,9 +422,12 @@ def _divided(ids: np.ndarray, size: int) -> list[np.ndarray]:
     return [ids[at : at + size] for at in range(0, len(ids), size)]
 
 
+def _missing(dtype) -> float:
+    return np.nan if np.issubdtype(dtype, np.inexact) else 0
+
+
 def _empty(table: History, epochs: int, members: int) -> History:
-    missing = lambda x: np.nan if np.issubdtype(x.dtype, np.inexact) else 0  # noqa: E731
-    return jax.tree.map(lambda x: np.full((epochs, members, *x.shape[2:]), missing(x), x.dtype), table)
+    return jax.tree.map(lambda x: np.full((epochs, members, *x.shape[2:]), _missing(x.dtype), x.dtype), table)
 
 
 @functools.partial(cached, size=64)
@@ -421,8 +439,7 @@ def _programs(make: Maker, length: int, shared: bool, axes: Batch, mesh: Mesh) -
     advance = jax.shard_map(
         lanes(make.settings, make, length, shared, axes),
         mesh=mesh,
-        in_specs=(member, member, Batch(laid(axes.inputs), laid(axes.targets)), whole, whole if shared else member,
-                  whole, whole),
+        in_specs=(member, member, Batch(*map(laid, axes[:3])), whole, whole if shared else member, whole, whole),
         out_specs=(member, PartitionSpec(None, mesh.axis_names)),
         check_vma=False,
     )  # fmt: skip
@@ -438,8 +455,9 @@ class _Training:
         self.checkpoint, self.on_chunk, self.shuffle, self.key = checkpoint, on_chunk, shuffle, key
         self.count = len(next(iter(columns.values())))
         self.epoch = 0
+        self.asked: str | None = None  # why it stopped before all had ended
 
-    def run(self, resume: bool) -> None:
+    def run(self, resume: bool, until: float) -> None:
         saved = None
         if self.checkpoint is not None:
             saved = self.begun(resume)
@@ -450,7 +468,7 @@ class _Training:
             self.restore(*saved)
         chunks = 0
         with interruptible(self.checkpoint is not None) as interrupted:
-            while self.epoch < self.epochs and (jax.process_count() > 1 or self.running):
+            while self.epoch < self.epochs and (jax.process_count() > 1 or self.running) and self.asked is None:
                 began = time.perf_counter()
                 count = min(self.chunk, self.epochs - self.epoch, self.next_rung - self.epoch)
                 working = [(one, int((one.ended[one.own] == 0).sum())) for one in self.trained]
@@ -463,16 +481,21 @@ class _Training:
                 for one in self.trained:
                     one.drop()
                 chunks += 1
-                last = self.epoch >= self.epochs or not self.running
-                due = self.checkpoint is not None and (self.checkpoint.due(chunks) or last)
-                if due:
-                    self.save()
                 if self.on_chunk:
                     updates = count * sum(own * one.updates for one, own in working)
-                    self.on_chunk(self.progress(updates, time.perf_counter() - began))
+                    if self.on_chunk(self.progress(updates, time.perf_counter() - began)) is True:
+                        self.asked = "stopped"
+                if time.perf_counter() > until:
+                    self.asked = self.asked or "seconds"
+                if jax.process_count() > 1:  # all stop together
+                    words = ("", "stopped", "seconds")
+                    said = multihost_utils.process_allgather(np.array(words.index(self.asked or "")))
+                    self.asked = words[int(said.max())] or None
+                last = self.epoch >= self.epochs or not self.running or self.asked is not None
+                due = self.checkpoint is not None and (self.checkpoint.due(chunks) or last)
+                if due or (interrupted() and not last):
+                    self.save()
                 if interrupted() and not last:
-                    if not due:
-                        self.save()
                     raise KeyboardInterrupt(f"after epoch {self.epoch}; saved in {self.checkpoint.folder}")
         for one in self.trained:
             one.harvest()
@@ -591,4 +614,4 @@ class _Training:
 
     def result(self, seconds: float) -> Population:
         parts = [Part(one.group, one.runs, one.history, one.ended, one.epoch) for one in self.trained]
-        return Population.of(self.columns, parts, self.shuffle, self.key, seconds)
+        return Population.of(self.columns, parts, self.shuffle, self.key, seconds, self.asked or "completed")

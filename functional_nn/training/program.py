@@ -17,8 +17,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from functional_nn import optimizers, precision
 from functional_nn.gradients import quantities
-from functional_nn.gradients.backprop import loss_value, value_and_grad
-from functional_nn.gradients.views import BUDGET, said_bytes
+from functional_nn.gradients.backprop import example_losses, loss_value, value_and_grad
+from functional_nn.gradients.views import BUDGET, Examples, in_blocks, said_bytes
 from functional_nn.networks import losses
 from functional_nn.networks.losses import Loss
 from functional_nn.networks.network import Inputs, Network, Params, forward
@@ -27,12 +27,15 @@ from functional_nn.optimizers.first_order import Optimizer
 from functional_nn.optimizers.regularizers import Regularizer
 from functional_nn.optimizers.second_order import SecondOrder, still
 from functional_nn.precision import at_least_float32
+from functional_nn.training import keys
 from functional_nn.training.minibatches import BatchPlan
 from functional_nn.training.problems import of_batch
 from functional_nn.training.termination import Criterion
 
 Gradient = Callable[[Network, Loss], Callable[..., tuple[Array, Params]]]
 Correct = Callable[[Array, Array], Array]  # (outputs, targets) -> (Q,) booleans
+
+_EVALUATED = 64 * 2**20  # bytes of net inputs and outputs that are measured at once
 
 COMPLETED, DIVERGED, STOPPED = 0, 1, 2  # how a run ended; STOPPED + i by the i-th criterion
 
@@ -50,11 +53,19 @@ class Batch(NamedTuple):
 
 
 class Metrics(NamedTuple):
-    """Scalars: the loss, the share of examples classified rightly (nan where that has no sense), ||dF/dparams||."""
+    """Scalars, of one batch. loss: F; weight: the examples' weights in all, which without weights is their number;
+    right: of those that are classified rightly, None where that has no sense; gradient_norm: ||dF/dparams||.
+    """
 
     loss: Array
-    accuracy: Array
+    weight: Array
+    right: Array | None
     gradient_norm: Array
+
+    @property
+    def accuracy(self) -> Array | None:
+        """The share of examples classified rightly, each by its weight."""
+        return None if self.right is None else self.right / self.weight
 
 
 class History(NamedTuple):
@@ -63,22 +74,24 @@ class History(NamedTuple):
     training_loss and training_accuracy are those of the epoch's examples, each measured just before the update that
     used it (for `batch`, exactly those before the epoch), with neurons dropped where there is dropout and without the
     regularizer's penalty; gradient_norm, the penalty's gradient included, is the mean over the epoch's updates;
-    validation_* are measured after the epoch, no neuron dropped. Each loss has the precision of the parameters. nan
-    where there is nothing to say. tracked: {name: what `fit` was asked to track, each of its arrays (E, ...)}, measured
-    after the epoch on all training examples.
+    validation_* are measured after the epoch, no neuron dropped; each example counts by its weight. Each loss has the
+    precision of the parameters. nan where there is nothing to say; None within compiled programs. tracked: {name: what
+    `fit` was asked to track, each of its arrays (E, ...)}, measured after the epoch on all training examples.
     """
 
     epoch: np.ndarray
     training_loss: np.ndarray
-    training_accuracy: np.ndarray
+    training_accuracy: np.ndarray | None
     gradient_norm: np.ndarray
-    validation_loss: np.ndarray
-    validation_accuracy: np.ndarray
+    validation_loss: np.ndarray | None
+    validation_accuracy: np.ndarray | None
     tracked: dict[str, Any] = {}
 
 
 class Best(NamedTuple):
-    """The parameters of the best epoch so far, which that was, and its score (the lowest)."""
+    """The parameters of the best epoch so far, which that was, and its score, the lowest; epoch 0 before any score was
+    finite: then nothing is best.
+    """
 
     params: Params
     epoch: Array
@@ -163,8 +176,8 @@ def train_step(
         # The same forward pass as the gradient's; the compiler keeps one of them.
         trace = forward(network, params, batch.inputs, {}, *(random or (None,)), products)
         outputs = trace.activations[network.output.name]
-        accuracy = _accuracy(correct or loss.correct, outputs, batch.targets, batch.weights)
-        return optimizer.update(state, grads), Metrics(value, accuracy, _norm(grads))
+        counted = _counted(correct or loss.correct, outputs, batch.targets, batch.weights)
+        return optimizer.update(state, grads), Metrics(value, *counted, _norm(grads))
 
     return step
 
@@ -178,9 +191,9 @@ def _second_order_step(network, loss, method: SecondOrder, correct, regularizer)
         if not method.full_batch:
             state = method.renew(state, problem)
         outputs = forward(network, state.params, batch.inputs, {}).activations[network.output.name]
-        accuracy = _accuracy(correct or loss.correct, outputs, batch.targets, batch.weights)
+        counted = _counted(correct or loss.correct, outputs, batch.targets, batch.weights)
         penalty = 0 if regularizer is None else regularizer.value(state.params).astype(state.value.dtype)
-        metrics = Metrics(state.value - penalty, accuracy, jnp.linalg.norm(state.gradient))
+        metrics = Metrics(state.value - penalty, *counted, jnp.linalg.norm(state.gradient))
         after = method.update(state, problem, renewed=not method.full_batch)
         if method.full_batch:
             after = after._replace(status=still(state, after, float(jnp.finfo(after.value.dtype).eps)))
@@ -195,24 +208,75 @@ def needs_key(network: Network, gradient: Gradient) -> bool:
 
 
 def evaluate(
-    network: Network, loss: Loss, params: Params, inputs: Inputs, targets: Array, correct: Correct | None = None
+    network: Network,
+    loss: Loss,
+    params: Params,
+    inputs: Inputs,
+    targets: Array,
+    correct: Correct | None = None,
+    *,
+    weights: Array | None = None,
+    class_weights: Any = None,
 ) -> tuple[Array, Array]:
-    """(F, accuracy) over all examples at once; accuracy is nan where there are no right answers.
+    """(F, accuracy) over all examples, measured in blocks; accuracy is nan where there are no right answers.
 
-    inputs (Q, R) or {name: (Q, R)}, targets (Q, S); `correct` as in `fit`. Raises ValueError as `backpropagate`.
+    inputs (Q, R) or {name: (Q, R)}, targets (Q, S) or integer labels (Q,); `correct`, `weights` and `class_weights` as
+    in `fit`. Raises ValueError as `backpropagate`.
     """
     loss = losses.get(loss)
     loss.check_outputs(network.output.activation)
-    inputs = network.prepare(params, inputs)
-    targets = network.prepare_targets(inputs, targets)
-    return _evaluate(network, loss, params, Batch(inputs, targets), correct, ROWS)
+    loss.check_classes(network.output.size)
+    data = prepare_batch(network, loss, params, inputs, targets, weights, class_weights)
+    value, accuracy = _evaluate(network, loss, params, data, correct, ROWS)
+    return value, jnp.asarray(np.nan, at_least_float32(value.dtype)) if accuracy is None else accuracy
 
 
-def _evaluate(network, loss, params, data: Batch, correct, products: Products) -> tuple[Array, Array]:
-    trace = forward(network, params, data.inputs, {}, None, products)
-    outputs = trace.activations[network.output.name]
-    value = loss_value(network, loss, trace, data.targets, None)
-    return value, _accuracy(correct or loss.correct, outputs, data.targets, None)
+def prepare_batch(network, loss, params, inputs, targets, weights=None, class_weights=None) -> Batch:
+    """Data as the network and the loss take it, checked; the weights of examples are those of their classes, too."""
+    prepared = network.prepare(params, inputs)
+    if class_weights is not None:
+        of_class = losses.class_weights(targets, class_weights)
+        weights = of_class if weights is None else network.prepare_weights(prepared, weights) * of_class
+    targets = network.prepare_targets(prepared, targets, loss)
+    loss.check_targets(targets)
+    return Batch(prepared, targets, network.prepare_weights(prepared, weights))
+
+
+def evaluation_block(network: Network, dtype) -> int:
+    """How many examples are measured at once."""
+    row = np.dtype(dtype).itemsize * sum(layer.rows + layer.size for layer in network.layers)
+    return max(1, _EVALUATED // row)
+
+
+def _evaluate(network, loss, params, data: Batch, correct, products: Products) -> tuple[Array, Array | None]:
+    """F, and the accuracy where there are right answers."""
+    correct = correct or loss.correct
+    examples = len(data.targets)
+    block = evaluation_block(network, data.targets.dtype)
+
+    def traced(inputs):
+        trace = forward(network, params, inputs, {}, None, products)
+        return trace, trace.activations[network.output.name]
+
+    if examples <= block:
+        trace, outputs = traced(data.inputs)
+        weight, right = _counted(correct, outputs, data.targets, data.weights)
+        value = loss_value(network, loss, trace, data.targets, data.weights)
+        return value, None if right is None else right / weight
+
+    def measure(some: Examples):
+        trace, outputs = traced(some.inputs)
+        each = example_losses(network, loss, trace, some.targets).astype(some.part.dtype)
+        weight, right = _counted(correct, outputs, some.targets, some.part)
+        # what fills a block up weighs nothing, whatever its loss is
+        return (), (jnp.sum(jnp.where(some.part > 0, each * some.part, 0)), weight, right)
+
+    wide = at_least_float32(data.targets.dtype)
+    part = jnp.ones(examples, wide) if data.weights is None else data.weights
+    numbers = jnp.arange(examples, dtype=jnp.int32)
+    _, (total, weight, right) = in_blocks(measure, Examples(data.inputs, data.targets, part, numbers), block)
+    value = total / jnp.where(weight > 0, weight, 1) if loss.reduction == "mean" else total
+    return value.astype(data.targets.dtype), None if right is None else right / weight
 
 
 # What an epoch of one run is made of ----------------------------------------------------------------------------------
@@ -220,24 +284,24 @@ def _evaluate(network, loss, params, data: Batch, correct, products: Products) -
 
 def start(settings: Settings, params: Params, training: Batch | None = None) -> Run:
     """A run before its first update. training: the data, which a second-order method looks at."""
-    zero, infinite = jnp.zeros((), jnp.int32), jnp.asarray(jnp.inf, precision.default())
+    zero, dtype = jnp.zeros((), jnp.int32), precision.default()
     memories = tuple(criterion.init() for criterion in settings.stop)
     if isinstance(settings.optimizer, SecondOrder):
-        first = jax.tree.map(lambda x: x[: settings.plan.size], (training.inputs, training.targets))
+        first = jax.tree.map(lambda x: x[: settings.plan.size], (training.inputs, training.targets, training.weights))
         problem = of_batch(settings.network, settings.loss, settings.regularizer)(*first)
         state = settings.optimizer.init(params, problem)
     else:
         state = settings.optimizer.init(params)
     restores = any(criterion.score for criterion in settings.stop)
-    best = Best(state.params, zero, infinite) if restores else None
-    return Run(state, memories, best, zero, zero, zero, infinite)
+    best = Best(state.params, zero, precision.largest(dtype)) if restores else None
+    return Run(state, memories, best, zero, zero, zero, jnp.zeros((), dtype))
 
 
 class Parts(NamedTuple):
     """rows(key, epoch, state, training) -> what the epoch's updates read, each array (U, ...);
     update((state, sound), row, limit, training) -> ((state, sound), Metrics): one update, not made beyond the
     `limit`-th, nor from the first on whose loss or gradient is not finite;
-    judge(limit, low, high, state, metrics) -> Verdict;
+    judge(limit, low, high, before, state, metrics) -> Verdict;
     close(run, state, metrics, verdict, training, held_out) -> (Run, History): the epoch's end, and its row.
     """
 
@@ -264,27 +328,32 @@ def parts(settings: Settings, examples: int, dtype) -> Parts:
     step = train_step(network, loss, optimizer, gradient, correct, regularizer, products, mask)
     random = needs_key(network, gradient)
     scores = [criterion.score for criterion in stop if criterion.score]
-    updates, dtype, data_dtype = plan.updates(examples), at_least_float32(dtype), dtype
-    weights, scales = plan.weights(examples), plan.scales(examples)
-    if loss.reduction == "sum":
-        scales = None  # a sum over b examples is b / B of one over B as it is
+    updates, dtype = plan.updates(examples), at_least_float32(dtype)
     counts = plan.counts(examples)
     share = jnp.asarray(counts / counts.sum(), dtype)  # of the epoch's examples
     numbers = np.arange(1, updates + 1, dtype=np.int32)
 
     def rows(key, epoch, state, training: Batch):
-        noise_key = jax.random.fold_in(key, _NOISE)
-        keys = jax.random.split(jax.random.fold_in(noise_key, epoch), updates) if random else None
-        if plan.importance is None:
-            return numbers, plan.indices(key, epoch, examples), weights, scales, keys
-        at = optimizer.point(state), training.inputs, training.targets
-        drawn = plan.draw(key, epoch, quantities.per_example_norms(network, loss, *at))
-        return numbers, drawn.indices, drawn.weights, None if loss.reduction == "sum" else drawn.scales, keys
+        drop = keys.updates(key, epoch, updates) if random else None
+        if plan.importance is not None:
+            at = optimizer.point(state), training.inputs, training.targets
+            drawn = plan.draw(key, epoch, quantities.per_example_norms(network, loss, *at))
+            indices, weights, scales = drawn.indices, drawn.weights, drawn.scales
+        else:
+            indices, weights, scales = plan.indices(key, epoch, examples), plan.weights(examples), plan.scales(examples)
+            if training.weights is not None:
+                # A mean loss divides a batch's gradient by the weights that happen to be in it; what is unbiased is
+                # the division by what they are on average.
+                own = training.weights[indices]
+                weights = own if weights is None else own * weights
+                expected = jnp.asarray(counts, own.dtype) * jnp.mean(training.weights)
+                scales = (1 if scales is None else scales) * jnp.sum(weights, axis=1) / expected
+        # a sum over b examples is b / B of one over B as it is
+        return numbers, indices, weights, None if loss.reduction == "sum" else scales, drop
 
     def update(lane, row, limit, training: Batch):
         state, sound = lane
         number, picked, example_weights, scale, drop = row
-        example_weights = None if example_weights is None else example_weights.astype(data_dtype)
         data = jax.tree.map(lambda x: x[picked], (training.inputs, training.targets))
         if mesh is not None:
             data = lax.with_sharding_constraint(data, NamedSharding(mesh, PartitionSpec(mesh.axis_names)))
@@ -293,26 +362,33 @@ def parts(settings: Settings, examples: int, dtype) -> Parts:
         # Known before the update is computed, so that the choice costs no pass over the parameters of its own.
         return (where(sound, after, state), sound), jax.tree.map(lambda m: m.astype(dtype), metrics)
 
-    def judge(limit, low, high, state, metrics) -> Verdict:
+    def judge(limit, low, high, before, state, metrics) -> Verdict:
         broken = ~(jnp.isfinite(metrics.loss) & jnp.isfinite(metrics.gradient_norm)) & (numbers <= limit)
         first = jnp.min(jnp.where(broken, numbers, high))
         made = jnp.minimum(limit, first - 1)
         # A finite gradient may still have made the parameters infinite; by which update is searched for by halving.
-        good = _all_finite(state.params) | (made == 0)
+        good = _as_finite(before.params, state.params) | (made == 0)
         low, high = jnp.where(good, made, low), jnp.where(good, jnp.minimum(first, high), made)
         return Verdict(low, high, good & (high == low + 1))
 
     def close(run: Run, state, metrics: Metrics, verdict: Verdict, training: Batch, held_out: Batch | None):
         done, failed = run.epoch, verdict.high <= updates
-        total = jnp.sum(metrics.loss) if loss.reduction == "sum" else jnp.sum(metrics.loss * share)
+        weight = jnp.sum(metrics.weight)
+        if loss.reduction == "sum":
+            total = jnp.sum(metrics.loss)
+        elif training.weights is None:
+            total = jnp.sum(metrics.loss * share)
+        else:
+            total = jnp.sum(metrics.loss * metrics.weight) / weight
         shown = metrics.loss[jnp.minimum(verdict.low, updates - 1)]  # of the update that is not made
         total = jnp.where(failed, jnp.where(jnp.isfinite(shown), jnp.nan, shown), total)
-        after = (jnp.nan, jnp.nan)
+        accuracy = None if metrics.right is None else jnp.sum(metrics.right) / weight
+        after = (None, None)
         if held_out is not None:
             after = _evaluate(network, loss, state.params, held_out, correct, products)
-        row = (done + 1, total, jnp.sum(metrics.accuracy * share), jnp.mean(metrics.gradient_norm), *after)
-        row = History(*row, _measure(network, loss, track, training, state.params))
-        row = History(row.epoch, *(jnp.asarray(x, dtype) for x in row[1:-1]), row.tracked)
+        columns = (total, accuracy, jnp.mean(metrics.gradient_norm), *after)
+        columns = (None if x is None else jnp.asarray(x, dtype) for x in columns)
+        row = History(done + 1, *columns, _measure(network, loss, track, training, state.params))
 
         state = optimizer.observe(state, row.training_loss if held_out is None else row.validation_loss)
         judged = [criterion.update(memory, row) for criterion, memory in zip(stop, run.memories, strict=True)]
@@ -322,7 +398,7 @@ def parts(settings: Settings, examples: int, dtype) -> Parts:
             ended = jnp.where(judged[i][1], STOPPED + i, ended)
         best = run.best
         if best is not None:
-            score = scores[0](row).astype(best.score.dtype)
+            score = scores[0](row).astype(best.score.dtype)  # not below the best where it is nan or infinite
             latest = Best(state.params, done + 1, score)
             best = where(~failed & (score < best.score), latest, best)
         after = Run(
@@ -346,7 +422,7 @@ def program(settings: Settings, length: int) -> Callable:
     """advance(run, training, held_out, key, count) -> (Run, table, epochs run), for one run.
 
     Runs up to `count` <= `length` epochs; `count` may be traced, so that a last, shorter chunk compiles nothing. The
-    table is a History of arrays (length,); nan, or 0 in integers, after the end.
+    table is a History of arrays (length,), the last row again and again after the end.
     """
 
     def advance(run: Run, training: Batch, held_out: Batch | None, key: Array, count):
@@ -362,7 +438,7 @@ def program(settings: Settings, length: int) -> Callable:
             rows = own.rows(key, run.epoch, run.state, training)
             update = functools.partial(own.update, limit=limit, training=training)
             (state, _), metrics = lax.scan(update, (run.state, jnp.asarray(True)), rows)
-            verdict = own.judge(limit, low, high, state, metrics)
+            verdict = own.judge(limit, low, high, run.state, state, metrics)
             after, row = own.close(run, state, metrics, verdict, training, held_out)
             written = write(table, row, run.epoch - first)
             run, table = where(verdict.settled, (after, written), (run, table))
@@ -373,13 +449,13 @@ def program(settings: Settings, length: int) -> Callable:
             run, *_ = carry
             return (run.epoch - first < count) & (run.ended == 0)
 
-        table = _table(
-            jax.eval_shape(own.close, run, run.state, *_blank(updates, training.targets.dtype), training, held_out)[1],
-            length,
-        )
+        blanks = run, run.state, *_blank(settings, training, updates), training, held_out
+        table = _table(jax.eval_shape(own.close, *blanks)[1], length)
         none, beyond = jnp.zeros((), jnp.int32), jnp.asarray(updates + 1, jnp.int32)
         run, table, *_ = lax.while_loop(unfinished, epoch, (run, table, none, beyond))
-        return run, table, run.epoch - first
+        ran = run.epoch - first
+        written = jnp.minimum(jnp.arange(length, dtype=ran.dtype), jnp.maximum(ran - 1, 0))
+        return run, jax.tree.map(lambda column: column[written], table), ran
 
     return advance
 
@@ -390,7 +466,7 @@ def lanes(settings: Settings, make: Callable[[Any], Settings], length: int, shar
     Every array of `run` and `values` has a leading axis of lanes (M, ...), those of the table a second one; make(one
     lane's values) -> its settings, which differ in traced numbers only. axes: 0 or None for what of the training data
     each lane has its own of. shared: one key, so one stream of batches and of noise, for all; else keys (M,). All
-    lanes not ended are in epoch `first`; one that has ended stays bitwise as it is.
+    lanes not ended are in epoch `first`; one that has ended stays bitwise as it is, and its rows are 0.
     """
     plan = settings.plan
 
@@ -398,8 +474,10 @@ def lanes(settings: Settings, make: Callable[[Any], Settings], length: int, shar
         examples, dtype = training.targets.shape[-2], training.targets.dtype
         updates = plan.updates(examples)
         drawn = 0 if plan.importance is not None else None
+        # weights of examples follow the indices, where there are any
+        weighed = drawn if training.weights is None or (shared and axes.weights is None) else 0
         # of a row: number, indices, weights, scale, key
-        stream = (None, drawn if shared else 0, drawn, drawn, None if shared else 0)
+        stream = (None, drawn if shared else 0, weighed, weighed, None if shared else 0)
 
         def each(part: str, *over: Any, out: Any = 0) -> Callable:
             """That part of every lane's epoch, with its own settings."""
@@ -407,11 +485,11 @@ def lanes(settings: Settings, make: Callable[[Any], Settings], length: int, shar
                 lambda value, *rest: getattr(parts(make(value), examples, dtype), part)(*rest), (0, *over), out
             )
 
-        update, judge = each("update", 0, stream, 0, axes), each("judge", 0, 0, 0, 0, 1)
+        update, judge = each("update", 0, stream, 0, axes), each("judge", 0, 0, 0, 0, 0, 1)
         close = each("close", 0, 0, 1, 0, axes, None)
 
         def rows(clock, state):
-            if shared and drawn is None:  # as any lane would draw them
+            if shared and weighed is None:  # as any lane would draw them
                 return parts(make(jax.tree.map(lambda v: v[0], values)), examples, dtype).rows(
                     key, clock, None, training
                 )
@@ -427,10 +505,10 @@ def lanes(settings: Settings, make: Callable[[Any], Settings], length: int, shar
                 (run.state, going),
                 rows(clock, run.state),
             )
-            verdict = judge(values, limit, low, high, state, metrics)
+            verdict = judge(values, limit, low, high, run.state, state, metrics)
             after, row = close(values, run, state, metrics, verdict, training, held_out)
             settled = jnp.all(verdict.settled | ~going)
-            row = jax.vmap(where)(going, row, jax.tree.map(_missing, row))
+            row = jax.vmap(where)(going, row, jax.tree.map(jnp.zeros_like, row))
             after = jax.vmap(where)(going, after, run)
             run, table = where(settled, (after, write(table, row, clock - first)), (run, table))
             low, high = where(settled, (low * 0, high * 0 + updates + 1), verdict[:2])
@@ -443,7 +521,7 @@ def lanes(settings: Settings, make: Callable[[Any], Settings], length: int, shar
         members = run.ended.shape[0]
         none, beyond = jnp.zeros(members, jnp.int32), jnp.full(members, updates + 1, jnp.int32)
         blank = each("close", 0, 0, None, None, axes, None)
-        blanks = values, run, run.state, *_blank(updates, dtype), training, held_out
+        blanks = values, run, run.state, *_blank(settings, training, updates), training, held_out
         table = _table(jax.eval_shape(blank, *blanks)[1], length)
         clock = jnp.asarray(first, jnp.int32)
         _, run, table, *_ = lax.while_loop(unfinished, epoch, (clock, run, table, none, beyond))
@@ -452,28 +530,22 @@ def lanes(settings: Settings, make: Callable[[Any], Settings], length: int, shar
     return advance
 
 
-_NOISE = 2**32 - 1  # folded into the key of the batches, where epochs never come so far
-
-
-def _blank(updates: int, dtype) -> tuple[Metrics, Verdict]:
+def _blank(settings: Settings, training: Batch, updates: int) -> tuple[Metrics, Verdict]:
     """What an epoch's updates leave behind, as shapes are found out with."""
-    column, number = jnp.zeros(updates, at_least_float32(dtype)), jnp.zeros((), jnp.int32)
-    return Metrics(column, column, column), Verdict(number, number, jnp.asarray(True))
+    column, number = jnp.zeros(updates, at_least_float32(training.targets.dtype)), jnp.zeros((), jnp.int32)
+    judged = settings.correct or settings.loss.correct
+    return Metrics(column, column, column if judged else None, column), Verdict(number, number, jnp.asarray(True))
 
 
 def _table(row: History, length: int) -> History:
-    """A table of `length` such rows: nan, or 0 in integers."""
+    """A table of `length` such rows, all 0."""
     needed = length * sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(row.tracked))
     if needed > BUDGET:
         raise ValueError(
             f"track: {', '.join(row.tracked)} of {length} epochs would take {said_bytes(needed)} of memory, above "
             f"{said_bytes(BUDGET)}; lower chunk, or track what is smaller"
         )
-    return jax.tree.map(lambda x: jnp.broadcast_to(_missing(x), (length, *x.shape)), row)
-
-
-def _missing(x) -> Array:
-    return jnp.full(x.shape, jnp.nan if jnp.issubdtype(x.dtype, jnp.inexact) else 0, x.dtype)
+    return jax.tree.map(lambda x: jnp.zeros((length, *x.shape), x.dtype), row)
 
 
 def write(table: History, row: History, at: Array) -> History:
@@ -489,7 +561,10 @@ def where(condition: Array, new: Any, old: Any) -> Any:
 def _measure(network: Network, loss: Loss, track, training: Batch, params: Params) -> dict[str, Any]:
     """What is tracked, at `params`."""
     asked = tuple(name for name, function in track if function is None)
-    found = quantities.compute(network, loss, params, training.inputs, training.targets, asked) if asked else {}
+    found = {}
+    if asked:
+        data = training.inputs, training.targets
+        found = quantities.compute(network, loss, params, *data, asked, weights=training.weights)
     inputs = training.inputs if len(network.inputs) > 1 else training.inputs[network.inputs[0][0]]
     for name, function in track:
         if function is not None:
@@ -501,20 +576,24 @@ def _measure(network: Network, loss: Loss, track, training: Batch, params: Param
     return found
 
 
-def _all_finite(params: Params) -> Array:
-    return functools.reduce(jnp.logical_and, (jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(params)))
+def _as_finite(before: Params, params: Params) -> Array:
+    """True where every number is finite, or the infinity that it was before: a class may be masked by a bias -inf."""
+    pairs = zip(jax.tree.leaves(before), jax.tree.leaves(params), strict=True)
+    return functools.reduce(jnp.logical_and, (jnp.all(jnp.isfinite(x) | (x == old)) for old, x in pairs))
 
 
-def _accuracy(correct: Correct | None, outputs: Array, targets: Array, weights: Array | None) -> Array:
+def _counted(correct: Correct | None, outputs: Array, targets: Array, weights: Array | None):
+    """The weight of all examples, which without weights is their number, and of those that are right, or None."""
     dtype = at_least_float32(outputs.dtype)
+    weight = jnp.asarray(len(outputs), dtype) if weights is None else jnp.sum(weights.astype(dtype))
     if correct is None:
-        return jnp.full((), jnp.nan, dtype)
-    right = correct(outputs, targets).astype(dtype)
+        return weight, None
+    right = correct(outputs, targets)
     if right.shape != outputs.shape[:1]:
         raise ValueError(f"correct: expected shape {outputs.shape[:1]}, one answer for each example, got {right.shape}")
     if weights is None:
-        return jnp.mean(right)
-    return jnp.sum(right * weights.astype(dtype)) / jnp.sum(weights.astype(dtype))
+        return weight, jnp.sum(right.astype(jnp.int32) if right.dtype == bool else right).astype(dtype)
+    return weight, jnp.sum(right.astype(dtype) * weights.astype(dtype))
 
 
 def _norm(grads: Params) -> Array:

@@ -3,7 +3,6 @@
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
@@ -11,7 +10,7 @@ from functional_nn import checks
 from functional_nn.networks import losses
 from functional_nn.networks.network import Network, Params
 from functional_nn.training.loop import Outcome, pure_fit
-from functional_nn.training.program import evaluate
+from functional_nn.training.program import DIVERGED, evaluate
 
 
 class Restarts(NamedTuple):
@@ -34,12 +33,15 @@ def best_of(
     key: Array,
     epochs: int,
     validation: tuple | None = None,
+    weights: Array | None = None,
+    class_weights: Any = None,
     **settings: Any,
 ) -> Restarts:
     """Trains from `count` starts at once and keeps the one whose loss ends lowest, on the validation data if given.
 
-    Start i is `fit` with key `jax.random.split(key, count)[i]`, to rounding; `settings` are `fit`'s: plan,
-    regularizer, stop, gradient, correct. Raises ValueError as `fit`, for count < 1, and where every start diverged.
+    Start i is `fit` with key `jax.random.split(key, count)[i]`, to rounding; weights and class_weights are `fit`'s, as
+    are `settings`: plan, regularizer, stop, gradient, correct. Raises ValueError as `fit`, for count < 1, and where
+    every start diverged.
     """
     checks.integer("", "count", count, 1)
     checks.prng_key("key", key)
@@ -47,15 +49,17 @@ def best_of(
         raise TypeError(f"best_of takes plan, regularizer, stop, gradient and correct beside its own; got {name}=")
     loss = losses.get(loss)
     train = pure_fit(network, loss, optimizer, epochs=epochs, **settings)
-    judged_on = validation if validation is not None else (inputs, targets)
+    weighing = {"weights": weights, "class_weights": class_weights}
+    judged_on, judged_by = (inputs, targets), weighing
+    if validation is not None:
+        judged_on, judged_by = validation[:2], dict(zip(("weights",), validation[2:], strict=False))
 
     def member(own_key):
-        outcome = train(own_key, inputs, targets, validation)
-        final, _ = evaluate(network, loss, outcome.params, *judged_on)
-        return outcome, jnp.where((outcome.ended == 1) | ~jnp.isfinite(final), jnp.inf, final)
+        outcome = train(own_key, inputs, targets, validation, **weighing)
+        return outcome, evaluate(network, loss, outcome.params, *judged_on, **judged_by)[0]
 
     outcomes, final = jax.jit(jax.vmap(member))(jax.random.split(key, count))
-    final = np.asarray(final)
+    final = np.where((np.asarray(outcomes.ended) == DIVERGED) | ~np.isfinite(final), np.inf, final)
     if not np.isfinite(final).any():
         raise ValueError(f"all {count} starts diverged; the learning rate may be too large")
     index = int(final.argmin())

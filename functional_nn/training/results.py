@@ -56,7 +56,8 @@ class Part(NamedTuple):
 class Population:
     """The outcome of `fit_population`.
 
-    hyperparameters: {name: (N,)}. status (N,): "completed", "diverged", "halved", or the criterion that stopped it.
+    hyperparameters: {name: (N,)}. status (N,): "completed", "diverged", "halved", the criterion that stopped it, or
+    "stopped" or "seconds", where `on_chunk` or the time was what ended the population.
     epochs (N,): how many each ran. history: as of `fit`, each array (E, N): nan, or 0 in integers, after a member's
     end. seconds: of everything, compilation included.
     """
@@ -130,7 +131,8 @@ class Population:
         epochs = np.maximum(self.epochs, 1)
         for part in self.parts:
             if part.runs.best is not None:
-                epochs[part.group.ids] = np.maximum(part.runs.best.epoch, 1)
+                best = np.asarray(part.runs.best.epoch)
+                epochs[part.group.ids] = np.where(best > 0, best, epochs[part.group.ids])
         return epochs
 
     def to_csv(self, path: Path | str) -> None:
@@ -164,17 +166,22 @@ class Population:
     def params(self, member: int) -> Params:
         """Its parameters, NumPy arrays: those of its best epoch where a criterion restores them, else the last."""
         part, place = self._place(member)
-        tree = part.runs.state.params if part.runs.best is None else part.runs.best.params
+        best = part.runs.best
+        tree = part.runs.state.params if best is None or best.epoch[place] == 0 else best.params
         return unpadded(part.group.networks[place], jax.tree.map(lambda x: x[place], tree))
 
     def data(self, member: int) -> tuple[Any, Any]:
         """(inputs, targets) as it was trained on: its subset, its wrong labels."""
+        return self._data(member)[:2]
+
+    def _data(self, member: int) -> tuple[Any, Any, Any]:
+        """(inputs, targets, weights or None)."""
         part, place = self._place(member)
-        group, data = part.group, part.group.data
-        own = data.of(np.array([place]), group.keys, group.make.settings.loss.targets == "signs")
-        inputs = {name: x[0] if data.axes.inputs == 0 else x for name, x in own.inputs.items()}
-        targets = own.targets[0] if data.axes.targets == 0 else own.targets
-        return (inputs if len(inputs) > 1 else next(iter(inputs.values()))), targets
+        group, axes = part.group, part.group.data.axes
+        own = group.data.of(np.array([place]), group.keys, group.make.settings.loss.targets == "signs")
+        found = [x if axis is None else jax.tree.map(lambda x: x[0], x) for x, axis in zip(own, axes, strict=True)]
+        inputs, targets, weights = found[:3]
+        return (inputs if len(inputs) > 1 else next(iter(inputs.values()))), targets, weights
 
     def initial_params(self, member: int) -> Params:
         """What it began with."""
@@ -189,10 +196,10 @@ class Population:
         fixed = {name: column[member].item() for name, column in self.hyperparameters.items()}
         choice = int(group.values["choice"][place]) if "choice" in group.values else 0
         settings = group.make({"constants": fixed, "choice": choice})
-        inputs, targets = self.data(member)
-        held_out = group.held_out and (group.held_out.inputs, group.held_out.targets)
+        inputs, targets, weights = self._data(member)
+        held_out = group.held_out and group.held_out[:3]
         if held_out and len(held_out[0]) == 1:
-            held_out = next(iter(held_out[0].values())), held_out[1]
+            held_out = next(iter(held_out[0].values())), *held_out[1:]
         track = [name for name, _ in settings.track]
         if any(function is not None for _, function in settings.track):
             track = dict(settings.track)
@@ -200,7 +207,7 @@ class Population:
             group.networks[place], settings.loss, settings.optimizer, inputs, targets,
             key=self.key if self.shuffle == "shared" else group.keys[place],
             epochs=max(1, int(part.epoch[place])), plan=settings.plan, validation=held_out,
-            params=self.initial_params(member), regularizer=settings.regularizer, stop=settings.stop,
+            params=self.initial_params(member), weights=weights, regularizer=settings.regularizer, stop=settings.stop,
             gradient=settings.gradient, correct=settings.correct, track=track,
         )  # fmt: skip
 
@@ -221,15 +228,15 @@ class Population:
         return Drift(member, epoch, ulps, params_ulps, relative, _why(epoch, ulps, params_ulps, relative))
 
     @classmethod
-    def of(cls, hyperparameters, parts: list[Part], shuffle: str, key: Any, seconds: float) -> "Population":
-        """The groups put together, members in order."""
+    def of(cls, hyperparameters, parts, shuffle: str, key: Any, seconds: float, unended: str) -> "Population":
+        """The groups put together, members in order; `unended`: the status of those that nothing ended."""
         count = len(next(iter(hyperparameters.values())))
         status, epochs = np.full(count, "", "U32"), np.zeros(count, np.int64)
         first = parts[0].history
         history = jax.tree.map(lambda x: np.zeros((len(x), count, *x.shape[2:]), x.dtype), first)
         for part in parts:
             ids, stop = part.group.ids, part.group.make.settings.stop
-            names = {COMPLETED: "completed", DIVERGED: "diverged", OUTRANKED: "halved"}
+            names = {COMPLETED: unended, DIVERGED: "diverged", OUTRANKED: "halved"}
             names |= {STOPPED + i: criterion.name for i, criterion in enumerate(stop)}
             status[ids] = [names[int(ended)] for ended in part.ended]
             epochs[ids] = part.epoch

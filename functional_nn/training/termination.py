@@ -12,11 +12,11 @@ import numpy as np
 from jax import Array
 
 from functional_nn import checks, precision
-from functional_nn.registry import cached
+from functional_nn.registry import Described, cached
 
 
 @dataclass(frozen=True)
-class Criterion:
+class Criterion(Described):
     """init() -> memory; update(memory, row) -> (memory, stop), where `row` is a `History` of this epoch's scalars.
 
     reason: what is to be said when it stops a run. score(row) -> what is lowest at the parameters to be restored,
@@ -49,13 +49,13 @@ def no_change(tolerance: float = 1e-4, epochs: int = 5) -> Criterion:
         reference, still = memory
         loss = row.training_loss.astype(reference.dtype)
         still_there = jnp.abs(loss - reference) <= tolerance * jnp.abs(reference)  # False for nan
-        changed = ~(still_there & jnp.isfinite(reference))  # it begins at infinity
+        changed = ~(still_there & (reference < precision.largest(reference.dtype)))  # where it begins
         reference, still = jnp.where(changed, loss, reference), jnp.where(changed, 0, still + 1)
         return (reference, still), still >= epochs
 
     return Criterion(
         "no_change",
-        lambda: (jnp.asarray(jnp.inf, precision.default()), jnp.zeros((), jnp.int32)),
+        lambda: (precision.largest(precision.default()), jnp.zeros((), jnp.int32)),
         update,
         f"the training loss changed by less than {_said(tolerance)} of itself for {epochs} epochs",
     )
@@ -110,7 +110,7 @@ def early_stopping(
 
     return Criterion(
         "early_stopping",
-        lambda: (jnp.asarray(jnp.inf, precision.default()), jnp.zeros((), jnp.int32)),
+        lambda: (precision.largest(precision.default()), jnp.zeros((), jnp.int32)),
         update,
         f"the {monitor.replace('_', ' ')} has not improved for {patience} epochs",
         score if restore else None,

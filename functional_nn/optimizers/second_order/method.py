@@ -19,7 +19,7 @@ from functional_nn import checks
 from functional_nn.optimizers import first_order
 from functional_nn.optimizers.line_searches import Line, LineSearch, Point
 from functional_nn.optimizers.second_order.problem import Flat, Problem
-from functional_nn.registry import Registry, cached
+from functional_nn.registry import Described, Registry, cached
 
 BUDGET = 2 * 2**30  # bytes that a method's largest matrix may take
 
@@ -106,7 +106,7 @@ class Move(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class SecondOrder:
+class SecondOrder(Described):
     """look(flat problem, x, memory or None) -> Here; move(flat problem, Here) -> Move.
 
     constants: what it was made with, by name. asks: what of `Functions` the problem must have. full_batch: True where
