@@ -46,7 +46,7 @@ def representable(name: str, x, dtype) -> None:
         return
     largest = float(jax.numpy.finfo(dtype).max)
     kind = x.dtype.kind
-    if kind == "b" or (np.iinfo if kind in "iu" else jax.numpy.finfo)(x.dtype).max <= largest:
+    if kind == "b" or float((np.iinfo if kind in "iu" else jax.numpy.finfo)(x.dtype).max) <= largest:
         return
     wide = np.result_type(x.dtype, np.float32)  # 16 bits may not hold what they are compared with
     index = first(x, lambda block: np.abs(block.astype(wide, copy=False)) > largest)

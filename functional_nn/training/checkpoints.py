@@ -26,6 +26,7 @@ from functional_nn import checks
 
 _FORMAT, _VERSION = "functional_nn checkpoint", 1
 _MANIFEST = "manifest.json"
+MADE_OF = "made of"  # in a configuration: digests of what its settings are made of
 _FIELDS = {"path", "dtype", "shape", "key", "entry", "crc32"}
 _DTYPES = {
     np.dtype(dtype).name: np.dtype(dtype)
@@ -126,9 +127,33 @@ def restore(checkpoint: Checkpoint, like: Any) -> Any:
 
 
 def check_config(checkpoint: Checkpoint, config: dict) -> None:
-    """Raises CheckpointError naming the first three settings, as in "plan/size", that are not those of the file."""
-    made_with, now = _settings(checkpoint.config), _settings(_json_config(config))
-    differing = []
+    """Raises CheckpointError naming the first three settings, as in "plan/size", that are not those of the file.
+
+    What stands under `MADE_OF` are digests by setting, with "python", the version they hold for, and "unread", settings
+    that they do not tell the whole of. Warns where these cannot be compared.
+    """
+    made_with, digests = _without_digests(checkpoint.config)
+    now, own_digests = _without_digests(_json_config(config))
+    made_with, now = _settings(made_with), _settings(now)
+    differing, unsure = [], []
+    for place, own in own_digests.items():
+        found = digests.get(place)
+        if found is None or found.get("python") != own["python"]:
+            unsure += own.keys() - {"python", "unread"}
+            continue
+        unsure += {*own["unread"], *found["unread"]}
+        for name in sorted((own.keys() | found.keys()) - {"python", "unread"}):
+            if own.get(name) != found.get(name):
+                path = "/".join([*place, name])
+                if not any(
+                    _is_under(path, other) and made_with.get(other) != now.get(other) for other in now | made_with
+                ):
+                    differing.append(f"made with another {path}, by its functions, arrays or constants")
+    if unsure and not differing:
+        names = ", ".join(sorted(set(unsure)))
+        warnings.warn(
+            f"{checkpoint.path}: whether these are what it was made with cannot be told: {names}", stacklevel=3
+        )
     for path in made_with | now:
         if path not in made_with:
             differing.append(f"made without {path}, now {_brief(now[path])}")
@@ -138,6 +163,24 @@ def check_config(checkpoint: Checkpoint, config: dict) -> None:
             differing.append(f"made with {path} = {_brief(made_with[path])}, now {_brief(now[path])}")
     if differing:
         raise _refused(checkpoint.path, _first_three(differing))
+
+
+def _without_digests(config: dict, place: tuple[str, ...] = ()) -> tuple[dict, dict[tuple[str, ...], dict]]:
+    """The configuration without its digests, and these by their place in it."""
+    plain, found = {}, {}
+    for name, value in config.items():
+        if name == MADE_OF:
+            found[place] = value
+        elif isinstance(value, dict):
+            plain[name], inner = _without_digests(value, (*place, name))
+            found |= inner
+        else:
+            plain[name] = value
+    return plain, found
+
+
+def _is_under(path: str, other: str) -> bool:
+    return other == path or other.startswith(f"{path}/")
 
 
 def _stored(name: str, leaf: Any) -> tuple[np.ndarray, str | None]:

@@ -1,6 +1,7 @@
 """What a run was made with, as plain data: a checkpoint keeps it, and refuses to be continued with anything else."""
 
 import hashlib
+import platform
 import re
 from typing import Any
 
@@ -8,6 +9,8 @@ import jax
 import numpy as np
 
 from functional_nn.networks.network import Network
+from functional_nn.training.checkpoints import MADE_OF
+from functional_nn.training.contents import digest
 from functional_nn.training.program import Batch, Settings
 
 
@@ -22,9 +25,33 @@ def describe(settings: Settings, training: Batch, held_out: Batch | None, key: A
         "stop": [criterion.reason for criterion in settings.stop],
         "gradient": _said(settings.gradient),
         "track": [name for name, _ in settings.track],
-        "training": fingerprint((training.inputs, training.targets)),
-        "validation": held_out and fingerprint((held_out.inputs, held_out.targets)),
+        "training": fingerprint(training[:3]),
+        "validation": held_out and fingerprint(held_out[:3]),
         "key": fingerprint(key),
+        MADE_OF: made_of(
+            network=[(layer.activation, layer.initializer) for layer in settings.network.layers],
+            loss=settings.loss,
+            optimizer=settings.optimizer,
+            regularizer=settings.regularizer,
+            stop=settings.stop,
+            gradient=settings.gradient,
+            correct=settings.correct,
+            track=settings.track,
+        ),
+    }
+
+
+def made_of(**settings: Any) -> dict[str, Any]:
+    """Digests of settings that names do not tell apart: functions, masks, constants that are not shown.
+
+    Code is that of one version of Python, so that it is compared only with its own. unread: settings of which something
+    could not be read.
+    """
+    found = {name: digest(value) for name, value in settings.items() if value is not None}
+    return {
+        "python": platform.python_version_tuple()[:2],
+        **{name: said for name, (said, _) in found.items()},
+        "unread": [name for name, (_, whole) in found.items() if not whole],
     }
 
 

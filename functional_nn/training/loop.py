@@ -223,13 +223,15 @@ def fit(
             run, rows, ran = advance(run, training, held_out, plan_key, min(chunk, epochs - int(run.epoch)))
             table.add(jax.tree.map(lambda column, ran=int(ran): np.asarray(column)[:ran], filled(rows)))
             chunks += 1
+            ends = bool(int(run.ended)) or int(run.epoch) >= epochs
+            due = checkpoint is not None and (checkpoint.due(chunks) or ends)
+            if due:
+                _save(checkpoint, run, table.rows, config)
             if on_chunk and on_chunk(run.state, table.rows) is True:
                 asked = "stopped", "on_chunk asked to stop"
             elif seconds is not None and time.monotonic() - began > seconds:
                 asked = "seconds", f"the limit of {seconds:g} seconds was reached"
-            ends = bool(int(run.ended)) or int(run.epoch) >= epochs or asked is not None
-            due = checkpoint is not None and (checkpoint.due(chunks) or ends)
-            if due or (interrupted() and not ends):
+            if checkpoint is not None and not due and (interrupted() or asked):
                 _save(checkpoint, run, table.rows, config)
             if interrupted() and not ends:
                 raise KeyboardInterrupt(f"after epoch {int(run.epoch)}; saved in {checkpoint.folder}")

@@ -27,8 +27,8 @@ from functional_nn.networks.network import Network
 from functional_nn.networks.products import COLUMNS, ROWS
 from functional_nn.registry import cached
 from functional_nn.training import checkpoints, keys, search
-from functional_nn.training.checkpoints import Checkpoint, CheckpointError, Checkpoints
-from functional_nn.training.configuration import describe, describe_factory, fingerprint
+from functional_nn.training.checkpoints import MADE_OF, Checkpoint, CheckpointError, Checkpoints
+from functional_nn.training.configuration import describe, describe_factory, fingerprint, made_of
 from functional_nn.training.loop import begun, filled, interruptible
 from functional_nn.training.members import Group, Maker, grouped, shapes
 from functional_nn.training.minibatches import BatchPlan
@@ -481,6 +481,10 @@ class _Training:
                 for one in self.trained:
                     one.drop()
                 chunks += 1
+                last = self.epoch >= self.epochs or not self.running
+                due = self.checkpoint is not None and (self.checkpoint.due(chunks) or last)
+                if due:
+                    self.save()
                 if self.on_chunk:
                     updates = count * sum(own * one.updates for one, own in working)
                     if self.on_chunk(self.progress(updates, time.perf_counter() - began)) is True:
@@ -491,9 +495,7 @@ class _Training:
                     words = ("", "stopped", "seconds")
                     said = multihost_utils.process_allgather(np.array(words.index(self.asked or "")))
                     self.asked = words[int(said.max())] or None
-                last = self.epoch >= self.epochs or not self.running or self.asked is not None
-                due = self.checkpoint is not None and (self.checkpoint.due(chunks) or last)
-                if due or (interrupted() and not last):
+                if self.checkpoint is not None and not due and (interrupted() or self.asked):
                     self.save()
                 if interrupted() and not last:
                     raise KeyboardInterrupt(f"after epoch {self.epoch}; saved in {self.checkpoint.folder}")
@@ -572,6 +574,10 @@ class _Training:
             "members": self.count, "shuffle": self.shuffle, "halving": repr(self.halving),
             "optimizer": [describe_factory(factory) for factory in first.candidates],
             "regularizer": describe_factory(first.regularizer),
+            MADE_OF: made_of(
+                optimizer=[factory.make or factory.row for factory in first.candidates],
+                regularizer=first.regularizer.make or first.regularizer.row,
+            ),
             "process": jax.process_index(), "processes": jax.process_count(),
             "groups": {str(i): describe(one.group.make.settings, one.group.data.whole, one.group.held_out, one.plan_key)
                        for i, one in enumerate(self.trained)},

@@ -1,0 +1,165 @@
+"""What a setting is made of, as a digest: two that do the same by other means are told apart, and what cannot be read
+is said to be so.
+
+Rows of the library are the function that made them and what it was given. Functions are told by their name where a
+package installed them, by their code where they are the user's; both by their defaults, what they close over and, of
+the user's, the globals they read. Arrays are their bytes.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import inspect
+import os
+import site
+import sysconfig
+import types
+from collections.abc import Mapping, Set
+from typing import Any
+
+import jax
+import numpy as np
+
+from functional_nn.registry import made_by
+
+_INSTALLED = tuple(
+    os.path.join(path, "")
+    for path in {
+        *(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")),
+        *site.getsitepackages(),
+        site.getusersitepackages(),
+    }
+)
+_PLAIN = (type(None), bool, int, float, complex, str, bytes, type(Ellipsis), range)
+
+
+def digest(value: Any) -> tuple[str, bool]:
+    """A digest of all that `value` is made of, and whether all of it could be read."""
+    reading = _Reading()
+    try:
+        reading.add(value)
+    except Exception:  # whatever objects of others do when they are looked at
+        reading.whole = False
+    return reading.hash.hexdigest()[:16], reading.whole
+
+
+class _Reading:
+    def __init__(self):
+        self.hash, self.whole, self.seen = hashlib.sha256(), True, {}
+
+    def say(self, *words: Any) -> None:
+        for word in words:
+            data = word if isinstance(word, bytes) else str(word).encode()
+            self.hash.update(f"{len(data)}:".encode() + data)
+
+    def add(self, value: Any) -> None:
+        if isinstance(value, _PLAIN):
+            self.say(type(value).__name__, repr(value))
+            return
+        if id(value) in self.seen:  # a function may close over itself
+            self.say("again", self.seen[id(value)][0])
+            return
+        self.seen[id(value)] = len(self.seen), value  # kept, so that no other comes to have the same id
+        made = made_by(value)
+        if made is not None:
+            factory, args, keywords = made
+            self.say("made by", factory.__module__, factory.__qualname__)
+            self.add(_told(factory, args, keywords))
+        elif isinstance(value, np.ndarray | np.generic | jax.Array):
+            self.array(value)
+        elif isinstance(value, type | types.ModuleType | types.BuiltinFunctionType | np.ufunc | np.dtype):
+            self.say("named", getattr(value, "__module__", ""), getattr(value, "__qualname__", repr(value)))
+        elif isinstance(value, types.FunctionType):
+            self.function(value)
+        elif isinstance(value, types.MethodType):
+            self.each("method", (value.__func__, value.__self__))
+        elif isinstance(value, functools.partial):
+            self.each("partial", (value.func, value.args, value.keywords))
+        elif isinstance(value, types.CodeType):
+            self.code(value)
+        elif isinstance(value, Mapping):
+            self.say("mapping", len(value))
+            for key in sorted(value, key=repr):
+                self.each("item", (key, value[key]))
+        elif isinstance(value, Set):
+            self.each("set", sorted(value, key=repr))
+        elif isinstance(value, tuple | list):
+            self.each(type(value).__qualname__, value)
+        elif callable(getattr(value, "__wrapped__", None)):  # as of jax.jit
+            self.each(type(value).__qualname__, (value.__wrapped__,))
+        elif dataclasses.is_dataclass(value):
+            self.each(type(value).__qualname__, [getattr(value, f.name) for f in dataclasses.fields(value)])
+        elif not _is_installed(type(value)):
+            self.say(type(value).__module__, type(value).__qualname__)
+            self.add(vars(value))
+            self.add({name: x for name, x in vars(type(value)).items() if isinstance(x, types.FunctionType)})
+        elif callable(value) and hasattr(value, "__name__"):
+            self.say("named", value.__module__, value.__name__)
+        else:
+            self.say("unread", type(value).__module__, type(value).__qualname__)
+            self.whole = False
+
+    def each(self, kind: str, values: Any) -> None:
+        self.say(kind, len(values))
+        for value in values:
+            self.add(value)
+
+    def array(self, value: Any) -> None:
+        if hasattr(value, "dtype") and jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key):
+            value = jax.random.key_data(value)
+        if isinstance(value, jax.core.Tracer):
+            self.say("traced")
+            self.whole = False
+            return
+        array = np.ascontiguousarray(value)
+        self.say("array", array.dtype, array.shape, array.tobytes())
+
+    def function(self, function: types.FunctionType) -> None:
+        self.say("function", function.__module__, function.__qualname__)
+        cells = [cell.cell_contents for cell in function.__closure__ or () if not _is_empty(cell)]
+        self.each("defaults", (function.__defaults__, function.__kwdefaults__, cells))
+        if not _is_installed(function):
+            self.code(function.__code__)
+            names = sorted({name for code in _codes(function.__code__) for name in code.co_names})
+            for name in names:
+                if name in function.__globals__:
+                    self.each("global", (name, function.__globals__[name]))
+
+    def code(self, code: types.CodeType) -> None:
+        self.say("code", code.co_code, code.co_names, code.co_varnames)
+        self.each("constants", code.co_consts)
+
+
+def _told(factory: Any, args: tuple, keywords: dict[str, Any]) -> dict[str, Any]:
+    """What the factory was given, by name, less what it would have taken anyway."""
+    signature = inspect.signature(factory)
+    bound = signature.bind(*args, **keywords).arguments
+    default = {name: parameter.default for name, parameter in signature.parameters.items()}
+    plain = lambda name, x: isinstance(x, _PLAIN) and type(x) is type(default[name]) and x == default[name]  # noqa: E731
+    return {name: x for name, x in bound.items() if not plain(name, x)}
+
+
+def _codes(code: types.CodeType):
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _codes(constant)
+
+
+def _is_empty(cell: types.CellType) -> bool:
+    try:
+        cell.cell_contents  # noqa: B018 (not yet assigned, as of a function that is being defined)
+    except ValueError:
+        return True
+    return False
+
+
+def _is_installed(value: types.FunctionType | type) -> bool:
+    """Is it of a package that was installed, of Python, or of this package? There its name tells what it is."""
+    module = value.__module__ or ""
+    if module.partition(".")[0] == "functional_nn":
+        return True
+    try:
+        return (inspect.getsourcefile(value) or "").startswith(_INSTALLED)
+    except TypeError:  # built in, or of an interactive session
+        return module != "__main__"
