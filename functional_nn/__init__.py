@@ -23,7 +23,7 @@ from functional_nn.gradients.backprop import (
 from functional_nn.gradients.comparison import Agreement, compare, compare_callables
 from functional_nn.networks import activations, initializers, losses
 from functional_nn.networks.activations import Activation
-from functional_nn.networks.losses import Loss, one_hot
+from functional_nn.networks.losses import Loss, class_weights, one_hot
 from functional_nn.networks.network import Layer, Network, Trace, graph, multilayer
 from functional_nn.training import fit
 
@@ -39,6 +39,7 @@ __all__ = [
     "Trace",
     "activations",
     "backpropagate",
+    "class_weights",
     "compare",
     "compare_callables",
     "comparison",

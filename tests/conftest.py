@@ -8,6 +8,8 @@ import jax
 import pytest
 from hypothesis import HealthCheck, settings
 
+import functional_nn  # noqa: F401 (before anything starts the compiler)
+
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")

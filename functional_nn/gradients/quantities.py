@@ -302,7 +302,7 @@ def compute(
 def check_names(asked: Sequence[str], options: Mapping[str, Any] = MappingProxyType({})) -> None:
     """Raises for an unknown quantity, for options that none of them takes, and for one that needs what is not given."""
     for name in asked:
-        if name not in _rules:
+        if not isinstance(name, str) or name not in _rules:
             raise ValueError(registry.unknown("quantity", str(name), _rules))
     taken = [option for name in asked for option in _rules[name].options]
     for option in options:

@@ -67,8 +67,18 @@ class Optimizer(Described):
 
 
 _registry: Registry[Optimizer] = Registry("optimizer", Optimizer)
-register, names, get = _registry.register, _registry.names, _registry.get
+register, names = _registry.register, _registry.names
 factory, knows = _registry.factory, _registry.knows
+
+
+def get(optimizer: str | Optimizer) -> Optimizer:
+    """The optimizer that a name such as "adam(0.01)" stands for; optimizers pass. Raises ValueError and TypeError."""
+    if not isinstance(optimizer, Optimizer) and all(callable(getattr(optimizer, f, None)) for f in ("init", "update")):
+        raise TypeError(
+            f"optimizer: expected a name or an Optimizer, got {type(optimizer).__name__}; optimizers.from_optax(...) "
+            "makes one of what optax made"
+        )
+    return _registry.get(optimizer)
 
 
 # The methods ----------------------------------------------------------------------------------------------------------

@@ -475,8 +475,8 @@ class OptaxState(NamedTuple):
 def from_optax(transformation: Any, name: str = "optax") -> Optimizer:
     """Any object with optax's `init(params)` and `update(grads, state, params) -> (updates, state)` as an Optimizer.
 
-    Nothing is imported: only the shape counts. Transformations that also want the loss or the function itself, as
-    line searches do, do not fit. Raises TypeError where the two are not there.
+    Nothing is imported: only the shape counts. Raises TypeError where the two are not there, and, as it is first used,
+    for a transformation that also wants the loss or the function itself, as line searches do.
     """
     for method in ("init", "update"):
         if not callable(getattr(transformation, method, None)):
@@ -487,7 +487,15 @@ def from_optax(transformation: Any, name: str = "optax") -> Optimizer:
 
     def update(state, grads):
         first_order.check_gradients(state.params, grads)
-        updates, after = transformation.update(grads, state.transformation, state.params)
+        try:
+            updates, after = transformation.update(grads, state.transformation, state.params)
+        except TypeError as error:
+            if "keyword-only" not in str(error):
+                raise
+            raise TypeError(
+                f"from_optax: the transformation asks for more than gradients ({error}); optimizers of second order, "
+                "such as 'lbfgs', search along lines"
+            ) from None
         moved = jax.tree.map(lambda x, change: (x + change).astype(x.dtype), state.params, updates)
         return OptaxState(moved, state.step + 1, after)
 

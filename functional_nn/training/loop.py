@@ -54,7 +54,7 @@ from functional_nn.training.program import (
 )
 from functional_nn.training.termination import Criterion
 
-Track = Sequence[str] | Mapping[str, Callable[[Params, Inputs, Array], Any]]
+Track = Sequence[str | Mapping[str, Callable]] | Mapping[str, Callable[[Params, Inputs, Array], Any]]
 
 
 class FitResult(NamedTuple):
@@ -152,10 +152,10 @@ def fit(
     `loss_below`, or several of them. gradient: by hand, by `jax.grad`, `training.clipped(1.0)`, or your own
     `(network, loss) -> value_and_grad`. correct(outputs, targets) -> (Q,) says which examples are right,
     `losses.largest` for one; by default the loss's own rule. track: names of `fnn.quantities`, such as
-    ("noise_scale",), or functions by name, `{"rate": lambda params, inputs, targets: ...}`; what they give after
-    each epoch, on all training examples, stands in `history.tracked`. on_chunk(state, history so far) is called
-    after every `chunk` epochs, outside the compiled program; where it gives True the run stops there. seconds: the run
-    stops after the first chunk that ends beyond them, compilation included.
+    ("noise_scale",), or functions by name, `{"rate": lambda params, inputs, targets: ...}`, or a tuple of both; what
+    they give after each epoch, on all training examples, stands in `history.tracked`. on_chunk(state, history so far)
+    is called after every `chunk` epochs, outside the compiled program; where it gives True the run stops there.
+    seconds: the run stops after the first chunk that ends beyond them, compilation included.
     mesh: lays the examples of every batch over its devices, parameters on each, so that the compiler sums their
     sensitivities' contributions: data parallelism, the same training to rounding. Batches must divide evenly.
     checkpoint: `checkpoints.keep(folder)`, saved after chunks and at the end; resume=True goes on from the newest one
@@ -434,12 +434,13 @@ def _tracked(track: Track) -> tuple[tuple[str, Callable | None], ...]:
         return tuple(track.items())
     if isinstance(track, str) or not isinstance(track, Iterable):
         raise TypeError(f"track: expected names of quantities, such as ('noise_scale',), or functions, got {track!r}")
-    track = tuple(track)
+    names = tuple(name for name in track if not isinstance(name, Mapping))
     try:
-        quantities.check_names(track)
+        quantities.check_names(names)
     except ValueError as error:
         raise ValueError(f"track: {error}; or give {{name: function of (params, inputs, targets)}}") from None
-    return tuple((name, None) for name in track)
+    functions = [_tracked(each) for each in track if isinstance(each, Mapping)]
+    return sum(functions, start=tuple((name, None) for name in names))
 
 
 def with_plan(settings: Settings, training: Batch, epochs: int) -> Settings:

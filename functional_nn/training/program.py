@@ -345,9 +345,10 @@ def parts(settings: Settings, examples: int, dtype) -> Parts:
                 # A mean loss divides a batch's gradient by the weights that happen to be in it; what is unbiased is
                 # the division by what they are on average.
                 own = training.weights[indices]
-                weights = own if weights is None else own * weights
+                weights = own if weights is None else own * weights.astype(own.dtype)
                 expected = jnp.asarray(counts, own.dtype) * jnp.mean(training.weights)
-                scales = (1 if scales is None else scales) * jnp.sum(weights, axis=1) / expected
+                present = jnp.sum(weights, axis=1) / expected
+                scales = present if scales is None else scales.astype(own.dtype) * present
         # a sum over b examples is b / B of one over B as it is
         return numbers, indices, weights, None if loss.reduction == "sum" else scales, drop
 

@@ -1,0 +1,63 @@
+"""Compilers that are known to compute wrongly are cured before they start, or the user is warned."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from functional_nn import compiler
+
+
+@pytest.fixture
+def installed(monkeypatch):
+    """A process with this jaxlib and these flags, in which XLA has started or not."""
+
+    def pretend(version, flags=None, started=False, platforms=None):
+        monkeypatch.setattr(compiler.metadata, "version", lambda name: version)
+        monkeypatch.setattr(compiler, "_started", lambda: started)
+        monkeypatch.setattr(compiler.jax, "default_backend", lambda: platforms or "cpu")
+        monkeypatch.delenv("XLA_FLAGS", raising=False)
+        if flags is not None:
+            monkeypatch.setenv("XLA_FLAGS", flags)
+        compiler.make_safe()
+        return os.environ.get("XLA_FLAGS")
+
+    return pretend
+
+
+@pytest.mark.parametrize("version", ["0.10.2", "0.11.0", "0.12.0.1"])
+def test_a_wrong_compiler_gets_the_flag_and_a_word(installed, caplog, version):
+    assert installed(version) == compiler.CURE
+    (said,) = caplog.messages
+    assert version in said and compiler.CURE in said
+
+
+def test_flags_that_are_there_stay(installed, caplog):
+    assert installed("0.11.1", "--xla_dump_to=x") == f"--xla_dump_to=x {compiler.CURE}"
+    caplog.clear()
+    own = "--xla_cpu_experimental_ynn_fusion_type=all"
+    assert installed("0.11.1", own) == own and not caplog.messages  # the user's choice, or a parent process's
+
+
+@pytest.mark.parametrize("version", ["0.10.0", "0.10.1", "0.13.0"])
+def test_others_are_left_alone(installed, caplog, version):
+    """XLA stops at flags that it does not know, so that versions nobody has tried get none."""
+    assert installed(version) is None and not caplog.messages
+
+
+def test_where_xla_has_started_it_is_too_late(installed):
+    with pytest.warns(
+        compiler.CompilerWarning, match="0.12.0 computes some products wrongly .* import functional_nn fir"
+    ):
+        assert installed("0.12.0", started=True) is None
+    assert installed("0.12.0", started=True, platforms="gpu") is None
+
+
+def test_importing_starts_nothing_and_that_is_known():
+    program = (
+        "import functional_nn, jax, jax.numpy as jnp; from functional_nn.compiler import _started as s;"
+        "print(s(), s(), jax.config.jax_num_cpu_devices); jnp.ones(2); print(s(), len(jax.devices()))"
+    )
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert said.split() == ["False", "False", "-1", "True", "1"]
