@@ -37,10 +37,10 @@ from jax.flatten_util import ravel_pytree
 jax.config.update("jax_enable_x64", True)
 
 import functional_nn as fnn  # noqa: E402
-from functional_nn.lab import experiments, require  # noqa: E402
+from functional_nn.lab import experiments, install, require  # noqa: E402
 from functional_nn.lab.progress import progress  # noqa: E402
 
-require('"functional-nn[bench]"', "scipy")
+require("bench", "scipy")
 
 import nist_strd  # noqa: E402
 import scipy  # noqa: E402
@@ -571,7 +571,7 @@ def main() -> None:
     other = (
         f"optimistix {optimistix.__version__}"
         if optimistix
-        else 'optimistix is not installed, its rows are left out; pip install "functional-nn[bench]"'
+        else f"optimistix is not installed, its rows are left out; {install('bench')}"
     )
     notes = [
         "ms: of a whole call, median over the rounds; ours / it: median ratio, - where one of the two ended elsewhere;",

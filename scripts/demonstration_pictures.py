@@ -23,7 +23,7 @@ import numpy as np
 
 from functional_nn.lab import experiments, require
 
-require('"functional-nn[test]"', "selenium")
+require("test", "selenium")
 
 from selenium import webdriver  # noqa: E402
 

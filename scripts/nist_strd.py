@@ -24,7 +24,7 @@ jax.config.update("jax_enable_x64", True)  # before the first array: 11 digits a
 import functional_nn as fnn  # noqa: E402
 from functional_nn.lab import experiments, require  # noqa: E402
 
-require('"functional-nn[bench]"', "scipy")
+require("bench", "scipy")
 
 import scipy  # noqa: E402
 from scipy.optimize import least_squares  # noqa: E402

@@ -5,14 +5,23 @@ All of it needs the extra `lab`; importing any of it without raises MissingExtra
 
 import importlib.util
 import sys
+from pathlib import Path
 
 
 class MissingExtra(ImportError):
     """What is missing and the command that installs it, in one line."""
 
 
-def require(install: str, *modules: str) -> None:
-    """Raises MissingExtra unless all `modules` are there; `install` is what pip is then to be given.
+def install(extra: str) -> str:
+    """The command that installs an extra: from the checkout that is running, or else from wherever the user has one."""
+    checkout = Path(__file__).parents[2]
+    if (checkout / "pyproject.toml").is_file():
+        return f'pip install -e "{checkout}[{extra}]"'
+    return f'pip install ".[{extra}]", in a checkout of functional_nn'
+
+
+def require(extra: str, *modules: str) -> None:
+    """Raises MissingExtra unless all `modules`, which are of the extra, are there.
 
     A command or script that this ends prints that line alone, and its exit status is 2.
     """
@@ -20,7 +29,7 @@ def require(install: str, *modules: str) -> None:
     if missing:
         if not hasattr(sys, "ps1"):  # who types at a prompt stays there
             sys.excepthook = _in_one_line
-        raise MissingExtra(f"not installed: {', '.join(missing)}; pip install {install}")
+        raise MissingExtra(f"not installed: {', '.join(missing)}; {install(extra)}")
 
 
 def _in_one_line(kind, error, trace):
@@ -30,4 +39,4 @@ def _in_one_line(kind, error, trace):
     raise SystemExit(2)
 
 
-require('"functional-nn[lab]"', "jinja2", "latex2mathml", "matplotlib", "rich", "sklearn", "tyro")
+require("lab", "jinja2", "latex2mathml", "matplotlib", "rich", "sklearn", "tyro")

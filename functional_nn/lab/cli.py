@@ -9,6 +9,7 @@ import io
 import os
 import re
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -50,7 +51,7 @@ def train(
     optimizer: str = "adam",
     learning_rate: float | None = None,
     epochs: int = 50,
-    batch_size: int = 32,
+    batch_size: int | None = None,
     shuffle: Literal["each_epoch", "once", "never"] = "each_epoch",
     gradient: Literal["manual", "automatic"] = "manual",
     track: tuple[Literal["noise_scale", "signal_to_noise", "layer_statistics"], ...] = (),
@@ -60,6 +61,12 @@ def train(
     target: str | None = None,
     labels: Path | None = None,
     task: Literal["auto", "classification", "regression"] = "auto",
+    header: Literal["auto", "yes", "no"] = "auto",
+    columns: tuple[str, ...] = (),
+    drop: tuple[str, ...] = (),
+    delimiter: str = "auto",
+    decimal: str = "auto",
+    missing: Literal["refuse", "drop", "mean", "indicator"] = "refuse",
     out: Path | None = None,
     replace: bool = False,
 ) -> None:
@@ -82,7 +89,8 @@ def train(
             errors), conjugate_gradient, scaled_conjugate_gradient, bfgs, lbfgs, hessian_free, kfac.
         learning_rate: the optimizer's own default where not given.
         epochs: passes over the training data; steps, of a second-order optimizer.
-        batch_size: examples an update; 0 for all at once.
+        batch_size: examples an update, 0 for all at once; by default 32, or as many as there are, and all at once for
+            an optimizer that wants it.
         shuffle: mini-batches anew each epoch, made once, or in the data's order.
         gradient: by hand, or jax.grad's for comparison.
         track: what history.csv has more columns for: gradient noise, signal to noise by layer, saturation and the like.
@@ -92,6 +100,13 @@ def train(
         target: the target column of a CSV file, by name or index; the last by default.
         labels: the labels file of an IDX images file, where its name does not tell.
         task: what the targets are, where the file leaves it open.
+        header: is a CSV file's first row one of names? By default it is told from the rows below, where it can be.
+        columns: the inputs to use of a CSV file, by name or index; by default all but the target.
+        drop: the columns not to use.
+        delimiter: of a CSV file's cells: comma, semicolon, tab, pipe; by default told from the file, as is decimal.
+        decimal: its decimal mark: point, comma.
+        missing: what becomes of missing values (blanks, ?, NA, nan and the like): they are refused; their rows are
+            dropped; they are taken for the mean of the training part; with indicator an input of 0 and 1 tells, too.
         out: the run's folder; runs/NAME by default.
         replace: replace a run that is already there.
     """
@@ -111,7 +126,7 @@ def sweep(
     optimizer: str = "adam",
     regularizer: str | None = None,
     epochs: int = 30,
-    batch_size: int = 32,
+    batch_size: int | None = None,
     shuffle: Literal["shared", "independent"] = "shared",
     pad: bool = False,
     halving: str | None = None,
@@ -126,6 +141,12 @@ def sweep(
     target: str | None = None,
     labels: Path | None = None,
     task: Literal["auto", "classification", "regression"] = "auto",
+    header: Literal["auto", "yes", "no"] = "auto",
+    columns: tuple[str, ...] = (),
+    drop: tuple[str, ...] = (),
+    delimiter: str = "auto",
+    decimal: str = "auto",
+    missing: Literal["refuse", "drop", "mean", "indicator"] = "refuse",
     out: Path | None = None,
     replace: bool = False,
     resume: bool = False,
@@ -166,7 +187,7 @@ def sweep(
         optimizer: a bare name, whose constants may be swept; or with constants, "momentum(0.1, 0.95)".
         regularizer: a bare name, whose constants are swept, such as l2 with strength; or with constants, "l2(1e-4)".
         epochs: passes over the training data.
-        batch_size: examples an update, where it is not swept; 0 for all at once.
+        batch_size: examples an update, where it is not swept; 0 for all at once; as for train by default.
         shuffle: the same mini-batches for all members, the controlled comparison, or each member's own.
         pad: train networks that differ in width as one program, the narrow ones filled up with zeros.
         halving: after these epochs, as in 3,9,27, only the best go on, by held-out loss.
@@ -181,6 +202,12 @@ def sweep(
         target: the target column of a CSV file, by name or index; the last by default.
         labels: the labels file of an IDX images file, where its name does not tell.
         task: what the targets are, where the file leaves it open.
+        header: of a CSV file, as the next five; see train.
+        columns: the inputs to use.
+        drop: the columns not to use.
+        delimiter: of cells.
+        decimal: mark.
+        missing: what becomes of missing values.
         out: the sweep's folder; runs/NAME-sweep by default.
         replace: replace a run that is already there, or the checkpoints of one that was interrupted.
         resume: go on from the checkpoints of a sweep that was interrupted; from the beginning where there are none.
@@ -241,14 +268,14 @@ def evaluate(
     labels: Path | None = None,
     part: Literal["all", "held-out"] = "all",
 ) -> None:
-    """Loss and accuracy (or R^2) of a saved run on data with targets.
+    """Loss and accuracy (or R^2) of a saved run on data with targets, which are read as the run's own were.
 
     Example: functional-nn evaluate runs/digits digits --part held-out
 
     Args:
         run: a run's folder.
-        data: as for train.
-        target: the target column of a CSV file, by name or index; the last by default.
+        data: as for train; a CSV file may have other columns, too, and all in any order.
+        target: the target column of a CSV file, by name or index, where it is not called as the run's.
         labels: the labels file of an IDX images file, where its name does not tell.
         part: everything, or only what a run on this data held out.
     """
@@ -260,6 +287,7 @@ def predict(
     data: Data,
     /,
     out: Path | None = None,
+    probabilities: bool = False,
 ) -> None:
     """Predictions of a saved run, as CSV: the class and its output for each example, or the numbers.
 
@@ -267,10 +295,12 @@ def predict(
 
     Args:
         run: a run's folder.
-        data: as for train; a CSV file needs the columns the run was trained on, and may have others.
+        data: as for train, without targets if you like; a CSV file needs the columns that the run was trained on, and
+            may have others.
         out: a file; standard output by default.
+        probabilities: a column for each class, too, of its output: a probability, of softmax.
     """
-    commands.predict(run, data, out)
+    commands.predict(run, data, out, probabilities)
 
 
 def demo(
@@ -332,10 +362,16 @@ def _read_words():
         raise
 
 
+def _in_one_line(message, *where, **more) -> None:
+    print(f"functional-nn: {message}", file=sys.stderr)
+
+
 def main() -> None:
     """The console script."""
     try:
-        _read_words()()
+        with warnings.catch_warnings():
+            warnings.showwarning = _in_one_line
+            _read_words()()
     except BrokenPipeError:  # whoever read our output has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (ValueError, OSError, ImportError) as error:

@@ -15,10 +15,12 @@ import numpy as np
 
 import functional_nn as fnn
 from functional_nn import checks, precision
+from functional_nn.gradients.comparison import finite_or_none
 from functional_nn.lab import datasets, environment, pages, runs
-from functional_nn.lab.datasets import Dataset, Standardizer
+from functional_nn.lab.datasets import Dataset
 from functional_nn.lab.progress import progress
 
+_ASKED = ("target", "header", "columns", "drop", "delimiter", "decimal", "missing")  # of a table
 _MONITORED = 256  # examples on which the two gradients are compared all through training
 
 
@@ -27,16 +29,19 @@ def train(source: str, settings: dict[str, Any], out: Path, replace: bool) -> No
     runs.check_free(out, replace)
     task = prepare(source, settings)
     loss, config, (x, t), (x_test, t_test) = task.loss, task.config, task.training, task.validation
-    network = build_network(task.dataset, settings, loss)
+    network = build_network(task, settings)
     optimizer = _optimizer(settings["optimizer"], settings["learning_rate"])
     regularizer = settings["regularizer"] and fnn.optimizers.regularizers.get(settings["regularizer"])
     config |= {
         "network": runs.describe_network(network),
         "optimizer": {"name": optimizer.name, **_plain(optimizer.constants)},
-        **{name: settings[name] for name in ("regularizer", "gradient", "epochs", "batch_size", "shuffle")},
+        **{name: settings[name] for name in ("regularizer", "gradient", "epochs", "shuffle")},
         "track": list(settings["track"]),
     }
-    plan = batch_plan(settings["batch_size"], settings["shuffle"])
+    size = settings["batch_size"]
+    if size is None:  # as `fit` has it
+        size = 0 if optimizer.full_batch else min(32, len(x))
+    config["batch_size"], plan = size, batch_plan(size, settings["shuffle"])
 
     key = jax.random.key(settings["seed"])
     params = network.init(jax.random.fold_in(key, 1), config["dtype"])
@@ -45,7 +50,7 @@ def train(source: str, settings: dict[str, Any], out: Path, replace: bool) -> No
 
     with runs.writing(out, replace) as folder:
         began = time.perf_counter()
-        with progress(f"training on {task.dataset.name}", settings["epochs"]) as advance:
+        with progress(f"training on {task.held_out.name}", settings["epochs"]) as advance:
 
             def on_chunk(state, history):
                 watched.append((int(history.epoch[-1]), monitor(state.params)))
@@ -54,7 +59,7 @@ def train(source: str, settings: dict[str, Any], out: Path, replace: bool) -> No
             result = fnn.fit(
                 network, loss, optimizer, x, t, key=key, epochs=settings["epochs"], plan=plan, params=params,
                 validation=(x_test, t_test), regularizer=regularizer, gradient=settings["gradient"],
-                correct=right_answers(task.dataset.task), track=settings["track"],
+                correct=right_answers(task.held_out.task), track=settings["track"],
                 chunk=max(1, settings["epochs"] // 10), on_chunk=on_chunk,
             )  # fmt: skip
         seconds = time.perf_counter() - began
@@ -82,11 +87,12 @@ def train(source: str, settings: dict[str, Any], out: Path, replace: bool) -> No
             )
         (folder / "report.html").write_text(page, encoding="utf-8")
 
-    measured = ", ".join(f"{name} {value:.4g}" for name, value in summary["held out"].items())
-    print(f"{task.dataset.name}: {result.status} after {len(result.history.epoch)} epochs in {seconds:.1f} s")
+    say_pictures(task)
+    print(f"{task.held_out.name}: {result.status} after {len(result.history.epoch)} epochs in {seconds:.1f} s")
     if result.status != "completed":
         print(result.reason)
-    print(f"held out ({len(x_test)} examples): {measured}")
+    which = ", its own test part" if task.own_test else ""
+    print(f"held out ({len(x_test)} examples{which}): {said(summary['held out'])}")
     print(f"hand-written against jax.grad: {agreement.verdict}, relative difference {agreement.total.relative:.1e}")
     print(f"report: {out / 'report.html'}")
 
@@ -95,7 +101,8 @@ def compare_run(folder: Path, out: Path | None) -> bool:
     """Compares the gradients of a saved run on its training data; prints the whole record. True where they agree."""
     _check_new(out)
     run = _open(folder)
-    dataset = _reload(run.config)
+    labels = run.config["labels"] and Path(run.config["labels"])
+    dataset = _like(run, run.config["data"], None, labels)
     training, _ = datasets.split(dataset, test_fraction=run.config["test_fraction"], seed=run.config["seed"])
     x, t = _arrays(run.config, run.loss, training)
     agreement = fnn.compare(run.network, run.loss, run.params, x[:_MONITORED], t[:_MONITORED], costs=True)
@@ -154,11 +161,12 @@ def compare_grid(
             advance(number + 1)
     if out:
         out.mkdir(parents=True, exist_ok=True)
+        whole = [row | {"relative": a.relative, "bound": a.bound} for row, a in zip(rows, totals, strict=True)]
         with (out / "agreement.csv").open("w", newline="") as file:
             writer = csv.DictWriter(file, rows[0], lineterminator="\n")
             writer.writeheader()
-            writer.writerows(rows)
-        (out / "agreement.json").write_text(json.dumps(rows, indent=2) + "\n")
+            writer.writerows(whole)
+        (out / "agreement.json").write_text(json.dumps(finite_or_none(whole), indent=2) + "\n")
         made_of = {"sizes": list(sizes), "batch": batch, "seed": seed}
         _write_page(out, pages.compared_grid(rows, totals, made_of))
     return all(row["verdict"] != "differ" for row in rows)
@@ -167,32 +175,38 @@ def compare_grid(
 def evaluate(folder: Path, source: str, target: str | None, labels: Path | None, part: str) -> None:
     """Prints loss and accuracy, or R^2 and root mean square error, of a saved run."""
     run = _open(folder)
-    if target is None and source.endswith((".csv", ".csv.gz")):
-        target = run.config["target"]
-    dataset = datasets.load(source, target=target, labels=labels, task=run.config["task"])
+    dataset = _like(run, source, target, labels)
     if part == "held-out":
         _, dataset = datasets.split(dataset, test_fraction=run.config["test_fraction"], seed=run.config["seed"])
-    x, t = _arrays(run.config, run.loss, dataset)
-    measured = measures(run.config, run.network, run.loss, run.params, x, t)
-    print(
-        f"{dataset.name} ({len(x)} examples): " + ", ".join(f"{name} {value:.6g}" for name, value in measured.items())
-    )
+    measured = measures(run.config, run.network, run.loss, run.params, *_arrays(run.config, run.loss, dataset))
+    print(f"{dataset.name} ({len(dataset.inputs)} examples): {said(measured)}")
 
 
-def predict(folder: Path, source: str, out: Path | None) -> None:
-    """Writes a row an example: the class and its output, or the predicted numbers in the data's own units."""
+def predict(folder: Path, source: str, out: Path | None, probabilities: bool) -> None:
+    """Writes a row an example: the class and its output, or the predicted numbers in the data's own units.
+
+    probabilities: the outputs of all classes, too, a column each.
+    """
     run = _open(folder)
-    inputs = datasets.load_inputs(source, run.config["features"])
-    if inputs.shape[1] != len(run.config["features"]):
-        raise ValueError(f"{source}: expected {len(run.config['features'])} inputs, got {inputs.shape[1]}")
-    outputs = np.asarray(run.network.apply(run.params, run.inputs.apply(inputs)), np.float64)
-    if run.config["task"] == "classification":
+    classes = run.config["classes"]
+    if probabilities and not classes:
+        raise ValueError("probabilities: expected a run on classes, and this one predicts numbers")
+    inputs = datasets.load_inputs(source, run.reading)
+    outputs = np.asarray(run.network.apply(run.params, run.inputs.apply(inputs)))
+    if not np.isfinite(outputs.astype(np.float64)).all():
+        row = int(np.argmin(np.isfinite(outputs.astype(np.float64)).all(axis=1)))
+        raise ValueError(f"{source}: the network's outputs for example {row} are not finite")
+    if classes:
         best = outputs.argmax(axis=1)
-        header = ("class", "output")
-        rows = [(run.config["classes"][c], f"{outputs[q, c]:.6g}") for q, c in enumerate(best)]
+        # a class of either name would hide that column
+        names = [f"output {name}" if name in ("class", "output") else name for name in classes if probabilities]
+        header = ("class", "output", *names)
+        rows = [
+            (classes[c], _exact(row[c]), *map(_exact, row[: len(names)])) for c, row in zip(best, outputs, strict=True)
+        ]
     else:
         header = tuple(f"prediction{i}" if i else "prediction" for i in range(outputs.shape[1]))
-        rows = [tuple(f"{value:.6g}" for value in row) for row in run.targets.invert(outputs)]
+        rows = [tuple(map(_exact, row)) for row in run.targets.invert(outputs)]
     if not out:
         csv.writer(sys.stdout, lineterminator="\n").writerows([header, *rows])
         return
@@ -200,6 +214,23 @@ def predict(folder: Path, source: str, out: Path | None) -> None:
         raise ValueError(f"output {str(out)!r} exists; choose another with --out")
     with out.open("x", newline="", encoding="utf-8") as file:
         csv.writer(file, lineterminator="\n").writerows([header, *rows])
+
+
+def _exact(value: Any) -> str:
+    """The shortest text that reads back as the number, in its own dtype; of 16-bit ones as float32, which is exact."""
+    return str(value if value.itemsize >= 4 else np.float32(value))
+
+
+def said(measured: dict[str, float]) -> str:
+    """What was measured, every digit that tells it."""
+    return ", ".join(f"{name} {value}" for name, value in measured.items())
+
+
+def _like(run: runs.Run, source: str, target: str | None, labels: Path | None) -> Dataset:
+    """The data, read as the run's own was."""
+    if target is None and run.reading.table is None and datasets.is_table(source):
+        target = run.config["target"]  # all that runs of older versions kept of a table
+    return datasets.load_as(source, run.reading, target=target, labels=labels)
 
 
 def _check_new(out: Path | None) -> None:
@@ -224,10 +255,13 @@ def _open(folder: Path) -> runs.Run:
 
 
 class Prepared(NamedTuple):
-    """What a run is trained on: (inputs, targets) as the network takes them; config: how they came to be."""
+    """What a run is trained on: (inputs, targets) as the network takes them; config: how they came to be.
 
-    dataset: Dataset
+    held_out: that part as it was read; own_test: whether it is one that the data set brings.
+    """
+
     held_out: Dataset
+    own_test: bool
     loss: fnn.Loss
     config: dict[str, Any]
     training: tuple[np.ndarray, np.ndarray]
@@ -238,24 +272,33 @@ def prepare(source: str, settings: dict[str, Any]) -> Prepared:
     """Loads, splits and scales as the settings say. Raises ValueError for what does not fit."""
     if not 0 <= settings["seed"] < 2**32:
         raise ValueError(f"seed must be an integer from 0 to {2**32 - 1}, got {settings['seed']}")
-    dataset = datasets.load(source, target=settings["target"], labels=settings["labels"], task=settings["task"])
-    training, held_out = datasets.split(dataset, test_fraction=settings["test_fraction"], seed=settings["seed"])
+    asked = {name: settings[name] for name in _ASKED}
+    dataset = datasets.load(source, labels=settings["labels"], task=settings["task"], **asked)
+    parts = datasets.split_rows(dataset, test_fraction=settings["test_fraction"], seed=settings["seed"])
     loss = fnn.losses.get(settings["loss"] or _suitable_loss(dataset.task))
-    config = _configuration(source, settings, dataset, training, loss)
-    arrays = (_arrays(config, loss, part) for part in (training, held_out))
-    return Prepared(dataset, held_out, loss, config, *arrays)
+    config = _configuration(source, settings, dataset, parts[0], loss)
+    arrays = (_arrays(config, loss, dataset, rows) for rows in parts)
+    return Prepared(datasets.rows(dataset, parts[1]), dataset.own_test > 0, loss, config, *arrays)
+
+
+def say_pictures(task: Prepared) -> None:
+    """Prints how pixels were scaled, where they are not taken as they are."""
+    pictures = task.held_out.pictures
+    if pictures and (pictures.divided or pictures.scaled):
+        print(pictures)
 
 
 def _suitable_loss(task: str) -> str:
     return "cross_entropy" if task == "classification" else "mean_square_error"
 
 
-def build_network(dataset: Dataset, settings: dict[str, Any], loss: fnn.Loss) -> fnn.Network:
+def build_network(task: Prepared, settings: dict[str, Any]) -> fnn.Network:
     """The layers that the settings name, between the data's inputs and targets. Raises ValueError."""
+    loss, (x, t) = task.loss, task.training
     suited = {"real": "linear", "unit interval": "softmax", "distribution": "softmax"}[loss.needs]
     suited = next(iter(loss.fused), suited)  # the output layer the loss is fused with, where there is one
     last = settings["output"] or suited
-    sizes = (dataset.inputs.shape[1], *settings["hidden"], dataset.targets.shape[1])
+    sizes = (x.shape[1], *settings["hidden"], t.shape[1])
     functions = (settings["activation"],) * len(settings["hidden"]) + (last,)
     network = fnn.multilayer(sizes, functions, initializer=settings["initializer"], dropout=settings["dropout"])
     loss.check_outputs(network.output.activation)
@@ -277,20 +320,19 @@ def _optimizer(name: str, learning_rate: float | None) -> fnn.optimizers.Optimiz
 
 
 def _configuration(source, settings, dataset, training, loss) -> dict[str, Any]:
-    """The data and how it is prepared, resolved, as plain data; the rest of a run's configuration is added to it."""
-    scaled = dataset.image_shape is None  # pixels come in [0, 1] and stay there
-    inputs = datasets.fit_standardizer(training.inputs) if scaled else _unscaled(training.inputs.shape[1])
-    targets = datasets.fit_standardizer(training.targets) if dataset.task == "regression" else None
-    plain = lambda s: {"mean": s.mean.tolist(), "scale": s.scale.tolist()}  # noqa: E731
+    """The data and how it is prepared, resolved, as plain data; the rest of a run's configuration is added to it.
+
+    training: the numbers of the examples to train on.
+    """
+    inputs = datasets.fit_preparation(dataset, training)
+    targets = datasets.fit_standardizer(dataset.targets[training]) if dataset.task == "regression" else None
+    plain = lambda s: {name: None if x is None else x.tolist() for name, x in s._asdict().items()}  # noqa: E731
     return {
         "data": source if source in datasets.BUNDLED else str(Path(source).resolve()),
-        "task": dataset.task,
         "loss": loss.specification,
         **{name: settings[name] for name in ("dtype", "seed", "test_fraction", "target")},
         "labels": settings["labels"] and str(settings["labels"]),
-        "classes": list(dataset.classes),
-        "features": list(dataset.features),
-        "image_shape": dataset.image_shape,
+        **runs.plain_reading(dataset.reading),
         "inputs": plain(inputs),
         "targets": plain(targets) if targets else None,
         **environment.provenance(),
@@ -302,32 +344,15 @@ def _plain(constants: dict[str, Any]) -> dict[str, Any]:
     return {name: value if isinstance(value, bool | float | str) else repr(value) for name, value in constants.items()}
 
 
-def _unscaled(width: int) -> Standardizer:
-    return Standardizer(np.zeros(width), np.ones(width))
-
-
-def _reload(config: dict[str, Any]) -> Dataset:
-    labels = config["labels"] and Path(config["labels"])
-    return datasets.load(config["data"], target=config["target"], labels=labels, task=config["task"])
-
-
-def _arrays(config, loss, dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
-    """Inputs and targets as the network takes them."""
+def _arrays(config, loss, dataset: Dataset, rows: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Inputs and targets, of all examples or of some, as the network takes them: the inputs no wider than it needs."""
     inputs, targets = runs.standardizers(config)
-    dataset = _by_name(dataset, config["features"])
     t = runs.encode(config, loss, dataset)
-    return inputs.apply(dataset.inputs), targets.apply(t) if targets else t
-
-
-def _by_name(dataset: Dataset, features: Sequence[str]) -> Dataset:
-    """The data with its inputs in the order of `features`, by name where a CSV file names its columns."""
-    own = list(dataset.features)
-    named = dataset.name.endswith((".csv", ".csv.gz")) and not own[0].startswith("column_")
-    if named and set(own) == set(features):
-        return dataset._replace(inputs=dataset.inputs[:, [own.index(name) for name in features]])
-    if named or len(own) != len(features):
-        raise ValueError(f"{dataset.name}: expected the inputs {', '.join(features)}; got {', '.join(own)}")
-    return dataset
+    if targets and t.shape[1] != len(targets.mean):
+        raise ValueError(f"{dataset.name}: expected {len(targets.mean)} targets an example, got {t.shape[1]}")
+    t = t if rows is None else t[rows]
+    dtype = np.float64 if config["dtype"] == "float64" else np.float32
+    return inputs.apply(dataset.inputs, rows=rows, dtype=dtype), targets.apply(t) if targets else t
 
 
 def _random_targets(loss: fnn.Loss, key: jax.Array, examples: int, width: int) -> jax.Array:
@@ -350,9 +375,10 @@ def right_answers(task: str):
 def measures(config, network, loss, params, x, t) -> dict[str, float]:
     """Loss and accuracy, or loss, R^2 and root mean square error in the data's own units."""
     value, accuracy = fnn.training.evaluate(network, loss, params, x, t, right_answers(config["task"]))
-    measured = {"loss": float(value)}
+    value, accuracy = (float(_exact(np.asarray(x)[()])) for x in (value, accuracy))  # 0.98, not the float32 beside it
+    measured = {"loss": value}
     if config["task"] == "classification":
-        return measured | {"accuracy": float(accuracy)}
+        return measured | {"accuracy": accuracy}
     outputs = np.asarray(network.apply(params, x), np.float64)
     error, spread = np.mean((outputs - t) ** 2), np.mean((t - t.mean(axis=0)) ** 2)
     spread = spread if spread > 0 else np.nan  # a constant target: nothing to explain

@@ -1,58 +1,107 @@
 """Data sets: five that come with scikit-learn, and those read from CSV, NPZ and IDX (MNIST) files.
 
 A file is not trusted: it is read without pickle, its sizes are checked before room is made for them, and whatever is
-damaged, ambiguous or not finite is refused with a one-line ValueError that begins with the source.
+damaged, ambiguous or not finite is refused with a one-line ValueError that begins with the source. How a file was read
+is a data set's `reading`, with which `load_as` and `load_inputs` read others alike.
 
 Letters: Q examples, R inputs, S targets, C classes.
 """
 
 import contextlib
-import csv
-import gzip
-import io
 import itertools
 import math
 import os
-import re
-import struct
-import zipfile
-import zlib
+import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 
+from functional_nn.lab import arrays, dialects, files, tables
+from functional_nn.lab.tables import Header, Missing, Table
 from functional_nn.registry import did_you_mean
 
 Task = Literal["auto", "classification", "regression"]
 
 BUNDLED = ("digits", "iris", "wine", "breast_cancer", "diabetes")
-MAX_BYTES = 4 * 2**30  # the largest array, as float64, that a file may ask for
 MAX_AUTO_CLASSES = 20  # more distinct integers than this are read as measurements
 
-_FORMATS = "a path to a .csv, .csv.gz, .npz or IDX file, or to a folder holding an IDX pair"
-_MISSING = {"", "?", "-", "na", "n/a", "null", "none"}
-_NPZ_KEYS = (("inputs", "targets"), ("x", "y"), ("X", "y"), ("data", "target"))
-_IDX_DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
-_IDX_NAME = re.compile(r"(-ubyte|\.idx[13]?)(\.gz)?$", re.IGNORECASE)
-_IDX_PAIRS = (("images-idx3", "labels-idx1"), ("images.idx3", "labels.idx1"), ("-images", "-labels"))
+_FORMATS = "a path to a .csv, .csv.gz, .tsv, .npz or IDX file, or to a folder holding an IDX pair"
+_TABLES = (".csv", ".csv.gz", ".tsv", ".tsv.gz")
+_ROWS = 4096  # that are scaled at a time
+_SMALLEST_PICTURE = 64  # pixels of a picture that is stored as a row of bytes
+
+
+class Pictures(NamedTuple):
+    """The pixels of pictures, as they were read. divided: bytes, by 255; low, high: of all of them, after that."""
+
+    divided: bool
+    low: float
+    high: float
+
+    @property
+    def fractions(self) -> bool:
+        """Are these fractions of full brightness, as a byte divided by 255 is?"""
+        return self.divided or (self.low >= 0 and self.high <= 1)
+
+    @property
+    def scaled(self) -> bool:
+        """Are they to be standardized? Fractions stay as they are, unless bytes use less than half of their range."""
+        return not self.fractions or (self.divided and self.high <= 0.5)
+
+    def __str__(self) -> str:
+        bytes_ = "bytes divided by 255, " if self.divided else ""
+        scaled = ", standardized by the mean and deviation of all pixels" if self.scaled else ""
+        return f"pictures: {bytes_}from {self.low:.4g} to {self.high:.4g}{scaled}"
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a file's contents become inputs and targets: decided where a network is trained, and applied to other files.
+
+    features: the R names of the inputs; classes: the C names, none for regression; table: of a CSV file; pictures:
+    where the inputs are pixels. own_test: is a part that a file keeps for testing read with the rest?
+    """
+
+    features: tuple[str, ...]
+    task: Literal["classification", "regression"] = "classification"
+    classes: tuple[str, ...] = ()
+    image_shape: tuple[int, int] | None = None
+    table: Table | None = None
+    pictures: Pictures | None = None
+    own_test: bool = True
 
 
 class Dataset(NamedTuple):
-    """Examples as rows. For classification `targets` is the one-hot form of `labels`, and S is C."""
+    """Examples as rows. For classification `targets` is the one-hot form of `labels`, and S is C.
+
+    own_test: how many of the examples, the last ones, the file itself keeps for testing.
+    """
 
     name: str
-    inputs: np.ndarray  # (Q, R) float64
+    inputs: np.ndarray  # (Q, R) float64; nan where a table's value is missing and was not refused
     targets: np.ndarray  # (Q, S) float64
     labels: np.ndarray | None  # (Q,) int64 in 0..C-1; None for regression
     classes: tuple[str, ...]  # C names; empty for regression
     features: tuple[str, ...]  # R names
     image_shape: tuple[int, int] | None  # rows, columns, where an input is a picture
+    table: Table | None = None
+    pictures: Pictures | None = None
+    own_test: int = 0
 
     @property
     def task(self) -> Literal["classification", "regression"]:
         return "regression" if self.labels is None else "classification"
+
+    @property
+    def reading(self) -> Reading:
+        """How its file was read, for others."""
+        return Reading(self.features, self.task, self.classes, self.image_shape, self.table, self.pictures)
+
+
+# Loading --------------------------------------------------------------------------------------------------------------
 
 
 def load(
@@ -61,18 +110,37 @@ def load(
     target: str | int | None = None,
     labels: str | Path | None = None,
     task: Task = "auto",
+    header: Header = "auto",
+    columns: Sequence[str | int] = (),
+    drop: Sequence[str | int] = (),
+    delimiter: str = "auto",
+    decimal: str = "auto",
+    missing: Missing = "refuse",
 ) -> Dataset:
     """The data set that `source` names: one of `BUNDLED`, or a path (a `Path` is never taken for a bundled name).
 
-    `target`: which CSV column is the target: a name, which says that the first row is a header, or an index, -1 being
-        the last and the default. Without a name the first row is a header if none of its input cells is a number.
     `labels`: the IDX labels file; without it, the one named like the images file (`train-images*`, `train-labels*`).
     `task`: what the targets are. "auto" reads words, one-hot rows, IDX labels, and integers with at most
         `MAX_AUTO_CLASSES` and at most Q/2 distinct values as classes, and other numbers as measurements.
 
-    NPZ keys are inputs and targets, x and y, X and y, or data and target: the first pair found. Only the pixels of
-    digits (by 16) and of IDX bytes (by 255) are scaled. Raises ValueError for what cannot be read as asked, and
-    ImportError where a bundled set needs scikit-learn and it is missing.
+    Of a CSV file:
+    `target`: the target column, by name or index, -1 being the last and the default.
+    `header`: is the first row one of names? "auto" tells it from the rows below, and where it cannot, refuses.
+    `columns`, `drop`: the inputs to use, or not to use, by name or index; all but the target by default.
+    `delimiter`: "auto", or comma, semicolon, tab, pipe. `decimal`: "auto", or point, comma.
+    `missing`: what becomes of blanks, ?, NA, nan, null and the like. "refuse"; "drop" such rows; "mean" keeps them as
+        nan, for `fit_preparation` to fill with the mean of the training part, and "indicator" tells of them with an
+        input of 0 and 1, too. A missing target is refused or dropped.
+    A column of words gives an input of 0 and 1 for each; dates, and words that are nearly all different, are refused.
+    Classes are the target's words or integers: 1, 1.0 and 1e0 are one, 01 and 1 are two.
+
+    NPZ keys are inputs and targets, x and y, X and y, data and target, images and labels, or such a pair for training
+    and one for testing (x_train, y_train, x_test, y_test): the first found. The part for testing, also of a folder that
+    has the training pair and a t10k pair, comes last, and is what `split` holds out. The pixels of digits are divided
+    by 16, and bytes by 255 that are pictures, of rank 3 or, with a square number of pixels, in rows; or in an IDX file.
+
+    Raises ValueError for what cannot be read as asked, and ImportError where a bundled set needs scikit-learn and it is
+    missing. Warns of what is left out.
 
     >>> iris = load("iris")
     >>> iris.task, iris.inputs.shape, iris.targets.shape, iris.classes
@@ -80,55 +148,86 @@ def load(
     """
     if task not in get_args(Task):
         raise ValueError(f"unknown task {task!r}; expected one of {', '.join(get_args(Task))}")
+    kind = _kind(source, target, labels)
+    columns, drop = ((names,) if isinstance(names, str | int) else names for names in (columns, drop))
+    of_table = {"header": header, "columns": tuple(columns), "drop": tuple(drop), "delimiter": delimiter,
+                "decimal": decimal, "missing": missing}  # fmt: skip
+    given = [name for name, value in of_table.items() if value not in ("auto", "refuse", ())]
+    if given and kind != "csv":
+        raise ValueError(f"{source}: {given[0]}={of_table[given[0]]!r} is for a CSV file, which this is not")
+    if kind == "bundled":
+        return _load_bundled(source, task)
+    with _naming(source):
+        if kind != "csv":
+            return _of_arrays(source, kind, labels, task, None)
+        table, notes = tables.fit(Path(source), target=target, **of_table)
+        _warn(source, notes)
+        return _of_table(source, table, None, task, None)
+
+
+def load_as(
+    source: str | Path, reading: Reading, *, target: str | int | None = None, labels: str | Path | None = None
+) -> Dataset:
+    """Another data set, read as one was before: its task, classes, columns, levels and pixels, whatever this one holds.
+
+    A CSV file may have other columns besides, and all in any order; classes may be absent. target: its target column,
+    where it is another than it was. Raises ValueError for what does not fit, such as an unknown class or level.
+    """
+    kind = _kind(source, target, labels)
+    with _naming(source):
+        if kind == "bundled":
+            dataset = _load_bundled(source, "auto")
+        elif kind == "csv":
+            dataset = _of_table(source, _table(reading), target, reading.task, reading)
+        else:
+            dataset = _of_arrays(source, kind, labels, reading.task, reading)
+        _check_like(dataset.inputs, reading, source)
+        return _of_known_classes(dataset, reading) if kind == "bundled" else dataset
+
+
+def load_inputs(source: str | Path, reading: Reading) -> np.ndarray:
+    """Inputs alone, (Q, R) float64, read as another data set's were; targets need not be there. Raises as `load_as`."""
+    kind = _kind(source, None, None)
+    with _naming(source):
+        if kind == "bundled":
+            inputs = _load_bundled(source, "auto").inputs
+        elif kind == "csv":
+            inputs = tables.read(Path(source), _table(reading), answers=False).inputs
+        else:
+            inputs = _pixels(_stored(source, kind, None, False, reading.own_test), kind, reading)[0]
+        _check_like(inputs, reading, source)
+        return inputs
+
+
+def _table(reading: Reading) -> Table:
+    return reading.table or tables.table_of(reading.features)
+
+
+def is_table(source: str | Path) -> bool:
+    """Is it called as a CSV file is?"""
+    return Path(source).name.lower().endswith(_TABLES)
+
+
+@contextlib.contextmanager
+def _naming(source: str | Path) -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from error
+
+
+def _warn(source: str | Path, notes: Sequence[str]) -> None:
+    for note in notes:
+        warnings.warn(f"{source}: {note}", stacklevel=3)
+
+
+def _kind(source: str | Path, target, labels) -> Literal["bundled", "csv", "npz", "idx", "folder"]:
     kind = "bundled" if isinstance(source, str) and source in BUNDLED else _kind_of_file(source)
     if target is not None and kind != "csv":
         raise ValueError(f"{source}: target={target!r} chooses a column of a CSV file, which this is not")
     if labels is not None and kind not in ("idx", "folder"):
         raise ValueError(f"{source}: labels={str(labels)!r} belongs to IDX images, which this is not")
-    if kind == "bundled":
-        return _load_bundled(source, task)
-    path = Path(source)
-    try:
-        if kind == "csv":
-            return _load_csv(path, target, task)
-        if kind == "npz":
-            return _load_npz(path, task)
-        images = _images_in(path) if kind == "folder" else path
-        return _load_idx(path.name, images, _labels_beside(images) if labels is None else Path(labels), task)
-    except ValueError as error:
-        raise ValueError(f"{source}: {error}") from error
-
-
-def load_inputs(source: str | Path, features: Sequence[str]) -> np.ndarray:
-    """Inputs alone, (Q, R) float64, to predict from: of a CSV file the columns called `features`, the rest left out.
-
-    A CSV file without a header must have exactly those columns; anything else is read as `load` does. Raises as
-    `load`, and for missing columns.
-    """
-    if source in BUNDLED or _kind_of_file(source) != "csv":
-        return load(source).inputs
-    try:
-        rows = list(_csv_rows(Path(source)))
-        first = rows[0][1] if rows else []
-        if set(features) <= set(first):
-            columns, rows = [first.index(name) for name in features], rows[1:]
-        elif len(first) == len(features) and all(_number(cell) is not None for cell in first):
-            columns = list(range(len(features)))
-        else:
-            missing = [name for name in features if name not in first]
-            raise ValueError(f"expected columns {', '.join(features)}; missing {', '.join(missing)}")
-        inputs = np.empty((len(rows), len(features)))
-        for row, (line, cells) in enumerate(rows):
-            for place, column in enumerate(columns):
-                number = _number(cells[column])
-                if number is None or not math.isfinite(number):
-                    raise _refused_cell(line, features[place], cells[column])
-                inputs[row, place] = number
-        if not rows:
-            raise ValueError("no examples")
-    except ValueError as error:
-        raise ValueError(f"{source}: {error}") from error
-    return inputs
+    return kind
 
 
 def _kind_of_file(source: str | Path) -> Literal["csv", "npz", "idx", "folder"]:
@@ -140,40 +239,15 @@ def _kind_of_file(source: str | Path) -> Literal["csv", "npz", "idx", "folder"]:
         raise ValueError(f"unknown data set {source!r}{hint} (accepted: {', '.join(BUNDLED)}, or {_FORMATS})")
     if path.is_dir():
         return "folder"
-    if name.endswith((".csv", ".csv.gz")):
+    if is_table(path):
         return "csv"
     if name.endswith(".npz"):
         return "npz"
-    with _reading(path) as file:
+    with files.reading(path) as file:
         magic = file.read(4)
-    if _IDX_NAME.search(name) or (len(magic) == 4 and magic[:2] == b"\0\0" and magic[2] in _IDX_DTYPES):
+    if arrays.IDX_NAME.search(name) or (len(magic) == 4 and magic[:2] == b"\0\0" and magic[2] in arrays.IDX_DTYPES):
         return "idx"
     raise ValueError(f"{source}: cannot tell its format from its name or first bytes; expected {_FORMATS}")
-
-
-@contextlib.contextmanager
-def _reading(path: Path) -> Iterator[BinaryIO]:
-    """The file's bytes, unzipped where gzip's own mark (not the name, which browsers may keep) says so."""
-    with open(path, "rb") as file:
-        zipped = file.read(2) == b"\x1f\x8b"
-    try:
-        with gzip.open(path) if zipped else open(path, "rb") as file:
-            yield file
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise ValueError(f"{path.name}: damaged gzip file ({error})") from error
-
-
-def _check_room(what: str, rows: int, columns: int) -> None:
-    wanted = 8 * columns * (rows + 8)  # a column's name takes about the room of eight numbers
-    if wanted > MAX_BYTES:
-        raise ValueError(f"{what}: {rows} x {columns} numbers need {wanted} bytes; at most {MAX_BYTES} are accepted")
-
-
-def _check_finite(what: str, values: np.ndarray) -> None:
-    wrong = ~np.isfinite(values)
-    if wrong.any():
-        index = tuple(map(int, np.unravel_index(np.argmax(wrong), values.shape)))
-        raise ValueError(f"{what}: expected finite numbers, got {values[index]} at index {index}")
 
 
 def _load_bundled(name: str, task: Task) -> Dataset:
@@ -189,40 +263,84 @@ def _load_bundled(name: str, task: Task) -> Dataset:
     if own == "regression":
         return Dataset(name, inputs, np.asarray(bunch.target, np.float64)[:, None], None, (), features, None)
     labels, classes = np.asarray(bunch.target, np.int64), tuple(map(str, bunch.target_names))
-    shape = (8, 8) if name == "digits" else None
-    return Dataset(name, inputs, _one_hot(labels, len(classes)), labels, classes, features, shape)
+    shape, pictures = ((8, 8), Pictures(False, 0.0, 1.0)) if name == "digits" else (None, None)
+    targets = _one_hot(labels, classes)
+    return Dataset(name, inputs, targets, labels, classes, features, shape, None, pictures)
 
 
-def _assemble(
-    name: str,
-    inputs: np.ndarray,
-    answers: np.ndarray,
-    task: Task,
-    features: tuple[str, ...],
-    image_shape: tuple[int, int] | None = None,
+# Targets --------------------------------------------------------------------------------------------------------------
+
+
+def _of_table(source: str | Path, table: Table, target, task: Task, reading: Reading | None) -> Dataset:
+    read = tables.read(Path(source), table, target, known=reading.classes if reading else ())
+    if read.left:
+        _warn(source, [f"rows left out for a missing value: {read.left}"])
+    answers = tables.answers_of(read, task)
+    if task == "auto":
+        classes = answers.values is None or answers.codes or _reads_as_classes(answers.values)
+        task = "classification" if classes else "regression"
+    about = Path(source).name, read.inputs
+    if task == "regression":
+        return Dataset(*about, answers.values[:, None], None, (), table.features, None, table)
+    if answers.values is not None:
+        _check_whole(answers.values)
+    if reading:
+        names = reading.classes
+        labels = [_known(names, cell if cell in names else str(key), f"line {line}, column {read.target!r}: ")
+                  for (line, cell), key in zip(read.answers, answers.keys, strict=True)]  # fmt: skip
+    else:
+        distinct = sorted(set(answers.keys), key=lambda key: (0 if answers.values is None else float(key), str(key)))
+        places = {key: label for label, key in enumerate(distinct)}
+        labels, names = [places[key] for key in answers.keys], tuple(map(str, distinct))
+    labels = np.array(labels, np.int64)
+    return Dataset(*about, _one_hot(labels, names, reading), labels, names, table.features, None, table)
+
+
+def _of_arrays(
+    source: str | Path, kind: str, beside: str | Path | None, task: Task, reading: Reading | None
 ) -> Dataset:
-    """The one gate for what files hold: inputs (Q, R) float64; answers (Q,) words or numbers, or (Q, S) numbers."""
-    if len(inputs) != len(answers):
-        raise ValueError(f"expected as many targets as inputs, got {len(inputs)} inputs and {len(answers)} targets")
+    stored = _stored(source, kind, beside, True, reading is None or reading.own_test)
+    if stored.left:
+        _warn(source, [f"left out {', '.join(stored.left)}"])
+    inputs, shape, pictures = _pixels(stored, kind, reading)
+    answers = stored.answers
     if 0 in inputs.shape or 0 in answers.shape:
         raise ValueError(f"holds no data: inputs of shape {inputs.shape}, targets of shape {answers.shape}")
-    _check_finite("inputs", inputs)
     if answers.dtype.kind == "f":
         _check_finite("targets", answers)
     if answers.ndim == 2 and answers.shape[1] == 1:
         answers = answers[:, 0]
     if task == "auto":
-        task = "classification" if _reads_as_classes(answers) else "regression"
+        task = "classification" if kind != "npz" or _reads_as_classes(answers) else "regression"
+    about = {"image_shape": shape, "pictures": pictures, "own_test": stored.own_test}
+    features = reading.features if reading else _input_names(shape or stored.inputs.shape[1:])
     if task == "regression":
         if answers.dtype.kind == "U":
             raise ValueError(f"targets: task 'regression' expects numbers, got {str(answers[0])!r}")
         targets = answers.reshape(len(answers), -1).astype(np.float64)
-        return Dataset(name, inputs, targets, None, (), features, image_shape)
-    labels, classes = _encode(answers)
-    if len(np.unique(labels)) < 2:
-        raise ValueError(f"targets: expected at least two classes, got only {classes[labels[0]]!r}")
-    _check_room("targets", len(labels), len(classes))
-    return Dataset(name, inputs, _one_hot(labels, len(classes)), labels, classes, features, image_shape)
+        return Dataset(Path(source).name, inputs, targets, None, (), features, **about)
+    labels, names = _encode(answers)
+    if reading:
+        used = {label: _known(reading.classes, names[label], "targets: ") for label in np.unique(labels).tolist()}
+        labels, names = np.array([used[label] for label in labels.tolist()], np.int64), reading.classes
+    return Dataset(Path(source).name, inputs, _one_hot(labels, names, reading), labels, names, features, **about)
+
+
+def _of_known_classes(dataset: Dataset, reading: Reading) -> Dataset:
+    """A bundled set with the reading's classes."""
+    if dataset.task != reading.task:
+        raise ValueError(f"expected data for {reading.task}, got {dataset.task}")
+    if reading.task == "regression":
+        return dataset
+    places = np.array([_known(reading.classes, name, "targets: ") for name in dataset.classes])
+    labels, classes = places[dataset.labels], reading.classes
+    return dataset._replace(targets=_one_hot(labels, classes, reading), labels=labels, classes=classes)
+
+
+def _known(classes: Sequence[str], name: str, where: str) -> int:
+    if name not in classes:
+        raise ValueError(f"{where}unknown class {name!r}{did_you_mean(name, classes)} (accepted: {', '.join(classes)})")
+    return classes.index(name)
 
 
 def _reads_as_classes(answers: np.ndarray) -> bool:
@@ -246,18 +364,95 @@ def _encode(answers: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
         return np.argmax(answers, axis=1), tuple(map(str, range(answers.shape[1])))
     distinct, labels = np.unique(answers, return_inverse=True)
     if answers.dtype.kind == "U":
+        gaps = [word for word in distinct.tolist() if dialects.missing(word)]
+        if gaps and distinct.tolist() != ["+", "-"]:
+            index = int(np.argmax(answers == gaps[0]))
+            raise ValueError(f"targets: missing value, got {gaps[0]!r} at index {index}")
         return labels, tuple(map(str, distinct))
-    fractions = distinct[distinct != np.floor(distinct)]
-    if len(fractions):
-        raise ValueError(f"targets: task 'classification' expects integers or words, got {fractions[0]}")
-    # Stored integers are codes, where -1 marks an example without a label; a CSV cell (a float here) is a name.
+    _check_whole(distinct)
+    # -1 marks an example without a label
     if answers.dtype.kind == "i" and distinct[0] < 0:
         raise ValueError(f"targets: expected labels of 0 and above, got {distinct[0]} at index {np.argmin(answers)}")
     return labels, tuple(str(int(value)) for value in distinct)
 
 
-def _one_hot(labels: np.ndarray, count: int) -> np.ndarray:
-    return (labels[:, None] == np.arange(count)[None, :]).astype(np.float64)
+def _check_whole(values: np.ndarray) -> None:
+    fractions = values[values != np.floor(values)]
+    if len(fractions):
+        raise ValueError(f"targets: task 'classification' expects integers or words, got {fractions[0]}")
+
+
+def _one_hot(labels: np.ndarray, classes: Sequence[str], reading: Reading | None = None) -> np.ndarray:
+    """(Q, C) float64. Raises ValueError where a data set, not read as another, has a single class."""
+    if reading is None and len(np.unique(labels)) < 2:
+        raise ValueError(f"targets: expected at least two classes, got only {classes[labels[0]]!r}")
+    files.check_room("targets", len(labels), len(classes))
+    return (labels[:, None] == np.arange(len(classes))[None, :]).astype(np.float64)
+
+
+# Inputs ---------------------------------------------------------------------------------------------------------------
+
+
+def _stored(source: str | Path, kind: str, labels: str | Path | None, answers: bool, tests: bool) -> arrays.Arrays:
+    path, labels = Path(source), None if labels is None else Path(labels)
+    if kind == "npz":
+        return arrays.read_npz(path, answers)
+    return (
+        arrays.read_folder(path, labels, answers, tests) if kind == "folder" else arrays.read_idx(path, labels, answers)
+    )
+
+
+def _pixels(
+    stored: arrays.Arrays, kind: str, reading: Reading | None
+) -> tuple[np.ndarray, tuple[int, int] | None, Pictures | None]:
+    """Inputs (Q, R) float64, the shape of a picture, and what its pixels are; as `reading` says where it is given.
+
+    There the bytes of what was read as fractions are divided. Readings of older runs say nothing of pictures: then, as
+    of what is none, the bytes of an IDX file are divided, and those of an archive are not.
+    """
+    shape, is_bytes = stored.inputs.shape[1:], stored.inputs.dtype == np.uint8
+    image = _image_shape(shape, is_bytes)
+    if reading is None:
+        divided = is_bytes and (kind != "npz" or len(shape) > 1 or image is not None)
+    else:
+        divided = is_bytes and (reading.pictures.fractions if reading.pictures else kind != "npz")
+    flat = stored.inputs.reshape(len(stored.inputs), math.prod(shape))
+    inputs = np.divide(flat, 255, dtype=np.float64) if divided else flat.astype(np.float64)
+    if stored.inputs.dtype.kind == "f":
+        _check_finite("inputs", inputs)
+    if reading is not None:
+        return inputs, reading.image_shape, reading.pictures
+    if not inputs.size or not (divided or len(shape) > 1):
+        return inputs, None, None
+    return inputs, image, Pictures(divided, float(inputs.min()), float(inputs.max()))
+
+
+def _image_shape(shape: tuple[int, ...], is_bytes: bool) -> tuple[int, int] | None:
+    """Rows and columns of one channel; also of a square number of bytes in a row, which are hardly anything else."""
+    if len(shape) == 3 and 1 in (shape[0], shape[2]):
+        return shape[1:] if shape[0] == 1 else shape[:2]
+    side = math.isqrt(shape[0]) if len(shape) == 1 else 0
+    if is_bytes and side * side >= _SMALLEST_PICTURE and side * side == shape[0]:
+        return side, side
+    return shape if len(shape) == 2 else None
+
+
+def _check_like(inputs: np.ndarray, reading: Reading, source: str | Path) -> None:
+    """Are these as many inputs as were read before, and pixels on their scale?"""
+    if not len(inputs):
+        raise ValueError("no examples")
+    if inputs.shape[1] != len(reading.features):
+        raise ValueError(f"expected {len(reading.features)} inputs, got {inputs.shape[1]}")
+    if reading.pictures is None:
+        return
+    low, high = reading.pictures[1:] if reading.pictures.scaled else (0.0, 1.0)
+    least, most, span = float(inputs.min()), float(inputs.max()), high - low
+    room = span / 2 if reading.pictures.scaled else 0.1  # fractions end where they end
+    if least < low - room or most > high + room or 0 < most - least <= span / 8:
+        expected = f"pictures from {low:.4g} to {high:.4g}, as those trained on"
+        raise ValueError(f"expected {expected}, got {least:.4g} to {most:.4g}; bring them to the same scale")
+    if 0 < most - least <= span / 2:
+        _warn(source, [f"pictures from {least:.4g} to {most:.4g}; those trained on were from {low:.4g} to {high:.4g}"])
 
 
 def _input_names(shape: tuple[int, ...]) -> tuple[str, ...]:
@@ -266,221 +461,34 @@ def _input_names(shape: tuple[int, ...]) -> tuple[str, ...]:
     return tuple(f"input_{index}" for index in range(math.prod(shape)))
 
 
-def _load_csv(path: Path, target: str | int | None, task: Task) -> Dataset:
-    rows = _csv_rows(path)
-    line, first = next(rows, (0, []))
-    if not first:
-        raise ValueError("empty file")
-    if len(first) == 1:
-        raise ValueError("only one column; expected inputs and a target, separated by commas")
-    column, named = _target_column(first, target)
-    others = first[:column] + first[column + 1 :]
-    word = any(_number(cell) is None and cell.lower() not in _MISSING for cell in others)
-    if named or (word and all(_number(cell) is None for cell in others)):
-        names = first
-        twice = [name for name in names if names.count(name) > 1]
-        if twice:
-            raise ValueError(f"line {line}: column {twice[0]!r} is named twice; expected different names")
-    else:
-        names = [f"column_{index}" for index in range(len(first))]
-        rows = itertools.chain([(line, first)], rows)
-    inputs, answers = [], []
-    for line, cells in rows:
-        answers.append((line, cells[column]))
-        numbers = np.array([_number(cell) for cell in cells], np.float64)  # None becomes nan
-        numbers[column] = 0.0
-        if not np.isfinite(numbers).all():
-            index = int(np.argmin(np.isfinite(numbers)))
-            raise _refused_cell(line, names[index], cells[index])
-        inputs.append(np.delete(numbers, column))
-        _check_room("inputs", len(inputs), len(numbers))
-    if not inputs:
-        raise ValueError("a header row and no examples")
-    features = tuple(names[:column] + names[column + 1 :])
-    return _assemble(path.name, np.stack(inputs), _csv_answers(names[column], answers, task), task, features)
+def _check_finite(what: str, values: np.ndarray) -> None:
+    wrong = ~np.isfinite(values)
+    if wrong.any():
+        index = tuple(map(int, np.unravel_index(np.argmax(wrong), values.shape)))
+        raise ValueError(f"{what}: expected finite numbers, got {values[index]} at index {index}")
 
 
-def _csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Line numbers and cells, blank lines left out. Raises ValueError where a row is not as long as the first."""
-    width = None
-    with _reading(path) as file, io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as text:
-        reader = csv.reader(text, strict=True)  # strict: else an unclosed quote swallows the rows after it
-        try:
-            for cells in filter(None, reader):
-                width = len(cells) if width is None else width
-                if len(cells) != width:
-                    raise ValueError(f"line {reader.line_num}: expected {width} cells as at first, got {len(cells)}")
-                yield reader.line_num, [cell.strip() for cell in cells]
-        except UnicodeDecodeError as error:
-            raise ValueError(f"after line {reader.line_num}: expected UTF-8 text, got {error.reason}") from error
-        except csv.Error as error:
-            raise ValueError(f"line {reader.line_num}: {error}") from error
-
-
-def _target_column(first: list[str], target: str | int | None) -> tuple[int, bool]:
-    """The column's index, and whether it was given by name, so that `first` must be a header."""
-    last = len(first) - 1
-    if target is None:
-        return last, False
-    try:
-        index = int(target)
-    except ValueError:
-        if first.count(target) == 1:
-            return first.index(target), True
-        problem = "ambiguous" if target in first else "unknown"
-        hint = "" if target in first else did_you_mean(target, first)
-        accepted = f"a name in the first row, or an index from {-len(first)} to {last}"
-        raise ValueError(f"{problem} target column {target!r}{hint} (accepted: {accepted})") from None
-    if not -len(first) <= index <= last:
-        raise ValueError(f"unknown target column {index}; expected an index from {-len(first)} to {last}")
-    return index % len(first), False
-
-
-def _number(cell: str) -> float | None:
-    """None where `cell` is no number; Python's 1_000 is none, for tables do not write that."""
-    try:
-        return None if "_" in cell else float(cell)
-    except ValueError:
-        return None
-
-
-def _refused_cell(line: int, name: str, cell: str) -> ValueError:
-    if cell.lower() in _MISSING:
-        return ValueError(f"line {line}, column {name!r}: missing value, got {cell!r}")
-    expected = "a number" if _number(cell) is None else "a finite number"
-    return ValueError(f"line {line}, column {name!r}: expected {expected}, got {cell!r}")
-
-
-def _csv_answers(name: str, answers: list[tuple[int, str]], task: Task) -> np.ndarray:
-    """(Q,) float64, or words where every cell is one, or where `task` says that they are classes."""
-    numbers = [_number(cell) for _, cell in answers]
-    words = numbers.count(None)
-    refuse_words = task == "regression" or (task == "auto" and words < len(numbers))
-    for (line, cell), number in zip(answers, numbers, strict=True):
-        unreadable = refuse_words if number is None else not math.isfinite(number)
-        if cell == "" or unreadable:
-            raise _refused_cell(line, name, cell)
-    return np.array([cell for _, cell in answers]) if words else np.array(numbers, np.float64)
-
-
-def _load_npz(path: Path, task: Task) -> Dataset:
-    with open(path, "rb") as file:
-        try:
-            with zipfile.ZipFile(file) as archive:
-                found = [name.removesuffix(".npy") for name in archive.namelist()]
-                pair = next((pair for pair in _NPZ_KEYS if set(pair) <= set(found)), None)
-                if pair is None:
-                    accepted = ", ".join(" and ".join(keys) for keys in _NPZ_KEYS)
-                    raise ValueError(f"expected the keys {accepted}; found {', '.join(found) or 'none'}")
-                inputs, answers = (_read_npy(archive, key) for key in pair)
-        except ValueError:
-            raise
-        except Exception as error:  # zipfile and its codecs raise a dozen kinds for damaged bytes
-            raise ValueError(f"damaged or not an NPZ archive ({error})") from error
-    if inputs.ndim < 2 or inputs.dtype.kind == "U":
-        raise ValueError(f"{pair[0]}: expected numbers of rank 2 or more, got {inputs.dtype} of shape {inputs.shape}")
-    if answers.ndim != 1 and (answers.ndim != 2 or answers.dtype.kind == "U"):
-        raise ValueError(f"{pair[1]}: expected rank 1, or numbers of rank 2, got {answers.dtype} of {answers.shape}")
-    shape = inputs.shape[1:]
-    flat = inputs.reshape(len(inputs), math.prod(shape)).astype(np.float64)
-    return _assemble(path.name, flat, answers, task, _input_names(shape), shape if len(shape) == 2 else None)
-
-
-def _read_npy(archive: zipfile.ZipFile, key: str) -> np.ndarray:
-    """An array of numbers or words, its header checked before its data is read; nothing is ever unpickled."""
-    entry = archive.getinfo(f"{key}.npy")
-    with archive.open(entry) as member:
-        version = np.lib.format.read_magic(member)
-        if version not in ((1, 0), (2, 0)):
-            raise ValueError(f"{key}: expected .npy format 1.0 or 2.0, got {version}")
-        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, fortran_order, dtype = read_header(member)
-        if dtype.kind not in "biufU" or (dtype.kind != "U" and dtype.itemsize > 8):
-            raise ValueError(f"{key}: expected numbers of at most 64 bits or words, got dtype {dtype}")
-        if any(size < 0 for size in shape):
-            raise ValueError(f"{key}: negative shape {shape}")
-        _check_room(key, shape[0] if shape else 1, math.prod(shape[1:]) * math.ceil(dtype.itemsize / 8))
-        expected, held = math.prod(shape) * dtype.itemsize, entry.file_size - member.tell()
-        if held != expected:
-            raise ValueError(f"{key}: expected {expected} bytes of data for shape {shape}, got {held}")
-        return np.frombuffer(member.read(expected), dtype).reshape(shape, order="F" if fortran_order else "C")
-
-
-def _load_idx(name: str, images: Path, labels: Path, task: Task) -> Dataset:
-    pixels, codes = _read_idx("images", images), _read_idx("labels", labels)
-    shape = pixels.shape[1:]
-    inputs = pixels.reshape(len(pixels), math.prod(shape)).astype(np.float64) / (255 if pixels.dtype == np.uint8 else 1)
-    image_shape = shape if len(shape) == 2 else None
-    task = "classification" if task == "auto" else task
-    return _assemble(name, inputs, codes, task, _input_names(shape), image_shape)
-
-
-def _read_idx(role: Literal["images", "labels"], path: Path) -> np.ndarray:
-    """The array of an IDX file, which is exactly as long as its header says. Format: Y. LeCun's MNIST page."""
-    if not path.is_file():
-        raise ValueError(f"{role}: no file {str(path)!r}")
-    with _reading(path) as file:
-        magic = file.read(4)
-        if len(magic) < 4 or magic[:2] != b"\0\0" or magic[2] not in _IDX_DTYPES or magic[3] == 0:
-            expected = "00 00, a type code (08, 09, 0b to 0e) and the rank"
-            raise ValueError(f"{role}: not an IDX file; expected {expected} first, got {magic.hex(' ') or 'nothing'}")
-        dtype, rank = np.dtype(_IDX_DTYPES[magic[2]]), magic[3]
-        if (rank == 1) != (role == "labels"):
-            holds = "labels" if rank == 1 else "images"
-            raise ValueError(f"{role}: {path.name!r} is mislabelled: its rank is {rank}, so it holds {holds}")
-        # A signed byte is one flipped bit from an unsigned one and as long, so that nothing else would show it.
-        accepted = "iu" if role == "labels" else "uf" if dtype.itemsize == 1 else "if"
-        if dtype.kind not in accepted:
-            raise ValueError(f"{role}: type code {magic[2]:02x} ({dtype.name}) is not accepted for {role}")
-        sizes = _read_at_most(file, 4 * rank)
-        if len(sizes) < 4 * rank:
-            raise ValueError(f"{role}: truncated: expected {4 * rank} bytes of sizes, got {len(sizes)}")
-        shape = struct.unpack(f">{rank}I", sizes)
-        _check_room(role, shape[0], math.prod(shape[1:]))
-        expected = math.prod(shape) * dtype.itemsize
-        data = _read_at_most(file, expected + 1)
-    if len(data) != expected:
-        got = f"got {len(data)}" if len(data) < expected else "got more"
-        problem = "truncated" if len(data) < expected else "trailing bytes"
-        raise ValueError(f"{role}: {problem}: expected {expected} bytes of data for shape {shape}, {got}")
-    return np.frombuffer(data, dtype).reshape(shape)
-
-
-def _read_at_most(file: BinaryIO, limit: int) -> bytes:
-    """Up to `limit` bytes, in pieces: one call would make room for a false `limit` before reading anything."""
-    data = bytearray()
-    while piece := file.read(min(limit - len(data), 2**20)):
-        data += piece
-    return bytes(data)
-
-
-def _images_in(folder: Path) -> Path:
-    found = sorted(path for path in folder.iterdir() if "images" in path.name and _IDX_NAME.search(path.name))
-    candidates = [path for path in found if path.name.startswith("train-images")] or found
-    if len(candidates) != 1:
-        names = ", ".join(path.name for path in candidates) or "none"
-        raise ValueError(f"expected one IDX images file such as train-images-idx3-ubyte, got {names}; give its path")
-    return candidates[0]
-
-
-def _labels_beside(images: Path) -> Path:
-    for of_images, of_labels in _IDX_PAIRS:
-        if of_images in images.name:
-            return images.with_name(images.name.replace(of_images, of_labels))
-    raise ValueError(f"no labels file is named like {images.name!r}; give labels=")
+# Splitting and scaling ------------------------------------------------------------------------------------------------
 
 
 def split(dataset: Dataset, *, test_fraction: float = 0.2, seed: int = 0) -> tuple[Dataset, Dataset]:
     """Training and test parts, both shuffled, the same for the same seed.
 
     Classification is stratified: of each class, `test_fraction` of its examples, rounded, goes to the test part, but
-    at least one to either. Raises ValueError for a fraction outside (0, 1), a class with a single example, and fewer
-    than two examples.
+    at least one to either. Where the data set has a test part of its own, that is the one, and the fraction is not
+    asked for. Raises ValueError for a fraction outside (0, 1), a class with a single example, and fewer than two
+    examples.
 
     >>> train, test = split(load("iris"))
     >>> len(train.inputs), len(test.inputs), test.targets.sum(axis=0).tolist()
     (120, 30, [10.0, 10.0, 10.0])
     """
+    training, test = split_rows(dataset, test_fraction=test_fraction, seed=seed)
+    return rows(dataset, training), rows(dataset, test)
+
+
+def split_rows(dataset: Dataset, *, test_fraction: float = 0.2, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """The numbers of the examples in `split`'s two parts."""
     if not 0 < test_fraction < 1:
         raise ValueError(f"test_fraction: expected a number between 0 and 1, got {test_fraction}")
     count = len(dataset.inputs)
@@ -488,6 +496,8 @@ def split(dataset: Dataset, *, test_fraction: float = 0.2, seed: int = 0) -> tup
         raise ValueError(f"{dataset.name}: expected at least two examples to split, got {count}")
     strata = np.zeros(count, np.int64) if dataset.labels is None else dataset.labels
     order = np.random.default_rng(seed).permutation(count)
+    if dataset.own_test:
+        return order[order < count - dataset.own_test], order[order >= count - dataset.own_test]
     in_test = np.zeros(count, bool)
     for stratum in np.unique(strata):
         members = order[strata[order] == stratum]
@@ -497,30 +507,47 @@ def split(dataset: Dataset, *, test_fraction: float = 0.2, seed: int = 0) -> tup
                 f"{dataset.name}: class {name!r} has a single example; expected one for each part at least"
             )
         in_test[members[: min(max(round(test_fraction * len(members)), 1), len(members) - 1)]] = True
-    return _rows(dataset, order[~in_test[order]]), _rows(dataset, order[in_test[order]])
+    return order[~in_test[order]], order[in_test[order]]
 
 
-def _rows(dataset: Dataset, rows: np.ndarray) -> Dataset:
-    labels = None if dataset.labels is None else dataset.labels[rows]
-    return dataset._replace(inputs=dataset.inputs[rows], targets=dataset.targets[rows], labels=labels)
+def rows(dataset: Dataset, chosen: np.ndarray) -> Dataset:
+    """The examples with these numbers."""
+    labels = None if dataset.labels is None else dataset.labels[chosen]
+    inputs, targets = dataset.inputs[chosen], dataset.targets[chosen]
+    return dataset._replace(inputs=inputs, targets=targets, labels=labels, own_test=0)
 
 
 class Standardizer(NamedTuple):
-    """Shifts and scales each input to mean 0 and standard deviation 1 over the examples it was fitted to."""
+    """Shifts and scales each input to mean 0 and standard deviation 1 over the examples it was fitted to.
+
+    fill: what a missing value, nan, is taken for; None where there are none.
+    """
 
     mean: np.ndarray  # (R,) float64
     scale: np.ndarray  # (R,) float64, above 0
+    fill: np.ndarray | None = None  # (R,) float64
 
-    def apply(self, inputs: np.ndarray) -> np.ndarray:
-        """(Q, R) standardised inputs, float64. Raises ValueError unless `inputs` has R columns."""
-        return (self._columns(inputs) - self.mean[None, :]) / self.scale[None, :]
+    def apply(self, inputs: np.ndarray, *, rows: np.ndarray | None = None, dtype=np.float64) -> np.ndarray:
+        """(Q, R) standardised inputs, or only some rows of them; computed in float64, some rows at a time.
+
+        Raises ValueError unless `inputs` has R columns.
+        """
+        inputs = self._columns(inputs)
+        rows = np.arange(len(inputs)) if rows is None else rows
+        scaled = np.empty((len(rows), len(self.mean)), dtype)
+        for begin in range(0, len(rows), _ROWS):
+            block = inputs[rows[begin : begin + _ROWS]].astype(np.float64)
+            if self.fill is not None:
+                block = np.where(np.isnan(block), self.fill[None, :], block)
+            scaled[begin : begin + _ROWS] = (block - self.mean[None, :]) / self.scale[None, :]
+        return scaled
 
     def invert(self, inputs: np.ndarray) -> np.ndarray:
         """(Q, R) inputs, float64, from standardised ones. Raises ValueError unless `inputs` has R columns."""
-        return self._columns(inputs) * self.scale[None, :] + self.mean[None, :]
+        return self._columns(inputs).astype(np.float64) * self.scale[None, :] + self.mean[None, :]
 
     def _columns(self, inputs: np.ndarray) -> np.ndarray:
-        inputs = np.asarray(inputs, np.float64)
+        inputs = _numbers(inputs)
         if inputs.ndim != 2 or inputs.shape[1] != len(self.mean):
             raise ValueError(f"inputs: expected shape (Q, {len(self.mean)}), got {inputs.shape}")
         return inputs
@@ -531,15 +558,55 @@ def fit_standardizer(inputs: np.ndarray) -> Standardizer:
 
     Raises ValueError unless `inputs` is a finite matrix with at least one row and one column.
     """
-    inputs = np.asarray(inputs, np.float64)
+    inputs = _numbers(inputs).astype(np.float64, copy=False)
     if inputs.ndim != 2 or 0 in inputs.shape:
         raise ValueError(f"inputs: expected shape (Q, R) with at least one example, got {inputs.shape}")
     _check_finite("inputs", inputs)
-    mean = inputs.mean(axis=0)
+    mean, low, high = inputs.mean(axis=0), inputs.min(axis=0), inputs.max(axis=0)
     # Rounding leaves the mean of a constant column an ulp away from it, and squares of tiny deviations vanish: so
     # constancy is read off the column itself, and deviations are squared relative to the largest.
-    constant = inputs.max(axis=0) == inputs.min(axis=0)
-    deviations = inputs - mean[None, :]
-    largest = np.where(constant, 1.0, np.abs(deviations).max(axis=0))
-    scale = largest * np.sqrt(np.mean((deviations / largest[None, :]) ** 2, axis=0))
+    constant = high == low
+    largest = np.where(constant, 1.0, np.maximum(high - mean, mean - low))
+    squares = np.zeros_like(mean)
+    for begin in range(0, len(inputs), _ROWS):
+        deviations = inputs[begin : begin + _ROWS] - mean[None, :]
+        squares += np.sum((deviations / largest[None, :]) ** 2, axis=0)
+    scale = largest * np.sqrt(squares / len(inputs))
     return Standardizer(mean, np.where(constant, 1.0, scale))
+
+
+def fit_preparation(dataset: Dataset, training: np.ndarray | None = None) -> Standardizer:
+    """How a network takes the inputs, fitted to the examples with the numbers `training`, all by default.
+
+    Columns of numbers are standardized, missing values taken for their column's mean; 0 and 1 for what a table's column
+    holds stay. Pixels that are fractions stay, too; others are scaled by one mean and deviation of them all, so that
+    those which hardly vary are not blown up. Raises ValueError for a column without any value.
+    """
+    width = dataset.inputs.shape[1]
+    mean, scale = np.zeros(width), np.ones(width)
+    if dataset.pictures is not None and not dataset.pictures.scaled:
+        return Standardizer(mean, scale)
+    inputs = dataset.inputs if training is None else dataset.inputs[training]
+    if dataset.pictures is not None:
+        of_all = fit_standardizer(inputs.reshape(-1, 1))
+        return Standardizer(mean + of_all.mean, scale * of_all.scale)
+    fill = None
+    if dataset.table is not None and dataset.table.missing in ("mean", "indicator"):
+        gaps = np.isnan(inputs)
+        empty = gaps.all(axis=0)
+        if empty.any():
+            name = dataset.features[int(np.argmax(empty))]
+            raise ValueError(f"{dataset.name}: input {name!r} has no value in the training part; leave it out")
+        fill = np.nanmean(inputs, axis=0)
+        inputs = np.where(gaps, fill[None, :], inputs)
+    numbers = np.full(width, True) if dataset.table is None else ~dataset.table.marks
+    if numbers.any():
+        fitted = fit_standardizer(inputs[:, numbers])
+        mean[numbers], scale[numbers] = fitted.mean, fitted.scale
+    return Standardizer(mean, scale, fill)
+
+
+def _numbers(inputs: np.ndarray) -> np.ndarray:
+    if np.ma.is_masked(inputs):
+        raise ValueError("inputs: expected numbers, got masked ones; fill them, or leave their rows out")
+    return np.asarray(inputs)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from functional_nn import checks
+from functional_nn.lab import install
 from functional_nn.training.checkpoints import Checkpoint, CheckpointError, Checkpoints
 
 
@@ -21,7 +22,7 @@ def keep(folder: str | os.PathLike, last: int = 3, every: int = 1) -> "OrbaxChec
     try:
         import orbax.checkpoint  # noqa: F401
     except ImportError:
-        raise ImportError('Orbax checkpoints need their extra; pip install "functional-nn[orbax]"') from None
+        raise ImportError(f"Orbax checkpoints need their extra; {install('orbax')}") from None
     folder = Path(folder).absolute()
     return OrbaxCheckpoints(folder, checks.integer("keep", "last", last, 1), checks.integer("keep", "every", every, 1))
 

@@ -1,6 +1,7 @@
 """A run's folder: config.json, history.csv, parameters.npz, figures, the comparison, report.html.
 
-A folder is written under another name and renamed when it is complete, so that what carries the run's name is whole.
+`load` reads one back; `save_network` and `load_network` do so for a network alone, however it was trained. A folder is
+written under another name and renamed when it is complete, so that what carries the run's name is whole.
 """
 
 import contextlib
@@ -17,9 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 
 import functional_nn as fnn
-from functional_nn import precision
+from functional_nn import checks, precision
 from functional_nn.gradients.comparison import finite_or_none
-from functional_nn.lab.datasets import Dataset, Standardizer
+from functional_nn.lab import tables
+from functional_nn.lab.datasets import Dataset, Pictures, Reading, Standardizer
 from functional_nn.networks.network import param_shapes
 
 CONFIG, PARAMETERS = "config.json", "parameters.npz"
@@ -28,7 +30,11 @@ _REQUIRED = ("data", "task", "network", "loss", "dtype", "classes", "features", 
 
 
 class Run(NamedTuple):
-    """What a saved run needs to be used again. `targets` rescales regression outputs; None for classification."""
+    """What a saved run needs to be used again.
+
+    inputs: how they are scaled; targets: how regression outputs are, None for classification; reading: how its data was
+    read, and other data is to be.
+    """
 
     config: dict[str, Any]
     network: fnn.Network
@@ -36,6 +42,7 @@ class Run(NamedTuple):
     params: dict
     inputs: Standardizer
     targets: Standardizer | None
+    reading: Reading
 
 
 def check_free(out: Path, replace: bool) -> None:
@@ -112,15 +119,47 @@ def save(folder: Path, config: dict[str, Any], params: dict) -> None:
     np.savez(folder / PARAMETERS, **arrays)
 
 
-def configuration(folder: Path) -> dict[str, Any]:
+def save_network(folder: str | Path, network: fnn.Network, params: dict, *, replace: bool = False) -> None:
+    """Writes a network and its parameters into a folder of their own, for `load_network`.
+
+    Raises ValueError where the folder holds something (as `check_free`), where the parameters are not the network's or
+    of several dtypes, and for an activation or initializer that is not registered, so that its name is not enough.
+    """
+    description = describe_network(network)
+    if network_from(description) != network:
+        raise ValueError("the network is not what its names stand for; register its own activations and initializers")
+    checks.same_shapes("params", checks.shapes(params), param_shapes(network), "the network's")
+    dtypes = sorted({str(leaf.dtype) for leaf in jax.tree.leaves(params)})
+    if len(dtypes) != 1:
+        raise ValueError(f"params: expected one dtype, got {', '.join(dtypes)}")
+    with writing(Path(folder), replace) as partial:
+        save(partial, {"network": description, "dtype": dtypes[0]}, params)
+
+
+def load_network(folder: str | Path) -> tuple[fnn.Network, dict]:
+    """The network and the parameters in a folder that `save_network` wrote, or a run's. Raises ValueError as `load`."""
+    folder = Path(folder)
+    config = _json(folder, ("network", "dtype"))
+    try:
+        network, dtype = network_from(config["network"]), precision.available(config["dtype"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{folder / CONFIG}: not a network's configuration ({error})") from None
+    return network, _parameters(folder, network, dtype)
+
+
+def configuration(folder: str | Path) -> dict[str, Any]:
     """A run's config.json. Raises ValueError where the folder is not a run's."""
+    return _json(Path(folder), _REQUIRED)
+
+
+def _json(folder: Path, required: tuple[str, ...]) -> dict[str, Any]:
     try:
         config = json.loads((folder / CONFIG).read_text())
     except (FileNotFoundError, NotADirectoryError):
         raise ValueError(f"{str(folder)!r} is not a run's folder: it has no {CONFIG}") from None
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{folder / CONFIG}: not JSON ({error})") from None
-    missing = [key for key in _REQUIRED if key not in config] if isinstance(config, dict) else _REQUIRED
+    missing = [key for key in required if key not in config] if isinstance(config, dict) else required
     if missing:
         raise ValueError(f"{folder / CONFIG}: not a run's configuration; {missing[0]!r} is missing")
     return config
@@ -130,21 +169,56 @@ def standardizers(config: dict[str, Any]) -> tuple[Standardizer, Standardizer | 
     """How the configuration scales inputs and, for regression, targets. Raises KeyError, TypeError, ValueError."""
 
     def read(scaling):
-        return Standardizer(*(np.array(scaling[name], np.float64) for name in Standardizer._fields))
+        mean, scale = (np.array(scaling[name], np.float64) for name in ("mean", "scale"))
+        fill = scaling.get("fill")  # older runs have none
+        return Standardizer(mean, scale, None if fill is None else np.array(fill, np.float64))
 
     return read(config["inputs"]), config["targets"] and read(config["targets"])
 
 
-def load(folder: Path) -> Run:
+def plain_reading(reading: Reading) -> dict[str, Any]:
+    """A data set's reading for JSON, by the names in a configuration; `reading_from` reads it back."""
+    return {
+        "task": reading.task,
+        "classes": list(reading.classes),
+        "features": list(reading.features),
+        "image_shape": reading.image_shape,
+        "table": reading.table and reading.table.plain(),
+        "pictures": reading.pictures and reading.pictures._asdict(),
+        "own_test": reading.own_test,
+    }
+
+
+def reading_from(config: dict[str, Any]) -> Reading:
+    """How the run's data was read. Raises KeyError, TypeError, ValueError for what is no configuration."""
+    table, pictures, shape = (config.get(name) for name in ("table", "pictures", "image_shape"))
+    return Reading(
+        tuple(config["features"]),
+        config["task"],
+        tuple(config["classes"]),
+        shape and tuple(shape),
+        table and tables.table_from(table),
+        pictures and Pictures(**pictures),
+        config.get("own_test", False),  # older versions knew of no such part
+    )
+
+
+def load(folder: str | Path) -> Run:
     """Reads a run back. Raises ValueError where the folder is not a run's, or its parameters are not its network's."""
+    folder = Path(folder)
     config = configuration(folder)
     try:
         network = network_from(config["network"])
         loss = fnn.losses.get(config["loss"])
         dtype = precision.available(config["dtype"])
         inputs, targets = standardizers(config)
+        reading = reading_from(config)
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{folder / CONFIG}: not a run's configuration ({error})") from None
+    return Run(config, network, loss, _parameters(folder, network, dtype), inputs, targets, reading)
+
+
+def _parameters(folder: Path, network: fnn.Network, dtype) -> dict:
     params: dict = {}
     try:
         with (folder / PARAMETERS).open("rb") as file, np.load(file, allow_pickle=False) as archive:
@@ -159,7 +233,7 @@ def load(folder: Path) -> Run:
                 place[last] = jnp.asarray(value, dtype)
     except Exception as error:  # zipfile and NumPy raise a dozen kinds for damaged files
         raise ValueError(f"{folder / PARAMETERS}: not this run's parameters ({error})") from None
-    return Run(config, network, loss, params, inputs, targets)
+    return params
 
 
 def encode(config: dict[str, Any], loss: fnn.Loss, dataset: Dataset) -> np.ndarray:

@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 import functional_nn as fnn
 from functional_nn import checks, registry
 from functional_nn.gradients.comparison import finite_or_none
-from functional_nn.lab import commands, environment, equations, plots, report, runs
+from functional_nn.lab import commands, environment, equations, install, plots, report, runs
 from functional_nn.lab.commands import Prepared
 from functional_nn.lab.progress import progress
 from functional_nn.training import Population, Progress, checkpoints, search
@@ -35,7 +35,7 @@ def write_parquet(table: dict[str, np.ndarray], path: Path) -> None:
         import pyarrow
         import pyarrow.parquet
     except ImportError:
-        raise ImportError('Parquet needs pyarrow; pip install "functional-nn[tables]"') from None
+        raise ImportError(f"Parquet needs pyarrow; {install('tables')}") from None
     columns = {name: column.tolist() if column.dtype.kind == "U" else column for name, column in table.items()}
     pyarrow.parquet.write_table(pyarrow.table(columns), path)
 
@@ -219,7 +219,7 @@ def sweep(source: str, settings: dict[str, Any], out: Path, replace: bool, resum
     runs.check_free(out, replace)
     columns = hyperparameters(settings["grid"], settings["random"], settings["seed"])
     if settings["parquet"] and not importlib.util.find_spec("pyarrow"):
-        raise ImportError('--parquet needs pyarrow; pip install "functional-nn[tables]"')
+        raise ImportError(f"--parquet needs pyarrow; {install('tables')}")
     task = commands.prepare(source, settings)
     optimizer, varied = _optimizer(settings["optimizer"], columns)
     regularizer = _regularizer(settings["regularizer"], columns)
@@ -227,7 +227,8 @@ def sweep(source: str, settings: dict[str, Any], out: Path, replace: bool, resum
     epochs, patience, budget = settings["epochs"], settings["early_stopping"], settings["budget"]
     # what is shown and what is kept are both those of the last epoch
     stop = [] if patience is None else [fnn.training.early_stopping(patience, restore=False)]
-    plan = None if "batch_size" in columns else commands.batch_plan(settings["batch_size"])
+    size = settings["batch_size"]
+    plan = None if size is None or "batch_size" in columns else commands.batch_plan(size)
     first = jax.process_index() == 0  # the others train, and leave the talking and writing to it
     with _checkpoints(out, replace, resume) as kept, _events(settings["log_dir"] if first else None) as events:
         with (
@@ -244,7 +245,7 @@ def sweep(source: str, settings: dict[str, Any], out: Path, replace: bool, resum
                 population = fnn.training.fit_population(
                     _networks(task, settings), task.loss, optimizer, varied, task.training,
                     key=jax.random.key(settings["seed"]), epochs=epochs, validation=task.validation, plan=plan,
-                    regularizer=regularizer, stop=stop, correct=commands.right_answers(task.dataset.task),
+                    regularizer=regularizer, stop=stop, correct=commands.right_answers(task.held_out.task),
                     shuffle=settings["shuffle"], pad=settings["pad"], halving=halving, chunk=max(1, epochs // 10),
                     block=settings["block"], budget=None if budget is None else budget * 2**20, mesh=mesh,
                     checkpoint=kept, resume=resume, on_chunk=on_chunk,
@@ -275,7 +276,7 @@ def _networks(task: Prepared, settings: dict[str, Any]) -> Callable[..., fnn.Net
         elif width is not None:
             hidden = (width,) * len(hidden)
         own = fixed | {"hidden": hidden, "activation": activation, "initializer": initializer}
-        return commands.build_network(task.dataset, own, task.loss)
+        return commands.build_network(task, own)
 
     return network
 
@@ -369,7 +370,7 @@ def _events(folder: Path | None) -> Iterator[Callable[[Progress | Population], N
     try:
         from tensorboardX import SummaryWriter
     except ImportError:
-        raise ImportError('--log-dir needs tensorboardX; pip install "functional-nn[log]"') from None
+        raise ImportError(f"--log-dir needs tensorboardX; {install('log')}") from None
     with SummaryWriter(str(folder)) as writer:
 
         def write(now: Progress | Population) -> None:
@@ -421,14 +422,14 @@ def _write(population: Population, columns, task: Prepared, settings, out: Path,
         page = _page(population, table, columns, best, measured, counts, task, config, resume, folder)
         (folder / "report.html").write_text(page, encoding="utf-8")
 
+    commands.say_pictures(task)
     rate = f"{population.seconds:.1f} s, {len(population) / population.seconds:.3g} a second"
-    print(f"{task.dataset.name}: {len(population)} {_plural(population)} in {rate}")
+    print(f"{task.held_out.name}: {len(population)} {_plural(population)} in {rate}")
     print(", ".join(f"{count} {status}" for status, count in counts.items()))
     if best is None:
         print("best: none; no member has a finite held-out loss")
     else:
-        said = ", ".join(f"{name} {value:.4g}" for name, value in measured.items())
-        print(f"best: member {best} ({_setting(columns, best)}): held-out {said}")
+        print(f"best: member {best} ({_setting(columns, best)}): held-out {commands.said(measured)}")
     print(f"page: {out / 'report.html'}")
 
 
@@ -502,7 +503,7 @@ def _page(population, table, columns, best, measured, counts, task, config, resu
             text = f"{100 * value:.2f} %" if name == "accuracy" else f"{value:.4g}"
             facts.append((text, f"held-out {name} of the best, member {best}"))
     return report.render(
-        f"functional_nn: a sweep on {task.dataset.name}",
+        f"functional_nn: a sweep on {task.held_out.name}",
         f"{len(population):,} {_plural(population, 'member')}, {alike}, over {', '.join(varied or columns)}; "
         f"{task.loss.name}, {len(task.training[1])} training and {len(task.validation[1])} held-out examples, "
         f"{config['dtype']}.",
@@ -591,7 +592,7 @@ def _bands_panel(carried: np.ndarray, varied, losses, diverged) -> report.Panel:
 def _best_table(population: Population, table, columns, losses, task: Prepared) -> report.Table:
     out = np.isin(population.status, ("diverged", "halved")) | ~np.isfinite(losses)
     order = [m for m in np.argsort(np.where(out, np.inf, losses), kind="stable")[:10] if not out[m]]
-    classes = task.dataset.task == "classification"
+    classes = task.held_out.task == "classification"
     header = ("member", *columns, "loss", *(["accuracy"] if classes else []), "lowest loss", "in epoch")
     accuracy, lowest = table["validation_accuracy"], table["best_validation_loss"]
     rows = [

@@ -1,6 +1,6 @@
 """What `load` gives for good files and says of bad ones; what `split` and `Standardizer` keep."""
 
-import csv
+import dataclasses
 import gzip
 import io
 import math
@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from functional_nn.lab import datasets
-from functional_nn.lab.datasets import BUNDLED, Dataset, fit_standardizer, load, load_inputs, split
+from functional_nn.lab.datasets import BUNDLED, Dataset, fit_standardizer, load, load_as, load_inputs, split
 
 _TYPE_CODES = {"u1": 0x08, "i1": 0x09, "i2": 0x0B, "i4": 0x0C, "f4": 0x0D, "f8": 0x0E}
-_in_one_folder = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+in_one_folder = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def pack(contents):
@@ -144,158 +144,6 @@ def test_unknown_formats(tmp_path, contents):
         load(write(tmp_path / "data.bin", contents))
 
 
-# CSV
-
-_MEASURES = [[0.5, 1.25], [-2.0, 3.0], [1e-3, 4.0], [7.0, -1.0]]
-
-
-def table(targets, header=None, at=None):
-    rows = [[str(x) for x in row] for row in _MEASURES]
-    for row, target in zip(rows, targets, strict=True):
-        row.insert(len(row) if at is None else at, target)
-    return "\n".join(",".join(row) for row in ([header] if header else []) + rows) + "\n"
-
-
-@pytest.mark.parametrize("packed", [False, True])
-@pytest.mark.parametrize("header", [None, ["a", "b", "kind"]])
-@pytest.mark.parametrize(
-    ("targets", "task", "expected", "classes"),
-    [
-        (["x", "y", "x", "y"], "auto", [0, 1, 0, 1], ("x", "y")),
-        (["y", "x", "x", "x"], "classification", [1, 0, 0, 0], ("x", "y")),
-        (["3", "1", "3", "1"], "auto", [1, 0, 1, 0], ("1", "3")),
-        (["10", "9", "10", "9"], "auto", [1, 0, 1, 0], ("9", "10")),
-        (["1.0", "-1", "-1", "1"], "auto", [1, 0, 0, 1], ("-1", "1")),
-        (["1", "2", "3", "4"], "classification", [0, 1, 2, 3], ("1", "2", "3", "4")),
-        (["1", "b", "1", "b"], "classification", [0, 1, 0, 1], ("1", "b")),
-        (["1", "2", "3", "1"], "auto", None, ()),  # more than Q/2 distinct
-        (["1", "2", "1", "2"], "regression", None, ()),
-        (["1.5", "2", "1.5", "2"], "auto", None, ()),
-    ],
-)
-def test_csv(tmp_path, packed, header, targets, task, expected, classes):
-    text = table(targets, header).encode()
-    path = write(tmp_path / ("t.csv.gz" if packed else "t.csv"), pack(text) if packed else text)
-    dataset = load(path, task=task)
-    check_invariants(dataset)
-    assert dataset.inputs.tolist() == _MEASURES and dataset.classes == classes
-    assert dataset.features == (("a", "b") if header else ("column_0", "column_1"))
-    if expected is None:
-        assert dataset.targets[:, 0].tolist() == [float(x) for x in targets]
-    else:
-        assert dataset.labels.tolist() == expected
-
-
-@pytest.mark.parametrize("distinct", [20, 21])
-def test_csv_counts_classes(tmp_path, distinct):
-    path = write(tmp_path / "t.csv", "".join(f"{i}.5,{i % distinct}\n" for i in range(100)))
-    assert load(path).task == ("classification" if distinct == 20 else "regression")
-
-
-@pytest.mark.parametrize(("at", "target"), [(0, "kind"), (0, "0"), (0, 0), (0, "-3"), (1, "1"), (1, -2), (2, None)])
-def test_csv_target_column(tmp_path, at, target):
-    header = ["a", "b"]
-    header.insert(at, "kind")
-    dataset = load(write(tmp_path / "t.csv", table(["u", "v", "u", "v"], header, at)), target=target)
-    assert dataset.inputs.tolist() == _MEASURES and dataset.features == ("a", "b") and dataset.classes == ("u", "v")
-
-
-def test_csv_named_target_makes_a_header_of_numbers(tmp_path):
-    dataset = load(write(tmp_path / "t.csv", table(["1.5", "2", "3", "4"], ["0", "1", "y"])), target="y")
-    assert dataset.features == ("0", "1") and dataset.inputs.tolist() == _MEASURES
-
-
-def test_csv_as_spreadsheets_write_it(tmp_path):
-    text = '\ufeff"length, cm",width,kind\r\n\r\n 1.5 ,2,"a, b"\r\n3,4, c \r\n'
-    dataset = load(write(tmp_path / "t.csv", text))
-    assert dataset.features == ("length, cm", "width") and dataset.classes == ("a, b", "c")
-    assert dataset.inputs.tolist() == [[1.5, 2], [3, 4]]
-
-
-@pytest.mark.parametrize(
-    ("text", "options", "message"),
-    [
-        ("", {}, "empty file"),
-        ("\n\n", {}, "empty file"),
-        ("a,b,y\n", {}, "a header row and no examples"),
-        ("1\n2\n", {}, "only one column"),
-        ("1;2\n3;4\n", {}, "only one column"),
-        ("1,2,3\n\n1,2\n", {}, "line 3: expected 3 cells as at first, got 2"),
-        ("1,2\n1,2,3\n", {}, "line 2: expected 2 cells as at first, got 3"),
-        ("a,b,y\n1,2,0\n1,zwei,1\n", {}, "line 3, column 'b': expected a number, got 'zwei'"),
-        ("1,2,0\n1_0,2,1\n", {}, "line 2, column 'column_0': expected a number, got '1_0'"),
-        ("5.l,2,0\n1,2,1\n", {}, "line 1, column 'column_0': expected a number, got '5.l'"),  # no header: no lost row
-        ("?,2,0\n1,2,1\n", {}, r"line 1, column 'column_0': missing value, got '\?'"),
-        ("?,0\n1,1\n", {}, r"line 1, column 'column_0': missing value, got '\?'"),
-        ("a,b,y\n1,,0\n", {}, "line 2, column 'b': missing value, got ''"),
-        ("a,b,y\n1,NA,0\n", {}, "line 2, column 'b': missing value, got 'NA'"),
-        ("a,b,y\n1,2,0\n1,nan,0\n", {}, "line 3, column 'b': expected a finite number, got 'nan'"),
-        ("a,b,y\n-inf,2,0\n", {}, "line 2, column 'a': expected a finite number, got '-inf'"),
-        ("a,b,y\n1,1e999,0\n", {}, "line 2, column 'b': expected a finite number, got '1e999'"),
-        ("a,b,y\n1,2,0\n1,2,\n", {}, "line 3, column 'y': missing value, got ''"),
-        ("a,b,y\n1,2,u\n1,2,\n1,2,v\n", {}, "line 3, column 'y': missing value, got ''"),
-        ("a,b,y\n1,2,0\n1,2,inf\n", {}, "line 3, column 'y': expected a finite number, got 'inf'"),
-        ("a,b,y\n1,2,x\n1,2,nan\n", {"task": "classification"}, "column 'y': expected a finite number, got 'nan'"),
-        ("a,b,y\n1,2,0.5\n1,2,NA\n", {}, "line 3, column 'y': missing value, got 'NA'"),
-        ("a,b,y\n1,2,0.5\n1,2,low\n", {}, "line 3, column 'y': expected a number, got 'low'"),
-        ("a,b,y\n1,2,u\n1,2,v\n", {"task": "regression"}, "line 2, column 'y': expected a number, got 'u'"),
-        ("a,b,y\n1,2,0.5\n1,2,1\n", {"task": "classification"}, "expects integers or words, got 0.5"),
-        ("0,1,y\n1,2,5\n3,4,6\n", {}, "line 1, column 'column_2': expected a number, got 'y'"),
-        ("a,b,kind\n1,2,0\n", {"target": "knd"}, "unknown target column 'knd'; did you mean 'kind'"),
-        ("1,2,0\n", {"target": "kind"}, r"unknown target column 'kind' \(accepted: .* index from -3 to 2"),
-        ("a,b,a\n1,2,0\n", {"target": "a"}, "ambiguous target column 'a'"),
-        ("a,b,y\n1,2,0\n", {"target": "3"}, "unknown target column 3; expected an index from -3 to 2"),
-        ("a,b,y\n1,2,0\n", {"target": -4}, "unknown target column -4"),
-        ("a,b,y\n1,2,u\n3,4,u\n", {}, "expected at least two classes, got only 'u'"),
-        ("a,b,y\n1,2,7\n3,4,7\n", {"task": "classification"}, "expected at least two classes, got only '7'"),
-        ('a,b,y\n1,2,"u\n3,4,v\n', {}, "line 3: unexpected end of data"),
-        (b"a,b,y\n1,2,\xff\n", {}, "expected UTF-8 text, got invalid start byte"),
-        (pack(b"1,2,0\n1,2,1\n" * 9)[:-9], {}, "damaged gzip file"),
-    ],
-)
-def test_csv_refused(tmp_path, text, options, message):
-    path = write(tmp_path / "t.csv", text)
-    with pytest.raises(ValueError, match=message) as refusal:
-        load(path, **options)
-    assert str(refusal.value).startswith(f"{path}: ") and "\n" not in str(refusal.value)
-
-
-def test_csv_has_a_budget(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets, "MAX_BYTES", 1000)
-    with pytest.raises(ValueError, match="at most 1000 are accepted"):
-        load(write(tmp_path / "t.csv", "1,2,3.5\n" * 60))
-
-
-def test_classes_have_a_budget(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets, "MAX_BYTES", 8000)
-    with pytest.raises(ValueError, match="targets: 100 x 100 numbers need"):
-        load(write(tmp_path / "t.csv", "".join(f"1,{i}\n" for i in range(100))), task="classification")
-
-
-@_in_one_folder
-@given(
-    inputs=arrays.arrays(
-        np.float64,
-        st.tuples(st.integers(1, 6), st.integers(1, 4)),
-        elements=st.floats(allow_nan=False, allow_infinity=False),
-    ),
-    named=st.booleans(),
-    data=st.data(),
-)
-def test_csv_round_trip(tmp_path, inputs, named, data):
-    count, width = inputs.shape
-    targets = data.draw(arrays.arrays(np.float64, count, elements=st.floats(allow_nan=False, allow_infinity=False)))
-    path = tmp_path / "t.csv"
-    with open(path, "w", newline="") as file:
-        writer = csv.writer(file)
-        if named:
-            writer.writerow([*(f'in "{i}", cm' for i in range(width)), "out"])
-        writer.writerows([*map(repr, row.tolist()), repr(y)] for row, y in zip(inputs, targets.tolist(), strict=True))
-    dataset = load(path, task="regression")
-    check_invariants(dataset)
-    assert np.array_equal(dataset.inputs, inputs) and np.array_equal(dataset.targets[:, 0], targets)
-
-
 # NPZ
 
 
@@ -374,6 +222,8 @@ def _with(array, index, value):
         ({"x": np.zeros((4, 2)), "y": np.eye(2)[[1] * 4]}, {}, "at least two classes, got only '1'"),
         ({"x": np.zeros((4, 2)), "y": np.ones((4, 2))}, {"task": "classification"}, "expects one-hot rows"),
         ({"x": np.zeros((2, 2)), "y": np.array(["a", "b"])}, {"task": "regression"}, "expects numbers, got 'a'"),
+        ({"x": np.zeros((3, 2)), "y": np.array(["a", "b", "nan"])}, {}, "targets: missing value, got 'nan' at index 2"),
+        ({"x": np.zeros((3, 2)), "y": np.array(["a", "", "b"])}, {}, "targets: missing value, got '' at index 1"),
         ({"x": np.zeros((4, 2), complex), "y": np.zeros(4)}, {}, "x: expected numbers .* got dtype complex128"),
         ({"x": np.zeros((4, 2), np.longdouble), "y": np.zeros(4)}, {}, "x: expected numbers of at most 64 bits"),
         ({"x": np.zeros((4, 2)), "y": np.array([b"a"] * 4)}, {}, r"y: .* got dtype \|S1"),
@@ -501,7 +351,7 @@ def test_idx_labels_as_measurements(tmp_path):
     assert load(path, labels=labels, task="regression").targets[:, 0].tolist() == [0, 1, 2, 3, 4, 5]
 
 
-@_in_one_folder
+@in_one_folder
 @given(
     pixels=arrays.arrays("u1", arrays.array_shapes(min_dims=3, max_dims=3, max_side=5).filter(lambda s: s[0] > 1)),
     data=st.data(),
@@ -652,12 +502,23 @@ def fill_folder(folder, *names):
 
 
 def test_folder(tmp_path):
+    """The test pair comes after the training pair, and is held out."""
     train = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte")
-    fill_folder(tmp_path, "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte", "images.png", *train)
-    dataset = load(tmp_path)
-    check_invariants(dataset)
-    assert dataset.name == tmp_path.name and np.array_equal(dataset.inputs, pictures().reshape(6, 6) / 255)
-    write(tmp_path / train[0], b"")  # so it was the training pair that was read
+    fill_folder(tmp_path, "images.png", *train)
+    alone = load(tmp_path)
+    check_invariants(alone)
+    assert alone.name == tmp_path.name and np.array_equal(alone.inputs, pictures().reshape(6, 6) / 255)
+    write(tmp_path / "t10k-images-idx3-ubyte", idx_bytes(pictures(8)[6:]))
+    assert len(load(tmp_path).inputs) == 6, "without labels it is no pair"
+    write(tmp_path / "t10k-labels-idx1-ubyte", idx_bytes(np.array([1, 0], "u1")))
+    both = load(tmp_path)
+    assert both.own_test == 2 and np.array_equal(both.inputs[:6], alone.inputs)
+    assert both.labels.tolist() == [0, 1] * 3 + [1, 0]
+    training, test = split(both)
+    assert len(training.inputs) == 6 and sorted(test.inputs.tolist()) == sorted(both.inputs[6:].tolist())
+    older = dataclasses.replace(both.reading, own_test=False)
+    assert len(load_as(tmp_path, older).inputs) == len(load_inputs(tmp_path, older)) == 6
+    write(tmp_path / train[0], b"")
     with pytest.raises(ValueError, match="images: not an IDX file"):
         load(tmp_path)
 
@@ -761,7 +622,7 @@ def test_standardizer(name):
     assert np.allclose(standardizer.invert(standard), inputs, rtol=1e-12, atol=1e-12)
 
 
-@_in_one_folder
+@in_one_folder
 @given(
     arrays.arrays(
         np.float64,
@@ -810,58 +671,23 @@ def test_standardizer_shapes_refused(method, shape):
         getattr(standardizer, method)(np.zeros(shape))
 
 
-# Inputs alone
+def test_masked_numbers_are_not_taken_for_numbers():
+    masked = np.ma.masked_invalid([[0.0, 1.0], [np.nan, 1.0]])
+    for take in (fit_standardizer, fit_standardizer(np.eye(2)).apply, fit_standardizer(np.eye(2)).invert):
+        with pytest.raises(ValueError, match="inputs: expected numbers, got masked ones"):
+            take(masked)
+    assert np.array_equal(fit_standardizer(np.ma.array(np.eye(2))).mean, [0.5, 0.5])
 
 
-@_in_one_folder
-@given(data=st.data())
-def test_load_inputs_finds_columns_by_name(tmp_path, data):
-    """Whatever stands beside them and in whatever order; without a header, only when they are all there is."""
-    numbers = data.draw(arrays.arrays("f8", (3, 3), elements=st.floats(-1e300, 1e300)))
-    order = data.draw(st.permutations(["a", "b", "c", "word", "blank"]))
-    columns = dict(zip("abc", numbers.T, strict=True)) | {"word": ["x", "nan", "?"], "blank": ["", "", ""]}
-    rows = [[str(columns[name][q]) for name in order] for q in range(3)]
-    text = "\n".join(",".join(row) for row in [order, *rows])
-    assert np.array_equal(load_inputs(write(tmp_path / "named.csv", text), ("a", "b", "c")), numbers)
-    bare = "\n".join(",".join(map(str, row)) for row in numbers)
-    for form in (bytes, pack):
-        path = write(tmp_path / "bare.csv", form(bare.encode()))
-        assert np.array_equal(load_inputs(path, ("a", "b", "c")), numbers)
-
-
-@pytest.mark.parametrize("name", ["iris", "diabetes"])
-def test_load_inputs_of_bundled(name):
-    dataset = load(name)
-    assert np.array_equal(load_inputs(name, dataset.features), dataset.inputs)
-
-
-def test_load_inputs_of_arrays(tmp_path):
-    path = write(tmp_path / "a.npz", npz_bytes(x=pictures(), y=np.arange(6) / 7))
-    assert np.array_equal(load_inputs(path, ()), pictures().reshape(6, 6))
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("", "expected columns a, b; missing a, b"),
-        ("a,c\n1,2\n", "expected columns a, b; missing b"),
-        ("1,2,3\n4,5,6\n", "expected columns a, b; missing a, b"),
-        ("a,b\n", "no examples"),
-        ("a,b\n1,\n", "line 2, column 'b': missing value, got ''"),
-        ("b,a\nx,1\n", "line 2, column 'b': expected a number, got 'x'"),
-        ("a,b\n1,inf\n", "line 2, column 'b': expected a finite number, got 'inf'"),
-        ("a,b\n1,2,3\n", "line 2: expected 2 cells as at first, got 3"),
-        ("1,nan\n", "line 1, column 'b': expected a finite number, got 'nan'"),
-    ],
-)
-def test_load_inputs_refused(tmp_path, text, message):
-    path = write(tmp_path / "x.csv", text)
-    with pytest.raises(ValueError) as refusal:
-        load_inputs(path, ("a", "b"))
-    assert str(refusal.value).startswith(f"{path}: ") and message in str(refusal.value)
-
-
-def test_columns_named_alike_are_refused(tmp_path):
-    path = write(tmp_path / "x.csv", "a,a,y\n1,2,3.5\n4,5,6.5\n7,8,9.5\n")
-    with pytest.raises(ValueError, match="line 1: column 'a' is named twice"):
-        load(path)
+def test_a_bundled_set_is_read_as_another_was():
+    """Its classes by their names, in the order of the other."""
+    iris = load("iris")
+    reading = dataclasses.replace(iris.reading, classes=("virginica", "setosa", "versicolor"))
+    found = load_as("iris", reading)
+    check_invariants(found)
+    assert [found.classes[label] for label in found.labels] == [iris.classes[label] for label in iris.labels]
+    refused = {("setosa", "versicolor"): "unknown class 'virginica'", (): "expected data for regression, got class"}
+    for classes, message in refused.items():
+        task = "classification" if classes else "regression"
+        with pytest.raises(ValueError, match=f"iris: .*{message}"):
+            load_as("iris", dataclasses.replace(reading, classes=classes, task=task))

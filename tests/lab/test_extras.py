@@ -4,6 +4,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from functional_nn import lab
 from functional_nn.lab import cli, orbax
 
 ROOT = Path(__file__).parents[2]
-LAB, BENCH = '"functional-nn[lab]"', '"functional-nn[bench]"'
+LAB, BENCH, DEMO = (f'pip install -e "{ROOT}[{extra}]"' for extra in ("lab", "bench", "demo"))
 
 
 def without(refused: set[str], program: str):
@@ -24,13 +25,13 @@ def without(refused: set[str], program: str):
 @pytest.mark.parametrize(
     ("refused", "program", "said"),
     [
-        ({"sklearn", "rich"}, "from functional_nn.lab.cli import main; main()", f"rich, sklearn; pip install {LAB}"),
-        ({"matplotlib"}, "runpy.run_path('scripts/sharpness.py')", f"matplotlib; pip install {LAB}"),
-        ({"scipy"}, "runpy.run_path('scripts/nist_strd.py')", f"scipy; pip install {BENCH}"),
+        ({"sklearn", "rich"}, "from functional_nn.lab.cli import main; main()", f"rich, sklearn; {LAB}"),
+        ({"matplotlib"}, "runpy.run_path('scripts/sharpness.py')", f"matplotlib; {LAB}"),
+        ({"scipy"}, "runpy.run_path('scripts/nist_strd.py')", f"scipy; {BENCH}"),
         (
             {"bokeh"},
             "sys.argv[1:] = ['demo']; runpy.run_module('functional_nn.lab.cli', run_name='__main__')",
-            'bokeh; pip install "functional-nn[demo]"',
+            f"bokeh; {DEMO}",
         ),
     ],
 )
@@ -52,7 +53,7 @@ except ZeroDivisionError:
     raise KeyError("another error keeps its traceback")
 """
     done = without({"jinja2"}, program)
-    assert done.returncode == 1 and done.stdout == f"not installed: jinja2; pip install {LAB}\n"
+    assert done.returncode == 1 and done.stdout == f"not installed: jinja2; {LAB}\n"
     assert "Traceback" in done.stderr and "KeyError" in done.stderr
 
 
@@ -71,8 +72,21 @@ def test_scripts_import_optional_packages_after_what_says_how_to_install_them(na
 def test_require_names_only_what_is_missing(monkeypatch):
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
     lab.require("nothing", "json", "csv")
-    with pytest.raises(ImportError, match="^not installed: no_such_package; pip install it$"):
+    with pytest.raises(ImportError, match=r"^not installed: no_such_package; pip install .*\[it\]"):
         lab.require("it", "json", "no_such_package")
+
+
+def test_what_is_said_to_install_an_extra_is_there_to_be_installed(monkeypatch, tmp_path):
+    """The package is on no index: a checkout is, or has to be brought."""
+    told = shlex.split(lab.install("lab"))
+    assert told[:3] == ["pip", "install", "-e"] and Path(told[3].removesuffix("[lab]"), "pyproject.toml").is_file()
+    monkeypatch.setattr(lab, "__file__", str(tmp_path / "site-packages" / "functional_nn" / "lab" / "__init__.py"))
+    assert lab.install("lab") == 'pip install ".[lab]", in a checkout of functional_nn'
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    sources = [*(ROOT / "functional_nn").rglob("*.py"), *(ROOT / "scripts").glob("*.py")]
+    named = set(re.findall(r"(?:require|install)\(['\"](\w+)['\"]", "".join(path.read_text() for path in sources)))
+    assert {"lab", "demo", "bench", "test", "tables", "log", "orbax"} <= named <= set(extras)
+    assert not any("functional-nn[" in path.read_text() for path in sources)
 
 
 def test_the_hook_is_not_set_at_a_prompt(monkeypatch):
@@ -86,7 +100,7 @@ def test_the_hook_is_not_set_at_a_prompt(monkeypatch):
 def test_the_smaller_extras_name_themselves(monkeypatch, tmp_path):
     """orbax here; tables and log on the command line: test_sweeps.py."""
     monkeypatch.setitem(sys.modules, "orbax.checkpoint", None)
-    with pytest.raises(ImportError, match=r'pip install "functional-nn\[orbax\]"'):
+    with pytest.raises(ImportError, match=r'pip install -e ".*\[orbax\]"'):
         orbax.keep(tmp_path)
 
 

@@ -457,3 +457,59 @@ def test_what_the_run_does_not_know_is_refused():
         runs.encode(config, loss, flowers(("iris", "rose"), [0, 1]))
     with pytest.raises(ValueError, match="flowers: expected data for regression, got classification"):
         runs.encode(config | {"task": "regression"}, loss, flowers(("rose", "lily"), [0, 1]))
+
+
+# A network alone ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_network_alone_comes_back_to_the_last_bit(tmp_path, name, dtype):
+    params = random_params(NETWORKS[name], jax.random.key(3), jnp.dtype(dtype))
+    runs.save_network(str(tmp_path / "mine" / "network"), NETWORKS[name], params)
+    for folder in (tmp_path / "mine" / "network", str(tmp_path / "mine" / "network")):
+        network, found = runs.load_network(folder)
+        assert network == NETWORKS[name] and jax.tree.structure(found) == jax.tree.structure(params)
+        for x, y in zip(jax.tree.leaves(found), jax.tree.leaves(params), strict=True):
+            assert x.dtype == y.dtype and np.asarray(x).tobytes() == np.asarray(y).tobytes()
+
+
+def test_a_run_is_read_by_the_name_of_its_folder(tmp_path):
+    params = whole(tmp_path / "run")
+    for folder in (tmp_path / "run", str(tmp_path / "run")):
+        network, found = runs.load_network(folder)
+        assert network == runs.load(folder).network and runs.configuration(folder)["task"] == "classification"
+        assert jax.tree.all(jax.tree.map(np.array_equal, found, params))
+
+
+def test_a_network_is_written_over_nothing(tmp_path):
+    network = NETWORKS["chain"]
+    params = random_params(network, jax.random.key(0))
+    runs.save_network(tmp_path / "a", network, params)
+    before = contents(tmp_path)
+    with pytest.raises(ValueError, match="already holds a run"):
+        runs.save_network(tmp_path / "a", network, params)
+    occupy(tmp_path / "b", "folder")
+    with pytest.raises(ValueError, match="is not a run's folder"):
+        runs.save_network(tmp_path / "b", network, params, replace=True)
+    assert {path: data for path, data in contents(tmp_path).items() if path.startswith("a")} == before
+    runs.save_network(tmp_path / "a", network, jax.tree.map(jnp.zeros_like, params), replace=True)
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(runs.load_network(tmp_path / "a")[1]))
+
+
+def test_what_is_no_network_with_its_parameters_is_refused(tmp_path):
+    network = NETWORKS["chain"]
+    params = random_params(network, jax.random.key(0))
+    own = fnn.activations.elementwise("tanh", lambda n: 2 * n, lambda n, a: 2 + 0 * n, lambda n, a: 0 * n)
+    mixed = params | {"layer1": jax.tree.map(lambda x: x.astype(jnp.float32), params["layer1"])}
+    for given, message in (
+        ((network, {"layer1": params["layer1"]}), "params: layer2/bias is missing"),
+        ((network, jax.tree.map(lambda x: x[:1], params)), "expected shape"),
+        ((network, mixed), "params: expected one dtype, got float32, float64"),
+        ((fnn.multilayer((3, 4, 2), (own, "linear")), params), "not what its names stand for"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            runs.save_network(tmp_path / "a", *given)
+    assert contents(tmp_path) == {}
+    runs.save_network(tmp_path / "a", network, params)
+    check_refused(tmp_path / "a", "not a run's configuration; 'data' is missing")

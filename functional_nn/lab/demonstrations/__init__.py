@@ -6,7 +6,7 @@ own compiled functions compute, in this process. The extra `demo` has what is ne
 
 from functional_nn.lab import require
 
-require('"functional-nn[demo]"', "bokeh")
+require("demo", "bokeh")
 
 from functional_nn.lab.demonstrations.server import DEMONSTRATIONS, Served, serve, start  # noqa: E402
 
