@@ -49,7 +49,7 @@ def made_of(**settings: Any) -> dict[str, Any]:
     """
     found = {name: digest(value) for name, value in settings.items() if value is not None}
     return {
-        "python": platform.python_version_tuple()[:2],
+        "python": list(platform.python_version_tuple()[:2]),
         **{name: said for name, (said, _) in found.items()},
         "unread": [name for name, (_, whole) in found.items() if not whole],
     }

@@ -228,7 +228,7 @@ def evaluate(
     loss.check_classes(network.output.size)
     data = prepare_batch(network, loss, params, inputs, targets, weights, class_weights)
     value, accuracy = _evaluate(network, loss, params, data, correct, ROWS)
-    return value, jnp.asarray(np.nan, at_least_float32(value.dtype)) if accuracy is None else accuracy
+    return value, np.asarray(np.nan, at_least_float32(value.dtype)) if accuracy is None else accuracy
 
 
 def prepare_batch(network, loss, params, inputs, targets, weights=None, class_weights=None) -> Batch:

@@ -1,5 +1,7 @@
 """Every registered activation against its definition; its hand-written derivatives against autodiff of the forward."""
 
+import dataclasses
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -375,3 +377,93 @@ def test_a_name_that_is_taken_is_refused(registry, taken):
 def test_a_name_that_is_no_identifier_is_refused(registry):
     with pytest.raises(ValueError, match="activation name 'my tanh' is not an identifier"):
         activations.register(activations.elementwise("my tanh", jnp.tanh, lambda n, a: 1 - a**2, lambda n, a: a))
+
+
+# Neurons and examples that are not by themselves ----------------------------------------------------------------------
+
+
+def _normalized(axis):
+    """(n - mean) / deviation over neurons, or over examples: no function of one neuron, or of one example."""
+
+    def forward(n, theta):
+        n = n - jnp.mean(n, axis=axis, keepdims=True)
+        return n / jnp.sqrt(jnp.mean(n**2, axis=axis, keepdims=True) + 1e-3)
+
+    def pullback(g, n, a, theta):
+        return jax.vjp(lambda n: forward(n, theta), n)[1](g)[0], {}
+
+    def pushforward(r, r_theta, n, a, theta):
+        return jax.jvp(lambda n: forward(n, theta), (n,), (r,))[1]
+
+    def second_order(g, r, r_theta, n, a, theta):
+        return jax.jvp(lambda n: pullback(g, n, a, theta)[0], (n,), (r,))[1], {}
+
+    return fnn.Activation(f"normalized({axis})", forward, pullback, pushforward, second_order)
+
+
+OVER_NEURONS, OVER_EXAMPLES = _normalized(1), _normalized(0)
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_alone_is_what_it_says(name):
+    activation = activations.get(name)
+    examples, neurons = activations.mixes(activation)
+    assert not examples and neurons == (not activation.alone) == (name == "softmax")
+
+
+def test_mixing_is_found_out():
+    assert activations.mixes(OVER_NEURONS) == (False, True) and activations.mixes(OVER_EXAMPLES) == (True, False)
+    for activation in (OVER_NEURONS, OVER_EXAMPLES):
+        assert fnn.comparison.compare_activation(activation).verdict == "agree"
+    lying = dataclasses.replace(OVER_NEURONS, alone=True)
+    with pytest.raises(ValueError, match="says alone=True, but a neuron's output depends on other neurons'"):
+        fnn.comparison.compare_activation(lying)
+
+
+def test_what_looks_at_single_examples_refuses_those_that_are_mixed():
+    network = fnn.multilayer((2, 3, 1), (OVER_EXAMPLES, "linear"))
+    params, x, t = network.init(jax.random.key(0)), jnp.eye(2), jnp.ones((2, 1))
+    assert fnn.compare(network, "mean_square_error", params, x, t, second_opinions=False, jit=False).verdict == "agree"
+    for quantity in (fnn.quantities.per_example_norms, jax.jit(fnn.quantities.variance, static_argnums=(0, 1))):
+        with pytest.raises(ValueError, match="mixes examples: .* no quantity of single examples is to be had"):
+            quantity(network, "mean_square_error", params, x, t)
+
+
+def test_padding_asks_whether_each_neuron_is_alone():
+    build = lambda width: fnn.multilayer((2, width, 1), (OVER_NEURONS, "linear"))  # noqa: E731
+    data = jnp.ones((4, 2)), jnp.ones((4, 1))
+    with pytest.raises(ValueError, match="pad: a layer of activation 'normalized.1.', which mixes neurons"):
+        fnn.training.fit_population(build, "mean_square_error", "gd", {"width": [2, 3]}, data, key=jax.random.key(0),
+                                    epochs=1, pad=True)  # fmt: skip
+
+
+@pytest.mark.parametrize("hidden", [OVER_NEURONS, "softmax", "maxout(2)", "tanh"])
+def test_saturation_is_of_each_neurons_own_slope(hidden):
+    network = fnn.multilayer((2, 3, 1), (hidden, "linear"))
+    params = network.init(jax.random.key(0))
+    x, t = np.random.default_rng(0).normal(size=(5, 2)), np.ones((5, 1))
+    limit = 0.3
+    layer, n = network.layers[0], network.forward(params, x).net_inputs["layer1"]
+    slopes = np.einsum("qiqik->qi", jax.jacobian(lambda n: layer.activation.forward(n, {}))(n).reshape(5, 3, 5, 3, -1))
+    found = fnn.quantities.layer_statistics(network, "mean_square_error", params, x, t, saturation=limit)["layer1"]
+    assert float(found.saturated) == pytest.approx(np.mean(np.abs(slopes) < limit), abs=1e-12)
+
+
+def test_an_activation_without_second_derivative_trains_and_has_no_hessian():
+    bent = activations.elementwise("bent", lambda n: n**3, lambda n, a: 3 * n**2)
+    assert fnn.comparison.compare_activation(bent).verdict == "agree"
+    network = fnn.multilayer((2, 3, 1), (bent, "linear"))
+    params, x, t = network.init(jax.random.key(0)), jnp.eye(2), jnp.ones((2, 1))
+    assert fnn.compare(network, "mean_square_error", params, x, t, second_opinions=False, jit=False).verdict == "agree"
+    with pytest.raises(ValueError, match="layer 'layer1': 'bent' has no second derivative, which Hessians need"):
+        fnn.curvature.hessian(network, "mean_square_error", params, x, t)
+    fnn.curvature.products(network, "mean_square_error", params, x, t, "gauss_newton")(params)
+
+
+@pytest.mark.parametrize("name", ["weights", "bias", "a/b"])
+def test_a_learned_parameter_has_a_name_of_its_own(name):
+    clash = dataclasses.replace(activations.get("tanh"), parameters=lambda size, dtype: {name: jnp.ones(size, dtype)})
+    with pytest.raises(
+        ValueError, match=f"layer 'x': activation 'tanh' calls a learned parameter {name!r}; it needs an"
+    ):
+        fnn.Layer("x", 2, clash)

@@ -1,6 +1,7 @@
 """Every registered loss against its definition and other people's code; its gradient against autodiff of its value."""
 
 import dataclasses
+import tracemalloc
 
 import chex
 import jax
@@ -10,7 +11,7 @@ import pytest
 from cases import DTYPES, LOSSES, REFERENCE_LOSSES, generator, reference_loss, relative_error, targets_for
 
 import functional_nn as fnn
-from functional_nn import activations, losses
+from functional_nn import activations, checks, losses
 
 EPS = np.finfo(np.float64).eps
 EXAMPLES, OUTPUTS = 5, 4
@@ -569,3 +570,24 @@ def test_fused_curvature_is_finite_at_logits_of_ten_thousand(name, output):
     assert np.isfinite(np.asarray(curvature.product(jnp.ones_like(n), n, t))).all()
     if curvature.root is not None:
         assert np.isfinite(np.asarray(curvature.root(n, t))).all()
+
+
+# Checks of large targets ----------------------------------------------------------------------------------------------
+
+
+def test_large_targets_are_checked_in_little_memory():
+    """What is wrong is found wherever it is, and only a block of numbers is looked at at once."""
+    targets = np.zeros((300_000, 10), np.float32)
+    targets[:, 3] = 1
+    tracemalloc.start()
+    losses.get("multiclass_hinge").check_targets(targets)
+    checks.finite("targets", targets)
+    checks.representable("targets", targets, jnp.float16)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 60e6  # of 12e6 bytes of data; in one piece it took 300e6
+    targets[299_999, 9] = 2
+    with pytest.raises(ValueError, match=r"rows with a single 1, the rest 0, got 0 at index \(299999, 0\)"):
+        losses.get("multiclass_hinge").check_targets(targets)
+    with pytest.raises(ValueError, match=r"targets: 70000.0 at index \(7, 7\) is too large for float16"):
+        checks.representable("targets", np.where(np.arange(100).reshape(10, 10) == 77, 7e4, 0), np.dtype(np.float16))

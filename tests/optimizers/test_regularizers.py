@@ -197,3 +197,22 @@ def test_constants_out_of_range_are_refused(build, message):
         build()
     assert message in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+def test_weights_are_told_by_their_place_whatever_layers_are_called():
+    """A layer called "weights", which reads one called "bias"; and trees that are no network's."""
+    network = fnn.graph(
+        inputs={"p": 2},
+        layers=[fnn.Layer("bias", 3, "tanh", "p"), fnn.Layer("weights", 2, "prelu", ("bias", "p")),
+                fnn.Layer("out", 1, "linear", "weights")],
+    )  # fmt: skip
+    marked = regularizers.penalized(network.init(jax.random.key(0)))
+    assert marked == {
+        "bias": {"weights": {"p": True}, "bias": False},
+        "weights": {"weights": {"bias": True, "p": True}, "bias": False, "slope": False},
+        "out": {"weights": {"weights": True}, "bias": False},
+    }
+    x = jnp.ones(2)
+    assert regularizers.penalized({"weights": x, "bias": x}) == {"weights": True, "bias": False}
+    assert regularizers.penalized({"a": {"weights": [x, x], "b": x}}) == {"a": {"weights": [True, True], "b": False}}
+    assert regularizers.penalized([x, x]) == [True, True]

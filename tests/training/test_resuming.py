@@ -1,15 +1,18 @@
 """`fit` saved, stopped, interrupted and resumed; and its batches laid over devices."""
 
 import os
+import re
 import signal
+import warnings
 
 import jax
 import numpy as np
+import optax
 import pytest
 
 import functional_nn as fnn
-from functional_nn import training
-from functional_nn.training import checkpoints
+from functional_nn import optimizers, training
+from functional_nn.training import checkpoints, configuration
 
 NETWORK = fnn.multilayer((3, 4, 2), ("tanh", "softmax"), dropout=0.2)
 DRAW = np.random.default_rng(3)
@@ -107,3 +110,104 @@ def test_batches_over_a_mesh_are_the_same_training(whole):
 def test_what_is_no_mesh_is_refused():
     with pytest.raises(TypeError, match="mesh: expected a jax.sharding.Mesh, got int"):
         train(mesh=2)
+
+
+# Changes that names do not show ---------------------------------------------------------------------------------------
+
+
+def _masks(fraction):
+    return optimizers.regularizers.magnitude_masks(NETWORK.init(jax.random.key(1)), fraction)
+
+
+def _own_gradient(factor):
+    def gradient(network, loss):
+        by_hand = fnn.value_and_grad(network, loss)
+
+        def scaled(*args):
+            value, grads = by_hand(*args)
+            return value, jax.tree.map(lambda g: factor * g, grads)
+
+        return scaled
+
+    return gradient
+
+
+_RATE = [0.01]  # a global that a schedule reads
+
+
+def _by_global(step):
+    return _RATE[0]
+
+
+CHANGES = {
+    "from_optax": ("optimizer", *(optimizers.from_optax(optax.adam(rate)) for rate in (0.01, 1.0))),
+    "a chain": ("optimizer", *(optimizers.from_optax(optax.chain(optax.clip(c), optax.sgd(0.1))) for c in (1.0, 2.0))),
+    "a schedule": ("optimizer", optimizers.adam(lambda k: 0.01), optimizers.adam(lambda k: 1.0)),
+    "keep_pruned": ("optimizer", *(optimizers.keep_pruned("adam", _masks(f)) for f in (0.5, 0.9))),
+    "plateau": ("optimizer", *(optimizers.reduce_on_plateau(lambda r, d=d: optimizers.momentum(r, d), 0.1)
+                               for d in (0.5, 0.9))),
+    "gradient": ("gradient", _own_gradient(1.0), _own_gradient(2.0)),
+    "least": ("stop", *((training.early_stopping(30, least=least),) for least in (0.0, 0.1))),
+    "restore": ("stop", *((training.early_stopping(30, restore=restore),) for restore in (True, False))),
+    "correct": ("correct", fnn.losses.largest, lambda a, t: a[:, 0] > 0.5),
+    "track": ("track", *({"it": lambda p, x, t, c=c: c} for c in (1.0, 2.0))),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_run_is_not_continued_with_something_else(name):
+    """What a checkpoint is compared by; the digests alone, since everything else is the same."""
+    what, one, other = CHANGES[name]
+    found = [configuration.made_of(**{what: value}) for value in (one, one, other)]
+    assert found[0] == found[1] != found[2] and found[0]["unread"] == []
+
+
+def test_the_refusal_says_what_is_another(tmp_path):
+    kept = checkpoints.keep(tmp_path)
+    plain = {"stop": (), "track": (), "validation": None, "epochs": 2, "checkpoint": kept}
+    train(**plain, gradient=_own_gradient(1.0), correct=lambda a, t: a[:, 0] > 0.5)
+    with pytest.raises(
+        checkpoints.CheckpointError, match="made with another gradient, by its functions, arrays or con"
+    ):
+        train(**plain, gradient=_own_gradient(2.0), correct=lambda a, t: a[:, 0] > 0.5, resume=True)
+    found = train(**plain | {"epochs": 3}, gradient=_own_gradient(1.0), correct=lambda a, t: a[:, 0] > 0.5, resume=True)
+    assert len(found.history.epoch) == 3
+
+
+def test_globals_are_part_of_a_function(monkeypatch):
+    before = configuration.made_of(gradient=_by_global)
+    monkeypatch.setitem(globals(), "_RATE", [0.5])
+    assert configuration.made_of(gradient=_by_global) != before
+
+
+def test_what_cannot_be_compared_is_said_to_be_so(tmp_path):
+    """Of checkpoints from before there were digests, from another Python, and of objects that show nothing."""
+    now = {"optimizer": "adam", checkpoints.MADE_OF: configuration.made_of(correct=fnn.losses.largest)}
+    assert configuration.made_of(track=re.compile("a"))["unread"] == ["track"]
+    for made_with, warns in (
+        (now, False),
+        ({"optimizer": "adam"}, True),
+        (now | {checkpoints.MADE_OF: now[checkpoints.MADE_OF] | {"python": ["2", "7"]}}, True),
+        (now | {checkpoints.MADE_OF: now[checkpoints.MADE_OF] | {"unread": ["correct"]}}, True),
+    ):
+        file = checkpoints.Checkpoint(made_with, {}, tmp_path)
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            checkpoints.check_config(file, now)
+        assert [("cannot be told: correct" in str(w.message)) for w in said] == [True] * warns
+
+
+def test_a_population_is_not_continued_with_another_optimizer(tmp_path):
+    kept = checkpoints.keep(tmp_path)
+    grid = {"learning_rate": [0.1, 0.2]}
+
+    def go_on(decay, **settings):
+        make = lambda learning_rate: optimizers.momentum(learning_rate, decay)  # noqa: E731
+        network = fnn.multilayer((3, 2), ("softmax",))
+        return training.fit_population(network, "cross_entropy", make, grid, (X, T), key=jax.random.key(0), chunk=1,
+                                       checkpoint=kept, **settings)  # fmt: skip
+
+    go_on(0.5, epochs=1)
+    with pytest.raises(checkpoints.CheckpointError, match="made with another optimizer"):
+        go_on(0.9, epochs=2, resume=True)
+    assert go_on(0.5, epochs=2, resume=True).epochs.tolist() == [2, 2]
