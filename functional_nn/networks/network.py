@@ -333,6 +333,8 @@ def _batch(label: str, x: Array, width: int, dtype) -> Array:
         raise ValueError(f"{label}: expected at least one example, got shape {x.shape}")
     checks.finite(label, x)
     checks.representable(label, x, dtype)
+    if x.dtype.kind in "biu" and x.dtype.itemsize <= 2:  # bytes go to the device as they are, and are widened there
+        return jnp.asarray(x).astype(dtype)
     return jnp.asarray(x, dtype)
 
 

@@ -14,7 +14,7 @@ import scipy.sparse
 import functional_nn as fnn
 from functional_nn import optimizers, training
 from functional_nn.gradients.backprop import value_and_grad
-from functional_nn.training import checkpoints, fit
+from functional_nn.training import checkpoints, fit, program
 from functional_nn.training.loop import Table
 from functional_nn.training.program import History
 
@@ -129,6 +129,29 @@ def test_outputs_that_train_to_no_good_end_are_warned_of(loss, output, word):
     t = 2 * T - 1 if loss == "hinge" else T
     with pytest.warns(UserWarning, match=word):
         fit(fnn.multilayer((2, 3), (output,)), loss, "gd", X, t, key=KEY, epochs=1)
+
+
+# Large data -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("weights", [None, np.arange(23.0)])
+@pytest.mark.parametrize("loss", ["cross_entropy", "cross_entropy(sum)"])
+def test_what_is_measured_in_blocks_is_what_is_measured_at_once(monkeypatch, loss, weights):
+    """23 examples in blocks of 5, the last filled up; of a network of 12 numbers an example."""
+    x = np.random.default_rng(1).normal(size=(23, 2))
+    t, params = np.eye(3)[np.arange(23) % 3], NETWORK.init(KEY)
+    whole = training.evaluate(NETWORK, loss, params, x, t, weights=weights)
+    monkeypatch.setattr(program, "_EVALUATED", 5 * 12 * 8)
+    assert program.evaluation_block(NETWORK, np.float64) == 5
+    np.testing.assert_allclose(training.evaluate(NETWORK, loss, params, x, t, weights=weights), whole, rtol=1e-14)
+
+
+def test_validation_takes_the_memory_of_a_block():
+    wide = fnn.multilayer((2, 500, 3), ("tanh", "softmax"))
+    shapes = [jax.ShapeDtypeStruct(shape, np.float64) for shape in ((50_000, 2), (50_000, 3))]
+    measure = jax.jit(functools.partial(training.evaluate, wide, "cross_entropy"))
+    needed = measure.lower(wide.init(KEY), *shapes).compile().memory_analysis().temp_size_in_bytes
+    assert needed < 4 * program._EVALUATED  # at once it took 50,000 x 500 x 8 bytes, twice or more
 
 
 # Asked to stop ----------------------------------------------------------------------------------------------------
