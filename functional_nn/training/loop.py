@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from functional_nn import checks, optimizers, registry
@@ -227,10 +228,8 @@ def fit(
             due = checkpoint is not None and (checkpoint.due(chunks) or ends)
             if due:
                 _save(checkpoint, run, table.rows, config)
-            if on_chunk and on_chunk(run.state, table.rows) is True:
-                asked = "stopped", "on_chunk asked to stop"
-            elif seconds is not None and time.monotonic() - began > seconds:
-                asked = "seconds", f"the limit of {seconds:g} seconds was reached"
+            told = on_chunk and on_chunk(run.state, table.rows)
+            asked = None if ends else stopped_by(told, seconds is not None and time.monotonic() - began > seconds)
             if checkpoint is not None and not due and (interrupted() or asked):
                 _save(checkpoint, run, table.rows, config)
             if interrupted() and not ends:
@@ -242,6 +241,20 @@ def fit(
 def _save(checkpoint: Checkpoints, run: Run, history: History, config: dict[str, Any]) -> None:
     if jax.process_index() == 0:  # every process has the same
         checkpoint.save(int(run.epoch), {"run": run, "history": history}, config)
+
+
+ASKED = {"stopped": "on_chunk asked to stop", "seconds": "its time was over"}
+
+
+def stopped_by(told: Any, late: bool) -> str | None:
+    """Which of `ASKED` ends the run: what on_chunk gave is True, or it is late. Where any process stops, all do."""
+    words = (None, *ASKED)
+    array = isinstance(told, np.ndarray | np.generic | jax.Array) and told.dtype == np.bool_ and told.ndim == 0
+    true = (array or isinstance(told, bool)) and bool(told)
+    asked = words.index("stopped" if true else "seconds" if late else None)
+    if jax.process_count() > 1:
+        asked = int(multihost_utils.process_allgather(np.array(asked)).max())
+    return words[asked]
 
 
 def filled(table: History) -> History:
@@ -522,7 +535,7 @@ def _check_start(params: Params, optimizer: Optimizer | SecondOrder) -> None:
             raise ValueError(f"params: {path} has nan at index {checks.first(x, lambda block: np.isnan(block))}")
 
 
-def how_it_ended(settings: Settings, run: Run, asked: tuple[str, str] | None) -> tuple[str, str]:
+def how_it_ended(settings: Settings, run: Run, asked: str | None) -> tuple[str, str]:
     ended, epoch = int(run.ended), int(run.epoch)
     best = ""
     if run.best is not None:
@@ -531,7 +544,7 @@ def how_it_ended(settings: Settings, run: Run, asked: tuple[str, str] | None) ->
             "; what decides which epoch is best was never finite, so that the last parameters stay"
         )  # fmt: skip
     if ended == 0 and asked is not None:
-        return asked[0], f"after epoch {epoch}: {asked[1]}{best}"
+        return asked, f"after epoch {epoch}: {ASKED[asked]}{best}"
     if ended == 0:
         return "completed", f"all {epoch} epochs{best}"
     if ended == DIVERGED:

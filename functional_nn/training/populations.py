@@ -29,7 +29,7 @@ from functional_nn.registry import cached
 from functional_nn.training import checkpoints, keys, search
 from functional_nn.training.checkpoints import MADE_OF, Checkpoint, CheckpointError, Checkpoints
 from functional_nn.training.configuration import describe, describe_factory, fingerprint, made_of
-from functional_nn.training.loop import begun, filled, interruptible
+from functional_nn.training.loop import begun, filled, interruptible, stopped_by
 from functional_nn.training.members import Group, Maker, grouped, shapes
 from functional_nn.training.minibatches import BatchPlan
 from functional_nn.training.program import DIVERGED, STOPPED, Batch, History, Run, evaluation_block, lanes, start
@@ -485,16 +485,11 @@ class _Training:
                 due = self.checkpoint is not None and (self.checkpoint.due(chunks) or last)
                 if due:
                     self.save()
+                told = None
                 if self.on_chunk:
                     updates = count * sum(own * one.updates for one, own in working)
-                    if self.on_chunk(self.progress(updates, time.perf_counter() - began)) is True:
-                        self.asked = "stopped"
-                if time.perf_counter() > until:
-                    self.asked = self.asked or "seconds"
-                if jax.process_count() > 1:  # all stop together
-                    words = ("", "stopped", "seconds")
-                    said = multihost_utils.process_allgather(np.array(words.index(self.asked or "")))
-                    self.asked = words[int(said.max())] or None
+                    told = self.on_chunk(self.progress(updates, time.perf_counter() - began))
+                self.asked = stopped_by(told, time.perf_counter() > until)
                 if self.checkpoint is not None and not due and (interrupted() or self.asked):
                     self.save()
                 if interrupted() and not last:

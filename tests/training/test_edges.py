@@ -159,17 +159,24 @@ def test_validation_takes_the_memory_of_a_block():
 
 def test_on_chunk_stops_and_the_run_can_go_on(tmp_path):
     kept = checkpoints.keep(tmp_path, every=100)
-    stopped = train("adam(0.1)", chunk=2, checkpoint=kept, on_chunk=lambda state, history: len(history.epoch) >= 4)
+    stopped = train("adam(0.1)", chunk=2, checkpoint=kept, on_chunk=lambda state, history: history.epoch[-1] >= 4)
     assert (stopped.status, stopped.reason) == ("stopped", "after epoch 4: on_chunk asked to stop")
     assert len(stopped.history.epoch) == 4 and kept.numbers() == (4,)
     resumed, whole = train("adam(0.1)", chunk=2, checkpoint=kept, resume=True), train("adam(0.1)")
     assert jax.tree.all(jax.tree.map(np.array_equal, resumed.params, whole.params))
-    assert train("adam(0.1)", on_chunk=lambda *_: 1).status == "completed"  # True alone stops
+    for told in (1, None, False, np.ones(2, bool)):  # True alone stops
+        assert train("adam(0.1)", chunk=3, on_chunk=lambda *_, told=told: told).status == "completed"
+    assert train("adam(0.1)", chunk=3, on_chunk=lambda *_: jnp.bool_(True)).status == "stopped"
+    assert train("adam(0.1)", on_chunk=lambda *_: True).status == "completed"  # there was nothing left to stop
 
 
 def test_seconds_are_a_limit():
     found = train("adam(0.1)", chunk=1, seconds=0.01, on_chunk=lambda *_: time.sleep(0.02))
-    assert found.status == "seconds" and len(found.history.epoch) == 1 and "limit of 0.01 seconds" in found.reason
+    assert (
+        found.status == "seconds"
+        and len(found.history.epoch) == 1
+        and found.reason == "after epoch 1: its time was over"
+    )
     with pytest.raises(ValueError, match="fit: seconds must be a finite number > 0, got 0"):
         train("adam", seconds=0)
 
