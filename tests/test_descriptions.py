@@ -1,6 +1,7 @@
 """Descriptions survive copy, deepcopy and pickle: equal, and fused as before."""
 
 import copy
+import dataclasses
 import multiprocessing
 import pickle
 
@@ -59,6 +60,8 @@ def test_another_activation_of_the_same_name_is_not_fused():
     softmax = fnn.activations.softmax
     other = fnn.Activation("softmax", lambda n, theta: n, softmax.pullback, softmax.pushforward, None)
     assert fnn.losses.cross_entropy().fused_with(other) is None
+    dressed = dataclasses.replace(softmax, initializer="he_normal")
+    assert fnn.losses.cross_entropy().fused_with(dressed) is not None  # the functions are what is fused
 
 
 def _in_another_process(blobs):

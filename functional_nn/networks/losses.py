@@ -118,10 +118,13 @@ class Loss(Described):
     def fused_with(self, activation: Activation) -> FusedPair | None:
         """The pair that takes over from `activation` in the output layer, if there is one.
 
-        Only from the registered activation: another that goes by its name keeps its own derivative.
+        Only from the functions of the registered activation: another that goes by its name keeps its own derivative.
         """
         pair = self.fused.get(activation.name)
-        return pair if pair and activations.get(activation.name) == activation else None
+        if pair is None:
+            return None
+        known = activations.get(activation.name)
+        return pair if (known.forward, known.pullback) == (activation.forward, activation.pullback) else None
 
     def convex_in(self, activation: Activation) -> tuple[Literal["net_inputs", "outputs"], Curvature]:
         """What of the output layer F_q is a convex function of, and its curvature there: where Gauss-Newton splits F.

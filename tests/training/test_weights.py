@@ -7,13 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from sklearn.utils.class_weight import compute_sample_weight
 
 import functional_nn as fnn
 from functional_nn import training
 from functional_nn.gradients.backprop import value_and_grad
 from functional_nn.training import batch, evaluate, fit, minibatch, stochastic
 
+compute_sample_weight = pytest.importorskip("sklearn.utils.class_weight").compute_sample_weight
 KEY = jax.random.key(0)
 NETWORK = fnn.multilayer((3, 4, 3), ("tanh", "softmax"))
 DRAW = np.random.default_rng(0)
