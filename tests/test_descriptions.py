@@ -77,6 +77,11 @@ def test_another_process_has_them_as_its_own():
     assert [pickle.loads(blob) for blob in back] == list(ROWS.values())
 
 
+def test_what_was_made_by_hand_is_its_own_copy():
+    by_hand = O.Optimizer("mine", lambda params: None, lambda state, grads: state, {"rate": jnp.ones(2)})
+    assert copy.deepcopy(by_hand) is by_hand and copy.copy(by_hand) is by_hand
+
+
 def test_arrays_that_a_wrapper_holds_go_along():
     masks = O.regularizers.magnitude_masks(NETWORK.init(jax.random.key(0)), 0.5)
     again = WAYS["pickle"](O.keep_pruned("adam", masks))

@@ -65,7 +65,7 @@ class Metrics(NamedTuple):
     @property
     def accuracy(self) -> Array | None:
         """The share of examples classified rightly, each by its weight."""
-        return None if self.right is None else self.right / self.weight
+        return _share(self.right, self.weight)
 
 
 class History(NamedTuple):
@@ -262,7 +262,7 @@ def _evaluate(network, loss, params, data: Batch, correct, products: Products) -
         trace, outputs = traced(data.inputs)
         weight, right = _counted(correct, outputs, data.targets, data.weights)
         value = loss_value(network, loss, trace, data.targets, data.weights)
-        return value, None if right is None else right / weight
+        return value, _share(right, weight)
 
     def measure(some: Examples):
         trace, outputs = traced(some.inputs)
@@ -276,7 +276,7 @@ def _evaluate(network, loss, params, data: Batch, correct, products: Products) -
     numbers = jnp.arange(examples, dtype=jnp.int32)
     _, (total, weight, right) = in_blocks(measure, Examples(data.inputs, data.targets, part, numbers), block)
     value = total / jnp.where(weight > 0, weight, 1) if loss.reduction == "mean" else total
-    return value.astype(data.targets.dtype), None if right is None else right / weight
+    return value.astype(data.targets.dtype), _share(right, weight)
 
 
 # What an epoch of one run is made of ----------------------------------------------------------------------------------
@@ -383,7 +383,7 @@ def parts(settings: Settings, examples: int, dtype) -> Parts:
             total = jnp.sum(metrics.loss * metrics.weight) / weight
         shown = metrics.loss[jnp.minimum(verdict.low, updates - 1)]  # of the update that is not made
         total = jnp.where(failed, jnp.where(jnp.isfinite(shown), jnp.nan, shown), total)
-        accuracy = None if metrics.right is None else jnp.sum(metrics.right) / weight
+        accuracy = _share(None if metrics.right is None else jnp.sum(metrics.right), weight)
         after = (None, None)
         if held_out is not None:
             after = _evaluate(network, loss, state.params, held_out, correct, products)
@@ -595,6 +595,11 @@ def _counted(correct: Correct | None, outputs: Array, targets: Array, weights: A
     if weights is None:
         return weight, jnp.sum(right.astype(jnp.int32) if right.dtype == bool else right).astype(dtype)
     return weight, jnp.sum(right.astype(dtype) * weights.astype(dtype))
+
+
+def _share(right: Array | None, weight: Array) -> Array | None:
+    """right / weight, and 1 where all are right: compilers multiply by 1 / weight instead, which may round above 1."""
+    return None if right is None else jnp.where(right >= weight, 1, right / weight)
 
 
 def _norm(grads: Params) -> Array:
