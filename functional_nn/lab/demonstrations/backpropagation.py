@@ -144,13 +144,13 @@ def _columns(rows: list[dict]) -> dict[str, list]:
 
 def labels(example: Example, wide: float) -> dict[Entry, np.ndarray]:
     """Where each edge's number stands: evenly apart beside a column of neurons, whichever edges cross; where columns
-    are so near that the neuron would cover it, further on, as long as a sixth of a row is between any two.
+    are so near that the neuron would cover it, further on, as long as a fifth of a row is between any two.
     """
     beside = collections.Counter(x for places in spots(example).values() for x in places[:, 0])
     found = {}
     for entry, start, end in _drawn_edges(example):
         count = beside[example.places[entry.layer][0]]
-        found[entry] = start + (end - start) * max(1 / (1 + count), min(_CLEAR / wide, 5 / 6 / count, 0.5))
+        found[entry] = start + (end - start) * max(1 / (1 + count), min(_CLEAR / wide, 0.8 / count, 0.5))
     return found
 
 

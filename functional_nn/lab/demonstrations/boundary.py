@@ -94,6 +94,7 @@ class _Page:
             control.on_change("value", lambda attribute, old, new: self.restart())
         self.layer.on_change("value", lambda attribute, old, new: self.ask(0))
         self.go.on_change("active", lambda attribute, old, new: self.run(new))
+        self.go.js_on_change("label", page.keeps_focus())
         self.step.on_click(lambda: self.ask(self.speed.value))
         self.again.on_click(self.new_weights)
         controls = column(row(self.go, self.step, self.again, **wide), self.data,

@@ -78,7 +78,7 @@ class _Page:
     def __init__(self, document: Document):
         every = surfaces.surfaces()
         first = next(iter(every.values()))
-        self.rate, self.quiet = first.rate, False  # quiet: while the page itself sets a control
+        self.quiet = False  # while the page itself sets a control
         self.status = Status()
         self.live = Live(document, answer, self.show, self.status)
         wide = {"sizing_mode": "stretch_width"}
@@ -96,7 +96,7 @@ class _Page:
         }  # fmt: skip
         self.typed = Box("or any rate", "typed-rate", typed.number, first.rate)
         self.rates = Form([self.typed], lambda values: first_order.factory("gd")(*values),
-                          lambda: self.new_rate(self.typed.value), self.status)  # fmt: skip
+                          self.new_rate, self.status)  # fmt: skip
         self.steps = page.slider("updates", 1, STEPS, 100, 1, "steps")
         self.start = Start(first.labels, first.start, self.status, self.ask)
         self.path, self.values = page.source("path", "x", "y"), page.source("values", "x", "y")
@@ -118,7 +118,7 @@ class _Page:
         for control in (self.examples, self.steps):
             control.on_change("value", lambda attribute, old, new: self.ask())
         for slider in self.sliders.values():
-            slider.on_change("value", lambda attribute, old, new: self.new_rate(float(f"{new:.6g}")))
+            slider.on_change("value", lambda attribute, old, new: self.slid(new))
         self.plotted.on_event(Tap, lambda event: self.start.tapped(self.plotted, event))
         controls = column(self.surface, self.examples, *self.sliders.values(), self.typed.model, self.steps,
                           row(*(box.model for box in self.start.boxes), **wide), _equations(), **wide)  # fmt: skip
@@ -131,7 +131,7 @@ class _Page:
     def other_surface(self, attribute, old, new) -> None:
         surface = surfaces.surfaces()[new]
         position = self.examples.options.index(self.examples.value)
-        self.rate, self.quiet = surface.rate, True
+        self.quiet = True
         self.examples.options = list(plans(surface))
         self.examples.value = self.examples.options[position]
         for name, slider in self.sliders.items():
@@ -149,20 +149,24 @@ class _Page:
         """The one of the surface that is seen."""
         return self.sliders[self.surface.value]
 
-    def new_rate(self, rate: float) -> None:
-        """From the slider or the box, each of which then shows the other's."""
-        if self.quiet:
-            return
-        self.rate, self.quiet = rate, True
-        self.typed.write(rate)
-        self.slider.value = min(max(rate, self.slider.start), self.slider.end)
+    def slid(self, rate: float) -> None:
+        """The slider has moved; it is not moved itself, which would undo what a hand has done since."""
+        if not self.quiet:
+            self.typed.write(float(f"{rate:.6g}"))
+            self.ask()
+
+    def new_rate(self) -> None:
+        """A rate was typed, which the slider shows as far as it goes."""
+        self.quiet = True
+        self.slider.value = min(max(self.typed.value, self.slider.start), self.slider.end)
         self.quiet = False
         self.ask()
 
     def ask(self) -> None:
         if not self.quiet:
             start = tuple(self.start.values)
-            self.live.ask(Question(self.surface.value, self.examples.value, self.rate, self.steps.value, start))
+            rate = self.typed.value
+            self.live.ask(Question(self.surface.value, self.examples.value, rate, self.steps.value, start))
 
     # What is seen ----------------------------------------------------------------------------------------------------
 

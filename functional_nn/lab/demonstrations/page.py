@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from bokeh.core.templates import FILE
 from bokeh.document import Document
-from bokeh.models import ColumnDataSource, Div, InlineStyleSheet, LogTicker, Model, Range1d, Slider
+from bokeh.models import ColumnDataSource, CustomJS, Div, InlineStyleSheet, LogTicker, Model, Range1d, Slider
 from bokeh.plotting import figure
 from bokeh.themes import Theme
 from markupsafe import Markup, escape
@@ -219,6 +219,20 @@ def inside(plotted: figure, x: float | None, y: float | None) -> bool:
 def wraps() -> InlineStyleSheet:
     """Of a row whose parts go on in the next line where there is no room."""
     return InlineStyleSheet(css=":host { flex-wrap: wrap; gap: 6px 14px; }")
+
+
+def keeps_focus() -> CustomJS:
+    """For a button whose label changes: Bokeh then makes another, and the keyboard would lose it."""
+    return CustomJS(
+        code="""
+        const {shadow_el} = Bokeh.index.find_one(cb_obj)
+        const focus = () => {
+          if (document.activeElement === document.body) shadow_el.querySelector("button").focus({preventScroll: true})
+        }
+        new MutationObserver((_, observer) => { observer.disconnect(); focus() }).observe(shadow_el, {childList: true})
+        focus()
+    """
+    )
 
 
 def slider(title: str, low: float, high: float, value: float, step: float, name: str, **settings: Any) -> Slider:
