@@ -108,12 +108,15 @@ def test_one_session_is_invisible_to_another(served):
         second.close()
 
 
-# A process of its own, whose memory is the server's alone.
+# A process of its own, whose memory is the server's alone, and what its pages begin with compiled.
 _SERVER = """
-import gc, jax
+import gc, jax, sys
 jax.config.update("jax_enable_x64", True)
 from functional_nn.lab.demonstrations import server
 server._UNUSED = 200
+for one in server.DEMONSTRATIONS:
+    if one.path in sys.argv:
+        next(one.warm_up())
 served = server.start(5900)
 gc.freeze()
 print(served.address, flush=True)
@@ -122,9 +125,9 @@ served.server.io_loop.start()
 
 
 @pytest.fixture
-def apart():
+def apart(pages):
     """A server in another process: (address, that process)."""
-    command = [sys.executable, "-c", _SERVER]
+    command = [sys.executable, "-c", _SERVER, *pages]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         yield process.stdout.readline().strip(), process
         process.kill()
