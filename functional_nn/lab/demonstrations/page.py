@@ -7,7 +7,6 @@ what was compiled.
 import contextlib
 import functools
 import math
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -58,13 +57,7 @@ class Live:
     ):
         self.document, self.compute, self.show, self.status = document, compute, show, status
         self.waiting: list = []
-        self.busy = self.gone = False
-        self.leaving = threading.Lock()
-        document.on_session_destroyed(self._leave)
-
-    def _leave(self, session_context) -> None:
-        with self.leaving:
-            self.gone = True
+        self.busy = False
 
     def ask(self, question: Any) -> None:
         """Answers `question` soon; an earlier one that was not begun is forgotten."""
@@ -82,9 +75,8 @@ class Live:
             self.status.wait()
 
     def _arrived(self, future: Future) -> None:
-        with self.leaving:  # a document that is gone takes no callback
-            if not self.gone:
-                self.document.add_next_tick_callback(functools.partial(self._answer, future))
+        with contextlib.suppress(AttributeError):  # of a document that is gone, which takes no callback
+            self.document.add_next_tick_callback(functools.partial(self._answer, future))
 
     def _answer(self, future: Future) -> None:
         with contextlib.suppress(ValueError):  # where it has been said

@@ -21,7 +21,7 @@ from bokeh.models import LogAxis
 from tornado.websocket import websocket_connect
 
 from functional_nn.lab import demonstrations
-from functional_nn.lab.demonstrations import DEMONSTRATIONS, server, surfaces
+from functional_nn.lab.demonstrations import DEMONSTRATIONS, page, server, surfaces
 from functional_nn.lab.demonstrations.page import Demonstration, Live, Status, lay_out
 
 _COMPILES = "what is asked for the first time is compiled first|compiling"
@@ -277,9 +277,6 @@ class _Document:
     def __init__(self):
         self.next, self.later = [], []
 
-    def on_session_destroyed(self, callback):
-        pass
-
     def add_next_tick_callback(self, callback):
         self.next.append(callback)
 
@@ -294,6 +291,20 @@ class _Document:
         pass
 
     unhold = lambda self: None  # noqa: E731
+
+
+def test_an_answer_that_nobody_waits_for_any_more(caplog):
+    """The session is destroyed while it is computed, as when a visitor has left."""
+    document, status, go_on = Document(), Status(), threading.Event()
+    live = Live(document, lambda question: go_on.wait(30), status.say, status)
+    live.ask("something")
+    document.callbacks.destroy()  # as Bokeh does, before it says so
+    go_on.set()
+    both = threading.Barrier(3)  # which all workers of the pool reach when they have done with it
+    for _ in range(2):
+        page._pool.submit(both.wait)
+    both.wait(30)
+    assert not caplog.records
 
 
 def test_what_takes_long_is_said_but_not_after_the_answer():
