@@ -69,24 +69,28 @@ def check(page):
     for width in WIDTHS:
         _screen(page, width)
         page.until(lambda: not page.script(_CUT), 10, lambda: page.script(_CUT))
-    for scheme in ("light", "dark"):
-        _screen(page, 1280, scheme)
+    for name in ("light", "dark"):
+        _screen(page, 1280, name)
         page.script("scrollTo(0, 0)")
         texts, figures = page.script(_CONTRASTS)
         low = [text for text in texts if text[1] < text[2]]
-        assert len(texts) > 10 and figures and not low, (scheme, low)
+        assert len(texts) > 10 and figures and not low, (name, low)
         pixels = plt.imread(io.BytesIO(page.browser.get_screenshot_as_png()))[:, :, :3]
         card = _luminance(pixels[100, 900])  # of the status line
-        assert card > 0.9 if scheme == "light" else card < 0.05
+        assert card > 0.9 if name == "light" else card < 0.05
         for x, y, width, height in figures:
             seen = _luminance(pixels[int(y) + 2 : int(y + height) - 2, int(x) + 2 : int(x + width) - 2]).ravel()
             assert _contrast(seen[0], card) < 1.05, "a figure's ground is the card's"
-            assert _contrast(seen.max() if scheme == "dark" else seen.min(), card) > 7
+            assert _contrast(seen.max() if name == "dark" else seen.min(), card) > 7
     _screen(page, 1280)
 
 
-def _screen(page, width, scheme="light"):
+def scheme(name):
+    """What a browser is told to be "light" or "dark"."""
+    return {"features": [{"name": "prefers-color-scheme", "value": name}]}
+
+
+def _screen(page, width, name="light"):
     screen = {"width": width, "height": 1000, "deviceScaleFactor": 1, "mobile": width < 500}
     page.browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
-    media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
-    page.browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
+    page.browser.execute_cdp_cmd("Emulation.setEmulatedMedia", scheme(name))

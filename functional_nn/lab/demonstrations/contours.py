@@ -31,7 +31,7 @@ class Drawing:
         """Lays the axes for a surface, which is drawn when an answer has brought its grid."""
         self.drawn = False
         self.figure.renderers = [each for each in self.figure.renderers if each not in self.lines]
-        self.known.data = {name: [] for name in self.known.data}
+        page.empty(self.known)
         for shown, (low, high) in zip((self.figure.x_range, self.figure.y_range), surface.window, strict=True):
             shown.update(start=low, end=high, reset_start=low, reset_end=high)
         self.figure.xaxis.axis_label, self.figure.yaxis.axis_label = surface.labels

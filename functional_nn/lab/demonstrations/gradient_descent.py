@@ -101,8 +101,8 @@ class _Page:
         self.start = Start(first.labels, first.start, self.status, self.ask)
         self.path, self.values = page.source("path", "x", "y"), page.source("values", "x", "y")
         self.ends = page.source("ends", "x", "y", "marker", "fill")
-        self.arrows, self.names = (page.source(name, *columns) for name, columns in (
-            ("arrows", ("x0", "y0", "x1", "y1")), ("names", ("x", "y", "text", "align", "offset"))))  # fmt: skip
+        self.arrows = page.source("arrows", "x0", "y0", "x1", "y1")
+        self.names = page.source("names", "x", "y", "text", "align", "offset")
         self.drawing = Drawing("Contours of F over two weights, and the path of gradient descent", 470, first)
         self.plotted = self.drawing.figure
         contours.draw_path(self.plotted, self.path, self.ends)
@@ -140,8 +140,9 @@ class _Page:
         self.start.move(surface.start, surface.labels)
         self.quiet = False
         self.drawing.frame(surface)
-        for source in (self.path, self.ends, self.arrows, self.names):
-            source.data = {name: [] for name in source.data}
+        for source in (self.path, self.ends, self.values, self.arrows, self.names):
+            page.empty(source)
+        self.readout.text = ""
         self.ask()
 
     @property

@@ -238,6 +238,11 @@ def source(name: str, *columns: str) -> ColumnDataSource:
     return ColumnDataSource({column: [] for column in columns}, name=name)
 
 
+def empty(source: ColumnDataSource) -> None:
+    """Takes everything out of its columns."""
+    source.data = {column: [] for column in source.data}
+
+
 def said(value: float) -> str:
     """A number as the pages show it: four digits."""
     return "∞" if value == math.inf else f"{value:.4g}".replace("-", "−")

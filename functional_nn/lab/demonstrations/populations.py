@@ -339,7 +339,7 @@ class _Page:
         """What a point says of its member."""
         columns = {name: values.tolist() for name, values in self.shown.columns.items()}
         return [
-            ", ".join([f"member {m}", *(f"{name} {value_text(own[m], name)}" for name, own in columns.items()),
+            "\n".join([f"member {m}", *(f"{name} {value_text(own[m], name)}" for name, own in columns.items()),
                        "diverged" if self.shown.lost[m] else f"loss {said(self.shown.loss[m])}"])
             for m in range(len(self.shown))
         ]  # fmt: skip

@@ -118,7 +118,7 @@ class _Lane:
 
     def empty(self) -> None:
         for source in (self.path, self.values, self.ends):
-            source.data = {name: [] for name in source.data}
+            page.empty(source)
         self.result.text = ""
 
     def show(self, surface: Surface, path: Path | None) -> str | None:

@@ -295,6 +295,26 @@ def test_the_page_on_every_screen_light_and_dark(visit, tmp_path, more):
         sweep_members.use(None)
 
 
+def test_what_a_point_says_is_seen_whole(visit, sweep):
+    """At both ends of a phone's screen, in the dark."""
+    page = visit("populations", 400)
+    page.browser.execute_cdp_cmd("Emulation.setEmulatedMedia", appearance.scheme("dark"))
+    page.until(lambda: page.said().startswith(f"{N} of {N} selected"))
+    points = page.data("points")
+    for m in (np.argmin(points["x"]), np.argmax(points["x"])):
+        x, y = page.at("members", points["x"][m], points["y"][m])
+        for near in (1, 0):
+            place = {"type": "mouseMoved", "x": x - near, "y": y}
+            page.browser.execute_cdp_cmd("Input.dispatchMouseEvent", place)
+        tip = page.until(lambda m=m: page.script("""
+            const tip = document.querySelector(".bk-Tooltip"), box = tip?.getBoundingClientRect();
+            const said = tip?.shadowRoot.querySelector(".bk-tooltip-content").innerText ?? "";
+            const ground = tip && getComputedStyle(tip).backgroundColor;
+            return said.startsWith(arguments[0]) && [box.left, box.right, ground, said]""",
+            f"member {m}\n"))  # fmt: skip
+        assert 0 <= tip[0] < tip[1] <= 400 and tip[2] == "rgb(27, 33, 43)" and "learning_rate" in tip[3]
+
+
 def test_the_ten_best_are_seen_at_once(visit, sweep):
     """On a screen of 1280 x 720, without scrolling."""
     page = visit("populations")
