@@ -49,7 +49,7 @@ SCENES = (
     Scene("adam", "adam", (), 1, ("steps", "value", (300, 310)), "path-3"),
     Scene("backpropagation", "backpropagation", (("step", "value", 9),), 1, ("step", "value", (5, 6)), "nodes"),
     Scene("decision-boundary", "decision_boundary",
-          (("data", "value", "two spirals"), ("hidden", "value", "16, 16"), ("rate", "value", 0.02),
+          (("data", "value", "two spirals"), ("hidden", "value", "16, 16"), ("rate", "value", "0.02"),
            ("speed", "value", 20), ("go", "active", True)), 30, ("layer", "value", ("layer2", "layer1")), "units"),
     Scene("populations", "populations",
           (("choose-across", "value", [-1.2, 1]), ("choose-upwards", "active", [0, 1])), 1,
@@ -87,7 +87,9 @@ def served() -> Iterator[str]:
     command = [sys.executable, "-m", "functional_nn.lab.cli", "demo", "--no-browser"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
-        yield next(line for line in process.stdout if line.startswith("demonstrations:")).split()[1]
+        address = next(line for line in process.stdout if line.startswith("demonstrations:")).split()[1]
+        next(line for line in process.stdout if line.startswith("all is compiled"))
+        yield address
     finally:
         process.terminate()
         process.wait()

@@ -7,11 +7,12 @@ import numpy as np
 from bokeh.document import Document
 from bokeh.events import Tap
 from bokeh.layouts import column, row
-from bokeh.models import Arrow, Button, NormalHead, Range1d, Select, TextInput
+from bokeh.models import Arrow, Button, NormalHead, Range1d, Select
 from markupsafe import Markup
 
 import functional_nn as fnn
-from functional_nn.lab.demonstrations import page
+from functional_nn.lab.demonstrations import page, typed
+from functional_nn.lab.demonstrations.boxes import Box, Form
 from functional_nn.lab.demonstrations.explanations import comparison, explain
 from functional_nn.lab.demonstrations.one_example import (
     Entry,
@@ -22,9 +23,7 @@ from functional_nn.lab.demonstrations.one_example import (
     answer,
     check,
     examples,
-    line,
     neuron,
-    read,
     readers,
     steps,
 )
@@ -33,13 +32,15 @@ from functional_nn.lab.demonstrations.page import Demonstration, Live, Status, s
 TITLE = "Backpropagation, step by step"
 ABOUT = "Values forward, then sensitivities back, each with its equation and numbers. Click a weight to change it."
 _FORWARD, _BACKWARD = page.COLORS[0], page.COLORS[1]
+_CLEAR = 44  # pixels from a neuron's middle to that of a number it does not cover
 _NEAR = 0.12  # of a column's width: how far from an edge a click still means it
 
 
-def warm_up() -> None:
+def warm_up() -> Iterator[None]:
     """Compiles every example."""
     for example in examples().values():
         answer(example.start)
+        yield
 
 
 # The drawing ----------------------------------------------------------------------------------------------------------
@@ -93,12 +94,15 @@ def nodes(example: Example, question: Question, found: Found, at: int) -> dict[s
     return _columns(rows)
 
 
-def edges(example: Example, question: Question, found: Found, at: int) -> dict[str, list]:
-    """Columns of the edges: their weights, or at the steps of gradient and update what these say of them."""
+def edges(example: Example, question: Question, found: Found, at: int, wide: float) -> dict[str, list]:
+    """Columns of the edges: their weights, or at the steps of gradient and update what these say of them.
+
+    wide: how many pixels one column of neurons is from the next.
+    """
     step = steps(example.network)[at]
     _, pairs = active(example.network, step)
     largest = max(abs(entry.of(question.params)) for entry in example.entries if entry.source) or 1.0
-    at_labels, rows = labels(example), []
+    at_labels, rows = labels(example, wide), []
     for entry, start, end in _drawn_edges(example):
         weight, here = entry.of(question.params), (entry.source, entry.layer) in pairs
         shown = {"gradient": found.gradients, "update": found.updated}.get(step.kind, question.params)
@@ -138,23 +142,26 @@ def _columns(rows: list[dict]) -> dict[str, list]:
     return {name: [each[name] for each in rows] for name in rows[0]}
 
 
-def labels(example: Example) -> dict[Entry, np.ndarray]:
-    """Where each edge's number stands: evenly apart beside a column of neurons, whichever edges cross."""
+def labels(example: Example, wide: float) -> dict[Entry, np.ndarray]:
+    """Where each edge's number stands: evenly apart beside a column of neurons, whichever edges cross; where columns
+    are so near that the neuron would cover it, further on, as long as a fifth of a row is between any two.
+    """
     beside = collections.Counter(x for places in spots(example).values() for x in places[:, 0])
-    return {
-        entry: start + (end - start) / (1 + beside[example.places[entry.layer][0]])
-        for entry, start, end in _drawn_edges(example)
-    }
+    found = {}
+    for entry, start, end in _drawn_edges(example):
+        count = beside[example.places[entry.layer][0]]
+        found[entry] = start + (end - start) * max(1 / (1 + count), min(_CLEAR / wide, 0.8 / count, 0.5))
+    return found
 
 
 def clicked(example: Example, x: float, y: float, shape: tuple[float, float]) -> Entry | None:
-    """The edge, or the neuron's bias, that a click means; shape: a column's and a neuron's size in one unit.
+    """The edge, or the neuron's bias, that a click means; shape: a column's and a neuron's size in pixels.
 
     Where edges cross, the number that was clicked decides.
     """
     unit = np.array(shape)
     point, near, distances = np.array([x, y]) * unit, _NEAR * shape[0], {}
-    for entry, label in labels(example).items():
+    for entry, label in labels(example, shape[0]).items():
         distances[entry] = np.linalg.norm(point - label * unit)
     if min(distances.values()) > near / 2:
         for entry, *ends in _drawn_edges(example):
@@ -176,17 +183,20 @@ class _Page:
         self.example = next(iter(examples().values()))
         self.question, self.found, self.updates = self.example.start, None, 0
         self.quiet = False  # while the page itself sets a control
+        self.pixels = {"inner_width": 480, "inner_height": 350}  # of the drawing, until the browser has said
         self.status = Status()
         self.live = Live(document, answer, self.show, self.status)
         wide = {"sizing_mode": "stretch_width"}
         self.choice = Select(title="example", options=list(examples()), value=self.example.name, name="example", **wide)
         self.slot = column(**wide)
         back, forth = Button(label="◀ back", name="back", **wide), Button(label="next ▶", name="next", **wide)
-        self.inputs, self.targets = (TextInput(title=f"{what}, with commas", name=what, **wide)
-                                     for what in ("inputs", "targets"))  # fmt: skip
-        self.rate = page.number("learning rate", self.question.rate, "rate")
+        self.inputs = Box("inputs", "inputs", lambda text: self.read(text, self.inputs), self.question.inputs)
+        self.targets = Box("targets", "targets", lambda text: self.read(text, self.targets), self.question.targets)
+        self.rate = Box("learning rate", "rate", typed.number, self.question.rate)
+        self.given = Form([self.inputs, self.targets, self.rate], self.check, self.anew, self.status)
         self.entry = Select(title="parameter", name="entry", **wide)
-        self.value = page.number("its value", 0.0, "value")
+        self.value = Box("its value", "value", typed.number, 0.0)
+        self.weight = Form([self.value], lambda values: None, self.weighed, self.status)
         update = Button(label="make this update", button_type="primary", name="update", **wide)
         again = Button(label="start again", name="again", **wide)
         self.nodes = page.source("nodes", "x", "y", "name", "a", "n", "s", "value", "net", "back", "bias", "fill",
@@ -201,16 +211,14 @@ class _Page:
         self.choice.on_change("value", lambda attribute, old, new: self.begin(examples()[new]))
         back.on_click(lambda: self.go(self.step.value - 1))
         forth.on_click(lambda: self.go(self.step.value + 1))
-        self.inputs.on_change("value", self.typed)
-        self.targets.on_change("value", self.typed)
-        self.rate.on_change("value", self.typed)
         self.entry.on_change("value", lambda attribute, old, new: self.show_entry())
-        self.value.on_change("value", self.weighed)
         self.plotted.on_event(Tap, self.tapped)
+        for side in self.pixels:
+            self.plotted.on_change(side, self.resized)
         update.on_click(self.update)
         again.on_click(lambda: self.begin(self.example))
-        controls = column(self.choice, self.slot, row(back, forth, **wide), self.inputs, self.targets, self.rate,
-                          row(self.entry, self.value, **wide), row(update, again, **wide), **wide)  # fmt: skip
+        controls = column(self.choice, self.slot, row(back, forth, **wide), *(box.model for box in self.given.boxes),
+                          row(self.entry, self.value.model, **wide), row(update, again, **wide), **wide)  # fmt: skip
         page.lay_out(document, TITLE, ABOUT, status=self.status.model, controls=controls,
                      main=column(self.plotted, self.key, **wide), side=self.panel, below=self.compared)  # fmt: skip
         self.begin(self.example)
@@ -226,9 +234,9 @@ class _Page:
         plotted.add_layout(Arrow(end=head, source=self.flow, x_start="x0", y_start="y0", x_end="x1", y_end="y1",
                                  line_color="#1c2330", line_width=3))  # fmt: skip
         small = {"text_align": "center", "text_baseline": "middle", "text_font_size": "11px", "text_color": "#1c2330"}
+        plotted.scatter("x", "y", source=self.nodes, size=44, fill_color="fill", line_color="line", line_width="width")
         plotted.text("lx", "ly", "label", source=self.edges, background_fill_color="white", padding=1,
                      background_fill_alpha=0.85, **(small | {"text_color": "text"}))  # fmt: skip
-        plotted.scatter("x", "y", source=self.nodes, size=44, fill_color="fill", line_color="line", line_width="width")
         plotted.text("x", "y", "value", source=self.nodes, **(small | {"text_font_size": "12px"}))
         paper = {"background_fill_color": "white", "background_fill_alpha": 0.8}
         plotted.text("x", "y", "name", source=self.nodes, x_offset=-14, y_offset=-31, **small, **paper)
@@ -255,8 +263,10 @@ class _Page:
         self.step = page.slider("step", 1, len(steps(example.network)), 1, 1, "step")
         self.step.on_change("value", self.moved)
         self.slot.children = [self.step]
-        self.inputs.value, self.targets.value = line(example.inputs), line(example.targets)
-        self.rate.value = example.rate
+        for box, value in zip(self.given.boxes, (example.inputs, example.targets, example.rate), strict=True):
+            box.write(value)
+        for box in self.inputs, self.targets:
+            box.input.title = f"{box.input.name} ({len(box.value)} number{'s' if len(box.value) > 1 else ''})"
         self.entry.options = [entry.words for entry in example.entries]
         self.entry.value = self.entry.options[0]
         self.key.text = str(Markup(
@@ -275,28 +285,22 @@ class _Page:
             self.draw()
 
     def ask(self, question: Question) -> None:
-        """Asks, unless it is refused: then the last question stays. Raises nothing."""
-        try:
-            check(question)
-        except ValueError as error:
-            self.status.refuse(f"{error}; the last ones stay")
-            return
         self.question = question
         self.live.ask(question)
 
-    def typed(self, attribute, old, new) -> None:
-        if self.quiet:
-            return
-        if self.rate.value is None:
-            self.status.refuse("learning rate: expected a number, got nothing; the last one stays")
-            return
-        try:
-            inputs = read(self.inputs.value, "inputs", self.example.inputs)
-            targets = read(self.targets.value, "targets", self.example.targets)
-        except ValueError as error:
-            self.status.refuse(str(error))
-            return
-        self.ask(self.question._replace(inputs=inputs, targets=targets, rate=float(self.rate.value)))
+    def read(self, text: str, box: Box) -> tuple[float, ...]:
+        return typed.numbers(text, len(box.value))
+
+    def asked(self, values: list) -> Question:
+        return self.question._replace(**dict(zip(("inputs", "targets", "rate"), values, strict=True)))
+
+    def check(self, values: list) -> None:
+        """Raises ValueError for targets and rates that are refused."""
+        check(self.asked(values))
+
+    def anew(self) -> None:
+        """With what stands in the boxes."""
+        self.ask(self.asked(self.given.values))
 
     @property
     def chosen(self) -> Entry:
@@ -304,24 +308,25 @@ class _Page:
 
     def show_entry(self) -> None:
         if not self.quiet:
-            self.quiet, self.value.value = True, self.chosen.of(self.question.params)
-            self.quiet = False
+            self.value.write(self.chosen.of(self.question.params))
 
-    def weighed(self, attribute, old, new) -> None:
-        if self.quiet:
-            return
-        if new is None:
-            self.status.refuse(f"{self.entry.value}: expected a number, got nothing; the last one stays")
-            return
-        self.ask(self.question._replace(params=self.chosen.put(self.question.params, float(new))))
+    def weighed(self) -> None:
+        self.ask(self.question._replace(params=self.chosen.put(self.question.params, self.value.value)))
+
+    @property
+    def shape(self) -> tuple[float, float]:
+        """A column's and a neuron's size in pixels."""
+        ranges = self.plotted.x_range, self.plotted.y_range
+        return tuple(size / (r.end - r.start) for size, r in zip(self.pixels.values(), ranges, strict=True))
+
+    def resized(self, attribute, old, new) -> None:
+        self.pixels[attribute] = new
+        self.moved(attribute, old, new)
 
     def tapped(self, event: Tap) -> None:
         if not page.inside(self.plotted, event.x, event.y):
             return
-        ranges = self.plotted.x_range, self.plotted.y_range
-        sizes = (self.plotted.inner_width or 480, self.plotted.inner_height or 350)
-        entry = clicked(self.example, event.x, event.y,
-                        tuple(size / (r.end - r.start) for size, r in zip(sizes, ranges, strict=True)))  # fmt: skip
+        entry = clicked(self.example, event.x, event.y, self.shape)
         if entry is None:
             self.status.refuse("there is no edge where you clicked; click one, or choose it under parameter")
             return
@@ -336,7 +341,7 @@ class _Page:
         self.step.value = 1
         self.quiet = False
         self.ask(self.question._replace(params=found.updated))
-        self.show_entry()
+        self.value.follow(self.chosen.of(found.updated))
 
     # What is seen --------------------------------------------------------------------------------------------------
 
@@ -351,7 +356,7 @@ class _Page:
     def draw(self) -> None:
         at, every = self.step.value - 1, steps(self.example.network)
         shown = self.example, self.question, self.found
-        self.nodes.data, self.edges.data = nodes(*shown, at), edges(*shown, at)
+        self.nodes.data, self.edges.data = nodes(*shown, at), edges(*shown, at, self.shape[0])
         self.flow.data = flow(self.example, at)
         step = page.templates().get_template("backpropagation.html")
         self.panel.text = step.render(explain(*shown, every[at])._asdict())

@@ -7,15 +7,16 @@ import contourpy
 import numpy as np
 from bokeh.document import Document
 from bokeh.layouts import column, row
-from bokeh.models import Button, LinearColorMapper, Range1d, Select, TextInput, Toggle
+from bokeh.models import Button, LinearColorMapper, Range1d, Select, Toggle
 
-from functional_nn.lab.demonstrations import classifier, page
+from functional_nn.lab.demonstrations import classifier, page, typed
+from functional_nn.lab.demonstrations.boxes import Box, Form
 from functional_nn.lab.demonstrations.classifier import EPOCHS, WINDOW, Choice, Field, Training
 from functional_nn.lab.demonstrations.page import Demonstration, Live, Status, said
 from functional_nn.optimizers import first_order, second_order
 
 TITLE = "Decision boundary"
-ABOUT = "Black: where the output is 1/2. Thin lines: where hidden neurons' net inputs are 0, which they put together."
+ABOUT = "Thick: where the output is 1/2. Thin lines: where hidden neurons' net inputs are 0, which they put together."
 _FRAME = 60  # milliseconds between two pictures, at least
 _LONGEST = 5000  # epochs, after which it pauses
 _BLUES_AND_ORANGES = ("#2b6cb0", "#5a8fc4", "#8ab1d8", "#b9d3ea", "#e3eef7", "#fdf0e3", "#f9d4ac", "#f3b575", "#e8954a",
@@ -47,14 +48,9 @@ def answer(question: Question) -> Answer:
     return Answer(now, classifier.field(now))
 
 
-def warm_up() -> None:
-    """Compiles what the page begins with."""
-    answer(Question(Choice(), 0.01, None, 1))
-
-
-def warm_up_more() -> Iterator[None]:
-    """Compiles, for the same network, the methods that are likeliest asked for."""
-    for optimizer in ("levenberg_marquardt", "lbfgs", "gd", "momentum", "rmsprop"):
+def warm_up() -> Iterator[None]:
+    """Compiles what the page begins with; then, for the same network, the methods that are likeliest asked for."""
+    for optimizer in ("adam", "levenberg_marquardt", "lbfgs", "gd", "momentum", "rmsprop"):
         answer(Question(Choice(optimizer=optimizer).suited, 0.01, None, 1))
         yield
 
@@ -64,13 +60,14 @@ class _Page:
 
     def __init__(self, document: Document):
         self.document, self.now, self.frames = document, None, None
-        self.rate, self.seed, self.quiet = 0.01, 0, False
+        self.seed, self.quiet = 0, False
         self.status = Status()
         self.live = Live(document, answer, self.show, self.status)
         wide = {"sizing_mode": "stretch_width"}
         first = Choice()
         self.data = Select(title="data", options=list(classifier.DATA), value=first.data, name="data", **wide)
-        self.hidden = TextInput(title="hidden neurons", value="6", name="hidden", **wide)
+        self.hidden = Box("hidden neurons", "hidden", classifier.hidden_sizes, first.hidden)
+        Form([self.hidden], lambda values: None, self.restart, self.status)
         self.activation = Select(title="activation", options=list(classifier.ACTIVATIONS), value=first.activation,
                                  name="activation", **wide)  # fmt: skip
         self.loss = Select(title="loss", options=list(classifier.LOSSES), value=first.loss, name="loss", **wide)
@@ -78,7 +75,9 @@ class _Page:
         self.optimizer = Select(title="optimizer", options=options, value=first.optimizer, name="optimizer", **wide)
         self.size = Select(title="batch size", options=list(_SIZES), value=str(first.batch_size), name="batch-size",
                            **wide)  # fmt: skip
-        self.box = page.number("learning rate", self.rate, "rate")
+        self.rate = Box("learning rate", "rate", typed.number, 0.01)
+        self.rates = Form([self.rate], lambda values: classifier.check_rate(self.optimizer.value, *values),
+                          lambda: None, self.status)  # fmt: skip
         self.speed = page.slider("epochs a picture", 1, EPOCHS, 5, 1, "speed")
         self.layer = Select(title="boundaries of", options=["layer1"], value="layer1", name="layer", **wide)
         self.go = Toggle(label="Train", name="go", button_type="primary", **wide)
@@ -93,15 +92,15 @@ class _Page:
         self.plotted, self.error = self.plane(), self.curve()
         for control in (self.data, self.activation, self.loss, self.optimizer, self.size):
             control.on_change("value", lambda attribute, old, new: self.restart())
-        self.hidden.on_change("value", lambda attribute, old, new: self.restart())
         self.layer.on_change("value", lambda attribute, old, new: self.ask(0))
-        self.box.on_change("value", lambda attribute, old, new: self.new_rate(new))
         self.go.on_change("active", lambda attribute, old, new: self.run(new))
+        self.go.js_on_change("label", page.keeps_focus())
         self.step.on_click(lambda: self.ask(self.speed.value))
         self.again.on_click(self.new_weights)
         controls = column(row(self.go, self.step, self.again, **wide), self.data,
-                          row(self.hidden, self.activation, **wide), self.optimizer, row(self.box, self.size, **wide),
-                          self.loss, self.speed, self.layer, **wide)  # fmt: skip
+                          row(self.hidden.model, self.activation, **wide), self.optimizer,
+                          row(self.rate.model, self.size, **wide), self.loss, self.speed, self.layer,
+                          **wide)  # fmt: skip
         page.lay_out(document, TITLE, ABOUT, status=self.status.model, controls=controls, main=self.plotted,
                      side=column(self.error, self.readout, **wide))  # fmt: skip
         self.restart()
@@ -129,44 +128,32 @@ class _Page:
     # What the visitor does -------------------------------------------------------------------------------------------
 
     def choice(self) -> Choice:
-        """Raises ValueError for hidden neurons that are none."""
-        return Choice(self.data.value, classifier.hidden_sizes(self.hidden.value), self.activation.value,
-                      self.loss.value, self.optimizer.value, _SIZES[self.size.value], self.seed).suited  # fmt: skip
+        return Choice(self.data.value, self.hidden.value, self.activation.value, self.loss.value, self.optimizer.value,
+                      _SIZES[self.size.value], self.seed).suited  # fmt: skip
 
     def restart(self) -> None:
         """A new network, as the controls say."""
         if self.quiet:
             return
-        try:
-            choice = self.choice()
-        except ValueError as error:
-            self.status.refuse(f"{error}; the last network stays")
-            return
-        self.quiet = True
+        choice, self.quiet = self.choice(), True
         layers = [f"layer{i + 1}" for i in range(len(choice.hidden))]
         self.layer.options = layers
         self.layer.value = self.layer.value if self.layer.value in layers else layers[-1]
         self.loss.value = choice.loss
-        self.size.disabled, self.box.disabled = choice.batch_size != _SIZES[self.size.value], choice.second_order
+        self.size.disabled = choice.batch_size != _SIZES[self.size.value]
+        self.rate.input.disabled = choice.second_order
         self.speed.value = 1 if choice.second_order else self.speed.value
         self.quiet, self.now = False, None
         self.status.say(f"compiling {choice.optimizer} for this network ...")
-        self.live.ask(Question(choice, self.rate, None, 0))
+        self.rates.settle()  # what one optimizer refuses another may take
+        self.live.ask(Question(choice, self.rate.value, None, 0))
 
     def new_weights(self) -> None:
         self.seed += 1
         self.restart()
 
-    def new_rate(self, rate: float | None) -> None:
-        """From the next update on; nothing begins anew."""
-        try:
-            classifier.check_rate(self.optimizer.value, rate)
-        except ValueError as error:
-            self.status.refuse(f"{error}; the last rate stays")
-            return
-        self.rate = rate
-
     def run(self, goes: bool) -> None:
+        self.go.label = "Stop" if goes else "Train"
         if goes and self.frames is None:
             self.frames = self.document.add_periodic_callback(self.tick, _FRAME)
         elif not goes and self.frames is not None:
@@ -177,12 +164,13 @@ class _Page:
         if not self.live.busy and self.now is not None:
             if self.now.ended or len(self.now.history.epoch) >= _LONGEST:
                 self.go.active = False
+                self.say(self.now.choice)
             else:
                 self.ask(self.speed.value)
 
     def ask(self, epochs: int) -> None:
         if not self.quiet and self.now is not None:
-            self.live.ask(Question(self.now.choice, self.rate, self.now, epochs))
+            self.live.ask(Question(self.now.choice, self.rate.value, self.now, epochs))
 
     # What is seen ----------------------------------------------------------------------------------------------------
 
@@ -216,13 +204,14 @@ class _Page:
             diverged = int(self.now.run.ended) == 1
             (self.status.warn if diverged else self.status.say)(f"Ended: {self.now.reason}; {last}.")
         else:
-            self.status.say(f"{epochs} {word} of {choice.optimizer}: {last}.")
+            pauses = f" Train pauses after {_LONGEST}; Step goes on." if epochs >= _LONGEST else ""
+            self.status.say(f"{epochs} {word} of {choice.optimizer}: {last}.{pauses}")
         accuracy = history.training_accuracy[-1], history.validation_accuracy[-1]
         rows = [("training", said(history.training_loss[-1]), f"{100 * accuracy[0]:.1f} %"),
                 ("held out", said(history.validation_loss[-1]), f"{100 * accuracy[1]:.1f} %")]  # fmt: skip
-        rate = "" if choice.second_order else f", learning rate {said(self.rate)}"
+        rate = "" if choice.second_order else f", learning rate {said(self.rate.value)}"
         caption = f"{choice.optimizer}{rate}; |gradient| {said(history.gradient_norm[-1])}"
-        self.readout.text = str(page.table(("", choice.loss, "right"), rows, caption))
+        self.readout.text = str(page.tables(page.Table(("", choice.loss, "right"), rows, caption)))
 
 
 def _lines(fields) -> dict[str, list[np.ndarray]]:
@@ -232,4 +221,4 @@ def _lines(fields) -> dict[str, list[np.ndarray]]:
     return {"xs": [line[:, 0] for line in lines], "ys": [line[:, 1] for line in lines]}
 
 
-DEMONSTRATION = Demonstration("decision-boundary", TITLE, ABOUT, _Page, warm_up, warm_up_more)
+DEMONSTRATION = Demonstration("decision-boundary", TITLE, ABOUT, _Page, warm_up)

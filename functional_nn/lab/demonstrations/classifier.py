@@ -5,7 +5,6 @@ epochs a call and kept in between, with the learning rate as an argument: anothe
 """
 
 import functools
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -13,10 +12,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from sklearn.datasets import make_circles, make_moons
 
 import functional_nn as fnn
 from functional_nn import optimizers, training
+from functional_nn.lab.demonstrations import typed
 from functional_nn.optimizers import first_order, second_order
 from functional_nn.training import loop, program
 from functional_nn.training.program import Batch, History, Run, Settings
@@ -60,11 +59,15 @@ def _spirals(count: int, rng) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _moons(count: int, rng) -> tuple[np.ndarray, np.ndarray]:
+    from sklearn.datasets import make_moons  # which takes longer to import than all else that a page begins with
+
     x, t = make_moons(count, noise=0.15, random_state=7)
     return (x - [0.5, 0.25]) * [0.9, 1.2], t
 
 
 def _circles(count: int, rng) -> tuple[np.ndarray, np.ndarray]:
+    from sklearn.datasets import make_circles
+
     return make_circles(count, noise=0.1, factor=0.45, random_state=7)
 
 
@@ -105,12 +108,11 @@ def hidden_sizes(text: str) -> tuple[int, ...]:
 
     Raises ValueError, saying what is accepted.
     """
-    parts = [part for part in re.split(r"[,\s]+", text.strip()) if part]
-    sizes = tuple(int(part) if part.isdecimal() else 0 for part in parts)
+    sizes = typed.integers(text)
     if not 1 <= len(sizes) <= _MOST_LAYERS or not all(1 <= size <= _MOST_NEURONS for size in sizes):
         raise ValueError(
-            f"hidden neurons: expected 1 to {_MOST_LAYERS} numbers from 1 to {_MOST_NEURONS}, as in 8 or 8, 8; "
-            f"got {text!r}"
+            f"expected 1 to {_MOST_LAYERS} integers from 1 to {_MOST_NEURONS}, as in 8 or 8, 8, "
+            f"got {typed.quoted(text)}"
         )
     return sizes
 
@@ -160,13 +162,10 @@ def advance(now: Training, rate: float, epochs: int) -> Training:
     return Training(now.choice, run, History(*rows, {}))
 
 
-def check_rate(optimizer: str, rate: float | None) -> None:
+def check_rate(optimizer: str, rate: float) -> None:
     """Raises ValueError for what is no learning rate of that optimizer; those of second order have none."""
-    if second_order.knows(optimizer):
-        return
-    if rate is None:
-        raise ValueError("learning rate: expected a number, got nothing")
-    first_order.factory(optimizer)(rate)  # the first constant of each; for Rprop the first step
+    if not second_order.knows(optimizer):
+        first_order.factory(optimizer)(rate)  # the first constant of each; for Rprop the first step
 
 
 def _key(choice: Choice) -> Choice:

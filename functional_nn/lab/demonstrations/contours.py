@@ -1,7 +1,7 @@
 """How a performance surface is drawn, and a path over it, for the pages of gradient descent and of the race."""
 
 import numpy as np
-from bokeh.models import ColumnDataSource, Range1d
+from bokeh.models import ColumnDataSource, Range1d, Renderer
 from bokeh.plotting import figure
 
 from functional_nn.lab.demonstrations import page
@@ -12,33 +12,45 @@ _FAR = 50.0  # windows away from the surface, from where on a path is not drawn
 _MARKERS = {"minimum": "star", "local minimum": "star_dot", "saddle": "x"}
 
 
-def surface_plot(alternative: str, height: int) -> figure:
-    """An empty figure for contours."""
-    plotted = page.plot(alternative, tools="pan,wheel_zoom,tap,reset,save", height=height, x_range=Range1d(0, 1),
-                        y_range=Range1d(0, 1))  # fmt: skip
-    plotted.toolbar.active_tap = None
-    return plotted
+class Drawing:
+    """A figure of F over two weights: its contours and what is known of it, over which paths are drawn."""
 
+    def __init__(self, alternative: str, height: int, surface: Surface):
+        self.figure = page.plot(alternative, tools="pan,wheel_zoom,tap,reset,save", height=height,
+                                x_range=Range1d(0, 1), y_range=Range1d(0, 1))  # fmt: skip
+        self.figure.toolbar.active_tap = None
+        self.known = page.source("known", "x", "y", "marker", "text", "align")
+        self.figure.scatter("x", "y", marker="marker", source=self.known, size=13, line_color=page.INK,
+                            fill_color="white", line_width=1.5)  # fmt: skip
+        self.figure.text("x", "y", "text", source=self.known, text_align="align", y_offset=-9, text_font_size="11px",
+                         text_color=page.INK)  # fmt: skip
+        self.lines: list[Renderer] = []
+        self.frame(surface)
 
-def draw_surface(plotted: figure, surface: Surface) -> None:
-    """F on a figure, whatever was there before, and the stationary points that are known of it."""
-    plotted.renderers = []
-    plotted.contour(*surface.grid, levels=surface.levels, line_color=page.GREY, line_width=1)
-    for shown, (low, high) in zip((plotted.x_range, plotted.y_range), surface.window, strict=True):
-        shown.update(start=low, end=high, reset_start=low, reset_end=high)
-    plotted.xaxis.axis_label, plotted.yaxis.axis_label = surface.labels
-    known = ColumnDataSource({
-        "x": [point.x[0] for point in surface.stationary],
-        "y": [point.x[1] for point in surface.stationary],
-        "marker": [_MARKERS[point.kind] for point in surface.stationary],
-        "text": [f"{point.kind}, F = {said(point.value)}" for point in surface.stationary],
-        "align": ["left" if point.x[0] < np.mean(surface.window[0]) else "right" for point in surface.stationary],
-    })  # fmt: skip
-    plotted.scatter("x", "y", marker="marker", source=known, size=13, line_color=page.INK, fill_color="white",
-                    line_width=1.5)  # fmt: skip
-    plotted.text(
-        "x", "y", "text", source=known, text_align="align", y_offset=-9, text_font_size="11px", text_color=page.INK
-    )
+    def frame(self, surface: Surface) -> None:
+        """Lays the axes for a surface, which is drawn when an answer has brought its grid."""
+        self.drawn = False
+        self.figure.renderers = [each for each in self.figure.renderers if each not in self.lines]
+        page.empty(self.known)
+        for shown, (low, high) in zip((self.figure.x_range, self.figure.y_range), surface.window, strict=True):
+            shown.update(start=low, end=high, reset_start=low, reset_end=high)
+        self.figure.xaxis.axis_label, self.figure.yaxis.axis_label = surface.labels
+
+    def draw(self, surface: Surface) -> None:
+        """The contours and the stationary points, unless they are there."""
+        if self.drawn:
+            return
+        self.drawn = True
+        lines = self.figure.contour(*surface.grid, levels=surface.levels, line_color=page.GREY, line_width=1)
+        lines.level = "image"  # below all else
+        self.lines = [lines]
+        self.known.data = {
+            "x": [point.x[0] for point in surface.stationary],
+            "y": [point.x[1] for point in surface.stationary],
+            "marker": [_MARKERS[point.kind] for point in surface.stationary],
+            "text": [f"{point.kind}, F = {said(point.value)}" for point in surface.stationary],
+            "align": ["left" if point.x[0] < np.mean(surface.window[0]) else "right" for point in surface.stationary],
+        }  # fmt: skip
 
 
 def draw_path(plotted: figure, path: ColumnDataSource, ends: ColumnDataSource, number: int = 0) -> None:

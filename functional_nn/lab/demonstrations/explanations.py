@@ -212,10 +212,10 @@ def comparison(example: Example, found: Found) -> Markup:
         for layer in example.network.layers for i in range(layer.size)
     ]  # fmt: skip
     half = -(-len(gradients) // 2)  # side by side, so that all are seen at once
-    return page.beside(
-        page.table(("dF/d", *header), gradients[:half], "The gradient"),
-        page.table(("dF/d", *header), gradients[half:], "and the rest of it"),
-        page.table(("dF/dn", *header), sensitivities, "Sensitivities"),
+    return page.tables(
+        page.Table(("dF/d", *header), gradients[:half], "The gradient"),
+        page.Table(("dF/d", *header), gradients[half:], "and the rest of it"),
+        page.Table(("dF/dn", *header), sensitivities, "Sensitivities"),
     )
 
 

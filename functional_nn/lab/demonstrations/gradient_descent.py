@@ -4,6 +4,7 @@ The rate's slider is marked where gradient descent ceases to be stable, 2 / lamb
 follows): of a quadratic everywhere, elsewhere of the quadratic that F is like where the path ends.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -14,10 +15,13 @@ from bokeh.models import InlineStyleSheet, Select, Slider
 from markupsafe import Markup
 
 from functional_nn import training
-from functional_nn.lab.demonstrations import contours, page, surfaces
-from functional_nn.lab.demonstrations.page import Demonstration, Live, Start, Status, said
+from functional_nn.lab.demonstrations import contours, page, surfaces, typed
+from functional_nn.lab.demonstrations.boxes import Box, Form, Start
+from functional_nn.lab.demonstrations.contours import Drawing
+from functional_nn.lab.demonstrations.page import Demonstration, Live, Status, said
 from functional_nn.lab.demonstrations.surfaces import STEPS, Bend, Path, Surface
 from functional_nn.lab.equations import mathml
+from functional_nn.optimizers import first_order
 
 TITLE = "Gradient descent"
 ABOUT = "Click on the surface to start there. Below the marked rate it comes to rest; above, it cannot."
@@ -54,17 +58,18 @@ def plans(surface: Surface) -> dict[str, training.BatchPlan]:
 def answer(question: Question) -> Answer:
     """What is asked for. Raises ValueError for what is out of range."""
     surface = surfaces.surfaces()[question.surface]
+    _ = surface.grid  # which the page draws, and does not compute
     plan, constants = plans(surface)[question.examples], {"learning_rate": question.rate}
     path = surfaces.descend(surface, question.start, question.steps, "gd", constants, plan)
     return Answer(question, path, surfaces.bend(surface, path.points[path.last]))
 
 
-def warm_up() -> None:
+def warm_up() -> Iterator[None]:
     """Compiles every path of the page, and the surfaces' drawings."""
     for surface in surfaces.surfaces().values():
-        _ = surface.grid
         for examples in plans(surface):
             answer(Question(surface.name, examples, surface.rate, 1, surface.start))
+            yield
 
 
 class _Page:
@@ -73,7 +78,7 @@ class _Page:
     def __init__(self, document: Document):
         every = surfaces.surfaces()
         first = next(iter(every.values()))
-        self.rate, self.quiet = first.rate, False  # quiet: while the page itself sets a control
+        self.quiet = False  # while the page itself sets a control
         self.status = Status()
         self.live = Live(document, answer, self.show, self.status)
         wide = {"sizing_mode": "stretch_width"}
@@ -84,56 +89,60 @@ class _Page:
         self.sliders = {
             surface.name: page.slider(
                 "learning rate", 0, surface.largest_rate, surface.rate, surface.largest_rate / 300, f"rate-{number}",
-                format="0.[0000]", stylesheets=[InlineStyleSheet(css="")], visible=surface is first,
+                format="0.[0000]", stylesheets=[page.sheet("controls"), InlineStyleSheet(css="")],
+                visible=surface is first,
             )
             for number, surface in enumerate(every.values())
         }  # fmt: skip
-        self.typed = page.number("or any rate", first.rate, "typed-rate")
+        self.typed = Box("or any rate", "typed-rate", typed.number, first.rate)
+        self.rates = Form([self.typed], lambda values: first_order.factory("gd")(*values),
+                          self.new_rate, self.status)  # fmt: skip
         self.steps = page.slider("updates", 1, STEPS, 100, 1, "steps")
         self.start = Start(first.labels, first.start, self.status, self.ask)
         self.path, self.values = page.source("path", "x", "y"), page.source("values", "x", "y")
         self.ends = page.source("ends", "x", "y", "marker", "fill")
-        self.arrows, self.names = page.source("arrows", "x0", "y0", "x1", "y1"), page.source("names", "x", "y", "text")
-        self.plotted = contours.surface_plot("Contours of F over two weights, and the path of gradient descent", 470)
+        self.arrows = page.source("arrows", "x0", "y0", "x1", "y1")
+        self.names = page.source("names", "x", "y", "text", "align", "offset")
+        self.drawing = Drawing("Contours of F over two weights, and the path of gradient descent", 470, first)
+        self.plotted = self.drawing.figure
+        contours.draw_path(self.plotted, self.path, self.ends)
+        color = page.COLORS[1]
+        self.plotted.segment("x0", "y0", "x1", "y1", source=self.arrows, color=color, line_width=2)
+        self.plotted.text("x", "y", "text", source=self.names, text_color=color, text_font_size="12px",
+                          text_align="align", x_offset="offset")  # fmt: skip
         self.error = contours.error_plot(300)
         self.error.line("x", "y", source=self.values, color=page.COLORS[0], line_width=2)
         self.readout = page.words(name="readout")
-        self.draw(first)
 
         self.surface.on_change("value", self.other_surface)
         for control in (self.examples, self.steps):
             control.on_change("value", lambda attribute, old, new: self.ask())
         for slider in self.sliders.values():
-            slider.on_change("value", lambda attribute, old, new: self.new_rate(new))
-        self.typed.on_change("value", lambda attribute, old, new: self.new_rate(new))
+            slider.on_change("value", lambda attribute, old, new: self.slid(new))
         self.plotted.on_event(Tap, lambda event: self.start.tapped(self.plotted, event))
-        controls = column(self.surface, self.examples, *self.sliders.values(), self.typed, self.steps,
-                          row(*self.start.boxes, **wide), _equations(), **wide)  # fmt: skip
+        controls = column(self.surface, self.examples, *self.sliders.values(), self.typed.model, self.steps,
+                          row(*(box.model for box in self.start.boxes), **wide), _equations(), **wide)  # fmt: skip
         side = column(self.error, self.readout, **wide)
         page.lay_out(document, TITLE, ABOUT, status=self.status.model, controls=controls, main=self.plotted, side=side)
         self.ask()
-
-    def draw(self, surface: Surface) -> None:
-        contours.draw_surface(self.plotted, surface)
-        contours.draw_path(self.plotted, self.path, self.ends)
-        color = page.COLORS[1]
-        self.plotted.segment("x0", "y0", "x1", "y1", source=self.arrows, color=color, line_width=2)
-        self.plotted.text("x", "y", "text", source=self.names, text_color=color, text_font_size="12px", x_offset=4)
 
     # What the visitor does -------------------------------------------------------------------------------------------
 
     def other_surface(self, attribute, old, new) -> None:
         surface = surfaces.surfaces()[new]
         position = self.examples.options.index(self.examples.value)
-        self.rate, self.quiet = surface.rate, True
+        self.quiet = True
         self.examples.options = list(plans(surface))
         self.examples.value = self.examples.options[position]
         for name, slider in self.sliders.items():
             slider.update(visible=name == new, value=surface.rate if name == new else slider.value)
-        self.typed.value = surface.rate
+        self.typed.write(surface.rate)
         self.start.move(surface.start, surface.labels)
         self.quiet = False
-        self.draw(surface)
+        self.drawing.frame(surface)
+        for source in (self.path, self.ends, self.values, self.arrows, self.names):
+            page.empty(source)
+        self.readout.text = ""
         self.ask()
 
     @property
@@ -141,23 +150,24 @@ class _Page:
         """The one of the surface that is seen."""
         return self.sliders[self.surface.value]
 
-    def new_rate(self, rate: float | None) -> None:
-        """From the slider or the box, each of which then shows the other's."""
-        if self.quiet:
-            return
-        if rate is None:
-            self.status.refuse("learning rate: expected a number >= 0; the last one stays")
-            return
-        self.rate, self.quiet = rate, True
-        self.typed.value = rate
-        self.slider.value = min(max(rate, self.slider.start), self.slider.end)
+    def slid(self, rate: float) -> None:
+        """The slider has moved; it is not moved itself, which would undo what a hand has done since."""
+        if not self.quiet:
+            self.typed.write(float(f"{rate:.6g}"))
+            self.ask()
+
+    def new_rate(self) -> None:
+        """A rate was typed, which the slider shows as far as it goes."""
+        self.quiet = True
+        self.slider.value = min(max(self.typed.value, self.slider.start), self.slider.end)
         self.quiet = False
         self.ask()
 
     def ask(self) -> None:
         if not self.quiet:
-            start = self.start.value
-            self.live.ask(Question(self.surface.value, self.examples.value, self.rate, self.steps.value, start))
+            start = tuple(self.start.values)
+            rate = self.typed.value
+            self.live.ask(Question(self.surface.value, self.examples.value, rate, self.steps.value, start))
 
     # What is seen ----------------------------------------------------------------------------------------------------
 
@@ -166,6 +176,7 @@ class _Page:
         if question.surface != self.surface.value:
             return  # of a surface that is no longer there; the right path is on its way
         surface = surfaces.surfaces()[question.surface]
+        self.drawing.draw(surface)
         left = contours.show_path(self.path, self.ends, path.points, surface.window)
         self.values.data = page.curve(path.values)
         page.scale_log(self.error, 0, question.steps, [path.values])
@@ -177,14 +188,18 @@ class _Page:
         center = np.array(surface.stationary[0].x if surface.quadratic else path.points[path.last])
         size, steepness = np.ptp(surface.window[0]), np.sqrt(np.abs(bend.eigenvalues))
         length = size * np.maximum(0.3 * steepness.min() / np.maximum(steepness, 1e-300), 0.08)
-        tips = center + length[:, None] * bend.eigenvectors.T
+        middle = np.mean(surface.window, axis=1)
+        inwards = np.where(bend.eigenvectors.T @ (middle - center) < 0, -1.0, 1.0)  # a vector's sign says nothing
+        tips = center + (inwards * length)[:, None] * bend.eigenvectors.T
         self.arrows.data = {"x0": center[[0, 0]], "y0": center[[1, 1]], "x1": tips[:, 0], "y1": tips[:, 1]}
         names = [f"λ = {said(value)}" for value in bend.eigenvalues]
-        self.names.data = {"x": tips[:, 0], "y": tips[:, 1], "text": names}
+        left = tips[:, 0] < middle[0]
+        self.names.data = {"x": tips[:, 0], "y": tips[:, 1], "text": names,
+                           "align": np.where(left, "left", "right"), "offset": np.where(left, 4, -4)}  # fmt: skip
         share = 100 * bend.stable_rate / self.slider.end
         side = f"right: {100 - share:.3f}%; border-right" if share > 50 else f"left: {share:.3f}%; border-left"
         mark = _LIMIT.format(share=share, side=side, rate=said(bend.stable_rate))
-        self.slider.stylesheets[0].css = mark if share <= 100 else ""
+        self.slider.stylesheets[1].css = mark if share <= 100 else ""
 
     def say(self, question: Question, path: Path, bend: Bend, left: bool) -> None:
         limit, surface, F, how = (
@@ -206,8 +221,8 @@ class _Page:
             for i, (value, vector) in enumerate(zip(bend.eigenvalues, bend.eigenvectors.T, strict=True))
         ]
         where = "everywhere" if surface.quadratic else "where the path ends"
-        hessian = page.table(("", "eigenvalue", "eigenvector", "2 / λ"), bends, f"The Hessian, {where}")
-        self.readout.text = str(page.table(("", "x", "F"), rows) + hessian)
+        hessian = page.Table(("", "eigenvalue", "eigenvector", "2 / λ"), bends, f"The Hessian, {where}")
+        self.readout.text = str(page.tables(page.Table(("", "x", "F"), rows), hessian))
 
 
 def _equations():
@@ -220,9 +235,10 @@ def _equations():
 
 # The limit, on the slider's own track: what lies beyond it is red.
 _LIMIT = """
-.noUi-base {{ overflow: visible; background: linear-gradient(to right, #cfe3d6 {share:.3f}%, #f3c6c6 {share:.3f}%); }}
+.noUi-base {{ overflow: visible; background: linear-gradient(to right, light-dark(#cfe3d6, #1d4a32) {share:.3f}%,
+  light-dark(#f3c6c6, #6b2630) {share:.3f}%); }}
 .noUi-base::after {{ content: "2/λmax = {rate}"; position: absolute; top: 100%; margin-top: 7px; padding: 0 3px;
-  {side}: 2px solid #b00020; font-size: 11px; line-height: 12px; color: #b00020; white-space: nowrap; }}
+  {side}: 2px solid var(--bad); font-size: 11px; line-height: 12px; color: var(--bad); white-space: nowrap; }}
 :host {{ margin-bottom: 18px; }}
 """
 

@@ -6,7 +6,7 @@ texts.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -283,27 +283,6 @@ def _relu() -> Example:
 
 def _parameters(weights: dict[str, list], bias: list[float]) -> dict:
     return {"weights": {source: np.array(W, float) for source, W in weights.items()}, "bias": np.array(bias, float)}
-
-
-def read(text: str, what: str, given: Sequence[float]) -> tuple[float, ...]:
-    """The numbers of a line. Raises ValueError unless they are finite and as many as there are now.
-
-    >>> read("1, 4,5", "inputs", (0.0, 0.0, 0.0))
-    (1.0, 4.0, 5.0)
-    """
-    try:
-        values = tuple(float(part) for part in text.split(","))
-    except ValueError:
-        values = ()
-    if len(values) != len(given) or not np.isfinite(values).all():
-        numbers = f"{len(given)} finite numbers with commas between them" if len(given) > 1 else "one finite number"
-        raise ValueError(f"{what}: expected {numbers}, as in {line(given)}, got {text!r}; the last ones stay")
-    return values
-
-
-def line(values: Sequence[float]) -> str:
-    """Numbers as `read` takes them."""
-    return ", ".join(f"{value:.6g}" for value in values)
 
 
 def neuron(letter: str, name: str, number: int) -> str:

@@ -4,9 +4,9 @@ Each browser tab is a session with a document of its own; nothing here or in a d
 what was compiled.
 """
 
+import contextlib
 import functools
 import math
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -14,40 +14,42 @@ from typing import Any, NamedTuple
 import numpy as np
 from bokeh.core.templates import FILE
 from bokeh.document import Document
-from bokeh.events import Tap
-from bokeh.models import ColumnDataSource, Div, InlineStyleSheet, Model, NumericInput, Range1d, Slider
+from bokeh.models import ColumnDataSource, CustomJS, Div, InlineStyleSheet, LogTicker, Model, Range1d, Slider
 from bokeh.plotting import figure
+from bokeh.themes import Theme
 from markupsafe import Markup, escape
 
 from functional_nn.lab.report import templates
 
+# Of figures, in the light; what they are in the dark, the style sheet "figures" makes of them.
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")  # Okabe and Ito: apart for every kind of colour vision
 DASHES = ("solid", "dashed", "dotdash", "dotted")  # and without colours
 INK, GREY = "#1c2330", "#8a93a3"
 
 _LOWEST = 1e-16  # on a log scale
+_SOON = 500  # milliseconds after which a page says that it computes
 _pool = ThreadPoolExecutor(2, thread_name_prefix="demonstration")  # so that compiling one does not hold up another
 
 
 class Demonstration(NamedTuple):
     """A page: its address (`path`, after the server's), what it is called and about, what it is made of (a function of
-    the session's document), what is compiled before the first visitor comes, and what while visitors are there.
+    the session's document, which computes nothing itself), and what is compiled behind it: warm_up() yields after each
+    program, first after those that the page begins with.
     """
 
     path: str
     title: str
     about: str
     build: Callable[[Document], None]
-    warm_up: Callable[[], None]
-    warm_up_more: Callable[[], Iterator[None]] = lambda: iter(())  # yields after each program
+    warm_up: Callable[[], Iterator[None]]
 
 
 class Live:
     """Computes outside the server's loop what a page shows, for the latest of what was asked.
 
     compute(question) -> answer runs in a thread and touches no model of the page; show(answer) runs in the document's
-    turn. Questions that come while one is computed are answered by the last of them alone. A ValueError or TypeError
-    is said in `status`, and what was shown stays.
+    turn. Questions that come while one is computed are answered by the last of them alone. That it takes long, and a
+    ValueError or TypeError, is said in `status`, and what was shown stays.
     """
 
     def __init__(
@@ -55,13 +57,7 @@ class Live:
     ):
         self.document, self.compute, self.show, self.status = document, compute, show, status
         self.waiting: list = []
-        self.busy = self.gone = False
-        self.leaving = threading.Lock()
-        document.on_session_destroyed(self._leave)
-
-    def _leave(self, session_context) -> None:
-        with self.leaving:
-            self.gone = True
+        self.busy = False
 
     def ask(self, question: Any) -> None:
         """Answers `question` soon; an earlier one that was not begun is forgotten."""
@@ -71,14 +67,20 @@ class Live:
 
     def _next(self) -> None:
         self.busy = True
+        self.late = self.document.add_timeout_callback(self._still, _SOON)
         _pool.submit(self.compute, self.waiting.pop()).add_done_callback(self._arrived)
 
+    def _still(self) -> None:
+        if self.busy:  # the answer may have come while this waited for its turn
+            self.status.wait()
+
     def _arrived(self, future: Future) -> None:
-        with self.leaving:  # a document that is gone takes no callback
-            if not self.gone:
-                self.document.add_next_tick_callback(functools.partial(self._answer, future))
+        with contextlib.suppress(AttributeError):  # of a document that is gone, which takes no callback
+            self.document.add_next_tick_callback(functools.partial(self._answer, future))
 
     def _answer(self, future: Future) -> None:
+        with contextlib.suppress(ValueError):  # where it has been said
+            self.document.remove_timeout_callback(self.late)
         self.document.hold("combine")  # one message to the browser, of everything that changes
         try:
             self.show(future.result())
@@ -99,7 +101,10 @@ class Status:
 
     def __init__(self):
         self.model = words(name="status")
-        self.say("computing ...")
+        self.wait()
+
+    def wait(self) -> None:
+        self.say("computing; what is asked for the first time is compiled first ...")
 
     def say(self, text: str) -> None:
         self._write("", text)
@@ -116,12 +121,19 @@ class Status:
         self.model.text = f'<p role="status" class="status {kind}">{escape(text)}</p>'
 
 
+def refusal(text: str) -> str:
+    """What stands below a box whose text is refused; screen readers say it at once."""
+    return f'<p role="alert" class="refusal">{escape(text)}</p>'
+
+
 def lay_out(document: Document, title: str, about: str | Markup, **areas: Model) -> None:
     """Puts the models into the page's areas, which are: status, controls, and any of main, side, below."""
     for name, model in areas.items():
         model.name = name if model.name is None else model.name
         document.add_root(model)
     document.title = f"{title} · functional_nn"
+    document.theme = Theme(json={"attrs": {"Widget": {"stylesheets": [sheet("controls")]},
+                                           "Plot": {"stylesheets": [sheet("figures")]}}})  # fmt: skip
     document.template = templates().get_template("demonstration.html")
     document.template_variables.update(
         heading=title, about=about, base=FILE, areas={area: model.name for area, model in areas.items()}
@@ -130,12 +142,20 @@ def lay_out(document: Document, title: str, about: str | Markup, **areas: Model)
 
 def words(text: str | Markup = "", **settings: Any) -> Div:
     """A paragraph or more of the page; text that is not Markup is escaped."""
-    return Div(text=str(escape(text)), sizing_mode="stretch_width", stylesheets=[_content()], **settings)
+    return Div(text=str(escape(text)), sizing_mode="stretch_width", stylesheets=[sheet("content")], **settings)
 
 
-def _content() -> InlineStyleSheet:
-    """The manner of what stands in a Div, which the page's own style sheet does not reach."""
-    return InlineStyleSheet(css=templates().get_template("content.css").render())
+def key(line: Markup) -> Div:
+    """A line in a figure's colour, which is in the dark what the figure makes of it."""
+    return Div(text=str(line), sizing_mode="stretch_width", stylesheets=[sheet("content"), sheet("figures")])
+
+
+@functools.cache
+def sheet(name: str) -> str:
+    """The manner of "content" (of Divs), "controls" or "figures", light and dark, which the page's own style sheet does
+    not reach. Controls and figures have it by the document's theme, if they have no other.
+    """
+    return templates().get_template(f"{name}.css").render()
 
 
 def plot(alternative: str, tools: str = "pan,wheel_zoom,reset,save", **settings: Any) -> figure:
@@ -148,6 +168,9 @@ def plot(alternative: str, tools: str = "pan,wheel_zoom,reset,save", **settings:
     made.background_fill_color = made.border_fill_color = "#ffffff"
     made.grid.grid_line_color = "#e4e7ed"
     made.outline_line_color = None
+    for axis in made.yaxis:
+        if isinstance(axis.ticker, LogTicker):
+            axis.ticker.num_minor_ticks = 0  # Bokeh's are evenly apart before the logarithm: over decades a black bar
     return made
 
 
@@ -185,50 +208,23 @@ def inside(plotted: figure, x: float | None, y: float | None) -> bool:
     return all(min(r.start, r.end) <= value <= max(r.start, r.end) for r, value in zip(ranges, (x, y), strict=True))
 
 
-class Start:
-    """Where paths begin: two boxes for numbers, which a click on a figure fills too."""
-
-    def __init__(self, labels: Sequence[str], value: tuple[float, float], status: Status, moved: Callable[[], None]):
-        self.boxes = [number("", each, f"start-{i}") for i, each in enumerate(value)]
-        self.status, self.moved, self.quiet = status, moved, False
-        self.move(value, labels)
-        for box in self.boxes:
-            box.on_change("value", self._typed)
-
-    def move(self, value: tuple[float, float], labels: Sequence[str] | None = None) -> None:
-        """Begins elsewhere, without a word to anyone."""
-        self.value, self.quiet = value, True
-        for box, each, label in zip(self.boxes, value, labels or (None, None), strict=True):
-            box.update(value=each, **({"title": f"start, {label}"} if label else {}))
-        self.quiet = False
-
-    def tapped(self, plotted: figure, event: Tap) -> None:
-        """Begins where the figure was clicked; outside its axes nothing changes."""
-        if not inside(plotted, event.x, event.y):
-            self.status.refuse("that click was outside the plot; the start stays where it was")
-            return
-        self.move((event.x, event.y))
-        self.moved()
-
-    def _typed(self, attribute, old, new) -> None:
-        if self.quiet:
-            return
-        value = tuple(box.value for box in self.boxes)
-        if None in value:
-            self.status.refuse("start: expected two numbers; the last ones stay")
-            return
-        self.value = value
-        self.moved()
-
-
 def wraps() -> InlineStyleSheet:
     """Of a row whose parts go on in the next line where there is no room."""
     return InlineStyleSheet(css=":host { flex-wrap: wrap; gap: 6px 14px; }")
 
 
-def number(title: str, value: float, name: str, **settings: Any) -> NumericInput:
-    """A box for one number, whatever its size."""
-    return NumericInput(title=title, value=value, mode="float", name=name, sizing_mode="stretch_width", **settings)
+def keeps_focus() -> CustomJS:
+    """For a button whose label changes: Bokeh then makes another, and the keyboard would lose it."""
+    return CustomJS(
+        code="""
+        const {shadow_el} = Bokeh.index.find_one(cb_obj)
+        const focus = () => {
+          if (document.activeElement === document.body) shadow_el.querySelector("button").focus({preventScroll: true})
+        }
+        new MutationObserver((_, observer) => { observer.disconnect(); focus() }).observe(shadow_el, {childList: true})
+        focus()
+    """
+    )
 
 
 def slider(title: str, low: float, high: float, value: float, step: float, name: str, **settings: Any) -> Slider:
@@ -242,6 +238,11 @@ def source(name: str, *columns: str) -> ColumnDataSource:
     return ColumnDataSource({column: [] for column in columns}, name=name)
 
 
+def empty(source: ColumnDataSource) -> None:
+    """Takes everything out of its columns."""
+    source.data = {column: [] for column in source.data}
+
+
 def said(value: float) -> str:
     """A number as the pages show it: four digits."""
     return "∞" if value == math.inf else f"{value:.4g}".replace("-", "−")
@@ -252,11 +253,24 @@ def pair(x: Sequence[float]) -> str:
     return f"({said(x[0])}, {said(x[1])})"
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str | Markup]], caption: str = "") -> Markup:
-    """A small HTML table; the first cell of each row heads it."""
-    return Markup(templates().get_template("table.html").render(header=header, rows=rows, caption=caption))
+class Table(NamedTuple):
+    """A small table; the first cell of each row heads it."""
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    caption: str = ""
+
+    @property
+    def width(self) -> float:
+        """About how wide its text is, in em."""
+        return sum(max(map(_width, column)) for column in zip(self.header, *self.rows, strict=True))
 
 
-def beside(*tables: Markup) -> Markup:
-    """Tables of `table` side by side, as far as there is room; each scrolls where it has too little."""
-    return Markup(templates().get_template("beside.html").render(tables=tables))
+def tables(*shown: Table) -> Markup:
+    """Side by side, as far as there is room; where there is too little for one, its rows become lines of words."""
+    least, roomy = (max(each.width + beside * len(each.header) for each in shown) for beside in (0.6, 0.9))
+    return Markup(templates().get_template("tables.html").render(tables=shown, least=least, roomy=roomy))
+
+
+def _width(text: str) -> float:
+    return sum(0.56 if letter in "0123456789" else 0.5 for letter in text)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from bokeh.document import Document
 from bokeh.events import SelectionGeometry
-from bokeh.layouts import column
+from bokeh.layouts import column, row
 from bokeh.models import (
     BasicTicker,
     BoxSelectTool,
@@ -39,6 +39,7 @@ ABOUT = "Each point is a network. Drag a box over some, or use the controls besi
 LINES, BEHIND = 120, 60  # at most so many curves are drawn of those selected, and of the others
 _POINTS = 60  # at most of a curve: as many as are told apart
 _LOST = "#b00020"
+_PALETTE = Viridis256[:215]  # beyond, it is hardly seen on white, nor in the dark
 _BAND = 0.3  # how far members of one value are spread around it
 _NONE = "(nothing)"
 _MANY = 400  # members from which on they are drawn smaller
@@ -226,12 +227,11 @@ class _Page:
         self.best, self.note = page.words(name="best"), page.words(name="note")
         self.choosers: list[Chooser] = []
         page.lay_out(document, TITLE, ABOUT, status=self.status.model, controls=self.controls,
-                     main=self.scatter, side=column(self.curves, self.note, sizing_mode="stretch_width"),
-                     below=self.best)  # fmt: skip
+                     main=self.scatter, side=self.curves, below=self.best)  # fmt: skip
         self.live.ask(None)
 
     def drawing(self):
-        plotted = page.plot("The members by two hyperparameters, coloured by their loss", tools="", height=400,
+        plotted = page.plot("The members by two hyperparameters, coloured by their loss", tools="", height=335,
                             x_range=Range1d(0, 1), y_range=Range1d(0, 1), name="members")  # fmt: skip
         self.found, self.lost = (
             plotted.scatter("x", "y", source=self.points, marker=marker, fill_color="color", line_color=line,
@@ -247,7 +247,7 @@ class _Page:
 
     def curve_plot(self):
         plotted = page.plot("Loss over the epochs of the selected members", y_axis_type="log", x_range=Range1d(1, 2),
-                            y_range=Range1d(0.1, 10), height=400)  # fmt: skip
+                            y_range=Range1d(0.1, 10), height=335)  # fmt: skip
         plotted.multi_line("xs", "ys", source=self.behind, color="#c6ccd6", line_width=1, alpha=0.6)
         plotted.multi_line("xs", "ys", source=self.lines, color="color", line_width=1.3, alpha=0.75)
         plotted.line("x", "y", source=self.middle, color="#1c2330", line_width=4)
@@ -260,10 +260,10 @@ class _Page:
     def arrive(self, shown: Members) -> None:
         self.shown = shown
         low, high = limits(shown.loss[~shown.lost], 1e2)
-        mapper = LogColorMapper(Viridis256, low=low, high=high)
+        mapper = LogColorMapper(_PALETTE, low=low, high=high)
         loss = np.where(shown.lost, np.nan, np.clip(shown.loss, low, high))
         share = np.nan_to_num(np.log(loss / low) / np.log(high / low))
-        self.colors = np.where(shown.lost, _LOST, np.array(Viridis256)[(255 * share).astype(int)])
+        self.colors = np.where(shown.lost, _LOST, np.array(_PALETTE)[((len(_PALETTE) - 1) * share).astype(int)])
         key = ColorBar(color_mapper=mapper, title=next(iter(shown.curves)), height=8, padding=4,
                        ticker=LogTicker(desired_num_ticks=4))  # fmt: skip
         self.scatter.add_layout(key, "below")
@@ -282,6 +282,7 @@ class _Page:
                    sizing_mode="stretch_width")
             for title, value in (("across", first), ("upwards", second))
         ]  # fmt: skip
+        self.row = row(*self.axes, sizing_mode="stretch_width")
         self.metric = Select(title="curves", options=list(shown.curves), value=next(iter(shown.curves)), name="metric",
                              sizing_mode="stretch_width")  # fmt: skip
         for one in self.axes:
@@ -296,7 +297,7 @@ class _Page:
         text = f"{len(self.shown)} members of {self.shown.source}."
         if missing:
             text += f" Its {' and '.join(missing)} did not vary: other hyperparameters stand on the axes."
-        return text + " Circles: the darker, the lower the loss. Crosses: diverged."
+        return text + " Circles: by their loss, as the bar says. Crosses: diverged."
 
     def other_axis(self, attribute, old, new) -> None:
         """Where both axes would be the same, the one that was not changed takes another."""
@@ -326,7 +327,7 @@ class _Page:
         x, y = spread(*scales)
         self.points.data = {"x": x, "y": y, "color": self.colors, "text": self.texts(), "alpha": np.ones(len(x))}
         choosers = [model for chooser in self.choosers if chooser.scale.name for model in chooser.models]
-        self.controls.children = [self.about, *self.axes, *choosers, self.metric]
+        self.controls.children = [self.about, self.row, *choosers, self.metric, self.note]
         self.ask()
 
     def scale_of(self, name: str) -> Scale:
@@ -338,7 +339,7 @@ class _Page:
         """What a point says of its member."""
         columns = {name: values.tolist() for name, values in self.shown.columns.items()}
         return [
-            ", ".join([f"member {m}", *(f"{name} {value_text(own[m], name)}" for name, own in columns.items()),
+            "\n".join([f"member {m}", *(f"{name} {value_text(own[m], name)}" for name, own in columns.items()),
                        "diverged" if self.shown.lost[m] else f"loss {said(self.shown.loss[m])}"])
             for m in range(len(self.shown))
         ]  # fmt: skip
@@ -402,11 +403,11 @@ class _Page:
     def say(self, chosen: Chosen) -> None:
         shown, count = self.shown, int(chosen.mask.sum())
         lost = int((shown.lost & chosen.mask).sum())
-        self.best.text = str(page.beside(self.table(chosen.best)))
+        self.best.text = str(self.tables(chosen.best))
         drawn = f"{len(chosen.lines)} of the {count} selected curves are drawn, from the best to the worst. "
         self.note.text = str(Markup('<p class="soft">{}{}</p>').format(
             drawn if len(chosen.lines) < count else "",
-            "Thick: the median of the selected, where what diverged is worse than all others. Grey: others.",
+            "Thick: the median of the selected, where what diverged is worse than all others. Faint: others.",
         ))  # fmt: skip
         if not count:
             self.status.warn(f"Nothing is selected, of {len(shown)}: widen a range, or check a value.")
@@ -421,9 +422,9 @@ class _Page:
             f"{text}; the best is member {best}: {where}, {next(iter(shown.curves))} {said(shown.loss[best])}."
         )
 
-    def table(self, best: np.ndarray) -> Markup:
+    def tables(self, best: np.ndarray) -> Markup:
         if not best.size:
-            return page.table(("member",), [], "No member with a finite loss is selected")
+            return page.tables(page.Table(("member",), [], "No member with a finite loss is selected"))
         shown, classes = self.shown, self.shown.accuracy is not None
         rows = [
             (str(m), *(value_text(own[m].item(), name) for name, own in shown.columns.items()), said(shown.loss[m]),
@@ -436,7 +437,10 @@ class _Page:
             if len(rows) > 1
             else "The best of the selected"
         )
-        return page.table(header, rows, title)
+        half = max(1, -(-len(rows) // 2))  # side by side, so that all are seen at once
+        parts = [rows[:half], rows[half:]] if len(rows) > 1 else [rows]
+        titles = title, "and the others"
+        return page.tables(*(page.Table(header, part, name) for part, name in zip(parts, titles, strict=False)))
 
 
 DEMONSTRATION = Demonstration("populations", TITLE, ABOUT, _Page, warm_up)

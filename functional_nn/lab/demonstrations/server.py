@@ -4,10 +4,12 @@ import asyncio
 import errno
 import functools
 import gc
+import itertools
 import socket
 import sys
 import threading
 import webbrowser
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,7 +28,6 @@ from functional_nn.lab.demonstrations import (
     sweep_members,
 )
 from functional_nn.lab.demonstrations.page import Demonstration
-from functional_nn.lab.progress import progress
 from functional_nn.lab.report import templates
 
 DEMONSTRATIONS: tuple[Demonstration, ...] = (
@@ -53,17 +54,22 @@ class Served(NamedTuple):
 
 
 class _Index(RequestHandler):
-    """The page that leads to the demonstrations."""
+    """The page that leads to the demonstrations, and says which of them still wait for their first program."""
+
+    def initialize(self, waiting: Sequence[Demonstration]) -> None:
+        self.waiting = waiting
 
     def get(self) -> None:
-        self.write(templates().get_template("demonstrations.html").render(demonstrations=DEMONSTRATIONS))
+        page = templates().get_template("demonstrations.html")
+        self.write(page.render(demonstrations=DEMONSTRATIONS, waiting=self.waiting))
 
 
-def start(port: int = 5006, address: str = LOOPBACK) -> Served:
+def start(port: int = 5006, address: str = LOOPBACK, waiting: Sequence[Demonstration] = ()) -> Served:
     """A server that listens, whose `server.io_loop` is the caller's to run.
 
-    Takes the next free port where `port` is in use, and says so. Raises ValueError for a port that is none, OSError
-    where no port is free or the address is not this machine's.
+    waiting: what is being compiled, as the first page says; whoever compiles takes it out. Takes the next free port
+    where `port` is in use, and says so. Raises ValueError for a port that is none, OSError where no port is free or the
+    address is not this machine's.
     """
     if not 1 <= port <= 65535:
         raise ValueError(f"port must be 1 to 65535, got {port}")
@@ -75,7 +81,7 @@ def start(port: int = 5006, address: str = LOOPBACK) -> Served:
     pages = {f"/{one.path}": FunctionHandler(functools.partial(_page, one)) for one in DEMONSTRATIONS}
     server = Server(
         {path: Application(handler) for path, handler in pages.items()},
-        port=number, address=address, extra_patterns=[("/", _Index)], use_index=False,
+        port=number, address=address, extra_patterns=[("/", _Index, {"waiting": waiting})], use_index=False,
         allow_websocket_origin=[f"{host}:{number}" for host in dict.fromkeys((address, LOOPBACK, "localhost"))],
         unused_session_lifetime_milliseconds=_UNUSED, check_unused_sessions_milliseconds=_UNUSED // 5,
     )  # fmt: skip
@@ -102,44 +108,49 @@ def _page(demonstration: Demonstration, document: Document) -> None:
 
 
 def serve(port: int = 5006, address: str = LOOPBACK, browser: bool = True, sweep: Path | None = None) -> None:
-    """Compiles what the pages begin with, serves them until Ctrl-C, and opens a browser, where there is one.
+    """Serves the pages until Ctrl-C, compiles behind them, and opens a browser, where there is one.
 
     sweep: the folder of a sweep, for the page of populations; by default a small one is trained first. Raises as
     `start`, and ValueError where `sweep` is not a sweep's folder.
     """
     sweep_members.use(sweep)
-    print("compiling what the pages begin with ...", flush=True)
-    with progress("compiling", len(DEMONSTRATIONS)) as advance:
-        for number, demonstration in enumerate(DEMONSTRATIONS):
-            advance(number, demonstration.title)
-            demonstration.warm_up()
-        advance(len(DEMONSTRATIONS))
-    gc.freeze()  # what is there now stays: Bokeh collects garbage whenever a session ends, while all others wait
     asyncio.set_event_loop(asyncio.new_event_loop())  # which a server needs, and no longer makes for itself
-    served = start(port, address)
+    waiting = list(DEMONSTRATIONS)
+    served = start(port, address, waiting)
     opened = browser and _open(served.address)
     print(f"demonstrations: {served.address}" + ("" if opened else " (open it in a browser)"), flush=True)
     if address != LOOPBACK:
         print("whoever reaches this address can use them", file=sys.stderr)
-    print("Ctrl-C stops", flush=True)
+    print("Ctrl-C stops; compiling behind the pages, which are slow until that is done ...", flush=True)
     stopped = threading.Event()
-    more = threading.Thread(target=_warm_up_more, args=(stopped,))
-    more.start()
+    behind = threading.Thread(target=_compile, args=(waiting, stopped))
     try:
+        behind.start()
         served.server.io_loop.start()
     except KeyboardInterrupt:
-        print("stopped")
+        print("stopping ...", flush=True)
     finally:
         stopped.set()
         served.server.stop()
-        more.join()  # a program that is being compiled is not left half done
+        behind.join()  # a program that is being compiled is not left half done
+    print("stopped")
 
 
-def _warm_up_more(stopped: threading.Event) -> None:
-    for demonstration in DEMONSTRATIONS:
-        for _ in demonstration.warm_up_more():
-            if stopped.is_set():
-                return
+def _compile(waiting: list[Demonstration], stopped: threading.Event) -> None:
+    """What each page begins with, which takes it out of `waiting`; then the rest."""
+    gc.freeze()  # what is there now stays: Bokeh collects garbage whenever a session ends, while all others wait
+    programs = [(one, one.warm_up()) for one in waiting]
+    for one, its in programs:
+        next(its)
+        waiting.remove(one)
+        if stopped.is_set():
+            return
+    for _ in itertools.chain.from_iterable(its for _, its in programs):
+        if stopped.is_set():
+            return
+    gc.collect()
+    gc.freeze()
+    print("all is compiled", flush=True)
 
 
 def _open(address: str) -> bool:

@@ -252,6 +252,10 @@ def _linear(inputs, targets, **rest) -> Surface:
                    params=params, places=(0, 1), labels=("w₁,₁", "w₁,₂"), **rest)  # fmt: skip
 
 
+def _sigmoid(n: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-n))
+
+
 def _logistic(first: tuple[float, float], places: tuple[str, str], **rest) -> Surface:
     """The 1-2-1 logistic network of dl3aa: its own outputs at b1 = (-5, 5), W2 = (1, 1), b2 = -1 are the targets."""
     network = fnn.multilayer((1, 2, 1), ("sigmoid", "sigmoid"))
@@ -261,7 +265,7 @@ def _logistic(first: tuple[float, float], places: tuple[str, str], **rest) -> Su
     }
     inputs = np.linspace(-2, 2, 41)[:, None]
     order = ("b1_1", "b1_2", "w1_1", "w1_2", "b2", "w2_1", "w2_2")  # as the parameters lie in one vector
-    targets = np.asarray(jax.jit(network.apply)(params, inputs))
+    targets = _sigmoid(_sigmoid(inputs * first + [-5.0, 5.0]).sum(axis=1, keepdims=True) - 1)
     return Surface(network=network, inputs=inputs, targets=targets, params=params,
                    places=tuple(order.index(name) for name in places), batch_size=8, **rest)  # fmt: skip
 

@@ -6,6 +6,7 @@ Letters: N members, E epochs.
 import csv
 import functools
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -158,6 +159,7 @@ def members() -> Members:
         return _trained()
 
 
-def warm_up() -> None:
+def warm_up() -> Iterator[None]:
     """Trains the small population, unless a sweep is shown."""
     members()
+    yield

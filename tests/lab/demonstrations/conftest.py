@@ -14,12 +14,10 @@ from functional_nn.lab.demonstrations import server
 
 _KEYS = {"ArrowRight": 39, "ArrowLeft": 37, "ArrowUp": 38, "ArrowDown": 40, "Home": 36, "End": 35, "Tab": 9,
          "Enter": 13, " ": 32}  # fmt: skip
-# Where in the window data coordinates of a figure are.
-_PIXELS = """
-const view = [...Bokeh.index].flatMap(root => all(root)).find(v => v.model.name === arguments[0]);
+# The view of the model of a name.
+_VIEW = """
 function all(v) { return [v, ...(v.child_views ?? []).flatMap(all)]; }
-const box = view.canvas_view.el.getBoundingClientRect(), frame = view.frame;
-return [box.x + frame.x_scale.compute(arguments[1]), box.y + frame.y_scale.compute(arguments[2])];
+const view = name => [...Bokeh.index].flatMap(root => all(root)).find(v => v.model.name === name);
 """
 
 
@@ -58,11 +56,11 @@ class Visitor:
     def script(self, code, *arguments):
         return self.browser.execute_script(code, *arguments)
 
-    def until(self, holds, seconds=60):
-        """Waits until `holds()`; what it gave."""
+    def until(self, holds, seconds=60, seen=None):
+        """Waits until `holds()`; what it gave. seen(): what is said where it does not; by default the status."""
         end = time.monotonic() + seconds
         while not (found := holds()):
-            assert time.monotonic() < end, f"not within {seconds} s; the page says {self.said()!r}"
+            assert time.monotonic() < end, f"not within {seconds} s; the page says {(seen or self.said)()!r}"
             time.sleep(0.02)
         return found
 
@@ -106,21 +104,29 @@ class Visitor:
         self.until(lambda: what() != before)
         return what()
 
+    def seen(self, code, *arguments):
+        """As `script`, with view(name) of a model's name."""
+        return self.script(_VIEW + code, *arguments)
+
+    def at(self, figure, x, y):
+        """Where in the window data coordinates of a figure are."""
+        return self.seen(
+            "const plotted = view(arguments[0]), box = plotted.canvas_view.el.getBoundingClientRect();"
+            "return [box.x + plotted.frame.x_scale.compute(arguments[1]),"
+            "        box.y + plotted.frame.y_scale.compute(arguments[2])]",
+            figure, x, y,
+        )  # fmt: skip
+
     def click(self, figure, x, y):
         """A real click at data coordinates of a figure."""
-        at = self.script(_PIXELS, figure, x, y)
+        at = self.at(figure, x, y)
         place = {"x": at[0], "y": at[1], "button": "left", "clickCount": 1}
         for kind in ("mouseMoved", "mousePressed", "mouseReleased"):
             self.browser.execute_cdp_cmd("Input.dispatchMouseEvent", {"type": kind, **place})
 
     def focus(self, name, selector):
         """Puts the keyboard on a part of a widget."""
-        self.script(
-            "function all(v) { return [v, ...(v.child_views ?? []).flatMap(all)]; }"
-            "const view = [...Bokeh.index].flatMap(root => all(root)).find(v => v.model.name === arguments[0]);"
-            "view.shadow_el.querySelector(arguments[1]).focus()",
-            name, selector,
-        )  # fmt: skip
+        self.seen("view(arguments[0]).shadow_el.querySelector(arguments[1]).focus()", name, selector)
 
     def press(self, key, times=1):
         """A real key, `times` times, to whatever has the focus."""
@@ -132,6 +138,26 @@ class Visitor:
                 if text and kind == "keyDown":
                     event["text"] = text
                 self.browser.execute_cdp_cmd("Input.dispatchKeyEvent", event)
+
+    def type(self, name, text):
+        """A real text, by keys, into a box that it replaces."""
+        self.focus(name, "input")
+        self.seen("view(arguments[0]).shadow_el.querySelector('input').select()", name)
+        self.browser.execute_cdp_cmd("Input.insertText", {"text": text})
+        self.press("Enter")
+
+    def box(self, name):
+        """What is seen of a box: (its text, why it is refused or ""); None for why while its mark is still to come."""
+        return tuple(
+            self.seen(
+                """
+            const box = view(arguments[0]), why = view(arguments[0] + "-refused");
+            const marked = getComputedStyle(box.shadow_el.querySelector("input")).borderTopWidth === "2px";
+            const said = why.el.checkVisibility() ? why.shadow_el.textContent.trim() : "";
+            return [box.shadow_el.querySelector("input").value, marked === (said !== "") ? said : null]""",
+                name,
+            )
+        )
 
     def complaints(self):
         """What the page has written to the console that is not information."""
@@ -150,6 +176,7 @@ def visit(browser, served):
         return opened[-1]
 
     yield open_page
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
     for visitor in opened[-1:]:
         assert visitor.complaints() == []
     browser.get("about:blank")

@@ -72,13 +72,22 @@ def test_what_suits_an_optimizer():
     assert FIRST.suited == FIRST
 
 
-@pytest.mark.parametrize("text", ["", "0", "8, x", "4 4 4 4", "25", "-3", "2.5", "8,,8 9 9"])
+@pytest.mark.parametrize(
+    "text", ["", "0", "8, x", "4 4 4 4", "25", "-3", "2.5", "8,,8", "8,", "08", "8, 0", "8.0", "1e1", "٨", "8 4 4 4"]
+)
 def test_hidden_neurons_that_are_none(text):
-    with pytest.raises(ValueError, match="hidden neurons: expected 1 to 3 numbers from 1 to 24"):
+    with pytest.raises(ValueError, match="expected 1 to 3 integers from 1 to 24, as in 8 or 8, 8, got"):
         classifier.hidden_sizes(text)
 
 
-@pytest.mark.parametrize("rate", [None, -1.0, float("inf")])
+@pytest.mark.parametrize(
+    ("text", "sizes"), [("8", (8,)), ("8,4", (8, 4)), ("8, 4", (8, 4)), (" 8  4;2 ", (8, 4, 2)), ("24", (24,))]
+)
+def test_hidden_neurons(text, sizes):
+    assert classifier.hidden_sizes(text) == sizes
+
+
+@pytest.mark.parametrize("rate", [-1.0, float("inf")])
 def test_rates_that_are_none(rate):
     with pytest.raises(ValueError, match="learning.rate"):
         classifier.check_rate(FIRST.optimizer, rate)
@@ -94,11 +103,15 @@ def epochs(page):
 def test_it_learns_while_one_watches_and_stops_when_told(visit):
     page = visit("decision-boundary")
     assert epochs(page) == 0 and "Press Train" in page.said()
+    assert page.get("go", "label") == "Train"
     page.focus("go", "button")
     page.press(" ")
+    page.until(
+        lambda: page.seen("return view('go').shadow_el.activeElement?.textContent") == "Stop"
+    )  # by keyboard, too
     page.until(lambda: epochs(page) >= 60 and page.data("curves")["training"][-1] < 0.1)
     page.press(" ")
-    page.until(lambda: page.get("go", "active") is False)
+    page.until(lambda: page.get("go", "active") is False and page.get("go", "label") == "Train")
     count = page.until(lambda: not page.get("go", "active") and epochs(page))
     assert epochs(page) - count <= 5  # a picture may have been on its way
     assert len(page.data("boundary")["xs"]) >= 1 and len(page.data("units")["xs"]) >= 2
@@ -117,17 +130,22 @@ def test_a_step_of_levenberg_marquardt(visit):
 
 def test_bad_input_changes_nothing_and_divergence_is_named(visit):
     page = visit("decision-boundary")
-    page.changed(lambda: page.set("hidden", "value", "8, many"), page.said)
-    assert page.kind() == "refuses" and "got '8, many'; the last network stays" in page.said()
-    page.changed(lambda: page.set("rate", "value", -0.1), page.said)
-    assert page.kind() == "refuses" and "learning_rate must be" in page.said() and "the last rate stays" in page.said()
-    page.set("hidden", "value", "6")
-    page.set("activation", "value", "linear")
+    page.changed(lambda: page.type("hidden", "8, many"), page.said)
+    assert page.kind() == "refuses" and "got '8, many'; the last one stays" in page.said()
+    page.changed(lambda: page.type("rate", "-0,1"), page.said)
+    assert page.kind() == "refuses" and "learning_rate must be" in page.said() and "the last one stays" in page.said()
+    assert page.box("hidden")[0] == "8, many" and page.box("rate")[0] == "-0,1"
+    page.set("activation", "value", "linear")  # with the last good ones; what was refused is still there
+    page.until(lambda: "2 - 6 - 1 linear" in page.said() and "Press Train" in page.said())
+    assert page.box("hidden")[1] and page.box("rate")[1]
     page.set("loss", "value", "mean_square_error")
-    page.set("rate", "value", 1e308)
+    page.type("hidden", "6")
+    page.type("rate", "1e308")
+    page.until(lambda: page.box("hidden")[1] == page.box("rate")[1] == "")
     page.until(lambda: "linear" in page.said() and "Press Train" in page.said())
     page.set("speed", "value", 20)
-    page.focus("step", "button")
+    page.focus("go", "button")
     page.press("Enter")
     page.until(lambda: epochs(page) > 0 or page.kind() == "warns")
+    page.until(lambda: page.get("go", "label") == "Train")  # it has stopped by itself
     assert "was not made" in page.said()

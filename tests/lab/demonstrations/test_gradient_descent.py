@@ -3,10 +3,12 @@
 import jax
 import numpy as np
 import pytest
+from bokeh.document import Document
 
 import functional_nn as fnn
 from functional_nn.lab.demonstrations import gradient_descent, surfaces
 from functional_nn.lab.demonstrations.gradient_descent import Question
+from functional_nn.lab.demonstrations.page import Live
 from functional_nn.training import batch, stochastic
 
 EQ315, P33, TWO, ADAM = surfaces.surfaces().values()
@@ -94,6 +96,21 @@ def test_what_is_refused(given, said):
         gradient_descent.answer(question._replace(**given))
 
 
+def test_what_the_page_says_of_eigenvectors_is_within_the_drawing(monkeypatch):
+    """Of paths that end inside; whichever sign the eigenvectors have."""
+    monkeypatch.setattr(Live, "ask", lambda self, question: None)
+    page = gradient_descent._Page(Document())
+    for surface in (EQ315, P33, TWO, ADAM):
+        page.surface.value = surface.name
+        page.show(
+            gradient_descent.answer(Question(surface.name, "all examples (batch)", surface.rate, 100, surface.start))
+        )
+        shown = page.names.data
+        for axis, (low, high) in zip("xy", surface.window, strict=True):
+            assert ((low < shown[axis]) & (shown[axis] < high)).all()
+        assert (shown["align"] == np.where(shown["x"] < np.mean(surface.window[0]), "left", "right")).all()
+
+
 # In a browser ---------------------------------------------------------------------------------------------------------
 
 
@@ -109,7 +126,7 @@ def test_a_click_starts_it_there(visit):
     start = page.data("path")["x"][0], page.data("path")["y"][0]
     np.testing.assert_allclose(start, (1.0, -2.0), atol=0.02)  # a pixel
     np.testing.assert_allclose(end, fitted(EQ315, start, 100, 0.01), atol=1e-6)
-    assert (page.get("start-0", "value"), page.get("start-1", "value")) == pytest.approx(start)
+    assert tuple(float(page.get(f"start-{i}", "value")) for i in range(2)) == pytest.approx(start, abs=1e-12)
 
 
 def test_the_sliders_move_by_keyboard(visit):
@@ -118,11 +135,12 @@ def test_the_sliders_move_by_keyboard(visit):
     page.changed(lambda: page.press("ArrowRight", 10), lambda: last_point(page))
     rate = page.until(lambda: page.get("rate-0", "value") == pytest.approx(0.02) and page.get("typed-rate", "value"))
     page.until(lambda: "0.02 is below 2/λmax = 0.1" in page.said())
-    np.testing.assert_allclose(last_point(page), fitted(EQ315, EQ315.start, 100, rate), atol=1e-6)
+    assert rate == "0.02"
+    np.testing.assert_allclose(last_point(page), fitted(EQ315, EQ315.start, 100, 0.02), atol=1e-6)
     page.focus("steps", ".noUi-handle")
     page.changed(lambda: page.press("ArrowLeft", 4), lambda: last_point(page))
     page.until(lambda: len(page.data("path")["x"]) == 97)
-    np.testing.assert_allclose(last_point(page), fitted(EQ315, EQ315.start, 96, rate), atol=1e-6)
+    np.testing.assert_allclose(last_point(page), fitted(EQ315, EQ315.start, 96, 0.02), atol=1e-6)
 
 
 def test_stochastic_descent_on_another_surface(visit):
@@ -140,15 +158,20 @@ def test_stochastic_descent_on_another_surface(visit):
 
 def test_divergence_is_named_and_clipped_and_bad_input_refused(visit):
     page = visit("gradient-descent")
-    page.changed(lambda: page.set("typed-rate", "value", 1e6), page.said)
+    page.changed(lambda: page.type("typed-rate", "1e6"), page.said)
     page.until(lambda: page.kind() == "warns")
     assert page.said().startswith("Diverges: the rate 1e+06 is above 2/λmax = 0.1")
     assert all(abs(value) < 1000 for axis in ("x", "y") for value in page.data("path")[axis])
-    page.changed(lambda: page.set("typed-rate", "value", -1), page.said)
+    page.changed(lambda: page.type("typed-rate", "-1"), page.said)
     assert page.kind() == "refuses" and "learning_rate must be a finite number >= 0, got -1" in page.said()
+    assert page.box("typed-rate")[0] == "-1" and "got -1" in page.box("typed-rate")[1]
     assert len(page.data("path")["x"]) == 1  # what was seen stays
-    page.set("typed-rate", "value", 0.01)
-    page.until(lambda: page.kind() == "")
+    page.type("typed-rate", "0,01")
+    page.until(lambda: page.kind() == "" and page.box("typed-rate") == ("0.01", ""))
+    page.type("start-0", "zero")
+    page.type("start-1", "0,05")
+    page.until(lambda: page.data("path")["y"][0] == 0.05 and page.data("path")["x"][0] == -1)
+    assert page.box("start-0")[0] == "zero" and "got 'zero'" in page.box("start-0")[1]
     before = last_point(page)
     page.changed(lambda: page.click("main", -4.3, 0), page.said)  # on the axis, beside the frame
     assert page.kind() == "refuses" and "outside the plot" in page.said() and last_point(page) == before

@@ -1,14 +1,18 @@
 """The page of populations: a sweep's folder, what a brush selects, and what is then seen, against NumPy."""
 
 import csv
+import re
 
+import appearance
 import jax
 import numpy as np
 import pytest
+from bokeh.document import Document
 
 import functional_nn as fnn
 from functional_nn.lab import experiments
 from functional_nn.lab.demonstrations import populations, sweep_members
+from functional_nn.lab.demonstrations.page import Live
 from functional_nn.lab.demonstrations.sweep_members import HELD_OUT, TRAINING, members_of
 
 RATES, SIZES, SEEDS, E = [0.001, 0.01, 0.1, 1.0, 10.0], [8, 32], 3, 12
@@ -207,12 +211,7 @@ def selected(page):
 def drag(page, figure, start, end):
     """A real drag between data coordinates of a figure."""
     places = [
-        page.script("""
-            function all(v) { return [v, ...(v.child_views ?? []).flatMap(all)]; }
-            const view = [...Bokeh.index].flatMap(root => all(root)).find(v => v.model.name === arguments[0]);
-            const box = view.canvas_view.el.getBoundingClientRect(), frame = view.frame;
-            return [box.x + frame.x_scale.compute(arguments[1]), box.y + frame.y_scale.compute(arguments[2])]""",
-            figure, *point)
+        page.at(figure, *point)
         for point in (start, (np.add(start, end) / 2).tolist(), end)
     ]  # fmt: skip
     moves = [("mouseMoved", 0), ("mousePressed", 0), ("mouseMoved", 1), ("mouseMoved", 2), ("mouseReleased", 2)]
@@ -285,7 +284,52 @@ def test_other_hyperparameters_on_the_axes(visit, sweep):
     page.until(lambda: np.allclose(page.data("median")["y"], wanted, rtol=1e-6))
 
 
-def test_it_fits_a_phone(visit, sweep):
-    page = visit("populations", 390, 844)
+@pytest.mark.parametrize("more", [0, pytest.param(9, marks=pytest.mark.slow)])
+def test_the_page_on_every_screen_light_and_dark(visit, tmp_path, more):
+    """Of a sweep that varies much, too."""
+    others = {f"some_hyperparameter_{i}": np.arange(N) * 10.0**i / 7 for i in range(more)}
+    sweep_members.use(write(tmp_path, *made(**others)))
+    try:
+        appearance.check(visit("populations"))
+    finally:
+        sweep_members.use(None)
+
+
+def test_what_a_point_says_is_seen_whole(visit, sweep):
+    """At both ends of a phone's screen, in the dark."""
+    page = visit("populations", 400)
+    page.browser.execute_cdp_cmd("Emulation.setEmulatedMedia", appearance.scheme("dark"))
     page.until(lambda: page.said().startswith(f"{N} of {N} selected"))
-    assert page.script("return document.documentElement.scrollWidth") <= 390
+    points = page.data("points")
+    for m in (np.argmin(points["x"]), np.argmax(points["x"])):
+        x, y = page.at("members", points["x"][m], points["y"][m])
+        for near in (1, 0):
+            place = {"type": "mouseMoved", "x": x - near, "y": y}
+            page.browser.execute_cdp_cmd("Input.dispatchMouseEvent", place)
+        tip = page.until(lambda m=m: page.script("""
+            const tip = document.querySelector(".bk-Tooltip"), box = tip?.getBoundingClientRect();
+            const said = tip?.shadowRoot.querySelector(".bk-tooltip-content").innerText ?? "";
+            const ground = tip && getComputedStyle(tip).backgroundColor;
+            return said.startsWith(arguments[0]) && [box.left, box.right, ground, said]""",
+            f"member {m}\n"))  # fmt: skip
+        assert 0 <= tip[0] < tip[1] <= 400 and tip[2] == "rgb(27, 33, 43)" and "learning_rate" in tip[3]
+
+
+def test_the_ten_best_are_seen_at_once(visit, sweep):
+    """On a screen of 1280 x 720, without scrolling."""
+    page = visit("populations")
+    page.until(lambda: page.said().startswith(f"{N} of {N} selected"))
+    rows = page.seen("return [...view('best').shadow_el.querySelectorAll('tbody tr')]"
+                       ".map(row => row.getBoundingClientRect()).map(box => [box.right, box.bottom])")  # fmt: skip
+    assert len(rows) == 10 and np.max(rows, axis=0).tolist() < [1280, 720]
+
+
+@pytest.mark.parametrize("count", [1, 2, 9])
+def test_tables_of_the_best(monkeypatch, count):
+    monkeypatch.setattr(Live, "ask", lambda self, question: None)
+    page = populations._Page(Document())
+    page.arrive(members_of("x", *made()))
+    text = str(page.tables(populations.choose(page.shown, np.arange(N) < count, HELD_OUT).best))
+    ids = re.findall(r'data-of="member">(\d+)<', text)
+    wanted = populations.choose(page.shown, np.arange(N) < count, HELD_OUT).best
+    assert ids == [str(m) for m in wanted] and text.count("<table>") == (1 if count == 1 else 2)

@@ -1,20 +1,30 @@
 """The server: where it listens, who sees what, what it keeps, and what it says of what it cannot have."""
 
 import asyncio
+import gc
 import re
+import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from pathlib import Path
 
+import appearance
+import jax
 import pytest
 from bokeh.client import pull_session
+from bokeh.document import Document
+from bokeh.models import LogAxis
 from tornado.websocket import websocket_connect
 
 from functional_nn.lab import demonstrations
-from functional_nn.lab.demonstrations import DEMONSTRATIONS, server
+from functional_nn.lab.demonstrations import DEMONSTRATIONS, page, server, surfaces
+from functional_nn.lab.demonstrations.page import Demonstration, Live, Status, lay_out
+
+_COMPILES = "what is asked for the first time is compiled first|compiling"
 
 
 def fetched(address):
@@ -98,12 +108,15 @@ def test_one_session_is_invisible_to_another(served):
         second.close()
 
 
-# A process of its own, whose memory is the server's alone.
+# A process of its own, whose memory is the server's alone, and what its pages begin with compiled.
 _SERVER = """
-import gc, jax
+import gc, jax, sys
 jax.config.update("jax_enable_x64", True)
 from functional_nn.lab.demonstrations import server
 server._UNUSED = 200
+for one in server.DEMONSTRATIONS:
+    if one.path in sys.argv:
+        next(one.warm_up())
 served = server.start(5900)
 gc.freeze()
 print(served.address, flush=True)
@@ -112,9 +125,9 @@ served.server.io_loop.start()
 
 
 @pytest.fixture
-def apart():
+def apart(pages):
     """A server in another process: (address, that process)."""
-    command = [sys.executable, "-c", _SERVER]
+    command = [sys.executable, "-c", _SERVER, *pages]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         yield process.stdout.readline().strip(), process
         process.kill()
@@ -176,7 +189,11 @@ def test_serving_opens_a_browser_or_prints_where(monkeypatch, capsys):
         monkeypatch.setattr(server.webbrowser, "open", lambda address, opens=opens: opens)
         server.serve(5700)
         said = capsys.readouterr().out.splitlines()
-        assert said[1] == f"demonstrations: http://127.0.0.1:5700/{ending}" and said[-1] == "stopped"
+        assert (
+            said[0] == f"demonstrations: http://127.0.0.1:5700/{ending}"
+            and said[-1] == "stopped"
+            and "stopping ..." in said
+        )
 
 
 class _Interrupted:
@@ -185,14 +202,127 @@ class _Interrupted:
 
 
 @pytest.mark.parametrize(
-    "path",
-    [
-        pytest.param(one.path, marks=pytest.mark.slow if one.path == "populations" else ())  # it trains some first
-        for one in DEMONSTRATIONS
-    ],
-)
-def test_pages_fit_a_phone_and_fetch_nothing_from_elsewhere(visit, served, path):
-    page = visit(path, 390, 844)
-    assert page.script("return document.documentElement.scrollWidth") <= 390
+    "path", [one.path for one in DEMONSTRATIONS if one.path != "populations"]
+)  # which is elsewhere
+def test_pages_on_every_screen_light_and_dark(visit, served, path):
+    page = visit(path)
     fetched = page.script("return performance.getEntriesByType('resource').map(each => each.name)")
     assert fetched and all(address.startswith((served.address, "data:")) for address in fetched)
+    appearance.check(page)
+
+
+def test_the_server_answers_while_it_compiles(monkeypatch, capsys):
+    """Both pages are there at once, and say what is going on; the rest is compiled when all can begin."""
+    began, go_on, more, started = threading.Event(), threading.Event(), [], []
+
+    def warm_up():
+        began.set()
+        assert go_on.wait(30)
+        yield
+        more.append("more")
+
+    def build(document):
+        lay_out(document, "Slow", "Takes long.", status=Status().model)
+
+    monkeypatch.setattr(server, "DEMONSTRATIONS", (Demonstration("slow", "Slow", "Takes long.", build, warm_up),))
+    monkeypatch.setattr(server.sweep_members, "use", lambda sweep: None)
+    start = server.start
+    monkeypatch.setattr(server, "start", lambda *given: started.append(start(*given)) or started[0])
+    thread = threading.Thread(target=server.serve, args=(5750,), kwargs={"browser": False})
+    thread.start()
+    assert began.wait(30)
+    address = started[0].address
+    assert "still compiling: Slow." in fetched(address)
+    session = pull_session(url=address + "slow")
+    assert re.search(_COMPILES, session.document.get_model_by_name("status").text)
+    session.close()
+    go_on.set()
+    until = time.monotonic() + 30
+    while not more or "still compiling" in fetched(address):
+        assert time.monotonic() < until
+    started[0].server.io_loop.add_callback(started[0].server.io_loop.stop)
+    thread.join(30)
+    gc.unfreeze()
+    assert not thread.is_alive() and capsys.readouterr().out.endswith("all is compiled\nstopped\n")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT")
+def test_ctrl_c_while_it_compiles():
+    command = [sys.executable, "-m", "functional_nn.lab.cli", "demo", "--no-browser", "--port", "5850"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        address = process.stdout.readline().split()[1]
+        assert "still compiling: Gradient descent, Adam" in fetched(address)
+        fetched(address + "gradient-descent")
+        process.send_signal(signal.SIGINT)
+        said, errors = process.communicate(timeout=120)
+    assert process.returncode == 0 and errors == ""
+    assert said.endswith("stopping ...\nstopped\n") and "all is compiled" not in said
+
+
+@pytest.mark.parametrize("one", DEMONSTRATIONS, ids=lambda one: one.path)
+def test_a_page_is_laid_out_without_computing(monkeypatch, caplog, one):
+    """What it begins with is asked for once, and compiled elsewhere; log axes have no ticks between the decades."""
+    asked = []
+    monkeypatch.setattr(Live, "ask", lambda self, question: asked.append(question))
+    surfaces.surfaces.cache_clear()
+    document = Document()
+    with jax.log_compiles():
+        one.build(document)
+    assert len(asked) == 1 and not [each for each in caplog.messages if "ompil" in each]
+    assert re.search(_COMPILES, document.get_model_by_name("status").text)
+    axes = list(document.select({"type": LogAxis}))
+    assert all(axis.ticker.num_minor_ticks == 0 for axis in axes) and (axes or one.path == "backpropagation")
+
+
+class _Document:
+    """A document whose callbacks wait until they are run."""
+
+    def __init__(self):
+        self.next, self.later = [], []
+
+    def add_next_tick_callback(self, callback):
+        self.next.append(callback)
+
+    def add_timeout_callback(self, callback, milliseconds):
+        self.later.append(callback)
+        return callback
+
+    def remove_timeout_callback(self, callback):
+        self.later.remove(callback)
+
+    def hold(self, policy):
+        pass
+
+    unhold = lambda self: None  # noqa: E731
+
+
+def test_an_answer_that_nobody_waits_for_any_more(caplog):
+    """The session is destroyed while it is computed, as when a visitor has left."""
+    document, status, go_on = Document(), Status(), threading.Event()
+    live = Live(document, lambda question: go_on.wait(30), status.say, status)
+    live.ask("something")
+    document.callbacks.destroy()  # as Bokeh does, before it says so
+    go_on.set()
+    both = threading.Barrier(3)  # which all workers of the pool reach when they have done with it
+    for _ in range(2):
+        page._pool.submit(both.wait)
+    both.wait(30)
+    assert not caplog.records
+
+
+def test_what_takes_long_is_said_but_not_after_the_answer():
+    document, status, go_on = _Document(), Status(), threading.Event()
+    live = Live(document, lambda question: go_on.wait(30) and question, status.say, status)
+    live.ask("the answer")
+    status.say("something")
+    (late,) = document.later
+    late()
+    assert "computing" in status.model.text
+    go_on.set()
+    while not document.next:
+        time.sleep(0.001)
+    document.next.pop()()
+    assert "the answer" in status.model.text and not document.later
+    late()  # its turn came when the answer had been shown
+    assert "the answer" in status.model.text

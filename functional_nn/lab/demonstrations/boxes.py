@@ -1,0 +1,127 @@
+"""Boxes for typed text, in which what is refused stays, marked, with the reason below it, until it is corrected."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from bokeh.events import Tap
+from bokeh.layouts import column
+from bokeh.models import TextInput
+from bokeh.plotting import figure
+
+from functional_nn.lab.demonstrations import page, typed
+from functional_nn.lab.demonstrations.page import Status
+
+
+class Box:
+    """A box for text. value: what it last said that was accepted; a refused text stays, and why stands below it.
+
+    read(text) -> value raises ValueError.
+    """
+
+    def __init__(self, title: str, name: str, read: Callable[[str], Any], value: Any, **settings: Any):
+        self.read, self.quiet, self.changed = read, False, lambda: None
+        self.input = TextInput(title=title, name=name, sizing_mode="stretch_width")
+        self.why = page.words(name=f"{name}-refused", visible=False)
+        self.model = column(self.input, self.why, sizing_mode="stretch_width", **settings)
+        self.write(value)
+        self.input.on_change("value", self._typed)
+
+    def _typed(self, attribute, old, new) -> None:
+        if not self.quiet:
+            self.changed()
+
+    @property
+    def refused(self) -> bool:
+        return self.why.visible
+
+    def write(self, value: Any) -> None:
+        """Takes a value and shows it, without a word to anyone."""
+        self.value, self.quiet = value, True
+        self.input.update(value=typed.written(value), css_classes=[])
+        self.why.visible, self.quiet = False, False
+
+    def follow(self, value: Any) -> None:
+        """Takes a value that has changed by itself; a refused text stays."""
+        if self.refused:
+            self.value = value
+        else:
+            self.write(value)
+
+    def refuse(self, reason: str) -> None:
+        self.input.css_classes = ["refused"]
+        self.why.text = page.refusal(f"{reason}; the last one stays")
+        self.why.visible = True
+
+
+class Form:
+    """Boxes whose values belong together, as an optimizer's constants do.
+
+    check(values) raises ValueError, naming what it refuses; accepted() is called when a value has changed. What is
+    refused is also said in `status`.
+    """
+
+    def __init__(self, boxes: Sequence[Box], check: Callable[[list], None], accepted: Callable[[], None],
+                 status: Status):  # fmt: skip
+        self.boxes, self.check, self.accepted, self.status = boxes, check, accepted, status
+        for box in boxes:
+            box.changed = self.settle
+
+    @property
+    def values(self) -> list:
+        return [box.value for box in self.boxes]
+
+    def settle(self) -> None:
+        """Reads what stands in the boxes: takes all of it, or what can be taken of it, and marks the rest."""
+        before, read, refused = self.values, {}, {}
+        for box in self.boxes:
+            try:
+                read[box] = box.read(box.input.value)
+            except ValueError as error:
+                refused[box] = str(error)
+        if self._objection(read):
+            for box, value in read.items():
+                if reason := self._objection({box: value}):
+                    refused[box] = reason
+                else:
+                    box.value = value
+        for box in read.keys() - refused.keys():
+            box.write(read[box])
+        for box, reason in refused.items():
+            box.refuse(reason)
+        if self.values != before:
+            self.accepted()
+        if refused:
+            reasons = "; ".join(f"{box.input.title}: {reason}" for box, reason in refused.items())
+            self.status.refuse(f"{reasons}; the last {'ones stay' if len(refused) > 1 else 'one stays'}")
+
+    def _objection(self, changes: dict[Box, Any]) -> str:
+        """Why the values would be refused with some of them changed; nothing if they would not."""
+        try:
+            self.check([changes.get(box, box.value) for box in self.boxes])
+        except ValueError as error:
+            return str(error)
+        return ""
+
+
+class Start(Form):
+    """Where paths begin: two boxes for numbers, which a click on a figure fills too."""
+
+    def __init__(self, labels: Sequence[str], value: Sequence[float], status: Status, moved: Callable[[], None]):
+        boxes = [Box("", f"start-{i}", typed.number, each) for i, each in enumerate(value)]
+        super().__init__(boxes, lambda values: None, moved, status)
+        self.move(value, labels)
+
+    def move(self, value: Sequence[float], labels: Sequence[str] | None = None) -> None:
+        """Begins elsewhere, without a word to anyone."""
+        for box, each in zip(self.boxes, value, strict=True):
+            box.write(each)
+        for box, label in zip(self.boxes, labels or (), strict=False):
+            box.input.title = f"start, {label}"
+
+    def tapped(self, plotted: figure, event: Tap) -> None:
+        """Begins where the figure was clicked, to six digits; outside its axes nothing changes."""
+        if not page.inside(plotted, event.x, event.y):
+            self.status.refuse("that click was outside the plot; the start stays where it was")
+            return
+        self.move([float(f"{each:.6g}") for each in (event.x, event.y)])
+        self.accepted()

@@ -1,0 +1,96 @@
+"""How a demonstration's page looks: nothing is cut on any screen, and light and dark both can be read."""
+
+import io
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+WIDTHS = (320, 400, 768, 981, 1280)
+
+# What goes beyond the window, or beyond what it stands in, where it is hidden or has to be scrolled to.
+_CUT = """
+const found = [], {clientWidth, scrollWidth} = document.documentElement;
+if (scrollWidth > clientWidth) found.push(`the page is ${scrollWidth} wide`);
+(function walk(root, clip) {
+  for (const e of root.children) {
+    const style = getComputedStyle(e);
+    if (style.display === "none" || style.visibility === "hidden") continue;
+    const box = e.getBoundingClientRect(), drawn = /CANVAS|INPUT|SELECT|BUTTON/.test(e.tagName) || e.textContent.trim();
+    if (drawn && box.width && box.right > clip + 0.5) found.push(`${e.tagName}.${e.className} ${box.right} > ${clip}`);
+    const inner = style.overflowX === "visible" || style.display === "contents" ? clip : Math.min(clip, box.right);
+    if (e.tagName !== "svg") walk(e, inner);
+    if (e.shadowRoot) walk(e.shadowRoot, inner);
+  }
+})(document.body, clientWidth);
+return found
+"""
+# Texts and edges of controls, each with its contrast to what is behind it and what is enough; and where figures are.
+_CONTRASTS = """
+const channel = v => (v /= 255) <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
+const numbers = color => color.match(/[\\d.]+/g).map(Number);
+const light = ([r, g, b]) => 0.2126 * channel(r) + 0.7152 * channel(g) + 0.0722 * channel(b);
+const ratio = (a, b) => (Math.max(light(a), light(b)) + 0.05) / (Math.min(light(a), light(b)) + 0.05);
+const texts = [], figures = [];
+(function walk(root, behind) {
+  for (const e of root.children) {
+    const style = getComputedStyle(e);
+    if (style.display === "none" || style.visibility === "hidden") continue;
+    const own = numbers(style.backgroundColor), ground = own[3] === 0 ? behind : own;
+    const words = [...e.childNodes].filter(n => n.nodeType === 3).map(n => n.textContent.trim()).join(" ").trim();
+    const box = e.getBoundingClientRect();
+    if (e.role === "img") {
+      figures.push([box.x, box.y, box.width, box.height]);
+      continue;
+    }
+    if ((words || /INPUT|SELECT/.test(e.tagName)) && !e.matches(":disabled"))
+      texts.push([words || e.value, ratio(numbers(style.color), ground), 4.5]);
+    if (/INPUT|SELECT/.test(e.tagName) && e.type !== "checkbox")
+      texts.push(["the edge of " + e.value, ratio(numbers(style.borderTopColor), behind), 3]);
+    walk(e, ground);
+    if (e.shadowRoot) walk(e.shadowRoot, ground);
+  }
+})(document.documentElement, [255, 255, 255]);
+return [texts, figures]
+"""
+
+
+def _luminance(pixels):
+    """Of colours (..., 3) from 0 to 1, by WCAG 2."""
+    linear = np.where(pixels <= 0.03928, pixels / 12.92, ((pixels + 0.055) / 1.055) ** 2.4)
+    return linear @ [0.2126, 0.7152, 0.0722]
+
+
+def _contrast(a, b):
+    return (max(a, b) + 0.05) / (min(a, b) + 0.05)
+
+
+def check(page):
+    """Asserts all of this of an opened page, a `Visitor`, which then is as it was."""
+    for width in WIDTHS:
+        _screen(page, width)
+        page.until(lambda: not page.script(_CUT), 10, lambda: page.script(_CUT))
+    for name in ("light", "dark"):
+        _screen(page, 1280, name)
+        page.script("scrollTo(0, 0)")
+        texts, figures = page.script(_CONTRASTS)
+        low = [text for text in texts if text[1] < text[2]]
+        assert len(texts) > 10 and figures and not low, (name, low)
+        pixels = plt.imread(io.BytesIO(page.browser.get_screenshot_as_png()))[:, :, :3]
+        card = _luminance(pixels[100, 900])  # of the status line
+        assert card > 0.9 if name == "light" else card < 0.05
+        for x, y, width, height in figures:
+            seen = _luminance(pixels[int(y) + 2 : int(y + height) - 2, int(x) + 2 : int(x + width) - 2]).ravel()
+            assert _contrast(seen[0], card) < 1.05, "a figure's ground is the card's"
+            assert _contrast(seen.max() if name == "dark" else seen.min(), card) > 7
+    _screen(page, 1280)
+
+
+def scheme(name):
+    """What a browser is told to be "light" or "dark"."""
+    return {"features": [{"name": "prefers-color-scheme", "value": name}]}
+
+
+def _screen(page, width, name="light"):
+    screen = {"width": width, "height": 1000, "deviceScaleFactor": 1, "mobile": width < 500}
+    page.browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
+    page.browser.execute_cdp_cmd("Emulation.setEmulatedMedia", scheme(name))
