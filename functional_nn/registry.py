@@ -88,6 +88,7 @@ def cached(factory: Callable[..., Row], size: int | None = None) -> Callable[...
             row = rows(*bound.args, **bound.kwargs)
         return remember(row, same, given.args, given.kwargs)
 
+    same.remembers = factory
     return same
 
 

@@ -2,8 +2,8 @@
 is said to be so.
 
 Rows of the library are the function that made them and what it was given. Functions are told by their name where a
-package installed them, by their code where they are the user's; both by their defaults, what they close over and, of
-the user's, the globals they read. Arrays are their bytes.
+package installed them, by their code where they are the user's; the user's, and those made inside others, by their
+defaults and what they close over, too, and the user's by the globals they read. Arrays are their bytes.
 """
 
 import dataclasses
@@ -63,7 +63,8 @@ class _Reading:
         made = made_by(value)
         if made is not None:
             factory, args, keywords = made
-            self.say("made by", factory.__module__, factory.__qualname__)
+            self.say("made by")
+            self.add(factory)
             self.add(_told(factory, args, keywords))
         elif isinstance(value, np.ndarray | np.generic | jax.Array):
             self.array(value)
@@ -115,7 +116,10 @@ class _Reading:
         self.say("array", array.dtype, array.shape, array.tobytes())
 
     def function(self, function: types.FunctionType) -> None:
+        function = getattr(function, "remembers", function)  # what `registry.cached` adds is the same for all
         self.say("function", function.__module__, function.__qualname__)
+        if _is_installed(function) and "<" not in function.__qualname__:  # neither a lambda nor inside another
+            return
         cells = [cell.cell_contents for cell in function.__closure__ or () if not _is_empty(cell)]
         self.each("defaults", (function.__defaults__, function.__kwdefaults__, cells))
         if not _is_installed(function):

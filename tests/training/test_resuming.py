@@ -11,7 +11,7 @@ import optax
 import pytest
 
 import functional_nn as fnn
-from functional_nn import optimizers, training
+from functional_nn import optimizers, registry, training
 from functional_nn.training import checkpoints, configuration
 
 NETWORK = fnn.multilayer((3, 4, 2), ("tanh", "softmax"), dropout=0.2)
@@ -178,6 +178,34 @@ def test_globals_are_part_of_a_function(monkeypatch):
     before = configuration.made_of(gradient=_by_global)
     monkeypatch.setitem(globals(), "_RATE", [0.5])
     assert configuration.made_of(gradient=_by_global) != before
+
+
+@pytest.mark.parametrize(
+    "listed", [optimizers, optimizers.second_order, fnn.activations, fnn.losses, optimizers.schedules]
+)
+def test_what_the_library_lists_is_read_whole(listed):
+    """The functions, which populations are given, and the rows that they make; none is taken for another."""
+    names = listed.names()
+    factories = [getattr(listed, name, None) or listed.get(name) for name in names]
+    found = [configuration.made_of(it=factory) for factory in factories]
+    assert all(each["unread"] == [] for each in found) and len({each["it"] for each in found}) == len(names)
+    rows = [listed.get(name) for name in names if listed is not optimizers.schedules]
+    assert all(configuration.made_of(it=row)["unread"] == [] for row in rows)
+
+
+def _factory(power):
+    @registry.cached
+    def mine(rate=0.1):
+        return optimizers.Optimizer("mine", lambda params: params, lambda state, grads: rate**power, {"rate": rate})
+
+    return mine
+
+
+def test_factories_of_ones_own_are_read_and_told_apart():
+    """Both are called `mine` and differ in what they close over, which their rows do, too."""
+    for made in (lambda factory: factory, lambda factory: factory(), lambda factory: factory(0.1)):
+        one, same, other = (configuration.made_of(it=made(_factory(power))) for power in (1, 1, 2))
+        assert one == same != other and one["unread"] == []
 
 
 def test_what_cannot_be_compared_is_said_to_be_so(tmp_path):

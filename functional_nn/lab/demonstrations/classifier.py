@@ -178,7 +178,7 @@ def _settings(choice: Choice, rate) -> Settings:
     optimizer = optimizers.get(choice.optimizer) if choice.second_order else first_order.factory(choice.optimizer)(rate)
     plan = training.minibatch(choice.batch_size) if choice.batch_size else training.batch()
     settings = loop.settle(network(choice), choice.loss, optimizer, plan, None, (), "manual", None, ())
-    return loop.with_plan(settings._replace(correct=_right), EXAMPLES)
+    return loop.suited(settings._replace(correct=_right), EXAMPLES, False, EPOCHS)
 
 
 def _right(outputs, targets):
