@@ -11,13 +11,15 @@ from jax import Array, lax
 from jax.sharding import Mesh, PartitionSpec
 
 from functional_nn import checks
-from functional_nn.optimizers import first_order
 from functional_nn.optimizers.second_order.method import (
     BUDGET_SPENT,
     RUNNING,
+    Begun,
     SecondOrder,
     Solution,
     begun,
+    check_problem,
+    checked_params,
     run_to_end,
     settled,
     solution,
@@ -33,7 +35,7 @@ def restarts(
     starts: Any,
     *,
     steps: int = 1000,
-    goal: float | Array = -jnp.inf,
+    goal: float | Array = -np.inf,
     gradient_tolerance: float | Array | None = None,
     change_tolerance: float | Array | None = None,
     evaluations: int | Array | None = None,
@@ -51,24 +53,24 @@ def restarts(
 
     Cannot itself be traced: there, `vmap` minimize. Raises ValueError as `minimize`.
     """
-    method, limits = settled(method, steps, goal, gradient_tolerance, change_tolerance, evaluations)
+    method, limits = settled("restarts", method, steps, goal, gradient_tolerance, change_tolerance, evaluations)
+    check_problem("restarts", problem)
     devices = jax.local_devices()
     if block is None:
         block = 1 if devices[0].platform == "cpu" else 1024
     block, chunk = checks.integer("restarts", "block", block, 1), checks.integer("restarts", "chunk", chunk, 1)
-    starts = jax.tree.map(np.asarray, starts)
-    first_order.check_params(method.name, starts)
+    starts = jax.tree.map(np.asarray, checked_params(f"restarts: {method.name}", starts))
     lengths = {leaf.shape[:1] for leaf in jax.tree.leaves(starts)}
     if len(lengths) != 1 or lengths & {(), (0,)}:
         raise ValueError(
-            f"starts: expected a leading axis of the same length in every array, got {sorted(lengths)}; "
+            f"restarts: starts: expected a leading axis of the same length in every array, got {sorted(lengths)}; "
             "jax.vmap(network.init)(keys) makes them"
         )
     limits = limits(Flat(problem, starts).dtype)
     mesh = Mesh(np.array(devices), ("lanes",))
     if block == 1:
-        return _one_by_one(_each(method, steps, mesh), mesh.size, problem, starts, limits)
-    return _side_by_side(_lanes(method, steps, chunk, mesh), mesh.size * block, problem, starts, limits)
+        return _one_by_one(_each(problem.functions, method, steps, mesh), mesh.size, problem, starts, limits)
+    return _side_by_side(_lanes(problem.functions, method, steps, chunk, mesh), mesh.size * block, problem, starts, limits)
 
 
 _CALL = 16  # starts a device is given at once, so that Ctrl-C is heard in between
@@ -115,8 +117,8 @@ def _stateless(found: Solution) -> Solution:
     return found._replace(state=None)
 
 
-@functools.partial(cached, size=64)
-def _each(method: SecondOrder, steps: int, mesh: Mesh) -> Callable:
+@functools.partial(cached, size=32)
+def _each(functions: Any, method: SecondOrder, steps: int, mesh: Mesh) -> Callable:
     """(problem, starts, *limits) -> Solution, each start run to its end before the next."""
 
     def run(problem, starts, *limits):
@@ -128,8 +130,8 @@ def _each(method: SecondOrder, steps: int, mesh: Mesh) -> Callable:
     )
 
 
-@functools.partial(cached, size=64)
-def _lanes(method: SecondOrder, steps: int, chunk: int, mesh: Mesh) -> tuple[Callable, Callable]:
+@functools.partial(cached, size=32)
+def _lanes(functions: Any, method: SecondOrder, steps: int, chunk: int, mesh: Mesh) -> tuple[Callable, Callable]:
     """begin(problem, starts, *limits) -> states; advance(problem, states, fresh, starts, *limits) -> states after at
     most `chunk` more steps, those begun anew that are fresh.
     """
@@ -139,13 +141,13 @@ def _lanes(method: SecondOrder, steps: int, chunk: int, mesh: Mesh) -> tuple[Cal
 
     def advance(problem, states, fresh, starts, *limits):
         def lane(state, new, start):
-            state = jax.tree.map(
-                lambda a, b: jnp.where(new, a, b), begun(method, steps, problem, start, *limits), state
-            )
+            first = begun(method, steps, problem, start, *limits)
+            origin = Begun(first.params, first.value)
+            state = jax.tree.map(lambda a, b: jnp.where(new, a, b), first, state)
             last = state.step + chunk
             return lax.while_loop(
                 lambda state: (state.status == RUNNING) & (state.step < last),
-                lambda state: stepped(method, steps, problem, state, *limits),
+                lambda state: stepped(method, steps, problem, origin, state, *limits),
                 state,
             )
 
