@@ -196,8 +196,8 @@ def _second_order_step(network, loss, method: SecondOrder, correct, regularizer)
         metrics = Metrics(state.value - penalty, *counted, jnp.linalg.norm(state.gradient))
         after = method.update(state, problem, renewed=not method.full_batch)
         if method.full_batch:
-            begun, eps = Begun(state.params, state.value), float(jnp.finfo(after.value.dtype).eps)
-            after = after._replace(status=still(method, problem, begun, state, after, eps))
+            begun = Begun(state.params, state.value)
+            after = after._replace(status=still(method, problem, begun, state, after))
         return after, metrics
 
     return step

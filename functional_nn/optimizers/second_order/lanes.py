@@ -70,7 +70,9 @@ def restarts(
     mesh = Mesh(np.array(devices), ("lanes",))
     if block == 1:
         return _one_by_one(_each(problem.functions, method, steps, mesh), mesh.size, problem, starts, limits)
-    return _side_by_side(_lanes(problem.functions, method, steps, chunk, mesh), mesh.size * block, problem, starts, limits)
+    return _side_by_side(
+        _lanes(problem.functions, method, steps, chunk, mesh), mesh.size * block, problem, starts, limits
+    )
 
 
 _CALL = 16  # starts a device is given at once, so that Ctrl-C is heard in between

@@ -8,17 +8,17 @@ never nan or infinity inside a program, so that `jax_debug_nans` and `jax_debug_
 No test of convergence depends on the units of F or of the parameters. Letters: x (P,), g the gradient at x, F there,
 x_0 and F_0 at the start, eps of the dtype; all of them foretell what F could still fall by.
 
-Least squares, J_j a column of J, A = J^T J. The least squares along one parameter fall by (J_j^T r)^2 / |J_j|^2, so that
-the cosine |J_j^T r| / (|J_j| |r|) says which share of F that is (MINPACK's gtol: More, Garbow and Hillstrom 1980). Where
-r goes to 0 its direction stays random; but it cannot be made less than what the rounding of x does to it. So:
+Least squares, J_j a column of J, A = J^T J: along one parameter F falls by (J_j^T r)^2 / |J_j|^2, so that the cosine
+|J_j^T r| / (|J_j| |r|) says by which share of itself (MINPACK's gtol: More, Garbow and Hillstrom 1980). Where r goes to
+0 its direction stays random; but it cannot be made less than what the rounding of x does to it. So:
 
     |J_j^T r| / |J_j| <= tol |r| + 4 eps (sum_i A_ii x_i^2)^(1/2)         for all j
 
 Other functions, s = x - x_before, y = g - g_before: the curvature that was met is h = s^T y / s^T s, and g^T g / 2h the
 decrease that it foretells. It is that of the most curved directions; max_i |g_i| max(|x_i|, |x_0i|), what a change of
-one parameter by its own size does to F (Dennis and Schnabel 1983, Sec. 7.2), tells of the others. Both must be small
-beside |F|: tol |F| the second, tol^2 |F| the first. Where F goes to 0, or through it: beside F_0 - F, with eps^(3/4) for
-tol, and the step foretold is short, |g| / h <= eps^(1/4) max(|x|, |x_0|).
+one parameter by its own size does to F (Dennis and Schnabel 1983, Sec. 7.2), tells of the others. The first must be
+tol^2 |F| at most, the second tol |F|. Where F goes to 0, or through it, F_0 - F stands for |F| and eps^(3/4) for tol,
+and the step foretold must be short, |g| / h <= eps^(1/4) max(|x|, |x_0|).
 """
 
 import functools
@@ -292,8 +292,8 @@ def search(line_search: LineSearch, flat: Flat, here: Here, direction: Array, fi
 
 def first_step(here: Here, direction: Array, before: Array) -> Array:
     """1, or shorter: what would decrease F by as much as the last step did, were F a parabola along the line (Nocedal
-    and Wright 2006, Eq. 3.60). before: F at the point before this one, `unknown` at the start, where the step has length
-    1.
+    and Wright 2006, Eq. 3.60). before: F at the point before this one, `unknown` at the start, where the step has
+    length 1.
     """
     slope = jnp.vdot(here.gradient, direction)
     known = before < largest(before.dtype)
@@ -388,8 +388,9 @@ def minimize(
     in float64), of the cosine of the residuals with each column of their Jacobian, or of what F changes by when a
     parameter does by its own size, and the square of it of what F could still fall by (see `second_order.method`).
     change_tolerance: F has changed by no more than this share of itself, in a step that was not expected to do better,
-    or the move tried was no longer than this share of the parameters; epsilon by default. And that is convergence only
-    where F could fall by no more than this share, or epsilon^(2/3): heavily damped steps are short anywhere.
+    or the move tried was no longer than this share of the parameters. Epsilon by default, and then only where F could
+    fall by no more than epsilon^(2/3) of itself, since a short step may be a damped one: of
+    Levenberg-Marquardt, whose Jacobian tells, also of a share that is given.
     steps, evaluations (values and gradients asked for, in all): the budget. path: keep one row a step.
 
     Pure: it may be jitted and vmapped, over starts, data or traced constants; a lane that has ended stands still.
@@ -454,7 +455,7 @@ def checked_params(owner: str, params: Any) -> Any:
 def settled(
     owner, method, steps, goal, gradient_tolerance, change_tolerance, evaluations
 ) -> tuple[SecondOrder, Callable]:
-    """The method, and (dtype -> the limits as arrays), all checked; None for a gradient's tolerance that is a share."""
+    """The method, and (dtype -> the limits as arrays), all checked; None for a tolerance by default."""
     method = _second_order(owner, method)
     checks.integer(owner, "steps", steps, 1)
     if checks.is_concrete(goal):
@@ -471,7 +472,7 @@ def settled(
         return (
             jnp.asarray(finite, dtype),
             None if gradient_tolerance is None else jnp.asarray(gradient_tolerance, dtype),
-            jnp.asarray(float(jnp.finfo(dtype).eps) if change_tolerance is None else change_tolerance, dtype),
+            None if change_tolerance is None else jnp.asarray(change_tolerance, dtype),
             jnp.asarray(np.iinfo(np.int32).max if evaluations is None else evaluations, jnp.int32),
         )
 
@@ -548,18 +549,22 @@ def stationary(
 
 
 def still(
-    method: SecondOrder, problem: Problem, begun: Begun, before: State, state: State, tolerance: Array | float
+    method: SecondOrder, problem: Problem, begun: Begun, before: State, state: State, tolerance: Array | None = None
 ) -> Array:
-    """The status after a step: CHANGE where F, or the parameters, no longer change by more than `tolerance`, and F could
-    not fall by more either.
+    """The status after a step: CHANGE where F, or the parameters, no longer change by more than `tolerance`, by default
+    epsilon, and F could not fall by more either.
     """
+    eps = float(jnp.finfo(state.value.dtype).eps)
+    foretold = tolerance is None or method.stationary is not None
+    tolerance = eps if tolerance is None else tolerance
     change = jnp.maximum(jnp.abs(before.value - state.value), state.expected)
     settled = change <= tolerance * jnp.maximum(jnp.abs(before.value), jnp.abs(state.value))
     settled = settled | ((state.length <= tolerance) & (state.length > 0))
     # F may have settled to rounding while its gradient still goes to zero
     settled = settled & (jnp.linalg.norm(state.gradient) >= 0.5 * jnp.linalg.norm(before.gradient))
-    near = jnp.maximum(tolerance, float(jnp.finfo(state.value.dtype).eps) ** (2 / 3)) ** 0.5
-    settled = settled & stationary(method, problem, begun, before, state, near)
+    if foretold:
+        near = jnp.maximum(tolerance, eps ** (2 / 3)) ** 0.5
+        settled = settled & stationary(method, problem, begun, before, state, near)
     return jnp.where(settled & (state.status != DIVERGED), CHANGE, state.status)
 
 

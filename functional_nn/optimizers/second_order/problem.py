@@ -125,9 +125,7 @@ def _of_function(function: Callable) -> Functions:
     def hessian_product(params, data):
         return jax.linearize(lambda x: jax.grad(value)(x, data), params)[1]
 
-    return Functions(
-        value, jax.value_and_grad(value), hessian_product, None, _hessian(hessian_product), measured=True
-    )
+    return Functions(value, jax.value_and_grad(value), hessian_product, None, _hessian(hessian_product), measured=True)
 
 
 @functools.partial(cached, size=32)
