@@ -416,7 +416,7 @@ def minimize(
         return found if path is False or jax.config.jax_debug_nans else found._replace(path=_ended(jnp, found))
     for name, leaf in checks.by_path(params).items():
         checks.finite(f"{method.name}: params" + (f": {name}" if name else ""), leaf)
-    found = _compiled(problem.functions, method, steps, path)(problem, params, *limits)
+    found = _compiled(problem.functions, problem.name, method, steps, path)(problem.data, params, *limits)
     if int(found.ended) == DIVERGED and int(found.steps) == 0:
         raise ValueError(
             f"{method.name}: params: {problem!r} is not finite at the start: F = {float(found.value):g}, "
@@ -497,9 +497,11 @@ def _second_order(owner: str, method: SecondOrder | str) -> SecondOrder:
 
 
 @functools.partial(cached, size=32)
-def _compiled(functions: Any, method: SecondOrder, steps: int, path: bool) -> Callable:
-    # A jit of its own for each problem's functions: what JAX keeps of them goes with it.
-    return jax.jit(functools.partial(run_to_end, method, steps, path))
+def _compiled(functions: Any, name: str, method: SecondOrder, steps: int, path: bool) -> Callable:
+    # A jit of its own for each problem's functions, which stand in no argument: what JAX keeps of them goes with it.
+    return jax.jit(
+        lambda data, params, *limits: run_to_end(method, steps, path, Problem(functions, data, name), params, *limits)
+    )
 
 
 # Convergence ----------------------------------------------------------------------------------------------------------
