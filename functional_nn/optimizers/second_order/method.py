@@ -394,9 +394,9 @@ def minimize(
     steps, evaluations (values and gradients asked for, in all): the budget. path: keep one row a step.
 
     Pure: it may be jitted and vmapped, over starts, data or traced constants; a lane that has ended stands still.
-    Called with plain arrays it compiles once for each problem's functions, method, steps, shapes and tolerances given; the 32 programs
-    that were used last are kept. Raises ValueError for a start where F or its gradient is not finite (inside `jit` the
-    status is then "diverged"), TypeError for what is no problem, method or parameters.
+    Called with plain arrays it compiles once for each problem's functions, method, steps, shapes and tolerances given;
+    the 32 programs that were used last are kept. Raises ValueError for a start where F or its gradient is not finite
+    (inside `jit` the status is then "diverged"), TypeError for what is no problem, method or parameters.
 
     >>> import jax.numpy as jnp
     >>> from functional_nn.optimizers import problem_from
