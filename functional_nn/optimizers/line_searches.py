@@ -21,6 +21,7 @@ import numpy as np
 from jax import Array, lax
 
 from functional_nn import checks
+from functional_nn.precision import largest
 from functional_nn.registry import Described, Registry
 
 
@@ -159,7 +160,7 @@ def golden_section(tolerance: float = 1e-8, growth: float = 2.0, evaluations: in
         line = _once(line)
 
         def lower(one, other):
-            return one < jnp.where(jnp.isnan(other), jnp.inf, other)
+            return (one < other) | (jnp.isnan(other) & jnp.isfinite(one))
 
         # a < b < c with phi(b) below both: outward while it falls, inward while the first step is already too far
         def open_(carry):
@@ -255,11 +256,11 @@ def strong_wolfe(decrease: float = 1e-4, curvature: float = 0.9, evaluations: in
             outward = _beyond(b.low, new)
             return _Bracket(
                 low_end, high_end, closed, jnp.where(closed, inside, outward),
-                (jnp.where(closed, width, jnp.inf), b.widths[0]), accepted, b.count + 1,
+                (jnp.where(closed, width, largest(width.dtype)), b.widths[0]), accepted, b.count + 1,
             )  # fmt: skip
 
-        infinite = jnp.full_like(first, jnp.inf)
-        begun = _Bracket(start, start, jnp.asarray(False), first, (infinite, infinite), jnp.asarray(False), _int(0))
+        widest = largest(first.dtype)
+        begun = _Bracket(start, start, jnp.asarray(False), first, (widest, widest), jnp.asarray(False), _int(0))
         b = lax.while_loop(going, step, begun)
         found = b.accepted | (b.low.value < start.value)
         point = jax.tree.map(lambda new, old: jnp.where(found, new, old), b.low, start)
@@ -269,20 +270,28 @@ def strong_wolfe(decrease: float = 1e-4, curvature: float = 0.9, evaluations: in
     return LineSearch("strong_wolfe", search, constants)
 
 
-def _cubic(p: Point, q: Point) -> Array:
-    """The minimum of the cubic through two values and slopes (Nocedal and Wright Eq. 3.59); nan where there is none.
+def _over(one: Array, other: Array) -> Array:
+    """one / other; 0 where that cannot be."""
+    return jnp.where(other != 0, one / jnp.where(other != 0, other, 1), 0)
+
+
+def _cubic(p: Point, q: Point) -> tuple[Array, Array]:
+    """The minimum of the cubic through two values and slopes (Nocedal and Wright Eq. 3.59), and whether there is one.
 
     Where the values differ by little more than rounding, the zero of the line through the slopes.
     """
     across = q.step - p.step
-    d1 = p.slope + q.slope - 3 * (q.value - p.value) / across
+    d1 = p.slope + q.slope - 3 * _over(q.value - p.value, across)
     square = d1**2 - p.slope * q.slope
-    d2 = jnp.sign(across) * jnp.sqrt(jnp.where(square >= 0, square, jnp.nan))
-    cubic = q.step - across * (q.slope + d2 - d1) / (q.slope - p.slope + 2 * d2)
-    secant = q.step - across * q.slope / (q.slope - p.slope)
-    noise = _rounding(p.value, q.value) / jnp.abs(across)
+    d2 = jnp.sign(across) * jnp.sqrt(jnp.maximum(square, 0))
+    bend = q.slope - p.slope + 2 * d2
+    cubic = q.step - across * _over(q.slope + d2 - d1, bend)
+    secant = q.step - across * _over(q.slope, q.slope - p.slope)
+    noise = _over(_rounding(p.value, q.value), jnp.abs(across))
     told = noise < 0.01 * jnp.maximum(jnp.abs(p.slope), jnp.abs(q.slope))
-    return jnp.where(told, cubic, jnp.where(p.slope * q.slope < 0, secant, jnp.nan))
+    there = jnp.where(told, (square >= 0) & (bend != 0), p.slope * q.slope < 0) & (across != 0)
+    found = jnp.where(told, cubic, secant)
+    return found, there & jnp.isfinite(found)
 
 
 def _between(low: Point, high: Point) -> Array:
@@ -290,13 +299,13 @@ def _between(low: Point, high: Point) -> Array:
     middle = (low.step + high.step) / 2
     left, right = jnp.minimum(low.step, high.step), jnp.maximum(low.step, high.step)
     margin = 0.05 * (right - left)
-    tried = _cubic(low, high)
-    return jnp.where(jnp.isfinite(tried), jnp.clip(tried, left + margin, right - margin), middle)
+    tried, there = _cubic(low, high)
+    return jnp.where(there, jnp.clip(tried, left + margin, right - margin), middle)
 
 
 def _beyond(low: Point, new: Point) -> Array:
     """The next step where F still falls: the cubic's minimum, between 1.1 and 5 times the last stride further out."""
     stride = new.step - low.step
-    tried = _cubic(low, new)
+    tried, there = _cubic(low, new)
     near, far = new.step + 0.1 * stride, new.step + 4 * stride
-    return jnp.where(jnp.isfinite(tried) & (tried > new.step), jnp.clip(tried, near, far), far)
+    return jnp.where(there & (tried > new.step), jnp.clip(tried, near, far), far)

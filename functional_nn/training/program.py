@@ -25,7 +25,7 @@ from functional_nn.networks.network import Inputs, Network, Params, forward
 from functional_nn.networks.products import ROWS, Products
 from functional_nn.optimizers.first_order import Optimizer
 from functional_nn.optimizers.regularizers import Regularizer
-from functional_nn.optimizers.second_order import SecondOrder, still
+from functional_nn.optimizers.second_order import Begun, SecondOrder, still
 from functional_nn.precision import at_least_float32
 from functional_nn.training import keys
 from functional_nn.training.minibatches import BatchPlan
@@ -196,7 +196,8 @@ def _second_order_step(network, loss, method: SecondOrder, correct, regularizer)
         metrics = Metrics(state.value - penalty, *counted, jnp.linalg.norm(state.gradient))
         after = method.update(state, problem, renewed=not method.full_batch)
         if method.full_batch:
-            after = after._replace(status=still(state, after, float(jnp.finfo(after.value.dtype).eps)))
+            begun = Begun(state.params, state.value)
+            after = after._replace(status=still(method, problem, begun, state, after))
         return after, metrics
 
     return step

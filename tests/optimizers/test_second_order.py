@@ -5,17 +5,23 @@ its trajectory on two families of functions, from whose points NumPy says where 
 """
 
 import functools
+import gc
 import inspect
+import weakref
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+import scipy.sparse
 
 import functional_nn as fnn
 from functional_nn import optimizers
-from functional_nn.optimizers import levenberg_marquardt, minimize, problem_from, second_order
+from functional_nn.optimizers import levenberg_marquardt, line_searches, minimize, problem_from, second_order
+from functional_nn.optimizers.second_order import lanes as lanes_module
+from functional_nn.optimizers.second_order import method
 
 P, N, STEPS = 10, 12, 12
 EPS = np.finfo(float).eps
@@ -147,12 +153,12 @@ BOWLS = {
     "lbfgs": lambda _: optimizers.lbfgs(history=3),
 }
 CURVES = {
-    "lm gain": lm(),
-    "lm factor": lm(rule="factor"),
+    "lm gain": lm(scaling="identity"),
+    "lm factor": lm(rule="factor", scaling="identity"),
     "lm scaled qr": lm(scaling="marquardt", solver="qr"),
     "lm samples": lm(rule="factor", space="samples"),
     "lm scaled factor": lm(scaling="marquardt", rule="factor"),
-    "lm qr": lm(solver="qr"),
+    "lm qr": lm(scaling="identity", solver="qr"),
     "lm gain samples": lm(space="samples"),
     "bayesian_regularization": optimizers.bayesian_regularization,
     "hessian_free": optimizers.hessian_free,
@@ -888,8 +894,137 @@ def test_every_status_is_met():
         run(start=np.full(P, 1e200))
 
 
+def decay(u, x, y, unit, sizes):
+    """y = b1 exp(-b2 x) + b3, b = sizes u, all of it in another unit."""
+    b = u * sizes
+    return unit * (b[0] * jnp.exp(-b[1] * x) + b[2]) - y
+
+
+def decay_squared(*args):
+    return jnp.sum(decay(*args) ** 2)
+
+
+ABSCISSA = np.linspace(0, 5, 40)
+UNITS = [(unit, sizes) for unit in (1e-12, 1.0, 1e12) for sizes in ((1, 1, 1), (1e-6, 1, 1e6), (1e6, 1e-6, 1))]
+UNIT_FREE = {
+    "lm": levenberg_marquardt(),
+    "lm factor": levenberg_marquardt(rule="factor"),
+    "lm qr": levenberg_marquardt(solver="qr"),
+    "lm identity": levenberg_marquardt(scaling="identity"),
+    **{name: optimizers.get(name) for name in ("bfgs", "lbfgs", "conjugate_gradient", "newton", "hessian_free")},
+    "scaled_conjugate_gradient": optimizers.scaled_conjugate_gradient(),
+}
+
+
+@pytest.mark.parametrize(
+    "dtype", [pytest.param(np.float64, id="float64"), pytest.param(np.float32, id="float32", marks=pytest.mark.slow)]
+)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in ("lm", "bfgs") else pytest.mark.slow) for name in UNIT_FREE]
+)
+def test_no_choice_of_units_converges_elsewhere(name, dtype):
+    """Of F, of each parameter: the right parameters, or a status that claims nothing; scaled Levenberg-Marquardt finds
+    them in all.
+    """
+    near = 1e-5 if dtype == np.float64 else 3e-3
+    statuses = []
+    for unit, sizes in UNITS:
+        sizes = np.array(sizes)
+        y = unit * (2.5 * np.exp(-1.3 * ABSCISSA) + 0.5)
+        data = tuple(jnp.asarray(each, dtype) for each in (ABSCISSA, y, unit, sizes))
+        start = jnp.asarray(np.array([1.0, 1.0, 0.0]) / sizes, dtype)
+        found = minimize(problem_from(residuals=decay, data=data), UNIT_FREE[name], start, steps=200, path=False)
+        right = np.abs(np.asarray(found.params, float) * sizes / [2.5, 1.3, 0.5] - 1).max() < near
+        assert right or found.status not in ("gradient", "change"), (unit, sizes, found)
+        statuses.append(found.status)
+    converged = sum(status in ("gradient", "change") for status in statuses)
+    assert converged == len(UNITS) if name in ("lm", "lm factor", "lm qr") else converged >= 1
+
+
+def test_no_change_is_said_of_a_step_that_was_damped():
+    """A rate constant of 1e10 beside an exponent: unscaled, no step moves it in single precision."""
+    T = jnp.linspace(300, 1200, 60, dtype=jnp.float32)
+    rate = lambda b, T: b[0] / 1e10 * (T / 300) ** b[1] * jnp.exp(-b[2] / (8.314 * T))  # noqa: E731
+    truth, start = (jnp.array(b, jnp.float32) for b in ((1e10, 0.5, 5e3), (5e9, 0.0, 3e3)))
+    problem = problem_from(residuals=lambda b, T, y: rate(b, T) - y, data=(T, rate(truth, T)))
+    found = minimize(problem, "levenberg_marquardt", start)
+    assert found.status == "gradient"
+    np.testing.assert_allclose(found.params, truth, rtol=1e-5)
+    unscaled = minimize(problem, levenberg_marquardt(scaling="identity"), start, steps=50)
+    assert unscaled.status in ("budget", "search_failed")
+
+
+@pytest.mark.parametrize("name", ["bfgs", "levenberg_marquardt"])
+def test_at_a_minimum_there_is_nothing_to_do(name):
+    """Exactly there, F = 0 or not, no step is made; from its own end a run ends at once."""
+    for t in (0.0, np.array([1.0, -1.0])):
+        problem = problem_from(residuals=lambda x, t: jnp.concatenate([x - 3, t]), data=(jnp.zeros(2) + t,))
+        found = minimize(problem, name, jnp.array([3.0, 3.0]))
+        assert (found.status, int(found.steps)) == ("gradient", 0)
+    rosen = problem_from(residuals=lambda x: jnp.stack([10 * (x[1] - x[0] ** 2), 1 - x[0], 0.1 * x[0]]))
+    first = minimize(rosen, name, jnp.array([-1.2, 1.0]))
+    again = minimize(rosen, name, first.params)
+    assert first.status == again.status == "gradient" and int(again.steps) <= 2
+
+
+def test_a_function_that_is_dropped_goes_with_its_programs():
+    """After 32 more; here those are only names, so that nothing is compiled."""
+
+    class Held:
+        data = np.ones(2)
+
+    held = Held()
+    gone = weakref.ref(held)
+    shifted = lambda x, held=held: jnp.sum((x - held.data) ** 2)  # noqa: E731
+    minimize(problem_from(shifted), "conjugate_gradient", jnp.zeros(2), steps=3)
+    second_order.restarts(problem_from(shifted), "conjugate_gradient", np.zeros((2, 2)), steps=3)
+    del held, shifted
+    for i in range(32):
+        problem_from(lambda x, i=i: i)
+        for program in (method._compiled, lanes_module._each):
+            program(i, "", optimizers.get("bfgs"), 1, jax.make_mesh((1,), ("lanes",)))
+    gc.collect()
+    assert gone() is None
+
+
+FLAGGED = {
+    **{f"bfgs {search}": optimizers.bfgs(search) for search in line_searches.names()},
+    "lbfgs": optimizers.lbfgs(),
+    "conjugate_gradient": optimizers.conjugate_gradient(),
+    "newton": optimizers.newton(),
+    "levenberg_marquardt": levenberg_marquardt(),
+    "lm singular": levenberg_marquardt(1e-25, scaling="identity"),
+    "hessian_free": optimizers.hessian_free(),
+    "scaled_conjugate_gradient": optimizers.scaled_conjugate_gradient(),
+}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in ("bfgs strong_wolfe", "lm singular") else pytest.mark.slow)
+        for name in FLAGGED
+    ],
+)
+def test_jax_debug_nans_and_infs_let_finite_runs_pass(name):
+    """Alone, in lanes, and from several starts; what a user sees after the end is nan all the same."""
+    rows = (10.0, 1.0, 0.1)
+    problem = problem_from(
+        residuals=lambda x: jnp.stack([rows[0] * (x[1] - x[0] ** 2), rows[1] - x[0], rows[2] * x[0]])
+    )
+    starts = np.array([[-1.2, 1.0], [0.5, 0.5]])
+    with jax.debug_nans(True), jax.debug_infs(True):
+        found = minimize(problem, FLAGGED[name], starts[0], steps=150)
+        jax.jit(jax.vmap(lambda x: minimize(problem, FLAGGED[name], x, steps=30)))(starts)
+        for block in (1, 2):
+            second_order.restarts(problem, FLAGGED[name], starts, steps=30, block=block)
+    steps = int(found.steps)
+    assert np.isfinite(found.path.value[:steps]).all() and np.isnan(found.path.value[steps:]).all()
+
+
 def test_a_second_call_of_the_same_shapes_compiles_nothing():
-    run()
+    """Limits are data; one that is given judges otherwise than its default, so that it is given in both."""
+    run(change_tolerance=1e-12)
     TRACED.clear()
     run(SADDLE, 2 * START, goal=-1.0, gradient_tolerance=1e-3, change_tolerance=1e-9, evaluations=100)
     assert TRACED == []
@@ -903,7 +1038,13 @@ def test_restarts_are_minimize_from_each_start():
     expected = lanes("lm gain", [(mild, start, 1e-3) for start in starts])
     for block in (None, 2):
         found = second_order.restarts(
-            of(mild), "levenberg_marquardt", starts, block=block, chunk=3, steps=FAR, gradient_tolerance=1e-6
+            of(mild),
+            levenberg_marquardt(scaling="identity"),
+            starts,
+            block=block,
+            chunk=3,
+            steps=FAR,
+            gradient_tolerance=1e-6,
         )
         np.testing.assert_array_equal(found.status, expected.status)
         np.testing.assert_allclose(found.params, expected.params, atol=1e-6)  # as near as the tolerance brings them
@@ -957,7 +1098,9 @@ def test_an_update_leaves_structure_shapes_and_dtypes(name, kind):
 def test_single_precision_reaches_the_minimum():
     """Arrays of several shapes, one of them in another dtype than the rest, come back as they were."""
     params = mixed(*KINDS["both"])
-    found = minimize(problem_from(residuals=hills, data=(jnp.full((), 0.75),)), "bfgs", params, steps=100)
+    found = minimize(
+        problem_from(residuals=hills, data=(jnp.full((), 0.75),)), "bfgs", params, steps=100, gradient_tolerance=1e-5
+    )
     assert found.status == "gradient"
     for leaf, given in zip(jax.tree.leaves(found.params), jax.tree.leaves(params), strict=True):
         assert (leaf.shape, leaf.dtype) == (given.shape, given.dtype)
@@ -1174,7 +1317,9 @@ REFUSED = {
         lambda: levenberg_marquardt(space="samples", scaling="marquardt"),
         "levenberg_marquardt: space='samples' solves with J J^T",
     ),
-    "samples by QR": (lambda: levenberg_marquardt(space="samples", solver="qr"), "got 'identity' and 'qr'"),
+    "samples by QR": (
+        lambda: levenberg_marquardt(scaling="identity", space="samples", solver="qr"), "got 'identity' and 'qr'"
+    ),
     "first order": (
         lambda: minimize(PLAIN, "adam(0.1)", START), "minimize: adam(0.1) is a first-order method, which `fit` runs"
     ),
@@ -1185,6 +1330,28 @@ REFUSED = {
         lambda: minimize(lambda x: x @ x, "bfgs", START),
         "problem: expected one from optimizers.problem_from(function) or training.problem(network, ...), got function",
     ),
+    "parameters": (
+        lambda: minimize(PLAIN, "bfgs", "start"), "bfgs: params: expected an array of numbers, got str"
+    ),
+    "sparse parameters": (
+        lambda: minimize(PLAIN, "bfgs", scipy.sparse.eye(2)), "bfgs: params: expected an array of numbers, got scipy's"
+    ),
+    "optax": (
+        lambda: minimize(PLAIN, optax.adam(0.1), START),
+        "minimize: method: expected one of conjugate_gradient, ",
+    ),
+    "optax, what to do": (
+        lambda: minimize(PLAIN, optax.adam(0.1), START), "by optimizers.from_optax(...), which `fit` runs"
+    ),
+    "a dictionary for residuals": (
+        lambda: minimize(problem_from(residuals=lambda x: {"a": x}), "levenberg_marquardt", START),
+        "problem_from: expected the function to give residuals as an array, got dict",
+    ),
+    "sparse residuals": (
+        lambda: minimize(problem_from(residuals=lambda x: scipy.sparse.eye(2)), "levenberg_marquardt", START),
+        "problem_from: residuals: expected an array of numbers, got scipy's",
+    ),
+    "goal": (lambda: minimize(PLAIN, "bfgs", START, goal=NAN), "minimize: goal must be a number, got nan"),
     "two functions": (lambda: problem_from(bowl, residuals=curve), "problem_from: expected one function"),
     "no function": (lambda: problem_from(), "problem_from: expected one function"),
     "a vector for F": (

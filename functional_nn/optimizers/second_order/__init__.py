@@ -7,6 +7,7 @@ from functional_nn.optimizers.second_order.levenberg_marquardt import bayesian_r
 from functional_nn.optimizers.second_order.method import (
     REASONS,
     STATUSES,
+    Begun,
     Counts,
     SecondOrder,
     Solution,
@@ -26,6 +27,7 @@ from functional_nn.optimizers.second_order.quasi_newton import bfgs, lbfgs
 __all__ = [
     "REASONS",
     "STATUSES",
+    "Begun",
     "Counts",
     "Functions",
     "Problem",

@@ -33,6 +33,7 @@ from functional_nn.optimizers.second_order.method import (
     first_step,
     register,
     search,
+    unknown,
 )
 
 # g, y = g - g_before, d: the gradient, how it changed by the last step, and that step's direction
@@ -88,7 +89,7 @@ def conjugate_gradient(
     def look(flat, x, memory):
         value, g = flat.value_and_gradient(x)
         none = (jnp.zeros_like(g), jnp.zeros_like(g)) if anchored else (None, None)
-        memory = CGMemory(-g, jnp.full_like(value, jnp.inf), jnp.zeros((), jnp.int32), *none)
+        memory = CGMemory(-g, unknown(value), jnp.zeros((), jnp.int32), *none)
         return Here(x, value, g, memory, counts(gradients=1))
 
     def move(flat, here: Here) -> Move:

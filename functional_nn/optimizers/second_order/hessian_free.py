@@ -29,6 +29,7 @@ from functional_nn.optimizers.second_order.method import (
     register,
     search,
 )
+from functional_nn.precision import largest
 
 _DECAY = (lambda v: (v >= 0) & (v < 1), "in [0, 1)")
 
@@ -77,6 +78,7 @@ def hessian_free(
 
     def move(flat, here: Here) -> Move:
         lam, g = here.memory.damping, here.gradient
+        highest = largest(here.value.dtype)  # of a point where F is not finite
         multiply = flat.product(here.x, "gauss_newton")
         weigh = jnp.ones_like(g)
         if preconditioner == "square_gradients" and flat.knows("square_gradients"):
@@ -87,7 +89,7 @@ def hessian_free(
 
         def at_mark(number):
             found = flat.value(here.x + solved.kept[number])
-            return jnp.where(jnp.isfinite(found), found, jnp.inf)
+            return jnp.where(jnp.isfinite(found), found, highest)
 
         def falls(carry):  # from the last iterate back, as long as F falls (4.6)
             number, value, earlier, _ = carry
@@ -100,7 +102,7 @@ def hessian_free(
         begun = solved.number, at_mark(solved.number), at_mark(jnp.maximum(solved.number - 1, 0)), 2
         number, value, _, asked = lax.while_loop(falls, back, begun)
         delta = solved.kept[number]
-        leads = (jnp.vdot(delta, g) < 0) & jnp.isfinite(value)
+        leads = (jnp.vdot(delta, g) < 0) & (value < highest)
         model = jnp.vdot(g, delta) + jnp.vdot(delta, multiply(delta)) / 2
         ratio = jnp.where(leads & (model < 0), (value - here.value) / jnp.where(model < 0, model, -1), 0)
         lam = lam * jnp.where(ratio > 0.75, 2 / 3, jnp.where(ratio < 0.25, 3 / 2, 1))
@@ -226,9 +228,10 @@ def kfac(
         delta = a * proposal + m * before
         foretold = -(jnp.vdot(g, delta) + jnp.vdot(delta, a * one + m * other) / 2)
         undamped = foretold + lam * jnp.vdot(delta, delta) / 2
+        sound = jnp.all(jnp.isfinite(delta))
+        delta, broken = jnp.where(sound, delta, 0), ~sound | ~(foretold >= 0)
         x = here.x + delta
         value = flat.value(x)
-        broken = ~jnp.all(jnp.isfinite(delta)) | (foretold < 0)
         made = ~broken & jnp.isfinite(value) & (value < here.value)
         ratio = (here.value - value) / jnp.where(undamped > 0, undamped, 1)
         eased = lam * jnp.where(ratio > 0.75, 0.95, jnp.where(ratio < 0.25, 1 / 0.95, 1))
@@ -237,8 +240,8 @@ def kfac(
         after = lax.cond(made, lambda: landed(flat, look, here, x, value, memory), lambda: here._replace(memory=memory))
         after = after._replace(counts=added(after.counts, counts(values=1, products=2)))
         failed = ~made & ~(lam < 1e10)
-        expected = jnp.where(broken, jnp.inf, jnp.where(made, 0, foretold))
-        return Move(after, jnp.where(broken, jnp.nan, delta), failed, broken, expected)
+        expected = jnp.where(broken, largest(x.dtype), jnp.where(made, 0, foretold))
+        return Move(after, jnp.where(broken, 0, delta), failed, broken, expected)
 
     constants = {"damping": damping, "decay": decay, "momentum": momentum, "minibatches": minibatches}
     return SecondOrder("kfac", look, move, constants, ("factors", "gauss_newton_product"), full_batch=not minibatches)

@@ -11,13 +11,15 @@ from jax import Array, lax
 from jax.sharding import Mesh, PartitionSpec
 
 from functional_nn import checks
-from functional_nn.optimizers import first_order
 from functional_nn.optimizers.second_order.method import (
     BUDGET_SPENT,
     RUNNING,
+    Begun,
     SecondOrder,
     Solution,
     begun,
+    check_problem,
+    checked_params,
     run_to_end,
     settled,
     solution,
@@ -33,7 +35,7 @@ def restarts(
     starts: Any,
     *,
     steps: int = 1000,
-    goal: float | Array = -jnp.inf,
+    goal: float | Array = -np.inf,
     gradient_tolerance: float | Array | None = None,
     change_tolerance: float | Array | None = None,
     evaluations: int | Array | None = None,
@@ -51,42 +53,50 @@ def restarts(
 
     Cannot itself be traced: there, `vmap` minimize. Raises ValueError as `minimize`.
     """
-    method, limits = settled(method, steps, goal, gradient_tolerance, change_tolerance, evaluations)
+    method, limits = settled("restarts", method, steps, goal, gradient_tolerance, change_tolerance, evaluations)
+    check_problem("restarts", problem)
     devices = jax.local_devices()
     if block is None:
         block = 1 if devices[0].platform == "cpu" else 1024
     block, chunk = checks.integer("restarts", "block", block, 1), checks.integer("restarts", "chunk", chunk, 1)
-    starts = jax.tree.map(np.asarray, starts)
-    first_order.check_params(method.name, starts)
+    starts = jax.tree.map(np.asarray, checked_params(f"restarts: {method.name}", starts))
     lengths = {leaf.shape[:1] for leaf in jax.tree.leaves(starts)}
     if len(lengths) != 1 or lengths & {(), (0,)}:
         raise ValueError(
-            f"starts: expected a leading axis of the same length in every array, got {sorted(lengths)}; "
+            f"restarts: starts: expected a leading axis of the same length in every array, got {sorted(lengths)}; "
             "jax.vmap(network.init)(keys) makes them"
         )
     limits = limits(Flat(problem, starts).dtype)
     mesh = Mesh(np.array(devices), ("lanes",))
     if block == 1:
-        return _one_by_one(_each(method, steps, mesh), mesh.size, problem, starts, limits)
-    return _side_by_side(_lanes(method, steps, chunk, mesh), mesh.size * block, problem, starts, limits)
+        return _one_by_one(
+            _each(problem.functions, problem.name, method, steps, mesh), mesh.size, problem.data, starts, limits
+        )
+    return _side_by_side(
+        _lanes(problem.functions, problem.name, method, steps, chunk, mesh),
+        mesh.size * block,
+        problem.data,
+        starts,
+        limits,
+    )
 
 
 _CALL = 16  # starts a device is given at once, so that Ctrl-C is heard in between
 
 
-def _one_by_one(run: Callable, devices: int, problem: Problem, starts: Any, limits: tuple) -> Solution:
+def _one_by_one(run: Callable, devices: int, data: Any, starts: Any, limits: tuple) -> Solution:
     count = len(jax.tree.leaves(starts)[0])
     calls = -(-count // (devices * _CALL))
     size = devices * -(-count // (devices * calls))  # the same for every call, so that one program serves
     found = []
     for first in range(0, count, size):
         rows = np.minimum(np.arange(first, first + size), count - 1)
-        some = run(problem, jax.tree.map(lambda x, rows=rows: x[rows], starts), *limits)
+        some = run(data, jax.tree.map(lambda x, rows=rows: x[rows], starts), *limits)
         found.append(jax.tree.map(np.asarray, some))
     return jax.tree.map(lambda *parts: jnp.asarray(np.concatenate(parts)[:count]), *found)
 
 
-def _side_by_side(programs: tuple, width: int, problem: Problem, starts: Any, limits: tuple) -> Solution:
+def _side_by_side(programs: tuple, width: int, data: Any, starts: Any, limits: tuple) -> Solution:
     (begin, advance), count = programs, len(jax.tree.leaves(starts)[0])
     lanes = np.full(width, -1)  # the start that each lane has come from
     states, waiting, kept = None, iter(range(count)), None
@@ -97,10 +107,10 @@ def _side_by_side(programs: tuple, width: int, problem: Problem, starts: Any, li
             return jax.tree.map(jnp.asarray, kept)
         rows = jax.tree.map(lambda x: x[np.maximum(lanes, 0)], starts)
         if states is None:
-            shapes = jax.eval_shape(begin, problem, rows, *limits)
+            shapes = jax.eval_shape(begin, data, rows, *limits)
             states = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
             states = states._replace(status=np.full_like(states.status, BUDGET_SPENT))
-        states = advance(problem, states, free & (lanes >= 0), rows, *limits)
+        states = advance(data, states, free & (lanes >= 0), rows, *limits)
         ended = (np.asarray(states.status) != RUNNING) & (lanes >= 0)
         if ended.any():
             found = jax.tree.map(np.asarray, _stateless(solution(states, None)))
@@ -115,11 +125,12 @@ def _stateless(found: Solution) -> Solution:
     return found._replace(state=None)
 
 
-@functools.partial(cached, size=64)
-def _each(method: SecondOrder, steps: int, mesh: Mesh) -> Callable:
-    """(problem, starts, *limits) -> Solution, each start run to its end before the next."""
+@functools.partial(cached, size=32)
+def _each(functions: Any, name: str, method: SecondOrder, steps: int, mesh: Mesh) -> Callable:
+    """(data, starts, *limits) -> Solution, each start run to its end before the next."""
 
-    def run(problem, starts, *limits):
+    def run(data, starts, *limits):
+        problem = Problem(functions, data, name)
         return lax.map(lambda start: _stateless(run_to_end(method, steps, False, problem, start, *limits)), starts)
 
     here, whole = PartitionSpec(mesh.axis_names), PartitionSpec()
@@ -128,24 +139,29 @@ def _each(method: SecondOrder, steps: int, mesh: Mesh) -> Callable:
     )
 
 
-@functools.partial(cached, size=64)
-def _lanes(method: SecondOrder, steps: int, chunk: int, mesh: Mesh) -> tuple[Callable, Callable]:
-    """begin(problem, starts, *limits) -> states; advance(problem, states, fresh, starts, *limits) -> states after at
+@functools.partial(cached, size=32)
+def _lanes(
+    functions: Any, name: str, method: SecondOrder, steps: int, chunk: int, mesh: Mesh
+) -> tuple[Callable, Callable]:
+    """begin(data, starts, *limits) -> states; advance(data, states, fresh, starts, *limits) -> states after at
     most `chunk` more steps, those begun anew that are fresh.
     """
 
-    def begin(problem, starts, *limits):
+    def begin(data, starts, *limits):
+        problem = Problem(functions, data, name)
         return jax.vmap(lambda params: begun(method, steps, problem, params, *limits))(starts)
 
-    def advance(problem, states, fresh, starts, *limits):
+    def advance(data, states, fresh, starts, *limits):
+        problem = Problem(functions, data, name)
+
         def lane(state, new, start):
-            state = jax.tree.map(
-                lambda a, b: jnp.where(new, a, b), begun(method, steps, problem, start, *limits), state
-            )
+            first = begun(method, steps, problem, start, *limits)
+            origin = Begun(first.params, first.value)
+            state = jax.tree.map(lambda a, b: jnp.where(new, a, b), first, state)
             last = state.step + chunk
             return lax.while_loop(
                 lambda state: (state.status == RUNNING) & (state.step < last),
-                lambda state: stepped(method, steps, problem, state, *limits),
+                lambda state: stepped(method, steps, problem, origin, state, *limits),
                 state,
             )
 

@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple
 import jax.numpy as jnp
 from jax import Array, lax
 
-from functional_nn import checks, linalg
+from functional_nn import checks, linalg, precision
 from functional_nn.optimizers.second_order.method import (
     BUDGET,
     Here,
@@ -65,7 +65,7 @@ def levenberg_marquardt(
     decrease: float | Array = 0.1,
     increase: float | Array = 10.0,
     largest: float | Array = 1e10,
-    scaling: Literal["identity", "marquardt"] = "identity",
+    scaling: Literal["auto", "identity", "marquardt"] = "auto",
     space: Literal["auto", "parameters", "samples"] = "auto",
     solver: Literal["cholesky", "qr"] = "cholesky",
     minibatches: bool = False,
@@ -76,9 +76,11 @@ def levenberg_marquardt(
     rule: "factor", of Hagan and Menhaj: where F falls the step is made and mu is multiplied by `decrease`, else it is
     not made and mu is multiplied by `increase`; mu begins at `mu` itself. "gain_ratio", of Nielsen (1999, Eq. 2.5):
     with rho the decrease of F over the one foretold, mu is multiplied by max(`decrease`, 1 - (2 rho - 1)^3) where F
-    falls, else by 2, 4, 8, ...; mu begins at `mu` times the largest diagonal of A (Nielsen's decrease is 1/3). Beyond
-    `largest` the method gives up.
-    scaling: D = I, or D^2 the running maximum of A's diagonal (More 1978), for parameters of different magnitudes.
+    falls, else by 2, 4, 8, ...; mu begins at `mu` times the largest diagonal of A (Nielsen's decrease is 1/3). The
+    method gives up where mu is beyond `largest`, which without scaling counts in units of A's largest diagonal.
+    scaling: D = I ("identity"), or D^2 the running maximum of A's diagonal ("marquardt": More 1978), which makes every
+    step independent of the units of F and of each parameter. "auto": of a network the identity; of `problem_from`,
+    whose parameters may be of any magnitude, Marquardt's where there are as many residuals as parameters or more.
     space: where the equations are solved: for the parameters, (P, P), or, where there are fewer residuals, among the
     samples: delta = -J^T (J J^T + mu I)^-1 r, (N, N), in which a network never forms J; "auto" takes the smaller, and
     the parameters where `scaling` is not the identity.
@@ -91,15 +93,16 @@ def levenberg_marquardt(
     and after. Raises ValueError for constants out of range, a problem without residuals, and a matrix above `budget`.
     """
     constants = _constants("levenberg_marquardt", mu, rule, decrease, increase, largest)
-    choice("levenberg_marquardt", "scaling", scaling, ("identity", "marquardt"))
+    choice("levenberg_marquardt", "scaling", scaling, ("auto", "identity", "marquardt"))
     choice("levenberg_marquardt", "space", space, ("auto", "parameters", "samples"))
     choice("levenberg_marquardt", "solver", solver, ("cholesky", "qr"))
     checks.boolean("levenberg_marquardt", "minibatches", minibatches)
     checks.integer("levenberg_marquardt", "budget", budget, 1)
-    if space == "samples" and (scaling, solver) != ("identity", "cholesky"):
+    if space == "samples" and (scaling == "marquardt" or solver != "cholesky"):
         raise ValueError(
-            "levenberg_marquardt: space='samples' solves with J J^T, by scaling='identity' and solver='cholesky'; got "
-            f"{scaling!r} and {solver!r}"
+            "levenberg_marquardt: space='samples' solves with J J^T, which takes scaling='identity' or 'auto' and "
+            "solver='cholesky'; space='parameters' or 'auto' takes every scaling and solver; for scaling and solver "
+            f"got {scaling!r} and {solver!r}"
         )
     constants |= {"scaling": scaling, "space": space, "solver": solver, "minibatches": minibatches, "budget": budget}
     return _method("levenberg_marquardt", constants, bayesian=False)
@@ -151,11 +154,16 @@ def _method(name: str, made_of: dict[str, Any], bayesian: bool) -> SecondOrder:
     mu, rule, decrease, increase, largest = (
         made_of[each] for each in ("mu", "rule", "decrease", "increase", "largest")
     )
-    scaled, space, orthogonal = made_of["scaling"] == "marquardt", made_of["space"], made_of["solver"] == "qr"
+    scaling, space, orthogonal = made_of["scaling"], made_of["space"], made_of["solver"] == "qr"
 
     def among_samples(size: int, count: int | None) -> bool:
-        fewer = not (scaled or orthogonal) and count is not None and count < size
+        fewer = scaling != "marquardt" and not orthogonal and count is not None and count < size
         return space == "samples" or (space == "auto" and fewer)
+
+    def scales(flat, count: int) -> bool:
+        """Is D other than I?"""
+        own = flat.measured and space != "samples" and count >= flat.size
+        return scaling == "marquardt" or (scaling == "auto" and own)
 
     def linearize(flat, x):
         """r, J^T r, the matrix that is kept, and the diagonal of A, or of J J^T."""
@@ -170,7 +178,7 @@ def _method(name: str, made_of: dict[str, Any], bayesian: bool) -> SecondOrder:
 
     def look(flat, x, memory):
         r, slope, matrix, diagonal = linearize(flat, x)
-        value = jnp.vdot(r, r)
+        value, scaled = jnp.vdot(r, r), scales(flat, r.size)
         if memory is None:
             first = jnp.asarray(mu, x.dtype)
             if rule == "gain_ratio":
@@ -190,6 +198,7 @@ def _method(name: str, made_of: dict[str, Any], bayesian: bool) -> SecondOrder:
 
     def move(flat, here: Here) -> Move:
         memory, slope = here.memory, here.gradient / 2  # J^T r, and the penalty's part
+        scaled = memory.scale is not None
         penalty = memory.evidence.alpha / memory.evidence.beta if bayesian else 0.0
         square = _square(memory.scale, flat) if scaled else jnp.ones(flat.size, flat.dtype)
         if among_samples(flat.size, memory.residuals.size):
@@ -222,16 +231,35 @@ def _method(name: str, made_of: dict[str, Any], bayesian: bool) -> SecondOrder:
         # A Jacobian comes with its residuals, but those at x were the trial's already.
         asked = counts(values=1, matrices=after.counts.matrices)
         after = after._replace(memory=after.memory._replace(mu=mu, growth=growth), counts=asked)
-        expected = jnp.where(broken, jnp.inf, jnp.where(made, 0, foretold))
-        tried = jnp.where(broken, jnp.nan, delta)
-        return Move(after, tried, ~made & ~(mu <= largest), broken, expected)
+        expected = jnp.where(broken, precision.largest(x.dtype), jnp.where(made, 0, foretold))
+        # mu counts beside D^-1 A D^-1, whose diagonal is 1 at most, or beside A
+        most = largest if scaled else largest * jnp.max(diagonal(flat, memory))
+        return Move(after, delta, ~made & ~(mu <= most), broken, expected)
+
+    def diagonal(flat, memory: LMMemory) -> Array:
+        """(P,), of A; among the samples the mean of it, which is all that J J^T tells."""
+        if among_samples(flat.size, memory.residuals.size):
+            return jnp.full(flat.size, jnp.trace(memory.matrix) / flat.size, flat.dtype)
+        return jnp.sum(memory.matrix**2, axis=0) if orthogonal else jnp.diagonal(memory.matrix)
+
+    def stationary(flat, state, x0, tolerance):
+        """Of the residuals, to which the penalty's, sqrt(alpha / beta) x, belong."""
+        memory, x, eps = state.memory, flat.flatten(state.params), jnp.finfo(flat.dtype).eps
+        penalty = memory.evidence.alpha / memory.evidence.beta if bayesian else 0.0
+        squares = diagonal(flat, memory) + penalty
+        length = jnp.sqrt(squares)
+        r = jnp.sqrt(state.value + penalty * jnp.vdot(x, x))
+        # a minimum at x = 0 is as near as it can be told from where the run began
+        w = jnp.maximum(jnp.abs(x), eps**0.5 * jnp.abs(x0))
+        rounding = 4 * eps * jnp.linalg.norm(length * w)
+        return jnp.all(jnp.abs(state.gradient) / 2 <= length * (tolerance * r + rounding))
 
     def elements(size: int, count: int | None) -> int:
         return count**2 if among_samples(size, count) else size * max(size, count or 0)
 
     return SecondOrder(
         name, look, move, made_of, ("residuals", "jacobian"), full_batch=not made_of["minibatches"],
-        elements=elements, budget=made_of["budget"],
+        elements=elements, budget=made_of["budget"], stationary=stationary,
     )  # fmt: skip
 
 

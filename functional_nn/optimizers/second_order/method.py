@@ -2,7 +2,23 @@
 
 A method is a pair of pure functions, `init(params, problem) -> state` and `update(state, problem) -> state`, and is
 written as two on vectors: `look`, what it must know at a point, and `move`, one step from there. Every failure is data:
-a status in the state, so that one lane of many that fails leaves the others as they are.
+a status in the state, so that one lane of many that fails leaves the others as they are. What is not known yet is
+never nan or infinity inside a program, so that `jax_debug_nans` and `jax_debug_infs` can be used.
+
+No test of convergence depends on the units of F or of the parameters. Letters: x (P,), g the gradient at x, F there,
+x_0 and F_0 at the start, eps of the dtype; all of them foretell what F could still fall by.
+
+Least squares, J_j a column of J, A = J^T J: along one parameter F falls by (J_j^T r)^2 / |J_j|^2, so that the cosine
+|J_j^T r| / (|J_j| |r|) says by which share of itself (MINPACK's gtol: More, Garbow and Hillstrom 1980). Where r goes to
+0 its direction stays random; but it cannot be made less than what the rounding of x does to it. So:
+
+    |J_j^T r| / |J_j| <= tol |r| + 4 eps (sum_i A_ii x_i^2)^(1/2)         for all j
+
+Other functions, s = x - x_before, y = g - g_before: the curvature that was met is h = s^T y / s^T s, and g^T g / 2h the
+decrease that it foretells. It is that of the most curved directions; max_i |g_i| max(|x_i|, |x_0i|), what a change of
+one parameter by its own size does to F (Dennis and Schnabel 1983, Sec. 7.2), tells of the others. The first must be
+tol^2 |F| at most, the second tol |F|. Where F goes to 0, or through it, F_0 - F stands for |F| and eps^(3/4) for tol,
+and the step foretold must be short, |g| / h <= eps^(1/4) max(|x|, |x_0|).
 """
 
 import functools
@@ -19,6 +35,7 @@ from functional_nn import checks
 from functional_nn.optimizers import first_order
 from functional_nn.optimizers.line_searches import Line, LineSearch, Point
 from functional_nn.optimizers.second_order.problem import Flat, Problem
+from functional_nn.precision import largest
 from functional_nn.registry import Described, Registry, cached
 
 BUDGET = 2 * 2**30  # bytes that a method's largest matrix may take
@@ -93,9 +110,9 @@ class Here(NamedTuple):
 
 
 class Move(NamedTuple):
-    """Where one step leads. tried: the change of x that was tried, made or not, nan where there was none; failed:
+    """Where one step leads. tried: the change of x that was tried, made or not, 0 where there was none; failed:
     nothing lower was found; damped: the matrix had to be; expected: the decrease that was promised of what was tried
-    and not made, else 0.
+    and not made, else 0; the dtype's largest number where nothing could be tried.
     """
 
     here: Here
@@ -112,6 +129,8 @@ class SecondOrder(Described):
     constants: what it was made with, by name. asks: what of `Functions` the problem must have. full_batch: True where
     one update builds on the last, and mini-batches would make no sense of that; elements(P, N): numbers in its largest
     matrix, which is refused where above `budget` bytes, N None where the problem has no residuals.
+    stationary(flat problem, state, x_0, tolerance) -> can F fall no more, by the method's own model? None where it has
+    none; then the gradient's change says (see above).
     """
 
     name: str
@@ -122,6 +141,7 @@ class SecondOrder(Described):
     full_batch: bool = True
     elements: Callable[[int, int | None], int] = lambda size, count: 0
     budget: int = BUDGET
+    stationary: Callable[[Flat, State, Array, Array | float], Array] | None = None
 
     def __repr__(self) -> str:
         return f"<optimizer {self.name}({', '.join(f'{name}={value}' for name, value in self.constants.items())})>"
@@ -181,6 +201,7 @@ class SecondOrder(Described):
 
     def flat(self, problem: Problem, params: Any) -> Flat:
         """The problem on vectors. Raises as `init`."""
+        check_problem(self.name, problem)
         for what in self.asks:
             if getattr(problem.functions, what) is None:
                 raise ValueError(f"{self.name}: {problem!r} {_MISSING[what]}")
@@ -271,13 +292,20 @@ def search(line_search: LineSearch, flat: Flat, here: Here, direction: Array, fi
 
 def first_step(here: Here, direction: Array, before: Array) -> Array:
     """1, or shorter: what would decrease F by as much as the last step did, were F a parabola along the line (Nocedal
-    and Wright 2006, Eq. 3.60). before: F at the point before this one, inf at the start, where the step has length 1.
+    and Wright 2006, Eq. 3.60). before: F at the point before this one, `unknown` at the start, where the step has
+    length 1.
     """
     slope = jnp.vdot(here.gradient, direction)
-    again = 2.02 * (here.value - before) / jnp.where(slope < 0, slope, -1)
-    unit = 1 / jnp.maximum(jnp.linalg.norm(direction), jnp.finfo(direction.dtype).tiny)
-    again = jnp.where(jnp.isfinite(before), jnp.where(again > 0, again, 1), unit)
+    known = before < largest(before.dtype)
+    again = 2.02 * (here.value - jnp.where(known, before, here.value)) / jnp.where(slope < 0, slope, -1)
+    norm = jnp.linalg.norm(direction)
+    again = jnp.where(known, jnp.where(again > 0, again, 1), 1 / jnp.where(norm > 0, norm, 1))
     return jnp.minimum(1, again)
+
+
+def unknown(value: Array) -> Array:
+    """In the place of F at a point before the first: the largest number of its dtype."""
+    return largest(value.dtype)
 
 
 # Run to the end -------------------------------------------------------------------------------------------------------
@@ -327,7 +355,7 @@ class Solution(NamedTuple):
         """The lane whose value is the lowest."""
         if self.value.ndim != 1:
             raise ValueError(f"best: expected several lanes side by side, got values of shape {self.value.shape}")
-        index = jnp.argmin(jnp.where(jnp.isfinite(self.value), self.value, jnp.inf))
+        index = jnp.argmin(jnp.where(jnp.isfinite(self.value), self.value, largest(self.value.dtype)))
         return jax.tree.map(lambda x: x[index], self)
 
     def __repr__(self) -> str:
@@ -347,7 +375,7 @@ def minimize(
     params: Any,
     *,
     steps: int = 1000,
-    goal: float | Array = -jnp.inf,
+    goal: float | Array = -np.inf,
     gradient_tolerance: float | Array | None = None,
     change_tolerance: float | Array | None = None,
     evaluations: int | Array | None = None,
@@ -355,15 +383,20 @@ def minimize(
 ) -> Solution:
     """Runs a second-order method from `params` until it has converged, failed, or spent its budget.
 
-    goal: F at or below it is enough. gradient_tolerance: on the largest |dF/dx_i|; by default 1e-5, or the root of the
-    dtype's epsilon where that is less: 1.5e-8 in float64. change_tolerance: F has changed by no more than this share of
-    itself, in a step that was not expected to do better, or the move tried was no longer than this share of the
-    parameters; epsilon by default.
+    goal: F at or below it is enough. gradient_tolerance: on the largest |dF/dx_i|, in the units that F and x have. By
+    default a share instead, whatever the units are: 1e-5, or the root of the dtype's epsilon where that is less (1.5e-8
+    in float64), of the cosine of the residuals with each column of their Jacobian, or of what F changes by when a
+    parameter does by its own size, and the square of it of what F could still fall by (see `second_order.method`).
+    change_tolerance: F has changed by no more than this share of itself, in a step that was not expected to do better,
+    or the move tried was no longer than this share of the parameters. Epsilon by default, and then only where F could
+    fall by no more than epsilon^(2/3) of itself, since a short step may be a damped one: of
+    Levenberg-Marquardt, whose Jacobian tells, also of a share that is given.
     steps, evaluations (values and gradients asked for, in all): the budget. path: keep one row a step.
 
     Pure: it may be jitted and vmapped, over starts, data or traced constants; a lane that has ended stands still.
-    Called with plain arrays it compiles once for each problem's functions, method, steps and shapes. Raises ValueError
-    for a start where F or its gradient is not finite (inside `jit` the status is then "diverged").
+    Called with plain arrays it compiles once for each problem's functions, method, steps, shapes and tolerances given;
+    the 32 programs that were used last are kept. Raises ValueError for a start where F or its gradient is not finite
+    (inside `jit` the status is then "diverged"), TypeError for what is no problem, method or parameters.
 
     >>> import jax.numpy as jnp
     >>> from functional_nn.optimizers import problem_from
@@ -372,82 +405,184 @@ def minimize(
     >>> solution.status, bool(jnp.abs(solution.params - 1).max() < 1e-3)
     ('gradient', True)
     """
-    method, limits = settled(method, steps, goal, gradient_tolerance, change_tolerance, evaluations)
+    method, limits = settled("minimize", method, steps, goal, gradient_tolerance, change_tolerance, evaluations)
     checks.boolean("minimize", "path", path)
-    params = jax.tree.map(jnp.asarray, params)
-    first_order.check_params(method.name, params)
+    check_problem("minimize", problem)
+    params = checked_params(method.name, params)
     limits = limits(Flat(problem, params).dtype)
     if not all(map(checks.is_concrete, jax.tree.leaves((problem, params, limits, method.constants)))):
-        return run_to_end(method, steps, path, problem, params, *limits)
+        found = run_to_end(method, steps, path, problem, params, *limits)
+        # Not where every nan is looked for: what stands after the end is 0 then.
+        return found if path is False or jax.config.jax_debug_nans else found._replace(path=_ended(jnp, found))
     for name, leaf in checks.by_path(params).items():
-        checks.finite(f"params: {name}" if name else "params", leaf)
-    found = _compiled(method, steps, path)(problem, params, *limits)
+        checks.finite(f"{method.name}: params" + (f": {name}" if name else ""), leaf)
+    found = _compiled(problem.functions, problem.name, method, steps, path)(problem.data, params, *limits)
     if int(found.ended) == DIVERGED and int(found.steps) == 0:
         raise ValueError(
-            f"params: {problem!r} is not finite at the start: F = {float(found.value):g}, "
-            f"largest |dF/dx_i| = {float(jnp.max(jnp.abs(found.gradient))):g}; start elsewhere"
+            f"{method.name}: params: {problem!r} is not finite at the start: F = {float(found.value):g}, "
+            f"largest |dF/dx_i| = {np.max(np.abs(np.asarray(found.gradient))):g}; start elsewhere"
         )
-    return found
+    return found._replace(path=_ended(np, found)) if path else found
 
 
-def settled(method, steps, goal, gradient_tolerance, change_tolerance, evaluations) -> tuple[SecondOrder, Callable]:
-    """The method, and (dtype -> the limits as arrays), all checked."""
-    checks.integer("minimize", "steps", steps, 1)
+def _ended(numpy, found: Solution) -> Path:
+    """The path with nan after the end, by `jax.numpy` or, where numbers are there, by NumPy."""
+    rows = jax.tree.map(numpy.asarray, found.path)
+    after = numpy.arange(rows.value.shape[0], dtype=np.int32) >= numpy.asarray(found.steps)
+    missing = lambda x: numpy.where(after, numpy.asarray(np.nan, x.dtype), x)  # noqa: E731
+    return Path(*map(missing, rows[:3]), rows.passes)
+
+
+def check_problem(owner: str, problem: Any) -> None:
+    """Raises TypeError unless it is one."""
+    if not isinstance(problem, Problem):
+        raise TypeError(
+            f"{owner}: problem: expected one from optimizers.problem_from(function) or training.problem(network, ...), "
+            f"got {type(problem).__name__}"
+        )
+
+
+def checked_params(owner: str, params: Any) -> Any:
+    """The same as arrays. Raises TypeError for what is no array of real numbers, ValueError where there is none."""
+    for name, leaf in checks.by_path(params).items():
+        if not isinstance(leaf, bool | int | float | complex):
+            checks.numeric(f"{owner}: params" + (f": {name}" if name else ""), leaf)
+    params = jax.tree.map(jnp.asarray, params)
+    first_order.check_params(owner, params)
+    return params
+
+
+def settled(
+    owner, method, steps, goal, gradient_tolerance, change_tolerance, evaluations
+) -> tuple[SecondOrder, Callable]:
+    """The method, and (dtype -> the limits as arrays), all checked; None for a tolerance by default."""
+    method = _second_order(owner, method)
+    checks.integer(owner, "steps", steps, 1)
+    if checks.is_concrete(goal):
+        checks.constant(owner, "goal", goal, lambda v: ~np.isnan(v), "a number")
     if evaluations is not None and checks.is_concrete(evaluations):
-        checks.integer("minimize", "evaluations", evaluations, 1)
+        checks.integer(owner, "evaluations", evaluations, 1)
     for name, value in (("gradient_tolerance", gradient_tolerance), ("change_tolerance", change_tolerance)):
         if value is not None:
-            constant("minimize", name, value)
+            constant(owner, name, value)
 
-    def limits(dtype) -> tuple[Array, ...]:
-        eps = float(jnp.finfo(dtype).eps)
+    def limits(dtype) -> tuple[Array | None, ...]:
+        end = float(jnp.finfo(dtype).max)
+        finite = np.clip(goal, -end, end) if checks.is_concrete(goal) else goal
         return (
-            jnp.asarray(goal, dtype),
-            jnp.asarray(min(eps**0.5, 1e-5) if gradient_tolerance is None else gradient_tolerance, dtype),
-            jnp.asarray(eps if change_tolerance is None else change_tolerance, dtype),
+            jnp.asarray(finite, dtype),
+            None if gradient_tolerance is None else jnp.asarray(gradient_tolerance, dtype),
+            None if change_tolerance is None else jnp.asarray(change_tolerance, dtype),
             jnp.asarray(np.iinfo(np.int32).max if evaluations is None else evaluations, jnp.int32),
         )
 
-    return _second_order(method), limits
+    return method, limits
 
 
-def _second_order(method: SecondOrder | str) -> SecondOrder:
-    """The method; a message for a first-order one."""
+def _second_order(owner: str, method: SecondOrder | str) -> SecondOrder:
+    """The method; a message for a first-order one, and for one of another library."""
     if first_order.knows(method):
         raise ValueError(
-            f"minimize: {getattr(method, 'name', method)} is a first-order method, which `fit` runs; "
+            f"{owner}: {getattr(method, 'name', method)} is a first-order method, which `fit` runs; "
             f"accepted: {', '.join(names())}"
+        )
+    if not isinstance(method, str | SecondOrder):
+        hint = ""
+        if hasattr(method, "init") and hasattr(method, "update"):  # as optax's transformations have
+            hint = "; for optax's, make an optimizer by optimizers.from_optax(...), which `fit` runs"
+        raise TypeError(
+            f"{owner}: method: expected one of {', '.join(names())}, by name or made, got {type(method).__name__}{hint}"
         )
     return get(method)
 
 
-@functools.partial(cached, size=128)
-def _compiled(method: SecondOrder, steps: int, path: bool) -> Callable:
-    return jax.jit(functools.partial(run_to_end, method, steps, path))
+@functools.partial(cached, size=32)
+def _compiled(functions: Any, name: str, method: SecondOrder, steps: int, path: bool) -> Callable:
+    # A jit of its own for each problem's functions, which stand in no argument: what JAX keeps of them goes with it.
+    return jax.jit(
+        lambda data, params, *limits: run_to_end(method, steps, path, Problem(functions, data, name), params, *limits)
+    )
 
 
-def still(before: State, state: State, tolerance: Array | float) -> Array:
-    """The status after a step: CHANGE where F, or the parameters, no longer change by more than `tolerance`."""
+# Convergence ----------------------------------------------------------------------------------------------------------
+
+
+class Begun(NamedTuple):
+    """Where a run began: params, and F there."""
+
+    params: Any
+    value: Array
+
+
+def _size(x: Array) -> Array:
+    """The largest |x_i|; 1 where that is 0."""
+    size = jnp.max(jnp.abs(x))
+    return jnp.where(size > 0, size, 1)
+
+
+def stationary(
+    method: SecondOrder, problem: Problem, begun: Begun, before: State | None, state: State, tolerance: Array | float
+) -> Array:
+    """Can F fall by no more than a share of it, tolerance^2, as far as one can foretell? The tests that stand above."""
+    flat, g = method.flat(problem, state.params), state.gradient
+    x, x0 = flat.flatten(state.params), flat.flatten(begun.params)
+    still = jnp.all(g == 0)
+    if method.stationary is not None:
+        return still | method.stationary(flat, state, x0, tolerance)
+    if before is None:  # of one point alone nothing is foretold
+        return still
+    s, y = x - flat.flatten(before.params), g - before.gradient
+    # of unit size: squares of what is small would be 0 in single precision
+    sizes = _size(s), _size(y)
+    s, y = s / sizes[0], y / sizes[1]
+    bend = jnp.vdot(s, y)
+    p = g * (sizes[0] / sizes[1]) * (jnp.vdot(s, s) / jnp.where(bend > 0, bend, 1))
+    fall = jnp.vdot(g, p) / 2
+    w = jnp.maximum(jnp.abs(x), jnp.abs(x0))
+    share = jnp.max(jnp.abs(g) * w)
+    eps = jnp.finfo(x.dtype).eps
+    F, fallen = jnp.abs(state.value), jnp.maximum(begun.value - state.value, 0)
+    small = (share <= tolerance * F) & (fall <= tolerance**2 * F)
+    short = jnp.max(jnp.abs(p)) <= eps**0.25 * jnp.max(w)
+    gone = (share <= eps**0.75 * fallen) & (fall <= eps**1.5 * fallen) & short
+    # Where not even the last digits have moved no curvature was met; then the run's own moves say how large x is.
+    told = (bend > 0) | (jnp.all(s == 0) & jnp.all((x != x0) | (g == 0)))
+    return still | (told & (small | gone))
+
+
+def still(
+    method: SecondOrder, problem: Problem, begun: Begun, before: State, state: State, tolerance: Array | None = None
+) -> Array:
+    """The status after a step: CHANGE where F, or the parameters, no longer change by more than `tolerance`, by default
+    epsilon, and F could not fall by more either.
+    """
+    eps = float(jnp.finfo(state.value.dtype).eps)
+    foretold = tolerance is None or method.stationary is not None
+    tolerance = eps if tolerance is None else tolerance
     change = jnp.maximum(jnp.abs(before.value - state.value), state.expected)
     settled = change <= tolerance * jnp.maximum(jnp.abs(before.value), jnp.abs(state.value))
-    settled = settled | (state.length <= tolerance)
+    settled = settled | ((state.length <= tolerance) & (state.length > 0))
     # F may have settled to rounding while its gradient still goes to zero
     settled = settled & (jnp.linalg.norm(state.gradient) >= 0.5 * jnp.linalg.norm(before.gradient))
+    if foretold:
+        near = jnp.maximum(tolerance, eps ** (2 / 3)) ** 0.5
+        settled = settled & stationary(method, problem, begun, before, state, near)
     return jnp.where(settled & (state.status != DIVERGED), CHANGE, state.status)
 
 
 def run_to_end(method, steps, path, problem, params, *limits) -> Solution:
-    """`minimize`, unchecked."""
+    """`minimize`, unchecked; in the path, 0 after the end."""
     start = begun(method, steps, problem, params, *limits)
-    column = jnp.full(steps, jnp.nan, start.value.dtype)
+    column = jnp.zeros(steps, start.value.dtype)
     rows = Path(column, column, column, jnp.zeros(steps, jnp.int32)) if path else None
+    origin = Begun(start.params, start.value)
 
     def going(carry):
         return carry[0].status == RUNNING
 
     def one(carry):
         before, rows = carry
-        state = stepped(method, steps, problem, before, *limits)
+        state = stepped(method, steps, problem, origin, before, *limits)
         if path:
             row = Path(state.value, jnp.linalg.norm(state.gradient), state.length, state.counts.passes)
             rows = jax.tree.map(lambda column, x: column.at[before.step].set(x), rows, row)
@@ -464,22 +599,31 @@ def solution(state: State, rows: Path | None) -> Solution:
     )
 
 
-def begun(method: SecondOrder, steps: int, problem: Problem, params: Any, *limits: Array) -> State:
+def begun(method: SecondOrder, steps: int, problem: Problem, params: Any, *limits: Array | None) -> State:
     """The start, judged."""
     state = method.init(params, problem)
-    return state._replace(status=_judged(state.status, state, steps, *limits))
+    origin = Begun(state.params, state.value)
+    return state._replace(status=_judged(state.status, method, problem, origin, None, state, steps, *limits))
 
 
-def stepped(method: SecondOrder, steps: int, problem: Problem, before: State, *limits: Array) -> State:
+def stepped(
+    method: SecondOrder, steps: int, problem: Problem, begun: Begun, before: State, *limits: Array | None
+) -> State:
     """One step, judged by the limits: goal, gradient and change tolerance, evaluations."""
     state = method.update(before, problem)
-    return state._replace(status=_judged(still(before, state, limits[2]), state, steps, *limits))
+    ended = still(method, problem, begun, before, state, limits[2])
+    return state._replace(status=_judged(ended, method, problem, begun, before, state, steps, *limits))
 
 
-def _judged(ended: Array, state: State, steps: int, goal, gradient_tolerance, change_tolerance, most) -> Array:
+def _judged(ended, method, problem, begun, before, state, steps, goal, gradient_tolerance, change_tolerance, most):
     """The status: what the method says of itself, or which limit is met."""
     spent = (state.step >= steps) | (state.counts.evaluations >= most)
     ended = jnp.where((ended == RUNNING) & spent, BUDGET_SPENT, ended)
-    ended = jnp.where(jnp.max(jnp.abs(state.gradient)) <= gradient_tolerance, GRADIENT, ended)
+    if gradient_tolerance is None:
+        tolerance = min(float(jnp.finfo(state.value.dtype).eps) ** 0.5, 1e-5)
+        flat = stationary(method, problem, begun, before, state, tolerance)
+    else:
+        flat = jnp.max(jnp.abs(state.gradient)) <= gradient_tolerance
+    ended = jnp.where(flat, GRADIENT, ended)
     ended = jnp.where(state.value <= goal, GOAL, ended)
     return jnp.where(state.status == DIVERGED, DIVERGED, ended).astype(jnp.int32)

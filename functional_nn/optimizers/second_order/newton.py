@@ -58,10 +58,9 @@ def newton(
         d, replaced = downhill(d, here.gradient)
         found = search(line_search, flat, here, d)
         moved = found.move(here, d, (), damped | replaced)
-        # The next step would search the same line again.
-        return moved._replace(
-            here=moved.here._replace(counts=added(found.counts, counts(matrices=1))), failed=found.missed
-        )
+        # The next step would search the same line again, also where this one is below the last digits of x.
+        failed = found.missed | (jnp.all(found.x == here.x) & jnp.any(here.gradient != 0))
+        return moved._replace(here=moved.here._replace(counts=added(found.counts, counts(matrices=1))), failed=failed)
 
     constants = {"damping": damping, "saddle_free": saddle_free, "line_search": line_search, "budget": budget}
     return SecondOrder("newton", look, move, constants, elements=lambda size, count: size**2, budget=budget)

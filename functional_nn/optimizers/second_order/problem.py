@@ -13,8 +13,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
+from functional_nn import checks
 from functional_nn.precision import at_least_float32
 from functional_nn.registry import cached
 
@@ -29,7 +31,8 @@ class Functions(NamedTuple):
     hessian -> (P, P); residuals -> r (N,); jacobian -> r (N,), J (N, P); kernel -> r (N,), J J^T (N, N),
     (y (N,) -> J^T y, a tree); square_gradients -> tree, the mean over the examples of their gradients' squares;
     factors -> Kronecker factors of the Gauss-Newton matrix; solve(factors, damping, tree) -> the tree that their damped
-    inverse makes of it (of no data).
+    inverse makes of it (of no data). measured: True where each parameter may have a unit and a magnitude of its own, as
+    in a formula, and unlike a network's weights: then Levenberg-Marquardt scales by default.
     """
 
     value: Function
@@ -43,6 +46,7 @@ class Functions(NamedTuple):
     square_gradients: Function | None = None
     factors: Function | None = None
     solve: Function | None = None
+    measured: bool = False
 
 
 @functools.partial(jax.tree_util.register_dataclass, data_fields=("data",), meta_fields=("functions", "name"))
@@ -88,9 +92,22 @@ def problem_from(function: Callable | None = None, *, residuals: Callable | None
     return Problem(functions, tuple(data), getattr(given[0], "__name__", "of a function"))
 
 
+def _array(what: str, found: Any) -> Array:
+    """What a function gave, as an array of real numbers. Raises TypeError where it is none."""
+    if isinstance(found, list | tuple) and all(map(np.isscalar, found)) or np.isscalar(found):
+        found = jnp.asarray(found)
+    if isinstance(found, list | tuple | dict):
+        raise TypeError(
+            f"problem_from: expected the function to give {what} as an array, got {type(found).__name__}; "
+            "jnp.concatenate makes one of several"
+        )
+    checks.numeric(f"problem_from: {what}", found, np.float32)
+    return jnp.asarray(found)
+
+
 def _scalar(function: Callable) -> Function:
     def value(params, data):
-        found = jnp.asarray(function(params, *data))
+        found = _array("F", function(params, *data))
         if found.shape != ():
             raise ValueError(
                 f"problem_from: expected the function to give a scalar, got shape {found.shape}; of residuals, give "
@@ -101,20 +118,20 @@ def _scalar(function: Callable) -> Function:
     return value
 
 
-@functools.partial(cached, size=256)
+@functools.partial(cached, size=32)
 def _of_function(function: Callable) -> Functions:
     value = _scalar(function)
 
     def hessian_product(params, data):
         return jax.linearize(lambda x: jax.grad(value)(x, data), params)[1]
 
-    return Functions(value, jax.value_and_grad(value), hessian_product, None, _hessian(hessian_product))
+    return Functions(value, jax.value_and_grad(value), hessian_product, None, _hessian(hessian_product), measured=True)
 
 
-@functools.partial(cached, size=256)
+@functools.partial(cached, size=32)
 def _of_residuals(function: Callable) -> Functions:
     def residuals(params, data):
-        found = jnp.asarray(function(params, *data))
+        found = _array("residuals", function(params, *data))
         if found.ndim == 0:
             raise ValueError(
                 "problem_from: expected an array of residuals, got one number; is it F, without residuals=?"
@@ -152,7 +169,7 @@ def _of_residuals(function: Callable) -> Functions:
 
     return Functions(
         value, value_and_gradient, hessian_product, gauss_newton_product, _hessian(hessian_product),
-        residuals, jacobian, kernel,
+        residuals, jacobian, kernel, measured=True,
     )  # fmt: skip
 
 
@@ -194,12 +211,8 @@ class Flat(Layout):
     looks = True  # is the end of a step to be looked at, or only where the next begins?
 
     def __init__(self, problem: Problem, params: Any):
-        if not isinstance(problem, Problem):
-            raise TypeError(
-                "problem: expected one from optimizers.problem_from(function) or training.problem(network, ...), got "
-                f"{type(problem).__name__}"
-            )
         self._functions, self._data = problem.functions, problem.data
+        self.measured = problem.functions.measured
         super().__init__(params)
 
     def _ask(self, what: str, x: Array) -> Any:

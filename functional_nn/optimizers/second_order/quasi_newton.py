@@ -31,6 +31,7 @@ from functional_nn.optimizers.second_order.method import (
     first_step,
     register,
     search,
+    unknown,
 )
 
 
@@ -61,7 +62,7 @@ def bfgs(line_search: LineSearch | str = "strong_wolfe", budget: int = BUDGET) -
 
     def look(flat, x, memory):
         value, g = flat.value_and_gradient(x)
-        memory = BFGSMemory(jnp.eye(flat.size, dtype=g.dtype), jnp.full_like(value, jnp.inf), jnp.asarray(False))
+        memory = BFGSMemory(jnp.eye(flat.size, dtype=g.dtype), unknown(value), jnp.asarray(False))
         return Here(x, value, g, memory, counts(gradients=1))
 
     def move(flat, here: Here) -> Move:
@@ -111,7 +112,7 @@ def lbfgs(history: int = 10, line_search: LineSearch | str = "strong_wolfe") -> 
     def look(flat, x, memory):
         value, g = flat.value_and_gradient(x)
         none = jnp.zeros((history, flat.size), g.dtype)
-        memory = LBFGSMemory(none, none, jnp.zeros(history, g.dtype), jnp.full_like(value, jnp.inf))
+        memory = LBFGSMemory(none, none, jnp.zeros(history, g.dtype), unknown(value))
         return Here(x, value, g, memory, counts(gradients=1))
 
     def move(flat, here: Here) -> Move:
