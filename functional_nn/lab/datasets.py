@@ -77,8 +77,8 @@ class Reading:
 class Dataset(NamedTuple):
     """Examples as rows. For classification `targets` is the one-hot form of `labels`, and S is C.
 
-    own_test: how many of the examples, the last ones, the file itself keeps for testing. weights (Q,): what each example
-    counts for in training, where a table's column says so.
+    own_test: how many of the examples, the last ones, the file itself keeps for testing. weights (Q,): what each
+    example counts for in training, where a table's column says so.
     """
 
     name: str

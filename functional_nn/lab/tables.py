@@ -314,7 +314,7 @@ def _fitted(name: str, index: int, seen: _Seen, missing: Missing) -> Column:
 class Read(NamedTuple):
     """inputs: (Q, R) float64, nan where a value is missing. left: how many rows were left out because one was.
 
-    target, answers: the target's name and its Q cells, or None. weights (Q,): of the examples, where they were asked for.
+    target, answers: the target's name and its Q cells, or None. weights (Q,): of the examples, where asked for.
     """
 
     inputs: np.ndarray
@@ -335,9 +335,10 @@ def read(
 ) -> Read:
     """The file's rows as the table says. target: another column than the table's; answers: whether there is one.
 
-    weighted: the weights of the examples, too, which only the file that was fitted has for certain. known: classes, which are no gaps whatever they are called. Rows with a missing value are left out where the table
-    drops them and there are answers: without, every row has to give something. Raises ValueError for cells, levels and
-    columns that the table does not allow.
+    weighted: the weights of the examples, too, which only the file that was fitted has for certain. known: classes,
+    which are no gaps whatever they are called. Rows with a missing value are left out where the table drops them and
+    there are answers: without, every row has to give something. Raises ValueError for cells, levels and columns that
+    the table does not allow.
     """
     rows, places, at, name, decimal = _find(path, table, target, answers)
     drops = table.missing == "drop" and answers
