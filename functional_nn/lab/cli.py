@@ -8,6 +8,7 @@ import functools
 import io
 import os
 import re
+import signal
 import sys
 import warnings
 from pathlib import Path
@@ -28,6 +29,8 @@ Dtype = Literal["float32", "float64", "bfloat16", "float16"]
 _HIDDEN, _ACTIVATION, _OPTIMIZER = (128,), "tanh", "adam"
 _EPOCHS, _BATCH_SIZE, _DROPOUT = 50, None, 0.0
 _SEED, _TEST_FRACTION = 0, 0.2
+
+_INTERRUPTED = 130  # the exit status, as shells have it: 128 and the number of SIGINT
 
 
 def info() -> None:
@@ -410,7 +413,7 @@ def _warned(message, *where, **more) -> None:
 
 
 def main() -> None:
-    """The console script."""
+    """What the console script does, up to its exit."""
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _warned  # without the file and line that it comes from
@@ -422,8 +425,22 @@ def main() -> None:
         sys.exit(2)
     except KeyboardInterrupt as stop:
         _say(str(stop) or "interrupted; nothing was written")
-        sys.exit(130)
+        sys.exit(_INTERRUPTED)
+
+
+def script() -> None:
+    """The console script. An interrupted one ends without waiting for what JAX still computes, which may crash then."""
+    try:
+        main()
+    except (SystemExit, KeyboardInterrupt) as stop:  # Ctrl-C again, while the first is dealt with
+        if isinstance(stop, SystemExit) and stop.code != _INTERRUPTED:
+            raise
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError):
+                stream.flush()
+        os._exit(_INTERRUPTED)
 
 
 if __name__ == "__main__":
-    main()
+    script()
