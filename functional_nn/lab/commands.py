@@ -425,6 +425,8 @@ def build_network(task: Prepared, settings: dict[str, Any]) -> fnn.Network:
     suited = {"real": "linear", "unit interval": "softmax", "distribution": "softmax"}[loss.needs]
     suited = next(iter(loss.fused), suited)  # the output layer the loss is fused with, where there is one
     last = settings["output"] or suited
+    if settings["dropout"] and not settings["hidden"]:
+        raise ValueError(f"dropout: drops hidden neurons, of which there are none; got {settings['dropout']}")
     sizes = (x.shape[1], *settings["hidden"], t.shape[1])
     functions = (settings["activation"],) * len(settings["hidden"]) + (last,)
     network = fnn.multilayer(sizes, functions, initializer=settings["initializer"], dropout=settings["dropout"])
