@@ -327,6 +327,7 @@ def test_a_seed_is_the_key_of_fit(tmp_path, seed):
 # What is said ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("always")
 def test_warnings_and_errors_are_one_line_each(monkeypatch):
     def warn(*given):
         warnings.warn("the first\nof two", fnn.compiler.CompilerWarning, stacklevel=1)
