@@ -25,6 +25,7 @@ from functional_nn.training import Population, Progress, search
 
 _WHOLE = ("seed", "batch_size", "examples", "subset", "width", "depth")  # their numbers are integers
 _MOST = 1_000_000  # members
+_HEARD, _SAVED = 50, 10  # times in a sweep that Ctrl-C is heard, and that all members are saved
 _SPACED = {"log": (search.log_uniform, search.log_integers), "lin": (search.uniform, search.integers)}
 _SPACINGS = "log:LOW:HIGH or lin:LOW:HIGH"
 
@@ -228,12 +229,14 @@ def sweep(source: str, settings: dict[str, Any], out: Path, replace: bool, resum
     regularizer = _regularizer(settings["regularizer"], columns)
     halving = _halving(settings["halving"], settings["keep"])
     epochs, budget = settings["epochs"], settings["budget"]
+    chunk = max(1, epochs // _HEARD)
+    every = max(1, epochs // (_SAVED * chunk))
     stop = commands.early_stopping(settings, restore=False)  # what is shown and kept are both those of the last epoch
     size = settings["batch_size"]
     plan = None if size is None or "batch_size" in columns else commands.batch_plan(size)
     first = jax.process_index() == 0  # the others train, and leave the talking and writing to it
     log_dir = settings["log_dir"] if first else None
-    with checkpointed(out, replace, resume, "sweep") as kept, _events(log_dir) as record:
+    with checkpointed(out, replace, resume, "sweep", every) as kept, _events(log_dir) as record:
         with (
             progress(f"{search.members(columns)} networks", epochs)
             if first
@@ -250,7 +253,7 @@ def sweep(source: str, settings: dict[str, Any], out: Path, replace: bool, resum
                     key=jax.random.key(settings["seed"]), epochs=epochs, validation=task.validation,
                     weights=task.weights, class_weights=task.class_weights, plan=plan,
                     regularizer=regularizer, stop=stop, correct=commands.right_answers(task.held_out.task),
-                    shuffle=settings["shuffle"], pad=settings["pad"], halving=halving, chunk=max(1, epochs // 10),
+                    shuffle=settings["shuffle"], pad=settings["pad"], halving=halving, chunk=chunk,
                     block=settings["block"], budget=None if budget is None else budget * 2**20, mesh=mesh,
                     checkpoint=kept, resume=resume, on_chunk=on_chunk, seconds=settings["seconds"],
                 )  # fmt: skip

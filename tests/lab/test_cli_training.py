@@ -86,6 +86,19 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(tmp_path, monkeyp
         assert watched[1] == watched[0] and [epoch for epoch, _ in watched[0]] == [0, 1, 2, 3, 4]
 
 
+def test_a_run_that_is_interrupted_while_it_is_written(tmp_path, monkeypatch):
+    def interrupt(*given):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pages, "trained", interrupt)
+        said = call("train", *QUICK, "--out", tmp_path / "a")
+    assert said.code == 130 and "saved after epoch 4" in said.err
+    assert [path.name for path in tmp_path.iterdir()] == [".a.checkpoints"]
+    said = call("train", *QUICK, "--out", tmp_path / "a", "--resume")
+    assert said.code == 0 and "completed after 4 epochs" in said.out
+
+
 def test_replace_begins_anew(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         interrupt_at(patch, 1)
@@ -100,8 +113,9 @@ def test_an_interrupted_process_ends_soon(tmp_path):
     words = ("train", "digits", "--epochs", "100000", "--out", "cut")
     command = [sys.executable, "-m", "functional_nn.lab.cli", *words]
     run = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
-    while not list(tmp_path.glob(".cut.checkpoints/watched.json")) and run.poll() is None:
+    while not list(tmp_path.glob(".cut.checkpoints")) and run.poll() is None:
         time.sleep(0.01)
+    time.sleep(1)  # it is compiling now, or training
     began = time.monotonic()
     run.send_signal(signal.SIGINT)
     said = run.communicate(timeout=60)[1]
