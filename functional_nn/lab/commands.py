@@ -61,12 +61,12 @@ def train(source: str, settings: dict[str, Any], out: Path, replace: bool, resum
     chunk = _chunk(network, optimizer, len(x), size, epochs)
     every = max(1, epochs // (_SAVED * chunk))
     with (
-        checkpointed(out, replace, resume, "run", every) as kept,
+        checkpointed(out, replace, resume, "run", every) as (kept, resumed),
         _events(settings["log_dir"]) as record,
         progress(f"training on {task.held_out.name}", epochs) as advance,
     ):
         monitor = fnn.comparison.monitor(network, loss, x[:_MONITORED], t[:_MONITORED])
-        watch = _Watch(monitor, epochs // 10, kept, resume)
+        watch = _Watch(monitor, epochs // 10, kept, resumed)
         watch(0, params)
         began = time.perf_counter()
 
@@ -81,15 +81,15 @@ def train(source: str, settings: dict[str, Any], out: Path, replace: bool, resum
             validation=held_out, weights=task.weights, class_weights=task.class_weights, regularizer=regularizer,
             stop=early_stopping(settings, restore=True), gradient=settings["gradient"],
             correct=right_answers(task.held_out.task), track=settings["track"], chunk=chunk, on_chunk=on_chunk,
-            seconds=settings["seconds"], checkpoint=kept, resume=resume,
+            seconds=settings["seconds"], checkpoint=kept, resume=resumed,
         )  # fmt: skip
         watch(len(result.history.epoch), result.state.params, last=True)
         seconds = time.perf_counter() - began
         with runs.writing(out, replace) as folder:
-            agreement, summary = _write(folder, task, network, result, watch.found, seconds, resume)
+            agreement, summary = _write(folder, task, network, result, watch.found, seconds, resumed)
 
     say_pictures(task)
-    since = " since it was resumed" if resume else ""
+    since = " since it was resumed" if resumed else ""
     print(f"{task.held_out.name}: {result.status} after {len(result.history.epoch)} epochs in {seconds:.1f} s{since}")
     if result.status != "completed" or result.best is not None:
         print(result.reason)
@@ -149,11 +149,11 @@ class _Watch:
     It is kept beside the checkpoints, so that a run that goes on has all of it.
     """
 
-    def __init__(self, monitor: Callable, every: int, kept: Checkpoints, resume: bool):
+    def __init__(self, monitor: Callable, every: int, kept: Checkpoints, resumed: bool):
         self.monitor, self.every, self.found = monitor, max(1, every), []
         self.path = kept.folder / "watched.json"
         done = kept.numbers()
-        if resume and done and self.path.is_file():
+        if resumed and self.path.is_file():
             for epoch, differences in json.loads(self.path.read_text()):
                 if epoch <= done[-1]:
                     read = [one | {"index": tuple(one["index"])} for one in differences]

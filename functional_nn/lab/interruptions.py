@@ -13,8 +13,9 @@ from functional_nn.training import checkpoints
 @contextlib.contextmanager
 def checkpointed(
     out: Path, replace: bool, resume: bool, what: str, every: int = 1
-) -> Iterator[checkpoints.Checkpoints]:
-    """Checkpoints of `what`, such as "sweep", in .NAME.checkpoints beside its folder `out`, gone when all went well.
+) -> Iterator[tuple[checkpoints.Checkpoints, bool]]:
+    """Checkpoints of `what`, such as "sweep", in .NAME.checkpoints beside its folder `out`, gone when all went well;
+    and whether there are some to go on from.
 
     every: chunks of epochs between two of them. Those that are there already are what `resume` goes on from; without
     it, `replace` begins anew, and they go only when the first new one is written. Raises ValueError where neither is
@@ -32,7 +33,7 @@ def checkpointed(
             )
         own.rename(aside)
     try:
-        yield checkpoints.keep(folder, last=2, every=every)
+        yield checkpoints.keep(folder, last=2, every=every), bool(kept.numbers())
     except KeyboardInterrupt:
         done = kept.numbers()
         if not done:

@@ -236,7 +236,7 @@ def sweep(source: str, settings: dict[str, Any], out: Path, replace: bool, resum
     plan = None if size is None or "batch_size" in columns else commands.batch_plan(size)
     first = jax.process_index() == 0  # the others train, and leave the talking and writing to it
     log_dir = settings["log_dir"] if first else None
-    with checkpointed(out, replace, resume, "sweep", every) as kept, _events(log_dir) as record:
+    with checkpointed(out, replace, resume, "sweep", every) as (kept, resumed), _events(log_dir) as record:
         with (
             progress(f"{search.members(columns)} networks", epochs)
             if first
@@ -255,16 +255,18 @@ def sweep(source: str, settings: dict[str, Any], out: Path, replace: bool, resum
                     regularizer=regularizer, stop=stop, correct=commands.right_answers(task.held_out.task),
                     shuffle=settings["shuffle"], pad=settings["pad"], halving=halving, chunk=chunk,
                     block=settings["block"], budget=None if budget is None else budget * 2**20, mesh=mesh,
-                    checkpoint=kept, resume=resume, on_chunk=on_chunk, seconds=settings["seconds"],
+                    checkpoint=kept, resume=resumed, on_chunk=on_chunk, seconds=settings["seconds"],
                 )  # fmt: skip
             except TypeError as error:  # such as a regularizer without its strength
                 raise ValueError(str(error)) from None
         record(population)
         if first:
-            _write(population, columns, task, settings, out, replace, resume)
+            measured = _write(population, columns, task, settings, out, replace, resumed)
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices("the sweep's folder is written")
-    if not first:
+    if first:
+        _tell(population, columns, task, measured, out)
+    else:
         print(f"process {jax.process_index()} is done; process 0 has written the results")
     return _best(population) is not None
 
@@ -362,7 +364,8 @@ def _quantiles(losses: np.ndarray) -> Iterator[tuple[int, dict[str, float]]]:
 # What is written ------------------------------------------------------------------------------------------------------
 
 
-def _write(population: Population, columns, task: Prepared, settings, out: Path, replace: bool, resume: bool) -> None:
+def _write(population: Population, columns, task: Prepared, settings, out: Path, replace: bool, resume: bool) -> dict:
+    """All files of the sweep; what was measured of its best member."""
     table, counts, best = population.table(), _counts(population), _best(population)
     measured, params = {}, {}
     if best is not None:
@@ -388,10 +391,15 @@ def _write(population: Population, columns, task: Prepared, settings, out: Path,
         page = _page(population, table, columns, best, measured, counts, task, config, resume, folder)
         (folder / "report.html").write_text(page, encoding="utf-8")
 
+    return measured
+
+
+def _tell(population: Population, columns, task: Prepared, measured: dict[str, float], out: Path) -> None:
+    best = _best(population)
     commands.say_pictures(task)
     rate = f"{population.seconds:.1f} s, {len(population) / population.seconds:.3g} a second"
     print(f"{task.held_out.name}: {len(population)} {_plural(population)} in {rate}")
-    print(", ".join(f"{count} {status}" for status, count in counts.items()))
+    print(", ".join(f"{count} {status}" for status, count in _counts(population).items()))
     if best is None:
         print("best: none; no member has a finite held-out loss")
     else:
