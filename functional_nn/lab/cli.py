@@ -8,6 +8,7 @@ import functools
 import io
 import os
 import re
+import signal
 import sys
 import warnings
 from pathlib import Path
@@ -22,6 +23,14 @@ from functional_nn.lab import commands, environment, sweeps
 
 Data = Annotated[str, tyro.conf.Positional]
 Dtype = Literal["float32", "float64", "bfloat16", "float16"]
+
+# What train and sweep do where they are not told, the same for both. A batch size of None is 32, or as many as there
+# are; a learning rate that is not given is the optimizer's own.
+_HIDDEN, _ACTIVATION, _OPTIMIZER = (128,), "tanh", "adam"
+_EPOCHS, _BATCH_SIZE, _DROPOUT = 50, None, 0.0
+_SEED, _TEST_FRACTION = 0, 0.2
+
+_INTERRUPTED = 130  # the exit status, as shells have it: 128 and the number of SIGINT
 
 
 def info() -> None:
@@ -41,24 +50,28 @@ def info() -> None:
 def train(
     data: Data,
     /,
-    hidden: tuple[int, ...] = (128,),
-    activation: str = "tanh",
+    hidden: tuple[int, ...] = _HIDDEN,
+    activation: str = _ACTIVATION,
     output: str | None = None,
     loss: str | None = None,
     initializer: str | None = None,
-    dropout: float = 0.0,
+    dropout: float = _DROPOUT,
     regularizer: str | None = None,
-    optimizer: str = "adam",
+    class_weights: str | None = None,
+    optimizer: str = _OPTIMIZER,
     learning_rate: float | None = None,
-    epochs: int = 50,
-    batch_size: int | None = None,
+    epochs: int = _EPOCHS,
+    early_stopping: int | None = None,
+    seconds: float | None = None,
+    batch_size: int | None = _BATCH_SIZE,
     shuffle: Literal["each_epoch", "once", "never"] = "each_epoch",
     gradient: Literal["manual", "automatic"] = "manual",
     track: tuple[Literal["noise_scale", "signal_to_noise", "layer_statistics"], ...] = (),
     dtype: Dtype = "float32",
-    seed: int = 0,
-    test_fraction: float = 0.2,
+    seed: int = _SEED,
+    test_fraction: float = _TEST_FRACTION,
     target: str | None = None,
+    weights: str | None = None,
     labels: Path | None = None,
     task: Literal["auto", "classification", "regression"] = "auto",
     header: Literal["auto", "yes", "no"] = "auto",
@@ -69,10 +82,15 @@ def train(
     missing: Literal["refuse", "drop", "mean", "indicator"] = "refuse",
     out: Path | None = None,
     replace: bool = False,
+    resume: bool = False,
+    log_dir: Path | None = None,
 ) -> None:
     """Train a network with hand-written gradients, prove them equal to jax.grad's on the way, and write a report.
 
     Example: functional-nn train digits --hidden 128 --epochs 50 --out runs/digits
+
+    Ctrl-C stops after the epochs under way, a second or so, and keeps them; the same command with --resume goes on, and
+    ends as if nothing had happened. A training that diverges is written, too, and the exit status is then 1.
 
     Args:
         data: digits, iris, wine, breast_cancer, diabetes; or a .csv, .npz or IDX file, or a folder with an IDX pair.
@@ -83,21 +101,28 @@ def train(
         initializer: by default what suits each activation.
         dropout: the rate at which hidden neurons are dropped in training.
         regularizer: a penalty on the weights, such as "l2(1e-4)", "l1(1e-5)", "elastic_net(1e-5, 1e-4)".
+        class_weights: what an example of each class counts for in training: balanced, so that all classes count alike;
+            or NAME=WEIGHT,..., 1 where a class has none. What is held out is measured without.
         optimizer: gd, momentum, nesterov, rprop (with --batch-size 0), adagrad, adadelta, rmsprop, adam, adamax,
             amsgrad, nadam, adamw; with constants, "momentum(0.1, 0.95)", or a schedule, "adam(cosine(0.01, 2000))".
             Of second order, with --batch-size 0: newton, levenberg_marquardt and bayesian_regularization (for square
             errors), conjugate_gradient, scaled_conjugate_gradient, bfgs, lbfgs, hessian_free, kfac.
         learning_rate: the optimizer's own default where not given.
         epochs: passes over the training data; steps, of a second-order optimizer.
+        early_stopping: stop where the held-out loss has not fallen for so many epochs, and keep the best epoch's
+            network. It is then chosen by the held-out part, and looks better there than on new data.
+        seconds: stop after the epochs under way when so many have passed, and write the run.
         batch_size: examples an update, 0 for all at once; by default 32, or as many as there are, and all at once for
             an optimizer that wants it.
         shuffle: mini-batches anew each epoch, made once, or in the data's order.
         gradient: by hand, or jax.grad's for comparison.
         track: what history.csv has more columns for: gradient noise, signal to noise by layer, saturation and the like.
         dtype: of parameters and computation; float64 switches 64-bit mode on.
-        seed: of parameters, batches and the held-out part.
+        seed: of the held-out part, and of parameters and batches, which are those that fit has of jax.random.key(SEED).
         test_fraction: held out, stratified by class.
         target: the target column of a CSV file, by name or index; the last by default.
+        weights: the column of a CSV file that says what each example counts for in training; it is no input. What is
+            held out is measured without, and evaluate and predict do not need it.
         labels: the labels file of an IDX images file, where its name does not tell.
         task: what the targets are, where the file leaves it open.
         header: is a CSV file's first row one of names? By default it is told from the rows below, where it can be.
@@ -108,11 +133,13 @@ def train(
         missing: what becomes of missing values (blanks, ?, NA, nan and the like): they are refused; their rows are
             dropped; they are taken for the mean of the training part; with indicator an input of 0 and 1 tells, too.
         out: the run's folder; runs/NAME by default.
-        replace: replace a run that is already there.
+        replace: replace a run that is already there, or the checkpoints of one that was interrupted.
+        resume: go on from the checkpoints of a run that was interrupted; from the beginning where there are none.
+        log_dir: a folder for TensorBoard.
     """
     _use(dtype)
-    settings = {name: value for name, value in locals().items() if name not in ("data", "out", "replace")}
-    commands.train(data, settings, out or Path("runs") / _name(data), replace)
+    settings = {name: value for name, value in locals().items() if name not in ("data", "out", "replace", "resume")}
+    _ended(commands.train(data, settings, out or Path("runs") / _name(data), replace, resume))
 
 
 def sweep(
@@ -120,25 +147,29 @@ def sweep(
     /,
     grid: tuple[str, ...] = (),
     random: tuple[str, ...] = (),
-    hidden: tuple[int, ...] = (32,),
-    activation: str = "tanh",
+    hidden: tuple[int, ...] = _HIDDEN,
+    activation: str = _ACTIVATION,
     loss: str | None = None,
-    optimizer: str = "adam",
+    dropout: float = _DROPOUT,
     regularizer: str | None = None,
-    epochs: int = 30,
-    batch_size: int | None = None,
+    class_weights: str | None = None,
+    optimizer: str = _OPTIMIZER,
+    epochs: int = _EPOCHS,
+    batch_size: int | None = _BATCH_SIZE,
     shuffle: Literal["shared", "independent"] = "shared",
     pad: bool = False,
     halving: str | None = None,
     keep: float = 1 / 3,
     early_stopping: int | None = None,
+    seconds: float | None = None,
     block: int | None = None,
     budget: int | None = None,
     devices: int | None = None,
     dtype: Literal["float32", "float64"] = "float32",
-    seed: int = 0,
-    test_fraction: float = 0.2,
+    seed: int = _SEED,
+    test_fraction: float = _TEST_FRACTION,
     target: str | None = None,
+    weights: str | None = None,
     labels: Path | None = None,
     task: Literal["auto", "classification", "regression"] = "auto",
     header: Literal["auto", "yes", "no"] = "auto",
@@ -164,8 +195,9 @@ def sweep(
 
     What may be swept: the constants of the optimizer (learning_rate, ...) and of the regularizer (strength); seed,
     batch_size, initial_scale, examples, subset, label_noise; width and depth of the hidden layers, activation,
-    initializer; and the optimizer itself. Ctrl-C stops after the epochs under way and keeps them; the same command
-    with --resume goes on.
+    initializer, dropout; and the optimizer itself. A member is what train gives with the same settings and --seed, to
+    rounding; one whose seed is swept has a key of its own. Ctrl-C stops after the epochs under way and keeps them; the
+    same command with --resume goes on. Where all networks diverge, the exit status is 1.
 
     Several processes, also on several hosts, share the work; start each with its own number, the first host's name and
     a free port:
@@ -184,15 +216,18 @@ def sweep(
         hidden: sizes of the hidden layers, where width and depth are not swept; none: --hidden with nothing after it.
         activation: of the hidden layers.
         loss: by default cross_entropy for classes and mean_square_error for numbers.
-        optimizer: a bare name, whose constants may be swept; or with constants, "momentum(0.1, 0.95)".
+        dropout: the rate at which hidden neurons are dropped in training, where it is not swept.
         regularizer: a bare name, whose constants are swept, such as l2 with strength; or with constants, "l2(1e-4)".
+        class_weights: balanced, or NAME=WEIGHT,...; as for train.
+        optimizer: a bare name, whose constants may be swept; or with constants, "momentum(0.1, 0.95)".
         epochs: passes over the training data.
         batch_size: examples an update, where it is not swept; 0 for all at once; as for train by default.
         shuffle: the same mini-batches for all members, the controlled comparison, or each member's own.
         pad: train networks that differ in width as one program, the narrow ones filled up with zeros.
         halving: after these epochs, as in 3,9,27, only the best go on, by held-out loss.
         keep: the fraction that goes on.
-        early_stopping: stop a member whose held-out loss has not fallen for so many epochs.
+        early_stopping: stop a member whose held-out loss has not fallen for so many epochs; it keeps its last network.
+        seconds: stop after the epochs under way when so many have passed, and write what there is.
         block: networks that a device trains at a time; by default what suits it.
         budget: memory in MiB; by default half of the machine's, or of a GPU's.
         devices: by default every core of a CPU, or all GPUs.
@@ -200,6 +235,7 @@ def sweep(
         seed: of everything drawn: parameters, batches, the held-out part, --random.
         test_fraction: held out, stratified by class.
         target: the target column of a CSV file, by name or index; the last by default.
+        weights: the column of a CSV file that holds the weights of examples; as for train.
         labels: the labels file of an IDX images file, where its name does not tell.
         task: what the targets are, where the file leaves it open.
         header: of a CSV file, as the next five; see train.
@@ -221,7 +257,7 @@ def sweep(
     settings = {name: value for name, value in locals().items() if name not in names}
     jax.config.update("jax_enable_x64", dtype == "float64")
     mesh = sweeps.lay_out(devices, coordinator, processes, process)
-    sweeps.sweep(data, settings, out or Path("runs") / f"{_name(data)}-sweep", replace, resume, mesh)
+    _ended(sweeps.sweep(data, settings, out or Path("runs") / f"{_name(data)}-sweep", replace, resume, mesh))
 
 
 def compare(
@@ -256,8 +292,7 @@ def compare(
         if "float64" in dtypes:
             _use("float64")
         agrees = commands.compare_grid(activations, losses, dtypes, sizes, batch, seed, out)
-    if not agrees:
-        sys.exit(1)
+    _ended(agrees)
 
 
 def evaluate(
@@ -326,6 +361,12 @@ def demo(
     demonstrations.serve(port, address, browser, sweep)
 
 
+def _ended(well: bool) -> None:
+    """The exit status tells that something was done and found wrong."""
+    if not well:
+        sys.exit(1)
+
+
 def _use(dtype: str) -> None:
     """The dtype was asked for on the command line, so that 64-bit mode may be switched on for it."""
     if dtype == "float64":
@@ -358,29 +399,48 @@ def _read_words():
         if stop.code:
             # tyro draws a box of several lines; its words are kept
             words = re.sub(r"[\u2500-\u257f]|\x1b\[[0-9;]*m", " ", complaint.getvalue()).split()
-            print("functional-nn:", " ".join(words) or "unreadable command line; see --help", file=sys.stderr)
+            _say(" ".join(words) or "unreadable command line; see --help")
         raise
 
 
-def _in_one_line(message, *where, **more) -> None:
-    print(f"functional-nn: {message}", file=sys.stderr)
+def _say(message: object) -> None:
+    """One line on standard error, whatever is in the message."""
+    print("functional-nn:", " ".join(str(message).split()), file=sys.stderr)
+
+
+def _warned(message, *where, **more) -> None:
+    _say(message)
 
 
 def main() -> None:
-    """The console script."""
+    """What the console script does, up to its exit."""
     try:
         with warnings.catch_warnings():
-            warnings.showwarning = _in_one_line
+            warnings.showwarning = _warned  # without the file and line that it comes from
             _read_words()()
     except BrokenPipeError:  # whoever read our output has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (ValueError, OSError, ImportError) as error:
-        print(f"functional-nn: {error}", file=sys.stderr)
+        _say(error)
         sys.exit(2)
     except KeyboardInterrupt as stop:
-        print(f"functional-nn: {stop or 'interrupted; nothing was written'}", file=sys.stderr)
-        sys.exit(130)
+        _say(str(stop) or "interrupted; nothing was written")
+        sys.exit(_INTERRUPTED)
+
+
+def script() -> None:
+    """The console script. An interrupted one ends without waiting for what JAX still computes, which may crash then."""
+    try:
+        main()
+    except (SystemExit, KeyboardInterrupt) as stop:  # Ctrl-C again, while the first is dealt with
+        if isinstance(stop, SystemExit) and stop.code != _INTERRUPTED:
+            raise
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError):
+                stream.flush()
+        os._exit(_INTERRUPTED)
 
 
 if __name__ == "__main__":
-    main()
+    script()

@@ -1,11 +1,14 @@
 """What the command line does, once its words are read: data in, a trained or compared network and its files out."""
 
+import contextlib
 import csv
+import dataclasses
 import json
+import math
 import sys
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,26 +19,36 @@ import numpy as np
 import functional_nn as fnn
 from functional_nn import checks, precision
 from functional_nn.gradients.comparison import finite_or_none
-from functional_nn.lab import datasets, environment, pages, runs
+from functional_nn.lab import datasets, environment, events, pages, runs
 from functional_nn.lab.datasets import Dataset
+from functional_nn.lab.interruptions import checkpointed
 from functional_nn.lab.progress import progress
+from functional_nn.networks.network import param_shapes
+from functional_nn.registry import did_you_mean
+from functional_nn.training import keys
+from functional_nn.training.checkpoints import Checkpoints
 
-_ASKED = ("target", "header", "columns", "drop", "delimiter", "decimal", "missing")  # of a table
+_ASKED = ("target", "header", "columns", "drop", "delimiter", "decimal", "missing", "weights")  # of a table
 _MONITORED = 256  # examples on which the two gradients are compared all through training
+_SAVED = 50  # checkpoints of a run, about, besides those where it is interrupted and at its end
+_OPERATIONS, _UPDATE = 2e9, 3e-5  # a second, and seconds an update beside them, of a slow machine
 
 
-def train(source: str, settings: dict[str, Any], out: Path, replace: bool) -> None:
-    """Trains on `source` and writes the run's folder. Raises ValueError for whatever does not fit, writing nothing."""
+def train(source: str, settings: dict[str, Any], out: Path, replace: bool, resume: bool = False) -> bool:
+    """Trains on `source` and writes the run's folder; False where the training diverged.
+
+    Raises ValueError for whatever does not fit, writing nothing.
+    """
     runs.check_free(out, replace)
     task = prepare(source, settings)
-    loss, config, (x, t), (x_test, t_test) = task.loss, task.config, task.training, task.validation
+    loss, config, (x, t), held_out = task.loss, task.config, task.training, task.validation
     network = build_network(task, settings)
     optimizer = _optimizer(settings["optimizer"], settings["learning_rate"])
     regularizer = settings["regularizer"] and fnn.optimizers.regularizers.get(settings["regularizer"])
     config |= {
         "network": runs.describe_network(network),
         "optimizer": {"name": optimizer.name, **_plain(optimizer.constants)},
-        **{name: settings[name] for name in ("regularizer", "gradient", "epochs", "shuffle")},
+        **{name: settings[name] for name in ("regularizer", "gradient", "epochs", "shuffle", "early_stopping")},
         "track": list(settings["track"]),
     }
     size = settings["batch_size"]
@@ -43,58 +56,136 @@ def train(source: str, settings: dict[str, Any], out: Path, replace: bool) -> No
         size = 0 if optimizer.full_batch else min(32, len(x))
     config["batch_size"], plan = size, batch_plan(size, settings["shuffle"])
 
-    key = jax.random.key(settings["seed"])
-    params = network.init(jax.random.fold_in(key, 1), config["dtype"])
-    monitor = fnn.comparison.monitor(network, loss, x[:_MONITORED], t[:_MONITORED])
-    watched = [(0, monitor(params))]
-
-    with runs.writing(out, replace) as folder:
+    key, epochs = jax.random.key(settings["seed"]), settings["epochs"]
+    params = network.init(keys.parameters(key), config["dtype"])  # `fit` draws the same, in the default dtype
+    chunk = _chunk(network, optimizer, len(x), size, epochs)
+    every = max(1, epochs // (_SAVED * chunk))
+    with (
+        checkpointed(out, replace, resume, "run", every) as (kept, resumed),
+        _events(settings["log_dir"]) as record,
+        progress(f"training on {task.held_out.name}", epochs) as advance,
+    ):
+        monitor = fnn.comparison.monitor(network, loss, x[:_MONITORED], t[:_MONITORED])
+        watch = _Watch(monitor, epochs // 10, kept, resumed)
+        watch(0, params)
         began = time.perf_counter()
-        with progress(f"training on {task.held_out.name}", settings["epochs"]) as advance:
 
-            def on_chunk(state, history):
-                watched.append((int(history.epoch[-1]), monitor(state.params)))
-                advance(int(history.epoch[-1]), f"loss {history.training_loss[-1]:.4g}")
+        def on_chunk(state, history):
+            epoch = int(history.epoch[-1])
+            watch(epoch, state.params)
+            record(history)
+            advance(epoch, f"loss {history.training_loss[-1]:.4g}")
 
-            result = fnn.fit(
-                network, loss, optimizer, x, t, key=key, epochs=settings["epochs"], plan=plan, params=params,
-                validation=(x_test, t_test), regularizer=regularizer, gradient=settings["gradient"],
-                correct=right_answers(task.held_out.task), track=settings["track"],
-                chunk=max(1, settings["epochs"] // 10), on_chunk=on_chunk,
-            )  # fmt: skip
+        result = fnn.fit(
+            network, loss, optimizer, x, t, key=key, epochs=epochs, plan=plan, params=params,
+            validation=held_out, weights=task.weights, class_weights=task.class_weights, regularizer=regularizer,
+            stop=early_stopping(settings, restore=True), gradient=settings["gradient"],
+            correct=right_answers(task.held_out.task), track=settings["track"], chunk=chunk, on_chunk=on_chunk,
+            seconds=settings["seconds"], checkpoint=kept, resume=resumed,
+        )  # fmt: skip
+        watch(len(result.history.epoch), result.state.params, last=True)
         seconds = time.perf_counter() - began
-        agreement = fnn.compare(network, loss, result.params, x[:_MONITORED], t[:_MONITORED], costs=True)
-        summary = measures(config, network, loss, result.params, x_test, t_test)
-        summary = {"status": result.status, "reason": result.reason, "seconds": round(seconds, 2), "held out": summary}
-        runs.save(folder, config | {"results": summary}, result.params)
-        _write_history(folder / "history.csv", result.history)
-        agreement.to_csv(folder / "agreement.csv")
-        agreement.to_json(folder / "agreement.json")
-        outputs = np.asarray(network.apply(result.params, x_test), np.float64)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Glyph")  # a class name in letters that matplotlib's font has not got
-            page = pages.trained(
-                config,
-                result,
-                watched,
-                agreement,
-                summary,
-                task.held_out,
-                outputs,
-                seconds,
-                len(x[:_MONITORED]),
-                folder,
-            )
-        (folder / "report.html").write_text(page, encoding="utf-8")
+        with runs.writing(out, replace) as folder:
+            agreement, summary = _write(folder, task, network, result, watch.found, seconds, resumed)
 
     say_pictures(task)
-    print(f"{task.held_out.name}: {result.status} after {len(result.history.epoch)} epochs in {seconds:.1f} s")
-    if result.status != "completed":
+    since = " since it was resumed" if resumed else ""
+    print(f"{task.held_out.name}: {result.status} after {len(result.history.epoch)} epochs in {seconds:.1f} s{since}")
+    if result.status != "completed" or result.best is not None:
         print(result.reason)
-    which = ", its own test part" if task.own_test else ""
-    print(f"held out ({len(x_test)} examples{which}): {said(summary['held out'])}")
+    which = (", its own test part" if task.own_test else "") + (
+        ", by which the epoch was chosen" if result.best is not None else ""
+    )
+    print(f"held out ({len(held_out[1])} examples{which}): {said(summary['held out'])}")
     print(f"hand-written against jax.grad: {agreement.verdict}, relative difference {agreement.total.relative:.1e}")
     print(f"report: {out / 'report.html'}")
+    return result.status != "diverged"
+
+
+def _write(folder: Path, task, network, result, watched, seconds: float, resumed: bool) -> tuple[fnn.Agreement, dict]:
+    """All files of a run that was trained; the comparison of its gradients after training, and its results."""
+    config, loss, (x, t), (x_test, t_test) = task.config, task.loss, task.training, task.validation
+    agreement = fnn.compare(network, loss, result.params, x[:_MONITORED], t[:_MONITORED], costs=True)
+    summary = measures(config, network, loss, result.params, x_test, t_test)
+    summary = {"status": result.status, "reason": result.reason, "seconds": round(seconds, 2), "held out": summary}
+    runs.save(folder, config | {"results": summary}, result.params)
+    _write_history(folder / "history.csv", result.history)
+    agreement.to_csv(folder / "agreement.csv")
+    agreement.to_json(folder / "agreement.json")
+    outputs = np.asarray(network.apply(result.params, x_test), np.float64)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # a class name in letters that matplotlib's font has not got
+        page = pages.trained(
+            config,
+            result,
+            watched,
+            agreement,
+            summary,
+            task.held_out,
+            outputs,
+            seconds,
+            resumed,
+            len(x[:_MONITORED]),
+            folder,
+        )
+    (folder / "report.html").write_text(page, encoding="utf-8")
+    return agreement, summary
+
+
+def _chunk(network, optimizer, examples: int, size: int, epochs: int) -> int:
+    """How many epochs a call of the compiled program takes: about a second on a slow machine, after which Ctrl-C is
+    heard; and a tenth of all at most. A step of a second-order method may take long, so that it is one of them.
+    """
+    if fnn.optimizers.second_order.knows(optimizer.name):
+        return 1
+    weights = sum(math.prod(shape) for shape in param_shapes(network).values())
+    epoch = 6 * weights * examples / _OPERATIONS + examples / (size or examples) * _UPDATE
+    return max(1, min(epochs // 10, int(1 / epoch)))
+
+
+class _Watch:
+    """The gradient by hand against jax.grad's on the same data, all through training: `found`, [(epoch, differences)].
+
+    It is kept beside the checkpoints, so that a run that goes on has all of it.
+    """
+
+    def __init__(self, monitor: Callable, every: int, kept: Checkpoints, resumed: bool):
+        self.monitor, self.every, self.found = monitor, max(1, every), []
+        self.path = kept.folder / "watched.json"
+        done = kept.numbers()
+        if resumed and self.path.is_file():
+            for epoch, differences in json.loads(self.path.read_text()):
+                if epoch <= done[-1]:
+                    read = [one | {"index": tuple(one["index"])} for one in differences]
+                    self.found.append((epoch, tuple(fnn.comparison.Difference(**one) for one in read)))
+
+    def __call__(self, epoch: int, params: Any, last: bool = False) -> None:
+        before = self.found[-1][0] if self.found else -self.every
+        if epoch <= before or not (last or epoch // self.every > before // self.every):
+            return
+        self.found.append((epoch, self.monitor(params)))
+        if self.path.parent.is_dir():  # which `fit` makes
+            plain = [(epoch, [dataclasses.asdict(one) for one in differences]) for epoch, differences in self.found]
+            self.path.write_text(json.dumps(plain))
+
+
+@contextlib.contextmanager
+def _events(folder: Path | None) -> Iterator[Callable[[fnn.training.History], None]]:
+    """For TensorBoard: the history's columns, by epoch, as they come in."""
+    written = 0
+    with events.scalars(folder) as write:
+
+        def record(history: fnn.training.History) -> None:
+            nonlocal written
+            columns = {name: column[written:] for name, column in _columns(history).items()}
+            epochs = columns.pop("epoch").tolist()
+            write(
+                (epoch, {name: column[i] for name, column in columns.items() if np.isfinite(column[i])})
+                for i, epoch in enumerate(epochs)
+            )
+            written += len(epochs)
+
+        yield record
 
 
 def compare_run(folder: Path, out: Path | None) -> bool:
@@ -257,7 +348,8 @@ def _open(folder: Path) -> runs.Run:
 class Prepared(NamedTuple):
     """What a run is trained on: (inputs, targets) as the network takes them; config: how they came to be.
 
-    held_out: that part as it was read; own_test: whether it is one that the data set brings.
+    held_out: that part as it was read; own_test: whether it is one that the data set brings. weights, class_weights: of
+    the training examples, as `fit` takes them.
     """
 
     held_out: Dataset
@@ -266,6 +358,8 @@ class Prepared(NamedTuple):
     config: dict[str, Any]
     training: tuple[np.ndarray, np.ndarray]
     validation: tuple[np.ndarray, np.ndarray]
+    weights: np.ndarray | None
+    class_weights: Any
 
 
 def prepare(source: str, settings: dict[str, Any]) -> Prepared:
@@ -278,7 +372,40 @@ def prepare(source: str, settings: dict[str, Any]) -> Prepared:
     loss = fnn.losses.get(settings["loss"] or _suitable_loss(dataset.task))
     config = _configuration(source, settings, dataset, parts[0], loss)
     arrays = (_arrays(config, loss, dataset, rows) for rows in parts)
-    return Prepared(datasets.rows(dataset, parts[1]), dataset.own_test > 0, loss, config, *arrays)
+    weights = None if dataset.weights is None else dataset.weights[parts[0]]
+    weighing = weights, _class_weights(settings["class_weights"], dataset)
+    return Prepared(datasets.rows(dataset, parts[1]), dataset.own_test > 0, loss, config, *arrays, *weighing)
+
+
+def _class_weights(text: str | None, dataset: Dataset) -> str | dict[int, float] | None:
+    """ "balanced", or {number of a class: weight} of "NAME=WEIGHT,...". Raises ValueError for other words."""
+    if text is None or (text == "balanced" and dataset.task == "classification"):
+        return text
+    if dataset.task != "classification":
+        raise ValueError(f"class_weights: {dataset.name} has numbers to predict, and no classes; got {text!r}")
+    weights: dict[int, float] = {}
+    for part in text.split(","):
+        name, equals, number = (word.strip() for word in part.rpartition("="))
+        try:
+            weight = float(number) if equals else np.nan
+        except ValueError:
+            weight = np.nan
+        if not 0 <= weight < np.inf:
+            accepted = "balanced, or NAME=WEIGHT,... with numbers >= 0"
+            raise ValueError(f"class_weights: expected {accepted}, got {part!r}")
+        if name not in dataset.classes:
+            known = f"{did_you_mean(name, dataset.classes)} (accepted: {', '.join(dataset.classes)})"
+            raise ValueError(f"class_weights: unknown class {name!r}{known}")
+        if dataset.classes.index(name) in weights:
+            raise ValueError(f"class_weights: class {name!r} is given twice")
+        weights[dataset.classes.index(name)] = weight
+    return weights
+
+
+def early_stopping(settings: dict[str, Any], restore: bool) -> list[fnn.training.Criterion]:
+    """What stops a network whose held-out loss has not fallen for so many epochs."""
+    patience = settings["early_stopping"]
+    return [] if patience is None else [fnn.training.early_stopping(patience, restore=restore)]
 
 
 def say_pictures(task: Prepared) -> None:
@@ -298,6 +425,8 @@ def build_network(task: Prepared, settings: dict[str, Any]) -> fnn.Network:
     suited = {"real": "linear", "unit interval": "softmax", "distribution": "softmax"}[loss.needs]
     suited = next(iter(loss.fused), suited)  # the output layer the loss is fused with, where there is one
     last = settings["output"] or suited
+    if settings["dropout"] and not settings["hidden"]:
+        raise ValueError(f"dropout: drops hidden neurons, of which there are none; got {settings['dropout']}")
     sizes = (x.shape[1], *settings["hidden"], t.shape[1])
     functions = (settings["activation"],) * len(settings["hidden"]) + (last,)
     network = fnn.multilayer(sizes, functions, initializer=settings["initializer"], dropout=settings["dropout"])
@@ -330,7 +459,7 @@ def _configuration(source, settings, dataset, training, loss) -> dict[str, Any]:
     return {
         "data": source if source in datasets.BUNDLED else str(Path(source).resolve()),
         "loss": loss.specification,
-        **{name: settings[name] for name in ("dtype", "seed", "test_fraction", "target")},
+        **{name: settings[name] for name in ("dtype", "seed", "test_fraction", "target", "weights", "class_weights")},
         "labels": settings["labels"] and str(settings["labels"]),
         **runs.plain_reading(dataset.reading),
         "inputs": plain(inputs),
@@ -393,7 +522,13 @@ def measures(config, network, loss, params, x, t) -> dict[str, float]:
 def _write_history(path: Path, history: fnn.training.History) -> None:
     with path.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        columns = history._asdict() | checks.by_path(history.tracked)  # "noise_scale/total/scale"
-        del columns["tracked"]
+        columns = _columns(history)
         writer.writerow(columns)
         writer.writerows(zip(*(column.tolist() for column in columns.values()), strict=True))
+
+
+def _columns(history: fnn.training.History) -> dict[str, np.ndarray]:
+    """Its columns (E,) by name, those of tracked quantities by path, "noise_scale/total/scale"."""
+    columns = history._asdict() | checks.by_path(history.tracked)
+    del columns["tracked"]
+    return columns

@@ -77,7 +77,8 @@ class Reading:
 class Dataset(NamedTuple):
     """Examples as rows. For classification `targets` is the one-hot form of `labels`, and S is C.
 
-    own_test: how many of the examples, the last ones, the file itself keeps for testing.
+    own_test: how many of the examples, the last ones, the file itself keeps for testing. weights (Q,): what each
+    example counts for in training, where a table's column says so.
     """
 
     name: str
@@ -90,6 +91,7 @@ class Dataset(NamedTuple):
     table: Table | None = None
     pictures: Pictures | None = None
     own_test: int = 0
+    weights: np.ndarray | None = None
 
     @property
     def task(self) -> Literal["classification", "regression"]:
@@ -116,6 +118,7 @@ def load(
     delimiter: str = "auto",
     decimal: str = "auto",
     missing: Missing = "refuse",
+    weights: str | int | None = None,
 ) -> Dataset:
     """The data set that `source` names: one of `BUNDLED`, or a path (a `Path` is never taken for a bundled name).
 
@@ -131,6 +134,8 @@ def load(
     `missing`: what becomes of blanks, ?, NA, nan, null and the like. "refuse"; "drop" such rows; "mean" keeps them as
         nan, for `fit_preparation` to fill with the mean of the training part, and "indicator" tells of them with an
         input of 0 and 1, too. A missing target is refused or dropped.
+    `weights`: a column, by name or index, of numbers >= 0, what each example counts for in training; it is no input.
+        Data that is read alike later, by `load_as`, need not have it.
     A column of words gives an input of 0 and 1 for each; dates, and words that are nearly all different, are refused.
     Classes are the target's words or integers: 1, 1.0 and 1e0 are one, 01 and 1 are two.
 
@@ -151,8 +156,8 @@ def load(
     kind = _kind(source, target, labels)
     columns, drop = ((names,) if isinstance(names, str | int) else names for names in (columns, drop))
     of_table = {"header": header, "columns": tuple(columns), "drop": tuple(drop), "delimiter": delimiter,
-                "decimal": decimal, "missing": missing}  # fmt: skip
-    given = [name for name, value in of_table.items() if value not in ("auto", "refuse", ())]
+                "decimal": decimal, "missing": missing, "weights": weights}  # fmt: skip
+    given = [name for name, value in of_table.items() if value not in ("auto", "refuse", (), None)]
     if given and kind != "csv":
         raise ValueError(f"{source}: {given[0]}={of_table[given[0]]!r} is for a CSV file, which this is not")
     if kind == "bundled":
@@ -272,7 +277,8 @@ def _load_bundled(name: str, task: Task) -> Dataset:
 
 
 def _of_table(source: str | Path, table: Table, target, task: Task, reading: Reading | None) -> Dataset:
-    read = tables.read(Path(source), table, target, known=reading.classes if reading else ())
+    known = reading.classes if reading else ()
+    read = tables.read(Path(source), table, target, known=known, weighted=reading is None)
     if read.left:
         _warn(source, [f"rows left out for a missing value: {read.left}"])
     answers = tables.answers_of(read, task)
@@ -281,7 +287,7 @@ def _of_table(source: str | Path, table: Table, target, task: Task, reading: Rea
         task = "classification" if classes else "regression"
     about = Path(source).name, read.inputs
     if task == "regression":
-        return Dataset(*about, answers.values[:, None], None, (), table.features, None, table)
+        return Dataset(*about, answers.values[:, None], None, (), table.features, None, table, weights=read.weights)
     if answers.values is not None:
         _check_whole(answers.values)
     if reading:
@@ -293,7 +299,8 @@ def _of_table(source: str | Path, table: Table, target, task: Task, reading: Rea
         places = {key: label for label, key in enumerate(distinct)}
         labels, names = [places[key] for key in answers.keys], tuple(map(str, distinct))
     labels = np.array(labels, np.int64)
-    return Dataset(*about, _one_hot(labels, names, reading), labels, names, table.features, None, table)
+    targets = _one_hot(labels, names, reading)
+    return Dataset(*about, targets, labels, names, table.features, None, table, weights=read.weights)
 
 
 def _of_arrays(
@@ -512,9 +519,9 @@ def split_rows(dataset: Dataset, *, test_fraction: float = 0.2, seed: int = 0) -
 
 def rows(dataset: Dataset, chosen: np.ndarray) -> Dataset:
     """The examples with these numbers."""
-    labels = None if dataset.labels is None else dataset.labels[chosen]
+    labels, weights = (None if own is None else own[chosen] for own in (dataset.labels, dataset.weights))
     inputs, targets = dataset.inputs[chosen], dataset.targets[chosen]
-    return dataset._replace(inputs=inputs, targets=targets, labels=labels, own_test=0)
+    return dataset._replace(inputs=inputs, targets=targets, labels=labels, own_test=0, weights=weights)
 
 
 class Standardizer(NamedTuple):

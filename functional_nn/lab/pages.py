@@ -25,6 +25,7 @@ def trained(
     held_out: Dataset,
     outputs: np.ndarray,
     seconds: float,
+    resumed: bool,
     monitored: int,
     folder: Path,
 ) -> str:
@@ -41,6 +42,7 @@ def trained(
     }
     for name, figure in figures.items():
         figure.savefig(folder / f"{name}.png", dpi=130)
+    since = "since it was resumed" if resumed else "compilation included"
     history, total = result.history, agreement.total
     largest = max(d.relative for _, differences in watched for d in differences)
     curves = (
@@ -56,7 +58,7 @@ def trained(
             figures["learning_curves"],
             f"Training loss goes from {history.training_loss[0]:.3g} to {history.training_loss[-1]:.3g} in "
             f"{epochs}; held-out loss ends at {history.validation_loss[-1]:.3g}.",
-            curves + "Nothing is chosen by the held-out part. Open circles: exactly zero.",
+            curves + _chosen(config, result) + " Open circles: exactly zero.",
         ),
         report.Panel(
             "Hand-written gradient against jax.grad, all through training",
@@ -78,7 +80,7 @@ def trained(
         for name, value in measured
     ] + [
         (f"{total.relative:.1e}", f"relative difference from jax.grad ({agreement.verdict})"),
-        (f"{seconds:.1f} s", f"for {epochs}, compilation included ({result.status})"),
+        (f"{seconds:.1f} s", f"for {epochs}, {since} ({result.status})"),
     ]
     return report.render(
         f"functional_nn: {Path(config['data']).name}",
@@ -87,6 +89,16 @@ def trained(
         facts,
         parts,
         config,
+    )
+
+
+def _chosen(config: dict[str, Any], result: fnn.training.FitResult) -> str:
+    """What was chosen by the held-out part, in words."""
+    if config["early_stopping"] is None:
+        return "Nothing is chosen by the held-out part."
+    kept = f"; the network is that of epoch {int(result.best.epoch)}" if int(result.best.epoch) else ""
+    return (
+        f"The held-out part chose when to stop{kept}, so that the network looks better on it than it will on new data."
     )
 
 

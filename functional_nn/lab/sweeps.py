@@ -5,7 +5,6 @@ import importlib.util
 import inspect
 import json
 import re
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,13 +17,15 @@ from jax.sharding import Mesh
 import functional_nn as fnn
 from functional_nn import checks, registry
 from functional_nn.gradients.comparison import finite_or_none
-from functional_nn.lab import commands, environment, equations, install, plots, report, runs
+from functional_nn.lab import commands, environment, equations, events, install, plots, report, runs
 from functional_nn.lab.commands import Prepared
+from functional_nn.lab.interruptions import checkpointed
 from functional_nn.lab.progress import progress
-from functional_nn.training import Population, Progress, checkpoints, search
+from functional_nn.training import Population, Progress, search
 
 _WHOLE = ("seed", "batch_size", "examples", "subset", "width", "depth")  # their numbers are integers
 _MOST = 1_000_000  # members
+_HEARD, _SAVED = 50, 10  # times in a sweep that Ctrl-C is heard, and that all members are saved
 _SPACED = {"log": (search.log_uniform, search.log_integers), "lin": (search.uniform, search.integers)}
 _SPACINGS = "log:LOW:HIGH or lin:LOW:HIGH"
 
@@ -214,8 +215,11 @@ def lay_out(devices: int | None, coordinator: str | None, processes: int | None,
 # The sweep ------------------------------------------------------------------------------------------------------------
 
 
-def sweep(source: str, settings: dict[str, Any], out: Path, replace: bool, resume: bool, mesh: Mesh) -> None:
-    """Trains the population and writes its folder. Raises ValueError for whatever does not fit, writing nothing."""
+def sweep(source: str, settings: dict[str, Any], out: Path, replace: bool, resume: bool, mesh: Mesh) -> bool:
+    """Trains the population and writes its folder; True where it has a best member, False where all have diverged.
+
+    Raises ValueError for whatever does not fit, writing nothing.
+    """
     runs.check_free(out, replace)
     columns = hyperparameters(settings["grid"], settings["random"], settings["seed"])
     if settings["parquet"] and not importlib.util.find_spec("pyarrow"):
@@ -224,13 +228,15 @@ def sweep(source: str, settings: dict[str, Any], out: Path, replace: bool, resum
     optimizer, varied = _optimizer(settings["optimizer"], columns)
     regularizer = _regularizer(settings["regularizer"], columns)
     halving = _halving(settings["halving"], settings["keep"])
-    epochs, patience, budget = settings["epochs"], settings["early_stopping"], settings["budget"]
-    # what is shown and what is kept are both those of the last epoch
-    stop = [] if patience is None else [fnn.training.early_stopping(patience, restore=False)]
+    epochs, budget = settings["epochs"], settings["budget"]
+    chunk = max(1, epochs // _HEARD)
+    every = max(1, epochs // (_SAVED * chunk))
+    stop = commands.early_stopping(settings, restore=False)  # what is shown and kept are both those of the last epoch
     size = settings["batch_size"]
     plan = None if size is None or "batch_size" in columns else commands.batch_plan(size)
     first = jax.process_index() == 0  # the others train, and leave the talking and writing to it
-    with _checkpoints(out, replace, resume) as kept, _events(settings["log_dir"] if first else None) as events:
+    log_dir = settings["log_dir"] if first else None
+    with checkpointed(out, replace, resume, "sweep", every) as (kept, resumed), _events(log_dir) as record:
         with (
             progress(f"{search.members(columns)} networks", epochs)
             if first
@@ -239,33 +245,38 @@ def sweep(source: str, settings: dict[str, Any], out: Path, replace: bool, resum
 
             def on_chunk(now: Progress) -> None:
                 advance(now.epoch, _said(now))
-                events(now)
+                record(now)
 
             try:
                 population = fnn.training.fit_population(
                     _networks(task, settings), task.loss, optimizer, varied, task.training,
-                    key=jax.random.key(settings["seed"]), epochs=epochs, validation=task.validation, plan=plan,
+                    key=jax.random.key(settings["seed"]), epochs=epochs, validation=task.validation,
+                    weights=task.weights, class_weights=task.class_weights, plan=plan,
                     regularizer=regularizer, stop=stop, correct=commands.right_answers(task.held_out.task),
-                    shuffle=settings["shuffle"], pad=settings["pad"], halving=halving, chunk=max(1, epochs // 10),
+                    shuffle=settings["shuffle"], pad=settings["pad"], halving=halving, chunk=chunk,
                     block=settings["block"], budget=None if budget is None else budget * 2**20, mesh=mesh,
-                    checkpoint=kept, resume=resume, on_chunk=on_chunk,
+                    checkpoint=kept, resume=resumed, on_chunk=on_chunk, seconds=settings["seconds"],
                 )  # fmt: skip
             except TypeError as error:  # such as a regularizer without its strength
                 raise ValueError(str(error)) from None
-        events(population)
+        record(population)
         if first:
-            _write(population, columns, task, settings, out, replace, resume)
+            measured = _write(population, columns, task, settings, out, replace, resumed)
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices("the sweep's folder is written")
-    if not first:
+    if first:
+        _tell(population, columns, task, measured, out)
+    else:
         print(f"process {jax.process_index()} is done; process 0 has written the results")
+    return _best(population) is not None
 
 
 def _networks(task: Prepared, settings: dict[str, Any]) -> Callable[..., fnn.Network]:
     """A member's network by what the members may differ in; the rest is as the settings say."""
-    fixed = {"output": None, "dropout": 0.0}
 
-    def network(width=None, depth=None, activation=settings["activation"], initializer=None):
+    def network(
+        width=None, depth=None, activation=settings["activation"], initializer=None, dropout=settings["dropout"]
+    ):
         hidden = settings["hidden"]
         if depth is not None:
             checks.integer("", "depth", depth, 0)
@@ -275,8 +286,8 @@ def _networks(task: Prepared, settings: dict[str, Any]) -> Callable[..., fnn.Net
             hidden = (hidden[0] if width is None else width,) * depth
         elif width is not None:
             hidden = (width,) * len(hidden)
-        own = fixed | {"hidden": hidden, "activation": activation, "initializer": initializer}
-        return commands.build_network(task, own)
+        own = {"hidden": hidden, "activation": activation, "initializer": initializer, "dropout": dropout}
+        return commands.build_network(task, own | {"output": None})
 
     return network
 
@@ -288,7 +299,7 @@ def _optimizer(name: str, columns: dict[str, np.ndarray]) -> tuple[Any, dict[str
     raced = [str(one) for one in dict.fromkeys(columns["optimizer"].tolist())]
     if len(raced) == 1:
         left = {name: column for name, column in columns.items() if name != "optimizer"}
-        return raced[0], left or {"seed": np.zeros(len(columns["optimizer"]), np.int64)}
+        return raced[0], left or {"initial_scale": np.ones(len(columns["optimizer"]))}  # which changes nothing
     return {one: one for one in raced}, columns
 
 
@@ -327,77 +338,35 @@ def _said(now: Progress) -> str:
 
 
 @contextlib.contextmanager
-def _checkpoints(out: Path, replace: bool, resume: bool) -> Iterator[checkpoints.Checkpoints]:
-    """Checkpoints beside the output, there until it is written. An earlier sweep's go only when this one's are begun.
-
-    Raises KeyboardInterrupt that says how to go on, where there is something to go on from.
-    """
-    own = folder = out.with_name(f".{out.name}.checkpoints")
-    if jax.process_count() > 1:
-        own = folder / f"process{jax.process_index()}"  # where `fit_population` then keeps them
-    kept, aside = checkpoints.keep(own, last=2), own.with_name(f"{own.name}-old")
-    if kept.numbers() and not resume:
-        if not replace:
-            raise ValueError(
-                f"{str(own)!r} holds checkpoints of a sweep that was interrupted; go on with --resume, or begin anew "
-                "with --replace"
-            )
-        own.rename(aside)
-    try:
-        yield checkpoints.keep(folder, last=2)
-    except KeyboardInterrupt:
-        done = kept.numbers()
-        if not done:
-            raise
-        raise KeyboardInterrupt(
-            f"interrupted; saved after epoch {done[-1]}: the same command with --resume goes on from there"
-        ) from None
-    finally:
-        if aside.exists() and not own.exists():
-            aside.rename(own)
-        shutil.rmtree(aside, ignore_errors=True)
-    shutil.rmtree(own, ignore_errors=True)
-    with contextlib.suppress(OSError):  # another process' are still there
-        folder.rmdir()
-
-
-@contextlib.contextmanager
 def _events(folder: Path | None) -> Iterator[Callable[[Progress | Population], None]]:
     """For TensorBoard: where the sweep is while it runs, and at the end the quantiles of the held-out loss by epoch."""
-    if folder is None:
-        yield lambda _: None
-        return
-    try:
-        from tensorboardX import SummaryWriter
-    except ImportError:
-        raise ImportError(f"--log-dir needs tensorboardX; {install('log')}") from None
-    with SummaryWriter(str(folder)) as writer:
+    with events.scalars(folder) as write:
 
-        def write(now: Progress | Population) -> None:
+        def record(now: Progress | Population) -> None:
             if isinstance(now, Progress):
                 numbers = {"running": now.running, "ended": now.ended, "updates_per_second": now.updates_per_second}
                 numbers |= {"best": now.best[1]} if now.best else {}
-                for name, value in numbers.items():
-                    writer.add_scalar(f"sweep/{name}", value, now.epoch)
-                writer.flush()
-                return
-            for epoch, row in enumerate(_carried(now), start=1):
-                row = row[np.isfinite(row)]
-                for share in (10, 25, 50, 75, 90) if row.size else ():
-                    writer.add_scalar(f"validation_loss/{share} %", np.quantile(row, share / 100), epoch)
+                write([(now.epoch, {f"sweep/{name}": value for name, value in numbers.items()})])
+            elif folder is not None:
+                write(_quantiles(_carried(now)))
 
-        yield write
+        yield record
+
+
+def _quantiles(losses: np.ndarray) -> Iterator[tuple[int, dict[str, float]]]:
+    """(epoch, {name: value}) of losses (E, N)."""
+    for epoch, row in enumerate(losses, start=1):
+        row = row[np.isfinite(row)]
+        shares = (10, 25, 50, 75, 90) if row.size else ()
+        yield epoch, {f"validation_loss/{share} %": np.quantile(row, share / 100) for share in shares}
 
 
 # What is written ------------------------------------------------------------------------------------------------------
 
 
-def _write(population: Population, columns, task: Prepared, settings, out: Path, replace: bool, resume: bool) -> None:
-    table, counts = population.table(), _counts(population)
-    try:
-        best = population.best()
-    except ValueError:  # none that is finite
-        best = None
+def _write(population: Population, columns, task: Prepared, settings, out: Path, replace: bool, resume: bool) -> dict:
+    """All files of the sweep; what was measured of its best member."""
+    table, counts, best = population.table(), _counts(population), _best(population)
     measured, params = {}, {}
     if best is not None:
         params = population.params(best)
@@ -422,15 +391,28 @@ def _write(population: Population, columns, task: Prepared, settings, out: Path,
         page = _page(population, table, columns, best, measured, counts, task, config, resume, folder)
         (folder / "report.html").write_text(page, encoding="utf-8")
 
+    return measured
+
+
+def _tell(population: Population, columns, task: Prepared, measured: dict[str, float], out: Path) -> None:
+    best = _best(population)
     commands.say_pictures(task)
     rate = f"{population.seconds:.1f} s, {len(population) / population.seconds:.3g} a second"
     print(f"{task.held_out.name}: {len(population)} {_plural(population)} in {rate}")
-    print(", ".join(f"{count} {status}" for status, count in counts.items()))
+    print(", ".join(f"{count} {status}" for status, count in _counts(population).items()))
     if best is None:
         print("best: none; no member has a finite held-out loss")
     else:
         print(f"best: member {best} ({_setting(columns, best)}): held-out {commands.said(measured)}")
     print(f"page: {out / 'report.html'}")
+
+
+def _best(population: Population) -> int | None:
+    """The member with the lowest held-out loss; None where none is finite."""
+    try:
+        return population.best()
+    except ValueError:
+        return None
 
 
 def _counts(population: Population) -> dict[str, int]:

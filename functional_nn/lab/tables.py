@@ -67,7 +67,7 @@ class Table:
     target: None for the last column. width: how many columns the file had. named: they had names, by which they are
     found in another file, in any order and among others; a file without a header has the columns of the first file, or
     the inputs alone, in its order. delimiter, decimal: as they were given; "auto" is told from each file anew.
-    missing: what becomes of missing values.
+    missing: what becomes of missing values. weights: the column that says what each example counts for in training.
     """
 
     inputs: tuple[Column, ...]
@@ -77,6 +77,7 @@ class Table:
     delimiter: str = "auto"
     decimal: str = "auto"
     missing: Missing = "refuse"
+    weights: Column | None = None
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -90,16 +91,17 @@ class Table:
 
     def plain(self) -> dict[str, Any]:
         """For JSON."""
-        target = self.target and self.target._asdict()
-        return self.__dict__ | {"inputs": [column._asdict() for column in self.inputs], "target": target}
+        columns = {"target": self.target and self.target._asdict(), "weights": self.weights and self.weights._asdict()}
+        return self.__dict__ | {"inputs": [column._asdict() for column in self.inputs]} | columns
 
 
 def table_from(plain: dict[str, Any]) -> Table:
     """The table that `plain` wrote down. Raises ValueError, KeyError or TypeError for anything else."""
     inputs = [Column(**column) for column in plain["inputs"]]
     inputs = [column._replace(levels=None if column.levels is None else tuple(column.levels)) for column in inputs]
-    target = plain["target"] and Column(**plain["target"])
-    table = Table(**plain | {"inputs": tuple(inputs), "target": target})
+    given = {name: plain.get(name) for name in ("target", "weights")}  # older runs know of no weights
+    given = {name: column and Column(**column) for name, column in given.items()}
+    table = Table(**plain | {"inputs": tuple(inputs)} | given)
     checks.one_of("table", "missing", table.missing, get_args(Missing))
     return table
 
@@ -125,6 +127,7 @@ def fit(
     delimiter: str,
     decimal: str,
     missing: Missing,
+    weights: str | int | None = None,
 ) -> tuple[Table, list[str]]:
     """How the file is read, by `datasets.load`'s words; and what the user should know: of columns that number the rows.
 
@@ -141,17 +144,22 @@ def fit(
         expected = "inputs and a target, separated by commas, semicolons, tabs or |"
         raise ValueError(f"only one column; expected {expected}" if width else "empty file")
     line, cells = first[0]
-    named = _is_named(header, (target, *columns, *drop), first, width, dialect.decimal)
+    named = _is_named(header, (target, weights, *columns, *drop), first, width, dialect.decimal)
     names = cells[:width] if named else [f"column_{index}" for index in range(width)]
     if named:
         next(rows)
     left = {_place(names, word, "column") for word in drop}
     at = _place(names, -1 if target is None else target, "target column")
+    weighing = None if weights is None else _place(names, weights, "weights column")
     if target is None:
-        at = max(set(range(width)) - left, default=at)
+        at = max(set(range(width)) - left - {weighing}, default=at)
+    if at == weighing:
+        raise ValueError(f"the target column {names[at]!r} cannot hold the weights, too; give another of the two")
     if at in left:
         raise ValueError(f"the target column {names[at]!r} cannot be dropped; give another target")
-    used = {_place(names, word, "column") for word in columns} or set(range(width)) - left
+    used = {_place(names, word, "column") for word in columns} or set(range(width)) - left - {weighing}
+    if weighing in used:
+        raise ValueError(f"the column {names[weighing]!r} holds the weights and cannot be an input; give other columns")
     used = sorted(used - {at})
     if named and len(first) == 1:
         raise ValueError("a header row and no examples")
@@ -169,7 +177,8 @@ def fit(
         if chosen.count(names[index]) > 1:
             raise ValueError(f"line {line}: column {names[index]!r} is named twice; expected different names")
     inputs = tuple(_fitted(names[index], index, seen[index], missing) for index in used)
-    return Table(inputs, Column(names[at], at), width, named, delimiter, decimal, missing), notes
+    of_weights = None if weighing is None else Column(names[weighing], weighing)
+    return Table(inputs, Column(names[at], at), width, named, delimiter, decimal, missing, of_weights), notes
 
 
 def _width(first: list[tuple[int, list[str]]]) -> int:
@@ -305,7 +314,7 @@ def _fitted(name: str, index: int, seen: _Seen, missing: Missing) -> Column:
 class Read(NamedTuple):
     """inputs: (Q, R) float64, nan where a value is missing. left: how many rows were left out because one was.
 
-    target, answers: the target's name and its Q cells, or None.
+    target, answers: the target's name and its Q cells, or None. weights (Q,): of the examples, where asked for.
     """
 
     inputs: np.ndarray
@@ -313,21 +322,29 @@ class Read(NamedTuple):
     target: str | None
     answers: Cells | None
     decimal: str
+    weights: np.ndarray | None = None
 
 
 def read(
-    path: Path, table: Table, target: str | int | None = None, answers: bool = True, known: Sequence[str] = ()
+    path: Path,
+    table: Table,
+    target: str | int | None = None,
+    answers: bool = True,
+    known: Sequence[str] = (),
+    weighted: bool = False,
 ) -> Read:
     """The file's rows as the table says. target: another column than the table's; answers: whether there is one.
 
-    known: classes, which are no gaps whatever they are called. Rows with a missing value are left out where the table
-    drops them and there are answers: without, every row has to give something. Raises ValueError for cells, levels and
-    columns that the table does not allow.
+    weighted: the weights of the examples, too, which only the file that was fitted has for certain. known: classes,
+    which are no gaps whatever they are called. Rows with a missing value are left out where the table drops them and
+    there are answers: without, every row has to give something. Raises ValueError for cells, levels and columns that
+    the table does not allow.
     """
     rows, places, at, name, decimal = _find(path, table, target, answers)
     drops = table.missing == "drop" and answers
     refuses = None if drops or table.missing in ("mean", "indicator") else f"{'drop, ' * answers}mean or indicator"
     data, told, left = array("d"), [], 0
+    weights = array("d") if weighted and table.weights is not None else None
     for lines, columns in _blocks(rows):
         parts = [
             _values(column, columns[place], lines, decimal, refuses)
@@ -335,21 +352,38 @@ def read(
         ]
         block = np.concatenate(parts, axis=1)
         cells = list(zip(lines, columns[at], strict=True)) if answers else []
+        counts = np.zeros(0) if weights is None else _weights(table.weights, columns, lines, decimal)
         if drops:
             kept = ~np.isnan(block).any(axis=1)
+            counts = counts if weights is None else counts[kept]
             block, cells, left = block[kept], list(itertools.compress(cells, kept)), left + int((~kept).sum())
         data.frombytes(block.tobytes())
+        if weights is not None:
+            weights.frombytes(counts.tobytes())
         told += cells
         files.check_room("inputs", len(data) // block.shape[1], block.shape[1])
     inputs = np.frombuffer(data, np.float64).reshape(-1, len(table.features))
+    counts = None if weights is None else np.frombuffer(weights, np.float64)
     gone = _missing_targets(told, known)
     if gone.any() and not drops:
         raise _refused(*told[int(np.argmax(gone))], name, decimal, "drop")
     if gone.any():
         inputs, told, left = inputs[~gone], list(itertools.compress(told, ~gone)), left + int(gone.sum())
+        counts = None if counts is None else counts[~gone]
     if not len(inputs):
         raise ValueError(f"no examples: a value is missing in each of {left} rows" if left else "no examples")
-    return Read(inputs, left, name, told if answers else None, decimal)
+    return Read(inputs, left, name, told if answers else None, decimal, counts)
+
+
+def _weights(column: Column, columns: Sequence[Sequence[str]], lines: Sequence[int], decimal: str) -> np.ndarray:
+    """(Q,) what the examples count for. One that is missing is refused whatever becomes of other missing values:
+    rows are left out for what a network sees, so that the run's data can be read again without the weights.
+    """
+    values = [dialects.number(cell, decimal) for cell in columns[column.index]]
+    for line, cell, value in zip(lines, columns[column.index], values, strict=True):
+        if value is None or not 0 <= value < np.inf:
+            raise ValueError(f"line {line}, column {column.name!r}: expected a weight, a number >= 0, got {cell!r}")
+    return np.array(values, np.float64)
 
 
 def _missing_targets(cells: Cells, known: Sequence[str]) -> np.ndarray:

@@ -146,7 +146,7 @@ def refused(*words, at="--grid"):
         ((*refused("seed=1"), "--loss", "hnge"), ("did you mean 'hinge'?",)),
         ((*refused("seed=1"), "--halving", "3,x"), ("3,9,27", "'3,x'")),
         ((*refused("seed=1"), "--halving", "3,1"), ("rising",)),
-        ((*refused("seed=1"), "--halving", "30"), ("last rung", "30")),
+        ((*refused("seed=1"), "--halving", "30", "--epochs", 30), ("last rung", "30")),
         ((*refused("seed=1"), "--halving", "3", "--keep", 1.5), ("keep", "1.5")),
         ((*refused("seed=1"), "--early-stopping", 0), ("patience", "got 0")),
         ((*refused("seed=1"), "--epochs", 0), ("epochs", "got 0")),
@@ -308,7 +308,7 @@ def test_checkpoints_of_an_interrupted_sweep(trained, tmp_path, monkeypatch):
 def test_one_diverged_network_of_another_kind(tmp_path):
     words = ("diabetes", "--hidden", "--grid", "learning_rate=1e300", "--optimizer", "gd", "--epochs", 2)
     said = call("sweep", *words, "--batch-size", 0, "--dtype", "float64", "--out", tmp_path / "d")
-    assert said.code == 0 and said.err == "" and "1 diverged" in said.out and "best: none" in said.out
+    assert said.code == 1 and said.err == "" and "1 diverged" in said.out and "best: none" in said.out
     assert not (tmp_path / "d/parameters.npz").exists()
     assert json.loads((tmp_path / "d/config.json").read_text())["results"]["best"] is None
     check_self_contained((tmp_path / "d/report.html").read_text())

@@ -1,0 +1,353 @@
+"""What train and sweep share: interruptions, when to stop, weights, logs, defaults; both train as `fit` does."""
+
+import csv
+import inspect
+import os
+import signal
+import subprocess
+import sys
+import time
+import types
+import warnings
+
+import jax
+import numpy as np
+import pytest
+from lab.test_cli import call, check_refused, table
+
+import functional_nn as fnn
+from functional_nn.lab import cli, commands, datasets, pages, runs
+from functional_nn.training import checkpoints
+
+QUICK = ("iris", "--hidden", 3, "--epochs", 4)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """Reports, and the comparison after training, are tested elsewhere."""
+    monkeypatch.setattr(pages, "trained", lambda *given: "the page")
+    compare = fnn.compare
+    few = {"costs": False, "second_opinions": False}
+    monkeypatch.setattr(commands.fnn, "compare", lambda *given, **named: compare(*given, **named | few))
+
+
+@pytest.fixture(scope="module")
+def weighted(tmp_path_factory):
+    """A table with a column of weights, before the target, in which two examples of three count for nothing."""
+    folder, draw = tmp_path_factory.mktemp("weighted"), np.random.default_rng(0)
+    x, w = draw.normal(size=(60, 2)).round(3), np.arange(60) % 3 == 0
+    rows = [(*row, int(count), "yes" if row[0] > 0.5 else "no") for row, count in zip(x, w, strict=True)]
+    return table(folder / "data.csv", ("a", "b", "w", "kind"), rows)
+
+
+def fitted(monkeypatch, module=fnn, name="fit"):
+    """What was given to `fit` (or `fit_population`), and what came of it, as it is called."""
+    given, fit = [], getattr(module, name)
+    monkeypatch.setattr(module, name, lambda *a, **k: given.append((k, fit(*a, **k))) or given[-1][1])
+    return given
+
+
+def interrupt_at(monkeypatch, epoch, times=1):
+    save = checkpoints.Checkpoints.save
+
+    def interrupted(self, number, *rest):
+        save(self, number, *rest)
+        for _ in range(times if number == epoch else 0):
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(checkpoints.Checkpoints, "save", interrupted)
+
+
+# Interrupted ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(tmp_path, monkeypatch, times):
+    words, watched = ("train", *QUICK), []
+    monkeypatch.setattr(pages, "trained", lambda *given: watched.append(given[2]) or "the page")
+    assert call(*words, "--out", tmp_path / "whole").code == 0
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 2, times)
+        said = call(*words, "--out", tmp_path / "cut")
+    assert said.code == 130 and said.err.count("\n") == 1 and "after epoch 2" in said.err and "--resume" in said.err
+    hidden = tmp_path / ".cut.checkpoints"
+    assert {path.name for path in tmp_path.iterdir()} == {"whole", hidden.name}
+    before = {path.name: path.read_bytes() for path in hidden.iterdir()}
+    check_refused(call(*words, "--out", tmp_path / "cut"), "of a run that was interrupted", "--resume", "--replace")
+    check_refused(call(*words, "--activation", "rleu", "--replace", "--out", tmp_path / "cut"), "'relu'")
+    check_refused(call(*words, "--resume", "--seed", 3, "--out", tmp_path / "cut"), "checkpoint")
+    assert {path.name: path.read_bytes() for path in hidden.iterdir()} == before
+    said = call(*words, "--resume", "--out", tmp_path / "cut")
+    assert said.code == 0 and said.err == "" and "since it was resumed" in said.out
+    assert {path.name for path in tmp_path.iterdir()} == {"whole", "cut"}, "no checkpoints stay"
+    for name in ("history.csv", "parameters.npz", "agreement.csv"):
+        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    if times == 1:  # a second Ctrl-C does not wait for what is watched
+        assert watched[1] == watched[0] and [epoch for epoch, _ in watched[0]] == [0, 1, 2, 3, 4]
+
+
+def test_a_run_that_is_interrupted_while_it_is_written(tmp_path, monkeypatch):
+    def interrupt(*given):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pages, "trained", interrupt)
+        said = call("train", *QUICK, "--out", tmp_path / "a")
+    assert said.code == 130 and "saved after epoch 4" in said.err
+    assert [path.name for path in tmp_path.iterdir()] == [".a.checkpoints"]
+    said = call("train", *QUICK, "--out", tmp_path / "a", "--resume")
+    assert said.code == 0 and "completed after 4 epochs" in said.out
+
+
+def test_replace_begins_anew(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 1)
+        assert call("train", *QUICK, "--out", tmp_path / "a").code == 130
+    assert call("train", *QUICK, "--seed", 1, "--replace", "--out", tmp_path / "a").code == 0
+    assert runs.configuration(tmp_path / "a")["seed"] == 1 and [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+@pytest.mark.slow
+def test_an_interrupted_process_ends_soon(tmp_path):
+    environment = {name: value for name, value in os.environ.items() if name != "JAX_ENABLE_X64"}
+    words = ("train", "digits", "--epochs", "100000", "--out", "cut")
+    command = [sys.executable, "-m", "functional_nn.lab.cli", *words]
+    run = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+    while not list(tmp_path.glob(".cut.checkpoints")) and run.poll() is None:
+        time.sleep(0.01)
+    time.sleep(1)  # it is compiling now, or training
+    began = time.monotonic()
+    run.send_signal(signal.SIGINT)
+    said = run.communicate(timeout=60)[1]
+    assert run.returncode == 130 and said.count("\n") == 1 and "--resume" in said, said
+    assert time.monotonic() - began < 20 and list(tmp_path.glob(".cut.checkpoints/checkpoint-*.npz"))
+
+
+@pytest.mark.parametrize("interrupted", [SystemExit(130), KeyboardInterrupt()])
+def test_an_interrupted_script_leaves_nothing_running(monkeypatch, interrupted):
+    def main():
+        raise interrupted
+
+    ended, heard = [], signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(cli, "main", main)
+    monkeypatch.setattr(cli.os, "_exit", ended.append)
+    try:
+        cli.script()
+    finally:
+        signal.signal(signal.SIGINT, heard)
+    assert ended == [130]
+
+
+def test_chunks_are_short():
+    """In time: about a second of a slow machine at most."""
+    gd, wide = fnn.optimizers.get("gd"), fnn.multilayer((784, 512, 10), ("tanh", "softmax"))
+    assert commands._chunk(wide, gd, 60000, 32, 100) == 1
+    assert commands._chunk(fnn.multilayer((4, 3), ("softmax",)), gd, 120, 32, 100) == 10
+    assert 1 < commands._chunk(fnn.multilayer((64, 10), ("softmax",)), gd, 1437, 32, 100_000) < 1000
+    assert commands._chunk(fnn.multilayer((4, 3), ("softmax",)), fnn.optimizers.get("newton"), 120, 0, 100) == 1
+
+
+# When it stops --------------------------------------------------------------------------------------------------------
+
+
+def test_early_stopping_keeps_the_best_epoch(tmp_path, monkeypatch):
+    given = fitted(monkeypatch)
+    words = ("iris", "--hidden", 8, "--learning-rate", 0.3, "--epochs", 60, "--early-stopping", 2)
+    said = call("train", *words, "--out", tmp_path / "a")
+    (_, result), config = given[0], runs.configuration(tmp_path / "a")
+    assert result.status == "early_stopping" == config["results"]["status"] and config["early_stopping"] == 2
+    losses = result.history.validation_loss
+    assert int(np.argmin(losses)) == len(losses) - 3, "the lowest is two epochs before the end"
+    assert config["results"]["held out"]["loss"] == pytest.approx(losses.min(), rel=1e-5)
+    assert said.code == 0 and "by which the epoch was chosen" in said.out and result.reason in said.out
+
+
+def test_the_page_says_what_the_held_out_part_chose():
+    result = types.SimpleNamespace(best=types.SimpleNamespace(epoch=3))
+    assert pages._chosen({"early_stopping": None}, result) == "Nothing is chosen by the held-out part."
+    assert "that of epoch 3" in pages._chosen({"early_stopping": 2}, result)
+
+
+@pytest.mark.parametrize("command", [("train",), ("sweep", "--grid", "learning_rate=0.1")])
+def test_time_is_limited(tmp_path, command):
+    words = (command[0], *QUICK, *command[1:], "--seconds", 1e-3, "--out", tmp_path / "a")
+    said = call(*words)
+    assert said.code == 0 and "seconds" in said.out and [path.name for path in tmp_path.iterdir()] == ["a"]
+    status = runs.configuration(tmp_path / "a")["results"]["status"]
+    assert status in ("seconds", {"seconds": 1})
+
+
+def test_a_sweep_of_which_none_is_left_says_so_by_its_exit(tmp_path):
+    words = ("diabetes", "--hidden", "--grid", "learning_rate=1e30", "--optimizer", "gd", "--epochs", 2)
+    said = call("sweep", *words, "--batch-size", 0, "--out", tmp_path / "a")
+    assert said.code == 1 and said.err == "" and "best: none" in said.out and (tmp_path / "a/report.html").is_file()
+
+
+# Weights --------------------------------------------------------------------------------------------------------------
+
+
+def test_weights_count_in_training_alone(weighted, tmp_path, monkeypatch):
+    given = fitted(monkeypatch)
+    words = (weighted, "--hidden", "--epochs", 2, "--weights", "w", "--class-weights", "yes=3")
+    assert call("train", *words, "--out", tmp_path / "a").code == 0
+    (named, _), config = given[0], runs.configuration(tmp_path / "a")
+    assert named["class_weights"] == {1: 3.0} and config["class_weights"] == "yes=3" and config["weights"] == "w"
+    assert config["features"] == ["a", "b"] and config["classes"] == ["no", "yes"]
+    dataset = datasets.load(weighted, weights="w")
+    training, _ = datasets.split(dataset)
+    assert np.array_equal(named["weights"], training.weights) and set(dataset.weights) == {0, 1}
+    # other data need not have the column, and is read as if nobody had asked for it
+    with weighted.open() as file:
+        plain = table(tmp_path / "plain.csv", None, [(a, b, kind) for a, b, _, kind in csv.reader(file)])
+    expected = config["results"]["held out"]
+    for data in (weighted, plain):
+        said = call("evaluate", tmp_path / "a", data, "--part", "held-out")
+        assert said.out.endswith(f": loss {expected['loss']}, accuracy {expected['accuracy']}\n"), said
+    assert call("predict", tmp_path / "a", plain).out == call("predict", tmp_path / "a", weighted).out
+
+
+def test_an_example_that_counts_for_nothing_is_not_there(weighted, tmp_path):
+    """Full batches: the same network comes of the others alone."""
+    words = ("--hidden", "--epochs", 3, "--batch-size", 0, "--optimizer", "gd(0.1)")
+    assert call("train", weighted, *words, "--weights", "w", "--out", tmp_path / "a").code == 0
+    run, (training, _) = runs.load(tmp_path / "a"), datasets.split(datasets.load(weighted, weights="w"))
+    at = training.weights > 0
+    with jax.enable_x64(False):
+        x, t = run.inputs.apply(training.inputs[at], dtype=np.float32), training.targets[at].astype(np.float32)
+        alone = fnn.fit(run.network, "cross_entropy", "gd(0.1)", x, t, key=jax.random.key(0), epochs=3,
+                        plan=fnn.training.batch())  # fmt: skip
+        for own, other in zip(jax.tree.leaves(run.params), jax.tree.leaves(alone.params), strict=True):
+            assert np.allclose(own, other, rtol=1e-4, atol=1e-6)
+
+
+def test_a_sweep_takes_the_same_weights(weighted, tmp_path, monkeypatch):
+    given = fitted(monkeypatch, fnn.training, "fit_population")
+    words = (weighted, "--hidden", "--epochs", 1, "--weights", "w", "--class-weights", "balanced")
+    assert call("sweep", *words, "--grid", "learning_rate=0.1", "--out", tmp_path / "a").code == 0
+    named, config = given[0][0], runs.configuration(tmp_path / "a")
+    assert named["class_weights"] == "balanced" == config["class_weights"] and config["weights"] == "w"
+    assert np.array_equal(named["weights"], datasets.split(datasets.load(weighted, weights="w"))[0].weights)
+
+
+@pytest.mark.parametrize(
+    ("words", "texts"),
+    [
+        (("--class-weights", "yse=2"), ("'yse'", "did you mean 'yes'?", "no, yes")),
+        (("--class-weights", "yes=-1"), ("NAME=WEIGHT", ">= 0", "'yes=-1'")),
+        (("--class-weights", "yes=inf"), ("'yes=inf'",)),
+        (("--class-weights", "even"), ("balanced", "'even'")),
+        (("--class-weights", "yes=1,yes=2"), ("'yes' is given twice",)),
+        (("--weights", "ww"), ("weights column 'ww'", "did you mean 'w'?")),
+        (("--weights", "kind"), ("line 2", "'kind'", "a number >= 0")),
+        (("--weights", "a"), ("line ", "'a'", "a number >= 0")),
+        (("--weights", "w", "--columns", "a", "w"), ("'w' holds the weights",)),
+        (("--weights", "w", "--target", "w"), ("target column 'w'",)),
+        (("--early-stopping", 0), ("patience", "got 0")),
+        (("--seconds", 0), ("seconds", "got 0")),
+        (("--dropout", 1.5), ("dropout", "1.5")),
+        (("--dropout", 0.1, "--hidden"), ("dropout", "hidden")),
+    ],
+    ids=lambda value: " ".join(map(str, value)),
+)
+@pytest.mark.parametrize("command", ["train", "sweep"])
+def test_both_refuse_in_one_line_and_leave_nothing(weighted, tmp_path, command, words, texts):
+    grid = ("--grid", "learning_rate=0.1") if command == "sweep" else ()
+    check_refused(call(command, weighted, *grid, "--epochs", 1, *words, "--out", tmp_path / "a"), *texts)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_has_no_columns_or_classes_has_no_weights_of_them(tmp_path):
+    check_refused(call("train", "iris", "--weights", "w", "--out", tmp_path / "a"), "weights='w'", "CSV")
+    check_refused(call("train", "diabetes", "--class-weights", "balanced", "--out", tmp_path / "a"), "no classes")
+
+
+def test_rows_left_out_take_their_weights_along(tmp_path):
+    rows = [(i, "?" if i % 5 == 0 else 1, i, ("yes", "no", "")[i % 3]) for i in range(30)]
+    data = table(tmp_path / "data.csv", ("a", "b", "w", "kind"), rows)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        dataset = datasets.load(data, weights="w", missing="drop")
+        assert datasets.load_as(data, dataset.reading).weights is None
+    assert np.array_equal(dataset.weights, dataset.inputs[:, 0]) and len(dataset.weights) == 16
+
+
+# Dropout, logs --------------------------------------------------------------------------------------------------------
+
+
+def test_dropout_is_swept(tmp_path):
+    words = ("iris", "--hidden", 4, "--epochs", 2)
+    assert call("sweep", *words, "--grid", "dropout=0,0.5", "--out", tmp_path / "a").code == 0
+    assert call("sweep", *words, "--grid", "seed=0", "--dropout", 0.5, "--out", tmp_path / "b").code == 0
+    with (tmp_path / "a/results.csv").open() as file:
+        assert [float(row["dropout"]) for row in csv.DictReader(file)] == [0, 0.5]
+    assert runs.load(tmp_path / "b").network.layers[0].dropout == 0.5
+    check_refused(call("sweep", *words, "--grid", "dropot=0,0.5", "--out", tmp_path / "c"), "did you mean 'dropout'?")
+    check_refused(call("sweep", *words, "--grid", "dropout=0,2", "--out", tmp_path / "c"), "dropout=2", "got 2")
+
+
+def test_a_log_has_every_epoch(tmp_path, monkeypatch):
+    """With a stand-in for tensorboardX, which is an extra."""
+    written, folders = [], []
+
+    class Writer:
+        def __init__(self, folder):
+            folders.append(folder)
+
+        def add_scalar(self, name, value, step):
+            written.append((name, step, float(value)))
+
+        def flush(self): ...
+
+        def close(self): ...
+
+    monkeypatch.setitem(sys.modules, "tensorboardX", types.SimpleNamespace(SummaryWriter=Writer))
+    said = call("train", *QUICK, "--log-dir", tmp_path / "log", "--out", tmp_path / "a")
+    assert said.code == 0 and folders == [str(tmp_path / "log")]
+    with (tmp_path / "a/history.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    expected = [(name, int(row["epoch"]), float(row[name])) for row in rows for name in row if name != "epoch"]
+    assert len(expected) == 20
+    for (name, step, value), (own, epoch, number) in zip(sorted(written), sorted(expected), strict=True):
+        assert (name, step) == (own, epoch) and value == pytest.approx(number, rel=1e-6)
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    check_refused(call("train", *QUICK, "--log-dir", tmp_path / "log", "--out", tmp_path / "b"), "pip install")
+
+
+# One set of defaults, one key -----------------------------------------------------------------------------------------
+
+
+def test_train_and_sweep_have_the_same_defaults():
+    one, other = (inspect.signature(command).parameters for command in (cli.train, cli.sweep))
+    differing = {name for name in one.keys() & other.keys() if one[name].default != other[name].default}
+    assert differing == {"shuffle"}, "of one run and of a population, these are different things"
+
+
+@pytest.mark.parametrize("seed", [0, 7])
+def test_a_seed_is_the_key_of_fit(tmp_path, seed):
+    """And a sweep's member is what train gives."""
+    words = (*QUICK, "--seed", seed)
+    assert call("train", *words, "--out", tmp_path / "a").code == 0
+    assert call("sweep", *words, "--grid", "optimizer=adam", "--out", tmp_path / "b").code == 0
+    run, swept = runs.load(tmp_path / "a"), runs.load(tmp_path / "b")
+    training, _ = datasets.split(datasets.load("iris"), seed=seed)
+    with jax.enable_x64(False):
+        x, t = run.inputs.apply(training.inputs, dtype=np.float32), training.targets.astype(np.float32)
+        alone = fnn.fit(run.network, "cross_entropy", "adam", x, t, key=jax.random.key(seed), epochs=4)
+        expected = jax.tree.map(np.asarray, alone.params)
+    for a, b, c in zip(*map(jax.tree.leaves, (run.params, expected, swept.params)), strict=True):
+        assert np.array_equal(a, b) and np.allclose(a, c, rtol=1e-4, atol=1e-5)
+
+
+# What is said ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("always")
+def test_warnings_and_errors_are_one_line_each(monkeypatch):
+    def warn(*given):
+        warnings.warn("the first\nof two", fnn.compiler.CompilerWarning, stacklevel=1)
+        raise ValueError("wrong\n  throughout")
+
+    monkeypatch.setattr(commands, "evaluate", warn)
+    said = call("evaluate", "a", "iris")
+    assert said.code == 2
+    assert said.err == "functional-nn: the first of two\nfunctional-nn: wrong throughout\n"
