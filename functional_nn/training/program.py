@@ -196,7 +196,8 @@ def _second_order_step(network, loss, method: SecondOrder, correct, regularizer)
         metrics = Metrics(state.value - penalty, *counted, jnp.linalg.norm(state.gradient))
         after = method.update(state, problem, renewed=not method.full_batch)
         if method.full_batch:
-            after = after._replace(status=still(state, after, float(jnp.finfo(after.value.dtype).eps)))
+            ended = still(state, after, float(jnp.finfo(after.value.dtype).eps))
+            after = after._replace(status=method.verdict(state.memory, after.memory, ended).astype(jnp.int32))
         return after, metrics
 
     return step

@@ -23,8 +23,8 @@ from functional_nn.registry import Described, Registry, cached
 
 BUDGET = 2 * 2**30  # bytes that a method's largest matrix may take
 
-RUNNING, GOAL, GRADIENT, CHANGE, BUDGET_SPENT, SEARCH_FAILED, DIVERGED = range(7)
-STATUSES = ("running", "goal", "gradient", "change", "budget", "search_failed", "diverged")
+RUNNING, GOAL, GRADIENT, CHANGE, BUDGET_SPENT, SEARCH_FAILED, DIVERGED, NO_EVIDENCE = range(8)
+STATUSES = ("running", "goal", "gradient", "change", "budget", "search_failed", "diverged", "no_evidence")
 REASONS = (
     "not ended",
     "converged: F is at the goal or below",
@@ -33,6 +33,7 @@ REASONS = (
     "the budget of steps or evaluations is spent",
     "no lower point was found: the line search failed, or the damping is at its largest",
     "F or its gradient is not finite",
+    "converged, but the data determine no parameter: gamma is 0; they may be noise alone, or give another initializer",
 )
 
 
@@ -112,6 +113,7 @@ class SecondOrder(Described):
     constants: what it was made with, by name. asks: what of `Functions` the problem must have. full_batch: True where
     one update builds on the last, and mini-batches would make no sense of that; elements(P, N): numbers in its largest
     matrix, which is refused where above `budget` bytes, N None where the problem has no residuals.
+    verdict(memory before a step, memory after, status): the status, where the method has a word on convergence.
     """
 
     name: str
@@ -122,6 +124,7 @@ class SecondOrder(Described):
     full_batch: bool = True
     elements: Callable[[int, int | None], int] = lambda size, count: 0
     budget: int = BUDGET
+    verdict: Callable[[Any, Any, Array], Array] = lambda before, after, status: status
 
     def __repr__(self) -> str:
         return f"<optimizer {self.name}({', '.join(f'{name}={value}' for name, value in self.constants.items())})>"
@@ -467,19 +470,22 @@ def solution(state: State, rows: Path | None) -> Solution:
 def begun(method: SecondOrder, steps: int, problem: Problem, params: Any, *limits: Array) -> State:
     """The start, judged."""
     state = method.init(params, problem)
-    return state._replace(status=_judged(state.status, state, steps, *limits))
+    return state._replace(status=_judged(method, state.memory, state.status, state, steps, *limits))
 
 
 def stepped(method: SecondOrder, steps: int, problem: Problem, before: State, *limits: Array) -> State:
     """One step, judged by the limits: goal, gradient and change tolerance, evaluations."""
     state = method.update(before, problem)
-    return state._replace(status=_judged(still(before, state, limits[2]), state, steps, *limits))
+    return state._replace(
+        status=_judged(method, before.memory, still(before, state, limits[2]), state, steps, *limits)
+    )
 
 
-def _judged(ended: Array, state: State, steps: int, goal, gradient_tolerance, change_tolerance, most) -> Array:
+def _judged(method, memory, ended, state: State, steps: int, goal, gradient_tolerance, change_tolerance, most) -> Array:
     """The status: what the method says of itself, or which limit is met."""
     spent = (state.step >= steps) | (state.counts.evaluations >= most)
-    ended = jnp.where((ended == RUNNING) & spent, BUDGET_SPENT, ended)
     ended = jnp.where(jnp.max(jnp.abs(state.gradient)) <= gradient_tolerance, GRADIENT, ended)
+    ended = method.verdict(memory, state.memory, ended)
+    ended = jnp.where((ended == RUNNING) & spent, BUDGET_SPENT, ended)
     ended = jnp.where(state.value <= goal, GOAL, ended)
     return jnp.where(state.status == DIVERGED, DIVERGED, ended).astype(jnp.int32)
