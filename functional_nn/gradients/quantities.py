@@ -607,7 +607,7 @@ def gauss_newton_diagonal(view):
     fused (softmax, sigmoid), else the outputs. For cross-entropy over softmax and one-hot targets it is the Fisher
     matrix's. Schraudolph 2002.
     """
-    return _second_moments(view.curvature, view.share)
+    return view.over_curvature(lambda columns: _second_moments(columns, view.share))
 
 
 @register(adds=True)
@@ -629,23 +629,27 @@ class KroneckerFactors(NamedTuple):
     others: dict[str, Array]
 
 
-def _kronecker(view: View, factored: Params) -> dict[str, KroneckerFactors]:
+def _kronecker(view: View, over: Callable) -> dict[str, KroneckerFactors]:
+    # over(measure): measure(the columns swept back), or the sum of it over some columns after others
     def products(left, part):  # (Q, ..., S) -> (S, S)
         left = left.reshape(len(left), -1, left.shape[-1])
         return jnp.einsum("qcs,qct->st", left * part.astype(left.dtype)[:, None, None], left)
 
-    found = {}
+    def squares(factored):
+        found = {}
+        for layer in view.network.layers:
+            own = factored[layer.name]
+            others = {name: products(f.left, view.share) for name, f in own.items() if _is_alone(layer, name)}
+            found[layer.name] = products(own["weights"][layer.sources[0]].left, view.share), others
+        return found
+
+    found = over(squares)
     for layer in view.network.layers:
-        own = factored[layer.name]
-        columns = [f.right for f in own["weights"].values()]
-        left = own["weights"][layer.sources[0]].left
+        columns = [view.trace.activations[source] for source in layer.sources]
         if layer.bias == "per_neuron":
             columns.append(jnp.ones_like(columns[0][:, :1]))
-        found[layer.name] = KroneckerFactors(
-            products(jnp.concatenate(columns, axis=1), view.part),
-            products(left, view.share),
-            {name: products(f.left, view.share) for name, f in own.items() if _is_alone(layer, name)},
-        )
+        activations = products(jnp.concatenate(columns, axis=1), view.part)
+        found[layer.name] = KroneckerFactors(activations, *found[layer.name])
     return found
 
 
@@ -666,7 +670,7 @@ _FEWER_FACTORS = "gauss_newton_diagonal needs no more than the parameters do"
 @register(adds=True, elements=_factor_elements, instead=_FEWER_FACTORS)
 def kflr(view):
     """{layer: KroneckerFactors} with exact curvature, from S sweeps: Botev et al. 2017 (arXiv 1706.03662), Sec. 3."""
-    return _kronecker(view, view.curvature)
+    return _kronecker(view, view.over_curvature)
 
 
 @register(adds=True, elements=_factor_elements, instead=_FEWER_FACTORS)
@@ -676,7 +680,7 @@ def kfac(view, *, key, samples=1):
     The curvature is sampled by random signs on the root of H; for a log-likelihood that has the expectation which the
     sampled targets of the paper have.
     """
-    return _kronecker(view, view.sampled_curvature(key, samples))
+    return _kronecker(view, lambda measure: measure(view.sampled_curvature(key, samples)))
 
 
 @register(
@@ -688,10 +692,13 @@ def kfac(view, *, key, samples=1):
 )
 def gauss_newton(view):
     """The generalised Gauss-Newton matrix (P, P) of a small network, in `ravel_pytree`'s order."""
-    rows = [_formed(f) for f in _leaves(view.curvature)]
-    flat = jnp.concatenate([row.reshape(*row.shape[:2], -1) for row in rows], axis=2)
-    flat = flat * jnp.sqrt(view.share).astype(flat.dtype)[:, None, None]
-    return jnp.einsum("qcp,qcr->pr", flat, flat)
+    def squares(columns):
+        rows = [_formed(f) for f in _leaves(columns)]
+        flat = jnp.concatenate([row.reshape(*row.shape[:2], -1) for row in rows], axis=2)
+        flat = flat * jnp.sqrt(view.share).astype(flat.dtype)[:, None, None]
+        return jnp.einsum("qcp,qcr->pr", flat, flat)
+
+    return view.over_curvature(squares)
 
 
 # How layers are -------------------------------------------------------------------------------------------------------

@@ -25,6 +25,8 @@ from functional_nn.precision import at_least_float32
 
 BLOCK = 2048  # examples swept at once
 BUDGET = 2 * 2**30  # bytes that one result may take
+COLUMNS = 16  # of the root of the loss's curvature, swept at once
+ROOTS = 8  # examples whose roots are formed at once, of a curvature that cannot do without
 Of = Literal["outputs", "net_inputs"]
 
 
@@ -85,17 +87,29 @@ class View:
             self._factors["jacobian", of] = self._swept_along(columns, of)
         return self._factors["jacobian", of]
 
-    @functools.cached_property
-    def curvature(self) -> Params:
-        """The columns of J^T V, factored, V V^T the loss's second derivative: they sum to Gauss-Newton."""
-        return self._swept_along(self._root[1], self._root[0])
+    def over_curvature(self, measure: Callable[[Params], Any]) -> Any:
+        """The sum of measure(columns of J^T V, factored) over the columns, V V^T the loss's second derivative, of which
+        `measure` is a sum: some columns at a time, (Q, 16, S) numbers in place of (Q, S, S).
+        """
+        count, width = self._curved[3], self._curved[1].shape
+        blocks = -(-count // COLUMNS)
+
+        def some(numbers):  # those that fill up the last block are columns of 0
+            units = (numbers[:, None] == jnp.arange(count)[None, :]).astype(self.dtype)
+            return measure(self._combined(jnp.broadcast_to(units[None], (width[0], *units.shape))))
+
+        if blocks == 1:
+            return some(jnp.arange(count))
+        numbers = jnp.arange(blocks * COLUMNS).reshape(blocks, COLUMNS)
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(some, numbers[0]))
+        return lax.scan(lambda sums, own: (jax.tree.map(jnp.add, sums, some(own)), None), zeros, numbers)[0]
 
     def sampled_curvature(self, key: Array, samples: int) -> Params:
         """`samples` random combinations of those columns, whose outer products have the same expectation."""
-        of, root = self._root
+        count, dtype = self._curved[3], self.dtype
         keys = jax.vmap(functools.partial(jax.random.fold_in, key))(self.examples.number)
-        signs = jax.vmap(lambda k: jax.random.rademacher(k, (samples, root.shape[1]), root.dtype))(keys)
-        return self._swept_along(jnp.einsum("qkc,qcs->qks", signs, root) / np.sqrt(samples).astype(root.dtype), of)
+        signs = jax.vmap(lambda k: jax.random.rademacher(k, (samples, count), dtype))(keys)
+        return self._combined(signs / np.sqrt(samples).astype(dtype))
 
     def contract(self, scale: Array) -> Params:
         """sum_q scale_q g_q, for scale (Q,)."""
@@ -117,10 +131,24 @@ class View:
         return self.trace.activations[self.network.output.name].dtype
 
     @functools.cached_property
-    def _root(self) -> tuple[Of, Array]:
+    def _curved(self) -> tuple[Of, Array, losses.Curvature, int]:
+        """What the loss is convex in, that (Q, S), its curvature there, and C, the columns of its root."""
         of, curvature = self.loss.convex_in(self.network.output.activation)
-        read = self.trace.activations if of == "outputs" else self.trace.net_inputs
-        return of, curvature.root(read[self.network.output.name], self.examples.targets)
+        x = (self.trace.activations if of == "outputs" else self.trace.net_inputs)[self.network.output.name]
+        return of, x, curvature, jax.eval_shape(curvature.root, x, self.examples.targets).shape[1]
+
+    def _combined(self, z: Array) -> Params:
+        """What sum_c z_qkc V_qc is swept back to, z (Q, K, C), V never whole."""
+        of, x, curvature, _ = self._curved
+        if curvature.combine is not None:
+            return self._swept_along(curvature.combine(z, x, self.examples.targets), of)
+
+        def one(row):
+            z, x, t = row
+            return z @ curvature.root(x[None], t[None])[0]
+
+        rows = (z, x, self.examples.targets)
+        return self._swept_along(lax.map(one, rows, batch_size=min(ROOTS, len(x))), of)
 
     def _swept_along(self, columns: Array, of: Of) -> Params:
         # columns (Q, C, S) of what the sweep starts from, at the last layer's outputs or net inputs

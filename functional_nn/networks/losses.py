@@ -48,11 +48,13 @@ class Curvature:
     """The second derivative H_q (S, S) of F_q by the x that it reads: outputs, or net inputs in a fused pair.
 
     product(r, x, t) -> H_q r_q (Q, S). root(x, t) -> V (Q, C, S), sum_c V_qc V_qc^T = H_q: the columns that curvature
-    is swept back with; None where H_q may have negative eigenvalues.
+    is swept back with; None where H_q may have negative eigenvalues. combine(z, x, t) -> sum_c z_qkc V_qc (Q, K, S), z
+    (Q, K, C), without forming V; None where `root` must be asked, which is done for a few examples at a time.
     """
 
     product: Callable[[Array, Array, Array], Array]
     root: Callable[[Array, Array], Array] | None
+    combine: Callable[[Array, Array, Array], Array] | None = None
 
 
 @dataclass(frozen=True)
@@ -333,7 +335,10 @@ def _diagonal(second_derivative: Callable[[Array, Array], Array]) -> Curvature:
     def root(x, t):
         return jnp.sqrt(second_derivative(x, t))[:, None, :] * jnp.eye(x.shape[-1], dtype=x.dtype)[None, :, :]
 
-    return Curvature(lambda r, x, t: second_derivative(x, t) * r, root)
+    def combine(z, x, t):
+        return jnp.sqrt(second_derivative(x, t))[:, None, :] * z
+
+    return Curvature(lambda r, x, t: second_derivative(x, t) * r, root, combine)
 
 
 _flat = _diagonal(lambda x, t: jnp.zeros_like(x))  # pieces of planes
@@ -351,13 +356,19 @@ def _softmax_root(n, t):
     return scale[:, :, None] * (jnp.eye(p.shape[-1], dtype=p.dtype)[None, :, :] - p[:, None, :])
 
 
+def _softmax_combine(z, n, t):
+    p = jnp.exp(_log_softmax(n))
+    scaled = jnp.sqrt(p * jnp.sum(t, axis=-1, keepdims=True))[:, None, :] * z
+    return scaled - p[:, None, :] * jnp.sum(scaled, axis=-1, keepdims=True)
+
+
 def _softmax_product(r, n, t):
     p = jnp.exp(_log_softmax(n))
     return jnp.sum(t, axis=-1, keepdims=True) * p * _away_from_mean(p, r)
 
 
 # Shared, as the first derivative is, by cross-entropy and Kullback-Leibler
-_softmax_curvature = Curvature(_softmax_product, _softmax_root)
+_softmax_curvature = Curvature(_softmax_product, _softmax_root, _softmax_combine)
 
 
 # What a right answer is -----------------------------------------------------------------------------------------------
@@ -650,6 +661,11 @@ def bhattacharyya(reduction: Reduction = "mean") -> Loss:
         columns = jnp.sqrt(jnp.where(t == 0, 0, v / a))[:, None, :] * jnp.eye(a.shape[-1], dtype=a.dtype)[None, :, :]
         return jnp.concatenate([columns, v[:, None, :]], axis=1) / 2
 
+    def combine(z, a, t):
+        v = over_output(a, t)
+        roots = jnp.sqrt(jnp.where(t == 0, 0, v / a))
+        return (roots[:, None, :] * z[:, :, :-1] + v[:, None, :] * z[:, :, -1:]) / 2
+
     return Loss(
         "bhattacharyya",
         reduction,
@@ -666,7 +682,7 @@ def bhattacharyya(reduction: Reduction = "mean") -> Loss:
         targets="distribution",
         correct=largest,
         least_outputs=2,
-        curvature=Curvature(product, root),
+        curvature=Curvature(product, root, combine),
     )
 
 

@@ -197,7 +197,8 @@ def _second_order_step(network, loss, method: SecondOrder, correct, regularizer)
         after = method.update(state, problem, renewed=not method.full_batch)
         if method.full_batch:
             begun = Begun(state.params, state.value)
-            after = after._replace(status=still(method, problem, begun, state, after))
+            ended = still(method, problem, begun, state, after)
+            after = after._replace(status=method.verdict(state.memory, after.memory, ended).astype(jnp.int32))
         return after, metrics
 
     return step

@@ -135,7 +135,7 @@ class Training(NamedTuple):
     @property
     def reason(self) -> str:
         """How it ended, in words."""
-        return loop.how_it_ended(_settings(self.choice, 0.1), self.run)[1]
+        return loop.how_it_ended(_settings(self.choice, 0.1), self.run, None)[1]
 
 
 def network(choice: Choice) -> fnn.Network:

@@ -20,6 +20,10 @@ from jax import Array, lax
 from functional_nn import checks, linalg, precision
 from functional_nn.optimizers.second_order.method import (
     BUDGET,
+    CHANGE,
+    GRADIENT,
+    NO_EVIDENCE,
+    RUNNING,
     Here,
     Move,
     SecondOrder,
@@ -32,6 +36,9 @@ from functional_nn.optimizers.second_order.method import (
 
 _GROWS = (lambda v: v > 1, "a number > 1")
 _SHRINKS = (lambda v: (v > 0) & (v < 1), "in (0, 1)")
+_SETTLED = 1e-3  # Bayesian regularization: the fit has settled where a step lowers F by no more than this share of it
+_LIGHT = 1e-2  # and until then alpha / beta is this share of the curvature, or of F at x = 0 for each |x|^2
+_NONE = 0.5  # gamma below it rounds to 0 parameters
 
 
 class Evidence(NamedTuple):
@@ -47,7 +54,7 @@ class Evidence(NamedTuple):
 class LMMemory(NamedTuple):
     """mu; growth: what mu is multiplied by when the next step is refused; scale: D^2 (P,), None where it is I;
     residuals (N,); matrix: A (P, P), J (N, P) for "qr", or J J^T (N, N) where the step is solved among the samples;
-    evidence, or None.
+    evidence, or None; waits: whether the evidence still waits for a first fit, or None.
     """
 
     mu: Array
@@ -56,6 +63,7 @@ class LMMemory(NamedTuple):
     residuals: Array
     matrix: Array
     evidence: Evidence | None
+    waits: Array | None = None
 
 
 @register
@@ -115,6 +123,7 @@ def bayesian_regularization(
     decrease: float | Array = 0.1,
     increase: float | Array = 10.0,
     largest: float | Array = 1e10,
+    wait: bool = True,
     budget: int = BUDGET,
 ) -> SecondOrder:
     """Levenberg-Marquardt on F_B = beta F + alpha |x|^2, whose alpha and beta are found on the way: MacKay 1992 (Eq.
@@ -122,14 +131,24 @@ def bayesian_regularization(
 
     After every step made, gamma = P - 2 alpha tr((2 beta A + 2 alpha I)^-1), alpha = gamma / (2 |x|^2) and beta =
     (N - gamma) / (2 F); gamma, the number of parameters that the data determine, stands in `state.memory.evidence`.
-    It begins as if gamma were P, or half of N where that is less (the paper begins with alpha = 0, where fewer data
-    than parameters leave nothing for beta). value and gradient are of F and of F_B / beta. Other arguments as
-    `levenberg_marquardt`; the penalty needs the matrix of the parameters. Data of unit scale suit it: all parameters
-    are penalized alike.
+    value and gradient are of F and of F_B / beta. Other arguments as `levenberg_marquardt`; the penalty needs the
+    matrix of the parameters. Data of unit scale suit it: all parameters are penalized alike.
+
+    wait: the equations hold at a minimum of F_B (MacKay 1992, Sec. 4). Far from one, F is large because nothing is
+    fitted yet, which they take for noise: beta is small, the penalty then keeps the network from fitting, and all
+    parameters may go to 0. With True a first fit comes before: under a light penalty, alpha / beta at 1e-2 times the
+    lesser of tr A / P and F(0) / |x|^2 at the start, in place of the paper's alpha = 0, with which fewer data than
+    parameters leave nothing for beta. It ends where a step lowers F, or would, by no more than 1e-3 of itself, or F is
+    below the penalty. With False the equations are used from the start, where gamma is P, or half of N if less.
+
+    Where it has converged and gamma is below 1/2, the data determine no parameter, and the status is "no_evidence".
+    Raises TypeError where `wait` is no bool, and ValueError as `levenberg_marquardt`.
     """
     constants = _constants("bayesian_regularization", mu, rule, decrease, increase, largest)
+    checks.boolean("bayesian_regularization", "wait", wait)
     checks.integer("bayesian_regularization", "budget", budget, 1)
     constants |= {
+        "wait": wait,
         "scaling": "identity",
         "space": "parameters",
         "solver": "cholesky",
@@ -186,11 +205,19 @@ def _method(name: str, made_of: dict[str, Any], bayesian: bool) -> SecondOrder:
             growth = jnp.asarray(2.0 if rule == "gain_ratio" else increase, x.dtype)
             gamma = jnp.full((), min(x.size, r.size / 2), x.dtype)
             evidence = _weighed(gamma, x, value, r.size) if bayesian else None
-            memory = LMMemory(first, growth, diagonal if scaled else None, r, matrix, evidence)
+            waits = jnp.asarray(made_of["wait"]) if bayesian else None
+            if bayesian and made_of["wait"]:
+                evidence = evidence._replace(alpha=evidence.beta * _light(flat, x, value, diagonal))
+            memory = LMMemory(first, growth, diagonal if scaled else None, r, matrix, evidence, waits)
         else:
             scale = jnp.maximum(memory.scale, diagonal) if scaled else None
-            evidence = _evidence(memory.evidence, matrix, x, value, r.size) if bayesian else None
-            memory = memory._replace(residuals=r, matrix=matrix, scale=scale, evidence=evidence)
+            evidence, waits = None, None
+            if bayesian:
+                before, light = jnp.vdot(memory.residuals, memory.residuals), memory.evidence
+                little = (before - value <= _SETTLED * before) | (value <= light.alpha / light.beta * jnp.vdot(x, x))
+                waits = memory.waits & ~little
+                evidence = lax.cond(waits, lambda: light, lambda: _evidence(light, matrix, x, value, r.size))
+            memory = memory._replace(residuals=r, matrix=matrix, scale=scale, evidence=evidence, waits=waits)
         gradient = 2 * slope
         if bayesian:
             gradient = gradient + 2 * (memory.evidence.alpha / memory.evidence.beta) * x
@@ -227,7 +254,12 @@ def _method(name: str, made_of: dict[str, Any], bayesian: bool) -> SecondOrder:
             eased, growth = memory.mu * decrease, memory.growth
         mu = jnp.where(made, jnp.maximum(eased, jnp.finfo(x.dtype).tiny), memory.mu * memory.growth)
 
-        after = lax.cond(made, lambda: landed(flat, look, here, x, value, memory), lambda: here)
+        stay = lambda: here  # noqa: E731
+        if bayesian:
+            # where no step that is worth it is left, as at a minimum of F, the first fit has been made
+            fitted = memory.waits & ~broken & (foretold <= _SETTLED * here.value)
+            stay = lambda: lax.cond(fitted, lambda: _fitted(here), lambda: here)  # noqa: E731
+        after = lax.cond(made, lambda: landed(flat, look, here, x, value, memory), stay)
         # A Jacobian comes with its residuals, but those at x were the trial's already.
         asked = counts(values=1, matrices=after.counts.matrices)
         after = after._replace(memory=after.memory._replace(mu=mu, growth=growth), counts=asked)
@@ -260,6 +292,7 @@ def _method(name: str, made_of: dict[str, Any], bayesian: bool) -> SecondOrder:
     return SecondOrder(
         name, look, move, made_of, ("residuals", "jacobian"), full_batch=not made_of["minibatches"],
         elements=elements, budget=made_of["budget"], stationary=stationary,
+        **({"verdict": _verdict} if bayesian else {}),
     )  # fmt: skip
 
 
@@ -286,3 +319,28 @@ def _evidence(last: Evidence, A: Array, x: Array, value: Array, count: int) -> E
 def _weighed(gamma: Array, x: Array, value: Array, count: int) -> Evidence:
     tiny, free = jnp.finfo(x.dtype).tiny, jnp.maximum(count - gamma, jnp.finfo(x.dtype).eps * count)
     return Evidence(gamma / jnp.maximum(2 * jnp.vdot(x, x), tiny), free / jnp.maximum(2 * value, tiny), gamma)
+
+
+def _light(flat, x: Array, value: Array, diagonal: Array) -> Array:
+    """alpha / beta during the first fit: small beside the curvature, and beside F for F in any unit."""
+    tiny = jnp.finfo(x.dtype).tiny
+    without = flat.value(jnp.zeros_like(x))  # F of the prior's mean; a random start may be far above it
+    level = jnp.where(jnp.isfinite(without), jnp.minimum(without, value), value)
+    return _LIGHT * jnp.minimum(jnp.mean(diagonal), level / jnp.maximum(jnp.vdot(x, x), tiny))
+
+
+def _fitted(here: Here) -> Here:
+    """The same point with the evidence that the first fit has waited for."""
+    memory, x = here.memory, here.x
+    last = memory.evidence
+    evidence = _evidence(last, memory.matrix, x, here.value, memory.residuals.size)
+    gradient = here.gradient + 2 * (evidence.alpha / evidence.beta - last.alpha / last.beta) * x
+    return here._replace(gradient=gradient, memory=memory._replace(evidence=evidence, waits=jnp.asarray(False)))
+
+
+def _verdict(before: LMMemory, memory: LMMemory, status: Array) -> Array:
+    """The first fit is no end, nor is the step that ends it; and an end at which gamma is 0 has a status of its own."""
+    converged = (status == GRADIENT) | (status == CHANGE)
+    status = jnp.where(converged & (memory.evidence.gamma < _NONE), NO_EVIDENCE, status)
+    unjudged = memory.waits | (before.waits & (status == CHANGE))
+    return jnp.where(converged & unjudged, RUNNING, status)

@@ -40,8 +40,8 @@ from functional_nn.registry import Described, Registry, cached
 
 BUDGET = 2 * 2**30  # bytes that a method's largest matrix may take
 
-RUNNING, GOAL, GRADIENT, CHANGE, BUDGET_SPENT, SEARCH_FAILED, DIVERGED = range(7)
-STATUSES = ("running", "goal", "gradient", "change", "budget", "search_failed", "diverged")
+RUNNING, GOAL, GRADIENT, CHANGE, BUDGET_SPENT, SEARCH_FAILED, DIVERGED, NO_EVIDENCE = range(8)
+STATUSES = ("running", "goal", "gradient", "change", "budget", "search_failed", "diverged", "no_evidence")
 REASONS = (
     "not ended",
     "converged: F is at the goal or below",
@@ -50,6 +50,7 @@ REASONS = (
     "the budget of steps or evaluations is spent",
     "no lower point was found: the line search failed, or the damping is at its largest",
     "F or its gradient is not finite",
+    "converged, but the data determine no parameter: gamma is 0; they may be noise alone, or give another initializer",
 )
 
 
@@ -131,6 +132,7 @@ class SecondOrder(Described):
     matrix, which is refused where above `budget` bytes, N None where the problem has no residuals.
     stationary(flat problem, state, x_0, tolerance) -> can F fall no more, by the method's own model? None where it has
     none; then the gradient's change says (see above).
+    verdict(memory before a step, memory after, status): the status, where the method has a word on convergence.
     """
 
     name: str
@@ -142,6 +144,7 @@ class SecondOrder(Described):
     elements: Callable[[int, int | None], int] = lambda size, count: 0
     budget: int = BUDGET
     stationary: Callable[[Flat, State, Array, Array | float], Array] | None = None
+    verdict: Callable[[Any, Any, Array], Array] = lambda before, after, status: status
 
     def __repr__(self) -> str:
         return f"<optimizer {self.name}({', '.join(f'{name}={value}' for name, value in self.constants.items())})>"
@@ -617,13 +620,14 @@ def stepped(
 
 def _judged(ended, method, problem, begun, before, state, steps, goal, gradient_tolerance, change_tolerance, most):
     """The status: what the method says of itself, or which limit is met."""
-    spent = (state.step >= steps) | (state.counts.evaluations >= most)
-    ended = jnp.where((ended == RUNNING) & spent, BUDGET_SPENT, ended)
     if gradient_tolerance is None:
         tolerance = min(float(jnp.finfo(state.value.dtype).eps) ** 0.5, 1e-5)
         flat = stationary(method, problem, begun, before, state, tolerance)
     else:
         flat = jnp.max(jnp.abs(state.gradient)) <= gradient_tolerance
     ended = jnp.where(flat, GRADIENT, ended)
+    ended = method.verdict((state if before is None else before).memory, state.memory, ended)
+    spent = (state.step >= steps) | (state.counts.evaluations >= most)
+    ended = jnp.where((ended == RUNNING) & spent, BUDGET_SPENT, ended)
     ended = jnp.where(state.value <= goal, GOAL, ended)
     return jnp.where(state.status == DIVERGED, DIVERGED, ended).astype(jnp.int32)
