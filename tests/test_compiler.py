@@ -4,9 +4,16 @@ import os
 import subprocess
 import sys
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from functional_nn import compiler
+from functional_nn.lab import environment
+from functional_nn.optimizers import minimize, problem_from
+
+pytestmark = pytest.mark.newest
 
 
 @pytest.fixture
@@ -61,3 +68,25 @@ def test_importing_starts_nothing_and_that_is_known():
     )
     said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
     assert said.split() == ["False", "False", "-1", "True", "1"]
+
+
+# What the compiler in use gives ---------------------------------------------------------------------------------------
+
+
+def test_known_answers_are_right():
+    """The suite imports the library before XLA starts, so that also a compiler that is known to be wrong gives them."""
+    found = environment.known_answers()
+    assert found and max(found.values()) <= environment.RIGHT_WITHIN
+
+
+@pytest.mark.parametrize("method", ["newton", "hessian_free", "bfgs"])
+def test_minimize_in_lanes_with_a_constant_matrix(method):
+    """x' A x / 2 - b' x from many b at once; A, uniform but for its diagonal, is a constant of the program."""
+    A = np.full((3, 3), 0.1) + np.diag([0.4, 0.9, 1.9])
+    b = np.linspace(-1, 1, 64 * 3).reshape(64, 3)
+
+    def of(b):
+        problem = problem_from(lambda x: jnp.vdot(x, jnp.asarray(A) @ x) / 2 - jnp.vdot(b, x))
+        return minimize(problem, method, jnp.zeros(3), steps=30, path=False).params
+
+    np.testing.assert_allclose(jax.jit(jax.vmap(of))(b), np.linalg.solve(A, b.T).T, rtol=1e-5, atol=1e-6)

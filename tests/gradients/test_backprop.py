@@ -227,6 +227,7 @@ def test_the_trace_is_the_reference_forward_pass(hidden):
         assert relative_error(given_by, {name: np.array(rows) for name, rows in expected.items()}) <= 1e-12
 
 
+@pytest.mark.newest
 @pytest.mark.parametrize("initializer", ["constant(0.5)", "zeros"])
 @pytest.mark.parametrize(("output", "loss"), [("softmax", "cross_entropy"), ("linear", "mean_square_error")])
 @pytest.mark.parametrize("captured", [False, True])
@@ -407,6 +408,7 @@ def test_differentiable_refuses_what_apply_refuses():
 # One result, however it is run ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.newest
 @pytest.mark.parametrize(
     ("hidden", "output", "loss"),
     [

@@ -93,6 +93,7 @@ def test_results_that_overflow_or_are_masked_do_not_move_what_is_finite():
 XOR = np.array([[0, 0], [0, 1], [1, 0], [1, 1]], np.float64), np.array([[0], [1], [1], [0]], np.float64)
 
 
+@pytest.mark.newest
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_gradients_that_cancel_are_no_false_alarm(dtype):
     """A bias shared before softmax has the gradient 0, whatever the data; of XOR some arrays come near it."""

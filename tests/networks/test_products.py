@@ -18,6 +18,7 @@ EXPECTED = {
 }
 
 
+@pytest.mark.newest
 @pytest.mark.parametrize("dtype", [jnp.float64, jnp.float32])
 @pytest.mark.parametrize("products", [ROWS, COLUMNS], ids=["rows", "columns"])
 @pytest.mark.parametrize("name", EXPECTED)
@@ -32,6 +33,7 @@ def test_products_are_numpys(name, products, dtype):
     np.testing.assert_allclose(product(*(x[0] for x in arguments)), expected[0], rtol=tolerance, atol=8 * tolerance)
 
 
+@pytest.mark.newest
 @pytest.mark.parametrize("examples", [1, 2, 7, 8])
 def test_totals_of_any_number_of_examples(examples):
     s = DRAW.normal(size=(examples, 3))

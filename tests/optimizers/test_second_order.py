@@ -595,6 +595,7 @@ TWICE = BENT._replace(B=BENT.B[:, np.arange(P) // 2])  # every column stands the
 LEAST_SQUARES = ((BENT, START, 1e-3), (BENT, 4 * START, 1e-6), (BENT, -2 * START, 1e-3), (TWICE, START, 1e-3))
 
 
+@pytest.mark.newest
 @pytest.mark.parametrize("name", marked(LM))
 def test_levenberg_marquardt_step_by_step(name):
     """The step, whether it is made, mu and what it will be multiplied by: in NumPy, from each of its own states."""
@@ -787,6 +788,7 @@ for _name in METHODS.keys() - LANES.keys():
 over_lanes = pytest.mark.parametrize("name", marked(METHODS, ("bfgs", "lm gain")))
 
 
+@pytest.mark.newest
 @over_lanes
 def test_lanes_are_what_they_are_alone(name):
     """Each lane's path and end are those of the same steps made one by one, and nothing stands after its end."""
@@ -999,6 +1001,7 @@ FLAGGED = {
 }
 
 
+@pytest.mark.newest
 @pytest.mark.parametrize(
     "name",
     [

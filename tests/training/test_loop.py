@@ -49,6 +49,7 @@ def by_hand(plan, epochs, learning_rate=0.01):
     return state, losses, norms
 
 
+@pytest.mark.newest
 def test_fit_is_the_loop_it_claims_to_be(result):
     # 6 epochs of 3 updates, the last batch of each incomplete; rounding through Adam's division stays below 1e-9
     state, losses, norms = by_hand(minibatch(8), 6)
@@ -65,6 +66,7 @@ def test_validation_is_measured_after_the_epoch(result):
     assert result.history.validation_accuracy[-1] == float(accuracy)
 
 
+@pytest.mark.newest
 @pytest.mark.sampled(every=2)
 @pytest.mark.parametrize("chunk", [1, 6, 100])
 def test_chunks_do_not_change_a_bit(result, chunk):
@@ -74,6 +76,7 @@ def test_chunks_do_not_change_a_bit(result, chunk):
         np.testing.assert_array_equal(mine, theirs)
 
 
+@pytest.mark.newest
 def test_manual_and_automatic_gradients_train_alike(result):
     other = run(gradient="automatic")
     chex.assert_trees_all_close(other.params, result.params, rtol=1e-9, atol=1e-12)

@@ -57,6 +57,7 @@ def main():
 # A member is a run ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.newest
 def test_every_member_is_its_run_alone(main):
     """The oracle is `fit`, which knows nothing of lanes, with arrays and settings as the docstring says."""
     assert set(main.status) == {"completed", "early_stopping"}
