@@ -282,14 +282,16 @@ def _evidence(last: Evidence, A: Array, x: Array, value: Array, count: int) -> E
     """Foresee and Hagan 1997, step 4: gamma by the last alpha and beta, then both anew."""
     alpha, beta, _ = last
     values = jnp.maximum(linalg.eigh(A)[0], 0)  # below 0 by rounding alone
-    determined = jnp.where(values > 0, beta * values / (beta * values + alpha), 0)
+    determined = jnp.where(values > 0, values / (values + alpha / beta), 0)
     gamma = jnp.sum(determined)  # P - alpha tr((beta A + alpha I)^-1), without its cancellation
     return _weighed(gamma, x, value, count)
 
 
 def _weighed(gamma: Array, x: Array, value: Array, count: int) -> Evidence:
-    tiny, free = jnp.finfo(x.dtype).tiny, jnp.maximum(count - gamma, jnp.finfo(x.dtype).eps * count)
-    return Evidence(gamma / jnp.maximum(2 * jnp.vdot(x, x), tiny), free / jnp.maximum(2 * value, tiny), gamma)
+    free = jnp.maximum(count - gamma, jnp.finfo(x.dtype).eps * count)
+    # 0 parameters, or F = 0, leave both finite
+    least = 4 * max(count, x.size) * jnp.finfo(x.dtype).tiny
+    return Evidence(gamma / jnp.maximum(2 * jnp.vdot(x, x), least), free / jnp.maximum(2 * value, least), gamma)
 
 
 def _light(flat, x: Array, value: Array, diagonal: Array) -> Array:
