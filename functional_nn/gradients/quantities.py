@@ -692,6 +692,7 @@ def kfac(view, *, key, samples=1):
 )
 def gauss_newton(view):
     """The generalised Gauss-Newton matrix (P, P) of a small network, in `ravel_pytree`'s order."""
+
     def squares(columns):
         rows = [_formed(f) for f in _leaves(columns)]
         flat = jnp.concatenate([row.reshape(*row.shape[:2], -1) for row in rows], axis=2)

@@ -679,7 +679,8 @@ def test_bayesian_regularization_step_by_step(wait):
             made_any.add(bool(made))
             moved = states.params[k + 1] - x
             np.testing.assert_allclose(moved, delta if made else 0, atol=1e-9 * np.linalg.norm(delta))
-            foretold = -(2 * delta @ (J.T @ r + alpha / beta * x) + delta @ (J.T @ J + alpha / beta * np.eye(P)) @ delta)
+            ratio = alpha / beta
+            foretold = -delta @ (2 * (J.T @ r + ratio * x) + J.T @ (J @ delta) + ratio * delta)
             x, last, F = states.params[k + 1], F, states.value[k + 1]
             little = (last - F if made else foretold) <= 1e-3 * last
             ends = waits and (little or (made and F <= light * x @ x))

@@ -532,6 +532,7 @@ def test_it_is_refused_in_one_line(case):
         build()
     assert message in str(refused.value) and "\n" not in str(refused.value)
 
+
 # Bayesian regularization ----------------------------------------------------------------------------------------------
 
 
@@ -598,7 +599,7 @@ def test_fit_tells_data_that_determine_nothing():
     t = draw.standard_normal((20, 1))
     t = t - basis @ (basis.T @ t)
     network = fnn.multilayer((2, 1), ("linear",))
-    data = dict(key=jax.random.key(0), epochs=400)
+    data = {"key": jax.random.key(0), "epochs": 400}
     result = fnn.fit(network, "mean_square_error", "bayesian_regularization", x, t, **data)
     assert result.status == "no_evidence", result.reason
     assert "the data determine no parameter: gamma is 0" in result.reason

@@ -476,9 +476,7 @@ def begun(method: SecondOrder, steps: int, problem: Problem, params: Any, *limit
 def stepped(method: SecondOrder, steps: int, problem: Problem, before: State, *limits: Array) -> State:
     """One step, judged by the limits: goal, gradient and change tolerance, evaluations."""
     state = method.update(before, problem)
-    return state._replace(
-        status=_judged(method, before.memory, still(before, state, limits[2]), state, steps, *limits)
-    )
+    return state._replace(status=_judged(method, before.memory, still(before, state, limits[2]), state, steps, *limits))
 
 
 def _judged(method, memory, ended, state: State, steps: int, goal, gradient_tolerance, change_tolerance, most) -> Array:
