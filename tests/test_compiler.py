@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from functional_nn import compiler
-from functional_nn.lab import environment
 from functional_nn.optimizers import minimize, problem_from
 
 pytestmark = pytest.mark.newest
@@ -73,10 +72,13 @@ def test_importing_starts_nothing_and_that_is_known():
 # What the compiler in use gives ---------------------------------------------------------------------------------------
 
 
-def test_known_answers_are_right():
-    """The suite imports the library before XLA starts, so that also a compiler that is known to be wrong gives them."""
-    found = environment.known_answers()
-    assert found and max(found.values()) <= environment.RIGHT_WITHIN
+@pytest.mark.parametrize("width", [2, 3, 8])
+def test_batched_products_with_a_constant_are_numpys(width):
+    """jax issue 39103. The suite imports the library before XLA starts, so that compilers known to be wrong are right."""
+    rows, constant = np.linspace(-1, 1, 4096 * width).reshape(-1, width), np.full((width, width), 0.1)
+    for dtype in (np.float32, np.float64):
+        found = jax.jit(jax.vmap(lambda e, c=constant.astype(dtype): jnp.sum((e @ c) * e)))(rows.astype(dtype))
+        np.testing.assert_allclose(found, np.sum((rows @ constant) * rows, axis=1), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("method", ["newton", "hessian_free", "bfgs"])

@@ -5,6 +5,7 @@ The definitions below see a network only through `jax.grad`, `jax.jacobian` and 
 what they find to matrices (Q, P) and (Q, S, P), and go on in NumPy.
 """
 
+import dataclasses
 import inspect
 
 import chex
@@ -573,6 +574,57 @@ def test_the_diagonal_keeps_its_digits_where_softmax_saturates():
     e = np.exp(np.array([0.0, -27.6, -27.3]))
     expected = np.array([e[0] * (e[1] + e[2]), e[1] * (e[0] + e[2]), e[2] * (e[0] + e[1])]) / e.sum() ** 2
     np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["kfac", "sampled_gauss_newton_diagonal", "kflr", "gauss_newton_diagonal"])
+def test_no_root_of_many_outputs_is_formed(name):
+    """Of 512 examples of 1200 outputs it would take 2.7 GiB."""
+    network = fnn.multilayer((20, 1200), ("softmax",))
+    float32 = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)  # noqa: E731
+    params = jax.tree.map(lambda x: float32(*x.shape), jax.eval_shape(network.init, KEY))
+    options = {"key": KEY} if name in ("kfac", "sampled_gauss_newton_diagonal") else {}
+
+    def measure(params, x, t):
+        return getattr(quantities, name)(network, "cross_entropy", params, x, t, **options)
+
+    compiled = jax.jit(measure).lower(params, float32(512, 20), float32(512, 1200)).compile()
+    numbers = compiled.memory_analysis().temp_size_in_bytes / (512 * 1200 * 4)
+    assert numbers < (8 if options else 4 * views.COLUMNS)
+
+
+@pytest.mark.parametrize("combined", [True, False])
+@pytest.mark.parametrize("block", [None, 3])
+def test_columns_some_at_a_time_are_all_columns(combined, block):
+    """Of 37 outputs, in NumPy: H = diag(p) - p p^T of each example; by the loss's own combinations of its root, and by
+    the root of some examples after others.
+    """
+    loss = fnn.losses.cross_entropy()
+    if not combined:
+        pair = loss.fused["softmax"]
+        without = dataclasses.replace(pair.curvature, combine=None)
+        loss = dataclasses.replace(loss, fused={"softmax": dataclasses.replace(pair, curvature=without)})
+    network, draw = fnn.multilayer((3, 37), ("softmax",)), np.random.default_rng(5)
+    x, t = draw.standard_normal((10, 3)), np.eye(37)[draw.integers(0, 37, 10)]
+    params = network.init(KEY)
+    own = params["layer1"]
+    n = x @ np.asarray(own["weights"]["input"]).T + np.asarray(own["bias"])
+    p = np.exp(n) / np.exp(n).sum(axis=1, keepdims=True)
+    H = p[:, :, None] * np.eye(37) - p[:, :, None] * p[:, None, :]
+    asked = ("kflr", "gauss_newton_diagonal", "gauss_newton")
+    found = quantities.compute(network, loss, params, x, t, asked, block=block)
+    assert relative_error(found["kflr"]["layer1"].sensitivities, H.mean(axis=0)) <= 1e-12
+    diagonal = np.einsum("qs,qr->sr", p * (1 - p), x**2) / 10
+    assert relative_error(found["gauss_newton_diagonal"]["layer1"]["weights"]["input"], diagonal) <= 1e-12
+    J = np.einsum("st,qr->qstr", np.eye(37), x).reshape(10, 37, -1)
+    J = np.concatenate([np.broadcast_to(np.eye(37), (10, 37, 37)), J], axis=2)  # the bias stands first
+    assert relative_error(found["gauss_newton"], np.einsum("qsp,qst,qtr->pr", J, H, J) / 10) <= 1e-12
+
+    # a sample is random signs on the root sqrt(p_c) (e_c - p), by the numbers of the examples
+    signs = [jax.random.rademacher(jax.random.fold_in(KEY, q), (2, 37), jnp.float64) for q in range(10)]
+    V = np.sqrt(p)[:, :, None] * (np.eye(37) - p[:, None, :])
+    s = np.einsum("qkc,qcs->qks", np.array(signs), V)
+    kfac = quantities.kfac(network, loss, params, x, t, key=KEY, samples=2, block=block)
+    assert relative_error(kfac["layer1"].sensitivities, np.einsum("qks,qkt->st", s, s) / 20) <= 1e-12
 
 
 # Statistics -----------------------------------------------------------------------------------------------------------

@@ -551,6 +551,8 @@ def test_curvature_is_the_hessian_of_the_value(curvature, value, x, t):
     if curvature.root is not None:
         V = curvature.root(x, t)
         assert relative_error(jnp.einsum("qcs,qct->qst", V, V), H) <= 1e-12
+        z = jnp.asarray(np.random.default_rng(6).standard_normal((len(V), 2, V.shape[1])))
+        assert relative_error(curvature.combine(z, x, t), jnp.einsum("qkc,qcs->qks", z, V)) <= 1e-12
 
 
 def test_every_loss_is_convex_in_something():

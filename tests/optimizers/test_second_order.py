@@ -605,7 +605,9 @@ def test_levenberg_marquardt_step_by_step(name):
         states = trajectory(name, function, start, first)
         assert np.isfinite(states.params).all() and (np.diff(states.value) <= 0).all()
         diagonals = np.array([np.sum(function.jacobian(x) ** 2, axis=0) for x in states.params])
-        mu, growth = first * (diagonals[0].max() if rule == "gain" and not scaled else 1), 2 if rule == "gain" else 10
+        J = function.jacobian(states.params[0])
+        own = (np.sum(J**2, axis=1) if name.endswith("samples") else diagonals[0]).max()  # of J J' or of J'J
+        mu, growth = first * (own if rule == "gain" and not scaled else 1), 2 if rule == "gain" else 10
         np.testing.assert_allclose(states.memory.mu[0], mu, rtol=1e-9)
         for k in running(states, function):
             x, mu = states.params[k], states.memory.mu[k]
@@ -650,19 +652,32 @@ def test_a_jacobian_without_full_rank_is_damped(name):
     assert states.value[-1] < 0.5 * states.value[0]
 
 
-def test_bayesian_regularization_step_by_step():
+def at_once(mu):
+    return optimizers.bayesian_regularization(mu, wait=False)
+
+
+@pytest.mark.parametrize("wait", [False, True])
+def test_bayesian_regularization_step_by_step(wait):
     """(beta A + alpha I + beta mu I) delta = -(beta J'r + alpha x); and after it gamma by the trace, alpha and beta:
-    Foresee and Hagan 1997.
+    Foresee and Hagan 1997. With `wait`, only after a first fit under a light penalty.
     """
-    made_any = set()
-    for function, start in ((BENT, START), (BENT, 3 * START), (TWICE, START)):
-        states = trajectory("bayesian_regularization", function, start, 5e-3)
+    made_any, waited = set(), []
+    cases = ((BENT, START), (BENT, 3 * START), (TWICE, START), (BENT._replace(q=0.0), START))
+    for function, start in cases if wait else cases[:3]:
+        states = trajectory("bayesian_regularization", function, start, 5e-3, None if wait else at_once)
         evidence = states.memory.evidence
         x, F = start, function.value(start)
         gamma = min(P, N / 2)
+        waits, beta = wait, (N - gamma) / (2 * F)
+        curved = np.sum(function.jacobian(x) ** 2) / P
+        light = 1e-2 * min(curved, min(F, function.value(np.zeros(P))) / (x @ x))
+        alpha = light * beta
         for k in range(STEPS):
+            assert states.memory.waits[k] == waits
+            waited.append(waits)
             np.testing.assert_allclose(evidence.gamma[k], gamma, rtol=1e-7)
-            alpha, beta = gamma / (2 * x @ x), (N - gamma) / (2 * F)
+            if not waits:
+                alpha, beta = gamma / (2 * x @ x), (N - gamma) / (2 * F)
             np.testing.assert_allclose((evidence.alpha[k], evidence.beta[k]), (alpha, beta), rtol=1e-7)
             r, J, mu = function.residuals(x), function.jacobian(x), states.memory.mu[k]
             np.testing.assert_allclose(states.gradient[k], 2 * (J.T @ r + alpha / beta * x), rtol=1e-6, atol=1e-9)
@@ -673,11 +688,41 @@ def test_bayesian_regularization_step_by_step():
             made_any.add(bool(made))
             moved = states.params[k + 1] - x
             np.testing.assert_allclose(moved, delta if made else 0, atol=1e-9 * np.linalg.norm(delta))
-            x, F = states.params[k + 1], states.value[k + 1]
-            if made:
+            ratio = alpha / beta
+            foretold = -delta @ (2 * (J.T @ r + ratio * x) + J.T @ (J @ delta) + ratio * delta)
+            x, last, F = states.params[k + 1], F, states.value[k + 1]
+            little = (last - F if made else foretold) <= 1e-3 * last
+            ends = waits and (little or (made and F <= light * x @ x))
+            waits = waits and not ends
+            if (made and not waits) or ends:
                 A = function.jacobian(x).T @ function.jacobian(x)
                 gamma = P - 2 * alpha * np.trace(np.linalg.inv(2 * beta * A + 2 * alpha * np.eye(P)))
     assert True in made_any
+    assert set(waited) == ({True, False} if wait else {False})
+
+
+def test_evidence_of_a_minimum_of_f_is_estimated_there():
+    """Where Levenberg-Marquardt has ended no step lowers F: the first fit ends, and the search goes on."""
+    fitted = minimize(of(BENT), "levenberg_marquardt", START)
+    found = minimize(of(BENT), "bayesian_regularization", fitted.params)
+    assert not bool(found.state.memory.waits)
+    assert float(found.value) > float(fitted.value)
+    assert found.status in ("gradient", "change", "search_failed", "no_evidence")
+    alpha, beta, _ = found.state.memory.evidence
+    assert float(jnp.max(jnp.abs(found.gradient))) <= 1e-6 * float(alpha / beta) * float(jnp.linalg.norm(found.params))
+
+
+def test_data_that_determine_nothing_are_told():
+    """Targets at right angles to all that the parameters can give: gamma goes to 0, and the end is no "gradient"."""
+    noise = Curve(BENT.B, BENT.t - BENT.B @ np.linalg.lstsq(BENT.B, BENT.t)[0])
+    found = minimize(of(noise), "bayesian_regularization", START)
+    assert float(found.state.memory.evidence.gamma) < 0.5
+    assert found.status == "no_evidence" and int(found.ended) == 7
+    assert found.reason.startswith("converged, but the data determine no parameter: gamma is 0")
+    lanes = jax.jit(
+        jax.vmap(lambda data: minimize(of(data), "bayesian_regularization", START, path=False)),
+    )(jax.tree.map(lambda a, b: jnp.stack([jnp.asarray(a, float), jnp.asarray(b, float)]), noise, BENT))
+    assert lanes.status[0] == "no_evidence" and lanes.status[1] != "no_evidence"
 
 
 # Hessian-free ---------------------------------------------------------------------------------------------------------
@@ -1127,11 +1172,15 @@ def of_network(network, loss, inputs, targets, make, params, steps):
 @pytest.mark.parametrize("rule", ["factor", pytest.param("gain_ratio", marks=pytest.mark.slow)])
 def test_samples_give_the_parameters_steps(rule):
     """Fewer residuals than parameters: (J'J + mu I)^-1 J'r = J' (J J' + mu I)^-1 r, step by step."""
-    states = [
-        of_network(SINE, "sum_square_error", FEW, np.sin(3 * FEW), levenberg_marquardt(rule=rule, space=space),
-                   SINE.init(jax.random.key(1)), 20)
-        for space in ("samples", "parameters")
-    ]  # fmt: skip
+
+    def steps(space, mu=1e-3):
+        method = levenberg_marquardt(mu, rule=rule, space=space)
+        return of_network(SINE, "sum_square_error", FEW, np.sin(3 * FEW), method, SINE.init(jax.random.key(1)), 20)
+
+    states = [steps("samples"), steps("parameters")]
+    if rule == "gain_ratio":  # which begins in units of another matrix: from the same mu
+        first = [float(each.memory.mu[0]) for each in states]
+        states[0] = steps("samples", 1e-3 * first[1] / first[0])
     assert states[0].memory.matrix.shape[1:] == (7, 7) and states[1].memory.matrix.shape[1:] == (13, 13)
     for one, other in zip(*(jax.tree.leaves(each.params) for each in states), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-8, atol=1e-8)
@@ -1271,7 +1320,7 @@ ACCEPTED = {
     "decrease": SHARE, "increase": ("a number > 1", (1.0, 0.5, NAN, None)),
     **dict.fromkeys(("warm", "decay"), DECAY),
     **dict.fromkeys(("budget", "history", "iterations"), ("an integer >= 1", (0, 1.5, True))),
-    **dict.fromkeys(("saddle_free", "minibatches", "momentum"), ("True or False", ("yes", 1))),
+    **dict.fromkeys(("saddle_free", "minibatches", "momentum", "wait"), ("True or False", ("yes", 1))),
 }  # fmt: skip
 DAMPING = {"newton": ("a finite number >= 0", (-1.0, NAN, INF, None)), "hessian_free": POSITIVE, "kfac": POSITIVE}
 

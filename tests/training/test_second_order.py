@@ -531,3 +531,76 @@ def test_it_is_refused_in_one_line(case):
     with pytest.raises((ValueError, TypeError)) as refused:
         build()
     assert message in str(refused.value) and "\n" not in str(refused.value)
+
+
+# Bayesian regularization ----------------------------------------------------------------------------------------------
+
+
+def noisy_sine(deviation=0.1, unit=1.0, count=41, outputs=1):
+    """MATLAB's example of trainbr: two periods under noise; a second output is a parabola."""
+    x = np.linspace(-1, 1, count)[:, None]
+    clean = np.concatenate([np.sin(2 * np.pi * x), x**2 - 0.5], axis=1)[:, :outputs]
+    return x, unit * (clean + deviation * np.random.default_rng(0).standard_normal(clean.shape))
+
+
+def regularized(x, t, seeds, hidden=20, dtype=np.float64, initializer=None, steps=300):
+    """(R2, solutions) of networks with default initial weights, one for each seed, side by side."""
+    network = fnn.multilayer((x.shape[1], hidden, t.shape[1]), ("tanh", "linear"), initializer=initializer)
+    x, t = jnp.asarray(x, dtype), jnp.asarray(t, dtype)
+    starts = jax.vmap(network.init)(jax.random.split(jax.random.key(0), seeds))
+    starts = jax.tree.map(lambda leaf: leaf.astype(dtype), starts)
+    asked = training.problem(network, "mean_square_error", x, t)
+    run = jax.jit(jax.vmap(lambda p: minimize(asked, "bayesian_regularization", p, steps=steps, path=False)))
+    found = run(starts)
+    return 1 - np.asarray(found.value, float) / np.mean(np.var(t, axis=0)), found
+
+
+# name -> (data, options, least R2 of the worst seed)
+REGULARIZED = {
+    "documented": (noisy_sine(), {"seeds": 4, "steps": 150}, 0.98),
+    "more seeds": (noisy_sine(), {"seeds": 20}, 0.98),
+    "nguyen_widrow": (noisy_sine(), {"seeds": 8, "initializer": "nguyen_widrow"}, 0.98),
+    "more noise": (noisy_sine(0.3), {"seeds": 20}, 0.9),
+    "float32": (noisy_sine(), {"seeds": 20, "dtype": np.float32}, 0.98),
+    "few examples": (noisy_sine(count=25), {"seeds": 20}, 0.9),
+    "a small unit": (noisy_sine(unit=1e-3), {"seeds": 20}, 0.98),
+    "a larger unit": (noisy_sine(unit=10), {"seeds": 20}, 0.98),
+    "two outputs": (noisy_sine(outputs=2), {"seeds": 5}, 0.95),
+}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name == "documented" else pytest.mark.slow) for name in REGULARIZED]
+)
+def test_bayesian_regularization_fits_before_it_weighs(name):
+    """From default initial weights, whatever the seed: it fits, and of its parameters the data determine a few."""
+    (x, t), options, least = REGULARIZED[name]
+    fit, found = regularized(x, t, **options)
+    assert fit.min() >= least, fit
+    gamma = np.asarray(found.state.memory.evidence.gamma)
+    assert (gamma > 3).all() and (gamma < 30 * t.shape[1]).all(), gamma
+    assert not np.isin(found.status, ("no_evidence", "search_failed", "diverged")).any()
+
+
+@pytest.mark.slow
+def test_bayesian_regularization_of_diabetes():
+    x, y = pytest.importorskip("sklearn.datasets").load_diabetes(return_X_y=True)
+    x = (x - x.mean(axis=0)) / x.std(axis=0)
+    fit, found = regularized(x, ((y - y.mean()) / y.std())[:, None], 3, hidden=8)
+    assert (fit > 0.5).all()  # a line has 0.52
+    assert (np.asarray(found.state.memory.evidence.gamma) < found.gradient.shape[1]).all()
+
+
+def test_fit_tells_data_that_determine_nothing():
+    """Linear, of inputs at right angles to the targets: the status is not that of other ends."""
+    draw = np.random.default_rng(2)
+    x = draw.standard_normal((20, 2))
+    basis = np.linalg.qr(np.concatenate([x, np.ones((20, 1))], axis=1))[0]
+    t = draw.standard_normal((20, 1))
+    t = t - basis @ (basis.T @ t)
+    network = fnn.multilayer((2, 1), ("linear",))
+    data = {"key": jax.random.key(0), "epochs": 400}
+    result = fnn.fit(network, "mean_square_error", "bayesian_regularization", x, t, **data)
+    assert result.status == "no_evidence", result.reason
+    assert "the data determine no parameter: gamma is 0" in result.reason
+    assert float(result.state.memory.evidence.gamma) < 0.5

@@ -84,8 +84,9 @@ def levenberg_marquardt(
     rule: "factor", of Hagan and Menhaj: where F falls the step is made and mu is multiplied by `decrease`, else it is
     not made and mu is multiplied by `increase`; mu begins at `mu` itself. "gain_ratio", of Nielsen (1999, Eq. 2.5):
     with rho the decrease of F over the one foretold, mu is multiplied by max(`decrease`, 1 - (2 rho - 1)^3) where F
-    falls, else by 2, 4, 8, ...; mu begins at `mu` times the largest diagonal of A (Nielsen's decrease is 1/3). The
-    method gives up where mu is beyond `largest`, which without scaling counts in units of A's largest diagonal.
+    falls, else by 2, 4, 8, ...; mu begins at `mu` times the largest diagonal of A, or, among the samples, of J J^T
+    (Nielsen's decrease is 1/3). The method gives up where mu is beyond `largest`, which without scaling counts in units
+    of A's largest diagonal, or, among the samples, of its mean.
     scaling: D = I ("identity"), or D^2 the running maximum of A's diagonal ("marquardt": More 1978), which makes every
     step independent of the units of F and of each parameter. "auto": of a network the identity; of `problem_from`,
     whose parameters may be of any magnitude, Marquardt's where there are as many residuals as parameters or more.
@@ -311,14 +312,16 @@ def _evidence(last: Evidence, A: Array, x: Array, value: Array, count: int) -> E
     """Foresee and Hagan 1997, step 4: gamma by the last alpha and beta, then both anew."""
     alpha, beta, _ = last
     values = jnp.maximum(linalg.eigh(A)[0], 0)  # below 0 by rounding alone
-    determined = jnp.where(values > 0, beta * values / (beta * values + alpha), 0)
+    determined = jnp.where(values > 0, values / (values + alpha / beta), 0)
     gamma = jnp.sum(determined)  # P - alpha tr((beta A + alpha I)^-1), without its cancellation
     return _weighed(gamma, x, value, count)
 
 
 def _weighed(gamma: Array, x: Array, value: Array, count: int) -> Evidence:
-    tiny, free = jnp.finfo(x.dtype).tiny, jnp.maximum(count - gamma, jnp.finfo(x.dtype).eps * count)
-    return Evidence(gamma / jnp.maximum(2 * jnp.vdot(x, x), tiny), free / jnp.maximum(2 * value, tiny), gamma)
+    free = jnp.maximum(count - gamma, jnp.finfo(x.dtype).eps * count)
+    # 0 parameters, or F = 0, leave both finite
+    least = 4 * max(count, x.size) * jnp.finfo(x.dtype).tiny
+    return Evidence(gamma / jnp.maximum(2 * jnp.vdot(x, x), least), free / jnp.maximum(2 * value, least), gamma)
 
 
 def _light(flat, x: Array, value: Array, diagonal: Array) -> Array:
