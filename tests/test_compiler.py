@@ -74,14 +74,15 @@ def test_importing_starts_nothing_and_that_is_known():
 
 @pytest.mark.parametrize("width", [2, 3, 8])
 def test_batched_products_with_a_constant_are_numpys(width):
-    """jax issue 39103. The suite imports the library before XLA starts, so that compilers known to be wrong are right."""
-    rows, constant = np.linspace(-1, 1, 4096 * width).reshape(-1, width), np.full((width, width), 0.1)
-    for dtype in (np.float32, np.float64):
-        found = jax.jit(jax.vmap(lambda e, c=constant.astype(dtype): jnp.sum((e @ c) * e)))(rows.astype(dtype))
-        np.testing.assert_allclose(found, np.sum((rows @ constant) * rows, axis=1), rtol=1e-4, atol=1e-5)
+    """jax issue 39103. The suite imports the library before XLA starts, so that what is known to be wrong is right."""
+    rows = np.linspace(-1, 1, 4096 * width, dtype=np.float32).reshape(-1, width)
+    constant = np.full((width, width), 0.1, np.float32)
+    found = jax.jit(jax.vmap(lambda e: jnp.sum((e @ constant) * e)))(rows)
+    expected = np.sum((rows.astype(np.float64) @ constant) * rows, axis=1)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("method", ["newton", "hessian_free", "bfgs"])
+@pytest.mark.parametrize("method", ["newton", "bfgs"])
 def test_minimize_in_lanes_with_a_constant_matrix(method):
     """x' A x / 2 - b' x from many b at once; A, uniform but for its diagonal, is a constant of the program."""
     A = np.full((3, 3), 0.1) + np.diag([0.4, 0.9, 1.9])
