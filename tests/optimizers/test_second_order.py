@@ -847,7 +847,9 @@ def test_lanes_are_what_they_are_alone(name):
         norms = np.linalg.norm(alone.gradient[1 : last + 1], axis=1)
         np.testing.assert_allclose(path.gradient_norm[:last], norms, rtol=1e-5, atol=1e-6)
         passes = sum(getattr(alone.counts, each) for each in alone.counts._fields)
-        assert (path.passes[:last] == passes[1 : last + 1]).mean() >= 0.8
+        # one decision that rounding turns moves the counts of all steps after it, not what these take
+        taken = np.diff(path.passes[:last]) == np.diff(passes[1 : last + 1])
+        assert last < 2 or taken.mean() >= 0.8
         steps = int(found.steps[i])
         assert np.isfinite(path.value[:steps]).all() and np.isnan(path.value[steps:]).all()
         assert (path.passes[steps:] == 0).all() and found.counts.passes[i] == path.passes[steps - 1]
