@@ -691,7 +691,7 @@ def test_bayesian_regularization_step_by_step(wait):
             ratio = alpha / beta
             foretold = -delta @ (2 * (J.T @ r + ratio * x) + J.T @ (J @ delta) + ratio * delta)
             x, last, F = states.params[k + 1], F, states.value[k + 1]
-            little = (last - F if made else foretold) <= 1e-3 * last
+            little = (last - F if made else foretold) <= 1e-4 * last
             ends = waits and (little or (made and F <= light * x @ x))
             waits = waits and not ends
             if (made and not waits) or ends:

@@ -552,7 +552,7 @@ def regularized(x, t, seeds, hidden=20, dtype=np.float64, initializer=None, step
     asked = training.problem(network, "mean_square_error", x, t)
     run = jax.jit(jax.vmap(lambda p: minimize(asked, "bayesian_regularization", p, steps=steps, path=False)))
     found = run(starts)
-    return 1 - np.asarray(found.value, float) / np.mean(np.var(t, axis=0)), found
+    return 1 - np.asarray(found.value, float) / np.mean(np.var(np.asarray(t, float), axis=0)), found
 
 
 # name -> (data, options, least R2 of the worst seed)

@@ -36,7 +36,7 @@ from functional_nn.optimizers.second_order.method import (
 
 _GROWS = (lambda v: v > 1, "a number > 1")
 _SHRINKS = (lambda v: (v > 0) & (v < 1), "in (0, 1)")
-_SETTLED = 1e-3  # Bayesian regularization: the fit has settled where a step lowers F by no more than this share of it
+_SETTLED = 1e-4  # Bayesian regularization: the fit has settled where a step lowers F by no more than this share of it
 _LIGHT = 1e-2  # and until then alpha / beta is this share of the curvature, or of F at x = 0 for each |x|^2
 _NONE = 0.5  # gamma below it rounds to 0 parameters
 
@@ -139,7 +139,7 @@ def bayesian_regularization(
     fitted yet, which they take for noise: beta is small, the penalty then keeps the network from fitting, and all
     parameters may go to 0. With True a first fit comes before: under a light penalty, alpha / beta at 1e-2 times the
     lesser of tr A / P and F(0) / |x|^2 at the start, in place of the paper's alpha = 0, with which fewer data than
-    parameters leave nothing for beta. It ends where a step lowers F, or would, by no more than 1e-3 of itself, or F is
+    parameters leave nothing for beta. It ends where a step lowers F, or would, by no more than 1e-4 of itself, or F is
     below the penalty. With False the equations are used from the start, where gamma is P, or half of N if less.
 
     Where it has converged and gamma is below 1/2, the data determine no parameter, and the status is "no_evidence".
