@@ -402,6 +402,10 @@ OPTIMIZERS: dict[str, tuple[str | By, ...]] = {
         By(
             "scaling",
             {
+                "auto": (
+                    r"D_k = I, \text{ or, of a plain function with } N \geq P, "
+                    r"D_k^2 = \max(D_{k-1}^2, \text{diag}(J_k^T J_k))",
+                ),
                 "identity": (r"D_k = I",),
                 "marquardt": (r"D_k^2 = \max(D_{k-1}^2, \text{diag}(J_k^T J_k))",),
             },

@@ -37,6 +37,8 @@ from functional_nn.optimizers.second_order.method import (
 _GROWS = (lambda v: v > 1, "a number > 1")
 _SHRINKS = (lambda v: (v > 0) & (v < 1), "in (0, 1)")
 _SETTLED = 1e-4  # Bayesian regularization: the fit has settled where a step lowers F by no more than this share of it
+_FIRST, _STILL = 100, 25  # steps of the first fit, of which a settled one counts for so many and divides the penalty by
+# 10, to leave a plateau, as where a network is still linear
 _LIGHT = 1e-2  # and until then alpha / beta is this share of the curvature, or of F at x = 0 for each |x|^2
 _NONE = 0.5  # gamma below it rounds to 0 parameters
 
@@ -54,7 +56,7 @@ class Evidence(NamedTuple):
 class LMMemory(NamedTuple):
     """mu; growth: what mu is multiplied by when the next step is refused; scale: D^2 (P,), None where it is I;
     residuals (N,); matrix: A (P, P), J (N, P) for "qr", or J J^T (N, N) where the step is solved among the samples;
-    evidence, or None; waits: whether the evidence still waits for a first fit, or None.
+    evidence, or None; waits: steps that the evidence still waits for, int32, or None.
     """
 
     mu: Array
@@ -139,8 +141,10 @@ def bayesian_regularization(
     fitted yet, which they take for noise: beta is small, the penalty then keeps the network from fitting, and all
     parameters may go to 0. With True a first fit comes before: under a light penalty, alpha / beta at 1e-2 times the
     lesser of tr A / P and F(0) / |x|^2 at the start, in place of the paper's alpha = 0, with which fewer data than
-    parameters leave nothing for beta. It ends where a step lowers F, or would, by no more than 1e-4 of itself, or F is
-    below the penalty. With False the equations are used from the start, where gamma is P, or half of N if less.
+    parameters leave nothing for beta. A step that lowers F, or would, by no more than 1e-4 of itself has settled: the
+    penalty is then divided by 10, since it may be what keeps the network on a plateau, as a linear one. The first fit
+    ends after four such steps, or 100 steps, of which each that settled takes 25; or where F is below the penalty. With
+    False the equations are used from the start, where gamma is P, or half of N if less.
 
     Where it has converged and gamma is below 1/2, the data determine no parameter, and the status is "no_evidence".
     Raises TypeError where `wait` is no bool, and ValueError as `levenberg_marquardt`.
@@ -206,7 +210,7 @@ def _method(name: str, made_of: dict[str, Any], bayesian: bool) -> SecondOrder:
             growth = jnp.asarray(2.0 if rule == "gain_ratio" else increase, x.dtype)
             gamma = jnp.full((), min(x.size, r.size / 2), x.dtype)
             evidence = _weighed(gamma, x, value, r.size) if bayesian else None
-            waits = jnp.asarray(made_of["wait"]) if bayesian else None
+            waits = jnp.asarray(_FIRST if made_of["wait"] else 0, jnp.int32) if bayesian else None
             if bayesian and made_of["wait"]:
                 evidence = evidence._replace(alpha=evidence.beta * _light(flat, x, value, diagonal))
             memory = LMMemory(first, growth, diagonal if scaled else None, r, matrix, evidence, waits)
@@ -215,9 +219,12 @@ def _method(name: str, made_of: dict[str, Any], bayesian: bool) -> SecondOrder:
             evidence, waits = None, None
             if bayesian:
                 before, light = jnp.vdot(memory.residuals, memory.residuals), memory.evidence
-                little = (before - value <= _SETTLED * before) | (value <= light.alpha / light.beta * jnp.vdot(x, x))
-                waits = memory.waits & ~little
-                evidence = lax.cond(waits, lambda: light, lambda: _evidence(light, matrix, x, value, r.size))
+                settled = (memory.waits > 0) & (before - value <= _SETTLED * before)
+                below = value <= light.alpha / light.beta * jnp.vdot(x, x)
+                left = memory.waits - jnp.where(settled, _STILL, 1).astype(jnp.int32)
+                waits = jnp.where(below, 0, jnp.maximum(left, 0))
+                lighter = light._replace(alpha=jnp.where(settled, light.alpha / 10, light.alpha))
+                evidence = lax.cond(waits > 0, lambda: lighter, lambda: _evidence(light, matrix, x, value, r.size))
             memory = memory._replace(residuals=r, matrix=matrix, scale=scale, evidence=evidence, waits=waits)
         gradient = 2 * slope
         if bayesian:
@@ -257,9 +264,9 @@ def _method(name: str, made_of: dict[str, Any], bayesian: bool) -> SecondOrder:
 
         stay = lambda: here  # noqa: E731
         if bayesian:
-            # where no step that is worth it is left, as at a minimum of F, the first fit has been made
-            fitted = memory.waits & ~broken & (foretold <= _SETTLED * here.value)
-            stay = lambda: lax.cond(fitted, lambda: _fitted(here), lambda: here)  # noqa: E731
+            # a step that is refused, and was worth little, as at a minimum of F, has settled, too
+            settled = (memory.waits > 0) & ~broken & (foretold <= _SETTLED * here.value)
+            stay = lambda: lax.cond(settled, lambda: _settled(here), lambda: here)  # noqa: E731
         after = lax.cond(made, lambda: landed(flat, look, here, x, value, memory), stay)
         # A Jacobian comes with its residuals, but those at x were the trial's already.
         asked = counts(values=1, matrices=after.counts.matrices)
@@ -332,18 +339,20 @@ def _light(flat, x: Array, value: Array, diagonal: Array) -> Array:
     return _LIGHT * jnp.minimum(jnp.mean(diagonal), level / jnp.maximum(jnp.vdot(x, x), tiny))
 
 
-def _fitted(here: Here) -> Here:
-    """The same point with the evidence that the first fit has waited for."""
+def _settled(here: Here) -> Here:
+    """The same point under a penalty a tenth as large, or with the evidence that the first fit has waited for."""
     memory, x = here.memory, here.x
-    last = memory.evidence
-    evidence = _evidence(last, memory.matrix, x, here.value, memory.residuals.size)
+    last, waits = memory.evidence, jnp.maximum(memory.waits - _STILL, 0)
+    lighter = last._replace(alpha=last.alpha / 10)
+    found = lambda: _evidence(last, memory.matrix, x, here.value, memory.residuals.size)  # noqa: E731
+    evidence = lax.cond(waits > 0, lambda: lighter, found)
     gradient = here.gradient + 2 * (evidence.alpha / evidence.beta - last.alpha / last.beta) * x
-    return here._replace(gradient=gradient, memory=memory._replace(evidence=evidence, waits=jnp.asarray(False)))
+    return here._replace(gradient=gradient, memory=memory._replace(evidence=evidence, waits=waits))
 
 
 def _verdict(before: LMMemory, memory: LMMemory, status: Array) -> Array:
     """The first fit is no end, nor is the step that ends it; and an end at which gamma is 0 has a status of its own."""
     converged = (status == GRADIENT) | (status == CHANGE)
     status = jnp.where(converged & (memory.evidence.gamma < _NONE), NO_EVIDENCE, status)
-    unjudged = memory.waits | (before.waits & (status == CHANGE))
+    unjudged = (memory.waits > 0) | ((before.waits > 0) & (status == CHANGE))
     return jnp.where(converged & unjudged, RUNNING, status)
