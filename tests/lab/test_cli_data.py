@@ -187,6 +187,7 @@ def test_runs_of_older_versions_are_read(made, tmp_path, name):
             assert call("evaluate", run, source, *words) == call("evaluate", folder / "runs" / name, source, *words)
 
 
+@pytest.mark.slow
 def test_a_sweep_reads_as_training_does(made):
     """And has the same batches by default, of 24 rows."""
     folder, _ = made

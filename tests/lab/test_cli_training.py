@@ -168,6 +168,7 @@ def test_the_page_says_what_the_held_out_part_chose():
     assert "that of epoch 3" in pages._chosen({"early_stopping": 2}, result)
 
 
+@pytest.mark.sampled(every=2)
 @pytest.mark.parametrize("command", [("train",), ("sweep", "--grid", "learning_rate=0.1")])
 def test_time_is_limited(tmp_path, command):
     words = (command[0], *QUICK, *command[1:], "--seconds", 1e-3, "--out", tmp_path / "a")
@@ -274,6 +275,7 @@ def test_rows_left_out_take_their_weights_along(tmp_path):
 # Dropout, logs --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_dropout_is_swept(tmp_path):
     words = ("iris", "--hidden", 4, "--epochs", 2)
     assert call("sweep", *words, "--grid", "dropout=0,0.5", "--out", tmp_path / "a").code == 0
@@ -322,6 +324,7 @@ def test_train_and_sweep_have_the_same_defaults():
     assert differing == {"shuffle"}, "of one run and of a population, these are different things"
 
 
+@pytest.mark.sampled(every=2)
 @pytest.mark.parametrize("seed", [0, 7])
 def test_a_seed_is_the_key_of_fit(tmp_path, seed):
     """And a sweep's member is what train gives."""

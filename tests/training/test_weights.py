@@ -75,6 +75,7 @@ def test_class_weights_are_weights():
     assert not np.allclose(by_class.history.training_loss, train("cross_entropy", "adam(0.1)", X, T).history[1])
 
 
+@pytest.mark.sampled(every=3)
 @pytest.mark.parametrize(
     ("shuffle", "columns"),
     [
