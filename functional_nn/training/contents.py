@@ -72,9 +72,6 @@ class _Reading:
             self.say("named", getattr(value, "__module__", ""), getattr(value, "__qualname__", repr(value)))
         elif isinstance(value, types.FunctionType):
             self.function(value)
-        elif isinstance(value, inspect.Signature):  # which the library's factories keep
-            parameters = value.parameters.values()
-            self.each("signature", [(one.name, one.kind.name, one.default) for one in parameters])
         elif isinstance(value, types.MethodType):
             self.each("method", (value.__func__, value.__self__))
         elif isinstance(value, functools.partial):

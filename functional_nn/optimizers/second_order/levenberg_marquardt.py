@@ -5,7 +5,7 @@ Letters: P parameters, N residuals r, J = dr/dparams (N, P), A = J^T J, F = r^T 
 
 dF/dx = 2 J^T r and H = 2 (A + sum_i r_i d2r_i/dx2); Gauss-Newton leaves the sum out, which is small where residuals
 are small or nearly linear. delta is the minimum of |r + J delta|^2 + mu |D delta|^2, a Gauss-Newton step for mu = 0
-and, for mu large, -D^-2 J^T r / mu, a short one against the gradient; its foretold decrease is
+and, for mu large, -D^-2 J^T r / mu, a short one against the gradient; its predicted decrease is
 
     |r|^2 - |r + J delta|^2 = -(2 r^T J delta + delta^T A delta) = delta^T (mu D^2 delta - J^T r) > 0
 
@@ -31,6 +31,7 @@ from functional_nn.optimizers.second_order.method import (
     constant,
     counts,
     landed,
+    no_verdict,
     register,
 )
 
@@ -85,7 +86,7 @@ def levenberg_marquardt(
 
     rule: "factor", of Hagan and Menhaj: where F falls the step is made and mu is multiplied by `decrease`, else it is
     not made and mu is multiplied by `increase`; mu begins at `mu` itself. "gain_ratio", of Nielsen (1999, Eq. 2.5):
-    with rho the decrease of F over the one foretold, mu is multiplied by max(`decrease`, 1 - (2 rho - 1)^3) where F
+    with rho the decrease of F over the one predicted, mu is multiplied by max(`decrease`, 1 - (2 rho - 1)^3) where F
     falls, else by 2, 4, 8, ...; mu begins at `mu` times the largest diagonal of A, or, among the samples, of J J^T
     (Nielsen's decrease is 1/3). The method gives up where mu is beyond `largest`, which without scaling counts in units
     of A's largest diagonal, or, among the samples, of its mean.
@@ -221,9 +222,8 @@ def _method(name: str, made_of: dict[str, Any], bayesian: bool) -> SecondOrder:
                 before, light = jnp.vdot(memory.residuals, memory.residuals), memory.evidence
                 settled = (memory.waits > 0) & (before - value <= _SETTLED * before)
                 below = value <= light.alpha / light.beta * jnp.vdot(x, x)
-                left = memory.waits - jnp.where(settled, _STILL, 1).astype(jnp.int32)
-                waits = jnp.where(below, 0, jnp.maximum(left, 0))
-                lighter = light._replace(alpha=jnp.where(settled, light.alpha / 10, light.alpha))
+                lighter, left = _lighter(light, memory.waits, settled)
+                waits = jnp.where(below, 0, left)
                 evidence = lax.cond(waits > 0, lambda: lighter, lambda: _evidence(light, matrix, x, value, r.size))
             memory = memory._replace(residuals=r, matrix=matrix, scale=scale, evidence=evidence, waits=waits)
         gradient = 2 * slope
@@ -247,14 +247,14 @@ def _method(name: str, made_of: dict[str, Any], bayesian: bool) -> SecondOrder:
         else:
             damped = memory.matrix + jnp.diag(penalty + memory.mu * square)
             delta, broken = _sound(linalg.positive_solve(damped, -slope))
-        # What the parabola foretells of F: -2 delta' J'r - delta' A delta, with A delta from the equation solved
-        foretold = jnp.vdot(delta, memory.mu * square * delta - slope)
+        # What the parabola predicts of F: -2 delta' J'r - delta' A delta, with A delta from the equation solved
+        predicted = jnp.vdot(delta, memory.mu * square * delta - slope)
         x = here.x + delta
         value = flat.value(x)
         objective = lambda value, x: value + penalty * jnp.vdot(x, x)  # noqa: E731
         fall = objective(here.value, here.x) - objective(value, x)
-        ratio = fall / jnp.where(foretold > 0, foretold, 1)
-        made = ~broken & jnp.isfinite(value) & (fall > 0) & (foretold > 0)
+        ratio = fall / jnp.where(predicted > 0, predicted, 1)
+        made = ~broken & jnp.isfinite(value) & (fall > 0) & (predicted > 0)
         if rule == "gain_ratio":
             eased = memory.mu * jnp.maximum(decrease, 1 - (2 * jnp.where(made, ratio, 1) - 1) ** 3)
             growth = jnp.where(made, 2, 2 * memory.growth)
@@ -265,13 +265,13 @@ def _method(name: str, made_of: dict[str, Any], bayesian: bool) -> SecondOrder:
         stay = lambda: here  # noqa: E731
         if bayesian:
             # a step that is refused, and was worth little, as at a minimum of F, has settled, too
-            settled = (memory.waits > 0) & ~broken & (foretold <= _SETTLED * here.value)
+            settled = (memory.waits > 0) & ~broken & (predicted <= _SETTLED * here.value)
             stay = lambda: lax.cond(settled, lambda: _settled(here), lambda: here)  # noqa: E731
         after = lax.cond(made, lambda: landed(flat, look, here, x, value, memory), stay)
         # A Jacobian comes with its residuals, but those at x were the trial's already.
         asked = counts(values=1, matrices=after.counts.matrices)
         after = after._replace(memory=after.memory._replace(mu=mu, growth=growth), counts=asked)
-        expected = jnp.where(broken, precision.largest(x.dtype), jnp.where(made, 0, foretold))
+        expected = jnp.where(broken, precision.largest(x.dtype), jnp.where(made, 0, predicted))
         # mu counts beside D^-1 A D^-1, whose diagonal is 1 at most, or beside A
         most = largest if scaled else largest * jnp.max(diagonal(flat, memory))
         return Move(after, delta, ~made & ~(mu <= most), broken, expected)
@@ -300,7 +300,7 @@ def _method(name: str, made_of: dict[str, Any], bayesian: bool) -> SecondOrder:
     return SecondOrder(
         name, look, move, made_of, ("residuals", "jacobian"), full_batch=not made_of["minibatches"],
         elements=elements, budget=made_of["budget"], stationary=stationary,
-        **({"verdict": _verdict} if bayesian else {}),
+        verdict=_verdict if bayesian else no_verdict,
     )  # fmt: skip
 
 
@@ -339,11 +339,18 @@ def _light(flat, x: Array, value: Array, diagonal: Array) -> Array:
     return _LIGHT * jnp.minimum(jnp.mean(diagonal), level / jnp.maximum(jnp.vdot(x, x), tiny))
 
 
+def _lighter(light: Evidence, waits: Array, settled: Array | bool) -> tuple[Evidence, Array]:
+    """After a step of the first fit: the penalty, a tenth as large where it has settled, and the steps left."""
+    alpha = jnp.where(settled, light.alpha / 10, light.alpha)
+    left = waits - jnp.where(settled, _STILL, 1).astype(jnp.int32)
+    return light._replace(alpha=alpha), jnp.maximum(left, 0)
+
+
 def _settled(here: Here) -> Here:
     """The same point under a penalty a tenth as large, or with the evidence that the first fit has waited for."""
     memory, x = here.memory, here.x
-    last, waits = memory.evidence, jnp.maximum(memory.waits - _STILL, 0)
-    lighter = last._replace(alpha=last.alpha / 10)
+    last = memory.evidence
+    lighter, waits = _lighter(last, memory.waits, True)
     found = lambda: _evidence(last, memory.matrix, x, here.value, memory.residuals.size)  # noqa: E731
     evidence = lax.cond(waits > 0, lambda: lighter, found)
     gradient = here.gradient + 2 * (evidence.alpha / evidence.beta - last.alpha / last.beta) * x

@@ -6,7 +6,7 @@ a status in the state, so that one lane of many that fails leaves the others as 
 never nan or infinity inside a program, so that `jax_debug_nans` and `jax_debug_infs` can be used.
 
 No test of convergence depends on the units of F or of the parameters. Letters: x (P,), g the gradient at x, F there,
-x_0 and F_0 at the start, eps of the dtype; all of them foretell what F could still fall by.
+x_0 and F_0 at the start, eps of the dtype; all of them predict what F could still fall by.
 
 Least squares, J_j a column of J, A = J^T J: along one parameter F falls by (J_j^T r)^2 / |J_j|^2, so that the cosine
 |J_j^T r| / (|J_j| |r|) says by which share of itself (MINPACK's gtol: More, Garbow and Hillstrom 1980). Where r goes to
@@ -15,10 +15,10 @@ Least squares, J_j a column of J, A = J^T J: along one parameter F falls by (J_j
     |J_j^T r| / |J_j| <= tol |r| + 4 eps (sum_i A_ii x_i^2)^(1/2)         for all j
 
 Other functions, s = x - x_before, y = g - g_before: the curvature that was met is h = s^T y / s^T s, and g^T g / 2h the
-decrease that it foretells. It is that of the most curved directions; max_i |g_i| max(|x_i|, |x_0i|), what a change of
+decrease that it predicts. It is that of the most curved directions; max_i |g_i| max(|x_i|, |x_0i|), what a change of
 one parameter by its own size does to F (Dennis and Schnabel 1983, Sec. 7.2), tells of the others. The first must be
 tol^2 |F| at most, the second tol |F|. Where F goes to 0, or through it, F_0 - F stands for |F| and eps^(3/4) for tol,
-and the step foretold must be short, |g| / h <= eps^(1/4) max(|x|, |x_0|).
+and the step predicted must be short, |g| / h <= eps^(1/4) max(|x|, |x_0|).
 """
 
 import functools
@@ -123,6 +123,11 @@ class Move(NamedTuple):
     expected: Array | float = 0.0
 
 
+def no_verdict(before: Any, after: Any, status: Array) -> Array:
+    """The status as it is."""
+    return status
+
+
 @dataclass(frozen=True, eq=False)
 class SecondOrder(Described):
     """look(flat problem, x, memory or None) -> Here; move(flat problem, Here) -> Move.
@@ -144,7 +149,7 @@ class SecondOrder(Described):
     elements: Callable[[int, int | None], int] = lambda size, count: 0
     budget: int = BUDGET
     stationary: Callable[[Flat, State, Array, Array | float], Array] | None = None
-    verdict: Callable[[Any, Any, Array], Array] = lambda before, after, status: status
+    verdict: Callable[[Any, Any, Array], Array] = no_verdict
 
     def __repr__(self) -> str:
         return f"<optimizer {self.name}({', '.join(f'{name}={value}' for name, value in self.constants.items())})>"
@@ -164,7 +169,7 @@ class SecondOrder(Described):
         )  # fmt: skip
 
     def update(self, state: State, problem: Problem, renewed: bool = False) -> State:
-        """One step. A state that has ended is moved on all the same; `minimize` and `fit` do not ask for it.
+        """One step. A state that has ended is still moved on; `minimize` and `fit` do not ask for it.
 
         renewed: `renew` comes before the next update, so that where this one ends need not be looked at.
         """
@@ -396,7 +401,7 @@ def minimize(
     Levenberg-Marquardt, whose Jacobian tells, also of a share that is given.
     steps, evaluations (values and gradients asked for, in all): the budget. path: keep one row a step.
 
-    Pure: it may be jitted and vmapped, over starts, data or traced constants; a lane that has ended stands still.
+    Pure: it may be jitted and vmapped, over starts, data or traced constants; a lane that has ended no longer changes.
     Called with plain arrays it compiles once for each problem's functions, method, steps, shapes and tolerances given;
     the 32 programs that were used last are kept. Raises ValueError for a start where F or its gradient is not finite
     (inside `jit` the status is then "diverged"), TypeError for what is no problem, method or parameters.
@@ -526,13 +531,13 @@ def _size(x: Array) -> Array:
 def stationary(
     method: SecondOrder, problem: Problem, begun: Begun, before: State | None, state: State, tolerance: Array | float
 ) -> Array:
-    """Can F fall by no more than a share of it, tolerance^2, as far as one can foretell? The tests that stand above."""
+    """Can F fall by no more than a share of it, tolerance^2, as far as one can predict? The tests that stand above."""
     flat, g = method.flat(problem, state.params), state.gradient
     x, x0 = flat.flatten(state.params), flat.flatten(begun.params)
     still = jnp.all(g == 0)
     if method.stationary is not None:
         return still | method.stationary(flat, state, x0, tolerance)
-    if before is None:  # of one point alone nothing is foretold
+    if before is None:  # of one point alone nothing is predicted
         return still
     s, y = x - flat.flatten(before.params), g - before.gradient
     # of unit size: squares of what is small would be 0 in single precision
@@ -560,14 +565,14 @@ def still(
     epsilon, and F could not fall by more either.
     """
     eps = float(jnp.finfo(state.value.dtype).eps)
-    foretold = tolerance is None or method.stationary is not None
+    predicted = tolerance is None or method.stationary is not None
     tolerance = eps if tolerance is None else tolerance
     change = jnp.maximum(jnp.abs(before.value - state.value), state.expected)
     settled = change <= tolerance * jnp.maximum(jnp.abs(before.value), jnp.abs(state.value))
     settled = settled | ((state.length <= tolerance) & (state.length > 0))
     # F may have settled to rounding while its gradient still goes to zero
     settled = settled & (jnp.linalg.norm(state.gradient) >= 0.5 * jnp.linalg.norm(before.gradient))
-    if foretold:
+    if predicted:
         near = jnp.maximum(tolerance, eps ** (2 / 3)) ** 0.5
         settled = settled & stationary(method, problem, begun, before, state, near)
     return jnp.where(settled & (state.status != DIVERGED), CHANGE, state.status)
