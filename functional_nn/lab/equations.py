@@ -264,7 +264,7 @@ _MU = By(
         "gain_ratio": (
             r"\mu_{k+1} = \begin{cases} \mu_k \max(\text{decrease}, 1 - (2 \rho_k - 1)^3) & \text{the step is made} \\ "
             r"2^{i} \mu_k & \text{refused, for the } i \text{th time in a row} \end{cases}",
-            r"\rho_k = \text{the decrease of } F \text{ over the one foretold}",
+            r"\rho_k = \text{the decrease of } F \text{ over the one predicted}",
         ),
         "factor": (
             r"\mu_{k+1} = \begin{cases} \text{decrease} \cdot \mu_k & \text{the step is made} \\ "

@@ -256,7 +256,7 @@ def multilayer(
 def graph(*, inputs: Mapping[str, int], layers: Sequence[Layer]) -> Network:
     """Any feedforward graph: `inputs` {name: R}, `layers` each after those it reads; the last layer is the output.
 
-    Raises ValueError for duplicate names, a layer reading what does not exist or comes later, or what nobody reads.
+    Raises ValueError for duplicate names, a layer reading what does not exist or comes later, or what is not read.
     """
     return Network(tuple(inputs.items()), tuple(layers))
 

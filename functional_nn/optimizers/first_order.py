@@ -200,7 +200,7 @@ def rprop(
     PyTorch's, and optax's, whose 0.2 makes each move one update late).
 
     `fit` refuses mini-batches, for which signs mean nothing: a weight with gradient 0.1 in nine batches and -0.9 in
-    the tenth would move far in nine steps instead of staying (Kordecki). `minibatches=True` takes them all the same.
+    the tenth would move far in nine steps instead of staying (Kordecki). `minibatches=True` takes them nevertheless.
     Raises ValueError for constants out of range.
     """
     checks.boolean("rprop", "backtracking", backtracking)

@@ -52,7 +52,7 @@ def l2(strength: float, biases: bool = False) -> Regularizer:
 
 @register
 def l1(strength: float, biases: bool = False) -> Regularizer:
-    """Omega = lambda sum |w|, gradient lambda sign(w), with sign(0) = 0: a weight that is zero is left in peace."""
+    """Omega = lambda sum |w|, gradient lambda sign(w), with sign(0) = 0: a weight that is zero is not moved."""
     strength = _strength("l1", "strength", strength)
     return _penalty("l1", {"strength": strength}, biases, lambda w, s: s * _size(w), lambda w, s: s * jnp.sign(w))
 

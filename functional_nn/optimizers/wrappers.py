@@ -113,8 +113,8 @@ def coupled_weight_decay(optimizer: Optimizer, decay: Constant, biases: bool = F
 def keep_pruned(optimizer: Optimizer, masks: Any) -> Optimizer:
     """Weights whose mask is False start at zero and stay exactly zero: re-training after pruning, CSE 475 19.71.1.
 
-    masks: booleans in the parameters' structure, as `regularizers.magnitude_masks` gives them. Inside `freeze` the
-    frozen layers never come by, and keep what they have; outside it they are pruned once.
+    masks: booleans in the parameters' structure, as `regularizers.magnitude_masks` gives them. Inside `freeze` it
+    does not see the frozen layers, which keep what they have; outside it they are pruned once.
     """
     optimizer = first_order.get(optimizer)
 

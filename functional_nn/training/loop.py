@@ -3,7 +3,7 @@
 Letters: Q examples, R inputs, S outputs, E epochs. Epochs run inside compiled scans (`program.py`), `chunk` of them a
 call; what belongs to the outside (progress, saving) happens between the calls. One program serves a run of any length,
 and every later run of the same network, loss, optimizer and plan. `pure_fit` may be vmapped: one member that has ended
-stands still while the others go on.
+no longer changes while the others go on.
 """
 
 import contextlib

@@ -40,7 +40,7 @@ class BatchPlan:
     size: B, or None for all examples at once. shuffle: "each_epoch", "once" (fixed random batches, CSE 475 19.68.1)
     or "never". last: what becomes of an incomplete last batch. "kept": an update like any other, in which each of its
     b examples counts for 1 / b of a mean loss; "weighted": that update is scaled by b / B, so that every example of
-    the epoch counts alike (in a loss that is a sum they do anyhow); "dropped": left out. Batches that are kept are
+    the epoch counts alike (in a loss that is a sum they always do); "dropped": left out. Batches that are kept are
     filled up with examples of weight 0. importance: the share of uniform draws in batches that are drawn by gradient
     norm, see `importance`; None for batches that go through the data. Raises ValueError for a size < 1 and for unknown
     words.

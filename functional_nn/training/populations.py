@@ -376,7 +376,7 @@ class _Lanes:
                 one.run = one.run._replace(ended=self.place(ended))
 
     def drop(self) -> None:
-        """Takes the ended out of the lanes where that saves a block; else they stand still where they are."""
+        """Takes the ended out of the lanes where that saves a block; else they stay as they are."""
         going = int((self.ended[self.own] == 0).sum())
         if -(-going // self.size) < len(self.blocks):
             self.harvest()

@@ -136,7 +136,7 @@ class ScaledCGMemory(NamedTuple):
 @register
 def scaled_conjugate_gradient(scale: float | Array = 1e-6) -> SecondOrder:
     """Moller's scaled conjugate gradients (1993, p. 530), without line search: the step is that of a parabola whose
-    curvature p'Hp + lambda |p|^2 is raised until it is positive, and whose lambda follows how well it foretold F.
+    curvature p'Hp + lambda |p|^2 is raised until it is positive, and whose lambda follows how well it predicted F.
 
     `scale` is lambda_1. The curvature is the product with the Hessian itself, where the paper takes a difference of two
     gradients. The direction restarts every P steps. A step is refused where F would rise; the next then tries a larger
@@ -166,17 +166,17 @@ def scaled_conjugate_gradient(scale: float | Array = 1e-6) -> SecondOrder:
         alpha = mu / jnp.maximum(delta, jnp.finfo(p.dtype).tiny)
         tried = alpha * p
         value, g = flat.value_and_gradient(here.x + tried)
-        foretold = 2 * delta * (here.value - value) / jnp.where(mu != 0, mu, 1) ** 2
+        predicted = 2 * delta * (here.value - value) / jnp.where(mu != 0, mu, 1) ** 2
         sound = jnp.isfinite(value) & jnp.all(jnp.isfinite(g))
         rounding = jnp.abs(value - here.value) <= 4 * jnp.finfo(value.dtype).eps * jnp.abs(value)
-        made = sound & ((foretold >= 0) | rounding)
+        made = sound & ((predicted >= 0) | rounding)
         since = jnp.where(made, since + 1, since)
         again = since >= flat.size
         beta = (jnp.vdot(g, g) + jnp.vdot(g, r)) / jnp.where(mu != 0, mu, 1)  # (|r'|^2 - r''r) / mu
         following = jnp.where(again, -g, -g + beta * p)
-        lam = jnp.where(sound & (foretold >= 0.75), lam / 4, lam)
+        lam = jnp.where(sound & (predicted >= 0.75), lam / 4, lam)
         lam = jnp.where(
-            ~sound | (foretold < 0.25), lam + jnp.where(sound, delta * (1 - foretold), 9 * delta) / square, lam
+            ~sound | (predicted < 0.25), lam + jnp.where(sound, delta * (1 - predicted), 9 * delta) / square, lam
         )
         x, value, gradient, following = (
             jnp.where(made, new, before)

@@ -55,7 +55,7 @@ def hessian_free(
     At most `iterations`, begun from `warm` times the last solution, ended when q has fallen by less than k times
     `tolerance` of itself in the last k = max(10, i / 10) of i (Sec. 4.4); of the iterates remembered at 1.3^j the last
     whose F is not above an earlier one's is taken (4.6), then backtracking along it. lambda, which begins at `damping`,
-    is multiplied by 2/3 where F fell by more than 3/4 of what q without lambda foretold, by 3/2 where by less than 1/4
+    is multiplied by 2/3 where F fell by more than 3/4 of what q without lambda predicted, by 3/2 where by less than 1/4
     (4.1). The preconditioner is (mean of squares of the examples' gradients + lambda)^(3/4) (4.7), where the problem
     knows them.
     minibatches=True lets `fit` give another batch to every step. Raises ValueError for constants out of range and for a
@@ -197,7 +197,7 @@ def kfac(
     Each layer's block of G is about activations (x) sensitivities, whose damped inverse makes the proposal Delta of -g
     (Eq. 4.1; the damping split between the two factors as in Sec. 6.3). Factors are averaged over updates with weight
     min(1 - 1/k, decay) for the old (Sec. 5). delta = a Delta + m delta_before, with a and m that minimize q, by two
-    exact products with G (Sec. 6.4, 7); lambda follows how well q foretold F, multiplied by 19/20 or its inverse
+    exact products with G (Sec. 6.4, 7); lambda follows how well q predicted F, multiplied by 19/20 or its inverse
     (Sec. 6.5; every step). The factors are those of the exact curvature, not of sampled targets (Botev et al. 2017).
     A step that raises F is not made. minibatches=True lets `fit` give another batch to every step.
     Raises ValueError for constants out of range and for a problem without layers.
@@ -226,10 +226,10 @@ def kfac(
         one, other = multiply(proposal) + lam * proposal, multiply(before) + lam * before
         a, m = _best_pair(proposal, before if momentum else jnp.zeros_like(before), one, other, g)
         delta = a * proposal + m * before
-        foretold = -(jnp.vdot(g, delta) + jnp.vdot(delta, a * one + m * other) / 2)
-        undamped = foretold + lam * jnp.vdot(delta, delta) / 2
+        predicted = -(jnp.vdot(g, delta) + jnp.vdot(delta, a * one + m * other) / 2)
+        undamped = predicted + lam * jnp.vdot(delta, delta) / 2
         sound = jnp.all(jnp.isfinite(delta))
-        delta, broken = jnp.where(sound, delta, 0), ~sound | ~(foretold >= 0)
+        delta, broken = jnp.where(sound, delta, 0), ~sound | ~(predicted >= 0)
         x = here.x + delta
         value = flat.value(x)
         made = ~broken & jnp.isfinite(value) & (value < here.value)
@@ -240,7 +240,7 @@ def kfac(
         after = lax.cond(made, lambda: landed(flat, look, here, x, value, memory), lambda: here._replace(memory=memory))
         after = after._replace(counts=added(after.counts, counts(values=1, products=2)))
         failed = ~made & ~(lam < 1e10)
-        expected = jnp.where(broken, largest(x.dtype), jnp.where(made, 0, foretold))
+        expected = jnp.where(broken, largest(x.dtype), jnp.where(made, 0, predicted))
         return Move(after, jnp.where(broken, 0, delta), failed, broken, expected)
 
     constants = {"damping": damping, "decay": decay, "momentum": momentum, "minibatches": minibatches}

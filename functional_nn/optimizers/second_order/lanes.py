@@ -46,7 +46,7 @@ def restarts(
 
     starts: parameters with a leading axis, one start a row, such as `jax.vmap(network.init)(keys)`. They are shared out
     among the devices of this process (on a CPU, give JAX its cores: `jax.config.update("jax_num_cpu_devices", 2)`).
-    block: lanes of a device that go side by side; one that has ended stands still until, every `chunk` steps, it takes
+    block: lanes of a device that go side by side; one that has ended is not moved until, every `chunk` steps, it takes
     the next start. By default 1024 on accelerators and 1 on CPUs, one start after another, each to its own end: there
     a batch of small factorizations gains nothing over a loop. Other arguments as `minimize`. A start that is not finite
     ends as "diverged". No path and no state are kept.
