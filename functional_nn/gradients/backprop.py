@@ -238,5 +238,6 @@ def check_trainable(network: Network) -> None:
         if layer.activation.pullback is None:
             raise ValueError(
                 f"layer {layer.name!r}: {layer.activation.name!r} has no derivative, so nothing can be trained through "
-                "it; use a differentiable activation such as 'sigmoid' or 'tanh'"
+                "it; use a differentiable activation such as 'sigmoid' or 'tanh', or train a single layer of it with "
+                "fit's gradient='perceptron'"
             )

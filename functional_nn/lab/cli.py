@@ -62,10 +62,12 @@ def train(
     learning_rate: float | None = None,
     epochs: int = _EPOCHS,
     early_stopping: int | None = None,
+    stop: tuple[str, ...] = (),
     seconds: float | None = None,
     batch_size: int | None = _BATCH_SIZE,
     shuffle: Literal["each_epoch", "once", "never"] = "each_epoch",
-    gradient: Literal["manual", "automatic"] = "manual",
+    replacement: bool = False,
+    gradient: Literal["manual", "automatic", "perceptron"] = "manual",
     track: tuple[Literal["noise_scale", "signal_to_noise", "layer_statistics"], ...] = (),
     dtype: Dtype = "float32",
     seed: int = _SEED,
@@ -93,7 +95,8 @@ def train(
     ends as if nothing had happened. A training that diverges is written, too, and the exit status is then 1.
 
     Args:
-        data: digits, iris, wine, breast_cancer, diabetes; or a .csv, .npz or IDX file, or a folder with an IDX pair.
+        data: digits, iris, wine, breast_cancer, diabetes; a truth table: and, or, nand, nor, xor; or a .csv, .npz or
+            IDX file, or a folder with an IDX pair.
         hidden: sizes of the hidden layers; none: --hidden with nothing after it.
         activation: of the hidden layers, such as tanh, relu, "leaky_relu(0.1)", "maxout(3)".
         output: activation of the output layer; by default what suits the loss.
@@ -111,11 +114,18 @@ def train(
         epochs: passes over the training data; steps, of a second-order optimizer.
         early_stopping: stop where the held-out loss has not fallen for so many epochs, and keep the best epoch's
             network. It is then chosen by the held-out part, and looks better there than on new data.
+        stop: other criteria, with their constants or without: "no_change(1e-4, 5)", "loss_below(0.01)",
+            "gradient_below(1e-3)", unchanged, cycle; of the held-out loss, Prechelt's "generalization_loss(5)",
+            "progress_quotient(0.5, strip=5)", "successive_increases(3, strip=5)", and early_stopping by its own name.
         seconds: stop after the epochs under way when so many have passed, and write the run.
         batch_size: examples an update, 0 for all at once; by default 32, or as many as there are, and all at once for
             an optimizer that wants it.
         shuffle: mini-batches anew each epoch, made once, or in the data's order.
-        gradient: by hand, or jax.grad's for comparison.
+        replacement: draw each mini-batch from all examples, so that an epoch may see one twice and another not at all.
+        gradient: by hand, or jax.grad's for comparison; or in its place the perceptron rule, for a network without
+            hidden layers, whose output is then hardlim; it stops where nothing is wrong, or where no weights can be
+            right, unless --stop says otherwise. The rule as it is printed is
+            functional-nn train xor --hidden --gradient perceptron --optimizer "gd(1)" --batch-size 1
         track: what history.csv has more columns for: gradient noise, signal to noise by layer, saturation and the like.
         dtype: of parameters and computation; float64 switches 64-bit mode on.
         seed: of the held-out part, and of parameters and batches, which are those that fit has of jax.random.key(SEED).
@@ -161,6 +171,7 @@ def sweep(
     halving: str | None = None,
     keep: float = 1 / 3,
     early_stopping: int | None = None,
+    stop: tuple[str, ...] = (),
     seconds: float | None = None,
     block: int | None = None,
     budget: int | None = None,
@@ -194,10 +205,11 @@ def sweep(
               functional-nn sweep iris --grid optimizer=adam,momentum learning_rate=0.01,0.1 --halving 3,9
 
     What may be swept: the constants of the optimizer (learning_rate, ...) and of the regularizer (strength); seed,
-    batch_size, initial_scale, examples, subset, label_noise; width and depth of the hidden layers, activation,
-    initializer, dropout; and the optimizer itself. A member is what train gives with the same settings and --seed, to
-    rounding; one whose seed is swept has a key of its own. Ctrl-C stops after the epochs under way and keeps them; the
-    same command with --resume goes on. Where all networks diverge, the exit status is 1.
+    batch_size, initial_scale, examples, subset, label_noise; width and depth of the hidden layers, or hidden, the
+    sizes of all of them (hidden=64,32-64,64-32); activation, initializer, dropout; and the optimizer itself. A
+    member is what train gives with the same settings and --seed, to rounding; one whose seed is swept has a key of
+    its own. Ctrl-C stops after the epochs under way and keeps them; the same command with --resume goes on. Where
+    all networks diverge, the exit status is 1.
 
     Several processes, also on several hosts, share the work; start each with its own number, the first host's name and
     a free port:
@@ -227,6 +239,7 @@ def sweep(
         halving: after these epochs, as in 3,9,27, only the best go on, by held-out loss.
         keep: the fraction that goes on.
         early_stopping: stop a member whose held-out loss has not fallen for so many epochs; it keeps its last network.
+        stop: other criteria; as for train.
         seconds: stop after the epochs under way when so many have passed, and write what there is.
         block: networks that a device trains at a time; by default what suits it.
         budget: memory in MiB; by default half of the machine's, or of a GPU's.

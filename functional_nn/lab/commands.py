@@ -18,18 +18,22 @@ import numpy as np
 
 import functional_nn as fnn
 from functional_nn import checks, precision
+from functional_nn.gradients import rules
 from functional_nn.gradients.comparison import finite_or_none
 from functional_nn.lab import datasets, environment, events, pages, runs
 from functional_nn.lab.datasets import Dataset
 from functional_nn.lab.interruptions import checkpointed
 from functional_nn.lab.progress import progress
+from functional_nn.lab.separability import separability
 from functional_nn.networks.network import param_shapes
 from functional_nn.registry import did_you_mean
 from functional_nn.training import keys
 from functional_nn.training.checkpoints import Checkpoints
 
 _ASKED = ("target", "header", "columns", "drop", "delimiter", "decimal", "missing", "weights")  # of a table
+_OF_TRAINING = ("regularizer", "gradient", "epochs", "shuffle", "replacement", "early_stopping")
 _MONITORED = 256  # examples on which the two gradients are compared all through training
+_JUDGED = 2000  # examples of which is asked whether one layer can tell them apart
 _SAVED = 50  # checkpoints of a run, about, besides those where it is interrupted and at its end
 _OPERATIONS, _UPDATE = 2e9, 3e-5  # a second, and seconds an update beside them, of a slow machine
 
@@ -48,13 +52,14 @@ def train(source: str, settings: dict[str, Any], out: Path, replace: bool, resum
     config |= {
         "network": runs.describe_network(network),
         "optimizer": {"name": optimizer.name, **_plain(optimizer.constants)},
-        **{name: settings[name] for name in ("regularizer", "gradient", "epochs", "shuffle", "early_stopping")},
+        **{name: settings[name] for name in _OF_TRAINING},
+        "stop": list(settings["stop"]),
         "track": list(settings["track"]),
     }
     size = settings["batch_size"]
     if size is None:  # as `fit` has it
         size = 0 if optimizer.full_batch else min(32, len(x))
-    config["batch_size"], plan = size, batch_plan(size, settings["shuffle"])
+    config["batch_size"], plan = size, batch_plan(size, settings["shuffle"], settings["replacement"])
 
     key, epochs = jax.random.key(settings["seed"]), settings["epochs"]
     params = network.init(keys.parameters(key), config["dtype"])  # `fit` draws the same, in the default dtype
@@ -65,7 +70,8 @@ def train(source: str, settings: dict[str, Any], out: Path, replace: bool, resum
         _events(settings["log_dir"]) as record,
         progress(f"training on {task.held_out.name}", epochs) as advance,
     ):
-        monitor = fnn.comparison.monitor(network, loss, x[:_MONITORED], t[:_MONITORED])
+        proved = not is_perceptron(settings)  # the rule is no derivative that another could be compared with
+        monitor = fnn.comparison.monitor(network, loss, x[:_MONITORED], t[:_MONITORED]) if proved else None
         watch = _Watch(monitor, epochs // 10, kept, resumed)
         watch(0, params)
         began = time.perf_counter()
@@ -79,7 +85,7 @@ def train(source: str, settings: dict[str, Any], out: Path, replace: bool, resum
         result = fnn.fit(
             network, loss, optimizer, x, t, key=key, epochs=epochs, plan=plan, params=params,
             validation=held_out, weights=task.weights, class_weights=task.class_weights, regularizer=regularizer,
-            stop=early_stopping(settings, restore=True), gradient=settings["gradient"],
+            stop=criteria(settings, restore=True), gradient=settings["gradient"],
             correct=right_answers(task.held_out.task), track=settings["track"], chunk=chunk, on_chunk=on_chunk,
             seconds=settings["seconds"], checkpoint=kept, resume=resumed,
         )  # fmt: skip
@@ -97,21 +103,31 @@ def train(source: str, settings: dict[str, Any], out: Path, replace: bool, resum
         ", by which the epoch was chosen" if result.best is not None else ""
     )
     print(f"held out ({len(held_out[1])} examples{which}): {said(summary['held out'])}")
-    print(f"hand-written against jax.grad: {agreement.verdict}, relative difference {agreement.total.relative:.1e}")
+    if not proved:
+        print(_separable(task))
+    if agreement is not None:
+        total = agreement.total
+        print(f"hand-written against jax.grad: {agreement.verdict}, relative difference {total.relative:.1e}")
     print(f"report: {out / 'report.html'}")
     return result.status != "diverged"
 
 
-def _write(folder: Path, task, network, result, watched, seconds: float, resumed: bool) -> tuple[fnn.Agreement, dict]:
-    """All files of a run that was trained; the comparison of its gradients after training, and its results."""
+def _write(
+    folder: Path, task, network, result, watched, seconds: float, resumed: bool
+) -> tuple[fnn.Agreement | None, dict]:
+    """All files of a run that was trained; the comparison of its gradients after training, where it was watched, and
+    its results.
+    """
     config, loss, (x, t), (x_test, t_test) = task.config, task.loss, task.training, task.validation
-    agreement = fnn.compare(network, loss, result.params, x[:_MONITORED], t[:_MONITORED], costs=True)
+    agreement = None
+    if watched:
+        agreement = fnn.compare(network, loss, result.params, x[:_MONITORED], t[:_MONITORED], costs=True)
+        agreement.to_csv(folder / "agreement.csv")
+        agreement.to_json(folder / "agreement.json")
     summary = measures(config, network, loss, result.params, x_test, t_test)
     summary = {"status": result.status, "reason": result.reason, "seconds": round(seconds, 2), "held out": summary}
     runs.save(folder, config | {"results": summary}, result.params)
     _write_history(folder / "history.csv", result.history)
-    agreement.to_csv(folder / "agreement.csv")
-    agreement.to_json(folder / "agreement.json")
     outputs = np.asarray(network.apply(result.params, x_test), np.float64)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph")  # a class name in letters that matplotlib's font has not got
@@ -144,12 +160,13 @@ def _chunk(network, optimizer, examples: int, size: int, epochs: int) -> int:
 
 
 class _Watch:
-    """The gradient by hand against jax.grad's on the same data, all through training: `found`, [(epoch, differences)].
+    """The gradient by hand against jax.grad's on the same data, all through training: `found`, [(epoch, differences)];
+    nothing where there is no monitor.
 
     It is kept beside the checkpoints, so that a run that goes on has all of it.
     """
 
-    def __init__(self, monitor: Callable, every: int, kept: Checkpoints, resumed: bool):
+    def __init__(self, monitor: Callable | None, every: int, kept: Checkpoints, resumed: bool):
         self.monitor, self.every, self.found = monitor, max(1, every), []
         self.path = kept.folder / "watched.json"
         done = kept.numbers()
@@ -161,7 +178,7 @@ class _Watch:
 
     def __call__(self, epoch: int, params: Any, last: bool = False) -> None:
         before = self.found[-1][0] if self.found else -self.every
-        if epoch <= before or not (last or epoch // self.every > before // self.every):
+        if self.monitor is None or epoch <= before or not (last or epoch // self.every > before // self.every):
             return
         self.found.append((epoch, self.monitor(params)))
         if self.path.parent.is_dir():  # which `fit` makes
@@ -369,7 +386,7 @@ def prepare(source: str, settings: dict[str, Any]) -> Prepared:
     asked = {name: settings[name] for name in _ASKED}
     dataset = datasets.load(source, labels=settings["labels"], task=settings["task"], **asked)
     parts = datasets.split_rows(dataset, test_fraction=settings["test_fraction"], seed=settings["seed"])
-    loss = fnn.losses.get(settings["loss"] or _suitable_loss(dataset.task))
+    loss = fnn.losses.get(settings["loss"] or _suitable_loss(dataset.task, settings))
     config = _configuration(source, settings, dataset, parts[0], loss)
     arrays = (_arrays(config, loss, dataset, rows) for rows in parts)
     weights = None if dataset.weights is None else dataset.weights[parts[0]]
@@ -402,10 +419,31 @@ def _class_weights(text: str | None, dataset: Dataset) -> str | dict[int, float]
     return weights
 
 
-def early_stopping(settings: dict[str, Any], restore: bool) -> list[fnn.training.Criterion]:
-    """What stops a network whose held-out loss has not fallen for so many epochs."""
-    patience = settings["early_stopping"]
-    return [] if patience is None else [fnn.training.early_stopping(patience, restore=restore)]
+def criteria(settings: dict[str, Any], restore: bool) -> list[fnn.training.Criterion]:
+    """What stops a network before its last epoch; where not `restore`, none of them brings earlier parameters back."""
+    patience, named = settings["early_stopping"], settings["stop"]
+    if is_perceptron(settings) and patience is None and not named:
+        named = ("loss_below(0)", "cycle")
+    found = [] if patience is None else [fnn.training.early_stopping(patience)]
+    found += map(fnn.training.termination.get, named)
+    return found if restore else [dataclasses.replace(criterion, score=None) for criterion in found]
+
+
+def is_perceptron(settings: dict[str, Any]) -> bool:
+    """Does the network learn by the perceptron rule? A sweep's do not."""
+    return settings.get("gradient") == "perceptron"
+
+
+def _separable(task: Prepared) -> str:
+    """Of which classes a threshold neuron can tell all training examples from the others, in words."""
+    (x, t), classes = task.training, task.held_out.classes
+    if len(x) > _JUDGED:
+        return f"whether one layer can be right was not asked of more than {_JUDGED} training examples"
+    found = {name: separability(x, column) for name, column in zip(classes, t.T, strict=True)}
+    can = [f"{name} ({math.floor(s.bound) if s.margin else 'no bound'})" for name, s in found.items() if s.separable]
+    cannot = [name for name, s in found.items() if not s.separable]
+    said = [f"a neuron can tell from the rest, after so many mistakes at most: {', '.join(can)}"] if can else []
+    return "; ".join(said + ([f"no weights can tell from the rest: {', '.join(cannot)}"] if cannot else []))
 
 
 def say_pictures(task: Prepared) -> None:
@@ -415,7 +453,9 @@ def say_pictures(task: Prepared) -> None:
         print(pictures)
 
 
-def _suitable_loss(task: str) -> str:
+def _suitable_loss(task: str, settings: dict[str, Any]) -> str:
+    if is_perceptron(settings):
+        return "sum_square_error"  # counts mistakes
     return "cross_entropy" if task == "classification" else "mean_square_error"
 
 
@@ -424,6 +464,8 @@ def build_network(task: Prepared, settings: dict[str, Any]) -> fnn.Network:
     loss, (x, t) = task.loss, task.training
     suited = {"real": "linear", "unit interval": "softmax", "distribution": "softmax"}[loss.needs]
     suited = next(iter(loss.fused), suited)  # the output layer the loss is fused with, where there is one
+    if is_perceptron(settings):
+        suited = "hardlim"
     last = settings["output"] or suited
     if settings["dropout"] and not settings["hidden"]:
         raise ValueError(f"dropout: drops hidden neurons, of which there are none; got {settings['dropout']}")
@@ -431,13 +473,18 @@ def build_network(task: Prepared, settings: dict[str, Any]) -> fnn.Network:
     functions = (settings["activation"],) * len(settings["hidden"]) + (last,)
     network = fnn.multilayer(sizes, functions, initializer=settings["initializer"], dropout=settings["dropout"])
     loss.check_outputs(network.output.activation)
-    fnn.value_and_grad(network, loss)  # refuses what cannot be trained, before any work is done
+    if is_perceptron(settings) and settings["hidden"]:
+        raise ValueError("gradient: the perceptron rule trains a single layer; give --hidden with nothing after it")
+    gradient = rules.perceptron if is_perceptron(settings) else fnn.value_and_grad
+    gradient(network, loss)  # refuses what cannot be trained, before any work is done
     return network
 
 
-def batch_plan(size: int, shuffle: str = "each_epoch") -> fnn.training.BatchPlan:
-    """Batches of `size` examples; 0 for all at once."""
-    return fnn.training.minibatch(size, shuffle=shuffle) if size else fnn.training.batch()
+def batch_plan(size: int, shuffle: str = "each_epoch", replacement: bool = False) -> fnn.training.BatchPlan:
+    """Batches of `size` examples; 0 for all at once. Raises ValueError where these are to be drawn with replacement."""
+    if not size and replacement:
+        raise ValueError("replacement: expected a batch size to draw, got 0, all examples at once")
+    return fnn.training.minibatch(size, shuffle=shuffle, replacement=replacement) if size else fnn.training.batch()
 
 
 def _optimizer(name: str, learning_rate: float | None) -> fnn.optimizers.Optimizer:

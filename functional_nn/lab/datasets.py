@@ -1,4 +1,4 @@
-"""Data sets: five that come with scikit-learn, and those read from CSV, NPZ and IDX (MNIST) files.
+"""Data sets: five that come with scikit-learn, truth tables, and those read from CSV, NPZ and IDX (MNIST) files.
 
 A file is not trusted: it is read without pickle, its sizes are checked before room is made for them, and whatever is
 damaged, ambiguous or not finite is refused with a one-line ValueError that begins with the source. How a file was read
@@ -25,7 +25,9 @@ from functional_nn.registry import did_you_mean
 
 Task = Literal["auto", "classification", "regression"]
 
-BUNDLED = ("digits", "iris", "wine", "breast_cancer", "diabetes")
+# CSE 475, 17.61: whether it is true of (0, 0), (0, 1), (1, 0), (1, 1)
+TRUTH_TABLES = {"and": (0, 0, 0, 1), "or": (0, 1, 1, 1), "nand": (1, 1, 1, 0), "nor": (1, 0, 0, 0), "xor": (0, 1, 1, 0)}
+BUNDLED = ("digits", "iris", "wine", "breast_cancer", "diabetes", *TRUTH_TABLES)
 MAX_AUTO_CLASSES = 20  # more distinct integers than this are read as measurements
 
 _FORMATS = "a path to a .csv, .csv.gz, .tsv, .npz or IDX file, or to a folder holding an IDX pair"
@@ -123,6 +125,7 @@ def load(
     """The data set that `source` names: one of `BUNDLED`, or a path (a `Path` is never taken for a bundled name).
 
     `labels`: the IDX labels file; without it, the one named like the images file (`train-images*`, `train-labels*`).
+    A truth table, such as "xor", is 0/1 logic: its four examples are both the training part and the one held out.
     `task`: what the targets are. "auto" reads words, one-hot rows, IDX labels, and integers with at most
         `MAX_AUTO_CLASSES` and at most Q/2 distinct values as classes, and other numbers as measurements.
 
@@ -195,7 +198,8 @@ def load_inputs(source: str | Path, reading: Reading) -> np.ndarray:
     kind = _kind(source, None, None)
     with _naming(source):
         if kind == "bundled":
-            inputs = _load_bundled(source, "auto").inputs
+            dataset = _load_bundled(source, "auto")
+            inputs = dataset.inputs[: len(dataset.inputs) - dataset.own_test]
         elif kind == "csv":
             inputs = tables.read(Path(source), _table(reading), answers=False).inputs
         else:
@@ -256,6 +260,8 @@ def _kind_of_file(source: str | Path) -> Literal["csv", "npz", "idx", "folder"]:
 
 
 def _load_bundled(name: str, task: Task) -> Dataset:
+    if name in TRUTH_TABLES:
+        return _truth_table(name, task)
     from sklearn import datasets  # takes a second, which only these need
 
     # scikit-learn's own scaling of diabetes is over all examples, those later held out among them.
@@ -271,6 +277,15 @@ def _load_bundled(name: str, task: Task) -> Dataset:
     shape, pictures = ((8, 8), Pictures(False, 0.0, 1.0)) if name == "digits" else (None, None)
     targets = _one_hot(labels, classes)
     return Dataset(name, inputs, targets, labels, classes, features, shape, None, pictures)
+
+
+def _truth_table(name: str, task: Task) -> Dataset:
+    if task == "regression":
+        raise ValueError(f"{name}: is a classification set; task: expected 'auto' or 'classification', got {task!r}")
+    inputs = np.array(list(itertools.product((0.0, 1.0), repeat=2)))
+    inputs, labels = np.tile(inputs, (2, 1)), np.tile(np.array(TRUTH_TABLES[name], np.int64), 2)
+    classes = ("false", "true")
+    return Dataset(name, inputs, _one_hot(labels, classes), labels, classes, ("A", "B"), None, own_test=4)
 
 
 # Targets --------------------------------------------------------------------------------------------------------------

@@ -103,7 +103,7 @@ def start(loss: str, activation: str) -> Markup:
 
 
 def recursion(step: str) -> Markup:
-    """One of "forward", "start", "recursion", "contraction": as in `gradients.backprop`."""
+    """One of "forward", "start", "recursion", "contraction", as in `gradients.backprop`; or "perceptron"."""
     return _lines(RECURSION[step])
 
 
@@ -136,6 +136,8 @@ RECURSION = {
         r"\frac{\partial F}{\partial W^{m,j}} = \sum_{q} s_q^m (a_q^j)^{T}",
         r"\frac{\partial F}{\partial b^m} = \sum_{q} s_q^m",
     ),
+    # of hardlims half of it
+    "perceptron": (r"g_W = \sum_{q} (a_q - t_q) (a_q^{0})^{T}, \quad g_b = \sum_{q} (a_q - t_q)",),
 }
 
 _SOFTMAX_MINUS_TARGET = (r"\frac{\partial F_q}{\partial n_i^M} = a_i \sum_{j} t_j - t_i",)

@@ -14,13 +14,14 @@ from functional_nn.lab import environment, equations, plots, report, runs
 from functional_nn.lab.datasets import Dataset
 
 _MOST_CURVES, _MOST_TARGETS = 12, 6  # that a figure shows
+_ALONG = {"manual": "hand-written gradient", "automatic": "automatic gradient", "perceptron": "perceptron rule"}
 
 
 def trained(
     config: dict[str, Any],
     result: fnn.training.FitResult,
     watched: Sequence[tuple[int, Sequence[Any]]],
-    agreement: fnn.Agreement,
+    agreement: fnn.Agreement | None,
     summary: dict[str, Any],
     held_out: Dataset,
     outputs: np.ndarray,
@@ -31,20 +32,19 @@ def trained(
 ) -> str:
     """The page of a run that was trained; its two main figures are also saved in the folder, as pictures.
 
-    watched: (epoch, differences of the two gradients on the `monitored` examples); outputs (Q, S) of the held-out part.
+    watched: (epoch, differences of the two gradients on the `monitored` examples); none, and no agreement, where the
+    network learnt by a rule that is no gradient. outputs (Q, S) of the held-out part.
     """
     second_order = fnn.optimizers.second_order.knows(config["optimizer"]["name"])
     unit = "step" if second_order else "epoch"
     epochs = _plural(len(result.history.epoch), unit)
-    figures = {
-        "learning_curves": plots.learning_curves(result.history, unit),
-        "gradient_agreement": _agreement_figure(watched, config["dtype"], unit),
-    }
+    figures = {"learning_curves": plots.learning_curves(result.history, unit)}
+    if watched:
+        figures["gradient_agreement"] = _agreement_figure(watched, config["dtype"], unit)
     for name, figure in figures.items():
         figure.savefig(folder / f"{name}.png", dpi=130)
     since = "since it was resumed" if resumed else "compilation included"
-    history, total = result.history, agreement.total
-    largest = max(d.relative for _, differences in watched for d in differences)
+    history = result.history
     curves = (
         "Training values are those at the beginning of each step, which is one of the method on all training examples; "
         "held-out values are measured after it. "
@@ -60,43 +60,49 @@ def trained(
             f"{epochs}; held-out loss ends at {history.validation_loss[-1]:.3g}.",
             curves + _chosen(config, result) + " Open circles: exactly zero.",
         ),
-        report.Panel(
-            "Hand-written gradient against jax.grad, all through training",
-            figures["gradient_agreement"],
-            f"Relative difference by parameter over training, at most {largest:.1e}.",
-            f"Two separate compiled programs on the same {monitored} training examples. The dashed "
-            "bound is derived from the program's roundings and the gradient's measured condition number, which "
-            "grows as the gradient itself vanishes. Points on the lowest line are equal to the last bit.",
-        ),
+        *([_watched_panel(figures["gradient_agreement"], watched, monitored)] if watched else []),
         *_examples(config, held_out, outputs, summary["held out"]),
         *_tracked(history),
-        _agreement_table("Agreement after training", agreement),
-        _costs_table(agreement),
+        *([_agreement_table("Agreement after training", agreement), _costs_table(agreement)] if agreement else []),
         _equations(config),
     ]
     measured = list(summary["held out"].items())
     facts = [
         (f"{100 * value:.2f} %" if name == "accuracy" else f"{value:.4g}", f"held-out {name}")
         for name, value in measured
-    ] + [
-        (f"{total.relative:.1e}", f"relative difference from jax.grad ({agreement.verdict})"),
-        (f"{seconds:.1f} s", f"for {epochs}, {since} ({result.status})"),
     ]
+    if agreement:
+        facts.append((f"{agreement.total.relative:.1e}", f"relative difference from jax.grad ({agreement.verdict})"))
+    facts.append((f"{seconds:.1f} s", f"for {epochs}, {since} ({result.status})"))
     return report.render(
         f"functional_nn: {Path(config['data']).name}",
         f"A network {_layers(config)}, {config['loss']}, trained by {config['optimizer']['name']} with the "
-        f"{'hand-written' if config['gradient'] == 'manual' else 'automatic'} gradient in {config['dtype']}.",
+        f"{_ALONG[config['gradient']]} in {config['dtype']}.",
         facts,
         parts,
         config,
     )
 
 
+def _watched_panel(figure: Any, watched: Sequence[tuple[int, Sequence[Any]]], monitored: int) -> report.Panel:
+    largest = max(d.relative for _, differences in watched for d in differences)
+    return report.Panel(
+        "Hand-written gradient against jax.grad, all through training",
+        figure,
+        f"Relative difference by parameter over training, at most {largest:.1e}.",
+        f"Two separate compiled programs on the same {monitored} training examples. The dashed "
+        "bound is derived from the program's roundings and the gradient's measured condition number, which "
+        "grows as the gradient itself vanishes. Points on the lowest line are equal to the last bit.",
+    )
+
+
 def _chosen(config: dict[str, Any], result: fnn.training.FitResult) -> str:
     """What was chosen by the held-out part, in words."""
-    if config["early_stopping"] is None:
+    criteria = map(fnn.training.termination.get, config.get("stop", ()))  # which runs of older versions had not
+    if config["early_stopping"] is None and not any(criterion.validation for criterion in criteria):
         return "Nothing is chosen by the held-out part."
-    kept = f"; the network is that of epoch {int(result.best.epoch)}" if int(result.best.epoch) else ""
+    best = 0 if result.best is None else int(result.best.epoch)
+    kept = f"; the network is that of epoch {best}" if best else ""
     return (
         f"The held-out part chose when to stop{kept}, so that the network looks better on it than it will on new data."
     )
@@ -224,8 +230,10 @@ def _of_network(config: dict[str, Any]) -> list[tuple[str, Any]]:
         places.setdefault(layer["activation"], []).append(layer["name"])
     rows = [(f"{name}, of {', '.join(at)}", equations.activation(name)) for name, at in places.items()]
     rows.append((f"The loss, {loss}", equations.loss(loss)))
-    begins = equations.start(loss, layers[-1]["activation"])
-    return [(words, formula) for words, formula in rows if formula] + _of_recursion(begins)
+    shown = [(words, formula) for words, formula in rows if formula]
+    if config.get("gradient") == "perceptron":
+        return [*shown, ("The perceptron rule, in the place of the gradient g", equations.recursion("perceptron"))]
+    return shown + _of_recursion(equations.start(loss, layers[-1]["activation"]))
 
 
 def _of_recursion(begins: Any) -> list[tuple[str, Any]]:

@@ -80,9 +80,12 @@ def grid_values(name: str, text: str) -> list:
     >>> grid_values("batch_size", "8,32,128"), grid_values("seed", "0..3"), grid_values("width", "log:8:64:4")
     ([8, 32, 128], [0, 1, 2, 3], [8, 16, 32, 64])
 
+    Sizes of the hidden layers stay words: "64,32-64,64-32" of hidden are three networks.
     Spaced numbers of what is counted (seed, batch_size, examples, subset, width, depth) are rounded to integers.
     """
-    if ":" in text:
+    if name == "hidden":
+        values = [_layers(name, part) for part in _listed(name, text)]
+    elif ":" in text:
         spacing, numbers = _spaced(name, text, 3, ":COUNT, as in log:1e-4:1e-1:12")
         low, high, count = numbers
         if not isinstance(count, int) or not 2 <= count <= _MOST:
@@ -92,10 +95,11 @@ def grid_values(name: str, text: str) -> list:
         except ValueError as error:
             raise ValueError(f"{name}={text}: {error}") from None
         return list(dict.fromkeys(round(value) for value in values)) if name in _WHOLE else values
-    values = []
-    for part in _listed(name, text):
-        ends = _integer_range(name, part)
-        values.extend(range(ends[0], ends[1] + 1) if ends else [_literal(part)])
+    else:
+        values = []
+        for part in _listed(name, text):
+            ends = _integer_range(name, part)
+            values.extend(range(ends[0], ends[1] + 1) if ends else [_literal(part)])
     twice = [value for i, value in enumerate(values) if value in values[:i]] if len(values) <= 1000 else []
     if twice:
         raise ValueError(f"{name}={text}: {twice[0]} is given twice")
@@ -111,6 +115,9 @@ def distribution(name: str, text: str) -> Any:
     (LogIntegers(low=8, high=128), Choice(values=('tanh', 'relu')))
     """
     try:
+        if name == "hidden":
+            values = [_layers(name, part) for part in _listed(name, text)]
+            return search.choice(values) if len(values) > 1 else values[0]
         if ":" in text:
             spacing, (low, high) = _spaced(name, text, 2, ", as in log:1e-4:1e-1")
             return _SPACED[spacing][name in _WHOLE](low, high)
@@ -145,6 +152,13 @@ def _spaced(name: str, text: str, count: int, then: str) -> tuple[str, list]:
     if len(numbers) != count or any(isinstance(number, str) for number in numbers):
         raise ValueError(f"{name}={text}: expected {_SPACINGS.replace(' or ', then.split(',')[0] + ' or ')}{then}")
     return spacing, numbers
+
+
+def _layers(name: str, text: str) -> str:
+    """Sizes of layers, "64-32", as one word; "none" for no hidden layer."""
+    if text != "none" and not re.fullmatch(r"[1-9]\d*(-[1-9]\d*)*", text):
+        raise ValueError(f"{name}={text}: expected sizes of layers, as in 64 or 64-32, or none")
+    return text
 
 
 def _lin_spaced(low: float, high: float, count: int) -> list[float]:
@@ -231,7 +245,7 @@ def sweep(source: str, settings: dict[str, Any], out: Path, replace: bool, resum
     epochs, budget = settings["epochs"], settings["budget"]
     chunk = max(1, epochs // _HEARD)
     every = max(1, epochs // (_SAVED * chunk))
-    stop = commands.early_stopping(settings, restore=False)  # what is shown and kept are both those of the last epoch
+    stop = commands.criteria(settings, restore=False)  # what is shown and kept are both those of the last epoch
     size = settings["batch_size"]
     plan = None if size is None or "batch_size" in columns else commands.batch_plan(size)
     first = jax.process_index() == 0  # the others train, and leave the talking and writing to it
@@ -275,9 +289,15 @@ def _networks(task: Prepared, settings: dict[str, Any]) -> Callable[..., fnn.Net
     """A member's network by what the members may differ in; the rest is as the settings say."""
 
     def network(
-        width=None, depth=None, activation=settings["activation"], initializer=None, dropout=settings["dropout"]
-    ):
-        hidden = settings["hidden"]
+        width=None, depth=None, hidden=None, activation=settings["activation"], initializer=None,
+        dropout=settings["dropout"],
+    ):  # fmt: skip
+        if hidden is not None:
+            if not (width is None and depth is None):
+                raise ValueError(f"hidden is given as whole networks, beside {'depth' if width is None else 'width'}")
+            hidden = () if hidden == "none" else tuple(map(int, str(hidden).split("-")))
+        else:
+            hidden = settings["hidden"]
         if depth is not None:
             checks.integer("", "depth", depth, 0)
             if width is None and len(set(hidden)) != 1:

@@ -1,6 +1,6 @@
 """The loop: index streams, the compiled step, clipping, criteria for stopping, restarts, populations, checkpoints."""
 
-from functional_nn.training import checkpoints, search
+from functional_nn.training import checkpoints, search, termination
 from functional_nn.training.checkpoints import CheckpointError
 from functional_nn.training.clipping import clipped
 from functional_nn.training.loop import FitResult, Outcome, fit, pure_fit
@@ -11,7 +11,18 @@ from functional_nn.training.program import Batch, History, Metrics, evaluate, tr
 from functional_nn.training.restarts import Restarts, best_of
 from functional_nn.training.results import Drift, Population
 from functional_nn.training.search import grid, random_search, successive_halving
-from functional_nn.training.termination import Criterion, early_stopping, gradient_below, loss_below, no_change
+from functional_nn.training.termination import (
+    Criterion,
+    cycle,
+    early_stopping,
+    generalization_loss,
+    gradient_below,
+    loss_below,
+    no_change,
+    progress_quotient,
+    successive_increases,
+    unchanged,
+)
 
 __all__ = [
     "Batch",
@@ -30,10 +41,12 @@ __all__ = [
     "best_of",
     "checkpoints",
     "clipped",
+    "cycle",
     "early_stopping",
     "evaluate",
     "fit",
     "fit_population",
+    "generalization_loss",
     "gradient_below",
     "grid",
     "importance",
@@ -41,10 +54,14 @@ __all__ = [
     "minibatch",
     "no_change",
     "problem",
+    "progress_quotient",
     "pure_fit",
     "random_search",
     "search",
     "stochastic",
     "successive_halving",
+    "successive_increases",
+    "termination",
     "train_step",
+    "unchanged",
 ]

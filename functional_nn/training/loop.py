@@ -24,7 +24,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from functional_nn import checks, optimizers, registry
-from functional_nn.gradients import quantities
+from functional_nn.gradients import quantities, rules
 from functional_nn.gradients.backprop import objective, value_and_grad
 from functional_nn.networks import losses
 from functional_nn.networks.losses import Loss
@@ -34,7 +34,7 @@ from functional_nn.optimizers.first_order import Optimizer
 from functional_nn.optimizers.regularizers import Regularizer
 from functional_nn.optimizers.second_order import REASONS, STATUSES, SecondOrder
 from functional_nn.registry import cached
-from functional_nn.training import keys
+from functional_nn.training import keys, termination
 from functional_nn.training.checkpoints import Checkpoint, CheckpointError, Checkpoints, check_config, restore
 from functional_nn.training.configuration import describe
 from functional_nn.training.minibatches import BatchPlan, batch, minibatch
@@ -108,7 +108,7 @@ def automatic(network: Network, loss: Loss) -> Callable[..., tuple[Array, Params
     return jax.value_and_grad(objective(network, loss))
 
 
-GRADIENTS: dict[str, Gradient] = {"manual": value_and_grad, "automatic": automatic}
+GRADIENTS: dict[str, Gradient] = {"manual": value_and_grad, "automatic": automatic, "perceptron": rules.perceptron}
 
 
 def fit(
@@ -126,8 +126,8 @@ def fit(
     weights: Array | None = None,
     class_weights: Any = None,
     regularizer: Regularizer | str | None = None,
-    stop: Criterion | Sequence[Criterion] = (),
-    gradient: Gradient | Literal["manual", "automatic"] = "manual",
+    stop: Criterion | str | Sequence[Criterion | str] = (),
+    gradient: Gradient | Literal["manual", "automatic", "perceptron"] = "manual",
     correct: Correct | None = None,
     track: Track = (),
     chunk: int = 10,
@@ -149,13 +149,15 @@ def fit(
     by their sum, a mini-batch's by what that is on average, so that its gradient is an unbiased estimate.
     class_weights: the same by class, "balanced" or one for each: see `fnn.class_weights`; times `weights`, where both
     are given. They do not weigh the validation.
-    regularizer: its gradient is added. stop: `training.early_stopping(...)`, `no_change`, `gradient_below`,
-    `loss_below`, or several of them. gradient: by hand, by `jax.grad`, `training.clipped(1.0)`, or your own
-    `(network, loss) -> value_and_grad`. correct(outputs, targets) -> (Q,) says which examples are right,
-    `losses.largest` for one; by default the loss's own rule. track: names of `fnn.quantities`, such as
-    ("noise_scale",), or functions by name, `{"rate": lambda params, inputs, targets: ...}`, or a tuple of both; what
-    they give after each epoch, on all training examples, stands in `history.tracked`. on_chunk(state, history so far)
-    is called after every `chunk` epochs, outside the compiled program; where it gives True the run stops there.
+    regularizer: its gradient is added. stop: one of the criteria of `training.termination`, several of them, or
+    their names: `early_stopping(patience=5)`, "no_change", "generalization_loss(5)". gradient: by hand, by
+    `jax.grad`, `training.clipped(1.0)`, your own `(network, loss) -> value_and_grad`, or in its place "perceptron",
+    the rule for one layer of hardlim or hardlims neurons (`gradients.rules`). correct(outputs, targets) -> (Q,)
+    says which examples are right, `losses.largest` for one; by default the loss's own rule. track: names of
+    `fnn.quantities`, such as ("noise_scale",), or functions by name, `{"rate": lambda params, inputs, targets:
+    ...}`, or a tuple of both; what they give after each epoch, on all training examples, stands in
+    `history.tracked`. on_chunk(state, history so far) is called after every `chunk` epochs, outside the compiled
+    program; where it gives True the run stops there.
     seconds: the run stops after the first chunk that ends beyond them, compilation included.
     mesh: lays the examples of every batch over its devices, parameters on each, so that the compiler sums their
     sensitivities' contributions: data parallelism, the same training to rounding. Batches must divide evenly.
@@ -333,8 +335,8 @@ def pure_fit(
     epochs: int,
     plan: BatchPlan | None = None,
     regularizer: Regularizer | str | None = None,
-    stop: Criterion | Sequence[Criterion] = (),
-    gradient: Gradient | Literal["manual", "automatic"] = "manual",
+    stop: Criterion | str | Sequence[Criterion | str] = (),
+    gradient: Gradient | Literal["manual", "automatic", "perceptron"] = "manual",
     correct: Correct | None = None,
     track: Track = (),
 ) -> Callable[..., Outcome]:
@@ -427,8 +429,9 @@ def settle(network, loss, optimizer, plan, regularizer, stop, gradient, correct,
     regularizer = None if regularizer is None else regularizers.get(regularizer)
     stop = tuple(stop) if isinstance(stop, tuple | list) else (stop,)
     for criterion in stop:
-        if not isinstance(criterion, Criterion):
+        if not isinstance(criterion, Criterion | str):
             raise TypeError(f"stop: expected training.early_stopping(...) or the like, got {criterion!r}")
+    stop = tuple(map(termination.get, stop))
     if sum(criterion.score is not None for criterion in stop) > 1:
         raise ValueError("stop: only one criterion can restore the best parameters; give the others restore=False")
     if plan is not None and not isinstance(plan, BatchPlan):
@@ -508,7 +511,9 @@ def prepared(
     settings: Settings, params, inputs, targets, validation, weights=None, class_weights=None
 ) -> tuple[Batch, Batch | None]:
     network, loss = settings.network, settings.loss
+    check_targets = getattr(settings.gradient, "check_targets", lambda network, targets: None)
     training = prepare_batch(network, loss, params, inputs, targets, weights, class_weights)
+    check_targets(network, training.targets)
     for criterion in settings.stop:
         if criterion.validation and validation is None:
             raise ValueError(f"stop: {criterion.name} needs validation=(inputs, targets)")
@@ -521,7 +526,9 @@ def prepared(
         given = f"{type(validation).__name__}{f' of {len(validation)}' if isinstance(validation, tuple | list) else ''}"
         raise TypeError(f"validation: expected a pair (inputs, targets), got {given}; weights (Q,) may be third")
     try:
-        return training, prepare_batch(network, loss, params, *validation)
+        held_out = prepare_batch(network, loss, params, *validation)
+        check_targets(network, held_out.targets)
+        return training, held_out
     except (TypeError, ValueError) as error:
         raise type(error)(f"validation {error}") from None
 

@@ -2,8 +2,8 @@
 
 Letters: Q examples, B the batch size, U = ceil(Q / B) updates an epoch (floor where the last batch is dropped).
 
-A batch's mean gradient has the whole one as its expectation; of B examples drawn without replacement its covariance is
-Sigma / B (Q - B) / (Q - 1), Sigma that of the examples' own gradients: nothing for B = Q.
+A batch's mean gradient has the whole one as its expectation; of B examples drawn with replacement its covariance is
+Sigma / B, Sigma that of the examples' own gradients, and without Sigma / B (Q - B) / (Q - 1): nothing for B = Q.
 
 Two runs of `fit` with one key and one plan see identical batches, whatever their optimizers or gradients. A loss that
 is a sum over the batch is the same training as its mean at B times the learning rate (Kordecki), for methods that
@@ -33,7 +33,7 @@ class Drawn(NamedTuple):
     scales: Array
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class BatchPlan:
     """Which examples each update of each epoch sees. Made by `batch`, `minibatch`, `stochastic` or `importance`.
 
@@ -42,14 +42,17 @@ class BatchPlan:
     b examples counts for 1 / b of a mean loss; "weighted": that update is scaled by b / B, so that every example of
     the epoch counts alike (in a loss that is a sum they always do); "dropped": left out. Batches that are kept are
     filled up with examples of weight 0. importance: the share of uniform draws in batches that are drawn by gradient
-    norm, see `importance`; None for batches that go through the data. Raises ValueError for a size < 1 and for unknown
-    words.
+    norm, see `importance`; None for batches that go through the data. replacement: every example of every batch is
+    drawn from all Q, uniformly, in U whole batches an epoch; in one, some examples are seen several times and others
+    not at all. Raises ValueError for a size < 1 and for unknown words, and where replacement has nothing to draw or
+    goes with another order than "each_epoch" or with `last`, of which there is none.
     """
 
     size: int | None
     shuffle: Shuffle = "each_epoch"
     last: Last = "kept"
     importance: float | None = None
+    replacement: bool = False
 
     def __post_init__(self):
         if self.size is not None:
@@ -62,6 +65,24 @@ class BatchPlan:
             checks.integer("importance", "batch size", self.size, 1)
             accepts = lambda v: (v > 0) & (v <= 1)  # noqa: E731
             checks.constant("importance", "uniform", self.importance, accepts, "in (0, 1]")
+        if checks.boolean("minibatch", "replacement", self.replacement):
+            if self.size is None or self.importance is not None:
+                raise ValueError("replacement: expected batches of a size, drawn uniformly; use minibatch(size, ...)")
+            if (self.shuffle, self.last) != ("each_epoch", "kept"):
+                raise ValueError(
+                    "replacement: examples are drawn anew each epoch, in whole batches; expected shuffle='each_epoch' "
+                    f"and last='kept', got {self.shuffle!r} and {self.last!r}"
+                )
+
+    def __repr__(self) -> str:
+        # by which checkpoints know it: of older versions, too, which had no replacement
+        names = ("size", "shuffle", "last", "importance", *(("replacement",) if self.replacement else ()))
+        return f"BatchPlan({', '.join(f'{name}={getattr(self, name)!r}' for name in names)})"
+
+    @property
+    def _drawn(self) -> bool:
+        """Does each batch have B examples, whatever Q is?"""
+        return self.replacement or self.importance is not None
 
     def updates(self, examples: int) -> int:
         """U, the number of updates in an epoch of `examples`. Raises ValueError for a batch larger than the data."""
@@ -73,6 +94,9 @@ class BatchPlan:
 
     def indices(self, key: Array, epoch: Array | int, examples: int) -> Array:
         """Example numbers (U, B) int32 for an epoch; a pure function of key and epoch."""
+        if self.replacement:
+            shape = self.updates(examples), self.size
+            return jax.random.randint(jax.random.fold_in(key, epoch), shape, 0, examples, jnp.int32)
         if self.shuffle == "never" or self.size is None:
             order = jnp.arange(examples, dtype=jnp.int32)
         else:
@@ -86,7 +110,7 @@ class BatchPlan:
     def weights(self, examples: int) -> np.ndarray | None:
         """(U, B) float32, 0 for what fills up the last batch, else 1; None where nothing is filled up."""
         updates, size = self.updates(examples), self.size or examples
-        if updates * size <= examples or self.importance is not None:
+        if updates * size <= examples or self._drawn:
             return None
         return (np.arange(updates * size) < examples).astype(np.float32).reshape(updates, size)
 
@@ -107,7 +131,7 @@ class BatchPlan:
     def counts(self, examples: int) -> np.ndarray:
         """(U,) float64, how many examples each update of an epoch sees."""
         updates, size = self.updates(examples), self.size or examples
-        if self.importance is not None:
+        if self._drawn:
             return np.full(updates, float(size))
         return np.minimum(size, examples - size * np.arange(updates)).astype(np.float64)
 
@@ -123,14 +147,21 @@ def batch() -> BatchPlan:
     return BatchPlan(None, "never")
 
 
-def minibatch(size: int, *, shuffle: Shuffle = "each_epoch", last: Last = "kept") -> BatchPlan:
-    """`size` examples an update. Raises ValueError for a size < 1 or an unknown `shuffle` or `last`."""
-    return BatchPlan(checks.integer("", "batch size", size, 1), shuffle, last)
+def minibatch(
+    size: int, *, shuffle: Shuffle = "each_epoch", last: Last = "kept", replacement: bool = False
+) -> BatchPlan:
+    """`size` examples an update; with `replacement`, each drawn from all (Lecture 2, Alg. 8.1, read literally).
+
+    Raises ValueError for a size < 1, for an unknown `shuffle` or `last`, and where they do not go with replacement.
+    """
+    return BatchPlan(checks.integer("", "batch size", size, 1), shuffle, last, replacement=replacement)
 
 
-def stochastic(*, shuffle: Shuffle = "each_epoch") -> BatchPlan:
-    """One example an update: stochastic gradient descent (Hagan Eq. 3.25-3.27)."""
-    return minibatch(1, shuffle=shuffle)
+def stochastic(*, shuffle: Shuffle = "each_epoch", replacement: bool = False) -> BatchPlan:
+    """One example an update: stochastic gradient descent (Hagan Eq. 3.25-3.27); with `replacement`, Lecture 2's "sample
+    i from 1..n".
+    """
+    return minibatch(1, shuffle=shuffle, replacement=replacement)
 
 
 def importance(size: int, *, uniform: float = 0.1) -> BatchPlan:

@@ -287,13 +287,13 @@ def _evaluate(network, loss, params, data: Batch, correct, products: Products) -
 def start(settings: Settings, params: Params, training: Batch | None = None) -> Run:
     """A run before its first update. training: the data, which a second-order method looks at."""
     zero, dtype = jnp.zeros((), jnp.int32), precision.default()
-    memories = tuple(criterion.init() for criterion in settings.stop)
     if isinstance(settings.optimizer, SecondOrder):
         first = jax.tree.map(lambda x: x[: settings.plan.size], (training.inputs, training.targets, training.weights))
         problem = of_batch(settings.network, settings.loss, settings.regularizer)(*first)
         state = settings.optimizer.init(params, problem)
     else:
         state = settings.optimizer.init(params)
+    memories = tuple(criterion.begin(state.params) for criterion in settings.stop)
     restores = any(criterion.score for criterion in settings.stop)
     best = Best(state.params, zero, precision.largest(dtype)) if restores else None
     return Run(state, memories, best, zero, zero, zero, jnp.zeros((), dtype))
@@ -394,7 +394,9 @@ def parts(settings: Settings, examples: int, dtype) -> Parts:
         row = History(done + 1, *columns, _measure(network, loss, track, training, state.params))
 
         state = optimizer.observe(state, row.training_loss if held_out is None else row.validation_loss)
-        judged = [criterion.update(memory, row) for criterion, memory in zip(stop, run.memories, strict=True)]
+        judged = [
+            criterion.judge(memory, row, state.params) for criterion, memory in zip(stop, run.memories, strict=True)
+        ]
         # A second-order method may end the run itself; its statuses stand below 0.
         ended = -state.status if isinstance(optimizer, SecondOrder) else jnp.zeros((), jnp.int32)
         for i in reversed(range(len(stop))):

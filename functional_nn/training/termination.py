@@ -1,18 +1,24 @@
 """When to stop before the last epoch. A criterion reads each epoch's row of the history, inside the compiled program.
 
-CSE 475, 19.70.3: no significant change of the loss, or a validation loss that rises.
+CSE 475, 19.70.3: no significant change of the loss, or a validation loss that rises. Lecture 2: while the parameters
+change. Prechelt 1998 ("Early Stopping - But When?", in Neural Networks: Tricks of the Trade) for the criteria GL, PQ
+and UP; his letters: E_va(t) the validation loss after epoch t, E_opt(t) the lowest of it so far, E_tr(t) the training
+loss, here that of the epoch's examples before the updates that used them; a strip is k epochs in a row.
 """
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
 from functional_nn import checks, precision
-from functional_nn.registry import Described, cached
+from functional_nn.precision import at_least_float32
+from functional_nn.registry import Described, Registry
 
 
 @dataclass(frozen=True)
@@ -21,6 +27,7 @@ class Criterion(Described):
 
     reason: what is to be said when it stops a run. score(row) -> what is lowest at the parameters to be restored,
     None where the last ones stay. validation, accuracy: True where it needs validation data, and right answers.
+    params: True where both functions take the parameters, too: init(params), update(memory, row, params).
     """
 
     name: str
@@ -30,12 +37,27 @@ class Criterion(Described):
     score: Callable[[Any], Array] | None = None
     validation: bool = False
     accuracy: bool = False
+    params: bool = False
+
+    def begin(self, params: Any) -> Any:
+        """Its memory before the first epoch, which begins from `params`."""
+        return self.init(params) if self.params else self.init()
+
+    def judge(self, memory: Any, row: Any, params: Any) -> tuple[Any, Array]:
+        """(memory, stop) after an epoch that left `params`."""
+        return self.update(memory, row, params) if self.params else self.update(memory, row)
 
     def __repr__(self) -> str:
         return f"<criterion {self.name}: {self.reason}>"
 
 
-@cached
+_registry: Registry[Criterion] = Registry("criterion", Criterion)
+register, names, get = _registry.register, _registry.names, _registry.get
+
+# What the loss says ---------------------------------------------------------------------------------------------------
+
+
+@register
 def no_change(tolerance: float = 1e-4, epochs: int = 5) -> Criterion:
     """Stops when the training loss has stayed within `tolerance`, relatively, of a reference for `epochs` epochs.
 
@@ -55,13 +77,13 @@ def no_change(tolerance: float = 1e-4, epochs: int = 5) -> Criterion:
 
     return Criterion(
         "no_change",
-        lambda: (precision.largest(precision.default()), jnp.zeros((), jnp.int32)),
+        lambda: (_no_loss_yet(), jnp.zeros((), jnp.int32)),
         update,
         f"the training loss changed by less than {_said(tolerance)} of itself for {epochs} epochs",
     )
 
 
-@cached
+@register
 def gradient_below(norm: float) -> Criterion:
     """Stops when the mean over the epoch's updates of ||g|| is at most `norm`. Raises ValueError unless it is > 0."""
     norm = checks.constant("gradient_below", "norm", norm, lambda v: (v > 0) & np.isfinite(v), "> 0")
@@ -71,7 +93,7 @@ def gradient_below(norm: float) -> Criterion:
     )  # fmt: skip
 
 
-@cached
+@register
 def loss_below(goal: float) -> Criterion:
     """Stops when the training loss is at most `goal`. Raises ValueError unless that is a finite number."""
     goal = checks.constant("loss_below", "goal", goal, np.isfinite, "a finite number")
@@ -81,7 +103,7 @@ def loss_below(goal: float) -> Criterion:
     )  # fmt: skip
 
 
-@cached
+@register
 def early_stopping(
     patience: int = 10,
     least: float = 0.0,
@@ -110,13 +132,175 @@ def early_stopping(
 
     return Criterion(
         "early_stopping",
-        lambda: (precision.largest(precision.default()), jnp.zeros((), jnp.int32)),
+        lambda: (_no_loss_yet(), jnp.zeros((), jnp.int32)),
         update,
         f"the {monitor.replace('_', ' ')} has not improved for {patience} epochs",
         score if restore else None,
         validation=True,
         accuracy=monitor == "validation_accuracy",
     )
+
+
+@register
+def generalization_loss(alpha: float = 5.0, restore: bool = True) -> Criterion:
+    """Prechelt's GL: stops after the first epoch with 100 (E_va(t) / E_opt(t) - 1) > alpha, alpha in percent.
+
+    Losses must be positive. restore: as in `early_stopping`. Raises ValueError unless alpha is a number >= 0.
+    """
+    alpha = checks.constant("generalization_loss", "alpha", alpha, *checks.NON_NEGATIVE)
+    checks.boolean("generalization_loss", "restore", restore)
+
+    def update(lowest, row):
+        now = row.validation_loss.astype(lowest.dtype)
+        lowest = jnp.where(now < lowest, now, lowest)
+        return lowest, 100 * (now - lowest) > alpha * lowest
+
+    return Criterion(
+        "generalization_loss",
+        _no_loss_yet,
+        update,
+        f"the validation loss is more than {_said(alpha)} % above its lowest",
+        _validation_loss if restore else None,
+        validation=True,
+    )
+
+
+@register
+def progress_quotient(alpha: float = 0.5, strip: int = 5, restore: bool = True) -> Criterion:
+    """Prechelt's PQ: stops after the first strip at whose end GL(t) / P_k(t) > alpha: little progress for its price.
+
+    GL(t) = 100 (E_va(t) / E_opt(t) - 1); P_k(t) = 1000 (mean of E_tr over the strip / its least - 1), the progress in
+    training, in per mille. Losses must be positive. strip: k, in epochs. restore: as in `early_stopping`. Raises
+    ValueError for alpha < 0 and a strip < 1.
+    """
+    alpha = checks.constant("progress_quotient", "alpha", alpha, *checks.NON_NEGATIVE)
+    checks.integer("progress_quotient", "strip", strip, 1)
+    checks.boolean("progress_quotient", "restore", restore)
+
+    def init():
+        zero = jnp.zeros((), precision.default())
+        return _no_loss_yet(), zero, _no_loss_yet(), jnp.zeros((), jnp.int32)
+
+    def update(memory, row):
+        lowest, total, least, at = memory
+        now, training = (x.astype(lowest.dtype) for x in (row.validation_loss, row.training_loss))
+        lowest = jnp.where(now < lowest, now, lowest)
+        total, least, at = total + training, jnp.where(training < least, training, least), at + 1
+        ends = at == strip
+        # GL > alpha P_k, multiplied by what both are divided by: a loss may be 0
+        stop = ends & (100 * (now - lowest) * least > alpha * 1000 * (total / strip - least) * lowest)
+        fresh = (lowest, *init()[1:])
+        return jax.tree.map(lambda new, old: jnp.where(ends, new, old), fresh, (lowest, total, least, at)), stop
+
+    return Criterion(
+        "progress_quotient",
+        init,
+        update,
+        f"the validation loss has risen, in percent, by more than {_said(alpha)} of what the training loss still falls "
+        f"in {strip} epochs, in per mille",
+        _validation_loss if restore else None,
+        validation=True,
+    )
+
+
+@register
+def successive_increases(strips: int = 3, strip: int = 5, restore: bool = True) -> Criterion:
+    """Prechelt's UP: stops where the validation loss has risen from strip to strip, `strips` times in succession.
+
+    It is compared at the strips' last epochs, E_va(t) > E_va(t - k). strip: k, in epochs. restore: as in
+    `early_stopping`. Raises ValueError for strips or a strip < 1.
+    """
+    checks.integer("successive_increases", "strips", strips, 1)
+    checks.integer("successive_increases", "strip", strip, 1)
+    checks.boolean("successive_increases", "restore", restore)
+
+    def update(memory, row):
+        before, rises, at = memory
+        now, ends = row.validation_loss.astype(before.dtype), at + 1 == strip
+        after = now, jnp.where(now > before, rises + 1, 0), jnp.zeros_like(at)
+        memory = jax.tree.map(lambda new, old: jnp.where(ends, new, old), after, (before, rises, at + 1))
+        return memory, memory[1] >= strips
+
+    return Criterion(
+        "successive_increases",
+        lambda: (_no_loss_yet(), jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)),
+        update,
+        f"the validation loss has risen in {strips} successive strips of {strip} epochs",
+        _validation_loss if restore else None,
+        validation=True,
+    )
+
+
+def _no_loss_yet() -> Array:
+    return precision.largest(precision.default())
+
+
+def _validation_loss(row) -> Array:
+    return row.validation_loss
+
+
+# What the parameters say ----------------------------------------------------------------------------------------------
+
+
+@register
+def unchanged(tolerance: float = 0.0, epochs: int = 1) -> Criterion:
+    """Stops when no epoch of the last `epochs` changed any parameter by more than `tolerance` of the largest one.
+
+    0 is Lecture 2's while theta^(i+1) != theta^i: bitwise the same before and after an epoch. Raises ValueError for a
+    negative tolerance and epochs < 1.
+    """
+    tolerance = checks.constant("unchanged", "tolerance", tolerance, *checks.NON_NEGATIVE)
+    checks.integer("unchanged", "epochs", epochs, 1)
+
+    def update(memory, row, params):
+        before, still = memory
+        # an infinity, of a class that is masked, is no size and no change
+        sizes = jax.tree.map(lambda x: jnp.max(jnp.where(jnp.isfinite(x), jnp.abs(x), 0)), params)
+        moves = jax.tree.map(lambda x, old: jnp.max(jnp.where(x == old, 0, jnp.abs(x - old))), params, before)
+        still = jnp.where(_largest(moves) <= tolerance * _largest(sizes), still + 1, 0)
+        return (params, still), still >= epochs
+
+    exactly = isinstance(tolerance, float) and tolerance == 0
+    how = "did not change" if exactly else f"changed by no more than {_said(tolerance)} of the largest"
+    return Criterion(
+        "unchanged",
+        lambda params: (params, jnp.zeros((), jnp.int32)),
+        update,
+        f"the parameters {how} in {'an epoch' if epochs == 1 else f'{epochs} epochs'}",
+        params=True,
+    )
+
+
+@register
+def cycle() -> Criterion:
+    """Stops when the parameters are bitwise those of an earlier epoch, and gradients since then were not all zero.
+
+    Of the perceptron rule this says that no weights answer every example rightly: where some do, each update brings the
+    weights nearer to them, and none is ever undone. Of other methods it says that all will repeat, where batches come
+    in a fixed order and the method remembers nothing. Brent's algorithm (1980): the parameters of one epoch are kept,
+    the latest whose number is 0, 1, 3, 7, ..., so that a cycle of n epochs that begins after m is seen by 3 (n + m).
+    """
+
+    def init(params):
+        zero = jnp.zeros((), jnp.int32)
+        return params, jnp.asarray(False), zero + 1, zero
+
+    def update(memory, row, params):
+        kept, moved, length, at = memory
+        pairs = zip(jax.tree.leaves(params), jax.tree.leaves(kept), strict=True)
+        back = functools.reduce(jnp.logical_and, (jnp.all(x == old) for x, old in pairs))
+        moved, at = moved | (row.gradient_norm > 0), at + 1
+        renew = at == length
+        fresh = params, jnp.asarray(False), 2 * length, jnp.zeros_like(at)
+        memory = jax.tree.map(lambda new, old: jnp.where(renew, new, old), fresh, (kept, moved, length, at))
+        return memory, back & moved
+
+    return Criterion("cycle", init, update, "the parameters have come back to those of an earlier epoch", params=True)
+
+
+def _largest(numbers: Any) -> Array:
+    numbers = [x.astype(at_least_float32(x.dtype)) for x in jax.tree.leaves(numbers)]
+    return functools.reduce(jnp.maximum, numbers)
 
 
 def _said(number) -> str:

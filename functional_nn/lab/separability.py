@@ -1,0 +1,150 @@
+"""Which weights of a threshold neuron answer every example rightly: all of them, and the ones with the widest margin.
+
+Letters: Q examples, R inputs; x (n,) an input with a 1 appended for the bias, so n = R + 1, or R without one; t = +-1.
+The neuron says +1 iff w.x >= 0 (CSE 475, 17.61). Weights answer rightly where w.x_q >= 0 for t_q = +1 and w.x_q < 0 for
+t_q = -1, so that with any such w every positive multiple of it does: they form a convex polyhedral cone, bounded by one
+half-space t_q x_q.w >= 0 an example, less those of its faces that belong to the others. All that it holds are sums of
+positive multiples of its extreme rays, where it is pointed.
+"""
+
+import itertools
+import math
+from typing import NamedTuple
+
+import numpy as np
+from scipy.optimize import linprog, nnls
+
+_TOLERANCE = 1e-9  # of unit vectors: what is 0
+_MOST = 200_000  # sets of half-spaces that are looked at for rays
+
+
+class Cone(NamedTuple):
+    """rays (K, n): the extreme rays, the largest element of each +-1; free (m, n): an orthonormal basis of what may be
+    added to any w without an answer's changing.
+    """
+
+    rays: np.ndarray
+    free: np.ndarray
+
+
+class Separability(NamedTuple):
+    """What is known of one neuron's weights w (n,), inputs' first and the bias, where there is one, last.
+
+    separable: do any answer all Q examples rightly? halfspaces (Q, n): t_q x_q, the closed cone being
+    {w: halfspaces @ w >= 0}; positive (Q,): whose boundaries belong to it, t_q = +1.
+    margin: g, the largest there is of min_q t_q w.x_q over unit w, 0 where there is none above 0; weights (n,): the
+    unit w that has it, nan where it is 0; radius: R, the largest |x_q|; bound: (R / g)^2, the most mistakes that the
+    perceptron rule makes from zero weights (Novikoff 1962), infinite where g is 0.
+    """
+
+    separable: bool
+    halfspaces: np.ndarray
+    positive: np.ndarray
+    margin: float
+    weights: np.ndarray
+    radius: float
+    bound: float
+
+    def answers(self, weights: np.ndarray) -> np.ndarray:
+        """(..., n) -> (...) booleans: which weights answer every example rightly."""
+        n = np.asarray(weights, np.float64) @ self.halfspaces.T
+        return np.all(np.where(self.positive, n >= 0, n > 0), axis=-1)
+
+    def cone(self) -> Cone:
+        """Of all that answer rightly; empty where none do.
+
+        Found by trying all n - 1 half-spaces that may meet in a ray. Raises ValueError where that would take more than
+        200,000 trials.
+        """
+        size = self.halfspaces.shape[1]
+        return _cone(self.halfspaces) if self.separable else Cone(np.zeros((0, size)), np.zeros((0, size)))
+
+
+def separability(inputs: np.ndarray, targets: np.ndarray, bias: bool = True) -> Separability:
+    """The weights of one threshold neuron that answer all examples rightly: inputs (Q, R), targets (Q,) or (Q, 1).
+
+    Targets are 0 and 1 or -1 and +1. Whether there are any is found by linear programming, the margin as the distance
+    from 0 of the convex hull of the t_q x_q, by non-negative least squares. Raises ValueError for other shapes and
+    targets, and for what is not finite.
+    """
+    x, signs = _checked(inputs, targets, bias)
+    halfspaces = signs[:, None] * x
+    margin, weights = _widest(halfspaces)
+    radius = float(np.linalg.norm(x, axis=1).max())
+    bound = (radius / margin) ** 2 if margin > 0 else math.inf
+    return Separability(_exists(x, signs), halfspaces, signs > 0, margin, weights, radius, bound)
+
+
+def _checked(inputs, targets, bias: bool) -> tuple[np.ndarray, np.ndarray]:
+    """x (Q, n) and t (Q,) of -1 and +1."""
+    p, t = np.asarray(inputs, np.float64), np.asarray(targets, np.float64)
+    if p.ndim != 2 or not p.size:
+        raise ValueError(f"inputs: expected shape (Q, R), got {p.shape}")
+    if t.shape not in ((len(p),), (len(p), 1)):
+        raise ValueError(f"targets: expected shape ({len(p)},) or ({len(p)}, 1), of one neuron, got {t.shape}")
+    if not np.isfinite(p).all():
+        raise ValueError(f"inputs: expected finite numbers, got {p[~np.isfinite(p)][0]:g}")
+    t = t.ravel()
+    wrong = t[~np.isin(t, (0, 1) if 0 in t else (-1, 1))]
+    if wrong.size:
+        raise ValueError(f"targets: expected 0 and 1 or -1 and +1, got {wrong[0]:g}")
+    x = np.hstack([p, np.ones((len(p), 1))]) if bias else p
+    return x, np.where(t > 0, 1.0, -1.0)
+
+
+def _exists(x: np.ndarray, signs: np.ndarray) -> bool:
+    """Is there a w in the unit cube with w.x >= 0 where the sign is +1 and w.x <= -s, s > 0, where it is -1?"""
+    size = np.linalg.norm(x, axis=1, keepdims=True)
+    x = x / np.where(size > 0, size, 1)
+    rows = np.hstack([-signs[:, None] * x, (signs < 0)[:, None]])
+    cost = np.zeros(x.shape[1] + 1)
+    cost[-1] = -1
+    found = linprog(cost, rows, np.zeros(len(x)), bounds=[(-1, 1)] * x.shape[1] + [(0, 1)])
+    return found.status == 0 and -found.fun > _TOLERANCE
+
+
+def _widest(halfspaces: np.ndarray) -> tuple[float, np.ndarray]:
+    """The distance from 0 of the convex hull of the rows, and the unit vector to its nearest point."""
+    # The least of |A' l|^2 + (1 - sum l)^2 over l >= 0 has its l in the ratio of the nearest point's.
+    rows = np.vstack([halfspaces.T, np.ones(len(halfspaces))])
+    target = np.zeros(len(rows))
+    target[-1] = 1
+    ratio, _ = nnls(rows, target, maxiter=max(1000, 10 * rows.shape[1]))
+    nearest = halfspaces.T @ ratio / ratio.sum()
+    margin = float(np.linalg.norm(nearest))
+    if margin <= _TOLERANCE * np.linalg.norm(halfspaces, axis=1).max():
+        return 0.0, np.full(halfspaces.shape[1], np.nan)
+    return margin, nearest / margin
+
+
+def _cone(halfspaces: np.ndarray) -> Cone:
+    """Its extreme rays, in the space that the half-spaces see, and a basis of the one that they do not."""
+    _, values, vectors = np.linalg.svd(halfspaces)
+    rank = int((values > _TOLERANCE * values[0]).sum()) if values[0] > 0 else 0
+    seen, free = vectors[:rank], vectors[rank:]
+    if not rank:
+        return Cone(np.zeros((0, halfspaces.shape[1])), free)
+    rows = halfspaces @ seen.T
+    size = np.linalg.norm(rows, axis=1, keepdims=True)
+    rows = np.unique(np.round(rows[size[:, 0] > 0] / size[size > 0][:, None], 12), axis=0)
+    trials = math.comb(len(rows), rank - 1)
+    if trials > _MOST:
+        raise ValueError(
+            f"the rays of {len(rows)} half-spaces in {rank} dimensions would take {trials} trials, above {_MOST}; give "
+            "fewer examples or inputs"
+        )
+    found: list[np.ndarray] = []
+    for chosen in itertools.combinations(rows, rank - 1):
+        if rank == 1:
+            line = np.ones(1)
+        else:
+            _, values, vectors = np.linalg.svd(np.stack(chosen))
+            if values[-1] <= _TOLERANCE:  # they meet in more than a line
+                continue
+            line = vectors[-1]
+        for ray in (line, -line):
+            inside = np.all(rows @ ray >= -_TOLERANCE)
+            if inside and not any(np.allclose(ray, other, atol=1e-7) for other in found):
+                found.append(ray)
+    rays = np.array(found).reshape(-1, rank) @ seen
+    return Cone(np.round(rays / np.abs(rays).max(axis=1, keepdims=True), 12) + 0.0, free)
