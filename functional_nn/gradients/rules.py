@@ -53,17 +53,8 @@ class Rule:
 
 def _perceptron(network: Network, loss: Loss | str) -> Callable[..., tuple[Array, Params]]:
     loss, layer = losses.get(loss), network.output
-    if len(network.layers) != 1:
-        raise ValueError(
-            f"perceptron: the rule trains a single layer, got {len(network.layers)}; leave out the hidden ones"
-        )
-    if layer.activation.name not in _THRESHOLDS:
-        raise ValueError(
-            f"perceptron: layer {layer.name!r} must be of 'hardlim' (targets 0 and 1) or 'hardlims' (-1 and +1), got "
-            f"{layer.activation.name!r}"
-        )
+    _, step = _threshold(network)
     loss.check_outputs(layer.activation)
-    _, step = _THRESHOLDS[layer.activation.name]
 
     def value_and_change(
         params: Params, inputs: Inputs, targets: Array, weights: Array | None = None, key: Array | None = None
@@ -80,9 +71,23 @@ def _perceptron(network: Network, loss: Loss | str) -> Callable[..., tuple[Array
     return value_and_change
 
 
+def _threshold(network: Network) -> tuple[tuple[int, int], float]:
+    """The row of `_THRESHOLDS`. Raises ValueError for a network that the rule cannot train."""
+    layer = network.output
+    if len(network.layers) != 1:
+        raise ValueError(
+            f"perceptron: the rule trains a single layer, got {len(network.layers)}; leave out the hidden ones"
+        )
+    if layer.activation.name not in _THRESHOLDS:
+        raise ValueError(
+            f"perceptron: layer {layer.name!r} must be of 'hardlim' (targets 0 and 1) or 'hardlims' (-1 and +1), got "
+            f"{layer.activation.name!r}"
+        )
+    return _THRESHOLDS[layer.activation.name]
+
+
 def _check_truths(network: Network, targets: Array) -> None:
-    name = network.output.activation.name
-    accepted, _ = _THRESHOLDS[name]
+    name, (accepted, _) = network.output.activation.name, _threshold(network)
     index = checks.first(targets, lambda block: ~np.isin(block, accepted)) if checks.is_concrete(targets) else None
     if index is not None:
         told = " and ".join(map(str, accepted))

@@ -126,7 +126,8 @@ def _cone(halfspaces: np.ndarray) -> Cone:
         return Cone(np.zeros((0, halfspaces.shape[1])), free)
     rows = halfspaces @ seen.T
     size = np.linalg.norm(rows, axis=1, keepdims=True)
-    rows = np.unique(np.round(rows[size[:, 0] > 0] / size[size > 0][:, None], 12), axis=0)
+    rows = rows[size[:, 0] > 0] / size[size > 0][:, None]
+    rows = rows[np.unique(np.round(rows, 12), axis=0, return_index=True)[1]]
     trials = math.comb(len(rows), rank - 1)
     if trials > _MOST:
         raise ValueError(

@@ -429,8 +429,9 @@ def settle(network, loss, optimizer, plan, regularizer, stop, gradient, correct,
     regularizer = None if regularizer is None else regularizers.get(regularizer)
     stop = tuple(stop) if isinstance(stop, tuple | list) else (stop,)
     for criterion in stop:
-        if not isinstance(criterion, Criterion | str):
-            raise TypeError(f"stop: expected training.early_stopping(...) or the like, got {criterion!r}")
+        if not termination.knows(criterion):
+            hint = registry.did_you_mean(criterion, termination.names()) if isinstance(criterion, str) else ""
+            raise TypeError(f"stop: expected training.early_stopping(...) or the like, got {criterion!r}{hint}")
     stop = tuple(map(termination.get, stop))
     if sum(criterion.score is not None for criterion in stop) > 1:
         raise ValueError("stop: only one criterion can restore the best parameters; give the others restore=False")

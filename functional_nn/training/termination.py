@@ -52,7 +52,8 @@ class Criterion(Described):
 
 
 _registry: Registry[Criterion] = Registry("criterion", Criterion)
-register, names, get = _registry.register, _registry.names, _registry.get
+register, names = _registry.register, _registry.names
+get, knows = _registry.get, _registry.knows
 
 # What the loss says ---------------------------------------------------------------------------------------------------
 

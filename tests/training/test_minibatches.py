@@ -219,3 +219,45 @@ def test_importance_refuses():
         BatchPlan(None, importance=0.1)
     with pytest.raises(ValueError, match="batch size must be 1 to 4, the number of examples, got 5"):
         importance(5).draw(KEY, 0, NORMS)
+
+
+# With replacement -----------------------------------------------------------------------------------------------------
+
+
+def test_with_replacement_every_example_is_drawn_from_all():
+    """Counts of an example in an epoch are binomial: their mean is 1 and their variance (U B) (1 / Q) (1 - 1 / Q)."""
+    plan, examples, epochs = minibatch(4, replacement=True), 10, 2000
+    indices = jax.vmap(lambda epoch: plan.indices(KEY, epoch, examples))(jnp.arange(epochs))
+    assert indices.shape == (epochs, 3, 4) and indices.dtype == jnp.int32, "ceil(10 / 4) whole batches"
+    assert plan.weights(examples) is None and plan.scales(examples) is None
+    np.testing.assert_array_equal(plan.counts(examples), [4, 4, 4])
+    counts = np.stack([np.bincount(row, minlength=examples) for row in np.asarray(indices).reshape(epochs, -1)])
+    variance = 12 * 0.1 * 0.9
+    assert np.abs(counts.mean(axis=0) - 1.2).max() < 5 * np.sqrt(variance / epochs)
+    assert abs(counts.var() / variance - 1) < 5 * np.sqrt(2 / (epochs * examples))
+
+
+def test_with_replacement_each_epoch_is_its_own_and_the_same_again():
+    plan = stochastic(replacement=True)
+    first, again, other = (np.asarray(plan.indices(KEY, epoch, 20)) for epoch in (0, 0, 1))
+    assert first.shape == (20, 1) and (first == again).all() and (first != other).any()
+    assert plan != stochastic() and "replacement=True" in repr(plan)
+    assert repr(minibatch(4)) == "BatchPlan(size=4, shuffle='each_epoch', last='kept', importance=None)", (
+        "by which checkpoints of older versions know it"
+    )
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: minibatch(4, shuffle="once", replacement=True), "expected shuffle='each_epoch' and last='kept', got"),
+        (lambda: minibatch(4, last="dropped", replacement=True), "expected shuffle='each_epoch' and last='kept', got"),
+        (lambda: BatchPlan(None, replacement=True), "replacement: expected batches of a size"),
+        (lambda: BatchPlan(4, importance=0.1, replacement=True), "replacement: expected batches of a size"),
+        (lambda: minibatch(4, replacement=1), "minibatch: replacement must be True or False, got 1"),
+        (lambda: minibatch(11, replacement=True).indices(KEY, 0, 10), "batch size must be 1 to 10"),
+    ],
+)
+def test_what_does_not_go_with_replacement_is_refused(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()

@@ -286,3 +286,169 @@ def test_rprop_takes_the_whole_batch_by_itself_and_minibatches_when_told():
     assert int(run(optimizer="rprop", plan=None, epochs=3).state.step) == 3
     assert int(run(optimizer="rprop(minibatches=True)", epochs=2).state.step) == 6
     assert int(run(optimizer="rprop", plan=minibatch(20), epochs=2).state.step) == 2  # one batch of all
+
+
+# Prechelt's criteria, and those of the parameters ---------------------------------------------------------------------
+
+
+def prechelt(name, training, validation, alpha, strip, strips):
+    """The epoch (from 1) after which GL, PQ or UP stops, from his definitions, read literally; None where none does."""
+    for t in range(1, len(validation) + 1):
+        loss = 100 * (validation[t - 1] / min(validation[:t]) - 1)
+        if name == "generalization_loss" and loss > alpha:
+            return t
+        if t % strip:
+            continue
+        own = training[t - strip : t]
+        if name == "progress_quotient" and loss > alpha * 1000 * (sum(own) / (strip * min(own)) - 1):
+            return t
+        ends = [validation[t - 1 - i * strip] for i in range(strips + 1) if t - i * strip >= 1]
+        rising = all(later > earlier for later, earlier in zip(ends[:-1], ends[1:], strict=True))
+        if name == "successive_increases" and len(ends) == strips + 1 and rising:
+            return t
+    return None
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("name", ["generalization_loss", "progress_quotient", "successive_increases"])
+def test_prechelts_criteria_stop_where_his_definitions_do(name, seed):
+    draw = np.random.default_rng(seed)
+    alpha, strip, strips = (2.0, 0.3, 0.0)[seed % 3], (1, 3, 5)[seed % 3], 1 + seed % 2
+    training = np.exp(-np.arange(60) / 20) * draw.uniform(0.9, 1.1, 60)
+    validation = 0.5 + (np.arange(60) / 40 - 1) ** 2 * draw.uniform(0.95, 1.05, 60)
+    given = {
+        "generalization_loss": (alpha,),
+        "progress_quotient": (alpha, strip),
+        "successive_increases": (strips, strip),
+    }[name]
+    criterion = getattr(fnn.training, name)(*given)
+    memory = criterion.begin(None)
+    stopped = None
+    for epoch, (own, held_out) in enumerate(zip(training, validation, strict=True), start=1):
+        row = dict.fromkeys(fnn.training.History._fields) | {"training_loss": own, "validation_loss": held_out}
+        row = fnn.training.History(
+            **{key: value if value is None else jnp.asarray(value) for key, value in row.items()}
+        )
+        memory, stop = criterion.judge(memory, row, None)
+        if stop:
+            stopped = epoch
+            break
+    assert stopped == prechelt(name, training, validation, alpha, strip, strips)
+
+
+@pytest.mark.parametrize(
+    ("criterion", "column", "values", "epoch"),
+    [
+        (fnn.training.generalization_loss(0), "validation_loss", [3, 2, 2, 2.001], 4),
+        (fnn.training.generalization_loss(5), "validation_loss", [0.0, 0.0, 1e-9], 3),
+        (fnn.training.generalization_loss(5), "validation_loss", [np.nan, 2, np.nan, 2.2], 4),
+        (fnn.training.successive_increases(1, strip=2), "validation_loss", [9, 1, 9, 1, 0, 2], 6),
+        (fnn.training.successive_increases(2, strip=1), "validation_loss", [1, 2, 1, 2, 3], 5),
+    ],
+)
+def test_they_stop_at_the_edges(criterion, column, values, epoch):
+    assert criterion_run(criterion, column, values) == epoch
+
+
+def test_they_bring_the_best_epochs_parameters_back():
+    result = run(stop="generalization_loss(1)")
+    losses = result.history.validation_loss
+    assert result.status == "generalization_loss" and losses[-1] > 1.01 * losses.min()
+    assert int(result.best.epoch) == losses.argmin() + 1
+    chex.assert_trees_all_equal(result.params, run(epochs=int(result.best.epoch)).params)
+
+
+def test_a_method_that_does_not_move_ends_at_once():
+    result = run(optimizer="gd(0)", stop="unchanged")
+    assert result.status == "unchanged" and len(result.history.epoch) == 1
+    assert result.reason == "after epoch 1: the parameters did not change in an epoch"
+
+
+def test_unchanged_means_by_no_more_than_a_share_of_the_largest():
+    """Gradient descent on a straight line's slope, whose every step is half of the last one's."""
+    network = fnn.multilayer((1, 1), ("linear",), bias="none")
+    params = {"layer1": {"weights": {"input": jnp.full((1, 1), 2.0)}}}  # from 2 to 1: 1.5, 1.25, ...
+    settings = {"key": KEY, "epochs": 30, "plan": batch(), "params": params}
+    x = jnp.ones((1, 1))
+    result = fit(network, "half_sum_square_error", "gd(0.5)", x, x, stop=fnn.training.unchanged(0.01, 2), **settings)
+    slope = 1 + 0.5 ** np.arange(31)
+    small = np.abs(np.diff(slope)) <= 0.01 * slope[1:]
+    assert len(result.history.epoch) == int(np.flatnonzero(small[1:] & small[:-1])[0]) + 2 == 8
+    exactly = fit(network, "half_sum_square_error", "gd(0.5)", x, x, stop="unchanged", **settings | {"epochs": 99})
+    assert exactly.params["layer1"]["weights"]["input"] == 1 and 50 <= len(exactly.history.epoch) <= 56
+
+
+def test_a_masked_class_is_no_change():
+    params = LINEAR.init(KEY)
+    params["layer1"]["bias"] = jnp.array([0.0, -jnp.inf])
+    memory = fnn.training.unchanged().begin(params)
+    _, stop = fnn.training.unchanged().judge(memory, None, params)
+    assert stop
+
+
+@pytest.mark.parametrize(("before", "length"), [(0, 1), (0, 4), (3, 5), (7, 2), (2, 9)])
+def test_a_cycle_is_seen_within_three_times_its_length(before, length):
+    criterion = fnn.training.cycle()
+    visited = [float(min(t, before + (t - before) % length)) for t in range(200)]
+    memory = criterion.begin({"w": jnp.asarray(visited[0])})
+    row = fnn.training.History(*[jnp.asarray(1.0)] * len(fnn.training.History._fields))
+    for epoch, w in enumerate(visited[1:], start=1):  # noqa: B007
+        memory, stop = criterion.judge(memory, row, {"w": jnp.asarray(w)})
+        if stop:
+            break
+    assert stop and before + length <= epoch <= 3 * (before + length)
+
+
+def test_nothing_that_is_at_rest_is_a_cycle():
+    """A separable problem: where all is right, no gradient is left, and nothing has come back."""
+    criterion = fnn.training.cycle()
+    memory, still = criterion.begin({"w": jnp.asarray(1.0)}), jnp.asarray(0.0)
+    row = fnn.training.History(*[still] * len(fnn.training.History._fields))
+    for _ in range(5):
+        memory, stop = criterion.judge(memory, row, {"w": jnp.asarray(1.0)})
+        assert not stop
+
+
+def test_criteria_of_the_parameters_follow_every_member_and_go_on_where_they_were(tmp_path):
+    """In lanes, and from a checkpoint, as alone."""
+    x, t = X[:, :1], X[:, 1:2]
+    settings = {"key": KEY, "plan": batch(), "stop": ("unchanged(1e-3, 2)", "cycle")}
+    network = fnn.multilayer((1, 1), ("linear",))
+    rates = np.array([0.1, 0.5])
+    population = fnn.training.fit_population(
+        network, "mean_square_error", "gd", {"learning_rate": rates}, (x, t), epochs=60, **settings
+    )
+    alone = [fit(network, "mean_square_error", f"gd({rate})", x, t, epochs=60, **settings) for rate in rates]
+    assert [len(one.history.epoch) for one in alone] == population.epochs.tolist()
+    assert population.status.tolist() == [one.status for one in alone] == ["unchanged", "unchanged"]
+    keep = fnn.training.checkpoints.keep
+    again = {"checkpoint": keep(tmp_path / "kept"), "resume": True} | settings
+    for epochs in (3, 60):
+        resumed = fit(network, "mean_square_error", "gd(0.1)", x, t, epochs=epochs, **again)
+    chex.assert_trees_all_equal(resumed.params, alone[0].params)
+    assert (resumed.status, len(resumed.history.epoch)) == ("unchanged", len(alone[0].history.epoch))
+
+
+@pytest.mark.parametrize("name", fnn.training.termination.names())
+def test_every_criterion_goes_by_its_name(name):
+    given = {"gradient_below": "(0.1)", "loss_below": "(0.1)"}.get(name, "")
+    criterion = fnn.training.termination.get(name + given)
+    assert criterion.name == name and fnn.training.termination.get(criterion) is criterion
+    assert criterion is fnn.training.termination.get(name + given), "what was compiled for it serves again"
+    assert getattr(fnn.training, name)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: fnn.training.generalization_loss(-1), "generalization_loss: alpha must be a finite number >= 0"),
+        (lambda: fnn.training.progress_quotient(1, strip=0), "progress_quotient: strip must be an integer >= 1, got 0"),
+        (lambda: fnn.training.successive_increases(0), "successive_increases: strips must be an integer >= 1, got 0"),
+        (lambda: fnn.training.unchanged(-1), "unchanged: tolerance must be a finite number >= 0, got -1"),
+        (lambda: fnn.training.unchanged(epochs=0), "unchanged: epochs must be an integer >= 1, got 0"),
+        (lambda: fnn.training.termination.get("no_chnge"), "unknown criterion 'no_chnge'; did you mean 'no_change'"),
+        (lambda: run(stop="generalization_loss", validation=None), "generalization_loss needs validation"),
+    ],
+)
+def test_bad_criteria_are_refused_in_one_line(build, message):
+    test_bad_settings_are_refused_in_one_line(build, message)
