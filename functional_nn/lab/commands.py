@@ -423,7 +423,7 @@ def criteria(settings: dict[str, Any], restore: bool) -> list[fnn.training.Crite
     """What stops a network before its last epoch; where not `restore`, none of them brings earlier parameters back."""
     patience, named = settings["early_stopping"], settings["stop"]
     if is_perceptron(settings) and patience is None and not named:
-        named = ("loss_below(0)", "cycle")
+        named = ("loss_below(0)", "cycle", "unchanged")
     found = [] if patience is None else [fnn.training.early_stopping(patience)]
     found += map(fnn.training.termination.get, named)
     return found if restore else [dataclasses.replace(criterion, score=None) for criterion in found]
