@@ -166,6 +166,75 @@ def test_the_page_says_what_the_held_out_part_chose():
     result = types.SimpleNamespace(best=types.SimpleNamespace(epoch=3))
     assert pages._chosen({"early_stopping": None}, result) == "Nothing is chosen by the held-out part."
     assert "that of epoch 3" in pages._chosen({"early_stopping": 2}, result)
+    by_name = {"early_stopping": None, "stop": ["unchanged", "generalization_loss(5)"]}
+    assert "that of epoch 3" in pages._chosen(by_name, result)
+    not_restored = pages._chosen(by_name, types.SimpleNamespace(best=None))
+    assert not_restored.startswith("The held-out part chose when to stop, so")
+    assert "Nothing" in pages._chosen({"early_stopping": None, "stop": ["cycle"]}, types.SimpleNamespace(best=None))
+
+
+def test_criteria_go_by_their_names(tmp_path, monkeypatch):
+    given = fitted(monkeypatch)
+    criteria = ("generalization_loss(1)", "no_change(1e-9, 3)")
+    words = ("iris", "--hidden", 8, "--learning-rate", 0.3, "--epochs", 60, "--stop", *criteria)
+    said = call("train", *words, "--replacement", "--batch-size", 20, "--out", tmp_path / "a")
+    (asked, result), config = given[0], runs.configuration(tmp_path / "a")
+    assert asked["stop"] == list(map(fnn.training.termination.get, criteria)) and config["stop"] == list(criteria)
+    assert asked["plan"] == fnn.training.minibatch(20, replacement=True) and config["replacement"] is True
+    assert result.status == "generalization_loss" and int(result.best.epoch) < len(result.history.epoch)
+    assert said.code == 0 and result.reason in said.out
+
+
+def test_a_sweeps_criteria_keep_the_last_network(tmp_path, monkeypatch):
+    given = fitted(monkeypatch, fnn.training, "fit_population")
+    call("sweep", *QUICK, "--grid", "seed=0..1", "--stop", "generalization_loss(0)", "--out", tmp_path / "a")
+    (asked, population) = given[0]
+    assert [criterion.name for criterion in asked["stop"]] == ["generalization_loss"]
+    assert population.parts[0].runs.best is None
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--stop", "no_chnge"), "unknown criterion 'no_chnge'; did you mean 'no_change'"),
+        (("--stop", "loss_below"), "missing a required argument: 'goal'"),
+        (("--early-stopping", 3, "--stop", "generalization_loss"), "only one criterion can restore"),
+        (("--replacement", "--batch-size", 0), "replacement: expected a batch size to draw, got 0"),
+        (("--replacement", "--shuffle", "once"), "expected shuffle='each_epoch' and last='kept', got 'once'"),
+        (("--gradient", "perceptron"), "perceptron rule trains a single layer; give --hidden with nothing after it"),
+    ],
+)
+def test_criteria_and_batches_that_do_not_fit_are_refused(tmp_path, words, message):
+    check_refused(call("train", *QUICK, *words, "--out", tmp_path / "a"), message)
+    assert not (tmp_path / "a").exists()
+
+
+# The perceptron rule --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "told"),
+    [
+        ("and", "loss_below", "a neuron can tell from the rest, after so many mistakes at most: false (9), true (9)"),
+        ("xor", "cycle", "no weights can tell from the rest: false, true"),
+    ],
+)
+def test_the_perceptron_rule_learns_a_truth_table_or_says_that_none_can(tmp_path, name, status, told):
+    rule = ("--hidden", "--gradient", "perceptron", "--optimizer", "gd(1)", "--batch-size", 1, "--shuffle", "never")
+    said = call("train", name, *rule, "--out", tmp_path / "a")
+    config, network = runs.configuration(tmp_path / "a"), runs.load(tmp_path / "a").network
+    assert said.code == 0 and config["results"]["status"] == status and told in said.out
+    assert network.output.activation.name == "hardlim" and config["loss"] == "sum_square_error(sum)"
+    assert (config["results"]["held out"]["accuracy"] == 1) == (name == "and")
+    assert "jax.grad" not in said.out and not (tmp_path / "a" / "agreement.csv").exists()
+    if name == "and":
+        predicted = call("predict", tmp_path / "a", "and").out.split()
+        assert predicted == ["class,output", "false,1.0", "false,1.0", "false,1.0", "true,1.0"]
+
+
+def test_numbers_are_not_told_apart(tmp_path):
+    words = ("diabetes", "--hidden", "--gradient", "perceptron", "--out", tmp_path / "a")
+    check_refused(call("train", *words), "targets: 'hardlim' neurons tell 0 and 1 apart, got")
 
 
 @pytest.mark.sampled(every=2)

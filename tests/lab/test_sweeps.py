@@ -45,6 +45,7 @@ FILES = {
         ("label_noise=lin:0:1:3", [0.0, 0.5, 1.0]),
         ("activation=tanh, leaky_relu(0.1)", ["tanh", "leaky_relu(0.1)"]),
         ("initializer=uniform(-1, 1),xavier", ["uniform(-1, 1)", "xavier"]),
+        ("hidden=64,32-64, none", ["64", "32-64", "none"]),
     ],
 )
 def test_lists_and_ranges(word, values):
@@ -76,6 +77,8 @@ def test_ranges_of_integers_have_both_ends(low, more):
         ("seed=0..99", search.integers(0, 99)),
         ("activation=tanh,relu,relu", search.choice(["tanh", "relu", "relu"])),
         ("seed=3", 3),
+        ("hidden=64,32-64", search.choice(["64", "32-64"])),
+        ("hidden=64", "64"),
     ],
 )
 def test_distributions(word, made):
@@ -92,6 +95,18 @@ def test_a_grid_of_random_settings_is_every_combination():
     every = sweeps.hyperparameters(["seed=0..2", "width=4,8"], [], 0)
     expected = grid(seed=range(3), width=[4, 8])
     assert {name: values.tolist() for name, values in every.items()} == {n: v.tolist() for n, v in expected.items()}
+
+
+def test_whole_networks_are_hyperparameters(tmp_path):
+    """Each shape is the network that `train --hidden` makes of it."""
+    said = call("sweep", "iris", "--grid", "hidden=3,2-3,none", "--epochs", 1, "--out", tmp_path / "a")
+    with (tmp_path / "a" / "results.csv").open() as file:
+        rows = {row["hidden"]: row for row in csv.DictReader(file)}
+    assert said.code == 0 and list(rows) == ["3", "2-3", "none"]
+    call("train", "iris", "--hidden", 2, 3, "--epochs", 1, "--out", tmp_path / "b")
+    with (tmp_path / "b" / "history.csv").open() as file:
+        (alone,) = csv.DictReader(file)
+    assert np.isclose(float(rows["2-3"]["validation_loss"]), float(alone["validation_loss"]), rtol=1e-5)
 
 
 # What is refused ------------------------------------------------------------------------------------------------------
@@ -131,6 +146,10 @@ def refused(*words, at="--grid"):
         (refused("optimizer=adm"), ("did you mean 'adam'?",)),
         (refused("learning_rate=-1"), ("learning_rate", "-1")),
         (refused("width=0"), ("member 0 (width=0)", "size")),
+        (refused("hidden=8,4_8"), ("hidden=4_8: expected sizes of layers, as in 64 or 64-32, or none",)),
+        (refused("hidden=8,0"), ("hidden=0: expected sizes of layers",)),
+        (refused("hidden=8,4-8", "width=8"), ("hidden is given as whole networks, beside width",)),
+        (refused("hidden=8,4-8", "depth=1"), ("hidden is given as whole networks, beside depth",)),
         (refused("depth=-1"), ("depth must be an integer >= 0",)),
         (refused("batch_size=500"), ("1 to 120", "500")),
         ((*refused("depth=1,2"), "--hidden", 3, 4), ("depth needs one width", "got 3 4")),
