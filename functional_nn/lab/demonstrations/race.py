@@ -1,7 +1,10 @@
-"""Adam and its relatives on a performance surface (Hagan's dl3aa): up to four optimizers start from one click."""
+"""Adam and its relatives on a performance surface (Hagan's dl3aa): up to four optimizers start from one click.
+
+Presets show what Hagan's text says of Adam (Eq. 3.29 to 3.35) and where it does not hold.
+"""
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from bokeh.document import Document
@@ -19,9 +22,11 @@ from functional_nn.lab.demonstrations.surfaces import STEPS, Path, Surface
 from functional_nn.optimizers import first_order
 
 TITLE = "Adam and its relatives"
-ABOUT = "Click on the surface: all optimizers start there, each with its own constants."
+ABOUT = "Choose a preset, or click on the surface: all optimizers start there, each with its own constants."
 _FIRST = ("gd", "momentum", "rmsprop", "adam")
 _NONE = "none"
+_OWN = "your own"
+_GOAL = 1e-3  # of F, which is 0 at every surface's minimum
 _ADAPTIVE = 0.1  # dl3aa's rate, for methods whose steps are about as long as it, whatever the gradient
 
 
@@ -32,6 +37,57 @@ class Question(NamedTuple):
     steps: int
     start: tuple[float, float]
     racers: tuple[tuple[str, dict[str, float]] | None, ...]
+
+
+class Preset(NamedTuple):
+    """A race and what it shows; rates: the learning rates of `_FIRST`, whose other constants are their defaults."""
+
+    name: str
+    surface: str
+    start: tuple[float, float]
+    rates: tuple[float, float, float, float]
+    lesson: str
+
+    @property
+    def question(self) -> Question:
+        racers = tuple((name, surfaces.constants_of(name) | {"learning_rate": rate})
+                       for name, rate in zip(_FIRST, self.rates, strict=True))  # fmt: skip
+        return Question(self.surface, 400, self.start, racers)
+
+
+PRESETS = (
+    Preset(
+        "A flat valley", "Two minima and a saddle", (8.0, 20.0), (10.0, 10.0, _ADAPTIVE, _ADAPTIVE),
+        "The second hidden neuron is saturated here: the slope along b¹₂ is small, but keeps its sign. Gradient "
+        "descent falls to the floor of the valley and then creeps along it, at any rate that is stable. Adam divides "
+        "by the root of the smoothed squared gradient: its steps are about as long as its rate, however small the "
+        "slope.",
+    ),
+    Preset(
+        "A narrow valley", "Weights of two layers (dl3aa)", (14.0, 3.0), (1.6, 0.5, _ADAPTIVE, _ADAPTIVE),
+        "F is curved much more across the valley than along it. Gradient descent jumps from side to side at a rate "
+        "near its limit, and creeps along the valley. In Adam, gradients that change sign average out while their "
+        "squares do not, so the steps across get small; along the valley the sign stays, and so does the step.",
+    ),
+    Preset(
+        "A large rate", "Quadratic, Hagan Eq. 3.15", (-1.0, -2.95), (0.2, 0.2, 0.2, 0.2),
+        "One rate for all, above gradient descent's limit 2/λmax. Gradient descent and momentum diverge. RMSprop "
+        "jumps from side to side for ever. Adam's steps get smaller, because the gradient changes sign. Below the "
+        "limit gradient descent is faster than Adam here: λmax is only five times the other eigenvalue.",
+    ),
+    Preset(
+        "A local minimum stops Adam", "Two minima and a saddle", (7.0, 5.0), (10.0, 10.0, _ADAPTIVE, _ADAPTIVE),
+        "Adam's first steps are equally long in both weights, whatever the slopes: from here they lead to the local "
+        "minimum, where the gradient is zero and Adam stays. Gradient descent follows the slope to the other minimum. "
+        "Start and path decide which minimum is found, not how good a method is.",
+    ),
+    Preset(
+        "A local minimum stops gradient descent", "Two minima and a saddle", (-10.0, -10.0),
+        (10.0, 10.0, _ADAPTIVE, _ADAPTIVE),
+        "The other way round: from here the slope leads gradient descent to the local minimum, and Adam's equally long "
+        "steps lead past it. Start and path decide which minimum is found, not how good a method is.",
+    ),
+)  # fmt: skip
 
 
 class Answer(NamedTuple):
@@ -72,7 +128,22 @@ def warm_up() -> Iterator[None]:
 
 
 def _first() -> Surface:
-    return list(surfaces.surfaces().values())[2]
+    return surfaces.surfaces()[PRESETS[0].surface]
+
+
+def _preset(question: Question) -> Preset | None:
+    """The preset that asks the same, if any."""
+    return next((each for each in PRESETS if each.question == question), None)
+
+
+def _arrivals(question: Question, paths: Sequence[Path | None]) -> str:
+    """From which update on F stays below the goal, of each racer; and who does not get there."""
+    reached = [(surfaces.reached(path, _GOAL), racer[0])
+               for racer, path in zip(question.racers, paths, strict=True) if racer and path]  # fmt: skip
+    there = [f"{name} from update {k}" for k, name in sorted(each for each in reached if each[0] is not None)]
+    away = [name for k, name in reached if k is None]
+    parts = [", ".join(there) or "nobody", *([f"not {', '.join(away)}"] if there and away else [])]
+    return f"F stays below {said(_GOAL)}: {'; '.join(parts)}."
 
 
 class _Lane:
@@ -93,11 +164,14 @@ class _Lane:
         self.result = page.words(name=f"result-{number}")
         boxes = row(*(box.model for box in self.boxes), sizing_mode="stretch_width", stylesheets=[page.wraps()])
         self.model = column(page.key(key), self.choice, boxes, self.result, sizing_mode="stretch_width", min_width=230)
-        self.offer(surface)
+        self.offer_usual(surface)
 
-    def offer(self, surface: Surface) -> None:
+    def offer_usual(self, surface: Surface) -> None:
         """Shows the chosen optimizer's constants, as they are at first on the surface."""
-        offered = {} if self.choice.value == _NONE else constants(self.choice.value, surface)
+        self.offer({} if self.choice.value == _NONE else constants(self.choice.value, surface))
+
+    def offer(self, offered: dict[str, float]) -> None:
+        """Shows a box for each constant of the chosen optimizer."""
         self.form.boxes = self.boxes[: len(offered)]
         for box in self.boxes:
             box.model.visible = box in self.form.boxes
@@ -141,9 +215,13 @@ class _Page:
 
     def __init__(self, document: Document):
         first = _first()
+        self.quiet = False  # while the page itself sets a control
         self.status = Status()
         self.live = Live(document, answer, self.show, self.status)
         wide = {"sizing_mode": "stretch_width"}
+        self.preset = Select(title="preset", options=[*(each.name for each in PRESETS), _OWN], value=PRESETS[0].name,
+                             name="preset", **wide)  # fmt: skip
+        self.lesson = page.words(name="lesson")
         self.surface = Select(title="surface", options=list(surfaces.surfaces()), value=first.name, name="surface",
                               **wide)  # fmt: skip
         self.steps = page.slider("updates", 1, STEPS, 400, 1, "steps")
@@ -158,32 +236,53 @@ class _Page:
                             line_width=2)  # fmt: skip
         for lane in self.lanes:
             lane.choice.on_change("value", lambda attribute, old, new, lane=lane: self.other_optimizer(lane))
+        self.preset.on_change("value", self.other_preset)
         self.surface.on_change("value", self.other_surface)
         self.steps.on_change("value", lambda attribute, old, new: self.ask())
         self.plotted.on_event(Tap, lambda event: self.start.tapped(self.plotted, event))
         starts = row(*(box.model for box in self.start.boxes), **wide)
-        controls = column(self.surface, self.steps, starts, **wide)
+        controls = column(self.preset, self.lesson, self.surface, self.steps, starts, **wide)
         lanes = row(*(lane.model for lane in self.lanes), stylesheets=[page.wraps()], **wide)
         page.lay_out(document, TITLE, ABOUT, status=self.status.model, controls=controls, main=self.plotted,
                      side=self.error, below=lanes)  # fmt: skip
         self.ask()
 
+    def other_preset(self, attribute, old, new) -> None:
+        if self.quiet or new == _OWN:
+            return
+        question = next(each.question for each in PRESETS if each.name == new)
+        self.quiet = True
+        self.surface.value, self.steps.value = question.surface, question.steps
+        self.start.move(question.start)
+        for lane, (optimizer, given) in zip(self.lanes, question.racers, strict=True):
+            lane.choice.value = optimizer
+            lane.offer(given)
+        self.quiet = False
+        self.ask()
+
     def other_optimizer(self, lane: _Lane) -> None:
-        lane.offer(surfaces.surfaces()[self.surface.value])
+        lane.offer_usual(surfaces.surfaces()[self.surface.value])
         self.ask()
 
     def other_surface(self, attribute, old, new) -> None:
         surface = surfaces.surfaces()[new]
         self.start.move(surface.start, surface.labels)
         for lane in self.lanes:
-            lane.offer(surface)
+            lane.offer_usual(surface)
             lane.empty()
         self.drawing.frame(surface)
         self.ask()
 
     def ask(self) -> None:
+        if self.quiet:
+            return
         racers = tuple(lane.racer for lane in self.lanes)
-        self.live.ask(Question(self.surface.value, self.steps.value, tuple(self.start.values), racers))
+        question = Question(self.surface.value, self.steps.value, tuple(self.start.values), racers)
+        preset = _preset(question)
+        self.quiet = True
+        self.preset.value = preset.name if preset else _OWN
+        self.quiet = False
+        self.live.ask(question)
 
     def show(self, found: Answer) -> None:
         question, paths = found
@@ -191,6 +290,8 @@ class _Page:
             return  # of a surface that is no longer there; the right paths are on their way
         surface = surfaces.surfaces()[question.surface]
         self.drawing.draw(surface)
+        preset = _preset(question)
+        self.lesson.text = f'<p class="soft">{preset.lesson}</p>' if preset else ""
         shown = [lane.show(surface, path) for lane, path in zip(self.lanes, paths, strict=True)]
         there = [(racer[0], how, path.values[-1])
                  for racer, how, path in zip(question.racers, shown, paths, strict=True) if racer]  # fmt: skip
@@ -201,6 +302,7 @@ class _Page:
         lost = [name for name, how, _ in there if how == "diverges"]
         left = sorted((F, name) for name, how, F in there if how != "diverges")
         best = f"Lowest after {question.steps} updates: {left[0][1]}, F = {said(left[0][0])}." if left else ""
+        best = f"{best} {_arrivals(question, paths)}"
         if lost:
             self.status.warn(f"{', '.join(lost)} diverges. {best}")
         else:
