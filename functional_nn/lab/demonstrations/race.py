@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
+import numpy as np
 from bokeh.document import Document
 from bokeh.events import Tap
 from bokeh.layouts import column, row
@@ -18,7 +19,7 @@ from functional_nn.lab.demonstrations import contours, page, surfaces, typed
 from functional_nn.lab.demonstrations.boxes import Box, Form, Start
 from functional_nn.lab.demonstrations.contours import Drawing
 from functional_nn.lab.demonstrations.page import Demonstration, Live, Status, said
-from functional_nn.lab.demonstrations.surfaces import STEPS, Path, Surface
+from functional_nn.lab.demonstrations.surfaces import STEPS, Bend, Path, Surface
 from functional_nn.optimizers import first_order
 
 TITLE = "Adam and its relatives"
@@ -40,13 +41,18 @@ class Question(NamedTuple):
 
 
 class Preset(NamedTuple):
-    """A race and what it shows; rates: the learning rates of `_FIRST`, whose other constants are their defaults."""
+    """A race and what it shows.
+
+    rates: the learning rates of `_FIRST`, whose other constants are their defaults; window: what is seen of the
+    surface at first, all of it if None.
+    """
 
     name: str
     surface: str
     start: tuple[float, float]
     rates: tuple[float, float, float, float]
     lesson: str
+    window: tuple[tuple[float, float], tuple[float, float]] | None = None
 
     @property
     def question(self) -> Question:
@@ -64,25 +70,26 @@ PRESETS = (
         "slope.",
     ),
     Preset(
-        "A narrow valley", "Weights of two layers (dl3aa)", (14.0, 3.0), (1.6, 0.5, _ADAPTIVE, _ADAPTIVE),
-        "F is curved much more across the valley than along it. Gradient descent jumps from side to side at a rate "
-        "near its limit, and creeps along the valley. In Adam, gradients that change sign average out while their "
-        "squares do not, so the steps across get small; along the valley the sign stays, and so does the step.",
+        "A narrow valley", "Weights of two layers (dl3aa)", (14.0, 1.3), (1.65, 0.5, _ADAPTIVE, _ADAPTIVE),
+        "F is curved much more across the valley than along it. Gradient descent, at a rate near its limit, jumps from "
+        "side to side and creeps along the valley. In Adam, gradients across it change sign and average out while "
+        "their squares do not, so the steps across get small; along it the sign stays, and the steps stay long.",
+        ((9.0, 15.0), (0.0, 2.0)),
     ),
     Preset(
         "A large rate", "Quadratic, Hagan Eq. 3.15", (-1.0, -2.95), (0.2, 0.2, 0.2, 0.2),
-        "One rate for all, above gradient descent's limit 2/λmax. Gradient descent and momentum diverge. RMSprop "
-        "jumps from side to side for ever. Adam's steps get smaller, because the gradient changes sign. Below the "
-        "limit gradient descent is faster than Adam here: λmax is only five times the other eigenvalue.",
+        "One rate for all, above gradient descent's limit. Gradient descent and momentum diverge. RMSprop goes on "
+        "jumping from side to side. Adam's steps get smaller, because the gradient changes sign. Below the limit "
+        "gradient descent is faster than Adam here: the eigenvalues differ little.",
     ),
     Preset(
-        "A local minimum stops Adam", "Two minima and a saddle", (7.0, 5.0), (10.0, 10.0, _ADAPTIVE, _ADAPTIVE),
+        "Adam in a local minimum", "Two minima and a saddle", (7.0, 5.0), (10.0, 10.0, _ADAPTIVE, _ADAPTIVE),
         "Adam's first steps are equally long in both weights, whatever the slopes: from here they lead to the local "
         "minimum, where the gradient is zero and Adam stays. Gradient descent follows the slope to the other minimum. "
         "Start and path decide which minimum is found, not how good a method is.",
     ),
     Preset(
-        "A local minimum stops gradient descent", "Two minima and a saddle", (-10.0, -10.0),
+        "GD in a local minimum", "Two minima and a saddle", (-10.0, -10.0),
         (10.0, 10.0, _ADAPTIVE, _ADAPTIVE),
         "The other way round: from here the slope leads gradient descent to the local minimum, and Adam's equally long "
         "steps lead past it. Start and path decide which minimum is found, not how good a method is.",
@@ -91,10 +98,11 @@ PRESETS = (
 
 
 class Answer(NamedTuple):
-    """Each lane's path, or None."""
+    """Each lane's path, or None; the Hessian at the surface's minimum."""
 
     question: Question
     paths: tuple[Path | None, ...]
+    bend: Bend
 
 
 def constants(optimizer: str, surface: Surface) -> dict[str, float]:
@@ -110,7 +118,7 @@ def answer(question: Question) -> Answer:
     surface = surfaces.surfaces()[question.surface]
     _ = surface.grid  # which the page draws, and does not compute
     paths = [racer and surfaces.descend(surface, question.start, question.steps, *racer) for racer in question.racers]
-    return Answer(question, tuple(paths))
+    return Answer(question, tuple(paths), surfaces.bend(surface, np.array(surface.stationary[0].x)))
 
 
 def warm_up() -> Iterator[None]:
@@ -140,10 +148,18 @@ def _arrivals(question: Question, paths: Sequence[Path | None]) -> str:
     """From which update on F stays below the goal, of each racer; and who does not get there."""
     reached = [(surfaces.reached(path, _GOAL), racer[0])
                for racer, path in zip(question.racers, paths, strict=True) if racer and path]  # fmt: skip
-    there = [f"{name} from update {k}" for k, name in sorted(each for each in reached if each[0] is not None)]
+    there = [f"with {name} from update {k}" for k, name in sorted(each for each in reached if each[0] is not None)]
     away = [name for k, name in reached if k is None]
-    parts = [", ".join(there) or "nobody", *([f"not {', '.join(away)}"] if there and away else [])]
-    return f"F stays below {said(_GOAL)}: {'; '.join(parts)}."
+    parts = [", ".join(there), f"not with {', '.join(away)}" if away else ""]
+    return f"F stays below {said(_GOAL)} {'; '.join(filter(None, parts))}."
+
+
+def _lesson(question: Question, bend: Bend) -> Markup:
+    """What the preset shows, if it is one; the eigenvalues that it speaks of."""
+    preset, (low, high) = _preset(question), map(said, bend.eigenvalues)
+    curvature = f"At the minimum ∇²F has the eigenvalues {low} and {high}: gradient descent's limit is 2/λmax = "
+    shown = [*([preset.lesson] if preset else []), f"{curvature}{said(bend.stable_rate)}."]
+    return Markup("").join(Markup('<p class="soft">{}</p>').format(each) for each in shown)
 
 
 class _Lane:
@@ -227,9 +243,9 @@ class _Page:
         self.steps = page.slider("updates", 1, STEPS, 400, 1, "steps")
         self.start = Start(first.labels, first.start, self.status, self.ask)
         self.lanes = [_Lane(number, name, first, self.ask, self.status) for number, name in enumerate(_FIRST)]
-        self.drawing = Drawing("Contours of F over two weights, and the path of each optimizer", 350, first)
+        self.drawing = Drawing("Contours of F over two weights, and the path of each optimizer", 400, first)
         self.plotted = self.drawing.figure
-        self.error = contours.error_plot(350)
+        self.error = contours.error_plot(400)
         for number, lane in enumerate(self.lanes):
             contours.draw_path(self.plotted, lane.path, lane.ends, number)
             self.error.line("x", "y", source=lane.values, color=page.COLORS[number], line_dash=page.DASHES[number],
@@ -250,9 +266,11 @@ class _Page:
     def other_preset(self, attribute, old, new) -> None:
         if self.quiet or new == _OWN:
             return
-        question = next(each.question for each in PRESETS if each.name == new)
+        preset = next(each for each in PRESETS if each.name == new)
+        question = preset.question
         self.quiet = True
         self.surface.value, self.steps.value = question.surface, question.steps
+        self.drawing.look(preset.window or surfaces.surfaces()[question.surface].window)
         self.start.move(question.start)
         for lane, (optimizer, given) in zip(self.lanes, question.racers, strict=True):
             lane.choice.value = optimizer
@@ -285,13 +303,12 @@ class _Page:
         self.live.ask(question)
 
     def show(self, found: Answer) -> None:
-        question, paths = found
+        question, paths, bend = found
         if question.surface != self.surface.value:
             return  # of a surface that is no longer there; the right paths are on their way
         surface = surfaces.surfaces()[question.surface]
         self.drawing.draw(surface)
-        preset = _preset(question)
-        self.lesson.text = f'<p class="soft">{preset.lesson}</p>' if preset else ""
+        self.lesson.text = str(_lesson(question, bend))
         shown = [lane.show(surface, path) for lane, path in zip(self.lanes, paths, strict=True)]
         there = [(racer[0], how, path.values[-1])
                  for racer, how, path in zip(question.racers, shown, paths, strict=True) if racer]  # fmt: skip
