@@ -74,7 +74,7 @@ PRESETS = (
         "F is curved much more across the valley than along it. Gradient descent, at a rate near its limit, jumps from "
         "side to side and creeps along the valley. In Adam, gradients across it change sign and average out while "
         "their squares do not, so the steps across get small; along it the sign stays, and the steps stay long.",
-        ((9.0, 15.0), (0.0, 2.0)),
+        ((8.0, 15.0), (0.0, 2.0)),
     ),
     Preset(
         "A large rate", "Quadratic, Hagan Eq. 3.15", (-1.0, -2.95), (0.2, 0.2, 0.2, 0.2),
@@ -321,7 +321,7 @@ class _Page:
         best = f"Lowest after {question.steps} updates: {left[0][1]}, F = {said(left[0][0])}." if left else ""
         best = f"{best} {_arrivals(question, paths)}"
         if lost:
-            self.status.warn(f"{', '.join(lost)} diverges. {best}")
+            self.status.warn(f"{', '.join(lost)} diverge{'' if lost[1:] else 's'}. {best}")
         else:
             self.status.say(best)
 
