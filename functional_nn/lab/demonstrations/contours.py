@@ -33,8 +33,14 @@ class Drawing:
         self.figure.renderers = [each for each in self.figure.renderers if each not in self.lines]
         page.empty(self.known)
         for shown, (low, high) in zip((self.figure.x_range, self.figure.y_range), surface.window, strict=True):
-            shown.update(start=low, end=high, reset_start=low, reset_end=high)
+            shown.update(reset_start=low, reset_end=high)
+        self.look(surface.window)
         self.figure.xaxis.axis_label, self.figure.yaxis.axis_label = surface.labels
+
+    def look(self, window: tuple[tuple[float, float], tuple[float, float]]) -> None:
+        """Shows this part of the plane; the figure's reset still shows all of the surface."""
+        for shown, (low, high) in zip((self.figure.x_range, self.figure.y_range), window, strict=True):
+            shown.update(start=low, end=high)
 
     def draw(self, surface: Surface) -> None:
         """The contours and the stationary points, unless they are there."""

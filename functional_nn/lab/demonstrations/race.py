@@ -1,9 +1,13 @@
-"""Adam and its relatives on a performance surface (Hagan's dl3aa): up to four optimizers start from one click."""
+"""Adam and its relatives on a performance surface (Hagan's dl3aa): up to four optimizers start from one click.
+
+Presets show what Hagan's text says of Adam (Eq. 3.29 to 3.35) and where it does not hold.
+"""
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
+import numpy as np
 from bokeh.document import Document
 from bokeh.events import Tap
 from bokeh.layouts import column, row
@@ -15,13 +19,15 @@ from functional_nn.lab.demonstrations import contours, page, surfaces, typed
 from functional_nn.lab.demonstrations.boxes import Box, Form, Start
 from functional_nn.lab.demonstrations.contours import Drawing
 from functional_nn.lab.demonstrations.page import Demonstration, Live, Status, said
-from functional_nn.lab.demonstrations.surfaces import STEPS, Path, Surface
+from functional_nn.lab.demonstrations.surfaces import STEPS, Bend, Path, Surface
 from functional_nn.optimizers import first_order
 
 TITLE = "Adam and its relatives"
-ABOUT = "Click on the surface: all optimizers start there, each with its own constants."
+ABOUT = "Choose a preset, or click on the surface: all optimizers start there, each with its own constants."
 _FIRST = ("gd", "momentum", "rmsprop", "adam")
 _NONE = "none"
+_OWN = "your own"
+_GOAL = 1e-3  # of F, which is 0 at every surface's minimum
 _ADAPTIVE = 0.1  # dl3aa's rate, for methods whose steps are about as long as it, whatever the gradient
 
 
@@ -34,11 +40,69 @@ class Question(NamedTuple):
     racers: tuple[tuple[str, dict[str, float]] | None, ...]
 
 
+class Preset(NamedTuple):
+    """A race and what it shows.
+
+    rates: the learning rates of `_FIRST`, whose other constants are their defaults; window: what is seen of the
+    surface at first, all of it if None.
+    """
+
+    name: str
+    surface: str
+    start: tuple[float, float]
+    rates: tuple[float, float, float, float]
+    lesson: str
+    window: tuple[tuple[float, float], tuple[float, float]] | None = None
+
+    @property
+    def question(self) -> Question:
+        racers = tuple((name, surfaces.constants_of(name) | {"learning_rate": rate})
+                       for name, rate in zip(_FIRST, self.rates, strict=True))  # fmt: skip
+        return Question(self.surface, 400, self.start, racers)
+
+
+PRESETS = (
+    Preset(
+        "A flat valley", "Two minima and a saddle", (8.0, 20.0), (10.0, 10.0, _ADAPTIVE, _ADAPTIVE),
+        "The second hidden neuron is saturated here: the slope along b¹₂ is small, but keeps its sign. Gradient "
+        "descent falls to the floor of the valley and then creeps along it, at any rate that is stable. Adam divides "
+        "by the root of the smoothed squared gradient: its steps are about as long as its rate, however small the "
+        "slope.",
+    ),
+    Preset(
+        "A narrow valley", "Weights of two layers (dl3aa)", (14.0, 1.3), (1.65, 0.5, _ADAPTIVE, _ADAPTIVE),
+        "F is curved much more across the valley than along it. Gradient descent, at a rate near its limit, jumps from "
+        "side to side and creeps along the valley. In Adam, gradients across it change sign and average out while "
+        "their squares do not, so the steps across get small; along it the sign stays, and the steps stay long.",
+        ((8.0, 15.0), (0.0, 2.0)),
+    ),
+    Preset(
+        "A large rate", "Quadratic, Hagan Eq. 3.15", (-1.0, -2.95), (0.2, 0.2, 0.2, 0.2),
+        "One rate for all, above gradient descent's limit. Gradient descent and momentum diverge. RMSprop goes on "
+        "jumping from side to side. Adam's steps get smaller, because the gradient changes sign. Below the limit "
+        "gradient descent is faster than Adam here: the eigenvalues differ little.",
+    ),
+    Preset(
+        "Adam in a local minimum", "Two minima and a saddle", (7.0, 5.0), (10.0, 10.0, _ADAPTIVE, _ADAPTIVE),
+        "Adam's first steps are equally long in both weights, whatever the slopes: from here they lead to the local "
+        "minimum, where the gradient is zero and Adam stays. Gradient descent follows the slope to the other minimum. "
+        "Start and path decide which minimum is found, not how good a method is.",
+    ),
+    Preset(
+        "GD in a local minimum", "Two minima and a saddle", (-10.0, -10.0),
+        (10.0, 10.0, _ADAPTIVE, _ADAPTIVE),
+        "The other way round: from here the slope leads gradient descent to the local minimum, and Adam's equally long "
+        "steps lead past it. Start and path decide which minimum is found, not how good a method is.",
+    ),
+)  # fmt: skip
+
+
 class Answer(NamedTuple):
-    """Each lane's path, or None."""
+    """Each lane's path, or None; the Hessian at the surface's minimum."""
 
     question: Question
     paths: tuple[Path | None, ...]
+    bend: Bend
 
 
 def constants(optimizer: str, surface: Surface) -> dict[str, float]:
@@ -54,7 +118,7 @@ def answer(question: Question) -> Answer:
     surface = surfaces.surfaces()[question.surface]
     _ = surface.grid  # which the page draws, and does not compute
     paths = [racer and surfaces.descend(surface, question.start, question.steps, *racer) for racer in question.racers]
-    return Answer(question, tuple(paths))
+    return Answer(question, tuple(paths), surfaces.bend(surface, np.array(surface.stationary[0].x)))
 
 
 def warm_up() -> Iterator[None]:
@@ -72,7 +136,30 @@ def warm_up() -> Iterator[None]:
 
 
 def _first() -> Surface:
-    return list(surfaces.surfaces().values())[2]
+    return surfaces.surfaces()[PRESETS[0].surface]
+
+
+def _preset(question: Question) -> Preset | None:
+    """The preset that asks the same, if any."""
+    return next((each for each in PRESETS if each.question == question), None)
+
+
+def _arrivals(question: Question, paths: Sequence[Path | None]) -> str:
+    """From which update on F stays below the goal, of each racer; and who does not get there."""
+    reached = [(surfaces.reached(path, _GOAL), racer[0])
+               for racer, path in zip(question.racers, paths, strict=True) if racer and path]  # fmt: skip
+    there = [f"with {name} from update {k}" for k, name in sorted(each for each in reached if each[0] is not None)]
+    away = [name for k, name in reached if k is None]
+    parts = [", ".join(there), f"not with {', '.join(away)}" if away else ""]
+    return f"F stays below {said(_GOAL)} {'; '.join(filter(None, parts))}."
+
+
+def _lesson(question: Question, bend: Bend) -> Markup:
+    """What the preset shows, if it is one; the eigenvalues that it speaks of."""
+    preset, (low, high) = _preset(question), map(said, bend.eigenvalues)
+    curvature = f"At the minimum ∇²F has the eigenvalues {low} and {high}: gradient descent's limit is 2/λmax = "
+    shown = [*([preset.lesson] if preset else []), f"{curvature}{said(bend.stable_rate)}."]
+    return Markup("").join(Markup('<p class="soft">{}</p>').format(each) for each in shown)
 
 
 class _Lane:
@@ -93,11 +180,14 @@ class _Lane:
         self.result = page.words(name=f"result-{number}")
         boxes = row(*(box.model for box in self.boxes), sizing_mode="stretch_width", stylesheets=[page.wraps()])
         self.model = column(page.key(key), self.choice, boxes, self.result, sizing_mode="stretch_width", min_width=230)
-        self.offer(surface)
+        self.offer_usual(surface)
 
-    def offer(self, surface: Surface) -> None:
+    def offer_usual(self, surface: Surface) -> None:
         """Shows the chosen optimizer's constants, as they are at first on the surface."""
-        offered = {} if self.choice.value == _NONE else constants(self.choice.value, surface)
+        self.offer({} if self.choice.value == _NONE else constants(self.choice.value, surface))
+
+    def offer(self, offered: dict[str, float]) -> None:
+        """Shows a box for each constant of the chosen optimizer."""
         self.form.boxes = self.boxes[: len(offered)]
         for box in self.boxes:
             box.model.visible = box in self.form.boxes
@@ -141,56 +231,84 @@ class _Page:
 
     def __init__(self, document: Document):
         first = _first()
+        self.quiet = False  # while the page itself sets a control
         self.status = Status()
         self.live = Live(document, answer, self.show, self.status)
         wide = {"sizing_mode": "stretch_width"}
+        self.preset = Select(title="preset", options=[*(each.name for each in PRESETS), _OWN], value=PRESETS[0].name,
+                             name="preset", **wide)  # fmt: skip
+        self.lesson = page.words(name="lesson")
         self.surface = Select(title="surface", options=list(surfaces.surfaces()), value=first.name, name="surface",
                               **wide)  # fmt: skip
         self.steps = page.slider("updates", 1, STEPS, 400, 1, "steps")
         self.start = Start(first.labels, first.start, self.status, self.ask)
         self.lanes = [_Lane(number, name, first, self.ask, self.status) for number, name in enumerate(_FIRST)]
-        self.drawing = Drawing("Contours of F over two weights, and the path of each optimizer", 350, first)
+        self.drawing = Drawing("Contours of F over two weights, and the path of each optimizer", 400, first)
         self.plotted = self.drawing.figure
-        self.error = contours.error_plot(350)
+        self.error = contours.error_plot(400)
         for number, lane in enumerate(self.lanes):
             contours.draw_path(self.plotted, lane.path, lane.ends, number)
             self.error.line("x", "y", source=lane.values, color=page.COLORS[number], line_dash=page.DASHES[number],
                             line_width=2)  # fmt: skip
         for lane in self.lanes:
             lane.choice.on_change("value", lambda attribute, old, new, lane=lane: self.other_optimizer(lane))
+        self.preset.on_change("value", self.other_preset)
         self.surface.on_change("value", self.other_surface)
         self.steps.on_change("value", lambda attribute, old, new: self.ask())
         self.plotted.on_event(Tap, lambda event: self.start.tapped(self.plotted, event))
         starts = row(*(box.model for box in self.start.boxes), **wide)
-        controls = column(self.surface, self.steps, starts, **wide)
+        controls = column(self.preset, self.lesson, self.surface, self.steps, starts, **wide)
         lanes = row(*(lane.model for lane in self.lanes), stylesheets=[page.wraps()], **wide)
         page.lay_out(document, TITLE, ABOUT, status=self.status.model, controls=controls, main=self.plotted,
                      side=self.error, below=lanes)  # fmt: skip
         self.ask()
 
+    def other_preset(self, attribute, old, new) -> None:
+        if self.quiet or new == _OWN:
+            return
+        preset = next(each for each in PRESETS if each.name == new)
+        question = preset.question
+        self.quiet = True
+        self.surface.value, self.steps.value = question.surface, question.steps
+        self.drawing.look(preset.window or surfaces.surfaces()[question.surface].window)
+        self.start.move(question.start)
+        for lane, (optimizer, given) in zip(self.lanes, question.racers, strict=True):
+            lane.choice.value = optimizer
+            lane.offer(given)
+        self.quiet = False
+        self.ask()
+
     def other_optimizer(self, lane: _Lane) -> None:
-        lane.offer(surfaces.surfaces()[self.surface.value])
+        lane.offer_usual(surfaces.surfaces()[self.surface.value])
         self.ask()
 
     def other_surface(self, attribute, old, new) -> None:
         surface = surfaces.surfaces()[new]
         self.start.move(surface.start, surface.labels)
         for lane in self.lanes:
-            lane.offer(surface)
+            lane.offer_usual(surface)
             lane.empty()
         self.drawing.frame(surface)
         self.ask()
 
     def ask(self) -> None:
+        if self.quiet:
+            return
         racers = tuple(lane.racer for lane in self.lanes)
-        self.live.ask(Question(self.surface.value, self.steps.value, tuple(self.start.values), racers))
+        question = Question(self.surface.value, self.steps.value, tuple(self.start.values), racers)
+        preset = _preset(question)
+        self.quiet = True
+        self.preset.value = preset.name if preset else _OWN
+        self.quiet = False
+        self.live.ask(question)
 
     def show(self, found: Answer) -> None:
-        question, paths = found
+        question, paths, bend = found
         if question.surface != self.surface.value:
             return  # of a surface that is no longer there; the right paths are on their way
         surface = surfaces.surfaces()[question.surface]
         self.drawing.draw(surface)
+        self.lesson.text = str(_lesson(question, bend))
         shown = [lane.show(surface, path) for lane, path in zip(self.lanes, paths, strict=True)]
         there = [(racer[0], how, path.values[-1])
                  for racer, how, path in zip(question.racers, shown, paths, strict=True) if racer]  # fmt: skip
@@ -201,8 +319,9 @@ class _Page:
         lost = [name for name, how, _ in there if how == "diverges"]
         left = sorted((F, name) for name, how, F in there if how != "diverges")
         best = f"Lowest after {question.steps} updates: {left[0][1]}, F = {said(left[0][0])}." if left else ""
+        best = f"{best} {_arrivals(question, paths)}"
         if lost:
-            self.status.warn(f"{', '.join(lost)} diverges. {best}")
+            self.status.warn(f"{', '.join(lost)} diverge{'' if lost[1:] else 's'}. {best}")
         else:
             self.status.say(best)
 

@@ -236,9 +236,18 @@ def verdict(path: Path) -> str:
     moves = np.abs(np.diff(path.points[-2 * tenth :], axis=0)).max()
     if moves < 1e-6 * (1 + np.abs(path.points[-1]).max()):
         return "stands still"
+    if (np.diff(F[-2 * tenth :]) < 0).all():
+        return "still falling"
     if abs(after - before) <= 1e-6 * before or np.ptp(F[-2 * tenth :]) > 3 * abs(after - before):
         return "oscillates"
     return "still falling" if after < before else "diverges"
+
+
+def reached(path: Path, goal: float) -> int | None:
+    """The first update from which on F stays below the goal; None where the path ends before."""
+    above = np.flatnonzero(~(path.values < goal))
+    first = int(above[-1]) + 1 if above.size else 0
+    return first if first < len(path.values) else None
 
 
 # The surfaces ---------------------------------------------------------------------------------------------------------
@@ -289,7 +298,7 @@ def surfaces() -> dict[str, Surface]:
         _logistic(
             (10.0, 5.0), ("b1_1", "b1_2"),
             name="Two minima and a saddle", about="The two hidden biases of a 1-2-1 logistic network.",
-            labels=("b¹₁", "b¹₂"), start=(7.0, 5.0), rate=10.0, largest_rate=300.0, window=((-12, 14), (-12, 14)),
+            labels=("b¹₁", "b¹₂"), start=(8.0, 20.0), rate=10.0, largest_rate=300.0, window=((-12, 14), (-12, 24)),
             stationary=(Point("minimum", (-5.0, 5.0), 0.0), Point("local minimum", (9.874, -2.572), 0.0154),
                         Point("saddle", (1.352, 0.622), 0.3442)),
         ),
