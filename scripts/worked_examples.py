@@ -109,7 +109,8 @@ class LinearNeuron:
     def model(self):
         """c, d, A and what follows from them (Eq. 3.19-3.23), the parameters in `ravel_pytree`'s order."""
         taken = jax.jit(fnn.curvature.quadratic_model, static_argnums=(0, 1))
-        return taken(self.network, SQUARES, self.params(np.zeros(self.size)), *self.data)
+        found = taken(self.network, SQUARES, self.params(np.zeros(self.size)), *self.data)
+        return jax.tree.map(np.asarray, found)
 
     def steps(self, method, start, count=1):
         """The points (count + 1, size) of a second-order method."""
@@ -214,7 +215,7 @@ def example2():
         ),
         *sourced(
             "printed", "Hagan P3.3 iii",
-            Row(2, "|A - lambda I|: coefficients", [1, -50, 400], np.poly(np.asarray(A))),
+            Row(2, "|A - lambda I|: coefficients", [1, -50, 400], np.poly(A)),
             Row(2, "eigenvalues", [10, 40], eigenvalues),
             Row(2, "A - lambda_1 I", [[24, -12], [-12, 6]], A - eigenvalues[0] * np.eye(2)),
             Row(2, "A - lambda_2 I", [[-6, -12], [-12, -24]], A - eigenvalues[1] * np.eye(2)),
