@@ -48,6 +48,8 @@ ERRATA = {
     "Kordecki: w_22^(1) after the step": (6, "new w^(1)", (1, 1), 0.9881, 0.0988, 4),
     "Kordecki: dE/dw_0^(0)": (6, "dE/dw_0^(0)", (), 0.0008, 0.0024, 4),
     "Kordecki: dE/dy_1^(1), labelled dE/dw_1^(0)": (6, "dE/dy^(1)", (0,), 0.0020, 0.1502, 4),
+    "Kordecki: dE/dy_2^(1), labelled dE/dw_12^(0)": (6, "dE/dy_2^(1)", (), 0.0004, 0.0818, 4),
+    "Hagan P3.3: -A^-1 d without its minus": (2, "minimum x* = -A^-1 d", (0,), -0.4, 0.4, 1),
 }
 
 
