@@ -91,11 +91,11 @@ def vector(tree):
 
 
 class LinearNeuron:
-    """The linear neuron with parameters x (size,) on its data: what the library says of its F."""
+    """What the library says of F of a linear neuron with parameters x (2,): two weights, or a weight and a bias."""
 
-    def __init__(self, inputs, targets, size=2):
-        self.data, self.size = (inputs, targets), size
-        self.network, _ = neuron("linear", np.zeros(size), inputs.shape[1])
+    def __init__(self, inputs, targets):
+        self.data = inputs, targets
+        self.network, _ = neuron("linear", np.zeros(2), inputs.shape[1])
         self.problem = fnn.training.problem(self.network, SQUARES, *self.data)
 
     def params(self, x):
@@ -109,11 +109,11 @@ class LinearNeuron:
     def model(self):
         """c, d, A and what follows from them (Eq. 3.19-3.23), the parameters in `ravel_pytree`'s order."""
         taken = jax.jit(fnn.curvature.quadratic_model, static_argnums=(0, 1))
-        found = taken(self.network, SQUARES, self.params(np.zeros(self.size)), *self.data)
+        found = taken(self.network, SQUARES, self.params(np.zeros(2)), *self.data)
         return jax.tree.map(np.asarray, found)
 
     def steps(self, method, start, count=1):
-        """The points (count + 1, size) of a second-order method."""
+        """The points (count + 1, 2) of a second-order method."""
         init, update = jax.jit(method.init), jax.jit(method.update)
         states = [init(self.params(start), self.problem)]
         for _ in range(count):
@@ -122,7 +122,7 @@ class LinearNeuron:
 
 
 def descend(optimizer, gradients, start):
-    """The points (K + 1, size) of a first-order method, a step on each of K functions x -> (F, dF/dx) in turn."""
+    """The points (K + 1, 2) of a first-order method, a step on each of K functions x -> (F, dF/dx) in turn."""
     update = jax.jit(optimizer.update)
     states = [optimizer.init(jnp.asarray(start, jnp.float64))]
     for value_and_gradient in gradients:
