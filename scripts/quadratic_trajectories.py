@@ -4,9 +4,10 @@
     python scripts/quadratic_trajectories.py --out results/quadratic_trajectories
 
 The neuron has two weights x and no bias, so F = c + d'x + x'Ax/2 (Eq. 3.19) can be drawn as contours. Gradient descent
-converges while its rate is below 2 / (largest eigenvalue of the Hessian A). Stochastic gradient descent takes the
-examples in order, one an update; Newton's method is there in one step (Eq. 3.28). Gradients and the quadratic model
-(A, its eigenvalues and the minimum) are the library's, by hand.
+converges while its rate is below 2 / (largest eigenvalue of the Hessian A). Stochastic gradient descent (Figure 3.4)
+takes one example an update, in random order, from the same start: a noisy version of gradient descent's path. Newton's
+method is there in one step (Eq. 3.28). Gradients, methods and the quadratic model (A, its eigenvalues and the minimum)
+are the library's, by hand.
 """
 
 from typing import NamedTuple
@@ -26,20 +27,26 @@ import matplotlib.pyplot as plt  # noqa: E402  # isort: skip
 
 NETWORK, LOSS = fnn.multilayer((2, 1), ("linear",), bias="none"), fnn.losses.sum_square_error()
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")  # Okabe and Ito: apart for every kind of color vision
-TEXT = {  # what the texts say of a run, and of a problem, their slips mended
+PLAN = fnn.training.stochastic()
+PRINTED = {  # the texts' words on a problem, and on a run
+    "Eq. 3.15": "eigenvalues 4 and 20; GD at 0.01",
+    "P3.3": "eigenvalues 10 along (-1, -2) and 40 along (-2, 1); minimum (0.4, 0.3); largest stable rate 0.05",
+    ("P3.3", "GD", 0.05): "oscillates along (-2, 1)",
+}
+RECOMPUTED = {  # from the texts' data, without the library; scripts/worked_examples.py has the digits
+    "Eq. 3.15": "eigenvectors (1, 1) and (1, -1); minimum (-1, -1); largest stable rate 0.1",
+    "P3.3": "F at 0.05: 5, 2, 1.25, 1.0625, ...",
     ("Eq. 3.15", "GD", 0.01): "(-1.0164, -1.0164), F = 0.00108",
     ("Eq. 3.15", "GD", 0.1): "F = 19.0125 for ever",
     ("Eq. 3.15", "GD", 0.11): "diverges",
     ("P3.3", "GD", 0.05): "F -> 1",
     ("P3.3", "GD", 0.06): "diverges",
-    "Eq. 3.15": "the text's SGD: (0.02, -0.04) (-0.0232, -0.0184) (-0.0232, -0.038032) (-0.042736, -0.038032)",
-    "P3.3": "the text's F at 0.05: 5, 2, 1.25, 1.0625, ...",
 }
 
 
 class Problem(NamedTuple):
-    """Training data, where training starts, gradient descent's rates (small, near, at and over the largest stable one),
-    and the part of the plane that is drawn: center and half width.
+    """Training data, where every method starts, gradient descent's rates (small, near, at and over the largest stable
+    one), that of stochastic descent, and the part of the plane that is drawn: center and half width.
     """
 
     name: str
@@ -47,6 +54,7 @@ class Problem(NamedTuple):
     targets: jax.Array
     start: tuple[float, float]
     rates: tuple[float, float, float, float]
+    stochastic_rate: float
     center: tuple[float, float]
     half_width: float
 
@@ -68,27 +76,38 @@ def as_params(x):
     return {"layer1": {"weights": {"input": x[None, :]}}}
 
 
-def descend(problem: Problem, optimizer, start, updates: int, stochastic: bool = False):
-    """The points (updates + 1, 2) of a method; `stochastic`: each update sees the next example only."""
+def descend(problem: Problem, optimizer, updates: int, plan=None):
+    """The points (updates + 1, 2) of a method; plan: the examples of each update, by default all of them."""
+    plan, examples = plan or fnn.training.batch(), len(problem.inputs)
+    epoch = plan.updates(examples)
 
     def update(state, k):
-        rows = k[None] % len(problem.inputs) if stochastic else slice(None)
+        rows = plan.indices(jax.random.key(0), k // epoch, examples)[k % epoch]
         after = optimizer.update(state, problem.gradient(optimizer.point(state), rows))
         return after, after.params
 
-    points = jax.lax.scan(update, optimizer.init(jnp.array(start)), jnp.arange(updates))[1]
-    return np.concatenate([[start], points])
+    start = jnp.array(problem.start)
+    points = jax.lax.scan(update, optimizer.init(start), jnp.arange(updates))[1]
+    return np.concatenate([start[None], points])
+
+
+def newton(problem: Problem):
+    """The start and the point (2, 2) that one step of Newton's method leads to, Eq. 3.28 as it is printed."""
+    method = fnn.optimizers.newton(line_search="full_step")
+    training = fnn.training.problem(NETWORK, LOSS, problem.inputs, problem.targets)
+    before = method.init(as_params(jnp.array(problem.start)), training)
+    after = jax.jit(method.update)(before, training)
+    return np.concatenate([state.params["layer1"]["weights"]["input"] for state in (before, after)])
 
 
 def trajectories(problem: Problem) -> dict:
     """{(method, rate): points} of all methods."""
-    methods, start = fnn.optimizers, jnp.array(problem.start)
-    newton = start - jnp.linalg.solve(problem.model().A, problem.gradient(start))
-    return {("GD", rate): descend(problem, methods.gd(rate), start, 100) for rate in problem.rates} | {
-        ("SGD", 0.01): descend(problem, methods.gd(0.01), (0.0, 0.0), 400, stochastic=True),
-        ("momentum 0.9", 0.01): descend(problem, methods.momentum(0.01, 0.9), start, 100),
-        ("Adam", 0.1): descend(problem, methods.adam(0.1), start, 100),
-        ("Newton", 1.0): np.stack([start, newton]),
+    methods, rate = fnn.optimizers, problem.stochastic_rate
+    return {("GD", rate): descend(problem, methods.gd(rate), 100) for rate in problem.rates} | {
+        ("SGD", rate): descend(problem, methods.gd(rate), 400, PLAN),
+        ("momentum 0.9", 0.01): descend(problem, methods.momentum(0.01, 0.9), 100),
+        ("Adam", 0.1): descend(problem, methods.adam(0.1), 100),
+        ("Newton", 1.0): newton(problem),
     }
 
 
@@ -105,51 +124,59 @@ def shown(x) -> str:
     return "(" + ", ".join(f"{value:.5g}" for value in x) + ")"
 
 
-def draw(axes, problem: Problem, eigen, paths: dict, values: dict) -> None:
-    """Four panels: eigenvectors and the smallest rate, larger rates, other methods, and F against the updates."""
-    (cx, cy), half, minimum = problem.center, problem.half_width, paths["Newton", 1.0][-1]
+def draw(axes, problem: Problem, model: fnn.curvature.QuadraticModel, paths: dict, values: dict) -> None:
+    """Five panels: eigenvectors and the smallest rate, larger rates, stochastic descent beside the smallest rate, other
+    methods, and F against the updates.
+    """
+    (cx, cy), half, minimum = problem.center, problem.half_width, np.asarray(model.minimum)
     x, y = np.linspace(cx - half, cx + half, 121), np.linspace(cy - half, cy + half, 121)
     F = jax.vmap(jax.vmap(problem.value))(jnp.stack(jnp.meshgrid(x, y), axis=-1))
     below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.17), "ncol": 2, "fontsize": 8}
-    runs, colors = list(paths), dict(zip(paths, COLORS + COLORS, strict=True))
+    runs = list(paths)
+    colors = dict(zip(runs, COLORS + COLORS[1:] + COLORS[:1], strict=True))  # none twice in a panel of paths
     panels = (("a small rate", runs[:1], 100), ("near, at and over the limit", runs[1:4], 14),
-              ("other methods", runs[4:], 400))  # fmt: skip
+              ("one example an update, nearer", [runs[0], runs[4]], 400), ("other methods", runs[5:], 100))  # fmt: skip
     for axis, (title, group, updates) in zip(axes, panels, strict=False):
         levels = float(F.max()) * np.linspace(0.05, 1, 12) ** 2
         axis.contour(x, y, F, levels=levels, colors="0.75", linewidths=0.7, zorder=0)
         for run in group:
             path = paths[run][: updates + 1]  # one that diverges leaves the picture, where it is clipped
+            below_others = run[1] if run[0] == "GD" else 0  # a large rate below a small one, both below other methods
             axis.plot(
-                *path.T, "-o", color=colors[run], ms=2.5, lw=1, zorder=3 - run[1], label=f"{run[0]}, rate {run[1]:g}"
-            )
+                *path.T, "-o", color=colors[run], ms=2.5, lw=1, zorder=3 - below_others,
+                label=f"{run[0]}, rate {run[1]:g}",
+            )  # fmt: skip
         axis.plot(*minimum, "k+", ms=9)
         axis.set(xlim=(x[0], x[-1]), ylim=(y[0], y[-1]), aspect="equal", xlabel="$w_{1,1}$", title=title)
         axis.legend(**below)
-    for eigenvalue, vector in zip(eigen[0], eigen[1].T, strict=True):  # as long as the half axes of one contour
+    (mx, my), near = (minimum + problem.start) / 2, 0.6 * abs(minimum - problem.start).max()
+    axes[2].set(xlim=(mx - near, mx + near), ylim=(my - near, my + near))  # its steps are short
+    eigenvalues, eigenvectors = np.asarray(model.eigenvalues), np.asarray(model.eigenvectors)
+    for eigenvalue, vector in zip(eigenvalues, eigenvectors.T, strict=True):  # as long as the half axes of one contour
         away = vector * np.sign((minimum - problem.start) @ vector)
-        tip = minimum + away * 0.7 * half * np.sqrt(eigen[0][0] / eigenvalue)
+        tip = minimum + away * 0.7 * half * np.sqrt(eigenvalues[0] / eigenvalue)
         axes[0].annotate("", tip, minimum, arrowprops={"arrowstyle": "->", "color": "k"})
         axes[0].annotate(
             rf"$\lambda$ = {eigenvalue:.3g}", tip + 0.12 * half * away, ha="center", va="center", fontsize=9
         )
     axes[0].set_ylabel(f"{problem.name}:  $w_{{1,2}}$")
     for run in runs[:-1]:  # Newton is there after one update
-        axes[3].plot(
+        axes[4].plot(
             values[run], "-" if run[0] == "GD" else "--", color=colors[run], label=f"{run[0]}, rate {run[1]:g}"
         )
-    axes[3].set(
+    axes[4].set(
         yscale="log", ylim=(1e-8, 1e4), xlim=(0, 100), xlabel="update (SGD: of one example)", ylabel="F", title="error"
     )
-    axes[3].legend(**below)
+    axes[4].legend(**below)
 
 
 EQ315 = Problem(
     "Eq. 3.15", jnp.array([[-1.0, 2], [2, -1], [0, -1], [-1, 0]]), jnp.array([[-1.0], [-1], [1], [1]]),
-    (-1.0, -2.95), (0.01, 0.09, 0.1, 0.11), center=(-1, -1), half_width=2.3,
+    (-1.0, -2.95), (0.01, 0.09, 0.1, 0.11), 0.06, center=(-1, -1), half_width=2.3,
 )  # fmt: skip
 P33 = Problem(
     "P3.3", jnp.array([[-4.0, 2], [1, 2]]), jnp.array([[-1.0], [1]]),
-    (1.0, 1.0), (0.01, 0.045, 0.05, 0.06), center=(0.5, 0.45), half_width=1.1,
+    (1.0, 1.0), (0.01, 0.045, 0.05, 0.06), 0.015, center=(0.5, 0.45), half_width=1.1,
 )  # fmt: skip
 
 
@@ -157,24 +184,23 @@ def main() -> None:
     options = experiments.arguments(__doc__, "results/quadratic_trajectories")
     rows, notes = [], []
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(2, 4, figsize=(15, 8.8), layout="constrained")
+        figure, axes = plt.subplots(2, 5, figsize=(18.5, 8.8), layout="constrained")
         for problem, line in zip((EQ315, P33), axes, strict=True):
-            model = problem.model()
-            eigen = np.asarray(model.eigenvalues), np.asarray(model.eigenvectors)
-            paths = trajectories(problem)
+            model, paths = problem.model(), trajectories(problem)
             values = {run: np.asarray(jax.vmap(problem.value)(x)) for run, x in paths.items()}
-            draw(line, problem, eigen, paths, values)
+            draw(line, problem, model, paths, values)
             for (method, rate), x in paths.items():
-                F, text = values[method, rate], TEXT.get((problem.name, method, rate), "")
+                F, run = values[method, rate], (problem.name, method, rate)
                 rows.append({"problem": problem.name, "method": method, "rate": rate, "updates": len(x) - 1,
                              "start": shown(x[0]), "end": shown(x[-1]), "F": float(F[-1]), "verdict": verdict(F),
-                             "text": text})  # fmt: skip
-            along = [f"{v:.4g} along {shown(z / abs(z).min())}" for v, z in zip(eigen[0], eigen[1].T, strict=True)]
+                             "printed": PRINTED.get(run, ""), "recomputed": RECOMPUTED.get(run, "")})  # fmt: skip
+            eigen = zip(np.asarray(model.eigenvalues), np.asarray(model.eigenvectors).T, strict=True)
+            along = [f"{value:.4g} along {shown(z / abs(z).min())}" for value, z in eigen]
             at_limit = ", ".join(f"{F:.6g}" for F in values["GD", problem.rates[2]][:4])
             notes.append(
-                f"{problem.name}: eigenvalues {' and '.join(along)}; largest stable rate {model.stable_rate:.4g}; "
-                f"GD at {problem.rates[2]}: F = {at_limit}, ...\n"
-                f"SGD: {' '.join(map(shown, paths['SGD', 0.01][1:5]))}\n{TEXT[problem.name]}"
+                f"{problem.name}: eigenvalues {' and '.join(along)}; minimum {shown(model.minimum)}; largest stable "
+                f"rate {model.stable_rate:.4g}; GD at {problem.rates[2]}: F = {at_limit}, ...\n"
+                f"printed: {PRINTED[problem.name]}\nrecomputed: {RECOMPUTED[problem.name]}"
             )
     experiments.write(options.out, rows, figure, "\n".join(notes))
 
