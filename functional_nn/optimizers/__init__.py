@@ -10,6 +10,7 @@ from functional_nn.optimizers.first_order import (
     adamax,
     adamw,
     amsgrad,
+    full_matrix_adagrad,
     gd,
     momentum,
     nadam,
@@ -34,6 +35,7 @@ from functional_nn.optimizers.second_order import (
     problem_from,
     restarts,
     scaled_conjugate_gradient,
+    variable_learning_rate,
 )
 from functional_nn.optimizers.wrappers import (
     accumulate,
@@ -71,6 +73,7 @@ __all__ = [
     "decoupled_weight_decay",
     "freeze",
     "from_optax",
+    "full_matrix_adagrad",
     "gd",
     "get",
     "hessian_free",
@@ -95,6 +98,7 @@ __all__ = [
     "scaled_conjugate_gradient",
     "schedules",
     "second_order",
+    "variable_learning_rate",
 ]
 
 
