@@ -1049,6 +1049,7 @@ FLAGGED = {
     "lm singular": levenberg_marquardt(1e-25, scaling="identity"),
     "hessian_free": optimizers.hessian_free(),
     "scaled_conjugate_gradient": optimizers.scaled_conjugate_gradient(),
+    "variable_learning_rate": optimizers.variable_learning_rate(),
 }
 
 
