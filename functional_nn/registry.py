@@ -197,6 +197,9 @@ class Registry(Generic[Row]):
     def get(self, specification: str | Row) -> Row:
         """The row that `specification` names: a bare name, or a name with arguments as in `maxout(3)`; rows pass.
 
+        Arguments are numbers, true and false, words, names with arguments, and mappings of names to such, as in
+        `gd({layer1: 0.1, others: 0.01})`.
+
         Raises ValueError for an unknown name (with the nearest known one) and for arguments the factory refuses,
         TypeError for anything but a name or a row.
         """

@@ -1,4 +1,9 @@
-"""How parameters move: pure `(state, grads) -> state` functions, schedules of their constants, penalties, wrappers."""
+"""How parameters move: pure `(state, grads) -> state` functions, schedules of their constants, penalties, wrappers.
+
+A constant is one for all parameters, or one for each layer or array by its name, as deep as wanted:
+`gd({"layer1": 0.1, "others": 0.01})`, as a name `"gd({layer1: 0.1, others: 0.01})"` (see `first_order`). Methods that
+may ask for more than one gradient a step, `(state, problem) -> state`, are in `second_order`.
+"""
 
 from functional_nn import registry
 from functional_nn.optimizers import first_order, line_searches, regularizers, schedules, second_order

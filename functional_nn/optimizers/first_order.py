@@ -308,7 +308,7 @@ class FullMatrixAdaGradState(NamedTuple):
 
 
 @register
-def full_matrix_adagrad(learning_rate: Constant = 0.01, epsilon: Constant = 1e-8, budget: int = 2**28) -> Optimizer:
+def full_matrix_adagrad(learning_rate: Constant = 0.01, epsilon: Constant = 1e-8, budget: int = 2**26) -> Optimizer:
     """AdaGrad as Kordecki prints it: G = G + g g^T, w = w - eta (epsilon I + G)^(-1/2) g, g all P gradients as one.
 
     Duchi, Hazan and Singer 2011, Sec. 1.1; their Fig. 2 adds delta I outside the root. `adagrad` keeps the diagonal of
