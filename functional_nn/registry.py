@@ -92,8 +92,56 @@ def cached(factory: Callable[..., Row], size: int | None = None) -> Callable[...
     return same
 
 
+class FrozenMapping(Mapping):
+    """A mapping that rows can be remembered by, in the order of its names; a mapping in it is frozen, too.
+
+    Equal to another where names and values are, and the types of the values: what refuses True takes 1. Hashable where
+    its values are. Written as `Registry.get` reads it.
+
+    >>> FrozenMapping({"others": 0.01, "layer1": 0.1})
+    {layer1: 0.1, others: 0.01}
+    """
+
+    __slots__ = ("_values",)
+
+    def __init__(self, values: Mapping):
+        frozen = lambda value: FrozenMapping(value) if isinstance(value, Mapping) else _frozen(value)  # noqa: E731
+        self._values = {name: frozen(values[name]) for name in sorted(values, key=str)}
+
+    def __getitem__(self, name):
+        return self._values[name]
+
+    def __iter__(self):
+        return iter(self._values)
+
+    def __len__(self):
+        return len(self._values)
+
+    def _typed(self) -> tuple:
+        return tuple((name, type(value), value) for name, value in self._values.items())
+
+    def __eq__(self, other):
+        return self._typed() == other._typed() if isinstance(other, FrozenMapping) else NotImplemented
+
+    def __hash__(self):
+        return hash(self._typed())
+
+    def __repr__(self):
+        return f"{{{', '.join(f'{name}: {value}' for name, value in self._values.items())}}}"
+
+    def __reduce__(self):
+        return FrozenMapping, (self._values,)
+
+
 def _frozen(value: Any) -> Any:
-    """A list as the tuple that it can be remembered by."""
+    """A list as the tuple, and a mapping of what has a hash as the mapping, that it can be remembered by."""
+    if isinstance(value, Mapping):
+        frozen = FrozenMapping(value)
+        try:
+            hash(frozen)
+        except TypeError:  # of arrays, such as masks: given on as it came
+            return value
+        return frozen
     return tuple(map(_frozen, value)) if isinstance(value, list) else value
 
 
@@ -149,6 +197,9 @@ class Registry(Generic[Row]):
     def get(self, specification: str | Row) -> Row:
         """The row that `specification` names: a bare name, or a name with arguments as in `maxout(3)`; rows pass.
 
+        Arguments are numbers, true and false, words, names with arguments, and mappings of names to such, as in
+        `gd({layer1: 0.1, others: 0.01})`.
+
         Raises ValueError for an unknown name (with the nearest known one) and for arguments the factory refuses,
         TypeError for anything but a name or a row.
         """
@@ -158,9 +209,10 @@ class Registry(Generic[Row]):
             row = self.row.__name__
             article = "an" if row[0] in "AEIOU" else "a"
             raise TypeError(f"{self.kind}: expected a name or {article} {row}, got {type(specification).__name__}")
-        if specification.count("(") != specification.count(")"):
-            hint = did_you_mean(specification, (*self._factories, *self._aliases))
-            raise ValueError(f"{self.kind} {specification!r}: the parentheses do not match{hint}")
+        for (opening, closing), what in (("()", "parentheses"), ("{}", "braces")):
+            if specification.count(opening) != specification.count(closing):
+                hint = did_you_mean(specification, (*self._factories, *self._aliases))
+                raise ValueError(f"{self.kind} {specification!r}: the {what} do not match{hint}")
         match = _SPECIFICATION.fullmatch(specification)
         name = match.group(1) if match else specification
         factory = self.factory(name)
@@ -186,10 +238,10 @@ def _arguments(text: str) -> tuple[list, dict]:
 
 
 def _split(text: str) -> list[str]:
-    """The parts between commas that stand in no parentheses: "1, f(2, 3)" has two."""
+    """The parts between commas that stand in no parentheses or braces: "1, f(2, 3)" has two."""
     parts, depth = [""], 0
     for character in text:
-        depth += {"(": 1, ")": -1}.get(character, 0)
+        depth += {"(": 1, ")": -1, "{": 1, "}": -1}.get(character, 0)
         if character == "," and depth == 0:
             parts.append("")
         else:
@@ -197,8 +249,10 @@ def _split(text: str) -> list[str]:
     return parts
 
 
-def _literal(text: str) -> bool | int | float | str:
+def _literal(text: str) -> bool | int | float | str | dict:
     text = text.strip()
+    if text.startswith("{"):
+        return _mapping(text)
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
     for convert in (int, float):
@@ -207,3 +261,15 @@ def _literal(text: str) -> bool | int | float | str:
         except ValueError:
             pass
     return text.strip("'\"")
+
+
+def _mapping(text: str) -> dict[str, Any]:
+    """What "{layer1: 0.1, others: {bias: 1, weights: 2}}" says."""
+    found = {}
+    for part in filter(None, map(str.strip, _split(text[1:-1]))):
+        name, colon, value = part.partition(":")
+        name = name.strip().strip("'\"")
+        if not (name and colon and value.strip()) or name in found or not text.endswith("}"):
+            raise ValueError(f"expected {{name: value, ...}}, each name once, got {text}")
+        found[name] = _literal(value)
+    return found

@@ -28,7 +28,9 @@ import matplotlib.pyplot as plt  # isort: skip
 HIDDEN = {"digits": 128, "breast_cancer": 16, "diabetes": 16}  # one layer of relu: digits' validation part prefers it
 LONGER, FURTHER_SEEDS = 5, 5
 FACTORS = 10.0 ** np.arange(-2, 2.5, 0.5)
-OPTIMIZERS = {name: getattr(fnn.optimizers, name) for name in fnn.optimizers.names()} | {
+# Of networks of this size the full matrix of every member would take hundreds of megabytes.
+NAMES = [name for name in fnn.optimizers.names() if name != "full_matrix_adagrad"]
+OPTIMIZERS = {name: getattr(fnn.optimizers, name) for name in NAMES} | {
     # Where training data can be fitted exactly, signs stop changing and steps grow to the largest, by default 50.
     "rprop short steps": lambda rate: fnn.optimizers.rprop(rate, largest=rate),
     "nesterov look_ahead": partial(fnn.optimizers.nesterov, form="look_ahead"),

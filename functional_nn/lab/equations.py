@@ -315,6 +315,10 @@ OPTIMIZERS: dict[str, tuple[str | By, ...]] = {
         r"G_k = G_{k-1} + g_k^2",
         r"x_{k+1} = x_k - \frac{\alpha}{\sqrt{\epsilon + G_k}} g_k",
     ),
+    "full_matrix_adagrad": (
+        r"G_k = G_{k-1} + g_k g_k^T, \text{ of all parameters as one vector}",
+        r"x_{k+1} = x_k - \alpha (\epsilon I + G_k)^{-1/2} g_k",
+    ),
     "adadelta": (
         _SQUARES,
         r"d_k = - \frac{\sqrt{D_{k-1} + \epsilon}}{\sqrt{R_k + \epsilon}} g_k",
@@ -494,5 +498,12 @@ OPTIMIZERS: dict[str, tuple[str | By, ...]] = {
             },
         ),
         r"x_{k+1} = x_k + \delta_k \text{ where } F \text{ falls, else } x_k",
+    ),
+    "variable_learning_rate": (
+        r"d_k = \gamma d_{k-1} - (1 - \gamma) \alpha_k g_k, \text{ at the start and after a refusal } - \alpha_k g_k",
+        r"x_{k+1} = x_k + d_k \text{ where } F(x_k + d_k) \le F(x_k) + \text{tolerance} \cdot |F(x_k)|, "
+        r"\text{ else refused: } x_k",
+        r"\alpha_{k+1} = \begin{cases} \text{increase} \cdot \alpha_k & F \text{ falls} \\ "
+        r"\text{decrease} \cdot \alpha_k & \text{refused} \\ \alpha_k & \text{else} \end{cases}",
     ),
 }

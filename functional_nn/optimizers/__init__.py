@@ -1,4 +1,9 @@
-"""How parameters move: pure `(state, grads) -> state` functions, schedules of their constants, penalties, wrappers."""
+"""How parameters move: pure `(state, grads) -> state` functions, schedules of their constants, penalties, wrappers.
+
+A constant is one for all parameters, or one for each layer or array by its name, as deep as wanted:
+`gd({"layer1": 0.1, "others": 0.01})`, as a name `"gd({layer1: 0.1, others: 0.01})"` (see `first_order`). Methods that
+may ask for more than one gradient a step, `(state, problem) -> state`, are in `second_order`.
+"""
 
 from functional_nn import registry
 from functional_nn.optimizers import first_order, line_searches, regularizers, schedules, second_order
@@ -10,6 +15,7 @@ from functional_nn.optimizers.first_order import (
     adamax,
     adamw,
     amsgrad,
+    full_matrix_adagrad,
     gd,
     momentum,
     nadam,
@@ -34,6 +40,7 @@ from functional_nn.optimizers.second_order import (
     problem_from,
     restarts,
     scaled_conjugate_gradient,
+    variable_learning_rate,
 )
 from functional_nn.optimizers.wrappers import (
     accumulate,
@@ -71,6 +78,7 @@ __all__ = [
     "decoupled_weight_decay",
     "freeze",
     "from_optax",
+    "full_matrix_adagrad",
     "gd",
     "get",
     "hessian_free",
@@ -95,6 +103,7 @@ __all__ = [
     "scaled_conjugate_gradient",
     "schedules",
     "second_order",
+    "variable_learning_rate",
 ]
 
 

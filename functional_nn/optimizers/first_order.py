@@ -4,8 +4,16 @@ The state carries the parameters and the step. A constant is a Python number, a 
 it) or a schedule of the step: `adam(schedules.cosine(1e-2, steps=1000))`. Parameters keep their dtype; averages of
 gradients are kept, and steps computed, in at least float32. A gradient of zero leaves a parameter bitwise as it was.
 
+Any constant of an elementwise method may be a mapping, of names of layers to such constants, or to mappings of the
+names below, as deep as wanted; "others" is for what a mapping does not name. A name that the parameters have not, and a
+parameter left without a value, are refused in `init`, which meets the parameters (inside `freeze`, the trained ones):
+
+    gd({"layer1": 0.1, "others": "cosine(0.01, 1000)"})
+    adam({"layer1": {"weights": 1e-3, "bias": 1e-2}, "others": {"bias": 0.0, "others": 1e-4}})
+
 Letters, in every rule: g the gradient, k = 1, 2, ... the number of the update, x the parameter, eta or alpha the
-learning rate. Every method works elementwise: its rule says what one element's change is, and what is remembered.
+learning rate. Every method but `full_matrix_adagrad` works elementwise: its rule says what one element's change is, and
+what is remembered.
 
 An average m_k = b m_(k-1) + (1 - b) g_k begun at 0 is (1 - b) sum_i b^(k-i) g_i, whose weights sum to 1 - b^k: divided
 by that it is a weighted mean of the gradients so far, with their expectation where that stays what it is (Kingma and
@@ -13,9 +21,8 @@ Ba 2015, Sec. 3).
 """
 
 import dataclasses
-import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, Literal, NamedTuple
@@ -25,13 +32,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from functional_nn import checks
+from functional_nn import checks, registry
 from functional_nn.optimizers import schedules
 from functional_nn.precision import at_least_float32
-from functional_nn.registry import Described, Registry
+from functional_nn.registry import Described, FrozenMapping, Registry
 
 State = Any
-Constant = float | Array | Callable[[Array], Array] | str
+Constant = float | Array | Callable[[Array], Array] | str | Mapping[str, Any]
 
 
 def _own_params(state: State):
@@ -154,8 +161,10 @@ def nesterov(
         return now.decay * change - now.learning_rate * g, change
 
     def ahead(state):
-        decay = at_step(constants["decay"], state.step)
-        return jax.tree.map(lambda w, v: moved(w, in_dtype(decay, v.dtype) * v), state.params, state.change)
+        decays = of_each(at_step(constants["decay"], state.step), state.params)
+        decays = jax.tree.structure(state.params).unflatten(decays)
+        further = lambda w, v, decay: moved(w, in_dtype(decay, v.dtype) * v)  # noqa: E731
+        return jax.tree.map(further, state.params, state.change, decays)
 
     if form == "gradient":
         return _elementwise("nesterov", MomentumState, told_in_y, constants, options={"form": form})
@@ -184,7 +193,7 @@ class BacktrackingRpropState(NamedTuple):
 
 @register
 def rprop(
-    initial_step: float | Array = 0.1,
+    initial_step: float | Array | Mapping[str, Any] = 0.1,
     decrease: Constant = 0.5,
     increase: Constant = 1.2,
     smallest: Constant = 1e-6,
@@ -211,12 +220,9 @@ def rprop(
         "smallest": non_negative("rprop", "smallest", smallest),
         "largest": positive("rprop", "largest", largest),
     }
-    initial_step = checks.constant("rprop", "initial_step", initial_step, *checks.POSITIVE)
+    initial_step = _begins("rprop", "initial_step", initial_step, *checks.POSITIVE)
     bounds = (constants["smallest"], initial_step, constants["largest"])
-    if all(isinstance(value, float) for value in bounds) and not bounds[0] <= bounds[1] <= bounds[2]:
-        raise ValueError(
-            f"rprop: initial_step must be between smallest = {bounds[0]} and largest = {bounds[2]}, got {bounds[1]}"
-        )
+    _check_order(*bounds)
 
     def resized(now, g, last, size):
         # A change of sign is told by the sign of the new step size, so that one kernel alone reads what is remembered:
@@ -240,7 +246,22 @@ def rprop(
         "rprop", state, rule, constants, start={"step_size": initial_step},
         options={"initial_step": initial_step, "backtracking": backtracking, "minibatches": minibatches},
     )  # fmt: skip
-    return dataclasses.replace(optimizer, full_batch=not minibatches)
+
+    def init(params):
+        state = optimizer.init(params)
+        for own in zip(*(of_each(bound, params) for bound in bounds), strict=True):
+            _check_order(*own)
+        return state
+
+    return dataclasses.replace(optimizer, init=init, full_batch=not minibatches)
+
+
+def _check_order(smallest, initial_step, largest) -> None:
+    plain = all(isinstance(value, float) for value in (smallest, initial_step, largest))
+    if plain and not smallest <= initial_step <= largest:
+        raise ValueError(
+            f"rprop: initial_step must be between smallest = {smallest} and largest = {largest}, got {initial_step}"
+        )
 
 
 class AdaGradState(NamedTuple):
@@ -252,18 +273,20 @@ class AdaGradState(NamedTuple):
 
 
 @register
-def adagrad(learning_rate: Constant = 0.01, epsilon: Constant = 1e-10, initial: float | Array = 0.0) -> Optimizer:
+def adagrad(
+    learning_rate: Constant = 0.01, epsilon: Constant = 1e-10, initial: float | Array | Mapping[str, Any] = 0.0
+) -> Optimizer:
     """AdaGrad, diagonal form: G = G + g^2, w = w - eta g / sqrt(epsilon + G). Duchi, Hazan, Singer 2011; Kordecki.
 
     G starts at `initial`. Kordecki writes G as the sum of outer products and calls it diagonal; the diagonal is what
-    is meant, the full matrix is a method of its own. optax has epsilon 1e-7 and starts at 0.1; PyTorch adds epsilon
+    is meant, the full matrix is `full_matrix_adagrad`. optax has epsilon 1e-7 and starts at 0.1; PyTorch adds epsilon
     outside the root. Raises ValueError for constants out of range.
     """
     constants = {
         "learning_rate": non_negative("adagrad", "learning_rate", learning_rate),
         "epsilon": positive("adagrad", "epsilon", epsilon),
     }
-    initial = checks.constant("adagrad", "initial", initial, *checks.NON_NEGATIVE)
+    initial = _begins("adagrad", "initial", initial, *checks.NON_NEGATIVE)
 
     def rule(now, g, total):
         total = total + g**2
@@ -272,6 +295,72 @@ def adagrad(learning_rate: Constant = 0.01, epsilon: Constant = 1e-10, initial: 
     return _elementwise(
         "adagrad", AdaGradState, rule, constants, start={"sum_of_squares": initial}, options={"initial": initial}
     )
+
+
+class FullMatrixAdaGradState(NamedTuple):
+    """params; step; matrix: the sum of g g^T of all gradients so far, (P, P), rows in the order of the parameters'
+    leaves.
+    """
+
+    params: Any
+    step: Array
+    matrix: Array
+
+
+@register
+def full_matrix_adagrad(learning_rate: Constant = 0.01, epsilon: Constant = 1e-8, budget: int = 2**26) -> Optimizer:
+    """AdaGrad as Kordecki prints it: G = G + g g^T, w = w - eta (epsilon I + G)^(-1/2) g, g all P gradients as one.
+
+    Duchi, Hazan and Singer 2011, Sec. 1.1; their Fig. 2 adds delta I outside the root. `adagrad` keeps the diagonal of
+    G. An eigenvalue of G below P eps times the largest, eps the dtype's, is rounding, of either sign: it counts as that
+    much. A parameter whose gradient has always been 0 stays bitwise as it was; one whose gradient is 0 now may move
+    with those that it was correlated with. Each update takes the eigenvalues of a (P, P) matrix: O(P^3).
+
+    budget: bytes that G may take, 4 P^2 in float32. Raises ValueError for constants out of range, in `init` for more
+    parameters than the budget has room for.
+    """
+    name = "full_matrix_adagrad"
+    constants = {
+        "learning_rate": one_for_all(non_negative, name, "learning_rate", learning_rate),
+        "epsilon": one_for_all(positive, name, "epsilon", epsilon),
+    }
+    budget = checks.integer(name, "budget", budget, 1)
+
+    def init(params):
+        check_params(name, params)
+        leaves = jax.tree.leaves(params)
+        dtype = max((at_least_float32(x.dtype) for x in leaves), key=lambda dtype: dtype.itemsize)
+        size = sum(x.size for x in leaves)
+        needed = size**2 * dtype.itemsize
+        if needed > budget:
+            raise ValueError(
+                f"{name}: the matrix of {size} parameters would take {needed} bytes, above the budget of {budget}, "
+                f"which has room for {math.isqrt(budget // dtype.itemsize)}; use adagrad, which keeps the diagonal, or "
+                f"allow it with budget={needed}"
+            )
+        return FullMatrixAdaGradState(params, jnp.zeros((), jnp.int32), jnp.zeros((size, size), dtype))
+
+    def update(state, grads):
+        _check_state(name, FullMatrixAdaGradState, state)
+        check_gradients(state.params, grads)
+        dtype = state.matrix.dtype
+        rate, epsilon = (in_dtype(at_step(constant, state.step), dtype) for constant in constants.values())
+        g = jnp.concatenate([leaf.reshape(-1).astype(dtype) for leaf in jax.tree.leaves(grads)])
+        G = state.matrix + g[:, None] * g[None, :]
+        eigenvalues, V = jnp.linalg.eigh(G, symmetrize_input=False)  # symmetric to the last bit
+        # Below this an eigenvalue is rounding, and may be negative; what rounding makes of g in its direction is
+        # divided by its root.
+        least = g.size * float(jnp.finfo(dtype).eps) * eigenvalues[-1]
+        with jax.default_matmul_precision("highest"):
+            change = -rate * (V @ ((g @ V) / jnp.sqrt(epsilon + jnp.maximum(eigenvalues, least))))
+        change = jnp.where(jnp.diagonal(G) > 0, change, 0)  # a row of zeros, but for rounding of the eigenvectors
+        leaves, structure = jax.tree.flatten(state.params)
+        ends = np.cumsum([x.size for x in leaves])[:-1]
+        parts = jnp.split(change, ends)
+        params = [moved(x, part.reshape(x.shape)) for x, part in zip(leaves, parts, strict=True)]
+        return FullMatrixAdaGradState(structure.unflatten(params), state.step + 1, G)
+
+    return Optimizer(name, init, update, constants | {"budget": budget})
 
 
 class AdadeltaState(NamedTuple):
@@ -542,40 +631,68 @@ def _elementwise(
     """The optimizer whose `rule(now, g, *remembered) -> (change, *remembered)` serves each parameter array alone.
 
     now: k, x and every constant at this step, in the dtype of the arithmetic. What is remembered are the fields of
-    `state_type` after params and step; they begin at `start`, 0 where not given.
+    `state_type` after params and step; they begin at `start`, 0 where not given. options: what else it was made with.
     """
     remembered, start = state_type._fields[2:], start or {}
+    made_with = constants | (options or {})
 
     def init(params):
         check_params(name, params)
-        fill = lambda value, x: jnp.full(x.shape, value, at_least_float32(x.dtype))  # noqa: E731
-        first = [jax.tree.map(functools.partial(fill, start.get(slot, 0)), params) for slot in remembered]
-        return state_type(params, jnp.zeros((), jnp.int32), *first)
+        for constant, value in made_with.items():
+            if isinstance(value, FrozenMapping):
+                _check_names(f"{name}: {constant}", value, params)
+        leaves, structure = jax.tree.flatten(params)
+
+        def filled(value):
+            values = zip(leaves, of_each(value, params), strict=True)
+            return structure.unflatten(jnp.full(x.shape, own, at_least_float32(x.dtype)) for x, own in values)
+
+        return state_type(params, jnp.zeros((), jnp.int32), *(filled(start.get(slot, 0)) for slot in remembered))
 
     def update(state, grads):
-        if not isinstance(state, state_type):
-            raise TypeError(f"{name}: expected the {state_type.__name__} that init gives, got {type(state).__name__}")
+        _check_state(name, state_type, state)
         check_gradients(state.params, grads)
         step = state.step + 1
-        values = {constant: at_step(value, state.step) for constant, value in constants.items()}
+        values = {each: of_each(at_step(value, state.step), state.params) for each, value in constants.items()}
         params, structure = jax.tree.flatten(state.params)
         columns = [structure.flatten_up_to(tree) for tree in (grads, *state[2:])]
         rows = []
-        for x, g, *own in zip(params, *columns, strict=True):
+        for number, (x, g, *own) in enumerate(zip(params, *columns, strict=True)):
             dtype = at_least_float32(x.dtype)
             now = SimpleNamespace(k=step.astype(dtype), x=x.astype(dtype))
-            vars(now).update({constant: in_dtype(value, dtype) for constant, value in values.items()})
+            vars(now).update({constant: in_dtype(value[number], dtype) for constant, value in values.items()})
             change, *own = rule(now, g.astype(dtype), *own)
             rows.append((moved(x, change), *own))
         params, *after = (structure.unflatten(column) for column in zip(*rows, strict=True))
         return state_type(params, step, *after)
 
-    return Optimizer(name, init, update, constants | (options or {}))
+    return Optimizer(name, init, update, made_with)
 
 
-def at_step(constant: Constant, step: Array) -> float | Array:
-    """The constant at a step: schedules asked, numbers as they are."""
+def at_step(constant: Constant, step: Array) -> float | Array | FrozenMapping:
+    """The constant at a step: schedules asked, each once, numbers as they are."""
+    if isinstance(constant, FrozenMapping):
+        return FrozenMapping({name: at_step(own, step) for name, own in constant.items()})
     return constant(step) if callable(constant) else constant
+
+
+def of_each(constant: Any, params: Any) -> list:
+    """The constant of each array, in the order of the parameters' leaves."""
+
+    def of(path):
+        value = constant
+        for name in path:
+            if isinstance(value, FrozenMapping):
+                value = value[name if name in value else _OTHERS]
+        return value
+
+    return [of(path) for path in _paths(params)]
+
+
+def _paths(params: Any) -> list[tuple[str, ...]]:
+    """The names that lead to each array, such as ("layer1", "weights", "input")."""
+    said = lambda key: jax.tree_util.keystr((key,), simple=True)  # noqa: E731
+    return [tuple(map(said, path)) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
 
 
 def in_dtype(value: float | Array, dtype) -> float | Array:
@@ -589,6 +706,11 @@ def moved(x: Array, change: Array) -> Array:
     # the compiler would then store it.)
     after = (x.astype(change.dtype) + change).astype(x.dtype)
     return jnp.where(after == x, x, after)
+
+
+def _check_state(optimizer: str, expected: type, state: Any) -> None:
+    if not isinstance(state, expected):
+        raise TypeError(f"{optimizer}: expected the {expected.__name__} that init gives, got {type(state).__name__}")
 
 
 def check_params(optimizer: str, params: Any) -> None:
@@ -618,9 +740,13 @@ def check_gradients(params: Any, grads: Any) -> None:
 
 # Their constants ------------------------------------------------------------------------------------------------------
 
+_OTHERS = "others"  # in a mapping: what it does not name
+
 
 def _constant(optimizer: str, name: str, value, accepts, accepted: str):
     """A checked constant; a schedule, or the name of one, stands for itself and checks its own values."""
+    if isinstance(value, Mapping):
+        return _by_names(_constant, optimizer, name, value, accepts, accepted)
     if isinstance(value, str) and not value.strip().replace(".", "", 1).isdigit():  # not a number in quotes
         value = schedules.get(value)
     if isinstance(value, schedules.Schedule):
@@ -630,6 +756,66 @@ def _constant(optimizer: str, name: str, value, accepts, accepted: str):
     if callable(value):
         return value
     return checks.constant(optimizer, name, value, accepts, accepted)
+
+
+def _begins(optimizer: str, name: str, value, accepts, accepted: str):
+    """A checked constant of where a state begins, which is no schedule."""
+    if isinstance(value, Mapping):
+        return _by_names(_begins, optimizer, name, value, accepts, accepted)
+    return checks.constant(optimizer, name, value, accepts, accepted)
+
+
+def _by_names(check: Callable, optimizer: str, name: str, values: Mapping, *accepted) -> FrozenMapping:
+    """Constants by names of layers and parameters, each checked under the name that says whose it is."""
+    if not values or not all(isinstance(own, str) for own in values):
+        raise ValueError(
+            f'{optimizer}: {name} must be one value, or values by name such as {{"layer1": ..., "others": ...}}, got '
+            f"{dict(values)}"
+        )
+    below = f"{name}/" if " of " in name else f"{name} of "
+    return FrozenMapping({own: check(optimizer, below + own, value, *accepted) for own, value in values.items()})
+
+
+def one_for_all(check: Callable, owner: str, name: str, value):
+    """The constant as `check` gives it. Raises ValueError for a mapping: it is one for all parameters."""
+    if isinstance(value, Mapping):
+        raise ValueError(f"{owner}: {name} must be one value for all parameters, got {dict(value)}")
+    return check(owner, name, value)
+
+
+def _check_names(label: str, values: FrozenMapping, params: Any) -> None:
+    """Raises ValueError for a name that leads to no parameters, and for parameters that no name leads to."""
+    known: dict[tuple, set] = {}  # where in the mapping -> the names that parameters have there
+    wrong = []
+    for path in _paths(params):
+        own, place = values, ()
+        for depth, name in enumerate(path, 1):
+            if not isinstance(own, FrozenMapping):
+                break
+            known.setdefault(place, set()).add(name)
+            taken = name if name in own else _OTHERS
+            if taken not in own:
+                wrong.append(f'{label}: {"/".join(path[:depth])} has no value; name it, or give "others" one')
+                break
+            own, place = own[taken], (*place, taken)
+        else:
+            if isinstance(own, FrozenMapping):
+                wrong.append(
+                    f"{label}: {'/'.join(path) or 'the parameter'} is one array, expected one value, got {own}"
+                )
+    _check_known(label, values, (), known)
+    if wrong:
+        raise ValueError(wrong[0])
+
+
+def _check_known(label: str, values: FrozenMapping, place: tuple, known: dict[tuple, set]) -> None:
+    for name, own in values.items():
+        here = known.get(place, set())
+        if name not in here and name != _OTHERS and here:
+            kind = f"parameter of {'/'.join(place)}" if place else "layer"
+            raise ValueError(f"{label}: {registry.unknown(kind, name, {*here, _OTHERS})}")
+        if isinstance(own, FrozenMapping):
+            _check_known(label, own, (*place, name), known)
 
 
 def non_negative(optimizer: str, name: str, value):

@@ -59,7 +59,7 @@ def clip_by_global_norm(optimizer: Optimizer, largest: Constant) -> Optimizer:
     A norm beyond the largest number of its dtype makes the gradient zero. Raises ValueError unless `largest` is > 0.
     """
     optimizer = first_order.get(optimizer)
-    largest = first_order.positive("clip_by_global_norm", "largest", largest)
+    largest = first_order.one_for_all(first_order.positive, "clip_by_global_norm", "largest", largest)
 
     def clipped(state, grads):
         leaves = jax.tree.leaves(grads)
@@ -77,7 +77,7 @@ def clip_by_global_norm(optimizer: Optimizer, largest: Constant) -> Optimizer:
 def clip_by_value(optimizer: Optimizer, largest: Constant) -> Optimizer:
     """Each element of g kept within [-largest, largest]. Raises ValueError unless `largest` is > 0."""
     optimizer = first_order.get(optimizer)
-    largest = first_order.positive("clip_by_value", "largest", largest)
+    largest = first_order.one_for_all(first_order.positive, "clip_by_value", "largest", largest)
 
     def clipped(state, grads):
         now = first_order.at_step(largest, state.step)
@@ -95,7 +95,7 @@ def coupled_weight_decay(optimizer: Optimizer, decay: Constant, biases: bool = F
     spared unless `biases`. Raises ValueError unless `decay` is >= 0.
     """
     optimizer, biases = first_order.get(optimizer), checks.boolean("coupled_weight_decay", "biases", biases)
-    decay = first_order.non_negative("coupled_weight_decay", "decay", decay)
+    decay = first_order.one_for_all(first_order.non_negative, "coupled_weight_decay", "decay", decay)
 
     def decayed(state, grads):
         rate = first_order.at_step(decay, state.step)
@@ -150,7 +150,7 @@ def decoupled_weight_decay(optimizer: Optimizer, decay: Constant, biases: bool =
     are spared unless `biases`. Raises ValueError unless `decay` is in [0, 1).
     """
     optimizer, biases = first_order.get(optimizer), checks.boolean("decoupled_weight_decay", "biases", biases)
-    decay = first_order.decay_rate("decoupled_weight_decay", "decay", decay)
+    decay = first_order.one_for_all(first_order.decay_rate, "decoupled_weight_decay", "decay", decay)
 
     def update(state, grads):
         rate = first_order.at_step(decay, state.step)
@@ -288,7 +288,7 @@ def average(optimizer: Optimizer, decay: Constant | None = None, start: int = 0)
     """
     optimizer = first_order.get(optimizer)
     if decay is not None:
-        decay = first_order.decay_rate("average", "decay", decay)
+        decay = first_order.one_for_all(first_order.decay_rate, "average", "decay", decay)
     checks.integer("average", "start", start, 0)
 
     def init(params):
@@ -338,14 +338,16 @@ def reduce_on_plateau(
 ) -> Optimizer:
     """Multiplies the learning rate by `factor` whenever the loss has not fallen for more than `patience` epochs.
 
-    make(rate) -> the optimizer, such as `optimizers.adam` or `lambda rate: optimizers.momentum(rate, 0.95)`. `fit`
-    tells the loss after each epoch, the validation's where there is one; elsewhere call `optimizer.observe(state,
+    make(rate) -> the optimizer, such as `optimizers.adam` or `lambda rate: optimizers.momentum(rate, 0.95)`. The rate
+    is one number, which a method may share out: `lambda rate: optimizers.gd({"layer1": rate, "others": 0.1 * rate})`.
+    `fit` tells the loss after each epoch, the validation's where there is one; elsewhere call `optimizer.observe(state,
     loss)`. A loss counts as lower below best * (1 - tolerance) (of a negative best, * (1 + tolerance)); after a
     reduction, `cooldown` epochs are not counted; the rate stops at `smallest`. PyTorch's ReduceLROnPlateau and its
     defaults. Raises ValueError for constants out of range.
     """
     name = "reduce_on_plateau"
-    learning_rate = checks.constant(name, "learning_rate", learning_rate, *checks.NON_NEGATIVE)
+    plain = lambda owner, name, value: checks.constant(owner, name, value, *checks.NON_NEGATIVE)  # noqa: E731
+    learning_rate = first_order.one_for_all(plain, name, "learning_rate", learning_rate)
     smallest = checks.constant(name, "smallest", smallest, *checks.NON_NEGATIVE)
     if not callable(make):
         raise TypeError(f"{name}: make must be a function of the learning rate such as optimizers.adam, got {make!r}")
@@ -431,8 +433,8 @@ def choose(index: int | Array, candidates: Sequence[Optimizer]) -> Optimizer:
 
     def memories_of(state: State) -> tuple:
         own = tuple(state[2:]) if isinstance(state, tuple) and state._fields[:2] == ("params", "step") else None
-        alike = jax.tree.structure(state.params)
-        if own is None or any(jax.tree.structure(memory) != alike for memory in own):
+        kind = lambda tree: (jax.tree.structure(tree), checks.shapes(tree))  # noqa: E731
+        if own is None or any(kind(memory) != kind(state.params) for memory in own):
             raise TypeError(f"choose: expected elementwise methods such as adam, got {type(state).__name__}")
         return own
 

@@ -155,7 +155,9 @@ def test_trajectories_are_optaxs(case):
 
 
 def test_every_method_is_compared_with_optax():
-    assert {case.partition(",")[0].partition(" ")[0] for case in OPTAXS} == set(optimizers.names())
+    """But one that optax has not."""
+    compared = {case.partition(",")[0].partition(" ")[0] for case in OPTAXS}
+    assert compared | {"full_matrix_adagrad"} == set(optimizers.names())
 
 
 # Where definitions differ ---------------------------------------------------------------------------------------------
@@ -200,6 +202,81 @@ def test_epsilon_of_adagrad_stands_inside_the_root():
     ours = trajectory(optimizers.adagrad(0.1, 0.01))
     assert_one_trajectory(ours, by_hand(epsilon_inside=True))
     assert_different_trajectories(ours, by_hand(epsilon_inside=False))
+
+
+def full_matrix(epsilon):
+    """Kordecki's formula by the singular values of all gradients so far, one a row: G itself is never formed."""
+
+    def rule(k, x, g, rows):
+        rows = [*rows, g]
+        _, singular, V = np.linalg.svd(np.array(rows), full_matrices=False)
+        return x - 0.1 * V.T @ (V @ g / np.sqrt(epsilon + singular**2)), rows
+
+    return written_out(rule, [])
+
+
+def test_adagrad_with_the_full_matrix_is_kordeckis_formula():
+    """At its default epsilon only to what rounding of G, whose first updates are singular, leaves of it."""
+    ours = trajectory(optimizers.full_matrix_adagrad(0.1, 0.01))
+    assert_one_trajectory(ours, full_matrix(0.01))
+    assert_different_trajectories(ours[1:], trajectory(optimizers.adagrad(0.1, 0.01))[1:])
+    near = trajectory(optimizers.full_matrix_adagrad(0.1))
+    np.testing.assert_allclose(near, full_matrix(1e-8), rtol=1e-10, atol=1e-10)
+    assert (near[:, 0] == START[0]).all()
+
+
+def after(optimizer, x, gradients):
+    """The parameters after each of some updates."""
+
+    def step(state, g):
+        state = optimizer.update(state, g)
+        return state, state.params
+
+    return jax.lax.scan(step, optimizer.init(x), gradients)[1]
+
+
+def test_the_full_matrix_has_no_preferred_axes():
+    """Of gradients turned by Q the steps are those turned by Q; the diagonal's are not."""
+    Q = np.linalg.qr(np.random.default_rng(4).standard_normal((SIZE, SIZE)))[0]
+    turned = {}
+    for make in (optimizers.full_matrix_adagrad, optimizers.adagrad):
+        run = jax.jit(partial(after, make(0.1, 0.01)))
+        plain, other = (np.asarray(run(jnp.zeros(SIZE), g)) for g in (NOISE, NOISE @ Q.T))
+        turned[make] = np.allclose(other, plain @ Q.T, rtol=0, atol=1e-12)
+    assert list(turned.values()) == [True, False]
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_eigenvalues_below_zero_by_rounding_are_none(dtype):
+    """One gradient over and over: every other eigenvalue of G is 0, and comes out with either sign. Each update is then
+    along g, eta / sqrt(k) long.
+    """
+    g = jnp.asarray(np.random.default_rng(5).standard_normal(40) * 1e5, dtype)
+    optimizer = optimizers.full_matrix_adagrad(1.0)
+    state = jax.eval_shape(optimizer.init, g)
+    assert state.matrix.dtype == jnp.float32
+    path = np.asarray(jax.jit(partial(after, optimizer))(jnp.zeros_like(g), jnp.stack([g] * 20)).astype(jnp.float64))
+    G = np.outer(*[np.asarray(g, np.float32)] * 2)
+    assert np.linalg.eigvalsh(G).min() < -1e-8  # below -epsilon: its root would be nan
+    direction = np.asarray(g, np.float64) / np.linalg.norm(np.asarray(g, np.float64))
+    expected = -np.cumsum(1 / np.sqrt(np.arange(1, 21)))[:, None] * direction
+    assert relative_error(path, expected) < (1e-3 if dtype == jnp.float32 else 0.05)
+
+
+def test_the_matrix_has_a_budget():
+    """Over all arrays together, in the dtype of what is computed."""
+    params = {"a": jnp.ones((2, 3), jnp.bfloat16), "b": jnp.ones(4, jnp.bfloat16)}
+    message = (
+        "full_matrix_adagrad: the matrix of 10 parameters would take 400 bytes, above the budget of 399, which has "
+        "room for 9; use adagrad, which keeps the diagonal, or allow it with budget=400"
+    )
+    assert refusal(lambda: optimizers.full_matrix_adagrad(budget=399).init(params)) == message
+    assert optimizers.full_matrix_adagrad(budget=400).init(params).matrix.shape == (10, 10)
+    wide = jax.tree.map(lambda x: x.astype(jnp.float64), params)
+    assert "would take 800 bytes" in refusal(lambda: optimizers.full_matrix_adagrad(budget=799).init(wide))
+    largest = jax.ShapeDtypeStruct((4096,), jnp.float32), jax.ShapeDtypeStruct((4097,), jnp.float32)
+    jax.eval_shape(optimizers.full_matrix_adagrad().init, largest[0])
+    assert "has room for 4096" in refusal(lambda: jax.eval_shape(optimizers.full_matrix_adagrad().init, largest[1]))
 
 
 def amsgrad_by_hand(largest_of, b1=0.8, b2=0.9, epsilon=1e-3):
@@ -405,6 +482,8 @@ def test_adam_is_the_algorithm_written_out():
 # name -> optimizer from a rate and a weight decay, which only those take that decay weights
 METHODS = {name: lambda rate, _, name=name: getattr(optimizers, name)(rate) for name in optimizers.names()} | {
     "adamw": lambda rate, decay: optimizers.adamw(rate, weight_decay=decay),
+    # Gradients of one direction only: in all others rounding is what there is, which a small epsilon lets grow.
+    "full_matrix_adagrad": lambda rate, _: optimizers.full_matrix_adagrad(rate, 0.01),
     "nesterov, look-ahead": lambda rate, _: optimizers.nesterov(rate, form="look_ahead"),
     "rprop without backtracking": lambda rate, _: optimizers.rprop(rate, backtracking=False),
     "rmsprop, centered": lambda rate, _: optimizers.rmsprop(rate, centered=True),
@@ -543,9 +622,10 @@ def test_decays_can_be_swept_by_vmap(name, constant):
 def test_donated_states_are_updated_in_place(name):
     """What comes out lies where the state lay, and nothing of the parameters' size is set aside beside it.
 
-    Two wrappers make a gradient of their own, which has to stand somewhere.
+    Two wrappers make a gradient of their own, which has to stand somewhere; eigenvectors have to, too.
     """
-    params = {"layer1": jax.ShapeDtypeStruct((512, 512), jnp.float32)}
+    side = 16 if name == "full_matrix_adagrad" else 512
+    params = {"layer1": jax.ShapeDtypeStruct((side, side), jnp.float32)}
     optimizer = {
         "keep_pruned": lambda *_: optimizers.keep_pruned(
             optimizers.adam(), {"layer1": np.arange(512 * 512).reshape(512, 512) % 3 > 0}
@@ -558,6 +638,7 @@ def test_donated_states_are_updated_in_place(name):
     size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
     assert usage.alias_size_in_bytes >= size, f"{usage.alias_size_in_bytes} of {size} bytes are in place"
     own = 512 * 512 * 4 if name in ("clip_by_global_norm", "accumulate") else 0
+    own += 4 * size if name == "full_matrix_adagrad" else 0
     assert usage.temp_size_in_bytes < own + 4096, f"{usage.temp_size_in_bytes} bytes beside a state of {size}"
 
 
@@ -598,7 +679,7 @@ def test_only_rprop_asks_for_whole_batches():
 
 
 def test_names_are_the_public_functions():
-    assert len(optimizers.names()) == 12
+    assert len(optimizers.names()) == 13
     for name in optimizers.names():
         assert optimizers.get(name) is getattr(optimizers, name)()  # what was compiled for it serves again
     assert optimizers.get("gd(0.5)") is optimizers.gd(0.5)
@@ -640,6 +721,7 @@ ACCEPTED = (
         "epsilon": POSITIVE,
         "largest": POSITIVE,
         "initial_step": POSITIVE,
+        "budget": ("an integer >= 1", (0, 1.5, True, None)),
         "decrease": ("in (0, 1)", (0.0, 1.0, NAN)),
         "increase": ("a finite number > 1", (1.0, 0.5, INF, NAN)),
         "form": ("'gradient' or 'look_ahead'", ("lookahead", None)),

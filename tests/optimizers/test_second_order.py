@@ -1049,6 +1049,7 @@ FLAGGED = {
     "lm singular": levenberg_marquardt(1e-25, scaling="identity"),
     "hessian_free": optimizers.hessian_free(),
     "scaled_conjugate_gradient": optimizers.scaled_conjugate_gradient(),
+    "variable_learning_rate": optimizers.variable_learning_rate(),
 }
 
 
@@ -1296,7 +1297,8 @@ def test_kfac_is_martens_and_grosses():
 def test_names_are_the_public_functions():
     names = second_order.names()
     assert sorted(names) == ["bayesian_regularization", "bfgs", "conjugate_gradient", "hessian_free", "kfac", "lbfgs",
-                             "levenberg_marquardt", "newton", "scaled_conjugate_gradient"]  # fmt: skip
+                             "levenberg_marquardt", "newton", "scaled_conjugate_gradient",
+                             "variable_learning_rate"]  # fmt: skip
     for name in names:
         assert optimizers.get(name) is getattr(optimizers, name)()
     assert optimizers.get("lbfgs(history=5)") is optimizers.lbfgs(5)
@@ -1322,13 +1324,14 @@ WORDS = {
 }  # fmt: skip
 # what each constant accepts, and what not; one that is not here has no test
 ACCEPTED = {
-    **dict.fromkeys(("mu", "largest", "scale", "tolerance"), POSITIVE),
+    **dict.fromkeys(("mu", "largest", "scale", "tolerance", "learning_rate"), POSITIVE),
     "decrease": SHARE, "increase": ("a number > 1", (1.0, 0.5, NAN, None)),
     **dict.fromkeys(("warm", "decay"), DECAY),
     **dict.fromkeys(("budget", "history", "iterations"), ("an integer >= 1", (0, 1.5, True))),
     **dict.fromkeys(("saddle_free", "minibatches", "momentum", "wait"), ("True or False", ("yes", 1))),
 }  # fmt: skip
-DAMPING = {"newton": ("a finite number >= 0", (-1.0, NAN, INF, None)), "hessian_free": POSITIVE, "kfac": POSITIVE}
+NON_NEGATIVE = ("a finite number >= 0", (-1.0, NAN, INF, None))
+DAMPING = {"newton": NON_NEGATIVE, "hessian_free": POSITIVE, "kfac": POSITIVE}
 
 
 @pytest.mark.parametrize("name", second_order.names())
@@ -1343,6 +1346,8 @@ def test_constants_out_of_range_are_refused(name):
                 assert f"{name}: {constant} must be '" in refusal(lambda c=constant, w=wrong: make(**{c: w}))
             continue
         accepted, wrongs = DAMPING[name] if constant == "damping" else ACCEPTED[constant]
+        if (name, constant) == ("variable_learning_rate", "tolerance"):
+            accepted, wrongs = NON_NEGATIVE
         for wrong in wrongs:
             message = refusal(lambda c=constant, w=wrong: make(**{c: w}))
             assert message == f"{name}: {constant} must be {accepted}, got {wrong!r}"

@@ -504,7 +504,7 @@ def test_an_average_around_pruning_begins_pruned():
 
 def test_every_choice_of_a_race_is_its_method():
     """All elementwise methods in one program by a traced index, each against itself alone; starts differ, too."""
-    names = [name for name in optimizers.names() if name != "rprop"]
+    names = [name for name in optimizers.names() if name not in ("rprop", "full_matrix_adagrad")]
     candidates = [optimizers.get(name) for name in names] + [optimizers.rprop(minibatches=True)]
     candidates += [optimizers.nesterov(form="look_ahead"), optimizers.adagrad(initial=0.5)]
     steps = 5
@@ -532,6 +532,9 @@ def test_what_cannot_be_chosen_is_refused():
     averaged = optimizers.average(optimizers.gd())
     with pytest.raises(TypeError, match="choose: expected elementwise methods such as adam, got AverageState"):
         optimizers.choose(0, ["adam", averaged]).init(PARAMS)
+    for params in (PARAMS, jnp.ones(3)):  # of one array, a matrix is one array, too
+        with pytest.raises(TypeError, match="choose: expected elementwise methods such as adam, got FullMatrix"):
+            optimizers.choose(0, ["adam", "full_matrix_adagrad"]).init(params)
     with pytest.raises(ValueError, match="choose: index must be 0 to 1, the number of a candidate, got 2"):
         optimizers.choose(2, ["adam", "gd"])
 

@@ -1,4 +1,7 @@
-"""Methods that use curvature, `(state, problem) -> state`, and the problems that they are given."""
+"""Methods that may ask a problem more than one gradient, `(state, problem) -> state`, and the problems they are given.
+
+Most use curvature; `variable_learning_rate` does not, and is here because it judges its steps by the problem's F.
+"""
 
 from functional_nn.optimizers.second_order.conjugate_gradient import conjugate_gradient, scaled_conjugate_gradient
 from functional_nn.optimizers.second_order.hessian_free import hessian_free, kfac
@@ -23,6 +26,7 @@ from functional_nn.optimizers.second_order.method import (
 from functional_nn.optimizers.second_order.newton import newton
 from functional_nn.optimizers.second_order.problem import Functions, Problem, problem_from
 from functional_nn.optimizers.second_order.quasi_newton import bfgs, lbfgs
+from functional_nn.optimizers.second_order.variable_learning_rate import variable_learning_rate
 
 __all__ = [
     "REASONS",
@@ -52,4 +56,5 @@ __all__ = [
     "restarts",
     "scaled_conjugate_gradient",
     "still",
+    "variable_learning_rate",
 ]

@@ -48,7 +48,7 @@ REASONS = (
     "converged: the gradient is within tolerance",
     "converged: F, or the parameters, no longer change",
     "the budget of steps or evaluations is spent",
-    "no lower point was found: the line search failed, or the damping is at its largest",
+    "no lower point was found: the line search failed, the damping is at its largest, or the rate moves nothing",
     "F or its gradient is not finite",
     "converged, but the data determine no parameter: gamma is 0; they may be noise alone, or give another initializer",
 )
@@ -331,9 +331,9 @@ class Path(NamedTuple):
 
 
 class Solution(NamedTuple):
-    """params: the last, than which none before was better; value: F; gradient (P,); ended: the status' number; steps;
-    counts; damped: steps whose matrix was singular or indefinite and was damped; path: `Path`, or None; state: to go
-    on.
+    """params: the last, than which none before was better, except of `variable_learning_rate`; value: F; gradient (P,);
+    ended: the status' number; steps; counts; damped: steps whose matrix was singular or indefinite and was damped;
+    path: `Path`, or None; state: to go on.
 
     Of several lanes, as `vmap` makes them, each array has a leading axis; `best` picks the lowest.
     """
