@@ -31,7 +31,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array, lax
+from jax import Array
 from jax.flatten_util import ravel_pytree
 
 jax.config.update("jax_enable_x64", True)
@@ -44,8 +44,6 @@ from functional_nn.lab.progress import progress  # noqa: E402
 # after the lab, which says what to install where it is missing
 import matplotlib.pyplot as plt  # noqa: E402  # isort: skip
 
-RATE, MOMENTUM = 0.01, 0.9  # of variable-rate BP, at the start
-UP, DOWN, WORSE = 1.05, 0.7, 1.04  # Vogl et al. 1988
 REPEATS, ENOUGH = 5, 0.3  # a run is timed that often, or until so many seconds are spent; the least counts
 
 
@@ -92,47 +90,6 @@ class Trained(NamedTuple):
     steps: Array
 
 
-class BPState(NamedTuple):
-    """After an epoch: x (P,), F and its gradient there, the last change of x, rate and momentum."""
-
-    x: Array
-    value: Array
-    gradient: Array
-    change: Array
-    rate: Array
-    momentum: Array
-    epoch: Array
-    errors: Array
-
-
-def variable_rate(problem, params, epochs: int, goal: float) -> Trained:
-    """Batch BP, change_k = gamma change_(k-1) - (1 - gamma) alpha g (NND2 Ch. 12), alpha and gamma by Vogl et al. 1988:
-    where F grows by more than 4 % the step is not made, alpha falls by 0.7 and gamma is 0 until a step is made;
-    where F falls, alpha grows by 1.05. One evaluation of F and its gradient an epoch.
-    """
-    x, unravel = ravel_pytree(params)
-
-    def look(x):
-        value, gradient = problem.value_and_gradient(unravel(x))
-        return value, ravel_pytree(gradient)[0]
-
-    def epoch(s: BPState) -> BPState:
-        change = s.momentum * s.change - (1 - s.momentum) * s.rate * s.gradient
-        value, gradient = look(s.x + change)
-        made = value <= WORSE * s.value  # not where it is nan
-        there, here = (s.x + change, value, gradient, change), (s.x, s.value, s.gradient, s.change)
-        x, value, gradient, change = (jnp.where(made, new, old) for new, old in zip(there, here, strict=True))
-        rate = s.rate * jnp.where(made, jnp.where(value < s.value, UP, 1.0), DOWN)
-        momentum = jnp.where(made, MOMENTUM, 0.0)
-        return BPState(x, value, gradient, change, rate, momentum, s.epoch + 1, s.errors.at[s.epoch].set(value))
-
-    value, gradient = look(x)
-    start = BPState(x, value, gradient, jnp.zeros_like(x), jnp.asarray(RATE), jnp.asarray(MOMENTUM),
-                    jnp.zeros((), jnp.int32), jnp.full(epochs, jnp.nan))  # fmt: skip
-    end = lax.while_loop(lambda s: (s.epoch < epochs) & (s.value > goal), epoch, start)
-    return Trained(end.errors, 2 + jnp.arange(epochs), end.epoch)
-
-
 def by_library(method) -> Callable[..., Trained]:
     def train(problem, params, steps: int, goal: float) -> Trained:
         found = fnn.optimizers.minimize(problem, method, params, steps=steps, goal=goal)
@@ -174,6 +131,7 @@ class Method(NamedTuple):
     color: str
 
 
+VARIABLE = fnn.optimizers.variable_learning_rate()  # its defaults are Vogl et al.'s, 1988
 LM, CG, BP = "LM", "CG (FR, golden section)", "BP (variable rate)"
 METHODS = {
     LM: Method(  # two passes at the start stand for one Jacobian; then F, and a Jacobian where the step is made
@@ -191,7 +149,7 @@ METHODS = {
         lambda price, k, passes: passes * price.gradient, "#56B4E9",
     ),
     BP: Method(
-        variable_rate, 2**62, lambda price, k, passes: passes * price.gradient, "#009E73",
+        by_library(VARIABLE), 2**62, lambda price, k, passes: passes * price.gradient, "#009E73",
     ),
 }  # fmt: skip
 
@@ -276,8 +234,8 @@ Jacobian, in all. Times: compiled, the least of up to {REPEATS} runs of each sta
 flops come out the same again, times as the machine is busy or not. Flops: XLA's count of the compiled pieces, and
 P^3 / 3 + 2 P^2 for LM's equations.
 Chosen here, as the paper's are not certain: activations, initial weights, all goals but the first, the shapes of square
-wave and sinc, the function of four inputs, all inputs' ranges; BP's first rate {RATE} and momentum {MOMENTUM}; CG's
-beta, restarts and search. The paper's flops table is not at hand: nothing is quoted from it."""
+wave and sinc, the function of four inputs, all inputs' ranges; CG's beta, restarts and search; BP begins with the rate
+{VARIABLE.constants["learning_rate"]} and the momentum {VARIABLE.constants["decay"]}. The paper's flops table is not at hand: nothing is quoted from it."""
 
 
 def verdict(rows: list[dict]) -> str:

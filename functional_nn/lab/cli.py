@@ -106,10 +106,12 @@ def train(
         regularizer: a penalty on the weights, such as "l2(1e-4)", "l1(1e-5)", "elastic_net(1e-5, 1e-4)".
         class_weights: what an example of each class counts for in training: balanced, so that all classes count alike;
             or NAME=WEIGHT,..., 1 where a class has none. What is held out is measured without.
-        optimizer: gd, momentum, nesterov, rprop (with --batch-size 0), adagrad, adadelta, rmsprop, adam, adamax,
-            amsgrad, nadam, adamw; with constants, "momentum(0.1, 0.95)", or a schedule, "adam(cosine(0.01, 2000))".
-            Of second order, with --batch-size 0: newton, levenberg_marquardt and bayesian_regularization (for square
-            errors), conjugate_gradient, scaled_conjugate_gradient, bfgs, lbfgs, hessian_free, kfac.
+        optimizer: gd, momentum, nesterov, rprop (with --batch-size 0), adagrad, full_matrix_adagrad (of small
+            networks), adadelta, rmsprop, adam, adamax, amsgrad, nadam, adamw; with constants, "momentum(0.1, 0.95)", a
+            schedule, "adam(cosine(0.01, 2000))", or one by layer, "gd({layer1: 0.1, others: 0.01})". With
+            --batch-size 0 also variable_learning_rate, and of second order newton, levenberg_marquardt and
+            bayesian_regularization (for square errors), conjugate_gradient, scaled_conjugate_gradient, bfgs, lbfgs,
+            hessian_free, kfac.
         learning_rate: the optimizer's own default where not given.
         epochs: passes over the training data; steps, of a second-order optimizer.
         early_stopping: stop where the held-out loss has not fallen for so many epochs, and keep the best epoch's
