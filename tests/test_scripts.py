@@ -44,6 +44,41 @@ def test_the_tutorial_agrees_with_the_texts_and_autodiff(tmp_path, monkeypatch):
     assert [int(row["section"]) for row in rows] == sorted(int(row["section"]) for row in rows)
     assert {row["section"] for row in rows} == set("1234567") and {row["agrees"] for row in rows} == {"yes"}
     assert (tmp_path / "table.png").exists()
+    # what Kordecki prints has four digits; what no text prints says so
+    assert {row["allowed"] for row in rows if row["whose"] == "Kordecki"} == {"5e-05"}
+    recomputed = {row["by hand"] for row in rows if row["whose"] == "recomputed"}
+    assert {"19.0125", "0.593245", "0.592452"} <= recomputed and "text" not in {row["whose"] for row in rows}
+
+
+def test_gates_are_sorted_by_their_wiring():
+    module = load("tutorial")
+    gates = [module.relu_layer(3, 2), list(module.ANY_FUNCTION)]
+    for order in range(3):
+        for some in gates:
+            shuffled = [some[i] for i in np.random.default_rng(order).permutation(len(some))]
+            written = {wire for gate in some for wire in gate.writes}
+            inputs = {wire for gate in some for wire in gate.reads} - written
+            found = module.ComputationalGraph(shuffled, inputs).nodes_topologically_sorted()
+            assert sorted(map(id, found)) == sorted(map(id, some))
+            for place, gate in enumerate(found):
+                earlier = {wire for other in found[:place] for wire in other.writes}
+                assert set(gate.reads) & written <= earlier
+    circle = [module.Add("x b", "a"), module.Copy("a", "b loss")]
+    with pytest.raises(ValueError, match=r"wires \['x', 'b'\] are written by no gate, or by one that waits for them"):
+        module.ComputationalGraph(circle, ("x",)).forward({"x": 1.0})
+
+
+class FirstReader:
+    """A copy gate that forgets all but one of those who read it."""
+
+    def __init__(self, reads, writes):
+        self.reads, self.writes = reads.split(), writes.split()
+
+    def forward(self, x):
+        return (x,) * len(self.writes)
+
+    def backward(self, *g):
+        return g[:1]
 
 
 def no_slope(params, outputs, s):
@@ -64,7 +99,12 @@ def one_reader(weights, outputs, t):
 
 @pytest.mark.parametrize(
     ("section", "name", "wrong"),
-    [("a_batch", "batch_sensitivities", no_slope), ("a_graph", "graph_sensitivities", one_reader)],
+    [
+        ("a_batch", "batch_sensitivities", no_slope),
+        ("a_graph", "graph_sensitivities", one_reader),
+        ("a_network_of_gates", "Copy", FirstReader),
+        ("likelihood_to_loss", "product", lambda x: 1 / (1 + x[0] ** 2 + x[1] ** 2)),
+    ],
 )
 def test_the_tutorial_fails_where_its_recursion_is_wrong(section, name, wrong, tmp_path, monkeypatch):
     module = load("tutorial")
@@ -154,3 +194,58 @@ def test_the_benchmark_runs_small(tmp_path, monkeypatch):
     module.LAYERS = ((64, 8, 10),)
     rows = run(module, tmp_path / "table", monkeypatch, "--epochs", "2", "--rounds", "1")
     assert {row["trained by"] for row in rows} >= {"fit, again", "jitted step in a loop, again"}
+
+
+@pytest.fixture
+def expressiveness(monkeypatch):
+    for name in ("JAX_NUM_CPU_DEVICES", "OPENBLAS_NUM_THREADS"):  # which it sets for JAX and its children
+        monkeypatch.setenv(name, "1")
+    return load("expressiveness")
+
+
+def test_three_layers_have_a_network_of_two_with_as_many_parameters(expressiveness):
+    for inputs, every in expressiveness.HIDDEN.items():
+        count = {}
+        for hidden in every:
+            sizes = (inputs, *hidden, 1)
+            count[hidden] = sum((R + 1) * S for R, S in zip(sizes, sizes[1:], strict=False))
+            assert expressiveness.parameters(expressiveness.network_of(inputs, hidden)) == count[hidden]
+        two, three = ([n for hidden, n in count.items() if len(hidden) == depth] for depth in (1, 2))
+        assert three and set(three) <= set(two) and len(set(two)) == len(two)
+
+
+@pytest.mark.parametrize(
+    ("flat", "deep", "said"),
+    [
+        ((0.4, 0.5, 0.6), (0.1, 0.2, 0.3), "less with 13 (0.5 and 0.2)"),
+        ((0.4, 0.5, 0.6), (0.7, 0.8, 0.9), "more with 13 (0.5 and 0.8)"),
+        ((0.4, 0.5, 0.6), (0.1, 0.2, 0.4), "no clear difference with 13 (0.5 and 0.2)"),
+        ((0.4, 0.5, 0.6), (0.6, 0.8, 0.9), "no clear difference with 13 (0.5 and 0.8)"),
+        ((7e-5, 8e-5, 9e-5), (1e-5, 2e-5, 3e-5), "no clear difference with 13 (0.0001 and 0.0001)"),
+    ],
+)
+def test_layers_differ_where_the_middle_halves_of_their_starts_lie_apart(flat, deep, said, expressiveness):
+    def row(layers, parameters, low, middle, high):
+        grid = {"on grid": middle, "on grid 25 %": low, "on grid 75 %": high}
+        own = grid | {"everywhere": 1.0, "everywhere 25 %": 1.0, "everywhere 75 %": 1.0}
+        return {"target": "bump", "layers": layers, "parameters": parameters, **own}
+
+    rows = [row(1, 2, 0.9, 0.9, 0.9), row(2, 13, *flat), row(3, 13, *deep)]
+    lines = expressiveness.verdicts(rows).splitlines()
+    assert lines[0] == "bump: 1 layer 0.9 on grid, 1 everywhere"
+    assert lines[1] == f"    3 layers beside 2 on grid: {said}"
+    assert lines[2] == "    3 layers beside 2 everywhere: no clear difference with 13 (1 and 1)"
+
+
+@pytest.mark.slow
+def test_expressiveness_runs_small(expressiveness, tmp_path, monkeypatch):
+    """One neuron makes a step and neither a bump nor a disc, which two layers make."""
+    few = {1: ((), (4,), (2, 2)), 2: ((), (6,), (3, 3))}
+    for name, small in (("HIDDEN", few), ("DRAWN", few), ("CELLS", {1: 40, 2: 12})):
+        monkeypatch.setattr(expressiveness, name, small)
+    rows = run(expressiveness, tmp_path / "table", monkeypatch, "--seeds", "3", "--steps", "60")
+    error = {(row["target"], int(row["layers"])): float(row["lowest on grid"]) for row in rows}
+    assert len(error) == len(rows) == 12
+    assert error["step", 1] < 0.01 and error["bump", 1] > 0.4 and error["disc", 1] > 0.4
+    assert error["bump", 2] < 0.1 and error["disc", 2] < 0.1
+    assert (tmp_path / "table.png").exists() and "3 layers beside 2" in (tmp_path / "table.txt").read_text()

@@ -18,11 +18,22 @@ What cancels in the two pairs everybody uses, of one example, with H = ds/dn (S,
                H = diag(a (1 - a))
 
 Kullback-Leibler differs from cross-entropy by sum t ln t, which no output moves: the same s, the same H.
+
+Most losses are -ln of how likely the targets are, where the outputs say their distribution (Hagan 3.6-3.9, Lecture 2's
+Normal, Bernoulli and Multinomial units): the parameters that minimise F are those that make the data the most likely.
+
+    half_sum_, sum_, mean_square_error       Normal of variance 1, 1/2, S/2 around each output
+    binary_cross_entropy                     Bernoulli of probability a, each output by itself
+    logistic                                 Bernoulli of t = +1 with probability 1 / (1 + e^-a)
+    cross_entropy, kullback_leibler          categorical (Multinomial with one draw): class i with probability a_i
+
+The hinges, the symmetric divergence and Bhattacharyya's distance are given none.
 """
 
 import dataclasses
 import functools
 import inspect
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -58,6 +69,24 @@ class Curvature:
 
 
 @dataclass(frozen=True)
+class Likelihood:
+    """The distribution of the targets that outputs stand for: F_q = -log(a, t) + what no output moves.
+
+    name: the family; means: what the outputs are in it. log(a, t) -> (Q,) in the dtype of the outputs: ln of the
+    density of each example's targets, or of their probability where they are classes, 0 and 1, or signs; normalized.
+    Shares for targets (between 0 and 1) are no event: there it is the expected ln of one drawn with these shares.
+    Counts of classes are that many draws in their order, the prod a^t of Hagan Eq. 3.8.
+    """
+
+    name: str
+    means: str
+    log: Callable[[Array, Array], Array]
+
+    def __repr__(self) -> str:
+        return f"<likelihood {self.name}: {self.means}>"
+
+
+@dataclass(frozen=True)
 class FusedPair:
     """F_q and dF_q/dn of an output activation and a loss together, from net inputs: (n, t) -> (Q,) and (Q, S)."""
 
@@ -79,6 +108,7 @@ class Loss(Described):
     least_outputs: how many outputs it needs at least; doubt: a word where outputs of that range train to no good end.
     square_weight(S) -> c, where F_q = c sum_i (a_i - t_i)^2: a sum of squares has residuals, sqrt(c) (a - t).
     constants: what else than its reduction it was made with, by name; filled in by `register`.
+    likelihood: the distribution of the targets whose -ln it is; None where there is none, or nobody said.
     """
 
     name: str
@@ -95,6 +125,7 @@ class Loss(Described):
     least_outputs: int = 1
     doubt: Callable[[Range], str | None] = lambda gives: None
     constants: dict[str, Any] = field(default_factory=dict, hash=False)
+    likelihood: Likelihood | None = None
 
     def __repr__(self) -> str:
         return f"<loss {self.specification}>"
@@ -391,6 +422,16 @@ def _above(threshold: float) -> Callable[[Array, Array], Array]:
 # Errors of regression -------------------------------------------------------------------------------------------------
 
 
+def _normal(variance: str, square_weight: Callable[[int], float]) -> Likelihood:
+    """c |a - t|^2 is the exponent of a Normal of variance 1 / (2 c), whose height is sqrt(c / pi) for each output."""
+
+    def log(a, t):
+        c = square_weight(a.shape[-1])
+        return a.shape[-1] * math.log(c / math.pi) / 2 - c * jnp.sum((t - a) ** 2, axis=-1)
+
+    return Likelihood("Normal", f"each output the mean of its target, of variance {variance}", log)
+
+
 def _half_square_sum(a, t):
     return jnp.sum((t - a) ** 2, axis=-1) / 2
 
@@ -405,6 +446,7 @@ def mean_square_error(reduction: Reduction = "mean") -> Loss:
         lambda a, t: (a - t) * (2 / a.shape[-1]),
         curvature=_diagonal(lambda a, t: jnp.full_like(a, 2 / a.shape[-1])),
         square_weight=lambda outputs: 1 / outputs,
+        likelihood=_normal("S/2", lambda outputs: 1 / outputs),
     )
 
 
@@ -418,6 +460,7 @@ def sum_square_error(reduction: Reduction = "sum") -> Loss:
         lambda a, t: 2 * (a - t),
         curvature=_diagonal(lambda a, t: jnp.full_like(a, 2)),
         square_weight=lambda outputs: 1.0,
+        likelihood=_normal("1/2", lambda outputs: 1.0),
     )
 
 
@@ -431,6 +474,7 @@ def half_sum_square_error(reduction: Reduction = "sum") -> Loss:
         lambda a, t: a - t,
         curvature=_diagonal(lambda a, t: jnp.ones_like(a)),
         square_weight=lambda outputs: 0.5,
+        likelihood=_normal("1", lambda outputs: 0.5),
     )
 
 
@@ -475,6 +519,13 @@ def _log_where(t, a):
     return jnp.log(jnp.where(t == 0, 1, a))
 
 
+_categorical = Likelihood(
+    "categorical",
+    "each output the probability of its class, of which one is drawn (Multinomial with one draw)",
+    lambda a, t: _weighted(t, _log_where(t, a)),
+)
+
+
 @register
 def cross_entropy(reduction: Reduction = "mean") -> Loss:
     """F = -sum_q sum_i t ln a: Hagan Eq. 3.9 ("sum"). Fused with softmax: s = a sum(t) - t (E3.5); else -t/a (E3.6)."""
@@ -492,6 +543,7 @@ def cross_entropy(reduction: Reduction = "mean") -> Loss:
         least_outputs=2,
         doubt=_sums_to_one,
         curvature=_diagonal(_target_over_square),
+        likelihood=_categorical,
     )
 
 
@@ -541,6 +593,9 @@ def binary_cross_entropy(reduction: Reduction = "mean") -> Loss:
         targets="unit interval",
         correct=_above(0.5),
         curvature=_diagonal(lambda a, t: _target_over_square(a, t) + _target_over_square(1 - a, 1 - t)),
+        likelihood=Likelihood(
+            "Bernoulli", "each output the probability that its target is 1", lambda a, t: -_binary_value(a, t)
+        ),
     )
 
 
@@ -549,7 +604,10 @@ def binary_cross_entropy(reduction: Reduction = "mean") -> Loss:
 
 @register
 def kullback_leibler(reduction: Reduction = "mean") -> Loss:
-    """F = sum_q sum_i t ln(t / a), the divergence D(t || a): CSE 475 19.71. Fused with softmax."""
+    """F = sum_q sum_i t ln(t / a), the divergence D(t || a): CSE 475 19.71. Fused with softmax.
+
+    Of cross-entropy's likelihood: the entropy of the targets, by which the two differ, is moved by no output.
+    """
     return Loss(
         "kullback_leibler",
         reduction,
@@ -567,6 +625,7 @@ def kullback_leibler(reduction: Reduction = "mean") -> Loss:
         correct=largest,
         least_outputs=2,
         curvature=_diagonal(_target_over_square),
+        likelihood=_categorical,
     )
 
 
@@ -746,4 +805,9 @@ def logistic(reduction: Reduction = "mean") -> Loss:
         correct=_above(0.0),
         doubt=_of_both_signs,
         curvature=_diagonal(lambda a, t: t**2 * lax.logistic(a) * lax.logistic(-a)),
+        likelihood=Likelihood(
+            "Bernoulli",
+            "each output the log-odds ln p/(1 - p) that its target is +1 and not -1",
+            lambda a, t: -jnp.sum(_softplus(-t * a), axis=-1),
+        ),
     )

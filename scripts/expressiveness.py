@@ -1,0 +1,215 @@
+#!/usr/bin/env python
+"""What do more layers and neurons express? A step, a bump, a disc and a checkerboard by 1, 2 and 3 layers.
+
+    python scripts/expressiveness.py --seeds 8 --steps 300 --out results/expressiveness
+
+Lecture 2 says that more layers approximate more complex functions, Kordecki that an MLP can approximate ANY function.
+Layers are layers of neurons, the output's among them: tanh, and one sigmoid output, so that 1 layer is one neuron. Each
+network of 3 layers has a network of 2 with exactly as many parameters, to be held against. Targets are 0 and 1 on
+[-1, 1] or its square:
+
+    step          1 where x > 0.1
+    bump          1 where |x - 0.1| < 0.35
+    disc          1 where |x| < 0.6
+    checkerboard  4 x 4 squares
+
+They are known at the middles of 200 cells, or 32 x 32. Levenberg-Marquardt makes up to --steps steps on the mean square
+error, from --seeds starts, all in one program a network. The error is the root of the mean square: "on grid", where the
+targets were known, is what the network was able to learn; "everywhere", at points eight or 4 x 4 times as dense, also
+what it made of the gaps. Before JAX is imported, JAX_NUM_CPU_DEVICES is set to the number of cores, over which the
+starts are then laid.
+"""
+
+import os
+
+os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(os.cpu_count()))
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # its threads wait by spinning, which a small matrix never repays
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+jax.config.update("jax_enable_x64", True)
+
+import functional_nn as fnn  # noqa: E402
+from functional_nn.lab import experiments  # noqa: E402
+from functional_nn.lab.plots import STYLE  # noqa: E402
+from functional_nn.lab.progress import progress  # noqa: E402
+
+# after the lab, which says what to install where it is missing
+import matplotlib.pyplot as plt  # noqa: E402  # isort: skip
+
+ENOUGH = 1e-4  # an error on the grid at which a start ends
+COLORS = {1: "#000000", 2: "#0072B2", 3: "#D55E00"}
+
+
+class Target(NamedTuple):
+    """inputs: 1 or 2; inside(x (Q, R)) -> (Q,) booleans, where it is 1."""
+
+    inputs: int
+    inside: Callable[[np.ndarray], np.ndarray]
+
+
+TARGETS = {
+    "step": Target(1, lambda x: x[:, 0] > 0.1),
+    "bump": Target(1, lambda x: abs(x[:, 0] - 0.1) < 0.35),
+    "disc": Target(2, lambda x: (x**2).sum(axis=1) < 0.6**2),
+    "checkerboard": Target(2, lambda x: np.floor(2 * x).sum(axis=1) % 2 == 1),
+}
+# Hidden neurons. As many parameters have, of 1 input, h and w-w where 3 h = w (w + 4); of 2, where 4 h = w (w + 5).
+HIDDEN = {
+    1: ((), (2,), (4,), (2, 2), (7,), (3, 3), (15,), (5, 5)),
+    2: ((), (3,), (6,), (3, 3), (9,), (4, 4), (21,), (7, 7), (44,), (11, 11)),
+}
+CELLS, DENSER = {1: 200, 2: 32}, {1: 8, 2: 4}  # along an input
+DRAWN = {1: ((), (4,), (2, 2)), 2: ((), (21,), (7, 7))}  # a picture of each
+
+
+class Fit(NamedTuple):
+    """Of each start: errors on the grid and everywhere, share of the area on the wrong side of 1/2, all (seeds,), and
+    the outputs everywhere (seeds, points).
+    """
+
+    grid: np.ndarray
+    everywhere: np.ndarray
+    wrong: np.ndarray
+    outputs: np.ndarray
+
+
+def middles(inputs: int, cells: int) -> np.ndarray:
+    """The middles of the cells of [-1, 1]^R, (cells^R, R); the first input changes fastest."""
+    line = (np.arange(cells) + 0.5) * 2 / cells - 1
+    return np.stack(np.meshgrid(*[line] * inputs), axis=-1).reshape(-1, inputs)
+
+
+def network_of(inputs: int, hidden: tuple[int, ...]) -> fnn.Network:
+    return fnn.multilayer((inputs, *hidden, 1), ("tanh",) * len(hidden) + ("sigmoid",))
+
+
+def parameters(network: fnn.Network) -> int:
+    return sum(x.size for x in jax.tree.leaves(jax.eval_shape(network.init, jax.random.key(0))))
+
+
+def fit(target: Target, hidden: tuple[int, ...], seeds: int, steps: int) -> Fit:
+    network, cells = network_of(target.inputs, hidden), CELLS[target.inputs]
+    x = middles(target.inputs, cells)
+    dense = middles(target.inputs, cells * DENSER[target.inputs])
+    t, t_dense = (target.inside(points)[:, None].astype(float) for points in (x, dense))
+    starts = jax.vmap(network.init)(jax.random.split(jax.random.key(0), seeds))
+    problem = fnn.training.problem(network, "mean_square_error", x, t)
+    found = fnn.optimizers.second_order.restarts(problem, "levenberg_marquardt", starts, steps=steps, goal=ENOUGH**2)
+    outputs = np.asarray(jax.jit(jax.vmap(network.apply, in_axes=(0, None)))(found.params, dense))
+    off = np.abs(outputs - t_dense)[..., 0]
+    everywhere = np.sqrt((off**2).mean(axis=1))
+    return Fit(np.sqrt(np.asarray(found.value)), everywhere, (off > 0.5).mean(axis=1), outputs[..., 0])
+
+
+def row(name: str, hidden: tuple[int, ...], found: Fit) -> dict:
+    """Medians and quartiles over the starts."""
+    errors = {}
+    for place, values in (("on grid", found.grid), ("everywhere", found.everywhere)):
+        low, middle, high = np.quantile(values, (0.25, 0.5, 0.75))
+        errors |= {place: float(middle), f"{place} 25 %": float(low), f"{place} 75 %": float(high)}
+    return {
+        "target": name,
+        "layers": len(hidden) + 1,
+        "hidden": "-".join(map(str, hidden)) or "none",
+        "parameters": parameters(network_of(TARGETS[name].inputs, hidden)),
+        **errors,
+        "lowest on grid": float(found.grid.min()),
+        "wrong area": float(np.median(found.wrong)),
+    }
+
+
+def verdicts(rows: list[dict]) -> str:
+    """3 layers against 2 with as many parameters; they differ where the middle halves of their starts lie apart."""
+    lines = []
+    for name in dict.fromkeys(r["target"] for r in rows):
+        own = [r for r in rows if r["target"] == name]
+        two = {r["parameters"]: r for r in own if r["layers"] == 2}
+        lines.append(f"{name}: 1 layer {own[0]['on grid']:.2g} on grid, {own[0]['everywhere']:.2g} everywhere")
+        for place in ("on grid", "everywhere"):
+            said = {"less": [], "more": [], "no clear difference": []}
+            for deep in (r for r in own if r["layers"] == 3):
+                flat = two[deep["parameters"]]
+                low, middle, high = (
+                    [max(r[f"{place}{end}"], ENOUGH) for r in (flat, deep)] for end in (" 25 %", "", " 75 %")
+                )
+                word = "less" if high[1] < low[0] else "more" if low[1] > high[0] else "no clear difference"
+                said[word].append(f"{deep['parameters']} ({middle[0]:.2g} and {middle[1]:.2g})")
+            found = "; ".join(f"{word} with {', '.join(which)}" for word, which in said.items() if which)
+            lines.append(f"    3 layers beside 2 {place}: {found}")
+    return "\n".join(lines)
+
+
+NOTES = f"""Errors are roots of mean squares: medians and quartiles over the starts. Everywhere they have a floor, since
+nothing tells where between two points of the grid the target jumps. Below, 3 layers have less or more error than 2 with
+as many parameters where the middle halves of the starts lie apart; {ENOUGH:g} is enough, and less than that no better.
+In brackets the medians of 2 layers and of 3.
+"""
+
+
+def middle_of(found: Fit) -> int:
+    """The start whose error everywhere is the median (of an even number, the lower of two)."""
+    return int(np.argsort(found.everywhere)[(len(found.everywhere) - 1) // 2])
+
+
+def draw(fits: dict[tuple, Fit], rows: list[dict]):
+    """Each target beside what 1, 2 and 3 layers made of it, the median start, and errors by number of parameters."""
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(len(TARGETS), 5, figsize=(14.5, 11.2), layout="constrained")
+        for line, (name, target) in zip(axes, TARGETS.items(), strict=True):
+            cells = CELLS[target.inputs] * DENSER[target.inputs]
+            dense = middles(target.inputs, cells)
+            pictures = [("target", target.inside(dense).astype(float))]
+            for hidden in DRAWN[target.inputs]:
+                found = fits[name, hidden]
+                start, layers = middle_of(found), len(hidden) + 1
+                neurons = f", {'-'.join(map(str, hidden))} hidden" if hidden else ""
+                title = f"{layers} layer{'s' if hidden else ''}{neurons}: {found.everywhere[start]:.2g}"
+                pictures.append((title, found.outputs[start]))
+            for axis, (title, values) in zip(line, pictures, strict=False):
+                axis.set_title(title, fontsize=10)
+                if target.inputs == 1:
+                    axis.plot(dense[:, 0], pictures[0][1], color="0.7", lw=3)
+                    if title != "target":
+                        axis.plot(dense[:, 0], values, color="#D55E00", lw=1.2)
+                    axis.set(ylim=(-0.1, 1.1), xticks=(-1, 0, 1), yticks=(0, 1))
+                else:
+                    axis.imshow(values.reshape(cells, cells), vmin=0, vmax=1, cmap="viridis", origin="lower",
+                                extent=(-1, 1, -1, 1))  # fmt: skip
+                    axis.set(xticks=(-1, 0, 1), yticks=(-1, 0, 1))
+                    axis.grid(False)
+            line[0].set_ylabel(name)
+            for layers, color in COLORS.items():
+                own = [r for r in rows if r["target"] == name and r["layers"] == layers]
+                count, label = [r["parameters"] for r in own], f"{layers} layer" + "s" * (layers > 1)
+                columns = [[r[f"on grid{end}"] for r in own] for end in ("", " 25 %", " 75 %")]
+                middle, low, high = np.maximum(columns, ENOUGH)
+                line[-1].errorbar(count, middle, (middle - low, high - middle), fmt="o-", ms=4, lw=1.2, capsize=2,
+                                  color=color, label=label)  # fmt: skip
+                line[-1].plot(count, [r["everywhere"] for r in own], "o:", ms=3, lw=1, color=color)
+            line[-1].set(xscale="log", yscale="log", xlim=(1.5, 300), ylim=(0.7 * ENOUGH, 1))
+            line[-1].set_title("error on grid (dotted: everywhere)", fontsize=10)
+        axes[-1, -1].set_xlabel("parameters")
+        axes[0, -1].legend()
+    return figure
+
+
+def main() -> None:
+    options = experiments.arguments(__doc__, "results/expressiveness", seeds=8, steps=300)
+    fits, rows = {}, []
+    every = [(name, hidden) for name, target in TARGETS.items() for hidden in HIDDEN[target.inputs]]
+    with progress("fitting", len(every)) as advance:
+        for done, (name, hidden) in enumerate(every):
+            advance(done, f"{name}, {'-'.join(map(str, hidden)) or 'one neuron'}")
+            found = fits[name, hidden] = fit(TARGETS[name], hidden, options.seeds, options.steps)
+            rows.append(row(name, hidden, found))
+    alternative = "Each target beside the outputs of 1, 2 and 3 layers, and the errors of the table by parameters."
+    experiments.write(options.out, rows, draw(fits, rows), NOTES + verdicts(rows), alternative)
+
+
+if __name__ == "__main__":
+    main()
