@@ -12,6 +12,8 @@ from typing import Any, Generic, TypeVar
 
 Row = TypeVar("Row")
 
+_QUOTED = re.compile(r"(['\"])(.*)\1")  # a name that is more than a word
+_PLAIN = re.compile(r"\w([\w .-]*\w)?")  # a name that needs no quotes
 _SPECIFICATION = re.compile(r"\s*([A-Za-z_]\w*)\s*(?:\((.*)\))?\s*")
 
 
@@ -127,7 +129,8 @@ class FrozenMapping(Mapping):
         return hash(self._typed())
 
     def __repr__(self):
-        return f"{{{', '.join(f'{name}: {value}' for name, value in self._values.items())}}}"
+        said = (name if _PLAIN.fullmatch(str(name)) else repr(name) for name in self._values)
+        return f"{{{', '.join(f'{name}: {value}' for name, value in zip(said, self._values.values(), strict=True))}}}"
 
     def __reduce__(self):
         return FrozenMapping, (self._values,)
@@ -139,8 +142,8 @@ def _frozen(value: Any) -> Any:
         frozen = FrozenMapping(value)
         try:
             hash(frozen)
-        except TypeError:  # of arrays, such as masks: given on as it came
-            return value
+        except TypeError:  # of arrays, such as masks: given on as it came, and not as it may become
+            return {name: _frozen(own) for name, own in value.items()} if type(value) is dict else value
         return frozen
     return tuple(map(_frozen, value)) if isinstance(value, list) else value
 
@@ -237,12 +240,17 @@ def _arguments(text: str) -> tuple[list, dict]:
     return positional, keywords
 
 
-def _split(text: str) -> list[str]:
-    """The parts between commas that stand in no parentheses or braces: "1, f(2, 3)" has two."""
-    parts, depth = [""], 0
+def _split(text: str, at: str = ",") -> list[str]:
+    """The parts between commas that stand in no parentheses, braces or quotes: "1, f(2, 3)" has two."""
+    parts, depth, quote = [""], 0, ""
     for character in text:
-        depth += {"(": 1, ")": -1, "{": 1, "}": -1}.get(character, 0)
-        if character == "," and depth == 0:
+        if quote:
+            quote = "" if character == quote else quote
+        elif character in "'\"":
+            quote = character
+        else:
+            depth += {"(": 1, ")": -1, "{": 1, "}": -1}.get(character, 0)
+        if character == at and depth == 0 and not quote:
             parts.append("")
         else:
             parts[-1] += character
@@ -266,10 +274,10 @@ def _literal(text: str) -> bool | int | float | str | dict:
 def _mapping(text: str) -> dict[str, Any]:
     """What "{layer1: 0.1, others: {bias: 1, weights: 2}}" says."""
     found = {}
-    for part in filter(None, map(str.strip, _split(text[1:-1]))):
-        name, colon, value = part.partition(":")
-        name = name.strip().strip("'\"")
-        if not (name and colon and value.strip()) or name in found or not text.endswith("}"):
+    for part in _split(text[1:-1]) if text[1:-1].strip() else ():
+        name, *rest = _split(part, ":")
+        name, value = _QUOTED.sub(r"\2", name.strip()), ":".join(rest)
+        if not (name and value.strip()) or name in found or not text.endswith("}"):
             raise ValueError(f"expected {{name: value, ...}}, each name once, got {text}")
         found[name] = _literal(value)
     return found

@@ -284,7 +284,7 @@ def evaluate(folder: Path, source: str, target: str | None, labels: Path | None,
     """Prints loss and accuracy, or R^2 and root mean square error, of a saved run."""
     run = _open(folder)
     dataset = _like(run, source, target, labels)
-    if part == "held-out":
+    if part == "held-out" or source in datasets.TRUTH_TABLES:  # of which either part is the whole
         _, dataset = datasets.split(dataset, test_fraction=run.config["test_fraction"], seed=run.config["seed"])
     measured = measures(run.config, run.network, run.loss, run.params, *_arrays(run.config, run.loss, dataset))
     print(f"{dataset.name} ({len(dataset.inputs)} examples): {said(measured)}")
@@ -423,9 +423,15 @@ def criteria(settings: dict[str, Any], restore: bool) -> list[fnn.training.Crite
     """What stops a network before its last epoch; where not `restore`, none of them brings earlier parameters back."""
     patience, named = settings["early_stopping"], settings["stop"]
     if is_perceptron(settings) and patience is None and not named:
-        named = ("loss_below(0)", "cycle", "unchanged")
+        # an epoch that is drawn with replacement may have missed what is wrong
+        named = ("cycle",) if settings["replacement"] else ("loss_below(0)", "cycle", "unchanged")
     found = [] if patience is None else [fnn.training.early_stopping(patience)]
     found += map(fnn.training.termination.get, named)
+    if restore and sum(criterion.score is not None for criterion in found) > 1:
+        raise ValueError(
+            "stop: only one criterion can restore the best epoch's network; give the others restore=false, as in "
+            '"generalization_loss(5, restore=false)"'
+        )
     return found if restore else [dataclasses.replace(criterion, score=None) for criterion in found]
 
 
@@ -441,7 +447,7 @@ def _separable(task: Prepared) -> str:
         return f"whether one layer can be right was not asked of more than {_JUDGED} training examples"
     found = {name: separability(x, column) for name, column in zip(classes, t.T, strict=True)}
     # 9 bounds 9 mistakes, whatever float32 has made of it
-    most = {name: math.floor(s.bound * (1 + 1e-6)) if s.margin else "no bound" for name, s in found.items()}
+    most = {name: math.floor(s.bound * (1 + 1e-6)) if s.margin > 0 else "no bound" for name, s in found.items()}
     can = [f"{name} ({most[name]})" for name, s in found.items() if s.separable]
     cannot = [name for name, s in found.items() if not s.separable]
     said = [f"a neuron can tell from the rest, after so many mistakes at most: {', '.join(can)}"] if can else []

@@ -34,7 +34,8 @@ class Separability(NamedTuple):
     {w: halfspaces @ w >= 0}; positive (Q,): whose boundaries belong to it, t_q = +1.
     margin: g, the largest there is of min_q t_q w.x_q over unit w, 0 where there is none above 0; weights (n,): the
     unit w that has it, nan where it is 0; radius: R, the largest |x_q|; bound: (R / g)^2, the most mistakes that the
-    perceptron rule makes from zero weights (Novikoff 1962), infinite where g is 0.
+    perceptron rule makes from zero weights (Novikoff 1962), infinite where g is 0. All three are nan where rounding
+    hides them, as of examples that lie far from 0 and close together.
     """
 
     separable: bool
@@ -67,16 +68,21 @@ def separability(inputs: np.ndarray, targets: np.ndarray, bias: bool = True) -> 
     from 0 of the convex hull of the t_q x_q, by non-negative least squares. Raises ValueError for other shapes and
     targets, and for what is not finite.
     """
-    x, signs = _checked(inputs, targets, bias)
+    p, signs = _checked(inputs, targets)
+    x = _with_bias(p, bias)
     halfspaces = signs[:, None] * x
-    margin, weights = _widest(halfspaces)
+    margin, weights = _widest(p, signs, bias)
     radius = float(np.linalg.norm(x, axis=1).max())
-    bound = (radius / margin) ** 2 if margin > 0 else math.inf
-    return Separability(_exists(x, signs), halfspaces, signs > 0, margin, weights, radius, bound)
+    about = _with_bias(p - p.mean(axis=0) * bias, bias)  # any shift leaves a bias to make up for it
+    separable = margin > 0 or _exists(about, signs, strictly=False)
+    if margin == 0 and separable and _exists(about, signs, strictly=True):
+        margin = math.nan  # lost in rounding
+    bound = math.inf if margin == 0 else (radius / margin) ** 2
+    return Separability(separable, halfspaces, signs > 0, margin, weights, radius, bound)
 
 
-def _checked(inputs, targets, bias: bool) -> tuple[np.ndarray, np.ndarray]:
-    """x (Q, n) and t (Q,) of -1 and +1."""
+def _checked(inputs, targets) -> tuple[np.ndarray, np.ndarray]:
+    """Inputs (Q, R) and t (Q,) of -1 and +1."""
     p, t = np.asarray(inputs, np.float64), np.asarray(targets, np.float64)
     if p.ndim != 2 or not p.size:
         raise ValueError(f"inputs: expected shape (Q, R), got {p.shape}")
@@ -88,33 +94,72 @@ def _checked(inputs, targets, bias: bool) -> tuple[np.ndarray, np.ndarray]:
     wrong = t[~np.isin(t, (0, 1) if 0 in t else (-1, 1))]
     if wrong.size:
         raise ValueError(f"targets: expected 0 and 1 or -1 and +1, got {wrong[0]:g}")
-    x = np.hstack([p, np.ones((len(p), 1))]) if bias else p
-    return x, np.where(t > 0, 1.0, -1.0)
+    return p, np.where(t > 0, 1.0, -1.0)
 
 
-def _exists(x: np.ndarray, signs: np.ndarray) -> bool:
-    """Is there a w in the unit cube with w.x >= 0 where the sign is +1 and w.x <= -s, s > 0, where it is -1?"""
-    size = np.linalg.norm(x, axis=1, keepdims=True)
-    x = x / np.where(size > 0, size, 1)
-    rows = np.hstack([-signs[:, None] * x, (signs < 0)[:, None]])
-    cost = np.zeros(x.shape[1] + 1)
+def _exists(x: np.ndarray, signs: np.ndarray, strictly: bool) -> bool:
+    """Is there a w in the unit cube with w.x <= -s, s > 0, where the sign is -1, and w.x >= 0, or strictly s, where it
+    is +1?
+    """
+    rows = np.hstack([-signs[:, None] * _even(x), ((signs < 0) | strictly)[:, None]])
+    cost = np.zeros(rows.shape[1])
     cost[-1] = -1
-    found = linprog(cost, rows, np.zeros(len(x)), bounds=[(-1, 1)] * x.shape[1] + [(0, 1)])
+    found = linprog(cost, rows, np.zeros(len(rows)), bounds=[(-1, 1)] * (rows.shape[1] - 1) + [(0, 1)])
     return found.status == 0 and -found.fun > _TOLERANCE
 
 
-def _widest(halfspaces: np.ndarray) -> tuple[float, np.ndarray]:
-    """The distance from 0 of the convex hull of the rows, and the unit vector to its nearest point."""
+def _even(x: np.ndarray) -> np.ndarray:
+    """The examples in other weights, which answer alike, and of size 1: rounding then spares small differences."""
+    x = x / np.maximum(np.abs(x).max(axis=0), np.finfo(float).tiny)
+    size = np.linalg.norm(x, axis=1, keepdims=True)
+    return x / np.where(size > 0, size, 1)
+
+
+def _widest(p: np.ndarray, signs: np.ndarray, bias: bool) -> tuple[float, np.ndarray]:
+    """g and the unit w of it: the distance from 0 of the convex hull of the t_q x_q, and the direction of its nearest
+    point; 0 and nan where that is 0, nan where it could not be found to a millionth.
+    """
+    x = _with_bias(p, bias)
+    halfspaces = signs[:, None] * x
     # The least of |A' l|^2 + (1 - sum l)^2 over l >= 0 has its l in the ratio of the nearest point's.
     rows = np.vstack([halfspaces.T, np.ones(len(halfspaces))])
     target = np.zeros(len(rows))
     target[-1] = 1
     ratio, _ = nnls(rows, target, maxiter=max(1000, 10 * rows.shape[1]))
-    nearest = halfspaces.T @ ratio / ratio.sum()
-    margin = float(np.linalg.norm(nearest))
-    if margin <= _TOLERANCE * np.linalg.norm(halfspaces, axis=1).max():
-        return 0.0, np.full(halfspaces.shape[1], np.nan)
-    return margin, nearest / margin
+    nearest, largest = halfspaces.T @ ratio / ratio.sum(), np.linalg.norm(x, axis=1).max()
+    unknown = np.full(x.shape[1], np.nan)
+    if np.linalg.norm(nearest) <= 1e-14 * largest:
+        return 0.0, unknown
+    # Far from 0 the examples' differences are lost in that point. But it tells the examples that hold it, of which all
+    # have t w.x = g: the shortest w with t w.x = 1 is found from them about their mean.
+    center = p.mean(axis=0) * bias
+    held = ratio > 1e-10 * ratio.max()
+    v = _shortest(signs[held, None] * _with_bias((p - center)[held], bias), center if bias else None)
+    for w in (v, nearest):
+        w = w / np.linalg.norm(w)
+        about = w if not bias else np.append(w[:-1], w[-1] + w[:-1] @ center)
+        least = (signs * (_with_bias(p - center, bias) @ about)).min()
+        reached = (signs[held] * (_with_bias((p - center)[held], bias) @ about)).max()
+        if least > 0 and reached - least <= 1e-6 * least:
+            return float(least), w
+    return (0.0, unknown) if np.linalg.norm(nearest) <= _TOLERANCE * largest else (math.nan, unknown)
+
+
+def _with_bias(p: np.ndarray, bias: bool) -> np.ndarray:
+    return np.hstack([p, np.ones((len(p), 1))]) if bias else p
+
+
+def _shortest(rows: np.ndarray, center: np.ndarray | None) -> np.ndarray:
+    """The w (n,) of least norm with rows @ w' = 1, w' being w about the center: its bias is b + w.center there."""
+    back = np.eye(rows.shape[1])
+    if center is not None:
+        back[-1, :-1] = -center
+    some = np.linalg.lstsq(rows, np.ones(len(rows)), rcond=None)[0]
+    _, values, vectors = np.linalg.svd(rows)
+    free = vectors[int((values > 1e-12 * values[0]).sum()) :].T
+    if free.size:
+        some = some - free @ np.linalg.lstsq(back @ free, back @ some, rcond=None)[0]
+    return back @ some
 
 
 def _cone(halfspaces: np.ndarray) -> Cone:

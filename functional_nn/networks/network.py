@@ -347,9 +347,14 @@ def _check_name(kind: str, name: str) -> None:
         raise ValueError(f"{kind} name: expected a non-empty string without '/', got {name!r}")
 
 
+_LARGEST = 2**31 - 1  # what XLA's indices can tell
+
+
 def _check_size(label: str, size: int) -> None:
     if isinstance(size, bool) or not isinstance(size, int | np.integer) or size < 1:
         raise ValueError(f"{label}: size must be an integer >= 1, got {size!r}")
+    if size > _LARGEST:
+        raise ValueError(f"{label}: size must be at most {_LARGEST}, got {size}")
 
 
 def _check_learned(layer: str, activation: Activation) -> None:

@@ -311,10 +311,11 @@ class FullMatrixAdaGradState(NamedTuple):
 def full_matrix_adagrad(learning_rate: Constant = 0.01, epsilon: Constant = 1e-8, budget: int = 2**26) -> Optimizer:
     """AdaGrad as Kordecki prints it: G = G + g g^T, w = w - eta (epsilon I + G)^(-1/2) g, g all P gradients as one.
 
-    Duchi, Hazan and Singer 2011, Sec. 1.1; their Fig. 2 adds delta I outside the root. `adagrad` keeps the diagonal of
-    G. An eigenvalue of G below P eps times the largest, eps the dtype's, is rounding, of either sign: it counts as that
-    much. A parameter whose gradient has always been 0 stays bitwise as it was; one whose gradient is 0 now may move
-    with those that it was correlated with. Each update takes the eigenvalues of a (P, P) matrix: O(P^3).
+    Duchi, Hazan and Singer 2011, Sec. 1.1; their Fig. 2 adds delta I outside the root. `adagrad` keeps the diagonal
+    of G. An eigenvalue of G below P eps times the largest, eps the dtype's, is rounding, of either sign: it counts
+    as that much, P being those that have had a gradient. A parameter whose gradient has always been 0 stays bitwise
+    as it was; one whose gradient is 0 now may move with those that it was correlated with. Each update takes the
+    eigenvalues of a (P, P) matrix: O(P^3).
 
     budget: bytes that G may take, 4 P^2 in float32. Raises ValueError for constants out of range, in `init` for more
     parameters than the budget has room for.
@@ -349,8 +350,9 @@ def full_matrix_adagrad(learning_rate: Constant = 0.01, epsilon: Constant = 1e-8
         G = state.matrix + g[:, None] * g[None, :]
         eigenvalues, V = jnp.linalg.eigh(G, symmetrize_input=False)  # symmetric to the last bit
         # Below this an eigenvalue is rounding, and may be negative; what rounding makes of g in its direction is
-        # divided by its root.
-        least = g.size * float(jnp.finfo(dtype).eps) * eigenvalues[-1]
+        # divided by its root. Parameters that never had a gradient, such as those that fill a network up, add none.
+        size = jnp.sum(jnp.diagonal(G) > 0).astype(dtype)
+        least = size * float(jnp.finfo(dtype).eps) * eigenvalues[-1]
         with jax.default_matmul_precision("highest"):
             change = -rate * (V @ ((g @ V) / jnp.sqrt(epsilon + jnp.maximum(eigenvalues, least))))
         change = jnp.where(jnp.diagonal(G) > 0, change, 0)  # a row of zeros, but for rounding of the eigenvectors
@@ -787,7 +789,8 @@ def _check_names(label: str, values: FrozenMapping, params: Any) -> None:
     """Raises ValueError for a name that leads to no parameters, and for parameters that no name leads to."""
     known: dict[tuple, set] = {}  # where in the mapping -> the names that parameters have there
     wrong = []
-    for path in _paths(params):
+    paths = list(_paths(params))
+    for path in paths:
         own, place = values, ()
         for depth, name in enumerate(path, 1):
             if not isinstance(own, FrozenMapping):
@@ -803,19 +806,20 @@ def _check_names(label: str, values: FrozenMapping, params: Any) -> None:
                 wrong.append(
                     f"{label}: {'/'.join(path) or 'the parameter'} is one array, expected one value, got {own}"
                 )
-    _check_known(label, values, (), known)
+    _check_known(label, values, (), known, paths)
     if wrong:
         raise ValueError(wrong[0])
 
 
-def _check_known(label: str, values: FrozenMapping, place: tuple, known: dict[tuple, set]) -> None:
+def _check_known(label: str, values: FrozenMapping, place: tuple, known: dict[tuple, set], paths: list) -> None:
     for name, own in values.items():
-        here = known.get(place, set())
+        # "others" of which there are none may name what any others would have
+        here = known.get(place) or {path[len(place)] for path in paths if len(path) > len(place)}
         if name not in here and name != _OTHERS and here:
             kind = f"parameter of {'/'.join(place)}" if place else "layer"
             raise ValueError(f"{label}: {registry.unknown(kind, name, {*here, _OTHERS})}")
         if isinstance(own, FrozenMapping):
-            _check_known(label, own, (*place, name), known)
+            _check_known(label, own, (*place, name), known, paths)
 
 
 def non_negative(optimizer: str, name: str, value):

@@ -435,7 +435,10 @@ def choose(index: int | Array, candidates: Sequence[Optimizer]) -> Optimizer:
         own = tuple(state[2:]) if isinstance(state, tuple) and state._fields[:2] == ("params", "step") else None
         kind = lambda tree: (jax.tree.structure(tree), checks.shapes(tree))  # noqa: E731
         if own is None or any(kind(memory) != kind(state.params) for memory in own):
-            raise TypeError(f"choose: expected elementwise methods such as adam, got {type(state).__name__}")
+            raise TypeError(
+                f"choose: expected elementwise methods such as adam, got {type(state).__name__}, the state of a method "
+                "that remembers something else than arrays like the parameters; race it in a run of its own"
+            )
         return own
 
     def init(params):

@@ -160,7 +160,9 @@ def check_config(checkpoint: Checkpoint, config: dict) -> None:
         elif path not in now:
             differing.append(f"made with {path} = {_brief(made_with[path])}, now without")
         elif made_with[path] != now[path]:
-            differing.append(f"made with {path} = {_brief(made_with[path])}, now {_brief(now[path])}")
+            then, own = made_with[path], now[path]
+            same = os.path.commonprefix([repr(then), repr(own)])
+            differing.append(f"made with {path} = {_brief(then, len(same))}, now {_brief(own, len(same))}")
     if differing:
         raise _refused(checkpoint.path, _first_three(differing))
 
@@ -301,8 +303,11 @@ def _settings(config: dict) -> dict[str, Any]:
     return flat
 
 
-def _brief(value: Any) -> str:
+def _brief(value: Any, same: int = 0) -> str:
+    """Sixty characters of it at most, with what comes after the first `same` of them."""
     text = repr(value)
+    if len(text) > 60 and same > 40:
+        text = f"...{text[same - 20 :]}"
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 

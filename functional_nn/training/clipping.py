@@ -7,7 +7,7 @@ from jax import Array
 
 from functional_nn import checks
 from functional_nn.gradients import quantities
-from functional_nn.gradients.backprop import loss_value
+from functional_nn.gradients.backprop import check_trainable, loss_value
 from functional_nn.gradients.views import View, prepare
 from functional_nn.networks import losses
 from functional_nn.networks.network import Inputs, Params
@@ -29,6 +29,7 @@ class Clipped:
     def __call__(self, network, loss):
         """As `value_and_grad`: `(params, inputs, targets, weights=None, key=None) -> (F, clipped gradient)`."""
         loss = losses.get(loss)
+        check_trainable(network)
 
         def value_and_gradients(
             params: Params, inputs: Inputs, targets: Array, weights: Array | None = None, key: Array | None = None

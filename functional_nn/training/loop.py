@@ -473,6 +473,8 @@ def suited(settings: Settings, examples: int, weighted: bool, epochs: int) -> Se
     updates = plan.updates(examples)
     if weighted and plan.importance is not None:
         raise ValueError("weights: importance() draws and weighs examples itself; use minibatch(size) with weights")
+    if isinstance(settings.gradient, rules.Rule):
+        _check_rule(settings, plan)
     if isinstance(optimizer, SecondOrder):
         _check_second_order(settings, plan, updates)
     elif optimizer.gathers > updates * epochs:
@@ -489,8 +491,21 @@ def suited(settings: Settings, examples: int, weighted: bool, epochs: int) -> Se
     return settings._replace(plan=plan)
 
 
+def _check_rule(settings: Settings, plan: BatchPlan) -> None:
+    """Refuses what asks for derivatives beside a rule that has none."""
+    asked = [f"track: {name!r}" for name, function in settings.track if function is None]
+    asked += ["plan: importance()"] if plan.importance is not None else []
+    if asked:
+        raise ValueError(f"{asked[0]} asks for derivatives, and what the {settings.gradient.name} rule trains has none")
+
+
 def _check_second_order(settings: Settings, plan: BatchPlan, updates: int) -> None:
     method = settings.optimizer
+    if isinstance(settings.gradient, rules.Rule):
+        raise ValueError(
+            f"gradient: {method.name} asks for derivatives, and what the {settings.gradient.name} rule trains has none; use "
+            "a method of first order, such as 'gd(1)'"
+        )
     if method.full_batch and plan.size is not None:
         factories = {name: second_order.factory(name) for name in second_order.names()}
         taking = [name for name, made in factories.items() if "minibatches" in inspect.signature(made).parameters]

@@ -96,7 +96,9 @@ def gradient_below(norm: float) -> Criterion:
 
 @register
 def loss_below(goal: float) -> Criterion:
-    """Stops when the training loss is at most `goal`. Raises ValueError unless that is a finite number."""
+    """Stops when the training loss is at most `goal`: that of the epoch's examples, which drawn with replacement need
+    not be all. Raises ValueError unless the goal is a finite number.
+    """
     goal = checks.constant("loss_below", "goal", goal, np.isfinite, "a finite number")
     return Criterion(
         "loss_below", tuple, lambda memory, row: (memory, row.training_loss <= goal),
@@ -154,7 +156,7 @@ def generalization_loss(alpha: float = 5.0, restore: bool = True) -> Criterion:
     def update(lowest, row):
         now = row.validation_loss.astype(lowest.dtype)
         lowest = jnp.where(now < lowest, now, lowest)
-        return lowest, 100 * (now - lowest) > alpha * lowest
+        return lowest, (lowest < _no_loss_yet()) & (100 * (now - lowest) > alpha * lowest)
 
     return Criterion(
         "generalization_loss",
@@ -189,7 +191,8 @@ def progress_quotient(alpha: float = 0.5, strip: int = 5, restore: bool = True) 
         total, least, at = total + training, jnp.where(training < least, training, least), at + 1
         ends = at == strip
         # GL > alpha P_k, multiplied by what both are divided by: a loss may be 0
-        stop = ends & (100 * (now - lowest) * least > alpha * 1000 * (total / strip - least) * lowest)
+        stop = 100 * (now - lowest) * least > alpha * 1000 * (total / strip - least) * lowest
+        stop = stop & ends & (lowest < _no_loss_yet())
         fresh = (lowest, *init()[1:])
         return jax.tree.map(lambda new, old: jnp.where(ends, new, old), fresh, (lowest, total, least, at)), stop
 
@@ -218,7 +221,8 @@ def successive_increases(strips: int = 3, strip: int = 5, restore: bool = True) 
     def update(memory, row):
         before, rises, at = memory
         now, ends = row.validation_loss.astype(before.dtype), at + 1 == strip
-        after = now, jnp.where(now > before, rises + 1, 0), jnp.zeros_like(at)
+        rose = (now > before) & (before < _no_loss_yet())
+        after = now, jnp.where(rose, rises + 1, 0), jnp.zeros_like(at)
         memory = jax.tree.map(lambda new, old: jnp.where(ends, new, old), after, (before, rises, at + 1))
         return memory, memory[1] >= strips
 
@@ -247,7 +251,8 @@ def _validation_loss(row) -> Array:
 def unchanged(tolerance: float = 0.0, epochs: int = 1) -> Criterion:
     """Stops when no epoch of the last `epochs` changed any parameter by more than `tolerance` of the largest one.
 
-    0 is Lecture 2's while theta^(i+1) != theta^i: bitwise the same before and after an epoch. Raises ValueError for a
+    0 is Lecture 2's while theta^(i+1) != theta^i: bitwise the same before and after an epoch. A step that a method
+    refuses changes none: of such a method ask for several `epochs`. Raises ValueError for a
     negative tolerance and epochs < 1.
     """
     tolerance = checks.constant("unchanged", "tolerance", tolerance, *checks.NON_NEGATIVE)
@@ -276,27 +281,33 @@ def unchanged(tolerance: float = 0.0, epochs: int = 1) -> Criterion:
 def cycle() -> Criterion:
     """Stops when the parameters are bitwise those of an earlier epoch, and gradients since then were not all zero.
 
-    Of the perceptron rule this says that no weights answer every example rightly: where some do, each update brings the
-    weights nearer to them, and none is ever undone. Of other methods it says that all will repeat, where batches come
-    in a fixed order and the method remembers nothing. Brent's algorithm (1980): the parameters of one epoch are kept,
+    Of the perceptron rule, at one rate above 0 for all parameters and without a penalty, this says that no weights
+    answer every example rightly: where some do, each update brings the weights nearer to them, and none is ever undone.
+    Of other methods it says that all will repeat, where batches come in a fixed order and the method remembers nothing;
+    also of one that does not move. Brent's algorithm (1980): beside the last epoch's, the parameters of one are kept,
     the latest whose number is 0, 1, 3, 7, ..., so that a cycle of n epochs that begins after m is seen by 3 (n + m).
     """
 
     def init(params):
         zero = jnp.zeros((), jnp.int32)
-        return params, jnp.asarray(False), zero + 1, zero
+        return params, params, jnp.asarray(False), zero + 1, zero
 
     def update(memory, row, params):
-        kept, moved, length, at = memory
-        pairs = zip(jax.tree.leaves(params), jax.tree.leaves(kept), strict=True)
-        back = functools.reduce(jnp.logical_and, (jnp.all(x == old) for x, old in pairs))
-        moved, at = moved | (row.gradient_norm > 0), at + 1
+        before, kept, moved, length, at = memory
+        moves = row.gradient_norm > 0
+        moved, at = moved | moves, at + 1
+        back = (_same(params, kept) & moved) | (_same(params, before) & moves)
         renew = at == length
         fresh = params, jnp.asarray(False), 2 * length, jnp.zeros_like(at)
         memory = jax.tree.map(lambda new, old: jnp.where(renew, new, old), fresh, (kept, moved, length, at))
-        return memory, back & moved
+        return (params, *memory), back
 
     return Criterion("cycle", init, update, "the parameters have come back to those of an earlier epoch", params=True)
+
+
+def _same(params: Any, others: Any) -> Array:
+    pairs = zip(jax.tree.leaves(params), jax.tree.leaves(others), strict=True)
+    return functools.reduce(jnp.logical_and, (jnp.all(x == other) for x, other in pairs))
 
 
 def _largest(numbers: Any) -> Array:

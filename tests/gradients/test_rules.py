@@ -135,6 +135,29 @@ def test_what_it_cannot_learn_is_refused(network, loss, targets, message):
 
 def test_a_second_order_method_does_not_take_it():
     network = fnn.multilayer((2, 1), ("hardlim",))
-    with pytest.raises(ValueError, match="gradient: newton asks for more than a gradient"):
+    with pytest.raises(ValueError, match="gradient: newton asks for derivatives, and what the perceptron rule trains"):
         fit(network, "sum_square_error", "newton", *gate("AND", 0.0), key=KEY, epochs=1, gradient="perceptron",
             plan=training.batch())  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"plan": training.importance(2)}, "plan: importance[(][)] asks for derivatives"),
+        ({"track": ("noise_scale",)}, "track: 'noise_scale' asks for derivatives"),
+        ({"gradient": training.clipped(1.0)}, "layer 'layer1': 'hardlim' has no derivative"),
+    ],
+)
+def test_what_asks_for_derivatives_is_refused_beside_it(changes, message):
+    with pytest.raises(ValueError, match=message):
+        learn("hardlim", "AND", **changes)
+
+
+def test_in_any_order_xor_ends_as_a_cycle_and_not_as_at_rest():
+    """An epoch that undoes all that it did leaves the parameters as they were before it."""
+    network = fnn.multilayer((2, 1), ("hardlim",), initializer="zeros")
+    found = fit_population(
+        network, "sum_square_error", "gd(1)", {"seed": range(32)}, gate("XOR", 0.0), key=KEY, epochs=200,
+        plan=stochastic(), shuffle="independent", gradient="perceptron", stop=(*ENDS, training.unchanged()), chunk=200,
+    )  # fmt: skip
+    assert set(found.status) == {"cycle"}

@@ -198,7 +198,7 @@ def test_a_sweeps_criteria_keep_the_last_network(tmp_path, monkeypatch):
     [
         (("--stop", "no_chnge"), "unknown criterion 'no_chnge'; did you mean 'no_change'"),
         (("--stop", "loss_below"), "missing a required argument: 'goal'"),
-        (("--early-stopping", 3, "--stop", "generalization_loss"), "only one criterion can restore"),
+        (("--early-stopping", 3, "--stop", "generalization_loss"), "give the others restore=false, as in"),
         (("--replacement", "--batch-size", 0), "replacement: expected a batch size to draw, got 0"),
         (("--replacement", "--shuffle", "once"), "expected shuffle='each_epoch' and last='kept', got 'once'"),
         (("--gradient", "perceptron"), "perceptron rule trains a single layer; give --hidden with nothing after it"),
@@ -227,6 +227,8 @@ def test_the_perceptron_rule_learns_a_truth_table_or_says_that_none_can(tmp_path
     assert network.output.activation.name == "hardlim" and config["loss"] == "sum_square_error(sum)"
     assert (config["results"]["held out"]["accuracy"] == 1) == (name == "and")
     assert "jax.grad" not in said.out and not (tmp_path / "a" / "agreement.csv").exists()
+    (judged,) = call("evaluate", tmp_path / "a", name).out.splitlines()
+    assert judged.startswith(f"{name} (4 examples): ")
     if name == "and":
         predicted = call("predict", tmp_path / "a", "and").out.split()
         assert predicted == ["class,output", "false,1.0", "false,1.0", "false,1.0", "true,1.0"]
@@ -423,3 +425,10 @@ def test_warnings_and_errors_are_one_line_each(monkeypatch):
     said = call("evaluate", "a", "iris")
     assert said.code == 2
     assert said.err == "functional-nn: the first of two\nfunctional-nn: wrong throughout\n"
+
+
+def test_a_sample_without_a_mistake_does_not_end_the_perceptron_rule(tmp_path, monkeypatch):
+    given = fitted(monkeypatch)
+    rule = ("--hidden", "--gradient", "perceptron", "--optimizer", "gd(1)", "--batch-size", 1)
+    call("train", "nor", *rule, "--replacement", "--epochs", 5, "--out", tmp_path / "a")
+    assert [criterion.name for criterion in given[0][0]["stop"]] == ["cycle"]

@@ -99,3 +99,26 @@ def test_too_many_rays_are_refused():
     found = separability(p, p[:, 0] > 0)
     with pytest.raises(ValueError, match="the rays of 60 half-spaces in 7 dimensions would take 50063860 trials, abo"):
         found.cone()
+
+
+@pytest.mark.parametrize("far", [0.0, 1e2, 1e4, 1e6, 1e9])
+def test_examples_far_from_zero_and_close_together(far):
+    """Two numbers 1 apart: g = 1 / sqrt(4 + (2 far + 1)^2), by hand; and where rounding hides it, that is said."""
+    found = separability([[far], [far + 1]], [0, 1])
+    assert found.separable
+    if far > 1e8:
+        assert np.isnan([found.margin, found.bound]).all() and np.isnan(found.weights).all()
+    else:
+        np.testing.assert_allclose(found.margin, 1 / np.hypot(2, 2 * far + 1), rtol=1e-9)
+        assert found.answers(found.weights)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_clouds_far_from_zero(seed):
+    draw = np.random.default_rng(seed)
+    p = draw.normal(size=(40, 3))
+    t = p @ draw.normal(size=3) > 0.1
+    found = separability(p + 10.0 ** (seed - 1), t)
+    assert found.separable and found.margin > 0 and found.answers(found.weights)
+    mixed = separability(p + 10.0 ** (seed - 1), draw.permutation(t))
+    assert not mixed.separable and mixed.margin == 0

@@ -375,3 +375,32 @@ def test_it_is_refused_in_one_line(case):
     with pytest.raises(ValueError) as refused:
         build()
     assert message in str(refused.value) and "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("text", ["gd({'a:b': 0.1, others: 0.2})", "gd({'a, b': {'q{': 0.1, others: 1.0}, c: 0.2})"])
+def test_names_that_are_more_than_words_are_quoted(text):
+    optimizer = optimizers.get(text)
+    written = repr(optimizer.constants["learning_rate"])
+    assert f"gd({written})" == text and optimizers.get(f"gd({written})") is optimizer
+
+
+@pytest.mark.parametrize("text", ["{layer1: 0.1,, others: 1}", "{layer1: 0.1, layer1: 1}", "{: 1}", "{layer1}"])
+def test_a_mapping_that_cannot_be_read_is_refused(text):
+    with pytest.raises(ValueError, match="each name once, got"):
+        optimizers.get(f"gd({text})")
+
+
+def test_others_that_there_are_none_of_are_checked_too():
+    params = fnn.multilayer((2, 1), ("tanh",)).init(jax.random.key(0))
+    optimizers.gd({"layer1": 0.1, "others": {"bias": 1.0, "others": 2.0}}).init(params)
+    with pytest.raises(ValueError, match="unknown parameter of others 'typo'"):
+        optimizers.gd({"layer1": 0.1, "others": {"typo": 3.0}}).init(params)
+
+
+def test_a_mapping_that_changes_afterwards_changes_nothing():
+    """Of arrays, which have no hash to be remembered by."""
+    given = {"layer1": jnp.asarray(0.1), "others": {"bias": jnp.asarray(0.2), "others": 0.3}}
+    optimizer = optimizers.gd(given)
+    given["others"]["bias"] = given["layer1"] = 9.0
+    again = pickle.loads(pickle.dumps(optimizer))
+    assert repr(again) == repr(optimizer) and "9" not in repr(again)

@@ -861,3 +861,13 @@ def test_gradients_are_real_numbers(leaf, kind):
         state = optimizer.init(TREE)
         message = refusal(lambda o=optimizer, s=state: o.update(s, grads), TypeError)
         assert message == f"grads: layer1/bias expected an array of real numbers, got {kind}"
+
+
+def test_parameters_without_a_gradient_change_nothing_for_the_full_matrix():
+    """As those are that fill a network up: the same steps, to rounding, whatever stands beside."""
+    g = NOISE[:12]
+    wide = jnp.concatenate([g, jnp.zeros((12, 50))], axis=1)
+    optimizer = optimizers.full_matrix_adagrad(0.1)
+    alone, beside = (after(optimizer, jnp.zeros(each.shape[1]), each) for each in (g, wide))
+    np.testing.assert_allclose(beside[:, :SIZE], alone, rtol=1e-6, atol=1e-9)
+    assert (beside[:, SIZE:] == 0).all()

@@ -87,6 +87,7 @@ def test_a_checkpoint_of_something_else_is_refused(tmp_path):
     for settings, message in (
         ({"network": other}, "made with network/layers/layer1/size = 4, now 5"),
         ({"plan": training.minibatch(5)}, "made with plan = .*size=6"),
+        ({"plan": training.minibatch(6, replacement=True)}, "now ...*importance=None, replacement=True"),
         ({"key": jax.random.key(1)}, "made with key = "),
         ({"regularizer": "l2(0.1)"}, "regularizer"),
     ):
