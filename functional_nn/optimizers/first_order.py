@@ -813,8 +813,9 @@ def _check_names(label: str, values: FrozenMapping, params: Any) -> None:
 
 def _check_known(label: str, values: FrozenMapping, place: tuple, known: dict[tuple, set], paths: list) -> None:
     for name, own in values.items():
-        # "others" of which there are none may name what any others would have
-        here = known.get(place) or {path[len(place)] for path in paths if len(path) > len(place)}
+        here = known.get(place, set())
+        if _OTHERS in place and not here:  # there are none, which might have what any parameters have there
+            here = {path[len(place)] for path in paths if len(path) > len(place)}
         if name not in here and name != _OTHERS and here:
             kind = f"parameter of {'/'.join(place)}" if place else "layer"
             raise ValueError(f"{label}: {registry.unknown(kind, name, {*here, _OTHERS})}")

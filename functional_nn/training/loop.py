@@ -503,8 +503,8 @@ def _check_second_order(settings: Settings, plan: BatchPlan, updates: int) -> No
     method = settings.optimizer
     if isinstance(settings.gradient, rules.Rule):
         raise ValueError(
-            f"gradient: {method.name} asks for derivatives, and what the {settings.gradient.name} rule trains has none; use "
-            "a method of first order, such as 'gd(1)'"
+            f"gradient: {method.name} asks for derivatives; what the {settings.gradient.name} rule trains has none; "
+            "use a method of first order, such as 'gd(1)'"
         )
     if method.full_batch and plan.size is not None:
         factories = {name: second_order.factory(name) for name in second_order.names()}

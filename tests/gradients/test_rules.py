@@ -135,7 +135,9 @@ def test_what_it_cannot_learn_is_refused(network, loss, targets, message):
 
 def test_a_second_order_method_does_not_take_it():
     network = fnn.multilayer((2, 1), ("hardlim",))
-    with pytest.raises(ValueError, match="gradient: newton asks for derivatives, and what the perceptron rule trains"):
+    with pytest.raises(
+        ValueError, match="gradient: newton asks for derivatives; what the perceptron rule trains has none"
+    ):
         fit(network, "sum_square_error", "newton", *gate("AND", 0.0), key=KEY, epochs=1, gradient="perceptron",
             plan=training.batch())  # fmt: skip
 
