@@ -285,8 +285,8 @@ def never_sigmoid(seeds: int, epochs: int, axis) -> list[dict]:
     "Leaky ReLU: Will not die; tanh: zero-centered; ELU: Almost zero-centered",
 )
 def units(seeds: int, epochs: int, axis) -> list[dict]:
-    """digits, four hidden layers of 32, the same batches and rates; layer_statistics over the training examples, mean and
-    deviation over all units of the last hidden layer. A unit is dead where its slope is 0 on every example.
+    """digits, four hidden layers of 32, the same batches and rates; layer_statistics over the training examples, mean
+    and deviation over all units of the last hidden layer. A unit is dead where its slope is 0 on every example.
     """
     found = {name: statistics(name, seeds, epochs) for name in ("tanh", "relu", "leaky_relu", "elu")}
     dead = {name: np.mean([own[f"layer{m}"].dead for m in range(1, 5)], axis=0) for name, own in found.items()}
@@ -393,9 +393,8 @@ def rprop_on_batches(seeds: int, epochs: int, axis) -> list[dict]:
             for name, (rates, optimizer) in contest.items()
         }
         for other in ("gd", "rmsprop"):
-            said = (
-                f"digits, batches of {batch}: training loss of rprop ({loss['rprop'][1]}) / {other} ({loss[other][1]})"
-            )
+            rates = f"rprop ({loss['rprop'][1]}) / {other} ({loss[other][1]})"
+            said = f"digits, batches of {batch}: training loss of {rates}"
             rows.append(judged(said, claimed, loss["rprop"][0] / loss[other][0]))
     return rows
 
@@ -403,8 +402,8 @@ def rprop_on_batches(seeds: int, epochs: int, axis) -> list[dict]:
 @claim(
     "f",
     'blog, Eq. 3; Kordecki, "Momentum"',
-    "the effective learning rate is eta / (1 - alpha) >> eta for all alpha in [0, 1); where the derivative has opposite "
-    "signs on consecutive iterations, the sum shrinks",
+    "the effective learning rate is eta / (1 - alpha) >> eta for all alpha in [0, 1); where the derivative has "
+    "opposite signs on consecutive iterations, the sum shrinks",
 )
 def momentum_rate(seeds: int, epochs: int, axis) -> list[dict]:
     """one weight, 4000 updates, float64: exact numbers, no seeds. The gradients are all 1, or 1 and -1 in turn."""
@@ -455,12 +454,12 @@ def sparse_run(make: Callable, net, rate, key) -> tuple:
 @claim(
     "g",
     'Kordecki, "Adagrad"',
-    "smaller updates for parameters associated with frequently occurring features, larger updates for infrequent; There "
-    "are case that the effective learning rate is decreased too fast",
+    "smaller updates for parameters associated with frequently occurring features, larger updates for infrequent; "
+    "There are case that the effective learning rate is decreased too fast",
 )
 def rare_features(seeds: int, epochs: int, axis) -> list[dict]:
-    """logistic regression on two features, present in 90 % and 2 % of the examples, of equal true weights, one pass over
-    2000 examples by tens; then digits, by the training loss. Each method at its best rate, the same batches.
+    """logistic regression on two features, present in 90 % and 2 % of the examples, of equal true weights, one pass
+    over 2000 examples by tens; then digits, by the training loss. Each method at its best rate, the same batches.
     """
     net = fnn.multilayer((2, 1), ("sigmoid",), initializer="zeros", bias="none")
     keys, found = jax.random.split(jax.random.key(0), seeds), {}
@@ -503,9 +502,9 @@ def rare_features(seeds: int, epochs: int, axis) -> list[dict]:
     "Smaller batch sizes are noisy, offering a regularizing effect and lower generalization error",
 )
 def small_batches(seeds: int, epochs: int, axis) -> list[dict]:
-    """digits, 256 examples of which 20 % are labelled wrongly, each seed its own; each batch size at its best rate. Equal
-    updates give large batches more epochs, equal epochs give small ones more updates: they are confounded, so both are
-    told, and third each run at the epoch with its lowest validation loss.
+    """digits, 256 examples of which 20 % are labelled wrongly, each seed its own; each batch size at its best rate.
+    Equal updates give large batches more epochs, equal epochs give small ones more updates: they are confounded, so
+    both are told, and third each run at the epoch with its lowest validation loss.
     """
     found, sizes, examples = {}, (4, 16, 64, 256), 256
     updates = epochs * examples // 16  # those of batches of 16 in `epochs`
@@ -581,7 +580,7 @@ def lucky_start(seeds: int, epochs: int, axis) -> list[dict]:
 
 
 def unsolved(groups: int) -> np.ndarray:
-    """(groups,): of 16 starts each, the share that does not classify XOR after 4000 updates at the best rate of four."""
+    """(groups,): of 16 starts each, the share that 4000 updates do not teach XOR at the best of four rates."""
     net = fnn.multilayer((2, 2, 1), ("tanh", "sigmoid"), initializer="xavier_normal")
     loss, rates = fnn.losses.binary_cross_entropy("mean"), jnp.array([0.1, 0.3, 1.0, 3.0])
     x = np.array([[0, 0], [0, 1], [1, 0], [1, 1]], np.float32)
@@ -669,8 +668,8 @@ def summary(rows: list[dict]) -> str:
 
 def notes(found: dict[str, list[dict]], seeds: int, epochs: int) -> str:
     paragraphs = [
-        f"{seeds} seeds, {epochs} epochs. holds: the whole 90 % interval (low, high) of the seeds' median is as claimed; "
-        "contradicted: none of it; undecided: some. In brackets: the best rate, with ! where the grid ends there."
+        f"{seeds} seeds, {epochs} epochs. holds: the whole 90 % interval (low, high) of the seeds' median is as "
+        "claimed; contradicted: none of it; undecided: some. In brackets: the best rate, with ! where the grid ends."
     ]
     for letter, rows in found.items():
         where, says, test = CLAIMS[letter]
