@@ -693,6 +693,9 @@ def main() -> None:
     parser.add_argument("--only", type=chosen, default=list(CLAIMS), help=f"such as a,b; default {','.join(CLAIMS)}")
     parser.add_argument("--out", type=Path, default=Path("results/claims"), help="default results/claims")
     options = parser.parse_args()
+    for name, least in (("seeds", 2), ("epochs", 1)):
+        if getattr(options, name) < least:
+            parser.error(f"--{name}: expected an integer >= {least}, got {getattr(options, name)}")
     letters, found, columns = options.only, {}, min(2, len(options.only))
     with plt.rc_context(STYLE), progress("claims", len(letters)) as advance:
         lines = -(-len(letters) // columns)
