@@ -39,6 +39,7 @@ from functional_nn.lab.progress import progress
 
 # after the lab, which says what to install where it is missing
 import matplotlib.pyplot as plt  # isort: skip
+from matplotlib.ticker import LogLocator  # isort: skip
 
 TRAINED_ON, BATCH, WIDTH = 1024, 32, 32  # examples that are trained on (the others validate), a batch, a hidden layer
 LOSS = fnn.losses.cross_entropy()
@@ -176,10 +177,13 @@ def strip(axis, rows: list[dict]) -> None:
         color, bound = OF_VERDICT[row["verdict"]], float(row["claimed"].split()[1])
         known = [x for x in (row["low"], row["high"]) if np.isfinite(x)]
         axis.plot(known, [place] * len(known), color=color, lw=3, solid_capstyle="butt")
-        axis.plot(row["median"], place, "o", color=color)
+        axis.plot(row["median"], place, "o" if np.isfinite(row["high"]) else ">", color=color)
         axis.plot(bound, place, "|", color="black", ms=14)
     axis.set_yticks(range(len(rows)), [textwrap.fill(row["finding"], 38) for row in rows], fontsize=7.5)
-    axis.set(ylim=(len(rows) - 0.5, -0.5), xscale="log", xlabel="median and 90 % interval; | what is claimed")
+    axis.set(ylim=(len(rows) - 0.5, -0.5), xscale="log", xlabel="median (> at least) and interval; | what is claimed")
+    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.xaxis.set_major_formatter("{x:g}")
+    axis.minorticks_off()
 
 
 def band(axis, x, values: np.ndarray, color: str, label: str, style: str = "-") -> None:
@@ -271,9 +275,12 @@ def never_sigmoid(seeds: int, epochs: int, axis) -> list[dict]:
             rows.append(judged(said, claimed, loss[name][0] / loss["relu"][0]))
         said = f"{depth} hidden: test accuracy, relu - sigmoid, points"
         rows.append(judged(said, "> 0", 100 * (right["relu"][0] - right["sigmoid"][0])))
-        learns = [RATES[:, None] * (runs[name].validation[..., -1] < math.log(10)) for name in ("tanh", "relu")]
+        # the highest rate that learns; where that is the grid's last, a higher one may
+        least = [np.max(RATES[:, None] * (runs[name].validation[..., -1] < math.log(10)), axis=0, initial=RATES[0])
+                 for name in ("tanh", "relu")]  # fmt: skip
+        most = [np.where(rate == RATES[-1], np.inf, rate) for rate in least]
         said = f"{depth} hidden: highest rate that learns, tanh / relu"
-        rows.append(judged(said, "> 1", np.divide(*(own.max(axis=0) for own in learns))))
+        rows.append(judged(said, "> 1", least[0] / most[1], most[0] / least[1]))
     strip(axis, [row for row in rows if "points" not in row["finding"]])
     return rows
 
@@ -706,7 +713,7 @@ def main() -> None:
         for letter, axis in zip(letters, axes.flat, strict=False):
             advance(len(found), letter)
             found[letter] = CLAIMS[letter].test(options.seeds, options.epochs, axis)
-            says = textwrap.fill(f"{letter}. {CLAIMS[letter].says}", 84)
+            says = textwrap.fill(f"{letter}. {CLAIMS[letter].says}", 76)
             axis.set_title(f"{says}\n{summary(found[letter])}", fontsize=9, loc="left")
     rows = [{"claim": letter, **row} for letter, own in found.items() for row in own]
     experiments.write(options.out, rows, figure, notes(found, options.seeds, options.epochs))
