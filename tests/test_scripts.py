@@ -136,6 +136,7 @@ def claims():
         ("< 1", np.ones(11), "contradicted"),
         ("> 6", np.full(4, 9.0), "undecided"),  # too few for 90 %
         ("> 6", np.array([9.0] * 6 + [np.nan] * 5), "undecided"),  # five may be anything
+        ("< 6", np.array([1.0] * 6 + [np.nan] * 5), "undecided"),
         ("> 6", np.array([9.0] * 9 + [np.nan] * 2), "holds"),  # whatever two are
         ("> 1", 1.0, "contradicted"),  # an exact number
         ("> 1", 1.5, "holds"),
