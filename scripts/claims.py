@@ -54,7 +54,8 @@ OF_VERDICT = {"holds": "#009E73", "contradicted": "#D55E00", "undecided": "#8080
 def interval(lower, upper=None) -> tuple[float, float, float]:
     """(median, low, high): the median of the seeds' values and bounds between which the true one lies, at 90 % or more.
 
-    A value known only to lie between two bounds stands in `lower` and `upper`; nan is one of which nothing is known.
+    A value known only to lie between two bounds stands in `lower` and `upper`, and the median is that of the lower
+    bounds; nan is a value of which nothing is known.
     With fewer than 5 values nothing can be said: -inf and inf. (David and Nagaraja 2003, Order Statistics, 7.1.)
     """
     lower = np.asarray(lower, np.float64)
