@@ -427,11 +427,11 @@ def test_jit_vmap_and_eager_agree(hidden, output, loss):
     compiled = jax.jit(step)(members[0], inputs, targets)
     assert relative_error(compiled, eager[0]) <= 1e-12
 
-    over_params = jax.vmap(step, in_axes=(0, None, None))(stack(members), inputs, targets)
+    over_params = jax.jit(jax.vmap(step, in_axes=(0, None, None)))(stack(members), inputs, targets)
     assert relative_error(over_params, stack(eager)) <= 1e-12
 
     alone = [jax.tree.map(lambda x, q=q: x[q : q + 1], (inputs, targets)) for q in range(4)]
-    each = jax.vmap(step, in_axes=(None, 0, 0))(members[0], *stack(alone))
+    each = jax.jit(jax.vmap(step, in_axes=(None, 0, 0)))(members[0], *stack(alone))
     assert relative_error(each, stack([step(members[0], *example) for example in alone])) <= 1e-12
     reduce = {"mean": jnp.mean, "sum": jnp.sum}[loss.reduction]
     assert relative_error(jax.tree.map(lambda x: reduce(x, axis=0), each), eager[0]) <= 1e-12

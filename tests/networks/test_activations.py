@@ -1,6 +1,7 @@
 """Every registered activation against its definition; its hand-written derivatives against autodiff of the forward."""
 
 import dataclasses
+import functools
 
 import chex
 import jax
@@ -444,8 +445,10 @@ def test_saturation_is_of_each_neurons_own_slope(hidden):
     x, t = np.random.default_rng(0).normal(size=(5, 2)), np.ones((5, 1))
     limit = 0.3
     layer, n = network.layers[0], network.forward(params, x).net_inputs["layer1"]
-    slopes = np.einsum("qiqik->qi", jax.jacobian(lambda n: layer.activation.forward(n, {}))(n).reshape(5, 3, 5, 3, -1))
-    found = fnn.quantities.layer_statistics(network, "mean_square_error", params, x, t, saturation=limit)["layer1"]
+    jacobian = jax.jit(jax.jacobian(lambda n: layer.activation.forward(n, {})))
+    slopes = np.einsum("qiqik->qi", jacobian(n).reshape(5, 3, 5, 3, -1))
+    statistics = functools.partial(fnn.quantities.layer_statistics, network, "mean_square_error", saturation=limit)
+    found = jax.jit(statistics)(params, x, t)["layer1"]
     assert float(found.saturated) == pytest.approx(np.mean(np.abs(slopes) < limit), abs=1e-12)
 
 

@@ -12,6 +12,17 @@ from functional_nn.optimizers import line_searches
 from functional_nn.optimizers.line_searches import Line, Point, backtracking, golden_section, strong_wolfe
 
 
+@pytest.fixture(scope="module", autouse=True)
+def optimized():
+    """XLA gives up `_once`'s barrier before it fuses. Without LLVM's passes, phi(a) is then two values in two fusions
+    where golden section's points are as near to the minimum as each other, and its bracket shrinks no further.
+    """
+    before = jax.config.values["jax_disable_most_optimizations"]
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
 class Phi(NamedTuple):
     """phi(a) = polynomial(a + shift) + dip -a / (a^2 + 2) + barrier -log(1 - a) + ripple sin(wave a); `beyond` from the
     step `wall` on. slope: phi'(0) as it is told, where that is not so. Numbers, so that one program serves them all.

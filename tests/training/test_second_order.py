@@ -23,9 +23,10 @@ from functional_nn.training import checkpoints
 @pytest.fixture(scope="module", autouse=True)
 def brisk():
     """What is compiled here runs for milliseconds: a third of the compiler's time goes where it would pay in hours."""
+    before = jax.config.values["jax_disable_most_optimizations"]
     jax.config.update("jax_disable_most_optimizations", True)
     yield
-    jax.config.update("jax_disable_most_optimizations", False)
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 # The problem of a network, against autodiff of its objective ----------------------------------------------------------
