@@ -12,6 +12,7 @@ from typing import Any, Generic, TypeVar
 
 Row = TypeVar("Row")
 
+_QUOTES = re.compile(r"'[^']*'|\"[^\"]*\"")
 _QUOTED = re.compile(r"(['\"])(.*)\1")  # a name that is more than a word
 _PLAIN = re.compile(r"\w([\w .-]*\w)?")  # a name that needs no quotes
 _SPECIFICATION = re.compile(r"\s*([A-Za-z_]\w*)\s*(?:\((.*)\))?\s*")
@@ -212,8 +213,9 @@ class Registry(Generic[Row]):
             row = self.row.__name__
             article = "an" if row[0] in "AEIOU" else "a"
             raise TypeError(f"{self.kind}: expected a name or {article} {row}, got {type(specification).__name__}")
+        unquoted = _QUOTES.sub("", specification)
         for (opening, closing), what in (("()", "parentheses"), ("{}", "braces")):
-            if specification.count(opening) != specification.count(closing):
+            if unquoted.count(opening) != unquoted.count(closing):
                 hint = did_you_mean(specification, (*self._factories, *self._aliases))
                 raise ValueError(f"{self.kind} {specification!r}: the {what} do not match{hint}")
         match = _SPECIFICATION.fullmatch(specification)
