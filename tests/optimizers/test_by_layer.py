@@ -377,7 +377,7 @@ def test_it_is_refused_in_one_line(case):
     assert message in str(refused.value) and "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize("text", ["gd({'a:b': 0.1, others: 0.2})", "gd({'a, b': {'q{': 0.1, others: 1.0}, c: 0.2})"])
+@pytest.mark.parametrize("text", ["gd({'a:b': 0.1, others: 0.2})", "gd({'a, b': {others: 1.0, 'q{': 0.1}, c: 0.2})"])
 def test_names_that_are_more_than_words_are_quoted(text):
     optimizer = optimizers.get(text)
     written = repr(optimizer.constants["learning_rate"])
