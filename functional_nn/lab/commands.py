@@ -104,7 +104,7 @@ def train(source: str, settings: dict[str, Any], out: Path, replace: bool, resum
     )
     print(f"held out ({len(held_out[1])} examples{which}): {said(summary['held out'])}")
     if not proved:
-        print(_separable(task))
+        print(summary["separability"])
     if agreement is not None:
         total = agreement.total
         print(f"hand-written against jax.grad: {agreement.verdict}, relative difference {total.relative:.1e}")
@@ -126,6 +126,8 @@ def _write(
         agreement.to_json(folder / "agreement.json")
     summary = measures(config, network, loss, result.params, x_test, t_test)
     summary = {"status": result.status, "reason": result.reason, "seconds": round(seconds, 2), "held out": summary}
+    if not watched:
+        summary["separability"] = _separable(task)
     runs.save(folder, config | {"results": summary}, result.params)
     _write_history(folder / "history.csv", result.history)
     outputs = np.asarray(network.apply(result.params, x_test), np.float64)

@@ -58,7 +58,7 @@ def trained(
             figures["learning_curves"],
             f"Training loss goes from {history.training_loss[0]:.3g} to {history.training_loss[-1]:.3g} in "
             f"{epochs}; held-out loss ends at {history.validation_loss[-1]:.3g}.",
-            curves + _chosen(config, result) + " Open circles: exactly zero.",
+            curves + _chosen(config, result) + " Open circles: exactly zero." + _separable(summary),
         ),
         *([_watched_panel(figures["gradient_agreement"], watched, monitored)] if watched else []),
         *_examples(config, held_out, outputs, summary["held out"]),
@@ -82,6 +82,12 @@ def trained(
         parts,
         config,
     )
+
+
+def _separable(summary: dict[str, Any]) -> str:
+    """What threshold neurons can tell apart, where that was asked."""
+    told = summary.get("separability", "")
+    return told and f" {told[0].upper()}{told[1:]}."
 
 
 def _watched_panel(figure: Any, watched: Sequence[tuple[int, Sequence[Any]]], monitored: int) -> report.Panel:
