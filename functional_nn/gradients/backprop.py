@@ -21,7 +21,6 @@ from jax import Array
 from functional_nn.networks import losses
 from functional_nn.networks.losses import Loss
 from functional_nn.networks.network import Inputs, Layer, Network, Params, Trace, forward, theta
-from functional_nn.networks.products import ROWS, Products
 
 
 class Sweep(NamedTuple):
@@ -57,7 +56,6 @@ def backpropagate(
     key: Array | None = None,
     *,
     input_gradients: bool = False,
-    products: Products = ROWS,
 ) -> Backpropagation:
     """The loss, its gradient and every sensitivity, from one forward and one backward pass.
 
@@ -73,19 +71,19 @@ def backpropagate(
     inputs = network.prepare(params, inputs)
     targets = network.prepare_targets(inputs, targets, loss)
     weights = network.prepare_weights(inputs, weights)
-    trace = forward(network, params, inputs, {}, key, products)
+    trace = forward(network, params, inputs, {}, key)
     started = start(network, loss, params, trace, targets, weights)
-    swept = sweep(network, params, trace, started, input_gradients, products)
+    swept = sweep(network, params, trace, started, input_gradients)
     return Backpropagation(
         loss_value(network, loss, trace, targets, weights),
-        contract(network, params, trace, swept, products),
+        contract(network, params, trace, swept),
         swept.sensitivities,
         of_inputs(network, swept) if input_gradients else {},
         trace,
     )
 
 
-def value_and_grad(network: Network, loss: Loss, products: Products = ROWS) -> Callable[..., tuple[Array, Params]]:
+def value_and_grad(network: Network, loss: Loss) -> Callable[..., tuple[Array, Params]]:
     """`(params, inputs, targets, weights=None, key=None) -> (F, dF/dparams)`, by hand: autodiff's of `objective`.
 
     Refused at once: a layer without derivative, and a loss that does not suit the output layer (ValueError).
@@ -97,7 +95,7 @@ def value_and_grad(network: Network, loss: Loss, products: Products = ROWS) -> C
     def value_and_gradients(
         params: Params, inputs: Inputs, targets: Array, weights: Array | None = None, key: Array | None = None
     ):
-        result = backpropagate(network, loss, params, inputs, targets, weights, key, products=products)
+        result = backpropagate(network, loss, params, inputs, targets, weights, key)
         return result.value, result.gradients
 
     return value_and_gradients
@@ -183,16 +181,15 @@ def sweep(
     trace: Trace,
     started: Started,
     input_gradients: bool = False,
-    products: Products = ROWS,
 ) -> Sweep:
     """The recursion, from s^M down to the inputs: each layer adds s W into the g of all it reads."""
     s, learned, g = {}, {}, {}
     for layer in reversed(network.layers):
         name = layer.name
         s[name], learned[name] = started if layer is network.output else pullback(layer, params, trace, g[name])
-        for source in layer.sources:
+        for source, by in layer.reads:
             if input_gradients or source in params:  # what has parameters is a layer
-                back = products.back(s[name], params[name]["weights"][source])  # (Q, S) (S, R), Eq. 3.47
+                back = by.back(s[name], params[name]["weights"][source])  # dense: (Q, S) (S, R), Eq. 3.47
                 g[source] = g[source] + back if source in g else back  # fan-out: E3.4
     forward_order = [layer.name for layer in network.layers]
     return Sweep({name: s[name] for name in forward_order}, {name: learned[name] for name in forward_order}, g)
@@ -212,23 +209,23 @@ def pullback(layer: Layer, params: Params, trace: Trace, g: Array) -> Started:
     return layer.activation.pullback(g, n, a, theta(layer, params[layer.name]))
 
 
-def contract(network: Network, params: Params, trace: Trace, swept: Sweep, products: Products = ROWS) -> Params:
+def contract(network: Network, params: Params, trace: Trace, swept: Sweep) -> Params:
     """The gradient from sensitivities and trace (Eq. 3.39, 3.40), in the parameters' structure."""
     gradients = {}
     for layer in network.layers:
         s = swept.sensitivities[layer.name]
-        own = {"weights": {source: products.outer(s, trace.activations[source]) for source in layer.sources}}
+        own = {"weights": {source: by.outer(s, trace.activations[source]) for source, by in layer.reads}}
         if layer.bias != "none":
-            own["bias"] = sum_like(params[layer.name]["bias"], s, products)
+            own["bias"] = sum_like(params[layer.name]["bias"], s, layer.total)
         for name, contribution in swept.learned[layer.name].items():
-            own[name] = sum_like(params[layer.name][name], contribution, products)
+            own[name] = sum_like(params[layer.name][name], contribution, layer.total)
         gradients[layer.name] = own
     return gradients
 
 
-def sum_like(parameter: Array, contributions: Array, products: Products = ROWS) -> Array:
-    """Contributions (Q, S) summed to the parameter's shape: (S,), or (1,) where it serves all neurons."""
-    summed = products.total(contributions)
+def sum_like(parameter: Array, contributions: Array, total: Callable[[Array], Array]) -> Array:
+    """Contributions (Q, S), added up by `total`, in the parameter's shape: (S,), or (1,) where it serves all."""
+    summed = total(contributions)
     return summed if parameter.shape == summed.shape else jnp.sum(summed).reshape(1)
 
 

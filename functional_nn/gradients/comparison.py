@@ -32,6 +32,7 @@ from functional_nn.gradients.backprop import Backpropagation, backpropagate, che
 from functional_nn.gradients.roundings import displacements, unit_roundoff
 from functional_nn.networks import activations, losses
 from functional_nn.networks.activations import Activation
+from functional_nn.networks.connections import dense
 from functional_nn.networks.losses import Loss
 from functional_nn.networks.network import Inputs, Network, Params, forward
 from functional_nn.registry import cached
@@ -411,7 +412,7 @@ def compare_activation(activation: str | Activation, *, key: Array | None = None
 
 
 def _summed_like(theta, learned):
-    return {name: sum_like(theta[name], contribution) for name, contribution in learned.items()}
+    return {name: sum_like(theta[name], contribution, dense.total) for name, contribution in learned.items()}
 
 
 # Differences and their bound ------------------------------------------------------------------------------------------

@@ -35,7 +35,6 @@ from functional_nn.gradients.views import BLOCK, BUDGET, Examples, View, check_b
 from functional_nn.networks import losses
 from functional_nn.networks.losses import Loss
 from functional_nn.networks.network import Inputs, Network, Params, theta
-from functional_nn.networks.products import ROWS
 from functional_nn.precision import at_least_float32
 
 Matrix = Literal["hessian", "gauss_newton"]
@@ -140,8 +139,8 @@ def push_forward(view: View, vector: Params) -> Tangents:
     r_n, r_a, a, n = {}, {}, view.trace.activations, view.trace.net_inputs
     for layer in view.network.layers:
         name, own, v = layer.name, view.params[layer.name], vector[layer.name]
-        terms = [ROWS.forward(a[source], v["weights"][source]) for source in layer.sources]
-        terms += [ROWS.forward(r_a[source], own["weights"][source]) for source in layer.sources if source in r_a]
+        terms = [by.forward(a[source], v["weights"][source]) for source, by in layer.reads]
+        terms += [by.forward(r_a[source], own["weights"][source]) for source, by in layer.reads if source in r_a]
         r = sum(terms[1:], start=terms[0])
         r_n[name] = r + v["bias"][None, :] if layer.bias != "none" else r
         r_a[name] = layer.activation.pushforward(r_n[name], theta(layer, v), n[name], a[name], theta(layer, own))
@@ -180,16 +179,16 @@ def _hessian_product(view: View) -> Product:
                 )
                 r_s[name] = r_s[name] + bent
                 learned[name] = {each: x + bent_learned.get(each, 0) for each, x in learned[name].items()}
-            for source in layer.sources:
+            for source, by in layer.reads:
                 if source in params:
-                    back = ROWS.back(r_s[name], w["weights"][source]) + ROWS.back(s[name], v["weights"][source])
+                    back = by.back(r_s[name], w["weights"][source]) + by.back(s[name], v["weights"][source])
                     r_g[source] = r_g[source] + back if source in r_g else back
         gradients = backprop.contract(network, params, trace, Sweep(r_s, learned, {}))
         for layer in layers:
-            for source in layer.sources:
+            for source, by in layer.reads:
                 if source in params:
                     own = gradients[layer.name]["weights"]
-                    own[source] = own[source] + ROWS.outer(s[layer.name], moved.activations[source])
+                    own[source] = own[source] + by.outer(s[layer.name], moved.activations[source])
         return gradients
 
     return product

@@ -53,9 +53,9 @@ from functional_nn.gradients.views import (
 )
 from functional_nn.networks import losses
 from functional_nn.networks.activations import Activation, Theta
+from functional_nn.networks.connections import dense
 from functional_nn.networks.losses import Loss
 from functional_nn.networks.network import Inputs, Layer, Network, Params, theta
-from functional_nn.networks.products import ROWS
 from functional_nn.precision import at_least_float32
 
 # Contractions ---------------------------------------------------------------------------------------------------------
@@ -102,8 +102,8 @@ def _sum_of_squares(f: Factors, part: Array) -> Array:
     squares = jnp.sum((_wide(f.left) ** 2).reshape(len(f.left), -1, f.left.shape[-1]), axis=1)
     squares = squares * part.astype(squares.dtype)[:, None]
     if f.right is None:
-        return ROWS.total(squares)
-    return ROWS.outer(squares, _wide(f.right) ** 2)
+        return dense.total(squares)
+    return dense.outer(squares, _wide(f.right) ** 2)
 
 
 def _inner_products(one: Factors, other: Factors) -> Array:

@@ -4,6 +4,7 @@ Letters: Q examples, R inputs, S neurons, k maxout pieces. Batches are rows, wei
 n = sum over sources of a_source W_source^T, plus b; a = f(n). (Hagan Eq. 3.3; P3.2 for several sources.)
 """
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
@@ -16,9 +17,9 @@ from jax import Array
 from functional_nn import checks, precision, registry
 from functional_nn.networks import activations, initializers, losses
 from functional_nn.networks.activations import Activation
+from functional_nn.networks.connections import Connection, dense
 from functional_nn.networks.initializers import Initializer
 from functional_nn.networks.losses import Loss
-from functional_nn.networks.products import ROWS, Products
 
 Bias = Literal["per_neuron", "shared", "none"]
 Params = dict[str, dict]
@@ -54,6 +55,7 @@ class Layer:
     initializer: a name or an Initializer; by default the activation's own.
     dropout: the rate in [0, 1) at which neurons are dropped in training, that is wherever a key is given; those left
     are divided by 1 - rate, so that nothing changes where none is (Srivastava et al. 2014, section 10).
+    connections: by which each source is read, dense where not given.
     Raises ValueError for a size < 1, an unknown name, an initializer that the bias does not suit, another rate.
     """
 
@@ -64,6 +66,7 @@ class Layer:
     bias: Bias = "per_neuron"
     initializer: Initializer | str | None = None
     dropout: float = 0.0
+    connections: tuple[Connection, ...] = field(default=(), repr=False)
 
     def __post_init__(self):
         activation = activations.get(self.activation)
@@ -72,6 +75,8 @@ class Layer:
         settle("activation", activation)
         settle("initializer", initializer)
         settle("sources", (self.sources,) if isinstance(self.sources, str) else tuple(self.sources))
+        if all(connection is dense for connection in self.connections):
+            settle("connections", (dense,) * len(self.sources))
         rate = checks.constant(
             f"layer {self.name!r}", "dropout", self.dropout, lambda r: (r >= 0) & (r < 1), "in [0, 1)"
         )
@@ -91,6 +96,15 @@ class Layer:
     def rows(self) -> int:
         """How many net inputs the layer has: S, or S k for maxout."""
         return self.size * self.activation.pieces
+
+    @property
+    def reads(self) -> tuple[tuple[str, Connection], ...]:
+        """Each source, and the connection by which it is read."""
+        return tuple(zip(self.sources, self.connections, strict=True))
+
+    def total(self, s: Array) -> Array:
+        """sum_q s_q, of sensitivities (Q, S) as its connections lay them out."""
+        return self.connections[0].total(s)
 
 
 @dataclass(frozen=True)
@@ -261,19 +275,27 @@ def graph(*, inputs: Mapping[str, int], layers: Sequence[Layer]) -> Network:
     return Network(tuple(inputs.items()), tuple(layers))
 
 
+def in_columns(network: Network) -> Network:
+    """The same network, its connections in the order of memory that suits populations on CPU."""
+    layers = (
+        dataclasses.replace(layer, connections=tuple(by.twin or by for by in layer.connections))
+        for layer in network.layers
+    )
+    return Network(network.inputs, tuple(layers))
+
+
 def forward(
     network: Network,
     params: Params,
     inputs: dict[str, Array],
     offsets: Mapping[str, Array],
     key: Array | None = None,
-    products: Products = ROWS,
 ) -> Trace:
     """`Network.forward` without its checks, for inputs that `Network.prepare` gave."""
     net_inputs, outputs, dropped = {}, dict(inputs), {}
     for number, layer in enumerate(network.layers):
         layer_params = params[layer.name]
-        terms = [products.forward(outputs[source], layer_params["weights"][source]) for source in layer.sources]
+        terms = [by.forward(outputs[source], layer_params["weights"][source]) for source, by in layer.reads]
         n = sum(terms[1:], start=terms[0])  # Hagan P3.2: whatever enters the summing junction is just added
         if layer.bias != "none":
             n = n + layer_params["bias"][None, :]

@@ -24,7 +24,6 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from functional_nn import checks
 from functional_nn.gradients.views import said_bytes
 from functional_nn.networks.network import Network
-from functional_nn.networks.products import COLUMNS, ROWS
 from functional_nn.registry import cached
 from functional_nn.training import checkpoints, keys, search
 from functional_nn.training.checkpoints import MADE_OF, Checkpoint, CheckpointError, Checkpoints
@@ -277,7 +276,7 @@ class _Lanes:
         self.group, self.length, self.mesh, self.shared, self.plan_key = group, length, mesh, shared, plan_key
         self.size = lanes_a_device * mesh.size
         on_cpu = mesh.devices.flat[0].platform == "cpu"
-        settings = group.make.settings._replace(products=COLUMNS if on_cpu else ROWS)
+        settings = group.make.settings._replace(columns=on_cpu)
         make = dataclasses.replace(group.make, settings=settings)
         self.begin, self.advance = _programs(make, length, shared, group.data.axes, mesh)
         count, process = len(group.ids), jax.process_index()

@@ -21,8 +21,7 @@ from functional_nn.gradients.backprop import example_losses, loss_value, value_a
 from functional_nn.gradients.views import BUDGET, Examples, in_blocks, said_bytes
 from functional_nn.networks import losses
 from functional_nn.networks.losses import Loss
-from functional_nn.networks.network import Inputs, Network, Params, forward
-from functional_nn.networks.products import ROWS, Products
+from functional_nn.networks.network import Inputs, Network, Params, forward, in_columns
 from functional_nn.optimizers.first_order import Optimizer
 from functional_nn.optimizers.regularizers import Regularizer
 from functional_nn.optimizers.second_order import Begun, SecondOrder, still
@@ -118,7 +117,8 @@ class Run(NamedTuple):
 class Settings(NamedTuple):
     """Everything but arrays that a run depends on; hashable, where the user's own callables are.
 
-    mesh: the devices over which each batch is laid, None for one. products and mask as in `train_step`.
+    mesh: the devices over which each batch is laid, None for one. columns: the hand-written gradient and the evaluation
+    go through the network `in_columns`, for lanes on CPU. mask as in `train_step`.
     """
 
     network: Network
@@ -131,7 +131,7 @@ class Settings(NamedTuple):
     correct: Correct | None
     track: tuple[tuple[str, Callable | None], ...]
     mesh: Mesh | None = None
-    products: Products = ROWS
+    columns: bool = False
     mask: Any = None
 
 
@@ -142,22 +142,18 @@ def train_step(
     gradient: Gradient = value_and_grad,
     correct: Correct | None = None,
     regularizer: Regularizer | None = None,
-    products: Products = ROWS,
     mask: Any = None,
 ) -> Callable:
     """`(state, batch) -> (state, metrics)`, pure, to be compiled by whoever calls it. `correct` as in `fit`.
 
-    The step takes a `training.Batch`, inputs by name. `products` serve the hand-written gradient alone. mask: booleans
-    in the parameters' structure; where False, the gradient is 0 and nothing moves. Raises ValueError where a network
-    with dropout, or a gradient with noise, gets no key.
+    The step takes a `training.Batch`, inputs by name. mask: booleans in the parameters' structure; where False, the
+    gradient is 0 and nothing moves. Raises ValueError where a network with dropout, or a gradient with noise, gets no
+    key.
     """
     loss, optimizer = losses.get(loss), optimizers.get(optimizer)
     if isinstance(optimizer, SecondOrder):
         return _second_order_step(network, loss, optimizer, correct, regularizer)
-    if gradient is value_and_grad:
-        gradients_of = value_and_grad(network, loss, products)
-    else:
-        gradients_of, products = gradient(network, loss), ROWS
+    gradients_of = gradient(network, loss)
     random_step = needs_key(network, gradient)
 
     def step(state, batch: Batch):
@@ -174,7 +170,7 @@ def train_step(
         if mask is not None:
             grads = jax.tree.map(lambda g, keep: jnp.where(keep, g, 0), grads, mask)
         # The same forward pass as the gradient's; the compiler keeps one of them.
-        trace = forward(network, params, batch.inputs, {}, *(random or (None,)), products)
+        trace = forward(network, params, batch.inputs, {}, *(random or (None,)))
         outputs = trace.activations[network.output.name]
         counted = _counted(correct or loss.correct, outputs, batch.targets, batch.weights)
         return optimizer.update(state, grads), Metrics(value, *counted, _norm(grads))
@@ -229,7 +225,7 @@ def evaluate(
     loss.check_outputs(network.output.activation)
     loss.check_classes(network.output.size)
     data = prepare_batch(network, loss, params, inputs, targets, weights, class_weights)
-    value, accuracy = _evaluate(network, loss, params, data, correct, ROWS)
+    value, accuracy = _evaluate(network, loss, params, data, correct)
     return value, np.asarray(np.nan, at_least_float32(value.dtype)) if accuracy is None else accuracy
 
 
@@ -250,14 +246,14 @@ def evaluation_block(network: Network, dtype) -> int:
     return max(1, _EVALUATED // row)
 
 
-def _evaluate(network, loss, params, data: Batch, correct, products: Products) -> tuple[Array, Array | None]:
+def _evaluate(network, loss, params, data: Batch, correct) -> tuple[Array, Array | None]:
     """F, and the accuracy where there are right answers."""
     correct = correct or loss.correct
     examples = len(data.targets)
     block = evaluation_block(network, data.targets.dtype)
 
     def traced(inputs):
-        trace = forward(network, params, inputs, {}, None, products)
+        trace = forward(network, params, inputs, {})
         return trace, trace.activations[network.output.name]
 
     if examples <= block:
@@ -326,8 +322,10 @@ class Verdict(NamedTuple):
 
 def parts(settings: Settings, examples: int, dtype) -> Parts:
     """What an epoch is made of, for data of that many examples and of that dtype."""
-    network, loss, optimizer, plan, regularizer, stop, gradient, correct, track, mesh, products, mask = settings
-    step = train_step(network, loss, optimizer, gradient, correct, regularizer, products, mask)
+    network, loss, optimizer, plan, regularizer, stop, gradient, correct, track, mesh, columns, mask = settings
+    laid_out = in_columns(network) if columns else network
+    stepped = laid_out if gradient is value_and_grad else network
+    step = train_step(stepped, loss, optimizer, gradient, correct, regularizer, mask)
     random = needs_key(network, gradient)
     scores = [criterion.score for criterion in stop if criterion.score]
     updates, dtype = plan.updates(examples), at_least_float32(dtype)
@@ -388,7 +386,7 @@ def parts(settings: Settings, examples: int, dtype) -> Parts:
         accuracy = _share(None if metrics.right is None else jnp.sum(metrics.right), weight)
         after = (None, None)
         if held_out is not None:
-            after = _evaluate(network, loss, state.params, held_out, correct, products)
+            after = _evaluate(laid_out, loss, state.params, held_out, correct)
         columns = (total, accuracy, jnp.mean(metrics.gradient_norm), *after)
         columns = (None if x is None else jnp.asarray(x, dtype) for x in columns)
         row = History(done + 1, *columns, _measure(network, loss, track, training, state.params))
