@@ -38,12 +38,11 @@ import numpy as np
 from jax import Array, lax
 
 from functional_nn import checks, registry
-from functional_nn.gradients import backprop
+from functional_nn.gradients import backprop, factors
 from functional_nn.gradients.views import (
     BLOCK,
     BUDGET,
     Examples,
-    Factors,
     Of,
     View,
     block_order,
@@ -53,80 +52,15 @@ from functional_nn.gradients.views import (
 )
 from functional_nn.networks import losses
 from functional_nn.networks.activations import Activation, Theta
-from functional_nn.networks.connections import dense
 from functional_nn.networks.losses import Loss
 from functional_nn.networks.network import Inputs, Layer, Network, Params, theta
 from functional_nn.precision import at_least_float32
 
-# Contractions ---------------------------------------------------------------------------------------------------------
-
-
-def _map(function: Callable[[Factors], Any], factored: Params) -> Any:
-    return jax.tree.map(function, factored, is_leaf=_is_factors)
-
-
-def _leaves(factored: Params) -> list[Factors]:
-    return jax.tree.leaves(factored, is_leaf=_is_factors)
-
-
-def _is_factors(node: Any) -> bool:
-    return isinstance(node, Factors)
+# Sums of factors -----------------------------------------------------------------------------------------------------
 
 
 def _wide(x: Array) -> Array:
     return x.astype(at_least_float32(x.dtype))
-
-
-def _formed(f: Factors) -> Array:
-    # the derivatives themselves, (Q, ..., S, R) or (Q, ..., S)
-    if f.right is None:
-        return f.left
-    return f.left[..., None] * f.right.reshape(len(f.right), *(1,) * (f.left.ndim - 1), -1)
-
-
-def _square_norms(f: Factors) -> Array:
-    # (Q,): |s|^2 |a|^2
-    squares = _row_squares(f.left)
-    return squares if f.right is None else squares * _row_squares(f.right)
-
-
-def _row_squares(x: Array) -> Array:
-    # sum of x^2 over all but the first axis, as a product with ones: on CPU, XLA's own sum of rows writes the squares
-    # down first, takes six times as long, and with that the norms took more memory than the gradient does
-    x = _wide(x).reshape(len(x), -1)
-    return lax.dot(x * x, jnp.ones(x.shape[1], x.dtype), precision=lax.Precision.HIGHEST)
-
-
-def _sum_of_squares(f: Factors, part: Array) -> Array:
-    # sum_q part_q sum_c (s a^T)^2, (S, R) or (S,)
-    squares = jnp.sum((_wide(f.left) ** 2).reshape(len(f.left), -1, f.left.shape[-1]), axis=1)
-    squares = squares * part.astype(squares.dtype)[:, None]
-    if f.right is None:
-        return dense.total(squares)
-    return dense.outer(squares, _wide(f.right) ** 2)
-
-
-def _inner_products(one: Factors, other: Factors) -> Array:
-    # g_q . g_r of all pairs, (Q, Q'): s.s' a.a'
-    return jnp.einsum("qs,rs->qr", one.left, other.left) * _source_products(one, other)
-
-
-def _kernel_products(one: Factors, other: Factors) -> Array:
-    # of all pairs of columns, (Q, C, Q', C'): as the product of matrices leaves it, so that only their sum is turned
-    products, sources = jnp.einsum("qcs,rds->qcrd", one.left, other.left), _source_products(one, other)
-    return products * sources[:, None, :, None]
-
-
-def _traced_products(one: Factors, other: Factors) -> Array:
-    # the same, summed over c = c': (Q, Q')
-    return jnp.einsum("qcs,rcs->qr", one.left, other.left) * _source_products(one, other)
-
-
-def _source_products(one: Factors, other: Factors) -> Array:
-    # a.a' (Q, Q'), or (1, 1) where there is no a
-    if one.right is None:
-        return jnp.ones((1, 1), one.left.dtype)
-    return jnp.einsum("qs,rs->qr", one.right, other.right)
 
 
 def _norms(view: View) -> Array:
@@ -136,11 +70,11 @@ def _norms(view: View) -> Array:
 
 def _layer_squares(factored: Params) -> dict[str, Array]:
     # {layer: |g_q|^2 (Q,)}
-    return {name: sum(_square_norms(f) for f in _leaves(own)) for name, own in factored.items()}
+    return {name: sum(factors.square_norms(f) for f in factors.leaves(own)) for name, own in factored.items()}
 
 
 def _second_moments(factored: Params, part: Array) -> Params:
-    return _map(functools.partial(_sum_of_squares, part=part), factored)
+    return factors.each(functools.partial(factors.second_moment, part=part), factored)
 
 
 def _square(tree: Params) -> Array:
@@ -348,7 +282,7 @@ def per_example_losses(view):
 )
 def per_example_gradients(view):
     """g_q in the parameters' structure, with Q in front: (Q, S, R) for weights, (Q, S) for a bias."""
-    return _map(_formed, view.gradients)
+    return factors.each(factors.formed, view.gradients)
 
 
 @register()
@@ -364,7 +298,7 @@ def per_example_layer_norms(view):
 
 
 @register(
-    finish=lambda factored, whole: _paired(_inner_products, factored, factored, whole.block),
+    finish=lambda factored, whole: _paired(factors.inner_products, factored, factored, whole.block),
     elements=lambda whole: whole.count**2,
     instead="give fewer examples",
 )
@@ -377,9 +311,9 @@ def _paired(products: Callable, one: Params, other: Params, block: int | None) -
     """sum over the parameters of products(rows of one, other), some rows at a time: (Q, Q', ...)."""
 
     def rows(some):
-        return sum(products(f, g) for f, g in zip(_leaves(some), _leaves(other), strict=True))
+        return sum(products(f, g) for f, g in zip(factors.leaves(some), factors.leaves(other), strict=True))
 
-    count = len(_leaves(one)[0].left)
+    count = len(factors.leaves(one)[0].left)
     order = block_order(count, block)
     if len(order) == 1:
         return rows(one)
@@ -544,7 +478,7 @@ def jacobian(view, *, of="outputs"):
     Swept back from the unit vectors: the Marquardt sensitivities of Hagan's NND2, ch. 12 (there of the errors t - a,
     which turns the sign). of: "outputs", or the last layer's "net_inputs".
     """
-    return _map(_formed, view.jacobian(of))
+    return factors.each(factors.formed, view.jacobian(of))
 
 
 def _width(network: Network, of: Of) -> int:
@@ -572,7 +506,9 @@ def _other_count(whole: Whole, others) -> int:
 
 @register(
     reads_loss=False,
-    finish=lambda factored, whole, **options: jnp.swapaxes(_kernel(_kernel_products, factored, whole, **options), 1, 2),
+    finish=lambda factored, whole, **options: jnp.swapaxes(
+        _kernel(factors.kernel_products, factored, whole, **options), 1, 2
+    ),
     elements=lambda whole, others, of: whole.count * _other_count(whole, others) * _width(whole.network, of) ** 2,
     instead="tangent_kernel_trace is smaller by the square of the number of outputs; or give fewer examples",
 )
@@ -587,7 +523,7 @@ def tangent_kernel(view, *, others=None, of="outputs"):
 
 @register(
     reads_loss=False,
-    finish=functools.partial(_kernel, _traced_products),
+    finish=functools.partial(_kernel, factors.traced_products),
     elements=lambda whole, others, of: whole.count * _other_count(whole, others),
     instead="give fewer examples",
 )
@@ -694,7 +630,7 @@ def gauss_newton(view):
     """The generalised Gauss-Newton matrix (P, P) of a small network, in `ravel_pytree`'s order."""
 
     def squares(columns):
-        rows = [_formed(f) for f in _leaves(columns)]
+        rows = [factors.formed(f) for f in factors.leaves(columns)]
         flat = jnp.concatenate([row.reshape(*row.shape[:2], -1) for row in rows], axis=2)
         flat = flat * jnp.sqrt(view.share).astype(flat.dtype)[:, None, None]
         return jnp.einsum("qcp,qcr->pr", flat, flat)

@@ -17,7 +17,7 @@ import numpy as np
 from jax import Array, lax
 
 from functional_nn import checks
-from functional_nn.gradients import backprop
+from functional_nn.gradients import backprop, factors
 from functional_nn.gradients.backprop import Sweep
 from functional_nn.networks import activations, losses
 from functional_nn.networks.network import Params, Trace, forward, theta
@@ -28,15 +28,6 @@ BUDGET = 2 * 2**30  # bytes that one result may take
 COLUMNS = 16  # of the root of the loss's curvature, swept at once
 ROOTS = 8  # examples whose roots are formed at once, of a curvature that cannot do without
 Of = Literal["outputs", "net_inputs"]
-
-
-class Factors(NamedTuple):
-    """Each example's derivative by one parameter array: left_q right_q^T, from (Q, ..., S) and (Q, R); left_q alone
-    where right is None.
-    """
-
-    left: Array
-    right: Array | None
 
 
 class Examples(NamedTuple):
@@ -165,23 +156,7 @@ class View:
         return self._factored(jax.vmap(sweep, 1, 1)(columns))
 
     def _factored(self, swept: Sweep) -> Params:
-        factored = {}
-        for layer in self.network.layers:
-            own, s = self.params[layer.name], swept.sensitivities[layer.name]
-            rows = {name: _like(own[name], row) for name, row in swept.learned[layer.name].items()}
-            if layer.bias != "none":
-                rows["bias"] = _like(own["bias"], s)
-            factored[layer.name] = {name: Factors(row, None) for name, row in rows.items()} | {
-                "weights": {source: Factors(s, self.trace.activations[source]) for source in layer.sources}
-            }
-        return factored
-
-
-def _like(parameter: Array, contributions: Array) -> Array:
-    # (Q, ..., S) as it is, or summed to (Q, ..., 1) where one parameter serves all neurons
-    if parameter.shape == contributions.shape[-1:]:
-        return contributions
-    return jnp.sum(contributions, axis=-1, keepdims=True)
+        return factors.of_sweep(self.network, self.params, self.trace, swept)
 
 
 # Many examples, and large results ------------------------------------------------------------------------------------

@@ -32,6 +32,7 @@ def _total(s: Array) -> Array:
 class Connection(Described):
     """forward(x, w) -> z (Q, S); back(s, w) -> dF/dx (Q, R) and outer(s, x) -> dF/dw, its adjoints in x and in w.
 
+    unfold(s, x) -> each example's share of dF/dw as two factors, see `gradients.factors`.
     total(s) -> sum_q s_q (S,): what a bias, which reads a 1 of every example, gets of s laid out as here.
     twin: the same connection in the order of memory that suits populations on CPU; None where it has none.
     """
@@ -40,6 +41,7 @@ class Connection(Described):
     forward: Callable[[Array, Array], Array]
     back: Callable[[Array, Array], Array]
     outer: Callable[[Array, Array], Array]
+    unfold: Callable[[Array, Array], tuple[Array, Array]]
     total: Callable[[Array], Array] = _total
     twin: "Connection | None" = None
 
@@ -53,6 +55,10 @@ def _forward(x: Array, w: Array) -> Array:
 
 def _outer(s: Array, x: Array) -> Array:
     return lax.dot_general(s, x, (((0,), (0,)), ((), ())))
+
+
+def _unfold(s: Array, x: Array) -> tuple[Array, Array]:
+    return s, x  # the outer product of the two
 
 
 # The other order of memory --------------------------------------------------------------------------------------------
@@ -88,9 +94,9 @@ def _total_in_columns(s: Array) -> Array:
 
 
 _in_columns = Connection(
-    "dense in columns", _forward_in_columns, _back_in_columns, _outer_in_columns, _total_in_columns
+    "dense in columns", _forward_in_columns, _back_in_columns, _outer_in_columns, _unfold, _total_in_columns
 )
-dense = Connection("dense", _forward, lax.dot, _outer, twin=_in_columns)
+dense = Connection("dense", _forward, lax.dot, _outer, _unfold, twin=_in_columns)
 
 
 def _named(name: str) -> Connection:

@@ -1,0 +1,182 @@
+"""An example's derivative by a parameter array in two factors, and the sums that are made of them.
+
+Letters: Q examples, C directions swept back at once, S neurons of a layer, K of what one of them reads, T positions at
+which a layer reads with the same weights.
+
+By weights that are used once, example q's derivative is an outer product, s_q a_q^T: left (Q, ..., S), right (Q, K).
+By weights that are shared over positions it is a sum of them, sum_t s_qt a_qt^T: left (Q, ..., T, S), right (Q, T, K).
+By a bias it is left itself, and right is None. What is asked of the derivatives is computed in the cheaper of two ways,
+told by the shapes alone:
+
+    Gram      |sum_t s_t a_t^T|^2 = sum_tu (s_t . s_u) (a_t . a_u), and likewise of two examples, where the S K numbers
+              of a derivative are more than what two sets of T products of length S and of length K take,
+              T (S + K) <= S K of one example, T^2 (S + K) <= S K of two; of one position always;
+    formed    else, and for squares element by element always: a few examples' derivatives at a time.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from functional_nn.gradients.backprop import Sweep
+from functional_nn.networks.connections import dense
+from functional_nn.networks.network import Network, Params, Trace
+from functional_nn.precision import at_least_float32
+
+_FORMED = 64 * 2**20  # bytes of derivatives that are formed at once
+
+
+class Factors(NamedTuple):
+    """left (Q, ..., S) and right (Q, K), or (Q, ..., T, S) and (Q, T, K); left alone where right is None."""
+
+    left: Array
+    right: Array | None
+
+
+def of_sweep(network: Network, params: Params, trace: Trace, swept: Sweep) -> Params:
+    """Every example's derivative by every parameter, as `Factors` in the parameters' structure."""
+    factored = {}
+    for layer in network.layers:
+        own, s = params[layer.name], swept.sensitivities[layer.name]
+        rows = {name: _like(own[name], row) for name, row in swept.learned[layer.name].items()}
+        if layer.bias != "none":
+            rows["bias"] = _like(own["bias"], s)
+        factored[layer.name] = {name: Factors(row, None) for name, row in rows.items()} | {
+            "weights": {source: Factors(*by.unfold(s, trace.activations[source])) for source, by in layer.reads}
+        }
+    return factored
+
+
+def _like(parameter: Array, contributions: Array) -> Array:
+    # (Q, ..., S) as it is, or summed to (Q, ..., 1) where one parameter serves all neurons
+    if parameter.shape == contributions.shape[-1:]:
+        return contributions
+    return jnp.sum(contributions, axis=-1, keepdims=True)
+
+
+def each(function: Callable[[Factors], Any], factored: Params) -> Any:
+    """The function of every parameter's factors, in the parameters' structure."""
+    return jax.tree.map(function, factored, is_leaf=_is_factors)
+
+
+def leaves(factored: Params) -> list[Factors]:
+    """All factors, in the order of the parameters' leaves."""
+    return jax.tree.leaves(factored, is_leaf=_is_factors)
+
+
+def _is_factors(node: Any) -> bool:
+    return isinstance(node, Factors)
+
+
+# Sums -----------------------------------------------------------------------------------------------------------------
+
+
+def formed(f: Factors) -> Array:
+    """The derivatives themselves, (Q, ..., S, K) or (Q, ..., S)."""
+    if f.right is None:
+        return f.left
+    if _shared(f):
+        return jnp.einsum("q...ts,qtk->q...sk", f.left, f.right)
+    return f.left[..., None] * f.right.reshape(len(f.right), *(1,) * (f.left.ndim - 1), -1)
+
+
+def square_norms(f: Factors) -> Array:
+    """(Q,), at least float32: the sum of their squares, over directions, too."""
+    if not _shared(f):
+        squares = _row_squares(f.left)
+        return squares if f.right is None else squares * _row_squares(f.right)
+    if _gram_pays(f, f.right.shape[1]):
+        left = _wide(f.left).reshape(len(f.left), -1, *f.left.shape[-2:])
+        right = _wide(f.right)
+        return jnp.sum(jnp.einsum("qcts,qcus->qtu", left, left) * jnp.einsum("qtk,quk->qtu", right, right), axis=(1, 2))
+    return _a_few_at_a_time(lambda own: _row_squares(formed(own)), f)
+
+
+def second_moment(f: Factors, part: Array) -> Array:
+    """sum_q part_q of the squares of each element, over directions, too: (S, K) or (S,), at least float32."""
+    if _shared(f):
+        part = part.astype(at_least_float32(f.left.dtype))
+
+        def squares(own):
+            few, part = own
+            square = _wide(formed(few)) ** 2
+            return jnp.sum(square.reshape(len(square), -1, *square.shape[-2:]), axis=1) * part[:, None, None]
+
+        return jnp.sum(_a_few_at_a_time(squares, (f, part)), axis=0)
+    squares = jnp.sum((_wide(f.left) ** 2).reshape(len(f.left), -1, f.left.shape[-1]), axis=1)
+    squares = squares * part.astype(squares.dtype)[:, None]
+    if f.right is None:
+        return dense.total(squares)
+    return dense.outer(squares, _wide(f.right) ** 2)
+
+
+def inner_products(one: Factors, other: Factors) -> Array:
+    """Of all pairs of examples, (Q, Q')."""
+    if _shared(one):
+        return _paired("qts,rus->qrtu", "qts,rts->qr", one, other, "qrtu,qrtu->qr")
+    return jnp.einsum("qs,rs->qr", one.left, other.left) * _source_products(one, other)
+
+
+def kernel_products(one: Factors, other: Factors) -> Array:
+    """Of all pairs of directions, (Q, C, Q', C'): as the product of matrices leaves it; only its sum is turned."""
+    if _shared(one):
+        return _paired("qcts,rdus->qcrdtu", "qcts,rdts->qcrd", one, other, "qcrdtu,qrtu->qcrd")
+    products, sources = jnp.einsum("qcs,rds->qcrd", one.left, other.left), _source_products(one, other)
+    return products * sources[:, None, :, None]
+
+
+def traced_products(one: Factors, other: Factors) -> Array:
+    """The same, summed over the pairs of one direction: (Q, Q')."""
+    if _shared(one):
+        return _paired("qcts,rcus->qrtu", "qcts,rcts->qr", one, other, "qrtu,qrtu->qr")
+    return jnp.einsum("qcs,rcs->qr", one.left, other.left) * _source_products(one, other)
+
+
+def _source_products(one: Factors, other: Factors) -> Array:
+    # a.a' (Q, Q'), or (1, 1) where there is no a
+    if one.right is None:
+        return jnp.ones((1, 1), one.left.dtype)
+    return jnp.einsum("qs,rs->qr", one.right, other.right)
+
+
+def _paired(lefts: str, whole: str, one: Factors, other: Factors, both: str) -> Array:
+    """Products of pairs of shared factors: from their Gram matrices, or from the derivatives, formed."""
+    if _gram_pays(one, one.right.shape[1] ** 2):
+        sources = jnp.einsum("qtk,ruk->qrtu", one.right, other.right)
+        return jnp.einsum(both, jnp.einsum(lefts, one.left, other.left), sources)
+    return jnp.einsum(whole, *(formed(f).reshape(*f.left.shape[:-2], 1, -1) for f in (one, other)))
+
+
+def _shared(f: Factors) -> bool:
+    return f.right is not None and f.right.ndim == 3
+
+
+def _gram_pays(f: Factors, positions: int) -> bool:
+    S, K = f.left.shape[-1], f.right.shape[-1]
+    return positions * (S + K) <= S * K
+
+
+def _a_few_at_a_time(function: Callable, rows: Any) -> Array:
+    """function(rows) of a few examples at a time, so that only so many derivatives are formed; (Q, ...)."""
+    f = rows if isinstance(rows, Factors) else rows[0]
+    one = math.prod(f.left.shape[1:-2]) * f.left.shape[-1] * f.right.shape[-1] * f.left.dtype.itemsize
+    size = max(1, _FORMED // one)
+    if size >= len(f.left):
+        return function(rows)
+    single = lambda own: function(jax.tree.map(lambda x: x[None], own))[0]  # noqa: E731
+    return lax.map(single, rows, batch_size=size)
+
+
+def _wide(x: Array) -> Array:
+    return x.astype(at_least_float32(x.dtype))
+
+
+def _row_squares(x: Array) -> Array:
+    # sum of x^2 over all but the first axis, as a product with ones: on CPU, XLA's own sum of rows writes the squares
+    # down first, takes six times as long, and with that the norms took more memory than the gradient does
+    x = _wide(x).reshape(len(x), -1)
+    return lax.dot(x * x, jnp.ones(x.shape[1], x.dtype), precision=lax.Precision.HIGHEST)
