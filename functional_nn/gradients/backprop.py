@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from functional_nn.networks import losses
+from functional_nn.networks.connections import Connection
 from functional_nn.networks.losses import Loss
 from functional_nn.networks.network import Inputs, Layer, Network, Params, Trace, forward, theta
 
@@ -183,13 +184,30 @@ def sweep(
     input_gradients: bool = False,
 ) -> Sweep:
     """The recursion, from s^M down to the inputs: each layer adds s W into the g of all it reads."""
+
+    def pull(layer: Layer, g: Array | None) -> Started:
+        return started if layer is network.output else pullback(layer, params, trace, g)
+
+    def carry(layer: Layer, source: str, by: Connection, s: Array) -> Array:
+        return by.back(s, params[layer.name]["weights"][source])  # dense: (Q, S) (S, R), Eq. 3.47
+
+    # what has parameters is a layer
+    return recursion(network, pull, carry, lambda source: input_gradients or source in params)
+
+
+def recursion(network: Network, pull: Callable, carry: Callable, reaches: Callable[[str], bool]) -> Sweep:
+    """The way back through the graph, whatever goes it: derivatives, or the changes of derivatives.
+
+    pull(layer, g) -> (s, {name: of its learned parameters}), across its activation; g is None at the output.
+    carry(layer, source, by, s) -> what of s reaches a source, by a connection. reaches(source): is that asked for?
+    """
     s, learned, g = {}, {}, {}
     for layer in reversed(network.layers):
         name = layer.name
-        s[name], learned[name] = started if layer is network.output else pullback(layer, params, trace, g[name])
+        s[name], learned[name] = pull(layer, g.get(name))
         for source, by in layer.reads:
-            if input_gradients or source in params:  # what has parameters is a layer
-                back = by.back(s[name], params[name]["weights"][source])  # dense: (Q, S) (S, R), Eq. 3.47
+            if reaches(source):
+                back = carry(layer, source, by, s[name])
                 g[source] = g[source] + back if source in g else back  # fan-out: E3.4
     forward_order = [layer.name for layer in network.layers]
     return Sweep({name: s[name] for name in forward_order}, {name: learned[name] for name in forward_order}, g)

@@ -30,7 +30,6 @@ from jax.flatten_util import ravel_pytree
 
 from functional_nn import checks, linalg
 from functional_nn.gradients import backprop
-from functional_nn.gradients.backprop import Sweep
 from functional_nn.gradients.views import BLOCK, BUDGET, Examples, View, check_budget, in_blocks, prepare
 from functional_nn.networks import losses
 from functional_nn.networks.losses import Loss
@@ -164,26 +163,26 @@ def _hessian_product(view: View) -> Product:
 
     def product(vector: Params) -> Params:
         moved = push_forward(view, vector)
-        r_s, r_g, learned = {}, {}, {}
-        for layer in reversed(layers):
-            name, v, w = layer.name, vector[layer.name], params[layer.name]
-            r_n = moved.net_inputs[name]
+
+        def pull(layer, r_g):
+            name, r_n = layer.name, moved.net_inputs[layer.name]
             if layer is network.output and read == "net_inputs":
-                r_s[name], learned[name] = share * curvature.product(r_n, *start), {}
-            else:
-                if layer is network.output:
-                    r_g[name] = share * curvature.product(moved.activations[name], *start)
-                r_s[name], learned[name] = backprop.pullback(layer, params, trace, r_g[name])
-                bent, bent_learned = layer.activation.second_order(
-                    g[name], r_n, theta(layer, v), trace.net_inputs[name], trace.activations[name], theta(layer, w)
-                )
-                r_s[name] = r_s[name] + bent
-                learned[name] = {each: x + bent_learned.get(each, 0) for each, x in learned[name].items()}
-            for source, by in layer.reads:
-                if source in params:
-                    back = by.back(r_s[name], w["weights"][source]) + by.back(s[name], v["weights"][source])
-                    r_g[source] = r_g[source] + back if source in r_g else back
-        gradients = backprop.contract(network, params, trace, Sweep(r_s, learned, {}))
+                return share * curvature.product(r_n, *start), {}
+            if layer is network.output:
+                r_g = share * curvature.product(moved.activations[name], *start)
+            r_s, learned = backprop.pullback(layer, params, trace, r_g)
+            moves, own = theta(layer, vector[name]), theta(layer, params[name])
+            bent, bent_learned = layer.activation.second_order(
+                g[name], r_n, moves, trace.net_inputs[name], trace.activations[name], own
+            )
+            return r_s + bent, {each: x + bent_learned.get(each, 0) for each, x in learned.items()}
+
+        def carry(layer, source, by, r_s):
+            w, v = (tree[layer.name]["weights"][source] for tree in (params, vector))
+            return by.back(r_s, w) + by.back(s[layer.name], v)
+
+        bent = backprop.recursion(network, pull, carry, lambda source: source in params)
+        gradients = backprop.contract(network, params, trace, bent)
         for layer in layers:
             for source, by in layer.reads:
                 if source in params:

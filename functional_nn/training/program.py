@@ -322,10 +322,13 @@ class Verdict(NamedTuple):
 
 def parts(settings: Settings, examples: int, dtype) -> Parts:
     """What an epoch is made of, for data of that many examples and of that dtype."""
-    network, loss, optimizer, plan, regularizer, stop, gradient, correct, track, mesh, columns, mask = settings
-    laid_out = in_columns(network) if columns else network
+    network, loss, optimizer, plan, stop = (
+        settings.network, settings.loss, settings.optimizer, settings.plan, settings.stop
+    )  # fmt: skip
+    gradient, correct, mesh = settings.gradient, settings.correct, settings.mesh
+    laid_out = in_columns(network) if settings.columns else network
     stepped = laid_out if gradient is value_and_grad else network
-    step = train_step(stepped, loss, optimizer, gradient, correct, regularizer, mask)
+    step = train_step(stepped, loss, optimizer, gradient, correct, settings.regularizer, settings.mask)
     random = needs_key(network, gradient)
     scores = [criterion.score for criterion in stop if criterion.score]
     updates, dtype = plan.updates(examples), at_least_float32(dtype)
@@ -389,7 +392,7 @@ def parts(settings: Settings, examples: int, dtype) -> Parts:
             after = _evaluate(laid_out, loss, state.params, held_out, correct)
         columns = (total, accuracy, jnp.mean(metrics.gradient_norm), *after)
         columns = (None if x is None else jnp.asarray(x, dtype) for x in columns)
-        row = History(done + 1, *columns, _measure(network, loss, track, training, state.params))
+        row = History(done + 1, *columns, _measure(network, loss, settings.track, training, state.params))
 
         state = optimizer.observe(state, row.training_loss if held_out is None else row.validation_loss)
         judged = [
