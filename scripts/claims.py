@@ -685,7 +685,8 @@ def notes(found: dict[str, list[dict]], seeds: int, epochs: int) -> str:
         where, says, test = CLAIMS[letter]
         held = " ".join(test.__doc__.split())
         paragraphs.append(f'{letter}. "{says}" ({where}): {summary(rows)}. Held equal: {held}')
-    return "\n".join(textwrap.fill(paragraph, 118) for paragraph in (*paragraphs, ELSEWHERE))
+    paragraphs += [ELSEWHERE] if len(found) == len(CLAIMS) else []
+    return "\n".join(textwrap.fill(paragraph, 118) for paragraph in paragraphs)
 
 
 def chosen(text: str) -> list[str]:

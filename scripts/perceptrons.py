@@ -94,13 +94,13 @@ def draw(rows: list[dict]) -> plt.Figure:
                     right = known.answers(np.concatenate([plane, np.full((*plane.shape[:2], 1), b)], axis=-1))
                     if right.any():
                         names = regions.setdefault(right.tobytes(), [])
-                        names.append(f"{name}, b = {b:+.0f}")
+                        names.append(f"{name}\nb = {b:+.0f}")
                         if len(names) == 1:
                             axis.contourf(side, side, right, levels=[0.5, 1.5], colors=[COLORS[name]], alpha=0.35)
             for right, names in regions.items():
                 inside = plane[np.frombuffer(right, bool).reshape(plane.shape[:2])]
                 at = inside[np.abs(inside).max(axis=-1) < 2.5].mean(axis=0)
-                axis.annotate("\n".join(names), at, ha="center", va="center", fontsize=8)
+                axis.annotate("\n".join(names), at, ha="center", va="center", fontsize=7)
             axis.set(xlabel="$w_1$", ylabel="$w_2$", aspect="equal", title=f"weights that answer rightly, {logic}")
         bounded = [row for row in rows if np.isfinite(row["(R/margin)^2"])]
         place = np.arange(len(bounded))

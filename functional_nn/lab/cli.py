@@ -125,8 +125,9 @@ def train(
         shuffle: mini-batches anew each epoch, made once, or in the data's order.
         replacement: draw each mini-batch from all examples, so that an epoch may see one twice and another not at all.
         gradient: by hand, or jax.grad's for comparison; or in its place the perceptron rule, for a network without
-            hidden layers, whose output is then hardlim; it stops where nothing is wrong, or where weights come back to
-            what they were, unless --stop says otherwise. The rule as it is printed is
+            hidden layers, whose output is then hardlim and whose weights begin at zero; it stops where nothing is
+            wrong, or where weights come back to what they were, unless --stop says otherwise. The rule as it is
+            printed is
             functional-nn train xor --hidden --gradient perceptron --optimizer "gd(1)" --batch-size 1
         track: what history.csv has more columns for: gradient noise, signal to noise by layer, saturation and the like.
         dtype: of parameters and computation; float64 switches 64-bit mode on.

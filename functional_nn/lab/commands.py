@@ -99,9 +99,8 @@ def train(source: str, settings: dict[str, Any], out: Path, replace: bool, resum
     print(f"{task.held_out.name}: {result.status} after {len(result.history.epoch)} epochs in {seconds:.1f} s{since}")
     if result.status != "completed" or result.best is not None:
         print(result.reason)
-    which = (", its own test part" if task.own_test else "") + (
-        ", by which the epoch was chosen" if result.best is not None else ""
-    )
+    own = ", the whole table, which is trained on" if source in datasets.TRUTH_TABLES else ", its own test part"
+    which = (own if task.own_test else "") + (", by which the epoch was chosen" if result.best is not None else "")
     print(f"held out ({len(held_out[1])} examples{which}): {said(summary['held out'])}")
     if not proved:
         print(summary["separability"])
@@ -443,17 +442,27 @@ def is_perceptron(settings: dict[str, Any]) -> bool:
 
 
 def _separable(task: Prepared) -> str:
-    """Of which classes a threshold neuron can tell all training examples from the others, in words."""
-    (x, t), classes = task.training, task.held_out.classes
+    """Of which classes a threshold neuron can tell all training examples from the others, in words; and after how many
+    mistakes at most, where the rule is trained as Novikoff's bound asks.
+    """
+    (x, t), classes, config = task.training, task.held_out.classes, task.config
     if len(x) > _JUDGED:
         return f"whether one layer can be right was not asked of more than {_JUDGED} training examples"
-    found = {name: separability(x, column) for name, column in zip(classes, t.T, strict=True)}
-    # 9 bounds 9 mistakes, whatever float32 has made of it
-    most = {name: math.floor(s.bound * (1 + 1e-6)) if s.margin > 0 else "no bound" for name, s in found.items()}
-    can = [f"{name} ({most[name]})" for name, s in found.items() if s.separable]
-    cannot = [name for name, s in found.items() if not s.separable]
-    said = [f"a neuron can tell from the rest, after so many mistakes at most: {', '.join(can)}"] if can else []
-    return "; ".join(said + ([f"no weights can tell from the rest: {', '.join(cannot)}"] if cannot else []))
+    layer = config["network"]["layers"][0]
+    bounded = (
+        layer["initializer"] == fnn.initializers.zeros().name
+        and config["optimizer"]["name"] == "gd"
+        and config["batch_size"] == 1
+    )
+    bounded = bounded and not (config["regularizer"] or config["class_weights"] or config["weights"])
+    can, cannot = [], []
+    for name, column in zip(classes, t.T, strict=True):
+        found = separability(x, column)
+        most = math.floor(found.bound * (1 + 1e-6)) if found.margin > 0 else None  # whatever float32 has made of it
+        (can if found.separable else cannot).append(f"{name} ({most})" if bounded and most else name)
+    after = ", after so many mistakes at most" if bounded and can else ""
+    said = [f"one layer can be right about{after}: {', '.join(can)}"] if can else []
+    return "; ".join(said + ([f"no weights of one layer are right about: {', '.join(cannot)}"] if cannot else []))
 
 
 def say_pictures(task: Prepared) -> None:
@@ -479,9 +488,10 @@ def build_network(task: Prepared, settings: dict[str, Any]) -> fnn.Network:
     last = settings["output"] or suited
     if settings["dropout"] and not settings["hidden"]:
         raise ValueError(f"dropout: drops hidden neurons, of which there are none; got {settings['dropout']}")
+    initializer = settings["initializer"] or ("zeros" if is_perceptron(settings) else None)
     sizes = (x.shape[1], *settings["hidden"], t.shape[1])
     functions = (settings["activation"],) * len(settings["hidden"]) + (last,)
-    network = fnn.multilayer(sizes, functions, initializer=settings["initializer"], dropout=settings["dropout"])
+    network = fnn.multilayer(sizes, functions, initializer=initializer, dropout=settings["dropout"])
     loss.check_outputs(network.output.activation)
     if is_perceptron(settings) and settings["hidden"]:
         raise ValueError("gradient: the perceptron rule trains a single layer; give --hidden with nothing after it")

@@ -600,13 +600,14 @@ def fit_standardizer(inputs: np.ndarray) -> Standardizer:
 def fit_preparation(dataset: Dataset, training: np.ndarray | None = None) -> Standardizer:
     """How a network takes the inputs, fitted to the examples with the numbers `training`, all by default.
 
-    Columns of numbers are standardized, missing values taken for their column's mean; 0 and 1 for what a table's column
-    holds stay. Pixels that are fractions stay, too; others are scaled by one mean and deviation of them all, so that
-    those which hardly vary are not blown up. Raises ValueError for a column without any value.
+    Columns of numbers are standardized, missing values taken for their column's mean; 0 and 1 for what a table's
+    column holds stay, as do those of a truth table. Pixels that are fractions stay, too; others are scaled by one
+    mean and deviation of them all, so that those which hardly vary are not blown up. Raises ValueError for a column
+    without any value.
     """
     width = dataset.inputs.shape[1]
     mean, scale = np.zeros(width), np.ones(width)
-    if dataset.pictures is not None and not dataset.pictures.scaled:
+    if dataset.name in TRUTH_TABLES or (dataset.pictures is not None and not dataset.pictures.scaled):
         return Standardizer(mean, scale)
     inputs = dataset.inputs if training is None else dataset.inputs[training]
     if dataset.pictures is not None:

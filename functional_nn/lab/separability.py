@@ -46,6 +46,12 @@ class Separability(NamedTuple):
     radius: float
     bound: float
 
+    def __repr__(self) -> str:
+        if not self.separable:
+            return "<no weights are right>"
+        said = f"margin {self.margin:.4g}, at most {self.bound:.4g} mistakes" if self.margin > 0 else "no margin known"
+        return f"<weights that are right exist: {said}>"
+
     def answers(self, weights: np.ndarray) -> np.ndarray:
         """(..., n) -> (...) booleans: which weights answer every example rightly."""
         n = np.asarray(weights, np.float64) @ self.halfspaces.T

@@ -576,7 +576,7 @@ def _bands_panel(carried: np.ndarray, varied, losses, diverged) -> report.Panel:
         for member, row in enumerate(rows):
             groups.setdefault(row, []).append(member)
         score = np.where(diverged | ~np.isfinite(losses), np.inf, losses)
-        members = min(groups.values(), key=lambda ids: np.sort(score[ids])[(len(ids) - 1) // 2])
+        members = min(groups.values(), key=lambda ids: np.median(score[ids]))
         if len(members) >= 3 and np.isfinite(score[members]).any():
             setting = _setting({name: varied[name] for name in settings}, members[0])
             shown.append((f"the best setting, {len(members)} seeds", carried[:, members]))

@@ -430,8 +430,8 @@ def settle(network, loss, optimizer, plan, regularizer, stop, gradient, correct,
     stop = tuple(stop) if isinstance(stop, tuple | list) else (stop,)
     for criterion in stop:
         if not termination.knows(criterion):
-            hint = registry.did_you_mean(criterion, termination.names()) if isinstance(criterion, str) else ""
-            raise TypeError(f"stop: expected training.early_stopping(...) or the like, got {criterion!r}{hint}")
+            names = f" (names: {', '.join(termination.names())})" if isinstance(criterion, str) else ""
+            raise TypeError(f"stop: expected training.early_stopping(...) or the like, got {criterion!r}{names}")
     stop = tuple(map(termination.get, stop))
     if sum(criterion.score is not None for criterion in stop) > 1:
         raise ValueError("stop: only one criterion can restore the best parameters; give the others restore=False")

@@ -200,8 +200,8 @@ def progress_quotient(alpha: float = 0.5, strip: int = 5, restore: bool = True) 
         "progress_quotient",
         init,
         update,
-        f"the validation loss has risen, in percent, by more than {_said(alpha)} of what the training loss still falls "
-        f"in {strip} epochs, in per mille",
+        f"the validation loss has risen by more than training still gains in {strip} epochs is worth: the "
+        f"quotient is above {_said(alpha)}",
         _validation_loss if restore else None,
         validation=True,
     )

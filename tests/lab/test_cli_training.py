@@ -215,8 +215,8 @@ def test_criteria_and_batches_that_do_not_fit_are_refused(tmp_path, words, messa
 @pytest.mark.parametrize(
     ("name", "status", "told"),
     [
-        ("and", "loss_below", "a neuron can tell from the rest, after so many mistakes at most: false (9), true (9)"),
-        ("xor", "cycle", "no weights can tell from the rest: false, true"),
+        ("and", "loss_below", "one layer can be right about, after so many mistakes at most: false (51), true (51)"),
+        ("xor", "cycle", "no weights of one layer are right about: false, true"),
     ],
 )
 def test_the_perceptron_rule_learns_a_truth_table_or_says_that_none_can(tmp_path, name, status, told):
