@@ -28,6 +28,11 @@ def at_least_float32(dtype) -> np.dtype:
     return np.dtype(jnp.float32) if np.dtype(dtype).itemsize < 4 else np.dtype(dtype)
 
 
+def wide(x: jax.Array) -> jax.Array:
+    """`x` in the type that sums over many of its like are kept in."""
+    return x.astype(at_least_float32(x.dtype))
+
+
 def largest(dtype) -> jax.Array:
     """The largest finite number: it stands for "none yet" where the lowest is kept, and `jax_debug_infs` lets it be."""
     return jnp.asarray(jnp.finfo(dtype).max, dtype)

@@ -25,7 +25,7 @@ from jax import Array, lax
 from functional_nn.gradients.backprop import Sweep
 from functional_nn.networks.connections import dense
 from functional_nn.networks.network import Network, Params, Trace
-from functional_nn.precision import at_least_float32
+from functional_nn.precision import at_least_float32, wide
 
 _FORMED = 64 * 2**20  # bytes of derivatives that are formed at once
 
@@ -90,8 +90,8 @@ def square_norms(f: Factors) -> Array:
         squares = _row_squares(f.left)
         return squares if f.right is None else squares * _row_squares(f.right)
     if _gram_pays(f, f.right.shape[1]):
-        left = _wide(f.left).reshape(len(f.left), -1, *f.left.shape[-2:])
-        right = _wide(f.right)
+        left = wide(f.left).reshape(len(f.left), -1, *f.left.shape[-2:])
+        right = wide(f.right)
         return jnp.sum(jnp.einsum("qcts,qcus->qtu", left, left) * jnp.einsum("qtk,quk->qtu", right, right), axis=(1, 2))
     return _a_few_at_a_time(lambda own: _row_squares(formed(own)), f)
 
@@ -103,15 +103,15 @@ def second_moment(f: Factors, part: Array) -> Array:
 
         def squares(own):
             few, part = own
-            square = _wide(formed(few)) ** 2
+            square = wide(formed(few)) ** 2
             return jnp.sum(square.reshape(len(square), -1, *square.shape[-2:]), axis=1) * part[:, None, None]
 
         return jnp.sum(_a_few_at_a_time(squares, (f, part)), axis=0)
-    squares = jnp.sum((_wide(f.left) ** 2).reshape(len(f.left), -1, f.left.shape[-1]), axis=1)
+    squares = jnp.sum((wide(f.left) ** 2).reshape(len(f.left), -1, f.left.shape[-1]), axis=1)
     squares = squares * part.astype(squares.dtype)[:, None]
     if f.right is None:
         return dense.total(squares)
-    return dense.outer(squares, _wide(f.right) ** 2)
+    return dense.outer(squares, wide(f.right) ** 2)
 
 
 def inner_products(one: Factors, other: Factors) -> Array:
@@ -171,12 +171,8 @@ def _a_few_at_a_time(function: Callable, rows: Any) -> Array:
     return lax.map(single, rows, batch_size=size)
 
 
-def _wide(x: Array) -> Array:
-    return x.astype(at_least_float32(x.dtype))
-
-
 def _row_squares(x: Array) -> Array:
     # sum of x^2 over all but the first axis, as a product with ones: on CPU, XLA's own sum of rows writes the squares
     # down first, takes six times as long, and with that the norms took more memory than the gradient does
-    x = _wide(x).reshape(len(x), -1)
+    x = wide(x).reshape(len(x), -1)
     return lax.dot(x * x, jnp.ones(x.shape[1], x.dtype), precision=lax.Precision.HIGHEST)

@@ -54,13 +54,9 @@ from functional_nn.networks import losses
 from functional_nn.networks.activations import Activation, Theta
 from functional_nn.networks.losses import Loss
 from functional_nn.networks.network import Inputs, Layer, Network, Params, theta
-from functional_nn.precision import at_least_float32
+from functional_nn.precision import wide
 
-# Sums of factors -----------------------------------------------------------------------------------------------------
-
-
-def _wide(x: Array) -> Array:
-    return x.astype(at_least_float32(x.dtype))
+# Sums of factors ------------------------------------------------------------------------------------------------------
 
 
 def _norms(view: View) -> Array:
@@ -78,7 +74,7 @@ def _second_moments(factored: Params, part: Array) -> Params:
 
 
 def _square(tree: Params) -> Array:
-    return sum(jnp.sum(_wide(leaf) ** 2) for leaf in jax.tree.leaves(tree))
+    return sum(jnp.sum(wide(leaf) ** 2) for leaf in jax.tree.leaves(tree))
 
 
 # How a quantity is declared -------------------------------------------------------------------------------------------
@@ -385,7 +381,7 @@ def second_moment(view):
 def _variance(moments, whole):
     second, first = moments
     # Rounding may leave less than nothing where all examples agree.
-    return jax.tree.map(lambda m2, m: jnp.maximum(m2 - _wide(m) ** 2, 0), second, first)
+    return jax.tree.map(lambda m2, m: jnp.maximum(m2 - wide(m) ** 2, 0), second, first)
 
 
 @register(adds=True, finish=_variance)
@@ -699,11 +695,11 @@ def layer_statistics(view, *, saturation=0.01):
             view.swept.sensitivities[layer.name],
         )
         slope = _own_slopes(layer.activation, n, a, theta(layer, view.params[layer.name]))
-        mean = lambda x: jnp.sum(jnp.mean(_wide(x), axis=-1) * view.part)  # noqa: E731
+        mean = lambda x: jnp.sum(jnp.mean(wide(x), axis=-1) * view.part)  # noqa: E731
         found[layer.name] = {
             "mean": mean(a),
-            "square": mean(_wide(a) ** 2),
-            "sensitivity": mean(_wide(s) ** 2),
+            "square": mean(wide(a) ** 2),
+            "sensitivity": mean(wide(s) ** 2),
             "saturated": mean(jnp.where(jnp.abs(slope) < saturation, 1.0, 0.0).astype(a.dtype)),
             "alive": jnp.sum((slope != 0) & (view.part > 0)[:, None], axis=0),
         }

@@ -607,10 +607,12 @@ def fit_preparation(dataset: Dataset, training: np.ndarray | None = None) -> Sta
     """
     width = dataset.inputs.shape[1]
     mean, scale = np.zeros(width), np.ones(width)
-    if dataset.name in TRUTH_TABLES or (dataset.pictures is not None and not dataset.pictures.scaled):
+    pictures = dataset.pictures
+    fine = dataset.name in TRUTH_TABLES if pictures is None else not pictures.scaled  # a folder may be called "xor"
+    if fine:
         return Standardizer(mean, scale)
     inputs = dataset.inputs if training is None else dataset.inputs[training]
-    if dataset.pictures is not None:
+    if pictures is not None:
         of_all = fit_standardizer(inputs.reshape(-1, 1))
         return Standardizer(mean + of_all.mean, scale * of_all.scale)
     fill = None

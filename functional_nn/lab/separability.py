@@ -77,9 +77,10 @@ def separability(inputs: np.ndarray, targets: np.ndarray, bias: bool = True) -> 
     p, signs = _checked(inputs, targets)
     x = _with_bias(p, bias)
     halfspaces = signs[:, None] * x
-    margin, weights = _widest(p, signs, bias)
     radius = float(np.linalg.norm(x, axis=1).max())
-    about = _with_bias(p - p.mean(axis=0) * bias, bias)  # any shift leaves a bias to make up for it
+    center = p.mean(axis=0) * bias
+    about = _with_bias(p - center, bias)  # any shift leaves a bias to make up for it
+    margin, weights = _widest(halfspaces, signs[:, None] * about, center if bias else None, radius)
     separable = margin > 0 or _exists(about, signs, strictly=False)
     if margin == 0 and separable and _exists(about, signs, strictly=True):
         margin = math.nan  # lost in rounding
@@ -121,34 +122,34 @@ def _even(x: np.ndarray) -> np.ndarray:
     return x / np.where(size > 0, size, 1)
 
 
-def _widest(p: np.ndarray, signs: np.ndarray, bias: bool) -> tuple[float, np.ndarray]:
+def _widest(
+    halfspaces: np.ndarray, about: np.ndarray, center: np.ndarray | None, radius: float
+) -> tuple[float, np.ndarray]:
     """g and the unit w of it: the distance from 0 of the convex hull of the t_q x_q, and the direction of its nearest
-    point; 0 and nan where that is 0, nan where it could not be found to a millionth.
+    point; 0 and nan where that is 0, nan where it could not be found to a millionth. `about` is the half-spaces of the
+    examples about `center`, their mean; where no bias makes up for a shift, there is none, and it is the same.
     """
-    x = _with_bias(p, bias)
-    halfspaces = signs[:, None] * x
     # The least of |A' l|^2 + (1 - sum l)^2 over l >= 0 has its l in the ratio of the nearest point's.
     rows = np.vstack([halfspaces.T, np.ones(len(halfspaces))])
     target = np.zeros(len(rows))
     target[-1] = 1
     ratio, _ = nnls(rows, target, maxiter=max(1000, 10 * rows.shape[1]))
-    nearest, largest = halfspaces.T @ ratio / ratio.sum(), np.linalg.norm(x, axis=1).max()
-    unknown = np.full(x.shape[1], np.nan)
-    if np.linalg.norm(nearest) <= 1e-14 * largest:
+    nearest = halfspaces.T @ ratio / ratio.sum()
+    unknown = np.full(halfspaces.shape[1], np.nan)
+    if np.linalg.norm(nearest) <= 1e-14 * radius:
         return 0.0, unknown
     # Far from 0 the examples' differences are lost in that point. But it tells the examples that hold it, of which all
     # have t w.x = g: the shortest w with t w.x = 1 is found from them about their mean.
-    center = p.mean(axis=0) * bias
     held = ratio > 1e-10 * ratio.max()
-    v = _shortest(signs[held, None] * _with_bias((p - center)[held], bias), center if bias else None)
+    v = _shortest(about[held], center)
     for w in (v, nearest):
         w = w / np.linalg.norm(w)
-        about = w if not bias else np.append(w[:-1], w[-1] + w[:-1] @ center)
-        least = (signs * (_with_bias(p - center, bias) @ about)).min()
-        reached = (signs[held] * (_with_bias((p - center)[held], bias) @ about)).max()
+        there = w if center is None else np.append(w[:-1], w[-1] + w[:-1] @ center)
+        values = about @ there
+        least, reached = values.min(), values[held].max()
         if least > 0 and reached - least <= 1e-6 * least:
             return float(least), w
-    return (0.0, unknown) if np.linalg.norm(nearest) <= _TOLERANCE * largest else (math.nan, unknown)
+    return (0.0, unknown) if np.linalg.norm(nearest) <= _TOLERANCE * radius else (math.nan, unknown)
 
 
 def _with_bias(p: np.ndarray, bias: bool) -> np.ndarray:

@@ -84,7 +84,7 @@ def grid_values(name: str, text: str) -> list:
     Spaced numbers of what is counted (seed, batch_size, examples, subset, width, depth) are rounded to integers.
     """
     if name == "hidden":
-        values = [_layers(name, part) for part in _listed(name, text)]
+        values = _layers(name, text)
     elif ":" in text:
         spacing, numbers = _spaced(name, text, 3, ":COUNT, as in log:1e-4:1e-1:12")
         low, high, count = numbers
@@ -116,7 +116,7 @@ def distribution(name: str, text: str) -> Any:
     """
     try:
         if name == "hidden":
-            values = [_layers(name, part) for part in _listed(name, text)]
+            values = _layers(name, text)
             return search.choice(values) if len(values) > 1 else values[0]
         if ":" in text:
             spacing, (low, high) = _spaced(name, text, 2, ", as in log:1e-4:1e-1")
@@ -154,11 +154,13 @@ def _spaced(name: str, text: str, count: int, then: str) -> tuple[str, list]:
     return spacing, numbers
 
 
-def _layers(name: str, text: str) -> str:
-    """Sizes of layers, "64-32", as one word; "none" for no hidden layer."""
-    if text != "none" and not re.fullmatch(r"[1-9]\d*(-[1-9]\d*)*", text):
-        raise ValueError(f"{name}={text}: expected sizes of layers, as in 64 or 64-32, or none")
-    return text
+def _layers(name: str, text: str) -> list[str]:
+    """Sizes of layers, each network's one word, "64-32"; "none" for no hidden layer."""
+    parts = _listed(name, text)
+    for part in parts:
+        if part != "none" and not re.fullmatch(r"[1-9]\d*(-[1-9]\d*)*", part):
+            raise ValueError(f"{name}={part}: expected sizes of layers, as in 64 or 64-32, or none")
+    return parts
 
 
 def _lin_spaced(low: float, high: float, count: int) -> list[float]:

@@ -789,7 +789,7 @@ def _check_names(label: str, values: FrozenMapping, params: Any) -> None:
     """Raises ValueError for a name that leads to no parameters, and for parameters that no name leads to."""
     known: dict[tuple, set] = {}  # where in the mapping -> the names that parameters have there
     wrong = []
-    paths = list(_paths(params))
+    paths = _paths(params)
     for path in paths:
         own, place = values, ()
         for depth, name in enumerate(path, 1):

@@ -497,15 +497,15 @@ def _check_rule(settings: Settings, plan: BatchPlan) -> None:
     asked += ["plan: importance()"] if plan.importance is not None else []
     if asked:
         raise ValueError(f"{asked[0]} asks for derivatives, and what the {settings.gradient.name} rule trains has none")
+    if isinstance(settings.optimizer, SecondOrder):
+        raise ValueError(
+            f"gradient: {settings.optimizer.name} asks for derivatives; what the {settings.gradient.name} rule trains "
+            "has none; use a method of first order, such as 'gd(1)'"
+        )
 
 
 def _check_second_order(settings: Settings, plan: BatchPlan, updates: int) -> None:
     method = settings.optimizer
-    if isinstance(settings.gradient, rules.Rule):
-        raise ValueError(
-            f"gradient: {method.name} asks for derivatives; what the {settings.gradient.name} rule trains has none; "
-            "use a method of first order, such as 'gd(1)'"
-        )
     if method.full_batch and plan.size is not None:
         factories = {name: second_order.factory(name) for name in second_order.names()}
         taking = [name for name, made in factories.items() if "minibatches" in inspect.signature(made).parameters]
@@ -527,9 +527,10 @@ def prepared(
     settings: Settings, params, inputs, targets, validation, weights=None, class_weights=None
 ) -> tuple[Batch, Batch | None]:
     network, loss = settings.network, settings.loss
-    check_targets = getattr(settings.gradient, "check_targets", lambda network, targets: None)
+    rule = settings.gradient if isinstance(settings.gradient, rules.Rule) else None
     training = prepare_batch(network, loss, params, inputs, targets, weights, class_weights)
-    check_targets(network, training.targets)
+    if rule is not None:
+        rule.check_targets(network, training.targets)
     for criterion in settings.stop:
         if criterion.validation and validation is None:
             raise ValueError(f"stop: {criterion.name} needs validation=(inputs, targets)")
@@ -543,7 +544,8 @@ def prepared(
         raise TypeError(f"validation: expected a pair (inputs, targets), got {given}; weights (Q,) may be third")
     try:
         held_out = prepare_batch(network, loss, params, *validation)
-        check_targets(network, held_out.targets)
+        if rule is not None:
+            rule.check_targets(network, held_out.targets)
         return training, held_out
     except (TypeError, ValueError) as error:
         raise type(error)(f"validation {error}") from None
