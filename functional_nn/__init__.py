@@ -21,8 +21,9 @@ from functional_nn.gradients.backprop import (
     value_and_grad,
 )
 from functional_nn.gradients.comparison import Agreement, compare, compare_callables
-from functional_nn.networks import activations, initializers, losses
+from functional_nn.networks import activations, connections, initializers, losses
 from functional_nn.networks.activations import Activation
+from functional_nn.networks.connections import Connection
 from functional_nn.networks.losses import Loss, class_weights, one_hot
 from functional_nn.networks.network import Layer, Network, Trace, graph, multilayer
 from functional_nn.training import fit
@@ -33,6 +34,7 @@ __all__ = [
     "Activation",
     "Agreement",
     "Backpropagation",
+    "Connection",
     "Layer",
     "Loss",
     "Network",
@@ -43,6 +45,7 @@ __all__ = [
     "compare",
     "compare_callables",
     "comparison",
+    "connections",
     "curvature",
     "differentiable",
     "fit",

@@ -137,6 +137,11 @@ def by_path(tree) -> dict:
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
+def once(path: str) -> str:
+    """Where an older version had it: an activation's parameters stood beside the layer's own."""
+    return path.replace("/learned/", "/")
+
+
 def shapes(tree) -> dict:
     """The shapes of a tree's leaves by their path; () for plain numbers."""
     return {path: np.shape(leaf) for path, leaf in by_path(tree).items()}

@@ -201,8 +201,8 @@ class Registry(Generic[Row]):
     def get(self, specification: str | Row) -> Row:
         """The row that `specification` names: a bare name, or a name with arguments as in `maxout(3)`; rows pass.
 
-        Arguments are numbers, true and false, words, names with arguments, and mappings of names to such, as in
-        `gd({layer1: 0.1, others: 0.01})`.
+        Arguments are numbers, true and false, words, names with arguments, tuples of such, as in `conv((3, 3))`, and
+        mappings of names to them, as in `gd({layer1: 0.1, others: 0.01})`.
 
         Raises ValueError for an unknown name (with the nearest known one) and for arguments the factory refuses,
         TypeError for anything but a name or a row.
@@ -259,10 +259,12 @@ def _split(text: str, at: str = ",") -> list[str]:
     return parts
 
 
-def _literal(text: str) -> bool | int | float | str | dict:
+def _literal(text: str) -> bool | int | float | str | dict | tuple:
     text = text.strip()
     if text.startswith("{"):
         return _mapping(text)
+    if text.startswith("(") and text.endswith(")"):
+        return tuple(map(_literal, filter(None, map(str.strip, _split(text[1:-1])))))
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
     for convert in (int, float):

@@ -124,14 +124,16 @@ def lost_fan_out_term(*args):
 
 def dropped_derivative(*args):
     def sweep(network, params, trace, started):
-        return backprop.sweep(with_pullback(network, "second", lambda g, n, a, theta: (g, {})), params, trace, started)
+        return backprop.sweep(
+            with_pullback(network, "second", lambda g, n, a, kept, theta: (g, {})), params, trace, started
+        )
 
     return pieces(*args, sweep=sweep)
 
 
 def derivative_of_net_input(*args):
     def sweep(network, params, trace, started):
-        wrong = lambda g, n, a, theta: (g * n * (1 - n), {})  # noqa: E731 (a (1 - a) asked of n)
+        wrong = lambda g, n, a, kept, theta: (g * n * (1 - n), {})  # noqa: E731 (a (1 - a) asked of n)
         return backprop.sweep(with_pullback(network, "second", wrong), params, trace, started)
 
     return pieces(*args, sweep=sweep)

@@ -347,7 +347,7 @@ def example5():
         a = each(lambda n: np.exp(n) / sum(np.exp(n)), n)
         fused = each(lambda a, t: a * sum(t) - t, a, t)
         composed = each(lambda a, t: (np.diag(a) - np.outer(a, a)).T @ (-t / a), a, t)
-        pulled_back, _ = fnn.activations.softmax.pullback(loss.gradient(a, t), n, a, {})
+        pulled_back, _ = fnn.activations.softmax.pullback(loss.gradient(a, t), n, a, None, {})
         fused_rows.append(Row(5, f"softmax, {kind} t: a sum(t) - t (E3.5)", fused, s))
         composed_rows.append(Row(5, f"softmax, {kind} t: F'(n)' (-t/a) (E3.6)", composed, pulled_back))
         s, n, _ = last_layer("sigmoid", loss, t)
@@ -387,7 +387,7 @@ def example6():
     (v1, v2), (y1, y2) = ((kept["layer1"][0], kept["layer2"][0]) for kept in (n, y))
     dw0, dw1, new_w1, error = text_w0(grads), text_w1(grads), text_w1(new), -loss.gradient(y["layer2"], t)[0]
     dy1 = s["layer2"][0] @ w1.T
-    slope, _ = fnn.activations.sigmoid.pullback(jnp.ones((1, 2)), n["layer1"], y["layer1"], {})
+    slope, _ = fnn.activations.sigmoid.pullback(jnp.ones((1, 2)), n["layer1"], y["layer1"], None, {})
     input_slope = dw0[0] / s["layer1"][0]  # dE/dw = dE/dv dv/dw
 
     his_y = np.array([0.8896, 0.8004])

@@ -119,7 +119,7 @@ def random_params(network, key, dtype=jnp.float64):
             own["bias"] = normal(layer.rows if layer.bias == "per_neuron" else 1)
         if layer.activation.parameters:
             learned = layer.activation.parameters(layer.size, dtype)
-            own |= {name: normal(*value.shape) for name, value in learned.items()}
+            own["learned"] = {name: normal(*value.shape) for name, value in learned.items()}
     return params
 
 
@@ -280,7 +280,7 @@ def reference_forward(network, params, inputs):
                     x += own["bias"][i % len(own["bias"])]
                 n.append(x)
             net_inputs[layer.name].append(n)
-            activations[layer.name].append(reference_activation(layer.activation, n, own))
+            activations[layer.name].append(reference_activation(layer.activation, n, own.get("learned", {})))
     return net_inputs, activations
 
 

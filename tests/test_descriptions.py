@@ -59,7 +59,7 @@ def test_a_copied_network_is_fused_and_leaves_the_original_alone(way):
 
 def test_another_activation_of_the_same_name_is_not_fused():
     softmax = fnn.activations.softmax
-    other = fnn.Activation("softmax", lambda n, theta: n, softmax.pullback, softmax.pushforward, None)
+    other = fnn.Activation("softmax", lambda n, theta: (n, None), softmax.pullback, softmax.pushforward, None)
     assert fnn.losses.cross_entropy().fused_with(other) is None
     dressed = dataclasses.replace(softmax, initializer="he_normal")
     assert fnn.losses.cross_entropy().fused_with(dressed) is not None  # the functions are what is fused

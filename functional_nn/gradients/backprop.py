@@ -8,6 +8,9 @@ m (Hagan Eq. 3.38), a^m its outputs, g^m = dF/da^m. One pass, in three steps:
                  s^m = F'(n^m)^T g^m                                          Eq. 3.49
     contraction  dF/dW^(m,j) = s^m^T a^j,  dF/db^m = sum_q s^m                Eq. 3.39, 3.40
 
+Here the products are those of dense layers; of another connection they are its `back` and its `outer`, and of a signal
+with positions, (Q, *P, S), everything has these axes between, over which a bias adds up, too.
+
 Nothing here differentiates automatically. The old weights are used throughout: parameters move afterwards.
 """
 
@@ -15,25 +18,26 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
+from functional_nn.gradients import factors
 from functional_nn.networks import losses
-from functional_nn.networks.connections import Connection
-from functional_nn.networks.losses import Loss
-from functional_nn.networks.network import Inputs, Layer, Network, Params, Trace, forward, theta
+from functional_nn.networks.connections import Connection, Factors
+from functional_nn.networks.losses import Loss, at_positions
+from functional_nn.networks.network import Inputs, Layer, Network, Params, Trace, dtype_of, forward, theta
 
 
 class Sweep(NamedTuple):
     """One backward pass.
 
-    sensitivities: {layer: dF/dn (Q, S)}, (Q, S k) for maxout; learned: {layer: {name: (Q, S)}}, what each example
-    adds to dF/d of a learned activation parameter; output_gradients: {name: dF/da (Q, S)} of every layer that
-    another reads, and of the network's inputs, dF/dp (Q, R), where asked for.
+    sensitivities: {layer: dF/dn (Q, *P, S)}, (Q, *P, S k) for maxout; learned: {layer: {name: Factors}}, what each
+    example adds to dF/d of a learned activation parameter; output_gradients: {name: dF/da (Q, *P, S)} of every layer
+    that another reads, and of the network's inputs, dF/dp (Q, *P, R), where asked for.
     """
 
     sensitivities: dict[str, Array]
-    learned: dict[str, dict[str, Array]]
+    learned: dict[str, dict[str, Factors]]
     output_gradients: dict[str, Array]
 
 
@@ -60,9 +64,10 @@ def backpropagate(
 ) -> Backpropagation:
     """The loss, its gradient and every sensitivity, from one forward and one backward pass.
 
-    inputs (Q, R), or {name: (Q, R)}; targets (Q, S); weights (Q,) of the examples, or None; all are converted to the
-    parameters' dtype, which the results have. key: draws the neurons that layers with dropout drop, none where None;
-    the mask stays in the trace. input_gradients: also dF/dp, by name of the input.
+    inputs (Q, *P, R), or {name: (Q, *P, R)}; targets (Q, *P, S), or integer classes (Q, *P); weights (Q,) of the
+    examples, or (Q, *P) of the outputs' positions, 0 where they are masked, or None; all but tokens are converted to
+    the parameters' dtype, which the results have. key: draws the neurons that layers with dropout drop, none where
+    None; the mask stays in the trace. input_gradients: also dF/dp, by name of the input, tokens left out.
     Raises ValueError for shapes that do not match, non-finite concrete data, a layer without derivative (hardlim),
     and a loss whose outputs must be probabilities over a layer that gives something else.
     """
@@ -70,7 +75,7 @@ def backpropagate(
     check_trainable(network)
     loss.check_outputs(network.output.activation)
     inputs = network.prepare(params, inputs)
-    targets = network.prepare_targets(inputs, targets, loss)
+    targets = network.prepare_targets(inputs, targets, loss, dtype_of(params))
     weights = network.prepare_weights(inputs, weights)
     trace = forward(network, params, inputs, {}, key)
     started = start(network, loss, params, trace, targets, weights)
@@ -103,7 +108,7 @@ def value_and_grad(network: Network, loss: Loss) -> Callable[..., tuple[Array, P
 
 
 def sensitivities(network: Network, loss: Loss, params: Params, inputs: Inputs, targets: Array) -> dict[str, Array]:
-    """s^m = dF/dn^m by layer, (Q, S) each ((Q, S k) for maxout): Hagan Eq. 3.38. Raises as `backpropagate`."""
+    """s^m = dF/dn^m by layer, (Q, *P, S) each ((Q, *P, S k) for maxout): Hagan Eq. 3.38. Raises as `backpropagate`."""
     return backpropagate(network, loss, params, inputs, targets).sensitivities
 
 
@@ -116,7 +121,7 @@ def objective(network: Network, loss: Loss) -> Callable[..., Array]:
         params: Params, inputs: Inputs, targets: Array, weights: Array | None = None, key: Array | None = None
     ) -> Array:
         inputs = network.prepare(params, inputs)
-        targets = network.prepare_targets(inputs, targets, loss)
+        targets = network.prepare_targets(inputs, targets, loss, dtype_of(params))
         weights = network.prepare_weights(inputs, weights)
         return loss_value(network, loss, forward(network, params, inputs, {}, key), targets, weights)
 
@@ -142,7 +147,9 @@ def differentiable(network: Network) -> Callable[[Params, Inputs], Array]:
     def apply_backward(residuals, g):
         params, trace = residuals
         swept = sweep(network, params, trace, pullback(network.output, params, trace, g), input_gradients=True)
-        return contract(network, params, trace, swept), of_inputs(network, swept)
+        # of integers there is nothing to say, and JAX has a type for that
+        nothing = {name: np.zeros(trace.activations[name].shape, jax.dtypes.float0) for name in network.tokens}
+        return contract(network, params, trace, swept), of_inputs(network, swept) | nothing
 
     apply.defvjp(apply_forward, apply_backward)
     return lambda params, inputs: apply(params, network.prepare(params, inputs))
@@ -150,7 +157,7 @@ def differentiable(network: Network) -> Callable[[Params, Inputs], Array]:
 
 # The heart ------------------------------------------------------------------------------------------------------------
 
-Started = tuple[Array, dict[str, Array]]  # s^m and the learned parameters' share of each example
+Started = tuple[Array, dict[str, Factors]]  # s^m and the learned parameters' share of each example
 
 
 def loss_value(network: Network, loss: Loss, trace: Trace, targets: Array, weights: Array | None) -> Array:
@@ -159,12 +166,12 @@ def loss_value(network: Network, loss: Loss, trace: Trace, targets: Array, weigh
 
 
 def example_losses(network: Network, loss: Loss, trace: Trace, targets: Array) -> Array:
-    """F_q (Q,), likewise."""
+    """F_q (Q,), likewise; of outputs with positions what is found at each, (Q, *P)."""
     name = network.output.name
     fused = loss.fused_with(network.output.activation)
     if fused:
-        return fused.value(trace.net_inputs[name], targets)
-    return loss.example_value(trace.activations[name], targets)
+        return at_positions(fused.value, trace.net_inputs[name], targets)
+    return at_positions(loss.example_value, trace.activations[name], targets)
 
 
 def start(network: Network, loss: Loss, params: Params, trace: Trace, targets: Array, weights: Array | None) -> Started:
@@ -172,7 +179,7 @@ def start(network: Network, loss: Loss, params: Params, trace: Trace, targets: A
     name = network.output.name
     fused = loss.fused_with(network.output.activation)
     if fused:
-        return loss.scale(fused.gradient(trace.net_inputs[name], targets), weights), {}
+        return loss.scale(at_positions(fused.gradient, trace.net_inputs[name], targets), weights), {}
     return pullback(network.output, params, trace, loss.gradient(trace.activations[name], targets, weights))
 
 
@@ -189,10 +196,13 @@ def sweep(
         return started if layer is network.output else pullback(layer, params, trace, g)
 
     def carry(layer: Layer, source: str, by: Connection, s: Array) -> Array:
-        return by.back(s, params[layer.name]["weights"][source])  # dense: (Q, S) (S, R), Eq. 3.47
+        # dense: (Q, S) (S, R), Eq. 3.47
+        return by.back(s, params[layer.name]["weights"].get(source), trace.activations[source])
 
-    # what has parameters is a layer
-    return recursion(network, pull, carry, lambda source: input_gradients or source in params)
+    def reaches(source: str) -> bool:
+        return source in params or (input_gradients and source not in network.tokens)  # what has parameters is a layer
+
+    return recursion(network, pull, carry, reaches)
 
 
 def recursion(network: Network, pull: Callable, carry: Callable, reaches: Callable[[str], bool]) -> Sweep:
@@ -215,36 +225,32 @@ def recursion(network: Network, pull: Callable, carry: Callable, reaches: Callab
 
 def of_inputs(network: Network, swept: Sweep) -> dict[str, Array]:
     """dF/dp by name of the input, from a sweep that was asked for it."""
-    return {name: swept.output_gradients[name] for name, _ in network.inputs}
+    return {name: swept.output_gradients[name] for name, _ in network.inputs if name not in network.tokens}
 
 
 def pullback(layer: Layer, params: Params, trace: Trace, g: Array) -> Started:
     """s = F'(n)^T g across one layer's activation (Eq. 3.46), and its dropout mask where it has one."""
-    n, a = trace.net_inputs[layer.name], trace.activations[layer.name]
-    if layer.name in trace.dropped:
-        mask, a = trace.dropped[layer.name]
+    name = layer.name
+    n, a = trace.net_inputs[name], trace.activations[name]
+    if name in trace.dropped:
+        mask, a = trace.dropped[name]
         g = g * mask
-    return layer.activation.pullback(g, n, a, theta(layer, params[layer.name]))
+    return layer.activation.pullback(g, n, a, trace.kept.get(name), theta(params[name]))
 
 
 def contract(network: Network, params: Params, trace: Trace, swept: Sweep) -> Params:
     """The gradient from sensitivities and trace (Eq. 3.39, 3.40), in the parameters' structure."""
     gradients = {}
     for layer in network.layers:
-        s = swept.sensitivities[layer.name]
-        own = {"weights": {source: by.outer(s, trace.activations[source]) for source, by in layer.reads}}
+        own, s = params[layer.name], swept.sensitivities[layer.name]
+        found = {"weights": {source: by.outer(s, trace.activations[source]) for source, by in layer.weighted}}
         if layer.bias != "none":
-            own["bias"] = sum_like(params[layer.name]["bias"], s, layer.total)
-        for name, contribution in swept.learned[layer.name].items():
-            own[name] = sum_like(params[layer.name][name], contribution, layer.total)
-        gradients[layer.name] = own
+            found["bias"] = factors.total(Factors(s, None), own["bias"], layer.total)
+        if swept.learned[layer.name]:
+            shares = swept.learned[layer.name].items()
+            found["learned"] = {name: factors.total(f, own["learned"][name], layer.total) for name, f in shares}
+        gradients[layer.name] = found
     return gradients
-
-
-def sum_like(parameter: Array, contributions: Array, total: Callable[[Array], Array]) -> Array:
-    """Contributions (Q, S), added up by `total`, in the parameter's shape: (S,), or (1,) where it serves all."""
-    summed = total(contributions)
-    return summed if parameter.shape == summed.shape else jnp.sum(summed).reshape(1)
 
 
 def check_trainable(network: Network) -> None:

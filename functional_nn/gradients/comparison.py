@@ -28,13 +28,14 @@ import numpy as np
 from jax import Array
 
 from functional_nn import checks, precision
-from functional_nn.gradients.backprop import Backpropagation, backpropagate, check_trainable, loss_value, sum_like
+from functional_nn.gradients import factors
+from functional_nn.gradients.backprop import Backpropagation, backpropagate, check_trainable, loss_value
 from functional_nn.gradients.roundings import displacements, unit_roundoff
-from functional_nn.networks import activations, losses
+from functional_nn.networks import activations, connections, losses
 from functional_nn.networks.activations import Activation
-from functional_nn.networks.connections import dense
+from functional_nn.networks.connections import Connection, Factors, Shape
 from functional_nn.networks.losses import Loss
-from functional_nn.networks.network import Inputs, Network, Params, forward
+from functional_nn.networks.network import Inputs, Network, Params, dtype_of, forward
 from functional_nn.registry import cached
 
 Verdict = Literal["agree", "differ", "inconclusive"]
@@ -186,14 +187,14 @@ def compare(
 ) -> Agreement:
     """The hand-written gradient and sensitivities against `jax.grad`'s, and everything that tells who is right.
 
-    inputs (Q, R) or {name: (Q, R)}, targets (Q, S). manual: another `backpropagate` to be tried, `(network, loss,
-    params, inputs, targets) -> Backpropagation`. It is called with what `Network.prepare` makes of the inputs, a dict
-    also of a single one, {"input": (Q, R)} in a chain, in the parameters' dtype, and with `key=` where the network has
-    dropout; of what it gives, `value`, `gradients` in the parameters' structure and `sensitivities` {layer: (Q, S)} are
-    read. key, directions: for random directions, and for the neurons dropped by layers with dropout, the same on both
-    sides (a fixed key where not given). second_opinions: also the third opinion and the Taylor test. costs: also trace,
-    compile and run time, FLOPs and memory. jit: compare the compiled programs, which are kept for the next comparison
-    of the same network and loss, or else operation by operation.
+    inputs (Q, *P, R) or {name: (Q, *P, R)}, targets (Q, *P, S), or classes (Q, *P). manual: another `backpropagate` to
+    be tried, `(network, loss, params, inputs, targets) -> Backpropagation`. It is called with what `Network.prepare`
+    makes of the inputs, a dict also of a single one, {"input": (Q, R)} in a chain, in the parameters' dtype, and with
+    `key=` where the network has dropout; of what it gives, `value`, `gradients` in the parameters' structure and
+    `sensitivities` {layer: (Q, *P, S)} are read. key, directions: for random directions, and for the neurons dropped by
+    layers with dropout, the same on both sides (a fixed key where not given). second_opinions: also the third opinion
+    and the Taylor test. costs: also trace, compile and run time, FLOPs and memory. jit: compare the compiled programs,
+    which are kept for the next comparison of the same network and loss, or else operation by operation.
 
     Matrix products run at full precision on every device. Raises ValueError as `backpropagate`, for targets that the
     loss has no meaning for, and where `manual` gives arrays of other names or shapes; TypeError where it gives no
@@ -203,7 +204,7 @@ def compare(
     check_trainable(network)
     loss.check_outputs(network.output.activation)
     inputs = network.prepare(params, inputs)
-    targets = network.prepare_targets(inputs, targets, loss)
+    targets = network.prepare_targets(inputs, targets, loss, dtype_of(params))
     loss.check_targets(targets)
 
     drop_key = (jax.random.key(0) if key is None else key) if network.drops else None
@@ -256,7 +257,7 @@ def monitor(network: Network, loss: Loss, inputs: Inputs, targets: Array) -> Cal
 
     def differences(params: Params) -> tuple[Difference, ...]:
         prepared = network.prepare(params, inputs)
-        args = (params, prepared, network.prepare_targets(prepared, targets, loss))
+        args = (params, prepared, network.prepare_targets(prepared, targets, loss, dtype_of(params)))
         found = _Examination(by_hand, automatically, args, _rounded(loss), None, jit=True)
         gradient = lambda tree: tree["parameters"]  # noqa: E731
         return (found.total(gradient), *found.differences(gradient))
@@ -279,12 +280,13 @@ def _callables(network: Network, loss: Loss, manual: Callable[..., Backpropagati
 
     def objective(params, inputs, targets, offsets=None):
         dtype = jax.tree.leaves(params)[0].dtype  # complex while the third opinion steps into the imaginary
-        inputs, targets = jax.tree.map(lambda x: x.astype(dtype), (inputs, targets))
+        inputs = {name: x if name in network.tokens else x.astype(dtype) for name, x in inputs.items()}
+        targets = targets.astype(dtype)
         return loss_value(network, loss, forward(network, params, inputs, offsets or {}, **dropping), targets, None)
 
     def automatically(params, inputs, targets, offsets=None):
         # The derivative with respect to a zero added to each net input is that layer's sensitivity.
-        zeros = _zero_offsets(network, params, inputs)
+        zeros = _zero_offsets(network, params, targets)
         offsets = zeros if offsets is None else jax.tree.map(jnp.add, zeros, offsets)
         value, (gradients, s) = jax.value_and_grad(objective, argnums=(0, 3))(params, inputs, targets, offsets)
         return {"value": value, "parameters": gradients, "sensitivities": s}
@@ -301,7 +303,7 @@ def _check_manual(network: Network, params: Params, targets: Array, result: Any)
             f"got {type(result).__name__} without {missing[0]} (for a gradient alone, see compare_callables)"
         )
     examples = targets.shape[0]
-    s = {layer.name: (examples, layer.rows) for layer in network.layers}
+    s = {name: (examples, *shape) for name, shape in network.net_shapes.items()}
     checks.same_shapes("manual's value", {"": jnp.shape(result.value)}, {"": ()}, "the loss")
     checks.same_shapes("manual's gradients", checks.shapes(result.gradients), checks.shapes(params), "the parameters")
     checks.same_shapes("manual's sensitivities", checks.shapes(dict(result.sensitivities)), s, "the layers")
@@ -383,25 +385,28 @@ def compare_activation(activation: str | Activation, *, key: Array | None = None
     g = jax.random.normal(keys[2], (examples, size), dtype)
 
     def by_hand(n, g, r, theta, r_theta):
-        a = f.forward(n, theta)
-        s, learned = f.pullback(g, n, a, theta)
+        a, kept = f.forward(n, theta)
+        s, learned = f.pullback(g, n, a, kept, theta)
         found = {
             "pullback": {"n": s, **_summed_like(theta, learned)},
-            "pushforward": f.pushforward(r, r_theta, n, a, theta),
+            "pushforward": f.pushforward(r, r_theta, n, a, kept, theta),
         }
         if f.second_order is not None:
-            second, second_learned = f.second_order(g, r, r_theta, n, a, theta)
+            second, second_learned = f.second_order(g, r, r_theta, n, a, kept, theta)
             found["second_order"] = {"n": second, **_summed_like(theta, second_learned)}
         return found
 
+    def outputs(n, theta):
+        return f.forward(n, theta)[0]
+
     def automatically(n, g, r, theta, r_theta):
         def pulled_back(n, theta):
-            s, learned = jax.vjp(f.forward, n, theta)[1](g)
-            return {"n": s, **learned}
+            s, learned = jax.vjp(outputs, n, theta)[1](g)
+            return {"n": s, **{f"learned/{name}": x for name, x in learned.items()}}
 
         found = {
             "pullback": pulled_back(n, theta),
-            "pushforward": jax.jvp(f.forward, (n, theta), (r, r_theta))[1],
+            "pushforward": jax.jvp(outputs, (n, theta), (r, r_theta))[1],
         }
         if f.second_order is not None:
             found["second_order"] = jax.jvp(pulled_back, (n, theta), (r, r_theta))[1]
@@ -412,7 +417,80 @@ def compare_activation(activation: str | Activation, *, key: Array | None = None
 
 
 def _summed_like(theta, learned):
-    return {name: sum_like(theta[name], contribution, dense.total) for name, contribution in learned.items()}
+    return {f"learned/{name}": factors.total(f, theta[name]) for name, f in learned.items()}
+
+
+def compare_connection(
+    connection: str | Connection, shape: Shape | int, channels: int = 4, *, key: Array | None = None
+) -> Agreement:
+    """A connection's three laws, and its `back` and `outer` against `jax.vjp` of its own forward map, on random data.
+
+    shape: of one example's signal that it reads, (*P, R); channels: how many it gives, its own where it has no weights.
+    The laws, one row each: "adjoint in x", <s, forward(dx, w)> = <back(s, w), dx>; "adjoint in w", <s, forward(x, dw)>
+    = <outer(s, x), dw>; "unfolded", outer as the sum of what `unfold` gives of each example; and "linear in x", "linear
+    in w": forward(x, w) of a sum is the sum. Where the row has a twin, "twin/..." holds it to the same. In JAX's
+    default float. Raises ValueError for a signal that it cannot read, and for results of other shapes than it says.
+
+    >>> import functional_nn as fnn
+    >>> fnn.comparison.compare_connection("conv((3, 3), stride=2)", (7, 6, 3)).verdict
+    'agree'
+    """
+    by, shape = connections.get(connection), (shape,) if isinstance(shape, int) else tuple(shape)
+    channels = shape[-1] if by.outer is None else checks.integer("compare_connection", "channels", channels, 1)
+    try:
+        given, of_weights = by.shapes(shape, channels)
+    except ValueError as error:
+        raise ValueError(f"connection {by.name}: {error}") from None
+    examples, dtype = 3, precision.default()
+    key = jax.random.key(0) if key is None else key
+    keys = iter(jax.random.split(key, 5))
+    draw = lambda *size: jax.random.normal(next(keys), size, dtype)  # noqa: E731
+    s, w, dw = draw(examples, *given), *(None if of_weights is None else draw(*of_weights) for _ in range(2))
+    if by.tokens is None:
+        x, dx = draw(examples, *shape), draw(examples, *shape)
+    else:
+        x, dx = jax.random.randint(next(keys), (examples, *shape), 0, by.tokens), None
+
+    rows = {"": by} | ({} if by.twin is None else {"twin/": by.twin})
+
+    def by_hand(s, x, w, dx, dw):
+        found = {}
+        for prefix, row in rows.items():
+            own = _laws(row, s, x, w, dx, dw) | {"forward": row.forward(x, w)}
+            found |= {prefix + name: value for name, value in own.items()}
+        return found
+
+    def automatically(s, x, w, dx, dw):
+        forward, own = by.forward, {}
+        own["forward"] = forward(x, w)
+        if dx is not None:
+            own["back"] = jax.vjp(lambda x: forward(x, w), x)[1](s)[0]
+            own["adjoint in x"] = jnp.vdot(s, forward(dx, w))
+            own["linear in x"] = forward(x, w) + 2 * forward(dx, w)
+        if w is not None:
+            own["outer"] = own["unfolded"] = jax.vjp(lambda w: forward(x, w), w)[1](s)[0]
+            own["adjoint in w"] = jnp.vdot(s, forward(x, dw))
+            own["linear in w"] = forward(x, w) - forward(x, dw)
+        return {prefix + name: value for prefix in rows for name, value in own.items()}
+
+    found = compare_callables(by_hand, automatically, s, x, w, dx, dw, key=key, jit=False)
+    return dataclasses.replace(found, title=f"laws of {by.name} on {shape}, {channels} channels")
+
+
+def _laws(by: Connection, s, x, w, dx, dw) -> dict[str, Array]:
+    """What a connection's maps give of the same data, by the law that it is of."""
+    found = {}
+    if dx is not None:
+        found["back"] = by.back(s, w, x)
+        found["adjoint in x"] = jnp.vdot(found["back"], dx)
+        found["linear in x"] = by.forward(x + 2 * dx, w)
+    if w is not None:
+        found["outer"] = by.outer(s, x)
+        found["adjoint in w"] = jnp.vdot(found["outer"], dw)
+        left, right = by.unfold(s, x)
+        found["unfolded"] = factors.total(Factors(left, right), w)
+        found["linear in w"] = by.forward(x, w - dw)
+    return found
 
 
 # Differences and their bound ------------------------------------------------------------------------------------------
@@ -568,8 +646,9 @@ def _where(parameters: Sequence[Difference], sensitivities: Sequence[Difference]
     """The first place, from the output back, where the two part."""
     for position, s in enumerate(sensitivities):
         if not s.agrees:
+            at = f", most at example {s.index[0]}, position {s.index[1:-1]}" if len(s.index) > 2 else ""
             origin = "the start, from loss and output activation" if position == 0 else "the step back into this layer"
-            return f"{s.name}: dF/dn parts here first, by {s.ulps:.3g} ulps ({origin})"
+            return f"{s.name}: dF/dn parts here first, by {s.ulps:.3g} ulps{at} ({origin})"
     for p in parameters:
         if not p.agrees:
             found = "the sensitivities agree, this gradient does not" if sensitivities else "the two differ"
@@ -629,7 +708,10 @@ def _third_opinion(objective, args, gradients, key, count, bound, jit) -> ThirdO
     directions = _directions(key, args[0], count)
     claimed = [_dot(directions, g) for g in gradients]
     with jax.enable_x64(True):
-        exact = jax.tree.map(lambda x: jnp.asarray(np.asarray(x).astype(np.float64)), args)
+        # integers are tokens
+        exact = jax.tree.map(
+            lambda x: x if x.dtype.kind in "iu" else jnp.asarray(np.asarray(x).astype(np.float64)), args
+        )
         values = _along(objective, exact, directions, jit)
         fine, coarse = 2.0**-12, 2.0**-11
         slopes = [(values(h) - values(-h)) / (2 * h) for h in (coarse, fine)]
@@ -689,15 +771,14 @@ def _taylor_test(objective, args, gradient, key, count, unit, jit) -> TaylorTest
 # Kinks ----------------------------------------------------------------------------------------------------------------
 
 
-def _zero_offsets(network: Network, params: Params, inputs: dict[str, Array]) -> dict[str, Array]:
-    examples, dtype = next(iter(inputs.values())).shape[0], jax.tree.leaves(params)[0].dtype
-    return {layer.name: jnp.zeros((examples, layer.rows), dtype) for layer in network.layers}
+def _zero_offsets(network: Network, params: Params, targets: Array) -> dict[str, Array]:
+    return {name: jnp.zeros((len(targets), *n), dtype_of(params)) for name, n in network.net_shapes.items()}
 
 
 def _audit_kinks(network, loss, automatically, params, inputs, targets) -> tuple[tuple[KinkAudit, ...], float]:
     """Counts of net inputs at a kink, and the gradient's relative change when they are pushed off it, either way."""
     trace = forward(network, params, inputs, {})
-    audits, push = [], _zero_offsets(network, params, inputs)
+    audits, push = [], _zero_offsets(network, params, targets)
     sites = [(layer.name, layer.activation.kink_distance, (trace.net_inputs[layer.name],)) for layer in network.layers]
     output = network.output
     sites.append((f"{loss.name} at {output.name}", loss.kink_distance, (trace.activations[output.name], targets)))
@@ -710,8 +791,8 @@ def _audit_kinks(network, loss, automatically, params, inputs, targets) -> tuple
         audits.append(KinkAudit(name, int(np.sum(gap == 0)), int(np.sum(gap <= 8 * unit * scale)), gap.size))
         # Pieces of one maxout neuron are pushed by different amounts, so that a tie is broken.
         order = 1 + np.arange(layer.rows) % layer.activation.pieces
-        at_kink = np.repeat(gap == 0, layer.rows // gap.shape[1], axis=1)
-        push[layer.name] += jnp.asarray(at_kink * order[None, :] * 4 * unit * scale, targets.dtype)
+        at_kink = np.repeat(gap == 0, layer.rows // gap.shape[-1], axis=-1)
+        push[layer.name] += jnp.asarray(at_kink * order * 4 * unit * scale, targets.dtype)
     if not any(audit.at_kink for audit in audits):
         return tuple(audits), 0.0
     here = _flat(automatically(params, inputs, targets)["parameters"])
@@ -774,7 +855,7 @@ def measure_costs(callables: dict[str, Callable], *args: Any, repeats: int = 7, 
 
 
 def _describe(network: Network) -> str:
-    inputs = "+".join(str(size) for _, size in network.inputs)
+    inputs = "+".join("x".join(map(str, network.shapes[name])) for name, _ in network.inputs)
     return f"{inputs}-" + "-".join(f"{layer.size} {layer.activation.name}" for layer in network.layers)
 
 

@@ -20,6 +20,7 @@ Compile what you call again and again. Matrices and vectors over all parameters 
 order.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
@@ -29,11 +30,11 @@ from jax import Array, lax
 from jax.flatten_util import ravel_pytree
 
 from functional_nn import checks, linalg
-from functional_nn.gradients import backprop
+from functional_nn.gradients import backprop, factors
 from functional_nn.gradients.views import BLOCK, BUDGET, Examples, View, check_budget, in_blocks, prepare
 from functional_nn.networks import losses
-from functional_nn.networks.losses import Loss
-from functional_nn.networks.network import Inputs, Network, Params, theta
+from functional_nn.networks.losses import Loss, at_positions
+from functional_nn.networks.network import Inputs, Network, Params, plus_bias, theta
 from functional_nn.precision import at_least_float32
 
 Matrix = Literal["hessian", "gauss_newton"]
@@ -138,11 +139,14 @@ def push_forward(view: View, vector: Params) -> Tangents:
     r_n, r_a, a, n = {}, {}, view.trace.activations, view.trace.net_inputs
     for layer in view.network.layers:
         name, own, v = layer.name, view.params[layer.name], vector[layer.name]
-        terms = [by.forward(a[source], v["weights"][source]) for source, by in layer.reads]
-        terms += [by.forward(r_a[source], own["weights"][source]) for source, by in layer.reads if source in r_a]
-        r = sum(terms[1:], start=terms[0])
-        r_n[name] = r + v["bias"][None, :] if layer.bias != "none" else r
-        r_a[name] = layer.activation.pushforward(r_n[name], theta(layer, v), n[name], a[name], theta(layer, own))
+        terms = [by.forward(a[source], v["weights"][source]) for source, by in layer.weighted]
+        moving = [(source, by) for source, by in layer.reads if source in r_a]
+        terms += [by.forward(r_a[source], own["weights"].get(source)) for source, by in moving]
+        r = sum(terms[1:], start=terms[0]) if terms else jnp.zeros_like(n[name])
+        r_n[name] = plus_bias(r, v)
+        r_a[name] = layer.activation.pushforward(
+            r_n[name], theta(v), n[name], a[name], view.trace.kept.get(name), theta(own)
+        )
     return Tangents(r_n, r_a)
 
 
@@ -159,7 +163,7 @@ def _hessian_product(view: View) -> Product:
                 "elementwise(..., second_derivative=...), or use the Gauss-Newton matrix"
             )
     if read == "outputs":
-        g[network.output.name] = share * view.loss.example_gradient(*start)
+        g[network.output.name] = share * at_positions(view.loss.example_gradient, *start)
 
     def product(vector: Params) -> Params:
         moved = push_forward(view, vector)
@@ -167,24 +171,27 @@ def _hessian_product(view: View) -> Product:
         def pull(layer, r_g):
             name, r_n = layer.name, moved.net_inputs[layer.name]
             if layer is network.output and read == "net_inputs":
-                return share * curvature.product(r_n, *start), {}
+                return share * at_positions(curvature.product, r_n, *start), {}
             if layer is network.output:
-                r_g = share * curvature.product(moved.activations[name], *start)
+                r_g = share * at_positions(curvature.product, moved.activations[name], *start)
             r_s, learned = backprop.pullback(layer, params, trace, r_g)
-            moves, own = theta(layer, vector[name]), theta(layer, params[name])
-            bent, bent_learned = layer.activation.second_order(
-                g[name], r_n, moves, trace.net_inputs[name], trace.activations[name], own
-            )
-            return r_s + bent, {each: x + bent_learned.get(each, 0) for each, x in learned.items()}
+            bent, more = layer.activation.second_order(
+                g[name], r_n, theta(vector[name]), trace.net_inputs[name], trace.activations[name],
+                trace.kept.get(name), theta(params[name]),
+            )  # fmt: skip
+            return r_s + bent, {
+                each: factors.joined(f, more[each]) if each in more else f for each, f in learned.items()
+            }
 
         def carry(layer, source, by, r_s):
-            w, v = (tree[layer.name]["weights"][source] for tree in (params, vector))
-            return by.back(r_s, w) + by.back(s[layer.name], v)
+            w, v = (tree[layer.name]["weights"].get(source) for tree in (params, vector))
+            back = by.back(r_s, w, trace.activations[source])
+            return back if w is None else back + by.back(s[layer.name], v, trace.activations[source])
 
         bent = backprop.recursion(network, pull, carry, lambda source: source in params)
         gradients = backprop.contract(network, params, trace, bent)
         for layer in layers:
-            for source, by in layer.reads:
+            for source, by in layer.weighted:
                 if source in params:
                     own = gradients[layer.name]["weights"]
                     own[source] = own[source] + by.outer(s[layer.name], moved.activations[source])
@@ -202,7 +209,7 @@ def _gauss_newton_product(view: View) -> Product:
     def product(vector: Params) -> Params:
         moved = push_forward(view, vector)
         r_x = (moved.net_inputs if read == "net_inputs" else moved.activations)[output.name]
-        bent = share * curvature.product(r_x, x, view.examples.targets)
+        bent = share * at_positions(curvature.product, r_x, x, view.examples.targets)
         started = (bent, {}) if read == "net_inputs" else backprop.pullback(output, params, trace, bent)
         return backprop.contract(network, params, trace, backprop.sweep(network, params, trace, started))
 
@@ -210,7 +217,7 @@ def _gauss_newton_product(view: View) -> Product:
 
 
 def _share(view: View) -> Array:
-    return view.share.astype(view.dtype)[:, None]
+    return view.row_share.astype(view.dtype)[..., None]
 
 
 def _loss_curvature(view: View):
@@ -411,33 +418,43 @@ def _two_over(largest: Array) -> Array:
     return jnp.where(largest > 0, 2 / jnp.where(largest > 0, largest, 1), jnp.inf)
 
 
-def kronecker_solve(network: Network, factors: dict, damping: Array | float, vector: Params) -> Params:
+def kronecker_solve(network: Network, kronecker: dict, damping: Array | float, vector: Params) -> Params:
     """What the damped inverse of the Gauss-Newton matrix, as `quantities.kfac` or `kflr` factor it, makes of `vector`.
 
     Of each layer (G + sqrt(lambda) / pi I)^-1 V (A + pi sqrt(lambda) I)^-1, V its part (S, A), lambda the `damping`
     (> 0), which pi = sqrt((tr A / dim A) / (tr G / dim G)) shares out between the factors: Martens and Grosse 2015,
-    Sec. 6.3. What is no outer product, a shared bias or learned slopes, by its own damped block.
+    Sec. 6.3; of a kernel, put as a matrix (S, K). What is no outer product, a shared bias or learned slopes, by its own
+    damped block.
     """
     found = {}
     for layer in network.layers:
-        own, given = factors[layer.name], vector[layer.name]
+        own, given = kronecker[layer.name], vector[layer.name]
         A, G, dtype = own.activations, own.sensitivities, own.activations.dtype
-        root = jnp.sqrt(jnp.asarray(damping, dtype))
-        tiny = jnp.finfo(dtype).tiny
-        shares = [jnp.maximum(jnp.trace(M) / len(M), tiny) for M in (A, G)]
-        pi = jnp.sqrt(shares[0] / shares[1])
-        has_bias = layer.bias == "per_neuron"
-        parts = [given["weights"][source] for source in layer.sources] + ([given["bias"][:, None]] if has_bias else [])
-        V = _damped_solve(G, root / pi, jnp.concatenate(parts, axis=1).astype(dtype))
-        V = _damped_solve(A, root * pi, V.T).T
-        edges = [sum(part.shape[1] for part in parts[: i + 1]) for i in range(len(parts) - 1)]
-        columns = jnp.split(V, edges, axis=1)
-        found[layer.name] = {"weights": dict(zip(layer.sources, columns, strict=False))}
-        if has_bias:
-            found[layer.name]["bias"] = columns[-1][:, 0]
-        for name, block in own.others.items():
-            found[layer.name][name] = _damped_solve(block, jnp.asarray(damping, dtype), given[name].astype(dtype))
+        of_weights = [given["weights"][source] for source, _ in layer.weighted]
+        parts, solved = [w.reshape(len(w), -1) for w in of_weights], {"weights": {}}
+        has_bias = bool(parts) and layer.bias == "per_neuron"
+        parts += [given["bias"][:, None]] if has_bias else []
+        if parts:
+            root = jnp.sqrt(jnp.asarray(damping, dtype))
+            tiny = jnp.finfo(dtype).tiny
+            shares = [jnp.maximum(jnp.trace(M) / len(M), tiny) for M in (A, G)]
+            pi = jnp.sqrt(shares[0] / shares[1])
+            V = _damped_solve(G, root / pi, jnp.concatenate(parts, axis=1).astype(dtype))
+            V = _damped_solve(A, root * pi, V.T).T
+            edges = [sum(part.shape[1] for part in parts[: i + 1]) for i in range(len(parts) - 1)]
+            columns = jnp.split(V, edges, axis=1)
+            for (source, _), w, x in zip(layer.weighted, of_weights, columns, strict=False):
+                solved["weights"][source] = x.reshape(w.shape)
+            if has_bias:
+                solved["bias"] = columns[-1][:, 0]
+        alone = {name: given[name] for name in own.others}
+        found[layer.name] = solved | jax.tree.map(functools.partial(_solve_alone, damping), alone, own.others)
     return jax.tree.map(lambda x, v: x.astype(v.dtype), {name: found[name] for name in vector}, vector)
+
+
+def _solve_alone(damping: Array | float, x: Array, block: Array) -> Array:
+    damping = jnp.asarray(damping, block.dtype)
+    return _damped_solve(block, damping, x.astype(block.dtype).ravel()).reshape(x.shape)
 
 
 def _damped_solve(matrix: Array, damping: Array, right: Array) -> Array:

@@ -5,8 +5,9 @@ which a layer reads with the same weights.
 
 By weights that are used once, example q's derivative is an outer product, s_q a_q^T: left (Q, ..., S), right (Q, K).
 By weights that are shared over positions it is a sum of them, sum_t s_qt a_qt^T: left (Q, ..., T, S), right (Q, T, K).
-By a bias it is left itself, and right is None. What is asked of the derivatives is computed in the cheaper of two ways,
-told by the shapes alone:
+By a bias it is left itself, (Q, ..., N) for N numbers, and right is None. A kernel's axes but the first are the K of
+one neuron, put in one; results take the parameter's own shape again. What is asked of the derivatives is computed in
+the cheaper of two ways, told by the shapes alone:
 
     Gram      |sum_t s_t a_t^T|^2 = sum_tu (s_t . s_u) (a_t . a_u), and likewise of two examples, where the S K numbers
               of a derivative are more than what two sets of T products of length S and of length K take,
@@ -16,46 +17,88 @@ told by the shapes alone:
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from functional_nn.gradients.backprop import Sweep
-from functional_nn.networks.connections import dense
+from functional_nn.networks.connections import Connection, Factors, dense, rows
 from functional_nn.networks.network import Network, Params, Trace
 from functional_nn.precision import at_least_float32, wide
 
 _FORMED = 64 * 2**20  # bytes of derivatives that are formed at once
 
 
-class Factors(NamedTuple):
-    """left (Q, ..., S) and right (Q, K), or (Q, ..., T, S) and (Q, T, K); left alone where right is None."""
+def total(f: Factors, parameter: Array, add: Callable[[Array], Array] = dense.total) -> Array:
+    """The gradient: the sum over all examples, in the parameter's shape.
 
-    left: Array
-    right: Array | None
+    Of a bias's share, left (Q, *P, S), which may serve several positions, or all neurons (1,). add: (Q, S) -> (S,).
+    """
+    if f.right is not None:
+        return dense.outer(rows(f.left), rows(f.right)).reshape(parameter.shape)
+    if f.left.shape[1:] == parameter.shape:
+        return add(f.left.reshape(len(f.left), -1)).reshape(parameter.shape)
+    summed = add(rows(f.left))
+    return summed if parameter.shape == summed.shape else jnp.sum(summed).reshape(1)
 
 
-def of_sweep(network: Network, params: Params, trace: Trace, swept: Sweep) -> Params:
-    """Every example's derivative by every parameter, as `Factors` in the parameters' structure."""
+def of_examples(network: Network, params: Params, trace: Trace, s: dict[str, Array], learned: dict) -> Params:
+    """Every example's derivative by every parameter, as `Factors` in the parameters' structure, from a sweep's
+    sensitivities and learned parameters' shares; where it went along C directions, with these behind the examples.
+    """
     factored = {}
     for layer in network.layers:
-        own, s = params[layer.name], swept.sensitivities[layer.name]
-        rows = {name: _like(own[name], row) for name, row in swept.learned[layer.name].items()}
+        own, given = params[layer.name], s[layer.name]
+        along = given.ndim - trace.net_inputs[layer.name].ndim  # 1 where there are directions
+        weights = {source: _unfolded(by, given, trace.activations[source], along) for source, by in layer.weighted}
+        factored[layer.name] = {"weights": weights}
         if layer.bias != "none":
-            rows["bias"] = _like(own["bias"], s)
-        factored[layer.name] = {name: Factors(row, None) for name, row in rows.items()} | {
-            "weights": {source: Factors(*by.unfold(s, trace.activations[source])) for source, by in layer.reads}
-        }
+            factored[layer.name]["bias"] = _share(Factors(given, None), own["bias"], along)
+        if learned[layer.name]:
+            shares = learned[layer.name].items()
+            factored[layer.name]["learned"] = {name: _share(f, own["learned"][name], along) for name, f in shares}
     return factored
 
 
-def _like(parameter: Array, contributions: Array) -> Array:
-    # (Q, ..., S) as it is, or summed to (Q, ..., 1) where one parameter serves all neurons
-    if parameter.shape == contributions.shape[-1:]:
-        return contributions
-    return jnp.sum(contributions, axis=-1, keepdims=True)
+def _unfolded(by: Connection, s: Array, x: Array, along: int) -> Factors:
+    # what is read is the same in all directions
+    return Factors(*(jax.vmap(by.unfold, (1, None), (1, None)) if along else by.unfold)(s, x))
+
+
+def _share(f: Factors, parameter: Array, along: int) -> Factors:
+    # left (Q, [C,] *P, S) as the parameter's N numbers (Q, [C,] N): of positions and neurons that it serves, the sum
+    if f.right is not None:
+        return f
+    left, lead = f.left, 1 + along
+    if left.shape[lead:] != parameter.shape:
+        left = jnp.sum(left, axis=tuple(range(lead, left.ndim - 1)))
+        left = left if left.shape[lead:] == parameter.shape else jnp.sum(left, axis=-1, keepdims=True)
+    return Factors(left.reshape(*left.shape[:lead], -1), None)
+
+
+def scaled(f: Factors, scale: Array) -> Factors:
+    """Each example's times its scale (Q,)."""
+    return f._replace(left=over_rows(f.left, scale))
+
+
+def over_rows(x: Array, scale: Array) -> Array:
+    """x (Q, ...) times scale (Q,), in the dtype of x."""
+    return x * jnp.expand_dims(scale.astype(x.dtype), tuple(range(1, x.ndim)))
+
+
+def joined(one: Factors, other: Factors) -> Factors:
+    """The sum of two, of the same parameter."""
+    if one.right is None:
+        return Factors(one.left + other.left, None)
+    one, other = (f if f.right.ndim == 3 else Factors(f.left[..., None, :], f.right[:, None]) for f in (one, other))
+    left = jnp.concatenate([one.left, other.left], axis=-2)
+    return Factors(left, jnp.concatenate([one.right, other.right], axis=1))
+
+
+def shaped(found: Params, params: Params, lead: tuple[int, ...] = ()) -> Params:
+    """Results by parameter, (..., S, K) or (..., N), in the shape (*lead, *its own)."""
+    return jax.tree.map(lambda x, like: x.reshape(*lead, *like.shape), found, params)
 
 
 def each(function: Callable[[Factors], Any], factored: Params) -> Any:

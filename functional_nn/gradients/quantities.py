@@ -28,9 +28,10 @@ again: `jax.jit(lambda params: quantities.variance(network, loss, params, inputs
 
 import functools
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -49,6 +50,7 @@ from functional_nn.gradients.views import (
     check_budget,
     in_blocks,
     prepare,
+    swept_from,
 )
 from functional_nn.networks import losses
 from functional_nn.networks.activations import Activation, Theta
@@ -69,8 +71,8 @@ def _layer_squares(factored: Params) -> dict[str, Array]:
     return {name: sum(factors.square_norms(f) for f in factors.leaves(own)) for name, own in factored.items()}
 
 
-def _second_moments(factored: Params, part: Array) -> Params:
-    return factors.each(functools.partial(factors.second_moment, part=part), factored)
+def _second_moments(factored: Params, part: Array, params: Params) -> Params:
+    return factors.shaped(factors.each(functools.partial(factors.second_moment, part=part), factored), params)
 
 
 def _square(tree: Params) -> Array:
@@ -123,6 +125,7 @@ _OPTIONS = {  # what is checked of each option, before anything is computed
     "noise_multiplier": lambda owner, value: checks.constant(owner, "noise_multiplier", value, *checks.NON_NEGATIVE),
     "saturation": lambda owner, value: checks.constant(owner, "saturation", value, *checks.NON_NEGATIVE),
     "samples": lambda owner, value: checks.integer(owner, "samples", value, 1),
+    "shared": lambda owner, value: checks.one_of(owner, "shared", value, Shared.__args__),
     "of": lambda owner, value: checks.one_of(owner, "of", value, ("outputs", "net_inputs")),
     "key": lambda owner, value: checks.prng_key("key", value),
 }
@@ -269,7 +272,8 @@ def _check_budget(rules: dict[str, _Rule], own: dict[str, dict], whole: Whole, b
 @register()
 def per_example_losses(view):
     """F_q (Q,)."""
-    return backprop.example_losses(view.network, view.loss, view.trace, view.examples.targets)
+    found = backprop.example_losses(view.network, view.loss, view.trace, view.examples.targets)
+    return view.loss.of_example(found, view.examples.positions)
 
 
 @register(
@@ -278,7 +282,7 @@ def per_example_losses(view):
 )
 def per_example_gradients(view):
     """g_q in the parameters' structure, with Q in front: (Q, S, R) for weights, (Q, S) for a bias."""
-    return factors.each(factors.formed, view.gradients)
+    return factors.shaped(factors.each(factors.formed, view.gradients), view.params, view.part.shape)
 
 
 @register()
@@ -319,9 +323,9 @@ def _paired(products: Callable, one: Params, other: Params, block: int | None) -
 
 @register()
 def input_gradients(view):
-    """dF/dp by name of the input, (Q, R) each, as `backpropagate` gives it: the examples' share of F included."""
+    """dF/dp by name of the input, (Q, *P, R) each, as `backpropagate` gives it: the examples' share of F included."""
     found = backprop.of_inputs(view.network, view.swept)
-    return {name: g * view.share.astype(g.dtype)[:, None] for name, g in found.items()}
+    return {name: factors.over_rows(g, view.share) for name, g in found.items()}
 
 
 # Sums over the examples -----------------------------------------------------------------------------------------------
@@ -375,7 +379,7 @@ def clipped_gradient(view, *, max_norm, noise_multiplier=0.0, key=None):
 @register(adds=True)
 def second_moment(view):
     """The mean of g_q^2, elementwise, in the parameters' structure: (s^2)^T a^2 / Q."""
-    return _second_moments(view.gradients, view.part)
+    return _second_moments(view.gradients, view.part, view.params)
 
 
 def _variance(moments, whole):
@@ -391,7 +395,7 @@ def variance(view):
     A difference, whose relative error is that of g_q^2 times mean^2 / variance: in float32, a mean of a thousand
     deviations leaves one digit of it. The same holds of `noise_scale` and `signal_to_noise`.
     """
-    return _second_moments(view.gradients, view.part), view.contract(view.part)
+    return _second_moments(view.gradients, view.part, view.params), view.contract(view.part)
 
 
 class Noise(NamedTuple):
@@ -469,16 +473,17 @@ def signal_to_noise(view):
     instead="tangent_kernel and the Gauss-Newton products of curvature never form it; or give fewer examples",
 )
 def jacobian(view, *, of="outputs"):
-    """d(outputs)/dparams in the parameters' structure with (Q, S) in front; `loss` and `targets` may be None.
+    """d(outputs)/dparams in the parameters' structure with (Q, *P, S) in front; `loss` and `targets` may be None.
 
     Swept back from the unit vectors: the Marquardt sensitivities of Hagan's NND2, ch. 12 (there of the errors t - a,
     which turns the sign). of: "outputs", or the last layer's "net_inputs".
     """
-    return factors.each(factors.formed, view.jacobian(of))
+    lead = (len(view.part), *swept_from(view.network, of))
+    return factors.shaped(factors.each(factors.formed, view.jacobian(of)), view.params, lead)
 
 
 def _width(network: Network, of: Of) -> int:
-    return network.output.size if of == "outputs" else network.output.rows
+    return math.prod(swept_from(network, of))
 
 
 def _kernel(products: Callable, factored: Params, whole: Whole, others: Inputs | None, of: Of) -> Array:
@@ -502,8 +507,8 @@ def _other_count(whole: Whole, others) -> int:
 
 @register(
     reads_loss=False,
-    finish=lambda factored, whole, **options: jnp.swapaxes(
-        _kernel(factors.kernel_products, factored, whole, **options), 1, 2
+    finish=lambda factored, whole, **options: _by_outputs(
+        jnp.swapaxes(_kernel(factors.kernel_products, factored, whole, **options), 1, 2), whole, options["of"]
     ),
     elements=lambda whole, others, of: whole.count * _other_count(whole, others) * _width(whole.network, of) ** 2,
     instead="tangent_kernel_trace is smaller by the square of the number of outputs; or give fewer examples",
@@ -511,10 +516,15 @@ def _other_count(whole: Whole, others) -> int:
 def tangent_kernel(view, *, others=None, of="outputs"):
     """The empirical tangent kernel J(x) J(x')^T between inputs and `others` (the inputs themselves by default).
 
-    (Q, Q', S, S): Jacot et al. 2018 (arXiv 1806.07572); without forming J. `loss` and `targets` may be None; of as in
-    `jacobian`.
+    (Q, Q', S, S), or (Q, Q', *P, S, *P, S): Jacot et al. 2018 (arXiv 1806.07572); without forming J. `loss` and
+    `targets` may be None; of as in `jacobian`.
     """
     return view.jacobian(of)
+
+
+def _by_outputs(kernel: Array, whole: Whole, of: Of) -> Array:
+    shape = swept_from(whole.network, of)
+    return kernel.reshape(*kernel.shape[:2], *shape, *shape)
 
 
 @register(
@@ -539,21 +549,22 @@ def gauss_newton_diagonal(view):
     fused (softmax, sigmoid), else the outputs. For cross-entropy over softmax and one-hot targets it is the Fisher
     matrix's. Schraudolph 2002.
     """
-    return view.over_curvature(lambda columns: _second_moments(columns, view.share))
+    return view.over_curvature(lambda columns: _second_moments(columns, view.share, view.params))
 
 
 @register(adds=True)
 def sampled_gauss_newton_diagonal(view, *, key, samples=1):
     """A Monte Carlo estimate of the same, unbiased, from `samples` sweeps: random signs on the root of H."""
-    return _second_moments(view.sampled_curvature(key, samples), view.share)
+    return _second_moments(view.sampled_curvature(key, samples), view.share, view.params)
 
 
 class KroneckerFactors(NamedTuple):
     """Of one layer's block of the Gauss-Newton matrix, about sensitivities (x) activations.
 
-    activations (A, A): the mean of a a^T, over all its sources side by side in their order, and then 1 where it has a
-    bias per neuron. sensitivities (S, S): the sum over the columns of s s^T, as much of F as each example is. others:
-    the exact blocks (N, N) of what is not an outer product: a shared bias, learned activation parameters.
+    activations (A, A): the mean of a a^T, over all its weighted sources side by side in their order, each with the K
+    numbers that a neuron reads of it, and then 1 where it has a bias per neuron; (0, 0) where it has none of these.
+    sensitivities (S, S): the sum over the columns of s s^T, as much of F as each example is. others: the exact blocks
+    (N, N) of what is not an outer product: a shared bias or one per position, learned activation parameters.
     """
 
     activations: Array
@@ -561,64 +572,95 @@ class KroneckerFactors(NamedTuple):
     others: dict[str, Array]
 
 
-def _kronecker(view: View, over: Callable) -> dict[str, KroneckerFactors]:
+Shared = Literal["expand", "reduce"]
+
+
+def _kronecker(view: View, over: Callable, shared: Shared) -> dict[str, KroneckerFactors]:
     # over(measure): measure(the columns swept back), or the sum of it over some columns after others
     def products(left, part):  # (Q, ..., S) -> (S, S)
-        left = left.reshape(len(left), -1, left.shape[-1])
+        left = left.reshape(len(left), math.prod(left.shape[1:-1]), left.shape[-1])
         return jnp.einsum("qcs,qct->st", left * part.astype(left.dtype)[:, None, None], left)
 
     def squares(factored):
         found = {}
         for layer in view.network.layers:
             own = factored[layer.name]
-            others = {name: products(f.left, view.share) for name, f in own.items() if _is_alone(layer, name)}
-            found[layer.name] = products(own["weights"][layer.sources[0]].left, view.share), others
+            block = lambda f: products(f.left if f.right is None else _flat(factors.formed(f)), view.share)  # noqa: E731
+            s = jnp.zeros((len(view.part), 0), view.dtype)
+            if layer.weighted:
+                f = own["weights"][layer.weighted[0][0]]
+                s = jnp.sum(f.left, axis=-2) if shared == "reduce" and f.right.ndim == 3 else f.left
+            found[layer.name] = products(s, view.share), factors.each(block, _alone(layer, own))
         return found
 
     found = over(squares)
     for layer in view.network.layers:
-        columns = [view.trace.activations[source] for source in layer.sources]
-        if layer.bias == "per_neuron":
-            columns.append(jnp.ones_like(columns[0][:, :1]))
-        activations = products(jnp.concatenate(columns, axis=1), view.part)
-        found[layer.name] = KroneckerFactors(activations, *found[layer.name])
+        # what is read, as unfolded; of net inputs in the sensitivities' place, which are as large
+        n, a = view.trace.net_inputs[layer.name], view.trace.activations
+        columns = [by.unfold(n, a[source])[1] for source, by in layer.weighted] or [jnp.zeros_like(n[..., :0])]
+        if len({x.shape[:-1] for x in columns}) > 1:
+            shared_by = ", ".join(str(math.prod(x.shape[1:-1])) for x in columns)
+            raise ValueError(
+                f"layer {layer.name!r}: Kronecker factors need weights that as many positions share, whatever the "
+                f"source, got {shared_by}; groups of channels count as positions"
+            )
+        if layer.bias == "per_neuron" and layer.weighted:
+            columns.append(jnp.ones_like(columns[0][..., :1]))
+        x, part = jnp.concatenate(columns, axis=-1), view.part
+        if x.ndim == 3:
+            x, part = (jnp.mean(x, axis=1), part) if shared == "reduce" else (x, part / x.shape[1])
+        found[layer.name] = KroneckerFactors(products(x, part), *found[layer.name])
     return found
 
 
-def _is_alone(layer: Layer, name: str) -> bool:
-    return name != "weights" and (name, layer.bias) != ("bias", "per_neuron")
+def _flat(formed: Array) -> Array:
+    return formed.reshape(*formed.shape[:-2], -1)
+
+
+def _alone(layer: Layer, own: dict) -> dict:
+    """What of a layer's parameters is no outer product."""
+    with_weights = ("weights", "bias") if layer.weighted and layer.bias == "per_neuron" else ("weights",)
+    return {name: part for name, part in own.items() if name not in with_weights}
 
 
 def _factor_elements(whole: Whole, **options) -> int:
-    widths = (
-        (layer.rows, sum(whole.network.sizes[source] for source in layer.sources) + 1) for layer in whole.network.layers
-    )
-    return sum(rows**2 + columns**2 for rows, columns in widths)
+    found = 0
+    for layer in whole.network.layers:
+        own = whole.params[layer.name]
+        read = sum(w.size // len(w) for w in own["weights"].values()) + 1
+        alone = jax.tree.leaves(_alone(layer, own))
+        found += (layer.rows**2 + read**2 if layer.weighted else 0) + sum(x.size**2 for x in alone if x.size > 1)
+    return found
 
 
 _FEWER_FACTORS = "gauss_newton_diagonal needs no more than the parameters do"
 
 
 @register(adds=True, elements=_factor_elements, instead=_FEWER_FACTORS)
-def kflr(view):
-    """{layer: KroneckerFactors} with exact curvature, from S sweeps: Botev et al. 2017 (arXiv 1706.03662), Sec. 3."""
-    return _kronecker(view, view.over_curvature)
+def kflr(view, *, shared="expand"):
+    """{layer: KroneckerFactors} with exact curvature, from S sweeps: Botev et al. 2017 (arXiv 1706.03662), Sec. 3.
+
+    shared: what is made of weights that T positions share (Eschenhagen et al. 2023, arXiv 2311.00636), "expand": each
+    position as an example of its own, the mean of a_t a_t^T and the sum of s_t s_t^T; "reduce": of the mean a and the
+    sum of s. Each is exact in deep linear networks, of losses at each position, and of one on the positions' mean.
+    """
+    return _kronecker(view, view.over_curvature, shared)
 
 
 @register(adds=True, elements=_factor_elements, instead=_FEWER_FACTORS)
-def kfac(view, *, key, samples=1):
+def kfac(view, *, key, samples=1, shared="expand"):
     """{layer: KroneckerFactors} from `samples` random sweeps: Martens and Grosse 2015 (arXiv 1503.05671).
 
     The curvature is sampled by random signs on the root of H; for a log-likelihood that has the expectation which the
-    sampled targets of the paper have.
+    sampled targets of the paper have. shared as in `kflr`.
     """
-    return _kronecker(view, lambda measure: measure(view.sampled_curvature(key, samples)))
+    return _kronecker(view, lambda measure: measure(view.sampled_curvature(key, samples)), shared)
 
 
 @register(
     adds=True,
     elements=lambda whole: (
-        whole.size * (whole.size + min(whole.count, whole.block or whole.count) * whole.network.output.size)
+        whole.size * (whole.size + min(whole.count, whole.block or whole.count) * _width(whole.network, "outputs"))
     ),
     instead="use curvature.gauss_newton_vector_product, gauss_newton_diagonal or kflr, or smaller blocks",
 )
@@ -668,17 +710,19 @@ def _statistics(sums, whole, *, saturation):
     return found
 
 
-def _own_slopes(activation: Activation, n: Array, a: Array, theta: Theta) -> Array:
-    """da_i/dn_i (Q, S): all at once where each neuron is by itself, else one neuron after the other."""
+def _own_slopes(activation: Activation, n: Array, a: Array, kept: Any, theta: Theta) -> Array:
+    """da_i/dn_i (Q, *P, S): all at once where each neuron is by itself, else one neuron after the other."""
 
     def of_each(g):
-        return activation.pullback(g, n, a, theta)[0].reshape(*a.shape, -1).sum(axis=-1)
+        return activation.pullback(g, n, a, kept, theta)[0].reshape(*a.shape, -1).sum(axis=-1)
 
     if activation.alone:
         return of_each(jnp.ones_like(a))
-    units = jnp.eye(a.shape[1], dtype=a.dtype)
-    own = lax.map(lambda unit: jnp.sum(of_each(jnp.broadcast_to(unit, a.shape)) * unit[None, :], axis=1), units)
-    return own.T
+    shape = a.shape[1:]
+    units = jnp.eye(math.prod(shape), dtype=a.dtype).reshape(-1, *shape)
+    over = tuple(range(1, a.ndim))
+    own = lax.map(lambda unit: jnp.sum(of_each(jnp.broadcast_to(unit, a.shape)) * unit[None], axis=over), units)
+    return own.T.reshape(a.shape)
 
 
 @register(adds=True, finish=_statistics)
@@ -694,13 +738,16 @@ def layer_statistics(view, *, saturation=0.01):
             view.trace.activations[layer.name],
             view.swept.sensitivities[layer.name],
         )
-        slope = _own_slopes(layer.activation, n, a, theta(layer, view.params[layer.name]))
-        mean = lambda x: jnp.sum(jnp.mean(wide(x), axis=-1) * view.part)  # noqa: E731
+        kept, own = view.trace.kept.get(layer.name), theta(view.params[layer.name])
+        slope = _own_slopes(layer.activation, n, a, kept, own)
+        over = tuple(range(1, a.ndim))
+        mean = lambda x: jnp.sum(jnp.mean(wide(x), axis=tuple(range(1, x.ndim))) * view.part)  # noqa: E731
         found[layer.name] = {
             "mean": mean(a),
             "square": mean(wide(a) ** 2),
             "sensitivity": mean(wide(s) ** 2),
             "saturated": mean(jnp.where(jnp.abs(slope) < saturation, 1.0, 0.0).astype(a.dtype)),
-            "alive": jnp.sum((slope != 0) & (view.part > 0)[:, None], axis=0),
+            # of a signal a neuron is alive where it is at some position
+            "alive": jnp.sum((slope != 0) & jnp.expand_dims(view.part > 0, over), axis=tuple(range(a.ndim - 1))),
         }
     return found

@@ -27,7 +27,7 @@ from functional_nn import checks
 from functional_nn.gradients.backprop import Sweep, contract, loss_value
 from functional_nn.networks import losses
 from functional_nn.networks.losses import Loss
-from functional_nn.networks.network import Inputs, Network, Params, forward
+from functional_nn.networks.network import Inputs, Network, Params, dtype_of, forward
 
 # Of each threshold neuron: what it tells apart, and by what a - t is multiplied so that a mistake is 1.
 _THRESHOLDS = {"hardlim": ((0, 1), 1.0), "hardlims": ((-1, 1), 0.5)}
@@ -60,7 +60,7 @@ def _perceptron(network: Network, loss: Loss | str) -> Callable[..., tuple[Array
         params: Params, inputs: Inputs, targets: Array, weights: Array | None = None, key: Array | None = None
     ):
         inputs = network.prepare(params, inputs)
-        targets = network.prepare_targets(inputs, targets, loss)
+        targets = network.prepare_targets(inputs, targets, loss, dtype_of(params))
         _check_truths(network, targets)
         weights = network.prepare_weights(inputs, weights)
         trace = forward(network, params, inputs, {}, key)

@@ -8,6 +8,7 @@ out, it leaves each example's derivative as two factors, s (Q, C, S) and a (Q, R
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -19,8 +20,9 @@ from jax import Array, lax
 from functional_nn import checks
 from functional_nn.gradients import backprop, factors
 from functional_nn.gradients.backprop import Sweep
-from functional_nn.networks import activations, losses
-from functional_nn.networks.network import Params, Trace, forward, theta
+from functional_nn.networks import activations, connections, losses
+from functional_nn.networks.connections import Factors
+from functional_nn.networks.network import Params, Trace, dtype_of, forward, theta
 from functional_nn.precision import at_least_float32
 
 BLOCK = 2048  # examples swept at once
@@ -31,12 +33,16 @@ Of = Literal["outputs", "net_inputs"]
 
 
 class Examples(NamedTuple):
-    """inputs {name: (Q, R)}, targets (Q, S); part (Q,): w_q / sum w; number (Q,): int32, for random draws."""
+    """inputs {name: (Q, *P, R)}, targets (Q, *P, S); part (Q,): w_q / sum w; number (Q,): int32, for random draws;
+    positions (Q, *P): what each position of the outputs counts for in its example, 1 on average, None where all do
+    alike.
+    """
 
     inputs: dict[str, Array]
     targets: Array | None
     part: Array
     number: Array
+    positions: Array | None = None
 
 
 class View:
@@ -60,21 +66,26 @@ class View:
     def swept_from(self, trace: Trace, scale: Array | None) -> Sweep:
         """The recursion from scale_q F_q, scale (Q,): it is linear in what it starts from."""
         alone = dataclasses.replace(self.loss, reduction="sum")
-        started = backprop.start(self.network, alone, self.params, trace, self.examples.targets, scale)
+        weights = self.examples.positions
+        if scale is not None:
+            weights = scale if weights is None else factors.over_rows(weights, scale)
+        started = backprop.start(self.network, alone, self.params, trace, self.examples.targets, weights)
         return backprop.sweep(self.network, self.params, trace, started, self.input_gradients)
 
     @functools.cached_property
     def gradients(self) -> Params:
         """g_q, factored: `Factors` in the parameters' structure."""
-        return self._factored(self.swept)
+        return factors.of_examples(self.network, self.params, self.trace, *self.swept[:2])
 
     def jacobian(self, of: Of) -> Params:
-        """d(outputs)/dparams or d(net inputs of the last layer)/dparams, factored: C = S of them an example."""
+        """d(outputs)/dparams or d(net inputs of the last layer)/dparams, factored: C of them an example, as many as
+        there are.
+        """
         if ("jacobian", of) not in self._factors:
-            layer = self.network.output
-            width = layer.size if of == "outputs" else layer.rows
+            shape = swept_from(self.network, of)
+            width = math.prod(shape)
             unit = jnp.eye(width, dtype=self.dtype)[None, :, :]
-            columns = jnp.broadcast_to(unit, (len(self.part), width, width))
+            columns = jnp.broadcast_to(unit, (len(self.part), width, width)).reshape(-1, width, *shape)
             self._factors["jacobian", of] = self._swept_along(columns, of)
         return self._factors["jacobian", of]
 
@@ -82,12 +93,12 @@ class View:
         """The sum of measure(columns of J^T V, factored) over the columns, V V^T the loss's second derivative, of which
         `measure` is a sum: some columns at a time, (Q, 16, S) numbers in place of (Q, S, S).
         """
-        count, width = self._curved[3], self._curved[1].shape
+        count, examples = self._curved[3], len(self.part)
         blocks = -(-count // COLUMNS)
 
         def some(numbers):  # those that fill up the last block are columns of 0
             units = (numbers[:, None] == jnp.arange(count)[None, :]).astype(self.dtype)
-            return measure(self._combined(jnp.broadcast_to(units[None], (width[0], *units.shape))))
+            return measure(self._combined(jnp.broadcast_to(units[None], (examples, *units.shape))))
 
         if blocks == 1:
             return some(jnp.arange(count))
@@ -104,8 +115,9 @@ class View:
 
     def contract(self, scale: Array) -> Params:
         """sum_q scale_q g_q, for scale (Q,)."""
-        scaled = jax.tree.map(lambda s: s * scale.astype(s.dtype)[:, None], self.swept[:2])
-        return backprop.contract(self.network, self.params, self.trace, Sweep(*scaled, {}))
+        s = {name: factors.over_rows(own, scale) for name, own in self.swept.sensitivities.items()}
+        learned = factors.each(lambda f: factors.scaled(f, scale), self.swept.learned)
+        return backprop.contract(self.network, self.params, self.trace, Sweep(s, learned, {}))
 
     def contract_anew(self, scale: Array) -> Params:
         """The same for a scale that comes out of `swept`: swept again, in the memory that a plain gradient takes.
@@ -121,42 +133,82 @@ class View:
         """The parameters'."""
         return self.trace.activations[self.network.output.name].dtype
 
+    @property
+    def row_share(self) -> Array:
+        """What counts for in F what is found of each example (Q,), or at each position of its outputs (Q, *P)."""
+        positions = self._in_example
+        return self.share if positions is None else factors.over_rows(positions, self.share)
+
+    @property
+    def _in_example(self) -> Array | None:
+        """What each position counts for in F_q, (Q, *P); None where outputs have none."""
+        shape = self.network.shapes[self.network.output.name][:-1]
+        if not shape:
+            return None
+        own = self.examples.positions
+        own = jnp.ones((len(self.part), *shape), self.part.dtype) if own is None else own.astype(self.part.dtype)
+        return own * self.loss.of_position(math.prod(shape))
+
     @functools.cached_property
     def _curved(self) -> tuple[Of, Array, losses.Curvature, int]:
-        """What the loss is convex in, that (Q, S), its curvature there, and C, the columns of its root."""
+        """What the loss is convex in, that (Q, *P, S), its curvature there, and how many columns its root has, those of
+        each position one after the other.
+        """
         of, curvature = self.loss.convex_in(self.network.output.activation)
         x = (self.trace.activations if of == "outputs" else self.trace.net_inputs)[self.network.output.name]
-        return of, x, curvature, jax.eval_shape(curvature.root, x, self.examples.targets).shape[1]
+        of_each = jax.eval_shape(curvature.root, *map(connections.rows, (x, self.examples.targets))).shape[1]
+        return of, x, curvature, of_each * math.prod(x.shape[1:-1])
 
     def _combined(self, z: Array) -> Params:
         """What sum_c z_qkc V_qc is swept back to, z (Q, K, C), V never whole."""
-        of, x, curvature, _ = self._curved
+        of, x, _, _ = self._curved
+        if x.ndim == 2:
+            return self._swept_along(self._root_times(z, x, self.examples.targets), of)
+        # V is a block for each position, of which each is asked for by itself
+        examples, positions = len(x), x.shape[1:-1]
+        z = jnp.moveaxis(z.reshape(*z.shape[:2], math.prod(positions), -1), 1, 2)  # (Q, T, K, C)
+        found = self._root_times(
+            z.reshape(-1, *z.shape[2:]), connections.rows(x), connections.rows(self.examples.targets)
+        )
+        found = jnp.moveaxis(found.reshape(*z.shape[:3], -1), 1, 2)  # (Q, K, T, S)
+        root = jnp.sqrt(self._in_example).astype(found.dtype).reshape(examples, 1, -1, 1)
+        return self._swept_along((found * root).reshape(examples, -1, *x.shape[1:]), of)
+
+    def _root_times(self, z: Array, x: Array, targets: Array) -> Array:
+        # sum_c z_qkc V_qc (Q, K, S), of rows x and t (Q, S)
+        curvature = self._curved[2]
         if curvature.combine is not None:
-            return self._swept_along(curvature.combine(z, x, self.examples.targets), of)
+            return curvature.combine(z, x, targets)
 
         def one(row):
             z, x, t = row
             return z @ curvature.root(x[None], t[None])[0]
 
-        rows = (z, x, self.examples.targets)
-        return self._swept_along(lax.map(one, rows, batch_size=min(ROOTS, len(x))), of)
+        return lax.map(one, (z, x, targets), batch_size=min(ROOTS, len(x)))
 
     def _swept_along(self, columns: Array, of: Of) -> Params:
-        # columns (Q, C, S) of what the sweep starts from, at the last layer's outputs or net inputs
-        layer = self.network.output
+        # columns (Q, C, *P, S) of what the sweep starts from, at the last layer's outputs or net inputs
+        network, params, layer = self.network, self.params, self.network.output
 
         def sweep(column):
             if of == "outputs":
-                started = backprop.pullback(layer, self.params, self.trace, column)
+                started = backprop.pullback(layer, params, self.trace, column)
+            elif layer.activation.parameters:  # which its net inputs do not depend on
+                nothing = jnp.zeros_like(self.trace.activations[layer.name])
+                started = column, backprop.pullback(layer, params, self.trace, nothing)[1]
             else:
-                learned = theta(layer, self.params[layer.name])
-                started = column, {name: jnp.zeros((len(column), layer.size), column.dtype) for name in learned}
-            return backprop.sweep(self.network, self.params, self.trace, started)
+                started = column, {}
+            return backprop.sweep(network, params, self.trace, started)[:2]
 
-        return self._factored(jax.vmap(sweep, 1, 1)(columns))
+        # the right factor of a share is the same in all directions
+        learned = {own.name: dict.fromkeys(theta(params[own.name]), Factors(1, None)) for own in network.layers}
+        s, learned = jax.vmap(sweep, 1, (1, learned))(columns)
+        return factors.of_examples(network, params, self.trace, s, learned)
 
-    def _factored(self, swept: Sweep) -> Params:
-        return factors.of_sweep(self.network, self.params, self.trace, swept)
+
+def swept_from(network, of: Of) -> connections.Shape:
+    """The shape of what a sweep along directions starts from, of one example."""
+    return (network.shapes if of == "outputs" else network.net_shapes)[network.output.name]
 
 
 # Many examples, and large results ------------------------------------------------------------------------------------
@@ -169,21 +221,23 @@ def prepare(network, loss, params, inputs, targets, weights) -> tuple[Examples, 
         loss = losses.get(loss)
         loss.check_outputs(network.output.activation)
     if targets is not None:
-        targets = network.prepare_targets(inputs, targets, loss)
+        targets = network.prepare_targets(inputs, targets, loss, dtype_of(params))
     for layer in network.layers:
-        activations.check_examples_apart(layer.activation)
-    x = next(iter(inputs.values()))
-    count, dtype = len(x), at_least_float32(x.dtype)
+        activations.check_examples_apart(layer.activation, network.net_shapes[layer.name][:-1])
+    count, dtype, positions = len(next(iter(inputs.values()))), at_least_float32(dtype_of(params)), None
     if weights is None:
         weight, part = float(count), jnp.full(count, 1 / count, dtype)
     else:
         weights = network.prepare_weights(inputs, weights).astype(dtype)
+        if weights.ndim > 1:
+            positions, weights = weights, jnp.mean(weights.reshape(count, -1), axis=1)
+            positions = factors.over_rows(positions, 1 / jnp.where(weights > 0, weights, 1))
         weight = jnp.sum(weights)
         if checks.is_concrete(weight) and weight == 0:
             raise ValueError("weights: expected at least one above 0, got none")
         part = weights / weight
     total = weight if loss is not None and loss.reduction == "sum" else 1.0
-    return Examples(inputs, targets, part, jnp.arange(count, dtype=jnp.int32)), total
+    return Examples(inputs, targets, part, jnp.arange(count, dtype=jnp.int32), positions), total
 
 
 def block_order(count: int, block: int | None) -> np.ndarray:
@@ -209,7 +263,7 @@ def in_blocks(measure: Callable[[Examples], tuple[Any, Any]], examples: Examples
     def one(sums, row):
         picked, present = row
         chosen = jax.tree.map(lambda x: x[picked], examples)
-        rows, more = measure(chosen._replace(part=chosen.part * present))
+        rows, more = measure(chosen._replace(part=factors.over_rows(chosen.part, present)))
         return jax.tree.map(jnp.add, sums, more), rows
 
     first = jax.tree.map(lambda x: x[order[0]], examples)

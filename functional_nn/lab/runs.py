@@ -23,6 +23,7 @@ from functional_nn.gradients.comparison import finite_or_none
 from functional_nn.lab import tables
 from functional_nn.lab.datasets import Dataset, Pictures, Reading, Standardizer
 from functional_nn.networks.network import param_shapes
+from functional_nn.training.configuration import describe_network, network_from
 
 CONFIG, PARAMETERS = "config.json", "parameters.npz"
 _REQUIRED = ("data", "task", "network", "loss", "dtype", "classes", "features", "inputs", "targets", "seed",
@@ -82,32 +83,6 @@ def writing(out: Path, replace: bool) -> Iterator[Path]:
             for folder in made:
                 with contextlib.suppress(OSError):  # somebody else's files are in it by now
                     folder.rmdir()
-
-
-def describe_network(network: fnn.Network) -> dict[str, Any]:
-    """The network as plain data, for JSON; `network_from` reads it back. Activations are kept by name."""
-    layers = [
-        {
-            "name": layer.name,
-            "size": layer.size,
-            "activation": layer.activation.name,
-            "sources": list(layer.sources),
-            "bias": layer.bias,
-            "initializer": layer.initializer.name,
-            "dropout": layer.dropout,
-        }
-        for layer in network.layers
-    ]
-    return {"inputs": dict(network.inputs), "layers": layers}
-
-
-def network_from(description: dict[str, Any]) -> fnn.Network:
-    """The network that `describe_network` described. Raises ValueError for what is missing or unknown."""
-    try:
-        layers = [fnn.Layer(**{**layer, "sources": tuple(layer["sources"])}) for layer in description["layers"]]
-        return fnn.graph(inputs=description["inputs"], layers=layers)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"not a network's description: {error!r}") from None
 
 
 def save(folder: Path, config: dict[str, Any], params: dict) -> None:
@@ -223,7 +198,7 @@ def _parameters(folder: Path, network: fnn.Network, dtype) -> dict:
     try:
         with (folder / PARAMETERS).open("rb") as file, np.load(file, allow_pickle=False) as archive:
             for path, shape in param_shapes(network).items():
-                value = archive[path]
+                value = archive[path if path in archive else checks.once(path)]
                 if value.shape != shape:
                     raise ValueError(f"{path} expected shape {shape}, got {value.shape}")
                 place = params

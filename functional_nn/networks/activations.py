@@ -2,7 +2,8 @@
 
 Letters: Q examples, S neurons, k maxout pieces, N = S k net inputs of a layer (N = S but for maxout).
 `n` net inputs (Q, N), `a` activations (Q, S), `g` = dF/da (Q, S), `r` a tangent of n (Q, N), `theta` the layer's
-learned activation parameters, `{}` for most, each of shape (S,) or, shared by the layer, (1,).
+learned activation parameters, `{}` for most, each of shape (S,) or, shared by the layer, (1,). An activation maps a
+whole example's net inputs: of a signal these are (Q, *P, N), and all of the rows below act at each position.
 
 The pullback is F'(n)^T g of Hagan Eq. 3.46 and 3.49, F'(n) (S, N) the Jacobian of one example's row:
 
@@ -12,8 +13,9 @@ The pullback is F'(n)^T g of Hagan Eq. 3.46 and 3.49, F'(n) (S, N) the Jacobian 
                       da_i/dn_j = a_i (delta_ij - a_j)                          R{a} = a (r - a.r)
     maxout            1 at each neuron's largest piece     g there, else 0      0
 
-and theta's share of example q is g_i da_i/dtheta_i, a row like a bias's. Where the derivative is a function of the
-output (sigmoid a (1 - a), tanh 1 - a^2, relu, elu, softmax) it is computed from `a`, and `n` need not be kept.
+and theta's share of example q is g_i da_i/dtheta_i, a row like a bias's, at each position. Where the derivative is a
+function of the output (sigmoid a (1 - a), tanh 1 - a^2, relu, elu, softmax) it is computed from `a`, and `n` need not
+be kept.
 
 At a kink there is no derivative, only a convention, and the texts disagree about it. We take JAX's, so that
 `jax.grad` of the forward map agrees exactly: relu'(0) = 0 (as `jax.nn.relu`), the shifted relu likewise 0 at -1,
@@ -32,6 +34,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from functional_nn.networks.connections import Factors, Shape
 from functional_nn.registry import Described, Registry, cached, remember
 
 Theta = dict[str, Array]
@@ -42,12 +45,16 @@ Range = Literal["real", "unit interval", "distribution"]
 class Activation(Described):
     """A transfer function with its derivatives. Usually made by `elementwise` or by one of the factories below.
 
-    forward(n, theta) -> a                                            (Q, N) -> (Q, S)
-    pullback(g, n, a, theta) -> F'(n)^T g, {name: dF_q/dtheta}        (Q, N), each (Q, S): still one row an example
-    pushforward(r, r_theta, n, a, theta) -> R{a} = F'(n) r + ...      (Q, S)
-    second_order(g, r, r_theta, n, a, theta) -> R{pullback} at fixed g: ((F''(n) r)^T g, {name: (Q, S)})
-    kink_distance(n) -> how far each net input is from a kink or a tie (Q, N); None for a smooth function
+    forward(n, theta) -> (a, kept)                                          (Q, *P, N) -> (Q, *P, S)
+    pullback(g, n, a, kept, theta) -> F'(n)^T g, {name: dF_q/dtheta}        (Q, *P, N), each as `Factors`
+    pushforward(r, r_theta, n, a, kept, theta) -> R{a} = F'(n) r + ...      (Q, *P, S)
+    second_order(g, r, r_theta, n, a, kept, theta) -> R{pullback} at fixed g: ((F''(n) r)^T g, {name: Factors})
+    kink_distance(n) -> how far each net input is from a kink or a tie (Q, *P, N); None for a smooth function
     parameters(size, dtype) -> theta at the start of training
+
+    kept: what the derivatives use again, for the trace; None for most. A learned parameter's share of an example is a
+    pair of factors like a weight's; Factors(left, None) is the share itself, of each neuron (Q, *P, S), which what
+    serves several positions or neurons gets the sum of.
 
     `gives` says what the outputs are: "real", each in the "unit interval", or each row a "distribution"; losses ask.
     `alone` says that each neuron's output depends on its own net inputs alone, as of `elementwise` and maxout; what
@@ -101,14 +108,14 @@ def elementwise(
         if not (callable(function) or (what, function) == ("second_derivative", None)):
             raise TypeError(f"activation {name!r}: {what} must be a function of arrays, got {function!r}")
 
-    def bent(g, r, r_theta, n, a, theta):
+    def bent(g, r, r_theta, n, a, kept, theta):
         return g * second_derivative(n, a) * r, {}
 
     return Activation(
         name,
-        forward=lambda n, theta: forward(n),
-        pullback=lambda g, n, a, theta: (g * derivative(n, a), {}),
-        pushforward=lambda r, r_theta, n, a, theta: derivative(n, a) * r,
+        forward=lambda n, theta: (forward(n), None),
+        pullback=lambda g, n, a, kept, theta: (g * derivative(n, a), {}),
+        pushforward=lambda r, r_theta, n, a, kept, theta: derivative(n, a) * r,
         second_order=bent if second_derivative else None,
         kink_distance=kink_distance,
         gives=gives,
@@ -118,25 +125,38 @@ def elementwise(
 
 
 @functools.lru_cache(maxsize=256)
-def mixes(activation: Activation) -> tuple[bool, bool]:
-    """(examples, neurons): does an output depend on another example's net inputs, or on another neuron's? Tried out."""
+def output_shape(activation: Activation, n: Shape) -> Shape:
+    """Of one example's outputs, for net inputs (*P, N)."""
+
+    def outputs(n):
+        theta = activation.parameters(n.shape[-1] // activation.pieces, n.dtype) if activation.parameters else {}
+        return activation.forward(n, theta)[0]
+
+    return jax.eval_shape(outputs, jax.ShapeDtypeStruct((1, *n), jnp.float32)).shape[1:]
+
+
+@functools.lru_cache(maxsize=256)
+def mixes(activation: Activation, positions: Shape = ()) -> tuple[bool, bool]:
+    """(examples, neurons): does an output depend on another example's net inputs, or on another neuron's? Tried out, on
+    signals with these positions.
+    """
     size, draw = 3, np.random.default_rng(0)
     with jax.ensure_compile_time_eval():  # also while a program is traced
         theta = activation.parameters(size, jnp.float32) if activation.parameters else {}
-        n = draw.standard_normal((3, size * activation.pieces)).astype(np.float32)
+        n = draw.standard_normal((3, *positions, size * activation.pieces)).astype(np.float32)
         other_example, other_neuron = n.copy(), n.copy()
         other_example[0] += 1
-        other_neuron[:, : activation.pieces] += 1
+        other_neuron[..., : activation.pieces] += 1
         a, with_example, with_neuron = (
-            np.asarray(activation.forward(jnp.asarray(x), theta)) for x in (n, other_example, other_neuron)
+            np.asarray(activation.forward(jnp.asarray(x), theta)[0]) for x in (n, other_example, other_neuron)
         )
     apart = lambda x, y: not np.allclose(x, y, rtol=1e-5, atol=1e-6, equal_nan=True)  # noqa: E731
-    return apart(a[1:], with_example[1:]), apart(a[:, 1:], with_neuron[:, 1:])
+    return apart(a[1:], with_example[1:]), apart(a[..., 1:], with_neuron[..., 1:])
 
 
-def check_examples_apart(activation: Activation) -> None:
+def check_examples_apart(activation: Activation, positions: Shape) -> None:
     """Raises ValueError for an activation that mixes examples, through which no example has a derivative of its own."""
-    if not activation.alone and mixes(activation)[0]:
+    if not activation.alone and mixes(activation, positions)[0]:
         raise ValueError(
             f"activation {activation.name!r} mixes examples: its outputs depend on other rows of the batch, so that "
             "F is no sum over examples, and no quantity of single examples is to be had; the gradient is, by "
@@ -170,10 +190,10 @@ def _named(name: str) -> Activation:
 linear = register(
     Activation(
         "linear",
-        forward=lambda n, theta: n,
-        pullback=lambda g, n, a, theta: (g, {}),
-        pushforward=lambda r, r_theta, n, a, theta: r,
-        second_order=lambda g, r, r_theta, n, a, theta: (jnp.zeros_like(g), {}),
+        forward=lambda n, theta: (n, None),
+        pullback=lambda g, n, a, kept, theta: (g, {}),
+        pushforward=lambda r, r_theta, n, a, kept, theta: r,
+        second_order=lambda g, r, r_theta, n, a, kept, theta: (jnp.zeros_like(g), {}),
         alone=True,
     ),
     aliases=("purelin",),
@@ -209,7 +229,7 @@ def largest_in_row(n: Array) -> Array:
 def _softmax(n, theta):
     # The largest net input is taken away first: exp never overflows, and a -inf-masked class gets exactly 0.
     e = jnp.exp(n - largest_in_row(n))
-    return e / jnp.sum(e, axis=-1, keepdims=True)
+    return e / jnp.sum(e, axis=-1, keepdims=True), None
 
 
 def _softmax_product(v, a):
@@ -217,7 +237,7 @@ def _softmax_product(v, a):
     return a * (v - jnp.sum(a * v, axis=-1, keepdims=True))
 
 
-def _softmax_second_order(g, r, r_theta, n, a, theta):
+def _softmax_second_order(g, r, r_theta, n, a, kept, theta):
     r_a = _softmax_product(r, a)
     return r_a * (g - jnp.sum(a * g, axis=-1, keepdims=True)) - a * jnp.sum(r_a * g, axis=-1, keepdims=True), {}
 
@@ -226,8 +246,8 @@ softmax = register(
     Activation(
         "softmax",
         forward=_softmax,
-        pullback=lambda g, n, a, theta: (_softmax_product(g, a), {}),
-        pushforward=lambda r, r_theta, n, a, theta: _softmax_product(r, a),
+        pullback=lambda g, n, a, kept, theta: (_softmax_product(g, a), {}),
+        pushforward=lambda r, r_theta, n, a, kept, theta: _softmax_product(r, a),
         second_order=_softmax_second_order,
         gives="distribution",
     )
@@ -307,20 +327,22 @@ def prelu(share: Literal["neuron", "layer"] = "neuron", start: float = 0.25) -> 
         raise ValueError(f"prelu: share must be 'neuron' or 'layer', got {share!r}")
     _finite("prelu", "start", start)
 
-    def slope(theta):
-        return theta["slope"][None, :]
+    def slope(theta, n):
+        return jnp.expand_dims(theta["slope"], tuple(range(n.ndim - 1)))
 
     return Activation(
         f"prelu({share}, {start})",
-        forward=lambda n, theta: jnp.where(n >= 0, n, slope(theta) * n),
-        pullback=lambda g, n, a, theta: (
-            jnp.where(n >= 0, g, slope(theta) * g),
-            {"slope": jnp.where(n >= 0, 0, g * n)},
+        forward=lambda n, theta: (jnp.where(n >= 0, n, slope(theta, n) * n), None),
+        pullback=lambda g, n, a, kept, theta: (
+            jnp.where(n >= 0, g, slope(theta, n) * g),
+            {"slope": Factors(jnp.where(n >= 0, 0, g * n), None)},
         ),
-        pushforward=lambda r, r_theta, n, a, theta: jnp.where(n >= 0, r, slope(theta) * r + slope(r_theta) * n),
-        second_order=lambda g, r, r_theta, n, a, theta: (
-            jnp.where(n >= 0, 0, slope(r_theta) * g),
-            {"slope": jnp.where(n >= 0, 0, g * r)},
+        pushforward=lambda r, r_theta, n, a, kept, theta: jnp.where(
+            n >= 0, r, slope(theta, n) * r + slope(r_theta, n) * n
+        ),
+        second_order=lambda g, r, r_theta, n, a, kept, theta: (
+            jnp.where(n >= 0, 0, slope(r_theta, n) * g),
+            {"slope": Factors(jnp.where(n >= 0, 0, g * r), None)},
         ),
         kink_distance=jnp.abs,
         parameters=lambda size, dtype: {"slope": jnp.full(size if share == "neuron" else 1, start, dtype)},
@@ -352,10 +374,10 @@ def maxout(pieces: int = 2) -> Activation:
 
     return Activation(
         f"maxout({pieces})",
-        forward=lambda n, theta: jnp.max(split(n), axis=-1),
-        pullback=lambda g, n, a, theta: ((g[..., None] * share(n, a)).reshape(n.shape), {}),
-        pushforward=lambda r, r_theta, n, a, theta: jnp.sum(share(n, a) * split(r), axis=-1),
-        second_order=lambda g, r, r_theta, n, a, theta: (jnp.zeros_like(n), {}),
+        forward=lambda n, theta: (jnp.max(split(n), axis=-1), None),
+        pullback=lambda g, n, a, kept, theta: ((g[..., None] * share(n, a)).reshape(n.shape), {}),
+        pushforward=lambda r, r_theta, n, a, kept, theta: jnp.sum(share(n, a) * split(r), axis=-1),
+        second_order=lambda g, r, r_theta, n, a, kept, theta: (jnp.zeros_like(n), {}),
         kink_distance=kink_distance,
         pieces=pieces,
         initializer="he_normal",
@@ -373,7 +395,7 @@ def _threshold(n):
 hardlim = register(
     Activation(
         "hardlim",  # 1 iff n >= 0 (CSE 475, 17.61)
-        forward=lambda n, theta: _threshold(n),
+        forward=lambda n, theta: (_threshold(n), None),
         pullback=None,
         pushforward=None,
         second_order=None,
@@ -386,7 +408,7 @@ hardlim = register(
 hardlims = register(
     Activation(
         "hardlims",  # +1 iff n >= 0, else -1 (CSE 475, 17.57)
-        forward=lambda n, theta: 2 * _threshold(n) - 1,
+        forward=lambda n, theta: (2 * _threshold(n) - 1, None),
         pullback=None,
         pushforward=None,
         second_order=None,

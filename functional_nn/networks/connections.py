@@ -1,25 +1,58 @@
 """What enters a summing junction: connections, each bilinear in what it reads and in its weights.
 
-Letters: Q examples, S neurons of a layer, R of the source it reads; x what is read, w the weights, z = x * w what
-enters, s = dF/dz. That z is linear in x and linear in w is all that the recursion, the R-operator and every derived
-quantity need of it (Hagan Eq. 3.42-3.48, weight and net-input functions; CSE 475 18.64, criteria A and B): s reaches x
-through the adjoint of dx -> dx * w, and w through that of dw -> x * dw,
+Letters: Q examples, S channels of what enters (neurons, times the pieces of their activation), R of what is read, P
+positions of a signal along each of its axes, T their number, K of what one neuron reads at a position; x what is read
+(Q, *P, R), w the weights, z = x * w what enters (Q, *P', S), s = dF/dz. A vector has no positions: (Q, R). That z is
+linear in x and linear in w is all that the recursion, the R-operator and every derived quantity need of it (Hagan Eq.
+3.42-3.48, weight and net-input functions; CSE 475 18.64, criteria A and B): s reaches x through the adjoint of
+dx -> dx * w, and w through that of dw -> x * dw,
 
-    <s, forward(dx, w)> = <back(s, w), dx>        <s, forward(x, dw)> = <outer(s, x), dw>
+    <s, forward(dx, w)> = <back(s, w, x), dx>        <s, forward(x, dw)> = <outer(s, x), dw>
 
-`dense` is the layer of the texts, z = x w^T with x (Q, R), w (S, R), z and s (Q, S). It says what is meant and leaves
-the order of memory to the compiler. Its `twin` keeps x and s as (S, Q) in memory, behind the same shapes: on CPU every
-product of a whole population of small networks is then one that XLA's fast kernels take as it stands, which makes a
-step of the population take 0.6 of the time.
+and `outer` is, summed over the examples, what `unfold` gives of each: sum_t left_t right_t^T. A row proves itself by
+these three laws (`comparison.compare_connection`). The rows:
+
+    dense        z_p = W x_p                        the layer of the texts, at every position the same weights
+    full         z = W (all of x in one vector)     every neuron reads everything, positions side by side
+    conv         z_p = sum_i W_i x_(p stride + i dilation - padding)
+                 back: a position receives from all that read it, the kernel turned round; outer: W_i has met
+                 x_(p stride + i dilation - padding) at every p, so its derivative is a sum over positions
+    embedding    z_p = the column of W that token x_p names: dense of one-hot rows, which are never made
+    identity     z = x: a residual                  mean_pool, take: a window's mean, one position of a signal
+
+Each says what is meant and leaves the order of memory to the compiler. A `twin` is the same behind the same shapes for
+populations on CPU. Of `dense` it keeps x and s as (S, Q) in memory, so that every product of a whole population of
+small networks is one that XLA's fast kernels take as it stands: a step takes 0.6 of the time. Of `conv` it copies the
+windows side by side and makes one product of them, since kernels that differ by lane would be a grouped convolution,
+for which XLA on CPU has no fast kernel.
 """
 
+import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import product
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
-from functional_nn.registry import Described, remember
+from functional_nn import checks
+from functional_nn.registry import Described, Registry, cached, remember
+
+Shape = tuple[int, ...]  # one example's signal: (*positions, channels); a vector is (R,), an image (H, W, C)
+
+
+class Factors(NamedTuple):
+    """An example's derivative by one array of parameters, in two factors: see `gradients.factors`.
+
+    left (Q, ..., S) and right (Q, K), or (Q, ..., T, S) and (Q, T, K); left alone where right is None.
+    """
+
+    left: Array
+    right: Array | None
 
 
 def _total(s: Array) -> Array:
@@ -30,18 +63,30 @@ def _total(s: Array) -> Array:
 
 @dataclass(frozen=True, eq=False)
 class Connection(Described):
-    """forward(x, w) -> z (Q, S); back(s, w) -> dF/dx (Q, R) and outer(s, x) -> dF/dw, its adjoints in x and in w.
+    """shapes(x, channels) -> (z, w): of one example's signal, and of the weights, None where it has none; ValueError
+    where it cannot read x, in words that say what it reads.
 
-    unfold(s, x) -> each example's share of dF/dw as two factors, see `gradients.factors`.
-    total(s) -> sum_q s_q (S,): what a bias, which reads a 1 of every example, gets of s laid out as here.
-    twin: the same connection in the order of memory that suits populations on CPU; None where it has none.
+    forward(x, w) -> z (Q, *P', S); back(s, w, like) -> dF/dx (Q, *P, R), like: what was read, whose shape is looked
+    at; outer(s, x) -> dF/dw; unfold(s, x) -> each example's share of it, (left (Q, T, S), right (Q, T, K)) of weights
+    that are (S, K) when their axes but the first are put in one. The last two are None where it has no weights, where w
+    is None.
+    fans(w) -> (fan_in, fan_out): how many numbers reach a neuron's net input through w, and how many net inputs a
+    number that is read reaches.
+    pads: a corner of w is a narrower network's w, and what pads it stays out of all else.
+    tokens: how many there are, where it reads integers and not numbers; None where it reads numbers.
+    total(s) -> sum_q s_q (S,): what a bias, which reads a 1 of every example, gets of s (Q, S) laid out as here.
+    twin: the same connection for populations on CPU; None where it serves as it is.
     """
 
     name: str
-    forward: Callable[[Array, Array], Array]
-    back: Callable[[Array, Array], Array]
-    outer: Callable[[Array, Array], Array]
-    unfold: Callable[[Array, Array], tuple[Array, Array]]
+    shapes: Callable[[Shape, int], tuple[Shape, Shape | None]]
+    forward: Callable[[Array, Array | None], Array]
+    back: Callable[[Array, Array | None, Array], Array]
+    outer: Callable[[Array, Array], Array] | None = None
+    unfold: Callable[[Array, Array], tuple[Array, Array]] | None = None
+    fans: Callable[[Shape], tuple[int, int]] = lambda w: (math.prod(w[1:]), w[0])
+    pads: bool = False
+    tokens: int | None = None
     total: Callable[[Array], Array] = _total
     twin: "Connection | None" = None
 
@@ -49,19 +94,77 @@ class Connection(Described):
         return f"<connection {self.name}>"
 
 
-def _forward(x: Array, w: Array) -> Array:
-    return lax.dot_general(x, w, (((1,), (1,)), ((), ())))  # without writing the transpose down
+_registry: Registry[Connection] = Registry("connection", Connection)
+names, get = _registry.names, _registry.get
 
 
-def _outer(s: Array, x: Array) -> Array:
-    return lax.dot_general(s, x, (((0,), (0,)), ((), ())))
+def register(connection: Connection | Callable[..., Connection], *, aliases: tuple[str, ...] = ()):
+    """Makes a connection, or a factory of connections with constants, known by name; returns it. Also a decorator.
+
+    Raises ValueError where the name is taken.
+    """
+    if isinstance(connection, Connection):
+        _registry.add(connection.name, lambda: connection, aliases)
+        remember(connection, _named, (connection.name,))
+        return _with_twin(connection)
+
+    @cached
+    @functools.wraps(connection)
+    def same(*args, **keywords):
+        return _with_twin(connection(*args, **keywords))
+
+    _registry.add(connection.__name__, same, aliases)
+    return same
 
 
-def _unfold(s: Array, x: Array) -> tuple[Array, Array]:
-    return s, x  # the outer product of the two
+def _named(name: str) -> Connection:
+    return get(name)
 
 
-# The other order of memory --------------------------------------------------------------------------------------------
+def _with_twin(row: Connection) -> Connection:
+    if row.twin is not None:
+        remember(row.twin, _twin_of, (row.name,))
+    return row
+
+
+def _twin_of(name: str) -> Connection:
+    return get(name).twin
+
+
+def rows(x: Array) -> Array:
+    """(Q, *P, S) -> (Q T, S): every position as an example of its own."""
+    return x.reshape(-1, x.shape[-1])
+
+
+def _by_position(x: Array) -> Array:
+    """(Q, *P, S) -> (Q, T, S)."""
+    return x.reshape(x.shape[0], -1, x.shape[-1])
+
+
+# The dense layer ------------------------------------------------------------------------------------------------------
+
+
+def _dense_shapes(x: Shape, channels: int) -> tuple[Shape, Shape]:
+    return (*x[:-1], channels), (channels, x[-1])
+
+
+def _dense_forward(x: Array, w: Array) -> Array:
+    return lax.dot_general(x, w, (((x.ndim - 1,), (1,)), ((), ())))  # without writing the transpose down
+
+
+def _dense_back(s: Array, w: Array, like: Array) -> Array:
+    return lax.dot_general(s, w, (((s.ndim - 1,), (0,)), ((), ())))
+
+
+def _dense_outer(s: Array, x: Array) -> Array:
+    over = tuple(range(s.ndim - 1))
+    return lax.dot_general(s, x, ((over, over), ((), ())))
+
+
+def _dense_unfold(s: Array, x: Array) -> tuple[Array, Array]:
+    if x.ndim == 2:
+        return s, x  # the outer product of the two
+    return _by_position(s), _by_position(x)
 
 
 def _standing(x: Array) -> Array:
@@ -69,21 +172,21 @@ def _standing(x: Array) -> Array:
     return lax.optimization_barrier(x.T)
 
 
-def _forward_in_columns(x: Array, w: Array) -> Array:
-    return _standing_product(w, _standing(x))
-
-
-def _back_in_columns(s: Array, w: Array) -> Array:
-    return _standing_product(_standing(w), _standing(s))
-
-
 def _standing_product(x: Array, y: Array) -> Array:
     # The transpose of a product would be taken for a product of transposes, hence this barrier.
     return lax.optimization_barrier(lax.dot(x, y)).T
 
 
+def _forward_in_columns(x: Array, w: Array) -> Array:
+    return _standing_product(w, _standing(rows(x))).reshape(*x.shape[:-1], -1)
+
+
+def _back_in_columns(s: Array, w: Array, like: Array) -> Array:
+    return _standing_product(_standing(w), _standing(rows(s))).reshape(like.shape)
+
+
 def _outer_in_columns(s: Array, x: Array) -> Array:
-    return lax.dot_general(_standing(s), _standing(x), (((1,), (1,)), ((), ())))
+    return lax.dot_general(_standing(rows(s)), _standing(rows(x)), (((1,), (1,)), ((), ())))
 
 
 def _total_in_columns(s: Array) -> Array:
@@ -94,14 +197,415 @@ def _total_in_columns(s: Array) -> Array:
 
 
 _in_columns = Connection(
-    "dense in columns", _forward_in_columns, _back_in_columns, _outer_in_columns, _unfold, _total_in_columns
+    "dense in columns",
+    _dense_shapes,
+    _forward_in_columns,
+    _back_in_columns,
+    _outer_in_columns,
+    _dense_unfold,
+    pads=True,
+    total=_total_in_columns,
 )
-dense = Connection("dense", _forward, lax.dot, _outer, _unfold, twin=_in_columns)
+dense = register(
+    Connection(
+        "dense",
+        _dense_shapes,
+        _dense_forward,
+        _dense_back,
+        _dense_outer,
+        _dense_unfold,
+        pads=True,
+        twin=_in_columns,
+    )
+)
 
 
-def _named(name: str) -> Connection:
-    return {row.name: row for row in (dense, _in_columns)}[name]
+def _whole(x: Array) -> Array:
+    return x.reshape(x.shape[0], -1)
 
 
-for _row in (dense, _in_columns):
-    remember(_row, _named, (_row.name,))
+def _flattened(row: Connection, name: str, twin: Connection | None = None) -> Connection:
+    """`full`, from the dense row: what is read is put in one vector first."""
+    return Connection(
+        name,
+        lambda x, channels: ((channels,), (channels, math.prod(x))),
+        lambda x, w: row.forward(_whole(x), w),
+        lambda s, w, like: row.back(s, w, _whole(like)).reshape(like.shape),
+        lambda s, x: row.outer(s, _whole(x)),
+        lambda s, x: (s, _whole(x)),
+        total=row.total,
+        twin=twin,
+    )
+
+
+full = register(_flattened(dense, "full", _flattened(_in_columns, "full in columns")))
+
+
+# Windows over positions -----------------------------------------------------------------------------------------------
+
+
+class _Window(NamedTuple):
+    """Where a window meets a signal, along each axis of positions: its size, the step from one window to the next, the
+    step inside it, and the padding: "same", "valid", or how many zeros before and after.
+    """
+
+    size: Shape
+    stride: Shape
+    dilation: Shape
+    padding: Any
+
+    def pads(self, positions: Shape) -> tuple[tuple[int, int], ...]:
+        """Zeros before and after each axis; "same" as most libraries have it: ceil(P / stride) windows, the odd zero
+        behind."""
+        if self.padding == "valid":
+            return ((0, 0),) * len(self.size)
+        if self.padding != "same":
+            return self.padding
+        found = []
+        for length, reach, stride in zip(positions, self.reaches, self.stride, strict=True):
+            whole = max((-(-length // stride) - 1) * stride + reach - length, 0)
+            found.append((whole // 2, whole - whole // 2))
+        return tuple(found)
+
+    @property
+    def reaches(self) -> Shape:
+        """How far a window reaches, gaps included."""
+        return tuple((size - 1) * gap + 1 for size, gap in zip(self.size, self.dilation, strict=True))
+
+    def places(self, positions: Shape) -> Shape:
+        """How many windows there are along each axis."""
+        axes = zip(positions, self.pads(positions), self.reaches, self.stride, strict=True)
+        return tuple((length + sum(pad) - reach) // stride + 1 for length, pad, reach, stride in axes)
+
+    def check(self, x: Shape) -> None:
+        """Raises ValueError for a signal that it cannot go over."""
+        if len(x) != len(self.size) + 1:
+            axes = ", ".join("PQR"[: len(self.size)])
+            raise ValueError(f"needs a signal ({axes}, channels), got shape {x}")
+        around = self.padding if isinstance(self.padding, tuple) else ((0, 0),) * len(self.size)
+        padded = tuple(length + sum(pad) for length, pad in zip(x[:-1], around, strict=True))
+        for what, sizes in (("a window over", self.reaches), ("a stride of", self.stride)):
+            if any(size > length for size, length in zip(sizes, padded, strict=True)):
+                told = f"{_said(padded)}" + (", padding included" if padded != x[:-1] else "")
+                hint = "; padding that is given in numbers lets it" if self.padding == "same" and what[2] == "w" else ""
+                raise ValueError(f"has {what} {_said(sizes)} positions, larger than the signal's {told}{hint}")
+
+    def offsets(self) -> list[Shape]:
+        """Where in a window its elements are."""
+        return list(product(*(range(0, reach, gap) for reach, gap in zip(self.reaches, self.dilation, strict=True))))
+
+    def read(self, x: Array) -> list[Array]:
+        """x (Q, *P, C) -> of each element of a window what it meets at all places, (Q, *P', C)."""
+        pads, places = self.pads(x.shape[1:-1]), self.places(x.shape[1:-1])
+        padded = lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *((*pad, 0) for pad in pads), (0, 0, 0)))
+        found = []
+        for start in self.offsets():
+            ends = [at + (count - 1) * step + 1 for at, count, step in zip(start, places, self.stride, strict=True)]
+            found.append(lax.slice(padded, (0, *start, 0), (x.shape[0], *ends, x.shape[-1]), (1, *self.stride, 1)))
+        return found
+
+    def write(self, parts: list[Array], positions: Shape) -> Array:
+        """The adjoint of `read`: what was read at several places adds up, what was padding is left out."""
+        total = None
+        for start, part in zip(self.offsets(), parts, strict=True):
+            edges = []
+            axes = zip(start, self.pads(positions), part.shape[1:-1], self.stride, positions, strict=True)
+            for at, (before, _), count, step, length in axes:
+                first = at - before
+                edges.append((first, length - first - (count - 1) * step - 1, step - 1))
+            back = lax.pad(part, jnp.zeros((), part.dtype), ((0, 0, 0), *edges, (0, 0, 0)))
+            total = back if total is None else total + back
+        return total
+
+
+def _said(sizes: Shape) -> str:
+    return str(sizes[0]) if len(sizes) == 1 else str(sizes)
+
+
+def _window(owner: str, size, stride, dilation, padding) -> _Window:
+    """Raises ValueError for sizes that are no positive integers, or not one for each axis."""
+    size = _each(owner, "window" if owner == "mean_pool" else "kernel", size, None)
+    if len(size) > 3:
+        raise ValueError(f"{owner}: one, two or three axes of positions, got {len(size)}")
+    count = len(size)
+    if isinstance(padding, str):
+        checks.one_of(owner, "padding", padding, ("same", "valid"))
+    else:
+        given = padding if isinstance(padding, tuple | list) else (padding,) * count
+        if len(given) != count:
+            raise ValueError(f"{owner}: padding must be 'same', 'valid' or {count}, one for each axis, got {padding!r}")
+        pairs = (pad if isinstance(pad, tuple | list) else (pad, pad) for pad in given)
+        padding = tuple(_each(owner, "padding", pair, 2, 0) for pair in pairs)
+    return _Window(size, _each(owner, "stride", stride, count), _each(owner, "dilation", dilation, count), padding)
+
+
+def _each(owner: str, name: str, given, count: int | None, least: int = 1) -> Shape:
+    """One integer for each axis; a single one serves all."""
+    given = given if isinstance(given, tuple | list) else (given,) * (count or 1)
+    if not given or (count is not None and len(given) != count):
+        raise ValueError(f"{owner}: {name} must be an integer or {count} of them, got {given!r}")
+    return tuple(checks.integer(owner, name, x, least) for x in given)
+
+
+def _with_constants(name: str, first, defaults: dict[str, Any], **given) -> str:
+    """As `get` reads it: what is not the default is said."""
+    say = lambda x: x if isinstance(x, str | int) or isinstance(x[0], tuple) else _said(x)  # noqa: E731
+    told = [f"{key}={say(x)}" for key, x in given.items() if x != defaults[key]]
+    return f"{name}({', '.join([_said(first), *told])})"
+
+
+# Convolution ----------------------------------------------------------------------------------------------------------
+
+
+@register
+def conv(kernel, stride=1, padding="same", dilation=1, groups: int = 1) -> Connection:
+    """z_p = sum_i W_i x_(p stride + i dilation - padding), W (S, *kernel, R / groups): a convolution, as learning has
+    it: the kernel is not turned round on the way forward, but on the way back (Lecture 2).
+
+    kernel: (height, width), or a length for signals (T, R) of one axis; up to three axes. stride, dilation: one for
+    each axis or one for all. padding: "same" (ceil(P / stride) positions come out), "valid" (none), or zeros before and
+    after: p, (p, p'), ((before, after), ...). groups: of channels, each of which reads its own part of what is read.
+
+    >>> from functional_nn import connections
+    >>> connections.conv((3, 3), stride=2).shapes((28, 28, 1), 16)
+    ((14, 14, 16), (16, 3, 3, 1))
+    """
+    window = _window("conv", kernel, stride, dilation, padding)
+    return _convolution(window, checks.integer("conv", "groups", groups, 1))
+
+
+@functools.cache  # one row, however its constants are given
+def _convolution(window: _Window, groups: int) -> Connection:
+    axes = len(window.size)
+    one = (1,) * axes
+    name = _with_constants(
+        "conv", window.size, {"stride": one, "padding": "same", "dilation": one, "groups": 1},
+        stride=window.stride, padding=window.padding, dilation=window.dilation, groups=groups,
+    )  # fmt: skip
+    # XLA's letters for the axes: examples N, channels C read and given, O and I of the kernel
+    signal, letters = f"N{'XYZ'[:axes]}C", "XYZ"[:axes]
+
+    def shapes(x: Shape, channels: int) -> tuple[Shape, Shape]:
+        window.check(x)
+        for what, count in (("reads", x[-1]), ("gives", channels)):
+            if count % groups:
+                raise ValueError(f"{what} {count} channels, which groups={groups} does not divide")
+        return (*window.places(x[:-1]), channels), (channels, *window.size, x[-1] // groups)
+
+    def forward(x, w):
+        if jnp.iscomplexobj(w):  # XLA makes three real convolutions of it, in whose sums the complex step is lost
+            return _complex_convolution(window, groups, x, w)
+        return lax.conv_general_dilated(
+            x, w, window.stride, window.pads(x.shape[1:-1]), rhs_dilation=window.dilation,
+            dimension_numbers=(signal, f"O{letters}I", signal), feature_group_count=groups,
+        )  # fmt: skip
+
+    def back(s, w, like):
+        # s, with the gaps that the stride left, meets the kernel turned round; of each group its own channels
+        turned = lax.rev(w, tuple(range(1, axes + 1)))
+        if groups > 1:
+            turned = turned.reshape(groups, -1, *w.shape[1:])  # (G, S / G, *kernel, R / G)
+            turned = jnp.moveaxis(turned, 0, -2).reshape(w.shape[0] // groups, *window.size, -1)
+        edges = []
+        lengths = zip(like.shape[1:-1], s.shape[1:-1], window.pads(like.shape[1:-1]), strict=True)
+        for (length, places, (before, _)), reach, step in zip(lengths, window.reaches, window.stride, strict=True):
+            first = reach - 1 - before
+            edges.append((first, length + reach - 1 - ((places - 1) * step + 1) - first))
+        return lax.conv_general_dilated(
+            s, turned, one, edges, lhs_dilation=window.stride, rhs_dilation=window.dilation,
+            dimension_numbers=(signal, f"I{letters}O", signal), feature_group_count=groups,
+        )  # fmt: skip
+
+    def outer(s, x):
+        # a convolution over the examples: x is gone over by s, whose elements lie a stride apart
+        edges = []
+        lengths = zip(x.shape[1:-1], s.shape[1:-1], window.pads(x.shape[1:-1]), strict=True)
+        for (length, places, (before, _)), reach, step in zip(lengths, window.reaches, window.stride, strict=True):
+            edges.append((before, (places - 1) * step + reach - length - before))
+        return lax.conv_general_dilated(
+            x, s, window.dilation, edges, rhs_dilation=window.stride,
+            dimension_numbers=(f"C{letters}N", f"I{letters}O", f"C{letters}N"), batch_group_count=groups,
+        )  # fmt: skip
+
+    def unfold(s, x):
+        left, right = _by_position(s), _by_position(jnp.concatenate(window.read(x), axis=-1))
+        if groups == 1:
+            return left, right
+        # of each group the positions once: its own channels of s, and what they read
+        own = np.repeat(np.eye(groups), s.shape[-1] // groups, axis=1)
+        left = left[:, None] * jnp.asarray(own, s.dtype)[None, :, None, :]
+        right = right.reshape(*right.shape[:2], len(window.offsets()), groups, -1)
+        right = jnp.moveaxis(right, 3, 1)
+        return left.reshape(len(s), -1, s.shape[-1]), right.reshape(len(s), left.shape[1] * left.shape[2], -1)
+
+    def fans(w: Shape) -> tuple[int, int]:
+        return math.prod(w[1:]), w[0] // groups * math.prod(window.size)
+
+    row = functools.partial(Connection, shapes=shapes, unfold=unfold, fans=fans, pads=groups == 1)
+    twin = None if groups > 1 else row(f"{name} as a product", **_as_product(window))
+    return row(name, forward=forward, back=back, outer=outer, twin=twin)
+
+
+def _complex_convolution(window: _Window, groups: int, x: Array, w: Array) -> Array:
+    parts = zip(jnp.split(x, groups, axis=-1), jnp.split(w, groups, axis=0), strict=True)
+    return jnp.concatenate([_as_product(window)["forward"](*pair) for pair in parts], axis=-1)
+
+
+def _as_product(window: _Window) -> dict[str, Callable]:
+    """The convolution as a dense layer of windows that are copied side by side."""
+
+    def flat(w):
+        return w.reshape(w.shape[0], -1)
+
+    def windows(x):
+        return jnp.concatenate(window.read(x), axis=-1)
+
+    def back(s, w, like):
+        parts = jnp.split(_dense_back(s, flat(w), s), len(window.offsets()), axis=-1)
+        return window.write(parts, like.shape[1:-1])
+
+    def outer(s, x):
+        return _dense_outer(s, windows(x)).reshape(s.shape[-1], *window.size, x.shape[-1])
+
+    return {"forward": lambda x, w: _dense_forward(windows(x), flat(w)), "back": back, "outer": outer}
+
+
+# Tokens ---------------------------------------------------------------------------------------------------------------
+
+
+@register
+def embedding(tokens: int) -> Connection:
+    """z_p = the x_p-th column of W (S, tokens): of an input of integers 0 to tokens - 1, (Q, *P) -> (Q, *P, S).
+
+    A signal of tokens has no channels: an input of 32 of them is {"text": 32}. A token out of range, where its value
+    is not known, as under `jit`, gives nan, so that none is lost silently. Integers have no derivative.
+    """
+    tokens = checks.integer("embedding", "tokens", tokens, 1)
+
+    def inside(x):
+        return (x >= 0) & (x < tokens)
+
+    def forward(x, w):
+        chosen = w.T[jnp.where(inside(x), x, 0)]
+        return jnp.where(inside(x)[..., None], chosen, jnp.nan)
+
+    def back(s, w, like):
+        return np.zeros(like.shape, jax.dtypes.float0)
+
+    def outer(s, x):
+        # one that is out of range goes to no column: -1 would be the last
+        return jnp.zeros((tokens, s.shape[-1]), s.dtype).at[jnp.where(inside(x), x, tokens)].add(s, mode="drop").T
+
+    def unfold(s, x):
+        return _by_position(s), jax.nn.one_hot(x.reshape(len(x), -1), tokens, dtype=s.dtype)
+
+    return Connection(
+        f"embedding({tokens})",
+        lambda x, channels: ((*x, channels), (channels, tokens)),
+        forward,
+        back,
+        outer,
+        unfold,
+        fans=lambda w: (1, w[0]),  # of all columns one is read
+        pads=True,
+        tokens=tokens,
+    )
+
+
+# Without weights ------------------------------------------------------------------------------------------------------
+
+identity = register(
+    Connection("identity", lambda x, channels: (x, None), lambda x, w: x, lambda s, w, like: s, pads=True)
+)
+
+
+@register
+def mean_pool(window=None, stride=None, padding="valid") -> Connection:
+    """The mean of each window, (height, width) or a length; windows stand side by side where no stride is given.
+
+    What pads a signal counts in no mean. Without a window, the mean over all positions: (Q, *P, R) -> (Q, R).
+    """
+    if window is None:
+        if stride is not None or padding != "valid":
+            raise ValueError("mean_pool: stride and padding are those of a window, and none is given")
+        return Connection("mean_pool", _all_positions, _mean, _back_of_mean, pads=True)
+    return _mean_of_windows(_window("mean_pool", window, window if stride is None else stride, 1, padding))
+
+
+@functools.cache
+def _mean_of_windows(own: _Window) -> Connection:
+    name = _with_constants(
+        "mean_pool", own.size, {"stride": own.size, "padding": "valid"}, stride=own.stride, padding=own.padding
+    )
+
+    def shapes(x: Shape, channels: int) -> tuple[Shape, None]:
+        own.check(x)
+        if (met(x[:-1]) < 1).any():
+            raise ValueError(f"has windows that meet nothing but padding, over positions {x[:-1]}")
+        return (*own.places(x[:-1]), x[-1]), None
+
+    def met(positions: Shape) -> np.ndarray:
+        """How many of the signal's positions each window meets, P'."""
+        counts = np.ones(())
+        axes = zip(positions, own.places(positions), own.pads(positions), own.size, own.stride, strict=True)
+        for length, places, (before, _), size, step in axes:
+            first = np.arange(places) * step - before
+            counts = np.multiply.outer(counts, np.minimum(first + size, length) - np.maximum(first, 0))
+        return counts
+
+    def share(positions: Shape, dtype) -> Array:
+        return jnp.asarray(1 / met(positions)[None, ..., None], dtype)
+
+    def forward(x, w):
+        return sum(own.read(x)) * share(x.shape[1:-1], x.dtype)
+
+    def back(s, w, like):
+        part = s * share(like.shape[1:-1], s.dtype)
+        return own.write([part] * len(own.offsets()), like.shape[1:-1])
+
+    return Connection(name, shapes, forward, back, pads=True)
+
+
+def _all_positions(x: Shape, channels: int) -> tuple[Shape, None]:
+    if len(x) < 2:
+        raise ValueError(f"needs a signal with positions, got shape {x}")
+    return x[-1:], None
+
+
+def _mean(x: Array, w: None) -> Array:
+    return jnp.mean(_by_position(x), axis=1)
+
+
+def _back_of_mean(s: Array, w: None, like: Array) -> Array:
+    positions = like.shape[1:-1]
+    part = (s / math.prod(positions)).reshape(len(s), *(1,) * len(positions), -1)
+    return jnp.broadcast_to(part, like.shape)
+
+
+@register
+def take(position) -> Connection:
+    """One position of a signal, (Q, *P, R) -> (Q, R): take(-1) of (T, R) is the last; a pair (i, j) of (H, W, R)."""
+    given = position if isinstance(position, tuple | list) else (position,)
+    for each in given:
+        if isinstance(each, bool) or not isinstance(each, int | np.integer):
+            raise ValueError(f"take: position must be an integer, or one for each axis, got {position!r}")
+    return _at(tuple(map(int, given)))
+
+
+@functools.cache
+def _at(given: Shape) -> Connection:
+    def shapes(x: Shape, channels: int) -> tuple[Shape, None]:
+        if len(x) != len(given) + 1:
+            raise ValueError(f"needs a signal with {len(given)} axes of positions, got shape {x}")
+        for at, length in zip(given, x[:-1], strict=True):
+            if not -length <= at < length:
+                raise ValueError(f"has position {_said(given)}, outside the signal's {x[:-1]}")
+        return x[-1:], None
+
+    def forward(x, w):
+        return x[(slice(None), *given)]
+
+    def back(s, w, like):
+        return jnp.zeros(like.shape, s.dtype).at[(slice(None), *given)].set(s)
+
+    return Connection(f"take({_said(given)})", shapes, forward, back, pads=True)

@@ -8,6 +8,11 @@ gives F_q and dF_q/da. Where a row is fused with an output activation it also gi
 inputs: exact and finite where the composition would be log(0) or 0/0. Every value keeps the dtype of the outputs;
 sums are accumulated in at least float32.
 
+Where outputs have positions, (Q, *P, S), a row is asked at each of their T, and F_q is the mean of what it gives there,
+or their sum where `positions` is "sum". Weights may be given at each position, (Q, *P), 0 for one that is masked: F_q
+is then the mean by them, and w_q is their mean, so that a position counts as its weight says, whatever example it is
+of.
+
 What cancels in the two pairs everybody uses, of one example, with H = ds/dn (S, S):
 
     softmax    F_q = -sum_i t_i ln a_i
@@ -46,6 +51,7 @@ from jax import Array, lax
 from functional_nn import checks, precision
 from functional_nn.networks import activations
 from functional_nn.networks.activations import Activation, Range, largest_in_row
+from functional_nn.networks.connections import rows
 from functional_nn.precision import at_least_float32
 from functional_nn.registry import Described, Registry, cached
 
@@ -109,6 +115,7 @@ class Loss(Described):
     square_weight(S) -> c, where F_q = c sum_i (a_i - t_i)^2: a sum of squares has residuals, sqrt(c) (a - t).
     constants: what else than its reduction it was made with, by name; filled in by `register`.
     likelihood: the distribution of the targets whose -ln it is; None where there is none, or nobody said.
+    positions: what F_q is of what is found at each position of the outputs, their "mean" or their "sum".
     """
 
     name: str
@@ -126,6 +133,7 @@ class Loss(Described):
     doubt: Callable[[Range], str | None] = lambda gives: None
     constants: dict[str, Any] = field(default_factory=dict, hash=False)
     likelihood: Likelihood | None = None
+    positions: Reduction = "mean"
 
     def __repr__(self) -> str:
         return f"<loss {self.specification}>"
@@ -133,7 +141,9 @@ class Loss(Described):
     @property
     def specification(self) -> str:
         """What `get` makes it of again, such as "cross_entropy(mean)" or "huber(mean, delta=0.5)"."""
-        return f"{self.name}({', '.join([self.reduction, *(f'{name}={x}' for name, x in self.constants.items())])})"
+        constants = [f"{name}={x}" for name, x in self.constants.items()]
+        constants += ["positions=sum"] if self.positions == "sum" else []
+        return f"{self.name}({', '.join([self.reduction, *constants])})"
 
     @property
     def smooth(self) -> bool:
@@ -142,11 +152,11 @@ class Loss(Described):
 
     def value(self, outputs: Array, targets: Array, weights: Array | None = None) -> Array:
         """F, a scalar."""
-        return self.reduce(self.example_value(outputs, targets), weights)
+        return self.reduce(at_positions(self.example_value, outputs, targets), weights)
 
     def gradient(self, outputs: Array, targets: Array, weights: Array | None = None) -> Array:
-        """dF/da (Q, S), reduction included."""
-        return self.scale(self.example_gradient(outputs, targets), weights)
+        """dF/da (Q, *P, S), reduction included."""
+        return self.scale(at_positions(self.example_gradient, outputs, targets), weights)
 
     def fused_with(self, activation: Activation) -> FusedPair | None:
         """The pair that takes over from `activation` in the output layer, if there is one.
@@ -175,24 +185,51 @@ class Loss(Described):
             "curvature=losses.Curvature(product, root)"
         )
 
-    def reduce(self, example_values: Array, weights: Array | None = None) -> Array:
-        """sum_q w_q F_q, over sum_q w_q for "mean" (0 where that is 0): (Q,) -> scalar."""
-        wide = example_values.astype(at_least_float32(example_values.dtype))
-        if weights is None:
-            total, count = jnp.sum(wide), float(wide.shape[0])
-        else:
-            total, count = jnp.sum(wide * weights.astype(wide.dtype)), _positive(jnp.sum(weights.astype(wide.dtype)))
-        return (total / count if self.reduction == "mean" else total).astype(example_values.dtype)
+    def of_position(self, count: int) -> float:
+        """What each of so many positions counts for in its example."""
+        return 1 / count if self.positions == "mean" else 1.0
 
-    def scale(self, example_gradients: Array, weights: Array | None = None) -> Array:
-        """dF_q/d. -> dF/d. : each example's row times its share w_q (/ sum w) of F, (Q, S) -> (Q, S)."""
-        # in at least float32: neither Q nor 1 / Q need be a number of a 16-bit dtype
-        dtype, wide = example_gradients.dtype, example_gradients.astype(at_least_float32(example_gradients.dtype))
+    def of_example(self, values: Array, weights: Array | None = None) -> Array:
+        """F_q (Q,), from what is found at each position (Q, *P), and the positions' weights, whose mean is 1."""
+        if values.ndim == 1:
+            return values
+        wide = values.astype(at_least_float32(values.dtype))
+        wide = wide if weights is None else wide * weights.astype(wide.dtype)
+        found = jnp.sum(wide.reshape(len(wide), -1), axis=1) * self.of_position(math.prod(values.shape[1:]))
+        return found.astype(values.dtype)
+
+    def reduce(self, values: Array, weights: Array | None = None) -> Array:
+        """sum_q w_q F_q, over sum_q w_q for "mean" (0 where that is 0): from what is found of each example (Q,), or at
+        each position (Q, *P), a scalar.
+        """
+        wide, count = values.astype(at_least_float32(values.dtype)), math.prod(values.shape[1:])
         if weights is None:
-            return (wide / wide.shape[0]).astype(dtype) if self.reduction == "mean" else example_gradients
-        share = weights.astype(wide.dtype)
+            total, weight = jnp.sum(wide), float(wide.size)
+        else:
+            own = spread(weights.astype(wide.dtype), values.shape)
+            total, weight = jnp.sum(wide * own), _positive(jnp.sum(own))
+        total = total / weight if self.reduction == "mean" else total
+        return _times(total, self.of_all(count)).astype(values.dtype)
+
+    def scale(self, gradients: Array, weights: Array | None = None) -> Array:
+        """dF_q/d. -> dF/d. : each row times its share w_q (/ sum w) of F, (Q, *P, S) -> (Q, *P, S)."""
+        # in at least float32: neither Q nor 1 / Q need be a number of a 16-bit dtype
+        dtype, wide = gradients.dtype, gradients.astype(at_least_float32(gradients.dtype))
+        counted = self.of_all(math.prod(gradients.shape[1:-1]))
+        if weights is None:
+            if self.reduction == "sum" and counted == 1:
+                return gradients
+            scaled = wide / math.prod(gradients.shape[:-1]) if self.reduction == "mean" else wide
+            return _times(scaled, counted).astype(dtype)
+        share = spread(weights.astype(wide.dtype), gradients.shape[:-1])
         share = share / _positive(jnp.sum(share)) if self.reduction == "mean" else share
-        return (wide * share[:, None]).astype(dtype)
+        return (wide * _times(share, counted)[..., None]).astype(dtype)
+
+    def of_all(self, positions: int) -> float:
+        """What a mean over all positions of all examples is to be multiplied by, or a sum over them."""
+        if self.reduction == "sum":
+            return self.of_position(positions)
+        return 1.0 if self.positions == "mean" else float(positions)
 
     def check_outputs(self, activation: Activation) -> None:
         """Raises ValueError where the loss needs probabilities and the output layer gives something else."""
@@ -243,6 +280,23 @@ _WRONG_TARGETS = {
 }
 
 
+def at_positions(function: Callable[..., Array], *signals: Array) -> Array:
+    """What a function of rows (Q, S) gives at every position of signals (Q, *P, S): (Q, *P, ...)."""
+    if signals[0].ndim == 2:
+        return function(*signals)
+    found = function(*map(rows, signals))
+    return found.reshape(*signals[0].shape[:-1], *found.shape[1:])
+
+
+def spread(weights: Array, shape: tuple[int, ...]) -> Array:
+    """Weights of examples (Q,) at all of their positions (Q, *P)."""
+    return jnp.broadcast_to(jnp.expand_dims(weights, tuple(range(weights.ndim, len(shape)))), shape)
+
+
+def _times(x: Array, factor: float) -> Array:
+    return x if factor == 1 else x * factor
+
+
 def _positive(total: Array) -> Array:
     # of weights that are all 0 there is nothing to divide
     return jnp.where(total > 0, total, 1)
@@ -255,65 +309,80 @@ names, get = _registry.names, _registry.get
 def register(factory: Callable[..., Loss]) -> Callable[..., Loss]:
     """Makes a factory `(reduction=..., ...) -> Loss` known by its name; returns it, its results cached. A decorator.
 
-    Its other arguments are the loss's constants: `get("huber(mean, delta=0.5)")` gives them, too.
+    Its other arguments are the loss's constants: `get("huber(mean, delta=0.5)")` gives them, too. Each takes
+    positions="mean" or "sum" beside them, for outputs that have positions.
     Raises TypeError for a factory without `reduction`, ValueError where the name is taken.
     """
-    parameters = inspect.signature(factory).parameters
-    if next(iter(parameters), None) != "reduction":
+    signature = inspect.signature(factory)
+    if next(iter(signature.parameters), None) != "reduction":
         raise TypeError(f"losses.register: {factory.__name__} must take reduction='mean' first, beside its constants")
 
-    @cached
-    @functools.wraps(factory)
-    def checked(reduction: Reduction, *args, **keywords):
-        if reduction not in ("mean", "sum"):
-            raise ValueError(f"{factory.__name__}: reduction must be 'mean' or 'sum', got {reduction!r}")
+    def checked(reduction: Reduction, *args, positions: Reduction = "mean", **keywords):
+        for name, value in (("reduction", reduction), ("positions", positions)):
+            if value not in ("mean", "sum"):
+                raise ValueError(f"{factory.__name__}: {name} must be 'mean' or 'sum', got {value!r}")
         loss = factory(reduction, *args, **keywords)
-        constants = inspect.signature(factory).bind(reduction, *args, **keywords).arguments
+        constants = signature.bind(reduction, *args, **keywords).arguments
         del constants["reduction"]
-        return dataclasses.replace(loss, constants=constants) if constants and not loss.constants else loss
+        constants = constants if constants and not loss.constants else loss.constants
+        return dataclasses.replace(loss, constants=constants, positions=positions)
 
-    _registry.add(factory.__name__, checked)
-    return checked
+    functools.update_wrapper(checked, factory)
+    told = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+    rest = [p for p in signature.parameters.values() if p.kind is p.VAR_KEYWORD]
+    positions = inspect.Parameter("positions", inspect.Parameter.KEYWORD_ONLY, default="mean", annotation=Reduction)
+    checked.__signature__ = signature.replace(parameters=[*told, positions, *rest])
+    made = cached(checked)
+    _registry.add(factory.__name__, made)
+    return made
 
 
 def one_hot(labels, classes: int, dtype=None) -> Array:
-    """Labels (Q,) of integers 0..classes-1 as rows (Q, classes) with a single 1.
+    """Labels (Q,) of integers 0..classes-1 as rows (Q, classes) with a single 1; (Q, T) as (Q, T, classes).
 
-    Raises ValueError for concrete labels out of range or not integers; under `jit`, where values are not known, such
-    a label gives a row of nan, so that no example is lost silently. dtype: JAX's default float where not given.
+    Raises ValueError for concrete labels out of range or not integers, and for a column (Q, 1); under `jit`, where
+    values are not known, such a label gives a row of nan, so that no example is lost silently. dtype: JAX's default
+    float where not given.
     """
     labels = jnp.asarray(labels)
-    if labels.ndim != 1 or not jnp.issubdtype(labels.dtype, jnp.integer):
-        raise ValueError(f"labels: expected integers of shape (Q,), got {labels.dtype} of shape {labels.shape}")
+    if labels.ndim < 1 or labels.shape[1:] == (1,) or not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise ValueError(
+            f"labels: expected integers of shape (Q,), got {labels.dtype} of shape {labels.shape}; of positions (Q, T)"
+        )
+    return _one_hot(labels, classes, precision.default() if dtype is None else precision.available(dtype))
+
+
+def _one_hot(labels: Array, classes: int, dtype) -> Array:
     if checks.is_concrete(labels):
-        wrong = np.flatnonzero((np.asarray(labels) < 0) | (np.asarray(labels) >= classes))
-        if wrong.size:
-            first = int(wrong[0])
-            raise ValueError(f"labels: expected 0 to {classes - 1}, got {int(labels[first])} at index {first}")
-    dtype = precision.default() if dtype is None else precision.available(dtype)
+        index = checks.first(labels, lambda block: (block < 0) | (block >= classes))
+        if index is not None:
+            at = index[0] if len(index) == 1 else index
+            raise ValueError(f"labels: expected 0 to {classes - 1}, got {int(np.asarray(labels)[index])} at index {at}")
     inside = (labels >= 0) & (labels < classes)
-    return jnp.where(inside[:, None], jax.nn.one_hot(labels, classes, dtype=dtype), jnp.nan)
+    return jnp.where(inside[..., None], jax.nn.one_hot(labels, classes, dtype=dtype), jnp.nan)
 
 
 def coded(loss: Loss | None, labels: Array, outputs: int) -> Array:
-    """Integer labels (Q,) as the targets (Q, S) of S outputs: one-hot rows, or -1 and +1 where the loss wants signs.
+    """Integer labels (Q, *P) as the targets (Q, *P, S) of S outputs: one-hot rows, or -1 and +1 where the loss wants
+    signs.
 
     Of a single output, which 0 and 1 (or False and True) are the labels of: a column of them. Raises ValueError for
     labels out of range, and for a single output whose loss has no classes.
     """
     signs = loss is not None and loss.targets == "signs"
     if outputs > 1:
-        rows = one_hot(labels.astype(jnp.int32), outputs)
+        coding = _one_hot(jnp.asarray(labels, jnp.int32), outputs, precision.default())
     elif signs or (loss is not None and loss.targets == "unit interval"):
-        rows = one_hot(labels.astype(jnp.int32), 2)[:, 1:]
+        coding = _one_hot(jnp.asarray(labels, jnp.int32), 2, precision.default())[..., 1:]
     else:
-        raise ValueError(f"targets: expected shape ({len(labels)}, 1) to match the outputs, got {labels.shape}")
-    return 2 * rows - 1 if signs else rows
+        expected = (*labels.shape, 1)
+        raise ValueError(f"targets: expected shape {expected} to match the outputs, got {labels.shape}")
+    return 2 * coding - 1 if signs else coding
 
 
 def class_weights(targets: Array, weights: Any = "balanced") -> Array:
     """The weight of each example (Q,) by its class: of targets (Q, S) the largest, of a single column > 1/2, or > 0
-    where there are numbers below 0; of integers (Q,) the label.
+    where there are numbers below 0; of integers (Q,) the label. Of targets with positions, (Q, *P, S), of each (Q, *P).
 
     weights: one for each class, (C,) or {class: weight}, 1 where it has none; or "balanced", Q / (C Q_c) for a class of
     Q_c examples, so that every class counts alike (King and Zeng 2001; scikit-learn's). Raises ValueError for others.
@@ -326,10 +395,10 @@ def class_weights(targets: Array, weights: Any = "balanced") -> Array:
     targets = jnp.asarray(targets)
     if targets.ndim == 1 and jnp.issubdtype(targets.dtype, jnp.integer):
         labels, count = targets, None
-    elif targets.ndim == 2 and targets.shape[1] > 1:
-        labels, count = jnp.argmax(targets, axis=1), targets.shape[1]
-    elif targets.ndim == 2:
-        labels, count = (targets[:, 0] > jnp.where(jnp.any(targets < 0), 0, 0.5)).astype(jnp.int32), 2
+    elif targets.ndim > 1 and targets.shape[-1] > 1:
+        labels, count = jnp.argmax(targets, axis=-1), targets.shape[-1]
+    elif targets.ndim > 1:
+        labels, count = (targets[..., 0] > jnp.where(jnp.any(targets < 0), 0, 0.5)).astype(jnp.int32), 2
     else:
         raise ValueError(f"targets: expected classes, (Q, S) or integers (Q,), got {targets.dtype} of {targets.shape}")
     given = dict(enumerate(weights)) if isinstance(weights, list | tuple | np.ndarray | jax.Array) else weights
@@ -338,8 +407,8 @@ def class_weights(targets: Array, weights: Any = "balanced") -> Array:
             raise ValueError("class_weights: integer labels that are traced do not say how many classes there are")
         count = max(int(labels.max()) + 1, len(given) if isinstance(given, dict) else 1)
     if isinstance(given, str) and given == "balanced":
-        found = jnp.bincount(labels, length=count).astype(precision.default())
-        return (len(labels) / (count * jnp.maximum(found, 1)))[labels]
+        found = jnp.bincount(labels.ravel(), length=count).astype(precision.default())
+        return (labels.size / (count * jnp.maximum(found, 1)))[labels]
     if not isinstance(given, dict):
         raise ValueError(
             f"class_weights: expected 'balanced', or a weight for each of {count} classes, got {weights!r}"

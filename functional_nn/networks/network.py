@@ -1,13 +1,18 @@
 """Layer and Network: a feedforward graph in topological order, as data; parameters are a plain pytree beside it.
 
-Letters: Q examples, R inputs, S neurons, k maxout pieces. Batches are rows, weights (S_out, S_in) as in the texts:
-n = sum over sources of a_source W_source^T, plus b; a = f(n). (Hagan Eq. 3.3; P3.2 for several sources.)
+Letters: Q examples, R inputs, S neurons, k pieces a neuron (of maxout), P positions along each axis of a signal.
+Batches are rows, weights (S_out, S_in) as in the texts: n = sum over sources of a_source W_source^T, plus b; a = f(n).
+(Hagan Eq. 3.3; P3.2 for several sources.) By other connections than the dense one what is read may be a signal, (Q, *P,
+R), channels last, and n is one, (Q, *P', S): an image is (Q, height, width, channels), a vector (Q, R).
 """
 
 import dataclasses
+import functools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,13 +20,13 @@ import numpy as np
 from jax import Array
 
 from functional_nn import checks, precision, registry
-from functional_nn.networks import activations, initializers, losses
+from functional_nn.networks import activations, connections, initializers, losses
 from functional_nn.networks.activations import Activation
-from functional_nn.networks.connections import Connection, dense
+from functional_nn.networks.connections import Connection, Shape, dense, rows
 from functional_nn.networks.initializers import Initializer
 from functional_nn.networks.losses import Loss
 
-Bias = Literal["per_neuron", "shared", "none"]
+Bias = Literal["per_neuron", "per_position", "shared", "none"]
 Params = dict[str, dict]
 Inputs = Array | Mapping[str, Array]
 
@@ -29,18 +34,20 @@ Inputs = Array | Mapping[str, Array]
 class Trace(NamedTuple):
     """What the forward pass leaves behind for the backward one.
 
-    net_inputs: {layer: (Q, S), (Q, S k) for maxout}; activations: the same for the outputs, (Q, S), and for the
-    network's inputs under their own names, (Q, R): a^0 = p (Hagan Eq. 3.2). dropped: {layer: Dropped} where neurons
-    were dropped; there `activations` are what the next layers read.
+    net_inputs: {layer: (Q, *P, S)}, (Q, *P, S k) where a neuron has pieces; activations: the same for the outputs, (Q,
+    *P, S), and for the network's inputs under their own names, (Q, R): a^0 = p (Hagan Eq. 3.2). dropped: {layer:
+    Dropped} where neurons were dropped; there `activations` are what the next layers read. kept: {layer: what its
+    activation's derivatives use again}, where there is any.
     """
 
     net_inputs: dict[str, Array]
     activations: dict[str, Array]
     dropped: dict[str, "Dropped"]
+    kept: dict[str, Any] = MappingProxyType({})
 
 
 class Dropped(NamedTuple):
-    """Dropout in one layer: mask (Q, S) of 0 and 1 / (1 - rate); activations f(n) (Q, S), before it."""
+    """Dropout in one layer: mask (Q, *P, S) of 0 and 1 / (1 - rate); activations f(n), as large, before it."""
 
     mask: Array
     activations: Array
@@ -50,19 +57,22 @@ class Dropped(NamedTuple):
 class Layer:
     """One summing junction and its activation: n = sum over sources of W a + b, a = f(n).
 
-    sources: names of inputs and earlier layers whose weighted contributions add; filled in for you in a chain.
-    bias: "per_neuron" (S,), "shared" by the whole layer (1,) (Kordecki), or "none".
+    size: S, how many neurons it has; of a signal, how many at each position, its channels.
+    sources: names of inputs and earlier layers whose weighted contributions add; filled in for you in a chain. A bare
+    name is read by `dense`; ("image", connections.conv((3, 3))) or ("image", "conv((3, 3))") by what stands beside it.
+    bias: "per_neuron" (S,), which all positions share, "per_position" (*P, S), "shared" by the whole layer (1,)
+    (Kordecki), or "none".
     initializer: a name or an Initializer; by default the activation's own.
     dropout: the rate in [0, 1) at which neurons are dropped in training, that is wherever a key is given; those left
     are divided by 1 - rate, so that nothing changes where none is (Srivastava et al. 2014, section 10).
-    connections: by which each source is read, dense where not given.
+    connections: by which each source is read, where not told beside it.
     Raises ValueError for a size < 1, an unknown name, an initializer that the bias does not suit, another rate.
     """
 
     name: str
     size: int
     activation: Activation | str = "linear"
-    sources: tuple[str, ...] = ()
+    sources: tuple[str | tuple[str, Connection | str], ...] = ()
     bias: Bias = "per_neuron"
     initializer: Initializer | str | None = None
     dropout: float = 0.0
@@ -74,9 +84,8 @@ class Layer:
         settle = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731 (the class is frozen)
         settle("activation", activation)
         settle("initializer", initializer)
-        settle("sources", (self.sources,) if isinstance(self.sources, str) else tuple(self.sources))
-        if all(connection is dense for connection in self.connections):
-            settle("connections", (dense,) * len(self.sources))
+        for name, value in zip(("sources", "connections"), _read_by(self), strict=True):
+            settle(name, value)
         rate = checks.constant(
             f"layer {self.name!r}", "dropout", self.dropout, lambda r: (r >= 0) & (r < 1), "in [0, 1)"
         )
@@ -84,17 +93,17 @@ class Layer:
         _check_name("layer", self.name)
         _check_size(f"layer {self.name!r}", self.size)
         _check_learned(self.name, activation)
-        if self.bias not in ("per_neuron", "shared", "none"):
+        if self.bias not in Bias.__args__:
             raise ValueError(f"layer {self.name!r}: " + registry.unknown("bias", str(self.bias), Bias.__args__))
         if initializer.sets_bias and self.bias == "shared":
             raise ValueError(
                 f"layer {self.name!r}: initializer {initializer.name!r} gives every neuron a bias of its own; "
-                "bias must be 'per_neuron' or 'none', got 'shared'"
+                "bias must be 'per_neuron', 'per_position' or 'none', got 'shared'"
             )
 
     @property
     def rows(self) -> int:
-        """How many net inputs the layer has: S, or S k for maxout."""
+        """How many net inputs the layer has, at each position: S, or S k for maxout."""
         return self.size * self.activation.pieces
 
     @property
@@ -102,30 +111,54 @@ class Layer:
         """Each source, and the connection by which it is read."""
         return tuple(zip(self.sources, self.connections, strict=True))
 
+    @property
+    def weighted(self) -> tuple[tuple[str, Connection], ...]:
+        """Of them, those that have weights."""
+        return tuple((source, by) for source, by in self.reads if by.outer is not None)
+
     def total(self, s: Array) -> Array:
-        """sum_q s_q, of sensitivities (Q, S) as its connections lay them out."""
-        return self.connections[0].total(s)
+        """The sum over examples and positions, of sensitivities (Q, *P, S) as its connections lay them out."""
+        return self.connections[0].total(rows(s))
 
 
 @dataclass(frozen=True)
 class Network:
     """A feedforward graph: a frozen, hashable description. Made by `multilayer` or `graph`.
 
-    inputs: ((name, R), ...); layers: in an order in which every layer reads only what stands before it; the last is
-    the output. Raises ValueError for whatever is wrong with the graph.
+    inputs: ((name, R), ...) of vectors, or the shape (*P, R) of one example, of tokens (*P,). layers: in an order in
+    which every layer reads only what stands before it; the last is the output.
+    shapes: {name: of one example's signal} of all inputs and layers; net_shapes: {layer: of its net inputs}; tokens:
+    {input: how many it may be}, of the inputs that are integers.
+    Raises ValueError for whatever is wrong with the graph.
     """
 
-    inputs: tuple[tuple[str, int], ...]
+    inputs: tuple[tuple[str, int | Shape], ...]
     layers: tuple[Layer, ...]
-    sizes: Mapping[str, int] = field(init=False, repr=False, compare=False)
+    shapes: Mapping[str, Shape] = field(init=False, repr=False, compare=False)
+    net_shapes: Mapping[str, Shape] = field(init=False, repr=False, compare=False)
+    tokens: Mapping[str, int] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self):
-        object.__setattr__(self, "sizes", _check_graph(self.inputs, self.layers))
+        settle = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731 (the class is frozen)
+        shapes = [(name, _input_shape(name, shape)) for name, shape in self.inputs]
+        settle("inputs", tuple((name, shape[0] if len(shape) == 1 else shape) for name, shape in shapes))
+        _check_graph(self.inputs, self.layers)
+        settle("tokens", _tokens(self.inputs, self.layers))
+        settle("shapes", dict(shapes))
+        settle("net_shapes", {})
+        for layer in self.layers:
+            n = _net_shape(layer, self.shapes)
+            self.net_shapes[layer.name], self.shapes[layer.name] = n, _output_shape(layer, n)
 
     @property
     def output(self) -> Layer:
         """The layer whose activations are the network's outputs."""
         return self.layers[-1]
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """How many numbers one example's signal has, by name of the input or layer."""
+        return {name: math.prod(shape) for name, shape in self.shapes.items()}
 
     @property
     def drops(self) -> bool:
@@ -135,7 +168,9 @@ class Network:
     def init(self, key: Array, dtype=None) -> Params:
         """Parameters at the start: {layer: {"weights": {source: (S, S_source)}, "bias": (S,) or (1,), ...}}.
 
-        Layers without bias have no "bias"; learned activations add theirs (prelu: "slope", (S,) or (1,)).
+        Weights are as their connection has them, of a convolution (S, *kernel, S_source); sources that are read without
+        weights have none, layers without bias no "bias". Learned parameters of an activation stand under "learned",
+        {"slope": (S,) or (1,)} of prelu.
         dtype: float64, float32, bfloat16 or float16; JAX's default float where not given. Raises ValueError for
         float64 while `jax_enable_x64` is off.
         """
@@ -144,18 +179,31 @@ class Network:
         return {layer.name: self._init_layer(layer, key, dtype) for layer, key in zip(self.layers, keys, strict=True)}
 
     def _init_layer(self, layer: Layer, key: Array, dtype) -> dict:
-        widths = [self.sizes[source] for source in layer.sources]
-        weights, bias = layer.initializer.draw(key, layer.rows, sum(widths), layer.size, dtype)
-        columns = jnp.split(weights, np.cumsum(widths)[:-1].tolist(), axis=1)
-        params = {"weights": dict(zip(layer.sources, columns, strict=True))}
+        shapes = {source: by.shapes(self.shapes[source], layer.rows)[1] for source, by in layer.weighted}
+        fans = {source: by.fans(shapes[source]) for source, by in layer.weighted}
+        fan_in = sum(into for into, _ in fans.values())
+        fan_out = max((out for _, out in fans.values()), default=layer.rows) // layer.activation.pieces
+        weights, bias = layer.initializer.draw(key, layer.rows, fan_in, fan_out, dtype) if fans else (None, None)
+        params, drawn = {"weights": {}}, 0
+        for number, (source, shape) in enumerate(shapes.items()):
+            columns = slice(drawn, drawn + fans[source][0])
+            drawn, many = columns.stop, math.prod(shape[1:]) // fans[source][0]
+            own = weights[:, columns]
+            if many > 1:  # of which one is read at a time, as of an embedding's: each is drawn by itself
+                keys = jax.random.split(jax.random.fold_in(key, number), many)
+                one = lambda own: layer.initializer.draw(own, layer.rows, fan_in, fan_out, dtype)[0][:, columns]  # noqa: E731, B023
+                own = jnp.moveaxis(jax.lax.map(one, keys), 0, 1)
+            params["weights"][source] = own.reshape(shape)
         if layer.bias != "none":
-            params["bias"] = bias if layer.bias == "per_neuron" else bias[:1]
+            bias = jnp.zeros(layer.rows, dtype) if bias is None else bias
+            shape = _bias_shape(layer, self.net_shapes[layer.name])
+            params["bias"] = bias[:1] if layer.bias == "shared" else jnp.broadcast_to(bias, shape)
         if layer.activation.parameters:
-            params |= layer.activation.parameters(layer.size, dtype)
+            params["learned"] = layer.activation.parameters(layer.size, dtype)
         return params
 
     def apply(self, params: Params, inputs: Inputs) -> Array:
-        """Outputs (Q, S) for inputs (Q, R), or {name: (Q, R)} where there are several. Raises as `forward`."""
+        """Outputs (Q, *P, S) for inputs (Q, *P, R), or {name: (Q, *P, R)} of several. Raises as `forward`."""
         return self.forward(params, inputs).activations[self.output.name]
 
     def forward(
@@ -163,72 +211,89 @@ class Network:
     ) -> Trace:
         """The forward pass, with everything it computed on the way (Hagan Eq. 3.2-3.4).
 
-        Computes in the dtype of the parameters, to which the inputs are converted. offsets: {layer: (Q, rows)} added
-        to net inputs: the derivative with respect to a zero put there is the layer's sensitivity. key: draws which
-        neurons are dropped in layers with dropout; none are without it.
+        Computes in the dtype of the parameters, to which the inputs are converted. offsets: {layer: as large as its net
+        inputs, (Q, *P, rows)}, added to them: the derivative with respect to a zero put there is the layer's
+        sensitivity. key: draws which neurons are dropped in layers with dropout; none are without it.
         Raises ValueError for inputs or parameters of the wrong names or shapes and for non-finite concrete inputs.
         """
         inputs, offsets = self.prepare(params, inputs), offsets or {}
         examples = next(iter(inputs.values())).shape[0]
-        rows = {layer.name: layer.rows for layer in self.layers}
         for name, offset in offsets.items():
-            if name not in rows:
-                raise ValueError("offsets: " + registry.unknown("layer", name, rows))
-            if offset.shape != (examples, rows[name]):
-                raise ValueError(f"offsets[{name!r}]: expected shape {(examples, rows[name])}, got {offset.shape}")
+            if name not in self.net_shapes:
+                raise ValueError("offsets: " + registry.unknown("layer", name, self.net_shapes))
+            expected = (examples, *self.net_shapes[name])
+            if offset.shape != expected:
+                raise ValueError(f"offsets[{name!r}]: expected shape {expected}, got {offset.shape}")
         return forward(self, params, inputs, offsets, key)
 
     def prepare(self, params: Params, inputs: Inputs) -> dict[str, Array]:
-        """Checked inputs by name, (Q, R) each, in the parameters' dtype; see `forward` for what is raised."""
+        """Checked inputs by name, (Q, *P, R) each, in the parameters' dtype, tokens as int32; see `forward` for what is
+        raised.
+        """
         check_params(self, params)
-        dtype = jax.tree_util.tree_leaves(params)[0].dtype
+        dtype = dtype_of(params)
         by_name = inputs if isinstance(inputs, Mapping) else {self.inputs[0][0]: inputs}
         if set(by_name) != {name for name, _ in self.inputs}:
             given = sorted(inputs) if isinstance(inputs, Mapping) else "a single array"
             raise ValueError(f"inputs: expected {_inputs_expected(self)}, got {given}")
         prepared = {}
-        for name, width in self.inputs:
+        for name, _ in self.inputs:
             label = f"inputs[{name!r}]" if isinstance(inputs, Mapping) else "inputs"
-            prepared[name] = _batch(label, by_name[name], width, dtype)
+            prepared[name] = _batch(label, by_name[name], self.shapes[name], dtype, self.tokens.get(name))
         examples = {name: x.shape[0] for name, x in prepared.items()}
         if len(set(examples.values())) > 1:
             raise ValueError(f"inputs: expected the same number of examples in each, got {examples}")
         return prepared
 
     def prepare_weights(self, inputs: dict[str, Array], weights: Array | None) -> Array | None:
-        """Checked weights of the examples (Q,), in at least float32, or None.
+        """Checked weights of the examples (Q,), or of the positions of the outputs, (Q, *P), in at least float32, or
+        None; of True and False, 1 and 0.
 
         Raises ValueError for another shape, for negative or non-finite concrete weights, and where all are 0.
         """
         if weights is None:
             return None
-        x = next(iter(inputs.values()))
+        examples = _count(inputs)
         checks.numeric("weights", weights)
-        if weights.shape != x.shape[:1]:
-            raise ValueError(f"weights: expected shape {x.shape[:1]}, one for each example, got {weights.shape}")
+        each = (examples, *self.shapes[self.output.name][:-1])
+        if weights.shape not in (each[:1], each):
+            positions = f", or {each}, one for each position," if len(each) > 1 else ","
+            raise ValueError(f"weights: expected shape {each[:1]}, one for each example{positions} got {weights.shape}")
         checks.finite("weights", weights)
         if checks.is_concrete(weights):
             if (np.asarray(weights) < 0).any():
                 raise ValueError(f"weights: expected numbers >= 0, got {np.min(np.asarray(weights))}")
             if not np.asarray(weights).any():
                 raise ValueError("weights: expected at least one above 0, got none")
-        return jnp.asarray(weights, precision.at_least_float32(x.dtype))
+        return jnp.asarray(weights, precision.at_least_float32(_float_of(inputs)))
 
-    def prepare_targets(self, inputs: dict[str, Array], targets: Array, loss: Loss | None = None) -> Array:
-        """Checked targets (Q, S) in the dtype of the prepared `inputs`; integer labels (Q,) are coded as `loss` wants
-        them. Raises ValueError for another shape, and for labels that are none.
+    def prepare_targets(self, inputs: dict[str, Array], targets: Array, loss: Loss | None = None, dtype=None) -> Array:
+        """Checked targets, as large as the outputs, (Q, *P, S); integer labels (Q, *P) are coded as `loss` wants them.
+
+        dtype: theirs; that of the prepared `inputs` where not given, which do not say it where all are tokens. Raises
+        ValueError for another shape, and for labels that are none.
         """
-        x = next(iter(inputs.values()))
-        checks.numeric("targets", targets, x.dtype)
-        expected = (x.shape[0], self.output.size)
-        if targets.shape == expected[:1] and targets.dtype.kind in "biu":
+        examples, dtype = _count(inputs), dtype or _float_of(inputs)
+        checks.numeric("targets", targets, dtype)
+        expected = (examples, *self.shapes[self.output.name])
+        if targets.shape == expected[:-1] and targets.dtype.kind in "biu":
             targets = losses.coded(loss, targets, self.output.size)
         if targets.shape != expected:
             labels = targets.dtype.kind in "iu" and self.output.size > 1
-            hint = "; integers (Q,) are taken for classes, and fnn.one_hot makes rows of them" if labels else ""
+            of = f"({', '.join(['Q', *map(str, expected[1:-1])])}{',' if len(expected) == 2 else ''})"
+            hint = f"; integers {of} are taken for classes, and fnn.one_hot makes rows of them" if labels else ""
             raise ValueError(f"targets: expected shape {expected} to match the outputs, got {targets.shape}{hint}")
         checks.finite("targets", targets)
-        return jnp.asarray(targets, x.dtype)
+        return jnp.asarray(targets, dtype)
+
+
+def _count(inputs: dict[str, Array]) -> int:
+    return next(iter(inputs.values())).shape[0]
+
+
+def _float_of(inputs: dict[str, Array]) -> Any:
+    """The dtype of those that are no tokens; JAX's default float where all are."""
+    return next((x.dtype for x in inputs.values() if x.dtype.kind not in "iu"), precision.default())
 
 
 def multilayer(
@@ -267,10 +332,25 @@ def multilayer(
     return Network((("input", sizes[0]),), layers)
 
 
-def graph(*, inputs: Mapping[str, int], layers: Sequence[Layer]) -> Network:
-    """Any feedforward graph: `inputs` {name: R}, `layers` each after those it reads; the last layer is the output.
+def graph(*, inputs: Mapping[str, int | Shape], layers: Sequence[Layer]) -> Network:
+    """Any feedforward graph: `inputs` {name: R, or the shape (*P, R) of one example}, `layers` each after those it
+    reads; the last layer is the output.
 
-    Raises ValueError for duplicate names, a layer reading what does not exist or comes later, or what is not read.
+    >>> import functional_nn as fnn
+    >>> network = fnn.graph(
+    ...     inputs={"image": (8, 8, 1)},
+    ...     layers=[
+    ...         fnn.Layer("conv", 4, "relu", sources=[("image", "conv((3, 3), stride=2)")]),
+    ...         fnn.Layer("deep", 4, "linear", sources=[("conv", "conv((3, 3))")]),
+    ...         fnn.Layer("block", 4, "relu", sources=[("deep", "identity"), ("conv", "identity")], bias="none"),
+    ...         fnn.Layer("output", 10, "softmax", sources=[("block", "full")]),
+    ...     ],
+    ... )
+    >>> network.shapes["block"]
+    (4, 4, 4)
+
+    Raises ValueError for duplicate names, a layer reading what does not exist or comes later, what is not read, and a
+    signal that a connection cannot read.
     """
     return Network(tuple(inputs.items()), tuple(layers))
 
@@ -292,30 +372,41 @@ def forward(
     key: Array | None = None,
 ) -> Trace:
     """`Network.forward` without its checks, for inputs that `Network.prepare` gave."""
-    net_inputs, outputs, dropped = {}, dict(inputs), {}
+    net_inputs, outputs, dropped, kept = {}, dict(inputs), {}, {}
     for number, layer in enumerate(network.layers):
-        layer_params = params[layer.name]
-        terms = [by.forward(outputs[source], layer_params["weights"][source]) for source, by in layer.reads]
-        n = sum(terms[1:], start=terms[0])  # Hagan P3.2: whatever enters the summing junction is just added
-        if layer.bias != "none":
-            n = n + layer_params["bias"][None, :]
-        if layer.name in offsets:
-            n = n + offsets[layer.name]
-        a = layer.activation.forward(n, theta(layer, layer_params))
+        name, own = layer.name, params[layer.name]
+        terms = [by.forward(outputs[source], own["weights"].get(source)) for source, by in layer.reads]
+        n = plus_bias(sum(terms[1:], start=terms[0]), own)  # Hagan P3.2: whatever enters the junction is just added
+        if name in offsets:
+            n = n + offsets[name]
+        a, keeps = layer.activation.forward(n, theta(own))
+        if keeps is not None:
+            kept[name] = keeps
         if layer.dropout and key is not None:
-            kept = jax.random.bernoulli(jax.random.fold_in(key, number), 1 - layer.dropout, a.shape)
-            mask = jnp.where(kept, jnp.asarray(1 / (1 - layer.dropout), a.dtype), 0)
-            dropped[layer.name] = Dropped(mask, a)
+            stays = jax.random.bernoulli(jax.random.fold_in(key, number), 1 - layer.dropout, a.shape)
+            mask = jnp.where(stays, jnp.asarray(1 / (1 - layer.dropout), a.dtype), 0)
+            dropped[name] = Dropped(mask, a)
             a = a * mask
-        net_inputs[layer.name], outputs[layer.name] = n, a
-    return Trace(net_inputs, outputs, dropped)
+        net_inputs[name], outputs[name] = n, a
+    return Trace(net_inputs, outputs, dropped, kept)
 
 
-def theta(layer: Layer, layer_params: dict) -> dict[str, Array]:
+def plus_bias(n: Array, layer_params: dict) -> Array:
+    """n + b, where the layer has a bias: the same at every position, or one for each."""
+    if "bias" not in layer_params:
+        return n
+    bias = layer_params["bias"]
+    return n + jnp.expand_dims(bias, tuple(range(n.ndim - bias.ndim)))
+
+
+def theta(layer_params: dict) -> dict[str, Array]:
     """The learned parameters of the layer's activation, {} for most."""
-    if not layer.activation.parameters:
-        return {}
-    return {name: value for name, value in layer_params.items() if name not in ("weights", "bias")}
+    return layer_params.get("learned", {})
+
+
+def dtype_of(params: Params) -> np.dtype:
+    """The parameters', which is the network's."""
+    return jax.tree_util.tree_leaves(params)[0].dtype
 
 
 def check_params(network: Network, params: Params) -> None:
@@ -335,24 +426,22 @@ def check_params(network: Network, params: Params) -> None:
 
 def param_shapes(network: Network) -> dict[str, tuple[int, ...]]:
     """The shape of every parameter by its path, such as "layer1/weights/input"."""
-    shapes = {}
-    for layer in network.layers:
-        for source in layer.sources:
-            shapes[f"{layer.name}/weights/{source}"] = (layer.rows, network.sizes[source])
-        if layer.bias != "none":
-            shapes[f"{layer.name}/bias"] = (layer.rows,) if layer.bias == "per_neuron" else (1,)
-        if layer.activation.parameters:
-            learned = jax.eval_shape(lambda layer=layer: layer.activation.parameters(layer.size, jnp.float32))
-            shapes |= {f"{layer.name}/{name}": value.shape for name, value in learned.items()}
-    return shapes
+    return dict(_param_shapes(network))
 
 
-def _batch(label: str, x: Array, width: int, dtype) -> Array:
+@functools.lru_cache(maxsize=256)
+def _param_shapes(network: Network) -> Mapping[str, tuple[int, ...]]:
+    return checks.shapes(jax.eval_shape(lambda: network.init(jax.random.key(0), jnp.float32)))
+
+
+def _batch(label: str, x: Array, shape: Shape, dtype, tokens: int | None) -> Array:
     checks.numeric(label, x, dtype)
-    if x.ndim != 2 or x.shape[1] != width:
-        raise ValueError(f"{label}: expected shape (Q, {width}), got {x.shape}")
+    if x.shape[1:] != shape or x.ndim == 0:
+        raise ValueError(f"{label}: expected shape {_of_batch(shape)}, got {x.shape}")
     if x.shape[0] == 0:
         raise ValueError(f"{label}: expected at least one example, got shape {x.shape}")
+    if tokens is not None:
+        return _tokens_of(label, x, tokens)
     checks.finite(label, x)
     checks.representable(label, x, dtype)
     if x.dtype.kind in "biu" and x.dtype.itemsize <= 2:  # bytes go to the device as they are, and are widened there
@@ -360,8 +449,22 @@ def _batch(label: str, x: Array, width: int, dtype) -> Array:
     return jnp.asarray(x, dtype)
 
 
+def _tokens_of(label: str, x: Array, tokens: int) -> Array:
+    if x.dtype.kind not in "iu":
+        raise ValueError(f"{label}: expected tokens, integers 0 to {tokens - 1}, got dtype {x.dtype}")
+    if checks.is_concrete(x):
+        index = checks.first(x, lambda block: (block < 0) | (block >= tokens))
+        if index is not None:
+            raise ValueError(f"{label}: expected tokens 0 to {tokens - 1}, got {np.asarray(x)[index]} at index {index}")
+    return jnp.asarray(x, jnp.int32)
+
+
+def _of_batch(shape: Shape) -> str:
+    return f"({', '.join(['Q', *map(str, shape)])})"
+
+
 def _inputs_expected(network: Network) -> str:
-    return "{" + ", ".join(f"{name!r}: (Q, {width})" for name, width in network.inputs) + "}"
+    return "{" + ", ".join(f"{name!r}: {_of_batch(network.shapes[name])}" for name, _ in network.inputs) + "}"
 
 
 def _check_name(kind: str, name: str) -> None:
@@ -382,46 +485,121 @@ def _check_size(label: str, size: int) -> None:
 def _check_learned(layer: str, activation: Activation) -> None:
     if activation.parameters:
         for name in jax.eval_shape(lambda: activation.parameters(1, jnp.float32)):
-            if name in ("weights", "bias") or "/" in name:
+            if "/" in name:
                 raise ValueError(
                     f"layer {layer!r}: activation {activation.name!r} calls a learned parameter {name!r}; it needs "
-                    "another name, since 'weights' and 'bias' are the layer's own and '/' divides names"
+                    "another name, since '/' divides names"
                 )
 
 
-def _check_graph(inputs: tuple[tuple[str, int], ...], layers: tuple[Layer, ...]) -> dict[str, int]:
-    """Sizes by name, in topological order; raises ValueError for what is wrong with the graph."""
+def _read_by(layer: Layer) -> tuple[tuple[str, ...], tuple[Connection, ...]]:
+    """Names of the layer's sources, and the connection by which each is read, told beside it or by `connections`."""
+    given = (layer.sources,) if isinstance(layer.sources, str) else tuple(layer.sources)
+    told = [source for source in given if not isinstance(source, str)]
+    for source in told:
+        pair = isinstance(source, tuple | list) and len(source) == 2 and isinstance(source[0], str)
+        if not pair or not isinstance(source[1], str | Connection):
+            raise TypeError(
+                f"layer {layer.name!r}: sources are names, or pairs of a name and a connection such as "
+                f"('image', 'conv((3, 3))'), in a list; got {source!r}"
+            )
+    names = tuple(source if isinstance(source, str) else source[0] for source in given)
+    by = (dense,) * len(given) if all(each is dense for each in layer.connections) else tuple(layer.connections)
+    if len(by) != len(given):
+        raise ValueError(f"layer {layer.name!r}: expected {len(given)} connections, one for each source, got {len(by)}")
+    pairs = zip(given, by, strict=True)
+    return names, tuple(connections.get(own if isinstance(source, str) else source[1]) for source, own in pairs)
+
+
+def _input_shape(name: str, shape: int | Sequence[int]) -> Shape:
+    _check_name("input", name)
+    shape = tuple(shape) if isinstance(shape, tuple | list) else (shape,)
+    if not shape:
+        raise ValueError(f"input {name!r}: shape must have at least one axis, got ()")
+    for size in shape:
+        _check_size(f"input {name!r}", size)
+    return tuple(map(int, shape))
+
+
+def _net_shape(layer: Layer, shapes: Mapping[str, Shape]) -> Shape:
+    """Of what enters the layer's junction; raises ValueError where what it reads does not add up."""
+    label, entering = f"layer {layer.name!r}", {}
+    for source, by in layer.reads:
+        try:
+            entering[source] = by.shapes(shapes[source], layer.rows)[0]
+        except ValueError as error:
+            raise ValueError(f"{label} reads {source!r} by {by.name}, which {error}") from None
+    told = ", ".join(f"{source!r} by {by.name} {entering[source]}" for source, by in layer.reads)
+    if len(set(entering.values())) > 1:
+        raise ValueError(f"{label}: what is added must be of one shape, but it gets of {told}")
+    shape = entering[layer.sources[0]]
+    if shape[-1] != layer.rows:
+        pieces = f" of {layer.activation.pieces} pieces" if layer.activation.pieces > 1 else ""
+        raise ValueError(f"{label} has {layer.size} neurons{pieces}, but gets of {told}")
+    return shape
+
+
+def _output_shape(layer: Layer, n: Shape) -> Shape:
+    """Of the layer's outputs."""
+    if layer.activation.alone:
+        return (*n[:-1], layer.size)
+    return activations.output_shape(layer.activation, n)
+
+
+def _bias_shape(layer: Layer, n: Shape) -> Shape:
+    return {"per_neuron": n[-1:], "per_position": n, "shared": (1,)}[layer.bias]
+
+
+def _tokens(inputs: tuple[tuple[str, int | Shape], ...], layers: tuple[Layer, ...]) -> dict[str, int]:
+    """How many tokens there are, of the inputs that are read as such."""
+    found: dict[str, int] = {}
+    for name, _ in inputs:
+        limits = {by.tokens for layer in layers for source, by in layer.reads if source == name}
+        if limits != {None} and None in limits:
+            raise ValueError(f"input {name!r} is read as tokens by one layer and as numbers by another; name it twice")
+        if None not in limits:
+            found[name] = min(limits)
+    for layer in layers:
+        for source, by in layer.reads:
+            if by.tokens is not None and source not in found:
+                raise ValueError(
+                    f"layer {layer.name!r} reads {source!r} by {by.name}: only an input is of integers, a layer is not"
+                )
+    return found
+
+
+def _check_graph(inputs: tuple[tuple[str, int | Shape], ...], layers: tuple[Layer, ...]) -> None:
+    """Raises ValueError for what is wrong with names and their order."""
     if not inputs or not layers:
         raise ValueError(f"a network needs at least one input and one layer, got {len(inputs)} and {len(layers)}")
-    sizes: dict[str, int] = {}
-    for name, size in inputs:
-        _check_name("input", name)
-        _check_size(f"input {name!r}", size)
-        if name in sizes:
+    known: dict[str, None] = {}
+    for name, _ in inputs:
+        if name in known:
             raise ValueError(f"input {name!r} is named twice")
-        sizes[name] = size
+        known[name] = None
     later = {layer.name for layer in layers}
     for layer in layers:
-        if layer.name in sizes:
+        if layer.name in known:
             raise ValueError(f"layer {layer.name!r}: the name is already taken by an input or an earlier layer")
         if not layer.sources:
             raise ValueError(f"layer {layer.name!r} reads nothing; sources must name an input or an earlier layer")
         if len(set(layer.sources)) < len(layer.sources):
             raise ValueError(f"layer {layer.name!r} reads a source twice: {layer.sources}")
         for source in layer.sources:
-            if source in sizes:
+            if source in known:
                 continue
             if source in later:
                 raise ValueError(f"layer {layer.name!r} reads {source!r}, which does not come before it")
-            problem = registry.unknown("source", source, sizes)
+            problem = registry.unknown("source", source, known)
             raise ValueError(
                 f"layer {layer.name!r} reads {source!r}, which is not an input or an earlier layer: {problem}"
             )
-        sizes[layer.name] = layer.size
+        known[layer.name] = None
     if layers[-1].dropout:
         raise ValueError(f"layer {layers[-1].name!r}: the output cannot drop neurons; dropout must be 0 there")
     read = {source for layer in layers for source in layer.sources}
-    for name in sizes:
+    for name in known:
         if name not in read and name != layers[-1].name:
             raise ValueError(f"{name!r} is read by no layer, so it cannot reach the output {layers[-1].name!r}")
-    return sizes
+    if not any(layer.weighted or layer.bias != "none" or layer.activation.parameters for layer in layers):
+        raise ValueError("a network needs parameters, and none of these layers has weights or a bias")

@@ -114,16 +114,19 @@ def restore(checkpoint: Checkpoint, like: Any) -> Any:
 
     Raises CheckpointError naming the first three paths that are missing, unknown, or of another shape or dtype.
     """
-    expected = _by_path(like)
+    expected, leaves = _by_path(like), dict(checkpoint.leaves)
+    for path in expected.keys() - leaves.keys():
+        if checks.once(path) in leaves:
+            leaves[path] = leaves.pop(checks.once(path))
     differing = []
-    for path in expected | checkpoint.leaves:
+    for path in expected | leaves:
         wanted = _kind(expected[path]) if path in expected else "nothing"
-        found = _kind(checkpoint.leaves[path]) if path in checkpoint.leaves else "nothing"
+        found = _kind(leaves[path]) if path in leaves else "nothing"
         if wanted != found:
             differing.append(f"{path or 'the array'}: expected {wanted}, found {found}")
     if differing:
         raise _refused(checkpoint.path, _first_three(differing))
-    return jax.tree.unflatten(jax.tree.structure(like), [checkpoint.leaves[path] for path in expected])
+    return jax.tree.unflatten(jax.tree.structure(like), [leaves[path] for path in expected])
 
 
 def check_config(checkpoint: Checkpoint, config: dict) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from functional_nn.networks.network import Network
+from functional_nn.networks.connections import dense
+from functional_nn.networks.network import Layer, Network, graph
 from functional_nn.training.checkpoints import MADE_OF
 from functional_nn.training.contents import digest
 from functional_nn.training.program import Batch, Settings
@@ -17,7 +18,7 @@ from functional_nn.training.program import Batch, Settings
 def describe(settings: Settings, training: Batch, held_out: Batch | None, key: Any) -> dict[str, Any]:
     """Settings by name, arrays by a digest of their bytes; words and numbers only, for JSON."""
     return {
-        "network": describe_network(settings.network),
+        "network": _by_name(describe_network(settings.network)),
         "loss": settings.loss.specification,
         "optimizer": _row(settings.optimizer),
         "regularizer": _row(settings.regularizer),
@@ -29,7 +30,7 @@ def describe(settings: Settings, training: Batch, held_out: Batch | None, key: A
         "validation": held_out and fingerprint(held_out[:3]),
         "key": fingerprint(key),
         MADE_OF: made_of(
-            network=[(layer.activation, layer.initializer) for layer in settings.network.layers],
+            network=[_rows(layer) for layer in settings.network.layers],
             loss=settings.loss,
             optimizer=settings.optimizer,
             regularizer=settings.regularizer,
@@ -39,6 +40,12 @@ def describe(settings: Settings, training: Batch, held_out: Batch | None, key: A
             track=settings.track,
         ),
     }
+
+
+def _rows(layer: Layer) -> tuple:
+    """What a layer is made of; connections where one of them is not dense, so that older digests still hold."""
+    dense_alone = all(by is dense for by in layer.connections)
+    return (layer.activation, layer.initializer, *(() if dense_alone else layer.connections))
 
 
 def made_of(**settings: Any) -> dict[str, Any]:
@@ -56,18 +63,40 @@ def made_of(**settings: Any) -> dict[str, Any]:
 
 
 def describe_network(network: Network) -> dict[str, Any]:
-    """Inputs and layers, each layer by its settings."""
-    fields = ("size", "bias", "dropout")
-    layers = {
-        layer.name: {
-            "activation": layer.activation.name,
-            "initializer": layer.initializer.name,
-            "sources": ", ".join(layer.sources),
-            **{name: getattr(layer, name) for name in fields},
-        }
-        for layer in network.layers
-    }
-    return {"inputs": dict(network.inputs), "layers": layers}
+    """The network as plain data, for JSON: its inputs, and a list of its layers; rows are told by their names.
+
+    An input of vectors is said by its size, and what stands only where it is not the default: connections.
+    """
+    layers = []
+    for layer in network.layers:
+        told = {"name": layer.name, "size": layer.size, "activation": layer.activation.name,
+                "sources": list(layer.sources), "bias": layer.bias, "initializer": layer.initializer.name,
+                "dropout": layer.dropout}  # fmt: skip
+        if any(by is not dense for by in layer.connections):
+            told["connections"] = [by.name for by in layer.connections]
+        layers.append(told)
+    inputs = {name: shape if isinstance(shape, int) else list(shape) for name, shape in network.inputs}
+    return {"inputs": inputs, "layers": layers}
+
+
+def network_from(description: dict[str, Any]) -> Network:
+    """The network that `describe_network` described. Raises ValueError for what is missing or unknown."""
+    try:
+        layers = [
+            Layer(**{name: tuple(x) if name in ("sources", "connections") else x for name, x in layer.items()})
+            for layer in description["layers"]
+        ]
+        return graph(inputs=description["inputs"], layers=layers)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"not a network's description: {error!r}") from None
+
+
+def _by_name(description: dict[str, Any]) -> dict[str, Any]:
+    """The same with each layer under its name, so that a setting that differs can be told by its path."""
+    layers = {layer["name"]: {**layer, "sources": ", ".join(layer["sources"])} for layer in description["layers"]}
+    for layer in layers.values():
+        del layer["name"]
+    return {**description, "layers": layers}
 
 
 def describe_factory(factory: Any) -> Any:

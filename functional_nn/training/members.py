@@ -124,7 +124,7 @@ class Data(NamedTuple):
             rows = self.rows if self.rows.ndim == 1 else self.rows[places]
             inputs, targets, weights = jax.tree.map(lambda x: x[rows], (inputs, targets, weights))
         if self.label_noise is not None:
-            axis = 0 if targets.ndim == 3 else None
+            axis = 0 if self.rows is not None and self.rows.ndim == 2 else None
             disturb = jax.vmap(functools.partial(_disturbed, signs=signs), (0, axis, 0))
             noise = jnp.asarray(self.label_noise[places], targets.dtype)
             targets = jax.jit(disturb)(keys[places], targets, noise)
@@ -208,7 +208,7 @@ def grouped(
                          settings["stop"], settings["gradient"], settings["correct"], settings["track"])  # fmt: skip
         training, held_out = prepared(settled, shapes(shape), *data, validation, *weights)
         own_data = _data(training, given.get("examples"), columns, np.array(ids), key)
-        noise, classes = own_data.label_noise, training.targets.shape[1] > 1 or settled.loss.targets == "signs"
+        noise, classes = own_data.label_noise, training.targets.shape[-1] > 1 or settled.loss.targets == "signs"
         if classes and noise is not None and noise.max() > 1:
             raise ValueError(f"hyperparameters: label_noise of classes must be a share, 0 to 1, got {noise.max()}")
         settled = suited(settled, own_data.examples, training.weights is not None, epochs)
@@ -414,7 +414,7 @@ def _common(networks: list[Network]) -> list[Network]:
             common[kind] = Network(network.inputs, widened)
     for kind, network in zip(kinds, networks, strict=True):
         if network != common[kind]:
-            _check_paddable(network)
+            _check_paddable(network, common[kind])
     return [common[kind] for kind in kinds]
 
 
@@ -423,7 +423,14 @@ def _kind(network: Network) -> tuple:
     return network.inputs, network.output.size, layers
 
 
-def _check_paddable(network: Network) -> None:
+def _check_paddable(network: Network, common: Network) -> None:
+    for layer in network.layers:
+        for source, by in layer.reads:
+            if not by.pads and network.shapes[source] != common.shapes[source]:
+                raise ValueError(
+                    f"pad: layer {layer.name!r} reads {source!r} by {by.name}, of which a narrower network's weights "
+                    "are no corner; train the widths in groups of their own, pad=False"
+                )
     for layer in network.layers[:-1]:
         if layer.dropout or not layer.activation.alone:
             what = "dropout" if layer.dropout else f"activation {layer.activation.name!r}, which mixes neurons,"
@@ -475,19 +482,22 @@ def _data(training: Batch, examples: int | None, columns, ids, key: Array) -> Da
 
 
 def _disturbed(key: Array, targets: Array, noise: Array, signs: bool) -> Array:
-    """Targets (n, S) of which a share `noise` is of another class; of numbers, Gaussian noise of that many deviations.
+    """Targets (n, *P, S) of which a share `noise` is of another class, at every position where there are any; of
+    numbers, Gaussian noise of that many deviations.
 
     signs: True for +-1 in a single column, where the other class is the other sign.
     """
     key = keys.labels(key)
-    examples, width = targets.shape
+    whole, width = targets, targets.shape[-1]
+    targets = targets.reshape(-1, width)
+    examples = len(targets)
     order_key, shift_key = jax.random.split(key)
     rank = jnp.argsort(jax.random.permutation(order_key, examples))
     wrong = (rank < jnp.round(noise * examples).astype(rank.dtype))[:, None]
     if width > 1 or signs:
         if width == 1:
-            return jnp.where(wrong, -targets, targets)
+            return jnp.where(wrong, -targets, targets).reshape(whole.shape)
         shift = jax.random.randint(shift_key, (examples, 1), 1, width)
         columns = (jnp.arange(width)[None, :] - shift) % width
-        return jnp.where(wrong, jnp.take_along_axis(targets, columns, axis=1), targets)
-    return targets + noise * jnp.std(targets) * jax.random.normal(key, targets.shape, targets.dtype)
+        return jnp.where(wrong, jnp.take_along_axis(targets, columns, axis=1), targets).reshape(whole.shape)
+    return whole + noise * jnp.std(whole) * jax.random.normal(key, whole.shape, whole.dtype)

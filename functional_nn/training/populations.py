@@ -31,7 +31,17 @@ from functional_nn.training.configuration import describe, describe_factory, fin
 from functional_nn.training.loop import begun, filled, interruptible, stopped_by
 from functional_nn.training.members import Group, Maker, grouped, shapes
 from functional_nn.training.minibatches import BatchPlan
-from functional_nn.training.program import DIVERGED, STOPPED, Batch, History, Run, evaluation_block, lanes, start
+from functional_nn.training.program import (
+    DIVERGED,
+    STOPPED,
+    Batch,
+    History,
+    Run,
+    evaluation_block,
+    lanes,
+    start,
+    trace_size,
+)
 from functional_nn.training.results import OUTRANKED, Part, Population
 from functional_nn.training.search import Halving
 
@@ -196,10 +206,10 @@ def lane_bytes(group: Group) -> tuple[int, int, int]:
     judged = 0
     if group.held_out is not None:
         judged = min(len(group.held_out.targets), evaluation_block(network, jax.tree.leaves(params)[0].dtype))
-    widths = sum(layer.rows + layer.size for layer in network.layers)
-    own_columns = (own.inputs == 0) * sum(width for _, width in network.inputs) + (
-        own.targets == 0
-    ) * network.output.size
+    widths, sizes = trace_size(network), network.sizes
+    own_columns = (own.inputs == 0) * sum(sizes[name] for name, _ in network.inputs) + (own.targets == 0) * sizes[
+        network.output.name
+    ]
     update = _bytes(run) + _bytes(params) + item * 3 * (plan.size or examples) * widths
     return _bytes(run) + item * examples * own_columns, update, update + item * judged * widths
 

@@ -18,10 +18,10 @@ from jax.flatten_util import ravel_pytree
 
 from functional_nn import checks
 from functional_nn.gradients import backprop, curvature, quantities
-from functional_nn.gradients.views import prepare
+from functional_nn.gradients.views import View, prepare
 from functional_nn.networks import losses
 from functional_nn.networks.losses import Loss
-from functional_nn.networks.network import Inputs, Network, forward
+from functional_nn.networks.network import Inputs, Network
 from functional_nn.optimizers import regularizers
 from functional_nn.optimizers.regularizers import Regularizer
 from functional_nn.optimizers.second_order import Functions, Problem
@@ -145,12 +145,11 @@ def _square_error(network: Network, loss: Loss) -> dict[str, Callable]:
     """Residuals, Jacobian and kernel of a loss that is a sum of squares."""
 
     def scaled(params, data):
-        """a - t, and the root of what each example's squares count for, (Q, 1)."""
-        examples, total = prepare(network, loss, params, *data)
-        trace = forward(network, params, examples.inputs, {})
-        a = trace.activations[network.output.name]
-        scale = jnp.sqrt(examples.part * total * loss.square_weight(network.output.size)).astype(a.dtype)[:, None]
-        return a - examples.targets, scale, trace
+        """a - t, and the root of what the squares count for, (Q, *P, 1)."""
+        view = View(network, loss, params, *prepare(network, loss, params, *data))
+        a = view.trace.activations[network.output.name]
+        scale = jnp.sqrt(view.row_share * loss.square_weight(network.output.size)).astype(a.dtype)[..., None]
+        return a - view.examples.targets, scale, view.trace
 
     def residuals(params, data):
         error, scale, _ = scaled(params, data)
@@ -166,7 +165,7 @@ def _square_error(network: Network, loss: Loss) -> dict[str, Callable]:
     def kernel(params, data):
         error, scale, trace = scaled(params, data)
         K = quantities.tangent_kernel(network, None, params, data[0], budget=_ALL)
-        K = jnp.swapaxes(K, 1, 2).reshape(error.size, error.size)
+        K = jnp.swapaxes(K.reshape(len(error), len(error), *(error[0].size,) * 2), 1, 2).reshape(error.size, error.size)
         flat = jnp.broadcast_to(scale, error.shape).reshape(-1)
 
         def pull(y):

@@ -6,6 +6,7 @@ part vmapped, for lanes that all are in the same epoch. Divergence and stopping 
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -21,7 +22,7 @@ from functional_nn.gradients.backprop import example_losses, loss_value, value_a
 from functional_nn.gradients.views import BUDGET, Examples, in_blocks, said_bytes
 from functional_nn.networks import losses
 from functional_nn.networks.losses import Loss
-from functional_nn.networks.network import Inputs, Network, Params, forward, in_columns
+from functional_nn.networks.network import Inputs, Network, Params, dtype_of, forward, in_columns
 from functional_nn.optimizers.first_order import Optimizer
 from functional_nn.optimizers.regularizers import Regularizer
 from functional_nn.optimizers.second_order import Begun, SecondOrder, still
@@ -232,18 +233,25 @@ def evaluate(
 def prepare_batch(network, loss, params, inputs, targets, weights=None, class_weights=None) -> Batch:
     """Data as the network and the loss take it, checked; the weights of examples are those of their classes, too."""
     prepared = network.prepare(params, inputs)
+    coded = network.prepare_targets(prepared, targets, loss, dtype_of(params))
     if class_weights is not None:
-        of_class = losses.class_weights(targets, class_weights)
-        weights = of_class if weights is None else network.prepare_weights(prepared, weights) * of_class
-    targets = network.prepare_targets(prepared, targets, loss)
+        # integers at positions look like rows of classes, unless they are coded
+        of_class = losses.class_weights(targets if coded.ndim == 2 else coded, class_weights)
+        own = None if weights is None else network.prepare_weights(prepared, weights)
+        weights = of_class if own is None else losses.spread(own, of_class.shape) * of_class
+    targets = coded
     loss.check_targets(targets)
     return Batch(prepared, targets, network.prepare_weights(prepared, weights))
 
 
 def evaluation_block(network: Network, dtype) -> int:
     """How many examples are measured at once."""
-    row = np.dtype(dtype).itemsize * sum(layer.rows + layer.size for layer in network.layers)
-    return max(1, _EVALUATED // row)
+    return max(1, _EVALUATED // (np.dtype(dtype).itemsize * trace_size(network)))
+
+
+def trace_size(network: Network) -> int:
+    """How many net inputs and outputs one example has, of all layers together."""
+    return sum(math.prod(network.net_shapes[layer.name]) + network.sizes[layer.name] for layer in network.layers)
 
 
 def _evaluate(network, loss, params, data: Batch, correct) -> tuple[Array, Array | None]:
@@ -266,14 +274,16 @@ def _evaluate(network, loss, params, data: Batch, correct) -> tuple[Array, Array
         trace, outputs = traced(some.inputs)
         each = example_losses(network, loss, trace, some.targets).astype(some.part.dtype)
         weight, right = _counted(correct, outputs, some.targets, some.part)
+        own = losses.spread(some.part, each.shape)
         # what fills a block up weighs nothing, whatever its loss is
-        return (), (jnp.sum(jnp.where(some.part > 0, each * some.part, 0)), weight, right)
+        return (), (jnp.sum(jnp.where(own > 0, each * own, 0)), weight, right)
 
     wide = at_least_float32(data.targets.dtype)
     part = jnp.ones(examples, wide) if data.weights is None else data.weights
     numbers = jnp.arange(examples, dtype=jnp.int32)
     _, (total, weight, right) = in_blocks(measure, Examples(data.inputs, data.targets, part, numbers), block)
     value = total / jnp.where(weight > 0, weight, 1) if loss.reduction == "mean" else total
+    value = value * loss.of_all(math.prod(data.targets.shape[1:-1]))
     return value.astype(data.targets.dtype), _share(right, weight)
 
 
@@ -348,9 +358,10 @@ def parts(settings: Settings, examples: int, dtype) -> Parts:
                 # A mean loss divides a batch's gradient by the weights that happen to be in it; what is unbiased is
                 # the division by what they are on average.
                 own = training.weights[indices]
-                weights = own if weights is None else own * weights.astype(own.dtype)
-                expected = jnp.asarray(counts, own.dtype) * jnp.mean(training.weights)
-                present = jnp.sum(weights, axis=1) / expected
+                weights = own if weights is None else own * losses.spread(weights.astype(own.dtype), own.shape)
+                positions = math.prod(own.shape[2:])
+                expected = jnp.asarray(counts * positions, own.dtype) * jnp.mean(training.weights)
+                present = jnp.sum(weights, axis=tuple(range(1, own.ndim))) / expected
                 scales = present if scales is None else scales.astype(own.dtype) * present
         # a sum over b examples is b / B of one over B as it is
         return numbers, indices, weights, None if loss.reduction == "sum" else scales, drop
@@ -589,17 +600,21 @@ def _as_finite(before: Params, params: Params) -> Array:
 
 
 def _counted(correct: Correct | None, outputs: Array, targets: Array, weights: Array | None):
-    """The weight of all examples, which without weights is their number, and of those that are right, or None."""
-    dtype = at_least_float32(outputs.dtype)
-    weight = jnp.asarray(len(outputs), dtype) if weights is None else jnp.sum(weights.astype(dtype))
+    """The weight of all examples, which without weights is their number, and of those that are right, or None; of
+    outputs with positions every position is one.
+    """
+    dtype, each = at_least_float32(outputs.dtype), outputs.shape[:-1]
+    weights = None if weights is None else losses.spread(weights.astype(dtype), each)
+    weight = jnp.asarray(math.prod(each), dtype) if weights is None else jnp.sum(weights)
     if correct is None:
         return weight, None
-    right = correct(outputs, targets)
-    if right.shape != outputs.shape[:1]:
-        raise ValueError(f"correct: expected shape {outputs.shape[:1]}, one answer for each example, got {right.shape}")
+    right = losses.at_positions(correct, outputs, targets)
+    if right.shape != each:
+        of = "example" if len(each) == 1 else "position"
+        raise ValueError(f"correct: expected shape {each}, one answer for each {of}, got {right.shape}")
     if weights is None:
         return weight, jnp.sum(right.astype(jnp.int32) if right.dtype == bool else right).astype(dtype)
-    return weight, jnp.sum(right.astype(dtype) * weights.astype(dtype))
+    return weight, jnp.sum(right.astype(dtype) * weights)
 
 
 def _share(right: Array | None, weight: Array) -> Array | None:

@@ -27,8 +27,8 @@ def scaled(factor, layer):
     """`backpropagate` with one layer's pullback off by a factor."""
 
     def wrong(network, loss, params, inputs, targets):
-        def pullback(g, n, a, theta):
-            s, learned = right(g, n, a, theta)
+        def pullback(g, n, a, kept, theta):
+            s, learned = right(g, n, a, kept, theta)
             return s * jnp.asarray(factor, s.dtype), learned
 
         found = next(x for x in network.layers if x.name == layer)

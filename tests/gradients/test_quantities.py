@@ -513,9 +513,13 @@ def test_kronecker_factors_are_their_definitions(given, loss):
     order = flat({name: jax.tree.map(jnp.zeros_like, own) for name, own in given[0].items()}).size
     positions = jax.tree.unflatten(*_numbered(given[0]))
     assert len(whole) == order
-    for name, other in (("second", "bias"), ("second", "slope"), ("third", "slope")):
-        at = np.asarray(positions[name][other], int)
-        assert relative_error(found[name].others[other], whole[np.ix_(at, at)]) <= TOLERANCE
+    alone = {name: own.others for name, own in found.items()}
+    for at, block in (
+        (positions["second"]["bias"], alone["second"]["bias"]),
+        (positions["second"]["learned"]["slope"], alone["second"]["learned"]["slope"]),
+        (positions["third"]["learned"]["slope"], alone["third"]["learned"]["slope"]),
+    ):
+        assert relative_error(block, whole[np.ix_(np.asarray(at, int), np.asarray(at, int))]) <= TOLERANCE
 
 
 def _numbered(params):

@@ -11,7 +11,7 @@ import pytest
 from cases import ACTIVATIONS, DTYPES, TRAINABLE, generator, reference_activation, relative_error
 
 import functional_nn as fnn
-from functional_nn import activations
+from functional_nn import activations, connections
 
 SMOOTH = tuple(name for name in ACTIVATIONS if activations.get(name).smooth)
 KINKED = tuple(name for name in ACTIVATIONS if not activations.get(name).smooth)
@@ -31,9 +31,9 @@ def drawn(name, seed=0, dtype=jnp.float64):
 
 
 def summed_like(theta, contributions):
-    """Contributions (Q, S) as autodiff gives them: summed over the examples, and over neurons that share one."""
+    """Shares (Q, S) as autodiff gives them: summed over the examples, and over neurons that share one."""
     return {
-        key: jnp.sum(c, axis=0 if theta[key].shape[0] == c.shape[1] else None).reshape(-1)
+        key: jnp.sum(c.left, axis=0 if theta[key].shape[0] == c.left.shape[1] else None).reshape(-1)
         for key, c in contributions.items()
     }
 
@@ -41,37 +41,42 @@ def summed_like(theta, contributions):
 # The forward map and its derivatives ----------------------------------------------------------------------------------
 
 
+def outputs_of(f):
+    """Its forward map without what it keeps."""
+    return lambda n, theta: f.forward(n, theta)[0]
+
+
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_forward_is_the_definition(name):
     f, n, _, _, theta, _ = drawn(name)
     expected = [reference_activation(f, row, theta) for row in np.asarray(n)]
     # Both sides round a few elementary functions of numbers near 1; 16 eps covers them, and softmax's sum.
-    np.testing.assert_allclose(f.forward(n, theta), expected, rtol=16 * EPS, atol=16 * EPS)
+    np.testing.assert_allclose(f.forward(n, theta)[0], expected, rtol=16 * EPS, atol=16 * EPS)
 
 
 @pytest.mark.parametrize("name", TRAINABLE)
 def test_pullback_is_the_vjp_of_forward(name):
     f, n, g, _, theta, _ = drawn(name)
-    a, vjp = jax.vjp(f.forward, n, theta)
-    by_hand, learned = f.pullback(g, n, a, theta)
+    a, vjp = jax.vjp(outputs_of(f), n, theta)
+    by_hand, learned = f.pullback(g, n, a, None, theta)
     chex.assert_shape(by_hand, n.shape)
-    chex.assert_shape(list(learned.values()), g.shape)
+    chex.assert_shape([share.left for share in learned.values()], g.shape)
     assert relative_error((by_hand, summed_like(theta, learned)), vjp(g)) <= 1e-12
 
 
 @pytest.mark.parametrize("name", TRAINABLE)
 def test_pullback_keeps_the_examples_apart(name):
     f, n, g, _, theta, _ = drawn(name)
-    together = f.pullback(g, n, f.forward(n, theta), theta)
-    alone = [f.pullback(g[q : q + 1], x, f.forward(x, theta), theta) for q, x in enumerate(n[:, None, :])]
+    together = f.pullback(g, n, f.forward(n, theta)[0], None, theta)
+    alone = [f.pullback(g[q : q + 1], x, f.forward(x, theta)[0], None, theta) for q, x in enumerate(n[:, None, :])]
     assert relative_error(together, jax.tree.map(lambda *rows: jnp.concatenate(rows), *alone)) <= 1e-12
 
 
 @pytest.mark.parametrize("name", TRAINABLE)
 def test_pushforward_is_the_jvp_of_forward(name):
     f, n, _, r, theta, r_theta = drawn(name)
-    a, r_a = jax.jvp(f.forward, (n, theta), (r, r_theta))
-    assert relative_error(f.pushforward(r, r_theta, n, a, theta), r_a) <= 1e-12
+    a, r_a = jax.jvp(outputs_of(f), (n, theta), (r, r_theta))
+    assert relative_error(f.pushforward(r, r_theta, n, a, None, theta), r_a) <= 1e-12
 
 
 @pytest.mark.parametrize("name", TRAINABLE)
@@ -79,12 +84,12 @@ def test_second_order_is_the_jvp_of_the_vjp(name):
     f, n, g, r, theta, r_theta = drawn(name)
 
     def automatic_pullback(n, theta):
-        return jax.vjp(f.forward, n, theta)[1](g)
+        return jax.vjp(outputs_of(f), n, theta)[1](g)
 
     expected = jax.jvp(automatic_pullback, (n, theta), (r, r_theta))[1]
-    by_hand, learned = f.second_order(g, r, r_theta, n, f.forward(n, theta), theta)
+    by_hand, learned = f.second_order(g, r, r_theta, n, f.forward(n, theta)[0], None, theta)
     chex.assert_shape(by_hand, n.shape)
-    chex.assert_shape(list(learned.values()), g.shape)
+    chex.assert_shape([share.left for share in learned.values()], g.shape)
     assert relative_error((by_hand, summed_like(theta, learned)), expected) <= 1e-12
 
 
@@ -93,10 +98,10 @@ def test_second_order_is_the_jvp_of_the_pullback(name):
     f, n, g, r, theta, r_theta = drawn(name, seed=1)
 
     def pullback(n, theta):
-        return f.pullback(g, n, f.forward(n, theta), theta)
+        return f.pullback(g, n, f.forward(n, theta)[0], None, theta)
 
     expected = jax.jvp(pullback, (n, theta), (r, r_theta))[1]
-    assert relative_error(f.second_order(g, r, r_theta, n, f.forward(n, theta), theta), expected) <= 1e-12
+    assert relative_error(f.second_order(g, r, r_theta, n, f.forward(n, theta)[0], None, theta), expected) <= 1e-12
 
 
 @pytest.mark.parametrize("name", ("hardlim", "hardlims"))
@@ -122,8 +127,8 @@ def test_perceptrons_have_nothing_to_propagate(name):
 def test_at_the_kink_the_derivative_is_jaxs(name, kink, by_jax, expected):
     f = activations.get(name)
     n = jnp.array([[kink, kink if kink else -0.0]])
-    by_hand, _ = f.pullback(jnp.ones_like(n), n, f.forward(n, {}), {})
-    automatic = jax.vjp(lambda n: f.forward(n, {}), n)[1](jnp.ones_like(n))[0]
+    by_hand, _ = f.pullback(jnp.ones_like(n), n, f.forward(n, {})[0], None, {})
+    automatic = jax.vjp(lambda n: f.forward(n, {})[0], n)[1](jnp.ones_like(n))[0]
     np.testing.assert_array_equal(by_hand, jnp.full_like(n, expected))
     np.testing.assert_array_equal(by_hand, automatic)
     np.testing.assert_array_equal(by_hand, jax.vjp(by_jax, n)[1](jnp.ones_like(n))[0])
@@ -133,18 +138,18 @@ def test_at_the_kink_the_derivative_is_jaxs(name, kink, by_jax, expected):
 def test_at_its_kink_prelu_has_slope_one_and_nothing_to_learn(name):
     f, n, g = activations.get(name), jnp.zeros((1, 3)), jnp.array([[1.0, -2.0, 3.0]])
     theta = {"slope": jnp.full(f.parameters(3, jnp.float64)["slope"].shape, 0.3)}
-    by_hand, learned = f.pullback(g, n, f.forward(n, theta), theta)
+    by_hand, learned = f.pullback(g, n, f.forward(n, theta)[0], None, theta)
     np.testing.assert_array_equal(by_hand, g)
-    np.testing.assert_array_equal(learned["slope"], jnp.zeros_like(g))
-    chex.assert_trees_all_equal((by_hand, summed_like(theta, learned)), jax.vjp(f.forward, n, theta)[1](g))
+    np.testing.assert_array_equal(learned["slope"].left, jnp.zeros_like(g))
+    chex.assert_trees_all_equal((by_hand, summed_like(theta, learned)), jax.vjp(outputs_of(f), n, theta)[1](g))
 
 
 @pytest.mark.parametrize("pieces", [[1.0, 1.0, 0.0], [2.0, 2.0, 2.0], [0.0, -1.0, 0.0], [-3.0, 5.0, 4.0]])
 def test_tied_maxout_pieces_share_the_derivative(pieces):
     f, n = activations.get("maxout(3)"), jnp.array([pieces])
-    by_hand, _ = f.pullback(jnp.ones((1, 1)), n, f.forward(n, {}), {})
+    by_hand, _ = f.pullback(jnp.ones((1, 1)), n, f.forward(n, {})[0], None, {})
     np.testing.assert_array_equal(by_hand[0], jax.grad(jnp.max)(n[0]))
-    np.testing.assert_array_equal(by_hand, jax.vjp(lambda n: f.forward(n, {}), n)[1](jnp.ones((1, 1)))[0])
+    np.testing.assert_array_equal(by_hand, jax.vjp(lambda n: f.forward(n, {})[0], n)[1](jnp.ones((1, 1)))[0])
 
 
 @pytest.mark.parametrize("name", KINKED)
@@ -185,12 +190,12 @@ def test_dtype_is_kept_and_large_net_inputs_stay_finite(name, dtype):
     f, n, g, r, theta, r_theta = drawn(name, dtype=dtype)
     n = n.at[0].set(jnp.asarray(1e4, dtype)).at[1].set(jnp.asarray(-1e4, dtype)).at[2, ::2].set(jnp.asarray(1e4, dtype))
     n = n.at[3].set(jnp.zeros((), dtype))
-    a = f.forward(n, theta)
+    a = f.forward(n, theta)[0]
     results = [a]
     if f.pullback:
-        results += jax.tree.leaves(f.pullback(g, n, a, theta))
-        results += jax.tree.leaves(f.pushforward(r, r_theta, n, a, theta))
-        results += jax.tree.leaves(f.second_order(g, r, r_theta, n, a, theta))
+        results += jax.tree.leaves(f.pullback(g, n, a, None, theta))
+        results += jax.tree.leaves(f.pushforward(r, r_theta, n, a, None, theta))
+        results += jax.tree.leaves(f.second_order(g, r, r_theta, n, a, None, theta))
     if f.kink_distance:
         results.append(f.kink_distance(n))
     for result in results:
@@ -202,7 +207,7 @@ def test_dtype_is_kept_and_large_net_inputs_stay_finite(name, dtype):
 def test_nan_stays_nan(name):
     f, n, g, _, theta, _ = drawn(name)
     n = n.at[2, 0].set(jnp.nan)
-    a = f.forward(n, theta)
+    a = f.forward(n, theta)[0]
     assert np.isnan(a[2, 0])
     assert np.isfinite(np.delete(a, 2, axis=0)).all()
 
@@ -210,11 +215,11 @@ def test_nan_stays_nan(name):
 def test_softmax_gives_a_masked_class_exactly_nothing():
     f = activations.get("softmax")
     n = jnp.array([[1.0, -jnp.inf, 2.0], [-jnp.inf, -jnp.inf, 3.0]])
-    a = f.forward(n, {})
-    by_hand, _ = f.pullback(jnp.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]), n, a, {})
+    a = f.forward(n, {})[0]
+    by_hand, _ = f.pullback(jnp.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]), n, a, None, {})
     np.testing.assert_array_equal(a == 0, [[False, True, False], [True, True, False]])
     np.testing.assert_array_equal(a[1], [0.0, 0.0, 1.0])
-    np.testing.assert_allclose(a[0, ::2], f.forward(n[:1, ::2], {})[0], rtol=4 * EPS)
+    np.testing.assert_allclose(a[0, ::2], f.forward(n[:1, ::2], {})[0][0], rtol=4 * EPS)
     assert by_hand[0, 1] == 0 and np.isfinite(by_hand).all()
 
 
@@ -255,7 +260,7 @@ def test_aliases_are_the_same_function(alias, name):
 )
 def test_constants_are_read_from_the_name(specification, at_minus_one):
     np.testing.assert_allclose(
-        activations.get(specification).forward(-jnp.ones((1, 1)), {}), [[at_minus_one]], rtol=4 * EPS
+        activations.get(specification).forward(-jnp.ones((1, 1)), {})[0], [[at_minus_one]], rtol=4 * EPS
     )
 
 
@@ -345,8 +350,8 @@ def test_a_new_activation_is_a_few_lines(registry):
     )
     assert "cubic" in activations.names() and activations.get("cube") is activations.get("cubic")
     f, n, g, r, _, _ = drawn("cubic")
-    a, vjp = jax.vjp(lambda n: f.forward(n, {}), n)
-    np.testing.assert_allclose(f.pullback(g, n, a, {})[0], vjp(g)[0], rtol=8 * EPS)
+    a, vjp = jax.vjp(lambda n: f.forward(n, {})[0], n)
+    np.testing.assert_allclose(f.pullback(g, n, a, None, {})[0], vjp(g)[0], rtol=8 * EPS)
     assert fnn.Layer("one", 3, "cubic", ("p",)).activation is f
 
 
@@ -361,7 +366,7 @@ def test_a_new_factory_is_known_with_its_constants(registry):
         )
 
     assert activations.get("power(3)").name == "power(3)"
-    np.testing.assert_array_equal(activations.get("power(3)").forward(jnp.full((1, 1), 2.0), {}), [[8.0]])
+    np.testing.assert_array_equal(activations.get("power(3)").forward(jnp.full((1, 1), 2.0), {})[0], [[8.0]])
 
 
 @pytest.mark.parametrize("taken", ["tanh", "tansig"])
@@ -388,16 +393,16 @@ def _normalized(axis):
 
     def forward(n, theta):
         n = n - jnp.mean(n, axis=axis, keepdims=True)
-        return n / jnp.sqrt(jnp.mean(n**2, axis=axis, keepdims=True) + 1e-3)
+        return n / jnp.sqrt(jnp.mean(n**2, axis=axis, keepdims=True) + 1e-3), None
 
-    def pullback(g, n, a, theta):
-        return jax.vjp(lambda n: forward(n, theta), n)[1](g)[0], {}
+    def pullback(g, n, a, kept, theta):
+        return jax.vjp(lambda n: forward(n, theta)[0], n)[1](g)[0], {}
 
-    def pushforward(r, r_theta, n, a, theta):
-        return jax.jvp(lambda n: forward(n, theta), (n,), (r,))[1]
+    def pushforward(r, r_theta, n, a, kept, theta):
+        return jax.jvp(lambda n: forward(n, theta)[0], (n,), (r,))[1]
 
-    def second_order(g, r, r_theta, n, a, theta):
-        return jax.jvp(lambda n: pullback(g, n, a, theta)[0], (n,), (r,))[1], {}
+    def second_order(g, r, r_theta, n, a, kept, theta):
+        return jax.jvp(lambda n: pullback(g, n, a, kept, theta)[0], (n,), (r,))[1], {}
 
     return fnn.Activation(f"normalized({axis})", forward, pullback, pushforward, second_order)
 
@@ -445,7 +450,7 @@ def test_saturation_is_of_each_neurons_own_slope(hidden):
     x, t = np.random.default_rng(0).normal(size=(5, 2)), np.ones((5, 1))
     limit = 0.3
     layer, n = network.layers[0], network.forward(params, x).net_inputs["layer1"]
-    jacobian = jax.jit(jax.jacobian(lambda n: layer.activation.forward(n, {})))
+    jacobian = jax.jit(jax.jacobian(lambda n: layer.activation.forward(n, {})[0]))
     slopes = np.einsum("qiqik->qi", jacobian(n).reshape(5, 3, 5, 3, -1))
     statistics = functools.partial(fnn.quantities.layer_statistics, network, "mean_square_error", saturation=limit)
     found = jax.jit(statistics)(params, x, t)["layer1"]
@@ -463,10 +468,40 @@ def test_an_activation_without_second_derivative_trains_and_has_no_hessian():
     fnn.curvature.products(network, "mean_square_error", params, x, t, "gauss_newton")(params)
 
 
-@pytest.mark.parametrize("name", ["weights", "bias", "a/b"])
-def test_a_learned_parameter_has_a_name_of_its_own(name):
-    clash = dataclasses.replace(activations.get("tanh"), parameters=lambda size, dtype: {name: jnp.ones(size, dtype)})
-    with pytest.raises(
-        ValueError, match=f"layer 'x': activation 'tanh' calls a learned parameter {name!r}; it needs an"
-    ):
+def test_a_learned_parameter_has_a_name_without_a_slash():
+    clash = dataclasses.replace(activations.get("tanh"), parameters=lambda size, dtype: {"a/b": jnp.ones(size, dtype)})
+    with pytest.raises(ValueError, match="layer 'x': activation 'tanh' calls a learned parameter 'a/b'; it needs an"):
         fnn.Layer("x", 2, clash)
+
+
+@pytest.mark.parametrize("name", ["weights", "bias"])
+def test_a_learned_parameter_may_have_the_name_of_another(name):
+    """Both have a place of their own: a shift called "bias", a layer with a bias, all gradients right."""
+
+    def share(g):
+        return {name: connections.Factors(g, None)}
+
+    shifted = fnn.Activation(
+        "shifted",
+        lambda n, theta: (jnp.tanh(n) + theta[name][None, :], None),
+        lambda g, n, a, kept, theta: (g * (1 - jnp.tanh(n) ** 2), share(g)),
+        lambda r, r_theta, n, a, kept, theta: r * (1 - jnp.tanh(n) ** 2) + r_theta[name][None, :],
+        lambda g, r, r_theta, n, a, kept, theta: (
+            -2 * g * r * jnp.tanh(n) * (1 - jnp.tanh(n) ** 2),
+            share(jnp.zeros_like(g)),
+        ),
+        parameters=lambda size, dtype: {name: jnp.full(size, 0.5, dtype)},
+    )
+    assert fnn.comparison.compare_activation(shifted).verdict == "agree"
+    network = fnn.graph(
+        inputs={"p": 3},
+        layers=[fnn.Layer("first", 4, shifted, ("p",)), fnn.Layer("second", 2, "softmax", ("first",))],
+    )
+    params = network.init(jax.random.key(0), jnp.float64)
+    assert params["first"]["learned"][name].shape == (4,) and params["first"]["bias"].shape == (4,)
+    x, t = jnp.linspace(-1, 1, 15).reshape(5, 3), jnp.arange(5) % 2
+    assert fnn.compare(network, fnn.losses.cross_entropy(), params, x, t).verdict == "agree"
+    norms = fnn.quantities.per_example_norms(network, "cross_entropy", params, x, t)
+    each = fnn.quantities.per_example_gradients(network, "cross_entropy", params, x, t)
+    squares = sum(jnp.sum(leaf.reshape(5, -1) ** 2, axis=1) for leaf in jax.tree.leaves(each))
+    np.testing.assert_allclose(norms**2, squares, rtol=1e-12)

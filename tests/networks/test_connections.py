@@ -18,7 +18,7 @@ DRAW = np.random.default_rng(0)
 A, S, W = DRAW.normal(size=(3, 12, 5)), DRAW.normal(size=(3, 12, 4)), DRAW.normal(size=(3, 4, 5))
 EXPECTED = {
     "forward": ((A, W), np.einsum("mqr,msr->mqs", A, W)),
-    "back": ((S, W), np.einsum("mqs,msr->mqr", S, W)),
+    "back": ((S, W, A), np.einsum("mqs,msr->mqr", S, W)),
     "outer": ((S, A), np.einsum("mqs,mqr->msr", S, A)),
     "total": ((S,), S.sum(axis=1)),
 }
@@ -72,7 +72,7 @@ def test_a_connection_is_bilinear_and_knows_its_adjoints(connection):
     """<s, dx * w> = <back(s, w), dx> and <s, x * dw> = <outer(s, x), dw>, of any dx and dw; it is linear in each."""
     x, dx, s, w, dw = (jnp.asarray(DRAW.normal(size=size)) for size in ((12, 5), (12, 5), (12, 4), (4, 5), (4, 5)))
     z = connection.forward
-    np.testing.assert_allclose(jnp.vdot(s, z(dx, w)), jnp.vdot(connection.back(s, w), dx), rtol=1e-12)
+    np.testing.assert_allclose(jnp.vdot(s, z(dx, w)), jnp.vdot(connection.back(s, w, x), dx), rtol=1e-12)
     np.testing.assert_allclose(jnp.vdot(s, z(x, dw)), jnp.vdot(connection.outer(s, x), dw), rtol=1e-12)
     np.testing.assert_allclose(z(x + 2 * dx, w), z(x, w) + 2 * z(dx, w), rtol=1e-12, atol=1e-12)
     np.testing.assert_allclose(z(x, w - dw), z(x, w) - z(x, dw), rtol=1e-12, atol=1e-12)

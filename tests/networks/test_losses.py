@@ -27,7 +27,7 @@ def net_inputs(seed=0, dtype=jnp.float64):
 def suited_outputs(loss, seed=0, dtype=jnp.float64):
     """Outputs (Q, S) in the range that the loss needs."""
     name = {"real": "linear", "unit interval": "sigmoid", "distribution": "softmax"}[loss.needs]
-    return activations.get(name).forward(net_inputs(seed, dtype), {})
+    return activations.get(name).forward(net_inputs(seed, dtype), {})[0]
 
 
 def suited(name, reduction, dtype=jnp.float64):
@@ -120,7 +120,7 @@ class TestOracles:
         from sklearn.metrics import log_loss
 
         labels = np.array([0, 3, 1, 2, 0])
-        a = np.asarray(activations.get("softmax").forward(net_inputs(), {}))
+        a = np.asarray(activations.get("softmax").forward(net_inputs(), {})[0])
         expected = log_loss(labels, a, normalize=reduction == "mean", labels=range(OUTPUTS))
         value = losses.cross_entropy(reduction).value(jnp.asarray(a), fnn.one_hot(labels, OUTPUTS))
         np.testing.assert_allclose(value, expected, rtol=self.rtol)
@@ -144,8 +144,8 @@ def test_gradient_is_the_grad_of_value(name, reduction, weighted):
 def test_fused_pair_is_the_composition(name, output):
     loss, f, n = losses.get(name), activations.get(output), net_inputs()
     t = targets_for(loss, jax.random.key(1), EXAMPLES, OUTPUTS)
-    a = f.forward(n, {})
-    s, _ = f.pullback(loss.example_gradient(a, t), n, a, {})
+    a = f.forward(n, {})[0]
+    s, _ = f.pullback(loss.example_gradient(a, t), n, a, None, {})
     assert relative_error(loss.fused[output].value(n, t), loss.example_value(a, t)) <= 1e-12
     assert relative_error(loss.fused[output].gradient(n, t), s) <= 1e-12
 
@@ -519,7 +519,7 @@ def test_only_the_registered_activation_is_fused():
     loss, softmax = losses.cross_entropy(), activations.get("softmax")
     assert loss.fused_with(softmax) is loss.fused["softmax"]
     assert loss.fused_with(activations.get("sigmoid")) is None
-    assert loss.fused_with(dataclasses.replace(softmax, pullback=lambda g, n, a, theta: (g, {}))) is None
+    assert loss.fused_with(dataclasses.replace(softmax, pullback=lambda g, n, a, kept, theta: (g, {}))) is None
 
 
 def test_labels_out_of_range_are_nan_where_they_cannot_be_refused():
@@ -656,7 +656,7 @@ def test_likelihood_is_scipys(name):
     loss, a, t, _ = suited(name, "sum")
     if LIKELIHOODS[name] == "categorical":  # events, not shares
         t = fnn.one_hot(np.array([0, 3, 1, 2, 0]), OUTPUTS)
-        a = activations.get("softmax").forward(net_inputs(), {})
+        a = activations.get("softmax").forward(net_inputs(), {})[0]
     if name == "binary_cross_entropy":
         t = jnp.round(t)
     scale = {"half_sum_square_error": 1, "sum_square_error": np.sqrt(1 / 2), "mean_square_error": np.sqrt(OUTPUTS / 2)}

@@ -70,8 +70,11 @@ def test_a_graph_has_the_contracts_names_and_shapes():
         (Layer("output", 4, "tanh", ("p",)), {"weights": {"p": (4, 3)}, "bias": (4,)}),
         (Layer("output", 4, "tanh", "p", bias="shared"), {"weights": {"p": (4, 3)}, "bias": (1,)}),
         (Layer("output", 4, "tanh", ["p"], bias="none"), {"weights": {"p": (4, 3)}}),
-        (Layer("output", 4, "prelu", ("p",)), {"weights": {"p": (4, 3)}, "bias": (4,), "slope": (4,)}),
-        (Layer("output", 4, "prelu(layer)", ("p",)), {"weights": {"p": (4, 3)}, "bias": (4,), "slope": (1,)}),
+        (Layer("output", 4, "prelu", ("p",)), {"weights": {"p": (4, 3)}, "bias": (4,), "learned": {"slope": (4,)}}),
+        (
+            Layer("output", 4, "prelu(layer)", ("p",)),
+            {"weights": {"p": (4, 3)}, "bias": (4,), "learned": {"slope": (1,)}},
+        ),
         (Layer("output", 4, "maxout(3)", ("p",)), {"weights": {"p": (12, 3)}, "bias": (12,)}),
         (Layer("output", 4, "maxout(3)", ("p",), bias="shared"), {"weights": {"p": (12, 3)}, "bias": (1,)}),
     ],
@@ -305,7 +308,7 @@ def with_leaf(tree, leaf, *path):
         (lambda p: without(p, "first", "bias"), "params: first/bias is missing"),
         (lambda p: without(p, "second"), "params: second/bias is missing"),
         (lambda p: without(p, "second", "weights", "p2"), "params: second/weights/p2 is missing"),
-        (lambda p: without(p, "third", "slope"), "params: third/slope is missing"),
+        (lambda p: without(p, "third", "learned", "slope"), "params: third/learned/slope is missing"),
         (lambda p: with_leaf(p, jnp.ones(2), "extra", "bias"), "params: extra/bias is not one of the network"),
         (lambda p: with_leaf(p, jnp.ones(2), "third", "bias"), "params: third/bias is not one of the network"),
         (

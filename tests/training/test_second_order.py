@@ -13,7 +13,7 @@ from cases import GRAPHS, chain, problem, reference_gradient, reference_objectiv
 from jax.flatten_util import ravel_pytree
 
 import functional_nn as fnn
-from functional_nn import optimizers, training
+from functional_nn import checks, optimizers, training
 from functional_nn.gradients import curvature, quantities
 from functional_nn.optimizers import minimize, regularizers, second_order
 from functional_nn.optimizers.second_order.problem import Flat
@@ -181,9 +181,9 @@ def test_kronecker_solve_inverts_the_kronecker_product(name):
 
         expected = np.linalg.solve(np.kron(G, A), side_by_side(given))
         np.testing.assert_allclose(side_by_side(solved), expected, rtol=1e-9, atol=1e-12)
-        for other, block in own.others.items():
-            expected = np.linalg.solve(np.asarray(block) + damping * np.eye(len(block)), given[other])
-            np.testing.assert_allclose(solved[other], expected, rtol=1e-9)
+        for path, block in checks.by_path(own.others).items():
+            expected = np.linalg.solve(np.asarray(block) + damping * np.eye(len(block)), checks.by_path(given)[path])
+            np.testing.assert_allclose(checks.by_path(solved)[path], expected, rtol=1e-9)
             alone += 1
     assert alone > 0
 
