@@ -358,7 +358,7 @@ def _keys(key: Array, columns: dict[str, np.ndarray], count: int) -> Array:
     """Each member's own key: the population's, with its seed folded in where it has one."""
     if "seed" not in columns:
         return jnp.broadcast_to(key, (count, *key.shape))
-    return jax.vmap(lambda seed: jax.random.fold_in(key, seed))(jnp.asarray(columns["seed"].astype(np.uint32)))
+    return jax.vmap(functools.partial(keys.member, key))(jnp.asarray(columns["seed"].astype(np.uint32)))
 
 
 def _traced(makers, penalty, columns, ids, compiled_in, rows) -> dict[str, Any]:
@@ -481,7 +481,7 @@ def _disturbed(key: Array, targets: Array, noise: Array, signs: bool) -> Array:
     """
     key = keys.labels(key)
     examples, width = targets.shape
-    order_key, shift_key = jax.random.split(key)
+    order_key, shift_key = keys.other_classes(key)
     rank = jnp.argsort(jax.random.permutation(order_key, examples))
     wrong = (rank < jnp.round(noise * examples).astype(rank.dtype))[:, None]
     if width > 1 or signs:
