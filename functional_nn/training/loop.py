@@ -25,7 +25,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from functional_nn import checks, optimizers, registry
 from functional_nn.gradients import quantities, rules
-from functional_nn.gradients.backprop import objective, value_and_grad
+from functional_nn.gradients.backprop import objective, value_and_grad, value_and_outputs
 from functional_nn.networks import losses
 from functional_nn.networks.losses import Loss
 from functional_nn.networks.network import Inputs, Network, Params
@@ -107,6 +107,18 @@ def automatic(network: Network, loss: Loss) -> Callable[..., tuple[Array, Params
     """`jax.value_and_grad` of the objective: the other gradient, for comparisons."""
     return jax.value_and_grad(objective(network, loss))
 
+
+def _automatic_with_outputs(network: Network, loss: Loss) -> Callable[..., tuple[Array, Array, Params]]:
+    differentiated = jax.value_and_grad(value_and_outputs(network, loss), has_aux=True)
+
+    def value_outputs_and_gradients(*data):
+        (value, outputs), gradients = differentiated(*data)
+        return value, outputs, gradients
+
+    return value_outputs_and_gradients
+
+
+automatic.with_outputs = _automatic_with_outputs
 
 GRADIENTS: dict[str, Gradient] = {"manual": value_and_grad, "automatic": automatic, "perceptron": rules.perceptron}
 

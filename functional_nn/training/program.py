@@ -31,6 +31,7 @@ from functional_nn.training.minibatches import BatchPlan
 from functional_nn.training.problems import of_batch
 from functional_nn.training.termination import Criterion
 
+# May also have `random`, True where it takes a key at every update, and `with_outputs(network, loss)`, see there.
 Gradient = Callable[[Network, Loss], Callable[..., tuple[Array, Params]]]
 Correct = Callable[[Array, Array], Array]  # (outputs, targets) -> (Q,) booleans
 
@@ -153,7 +154,7 @@ def train_step(
     loss, optimizer = losses.get(loss), optimizers.get(optimizer)
     if isinstance(optimizer, SecondOrder):
         return _second_order_step(network, loss, optimizer, correct, regularizer)
-    gradients_of = gradient(network, loss)
+    gradients_of = with_outputs(gradient, network, loss)
     random_step = needs_key(network, gradient)
 
     def step(state, batch: Batch):
@@ -162,16 +163,13 @@ def train_step(
             raise ValueError(f"batch: a {what} needs a key; give Batch(..., key=key)")
         params = optimizer.point(state)
         random = (batch.key,) if random_step else ()
-        value, grads = gradients_of(params, batch.inputs, batch.targets, batch.weights, *random)
+        value, outputs, grads = gradients_of(params, batch.inputs, batch.targets, batch.weights, *random)
         if batch.scale is not None:
             grads = jax.tree.map(lambda g: g * batch.scale.astype(g.dtype), grads)
         if regularizer is not None:
             grads = jax.tree.map(jnp.add, grads, regularizer.gradient(params))
         if mask is not None:
             grads = jax.tree.map(lambda g, keep: jnp.where(keep, g, 0), grads, mask)
-        # The same forward pass as the gradient's; the compiler keeps one of them.
-        trace = forward(network, params, batch.inputs, {}, *(random or (None,)))
-        outputs = trace.activations[network.output.name]
         counted = _counted(correct or loss.correct, outputs, batch.targets, batch.weights)
         return optimizer.update(state, grads), Metrics(value, *counted, _norm(grads))
 
@@ -198,6 +196,23 @@ def _second_order_step(network, loss, method: SecondOrder, correct, regularizer)
         return after, metrics
 
     return step
+
+
+def with_outputs(gradient: Gradient, network: Network, loss: Loss) -> Callable[..., tuple[Array, Array, Params]]:
+    """`(params, inputs, targets, weights=None, key=None) -> (F, outputs, gradients)`: what the gradient says itself, by
+    its own `with_outputs`, or a user's (F, gradients) and a forward pass for the outputs.
+    """
+    # what functools.wraps copied from another gradient is not this one's own
+    if hasattr(gradient, "with_outputs") and not hasattr(gradient, "__wrapped__"):
+        return gradient.with_outputs(network, loss)
+    gradients_of = gradient(network, loss)
+
+    def value_outputs_and_gradients(params, inputs, targets, weights=None, *key):
+        value, grads = gradients_of(params, inputs, targets, weights, *key)
+        outputs = forward(network, params, inputs, {}, *(key or (None,))).activations[network.output.name]
+        return value, outputs, grads
+
+    return value_outputs_and_gradients
 
 
 def needs_key(network: Network, gradient: Gradient) -> bool:
