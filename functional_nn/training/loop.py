@@ -8,7 +8,6 @@ no longer changes while the others go on.
 
 import contextlib
 import functools
-import inspect
 import signal
 import threading
 import time
@@ -29,7 +28,7 @@ from functional_nn.gradients.backprop import objective, value_and_grad, value_an
 from functional_nn.networks import losses
 from functional_nn.networks.losses import Loss
 from functional_nn.networks.network import Inputs, Network, Params
-from functional_nn.optimizers import regularizers, second_order
+from functional_nn.optimizers import regularizers
 from functional_nn.optimizers.first_order import Optimizer
 from functional_nn.optimizers.regularizers import Regularizer
 from functional_nn.optimizers.second_order import REASONS, STATUSES, SecondOrder
@@ -205,7 +204,7 @@ def fit(
     params = network.init(keys.parameters(key)) if params is None else params
     plan_key = keys.plan(key)
     training, held_out = prepared(settings, params, inputs, targets, validation, weights, class_weights)
-    _check_start(params, settings.optimizer)
+    settings.optimizer.check_start(params)
     settings = with_plan(settings, training, epochs)
     if mesh is not None:
         settings = settings._replace(
@@ -327,7 +326,7 @@ def _everywhere(tree: Any, mesh: Mesh) -> Any:
 
 
 def _divides(mesh: Mesh, size: int, optimizer: Optimizer | SecondOrder) -> Mesh:
-    if isinstance(optimizer, SecondOrder):
+    if optimizer.one_device:
         raise ValueError(f"mesh: {optimizer.name} runs on one device; first-order methods take a mesh")
     if not isinstance(mesh, Mesh):
         raise TypeError(f"mesh: expected a jax.sharding.Mesh, got {type(mesh).__name__}")
@@ -485,54 +484,20 @@ def suited(settings: Settings, examples: int, weighted: bool, epochs: int) -> Se
     updates = plan.updates(examples)
     if weighted and plan.importance is not None:
         raise ValueError("weights: importance() draws and weighs examples itself; use minibatch(size) with weights")
-    if isinstance(settings.gradient, rules.Rule):
-        _check_rule(settings, plan)
-    if isinstance(optimizer, SecondOrder):
-        _check_second_order(settings, plan, updates)
-    elif optimizer.gathers > updates * epochs:
-        raise ValueError(
-            f"accumulate: the parameters move once in {optimizer.gathers} updates, but the run has {updates * epochs}: "
-            f"{epochs} epochs of {updates}"
-        )
-    elif optimizer.full_batch and updates > 1:
-        raise ValueError(
-            f"{optimizer.name} compares the signs of successive gradients, which mini-batches make random: use "
-            "plan=training.batch() (on the command line, --batch-size 0), or make it with minibatches=True all the "
-            f"same; got {updates} batches an epoch"
-        )
+    rule = settings.gradient if isinstance(settings.gradient, rules.Rule) else None
+    if rule is not None:
+        _check_rule(rule, settings.track, plan)
+    optimizer.check_gradient(settings.gradient is value_and_grad, rule and rule.name)
+    optimizer.check_plan(plan, updates, epochs)
     return settings._replace(plan=plan)
 
 
-def _check_rule(settings: Settings, plan: BatchPlan) -> None:
+def _check_rule(rule: rules.Rule, track: tuple[tuple[str, Callable | None], ...], plan: BatchPlan) -> None:
     """Refuses what asks for derivatives beside a rule that has none."""
-    asked = [f"track: {name!r}" for name, function in settings.track if function is None]
+    asked = [f"track: {name!r}" for name, function in track if function is None]
     asked += ["plan: importance()"] if plan.importance is not None else []
     if asked:
-        raise ValueError(f"{asked[0]} asks for derivatives, and what the {settings.gradient.name} rule trains has none")
-    if isinstance(settings.optimizer, SecondOrder):
-        raise ValueError(
-            f"gradient: {settings.optimizer.name} asks for derivatives; what the {settings.gradient.name} rule trains "
-            "has none; use a method of first order, such as 'gd(1)'"
-        )
-
-
-def _check_second_order(settings: Settings, plan: BatchPlan, updates: int) -> None:
-    method = settings.optimizer
-    if method.full_batch and plan.size is not None:
-        factories = {name: second_order.factory(name) for name in second_order.names()}
-        taking = [name for name, made in factories.items() if "minibatches" in inspect.signature(made).parameters]
-        raise ValueError(
-            f"{method.name} builds each step on the last, on all examples: use plan=training.batch() (on the command "
-            f"line, --batch-size 0), or one of {', '.join(taking)} with minibatches=True; got {updates} batches an "
-            "epoch"
-        )
-    if settings.gradient is not value_and_grad:
-        raise ValueError(
-            f"gradient: {method.name} asks for more than a gradient, all of it by hand; for automatic derivatives use "
-            "optimizers.minimize and optimizers.problem_from(function)"
-        )
-    if plan.importance is not None:
-        raise ValueError(f"plan: {method.name} does not take importance(); use minibatch(size)")
+        raise ValueError(f"{asked[0]} asks for derivatives, and what the {rule.name} rule trains has none")
 
 
 def prepared(
@@ -561,15 +526,6 @@ def prepared(
         return training, held_out
     except (TypeError, ValueError) as error:
         raise type(error)(f"validation {error}") from None
-
-
-def _check_start(params: Params, optimizer: Optimizer | SecondOrder) -> None:
-    """Raises ValueError naming the parameter that no training can begin from."""
-    for path, x in checks.by_path(params).items():
-        if isinstance(optimizer, SecondOrder):
-            checks.finite(f"params: {path}", x)
-        elif hasattr(x, "dtype") and checks.first(x, lambda block: np.isnan(block)) is not None:
-            raise ValueError(f"params: {path} has nan at index {checks.first(x, lambda block: np.isnan(block))}")
 
 
 def how_it_ended(settings: Settings, run: Run, asked: str | None) -> tuple[str, str]:

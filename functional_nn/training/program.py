@@ -22,9 +22,9 @@ from functional_nn.gradients.views import BUDGET, Examples, in_blocks, said_byte
 from functional_nn.networks import losses
 from functional_nn.networks.losses import Loss
 from functional_nn.networks.network import Inputs, Network, Params, forward, in_columns
-from functional_nn.optimizers.first_order import Optimizer
+from functional_nn.optimizers.first_order import Asked, Optimizer
 from functional_nn.optimizers.regularizers import Regularizer
-from functional_nn.optimizers.second_order import Begun, SecondOrder, still
+from functional_nn.optimizers.second_order import Problem, SecondOrder
 from functional_nn.precision import at_least_float32
 from functional_nn.training import keys
 from functional_nn.training.minibatches import BatchPlan
@@ -124,7 +124,7 @@ class Settings(NamedTuple):
 
     network: Network
     loss: Loss
-    optimizer: Optimizer
+    optimizer: Optimizer | SecondOrder
     plan: BatchPlan | None
     regularizer: Regularizer | None
     stop: tuple[Criterion, ...]
@@ -139,7 +139,7 @@ class Settings(NamedTuple):
 def train_step(
     network: Network,
     loss: Loss,
-    optimizer: Optimizer,
+    optimizer: Optimizer | SecondOrder,
     gradient: Gradient = value_and_grad,
     correct: Correct | None = None,
     regularizer: Regularizer | None = None,
@@ -152,50 +152,42 @@ def train_step(
     key.
     """
     loss, optimizer = losses.get(loss), optimizers.get(optimizer)
-    if isinstance(optimizer, SecondOrder):
-        return _second_order_step(network, loss, optimizer, correct, regularizer)
-    gradients_of = with_outputs(gradient, network, loss)
-    random_step = needs_key(network, gradient)
+    correct = correct or loss.correct
 
-    def step(state, batch: Batch):
-        if random_step and batch.key is None:
-            what = "network with dropout" if network.drops else "random gradient"
-            raise ValueError(f"batch: a {what} needs a key; give Batch(..., key=key)")
-        params = optimizer.point(state)
-        random = (batch.key,) if random_step else ()
-        value, outputs, grads = gradients_of(params, batch.inputs, batch.targets, batch.weights, *random)
-        if batch.scale is not None:
-            grads = jax.tree.map(lambda g: g * batch.scale.astype(g.dtype), grads)
-        if regularizer is not None:
-            grads = jax.tree.map(jnp.add, grads, regularizer.gradient(params))
-        if mask is not None:
-            grads = jax.tree.map(lambda g, keep: jnp.where(keep, g, 0), grads, mask)
-        counted = _counted(correct or loss.correct, outputs, batch.targets, batch.weights)
-        return optimizer.update(state, grads), Metrics(value, *counted, _norm(grads))
+    def along_gradient() -> Callable:
+        gradients_of, random_step = with_outputs(gradient, network, loss), needs_key(network, gradient)
 
-    return step
+        def measured(params: Params, batch: Batch) -> tuple[Metrics, Params]:
+            if random_step and batch.key is None:
+                what = "network with dropout" if network.drops else "random gradient"
+                raise ValueError(f"batch: a {what} needs a key; give Batch(..., key=key)")
+            random = (batch.key,) if random_step else ()
+            value, outputs, grads = gradients_of(params, batch.inputs, batch.targets, batch.weights, *random)
+            if batch.scale is not None:
+                grads = jax.tree.map(lambda g: g * batch.scale.astype(g.dtype), grads)
+            if regularizer is not None:
+                grads = jax.tree.map(jnp.add, grads, regularizer.gradient(params))
+            if mask is not None:
+                grads = jax.tree.map(lambda g, keep: jnp.where(keep, g, 0), grads, mask)
+            counted = _counted(correct, outputs, batch.targets, batch.weights)
+            return Metrics(value, *counted, _norm(grads)), grads
 
+        return measured
 
-def _second_order_step(network, loss, method: SecondOrder, correct, regularizer) -> Callable:
-    """The same step of a method that asks a problem: here of the batch."""
-    problem_of = of_batch(network, loss, regularizer)
+    def problem() -> Callable:
+        problem_of = of_batch(network, loss, regularizer)
+        return lambda batch: problem_of(batch.inputs, batch.targets, batch.weights)
 
-    def step(state, batch: Batch):
-        problem = problem_of(batch.inputs, batch.targets, batch.weights)
-        if not method.full_batch:
-            state = method.renew(state, problem)
-        outputs = forward(network, state.params, batch.inputs, {}).activations[network.output.name]
-        counted = _counted(correct or loss.correct, outputs, batch.targets, batch.weights)
-        penalty = 0 if regularizer is None else regularizer.value(state.params).astype(state.value.dtype)
-        metrics = Metrics(state.value - penalty, *counted, jnp.linalg.norm(state.gradient))
-        after = method.update(state, problem, renewed=not method.full_batch)
-        if method.full_batch:
-            begun = Begun(state.params, state.value)
-            ended = still(method, problem, begun, state, after)
-            after = after._replace(status=method.verdict(state.memory, after.memory, ended).astype(jnp.int32))
-        return after, metrics
+    def metrics(params: Params, value: Array, flat: Array, batch: Batch) -> Metrics:
+        """value, flat: of the problem, so that the penalty is in both; F is told without it. Outputs are in no state of
+        a method: they are computed here.
+        """
+        outputs = forward(network, params, batch.inputs, {}).activations[network.output.name]
+        counted = _counted(correct, outputs, batch.targets, batch.weights)
+        penalty = 0 if regularizer is None else regularizer.value(params).astype(value.dtype)
+        return Metrics(value - penalty, *counted, jnp.linalg.norm(flat))
 
-    return step
+    return optimizer.lifted(Asked(along_gradient, problem, metrics))
 
 
 def with_outputs(gradient: Gradient, network: Network, loss: Loss) -> Callable[..., tuple[Array, Array, Params]]:
@@ -298,12 +290,12 @@ def _evaluate(network, loss, params, data: Batch, correct) -> tuple[Array, Array
 def start(settings: Settings, params: Params, training: Batch | None = None) -> Run:
     """A run before its first update. training: the data, which a second-order method looks at."""
     zero, dtype = jnp.zeros((), jnp.int32), precision.default()
-    if isinstance(settings.optimizer, SecondOrder):
-        first = jax.tree.map(lambda x: x[: settings.plan.size], (training.inputs, training.targets, training.weights))
-        problem = of_batch(settings.network, settings.loss, settings.regularizer)(*first)
-        state = settings.optimizer.init(params, problem)
-    else:
-        state = settings.optimizer.init(params)
+
+    def first() -> Problem:  # of the first batch, in the data's order
+        data = jax.tree.map(lambda x: x[: settings.plan.size], (training.inputs, training.targets, training.weights))
+        return of_batch(settings.network, settings.loss, settings.regularizer)(*data)
+
+    state = settings.optimizer.begin(params, first)
     memories = tuple(criterion.begin(state.params) for criterion in settings.stop)
     restores = any(criterion.score for criterion in settings.stop)
     best = Best(state.params, zero, precision.largest(dtype)) if restores else None
@@ -340,11 +332,12 @@ def parts(settings: Settings, examples: int, dtype) -> Parts:
     network, loss, optimizer, plan, stop = (
         settings.network, settings.loss, settings.optimizer, settings.plan, settings.stop
     )  # fmt: skip
-    gradient, correct, mesh = settings.gradient, settings.correct, settings.mesh
     laid_out = in_columns(network) if settings.columns else network
-    stepped = laid_out if gradient is value_and_grad else network
-    step = train_step(stepped, loss, optimizer, gradient, correct, settings.regularizer, settings.mask)
-    random = needs_key(network, gradient)
+    step = train_step(
+        laid_out if settings.gradient is value_and_grad else network, loss, optimizer, settings.gradient,
+        correct=settings.correct, regularizer=settings.regularizer, mask=settings.mask,
+    )  # fmt: skip
+    random = needs_key(network, settings.gradient)
     scores = [criterion.score for criterion in stop if criterion.score]
     updates, dtype = plan.updates(examples), at_least_float32(dtype)
     counts = plan.counts(examples)
@@ -374,8 +367,9 @@ def parts(settings: Settings, examples: int, dtype) -> Parts:
         state, sound = lane
         number, picked, example_weights, scale, drop = row
         data = jax.tree.map(lambda x: x[picked], (training.inputs, training.targets))
-        if mesh is not None:
-            data = lax.with_sharding_constraint(data, NamedSharding(mesh, PartitionSpec(mesh.axis_names)))
+        if settings.mesh is not None:
+            over = NamedSharding(settings.mesh, PartitionSpec(settings.mesh.axis_names))
+            data = lax.with_sharding_constraint(data, over)
         after, metrics = step(state, Batch(*data, example_weights, drop, scale))
         sound = sound & (number <= limit) & jnp.isfinite(metrics.loss) & jnp.isfinite(metrics.gradient_norm)
         # Known before the update is computed, so that the choice costs no pass over the parameters of its own.
@@ -404,7 +398,7 @@ def parts(settings: Settings, examples: int, dtype) -> Parts:
         accuracy = _share(None if metrics.right is None else jnp.sum(metrics.right), weight)
         after = (None, None)
         if held_out is not None:
-            after = _evaluate(laid_out, loss, state.params, held_out, correct)
+            after = _evaluate(laid_out, loss, state.params, held_out, settings.correct)
         columns = (total, accuracy, jnp.mean(metrics.gradient_norm), *after)
         columns = (None if x is None else jnp.asarray(x, dtype) for x in columns)
         row = History(done + 1, *columns, _measure(network, loss, settings.track, training, state.params))
@@ -413,8 +407,7 @@ def parts(settings: Settings, examples: int, dtype) -> Parts:
         judged = [
             criterion.judge(memory, row, state.params) for criterion, memory in zip(stop, run.memories, strict=True)
         ]
-        # A second-order method may end the run itself; its statuses stand below 0.
-        ended = -state.status if isinstance(optimizer, SecondOrder) else jnp.zeros((), jnp.int32)
+        ended = optimizer.ended(state)
         for i in reversed(range(len(stop))):
             ended = jnp.where(judged[i][1], STOPPED + i, ended)
         best = run.best

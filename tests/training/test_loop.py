@@ -11,7 +11,7 @@ import pytest
 from cases import relative_error
 
 import functional_nn as fnn
-from functional_nn.training import batch, clipped, evaluate, fit, minibatch, stochastic
+from functional_nn.training import Batch, batch, clipped, evaluate, fit, minibatch, stochastic, train_step
 from functional_nn.training.loop import GRADIENTS
 from functional_nn.training.program import with_outputs
 
@@ -113,6 +113,20 @@ def test_every_gradient_comes_with_the_outputs_it_was_taken_at(gradient):
     chex.assert_trees_all_equal((value, grads), gradient(network, loss)(params, {"input": X}, t, w, KEY))
     np.testing.assert_array_equal(outputs, trace.activations[network.output.name])
     np.testing.assert_allclose(loss.value(outputs, t, w), value, rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["adam(0.01)", "rprop", "lbfgs", "levenberg_marquardt", "kfac(minibatches=true)"])
+def test_the_step_of_every_method_is_what_an_epoch_of_one_batch_makes(name):
+    """Methods of either order are asked the same: a start, a step, and whether it ends the run."""
+    network, loss, method = fnn.multilayer((3, 4, 2), ("tanh", "linear")), "mean_square_error", fnn.optimizers.get(name)
+    params = network.init(KEY)
+    state = method.begin(params, lambda: fnn.training.problem(network, loss, X, T))
+    found = run(network=network, loss=loss, optimizer=method, plan=batch(), epochs=1, params=params)
+    state, metrics = jax.jit(train_step(network, loss, method))(state, Batch({"input": X}, T))
+    chex.assert_trees_all_close(state.params, found.params, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(metrics.loss, found.history.training_loss[0], rtol=1e-12)
+    np.testing.assert_allclose(metrics.gradient_norm, found.history.gradient_norm[0], rtol=1e-9)
+    assert int(method.ended(state)) == 0 and found.status == "completed"
 
 
 def test_fifty_epochs_trace_the_step_once():
