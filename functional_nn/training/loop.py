@@ -7,6 +7,7 @@ no longer changes while the others go on.
 """
 
 import contextlib
+import dataclasses
 import functools
 import signal
 import threading
@@ -200,23 +201,26 @@ def fit(
     if not (on_chunk is None or callable(on_chunk)):
         raise TypeError(f"on_chunk: expected a function of state and history, got {type(on_chunk).__name__}")
     checks.prng_key("key", key)
-    settings = settle(network, loss, optimizer, plan, regularizer, stop, gradient, correct, track)
+    settings = settle(
+        network, loss, optimizer, plan=plan, regularizer=regularizer, stop=stop, gradient=gradient, correct=correct,
+        track=track,
+    )  # fmt: skip
     params = network.init(keys.parameters(key)) if params is None else params
     plan_key = keys.plan(key)
     training, held_out = prepared(settings, params, inputs, targets, validation, weights, class_weights)
     settings.optimizer.check_start(params)
     settings = with_plan(settings, training, epochs)
     if mesh is not None:
-        settings = settings._replace(
-            mesh=_divides(mesh, settings.plan.size or len(training.targets), settings.optimizer)
-        )
+        divided = _divides(mesh, settings.plan.size or len(training.targets), settings.optimizer)
+        settings = dataclasses.replace(settings, mesh=divided)
         params, training, held_out, plan_key = _everywhere((params, training, held_out, plan_key), settings.mesh)
 
     begin, advance = _compiled(settings, min(chunk, epochs))
     run, table, chunks, asked = begin(params, training), Table(), 0, None
     config = saved = None
     if checkpoint is not None:
-        config = {"kind": "a run of fit", **describe(settings, training, held_out, key)}
+        config = {"kind": "a run of fit",
+                  **describe(settings, training, held_out, key, settings.optimizer, settings.regularizer)}  # fmt: skip
         saved = begun(checkpoint, resume)
     elif resume:
         raise ValueError("resume: expected checkpoint=checkpoints.keep(folder) to resume from")
@@ -360,7 +364,10 @@ def pure_fit(
     derivatives, but no reverse ones.
     """
     checks.integer("", "epochs", epochs, 1)
-    settled = settle(network, loss, optimizer, plan, regularizer, stop, gradient, correct, track)
+    settled = settle(
+        network, loss, optimizer, plan=plan, regularizer=regularizer, stop=stop, gradient=gradient, correct=correct,
+        track=track,
+    )  # fmt: skip
 
     def train(key, inputs, targets, validation=None, params=None, weights=None, class_weights=None) -> Outcome:
         checks.prng_key("key", key)
@@ -423,7 +430,10 @@ def interruptible(catches: bool) -> Iterator[Callable[[], bool]]:
 # Settings and data, checked -------------------------------------------------------------------------------------------
 
 
-def settle(network, loss, optimizer, plan, regularizer, stop, gradient, correct, track) -> Settings:
+def settle(
+    network, loss, optimizer, *, plan=None, regularizer=None, stop=(), gradient="manual", correct=None, track=()
+) -> Settings:
+    """The settings of `fit`, checked; what of them goes with the data is checked by `prepared` and `suited`."""
     if isinstance(gradient, str) and gradient not in GRADIENTS:
         raise ValueError(registry.unknown("gradient", gradient, GRADIENTS))
     gradient = GRADIENTS[gradient] if isinstance(gradient, str) else gradient
@@ -448,7 +458,10 @@ def settle(network, loss, optimizer, plan, regularizer, stop, gradient, correct,
         raise ValueError("stop: only one criterion can restore the best parameters; give the others restore=False")
     if plan is not None and not isinstance(plan, BatchPlan):
         raise TypeError(f"plan: expected training.batch(), minibatch(size) or stochastic(), got {plan!r}")
-    return Settings(network, loss, optimizer, plan, regularizer, stop, gradient, correct, _tracked(track))
+    return Settings(
+        network=network, loss=loss, optimizer=optimizer, plan=plan, regularizer=regularizer, stop=stop,
+        gradient=gradient, correct=correct, track=_tracked(track),
+    )  # fmt: skip
 
 
 def _tracked(track: Track) -> tuple[tuple[str, Callable | None], ...]:
@@ -489,7 +502,7 @@ def suited(settings: Settings, examples: int, weighted: bool, epochs: int) -> Se
         _check_rule(rule, settings.track, plan)
     optimizer.check_gradient(settings.gradient is value_and_grad, rule and rule.name)
     optimizer.check_plan(plan, updates, epochs)
-    return settings._replace(plan=plan)
+    return dataclasses.replace(settings, plan=plan)
 
 
 def _check_rule(rule: rules.Rule, track: tuple[tuple[str, Callable | None], ...], plan: BatchPlan) -> None:

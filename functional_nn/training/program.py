@@ -7,6 +7,7 @@ part vmapped, for lanes that all are in the same epoch. Divergence and stopping 
 
 import functools
 from collections.abc import Callable
+from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 import jax
@@ -115,25 +116,48 @@ class Run(NamedTuple):
     shown: Array
 
 
-class Settings(NamedTuple):
-    """Everything but arrays that a run depends on; hashable, where the user's own callables are.
+@dataclass(frozen=True, kw_only=True)
+class Common:
+    """Everything but arrays that runs side by side have in common; hashable, where the user's own callables are.
 
-    mesh: the devices over which each batch is laid, None for one. columns: the hand-written gradient and the evaluation
-    go through the network `in_columns`, for lanes on CPU. mask as in `train_step`.
+    plan: None until it is known how many examples there are (`loop.suited`). mesh: the devices over which each batch is
+    laid, None for one. columns: the hand-written gradient and the evaluation go through the network `in_columns`, for
+    lanes on CPU.
     """
 
     network: Network
     loss: Loss
-    optimizer: Optimizer | SecondOrder
     plan: BatchPlan | None
-    regularizer: Regularizer | None
     stop: tuple[Criterion, ...]
     gradient: Gradient
     correct: Correct | None
     track: tuple[tuple[str, Callable | None], ...]
     mesh: Mesh | None = None
     columns: bool = False
+
+    def settings(self, **own: Any) -> "Settings":
+        """A run's, with what is its own."""
+        return Settings(**_in_common(self), **own)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(Common):
+    """Everything but arrays that a run depends on: checked by `loop.settle`, and handed on whole. mask as in
+    `train_step`.
+    """
+
+    optimizer: Optimizer | SecondOrder
+    regularizer: Regularizer | None
     mask: Any = None
+
+    @property
+    def common(self) -> Common:
+        """What is not its own."""
+        return Common(**_in_common(self))
+
+
+def _in_common(settings: Common) -> dict[str, Any]:
+    return {field.name: getattr(settings, field.name) for field in fields(Common)}
 
 
 def train_step(
@@ -474,7 +498,7 @@ def program(settings: Settings, length: int) -> Callable:
     return advance
 
 
-def lanes(settings: Settings, make: Callable[[Any], Settings], length: int, shared: bool, axes: Batch) -> Callable:
+def lanes(common: Common, make: Callable[[Any], Settings], length: int, shared: bool, axes: Batch) -> Callable:
     """advance(run, values, training, held_out, key, first, count) -> (Run, table), for runs side by side.
 
     Every array of `run` and `values` has a leading axis of lanes (M, ...), those of the table a second one; make(one
@@ -482,7 +506,7 @@ def lanes(settings: Settings, make: Callable[[Any], Settings], length: int, shar
     each lane has its own of. shared: one key, so one stream of batches and of noise, for all; else keys (M,). All
     lanes not ended are in epoch `first`; one that has ended stays bitwise as it is, and its rows are 0.
     """
-    plan = settings.plan
+    plan = common.plan
 
     def advance(run: Run, values, training: Batch, held_out: Batch | None, key: Array, first, count):
         examples, dtype = training.targets.shape[-2], training.targets.dtype
@@ -535,7 +559,7 @@ def lanes(settings: Settings, make: Callable[[Any], Settings], length: int, shar
         members = run.ended.shape[0]
         none, beyond = jnp.zeros(members, jnp.int32), jnp.full(members, updates + 1, jnp.int32)
         blank = each("close", 0, 0, None, None, axes, None)
-        blanks = values, run, run.state, *_blank(settings, training, updates), training, held_out
+        blanks = values, run, run.state, *_blank(common, training, updates), training, held_out
         table = _table(jax.eval_shape(blank, *blanks)[1], length)
         clock = jnp.asarray(first, jnp.int32)
         _, run, table, *_ = lax.while_loop(unfinished, epoch, (clock, run, table, none, beyond))
@@ -544,7 +568,7 @@ def lanes(settings: Settings, make: Callable[[Any], Settings], length: int, shar
     return advance
 
 
-def _blank(settings: Settings, training: Batch, updates: int) -> tuple[Metrics, Verdict]:
+def _blank(settings: Common, training: Batch, updates: int) -> tuple[Metrics, Verdict]:
     """What an epoch's updates leave behind, as shapes are found out with."""
     column, number = jnp.zeros(updates, at_least_float32(training.targets.dtype)), jnp.zeros((), jnp.int32)
     judged = settings.correct or settings.loss.correct
