@@ -94,15 +94,36 @@ def value_and_grad(network: Network, loss: Loss) -> Callable[..., tuple[Array, P
 
     Refused at once: a layer without derivative, and a loss that does not suit the output layer (ValueError).
     """
+    return without_outputs(value_outputs_and_grad(network, loss))
+
+
+def value_outputs_and_grad(network: Network, loss: Loss) -> Callable[..., tuple[Array, Array, Params]]:
+    """The same with the outputs (Q, S) that F was measured on: (F, outputs, dF/dparams)."""
     loss = losses.get(loss)
     check_trainable(network)
     loss.check_outputs(network.output.activation)
 
-    def value_and_gradients(
+    def value_outputs_and_gradients(
         params: Params, inputs: Inputs, targets: Array, weights: Array | None = None, key: Array | None = None
     ):
         result = backpropagate(network, loss, params, inputs, targets, weights, key)
-        return result.value, result.gradients
+        return result.value, result.trace.activations[network.output.name], result.gradients
+
+    return value_outputs_and_gradients
+
+
+# What a training step asks for, so that its metrics need no forward pass of their own.
+value_and_grad.with_outputs = value_outputs_and_grad
+
+
+def without_outputs(of_three: Callable[..., tuple[Array, Array, Params]]) -> Callable[..., tuple[Array, Params]]:
+    """A function's (F, outputs, gradients) as (F, gradients)."""
+
+    def value_and_gradients(
+        params: Params, inputs: Inputs, targets: Array, weights: Array | None = None, key: Array | None = None
+    ):
+        value, _, gradients = of_three(params, inputs, targets, weights, key)
+        return value, gradients
 
     return value_and_gradients
 
@@ -114,18 +135,29 @@ def sensitivities(network: Network, loss: Loss, params: Params, inputs: Inputs, 
 
 def objective(network: Network, loss: Loss) -> Callable[..., Array]:
     """`(params, inputs, targets, weights=None, key=None) -> F`, plain JAX without a hand-written derivative."""
-    loss = losses.get(loss)
-    loss.check_outputs(network.output.activation)
+    both = value_and_outputs(network, loss)
 
     def value(
         params: Params, inputs: Inputs, targets: Array, weights: Array | None = None, key: Array | None = None
     ) -> Array:
+        return both(params, inputs, targets, weights, key)[0]
+
+    return value
+
+
+def value_and_outputs(network: Network, loss: Loss) -> Callable[..., tuple[Array, Array]]:
+    """The same with the outputs (Q, S): (F, outputs)."""
+    loss = losses.get(loss)
+    loss.check_outputs(network.output.activation)
+
+    def both(params: Params, inputs: Inputs, targets: Array, weights: Array | None = None, key: Array | None = None):
         inputs = network.prepare(params, inputs)
         targets = network.prepare_targets(inputs, targets, loss, dtype_of(params))
         weights = network.prepare_weights(inputs, weights)
-        return loss_value(network, loss, forward(network, params, inputs, {}, key), targets, weights)
+        trace = forward(network, params, inputs, {}, key)
+        return loss_value(network, loss, trace, targets, weights), trace.activations[network.output.name]
 
-    return value
+    return both
 
 
 def differentiable(network: Network) -> Callable[[Params, Inputs], Array]:

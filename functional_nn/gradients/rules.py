@@ -24,7 +24,7 @@ import numpy as np
 from jax import Array
 
 from functional_nn import checks
-from functional_nn.gradients.backprop import Sweep, contract, loss_value
+from functional_nn.gradients.backprop import Sweep, contract, loss_value, without_outputs
 from functional_nn.networks import losses
 from functional_nn.networks.losses import Loss
 from functional_nn.networks.network import Inputs, Network, Params, dtype_of, forward
@@ -37,15 +37,16 @@ _THRESHOLDS = {"hardlim": ((0, 1), 1.0), "hardlims": ((-1, 1), 0.5)}
 class Rule:
     """A `gradient` for `fit` that is none: (network, loss) -> `(params, inputs, targets, ...) -> (F, -change)`.
 
+    with_outputs: the same with the outputs between the two, as `backprop.value_outputs_and_grad`.
     check_targets(network, targets) raises ValueError for concrete ones that it cannot learn.
     """
 
     name: str
-    change: Callable[[Network, Loss], Callable[..., tuple[Array, Params]]]
+    with_outputs: Callable[[Network, Loss], Callable[..., tuple[Array, Array, Params]]]
     check_targets: Callable[[Network, Array], None]
 
     def __call__(self, network: Network, loss: Loss) -> Callable[..., tuple[Array, Params]]:
-        return self.change(network, loss)
+        return without_outputs(self.with_outputs(network, loss))
 
     def __repr__(self) -> str:
         return f"<rule {self.name}>"
@@ -56,7 +57,7 @@ def _perceptron(network: Network, loss: Loss | str) -> Callable[..., tuple[Array
     _, step = _threshold(network)
     loss.check_outputs(layer.activation)
 
-    def value_and_change(
+    def value_outputs_and_change(
         params: Params, inputs: Inputs, targets: Array, weights: Array | None = None, key: Array | None = None
     ):
         inputs = network.prepare(params, inputs)
@@ -64,11 +65,12 @@ def _perceptron(network: Network, loss: Loss | str) -> Callable[..., tuple[Array
         _check_truths(network, targets)
         weights = network.prepare_weights(inputs, weights)
         trace = forward(network, params, inputs, {}, key)
-        wrong = loss.scale(step * (trace.activations[layer.name] - targets), weights)  # (Q, S), in the place of s
+        outputs = trace.activations[layer.name]
+        wrong = loss.scale(step * (outputs - targets), weights)  # (Q, S), in the place of s
         change = contract(network, params, trace, Sweep({layer.name: wrong}, {layer.name: {}}, {}))
-        return loss_value(network, loss, trace, targets, weights), change
+        return loss_value(network, loss, trace, targets, weights), outputs, change
 
-    return value_and_change
+    return value_outputs_and_change
 
 
 def _threshold(network: Network) -> tuple[tuple[int, int], float]:

@@ -25,7 +25,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -49,6 +49,18 @@ def _unmoved(state: State, value: Array) -> State:
     return state
 
 
+class Asked(NamedTuple):
+    """What a method may ask of the batches it is trained on; each is made only where it is asked for.
+
+    gradient() -> ((params, batch) -> (metrics, gradients)); problem() -> (batch -> `second_order.Problem`);
+    metrics(params, value, gradient, batch) -> the same metrics, where a method has F and its gradient (P,) already.
+    """
+
+    gradient: Callable[[], Callable[[Any, Any], tuple[Any, Any]]]
+    problem: Callable[[], Callable[[Any], Any]]
+    metrics: Callable[[Any, Array, Array, Any], Any]
+
+
 @dataclass(frozen=True, eq=False)
 class Optimizer(Described):
     """init(params) -> state; update(state, grads) -> state, with `state.params` and `state.step` in every state.
@@ -68,9 +80,54 @@ class Optimizer(Described):
     observe: Callable[[State, Array], State] = _unmoved
     full_batch: bool = False
     gathers: int = 1
+    one_device: ClassVar[bool] = False  # must all examples of a batch lie on one?
 
     def __repr__(self) -> str:
         return f"<optimizer {self.name}({', '.join(f'{name}={value}' for name, value in self.constants.items())})>"
+
+    # What a training loop asks, of methods of second order likewise
+
+    def begin(self, params: Any, problem: Callable[[], Any]) -> State:
+        """The state before the first update; `problem()`, the first batch's, is not asked for."""
+        return self.init(params)
+
+    def lifted(self, asked: Asked) -> Callable:
+        """The step (state, batch) -> (state, metrics), metrics of before it."""
+        gradient = asked.gradient()
+
+        def step(state: State, batch: Any):
+            metrics, grads = gradient(self.point(state), batch)
+            return self.update(state, grads), metrics
+
+        return step
+
+    def ended(self, state: State) -> Array:
+        """Whether the method has ended the run, int32: never, 0."""
+        return jnp.zeros((), jnp.int32)
+
+    def check_start(self, params: Any) -> None:
+        """Raises ValueError naming the parameter that is nan; -inf may mask a class, and stay."""
+        for path, x in checks.by_path(params).items():
+            index = checks.first(x, lambda block: np.isnan(block)) if hasattr(x, "dtype") else None
+            if index is not None:
+                raise ValueError(f"params: {path} has nan at index {index}")
+
+    def check_gradient(self, by_hand: bool, rule: str | None) -> None:
+        """Every gradient will do, and what stands in its place."""
+
+    def check_plan(self, plan: Any, updates: int, epochs: int) -> None:
+        """Raises ValueError for batches, `updates` an epoch, that the method makes no sense of."""
+        if self.gathers > updates * epochs:
+            raise ValueError(
+                f"accumulate: the parameters move once in {self.gathers} updates, but the run has {updates * epochs}: "
+                f"{epochs} epochs of {updates}"
+            )
+        if self.full_batch and updates > 1:
+            raise ValueError(
+                f"{self.name} compares the signs of successive gradients, which mini-batches make random: use "
+                "plan=training.batch() (on the command line, --batch-size 0), or make it with minibatches=True all the "
+                f"same; got {updates} batches an epoch"
+            )
 
 
 _registry: Registry[Optimizer] = Registry("optimizer", Optimizer)

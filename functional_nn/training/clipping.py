@@ -7,7 +7,7 @@ from jax import Array
 
 from functional_nn import checks
 from functional_nn.gradients import quantities
-from functional_nn.gradients.backprop import check_trainable, loss_value
+from functional_nn.gradients.backprop import check_trainable, loss_value, without_outputs
 from functional_nn.gradients.views import View, prepare
 from functional_nn.networks import losses
 from functional_nn.networks.network import Inputs, Params
@@ -28,10 +28,14 @@ class Clipped:
 
     def __call__(self, network, loss):
         """As `value_and_grad`: `(params, inputs, targets, weights=None, key=None) -> (F, clipped gradient)`."""
+        return without_outputs(self.with_outputs(network, loss))
+
+    def with_outputs(self, network, loss):
+        """As `value_outputs_and_grad`: the same with the outputs between the two."""
         loss = losses.get(loss)
         check_trainable(network)
 
-        def value_and_gradients(
+        def value_outputs_and_gradients(
             params: Params, inputs: Inputs, targets: Array, weights: Array | None = None, key: Array | None = None
         ):
             examples, total = prepare(network, loss, params, inputs, targets, weights)
@@ -39,9 +43,10 @@ class Clipped:
             noise_key = None if key is None else keys.gradient_noise(key)
             gradients = quantities.clip(view, self.max_norm)
             gradients = quantities.add_noise(gradients, view.share, self.max_norm, self.noise_multiplier, noise_key)
-            return loss_value(network, loss, view.trace, examples.targets, weights), gradients
+            value = loss_value(network, loss, view.trace, examples.targets, weights)
+            return value, view.trace.activations[network.output.name], gradients
 
-        return value_and_gradients
+        return value_outputs_and_gradients
 
 
 def clipped(max_norm: Any, noise_multiplier: Any = 0.0) -> Clipped:

@@ -12,16 +12,21 @@ from functional_nn.networks.connections import dense
 from functional_nn.networks.network import Layer, Network, graph
 from functional_nn.training.checkpoints import MADE_OF
 from functional_nn.training.contents import digest
-from functional_nn.training.program import Batch, Settings
+from functional_nn.training.program import Batch, Common
 
 
-def describe(settings: Settings, training: Batch, held_out: Batch | None, key: Any) -> dict[str, Any]:
-    """Settings by name, arrays by a digest of their bytes; words and numbers only, for JSON."""
+def describe(
+    settings: Common, training: Batch, held_out: Batch | None, key: Any, optimizer: Any = None, regularizer: Any = None
+) -> dict[str, Any]:
+    """Settings by name, arrays by a digest of their bytes; words and numbers only, for JSON.
+
+    optimizer, regularizer: None where the members of a population have each their own.
+    """
     return {
         "network": _by_name(describe_network(settings.network)),
         "loss": settings.loss.specification,
-        "optimizer": _row(settings.optimizer),
-        "regularizer": _row(settings.regularizer),
+        "optimizer": _row(optimizer),
+        "regularizer": _row(regularizer),
         "plan": _said(settings.plan),
         "stop": [criterion.reason for criterion in settings.stop],
         "gradient": _said(settings.gradient),
@@ -32,8 +37,8 @@ def describe(settings: Settings, training: Batch, held_out: Batch | None, key: A
         MADE_OF: made_of(
             network=[_rows(layer) for layer in settings.network.layers],
             loss=settings.loss,
-            optimizer=settings.optimizer,
-            regularizer=settings.regularizer,
+            optimizer=optimizer,
+            regularizer=regularizer,
             stop=settings.stop,
             gradient=settings.gradient,
             correct=settings.correct,

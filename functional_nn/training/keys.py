@@ -1,10 +1,14 @@
 """What is drawn in training, and from which key: one run's key divides into streams that never meet.
 
 The key given to `fit` is split in two, for the initial parameters and for the batches. What else is random folds a
-number of its own into one of these, counted down from the largest, where epochs, layers and subsets never come.
+number of its own into one of these, counted down from the largest, where epochs, layers and subsets never come. A
+member of a population, and a start of several, has a key of its own, which divides likewise.
 """
 
+import zlib
+
 import jax
+import numpy as np
 from jax import Array
 
 _NOISE, _SUBSET, _LABELS = (2**32 - number for number in (1, 2, 3))
@@ -20,6 +24,11 @@ def plan(key: Array) -> Array:
     return jax.random.split(key)[1]
 
 
+def epoch(plan_key: Array, number: Array | int) -> Array:
+    """Of the batches' key: the order, or the draws, of that epoch."""
+    return jax.random.fold_in(plan_key, number)
+
+
 def updates(plan_key: Array, epoch: Array, count: int) -> Array:
     """Of the batches' key: one for each update of an epoch, (U,), for dropout and for gradients that are random."""
     return jax.random.split(jax.random.fold_in(jax.random.fold_in(plan_key, _NOISE), epoch), count)
@@ -30,11 +39,34 @@ def gradient_noise(update_key: Array) -> Array:
     return jax.random.fold_in(update_key, _NOISE)
 
 
+def starts(key: Array, count: int) -> Array:
+    """Of the key of `best_of`: each start's own (N,)."""
+    return jax.random.split(key, count)
+
+
+def member(key: Array, seed: Array) -> Array:
+    """Of a population's key: that of its members with this seed. Seeds 0 and 1 give the two keys that `parameters` and
+    `plan` give, since JAX splits a key by folding in 0 and 1; what members draw from is divided further.
+    """
+    return jax.random.fold_in(key, seed)
+
+
 def subset(key: Array, number: int) -> Array:
     """Of a population's key: which examples are in the subset of that number."""
     return jax.random.fold_in(jax.random.fold_in(key, _SUBSET), number)
 
 
 def labels(key: Array) -> Array:
-    """Of a member's key: which of its targets are wrong."""
+    """Of a member's key: which of its targets are wrong, or the noise of those that are numbers."""
     return jax.random.fold_in(key, _LABELS)
+
+
+def other_classes(labels_key: Array) -> tuple[Array, Array]:
+    """Of the labels' key: which examples are of another class, and of which."""
+    which, shift = jax.random.split(labels_key)
+    return which, shift
+
+
+def hyperparameter(search_seed: int, name: str) -> np.random.Generator:
+    """What a random search draws of that name: NumPy's own stream, the same whatever else is searched."""
+    return np.random.default_rng([search_seed, zlib.crc32(name.encode())])

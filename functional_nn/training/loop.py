@@ -7,8 +7,8 @@ no longer changes while the others go on.
 """
 
 import contextlib
+import dataclasses
 import functools
-import inspect
 import signal
 import threading
 import time
@@ -25,11 +25,11 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from functional_nn import checks, optimizers, registry
 from functional_nn.gradients import quantities, rules
-from functional_nn.gradients.backprop import objective, value_and_grad
+from functional_nn.gradients.backprop import objective, value_and_grad, value_and_outputs
 from functional_nn.networks import losses
 from functional_nn.networks.losses import Loss
 from functional_nn.networks.network import Inputs, Network, Params
-from functional_nn.optimizers import regularizers, second_order
+from functional_nn.optimizers import regularizers
 from functional_nn.optimizers.first_order import Optimizer
 from functional_nn.optimizers.regularizers import Regularizer
 from functional_nn.optimizers.second_order import REASONS, STATUSES, SecondOrder
@@ -107,6 +107,18 @@ def automatic(network: Network, loss: Loss) -> Callable[..., tuple[Array, Params
     """`jax.value_and_grad` of the objective: the other gradient, for comparisons."""
     return jax.value_and_grad(objective(network, loss))
 
+
+def _automatic_with_outputs(network: Network, loss: Loss) -> Callable[..., tuple[Array, Array, Params]]:
+    differentiated = jax.value_and_grad(value_and_outputs(network, loss), has_aux=True)
+
+    def value_outputs_and_gradients(*data):
+        (value, outputs), gradients = differentiated(*data)
+        return value, outputs, gradients
+
+    return value_outputs_and_gradients
+
+
+automatic.with_outputs = _automatic_with_outputs
 
 GRADIENTS: dict[str, Gradient] = {"manual": value_and_grad, "automatic": automatic, "perceptron": rules.perceptron}
 
@@ -189,23 +201,26 @@ def fit(
     if not (on_chunk is None or callable(on_chunk)):
         raise TypeError(f"on_chunk: expected a function of state and history, got {type(on_chunk).__name__}")
     checks.prng_key("key", key)
-    settings = settle(network, loss, optimizer, plan, regularizer, stop, gradient, correct, track)
+    settings = settle(
+        network, loss, optimizer, plan=plan, regularizer=regularizer, stop=stop, gradient=gradient, correct=correct,
+        track=track,
+    )  # fmt: skip
     params = network.init(keys.parameters(key)) if params is None else params
     plan_key = keys.plan(key)
     training, held_out = prepared(settings, params, inputs, targets, validation, weights, class_weights)
-    _check_start(params, settings.optimizer)
+    settings.optimizer.check_start(params)
     settings = with_plan(settings, training, epochs)
     if mesh is not None:
-        settings = settings._replace(
-            mesh=_divides(mesh, settings.plan.size or len(training.targets), settings.optimizer)
-        )
+        divided = _divides(mesh, settings.plan.size or len(training.targets), settings.optimizer)
+        settings = dataclasses.replace(settings, mesh=divided)
         params, training, held_out, plan_key = _everywhere((params, training, held_out, plan_key), settings.mesh)
 
     begin, advance = _compiled(settings, min(chunk, epochs))
     run, table, chunks, asked = begin(params, training), Table(), 0, None
     config = saved = None
     if checkpoint is not None:
-        config = {"kind": "a run of fit", **describe(settings, training, held_out, key)}
+        config = {"kind": "a run of fit",
+                  **describe(settings, training, held_out, key, settings.optimizer, settings.regularizer)}  # fmt: skip
         saved = begun(checkpoint, resume)
     elif resume:
         raise ValueError("resume: expected checkpoint=checkpoints.keep(folder) to resume from")
@@ -315,7 +330,7 @@ def _everywhere(tree: Any, mesh: Mesh) -> Any:
 
 
 def _divides(mesh: Mesh, size: int, optimizer: Optimizer | SecondOrder) -> Mesh:
-    if isinstance(optimizer, SecondOrder):
+    if optimizer.one_device:
         raise ValueError(f"mesh: {optimizer.name} runs on one device; first-order methods take a mesh")
     if not isinstance(mesh, Mesh):
         raise TypeError(f"mesh: expected a jax.sharding.Mesh, got {type(mesh).__name__}")
@@ -349,7 +364,10 @@ def pure_fit(
     derivatives, but no reverse ones.
     """
     checks.integer("", "epochs", epochs, 1)
-    settled = settle(network, loss, optimizer, plan, regularizer, stop, gradient, correct, track)
+    settled = settle(
+        network, loss, optimizer, plan=plan, regularizer=regularizer, stop=stop, gradient=gradient, correct=correct,
+        track=track,
+    )  # fmt: skip
 
     def train(key, inputs, targets, validation=None, params=None, weights=None, class_weights=None) -> Outcome:
         checks.prng_key("key", key)
@@ -412,7 +430,10 @@ def interruptible(catches: bool) -> Iterator[Callable[[], bool]]:
 # Settings and data, checked -------------------------------------------------------------------------------------------
 
 
-def settle(network, loss, optimizer, plan, regularizer, stop, gradient, correct, track) -> Settings:
+def settle(
+    network, loss, optimizer, *, plan=None, regularizer=None, stop=(), gradient="manual", correct=None, track=()
+) -> Settings:
+    """The settings of `fit`, checked; what of them goes with the data is checked by `prepared` and `suited`."""
     if isinstance(gradient, str) and gradient not in GRADIENTS:
         raise ValueError(registry.unknown("gradient", gradient, GRADIENTS))
     gradient = GRADIENTS[gradient] if isinstance(gradient, str) else gradient
@@ -437,7 +458,10 @@ def settle(network, loss, optimizer, plan, regularizer, stop, gradient, correct,
         raise ValueError("stop: only one criterion can restore the best parameters; give the others restore=False")
     if plan is not None and not isinstance(plan, BatchPlan):
         raise TypeError(f"plan: expected training.batch(), minibatch(size) or stochastic(), got {plan!r}")
-    return Settings(network, loss, optimizer, plan, regularizer, stop, gradient, correct, _tracked(track))
+    return Settings(
+        network=network, loss=loss, optimizer=optimizer, plan=plan, regularizer=regularizer, stop=stop,
+        gradient=gradient, correct=correct, track=_tracked(track),
+    )  # fmt: skip
 
 
 def _tracked(track: Track) -> tuple[tuple[str, Callable | None], ...]:
@@ -473,54 +497,20 @@ def suited(settings: Settings, examples: int, weighted: bool, epochs: int) -> Se
     updates = plan.updates(examples)
     if weighted and plan.importance is not None:
         raise ValueError("weights: importance() draws and weighs examples itself; use minibatch(size) with weights")
-    if isinstance(settings.gradient, rules.Rule):
-        _check_rule(settings, plan)
-    if isinstance(optimizer, SecondOrder):
-        _check_second_order(settings, plan, updates)
-    elif optimizer.gathers > updates * epochs:
-        raise ValueError(
-            f"accumulate: the parameters move once in {optimizer.gathers} updates, but the run has {updates * epochs}: "
-            f"{epochs} epochs of {updates}"
-        )
-    elif optimizer.full_batch and updates > 1:
-        raise ValueError(
-            f"{optimizer.name} compares the signs of successive gradients, which mini-batches make random: use "
-            "plan=training.batch() (on the command line, --batch-size 0), or make it with minibatches=True all the "
-            f"same; got {updates} batches an epoch"
-        )
-    return settings._replace(plan=plan)
+    rule = settings.gradient if isinstance(settings.gradient, rules.Rule) else None
+    if rule is not None:
+        _check_rule(rule, settings.track, plan)
+    optimizer.check_gradient(settings.gradient is value_and_grad, rule and rule.name)
+    optimizer.check_plan(plan, updates, epochs)
+    return dataclasses.replace(settings, plan=plan)
 
 
-def _check_rule(settings: Settings, plan: BatchPlan) -> None:
+def _check_rule(rule: rules.Rule, track: tuple[tuple[str, Callable | None], ...], plan: BatchPlan) -> None:
     """Refuses what asks for derivatives beside a rule that has none."""
-    asked = [f"track: {name!r}" for name, function in settings.track if function is None]
+    asked = [f"track: {name!r}" for name, function in track if function is None]
     asked += ["plan: importance()"] if plan.importance is not None else []
     if asked:
-        raise ValueError(f"{asked[0]} asks for derivatives, and what the {settings.gradient.name} rule trains has none")
-    if isinstance(settings.optimizer, SecondOrder):
-        raise ValueError(
-            f"gradient: {settings.optimizer.name} asks for derivatives; what the {settings.gradient.name} rule trains "
-            "has none; use a method of first order, such as 'gd(1)'"
-        )
-
-
-def _check_second_order(settings: Settings, plan: BatchPlan, updates: int) -> None:
-    method = settings.optimizer
-    if method.full_batch and plan.size is not None:
-        factories = {name: second_order.factory(name) for name in second_order.names()}
-        taking = [name for name, made in factories.items() if "minibatches" in inspect.signature(made).parameters]
-        raise ValueError(
-            f"{method.name} builds each step on the last, on all examples: use plan=training.batch() (on the command "
-            f"line, --batch-size 0), or one of {', '.join(taking)} with minibatches=True; got {updates} batches an "
-            "epoch"
-        )
-    if settings.gradient is not value_and_grad:
-        raise ValueError(
-            f"gradient: {method.name} asks for more than a gradient, all of it by hand; for automatic derivatives use "
-            "optimizers.minimize and optimizers.problem_from(function)"
-        )
-    if plan.importance is not None:
-        raise ValueError(f"plan: {method.name} does not take importance(); use minibatch(size)")
+        raise ValueError(f"{asked[0]} asks for derivatives, and what the {rule.name} rule trains has none")
 
 
 def prepared(
@@ -549,15 +539,6 @@ def prepared(
         return training, held_out
     except (TypeError, ValueError) as error:
         raise type(error)(f"validation {error}") from None
-
-
-def _check_start(params: Params, optimizer: Optimizer | SecondOrder) -> None:
-    """Raises ValueError naming the parameter that no training can begin from."""
-    for path, x in checks.by_path(params).items():
-        if isinstance(optimizer, SecondOrder):
-            checks.finite(f"params: {path}", x)
-        elif hasattr(x, "dtype") and checks.first(x, lambda block: np.isnan(block)) is not None:
-            raise ValueError(f"params: {path} has nan at index {checks.first(x, lambda block: np.isnan(block))}")
 
 
 def how_it_ended(settings: Settings, run: Run, asked: str | None) -> tuple[str, str]:

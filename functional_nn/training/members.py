@@ -11,7 +11,7 @@ not 0: the mask takes it out, and the zeros stay.
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -27,7 +27,7 @@ from functional_nn.optimizers.first_order import Optimizer
 from functional_nn.training import keys
 from functional_nn.training.loop import GRADIENTS, prepared, settle, suited
 from functional_nn.training.minibatches import BatchPlan, batch, minibatch
-from functional_nn.training.program import Batch, Settings
+from functional_nn.training.program import Batch, Common, Settings
 
 OWN = ("seed", "batch_size", "initial_scale", "examples", "subset", "label_noise")
 
@@ -48,20 +48,24 @@ class Factory:
 class Maker:
     """One member's settings: make(values) with `values` those of a lane, traced or not.
 
-    fixed: words and other hyperparameters that are compiled in.
+    common: what they are for all members. fixed: words and other hyperparameters that are compiled in.
     """
 
-    settings: Settings
+    common: Common
     candidates: tuple[Factory, ...]
     regularizer: Factory
     fixed: tuple[tuple[str, Any], ...]
 
     def __call__(self, values: Mapping[str, Any]) -> Settings:
         given = dict(self.fixed) | values["constants"]
-        made = [candidate(given) for candidate in self.candidates]
-        optimizer = made[0] if len(made) == 1 else optimizers.choose(values["choice"], made)
-        regularizer, mask = self.regularizer(given), values.get("mask")
-        return self.settings._replace(optimizer=optimizer, regularizer=regularizer, mask=mask)
+        optimizer = _optimizer(self.candidates, given, values.get("choice"))
+        return self.common.settings(optimizer=optimizer, regularizer=self.regularizer(given), mask=values.get("mask"))
+
+
+def _optimizer(candidates: Iterable[Factory], given: Mapping[str, Any], choice: Any) -> Optimizer:
+    """The one that a member trains with, made of its hyperparameters; of several the one with that number."""
+    made = [candidate(given) for candidate in candidates]
+    return made[0] if len(made) == 1 else optimizers.choose(choice, made)
 
 
 class Group(NamedTuple):
@@ -84,7 +88,7 @@ class Group(NamedTuple):
     @property
     def network(self) -> Network:
         """The one that is compiled: as wide as the widest, where members are padded."""
-        return self.make.settings.network
+        return self.make.common.network
 
     def initial(self, places: np.ndarray) -> Params:
         """The initial parameters of the members at these places of the group, (M, ...)."""
@@ -199,13 +203,12 @@ def grouped(
 
     own_keys, built = _keys(key, columns, count), []
     for (shape, *fixed), ids in members.items():
-        first = {"constants": rows[ids[0]], "choice": _choice(rows[ids[0]], makers)}
-        given = dict(fixed)
-        maker = Maker(None, tuple(makers.values()), penalty, tuple((n, v) for n, v in fixed if n not in OWN))
-        maker = dataclasses.replace(maker, settings=Settings(*[None] * len(Settings._fields)))
-        base = _first(maker, first, rows, ids)
-        settled = settle(shape, settings["loss"], base.optimizer, _plan(plan, given), base.regularizer,
-                         settings["stop"], settings["gradient"], settings["correct"], settings["track"])  # fmt: skip
+        first, given = rows[ids[0]], dict(fixed)
+        _check_made((*makers.values(), penalty), rows, ids)
+        settled = settle(
+            shape, optimizer=_optimizer(makers.values(), first, _choice(first, makers)), regularizer=penalty(first),
+            plan=_plan(plan, given), **settings,
+        )  # fmt: skip
         training, held_out = prepared(settled, shapes(shape), *data, validation, *weights)
         own_data = _data(training, given.get("examples"), columns, np.array(ids), key)
         noise, classes = own_data.label_noise, training.targets.shape[-1] > 1 or settled.loss.targets == "signs"
@@ -216,7 +219,8 @@ def grouped(
         if pad and any(networks[i] != shape for i in ids):
             _check_exact(settled)
             values["mask"] = _masks(shape, [networks[i] for i in ids])
-        maker = dataclasses.replace(maker, settings=settled._replace(optimizer=None, regularizer=None))
+        named = tuple((name, value) for name, value in fixed if name not in OWN)
+        maker = Maker(settled.common, tuple(makers.values()), penalty, named)
         scales = columns["initial_scale"][ids] if "initial_scale" in columns else np.ones(len(ids))
         scales = scales.astype(precision.default())
         built.append(
@@ -321,8 +325,8 @@ class _of_member:
             raise type(error)(f"member {self.number} ({said}): {error}") from None
 
 
-def _first(maker: Maker, first: dict, rows: list[dict], ids: list[int]) -> Settings:
-    """The settings of a group's first member; those of all are made once, so that each number is checked as one."""
+def _check_made(factories: Sequence[Factory], rows: list[dict], ids: list[int]) -> None:
+    """Makes all that a group is made of once, from concrete numbers, so that each of them is checked as one."""
     seen = set()
     for i in ids:
         constants = {name: value for name, value in rows[i].items() if name not in OWN}
@@ -330,10 +334,8 @@ def _first(maker: Maker, first: dict, rows: list[dict], ids: list[int]) -> Setti
         if place not in seen:
             seen.add(place)
             with _of_member(i, constants):
-                for candidate in maker.candidates:
-                    candidate(constants)
-                maker.regularizer(constants)
-    return maker(first)
+                for factory in factories:
+                    factory(constants)
 
 
 def _not_of(fixed: tuple, names: Sequence[str]) -> tuple:
@@ -358,7 +360,7 @@ def _keys(key: Array, columns: dict[str, np.ndarray], count: int) -> Array:
     """Each member's own key: the population's, with its seed folded in where it has one."""
     if "seed" not in columns:
         return jnp.broadcast_to(key, (count, *key.shape))
-    return jax.vmap(lambda seed: jax.random.fold_in(key, seed))(jnp.asarray(columns["seed"].astype(np.uint32)))
+    return jax.vmap(functools.partial(keys.member, key))(jnp.asarray(columns["seed"].astype(np.uint32)))
 
 
 def _traced(makers, penalty, columns, ids, compiled_in, rows) -> dict[str, Any]:
@@ -491,7 +493,7 @@ def _disturbed(key: Array, targets: Array, noise: Array, signs: bool) -> Array:
     whole, width = targets, targets.shape[-1]
     targets = targets.reshape(-1, width)
     examples = len(targets)
-    order_key, shift_key = jax.random.split(key)
+    order_key, shift_key = keys.other_classes(key)
     rank = jnp.argsort(jax.random.permutation(order_key, examples))
     wrong = (rank < jnp.round(noise * examples).astype(rank.dtype))[:, None]
     if width > 1 or signs:

@@ -20,6 +20,7 @@ import numpy as np
 from jax import Array
 
 from functional_nn import checks
+from functional_nn.training import keys
 
 Shuffle = Literal["each_epoch", "once", "never"]
 Last = Literal["kept", "dropped", "weighted"]
@@ -96,11 +97,11 @@ class BatchPlan:
         """Example numbers (U, B) int32 for an epoch; a pure function of key and epoch."""
         if self.replacement:
             shape = self.updates(examples), self.size
-            return jax.random.randint(jax.random.fold_in(key, epoch), shape, 0, examples, jnp.int32)
+            return jax.random.randint(keys.epoch(key, epoch), shape, 0, examples, jnp.int32)
         if self.shuffle == "never" or self.size is None:
             order = jnp.arange(examples, dtype=jnp.int32)
         else:
-            key = jax.random.fold_in(key, epoch) if self.shuffle == "each_epoch" else key
+            key = keys.epoch(key, epoch) if self.shuffle == "each_epoch" else key
             order = _permutation(key, examples)
         updates = self.updates(examples)
         size = self.size or examples
@@ -122,7 +123,7 @@ class BatchPlan:
         proportional = jnp.where(total > 0, norms / jnp.where(total > 0, total, 1), uniform)
         probability = (1 - self.importance) * proportional + self.importance * uniform
         reached = jnp.cumsum(probability)
-        at = jax.random.uniform(jax.random.fold_in(key, epoch), (updates, self.size), norms.dtype) * reached[-1]
+        at = jax.random.uniform(keys.epoch(key, epoch), (updates, self.size), norms.dtype) * reached[-1]
         indices = jnp.minimum(jnp.searchsorted(reached, at, side="right"), examples - 1).astype(jnp.int32)
         weights = 1 / (examples * probability[indices])
         # A mean loss divides by the sum of the weights; what is unbiased is the division by B.

@@ -198,7 +198,7 @@ def _bytes(tree: Any) -> int:
 
 def lane_bytes(group: Group) -> tuple[int, int, int]:
     """What one member keeps, what an update goes through, and what an epoch takes, in bytes: estimates from shapes."""
-    network, plan = group.network, group.make.settings.plan
+    network, plan = group.network, group.make.common.plan
     params = shapes(network)
     run = jax.eval_shape(functools.partial(_start, group.make), _first_lane(group.values), params)
     item = np.dtype(jax.tree.leaves(params)[0].dtype).itemsize
@@ -286,8 +286,8 @@ class _Lanes:
         self.group, self.length, self.mesh, self.shared, self.plan_key = group, length, mesh, shared, plan_key
         self.size = lanes_a_device * mesh.size
         on_cpu = mesh.devices.flat[0].platform == "cpu"
-        settings = group.make.settings._replace(columns=on_cpu)
-        make = dataclasses.replace(group.make, settings=settings)
+        common = dataclasses.replace(group.make.common, columns=on_cpu)
+        make = dataclasses.replace(group.make, common=common)
         self.begin, self.advance = _programs(make, length, shared, group.data.axes, mesh)
         count, process = len(group.ids), jax.process_index()
         self.own = np.arange(count)[process :: jax.process_count()]  # each process trains its part
@@ -319,7 +319,7 @@ class _Lanes:
         """What the members at these places train on; what they have in common is placed once."""
         own = self.group.data.axes
         if self.common is None or 0 in own:
-            data = self.group.data.of(places, self.group.keys, self.group.make.settings.loss.targets == "signs")
+            data = self.group.data.of(places, self.group.keys, self.group.make.common.loss.targets == "signs")
             placed = Batch(*(self.place(x, axis == 0) for x, axis in zip(data[:3], own, strict=False)))
             self.common = self.common or placed
         shared = zip(own, self.common, self.common if 0 not in own else placed, strict=True)
@@ -393,7 +393,7 @@ class _Lanes:
 
     @property
     def updates(self) -> int:
-        return self.group.make.settings.plan.updates(self.group.data.examples)
+        return self.group.make.common.plan.updates(self.group.data.examples)
 
     def to_save(self, epoch: int) -> dict[str, Any]:
         self.harvest()
@@ -415,7 +415,7 @@ class _Lanes:
         """Goes on from what was saved, in the same lanes where there are as many. Raises ValueError for nonsense."""
         ended, packing, going = saved["ended"], saved["packing"], self.own[saved["ended"][self.own] == 0]
         packed = np.concatenate([*packing, np.zeros(0, np.int64)])
-        highest = STOPPED + len(self.group.make.settings.stop)
+        highest = STOPPED + len(self.group.make.common.stop)
         sound = (ended >= OUTRANKED).all() and (ended < highest).all() and (saved["epoch"] <= epoch).all()
         sound &= len(set(packed)) == len(packed) and set(going) <= set(packed) <= set(self.own)
         if not sound or any(len(ids) == 0 for ids in packing):
@@ -446,7 +446,7 @@ def _programs(make: Maker, length: int, shared: bool, axes: Batch, mesh: Mesh) -
     laid = lambda axis: member if axis == 0 else whole  # noqa: E731
     begin = jax.vmap(functools.partial(_start, make))
     advance = jax.shard_map(
-        lanes(make.settings, make, length, shared, axes),
+        lanes(make.common, make, length, shared, axes),
         mesh=mesh,
         in_specs=(member, member, Batch(*map(laid, axes[:3])), whole, whole if shared else member, whole, whole),
         out_specs=(member, PartitionSpec(None, mesh.axis_names)),
@@ -583,7 +583,7 @@ class _Training:
                 regularizer=first.regularizer.make or first.regularizer.row,
             ),
             "process": jax.process_index(), "processes": jax.process_count(),
-            "groups": {str(i): describe(one.group.make.settings, one.group.data.whole, one.group.held_out, one.plan_key)
+            "groups": {str(i): describe(one.group.make.common, one.group.data.whole, one.group.held_out, one.plan_key)
                        for i, one in enumerate(self.trained)},
         }  # fmt: skip
 

@@ -8,6 +8,7 @@ part vmapped, for lanes that all are in the same epoch. Divergence and stopping 
 import functools
 import math
 from collections.abc import Callable
+from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 import jax
@@ -23,15 +24,16 @@ from functional_nn.gradients.views import BUDGET, Examples, in_blocks, said_byte
 from functional_nn.networks import losses
 from functional_nn.networks.losses import Loss
 from functional_nn.networks.network import Inputs, Network, Params, dtype_of, forward, in_columns
-from functional_nn.optimizers.first_order import Optimizer
+from functional_nn.optimizers.first_order import Asked, Optimizer
 from functional_nn.optimizers.regularizers import Regularizer
-from functional_nn.optimizers.second_order import Begun, SecondOrder, still
+from functional_nn.optimizers.second_order import Problem, SecondOrder
 from functional_nn.precision import at_least_float32
 from functional_nn.training import keys
 from functional_nn.training.minibatches import BatchPlan
 from functional_nn.training.problems import of_batch
 from functional_nn.training.termination import Criterion
 
+# May also have `random`, True where it takes a key at every update, and `with_outputs(network, loss)`, see there.
 Gradient = Callable[[Network, Loss], Callable[..., tuple[Array, Params]]]
 Correct = Callable[[Array, Array], Array]  # (outputs, targets) -> (Q,) booleans
 
@@ -115,31 +117,54 @@ class Run(NamedTuple):
     shown: Array
 
 
-class Settings(NamedTuple):
-    """Everything but arrays that a run depends on; hashable, where the user's own callables are.
+@dataclass(frozen=True, kw_only=True)
+class Common:
+    """Everything but arrays that runs side by side have in common; hashable, where the user's own callables are.
 
-    mesh: the devices over which each batch is laid, None for one. columns: the hand-written gradient and the evaluation
-    go through the network `in_columns`, for lanes on CPU. mask as in `train_step`.
+    plan: None until it is known how many examples there are (`loop.suited`). mesh: the devices over which each batch is
+    laid, None for one. columns: the hand-written gradient and the evaluation go through the network `in_columns`, for
+    lanes on CPU.
     """
 
     network: Network
     loss: Loss
-    optimizer: Optimizer
     plan: BatchPlan | None
-    regularizer: Regularizer | None
     stop: tuple[Criterion, ...]
     gradient: Gradient
     correct: Correct | None
     track: tuple[tuple[str, Callable | None], ...]
     mesh: Mesh | None = None
     columns: bool = False
+
+    def settings(self, **own: Any) -> "Settings":
+        """A run's, with what is its own."""
+        return Settings(**_in_common(self), **own)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(Common):
+    """Everything but arrays that a run depends on: checked by `loop.settle`, and handed on whole. mask as in
+    `train_step`.
+    """
+
+    optimizer: Optimizer | SecondOrder
+    regularizer: Regularizer | None
     mask: Any = None
+
+    @property
+    def common(self) -> Common:
+        """What is not its own."""
+        return Common(**_in_common(self))
+
+
+def _in_common(settings: Common) -> dict[str, Any]:
+    return {field.name: getattr(settings, field.name) for field in fields(Common)}
 
 
 def train_step(
     network: Network,
     loss: Loss,
-    optimizer: Optimizer,
+    optimizer: Optimizer | SecondOrder,
     gradient: Gradient = value_and_grad,
     correct: Correct | None = None,
     regularizer: Regularizer | None = None,
@@ -152,53 +177,59 @@ def train_step(
     key.
     """
     loss, optimizer = losses.get(loss), optimizers.get(optimizer)
-    if isinstance(optimizer, SecondOrder):
-        return _second_order_step(network, loss, optimizer, correct, regularizer)
+    correct = correct or loss.correct
+
+    def along_gradient() -> Callable:
+        gradients_of, random_step = with_outputs(gradient, network, loss), needs_key(network, gradient)
+
+        def measured(params: Params, batch: Batch) -> tuple[Metrics, Params]:
+            if random_step and batch.key is None:
+                what = "network with dropout" if network.drops else "random gradient"
+                raise ValueError(f"batch: a {what} needs a key; give Batch(..., key=key)")
+            random = (batch.key,) if random_step else ()
+            value, outputs, grads = gradients_of(params, batch.inputs, batch.targets, batch.weights, *random)
+            if batch.scale is not None:
+                grads = jax.tree.map(lambda g: g * batch.scale.astype(g.dtype), grads)
+            if regularizer is not None:
+                grads = jax.tree.map(jnp.add, grads, regularizer.gradient(params))
+            if mask is not None:
+                grads = jax.tree.map(lambda g, keep: jnp.where(keep, g, 0), grads, mask)
+            counted = _counted(correct, outputs, batch.targets, batch.weights)
+            return Metrics(value, *counted, _norm(grads)), grads
+
+        return measured
+
+    def problem() -> Callable:
+        problem_of = of_batch(network, loss, regularizer)
+        return lambda batch: problem_of(batch.inputs, batch.targets, batch.weights)
+
+    def metrics(params: Params, value: Array, flat: Array, batch: Batch) -> Metrics:
+        """value, flat: of the problem, so that the penalty is in both; F is told without it. Outputs are in no state of
+        a method: they are computed here.
+        """
+        outputs = forward(network, params, batch.inputs, {}).activations[network.output.name]
+        counted = _counted(correct, outputs, batch.targets, batch.weights)
+        penalty = 0 if regularizer is None else regularizer.value(params).astype(value.dtype)
+        return Metrics(value - penalty, *counted, jnp.linalg.norm(flat))
+
+    return optimizer.lifted(Asked(along_gradient, problem, metrics))
+
+
+def with_outputs(gradient: Gradient, network: Network, loss: Loss) -> Callable[..., tuple[Array, Array, Params]]:
+    """`(params, inputs, targets, weights=None, key=None) -> (F, outputs, gradients)`: what the gradient says itself, by
+    its own `with_outputs`, or a user's (F, gradients) and a forward pass for the outputs.
+    """
+    # what functools.wraps copied from another gradient is not this one's own
+    if hasattr(gradient, "with_outputs") and not hasattr(gradient, "__wrapped__"):
+        return gradient.with_outputs(network, loss)
     gradients_of = gradient(network, loss)
-    random_step = needs_key(network, gradient)
 
-    def step(state, batch: Batch):
-        if random_step and batch.key is None:
-            what = "network with dropout" if network.drops else "random gradient"
-            raise ValueError(f"batch: a {what} needs a key; give Batch(..., key=key)")
-        params = optimizer.point(state)
-        random = (batch.key,) if random_step else ()
-        value, grads = gradients_of(params, batch.inputs, batch.targets, batch.weights, *random)
-        if batch.scale is not None:
-            grads = jax.tree.map(lambda g: g * batch.scale.astype(g.dtype), grads)
-        if regularizer is not None:
-            grads = jax.tree.map(jnp.add, grads, regularizer.gradient(params))
-        if mask is not None:
-            grads = jax.tree.map(lambda g, keep: jnp.where(keep, g, 0), grads, mask)
-        # The same forward pass as the gradient's; the compiler keeps one of them.
-        trace = forward(network, params, batch.inputs, {}, *(random or (None,)))
-        outputs = trace.activations[network.output.name]
-        counted = _counted(correct or loss.correct, outputs, batch.targets, batch.weights)
-        return optimizer.update(state, grads), Metrics(value, *counted, _norm(grads))
+    def value_outputs_and_gradients(params, inputs, targets, weights=None, *key):
+        value, grads = gradients_of(params, inputs, targets, weights, *key)
+        outputs = forward(network, params, inputs, {}, *(key or (None,))).activations[network.output.name]
+        return value, outputs, grads
 
-    return step
-
-
-def _second_order_step(network, loss, method: SecondOrder, correct, regularizer) -> Callable:
-    """The same step of a method that asks a problem: here of the batch."""
-    problem_of = of_batch(network, loss, regularizer)
-
-    def step(state, batch: Batch):
-        problem = problem_of(batch.inputs, batch.targets, batch.weights)
-        if not method.full_batch:
-            state = method.renew(state, problem)
-        outputs = forward(network, state.params, batch.inputs, {}).activations[network.output.name]
-        counted = _counted(correct or loss.correct, outputs, batch.targets, batch.weights)
-        penalty = 0 if regularizer is None else regularizer.value(state.params).astype(state.value.dtype)
-        metrics = Metrics(state.value - penalty, *counted, jnp.linalg.norm(state.gradient))
-        after = method.update(state, problem, renewed=not method.full_batch)
-        if method.full_batch:
-            begun = Begun(state.params, state.value)
-            ended = still(method, problem, begun, state, after)
-            after = after._replace(status=method.verdict(state.memory, after.memory, ended).astype(jnp.int32))
-        return after, metrics
-
-    return step
+    return value_outputs_and_gradients
 
 
 def needs_key(network: Network, gradient: Gradient) -> bool:
@@ -293,12 +324,12 @@ def _evaluate(network, loss, params, data: Batch, correct) -> tuple[Array, Array
 def start(settings: Settings, params: Params, training: Batch | None = None) -> Run:
     """A run before its first update. training: the data, which a second-order method looks at."""
     zero, dtype = jnp.zeros((), jnp.int32), precision.default()
-    if isinstance(settings.optimizer, SecondOrder):
-        first = jax.tree.map(lambda x: x[: settings.plan.size], (training.inputs, training.targets, training.weights))
-        problem = of_batch(settings.network, settings.loss, settings.regularizer)(*first)
-        state = settings.optimizer.init(params, problem)
-    else:
-        state = settings.optimizer.init(params)
+
+    def first() -> Problem:  # of the first batch, in the data's order
+        data = jax.tree.map(lambda x: x[: settings.plan.size], (training.inputs, training.targets, training.weights))
+        return of_batch(settings.network, settings.loss, settings.regularizer)(*data)
+
+    state = settings.optimizer.begin(params, first)
     memories = tuple(criterion.begin(state.params) for criterion in settings.stop)
     restores = any(criterion.score for criterion in settings.stop)
     best = Best(state.params, zero, precision.largest(dtype)) if restores else None
@@ -335,11 +366,12 @@ def parts(settings: Settings, examples: int, dtype) -> Parts:
     network, loss, optimizer, plan, stop = (
         settings.network, settings.loss, settings.optimizer, settings.plan, settings.stop
     )  # fmt: skip
-    gradient, correct, mesh = settings.gradient, settings.correct, settings.mesh
     laid_out = in_columns(network) if settings.columns else network
-    stepped = laid_out if gradient is value_and_grad else network
-    step = train_step(stepped, loss, optimizer, gradient, correct, settings.regularizer, settings.mask)
-    random = needs_key(network, gradient)
+    step = train_step(
+        laid_out if settings.gradient is value_and_grad else network, loss, optimizer, settings.gradient,
+        correct=settings.correct, regularizer=settings.regularizer, mask=settings.mask,
+    )  # fmt: skip
+    random = needs_key(network, settings.gradient)
     scores = [criterion.score for criterion in stop if criterion.score]
     updates, dtype = plan.updates(examples), at_least_float32(dtype)
     counts = plan.counts(examples)
@@ -370,8 +402,9 @@ def parts(settings: Settings, examples: int, dtype) -> Parts:
         state, sound = lane
         number, picked, example_weights, scale, drop = row
         data = jax.tree.map(lambda x: x[picked], (training.inputs, training.targets))
-        if mesh is not None:
-            data = lax.with_sharding_constraint(data, NamedSharding(mesh, PartitionSpec(mesh.axis_names)))
+        if settings.mesh is not None:
+            over = NamedSharding(settings.mesh, PartitionSpec(settings.mesh.axis_names))
+            data = lax.with_sharding_constraint(data, over)
         after, metrics = step(state, Batch(*data, example_weights, drop, scale))
         sound = sound & (number <= limit) & jnp.isfinite(metrics.loss) & jnp.isfinite(metrics.gradient_norm)
         # Known before the update is computed, so that the choice costs no pass over the parameters of its own.
@@ -400,7 +433,7 @@ def parts(settings: Settings, examples: int, dtype) -> Parts:
         accuracy = _share(None if metrics.right is None else jnp.sum(metrics.right), weight)
         after = (None, None)
         if held_out is not None:
-            after = _evaluate(laid_out, loss, state.params, held_out, correct)
+            after = _evaluate(laid_out, loss, state.params, held_out, settings.correct)
         columns = (total, accuracy, jnp.mean(metrics.gradient_norm), *after)
         columns = (None if x is None else jnp.asarray(x, dtype) for x in columns)
         row = History(done + 1, *columns, _measure(network, loss, settings.track, training, state.params))
@@ -409,8 +442,7 @@ def parts(settings: Settings, examples: int, dtype) -> Parts:
         judged = [
             criterion.judge(memory, row, state.params) for criterion, memory in zip(stop, run.memories, strict=True)
         ]
-        # A second-order method may end the run itself; its statuses stand below 0.
-        ended = -state.status if isinstance(optimizer, SecondOrder) else jnp.zeros((), jnp.int32)
+        ended = optimizer.ended(state)
         for i in reversed(range(len(stop))):
             ended = jnp.where(judged[i][1], STOPPED + i, ended)
         best = run.best
@@ -477,7 +509,7 @@ def program(settings: Settings, length: int) -> Callable:
     return advance
 
 
-def lanes(settings: Settings, make: Callable[[Any], Settings], length: int, shared: bool, axes: Batch) -> Callable:
+def lanes(common: Common, make: Callable[[Any], Settings], length: int, shared: bool, axes: Batch) -> Callable:
     """advance(run, values, training, held_out, key, first, count) -> (Run, table), for runs side by side.
 
     Every array of `run` and `values` has a leading axis of lanes (M, ...), those of the table a second one; make(one
@@ -485,7 +517,7 @@ def lanes(settings: Settings, make: Callable[[Any], Settings], length: int, shar
     each lane has its own of. shared: one key, so one stream of batches and of noise, for all; else keys (M,). All
     lanes not ended are in epoch `first`; one that has ended stays bitwise as it is, and its rows are 0.
     """
-    plan = settings.plan
+    plan = common.plan
 
     def advance(run: Run, values, training: Batch, held_out: Batch | None, key: Array, first, count):
         examples, dtype = training.targets.shape[-2], training.targets.dtype
@@ -538,7 +570,7 @@ def lanes(settings: Settings, make: Callable[[Any], Settings], length: int, shar
         members = run.ended.shape[0]
         none, beyond = jnp.zeros(members, jnp.int32), jnp.full(members, updates + 1, jnp.int32)
         blank = each("close", 0, 0, None, None, axes, None)
-        blanks = values, run, run.state, *_blank(settings, training, updates), training, held_out
+        blanks = values, run, run.state, *_blank(common, training, updates), training, held_out
         table = _table(jax.eval_shape(blank, *blanks)[1], length)
         clock = jnp.asarray(first, jnp.int32)
         _, run, table, *_ = lax.while_loop(unfinished, epoch, (clock, run, table, none, beyond))
@@ -547,7 +579,7 @@ def lanes(settings: Settings, make: Callable[[Any], Settings], length: int, shar
     return advance
 
 
-def _blank(settings: Settings, training: Batch, updates: int) -> tuple[Metrics, Verdict]:
+def _blank(settings: Common, training: Batch, updates: int) -> tuple[Metrics, Verdict]:
     """What an epoch's updates leave behind, as shapes are found out with."""
     column, number = jnp.zeros(updates, at_least_float32(training.targets.dtype)), jnp.zeros((), jnp.int32)
     judged = settings.correct or settings.loss.correct

@@ -9,6 +9,7 @@ from jax import Array
 from functional_nn import checks
 from functional_nn.networks import losses
 from functional_nn.networks.network import Network, Params
+from functional_nn.training import keys
 from functional_nn.training.loop import Outcome, pure_fit
 from functional_nn.training.program import DIVERGED, evaluate
 
@@ -58,7 +59,7 @@ def best_of(
         outcome = train(own_key, inputs, targets, validation, **weighing)
         return outcome, evaluate(network, loss, outcome.params, *judged_on, **judged_by)[0]
 
-    outcomes, final = jax.jit(jax.vmap(member))(jax.random.split(key, count))
+    outcomes, final = jax.jit(jax.vmap(member))(keys.starts(key, count))
     final = np.where((np.asarray(outcomes.ended) == DIVERGED) | ~np.isfinite(final), np.inf, final)
     if not np.isfinite(final).any():
         raise ValueError(f"all {count} starts diverged; the learning rate may be too large")

@@ -105,7 +105,7 @@ class Population:
     def _updates(self) -> np.ndarray:
         updates = np.zeros(len(self), np.int64)
         for part in self.parts:
-            an_epoch = part.group.make.settings.plan.updates(part.group.data.examples)
+            an_epoch = part.group.make.common.plan.updates(part.group.data.examples)
             made = part.epoch * an_epoch
             failed = np.asarray(part.runs.failed)
             updates[part.group.ids] = np.where(failed > 0, failed - 1, made)
@@ -178,7 +178,7 @@ class Population:
         """(inputs, targets, weights or None)."""
         part, place = self._place(member)
         group, axes = part.group, part.group.data.axes
-        own = group.data.of(np.array([place]), group.keys, group.make.settings.loss.targets == "signs")
+        own = group.data.of(np.array([place]), group.keys, group.make.common.loss.targets == "signs")
         found = [x if axis is None else jax.tree.map(lambda x: x[0], x) for x, axis in zip(own, axes, strict=True)]
         inputs, targets, weights = found[:3]
         return (inputs if len(inputs) > 1 else next(iter(inputs.values()))), targets, weights
@@ -235,7 +235,7 @@ class Population:
         first = parts[0].history
         history = jax.tree.map(lambda x: np.zeros((len(x), count, *x.shape[2:]), x.dtype), first)
         for part in parts:
-            ids, stop = part.group.ids, part.group.make.settings.stop
+            ids, stop = part.group.ids, part.group.make.common.stop
             names = {COMPLETED: unended, DIVERGED: "diverged", OUTRANKED: "halved"}
             names |= {STOPPED + i: criterion.name for i, criterion in enumerate(stop)}
             status[ids] = [names[int(ended)] for ended in part.ended]

@@ -5,7 +5,6 @@ Numbers are int64 or float64; words (the names of activations and initializers) 
 
 import math
 import numbers
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -13,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from functional_nn import checks
+from functional_nn.training import keys
 
 _MONITORS = ("validation_loss", "validation_accuracy", "training_loss")
 
@@ -156,7 +156,7 @@ def random_search(count: int, *, search_seed: int = 0, **distributions: Any) -> 
     columns = {}
     for name, given in distributions.items():
         if isinstance(given, _Distribution):
-            columns[name] = given.draw(np.random.default_rng([search_seed, zlib.crc32(name.encode())]), count)
+            columns[name] = given.draw(keys.hyperparameter(search_seed, name), count)
         elif _is_single(given):
             columns[name] = np.repeat(_column(name, [given]), count)
         else:

@@ -1,6 +1,7 @@
 """`fit`: one program, the same numbers however it is cut, and a history that says what it claims."""
 
 import dataclasses
+import functools
 
 import chex
 import jax
@@ -10,7 +11,9 @@ import pytest
 from cases import relative_error
 
 import functional_nn as fnn
-from functional_nn.training import batch, evaluate, fit, minibatch, stochastic
+from functional_nn.training import Batch, batch, clipped, evaluate, fit, minibatch, stochastic, train_step
+from functional_nn.training.loop import GRADIENTS
+from functional_nn.training.program import with_outputs
 
 KEY = jax.random.key(0)
 NETWORK = fnn.multilayer((3, 5, 2), ("tanh", "softmax"))
@@ -80,6 +83,50 @@ def test_chunks_do_not_change_a_bit(result, chunk):
 def test_manual_and_automatic_gradients_train_alike(result):
     other = run(gradient="automatic")
     chex.assert_trees_all_close(other.params, result.params, rtol=1e-9, atol=1e-12)
+
+
+def own(network, loss):
+    return jax.value_and_grad(fnn.objective(network, loss))
+
+
+@functools.wraps(fnn.value_and_grad)
+def halved(network, loss):
+    """It takes over what the other says of itself, and gives another gradient."""
+    gradients_of = fnn.value_and_grad(network, loss)
+
+    def value_and_gradients(*data):
+        value, grads = gradients_of(*data)
+        return value, jax.tree.map(lambda g: g / 2, grads)
+
+    return value_and_gradients
+
+
+@pytest.mark.parametrize("gradient", [*GRADIENTS.values(), clipped(0.1), clipped(0.1, 0.5), own, halved])
+def test_every_gradient_comes_with_the_outputs_it_was_taken_at(gradient):
+    """With neurons dropped, too; a user's own is told them by a forward pass, the library's say them."""
+    network, loss, t = fnn.multilayer((3, 5, 2), ("tanh", "softmax"), dropout=0.4), LOSS, T
+    if gradient is GRADIENTS["perceptron"]:
+        network, loss = fnn.multilayer((3, 2), ("hardlim",)), fnn.losses.get("sum_square_error")
+    params, w = network.init(KEY), np.linspace(1, 2, len(X))
+    value, outputs, grads = with_outputs(gradient, network, loss)(params, {"input": X}, t, w, KEY)
+    trace = network.forward(params, X, key=KEY)
+    chex.assert_trees_all_equal((value, grads), gradient(network, loss)(params, {"input": X}, t, w, KEY))
+    np.testing.assert_array_equal(outputs, trace.activations[network.output.name])
+    np.testing.assert_allclose(loss.value(outputs, t, w), value, rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["adam(0.01)", "rprop", "lbfgs", "levenberg_marquardt", "kfac(minibatches=true)"])
+def test_the_step_of_every_method_is_what_an_epoch_of_one_batch_makes(name):
+    """Methods of either order are asked the same: a start, a step, and whether it ends the run."""
+    network, loss, method = fnn.multilayer((3, 4, 2), ("tanh", "linear")), "mean_square_error", fnn.optimizers.get(name)
+    params = network.init(KEY)
+    state = method.begin(params, lambda: fnn.training.problem(network, loss, X, T))
+    found = run(network=network, loss=loss, optimizer=method, plan=batch(), epochs=1, params=params)
+    state, metrics = jax.jit(train_step(network, loss, method))(state, Batch({"input": X}, T))
+    chex.assert_trees_all_close(state.params, found.params, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(metrics.loss, found.history.training_loss[0], rtol=1e-12)
+    np.testing.assert_allclose(metrics.gradient_norm, found.history.gradient_norm[0], rtol=1e-9)
+    assert int(method.ended(state)) == 0 and found.status == "completed"
 
 
 def test_fifty_epochs_trace_the_step_once():

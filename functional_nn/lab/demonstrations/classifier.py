@@ -177,8 +177,8 @@ def _key(choice: Choice) -> Choice:
 def _settings(choice: Choice, rate) -> Settings:
     optimizer = optimizers.get(choice.optimizer) if choice.second_order else first_order.factory(choice.optimizer)(rate)
     plan = training.minibatch(choice.batch_size) if choice.batch_size else training.batch()
-    settings = loop.settle(network(choice), choice.loss, optimizer, plan, None, (), "manual", None, ())
-    return loop.suited(settings._replace(correct=_right), EXAMPLES, False, EPOCHS)
+    settings = loop.settle(network(choice), choice.loss, optimizer, plan=plan, correct=_right)
+    return loop.suited(settings, EXAMPLES, False, EPOCHS)
 
 
 def _right(outputs, targets):

@@ -10,7 +10,6 @@ from functional_nn.optimizers.second_order.levenberg_marquardt import bayesian_r
 from functional_nn.optimizers.second_order.method import (
     REASONS,
     STATUSES,
-    Begun,
     Counts,
     SecondOrder,
     Solution,
@@ -21,7 +20,6 @@ from functional_nn.optimizers.second_order.method import (
     minimize,
     names,
     register,
-    still,
 )
 from functional_nn.optimizers.second_order.newton import newton
 from functional_nn.optimizers.second_order.problem import Functions, Problem, problem_from
@@ -31,7 +29,6 @@ from functional_nn.optimizers.second_order.variable_learning_rate import variabl
 __all__ = [
     "REASONS",
     "STATUSES",
-    "Begun",
     "Counts",
     "Functions",
     "Problem",
@@ -55,6 +52,5 @@ __all__ = [
     "register",
     "restarts",
     "scaled_conjugate_gradient",
-    "still",
     "variable_learning_rate",
 ]

@@ -22,9 +22,10 @@ and the step predicted must be short, |g| / h <= eps^(1/4) max(|x|, |x_0|).
 """
 
 import functools
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -150,6 +151,7 @@ class SecondOrder(Described):
     budget: int = BUDGET
     stationary: Callable[[Flat, State, Array, Array | float], Array] | None = None
     verdict: Callable[[Any, Any, Array], Array] = no_verdict
+    one_device: ClassVar[bool] = True  # its problem's matrices are not laid over several
 
     def __repr__(self) -> str:
         return f"<optimizer {self.name}({', '.join(f'{name}={value}' for name, value in self.constants.items())})>"
@@ -190,14 +192,6 @@ class SecondOrder(Described):
             added(state.counts, after.counts), state.damped + jnp.asarray(made.damped, jnp.int32), after.memory,
         )  # fmt: skip
 
-    def point(self, state: State) -> Any:
-        """Where the gradient is taken: the parameters."""
-        return state.params
-
-    def observe(self, state: State, loss: Array) -> State:
-        """Nothing is made of the loss after an epoch."""
-        return state
-
     def renew(self, state: State, problem: Problem) -> State:
         """The state at the same parameters in another problem: of the next mini-batch."""
         flat = self.flat(problem, state.params)
@@ -223,6 +217,71 @@ class SecondOrder(Described):
                 f"budget={needed}"
             )
         return flat
+
+    # What a training loop asks, of methods of first order likewise
+
+    def begin(self, params: Any, problem: Callable[[], Problem]) -> State:
+        """The state before the first update: the method looks at `problem()`, the first batch's."""
+        return self.init(params, problem())
+
+    def lifted(self, asked: first_order.Asked) -> Callable:
+        """The step (state, batch) -> (state, metrics), metrics of before it."""
+        problem_of = asked.problem()
+
+        def step(state: State, batch: Any):
+            problem = problem_of(batch)
+            if not self.full_batch:
+                state = self.renew(state, problem)
+            metrics = asked.metrics(state.params, state.value, state.gradient, batch)
+            after = self.update(state, problem, renewed=not self.full_batch)
+            if self.full_batch:
+                ended = still(self, problem, Begun(state.params, state.value), state, after)
+                after = after._replace(status=self.verdict(state.memory, after.memory, ended).astype(jnp.int32))
+            return after, metrics
+
+        return step
+
+    def ended(self, state: State) -> Array:
+        """Whether the method has ended the run, int32: 0, or its status below 0."""
+        return -state.status
+
+    def point(self, state: State) -> Any:
+        """Where the gradient is taken: the parameters."""
+        return state.params
+
+    def observe(self, state: State, loss: Array) -> State:
+        """Nothing is made of the loss after an epoch."""
+        return state
+
+    def check_start(self, params: Any) -> None:
+        """Raises ValueError naming the parameter that is not finite."""
+        for path, x in checks.by_path(params).items():
+            checks.finite(f"params: {path}", x)
+
+    def check_gradient(self, by_hand: bool, rule: str | None) -> None:
+        """Raises ValueError for any but the hand-written one, and for a rule, by its name, that is no gradient."""
+        if rule is not None:
+            raise ValueError(
+                f"gradient: {self.name} asks for derivatives; what the {rule} rule trains has none; use a method of "
+                "first order, such as 'gd(1)'"
+            )
+        if not by_hand:
+            raise ValueError(
+                f"gradient: {self.name} asks for more than a gradient, all of it by hand; for automatic derivatives "
+                "use optimizers.minimize and optimizers.problem_from(function)"
+            )
+
+    def check_plan(self, plan: Any, updates: int, epochs: int) -> None:
+        """Raises ValueError for batches, `updates` an epoch, that the method makes no sense of."""
+        if self.full_batch and plan.size is not None:
+            taking = [name for name in names() if "minibatches" in inspect.signature(factory(name)).parameters]
+            raise ValueError(
+                f"{self.name} builds each step on the last, on all examples: use plan=training.batch() (on the command "
+                f"line, --batch-size 0), or one of {', '.join(taking)} with minibatches=True; got {updates} batches an "
+                "epoch"
+            )
+        if plan.importance is not None:
+            raise ValueError(f"plan: {self.name} does not take importance(); use minibatch(size)")
 
 
 _MISSING = {
