@@ -31,7 +31,7 @@ from jax.flatten_util import ravel_pytree
 
 from functional_nn import checks, linalg
 from functional_nn.gradients import backprop, factors
-from functional_nn.gradients.views import BLOCK, BUDGET, Examples, View, check_budget, in_blocks, prepare
+from functional_nn.gradients.views import BLOCK, BUDGET, Examples, View, check_budget, fitting, in_blocks, prepare
 from functional_nn.networks import losses
 from functional_nn.networks.losses import Loss, at_positions
 from functional_nn.networks.network import Inputs, Network, Params, plus_bias, theta
@@ -102,7 +102,7 @@ def products(
     examples, total = prepare(network, loss, params, inputs, targets, weights)
     multiply = _hessian_product if of == "hessian" else _gauss_newton_product
     if block is not None:
-        checks.integer("products", "block", block, 1)
+        block = fitting(network, params, checks.integer("products", "block", block, 1))
     if block is None or len(examples.part) <= block:
         prepared = multiply(View(network, loss, params, examples, total))
     else:
@@ -128,7 +128,7 @@ def products(
 
 
 class Tangents(NamedTuple):
-    """R{n} {layer: (Q, S)} and R{a} {layer: (Q, S)}: what the forward pass changes by along a direction."""
+    """R{n} and R{a}, {layer: (Q, *P, S)} each: what the forward pass changes by along a direction."""
 
     net_inputs: dict[str, Array]
     activations: dict[str, Array]

@@ -39,7 +39,8 @@ def total(f: Factors, parameter: Array, add: Callable[[Array], Array] = dense.to
         return dense.outer(rows(f.left), rows(f.right)).reshape(parameter.shape)
     if f.left.shape[1:] == parameter.shape:
         return add(f.left.reshape(len(f.left), -1)).reshape(parameter.shape)
-    summed = add(rows(f.left))
+    # of many positions XLA's own sum is the faster one, and needs no copy of them
+    summed = add(f.left) if f.left.ndim == 2 else jnp.sum(f.left, axis=tuple(range(f.left.ndim - 1)))
     return summed if parameter.shape == summed.shape else jnp.sum(summed).reshape(1)
 
 
@@ -72,7 +73,8 @@ def _share(f: Factors, parameter: Array, along: int) -> Factors:
         return f
     left, lead = f.left, 1 + along
     if left.shape[lead:] != parameter.shape:
-        left = jnp.sum(left, axis=tuple(range(lead, left.ndim - 1)))
+        positions = tuple(range(lead, left.ndim - 1))
+        left = jnp.sum(left, axis=positions) if positions else left
         left = left if left.shape[lead:] == parameter.shape else jnp.sum(left, axis=-1, keepdims=True)
     return Factors(left.reshape(*left.shape[:lead], -1), None)
 

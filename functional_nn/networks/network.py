@@ -22,7 +22,7 @@ from jax import Array
 from functional_nn import checks, precision, registry
 from functional_nn.networks import activations, connections, initializers, losses
 from functional_nn.networks.activations import Activation
-from functional_nn.networks.connections import Connection, Shape, dense, rows
+from functional_nn.networks.connections import Connection, Shape, dense
 from functional_nn.networks.initializers import Initializer
 from functional_nn.networks.losses import Loss
 
@@ -117,8 +117,8 @@ class Layer:
         return tuple((source, by) for source, by in self.reads if by.outer is not None)
 
     def total(self, s: Array) -> Array:
-        """The sum over examples and positions, of sensitivities (Q, *P, S) as its connections lay them out."""
-        return self.connections[0].total(rows(s))
+        """sum_q s_q, of sensitivities (Q, S) as its connections lay them out."""
+        return self.connections[0].total(s)
 
 
 @dataclass(frozen=True)
@@ -159,6 +159,13 @@ class Network:
     def sizes(self) -> dict[str, int]:
         """How many numbers one example's signal has, by name of the input or layer."""
         return {name: math.prod(shape) for name, shape in self.shapes.items()}
+
+    @property
+    def trace_size(self) -> int:
+        """How many net inputs and outputs one example has, of all layers together."""
+        return sum(math.prod(n) for n in self.net_shapes.values()) + sum(
+            self.sizes[layer.name] for layer in self.layers
+        )
 
     @property
     def drops(self) -> bool:

@@ -149,7 +149,7 @@ def fit(
     checkpoint: Checkpoints | None = None,
     resume: bool = False,
 ) -> FitResult:
-    """Trains `network` on inputs (Q, R) or {name: (Q, R)} and targets (Q, S), or integer labels (Q,).
+    """Trains `network` on inputs (Q, *P, R) or {name: (Q, *P, R)} and targets (Q, *P, S), or integer labels (Q, *P).
 
     optimizer: of first or of second order. Of the second, an epoch is a step on all examples (on each mini-batch, for
     those made with minibatches=True), the run also ends where the method says that it has converged or found nothing

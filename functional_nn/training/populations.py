@@ -40,7 +40,6 @@ from functional_nn.training.program import (
     evaluation_block,
     lanes,
     start,
-    trace_size,
 )
 from functional_nn.training.results import OUTRANKED, Part, Population
 from functional_nn.training.search import Halving
@@ -206,7 +205,7 @@ def lane_bytes(group: Group) -> tuple[int, int, int]:
     judged = 0
     if group.held_out is not None:
         judged = min(len(group.held_out.targets), evaluation_block(network, jax.tree.leaves(params)[0].dtype))
-    widths, sizes = trace_size(network), network.sizes
+    widths, sizes = network.trace_size, network.sizes
     own_columns = (own.inputs == 0) * sum(sizes[name] for name, _ in network.inputs) + (own.targets == 0) * sizes[
         network.output.name
     ]
