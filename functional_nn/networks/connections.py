@@ -95,7 +95,7 @@ class Connection(Described):
 
 
 _registry: Registry[Connection] = Registry("connection", Connection)
-names, get = _registry.names, _registry.get
+names, get, knows = _registry.names, _registry.get, _registry.knows
 
 
 def register(connection: Connection | Callable[..., Connection], *, aliases: tuple[str, ...] = ()):
@@ -344,7 +344,7 @@ def _each(owner: str, name: str, given, count: int | None, least: int = 1) -> Sh
     """One integer for each axis; a single one serves all."""
     given = given if isinstance(given, tuple | list) else (given,) * (count or 1)
     if not given or (count is not None and len(given) != count):
-        raise ValueError(f"{owner}: {name} must be an integer or {count} of them, got {given!r}")
+        raise ValueError(f"{owner}: {name} must be an integer or {count or 'several'} of them, got {given!r}")
     return tuple(checks.integer(owner, name, x, least) for x in given)
 
 
@@ -481,8 +481,11 @@ def embedding(tokens: int) -> Connection:
     A signal of tokens has no channels: an input of 32 of them is {"text": 32}. A token out of range, where its value
     is not known, as under `jit`, gives nan, so that none is lost silently. Integers have no derivative.
     """
-    tokens = checks.integer("embedding", "tokens", tokens, 1)
+    return _of_tokens(checks.integer("embedding", "tokens", tokens, 1))
 
+
+@functools.cache
+def _of_tokens(tokens: int) -> Connection:
     def inside(x):
         return (x >= 0) & (x < tokens)
 
@@ -551,7 +554,8 @@ def _mean_of_windows(own: _Window) -> Connection:
         axes = zip(positions, own.places(positions), own.pads(positions), own.size, own.stride, strict=True)
         for length, places, (before, _), size, step in axes:
             first = np.arange(places) * step - before
-            counts = np.multiply.outer(counts, np.minimum(first + size, length) - np.maximum(first, 0))
+            inside = np.minimum(first + size, length) - np.maximum(first, 0)
+            counts = np.multiply.outer(counts, np.maximum(inside, 0))  # below 0 where a window is all padding
         return counts
 
     def share(positions: Shape, dtype) -> Array:
@@ -587,9 +591,8 @@ def _back_of_mean(s: Array, w: None, like: Array) -> Array:
 def take(position) -> Connection:
     """One position of a signal, (Q, *P, R) -> (Q, R): take(-1) of (T, R) is the last; a pair (i, j) of (H, W, R)."""
     given = position if isinstance(position, tuple | list) else (position,)
-    for each in given:
-        if isinstance(each, bool) or not isinstance(each, int | np.integer):
-            raise ValueError(f"take: position must be an integer, or one for each axis, got {position!r}")
+    if not given or any(isinstance(each, bool) or not isinstance(each, int | np.integer) for each in given):
+        raise ValueError(f"take: position must be an integer, or one for each axis, got {position!r}")
     return _at(tuple(map(int, given)))
 
 

@@ -506,7 +506,7 @@ def _check_learned(layer: str, activation: Activation) -> None:
 
 def _read_by(layer: Layer) -> tuple[tuple[str, ...], tuple[Connection, ...]]:
     """Names of the layer's sources, and the connection by which each is read, told beside it or by `connections`."""
-    given = (layer.sources,) if isinstance(layer.sources, str) else tuple(layer.sources)
+    given = layer.sources if isinstance(layer.sources, tuple | list) else (layer.sources,)
     told = [source for source in given if not isinstance(source, str)]
     for source in told:
         pair = isinstance(source, tuple | list) and len(source) == 2 and isinstance(source[0], str)
@@ -607,6 +607,8 @@ def _check_graph(inputs: tuple[tuple[str, int | Shape], ...], layers: tuple[Laye
             if source in later:
                 raise ValueError(f"layer {layer.name!r} reads {source!r}, which does not come before it")
             problem = registry.unknown("source", source, known)
+            if connections.knows(source):
+                problem = f"a connection is told beside what it reads, in a pair, as in sources=[('x', {source!r})]"
             raise ValueError(
                 f"layer {layer.name!r} reads {source!r}, which is not an input or an earlier layer: {problem}"
             )

@@ -1,6 +1,7 @@
 """Every registered loss against its definition and other people's code; its gradient against autodiff of its value."""
 
 import dataclasses
+import math
 import tracemalloc
 
 import chex
@@ -14,6 +15,7 @@ import functional_nn as fnn
 from functional_nn import activations, checks, losses
 
 EPS = np.finfo(np.float64).eps
+DRAW = np.random.default_rng(0)
 EXAMPLES, OUTPUTS = 5, 4
 REDUCTIONS = ("mean", "sum")
 FUSED = tuple((name, output) for name in LOSSES for output in losses.get(name).fused)
@@ -724,3 +726,176 @@ def test_large_targets_are_checked_in_little_memory():
         losses.get("multiclass_hinge").check_targets(targets)
     with pytest.raises(ValueError, match=r"targets: 70000.0 at index \(7, 7\) is too large for float16"):
         checks.representable("targets", np.where(np.arange(100).reshape(10, 10) == 77, 7e4, 0), np.dtype(np.float16))
+
+
+# Positions ------------------------------------------------------------------------------------------------------------
+
+PLACES = (2, 3)  # two axes of positions
+MASK = DRAW.uniform(size=(EXAMPLES, *PLACES)) < 0.6
+WEIGHINGS = {
+    "none": None,
+    "examples": DRAW.uniform(0.5, 2, EXAMPLES),
+    "counts": np.array([1, 0, 2, 1, 3]),
+    "positions": DRAW.uniform(0.5, 2, (EXAMPLES, *PLACES)),
+    "mask": MASK,
+    "an example masked": MASK & (np.arange(EXAMPLES) != 2)[:, None, None],
+}
+
+
+def shares(loss, weights):
+    """dF/dF_qp (Q, T) of F = sum_q w_q F_q, over sum_q w_q for "mean", where w_q is the mean of w_qp over positions and
+    F_q = sum_p w_qp F_qp / sum_p w_qp, times T for positions "sum".
+    """
+    count = math.prod(PLACES)
+    weights = np.ones(EXAMPLES) if weights is None else weights.astype(float)
+    each = weights.reshape(EXAMPLES, -1) * np.ones((1, count))
+    of_example = each.mean(axis=1)
+    found = np.zeros((EXAMPLES, count))
+    for q in np.flatnonzero(of_example):
+        found[q] = of_example[q] * each[q] / each[q].sum() * (count if loss.positions == "sum" else 1)
+    return found / of_example.sum() if loss.reduction == "mean" else found
+
+
+def at_places(loss, seed=0):
+    """Outputs and targets (Q, *P, S) that suit the loss."""
+    rows = EXAMPLES * math.prod(PLACES)
+    n = jnp.asarray(2 * generator(jax.random.key(seed)).standard_normal((rows, OUTPUTS)))
+    f = activations.get({"real": "linear", "unit interval": "sigmoid", "distribution": "softmax"}[loss.needs])
+    both = f.forward(n, {})[0], targets_for(loss, jax.random.key(1), rows, OUTPUTS)
+    return tuple(x.reshape(EXAMPLES, *PLACES, OUTPUTS) for x in both)
+
+
+@pytest.mark.parametrize("weighing", WEIGHINGS)
+@pytest.mark.parametrize("positions", REDUCTIONS)
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("name", ["cross_entropy", "mean_square_error", "multiclass_hinge"])
+def test_value_and_gradient_over_positions_are_the_definition(name, reduction, positions, weighing):
+    loss = losses.get(f"{name}({reduction}, positions={positions})")
+    assert loss is getattr(losses, name)(reduction, positions=positions)
+    (a, t), weights = at_places(loss), WEIGHINGS[weighing]
+    each = shares(loss, weights).ravel()
+    rows = [np.asarray(x).reshape(-1, OUTPUTS) for x in (a, t)]
+    found = np.array([REFERENCE_LOSSES[name](*pair) for pair in zip(*rows, strict=True)])
+    given = None if weights is None else jnp.asarray(weights, jnp.float64)
+    np.testing.assert_allclose(loss.value(a, t, given), each @ found, rtol=1e-13)
+    expected = each[:, None] * np.asarray(loss.example_gradient(*map(jnp.asarray, rows)))
+    np.testing.assert_allclose(loss.gradient(a, t, given), expected.reshape(a.shape), rtol=1e-13, atol=1e-16)
+
+
+@pytest.mark.parametrize("weighing", ["none", "positions"])
+@pytest.mark.parametrize("positions", REDUCTIONS)
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_a_loss_over_positions_is_a_loss_of_its_examples(reduction, positions, weighing):
+    """sum_q w_q F_q over sum_q w_q, of the F_q that quantities of single examples are told."""
+    loss = losses.mean_square_error(reduction, positions=positions)
+    (a, t), weights = at_places(loss), WEIGHINGS[weighing]
+    found = losses.at_positions(loss.example_value, a, t)
+    weights = jnp.ones((EXAMPLES, *PLACES)) if weights is None else jnp.asarray(weights)
+    of_examples = weights.mean(axis=(1, 2))
+    each = loss.of_example(found, weights / of_examples[:, None, None])
+    expected = jnp.sum(of_examples * each) / (jnp.sum(of_examples) if reduction == "mean" else 1)
+    np.testing.assert_allclose(loss.value(a, t, weights), expected, rtol=1e-13)
+    if weighing == "none":
+        np.testing.assert_allclose(loss.of_example(found), each, rtol=1e-13)
+
+
+def tagger(output="softmax", outputs=3):
+    """(network, parameters, inputs): a class, or so many numbers, for each of five positions."""
+    network = fnn.graph(inputs={"x": (5, 2)}, layers=[fnn.Layer("output", outputs, output, sources=["x"])])
+    return network, network.init(jax.random.key(0)), DRAW.normal(size=(4, 5, 2))
+
+
+@pytest.mark.parametrize("positions", REDUCTIONS)
+@pytest.mark.parametrize("mask", [None, DRAW.uniform(size=(4, 5)) < 0.7])
+def test_labels_of_positions_are_one_hot_rows_of_them(mask, positions):
+    """Fused with softmax, by a mask: minus the mean of ln a of what is right; and its derivative, (a - t) over Q T."""
+    network, params, x = tagger()
+    labels, loss = DRAW.integers(3, size=(4, 5)), losses.cross_entropy(positions=positions)
+    found = [
+        fnn.backpropagate(network, loss, params, x, t, mask)
+        for t in (labels, labels.astype(np.uint8), fnn.one_hot(labels, 3), np.eye(3, dtype=int)[labels])
+    ]
+    for other in found[1:]:
+        chex.assert_trees_all_equal(other, found[0])
+    n = x @ np.asarray(params["output"]["weights"]["x"]).T
+    a = np.exp(n) / np.exp(n).sum(axis=-1, keepdims=True)
+    kept = np.ones((4, 5)) if mask is None else mask.astype(float)
+    each = kept / kept.sum() * (5 if positions == "sum" else 1)
+    right = np.take_along_axis(a, labels[..., None], axis=-1)[..., 0]
+    np.testing.assert_allclose(found[0].value, -(each * np.log(right)).sum(), rtol=1e-13)
+    expected = each[..., None] * (a - np.eye(3)[labels])
+    np.testing.assert_allclose(found[0].sensitivities["output"], expected, rtol=1e-12, atol=1e-16)
+
+
+@pytest.mark.parametrize(
+    ("loss", "output", "coded"),
+    [
+        ("binary_cross_entropy", "sigmoid", (0.0, 1.0)),
+        ("hinge", "linear", (-1.0, 1.0)),
+        ("logistic", "linear", (-1.0, 1.0)),
+    ],
+)
+def test_labels_of_positions_for_a_single_output(loss, output, coded):
+    network, params, x = tagger(output, 1)
+    labels = DRAW.integers(2, size=(4, 5))
+    value = fnn.objective(network, loss)
+    expected = value(params, x, np.array(coded)[labels][..., None])
+    assert value(params, x, labels) == value(params, x, labels.astype(bool)) == expected
+    with pytest.raises(ValueError, match=r"labels: expected 0 to 1, got 2 at index \(0, 0\)"):
+        value(params, x, np.full_like(labels, 2))
+    with pytest.raises(ValueError, match=r"targets: expected shape \(4, 5, 1\) to match the outputs, got \(4, 5\)"):
+        fnn.objective(network, "mean_square_error")(params, x, labels)
+
+
+def test_one_hot_of_positions():
+    labels = np.array([[0, 2, 1], [1, 1, 0]])
+    np.testing.assert_array_equal(fnn.one_hot(labels, 3), np.eye(3)[labels])
+    assert fnn.one_hot(labels[None], 3, jnp.float32).shape == (1, 2, 3, 3)
+    with pytest.raises(ValueError, match=r"labels: expected 0 to 1, got 2 at index \(0, 1\)"):
+        fnn.one_hot(labels, 2)
+    lost = jax.jit(fnn.one_hot, static_argnums=1)(labels, 2)
+    np.testing.assert_array_equal(np.isnan(lost).all(axis=-1), labels == 2)
+
+
+def test_class_weights_of_positions():
+    labels = np.array([[0, 2, 0], [0, 2, 1]])
+    weights = fnn.class_weights(fnn.one_hot(labels, 3))
+    np.testing.assert_allclose(weights, np.array([6 / (3 * 3), 6 / (3 * 1), 6 / (3 * 2)])[labels])
+    given = fnn.class_weights(fnn.one_hot(labels, 3), {2: 5.0})
+    np.testing.assert_array_equal(given, np.array([1.0, 1.0, 5.0])[labels])
+    np.testing.assert_array_equal(
+        fnn.class_weights((labels == 2)[..., None] * 1.0, [1, 3]), np.array([1, 1, 3])[labels]
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("cross_entropy(positions=max)", "cross_entropy: positions must be 'mean' or 'sum', got 'max'"),
+        (
+            "cross_entropy(sum, sum)",
+            "too many positional arguments (accepted: cross_entropy(reduction='mean', positions=",
+        ),
+    ],
+)
+def test_positions_are_a_mean_or_a_sum(given, message):
+    with pytest.raises(ValueError) as refusal:
+        losses.get(given)
+    assert message in str(refusal.value) and "\n" not in str(refusal.value)
+
+
+def test_a_loss_says_its_positions_where_they_are_summed():
+    loss = losses.get("cross_entropy(sum, positions=sum)")
+    assert loss.specification == "cross_entropy(sum, positions=sum)" and losses.get(loss.specification) is loss
+    assert losses.cross_entropy(positions="mean") is losses.cross_entropy() != losses.cross_entropy(positions="sum")
+    assert losses.cross_entropy().specification == "cross_entropy(mean)"
+
+
+@pytest.mark.parametrize("dtype", DTYPES[2:], ids=lambda dtype: dtype.__name__)
+def test_a_mean_over_many_positions_is_not_kept_in_sixteen_bits(dtype):
+    a, t = jnp.ones((2, 4096, 1), dtype), jnp.zeros((2, 4096, 1), dtype)
+    for weights in (None, jnp.ones((2, 4096), jnp.float32), jnp.ones(2, jnp.float32)):
+        value = losses.mean_square_error().value(a, t, weights)
+        assert value == 1 and value.dtype == dtype
+        gradient = losses.mean_square_error("sum", positions="sum").gradient(a, t, weights)
+        assert gradient.dtype == dtype and (gradient == 2).all()
