@@ -428,7 +428,7 @@ def compare_connection(
 
     shape: of one example's signal that it reads, (*P, R); channels: how many it gives, its own where it has no weights.
     The laws, one row each: "adjoint in x", <s, forward(dx, w)> = <back(s, w), dx>; "adjoint in w", <s, forward(x, dw)>
-    = <outer(s, x), dw>; "unfolded", outer as the sum of what `unfold` gives of each example; and "linear in x", "linear
+    = <outer(s, x), dw>; "unfolded", what `unfold` gives of each example is its own outer; and "linear in x", "linear
     in w": forward(x, w) of a sum is the sum. Where the row has a twin, "twin/..." holds it to the same. In JAX's
     default float. Raises ValueError for a signal that it cannot read, and for results of other shapes than it says.
 
@@ -437,11 +437,15 @@ def compare_connection(
     'agree'
     """
     by, shape = connections.get(connection), (shape,) if isinstance(shape, int) else tuple(shape)
+    for size in shape:
+        checks.integer("compare_connection", "every size of shape", size, 1)
     channels = shape[-1] if by.outer is None else checks.integer("compare_connection", "channels", channels, 1)
     try:
         given, of_weights = by.shapes(shape, channels)
     except ValueError as error:
         raise ValueError(f"connection {by.name}: {error}") from None
+    if of_weights is not None and not (by.outer and by.unfold):
+        raise ValueError(f"connection {by.name}: has weights {of_weights}, and needs `outer` and `unfold` for them")
     examples, dtype = 3, precision.default()
     key = jax.random.key(0) if key is None else key
     keys = iter(jax.random.split(key, 5))
@@ -451,8 +455,11 @@ def compare_connection(
         x, dx = draw(examples, *shape), draw(examples, *shape)
     else:
         x, dx = jax.random.randint(next(keys), (examples, *shape), 0, by.tokens), None
-
     rows = {"": by} | ({} if by.twin is None else {"twin/": by.twin})
+    for prefix, row in rows.items():
+        z = jax.eval_shape(row.forward, x, w).shape
+        if z != s.shape:
+            raise ValueError(f"connection {by.name}: {prefix}forward gives {z}, where its shapes say {s.shape}")
 
     def by_hand(s, x, w, dx, dw):
         found = {}
@@ -469,7 +476,9 @@ def compare_connection(
             own["adjoint in x"] = jnp.vdot(s, forward(dx, w))
             own["linear in x"] = forward(x, w) + 2 * forward(dx, w)
         if w is not None:
-            own["outer"] = own["unfolded"] = jax.vjp(lambda w: forward(x, w), w)[1](s)[0]
+            adjoint = lambda s, x: jax.vjp(lambda w: forward(x, w), w)[1](s)[0]  # noqa: E731
+            own["outer"] = adjoint(s, x)
+            own["unfolded"] = jnp.stack([adjoint(s[q : q + 1], x[q : q + 1]) for q in range(examples)])
             own["adjoint in w"] = jnp.vdot(s, forward(x, dw))
             own["linear in w"] = forward(x, w) - forward(x, dw)
         return {prefix + name: value for prefix in rows for name, value in own.items()}
@@ -489,7 +498,7 @@ def _laws(by: Connection, s, x, w, dx, dw) -> dict[str, Array]:
         found["outer"] = by.outer(s, x)
         found["adjoint in w"] = jnp.vdot(found["outer"], dw)
         left, right = by.unfold(s, x)
-        found["unfolded"] = factors.total(Factors(left, right), w)
+        found["unfolded"] = factors.formed(Factors(left, right)).reshape(len(x), *w.shape)
         found["linear in w"] = by.forward(x, w - dw)
     return found
 

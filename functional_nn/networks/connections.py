@@ -61,7 +61,7 @@ def _total(s: Array) -> Array:
     return lax.dot(jnp.ones(s.shape[0], s.dtype), s, precision=lax.Precision.HIGHEST)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Connection(Described):
     """shapes(x, channels) -> (z, w): of one example's signal, and of the weights, None where it has none; ValueError
     where it cannot read x, in words that say what it reads.
@@ -337,6 +337,7 @@ def _window(owner: str, size, stride, dilation, padding) -> _Window:
             raise ValueError(f"{owner}: padding must be 'same', 'valid' or {count}, one for each axis, got {padding!r}")
         pairs = (pad if isinstance(pad, tuple | list) else (pad, pad) for pad in given)
         padding = tuple(_each(owner, "padding", pair, 2, 0) for pair in pairs)
+        padding = padding if any(map(any, padding)) else "valid"
     return _Window(size, _each(owner, "stride", stride, count), _each(owner, "dilation", dilation, count), padding)
 
 

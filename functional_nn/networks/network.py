@@ -101,6 +101,12 @@ class Layer:
                 "bias must be 'per_neuron', 'per_position' or 'none', got 'shared'"
             )
 
+    def __repr__(self) -> str:
+        told = [
+            field for field in dataclasses.fields(self) if field.repr or any(by is not dense for by in self.connections)
+        ]
+        return f"Layer({', '.join(f'{field.name}={getattr(self, field.name)!r}' for field in told)})"
+
     @property
     def rows(self) -> int:
         """How many net inputs the layer has, at each position: S, or S k for maxout."""
@@ -468,7 +474,8 @@ def _tokens_of(label: str, x: Array, tokens: int) -> Array:
         index = checks.first(x, lambda block: (block < 0) | (block >= tokens))
         if index is not None:
             raise ValueError(f"{label}: expected tokens 0 to {tokens - 1}, got {np.asarray(x)[index]} at index {index}")
-    return jnp.asarray(x, jnp.int32)
+    # what does not fit into 32 bits would come back as another token
+    return jnp.where((x >= 0) & (x < tokens), x, -1).astype(jnp.int32)
 
 
 def _of_batch(shape: Shape) -> str:

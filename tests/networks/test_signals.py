@@ -366,7 +366,7 @@ PAIRS = "layer 'a': sources are names, or pairs of a name and a connection such 
         (
             one(("x", "conv((3, 3))"), x=(2, 8, 1)),
             "layer 'a' reads 'x' by conv((3, 3)), which has a window over (3, 3) positions, larger than the signal's "
-            "(2, 8); padding that is given in numbers lets it",
+            "(2, 8); padding given in numbers lets it",
         ),
         (
             one(("x", "conv(3, dilation=2, padding=1)"), x=(2, 1)),
