@@ -152,57 +152,53 @@ def series():
 
 
 def random_network(draw):
-    """Two or three layers of convolutions, means and residuals on a signal or an image, a vector or a signal out."""
-    axes = int(draw.choice([1, 2]))
+    """Two to four layers of convolutions, means and residuals on a signal or an image, a vector or a signal out."""
+    positions = tuple(map(int, draw.integers(4, 8, draw.choice([1, 2]))))
     network = fnn.graph(
-        inputs={"p": (*draw.integers(4, 8, axes), int(draw.choice([1, 2, 4])))},
-        layers=[Layer("layer0", 4, _any_activation(draw), [("p", _any_window(draw, axes))])],
+        inputs={"p": (*positions, int(draw.choice([1, 2, 4])))},
+        layers=[Layer("layer0", 4, _any_activation(draw), [("p", _any_window(draw, positions))])],
     )
     for number in range(1, int(draw.integers(2, 4))):
-        before = f"layer{number - 1}"
-        choice, activation = draw.choice(["conv", "residual", "mean"]), _any_activation(draw)
-        sources, size = [(before, _any_window(draw, axes))], 4
-        if choice == "residual":
-            sources = [(before, _kernel(draw, axes)), (before, "identity")]
-            network = _with(network, Layer(f"beside{number}", 4, activation, sources[:1]))
-            sources = [(f"beside{number}", "identity"), (before, "identity")]
-            activation = "tanh"
-        elif choice == "mean":
-            size = 4 // fnn.activations.get(activation).pieces
-            sources = [(before, f"mean_pool({(2,) * axes if axes > 1 else 2}, stride=1, padding='same')")]
-            if network.sizes[before] // np.prod(network.shapes[before][:-1]) != 4:
-                sources, size = [(before, "conv(1)" if axes == 1 else "conv((1, 1))")], 4
-        network = _with(network, Layer(f"layer{number}", size, activation, sources))
-    last = network.output.name
-    by = draw.choice(["full", "mean_pool", "dense"])
+        before = network.output.name
+        *positions, channels = network.shapes[before]
+        kind, activation = draw.choice(["conv", "residual", "mean"]), _any_activation(draw)
+        by, size = _any_window(draw, positions), 4
+        if kind == "residual":
+            size = channels
+            beside = Layer(f"beside{number}", size, activation, [(before, _kernel(draw, positions))])
+            network = fnn.graph(inputs=dict(network.inputs), layers=[*network.layers, beside])
+            sources, activation = [(beside.name, "identity"), (before, "identity")], "tanh"
+        elif kind == "mean" and fnn.activations.get(activation).pieces == 1:  # see test_signals.py
+            window, size = tuple(min(2, length) for length in positions), channels
+            sources = [(before, fnn.connections.mean_pool(window, stride=1, padding="same"))]
+        else:
+            sources = [(before, by)]
+        layer = Layer(f"layer{number}", size, activation, sources)
+        network = fnn.graph(inputs=dict(network.inputs), layers=[*network.layers, layer])
+    by, layers, before = draw.choice(["full", "mean_pool", "dense"]), list(network.layers), network.output
     if by == "mean_pool":
-        network = _with(network, Layer("mean", network.output.size, "linear", [(last, by)], bias="none"))
-        by, last = "dense", "mean"
-    return _with(network, Layer("output", 3, draw.choice(["softmax", "linear", "sigmoid"]), [(last, by)]))
-
-
-def _with(network, layer):
-    return fnn.graph(inputs=dict(network.inputs), layers=[*network.layers, layer])
+        layers.append(Layer("mean", before.size, "linear", [(before.name, by)], bias="none"))
+        by = "dense"
+    output = draw.choice(["softmax", "linear", "sigmoid"])
+    layers.append(Layer("output", 3, output, [(layers[-1].name, by)]))
+    return fnn.graph(inputs=dict(network.inputs), layers=layers)
 
 
 def _any_activation(draw):
-    return draw.choice([name for name in PROVED if name != "shifted_relu"])
+    return draw.choice(PROVED)
 
 
-def _kernel(draw, axes, **constants):
-    size = tuple(int(k) for k in draw.integers(1, 4, axes))
+def _kernel(draw, positions, **constants):
+    size = tuple(int(draw.integers(1, min(3, length) + 1)) for length in positions)
     return fnn.connections.conv(size, **constants)
 
 
-def _any_window(draw, axes):
-    """A convolution, at times with stride, dilation, padding or groups; groups are of two or four channels."""
-    constants = {
-        "stride": tuple(int(k) for k in draw.choice([1, 1, 2], axes)),
-        "padding": draw.choice(["same", "same", "valid"]),
-    }
-    if constants["padding"] == "same":
-        constants["dilation"] = int(draw.choice([1, 1, 2]))
-    return _kernel(draw, axes, **constants)
+def _any_window(draw, positions):
+    """A convolution, with a stride, gaps or without padding at times."""
+    if draw.integers(3) == 0 and min(positions) > 4:
+        return _kernel(draw, positions, dilation=2)
+    stride = tuple(int(draw.choice([1, 1, min(2, length)])) for length in positions)
+    return _kernel(draw, positions, stride=stride, padding=draw.choice(["same", "same", "valid"]))
 
 
 # Data -----------------------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from signal_cases import CONNECTIONS, GRAPHS, images, random_network, series, signal_problem, texts
 
 import functional_nn as fnn
+from functional_nn.gradients.backprop import loss_value
 
 TOLERANCE = {"float64": 1e-12, "float32": 1e-5}
 # network, loss: of images, of tokens with classes at each position, of numbers at each position
@@ -24,29 +25,35 @@ NETWORKS = {
 }
 
 
+def of_networks(fast):
+    """One of them fast, the others left to the slow suite."""
+    names = [name if name == fast else pytest.param(name, marks=pytest.mark.slow) for name in NETWORKS]
+    return pytest.mark.parametrize("name", names)
+
+
 def by_hand_and_automatically(network, loss, params, inputs, targets):
-    """Twice {"value", "gradients", "sensitivities"}, from one compiled program."""
-    objective = fnn.objective(network, loss)
-    zeros = {
-        name: jnp.zeros((len(targets), *n), jax.tree.leaves(params)[0].dtype) for name, n in network.net_shapes.items()
-    }
+    """Twice {"value", "gradients", "sensitivities"}."""
+    dtype = jax.tree.leaves(params)[0].dtype
+    zeros = {name: jnp.zeros((len(targets), *n), dtype) for name, n in network.net_shapes.items()}
 
-    def automatic(params, offsets, inputs, targets):
-        moved = fnn.losses.get(loss)
-        prepared = network.prepare(params, inputs)
+    def objective(params, offsets, inputs, targets):
+        prepared, own = network.prepare(params, inputs), fnn.losses.get(loss)
         trace = network.forward(params, prepared, offsets)
-        at = network.prepare_targets(prepared, targets, moved, jax.tree.leaves(params)[0].dtype)
-        return fnn.gradients.backprop.loss_value(network, moved, trace, at, None)
+        return loss_value(network, own, trace, network.prepare_targets(prepared, targets, own, dtype), None)
 
-    @jax.jit
     def both(params, inputs, targets):
         found = fnn.backpropagate(network, loss, params, inputs, targets)
-        value, (gradients, s) = jax.value_and_grad(automatic, (0, 1))(params, zeros, inputs, targets)
+        value, (gradients, s) = jax.value_and_grad(objective, (0, 1))(params, zeros, inputs, targets)
         manual = {"value": found.value, "gradients": found.gradients, "sensitivities": found.sensitivities}
-        expected = {"value": objective(params, inputs, targets), "gradients": gradients, "sensitivities": s}
-        return manual, expected
+        return manual, {"value": value, "gradients": gradients, "sensitivities": s}
 
-    return both(params, inputs, targets)
+    # XLA on CPU, in the fast tests' settings, may compute a net input that a mean goes into twice, once with a fused
+    # multiplication: jax.grad of the largest of two such finds none that is as large, and divides 0 by 0; ours does not
+    reads = [
+        (by.name.partition("(")[0], layer.activation.pieces) for layer in network.layers for by in layer.connections
+    ]
+    compiled = all(name != "mean_pool" or pieces == 1 for name, pieces in reads)
+    return (jax.jit(both) if compiled else both)(params, inputs, targets)
 
 
 def assert_agree(network, loss, seed=0, dtypes=("float64", "float32"), examples=4):
@@ -57,7 +64,7 @@ def assert_agree(network, loss, seed=0, dtypes=("float64", "float32"), examples=
             assert relative_error(value, expected[what]) <= TOLERANCE[dtype], (what, dtype)
 
 
-@pytest.mark.sampled(every=89)
+@pytest.mark.sampled(every=101)
 @pytest.mark.parametrize("activation", PROVED)
 @pytest.mark.parametrize("connection", CONNECTIONS)
 @pytest.mark.parametrize("graph", GRAPHS)
@@ -65,7 +72,7 @@ def test_manual_is_automatic(graph, connection, activation):
     assert_agree(GRAPHS[graph](connection, activation), "cross_entropy")
 
 
-@settings(max_examples=3)
+@settings(max_examples=2)
 @given(st.integers(0, 10**6))
 def test_manual_is_automatic_on_random_convolutional_graphs(seed):
     assert_agree(*_random(seed), seed=seed)
@@ -85,7 +92,7 @@ def _random(seed):
     )
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@of_networks("texts")
 def test_compiled_eager_and_many_at_once_agree(name):
     network, loss = NETWORKS[name]
     params, inputs, targets = signal_problem(network, loss)
@@ -99,7 +106,7 @@ def test_compiled_eager_and_many_at_once_agree(name):
     assert relative_error(jax.tree.map(lambda x: x[1], many), gradient(other, inputs, targets)) <= 1e-13
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@of_networks("texts")
 def test_a_program_around_the_network_has_its_derivative_by_hand(name):
     """By parameters and inputs, twice over; of tokens there is none, which JAX says by float0."""
     network, loss = NETWORKS[name]
@@ -130,7 +137,7 @@ def test_a_program_around_the_network_has_its_derivative_by_hand(name):
         assert given[key].dtype == jax.dtypes.float0 and given[key].shape == inputs[key].shape
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@of_networks("series")
 def test_third_opinions_are_of_one_mind(name):
     """The complex step, which knows no derivative of a convolution at all, and the Taylor remainder."""
     network, loss = NETWORKS[name]
