@@ -23,17 +23,8 @@ from functional_nn.gradients import backprop
 from functional_nn.gradients.backprop import Backpropagation
 
 
-class Fault(NamedTuple):
-    """A wrong `backpropagate`; where `compare` should say the two part first; what the mistake is."""
-
-    name: str
-    backpropagate: Callable[..., Backpropagation]
-    where: str
-    explanation: str
-
-
-def bench():
-    """The network all faults are planted in: two inputs, fan-out, a skip connection, a shared bias, softmax."""
+def vectors():
+    """Two inputs, fan-out, a skip connection, a shared bias, softmax."""
     network = fnn.graph(
         inputs={"p1": 4, "p2": 3},
         layers=[
@@ -50,10 +41,46 @@ def bench():
     return network, fnn.losses.cross_entropy(), params, inputs, targets
 
 
+def signals():
+    """An image and a line of tokens, in which some repeat; convolutions, a residual, means that meet padding."""
+    network = fnn.graph(
+        inputs={"image": (6, 5, 2), "text": 4},
+        layers=[
+            fnn.Layer("first", 4, "tanh", [("image", "conv((3, 3))")]),
+            fnn.Layer("narrow", 4, "tanh", [("first", "conv((3, 3), stride=2)")]),
+            fnn.Layer("deep", 4, "linear", [("narrow", "conv((3, 3))")]),
+            fnn.Layer("block", 4, "tanh", [("deep", "identity"), ("narrow", "identity")], bias="none"),
+            fnn.Layer("pooled", 4, "sigmoid", [("block", "mean_pool((3, 2), stride=2, padding='same')")]),
+            fnn.Layer("embedded", 3, "tanh", [("text", "embedding(3)")]),
+            fnn.Layer("output", 3, "softmax", [("pooled", "full"), ("embedded", "full")]),
+        ],
+    )
+    keys = jax.random.split(jax.random.key(7), 4)
+    text = jax.random.randint(keys[2], (6, 4), 0, 3)
+    inputs = {"image": jax.random.normal(keys[1], (6, 6, 5, 2)), "text": text.at[:, 1].set(text[:, 0])}
+    targets = fnn.one_hot(jax.random.randint(keys[3], (6,), 0, 3), 3)
+    return network, fnn.losses.cross_entropy(), network.init(keys[0]), inputs, targets
+
+
+BENCHES = (vectors, signals)
+
+
+class Fault(NamedTuple):
+    """A wrong `backpropagate`; where `compare` should say the two part first; what the mistake is; and the network that
+    it is planted in.
+    """
+
+    name: str
+    backpropagate: Callable[..., Backpropagation]
+    where: str
+    explanation: str
+    bench: Callable[[], tuple] = vectors
+
+
 def pieces(network, loss, params, inputs, targets, *, start=None, sweep=None, contract=None) -> Backpropagation:
     """`backpropagate` with one of its three steps replaced."""
     inputs = network.prepare(params, inputs)
-    targets = network.prepare_targets(inputs, targets)
+    targets = network.prepare_targets(inputs, targets, loss, targets.dtype)
     trace = backprop.forward(network, params, inputs, {})
     started = (start or backprop.start)(network, loss, params, trace, targets, None)
     swept = (sweep or backprop.sweep)(network, params, trace, started)
@@ -71,6 +98,18 @@ def with_pullback(network, name, pullback):
     """The network with another pullback in one layer."""
     layer = next(x for x in network.layers if x.name == name)
     return with_layer(network, name, activation=replace(layer.activation, pullback=pullback))
+
+
+def with_connection(network, name, source, **changes):
+    """The network with other maps in one of a layer's connections."""
+    layer = next(x for x in network.layers if x.name == name)
+    rows = tuple(replace(by, **changes) if read == source else by for read, by in layer.reads)
+    return with_layer(network, name, connections=rows)
+
+
+def connection(network, name, source):
+    """By which a layer reads a source."""
+    return dict(next(x for x in network.layers if x.name == name).reads)[source]
 
 
 def sign(*args):
@@ -181,6 +220,76 @@ def contraction_with_own_layer(*args):
     return pieces(*args, contract=contract)
 
 
+# Of signals -----------------------------------------------------------------------------------------------------------
+
+
+def kernel_not_turned(*args):
+    def sweep(network, params, trace, started):
+        right = connection(network, "deep", "narrow").back
+        wrong = with_connection(network, "deep", "narrow", back=lambda s, w, like: right(s, w[:, ::-1, ::-1], like))
+        return backprop.sweep(wrong, params, trace, started)
+
+    return pieces(*args, sweep=sweep)
+
+
+def stride_forgotten(*args):
+    def back(s, w, like):
+        # the windows as if they stood side by side, from the corner on
+        beside = jnp.zeros((*like.shape[:-1], s.shape[-1]), s.dtype).at[:, : s.shape[1], : s.shape[2]].set(s)
+        return fnn.connections.conv((3, 3)).back(beside, w, like)
+
+    def sweep(network, params, trace, started):
+        return backprop.sweep(with_connection(network, "narrow", "first", back=back), params, trace, started)
+
+    return pieces(*args, sweep=sweep)
+
+
+def padding_counted_in_a_mean(*args):
+    def back(s, w, like):
+        # s / 6 to all that a window meets, at the edge too, where it meets fewer than 6
+        sixths = jnp.full((s.shape[-1], 3, 2, 1), 1 / 6, s.dtype)
+        return fnn.connections.conv((3, 2), stride=2, groups=s.shape[-1]).back(s, sixths, like)
+
+    def sweep(network, params, trace, started):
+        return backprop.sweep(with_connection(network, "pooled", "block", back=back), params, trace, started)
+
+    return pieces(*args, sweep=sweep)
+
+
+def lost_residual(*args):
+    def sweep(network, params, trace, started):
+        nothing = lambda s, w, like: jnp.zeros_like(like)  # noqa: E731
+        return backprop.sweep(with_connection(network, "block", "narrow", back=nothing), params, trace, started)
+
+    return pieces(*args, sweep=sweep)
+
+
+def positions_not_summed(*args):
+    def contract(network, params, trace, swept):
+        right = connection(network, "deep", "narrow").outer
+        last = lambda s, x: right(s.at[:, :-1].set(0).at[:, :, :-1].set(0), x)  # noqa: E731 (`:=` for `+=`)
+        return backprop.contract(with_connection(network, "deep", "narrow", outer=last), params, trace, swept)
+
+    return pieces(*args, contract=contract)
+
+
+def bias_of_one_position(*args):
+    def contract(network, params, trace, swept):
+        gradients = backprop.contract(network, params, trace, swept)
+        corner = jnp.sum(swept.sensitivities["deep"][:, 0, 0], axis=0)
+        return gradients | {"deep": gradients["deep"] | {"bias": corner}}
+
+    return pieces(*args, contract=contract)
+
+
+def repeated_tokens_not_added(*args):
+    def contract(network, params, trace, swept):
+        last = lambda s, x: jnp.zeros((3, s.shape[-1]), s.dtype).at[x].set(s).T  # noqa: E731 (`:=` for `+=`)
+        return backprop.contract(with_connection(network, "embedded", "text", outer=last), params, trace, swept)
+
+    return pieces(*args, contract=contract)
+
+
 FAULTS = (
     Fault("sign", sign, "output: dF/dn", "t - a for a - t at the start"),
     Fault("missing 1/Q", missing_one_over_q, "output: dF/dn", "the mean's 1/Q is left out"),
@@ -195,12 +304,41 @@ FAULTS = (
     Fault("shared bias not summed", shared_bias_not_summed, "second/bias", "the first neuron's term for the sum"),
     Fault(":= for +=", last_example_only, "first/bias", "the last example's gradient for the sum"),
     Fault("contraction", contraction_with_own_layer, "second/weights/first", "s a^T with another layer's a"),
+    Fault(
+        "kernel not turned",
+        kernel_not_turned,
+        "narrow: dF/dn",
+        "the kernel the same way round on the way back",
+        signals,
+    ),
+    Fault(
+        "stride forgotten", stride_forgotten, "first: dF/dn", "windows go back as if they stood side by side", signals
+    ),
+    Fault(
+        "padding in a mean", padding_counted_in_a_mean, "block: dF/dn", "1/6 at the edge, where fewer are met", signals
+    ),
+    Fault("lost residual", lost_residual, "narrow: dF/dn", "nothing goes back by the identity", signals),
+    Fault(
+        "positions not summed",
+        positions_not_summed,
+        "deep/weights/narrow",
+        "the last position's term for the sum",
+        signals,
+    ),
+    Fault("bias of one position", bias_of_one_position, "deep/bias", "the first position's term for the sum", signals),
+    Fault(
+        "repeats not added",
+        repeated_tokens_not_added,
+        "embedded/weights/text",
+        "a token's last place for the sum",
+        signals,
+    ),
 )
 
 
 def examine(fault: Fault, jit: bool = False) -> fnn.Agreement:
     """`compare` of one planted fault."""
-    return fnn.compare(*bench(), manual=fault.backpropagate, jit=jit)
+    return fnn.compare(*fault.bench(), manual=fault.backpropagate, jit=jit)
 
 
 def main() -> None:
@@ -210,7 +348,10 @@ def main() -> None:
     jax.config.update("jax_enable_x64", True)
     rows = []
     print(f"{'fault':<26}{'compare':<9}{'third opinion':<31}{'Taylor test':<16}where")
-    for fault in (Fault("none", backprop.backpropagate, "", "the right one"), *FAULTS):
+    right = (
+        Fault(f"none of {bench.__name__}", backprop.backpropagate, "", "the right one", bench) for bench in BENCHES
+    )
+    for fault in (*right, *FAULTS):
         a = examine(fault)
         rows.append(
             {

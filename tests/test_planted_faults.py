@@ -11,20 +11,22 @@ planted = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(planted)
 
 
-def test_there_are_at_least_ten():
-    assert len({fault.name for fault in planted.FAULTS}) >= 10
+def test_there_are_at_least_ten_and_as_many_as_connections_make_possible():
+    for bench, count in ((planted.vectors, 10), (planted.signals, 5)):
+        assert len({fault.name for fault in planted.FAULTS if fault.bench is bench}) >= count
 
 
 @pytest.mark.sampled(every=5)
 @pytest.mark.parametrize("fault", planted.FAULTS, ids=lambda fault: fault.name)
 def test_fault_is_caught_and_placed(fault):
-    agreement = planted.examine(fault)
+    agreement = planted.examine(fault, jit=fault.bench is planted.signals)
     assert agreement.verdict == "differ"
     assert agreement.where.startswith(fault.where)
     assert agreement.third_opinion.says == "the manual gradient is wrong"
     assert agreement.taylor.says == "wrong"
 
 
-def test_the_pieces_put_together_rightly_agree():
-    right = planted.Fault("none", planted.pieces, "", "")
-    assert planted.examine(right).verdict == "agree"
+@pytest.mark.parametrize("bench", planted.BENCHES, ids=lambda bench: bench.__name__)
+def test_the_pieces_put_together_rightly_agree(bench):
+    right = planted.Fault("none", planted.pieces, "", "", bench)
+    assert planted.examine(right, jit=bench is planted.signals).verdict == "agree"

@@ -266,18 +266,30 @@ def monitor(network: Network, loss: Loss, inputs: Inputs, targets: Array) -> Cal
     return differences
 
 
-@functools.partial(cached, size=32)
 def _callables(network: Network, loss: Loss, manual: Callable[..., Backpropagation], key: Array | None):
     """The gradient and sensitivities by hand, the same automatically, and the objective; of params, inputs, targets.
 
     key: for dropout. Without it the same three are given for the same network and loss, with what was compiled of them.
     """
+    return _by_hand(network, loss, manual, key), *_automatically(network, loss, key)
+
+
+@functools.partial(cached, size=32)
+def _by_hand(network: Network, loss: Loss, manual: Callable[..., Backpropagation], key: Array | None):
     dropping = {} if key is None else {"key": key}
 
     def by_hand(params, inputs, targets):
         result = manual(network, loss, params, inputs, targets, **dropping)
         _check_manual(network, params, targets, result)
         return {"value": result.value, "parameters": result.gradients, "sensitivities": dict(result.sensitivities)}
+
+    return by_hand
+
+
+@functools.partial(cached, size=32)
+def _automatically(network: Network, loss: Loss, key: Array | None):
+    """The same, whoever is compared with it."""
+    dropping = {} if key is None else {"key": key}
 
     def objective(params, inputs, targets, offsets=None):
         dtype = jax.tree.leaves(params)[0].dtype  # complex while the third opinion steps into the imaginary
@@ -292,7 +304,7 @@ def _callables(network: Network, loss: Loss, manual: Callable[..., Backpropagati
         value, (gradients, s) = jax.value_and_grad(objective, argnums=(0, 3))(params, inputs, targets, offsets)
         return {"value": value, "parameters": gradients, "sensitivities": s}
 
-    return by_hand, automatically, objective
+    return automatically, objective
 
 
 def _check_manual(network: Network, params: Params, targets: Array, result: Any) -> None:

@@ -35,8 +35,8 @@ _DRAWS = 16  # as many as a uint16 has bits; of fewer, the root mean square of a
 _EXACT = {
     "abs", "broadcast_in_dim", "concatenate", "copy", "copy_p", "device_put", "dynamic_slice", "dynamic_update_slice",
     "expand_dims", "gather", "iota", "max", "min", "neg", "optimization_barrier", "pad", "pbroadcast", "reduce_max",
-    "reduce_min", "reshape", "rev", "scatter", "select_n", "sign", "slice", "sort", "split", "squeeze", "stop_gradient",
-    "transpose",
+    "reduce_min", "reduce_window_max", "reduce_window_min", "reshape", "rev", "scatter", "select_n", "sign", "slice",
+    "sort", "split", "squeeze", "stop_gradient", "transpose",
 }  # fmt: skip
 # Programs that stand inside another as they are; under custom derivatives the function itself
 _CALLS = {
@@ -116,9 +116,10 @@ class _Unmoved:
         if terms is not None:
             count, total = terms
             total = _wide(total, self.np)
-            if equation.primitive.name != "reduce_sum":  # 16-bit products are accumulated in float32, and rounded once
+            if equation.primitive.name in _PRODUCTS:  # of 16 bits, they are accumulated in float32, and rounded once
                 own = unit_roundoff(at_least_float32(result.dtype)) / self.unit
-            size = size + own * math.sqrt(count) * self.np.where(self.np.isfinite(total), total, 0)
+            root = self.np.sqrt(self.np.asarray(count, total.dtype))
+            size = size + own * root * self.np.where(self.np.isfinite(total), total, 0)
         return self.np.where(self.np.isfinite(x), size, 0)
 
 
@@ -230,24 +231,58 @@ def _operations(equation) -> int:
     return max(1, inside * equation.params.get("length", 1))
 
 
-def _terms(equation, operands: list) -> tuple[int, Array] | None:
+def _terms(equation, operands: list) -> tuple[int | Array, Array] | None:
     """K and sum |t_k| of every result of a sum or an inner product; None for what is neither."""
-    name, params = equation.primitive.name, equation.params
-    if name == "dot_general":
-        (contracted, _), _ = params["dimension_numbers"]
-        count = math.prod(operands[0].shape[axis] for axis in contracted)
-    elif name == "conv_general_dilated":
-        out = params["dimension_numbers"].rhs_spec[0]
-        count = math.prod(size for axis, size in enumerate(operands[1].shape) if axis != out)
-    elif name == "reduce_sum":
-        count = math.prod(operands[0].shape[axis] for axis in params["axes"])
-    elif name in ("cumsum", "reduce_window_sum", "scatter-add"):
-        count = operands[0].size
-    else:
+    count, inside = _COUNTS.get(equation.primitive.name), getattr(equation.params.get("jaxpr"), "eqns", ())
+    if count is None or any(each.primitive.name != "add" for each in inside) or len(equation.outvars) > 1:
         return None
     # as the operation itself would give them, had its operands no signs
     unsigned = [jnp.abs(x) if _is_float(x) else x for x in operands]
-    return count, _bind(equation, unsigned)[0]
+    return count(equation.params, operands), _bind(equation, unsigned)[0]
+
+
+def _of_product(params, operands: list) -> int:
+    (contracted, _), _ = params["dimension_numbers"]
+    return math.prod(operands[0].shape[axis] for axis in contracted)
+
+
+def _of_convolution(params, operands: list) -> int:
+    """Along each axis no more of the kernel than there is to meet; what is 0 by dilation or padding adds nothing."""
+    signal, kernel, _ = params["dimension_numbers"]
+    read, weights = (x.shape for x in operands)
+    count = weights[kernel[1]]  # of channels, those of one group
+    axes = zip(signal[2:], kernel[2:], params["lhs_dilation"], params["rhs_dilation"], strict=True)
+    for x, w, gap, step in axes:
+        both = math.gcd(gap, step)
+        count *= min(-(-weights[w] * both // gap), -(-read[x] * both // step))
+    return count
+
+
+def _of_scatter(params, operands: list) -> Array:
+    """Of each result what was there, and how often it is added to."""
+    into, indices, updates = (jnp.ones(x.shape, jnp.int32) if _is_float(x) else x for x in operands)
+    told = {name: params[name] for name in ("indices_are_sorted", "unique_indices", "mode")}
+    return lax.scatter_add(into, indices, updates, params["dimension_numbers"], **told)
+
+
+def _over(axes: str) -> Callable[..., int]:
+    return lambda params, operands: math.prod(operands[0].shape[axis] for axis in params[axes])
+
+
+def _of_window(params, operands: list) -> int:
+    return math.prod(params["window_dimensions"])
+
+
+_PRODUCTS = {"dot_general": _of_product, "conv_general_dilated": _of_convolution}
+# How many terms a result is the sum of, K
+_COUNTS = _PRODUCTS | {
+    "reduce_sum": _over("axes"),
+    "reduce": _over("dimensions"),
+    "reduce_window_sum": _of_window,
+    "reduce_window": _of_window,
+    "cumsum": lambda params, operands: operands[0].shape[params["axis"]],
+    "scatter-add": _of_scatter,
+}
 
 
 def _is_float(x) -> bool:

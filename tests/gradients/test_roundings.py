@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import GRAPHS, OUTPUT_PAIRS, PROVED, problem
+from jax import lax
+from signal_cases import random_network, signal_problem, texts
 
 import functional_nn as fnn
 from functional_nn.gradients import backprop
@@ -28,6 +30,66 @@ def test_a_sum_moves_as_its_terms_do_whatever_they_leave_of_each_other(way):
     assert adding == pytest.approx(np.sqrt(100) * 100 + 100, rel=1e-6)  # and u |x|
 
 
+def _signs(*shape):
+    return jnp.asarray(np.where(np.indices(shape).sum(axis=0) % 2, -1.0, 1.0))
+
+
+def _convolution(groups=1, over="N", **settings):
+    """Of signals (Q, T, R) and kernels (S, K, R); over="C", of what a kernel's derivative is made of."""
+    letters = ("NTC", "OTI", "NTC") if over == "N" else ("CTN", "ITO", "CTN")
+    count = {"feature_group_count": groups} if over == "N" else {"batch_group_count": groups}
+    settings = {"window_strides": (1,), "padding": ((0, 0),)} | settings | count
+    return functools.partial(lax.conv_general_dilated, dimension_numbers=letters, **settings)
+
+
+def _added(size):
+    return lambda x: lax.reduce_window(x, jnp.zeros(()), lax.add, (1, size, 1), (1, 1, 1), "VALID")  # as a program
+
+
+def _largest(size):
+    return lambda x: lax.reduce_window(x, -jnp.inf, lax.max, (1, size, 1), (1, 1, 1), "VALID")
+
+
+PLACES = jnp.array([0, 0, 0, 0, 2, 2])
+# name -> (what is computed, of what, how many terms of size 1 each result has); all results are 0
+SUMS = {
+    "product": (jnp.dot, (_signs(3, 8), jnp.ones((8, 2))), 8),
+    "convolution": (_convolution(), (_signs(2, 9, 1), jnp.ones((3, 4, 1))), 4),
+    "of channels": (_convolution(), (_signs(2, 9, 4), jnp.ones((3, 3, 4))), 12),
+    "in groups": (_convolution(2), (_signs(2, 9, 4), jnp.ones((6, 3, 2))), 6),
+    "dilated": (_convolution(rhs_dilation=(3,)), (_signs(2, 9, 1), jnp.ones((3, 2, 1))), 2),
+    # on its way back a stride leaves gaps, of which half of the kernel meets nothing
+    "back by a stride": (_convolution(lhs_dilation=(2,)), (_signs(2, 9, 1), jnp.ones((3, 4, 1))), 2),
+    "with both": (_convolution(lhs_dilation=(2,), rhs_dilation=(2,)), (_signs(2, 9, 2), jnp.ones((3, 2, 2))), 4),
+    "of one position": (_convolution(padding=((2, 2),)), (_signs(2, 1, 4), jnp.ones((3, 3, 4))), 4),
+    # of a kernel's derivative the examples are the channels
+    "a kernel's": (_convolution(over="C"), (_signs(2, 9, 3), jnp.ones((2, 6, 5))), 12),
+    "a strided kernel's": (_convolution(over="C", rhs_dilation=(3,)), (_signs(2, 9, 3), jnp.ones((2, 2, 5))), 4),
+    "a grouped kernel's": (_convolution(2, over="C"), (_signs(2, 9, 4), jnp.ones((2, 6, 6))), 12),
+    "sum": (lambda x: jnp.sum(x, axis=1), (_signs(3, 8, 2),), 8),
+    "sum as a program": (lambda x: lax.reduce(x, jnp.zeros(()), lax.add, (1,)), (_signs(3, 8, 2),), 8),
+    "windows": (lambda x: lax.reduce_window(x, 0.0, lax.add, (1, 4, 1), (1, 1, 1), "VALID"), (_signs(2, 9, 1),), 4),
+    "windows as a program": (_added(4), (_signs(2, 9, 1),), 4),
+    "cumulative": (lambda x: lax.cumsum(x, axis=1)[:, -1], (_signs(3, 8, 2),), 8),
+    "scattered": (lambda x: jnp.zeros(3).at[PLACES].add(x)[0], (_signs(6),), (5, 4)),  # and the 0 that was there
+}
+
+FAST = ("product", "convolution", "back by a stride", "of one position", "a grouped kernel's", "windows", "scattered")
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    "name", [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in SUMS]
+)
+def test_terms_are_counted_as_they_are(name, way):
+    """sqrt(K) sum |t| where the sum leaves nothing, at every place that is no edge."""
+    function, args, terms = SUMS[name]
+    count, size = terms if isinstance(terms, tuple) else (terms, terms)
+    np.testing.assert_allclose(function(*args), 0, atol=0)
+    found = np.asarray(WAYS[way](function)(args, KEY))
+    np.testing.assert_allclose(np.max(found), np.sqrt(count) * size, rtol=1e-6)
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_errors_go_through_a_program_as_its_derivative_says(way):
     x = jnp.linspace(0.5, 2, 400)
@@ -40,6 +102,8 @@ def test_errors_go_through_a_program_as_its_derivative_says(way):
 def test_nothing_is_moved_where_nothing_is_computed(way):
     def function(x):
         return jnp.concatenate([-x.T.reshape(-1), jnp.maximum(x, 0)[0], jnp.where(x > 0, x, 0)[1], jnp.sort(x)[0]])
+
+    assert not np.asarray(WAYS[way](_largest(2))((jnp.arange(6.0).reshape(1, 6, 1),), KEY)).any()
 
     assert not np.asarray(WAYS[way](function)((jnp.arange(6.0).reshape(2, 3) - 2,), KEY)).any()
 
@@ -173,6 +237,71 @@ def _alarms(configurations, seeds):
 def test_random_networks_raise_no_alarm():
     compared, alarms, largest = _alarms(range(3), range(20))
     assert compared >= 40 and not alarms and 1e-3 < largest < 1
+
+
+def _signal_alarms(configurations, seeds, dtypes=("float64", "float32", "bfloat16")):
+    """The same of random networks on signals: (compared, those called different, the largest error over allowed)."""
+    compared, alarms, largest = 0, [], 0.0
+    for number in configurations:
+        draw = np.random.default_rng(number)
+        network = random_network(draw) if number % 5 else texts()
+        of_output = {"softmax": "cross_entropy", "sigmoid": "binary_cross_entropy"}
+        loss = f"{of_output.get(network.output.activation.name, 'mean_square_error')}({draw.choice(['mean', 'sum'])})"
+        dtype, examples = str(draw.choice(dtypes)), int(draw.choice([1, 4, 16]))
+        for seed in seeds:
+            p, x, t = signal_problem(network, loss, 1000 * number + seed, examples, dtype)
+            signs = lambda v: jnp.sign(v) if v.dtype.kind == "f" else v  # noqa: E731
+            kinds = {
+                "as they are": (p, x, t),
+                "one example many times": (p, *jax.tree.map(lambda v: jnp.broadcast_to(v[:1], v.shape), (x, t))),
+                "signs": (p, jax.tree.map(signs, x), t),
+                "large": (jax.tree.map(lambda v: 4 * v, p), x, t),
+                "quarters": (jax.tree.map(lambda v: jnp.round(4 * v) / 4, p), x, t),
+            }
+            kind = draw.choice(list(kinds))
+            with np.errstate(all="ignore"):
+                a = fnn.compare(network, loss, *kinds[kind], second_opinions=False)
+            compared += 1
+            for d in (a.total, *a.parameters, *a.sensitivities):
+                largest = max(largest, d.error / d.allowed if d.allowed > 0 else np.inf * d.error if d.error else 0.0)
+            if a.verdict == "differ":
+                alarms.append((number, seed, kind, network, loss, dtype, a.where))
+    return compared, alarms, largest
+
+
+def test_random_convolutional_networks_raise_no_alarm():
+    compared, alarms, largest = _signal_alarms((8,), range(20))
+    assert compared == 20 and not alarms and 1e-3 < largest < 1, (alarms, largest)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
+@pytest.mark.parametrize("ten", range(6))
+def test_thousands_of_random_convolutional_networks_raise_no_alarm(ten, dtype):
+    compared, alarms, largest = _signal_alarms(range(100 + 10 * ten, 110 + 10 * ten), range(20), (dtype,))
+    assert compared == 200 and not alarms and largest < 1, (alarms, largest)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_bounds_of_what_signals_do_are_of_the_size_of_the_errors(dtype):
+    """Against float64: sums of a thousand terms that are scattered, convolved, and taken by windows."""
+    draw = np.random.default_rng(0)
+    x, w, s = (draw.normal(size=size) + 0.5 for size in ((32, 9, 8), (4, 3, 8), (32, 9, 4)))
+    places = jnp.asarray(draw.integers(0, 3, 288))
+    programs = {
+        "convolution": (_convolution(padding=((1, 1),)), (x, w)),
+        "back by a stride": (_convolution(lhs_dilation=(2,)), (x, w)),
+        "a kernel's": (_convolution(over="C", padding=((1, 1),)), (x, s)),
+        "a grouped kernel's": (_convolution(4, over="C", padding=((1, 1),)), (x, s)),
+        "scattered": (lambda x: jnp.zeros((3, 8), x.dtype).at[places].add(x.reshape(-1, 8)), (x,)),
+        "windows": (lambda x: lax.reduce_window(x, 0.0, lax.add, (1, 5, 1), (1, 1, 1), "VALID"), (x,)),
+    }
+    for name, (function, args) in programs.items():
+        args = [jnp.asarray(v, dtype) for v in args]
+        exact = function(*(v.astype(jnp.float64) for v in args))
+        delta = np.linalg.norm(np.asarray(displacements(function, tuple(args), KEY)).astype(np.float64))
+        error = np.linalg.norm(np.asarray(function(*args)).astype(np.float64) - exact)
+        assert 1e-4 < error / (6 * unit_roundoff(dtype) * delta) < 1, name
 
 
 @pytest.mark.slow
