@@ -25,7 +25,7 @@ from functional_nn.gradients import factors
 from functional_nn.networks import losses
 from functional_nn.networks.connections import Connection, Factors
 from functional_nn.networks.losses import Loss, at_positions
-from functional_nn.networks.network import Inputs, Layer, Network, Params, Trace, dtype_of, forward, theta
+from functional_nn.networks.network import Inputs, Layer, Network, Params, Trace, dtype_of, forward, theta, weights_of
 
 
 class Sweep(NamedTuple):
@@ -229,7 +229,7 @@ def sweep(
 
     def carry(layer: Layer, source: str, by: Connection, s: Array) -> Array:
         # dense: (Q, S) (S, R), Eq. 3.47
-        return by.back(s, params[layer.name]["weights"].get(source), trace.activations[source])
+        return by.back(s, weights_of(params[layer.name], source, by), trace.activations[source])
 
     def reaches(source: str) -> bool:
         return source in params or (input_gradients and source not in network.tokens)  # what has parameters is a layer

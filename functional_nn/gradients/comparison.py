@@ -215,6 +215,7 @@ def compare(
         backwards = [layer.name for layer in reversed(network.layers)]
         parted = {name: found.differences(lambda t, name=name: {name: t["sensitivities"][name]}) for name in backwards}
         sensitivities = tuple(parted[name][0] for name in backwards)
+        parted_at = {name: found.parts_at(lambda t, name=name: t["sensitivities"][name]) for name in backwards}
         kinks, convention = _audit_kinks(network, loss, automatically, params, inputs, targets)
         total = found.total(lambda tree: tree["parameters"])
         third = taylor = None
@@ -234,7 +235,7 @@ def compare(
         title=f"{_describe(network)}, {loss.name} ({loss.reduction}), Q = {targets.shape[0]}",
         dtype=str(targets.dtype),
         verdict=_judge((total, *parameters, *sensitivities)) if defined else "inconclusive",
-        where=_where(parameters, sensitivities) if defined else None,
+        where=_where(parameters, sensitivities, parted_at) if defined else None,
         total=total,
         parameters=parameters,
         sensitivities=sensitivities,
@@ -345,7 +346,7 @@ def compare_callables(
         title="two callables",
         dtype=str(jax.tree.leaves(found.automatic)[0].dtype),
         verdict=_judge((total, *parameters)),
-        where=_where(parameters, ()),
+        where=_where(parameters, (), {}),
         total=total,
         parameters=parameters,
         sensitivities=(),
@@ -544,6 +545,17 @@ class _Examination:
             rows.append(_difference(name, leaf(self.manual), leaf(self.automatic), self.allowed(leaf)))
         return tuple(rows)
 
+    def parts_at(self, part) -> tuple[int, ...] | None:
+        """The first position of a signal (Q, *P, S) at which the two differ by more than rounding explains there."""
+        manual, automatic, delta = (
+            np.asarray(part(x)).astype(np.float64) for x in (self.manual, self.automatic, self.delta)
+        )
+        norm = lambda x: np.linalg.norm(np.moveaxis(x, 0, -2).reshape(-1, len(x) * x.shape[-1]), axis=1)  # noqa: E731
+        apart = np.flatnonzero(~(norm(manual - automatic) <= _LAMBDA * self.unit * norm(delta)))
+        if manual.ndim < 3 or not apart.size:
+            return None
+        return tuple(int(i) for i in np.unravel_index(apart[0], manual.shape[1:-1]))
+
     def total(self, part) -> Difference:
         """All arrays of a part taken as one vector."""
         joined = [
@@ -642,13 +654,15 @@ def _judge(differences: Sequence[Difference]) -> Verdict:
     return "inconclusive" if says_little else "agree"
 
 
-def _where(parameters: Sequence[Difference], sensitivities: Sequence[Difference]) -> str | None:
-    """The first place, from the output back, where the two part."""
+def _where(
+    parameters: Sequence[Difference], sensitivities: Sequence[Difference], positions: dict[str, tuple | None]
+) -> str | None:
+    """The first place, from the output back, where the two part; positions: in a layer's signal."""
     for position, s in enumerate(sensitivities):
         if not s.agrees:
-            at = f", most at example {s.index[0]}, position {s.index[1:-1]}" if len(s.index) > 2 else ""
+            at = f" at position {positions[s.name]}" if positions.get(s.name) else ""
             origin = "the start, from loss and output activation" if position == 0 else "the step back into this layer"
-            return f"{s.name}: dF/dn parts here first, by {s.ulps:.3g} ulps{at} ({origin})"
+            return f"{s.name}: dF/dn parts here first{at}, by {s.ulps:.3g} ulps ({origin})"
     for p in parameters:
         if not p.agrees:
             found = "the sensitivities agree, this gradient does not" if sensitivities else "the two differ"

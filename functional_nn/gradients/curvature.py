@@ -31,10 +31,10 @@ from jax.flatten_util import ravel_pytree
 
 from functional_nn import checks, linalg
 from functional_nn.gradients import backprop, factors
-from functional_nn.gradients.views import BLOCK, BUDGET, Examples, View, check_budget, in_blocks, prepare
+from functional_nn.gradients.views import BLOCK, BUDGET, Examples, View, check_budget, fitting, in_blocks, prepare
 from functional_nn.networks import losses
 from functional_nn.networks.losses import Loss, at_positions
-from functional_nn.networks.network import Inputs, Network, Params, plus_bias, theta
+from functional_nn.networks.network import Inputs, Network, Params, plus_bias, theta, weights_of
 from functional_nn.precision import at_least_float32
 
 Matrix = Literal["hessian", "gauss_newton"]
@@ -102,7 +102,7 @@ def products(
     examples, total = prepare(network, loss, params, inputs, targets, weights)
     multiply = _hessian_product if of == "hessian" else _gauss_newton_product
     if block is not None:
-        checks.integer("products", "block", block, 1)
+        block = fitting(network, params, checks.integer("products", "block", block, 1))
     if block is None or len(examples.part) <= block:
         prepared = multiply(View(network, loss, params, examples, total))
     else:
@@ -128,7 +128,7 @@ def products(
 
 
 class Tangents(NamedTuple):
-    """R{n} {layer: (Q, S)} and R{a} {layer: (Q, S)}: what the forward pass changes by along a direction."""
+    """R{n} and R{a}, {layer: (Q, *P, S)} each: what the forward pass changes by along a direction."""
 
     net_inputs: dict[str, Array]
     activations: dict[str, Array]
@@ -141,7 +141,7 @@ def push_forward(view: View, vector: Params) -> Tangents:
         name, own, v = layer.name, view.params[layer.name], vector[layer.name]
         terms = [by.forward(a[source], v["weights"][source]) for source, by in layer.weighted]
         moving = [(source, by) for source, by in layer.reads if source in r_a]
-        terms += [by.forward(r_a[source], own["weights"].get(source)) for source, by in moving]
+        terms += [by.forward(r_a[source], weights_of(own, source, by)) for source, by in moving]
         r = sum(terms[1:], start=terms[0]) if terms else jnp.zeros_like(n[name])
         r_n[name] = plus_bias(r, v)
         r_a[name] = layer.activation.pushforward(
@@ -184,7 +184,7 @@ def _hessian_product(view: View) -> Product:
             }
 
         def carry(layer, source, by, r_s):
-            w, v = (tree[layer.name]["weights"].get(source) for tree in (params, vector))
+            w, v = (weights_of(tree[layer.name], source, by) for tree in (params, vector))
             back = by.back(r_s, w, trace.activations[source])
             return back if w is None else back + by.back(s[layer.name], v, trace.activations[source])
 

@@ -39,7 +39,8 @@ def total(f: Factors, parameter: Array, add: Callable[[Array], Array] = dense.to
         return dense.outer(rows(f.left), rows(f.right)).reshape(parameter.shape)
     if f.left.shape[1:] == parameter.shape:
         return add(f.left.reshape(len(f.left), -1)).reshape(parameter.shape)
-    summed = add(rows(f.left))
+    # of many positions XLA's own sum is the faster one, and needs no copy of them
+    summed = add(f.left) if f.left.ndim == 2 else jnp.sum(f.left, axis=tuple(range(f.left.ndim - 1)))
     return summed if parameter.shape == summed.shape else jnp.sum(summed).reshape(1)
 
 
@@ -72,7 +73,8 @@ def _share(f: Factors, parameter: Array, along: int) -> Factors:
         return f
     left, lead = f.left, 1 + along
     if left.shape[lead:] != parameter.shape:
-        left = jnp.sum(left, axis=tuple(range(lead, left.ndim - 1)))
+        positions = tuple(range(lead, left.ndim - 1))
+        left = jnp.sum(left, axis=positions) if positions else left
         left = left if left.shape[lead:] == parameter.shape else jnp.sum(left, axis=-1, keepdims=True)
     return Factors(left.reshape(*left.shape[:lead], -1), None)
 
@@ -191,7 +193,25 @@ def _paired(lefts: str, whole: str, one: Factors, other: Factors, both: str) -> 
     if _gram_pays(one, one.right.shape[1] ** 2):
         sources = jnp.einsum("qtk,ruk->qrtu", one.right, other.right)
         return jnp.einsum(both, jnp.einsum(lefts, one.left, other.left), sources)
-    return jnp.einsum(whole, *(formed(f).reshape(*f.left.shape[:-2], 1, -1) for f in (one, other)))
+
+    def products(*some: Factors) -> Array:
+        return jnp.einsum(whole, *(formed(f).reshape(*f.left.shape[:-2], 1, -1) for f in some))
+
+    # of so many neurons at a time that only so many derivatives are formed
+    size = sum(len(f.left) * _formed_bytes(f) for f in (one, other))
+    neurons = one.left.shape[-1]
+    chunks = min(neurons, -(-size // _FORMED))
+    if chunks == 1:
+        return products(one, other)
+    width = -(-neurons // chunks)
+
+    def chunk(f: Factors, i: Array) -> Factors:
+        left = jnp.pad(f.left, ((0, 0),) * (f.left.ndim - 1) + ((0, chunks * width - neurons),))
+        return f._replace(left=lax.dynamic_slice_in_dim(left, i * width, width, axis=-1))
+
+    some = lambda i: products(chunk(one, i), chunk(other, i))  # noqa: E731
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(some, 0))
+    return lax.fori_loop(0, chunks, lambda i, total: total + some(i), zeros)
 
 
 def _shared(f: Factors) -> bool:
@@ -203,11 +223,15 @@ def _gram_pays(f: Factors, positions: int) -> bool:
     return positions * (S + K) <= S * K
 
 
+def _formed_bytes(f: Factors) -> int:
+    """What the derivatives of one example take, formed."""
+    return math.prod(f.left.shape[1:-2]) * f.left.shape[-1] * f.right.shape[-1] * f.left.dtype.itemsize
+
+
 def _a_few_at_a_time(function: Callable, rows: Any) -> Array:
     """function(rows) of a few examples at a time, so that only so many derivatives are formed; (Q, ...)."""
     f = rows if isinstance(rows, Factors) else rows[0]
-    one = math.prod(f.left.shape[1:-2]) * f.left.shape[-1] * f.right.shape[-1] * f.left.dtype.itemsize
-    size = max(1, _FORMED // one)
+    size = max(1, _FORMED // _formed_bytes(f))
     if size >= len(f.left):
         return function(rows)
     single = lambda own: function(jax.tree.map(lambda x: x[None], own))[0]  # noqa: E731

@@ -48,6 +48,7 @@ from functional_nn.gradients.views import (
     View,
     block_order,
     check_budget,
+    fitting,
     in_blocks,
     prepare,
     swept_from,
@@ -184,10 +185,11 @@ def compute(
 ) -> dict[str, Any]:
     """Several quantities at once, {name: result}: one trace and each sweep once, whatever is asked for.
 
-    inputs (Q, R), or {name: (Q, R)}; targets (Q, S), None with `loss` None where no quantity asked for reads them.
-    weights (Q,): of the examples, in everything that sums over them. block: examples swept at once, None for all; a
-    larger batch goes in blocks, with the same answer, so that only results grow with Q. budget: bytes that a result
-    may take. options: those of the quantities asked for, such as max_norm=1.0, each given to all that have it.
+    inputs (Q, *P, R), or {name: (Q, *P, R)}; targets (Q, *P, S), None with `loss` None where no quantity asked for
+    reads them. weights (Q,): of the examples, in everything that sums over them; of positions (Q, *P). block: examples
+    swept at once, None for all, fewer where signals would take more than 256 MiB; a larger batch goes in blocks, with
+    the same answer, so that only results grow with Q. budget: bytes that a result may take. options: those of the
+    quantities asked for, such as max_norm=1.0, each given to all that have it.
 
     >>> import jax, functional_nn as fnn
     >>> network = fnn.multilayer((3, 4, 2), ("tanh", "softmax"))
@@ -213,6 +215,7 @@ def compute(
     block = None if block is None else checks.integer("", "block", block, 1)
     backprop.check_trainable(network)
     examples, total = prepare(network, loss, params, inputs, targets, weights)
+    block = fitting(network, params, block)
     loss = None if loss is None else losses.get(loss)
     whole = Whole(network, loss, params, examples, total, block)
     own = {name: {key: options.get(key, rule.options[key]) for key in rule.options} for name, rule in rules.items()}
@@ -586,10 +589,8 @@ def _kronecker(view: View, over: Callable, shared: Shared) -> dict[str, Kronecke
         for layer in view.network.layers:
             own = factored[layer.name]
             block = lambda f: products(f.left if f.right is None else _flat(factors.formed(f)), view.share)  # noqa: E731
-            s = jnp.zeros((len(view.part), 0), view.dtype)
-            if layer.weighted:
-                f = own["weights"][layer.weighted[0][0]]
-                s = jnp.sum(f.left, axis=-2) if shared == "reduce" and f.right.ndim == 3 else f.left
+            s, x = own["weights"][layer.weighted[0][0]] if layer.weighted else (view.part[:, None][:, :0], view.part)
+            s = jnp.sum(s, axis=-2) if shared == "reduce" and x.ndim == 3 else s
             found[layer.name] = products(s, view.share), factors.each(block, _alone(layer, own))
         return found
 

@@ -26,6 +26,7 @@ from functional_nn.networks.network import Params, Trace, dtype_of, forward, the
 from functional_nn.precision import at_least_float32
 
 BLOCK = 2048  # examples swept at once
+SWEPT = 256 * 2**20  # bytes that a block takes, of networks whose layers read signals
 BUDGET = 2 * 2**30  # bytes that one result may take
 COLUMNS = 16  # of the root of the loss's curvature, swept at once
 ROOTS = 8  # examples whose roots are formed at once, of a curvature that cannot do without
@@ -238,6 +239,17 @@ def prepare(network, loss, params, inputs, targets, weights) -> tuple[Examples, 
         part = weights / weight
     total = weight if loss is not None and loss.reduction == "sum" else 1.0
     return Examples(inputs, targets, part, jnp.arange(count, dtype=jnp.int32), positions), total
+
+
+def fitting(network, params, block: int | None) -> int | None:
+    """`block`, or as many examples as take `SWEPT` bytes, with what shared weights read at every position."""
+    if block is None or all(len(shape) == 1 for shape in network.net_shapes.values()):
+        return block
+    unfolded = 0
+    for layer in network.layers:
+        positions = math.prod(network.net_shapes[layer.name][:-1])
+        unfolded += positions * sum(w.size // len(w) for w in params[layer.name]["weights"].values())
+    return max(1, min(block, SWEPT // ((network.trace_size + unfolded) * dtype_of(params).itemsize)))
 
 
 def block_order(count: int, block: int | None) -> np.ndarray:

@@ -255,8 +255,7 @@ class _Window(NamedTuple):
     padding: Any
 
     def pads(self, positions: Shape) -> tuple[tuple[int, int], ...]:
-        """Zeros before and after each axis; "same" as most libraries have it: ceil(P / stride) windows, the odd zero
-        behind."""
+        """Zeros before and after each axis; "same": so that there are ceil(P / stride) windows, the odd zero behind."""
         if self.padding == "valid":
             return ((0, 0),) * len(self.size)
         if self.padding != "same":
@@ -282,13 +281,15 @@ class _Window(NamedTuple):
         if len(x) != len(self.size) + 1:
             axes = ", ".join("PQR"[: len(self.size)])
             raise ValueError(f"needs a signal ({axes}, channels), got shape {x}")
-        around = self.padding if isinstance(self.padding, tuple) else ((0, 0),) * len(self.size)
-        padded = tuple(length + sum(pad) for length, pad in zip(x[:-1], around, strict=True))
-        for what, sizes in (("a window over", self.reaches), ("a stride of", self.stride)):
-            if any(size > length for size, length in zip(sizes, padded, strict=True)):
-                told = f"{_said(padded)}" + (", padding included" if padded != x[:-1] else "")
-                hint = "; padding that is given in numbers lets it" if self.padding == "same" and what[2] == "w" else ""
-                raise ValueError(f"has {what} {_said(sizes)} positions, larger than the signal's {told}{hint}")
+        same = self.padding == "same"
+        padded = x[:-1] if same else tuple(n + sum(pad) for n, pad in zip(x[:-1], self.pads(x[:-1]), strict=True))
+        larger = lambda sizes: any(size > n for size, n in zip(sizes, padded, strict=True))  # noqa: E731
+        signal = f"larger than the signal's {_said(padded)}" + (", padding included" if padded != x[:-1] else "")
+        if larger(self.reaches):
+            hint = "; padding given in numbers lets it" if same else ""
+            raise ValueError(f"has a window over {_said(self.reaches)} positions, {signal}{hint}")
+        if larger(self.stride):
+            raise ValueError(f"has a stride of {_said(self.stride)} positions, {signal}")
 
     def offsets(self) -> list[Shape]:
         """Where in a window its elements are."""

@@ -22,7 +22,7 @@ from jax import Array
 from functional_nn import checks, precision, registry
 from functional_nn.networks import activations, connections, initializers, losses
 from functional_nn.networks.activations import Activation
-from functional_nn.networks.connections import Connection, Shape, dense, rows
+from functional_nn.networks.connections import Connection, Shape, dense
 from functional_nn.networks.initializers import Initializer
 from functional_nn.networks.losses import Loss
 
@@ -117,8 +117,8 @@ class Layer:
         return tuple((source, by) for source, by in self.reads if by.outer is not None)
 
     def total(self, s: Array) -> Array:
-        """The sum over examples and positions, of sensitivities (Q, *P, S) as its connections lay them out."""
-        return self.connections[0].total(rows(s))
+        """sum_q s_q, of sensitivities (Q, S) as its connections lay them out."""
+        return self.connections[0].total(s)
 
 
 @dataclass(frozen=True)
@@ -159,6 +159,13 @@ class Network:
     def sizes(self) -> dict[str, int]:
         """How many numbers one example's signal has, by name of the input or layer."""
         return {name: math.prod(shape) for name, shape in self.shapes.items()}
+
+    @property
+    def trace_size(self) -> int:
+        """How many net inputs and outputs one example has, of all layers together."""
+        return sum(math.prod(n) for n in self.net_shapes.values()) + sum(
+            self.sizes[layer.name] for layer in self.layers
+        )
 
     @property
     def drops(self) -> bool:
@@ -375,7 +382,7 @@ def forward(
     net_inputs, outputs, dropped, kept = {}, dict(inputs), {}, {}
     for number, layer in enumerate(network.layers):
         name, own = layer.name, params[layer.name]
-        terms = [by.forward(outputs[source], own["weights"].get(source)) for source, by in layer.reads]
+        terms = [by.forward(outputs[source], weights_of(own, source, by)) for source, by in layer.reads]
         n = plus_bias(sum(terms[1:], start=terms[0]), own)  # Hagan P3.2: whatever enters the junction is just added
         if name in offsets:
             n = n + offsets[name]
@@ -389,6 +396,11 @@ def forward(
             a = a * mask
         net_inputs[name], outputs[name] = n, a
     return Trace(net_inputs, outputs, dropped, kept)
+
+
+def weights_of(layer_params: dict, source: str, by: Connection) -> Array | None:
+    """Those by which a source is read, None of a connection that has none: a layer may read a source by both kinds."""
+    return None if by.outer is None else layer_params["weights"][source]
 
 
 def plus_bias(n: Array, layer_params: dict) -> Array:
@@ -507,8 +519,11 @@ def _read_by(layer: Layer) -> tuple[tuple[str, ...], tuple[Connection, ...]]:
     by = (dense,) * len(given) if all(each is dense for each in layer.connections) else tuple(layer.connections)
     if len(by) != len(given):
         raise ValueError(f"layer {layer.name!r}: expected {len(given)} connections, one for each source, got {len(by)}")
-    pairs = zip(given, by, strict=True)
-    return names, tuple(connections.get(own if isinstance(source, str) else source[1]) for source, own in pairs)
+    try:
+        pairs = zip(given, by, strict=True)
+        return names, tuple(connections.get(own if isinstance(source, str) else source[1]) for source, own in pairs)
+    except ValueError as error:
+        raise ValueError(f"layer {layer.name!r}: {error}") from None
 
 
 def _input_shape(name: str, shape: int | Sequence[int]) -> Shape:
@@ -583,7 +598,8 @@ def _check_graph(inputs: tuple[tuple[str, int | Shape], ...], layers: tuple[Laye
             raise ValueError(f"layer {layer.name!r}: the name is already taken by an input or an earlier layer")
         if not layer.sources:
             raise ValueError(f"layer {layer.name!r} reads nothing; sources must name an input or an earlier layer")
-        if len(set(layer.sources)) < len(layer.sources):
+        with_weights = [source for source, _ in layer.weighted]
+        if len(set(with_weights)) < len(with_weights) or len(set(layer.reads)) < len(layer.reads):
             raise ValueError(f"layer {layer.name!r} reads a source twice: {layer.sources}")
         for source in layer.sources:
             if source in known:

@@ -41,7 +41,6 @@ from functional_nn.training.program import (
     evaluation_block,
     lanes,
     start,
-    trace_size,
 )
 from functional_nn.training.results import OUTRANKED, Part, Population
 from functional_nn.training.search import Halving
@@ -207,7 +206,7 @@ def lane_bytes(group: Group) -> tuple[int, int, int]:
     judged = 0
     if group.held_out is not None:
         judged = min(len(group.held_out.targets), evaluation_block(network, jax.tree.leaves(params)[0].dtype))
-    widths, sizes, copied = trace_size(network), network.sizes, copied_size(network)
+    widths, sizes, copied = network.trace_size, network.sizes, copied_size(network)
     own_columns = (own.inputs == 0) * sum(sizes[name] for name, _ in network.inputs) + (own.targets == 0) * sizes[
         network.output.name
     ]

@@ -250,8 +250,8 @@ def evaluate(
 ) -> tuple[Array, Array]:
     """(F, accuracy) over all examples, measured in blocks; accuracy is nan where there are no right answers.
 
-    inputs (Q, *P, R) or {name: (Q, *P, R)}, targets (Q, *P, S) or integer labels (Q, *P); `correct`, `weights` and
-    `class_weights` as in `fit`. Raises ValueError as `backpropagate`.
+    inputs (Q, *P, R) or {name: (Q, *P, R)}, targets (Q, *P, S) or integer labels (Q, *P), of which every position
+    counts; `correct`, `weights` and `class_weights` as in `fit`. Raises ValueError as `backpropagate`.
     """
     loss = losses.get(loss)
     loss.check_outputs(network.output.activation)
@@ -277,12 +277,7 @@ def prepare_batch(network, loss, params, inputs, targets, weights=None, class_we
 
 def evaluation_block(network: Network, dtype) -> int:
     """How many examples are measured at once."""
-    return max(1, _EVALUATED // (np.dtype(dtype).itemsize * (trace_size(network) + copied_size(network))))
-
-
-def trace_size(network: Network) -> int:
-    """How many net inputs and outputs one example has, of all layers together."""
-    return sum(math.prod(network.net_shapes[layer.name]) + network.sizes[layer.name] for layer in network.layers)
+    return max(1, _EVALUATED // (np.dtype(dtype).itemsize * (network.trace_size + copied_size(network))))
 
 
 @functools.lru_cache(maxsize=256)

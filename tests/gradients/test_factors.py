@@ -42,8 +42,12 @@ def test_sums_of_one_example(size, directions, few, monkeypatch):
     )
 
 
+@pytest.mark.parametrize("few", [False, True])
 @pytest.mark.parametrize("size", SIZES)
-def test_sums_of_pairs(size):
+def test_sums_of_pairs(size, few, monkeypatch):
+    """few: derivatives are formed of two neurons at a time, of which the last may be without company."""
+    if few:
+        monkeypatch.setattr(factors, "_FORMED", 8 * 2 * 6 * 2 * SIZES[size][2])
     (one, a), (other, b) = pair(size, None), pair(size, None)
     np.testing.assert_allclose(factors.inner_products(one, other), np.einsum("qsk,rsk->qr", a, b), rtol=1e-11)
     (one, a), (other, b) = pair(size, 3), pair(size, 3)

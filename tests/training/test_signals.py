@@ -118,7 +118,7 @@ def test_evaluation_in_blocks_counts_positions_by_their_weights(examples, monkey
     weights = MASK * BY_CLASS[TOKENS[1]]
     right = np.asarray(TEXT.apply(PARAMS, TOKENS[0])).argmax(axis=-1) == TOKENS[1]
     each = np.asarray(surprise(PARAMS, *TOKENS))
-    monkeypatch.setattr(program, "_EVALUATED", 8 * examples * (program.trace_size(TEXT) + program.copied_size(TEXT)))
+    monkeypatch.setattr(program, "_EVALUATED", 8 * examples * (TEXT.trace_size + program.copied_size(TEXT)))
     assert program.evaluation_block(TEXT, np.float64) == examples
     for loss in (LOSS, fnn.losses.cross_entropy("sum")):
         found = training.evaluate(TEXT, loss, PARAMS, *TOKENS, weights=MASK, class_weights=BY_CLASS.tolist())
