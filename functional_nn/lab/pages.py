@@ -177,8 +177,11 @@ def _plural(count: int, word: str) -> str:
 
 
 def _layers(config: dict[str, Any]) -> str:
-    width = next(iter(config["network"]["inputs"].values()))
-    return f"{width} - " + " - ".join(f"{x['size']} {x['activation']}" for x in config["network"]["layers"])
+    shape = next(iter(config["network"]["inputs"].values()))
+    width = " x ".join(map(str, shape)) if isinstance(shape, list) else shape
+    read = lambda layer: "".join(f" by {by}" for by in layer.get("connections", ()) if by != "dense")  # noqa: E731
+    layers = (f"{x['size']} {x['activation']}{read(x)}" for x in config["network"]["layers"])
+    return f"{width} - " + " - ".join(layers)
 
 
 def _agreement_table(title: str, agreement: fnn.Agreement) -> report.Table:
@@ -229,7 +232,9 @@ def _equations(config: dict[str, Any]) -> report.Equations:
 
 
 def _of_network(config: dict[str, Any]) -> list[tuple[str, Any]]:
-    """Activations, loss and recursion; a user's own, which have no equation here, are left out."""
+    """Activations, loss and, where all layers are dense, recursion; a user's own, which have no equation here, are left
+    out.
+    """
     layers, loss = config["network"]["layers"], config["loss"]
     places: dict[str, list[str]] = {}
     for layer in layers:
@@ -239,6 +244,8 @@ def _of_network(config: dict[str, Any]) -> list[tuple[str, Any]]:
     shown = [(words, formula) for words, formula in rows if formula]
     if config.get("gradient") == "perceptron":
         return [*shown, ("The perceptron rule, in the place of the gradient g", equations.recursion("perceptron"))]
+    if any("connections" in layer for layer in layers):
+        return shown
     return shown + _of_recursion(equations.start(loss, layers[-1]["activation"]))
 
 

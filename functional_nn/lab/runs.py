@@ -98,11 +98,14 @@ def save_network(folder: str | Path, network: fnn.Network, params: dict, *, repl
     """Writes a network and its parameters into a folder of their own, for `load_network`.
 
     Raises ValueError where the folder holds something (as `check_free`), where the parameters are not the network's or
-    of several dtypes, and for an activation or initializer that is not registered, so that its name is not enough.
+    of several dtypes, and for an activation, initializer or connection that is not registered, so that its name is
+    not enough.
     """
     description = describe_network(network)
     if network_from(description) != network:
-        raise ValueError("the network is not what its names stand for; register its own activations and initializers")
+        raise ValueError(
+            "the network is not what its names stand for; register its own activations, connections and initializers"
+        )
     checks.same_shapes("params", checks.shapes(params), param_shapes(network), "the network's")
     dtypes = sorted({str(leaf.dtype) for leaf in jax.tree.leaves(params)})
     if len(dtypes) != 1:
@@ -194,21 +197,18 @@ def load(folder: str | Path) -> Run:
 
 
 def _parameters(folder: Path, network: fnn.Network, dtype) -> dict:
-    params: dict = {}
+    like = jax.eval_shape(lambda: network.init(jax.random.key(0), jnp.float32))
     try:
         with (folder / PARAMETERS).open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            for path, shape in param_shapes(network).items():
+            found = []
+            for path, leaf in checks.by_path(like).items():
                 value = archive[path if path in archive else checks.once(path)]
-                if value.shape != shape:
-                    raise ValueError(f"{path} expected shape {shape}, got {value.shape}")
-                place = params
-                *above, last = path.split("/")
-                for name in above:
-                    place = place.setdefault(name, {})
-                place[last] = jnp.asarray(value, dtype)
+                if value.shape != leaf.shape:
+                    raise ValueError(f"{path} expected shape {leaf.shape}, got {value.shape}")
+                found.append(jnp.asarray(value, dtype))
     except Exception as error:  # zipfile and NumPy raise a dozen kinds for damaged files
         raise ValueError(f"{folder / PARAMETERS}: not this run's parameters ({error})") from None
-    return params
+    return jax.tree.unflatten(jax.tree.structure(like), found)  # also of a layer that has no weights
 
 
 def encode(config: dict[str, Any], loss: fnn.Loss, dataset: Dataset) -> np.ndarray:

@@ -78,7 +78,13 @@ def penalized(params: Any, biases: bool = False) -> Any:
     paths = [tuple(map(_key, path)) for path, _ in leaves]
     # What holds "weights" with something below them is a layer, also one that is itself called "weights".
     layers = {path[:i] for path in paths for i in range(len(path) - 1) if path[i] == "weights"}
-    weights = [any(k == "weights" and path[: i + 1] not in layers for i, k in enumerate(path)) for path in paths]
+
+    def acts(path):  # what an activation learns is none, whatever it is called
+        return any(
+            k == "weights" and path[: i + 1] not in layers and "learned" not in path[1:i] for i, k in enumerate(path)
+        )
+
+    weights = list(map(acts, paths))
     return structure.unflatten([True] * len(paths) if biases or not any(weights) else weights)
 
 

@@ -157,19 +157,20 @@ def fit(
     key: for the initial parameters (unless `params` are given), the batches and dropout. plan: `training.batch()`,
     `minibatch(32)` (the default, smaller where there are fewer examples; `batch()` for a method that needs it),
     `stochastic()` or `importance(32)`. validation: (inputs, targets) or (inputs, targets, weights), measured after
-    every epoch. weights (Q,): what each example counts for, in the loss, its gradient and the accuracy; a mean divides
-    by their sum, a mini-batch's by what that is on average, so that its gradient is an unbiased estimate.
+    every epoch. weights (Q,): what each example counts for, in the loss, its gradient and the accuracy, or each
+    position of the outputs, (Q, *P), 0 where it is masked; a mean divides by their sum, a mini-batch's by what that is
+    on average, so that its gradient is an unbiased estimate.
     class_weights: the same by class, "balanced" or one for each: see `fnn.class_weights`; times `weights`, where both
     are given. They do not weigh the validation.
     regularizer: its gradient is added. stop: one of the criteria of `training.termination`, several of them, or
     their names: `early_stopping(patience=5)`, "no_change", "generalization_loss(5)". gradient: by hand, by
     `jax.grad`, `training.clipped(1.0)`, your own `(network, loss) -> value_and_grad`, or in its place "perceptron",
     the rule for one layer of hardlim or hardlims neurons (`gradients.rules`). correct(outputs, targets) -> (Q,)
-    says which examples are right, `losses.largest` for one; by default the loss's own rule. track: names of
-    `fnn.quantities`, such as ("noise_scale",), or functions by name, `{"rate": lambda params, inputs, targets:
-    ...}`, or a tuple of both; what they give after each epoch, on all training examples, stands in
-    `history.tracked`. on_chunk(state, history so far) is called after every `chunk` epochs, outside the compiled
-    program; where it gives True the run stops there.
+    says which examples are right, or, asked of all rows of signals, which positions, `losses.largest` for one; by
+    default the loss's own rule. track: names of `fnn.quantities`, such as ("noise_scale",), or functions by name,
+    `{"rate": lambda params, inputs, targets: ...}`, or a tuple of both; what they give after each epoch, on all
+    training examples, stands in `history.tracked`. on_chunk(state, history so far) is called after every `chunk`
+    epochs, outside the compiled program; where it gives True the run stops there.
     seconds: the run stops after the first chunk that ends beyond them, compilation included.
     mesh: lays the examples of every batch over its devices, parameters on each, so that the compiler sums their
     sensitivities' contributions: data parallelism, the same training to rounding. Batches must divide evenly.
@@ -529,7 +530,8 @@ def prepared(
     if validation is None:
         return training, None
     pair = isinstance(validation, tuple | list) and len(validation) in (2, 3)
-    if not pair or (len(validation) == 3 and np.ndim(validation[2]) > 1):
+    each = len(network.shapes[network.output.name])  # (Q, *P), as many axes as one example's outputs
+    if not pair or (len(validation) == 3 and np.ndim(validation[2]) > each):
         given = f"{type(validation).__name__}{f' of {len(validation)}' if isinstance(validation, tuple | list) else ''}"
         raise TypeError(f"validation: expected a pair (inputs, targets), got {given}; weights (Q,) may be third")
     try:

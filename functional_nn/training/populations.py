@@ -37,6 +37,7 @@ from functional_nn.training.program import (
     Batch,
     History,
     Run,
+    copied_size,
     evaluation_block,
     lanes,
     start,
@@ -205,12 +206,12 @@ def lane_bytes(group: Group) -> tuple[int, int, int]:
     judged = 0
     if group.held_out is not None:
         judged = min(len(group.held_out.targets), evaluation_block(network, jax.tree.leaves(params)[0].dtype))
-    widths, sizes = network.trace_size, network.sizes
+    widths, sizes, copied = network.trace_size, network.sizes, copied_size(network)
     own_columns = (own.inputs == 0) * sum(sizes[name] for name, _ in network.inputs) + (own.targets == 0) * sizes[
         network.output.name
     ]
-    update = _bytes(run) + _bytes(params) + item * 3 * (plan.size or examples) * widths
-    return _bytes(run) + item * examples * own_columns, update, update + item * judged * widths
+    update = _bytes(run) + _bytes(params) + item * (plan.size or examples) * (3 * widths + 2 * copied)
+    return _bytes(run) + item * examples * own_columns, update, update + item * judged * (widths + copied)
 
 
 def _start(make: Maker, values, params) -> Run:

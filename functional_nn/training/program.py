@@ -43,8 +43,8 @@ COMPLETED, DIVERGED, STOPPED = 0, 1, 2  # how a run ended; STOPPED + i by the i-
 
 
 class Batch(NamedTuple):
-    """inputs {name: (B, R)}, targets (B, S); weights (B,) of the examples, a key for dropout and for gradients that are
-    random, a scale of the gradient, each where there is one.
+    """inputs {name: (B, *P, R)}, targets (B, *P, S); weights (B,) of the examples, or (B, *P) of positions; a key for
+    dropout and for gradients that are random, a scale of the gradient, each where there is one.
     """
 
     inputs: dict[str, Array]
@@ -277,7 +277,25 @@ def prepare_batch(network, loss, params, inputs, targets, weights=None, class_we
 
 def evaluation_block(network: Network, dtype) -> int:
     """How many examples are measured at once."""
-    return max(1, _EVALUATED // (np.dtype(dtype).itemsize * network.trace_size))
+    return max(1, _EVALUATED // (np.dtype(dtype).itemsize * (network.trace_size + copied_size(network))))
+
+
+@functools.lru_cache(maxsize=256)
+def copied_size(network: Network) -> int:
+    """How many numbers of one example a convolution copies where it is made a product of windows side by side, of the
+    layer in which they are most; 0 where all is read as it stands.
+    """
+    most = 0
+    for layer in network.layers:
+        for source, by in layer.weighted:
+            if by.tokens is None:
+                like = (
+                    jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+                    for shape in (network.net_shapes[layer.name], network.shapes[source])
+                )
+                read = jax.eval_shape(lambda s, x, by=by: by.unfold(s, x)[1], *like).size
+                most = max(most, read if read > network.sizes[source] else 0)
+    return most
 
 
 def _evaluate(network, loss, params, data: Batch, correct) -> tuple[Array, Array | None]:
@@ -515,7 +533,8 @@ def lanes(common: Common, make: Callable[[Any], Settings], length: int, shared: 
     plan = common.plan
 
     def advance(run: Run, values, training: Batch, held_out: Batch | None, key: Array, first, count):
-        examples, dtype = training.targets.shape[-2], training.targets.dtype
+        examples = training.targets.shape[0 if axes.targets is None else 1]
+        dtype = training.targets.dtype
         updates = plan.updates(examples)
         drawn = 0 if plan.importance is not None else None
         # weights of examples follow the indices, where there are any
@@ -635,10 +654,15 @@ def _counted(correct: Correct | None, outputs: Array, targets: Array, weights: A
     weight = jnp.asarray(math.prod(each), dtype) if weights is None else jnp.sum(weights)
     if correct is None:
         return weight, None
-    right = losses.at_positions(correct, outputs, targets)
-    if right.shape != each:
-        of = "example" if len(each) == 1 else "position"
-        raise ValueError(f"correct: expected shape {each}, one answer for each {of}, got {right.shape}")
+
+    def answers(a, t):
+        right = correct(a, t)
+        if right.shape != a.shape[:1]:
+            of = "example" if len(each) == 1 else "position"
+            raise ValueError(f"correct: expected shape {a.shape[:1]}, one answer for each {of}, got {right.shape}")
+        return right
+
+    right = losses.at_positions(answers, outputs, targets)
     if weights is None:
         return weight, jnp.sum(right.astype(jnp.int32) if right.dtype == bool else right).astype(dtype)
     return weight, jnp.sum(right.astype(dtype) * weights)

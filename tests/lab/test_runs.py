@@ -14,7 +14,7 @@ import pytest
 from cases import random_params
 
 import functional_nn as fnn
-from functional_nn.lab import runs
+from functional_nn.lab import pages, runs
 from functional_nn.lab.datasets import Dataset
 
 NETWORKS = {
@@ -472,6 +472,50 @@ def test_a_network_alone_comes_back_to_the_last_bit(tmp_path, name, dtype):
         assert network == NETWORKS[name] and jax.tree.structure(found) == jax.tree.structure(params)
         for x, y in zip(jax.tree.leaves(found), jax.tree.leaves(params), strict=True):
             assert x.dtype == y.dtype and np.asarray(x).tobytes() == np.asarray(y).tobytes()
+
+
+SIGNALS = fnn.graph(
+    inputs={"image": (5, 5, 1), "words": 3},
+    layers=[
+        fnn.Layer("first", 2, "prelu", [("image", "conv((3, 3), stride=2)")], bias="per_position"),
+        fnn.Layer("block", 2, "relu", [("first", "identity"), ("first", "conv((3, 3))")], bias="none"),
+        fnn.Layer("pooled", 2, "linear", [("block", "mean_pool")], bias="none"),
+        fnn.Layer("read", 2, "linear", [("words", "embedding(4)")]),
+        fnn.Layer("output", 3, "softmax", [("read", "full"), "pooled"]),
+    ],
+)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
+def test_a_network_of_signals_comes_back_and_can_be_used(tmp_path, dtype):
+    """Also layers that have no weights: their parameters are a place with nothing in it."""
+    params = SIGNALS.init(jax.random.key(0), dtype)
+    runs.save_network(tmp_path / "network", SIGNALS, params)
+    network, found = runs.load_network(tmp_path / "network")
+    assert network == SIGNALS and jax.tree.structure(found) == jax.tree.structure(params)
+    assert jax.tree.all(jax.tree.map(np.array_equal, found, params))
+    inputs = {"image": np.ones((2, 5, 5, 1)), "words": np.array([[0, 1, 2], [3, 3, 3]])}
+    np.testing.assert_array_equal(network.apply(found, inputs), SIGNALS.apply(params, inputs))
+
+
+def test_parameters_of_an_older_version_are_read(tmp_path):
+    """What an activation learns stood beside the layer's own."""
+    network = NETWORKS["named activations"]
+    params = random_params(network, jax.random.key(3))
+    runs.save_network(tmp_path / "network", network, params)
+    with np.load(tmp_path / "network" / runs.PARAMETERS) as archive:
+        older = {path.replace("/learned/", "/"): archive[path] for path in archive}
+    assert "layer2/slope" in older
+    np.savez(tmp_path / "network" / runs.PARAMETERS, **older)
+    assert jax.tree.all(jax.tree.map(np.array_equal, runs.load_network(tmp_path / "network")[1], params))
+
+
+def test_a_page_says_how_layers_read_signals():
+    config = {"network": runs.describe_network(SIGNALS), "loss": "cross_entropy(mean)"}
+    assert pages._layers(config).startswith("5 x 5 x 1 - 2 prelu(neuron, 0.25) by conv((3, 3), stride=(2, 2)) - 2 relu")
+    recursion = [words for words, _ in pages._of_network(config) if "recursion" in words]
+    dense = [words for words, _ in pages._of_network(config | {"network": runs.describe_network(NETWORKS["chain"])})]
+    assert not recursion and any("recursion" in words for words in dense)
 
 
 def test_a_run_is_read_by_the_name_of_its_folder(tmp_path):

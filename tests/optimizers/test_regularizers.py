@@ -15,7 +15,7 @@ PARAMS = {
     "layer1": {
         "weights": {"p1": jnp.array([[0.5, -1.25], [0.0, -0.0]]), "p2": jnp.array([[2.0], [-0.75]])},
         "bias": jnp.array([0.25, -3.0]),
-        "slope": jnp.array([0.5]),
+        "learned": {"slope": jnp.array([0.5])},
     },
     "layer2": {"weights": {"layer1": jnp.array([[-0.125, 1.5]])}, "bias": jnp.array([0.0])},
 }
@@ -82,7 +82,7 @@ def test_elastic_net_is_the_sum_of_its_parts(weights, strength):
 def test_learned_slopes_of_a_network_are_spared():
     params = random_params(chain((2, 3, 1), "prelu", "linear"), jax.random.key(0))
     gradient = regularizers.l2(1.0).gradient(params)
-    np.testing.assert_array_equal(gradient["layer1"]["slope"], 0 * params["layer1"]["slope"])
+    np.testing.assert_array_equal(gradient["layer1"]["learned"]["slope"], np.zeros(3))
     np.testing.assert_array_equal(gradient["layer1"]["bias"], 0 * params["layer1"]["bias"])
     np.testing.assert_array_equal(gradient["layer1"]["weights"]["input"], 2 * params["layer1"]["weights"]["input"])
 
@@ -209,10 +209,14 @@ def test_weights_are_told_by_their_place_whatever_layers_are_called():
     marked = regularizers.penalized(network.init(jax.random.key(0)))
     assert marked == {
         "bias": {"weights": {"p": True}, "bias": False},
-        "weights": {"weights": {"bias": True, "p": True}, "bias": False, "slope": False},
+        "weights": {"weights": {"bias": True, "p": True}, "bias": False, "learned": {"slope": False}},
         "out": {"weights": {"weights": True}, "bias": False},
     }
     x = jnp.ones(2)
+    learned = {"layer": {"weights": {"p": x}, "learned": {"weights": x, "bias": x}}}
+    assert regularizers.penalized(learned) == {
+        "layer": {"weights": {"p": True}, "learned": {"weights": False, "bias": False}}
+    }
     assert regularizers.penalized({"weights": x, "bias": x}) == {"weights": True, "bias": False}
     assert regularizers.penalized({"a": {"weights": [x, x], "b": x}}) == {"a": {"weights": [True, True], "b": False}}
     assert regularizers.penalized([x, x]) == [True, True]
