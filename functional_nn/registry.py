@@ -144,9 +144,14 @@ def _frozen(value: Any) -> Any:
         try:
             hash(frozen)
         except TypeError:  # of arrays, such as masks: given on as it came, and not as it may become
-            return {name: _frozen(own) for name, own in value.items()} if type(value) is dict else value
+            return _copied(value)
         return frozen
     return tuple(map(_frozen, value)) if isinstance(value, list) else value
+
+
+def _copied(value: Any) -> Any:
+    """A tree whose dicts are its own, also the empty ones: of a layer that has no weights."""
+    return {name: _copied(own) for name, own in value.items()} if type(value) is dict else value
 
 
 class Registry(Generic[Row]):

@@ -172,10 +172,13 @@ def test_penalties_and_pruning_take_kernels_and_nothing_else():
         gradient = fnn.checks.by_path(optimizers.regularizers.get(name).gradient(params))
         for path, w in fnn.checks.by_path(params).items():
             np.testing.assert_allclose(gradient[path], derivative(np.asarray(w)) if path in weights else 0 * w)
-    kept = fnn.checks.by_path(optimizers.regularizers.magnitude_masks(params, 0.5))
+    masks = optimizers.regularizers.magnitude_masks(params, 0.5)
+    kept = fnn.checks.by_path(masks)
     assert all(kept[path].all() for path in kept if path not in weights)
     sizes = [kept[path].size for path in weights]
     assert sum(int((~kept[path]).sum()) for path in weights) == sum(sizes) // 2
+    pruned = optimizers.keep_pruned("gd(0.1)", masks).init(params).params
+    jax.tree.map(lambda x, w, keep: np.testing.assert_array_equal(x, np.where(keep, w, 0)), pruned, params, masks)
 
 
 def test_what_does_not_fit_positions_is_refused():
