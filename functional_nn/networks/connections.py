@@ -384,8 +384,11 @@ def _convolution(window: _Window, groups: int) -> Connection:
         "conv", window.size, {"stride": one, "padding": "same", "dilation": one, "groups": 1},
         stride=window.stride, padding=window.padding, dilation=window.dilation, groups=groups,
     )  # fmt: skip
-    # XLA's letters for the axes: examples N, channels C read and given, O and I of the kernel
-    signal, letters = f"N{'XYZ'[:axes]}C", "XYZ"[:axes]
+    # XLA's letters for the axes: examples N, channels C read and given, I and O of the kernel. On CPU its fast kernels
+    # take this order alone; elsewhere than in the outermost program (in `scan`, `while_loop`) it does not bring other
+    # orders into it, and takes up to a hundred times as long. So what is in another order is turned here.
+    letters = "XYZ"[:axes]
+    in_order = (f"N{letters}C", f"{letters}IO", f"N{letters}C")
 
     def shapes(x: Shape, channels: int) -> tuple[Shape, Shape]:
         window.check(x)
@@ -398,16 +401,14 @@ def _convolution(window: _Window, groups: int) -> Connection:
         if jnp.iscomplexobj(w):  # XLA makes three real convolutions of it, in whose sums the complex step is lost
             return _complex_convolution(window, groups, x, w)
         return lax.conv_general_dilated(
-            x, w, window.stride, window.pads(x.shape[1:-1]), rhs_dilation=window.dilation,
-            dimension_numbers=(signal, f"O{letters}I", signal), feature_group_count=groups,
+            x, jnp.moveaxis(w, 0, -1), window.stride, window.pads(x.shape[1:-1]), rhs_dilation=window.dilation,
+            dimension_numbers=in_order, feature_group_count=groups,
         )  # fmt: skip
 
     def back(s, w, like):
         # s, with the gaps that the stride left, meets the kernel turned round; of each group its own channels
-        turned = lax.rev(w, tuple(range(1, axes + 1)))
-        if groups > 1:
-            turned = turned.reshape(groups, -1, *w.shape[1:])  # (G, S / G, *kernel, R / G)
-            turned = jnp.moveaxis(turned, 0, -2).reshape(w.shape[0] // groups, *window.size, -1)
+        turned = lax.rev(w, tuple(range(1, axes + 1))).reshape(groups, -1, *w.shape[1:])  # (G, S / G, *kernel, R / G)
+        turned = jnp.moveaxis(turned, (1, 0), (-3, -2)).reshape(*window.size, w.shape[0] // groups, -1)
         edges = []
         lengths = zip(like.shape[1:-1], s.shape[1:-1], window.pads(like.shape[1:-1]), strict=True)
         for (length, places, (before, _)), reach, step in zip(lengths, window.reaches, window.stride, strict=True):
@@ -415,7 +416,7 @@ def _convolution(window: _Window, groups: int) -> Connection:
             edges.append((first, length + reach - 1 - ((places - 1) * step + 1) - first))
         return lax.conv_general_dilated(
             s, turned, one, edges, lhs_dilation=window.stride, rhs_dilation=window.dilation,
-            dimension_numbers=(signal, f"I{letters}O", signal), feature_group_count=groups,
+            dimension_numbers=in_order, feature_group_count=groups,
         )  # fmt: skip
 
     def outer(s, x):
@@ -424,10 +425,12 @@ def _convolution(window: _Window, groups: int) -> Connection:
         lengths = zip(x.shape[1:-1], s.shape[1:-1], window.pads(x.shape[1:-1]), strict=True)
         for (length, places, (before, _)), reach, step in zip(lengths, window.reaches, window.stride, strict=True):
             edges.append((before, (places - 1) * step + reach - length - before))
-        return lax.conv_general_dilated(
-            x, s, window.dilation, edges, rhs_dilation=window.stride,
-            dimension_numbers=(f"C{letters}N", f"I{letters}O", f"C{letters}N"), batch_group_count=groups,
+        swapped = jnp.swapaxes(x, 0, -1), jnp.moveaxis(s, 0, -2)  # (R, *P, Q), (*P', Q, S)
+        found = lax.conv_general_dilated(
+            *swapped, window.dilation, edges, rhs_dilation=window.stride, dimension_numbers=in_order,
+            batch_group_count=groups,
         )  # fmt: skip
+        return jnp.swapaxes(found, 0, -1)  # (R / G, *kernel, S)
 
     def unfold(s, x):
         left, right = _by_position(s), _by_position(jnp.concatenate(window.read(x), axis=-1))
