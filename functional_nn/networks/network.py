@@ -437,6 +437,11 @@ def check_params(network: Network, params: Params) -> None:
     except AttributeError:
         raise TypeError("params: expected a dict of arrays as Network.init gives") from None
     checks.same_shapes("params", shapes, param_shapes(network), "the network")
+    for layer in network.layers:
+        if not isinstance(params.get(layer.name), Mapping) or "weights" not in params[layer.name]:
+            raise ValueError(
+                f"params: {layer.name}/weights is missing; a layer that has none holds an empty dict there"
+            )
     dtypes = {str(leaf.dtype) for leaf in given.values()}
     if len(dtypes) > 1:
         raise ValueError(f"params: expected one dtype throughout, got {', '.join(sorted(dtypes))}")
