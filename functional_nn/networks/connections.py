@@ -18,7 +18,7 @@ these three laws (`comparison.compare_connection`). The rows:
                  back: a position receives from all that read it, the kernel turned round; outer: W_i has met
                  x_(p stride + i dilation - padding) at every p, so its derivative is a sum over positions
     embedding    z_p = the column of W that token x_p names: dense of one-hot rows, which are never made
-    identity     z = x: a residual                  mean_pool, take: a window's mean, one position of a signal
+    identity     z = x: a residual; mean_pool, take, upsample: a window's mean, one position of a signal, each repeated
 
 Each says what is meant and leaves the order of memory to the compiler. A `twin` is the same behind the same shapes for
 populations on CPU. Of `dense` it keeps x and s as (S, Q) in memory, so that every product of a whole population of
@@ -617,3 +617,34 @@ def _at(given: Shape) -> Connection:
         return jnp.zeros(like.shape, s.dtype).at[(slice(None), *given)].set(s)
 
     return Connection(f"take({_said(given)})", shapes, forward, back, pads=True)
+
+
+@register
+def upsample(factor) -> Connection:
+    """Every position `factor` times along each axis, (Q, P, R) -> (Q, factor P, R): the nearest neighbour's value.
+
+    factor: (2, 2) of pictures, or a number for signals of one axis. Back, what was repeated is added up.
+    """
+    factor = factor if isinstance(factor, tuple | list) else (factor,)
+    return _repeated(tuple(checks.integer("upsample", "factor", each, 1) for each in factor))
+
+
+@functools.cache
+def _repeated(factor: Shape) -> Connection:
+    axes = range(1, len(factor) + 1)
+
+    def shapes(x: Shape, channels: int) -> tuple[Shape, None]:
+        if len(x) != len(factor) + 1:
+            raise ValueError(f"needs a signal with {len(factor)} axes of positions, got shape {x}")
+        return (*(n * many for n, many in zip(x, factor, strict=False)), x[-1]), None
+
+    def forward(x, w):
+        for axis, many in zip(axes, factor, strict=True):
+            x = jnp.repeat(x, many, axis)
+        return x
+
+    def back(s, w, like):
+        apart = [n for pair in zip(like.shape[1:-1], factor, strict=True) for n in pair]
+        return jnp.sum(s.reshape(len(s), *apart, s.shape[-1]), axis=tuple(2 * axis for axis in axes))
+
+    return Connection(f"upsample({_said(factor)})", shapes, forward, back, pads=True)

@@ -66,6 +66,11 @@ def terms(name, constants, shape, channels):
         at = constants["position"] if isinstance(constants["position"], tuple) else (constants["position"],)
         at = tuple(p if p >= 0 else p + length for p, length in zip(at, positions, strict=True))
         return [((r,), (*at, r), None, 1) for r in range(R)]
+    if name == "upsample":
+        by = constants["factor"] if isinstance(constants["factor"], tuple) else (constants["factor"],)
+        larger = itertools.product(*(range(n * many) for n, many in zip(positions, by, strict=True)))
+        nearest = lambda p: tuple(i // many for i, many in zip(p, by, strict=True))  # noqa: E731
+        return [((*p, r), (*nearest(p), r), None, 1) for p in larger for r in range(R)]
     if name == "mean_pool" and not constants:
         return [((r,), (*p, r), None, 1 / len(everywhere)) for p in everywhere for r in range(R)]
     if name == "mean_pool":
@@ -141,6 +146,8 @@ CASES = [
     case("mean_pool", (2, 3, 2, 1), 1, window=(2, 2, 2), stride=1, padding=1),
     case("take", (4, 3), 3, position=-1),
     case("take", (3, 2, 3), 3, position=(1, 0)),
+    case("upsample", (4, 2), 2, factor=2),
+    case("upsample", (2, 3, 2), 2, factor=(3, 1)),
 ]
 TOKENS = [case("embedding", (6,), 3, tokens=5), case("embedding", (2, 3), 3, tokens=4)]
 
