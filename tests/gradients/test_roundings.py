@@ -71,10 +71,14 @@ SUMS = {
     "windows": (lambda x: lax.reduce_window(x, 0.0, lax.add, (1, 4, 1), (1, 1, 1), "VALID"), (_signs(2, 9, 1),), 4),
     "windows as a program": (_added(4), (_signs(2, 9, 1),), 4),
     "cumulative": (lambda x: lax.cumsum(x, axis=1)[:, -1], (_signs(3, 8, 2),), 8),
-    "scattered": (lambda x: jnp.zeros(3).at[PLACES].add(x)[0], (_signs(6),), (5, 4)),  # and the 0 that was there
+    "scattered": (
+        lambda x: jnp.zeros(3, x.dtype).at[PLACES].add(x)[0],
+        (_signs(6),),
+        (5, 4),
+    ),  # and the 0 that was there
 }
 
-FAST = ("product", "convolution", "back by a stride", "of one position", "a grouped kernel's", "windows", "scattered")
+FAST = ("product", "in groups", "back by a stride", "of one position", "a grouped kernel's", "windows", "scattered")
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -88,6 +92,15 @@ def test_terms_are_counted_as_they_are(name, way):
     np.testing.assert_allclose(function(*args), 0, atol=0)
     found = np.asarray(WAYS[way](function)(args, KEY))
     np.testing.assert_allclose(np.max(found), np.sqrt(count) * size, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["product", "convolution", "a kernel's", "windows", "scattered"])
+def test_sums_of_16_bits_are_rounded_at_every_step_but_products_once(name):
+    function, args, terms = SUMS[name]
+    count, size = terms if isinstance(terms, tuple) else (terms, terms)
+    found = np.asarray(displacements(function, tuple(x.astype(jnp.bfloat16) for x in args), KEY), np.float64)
+    step = 1.0 if name in ("windows", "scattered") else 2.0**-16  # of float32's unit roundoff in that of bfloat16
+    np.testing.assert_allclose(np.max(found), step * np.sqrt(count) * size, rtol=0.02)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -276,24 +289,24 @@ def test_random_convolutional_networks_raise_no_alarm():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
-@pytest.mark.parametrize("ten", range(6))
+@pytest.mark.parametrize("ten", range(3))
 def test_thousands_of_random_convolutional_networks_raise_no_alarm(ten, dtype):
     compared, alarms, largest = _signal_alarms(range(100 + 10 * ten, 110 + 10 * ten), range(20), (dtype,))
+    jax.clear_caches()  # a process can only hold so many programs
     assert compared == 200 and not alarms and largest < 1, (alarms, largest)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_bounds_of_what_signals_do_are_of_the_size_of_the_errors(dtype):
-    """Against float64: sums of a thousand terms that are scattered, convolved, and taken by windows."""
+    """Against float64: sums of some hundred terms that are convolved, scattered to one place, and taken by windows."""
     draw = np.random.default_rng(0)
     x, w, s = (draw.normal(size=size) + 0.5 for size in ((32, 9, 8), (4, 3, 8), (32, 9, 4)))
-    places = jnp.asarray(draw.integers(0, 3, 288))
     programs = {
         "convolution": (_convolution(padding=((1, 1),)), (x, w)),
         "back by a stride": (_convolution(lhs_dilation=(2,)), (x, w)),
         "a kernel's": (_convolution(over="C", padding=((1, 1),)), (x, s)),
         "a grouped kernel's": (_convolution(4, over="C", padding=((1, 1),)), (x, s)),
-        "scattered": (lambda x: jnp.zeros((3, 8), x.dtype).at[places].add(x.reshape(-1, 8)), (x,)),
+        "scattered": (lambda x: jnp.zeros((1, 8), x.dtype).at[jnp.zeros(288, int)].add(x.reshape(-1, 8)), (x,)),
         "windows": (lambda x: lax.reduce_window(x, 0.0, lax.add, (1, 5, 1), (1, 1, 1), "VALID"), (x,)),
     }
     for name, (function, args) in programs.items():

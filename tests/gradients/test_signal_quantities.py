@@ -5,7 +5,6 @@ The definitions see a network through `jax.grad`, `jax.jacrev` and `jax.hessian`
 time, and go on in NumPy. Letters: Q examples, P parameters, C numbers in one example's outputs, T positions.
 """
 
-import dataclasses
 import functools
 
 import jax
@@ -14,7 +13,7 @@ import numpy as np
 import pytest
 from cases import relative_error
 from jax.flatten_util import ravel_pytree
-from signal_cases import images, series, signal_problem, texts
+from signal_cases import chain, images, series, signal_problem, texts
 
 import functional_nn as fnn
 from functional_nn import Layer, curvature, quantities
@@ -37,7 +36,7 @@ CASES = {
     "series": (series(), "mean_square_error", None, None),
     "series, weighed": (series(), "sum_square_error(mean, positions=sum)", MASK[:, :2] + 0.5, 2),
 }
-FAST = ("images", "texts, masked")
+FAST = ("images", "texts, masked, summed")
 cases = pytest.mark.parametrize(
     "name", [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in CASES]
 )
@@ -69,12 +68,8 @@ def weighed(network, loss, examples, weights):
 def _derivatives(network, loss, params, inputs, targets, positions, weights, vector):
     """What the definitions need, of one program: of each example, and of F."""
     output = network.output
-    alone = fnn.objective(network, dataclasses.replace(loss, reduction="sum"))
     of, _ = loss.convex_in(output.activation)
-    count = loss.of_position(int(np.prod(positions.shape[1:])))
-
-    def value(params, x, t, own):
-        return alone(params, jax.tree.map(lambda v: v[None], x), t[None], own[None])
+    count = 1 / np.prod(positions.shape[1:]) if loss.positions == "mean" else 1.0
 
     def read(params, x, of):
         trace = network.forward(params, jax.tree.map(lambda v: v[None], x))
@@ -84,6 +79,9 @@ def _derivatives(network, loss, params, inputs, targets, positions, weights, vec
         x, t = x.reshape(own.size, -1), t.reshape(own.size, -1)
         found = loss.fused_with(output.activation).value if of == "net_inputs" else loss.example_value
         return jnp.sum(found(x, t) * own.ravel()) * count
+
+    def value(params, x, t, own):
+        return of_read(read(params, x, of), t, own)
 
     def each(x, t, own):
         at = read(params, x, of)
@@ -227,12 +225,19 @@ def test_both_ways_of_summing_are_taken(monkeypatch):
         return found
 
     monkeypatch.setattr(factors, "_gram_pays", watched)
-    asked = ("per_example_norms", "inner_products", "tangent_kernel_trace")
-    for name in ("images", "series"):
-        network, loss = CASES[name][:2]
-        given = signal_problem(network, loss)
-        jax.eval_shape(lambda *own, of=(network, loss): quantities.compute(*of, *own, asked), *given)
+    asked = ("per_example_gradients", "per_example_norms", "inner_products", "jacobian", "tangent_kernel_trace")
+
+    def measure(network, loss):
+        return lambda *given: quantities.compute(network, loss, *given, asked)
+
+    jax.eval_shape(measure(images(), LOSS), *signal_problem(images()))
+    network, loss = CASES["series"][:2]
+    found = jax.jit(measure(network, loss))(*signal_problem(network, loss))
     assert taken == {(pairs, pays) for pairs in (False, True) for pays in (False, True)}
+    g, J = rows(found["per_example_gradients"]), rows(found["jacobian"], 1)
+    assert relative_error(found["per_example_norms"], np.linalg.norm(g, axis=1)) <= 1e-12
+    assert relative_error(found["inner_products"], g @ g.T) <= 1e-12
+    assert relative_error(found["tangent_kernel_trace"], J @ J.T) <= 1e-12
 
 
 def test_the_hessian_is_autodiffs_and_symmetric_and_its_spectrum_numpys():
@@ -250,22 +255,24 @@ def test_the_hessian_is_autodiffs_and_symmetric_and_its_spectrum_numpys():
 
 def test_layers_are_described_over_all_positions():
     """Means over examples, positions and channels; a channel is dead where it is at every position of every example."""
-    network, loss = images(), fnn.losses.cross_entropy("sum")
-    params, inputs, targets = signal_problem(network, "cross_entropy")
-    dead = params["conv1"]["bias"].at[1].set(100.0)  # tanh, saturated throughout
-    params["conv1"]["bias"] = dead
+    network, loss = chain("conv(3)", "relu"), fnn.losses.cross_entropy("sum")
+    params, inputs, targets = signal_problem(network)
+    shut = jnp.zeros((6, 4)).at[1:, 0].set(-100.0).at[:, 1].set(-100.0)  # at all positions but one, and at all
+    params["first"]["bias"] = params["first"]["bias"] + shut.at[0, 0].set(100.0)
     found = jax.jit(lambda p: quantities.layer_statistics(network, loss, p, inputs, targets, block=2))(params)
     zeros = {name: jnp.zeros((len(inputs), *n)) for name, n in network.net_shapes.items()}
 
     def value(offsets):
-        return loss.value(network.forward(params, inputs, offsets).activations["output"], fnn.one_hot(targets, 3))
+        trace = network.forward(params, inputs, offsets)
+        return loss.value(trace.activations["output"], fnn.one_hot(targets, 3)), trace
 
-    trace, s = network.forward(params, inputs), jax.jit(jax.grad(value))(zeros)
+    s, trace = jax.jit(jax.grad(value, has_aux=True))(zeros)
     for name, own in found.items():
         a = np.asarray(trace.activations[name])
         expected = (a.mean(), a.std(), np.sqrt(np.mean(np.asarray(s[name]) ** 2)))
         np.testing.assert_allclose(own[:3], expected, rtol=1e-9, err_msg=name)
-    assert (found["conv1"].dead, found["conv2"].dead) == (0.25, 0.0) and found["conv1"].saturated >= 0.25
+    shut = np.mean(np.asarray(trace.net_inputs["first"]) <= 0)
+    assert found["first"].dead == 0.25 and found["first"].saturated == pytest.approx(shut) and shut > 11 / 24
 
 
 # Kronecker factors ----------------------------------------------------------------------------------------------------
