@@ -380,7 +380,7 @@ def example6():
     w0, w1, b = np.array([[0.1, 0.2], [0.3, 0.4], [0.5, 0.6]]), np.array([[0.7, 0.8], [0.9, 0.1]]), np.array([0.5])
     params = {"layer1": {"weights": {"input": w0.T}, "bias": b}, "layer2": {"weights": {"layer1": w1.T}, "bias": b}}
     x, t = np.array([[1.0, 4, 5]]), np.array([[0.1, 0.05]])
-    E, grads, s, _, (n, y, _) = fnn.backpropagate(network, loss, params, x, t)
+    E, grads, s, _, (n, y, *_) = fnn.backpropagate(network, loss, params, x, t)
     optimizer = fnn.optimizers.gd(0.01)
     new = optimizer.update(optimizer.init(params), grads).params
     text_w0, text_w1 = (lambda p: p["layer1"]["weights"]["input"].T), (lambda p: p["layer2"]["weights"]["layer1"].T)

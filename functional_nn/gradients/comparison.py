@@ -571,9 +571,12 @@ class _Examination:
         manual, automatic, delta = (
             np.asarray(part(x)).astype(np.float64) for x in (self.manual, self.automatic, self.delta)
         )
+        if manual.ndim < 3:
+            return None
         norm = lambda x: np.linalg.norm(np.moveaxis(x, 0, -2).reshape(-1, len(x) * x.shape[-1]), axis=1)  # noqa: E731
-        apart = np.flatnonzero(~(norm(manual - automatic) <= _LAMBDA * self.unit * norm(delta)))
-        if manual.ndim < 3 or not apart.size:
+        with np.errstate(invalid="ignore"):  # of infinities
+            apart = np.flatnonzero(~(norm(manual - automatic) <= _LAMBDA * self.unit * norm(delta)))
+        if not apart.size:
             return None
         return tuple(int(i) for i in np.unravel_index(apart[0], manual.shape[1:-1]))
 

@@ -105,7 +105,7 @@ class Layer:
         told = [
             field for field in dataclasses.fields(self) if field.repr or any(by is not dense for by in self.connections)
         ]
-        return f"Layer({', '.join(f'{field.name}={getattr(self, field.name)!r}' for field in told)})"
+        return f"Layer({', '.join(f'{field.name}={vars(self)[field.name]!r}' for field in told)})"
 
     @property
     def rows(self) -> int:
