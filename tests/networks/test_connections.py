@@ -346,7 +346,7 @@ def verdict(row, shape, channels):
 
 
 @pytest.mark.sampled(every=18)
-@pytest.mark.parametrize(SETTINGS, TOKENS + CASES)
+@pytest.mark.parametrize(SETTINGS, CASES + TOKENS)
 def test_every_row_proves_itself(name, constants, shape, channels):
     assert verdict(row_of(name, constants), shape, channels).verdict == "agree"
 
@@ -471,6 +471,7 @@ def registered(monkeypatch):
     monkeypatch.setitem(globals(), "local", connections.register(local))
 
 
+@pytest.mark.slow  # the README does the same
 def test_a_row_of_ones_own_is_proved_and_trained(registered):
     assert verdict("local(2)", (5, 3), 4).verdict == "agree"
     network = fnn.graph(

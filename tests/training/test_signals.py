@@ -207,9 +207,8 @@ AT = DRAW.random((4, 2, 2))
 AT[0, 1] = 0
 
 
-@pytest.mark.parametrize(
-    "loss", [pytest.param("mean_square_error(mean)", marks=pytest.mark.slow), "sum_square_error(mean, positions=sum)"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("loss", ["mean_square_error(mean)", "sum_square_error(mean, positions=sum)"])
 def test_residuals_at_positions_square_to_the_loss(loss):
     params = SQUARES.init(KEY)
     problem = training.problem(SQUARES, loss, *SMALL, weights=AT)
@@ -228,12 +227,12 @@ def test_residuals_at_positions_square_to_the_loss(loss):
 
 
 SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in (
-    "newton", "bfgs", "lbfgs", "conjugate_gradient", "hessian_free", "bayesian_regularization",
+    "kfac", "newton", "bfgs", "lbfgs", "conjugate_gradient", "hessian_free", "bayesian_regularization",
     "levenberg_marquardt(space=samples)",
 )]  # fmt: skip
 
 
-@pytest.mark.parametrize("method", ["levenberg_marquardt(space=parameters)", "kfac", *SLOW])
+@pytest.mark.parametrize("method", ["levenberg_marquardt(space=parameters)", *SLOW])
 def test_second_order_methods_train_outputs_at_positions(method):
     result = fnn.fit(SQUARES, "mean_square_error", method, *SMALL, key=KEY, epochs=8, weights=AT)
     losses = result.history.training_loss
@@ -267,6 +266,7 @@ def check_alone(found, members):
         assert drift.relative <= 1e-12, str(drift)
 
 
+@pytest.mark.slow
 def test_lanes_of_convolutions_are_their_runs_alone():
     """Kernels by the network function, rates and seeds: two programs."""
     varied = {"kernel": [1, 3, 3], "learning_rate": [0.1, 0.1, 0.01], "seed": [0, 1, 2]}
@@ -301,10 +301,8 @@ def test_a_race_on_tokens_drawn_by_norm():
     check_alone(found, (0, 1))
 
 
-@pytest.mark.parametrize(
-    ("network", "data", "loss"),
-    [(looking, PICTURES, "cross_entropy"), pytest.param(reading, TOKENS, LOSS, marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("network", "data", "loss"), [(looking, PICTURES, "cross_entropy"), (reading, TOKENS, LOSS)])
 def test_narrow_channels_are_padded_where_connections_pad(network, data, loss):
     """The padding of a sigmoid layer gives 1/2: whoever reads it must not."""
     found = population(lambda width: network(width), {"width": [1, 3], "seed": [0, 1]}, data, loss, pad=True)
