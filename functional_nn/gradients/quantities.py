@@ -643,7 +643,8 @@ def kflr(view, *, shared="expand"):
 
     shared: what is made of weights that T positions share (Eschenhagen et al. 2023, arXiv 2311.00636), "expand": each
     position as an example of its own, the mean of a_t a_t^T and the sum of s_t s_t^T; "reduce": of the mean a and the
-    sum of s. Each is exact in deep linear networks, of losses at each position, and of one on the positions' mean.
+    sum of s. Each is exact in deep linear networks in which all that stands above the layer reads position by position,
+    of losses at each position, and of one on the positions' mean; below another convolution neither is.
     """
     return _kronecker(view, view.over_curvature, shared)
 

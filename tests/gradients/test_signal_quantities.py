@@ -124,6 +124,8 @@ def definitions(network, loss, params, inputs, targets, weights, vector):
             "per_example_norms": norms,
             "inner_products": g @ g.T,
             "input_gradients": found["input_gradients"],
+            "F": share @ np.asarray(found["losses"]),
+            "F's gradient": share @ g,
             "gradient": share @ g,
             "clipped_gradient": (share * np.minimum(1, np.median(norms) / np.maximum(norms, 1e-300))) @ g,
             "second_moment": part @ g**2,
@@ -163,10 +165,10 @@ def compared(name):
         given = network, loss, params, inputs, targets
         own = quantities.compute(*given, MEASURED, max_norm=max_norm, key=KEY, samples=512, **settings)
         by_matrix = {of: curvature.products(*given, of, **settings)(vector) for of in ("hessian", "gauss_newton")}
-        return own, by_matrix
+        return own, by_matrix, fnn.value_and_grad(network, loss)(params, inputs, targets, weights)
 
-    own, by_matrix = measure(params, inputs, targets, vector)
-    flat = {}
+    own, by_matrix, (F, gradient) = measure(params, inputs, targets, vector)
+    flat = {"F": F, "F's gradient": np.asarray(ravel_pytree(gradient)[0])}
     for key, value in own.items():
         if key == "per_example_gradients":
             flat[key] = rows(value)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from signal_cases import CONNECTIONS, GRAPHS, images, random_network, series, signal_problem, texts
 
 import functional_nn as fnn
+from functional_nn import quantities
 from functional_nn.gradients.backprop import loss_value
 
 TOLERANCE = {"float64": 1e-12, "float32": 1e-5}
@@ -153,3 +154,60 @@ def test_complex_step_over_every_connection(connection):
     a = fnn.compare(network := GRAPHS["fan-out"](connection, "tanh"), "cross_entropy", *signal_problem(network))
     assert (a.verdict, a.third_opinion.method) == ("agree", "complex step"), str(a)
     assert a.third_opinion.manual_error <= 1e-13
+
+
+def ring(size, turned=1):
+    """z_t = sum_i W_i x_(t + i), around: a row of a user's own. turned=-1 is a mistake on its way back."""
+
+    def windows(x):
+        return jnp.concatenate([jnp.roll(x, -i, axis=1) for i in range(size)], axis=-1)
+
+    def back(s, w, like):
+        parts = jnp.split(s @ w, size, axis=-1)
+        return sum(jnp.roll(part, turned * i, axis=1) for i, part in enumerate(parts))
+
+    return fnn.connections.Connection(
+        f"ring({size})",
+        shapes=lambda x, channels: ((x[0], channels), (channels, size * x[1])),
+        forward=lambda x, w: windows(x) @ w.T,
+        back=back,
+        outer=lambda s, x: jnp.einsum("qts,qtk->sk", s, windows(x)),
+        unfold=lambda s, x: (s, windows(x)),
+    )
+
+
+def test_a_row_of_ones_own_has_all_that_the_others_have():
+    """One row, and nothing else: gradient, third opinions, norms; and its mistakes are found and placed."""
+
+    def network(row):
+        layers = [
+            fnn.Layer("first", 3, "tanh", [("p", row)]),
+            fnn.Layer("second", 3, "tanh", [("first", row)]),
+            fnn.Layer("output", 3, "softmax", [("second", "full")]),
+        ]
+        return fnn.graph(inputs={"p": (5, 2)}, layers=layers)
+
+    right, wrong = ring(3), ring(3, turned=-1)
+    assert fnn.comparison.compare_connection(right, (7, 2)).verdict == "agree"
+    found = fnn.comparison.compare_connection(wrong, (7, 2))
+    apart = [row["name"] for row in found.rows() if not row["error"] <= row["allowed"]]
+    assert found.verdict == "differ" and apart == ["total", "adjoint in x", "back"]
+    given = "cross_entropy", *signal_problem(network(right))
+
+    def by_mistake(_, *own):
+        return fnn.backpropagate(network(wrong), *own)
+
+    a = fnn.compare(network(right), *given)
+    b = fnn.compare(network(right), *given, manual=by_mistake, second_opinions=False)
+    assert (a.verdict, a.third_opinion.method) == ("agree", "complex step"), str(a)
+    assert b.verdict == "differ" and b.where.startswith("first: dF/dn")
+
+    @jax.jit
+    def measure(*own):
+        asked = ("per_example_gradients", "per_example_norms")
+        return quantities.compute(network(right), given[0], *own, asked)
+
+    found = measure(*given[1:])
+    g = jax.tree.leaves(found["per_example_gradients"])
+    squares = sum(np.sum(np.square(own), axis=tuple(range(1, own.ndim))) for own in g)
+    np.testing.assert_allclose(found["per_example_norms"] ** 2, squares, rtol=1e-12)
