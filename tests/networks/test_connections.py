@@ -204,6 +204,7 @@ def drawn(row, shape, channels):
     return s, x, None if of_weights is None else DRAW.normal(size=(2, *of_weights))
 
 
+@pytest.mark.sampled(every=2)
 @pytest.mark.parametrize(SETTINGS, CASES)
 def test_rows_are_their_definitions(name, constants, shape, channels):
     """Forward, back, outer and each example's share; of rows and twins; two lanes of kernels, signals of their own."""
