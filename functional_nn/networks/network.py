@@ -205,7 +205,7 @@ class Network:
             if many > 1:  # of which one is read at a time, as of an embedding's: each is drawn by itself
                 keys = jax.random.split(jax.random.fold_in(key, number), many)
                 one = lambda own: layer.initializer.draw(own, layer.rows, fan_in, fan_out, dtype)[0][:, columns]  # noqa: E731, B023
-                own = jnp.moveaxis(jax.lax.map(one, keys), 0, 1)
+                own = jnp.moveaxis(jax.vmap(one)(keys), 0, 1)
             params["weights"][source] = own.reshape(shape)
         if layer.bias != "none":
             bias = jnp.zeros(layer.rows, dtype) if bias is None else bias

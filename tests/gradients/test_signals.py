@@ -176,6 +176,7 @@ def ring(size, turned=1):
     )
 
 
+@pytest.mark.slow  # the README has one
 def test_a_row_of_ones_own_has_all_that_the_others_have():
     """One row, and nothing else: gradient, third opinions, norms; and its mistakes are found and placed."""
 
