@@ -215,7 +215,8 @@ def compare(
         backwards = [layer.name for layer in reversed(network.layers)]
         parted = {name: found.differences(lambda t, name=name: {name: t["sensitivities"][name]}) for name in backwards}
         sensitivities = tuple(parted[name][0] for name in backwards)
-        parted_at = {name: found.parts_at(lambda t, name=name: t["sensitivities"][name]) for name in backwards}
+        apart = [s.name for s in sensitivities if not s.agrees]
+        parted_at = {name: found.parts_at(lambda t, name=name: t["sensitivities"][name]) for name in apart}
         kinks, convention = _audit_kinks(network, loss, automatically, params, inputs, targets)
         total = found.total(lambda tree: tree["parameters"])
         third = taylor = None
@@ -292,7 +293,7 @@ def _automatically(network: Network, loss: Loss, key: Array | None):
     dropping = {} if key is None else {"key": key}
 
     def objective(params, inputs, targets, offsets=None):
-        dtype = jax.tree.leaves(params)[0].dtype  # complex while the third opinion steps into the imaginary
+        dtype = dtype_of(params)  # complex while the third opinion steps into the imaginary
         inputs = {name: x if name in network.tokens else x.astype(dtype) for name, x in inputs.items()}
         targets = targets.astype(dtype)
         return loss_value(network, loss, forward(network, params, inputs, offsets or {}, **dropping), targets, None)

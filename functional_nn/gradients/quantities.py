@@ -589,9 +589,11 @@ def _kronecker(view: View, over: Callable, shared: Shared) -> dict[str, Kronecke
         for layer in view.network.layers:
             own = factored[layer.name]
             block = lambda f: products(f.left if f.right is None else _flat(factors.formed(f)), view.share)  # noqa: E731
-            s, x = own["weights"][layer.weighted[0][0]] if layer.weighted else (view.part[:, None][:, :0], view.part)
-            s = jnp.sum(s, axis=-2) if shared == "reduce" and x.ndim == 3 else s
-            found[layer.name] = products(s, view.share), factors.each(block, _alone(layer, own))
+            G = jnp.zeros((0, 0), view.dtype)
+            if layer.weighted:
+                s, x = own["weights"][layer.weighted[0][0]]
+                G = products(jnp.sum(s, axis=-2) if shared == "reduce" and x.ndim == 3 else s, view.share)
+            found[layer.name] = G, factors.each(block, _alone(layer, own))
         return found
 
     found = over(squares)

@@ -22,7 +22,7 @@ from functional_nn import checks, precision
 from functional_nn.gradients.comparison import finite_or_none
 from functional_nn.lab import tables
 from functional_nn.lab.datasets import Dataset, Pictures, Reading, Standardizer
-from functional_nn.networks.network import param_shapes
+from functional_nn.networks.network import abstract_params, param_shapes
 from functional_nn.training.configuration import describe_network, network_from
 
 CONFIG, PARAMETERS = "config.json", "parameters.npz"
@@ -197,7 +197,7 @@ def load(folder: str | Path) -> Run:
 
 
 def _parameters(folder: Path, network: fnn.Network, dtype) -> dict:
-    like = jax.eval_shape(lambda: network.init(jax.random.key(0), jnp.float32))
+    like = abstract_params(network, jnp.float32)
     try:
         with (folder / PARAMETERS).open("rb") as file, np.load(file, allow_pickle=False) as archive:
             found = []

@@ -102,9 +102,7 @@ class Layer:
             )
 
     def __repr__(self) -> str:
-        told = [
-            field for field in dataclasses.fields(self) if field.repr or any(by is not dense for by in self.connections)
-        ]
+        told = [field for field in dataclasses.fields(self) if field.repr or not self.is_dense]
         return f"Layer({', '.join(f'{field.name}={vars(self)[field.name]!r}' for field in told)})"
 
     @property
@@ -116,6 +114,11 @@ class Layer:
     def reads(self) -> tuple[tuple[str, Connection], ...]:
         """Each source, and the connection by which it is read."""
         return tuple(zip(self.sources, self.connections, strict=True))
+
+    @property
+    def is_dense(self) -> bool:
+        """True where every source is read by `dense`, as where nothing else is told."""
+        return all(by is dense for by in self.connections)
 
     @property
     def weighted(self) -> tuple[tuple[str, Connection], ...]:
@@ -169,9 +172,8 @@ class Network:
     @property
     def trace_size(self) -> int:
         """How many net inputs and outputs one example has, of all layers together."""
-        return sum(math.prod(n) for n in self.net_shapes.values()) + sum(
-            self.sizes[layer.name] for layer in self.layers
-        )
+        signals = (self.shapes[layer.name] for layer in self.layers)
+        return sum(map(math.prod, (*self.net_shapes.values(), *signals)))
 
     @property
     def drops(self) -> bool:
@@ -449,12 +451,13 @@ def check_params(network: Network, params: Params) -> None:
 
 def param_shapes(network: Network) -> dict[str, tuple[int, ...]]:
     """The shape of every parameter by its path, such as "layer1/weights/input"."""
-    return dict(_param_shapes(network))
+    return checks.shapes(abstract_params(network, jnp.float32))
 
 
 @functools.lru_cache(maxsize=256)
-def _param_shapes(network: Network) -> Mapping[str, tuple[int, ...]]:
-    return checks.shapes(jax.eval_shape(lambda: network.init(jax.random.key(0), jnp.float32)))
+def abstract_params(network: Network, dtype) -> Params:
+    """What `init` gives, as shapes and dtypes, nothing drawn."""
+    return jax.eval_shape(lambda: network.init(jax.random.key(0), dtype))
 
 
 def _batch(label: str, x: Array, shape: Shape, dtype, tokens: int | None) -> Array:

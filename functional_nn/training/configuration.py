@@ -8,7 +8,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from functional_nn.networks.connections import dense
 from functional_nn.networks.network import Layer, Network, graph
 from functional_nn.training.checkpoints import MADE_OF
 from functional_nn.training.contents import digest
@@ -49,8 +48,7 @@ def describe(
 
 def _rows(layer: Layer) -> tuple:
     """What a layer is made of; connections where one of them is not dense, so that older digests still hold."""
-    dense_alone = all(by is dense for by in layer.connections)
-    return (layer.activation, layer.initializer, *(() if dense_alone else layer.connections))
+    return (layer.activation, layer.initializer, *(() if layer.is_dense else layer.connections))
 
 
 def made_of(**settings: Any) -> dict[str, Any]:
@@ -77,7 +75,7 @@ def describe_network(network: Network) -> dict[str, Any]:
         told = {"name": layer.name, "size": layer.size, "activation": layer.activation.name,
                 "sources": list(layer.sources), "bias": layer.bias, "initializer": layer.initializer.name,
                 "dropout": layer.dropout}  # fmt: skip
-        if any(by is not dense for by in layer.connections):
+        if not layer.is_dense:
             told["connections"] = [by.name for by in layer.connections]
         layers.append(told)
     inputs = {name: shape if isinstance(shape, int) else list(shape) for name, shape in network.inputs}

@@ -22,7 +22,7 @@ from jax import Array
 
 from functional_nn import optimizers, precision, registry
 from functional_nn.networks.connections import Connection, Shape
-from functional_nn.networks.network import Network, Params
+from functional_nn.networks.network import Network, Params, abstract_params
 from functional_nn.optimizers import first_order, regularizers, second_order
 from functional_nn.optimizers.first_order import Optimizer
 from functional_nn.training import keys
@@ -382,12 +382,7 @@ def _traced(makers, penalty, columns, ids, compiled_in, rows) -> dict[str, Any]:
 
 def shapes(network: Network) -> Params:
     """Its parameters as shapes."""
-    return _shapes(network, precision.default())
-
-
-@functools.lru_cache(maxsize=256)
-def _shapes(network: Network, dtype) -> Params:
-    return jax.eval_shape(lambda: network.init(jax.random.key(0), dtype))
+    return abstract_params(network, precision.default())
 
 
 @functools.lru_cache(maxsize=256)
