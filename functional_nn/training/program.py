@@ -75,11 +75,12 @@ class History(NamedTuple):
     """One value an epoch, NumPy arrays (E,).
 
     training_loss and training_accuracy are those of the epoch's examples, each measured just before the update that
-    used it (for `batch`, exactly those before the epoch), with neurons dropped where there is dropout, as augmented, and
-    without the regularizer's penalty; gradient_norm, the penalty's gradient included, is the mean over the epoch's updates;
-    validation_* are measured after the epoch, no neuron dropped; each example counts by its weight. Each loss has the
-    precision of the parameters. nan where there is nothing to say; None within compiled programs. tracked: {name: what
-    `fit` was asked to track, each of its arrays (E, ...)}, measured after the epoch on all training examples.
+    used it (for `batch`, exactly those before the epoch), augmented, with neurons dropped where there is dropout and
+    without the regularizer's penalty; gradient_norm, the penalty's gradient included, is the mean over the epoch's
+    updates; validation_* are measured after the epoch, as the data are and no neuron dropped; each example counts by
+    its weight. Each loss has the precision of the parameters. nan where there is nothing to say; None within compiled
+    programs. tracked: {name: what `fit` was asked to track, each of its arrays (E, ...)}, measured after the epoch on
+    all training examples.
     """
 
     epoch: np.ndarray
