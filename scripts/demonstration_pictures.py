@@ -50,7 +50,7 @@ SCENES = (
           ("rate-0", "value", (0.02, 0.03)), "path"),
     Scene("adam", "adam", (), 1, ("steps", "value", (300, 310)), "path-3"),
     Scene("backpropagation", "backpropagation", (("step", "value", 9),), 1, ("step", "value", (5, 6)), "nodes"),
-    Scene("convolution", "convolution", (), 1, ("number", "value", (2, 3)), "back", 1060),
+    Scene("convolution", "convolution", (), 1, ("number", "value", (2, 3)), "back", 1080),
     Scene("decision-boundary", "decision_boundary",
           (("data", "value", "two spirals"), ("hidden", "value", "16, 16"), ("rate", "value", "0.02"),
            ("speed", "value", 20), ("go", "active", True)), 30, ("layer", "value", ("layer2", "layer1")), "units"),

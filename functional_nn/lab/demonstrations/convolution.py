@@ -89,7 +89,7 @@ class Maps(NamedTuple):
                 for name, (height, width, channels) in zip(self.names, self.shapes, strict=True)
                 for c in range(channels) for i, j in np.ndindex(height, width)]  # fmt: skip
 
-    def found(self, x: float, y: float) -> tuple[int, int, int, int] | None:
+    def pixel(self, x: float, y: float) -> tuple[int, int, int, int] | None:
         """Of a point: the row, channel, and the pixel's row and column; None between the maps."""
         at, channel = int(-y // (_PITCH + _LABEL)), int(x // _PITCH)
         if not (0 <= at < len(self.shapes) and 0 <= channel < self.shapes[at][2]):
@@ -161,8 +161,7 @@ class _Page:
         self.number = page.slider("which of its pictures", 1, HELD_OUT, _START[1] + 1, 1, "number")
         self.target = Select(title="target", options=classes, value=self.digit.value, name="target", **wide)
         self.rate = Box("learning rate", "rate", typed.number, self.question.rate)
-        Form([self.rate], lambda values: check(*values),
-                lambda: self.ask(rate=self.rate.value), self.status)  # fmt: skip
+        Form([self.rate], lambda values: check(*values), lambda: self.ask(rate=self.rate.value), self.status)
         step = Button(label="train one step", button_type="primary", name="train", **wide)
         again = Button(label="as trained", name="again", **wide)
         channels = next(layer.size for layer in network().layers if layer.name == CONVOLVED)
@@ -171,12 +170,12 @@ class _Page:
         self.position = page.slider("position p", 0, SIDE * SIDE - 1, _POSITION, 1, "position")
 
         self.ground = page.source("picture", "x", "y", "ink")
-        self.forward, self.back = (page.source(name, "x", "y", "w", "h", "value", "shade", "words")
-                                   for name in ("forward", "back"))  # fmt: skip
+        self.signals = {name: page.source(name, "x", "y", "w", "h", "value", "shade", "words")
+                        for name in ("forward", "back")}  # fmt: skip
         self.marks = {name: page.source(f"{name}-marks", "left", "right", "bottom", "top")
                       for name in ("drawing", "forward", "back")}  # fmt: skip
         self.labels = {name: page.source(f"{name}-labels", "x", "y", "text") for name in ("forward", "back")}
-        self.outputs = page.source("outputs", "x", "a", "s")
+        self.outputs = page.source("outputs", "x", "a", "s", "a_color", "s_color")
         self.wanted = page.source("wanted", "x", "y")
         self.kernels = {name: page.source(f"kernel-{name}", "x", "y", "value", "shade", "text", "ink")
                         for name in _KERNELS}  # fmt: skip
@@ -211,8 +210,8 @@ class _Page:
         pictures = row(*map(self.kernel, _KERNELS), self.compared, stylesheets=[page.wraps()], **wide)
         page.lay_out(
             document, TITLE, ABOUT, status=self.status.model, controls=controls,
-            main=column(self.plotted["forward"], self.bars("a", 0, _BLUES[-1]), self.key, **wide),
-            side=column(self.plotted["back"], self.bars("s", -1, _DIVERGING[-1]), page.words(_SENT_BACK), **wide),
+            main=column(self.plotted["forward"], self.bars("a", 0), self.key, **wide),
+            side=column(self.plotted["back"], self.bars("s", -1), page.words(_SENT_BACK), **wide),
             below=column(page.words(_TOGETHER), row(self.channel, self.position, **wide), self.explained, pictures,
                          **wide),
         )  # fmt: skip
@@ -221,7 +220,7 @@ class _Page:
     # The figures -----------------------------------------------------------------------------------------------------
 
     def canvas(self):
-        """Where the digit is drawn: x to the right and y downwards, in pixels."""
+        """Where the digit is drawn: x to the right and y downwards, in its pixels."""
         plotted = page.plot(
             "The digit: draw on it with the mouse or a finger",
             tools="",
@@ -243,8 +242,8 @@ class _Page:
         return plotted
 
     def maps(self, name: str, alternative: str, palette: Sequence[str], low: float):
-        source, laid = getattr(self, name), self.laid[name]
-        width, height = laid.size
+        """One of `signals`, each row under a line that says what it is."""
+        source, (width, height) = self.signals[name], self.laid[name].size
         plotted = page.plot(alternative, tools="", toolbar_location=None, x_range=Range1d(-0.04, width),
                             y_range=Range1d(-height, 0), width=500, height=round(500 * height / width),
                             sizing_mode="scale_width", frame_align=False, min_border=0,
@@ -264,12 +263,12 @@ class _Page:
         plotted.quad("left", "right", "bottom", "top", source=self.marks[name], fill_color=None,
                      line_color=page.COLORS[2], line_width=2.5)  # fmt: skip
 
-    def bars(self, letter: str, low: float, color: str):
+    def bars(self, letter: str, low: float):
         output = network().output.name.translate(ABOVE)
         plotted = page.plot(f"{letter} of the ten outputs", tools="", toolbar_location=None, height=120,
                             x_range=Range1d(-0.6, CLASSES - 0.4), y_range=Range1d(low, 1.22), min_border_right=0,
                             name=f"bars-{letter}")  # fmt: skip
-        plotted.vbar("x", top=letter, width=0.8, source=self.outputs, color=color)
+        plotted.vbar("x", top=letter, width=0.8, source=self.outputs, color=f"{letter}_color")
         plotted.scatter("x", "y", source=self.wanted, marker="inverted_triangle", size=9, color=page.COLORS[2])
         plotted.xaxis.ticker = FixedTicker(ticks=list(range(CLASSES)))
         plotted.yaxis.ticker = FixedTicker(ticks=[low, 0, 1] if low else [0, 0.5, 1])
@@ -334,7 +333,7 @@ class _Page:
         self.ask(picture=picture)
 
     def tapped(self, name: str, event: Tap) -> None:
-        hit = None if event.x is None else self.laid[name].found(event.x, event.y)
+        hit = None if event.x is None else self.laid[name].pixel(event.x, event.y)
         if hit is None or self.laid[name].names[hit[0]] != CONVOLVED:
             self.status.refuse(f"click a map of layer {CONVOLVED}: it chooses the kernel's channel and the position")
             return
@@ -371,7 +370,11 @@ class _Page:
         self.draw_maps("forward", found.activations)
         self.draw_maps("back", {"p": found.input_gradient} | found.sensitivities)
         output = network().output.name
-        self.outputs.data = {"x": np.arange(CLASSES), "a": found.activations[output], "s": found.sensitivities[output]}
+        a, s = found.activations[output], found.sensitivities[output]
+        self.outputs.data = {
+            "x": np.arange(CLASSES), "a": a, "a_color": [_BLUES[-1]] * CLASSES,
+            "s": s, "s_color": np.where(s < 0, _DIVERGING[0], _DIVERGING[-1]),
+        }  # fmt: skip
         self.wanted.data = {"x": [question.target], "y": [1.1]}
         rows = [(name, f"{each:.1e}" if each else "0") for name, each in found.differences.items()]
         self.compared.text = str(page.tables(page.Table(("by hand − jax.grad", "at most"), rows)))
@@ -387,10 +390,9 @@ class _Page:
         laid, letter = self.laid[name], "a" if name == "forward" else "s"
         shown = [signals[each] for each in laid.names]
         value, shade = shades(shown)
-        getattr(self, name).data = laid.pixels() | {"value": value, "shade": shade, "words": laid.words(letter)}
+        self.signals[name].data = laid.pixels() | {"value": value, "shade": shade, "words": laid.words(letter)}
         corners = [laid.corner(at, 0) for at in range(len(laid.names))]
-        texts = [f"{own(letter, each)}{_SAID[each] if letter == 'a' else ''}: {extent(signal)}"
-                 for each, signal in zip(laid.names, shown, strict=True)]  # fmt: skip
+        texts = [f"{described(letter, each)}: {extent(signal)}" for each, signal in zip(laid.names, shown, strict=True)]
         self.labels[name].data = {"x": [x for x, _ in corners], "y": [y + 0.45 * _LABEL for _, y in corners],
                                   "text": texts}  # fmt: skip
 
@@ -441,14 +443,22 @@ class _Page:
             self.status.warn(text)
 
 
-_SAID = {"p": ", the pixels", "1": " = relu, conv 3 × 3", "2": ", means of 2 × 2", "3": " = relu, conv 3 × 3"}
-
-
 def own(letter: str, name: str) -> str:
     """What a row of maps is of: p, a¹, and back ∂F/∂p, s¹."""
     if not name.isdigit():
         return name if letter == "a" else f"∂F/∂{name}"
     return f"{letter}{name.translate(ABOVE)}"
+
+
+def described(letter: str, name: str) -> str:
+    """The same, and what it is made of: a¹ = relu of conv((3, 3)), s¹ = ∂F/∂n¹."""
+    if not name.isdigit():
+        return f"{own(letter, name)}, of the pixels"
+    if letter == "s":
+        return f"{own(letter, name)} = ∂F/∂{own('n', name)}"
+    layer = next(layer for layer in network().layers if layer.name == name)
+    made = (layer.activation.name, *(by.name for _, by in layer.reads))
+    return f"{own(letter, name)} = {' of '.join(word for word in made if word not in ('linear', 'identity'))}"
 
 
 def extent(signal: np.ndarray) -> str:

@@ -128,8 +128,8 @@ def test_a_click_means_the_pixel_below_it(maps):
     places = maps.pixels()
     expected = [(at, channel, i, j) for at, (height, width, channels) in enumerate(maps.shapes)
                 for channel in range(channels) for i, j in np.ndindex(height, width)]  # fmt: skip
-    assert [maps.found(x, y) for x, y in zip(places["x"], places["y"], strict=True)] == expected
-    assert maps.found(0.5, -0.1) is maps.found(1.05, -2.5) is maps.found(3.0, -0.8) is maps.found(-0.1, -0.8) is None
+    assert [maps.pixel(x, y) for x, y in zip(places["x"], places["y"], strict=True)] == expected
+    assert maps.pixel(0.5, -0.1) is maps.pixel(1.05, -2.5) is maps.pixel(3.0, -0.8) is maps.pixel(-0.1, -0.8) is None
 
 
 def test_maps_are_shown_number_by_number():
