@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 from bokeh.document import Document
-from bokeh.events import MouseMove, Pan, PanStart, Press, PressUp, Tap
+from bokeh.events import DoubleTap, MouseMove, Pan, PanStart, Press, PressUp, Tap
 from bokeh.layouts import column, row
 from bokeh.models import Button, FixedTicker, HoverTool, Range1d, Select
 from bokeh.palettes import interp_palette
@@ -34,8 +34,8 @@ from functional_nn.lab.equations import mathml
 TITLE = "Convolution"
 ABOUT = "A digit forward through two convolutions, its sensitivities back to the pixels, and a kernel's gradient."
 _START = (8, 0)  # a digit that the network is not sure of
-_POSITION = 28  # where its share is large
-_BY_HAND = "drawn by hand"
+_POSITION = 35  # where its share is large
+_BY_HAND = "drawn"
 _GREYS = interp_palette(("#ffffff", page.INK), 65)
 _BLUES = interp_palette(("#ffffff", "#08467e"), 65)  # what is 0 or more
 _DIVERGING = interp_palette(("#08467e", "#ffffff", "#a34700"), 129)  # negative, 0, positive
@@ -189,14 +189,15 @@ class _Page:
         self.explained, self.key = page.words(name="explained"), page.words(name="key")
         self.compared = page.words(name="compared", min_width=235)
 
-        for event in (PanStart, Press, Tap):
+        for event in (PanStart, Press, Tap, DoubleTap):  # a second click soon after one is no Tap, wherever it is
             self.drawing.on_event(event, self.begin_stroke)
         self.drawing.on_event(Pan, self.go_on)
         self.drawing.on_event(MouseMove, lambda event: self.go_on(event) if self.pressed else None)
         self.drawing.on_event(PressUp, self.lift)
         self.pressed = False
         for name, plotted in self.plotted.items():
-            plotted.on_event(Tap, lambda event, name=name: self.tapped(name, event))
+            for event in (Tap, DoubleTap):
+                plotted.on_event(event, lambda event, name=name: self.tapped(name, event))
         clear.on_click(lambda: self.paint(np.zeros((SIDE, SIDE))))
         for control in self.digit, self.number:
             control.on_change("value", lambda attribute, old, new: self.choose())

@@ -32,7 +32,7 @@ def network() -> fnn.Network:
         inputs={"p": (SIDE, SIDE, 1)},
         layers=[
             fnn.Layer("1", 6, "relu", [("p", KERNEL)]),
-            fnn.Layer("2", 6, "linear", [("1", "mean_pool((2, 2))")], bias="none"),
+            fnn.Layer("2", 6, "max_pool((2, 2))", [("1", "identity")], bias="none"),
             fnn.Layer("3", 8, "relu", [("2", KERNEL)]),
             fnn.Layer("4", CLASSES, "softmax", [("3", "full")]),
         ],
