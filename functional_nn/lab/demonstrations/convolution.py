@@ -135,7 +135,7 @@ _SHOWN = Markup(
     "channel and the position. As it was trained, the network knows {:.1f} % of the digits that were held out.</p>"
 )
 _SENT_BACK = Markup(
-    '<p class="soft">{} Orange: F grows with it; blue: F falls. Zero where relu is at rest.</p>'
+    '<p class="soft">{} Orange: F grows with it; blue: F falls. relu at rest passes nothing back, max_pool to the largest alone.</p>'
 ).format(mathml(r"\partial F / \partial x_p = \sum_i W_i^{T} s_{p-i}, \quad s_p = f'(n_p) \, g_p:"))
 _TOGETHER = Markup(
     "<p>{} the same kernel has met every window, so that its derivative is a sum over the positions p: "
@@ -262,7 +262,7 @@ class _Page:
 
     def outlined(self, plotted, name: str) -> None:
         plotted.quad("left", "right", "bottom", "top", source=self.marks[name], fill_color=None,
-                     line_color=page.COLORS[2], line_width=2.5)  # fmt: skip
+                     line_color=page.COLORS[2], line_width=2)  # fmt: skip
 
     def bars(self, letter: str, low: float):
         output = network().output.name.translate(ABOVE)
@@ -454,7 +454,7 @@ def own(letter: str, name: str) -> str:
 def described(letter: str, name: str) -> str:
     """The same, and what it is made of: a¹ = relu of conv((3, 3)), s¹ = ∂F/∂n¹."""
     if not name.isdigit():
-        return f"{own(letter, name)}, of the pixels"
+        return f"{own(letter, name)}, {'the' if letter == 'a' else 'of the'} pixels"
     if letter == "s":
         return f"{own(letter, name)} = ∂F/∂{own('n', name)}"
     layer = next(layer for layer in network().layers if layer.name == name)

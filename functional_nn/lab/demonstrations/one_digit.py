@@ -55,11 +55,12 @@ def trained() -> Trained:
     seen, held_out = datasets.split(datasets.load("digits"))
     pictures = lambda part: part.inputs.reshape(-1, SIDE, SIDE, 1)  # noqa: E731
     found = fnn.fit(network(), "cross_entropy", fnn.optimizers.adam(0.01), pictures(seen), seen.targets,
-                    key=jax.random.key(0), epochs=EPOCHS,
-                    validation=(pictures(held_out), held_out.targets))  # fmt: skip
+                    key=jax.random.key(0), epochs=EPOCHS)  # fmt: skip
+    # measured once, and not each epoch: to compile that takes as long as the training
+    outputs = jax.jit(network().apply)(found.params, pictures(held_out))
     by_class = (pictures(held_out)[held_out.labels == digit, :, :, 0] for digit in range(CLASSES))
-    params = jax.tree.map(np.asarray, found.params)
-    return Trained(params, tuple(by_class), float(found.history.validation_accuracy[-1]))
+    right = np.mean(np.argmax(outputs, axis=1) == held_out.labels)
+    return Trained(jax.tree.map(np.asarray, found.params), tuple(by_class), float(right))
 
 
 class Question(NamedTuple):
