@@ -135,7 +135,8 @@ _SHOWN = Markup(
     "channel and the position. As it was trained, the network knows {:.1f} % of the digits that were held out.</p>"
 )
 _SENT_BACK = Markup(
-    '<p class="soft">{} Orange: F grows with it; blue: F falls. relu at rest passes nothing back, max_pool to the largest alone.</p>'
+    '<p class="soft">{} Orange: F grows with it; blue: F falls. A relu at rest passes nothing back, max_pool all of '
+    "it to the largest.</p>"
 ).format(mathml(r"\partial F / \partial x_p = \sum_i W_i^{T} s_{p-i}, \quad s_p = f'(n_p) \, g_p:"))
 _TOGETHER = Markup(
     "<p>{} the same kernel has met every window, so that its derivative is a sum over the positions p: "
