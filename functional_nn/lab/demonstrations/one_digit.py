@@ -174,10 +174,10 @@ def _apart(one, other):
 
 
 def painted(picture: np.ndarray, start: tuple[float, float], end: tuple[float, float], ink: float) -> np.ndarray:
-    """The picture with `ink` in every pixel that a stroke meets, from one (column, row) to another, in pixels from the
-    upper left corner; what of it is outside the picture paints nothing.
+    """The picture with `ink` where a stroke goes, from one (column, row) to another, in pixels from the upper left
+    corner, in steps of half a pixel at most; what of it is outside the picture paints nothing.
     """
-    count = 1 + int(2 * np.ceil(np.abs(np.subtract(end, start)).max()))  # no pixel on the way is passed over
+    count = 1 + int(2 * np.ceil(np.abs(np.subtract(end, start)).max()))
     columns, rows = np.floor(np.linspace(start, end, count)).astype(int).T
     inside = (columns >= 0) & (columns < SIDE) & (rows >= 0) & (rows < SIDE)
     changed = picture.copy()
