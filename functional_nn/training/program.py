@@ -29,6 +29,7 @@ from functional_nn.optimizers.regularizers import Regularizer
 from functional_nn.optimizers.second_order import Problem, SecondOrder
 from functional_nn.precision import at_least_float32
 from functional_nn.training import keys
+from functional_nn.training.augmentation import Augmented, augmented
 from functional_nn.training.minibatches import BatchPlan
 from functional_nn.training.problems import of_batch
 from functional_nn.training.termination import Criterion
@@ -74,8 +75,8 @@ class History(NamedTuple):
     """One value an epoch, NumPy arrays (E,).
 
     training_loss and training_accuracy are those of the epoch's examples, each measured just before the update that
-    used it (for `batch`, exactly those before the epoch), with neurons dropped where there is dropout and without the
-    regularizer's penalty; gradient_norm, the penalty's gradient included, is the mean over the epoch's updates;
+    used it (for `batch`, exactly those before the epoch), with neurons dropped where there is dropout, as augmented, and
+    without the regularizer's penalty; gradient_norm, the penalty's gradient included, is the mean over the epoch's updates;
     validation_* are measured after the epoch, no neuron dropped; each example counts by its weight. Each loss has the
     precision of the parameters. nan where there is nothing to say; None within compiled programs. tracked: {name: what
     `fit` was asked to track, each of its arrays (E, ...)}, measured after the epoch on all training examples.
@@ -123,7 +124,7 @@ class Common:
 
     plan: None until it is known how many examples there are (`loop.suited`). mesh: the devices over which each batch is
     laid, None for one. columns: the hand-written gradient and the evaluation go through the network `in_columns`, for
-    lanes on CPU.
+    lanes on CPU. augment: what each update's inputs go through first.
     """
 
     network: Network
@@ -135,6 +136,7 @@ class Common:
     track: tuple[tuple[str, Callable | None], ...]
     mesh: Mesh | None = None
     columns: bool = False
+    augment: Augmented = ()
 
     def settings(self, **own: Any) -> "Settings":
         """A run's, with what is its own."""
@@ -384,7 +386,7 @@ def parts(settings: Settings, examples: int, dtype) -> Parts:
         laid_out if settings.gradient is value_and_grad else network, loss, optimizer, settings.gradient,
         correct=settings.correct, regularizer=settings.regularizer, mask=settings.mask,
     )  # fmt: skip
-    random = needs_key(network, settings.gradient)
+    random = needs_key(network, settings.gradient) or settings.augment
     scores = [criterion.score for criterion in stop if criterion.score]
     updates, dtype = plan.updates(examples), at_least_float32(dtype)
     counts = plan.counts(examples)
@@ -418,6 +420,8 @@ def parts(settings: Settings, examples: int, dtype) -> Parts:
         if settings.mesh is not None:
             over = NamedSharding(settings.mesh, PartitionSpec(settings.mesh.axis_names))
             data = lax.with_sharding_constraint(data, over)
+        if settings.augment:
+            data = augmented(settings.augment, drop, data[0]), data[1]
         after, metrics = step(state, Batch(*data, example_weights, drop, scale))
         sound = sound & (number <= limit) & jnp.isfinite(metrics.loss) & jnp.isfinite(metrics.gradient_norm)
         # Known before the update is computed, so that the choice costs no pass over the parameters of its own.
