@@ -59,6 +59,8 @@ def train(
     dropout: float | None = None,
     regularizer: str | None = None,
     class_weights: str | None = None,
+    label_smoothing: float = 0.0,
+    augment: tuple[str, ...] = (),
     optimizer: str = _OPTIMIZER,
     learning_rate: float | None = None,
     epochs: int = _EPOCHS,
@@ -111,6 +113,9 @@ def train(
         regularizer: a penalty on the weights, such as "l2(1e-4)", "l1(1e-5)", "elastic_net(1e-5, 1e-4)".
         class_weights: what an example of each class counts for in training: balanced, so that all classes count alike;
             or NAME=WEIGHT,..., 1 where a class has none. What is held out is measured without.
+        label_smoothing: the share of each training example that is given to all classes alike, such as 0.1.
+        augment: what training pictures go through, anew in every update: "shift(2)", flip, "cutout(4)", one after the
+            other; of a network that reads pictures. What is held out stays as it is.
         optimizer: gd, momentum, nesterov, rprop (with --batch-size 0), adagrad, full_matrix_adagrad (of small
             networks), adadelta, rmsprop, adam, adamax, amsgrad, nadam, adamw; with constants, "momentum(0.1, 0.95)", a
             schedule, "adam(cosine(0.01, 2000))", or one by layer, "gd({layer1: 0.1, others: 0.01})". With

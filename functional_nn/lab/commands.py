@@ -47,9 +47,10 @@ def train(source: str, settings: dict[str, Any], out: Path, replace: bool, resum
     """
     runs.check_free(out, replace)
     _check_network(settings)
-    task = prepare(source, settings)
+    task = _smoothed(prepare(source, settings), settings["label_smoothing"])
     loss, config, (x, t), held_out = task.loss, task.config, task.training, task.validation
     network = build_network(task, settings)
+    _check_augment(settings["augment"], network)
     optimizer = _optimizer(settings["optimizer"], settings["learning_rate"])
     regularizer = settings["regularizer"] and fnn.optimizers.regularizers.get(settings["regularizer"])
     config |= {
@@ -59,6 +60,8 @@ def train(source: str, settings: dict[str, Any], out: Path, replace: bool, resum
         **{name: settings[name] for name in _OF_TRAINING},
         "stop": list(settings["stop"]),
         "track": list(settings["track"]),
+        "label_smoothing": settings["label_smoothing"],
+        "augment": list(settings["augment"]),
     }
     size = settings["batch_size"]
     if size is None:  # as `fit` has it
@@ -90,8 +93,8 @@ def train(source: str, settings: dict[str, Any], out: Path, replace: bool, resum
             network, loss, optimizer, x, t, key=key, epochs=epochs, plan=plan, params=params,
             validation=held_out, weights=task.weights, class_weights=task.class_weights, regularizer=regularizer,
             stop=criteria(settings, restore=True), gradient=settings["gradient"],
-            correct=right_answers(task.held_out.task), track=settings["track"], chunk=chunk, on_chunk=on_chunk,
-            seconds=settings["seconds"], checkpoint=kept, resume=resumed,
+            correct=right_answers(task.held_out.task), track=settings["track"], augment=settings["augment"],
+            chunk=chunk, on_chunk=on_chunk, seconds=settings["seconds"], checkpoint=kept, resume=resumed,
         )  # fmt: skip
         watch(len(result.history.epoch), result.state.params, last=True)
         seconds = time.perf_counter() - began
@@ -435,6 +438,29 @@ def _class_weights(text: str | None, dataset: Dataset) -> str | dict[int, float]
             raise ValueError(f"class_weights: class {name!r} is given twice")
         weights[dataset.classes.index(name)] = weight
     return weights
+
+
+def _smoothed(task: Prepared, rate: float) -> Prepared:
+    """The same with the labels of the training part smoothed. Raises ValueError where there are none, or -1 and +1."""
+    if rate == 0:
+        return task
+    if task.held_out.task != "classification":
+        raise ValueError(f"label_smoothing: {task.held_out.name} has numbers to predict, and no classes; got {rate}")
+    if task.loss.targets == "signs":
+        raise ValueError(f"label_smoothing: {task.loss.name} takes targets of -1 and +1 alone; got {rate}")
+    x, t = task.training
+    return task._replace(training=(x, np.asarray(fnn.smooth_labels(t, rate))))
+
+
+def _check_augment(augment: Sequence[str], network: fnn.Network) -> None:
+    """Raises ValueError for what training would refuse, before any work is done."""
+    shape = _read_by(network)
+    if augment and len(shape) == 1:
+        raise ValueError(
+            f"augment: changes pictures, and this network reads rows of {shape[0]} numbers; name a --network that reads"
+            " pictures, such as lenet"
+        )
+    fnn.training.augmentation.settled(augment, {name: network.shapes[name] for name, _ in network.inputs})
 
 
 def criteria(settings: dict[str, Any], restore: bool) -> list[fnn.training.Criterion]:

@@ -59,7 +59,7 @@ def trained(
             figures["learning_curves"],
             f"Training loss goes from {history.training_loss[0]:.3g} to {history.training_loss[-1]:.3g} in "
             f"{epochs}; held-out loss ends at {history.validation_loss[-1]:.3g}.",
-            curves + _chosen(config, result) + " Open circles: exactly zero." + _separable(summary),
+            curves + _changed(config) + _chosen(config, result) + " Open circles: exactly zero." + _separable(summary),
         ),
         *([_watched_panel(figures["gradient_agreement"], watched, monitored)] if watched else []),
         *_examples(config, held_out, outputs, summary["held out"]),
@@ -102,6 +102,13 @@ def _watched_panel(figure: Any, watched: Sequence[tuple[int, Sequence[Any]]], mo
         "bound is derived from the program's roundings and the gradient's measured condition number, which "
         "grows as the gradient itself vanishes. Points on the lowest line are equal to the last bit.",
     )
+
+
+def _changed(config: dict[str, Any]) -> str:
+    """What was done to the training part alone, in words."""
+    augment, rate = config["augment"], config["label_smoothing"]
+    told = f"Training pictures go through {', '.join(augment)}, anew in every update. " if augment else ""
+    return told + (f"Of each training example {rate:g} is given to all classes alike. " if rate else "")
 
 
 def _chosen(config: dict[str, Any], result: fnn.training.FitResult) -> str:
