@@ -5,6 +5,7 @@ dark nor light, and are seen on both.
 """
 
 import itertools
+import textwrap
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -133,7 +134,7 @@ def images(inputs: np.ndarray, shape: tuple[int, ...], captions: Sequence[str]) 
         for axis, pixels, caption in zip(axes.flat, pictures, captions, strict=False):
             low, high = pixels.min(), pixels.max()
             axis.imshow((pixels - low) / ((high - low) or 1) if pixels.ndim == 3 else pixels, cmap="gray_r")
-            axis.set_title(caption, fontsize=8, parse_math=False)
+            axis.set_title(textwrap.fill(caption, 14, break_long_words=False), fontsize=8, parse_math=False)
     return figure
 
 
