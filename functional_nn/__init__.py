@@ -21,11 +21,11 @@ from functional_nn.gradients.backprop import (
     value_and_grad,
 )
 from functional_nn.gradients.comparison import Agreement, compare, compare_callables
-from functional_nn.networks import activations, connections, initializers, losses
+from functional_nn.networks import activations, connections, initializers, losses, presets
 from functional_nn.networks.activations import Activation
 from functional_nn.networks.connections import Connection
 from functional_nn.networks.losses import Loss, class_weights, one_hot, smooth_labels
-from functional_nn.networks.network import Layer, Network, Trace, graph, multilayer
+from functional_nn.networks.network import Layer, Network, Trace, graph, inference_mode, multilayer
 from functional_nn.training import fit
 
 __version__ = "0.1.0"
@@ -50,12 +50,14 @@ __all__ = [
     "differentiable",
     "fit",
     "graph",
+    "inference_mode",
     "initializers",
     "losses",
     "multilayer",
     "objective",
     "one_hot",
     "optimizers",
+    "presets",
     "quantities",
     "sensitivities",
     "smooth_labels",

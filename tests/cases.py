@@ -5,6 +5,7 @@ step), each function by its definition. It reads a network's description and par
 Letters: Q examples, S neurons.
 """
 
+import math
 import re
 from functools import partial
 
@@ -19,11 +20,14 @@ DTYPES = (jnp.float64, jnp.float32, jnp.bfloat16, jnp.float16)
 
 # What is crossed ------------------------------------------------------------------------------------------------------
 
-# every registered activation, and others of the same family with constants of their own
+# every registered activation of single neurons and of vectors, and others of a family with constants of their own;
+# those of whole signals have tests of their own
 ACTIVATIONS = (
-    *fnn.activations.names(),
+    *(name for name in fnn.activations.names() if fnn.activations.get(name).alone or name == "softmax"),
     "leaky_relu(-0.5)",
     "elu(0.7)",
+    "celu(0.7)",
+    "gelu(tanh)",
     "prelu(layer)",
     "maxout(3)",
 )
@@ -42,7 +46,11 @@ def admitted(loss, activation) -> bool:
 
 
 # what networks are made of in the proofs: every family once, and both ways of sharing a learned slope
-PROVED = tuple(name for name in TRAINABLE if name not in ("leaky_relu(-0.5)", "elu(0.7)", "maxout(3)"))
+_BY_THEIR_DERIVATIVES = (
+    "leaky_relu(-0.5)", "elu(0.7)", "celu(0.7)", "maxout(3)", "softplus", "softsign", "silu", "mish", "gelu",
+    "gelu(tanh)", "celu", "selu", "relu6", "hard_tanh", "hard_sigmoid",
+)  # fmt: skip
+PROVED = tuple(name for name in TRAINABLE if name not in _BY_THEIR_DERIVATIVES)
 OUTPUT_PAIRS = tuple((f, loss) for f in PROVED for loss in LOSSES if admitted(loss, f))
 
 
@@ -209,6 +217,23 @@ def reference_activation(activation, n, theta):
         "shifted_relu": lambda x: x if x.real > -1 else 0 * x - 1,
         "leaky_relu": lambda x: x if x.real > 0 else float(constants[0]) * x,
         "elu": lambda x: x if x.real > 0 else float(constants[0]) * np.expm1(x),
+        "celu": lambda x: x if x > 0 else float(constants[0]) * np.expm1(x / float(constants[0])),
+        "selu": lambda x: 1.0507009873554805 * (x if x > 0 else 1.6732632423543772 * np.expm1(x)),
+        "relu6": lambda x: min(max(x, 0.0), 6.0),
+        "hard_tanh": lambda x: min(max(x, -1.0), 1.0),
+        "hard_sigmoid": lambda x: min(max(x + 3.0, 0.0), 6.0) / 6,
+        "softplus": lambda x: max(x, 0.0) + np.log1p(np.exp(-abs(x))),
+        "softsign": lambda x: x / (1 + abs(x)),
+        "silu": lambda x: x / (1 + np.exp(-x)),
+        "mish": lambda x: x * np.tanh(np.log1p(np.exp(x))),
+        "gelu": lambda x: (
+            x
+            * (
+                (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))) / 2
+                if constants == ["tanh"]
+                else math.erfc(-x / np.sqrt(2)) / 2
+            )
+        ),
         "hardlim": lambda x: 1.0 if x >= 0 else 0.0,
         "hardlims": lambda x: 1.0 if x >= 0 else -1.0,
     }[base]

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
@@ -25,7 +26,18 @@ from functional_nn.gradients import factors
 from functional_nn.networks import losses
 from functional_nn.networks.connections import Connection, Factors
 from functional_nn.networks.losses import Loss, at_positions
-from functional_nn.networks.network import Inputs, Layer, Network, Params, Trace, dtype_of, forward, theta, weights_of
+from functional_nn.networks.network import (
+    Inputs,
+    Layer,
+    Network,
+    Params,
+    Trace,
+    dtype_of,
+    forward,
+    inference_mode,
+    theta,
+    weights_of,
+)
 
 
 class Sweep(NamedTuple):
@@ -167,6 +179,7 @@ def differentiable(network: Network) -> Callable[[Params, Inputs], Array]:
     not available through a custom VJP; take it of `network.apply`.
     """
     check_trainable(network)
+    network = inference_mode(network)
 
     @jax.custom_vjp
     def apply(params, inputs):
@@ -281,6 +294,8 @@ def contract(network: Network, params: Params, trace: Trace, swept: Sweep) -> Pa
         if swept.learned[layer.name]:
             shares = swept.learned[layer.name].items()
             found["learned"] = {name: factors.total(f, own["learned"][name], layer.total) for name, f in shares}
+        if "statistics" in own:  # which nothing is learned of
+            found["statistics"] = jax.tree.map(jnp.zeros_like, own["statistics"])
         gradients[layer.name] = found
     return gradients
 

@@ -372,12 +372,14 @@ def compare_callables(
     )
 
 
-def compare_activation(activation: str | Activation, *, key: Array | None = None) -> Agreement:
+def compare_activation(activation: str | Activation, shape: Shape | int = 8, *, key: Array | None = None) -> Agreement:
     """An activation's hand-written derivatives against `jax.vjp` and `jax.jvp` of its own forward map, on random data.
 
+    shape: of one example's signal, (*P, S) for S neurons at each position, such as (6, 6, 4) for pooling.
     Covers what no gradient shows: "pushforward" and "second_order", which Hessian-vector products need; and the
-    "pullback", learned parameters included. In JAX's default float. Raises ValueError for one without derivative, and
-    for one that says each neuron is `alone` where it is not; one without second derivative is compared without.
+    "pullback", learned parameters included. In JAX's default float. Raises ValueError for one without derivative, for
+    one that says each neuron is `alone` where it is not, and for a signal that it cannot read; one without second
+    derivative is compared without.
 
     >>> import functional_nn as fnn
     >>> fnn.comparison.compare_activation("tanh").verdict
@@ -386,17 +388,24 @@ def compare_activation(activation: str | Activation, *, key: Array | None = None
     f = activations.get(activation)
     if f.pullback is None:
         raise ValueError(f"activation {f.name!r} has no derivative to compare")
-    if f.alone and any(activations.mixes(f)):
+    shape = _signal("compare_activation", shape)
+    given = (*shape[:-1], shape[-1] * f.pieces)
+    examples, dtype = 32, precision.default()
+    try:
+        theta = activations.started(f, shape[-1], dtype)
+        mixes = f.alone and any(activations.mixes(f, given))
+        gives = activations.output_shape(f, given)
+    except ValueError as error:
+        raise ValueError(f"activation {f.name} {error}") from None
+    if mixes:
         raise ValueError(
             f"activation {f.name!r} says alone=True, but a neuron's output depends on other neurons' inputs"
         )
-    examples, size, dtype = 32, 8, precision.default()
     key = jax.random.key(0) if key is None else key
     keys = jax.random.split(key, 4)
-    theta = f.parameters(size, dtype) if f.parameters else {}
     r_theta = jax.tree.map(lambda x: jax.random.normal(keys[3], x.shape, dtype), theta)
-    n, r = (2 * jax.random.normal(k, (examples, size * f.pieces), dtype) for k in keys[:2])
-    g = jax.random.normal(keys[2], (examples, size), dtype)
+    n, r = (2 * jax.random.normal(k, (examples, *given), dtype) for k in keys[:2])
+    g = jax.random.normal(keys[2], (examples, *gives), dtype)
 
     def by_hand(n, g, r, theta, r_theta):
         a, kept = f.forward(n, theta)
@@ -410,13 +419,15 @@ def compare_activation(activation: str | Activation, *, key: Array | None = None
             found["second_order"] = {"n": second, **_summed_like(theta, second_learned)}
         return found
 
+    own = f.parameters(shape[-1], dtype) if f.parameters else {}  # what is learned of theta
+
     def outputs(n, theta):
         return f.forward(n, theta)[0]
 
     def automatically(n, g, r, theta, r_theta):
         def pulled_back(n, theta):
             s, learned = jax.vjp(outputs, n, theta)[1](g)
-            return {"n": s, **{f"learned/{name}": x for name, x in learned.items()}}
+            return {"n": s, **{f"learned/{name}": x for name, x in learned.items() if name in own}}
 
         found = {
             "pullback": pulled_back(n, theta),
@@ -449,9 +460,7 @@ def compare_connection(
     >>> fnn.comparison.compare_connection("conv((3, 3), stride=2)", (7, 6, 3)).verdict
     'agree'
     """
-    by, shape = connections.get(connection), (shape,) if isinstance(shape, int) else tuple(shape)
-    for size in shape:
-        checks.integer("compare_connection", "every size of shape", size, 1)
+    by, shape = connections.get(connection), _signal("compare_connection", shape)
     channels = shape[-1] if by.outer is None else checks.integer("compare_connection", "channels", channels, 1)
     try:
         given, of_weights = by.shapes(shape, channels)
@@ -498,6 +507,13 @@ def compare_connection(
 
     found = compare_callables(by_hand, automatically, s, x, w, dx, dw, key=key, jit=False)
     return dataclasses.replace(found, title=f"laws of {by.name} on {shape}, {channels} channels")
+
+
+def _signal(owner: str, shape: Shape | int) -> Shape:
+    shape = (shape,) if isinstance(shape, int) else tuple(shape)
+    for size in shape:
+        checks.integer(owner, "every size of shape", size, 1)
+    return shape
 
 
 def _laws(by: Connection, s, x, w, dx, dw) -> dict[str, Array]:
@@ -828,8 +844,10 @@ def _audit_kinks(network, loss, automatically, params, inputs, targets) -> tuple
         gap = np.asarray(distance(*at)).astype(np.float64)
         scale = max(1.0, float(np.max(np.abs(np.asarray(at[0]).astype(np.float64)), initial=0.0)))
         audits.append(KinkAudit(name, int(np.sum(gap == 0)), int(np.sum(gap <= 8 * unit * scale)), gap.size))
-        # Pieces of one maxout neuron are pushed by different amounts, so that a tie is broken.
+        # What ties is pushed by different amounts: pieces of one maxout neuron, numbers of one window.
         order = 1 + np.arange(layer.rows) % layer.activation.pieces
+        if not layer.activation.alone:
+            order = 1 + np.random.default_rng(0).random(gap.shape)
         at_kink = np.repeat(gap == 0, layer.rows // gap.shape[-1], axis=-1)
         push[layer.name] += jnp.asarray(at_kink * order * 4 * unit * scale, targets.dtype)
     if not any(audit.at_kink for audit in audits):

@@ -32,7 +32,7 @@ from jax.flatten_util import ravel_pytree
 from functional_nn import checks, linalg
 from functional_nn.gradients import backprop, factors
 from functional_nn.gradients.views import BLOCK, BUDGET, Examples, View, check_budget, fitting, in_blocks, prepare
-from functional_nn.networks import losses
+from functional_nn.networks import activations, losses
 from functional_nn.networks.losses import Loss, at_positions
 from functional_nn.networks.network import Inputs, Network, Params, plus_bias, theta, weights_of
 from functional_nn.precision import at_least_float32
@@ -91,15 +91,17 @@ def products(
     """v -> H v, or v -> G v: for many products at one point, whose trace and sensitivities are computed once.
 
     of: "hessian" or "gauss_newton". A batch larger than `block` goes in blocks, whose traces are made anew for every
-    product. Raises ValueError as `backpropagate`, for a loss without the second derivative asked for, and for a vector
-    of other shapes than the parameters'.
+    product; all at once where batch normalization mixes its examples. Raises ValueError as `backpropagate`, for a loss
+    without the second derivative asked for, and for a vector of other shapes than the parameters'.
     """
     checks.one_of("products", "of", of, ("hessian", "gauss_newton"))
     if targets is None:
         raise ValueError("targets: second derivatives cannot do without")
     backprop.check_trainable(network)
     loss = losses.get(loss)
-    examples, total = prepare(network, loss, params, inputs, targets, weights)
+    examples, total = prepare(network, loss, params, inputs, targets, weights, apart=False)
+    if any(activations.mixes_examples(layer.activation, network.net_shapes[layer.name]) for layer in network.layers):
+        block = None
     multiply = _hessian_product if of == "hessian" else _gauss_newton_product
     if block is not None:
         block = fitting(network, params, checks.integer("products", "block", block, 1))

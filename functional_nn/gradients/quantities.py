@@ -715,7 +715,11 @@ def _statistics(sums, whole, *, saturation):
 
 
 def _own_slopes(activation: Activation, n: Array, a: Array, kept: Any, theta: Theta) -> Array:
-    """da_i/dn_i (Q, *P, S): all at once where each neuron is by itself, else one neuron after the other."""
+    """da_i/dn_i (Q, *P, S): as the activation tells it, all at once where each neuron is by itself, else one after the
+    other.
+    """
+    if activation.slopes is not None:
+        return jnp.broadcast_to(activation.slopes(n, a, kept, theta), a.shape)
 
     def of_each(g):
         return activation.pullback(g, n, a, kept, theta)[0].reshape(*a.shape, -1).sum(axis=-1)
@@ -733,7 +737,7 @@ def _own_slopes(activation: Activation, n: Array, a: Array, kept: Any, theta: Th
 def layer_statistics(view, *, saturation=0.01):
     """{layer: LayerStatistics}: activations and sensitivities, saturation, dead units, vanishing and exploding ratios.
 
-    f'(n) is da_i/dn_i of each neuron; of maxout, which never saturates, the sum over its pieces.
+    f'(n) is da_i/dn_i of each neuron; of maxout and max_pool, which never saturate, the sum over pieces and windows.
     """
     found = {}
     for layer in view.network.layers:

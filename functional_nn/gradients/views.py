@@ -22,7 +22,7 @@ from functional_nn.gradients import backprop, factors
 from functional_nn.gradients.backprop import Sweep
 from functional_nn.networks import activations, connections, losses
 from functional_nn.networks.connections import Factors
-from functional_nn.networks.network import Params, Trace, dtype_of, forward, theta
+from functional_nn.networks.network import Params, Trace, dtype_of, forward
 from functional_nn.precision import at_least_float32
 
 BLOCK = 2048  # examples swept at once
@@ -202,7 +202,9 @@ class View:
             return backprop.sweep(network, params, self.trace, started)[:2]
 
         # the right factor of a share is the same in all directions
-        learned = {own.name: dict.fromkeys(theta(params[own.name]), Factors(1, None)) for own in network.layers}
+        learned = {
+            own.name: dict.fromkeys(params[own.name].get("learned", {}), Factors(1, None)) for own in network.layers
+        }
         s, learned = jax.vmap(sweep, 1, (1, learned))(columns)
         return factors.of_examples(network, params, self.trace, s, learned)
 
@@ -215,16 +217,20 @@ def swept_from(network, of: Of) -> connections.Shape:
 # Many examples, and large results ------------------------------------------------------------------------------------
 
 
-def prepare(network, loss, params, inputs, targets, weights) -> tuple[Examples, Array | float]:
-    """The examples, checked as `backpropagate` checks them, and what the parts of F sum to."""
+def prepare(network, loss, params, inputs, targets, weights, apart: bool = True) -> tuple[Examples, Array | float]:
+    """The examples, checked as `backpropagate` checks them, and what the parts of F sum to.
+
+    apart: is each to be by itself? Raises ValueError where an activation mixes them then.
+    """
     inputs = network.prepare(params, inputs)
     if loss is not None:
         loss = losses.get(loss)
         loss.check_outputs(network.output.activation)
     if targets is not None:
         targets = network.prepare_targets(inputs, targets, loss, dtype_of(params))
-    for layer in network.layers:
-        activations.check_examples_apart(layer.activation, network.net_shapes[layer.name][:-1])
+    if apart:
+        for layer in network.layers:
+            activations.check_examples_apart(layer.activation, network.net_shapes[layer.name])
     count, dtype, positions = len(next(iter(inputs.values()))), at_least_float32(dtype_of(params)), None
     if weights is None:
         weight, part = float(count), jnp.full(count, 1 / count, dtype)

@@ -102,8 +102,8 @@ def train(
             Debian's dataset-fashion-mnist is installed or FASHION_MNIST names a folder; or a .csv, .npz or IDX file, or
             a folder with an IDX pair.
         network: by its name, in the place of --hidden, --activation, --initializer and --dropout: lenet,
-            "residual(2, 16)", "mlp((128, 64), relu)". One of convolutions reads pictures as they are, colours too; rows
-            of a square number of pixels are pictures then.
+            all_convolutional, residual, "residual(3, width=8, norm=batch_norm)", "mlp((128, 64), relu)". One of
+            convolutions reads pictures as they are, colours too; rows of a square number of pixels are pictures then.
         hidden: sizes of the hidden layers; none: --hidden with nothing after it; 128 by default.
         activation: of the hidden layers, such as tanh, relu, "leaky_relu(0.1)", "maxout(3)"; tanh by default.
         output: activation of the output layer; by default what suits the loss.

@@ -163,12 +163,8 @@ def _chunk(network, optimizer, examples: int, size: int, epochs: int) -> int:
     """
     if fnn.optimizers.second_order.knows(optimizer.name):
         return 1
-    products = 0  # of a weight and what it meets, an example
-    for layer in network.layers:
-        positions = math.prod(network.net_shapes[layer.name][:-1])
-        shapes = (by.shapes(network.shapes[source], layer.rows)[1] for source, by in layer.weighted)
-        products += positions * sum(map(math.prod, shapes))
-    epoch = 6 * products * examples / _OPERATIONS + examples / (size or examples) * _UPDATE
+    forward = sum(row["flops"] for row in fnn.presets.layer_rows(network))
+    epoch = 3 * forward * examples / _OPERATIONS + examples / (size or examples) * _UPDATE  # back it is twice as many
     return max(1, min(epochs // 10, int(1 / epoch)))
 
 

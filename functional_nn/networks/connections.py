@@ -31,8 +31,7 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import product
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -40,9 +39,8 @@ import numpy as np
 from jax import Array, lax
 
 from functional_nn import checks
+from functional_nn.networks.windows import Shape, Window, said, window_of, with_constants
 from functional_nn.registry import Described, Registry, cached, remember
-
-Shape = tuple[int, ...]  # one example's signal: (*positions, channels); a vector is (R,), an image (H, W, C)
 
 
 class Factors(NamedTuple):
@@ -241,121 +239,6 @@ def _flattened(row: Connection, name: str, twin: Connection | None = None) -> Co
 full = register(_flattened(dense, "full", _flattened(_in_columns, "full in columns")))
 
 
-# Windows over positions -----------------------------------------------------------------------------------------------
-
-
-class _Window(NamedTuple):
-    """Where a window meets a signal, along each axis of positions: its size, the step from one window to the next, the
-    step inside it, and the padding: "same", "valid", or how many zeros before and after.
-    """
-
-    size: Shape
-    stride: Shape
-    dilation: Shape
-    padding: Any
-
-    def pads(self, positions: Shape) -> tuple[tuple[int, int], ...]:
-        """Zeros before and after each axis; "same": so that there are ceil(P / stride) windows, the odd zero behind."""
-        if self.padding == "valid":
-            return ((0, 0),) * len(self.size)
-        if self.padding != "same":
-            return self.padding
-        found = []
-        for length, reach, stride in zip(positions, self.reaches, self.stride, strict=True):
-            whole = max((-(-length // stride) - 1) * stride + reach - length, 0)
-            found.append((whole // 2, whole - whole // 2))
-        return tuple(found)
-
-    @property
-    def reaches(self) -> Shape:
-        """How far a window reaches, gaps included."""
-        return tuple((size - 1) * gap + 1 for size, gap in zip(self.size, self.dilation, strict=True))
-
-    def places(self, positions: Shape) -> Shape:
-        """How many windows there are along each axis."""
-        axes = zip(positions, self.pads(positions), self.reaches, self.stride, strict=True)
-        return tuple((length + sum(pad) - reach) // stride + 1 for length, pad, reach, stride in axes)
-
-    def check(self, x: Shape) -> None:
-        """Raises ValueError for a signal that it cannot go over."""
-        if len(x) != len(self.size) + 1:
-            axes = ", ".join("PQR"[: len(self.size)])
-            raise ValueError(f"needs a signal ({axes}, channels), got shape {x}")
-        same = self.padding == "same"
-        padded = x[:-1] if same else tuple(n + sum(pad) for n, pad in zip(x[:-1], self.pads(x[:-1]), strict=True))
-        larger = lambda sizes: any(size > n for size, n in zip(sizes, padded, strict=True))  # noqa: E731
-        signal = f"larger than the signal's {_said(padded)}" + (", padding included" if padded != x[:-1] else "")
-        if larger(self.reaches):
-            hint = "; padding given in numbers lets it" if same else ""
-            raise ValueError(f"has a window over {_said(self.reaches)} positions, {signal}{hint}")
-        if larger(self.stride):
-            raise ValueError(f"has a stride of {_said(self.stride)} positions, {signal}")
-
-    def offsets(self) -> list[Shape]:
-        """Where in a window its elements are."""
-        return list(product(*(range(0, reach, gap) for reach, gap in zip(self.reaches, self.dilation, strict=True))))
-
-    def read(self, x: Array) -> list[Array]:
-        """x (Q, *P, C) -> of each element of a window what it meets at all places, (Q, *P', C)."""
-        pads, places = self.pads(x.shape[1:-1]), self.places(x.shape[1:-1])
-        padded = lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *((*pad, 0) for pad in pads), (0, 0, 0)))
-        found = []
-        for start in self.offsets():
-            ends = [at + (count - 1) * step + 1 for at, count, step in zip(start, places, self.stride, strict=True)]
-            found.append(lax.slice(padded, (0, *start, 0), (x.shape[0], *ends, x.shape[-1]), (1, *self.stride, 1)))
-        return found
-
-    def write(self, parts: list[Array], positions: Shape) -> Array:
-        """The adjoint of `read`: what was read at several places adds up, what was padding is left out."""
-        total = None
-        for start, part in zip(self.offsets(), parts, strict=True):
-            edges = []
-            axes = zip(start, self.pads(positions), part.shape[1:-1], self.stride, positions, strict=True)
-            for at, (before, _), count, step, length in axes:
-                first = at - before
-                edges.append((first, length - first - (count - 1) * step - 1, step - 1))
-            back = lax.pad(part, jnp.zeros((), part.dtype), ((0, 0, 0), *edges, (0, 0, 0)))
-            total = back if total is None else total + back
-        return total
-
-
-def _said(sizes: Shape) -> str:
-    return str(sizes[0]) if len(sizes) == 1 else str(sizes)
-
-
-def _window(owner: str, size, stride, dilation, padding) -> _Window:
-    """Raises ValueError for sizes that are no positive integers, or not one for each axis."""
-    size = _each(owner, "window" if owner == "mean_pool" else "kernel", size, None)
-    if len(size) > 3:
-        raise ValueError(f"{owner}: one, two or three axes of positions, got {len(size)}")
-    count = len(size)
-    if isinstance(padding, str):
-        checks.one_of(owner, "padding", padding, ("same", "valid"))
-    else:
-        given = padding if isinstance(padding, tuple | list) else (padding,) * count
-        if len(given) != count:
-            raise ValueError(f"{owner}: padding must be 'same', 'valid' or {count}, one for each axis, got {padding!r}")
-        pairs = (pad if isinstance(pad, tuple | list) else (pad, pad) for pad in given)
-        padding = tuple(_each(owner, "padding", pair, 2, 0) for pair in pairs)
-        padding = padding if any(map(any, padding)) else "valid"
-    return _Window(size, _each(owner, "stride", stride, count), _each(owner, "dilation", dilation, count), padding)
-
-
-def _each(owner: str, name: str, given, count: int | None, least: int = 1) -> Shape:
-    """One integer for each axis; a single one serves all."""
-    given = given if isinstance(given, tuple | list) else (given,) * (count or 1)
-    if not given or (count is not None and len(given) != count):
-        raise ValueError(f"{owner}: {name} must be an integer or {count or 'several'} of them, got {given!r}")
-    return tuple(checks.integer(owner, name, x, least) for x in given)
-
-
-def _with_constants(name: str, first, defaults: dict[str, Any], **given) -> str:
-    """As `get` reads it: what is not the default is said."""
-    say = lambda x: x if isinstance(x, str | int) or isinstance(x[0], tuple) else _said(x)  # noqa: E731
-    told = [f"{key}={say(x)}" for key, x in given.items() if x != defaults[key]]
-    return f"{name}({', '.join([_said(first), *told])})"
-
-
 # Convolution ----------------------------------------------------------------------------------------------------------
 
 
@@ -372,15 +255,15 @@ def conv(kernel, stride=1, padding="same", dilation=1, groups: int = 1) -> Conne
     >>> connections.conv((3, 3), stride=2).shapes((28, 28, 1), 16)
     ((14, 14, 16), (16, 3, 3, 1))
     """
-    window = _window("conv", kernel, stride, dilation, padding)
+    window = window_of("conv", "kernel", kernel, stride, dilation, padding)
     return _convolution(window, checks.integer("conv", "groups", groups, 1))
 
 
 @functools.cache  # one row, however its constants are given
-def _convolution(window: _Window, groups: int) -> Connection:
+def _convolution(window: Window, groups: int) -> Connection:
     axes = len(window.size)
     one = (1,) * axes
-    name = _with_constants(
+    name = with_constants(
         "conv", window.size, {"stride": one, "padding": "same", "dilation": one, "groups": 1},
         stride=window.stride, padding=window.padding, dilation=window.dilation, groups=groups,
     )  # fmt: skip
@@ -451,12 +334,12 @@ def _convolution(window: _Window, groups: int) -> Connection:
     return row(name, forward=forward, back=back, outer=outer, twin=twin)
 
 
-def _complex_convolution(window: _Window, groups: int, x: Array, w: Array) -> Array:
+def _complex_convolution(window: Window, groups: int, x: Array, w: Array) -> Array:
     parts = zip(jnp.split(x, groups, axis=-1), jnp.split(w, groups, axis=0), strict=True)
     return jnp.concatenate([_as_product(window)["forward"](*pair) for pair in parts], axis=-1)
 
 
-def _as_product(window: _Window) -> dict[str, Callable]:
+def _as_product(window: Window) -> dict[str, Callable]:
     """The convolution as a dense layer of windows that are copied side by side."""
 
     def flat(w):
@@ -537,33 +420,22 @@ def mean_pool(window=None, stride=None, padding="valid") -> Connection:
         if stride is not None or padding != "valid":
             raise ValueError("mean_pool: stride and padding are those of a window, and none is given")
         return Connection("mean_pool", _all_positions, _mean, _back_of_mean, pads=True)
-    return _mean_of_windows(_window("mean_pool", window, window if stride is None else stride, 1, padding))
+    return _mean_of_windows(window_of("mean_pool", "window", window, window if stride is None else stride, 1, padding))
 
 
 @functools.cache
-def _mean_of_windows(own: _Window) -> Connection:
-    name = _with_constants(
+def _mean_of_windows(own: Window) -> Connection:
+    name = with_constants(
         "mean_pool", own.size, {"stride": own.size, "padding": "valid"}, stride=own.stride, padding=own.padding
     )
 
     def shapes(x: Shape, channels: int) -> tuple[Shape, None]:
         own.check(x)
-        if (met(x[:-1]) < 1).any():
-            raise ValueError(f"has windows that meet nothing but padding, over positions {x[:-1]}")
+        own.check_met(x[:-1])
         return (*own.places(x[:-1]), x[-1]), None
 
-    def met(positions: Shape) -> np.ndarray:
-        """How many of the signal's positions each window meets, P'."""
-        counts = np.ones(())
-        axes = zip(positions, own.places(positions), own.pads(positions), own.size, own.stride, strict=True)
-        for length, places, (before, _), size, step in axes:
-            first = np.arange(places) * step - before
-            inside = np.minimum(first + size, length) - np.maximum(first, 0)
-            counts = np.multiply.outer(counts, np.maximum(inside, 0))  # below 0 where a window is all padding
-        return counts
-
     def share(positions: Shape, dtype) -> Array:
-        return jnp.asarray(1 / met(positions)[None, ..., None], dtype)
+        return jnp.asarray(1 / own.met(positions)[None, ..., None], dtype)
 
     def forward(x, w):
         return sum(own.read(x)) * share(x.shape[1:-1], x.dtype)
@@ -607,7 +479,7 @@ def _at(given: Shape) -> Connection:
             raise ValueError(f"needs a signal with {len(given)} axes of positions, got shape {x}")
         for at, length in zip(given, x[:-1], strict=True):
             if not -length <= at < length:
-                raise ValueError(f"has position {_said(given)}, outside the signal's {x[:-1]}")
+                raise ValueError(f"has position {said(given)}, outside the signal's {x[:-1]}")
         return x[-1:], None
 
     def forward(x, w):
@@ -616,7 +488,7 @@ def _at(given: Shape) -> Connection:
     def back(s, w, like):
         return jnp.zeros(like.shape, s.dtype).at[(slice(None), *given)].set(s)
 
-    return Connection(f"take({_said(given)})", shapes, forward, back, pads=True)
+    return Connection(f"take({said(given)})", shapes, forward, back, pads=True)
 
 
 @register
@@ -647,4 +519,4 @@ def _repeated(factor: Shape) -> Connection:
         apart = [n for pair in zip(like.shape[1:-1], factor, strict=True) for n in pair]
         return jnp.sum(s.reshape(len(s), *apart, s.shape[-1]), axis=tuple(2 * axis for axis in axes))
 
-    return Connection(f"upsample({_said(factor)})", shapes, forward, back, pads=True)
+    return Connection(f"upsample({said(factor)})", shapes, forward, back, pads=True)

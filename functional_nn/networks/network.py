@@ -92,7 +92,7 @@ class Layer:
         settle("dropout", rate)
         _check_name("layer", self.name)
         _check_size(f"layer {self.name!r}", self.size)
-        _check_learned(self.name, activation)
+        _check_learned(self.name, self.size, activation)
         if self.bias not in Bias.__args__:
             raise ValueError(f"layer {self.name!r}: " + registry.unknown("bias", str(self.bias), Bias.__args__))
         if initializer.sets_bias and self.bias == "shared":
@@ -185,7 +185,7 @@ class Network:
 
         Weights are as their connection has them, of a convolution (S, *kernel, S_source); sources that are read without
         weights have none, layers without bias no "bias". Learned parameters of an activation stand under "learned",
-        {"slope": (S,) or (1,)} of prelu.
+        {"slope": (S,) or (1,)} of prelu, running statistics of batch_norm under "statistics".
         dtype: float64, float32, bfloat16 or float16; JAX's default float where not given. Raises ValueError for
         float64 while `jax_enable_x64` is off.
         """
@@ -215,16 +215,24 @@ class Network:
             params["bias"] = bias[:1] if layer.bias == "shared" else jnp.broadcast_to(bias, shape)
         if layer.activation.parameters:
             params["learned"] = layer.activation.parameters(layer.size, dtype)
+        if layer.activation.statistics:
+            params["statistics"] = layer.activation.statistics(layer.size, dtype)
         return params
 
     def apply(self, params: Params, inputs: Inputs) -> Array:
-        """Outputs (Q, *P, S) for inputs (Q, *P, R), or {name: (Q, *P, R)} of several. Raises as `forward`."""
-        return self.forward(params, inputs).activations[self.output.name]
+        """Outputs (Q, *P, S) for inputs (Q, *P, R), or {name: (Q, *P, R)} of several.
+
+        They are those of `inference_mode`: where there is batch normalization, by its running statistics, each
+        example's by itself. Raises as `forward`, and ValueError where there are no such statistics yet.
+        """
+        check_statistics(self, params)
+        return inference_mode(self).forward(params, inputs).activations[self.output.name]
 
     def forward(
         self, params: Params, inputs: Inputs, offsets: Mapping[str, Array] | None = None, key: Array | None = None
     ) -> Trace:
-        """The forward pass, with everything it computed on the way (Hagan Eq. 3.2-3.4).
+        """The forward pass, with everything it computed on the way (Hagan Eq. 3.2-3.4); batch normalization is by the
+        batch's own statistics, as in training.
 
         Computes in the dtype of the parameters, to which the inputs are converted. offsets: {layer: as large as its net
         inputs, (Q, *P, rows)}, added to them: the derivative with respect to a zero put there is the layer's
@@ -420,8 +428,48 @@ def plus_bias(n: Array, layer_params: dict) -> Array:
 
 
 def theta(layer_params: dict) -> dict[str, Array]:
-    """The learned parameters of the layer's activation, {} for most."""
-    return layer_params.get("learned", {})
+    """What the layer's activation has learned, and what statistics it has, {} for most."""
+    return layer_params.get("learned", {}) | layer_params.get("statistics", {})
+
+
+@functools.lru_cache(maxsize=256)
+def inference_mode(network: Network) -> Network:
+    """The network as it predicts: batch normalization by its running statistics, so that each example is by itself.
+
+    The same parameters serve it, and every quantity of single examples is to be had of it; the network itself, where
+    there is no batch normalization.
+    """
+    if not any(layer.activation.running for layer in network.layers):
+        return network
+    layers = (
+        dataclasses.replace(layer, activation=layer.activation.running.inference) if layer.activation.running else layer
+        for layer in network.layers
+    )
+    return Network(network.inputs, tuple(layers))
+
+
+def check_statistics(network: Network, params: Params) -> None:
+    """Raises ValueError where batch normalization has seen no batch yet."""
+    check_params(network, params)
+    for layer in network.layers:
+        if layer.activation.running:
+            count = params[layer.name]["statistics"]["count"]
+            if checks.is_concrete(count) and not np.asarray(count).any():
+                raise ValueError(
+                    f"layer {layer.name!r}: {layer.activation.name} has no running statistics yet, by which outputs "
+                    "are normalized; train the network with fit, or take the batch's own by network.forward"
+                )
+
+
+def renewed(network: Network, params: Params, trace: Trace) -> Params:
+    """The parameters with the running statistics after one batch more, whose trace this is."""
+    params = dict(params)
+    for layer in network.layers:
+        if layer.activation.running:
+            own = params[layer.name]
+            after = layer.activation.running.after(own["statistics"], trace.kept[layer.name])
+            params[layer.name] = own | {"statistics": after}
+    return params
 
 
 def dtype_of(params: Params) -> np.dtype:
@@ -509,9 +557,13 @@ def _check_size(label: str, size: int) -> None:
         raise ValueError(f"{label}: size must be at most {_LARGEST}, got {size}")
 
 
-def _check_learned(layer: str, activation: Activation) -> None:
+def _check_learned(layer: str, size: int, activation: Activation) -> None:
     if activation.parameters:
-        for name in jax.eval_shape(lambda: activation.parameters(1, jnp.float32)):
+        try:
+            learned = jax.eval_shape(lambda: activation.parameters(size, jnp.float32))
+        except ValueError as error:
+            raise ValueError(f"layer {layer!r}: its activation {activation.name} {error}") from None
+        for name in learned:
             if "/" in name:
                 raise ValueError(
                     f"layer {layer!r}: activation {activation.name!r} calls a learned parameter {name!r}; it needs "
@@ -573,7 +625,10 @@ def _output_shape(layer: Layer, n: Shape) -> Shape:
     """Of the layer's outputs."""
     if layer.activation.alone:
         return (*n[:-1], layer.size)
-    return activations.output_shape(layer.activation, n)
+    try:
+        return activations.output_shape(layer.activation, n)
+    except ValueError as error:
+        raise ValueError(f"layer {layer.name!r}: its activation {layer.activation.name} {error}") from None
 
 
 def _bias_shape(layer: Layer, n: Shape) -> Shape:

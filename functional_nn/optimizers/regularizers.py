@@ -73,7 +73,7 @@ def _size(w: Array) -> Array:
 
 
 def penalized(params: Any, biases: bool = False) -> Any:
-    """Which arrays of the parameters a penalty acts on: Python booleans in their structure."""
+    """Which arrays of the parameters a penalty acts on: Python booleans in their structure. Statistics are none."""
     leaves, structure = jax.tree_util.tree_flatten_with_path(params)
     paths = [tuple(map(_key, path)) for path, _ in leaves]
     # What holds "weights" with something below them is a layer, also one that is itself called "weights".
@@ -85,7 +85,9 @@ def penalized(params: Any, biases: bool = False) -> Any:
         )
 
     weights = list(map(acts, paths))
-    return structure.unflatten([True] * len(paths) if biases or not any(weights) else weights)
+    if biases or not any(weights):
+        return structure.unflatten(["statistics" not in path[:-1] for path in paths])
+    return structure.unflatten(weights)
 
 
 def _key(entry) -> Any:

@@ -33,19 +33,19 @@ def _step(state):
     return state.inner.step
 
 
-def _iterate(state: State) -> Any:
+def iterate(state: State) -> Any:
     """The parameters that the innermost optimizer moves, whatever is reported of them."""
     if isinstance(state, FrozenState):
-        return {**state.frozen, **_iterate(state.inner)}
-    return _iterate(state.inner) if hasattr(state, "inner") else state.params
+        return {**state.frozen, **iterate(state.inner)}
+    return iterate(state.inner) if hasattr(state, "inner") else state.params
 
 
-def _with_iterate(state: State, params: Any) -> State:
+def with_iterate(state: State, params: Any) -> State:
     """The state with these in their place; what is frozen stays."""
     if isinstance(state, FrozenState):
         params = {name: own for name, own in params.items() if name not in state.frozen}
     if hasattr(state, "inner"):
-        return state._replace(inner=_with_iterate(state.inner, params))
+        return state._replace(inner=with_iterate(state.inner, params))
     return state._replace(params=params)
 
 
@@ -164,10 +164,8 @@ def decoupled_weight_decay(optimizer: Optimizer, decay: Constant, biases: bool =
             lost = first_order.in_dtype(rate, wide.dtype) * updates.astype(wide.dtype) * wide
             return first_order.moved(new, -lost)
 
-        before = _iterate(state)
-        return _with_iterate(
-            after, jax.tree.map(shrink, regularizers.penalized(before, biases), before, _iterate(after))
-        )
+        before = iterate(state)
+        return with_iterate(after, jax.tree.map(shrink, regularizers.penalized(before, biases), before, iterate(after)))
 
     return dataclasses.replace(
         optimizer, name=f"decoupled_weight_decay({optimizer.name})", update=update,
@@ -275,7 +273,7 @@ class AverageState(NamedTuple):
     @property
     def params(self):
         """The average, in the parameters' dtype: what is reported, measured and kept."""
-        return jax.tree.map(lambda a, x: a.astype(x.dtype), self.average, _iterate(self.inner))
+        return jax.tree.map(lambda a, x: a.astype(x.dtype), self.average, iterate(self.inner))
 
 
 @_kept
@@ -293,7 +291,7 @@ def average(optimizer: Optimizer, decay: Constant | None = None, start: int = 0)
 
     def init(params):
         inner = optimizer.init(params)
-        first = jax.tree.map(lambda x: jnp.array(x, at_least_float32(x.dtype), copy=True), _iterate(inner))
+        first = jax.tree.map(lambda x: jnp.array(x, at_least_float32(x.dtype), copy=True), iterate(inner))
         return AverageState(inner, first)
 
     def update(state, grads):
@@ -309,7 +307,7 @@ def average(optimizer: Optimizer, decay: Constant | None = None, start: int = 0)
             new = inner.step > state.inner.step  # not where gradients are only gathered
             return jnp.where(new & (x != a), a + share * (x - a), a)
 
-        return AverageState(inner, jax.tree.map(mean, state.average, _iterate(inner)))
+        return AverageState(inner, jax.tree.map(mean, state.average, iterate(inner)))
 
     return _around(optimizer, "average", init, update, {"decay": decay, "start": start})
 

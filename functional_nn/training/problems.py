@@ -54,7 +54,7 @@ def problem(
     >>> found.status
     'goal'
 
-    Raises ValueError as `backpropagate`, and for a network with dropout.
+    Raises ValueError as `backpropagate`, and for a network with dropout or batch normalization.
     """
     if not isinstance(network, Network):
         raise TypeError(f"network: expected fnn.multilayer(...) or fnn.graph(...), got {type(network).__name__}")
@@ -74,6 +74,13 @@ def of_batch(network: Network, loss: Loss, regularizer: Regularizer | None = Non
             "network: with dropout, F is another function at every evaluation; second-order methods need one without, "
             "or use a first-order method"
         )
+    for layer in network.layers:
+        if layer.activation.running:
+            raise ValueError(
+                f"layer {layer.name!r}: second-order methods look at F many times a step, each time at other running "
+                f"statistics of {layer.activation.name}; use a first-order method, or a norm of each example's own "
+                "such as 'group_norm'"
+            )
     value_and_gradient = backprop.value_and_grad(network, loss)  # refuses what cannot be trained
     objective = backprop.objective(network, loss)
     regularizer = None if regularizer is None else regularizers.get(regularizer)

@@ -23,10 +23,21 @@ from functional_nn.gradients.backprop import example_losses, loss_value, value_a
 from functional_nn.gradients.views import BUDGET, Examples, in_blocks, said_bytes
 from functional_nn.networks import losses
 from functional_nn.networks.losses import Loss
-from functional_nn.networks.network import Inputs, Network, Params, dtype_of, forward, in_columns
+from functional_nn.networks.network import (
+    Inputs,
+    Network,
+    Params,
+    check_statistics,
+    dtype_of,
+    forward,
+    in_columns,
+    inference_mode,
+    renewed,
+)
 from functional_nn.optimizers.first_order import Asked, Optimizer
 from functional_nn.optimizers.regularizers import Regularizer
 from functional_nn.optimizers.second_order import Problem, SecondOrder
+from functional_nn.optimizers.wrappers import iterate, with_iterate
 from functional_nn.precision import at_least_float32
 from functional_nn.training import keys
 from functional_nn.training.augmentation import Augmented, augmented
@@ -214,7 +225,27 @@ def train_step(
         penalty = 0 if regularizer is None else regularizer.value(params).astype(value.dtype)
         return Metrics(value - penalty, *counted, jnp.linalg.norm(flat))
 
-    return optimizer.lifted(Asked(along_gradient, problem, metrics))
+    step = optimizer.lifted(Asked(along_gradient, problem, metrics))
+    if any(layer.activation.running for layer in network.layers):
+        return _renewing(network, optimizer, step)
+    return step
+
+
+def _renewing(network: Network, optimizer: Optimizer, step: Callable) -> Callable:
+    """The step, with running statistics renewed by the batch; no optimizer moves them."""
+
+    def with_statistics(state, batch: Batch):
+        # the forward pass that the gradient makes, too: the compiler makes it once
+        trace = forward(network, optimizer.point(state), batch.inputs, {}, batch.key)
+        params = renewed(network, iterate(state), trace)
+        after, metrics = step(with_iterate(state, params), batch)
+        kept = {
+            name: own | {"statistics": params[name]["statistics"]} if "statistics" in own else own
+            for name, own in iterate(after).items()
+        }
+        return with_iterate(after, kept), metrics
+
+    return with_statistics
 
 
 def with_outputs(gradient: Gradient, network: Network, loss: Loss) -> Callable[..., tuple[Array, Array, Params]]:
@@ -250,7 +281,8 @@ def evaluate(
     weights: Array | None = None,
     class_weights: Any = None,
 ) -> tuple[Array, Array]:
-    """(F, accuracy) over all examples, measured in blocks; accuracy is nan where there are no right answers.
+    """(F, accuracy) over all examples, measured in blocks; accuracy is nan where there are no right answers. Batch
+    normalization is by its running statistics.
 
     inputs (Q, *P, R) or {name: (Q, *P, R)}, targets (Q, *P, S) or integer labels (Q, *P), of which every position
     counts; `correct`, `weights` and `class_weights` as in `fit`. Raises ValueError as `backpropagate`.
@@ -258,6 +290,7 @@ def evaluate(
     loss = losses.get(loss)
     loss.check_outputs(network.output.activation)
     loss.check_classes(network.output.size)
+    check_statistics(network, params)
     data = prepare_batch(network, loss, params, inputs, targets, weights, class_weights)
     value, accuracy = _evaluate(network, loss, params, data, correct)
     return value, np.asarray(np.nan, at_least_float32(value.dtype)) if accuracy is None else accuracy
@@ -302,7 +335,7 @@ def copied_size(network: Network) -> int:
 
 def _evaluate(network, loss, params, data: Batch, correct) -> tuple[Array, Array | None]:
     """F, and the accuracy where there are right answers."""
-    correct = correct or loss.correct
+    correct, network = correct or loss.correct, inference_mode(network)
     examples = len(data.targets)
     block = evaluation_block(network, data.targets.dtype)
 

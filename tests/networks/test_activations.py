@@ -122,6 +122,14 @@ def test_perceptrons_have_nothing_to_propagate(name):
         ("leaky_relu(-0.5)", 0.0, lambda n: jax.nn.leaky_relu(n, -0.5), 1.0),
         ("elu", 0.0, jax.nn.elu, 1.0),
         ("elu(0.7)", 0.0, lambda n: jax.nn.elu(n, 0.7), 0.7),
+        ("selu", 0.0, jax.nn.selu, 1.0507009873554805 * 1.6732632423543772),
+        ("celu(0.7)", 0.0, lambda n: jax.nn.celu(n, 0.7), 1.0),
+        ("relu6", 0.0, jax.nn.relu6, 0.0),
+        ("relu6", 6.0, jax.nn.relu6, 0.0),
+        ("hard_tanh", -1.0, jax.nn.hard_tanh, 1.0),
+        ("hard_tanh", 1.0, jax.nn.hard_tanh, 1.0),
+        ("hard_sigmoid", -3.0, jax.nn.hard_sigmoid, 0.0),
+        ("hard_sigmoid", 3.0, jax.nn.hard_sigmoid, 0.0),
     ],
 )
 def test_at_the_kink_the_derivative_is_jaxs(name, kink, by_jax, expected):
@@ -156,9 +164,10 @@ def test_tied_maxout_pieces_share_the_derivative(pieces):
 def test_kink_distance_is_zero_at_the_kink_only(name):
     f, n, _, _, _, _ = drawn(name)
     if f.pieces == 1:
-        kink = -1.0 if name == "shifted_relu" else 0.0
-        expected = np.abs(np.asarray(n) - kink)
-        at_kink = jnp.full((1, 2), kink)
+        ends = {"shifted_relu": (-1, -1), "relu6": (0, 6), "hard_tanh": (-1, 1), "hard_sigmoid": (-3, 3)}
+        kinks = np.array(ends.get(name, (0, 0)), np.float64)
+        expected = np.abs(np.asarray(n)[..., None] - kinks).min(axis=-1)
+        at_kink = jnp.asarray(kinks)[None]
     else:
         split = np.asarray(n).reshape(EXAMPLES, NEURONS, f.pieces)
         others = [[[max(np.delete(row, i)) for i in range(f.pieces)] for row in rows] for rows in split]

@@ -1,9 +1,9 @@
-"""Transfer functions a = f(n): each row holds its forward map, its hand-written pullback and its second-order action.
+"""Activations of single neurons, a_i = f(n_i), and softmax and maxout, at each position of a signal by itself.
 
 Letters: Q examples, S neurons, k maxout pieces, N = S k net inputs of a layer (N = S but for maxout).
 `n` net inputs (Q, N), `a` activations (Q, S), `g` = dF/da (Q, S), `r` a tangent of n (Q, N), `theta` the layer's
-learned activation parameters, `{}` for most, each of shape (S,) or, shared by the layer, (1,). An activation maps a
-whole example's net inputs: of a signal these are (Q, *P, N), and all of the rows below act at each position.
+learned activation parameters, `{}` for most, each of shape (S,) or, shared by the layer, (1,). Of a signal the net
+inputs are (Q, *P, N), and all of the rows below act at each position.
 
 The pullback is F'(n)^T g of Hagan Eq. 3.46 and 3.49, F'(n) (S, N) the Jacobian of one example's row:
 
@@ -19,171 +19,21 @@ be kept.
 
 At a kink there is no derivative, only a convention, and the texts disagree about it. We take JAX's, so that
 `jax.grad` of the forward map agrees exactly: relu'(0) = 0 (as `jax.nn.relu`), the shifted relu likewise 0 at -1,
-leaky and parametric relu 1 at 0 (`jax.nn.leaky_relu`), elu alpha at 0 (`jax.nn.elu`); tied maxout pieces share
-the derivative equally (`jnp.max`).
+leaky and parametric relu 1 at 0 (`jax.nn.leaky_relu`), elu alpha at 0 and selu its own (`jax.nn.elu`, `jax.nn.selu`),
+relu6 and hard_sigmoid 0 at both ends, hard_tanh 1 (`jax.nn` again); tied maxout pieces share the derivative equally
+(`jnp.max`).
 """
 
-import functools
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Literal
 
-import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array, lax
 
-from functional_nn.networks.connections import Factors, Shape
-from functional_nn.registry import Described, Registry, cached, remember
-
-Theta = dict[str, Array]
-Range = Literal["real", "unit interval", "distribution"]
-
-
-@dataclass(frozen=True)
-class Activation(Described):
-    """A transfer function with its derivatives. Usually made by `elementwise` or by one of the factories below.
-
-    forward(n, theta) -> (a, kept)                                          (Q, *P, N) -> (Q, *P, S)
-    pullback(g, n, a, kept, theta) -> F'(n)^T g, {name: dF_q/dtheta}        (Q, *P, N), each as `Factors`
-    pushforward(r, r_theta, n, a, kept, theta) -> R{a} = F'(n) r + ...      (Q, *P, S)
-    second_order(g, r, r_theta, n, a, kept, theta) -> R{pullback} at fixed g: ((F''(n) r)^T g, {name: Factors})
-    kink_distance(n) -> how far each net input is from a kink or a tie (Q, *P, N); None for a smooth function
-    parameters(size, dtype) -> theta at the start of training
-
-    kept: what the derivatives use again, for the trace; None for most. A learned parameter's share of an example is a
-    pair of factors like a weight's; Factors(left, None) is the share itself, of each neuron (Q, *P, S), which what
-    serves several positions or neurons gets the sum of.
-
-    `gives` says what the outputs are: "real", each in the "unit interval", or each row a "distribution"; losses ask.
-    `alone` says that each neuron's output depends on its own net inputs alone, as of `elementwise` and maxout; what
-    looks at single neurons (padding, saturation) asks. `pullback` is None for functions through which nothing can be
-    trained (hardlim), `second_order` for those without a second derivative.
-    """
-
-    name: str
-    forward: Callable[[Array, Theta], Array]
-    pullback: Callable | None
-    pushforward: Callable | None
-    second_order: Callable | None
-    kink_distance: Callable[[Array], Array] | None = None
-    parameters: Callable[[int, jnp.dtype], Theta] | None = None
-    pieces: int = 1
-    gives: Range = "real"
-    initializer: str = "xavier_uniform"
-    alone: bool = False
-
-    def __repr__(self) -> str:
-        return f"<activation {self.name}>"
-
-    @property
-    def smooth(self) -> bool:
-        """True where the function has a derivative everywhere."""
-        return self.kink_distance is None
-
-
-def elementwise(
-    name: str,
-    forward: Callable[[Array], Array],
-    derivative: Callable[[Array, Array], Array],
-    second_derivative: Callable[[Array, Array], Array] | None = None,
-    *,
-    kink_distance: Callable[[Array], Array] | None = None,
-    gives: Range = "real",
-    initializer: str = "xavier_uniform",
-) -> Activation:
-    """A transfer function that acts on each neuron alone, from f(n), f'(n, a) and f''(n, a), each (Q, S) -> (Q, S).
-
-    Without f'' networks train, but have no Hessian. Raises TypeError for what is no function.
-
-    >>> from functional_nn import activations
-    >>> cubic = activations.elementwise("cubic", lambda n: n**3, lambda n, a: 3 * n**2, lambda n, a: 6 * n)
-    """
-    for what, function in {
-        "forward": forward,
-        "derivative": derivative,
-        "second_derivative": second_derivative,
-    }.items():
-        if not (callable(function) or (what, function) == ("second_derivative", None)):
-            raise TypeError(f"activation {name!r}: {what} must be a function of arrays, got {function!r}")
-
-    def bent(g, r, r_theta, n, a, kept, theta):
-        return g * second_derivative(n, a) * r, {}
-
-    return Activation(
-        name,
-        forward=lambda n, theta: (forward(n), None),
-        pullback=lambda g, n, a, kept, theta: (g * derivative(n, a), {}),
-        pushforward=lambda r, r_theta, n, a, kept, theta: derivative(n, a) * r,
-        second_order=bent if second_derivative else None,
-        kink_distance=kink_distance,
-        gives=gives,
-        initializer=initializer,
-        alone=True,
-    )
-
-
-@functools.lru_cache(maxsize=256)
-def output_shape(activation: Activation, n: Shape) -> Shape:
-    """Of one example's outputs, for net inputs (*P, N)."""
-
-    def outputs(n):
-        theta = activation.parameters(n.shape[-1] // activation.pieces, n.dtype) if activation.parameters else {}
-        return activation.forward(n, theta)[0]
-
-    return jax.eval_shape(outputs, jax.ShapeDtypeStruct((1, *n), jnp.float32)).shape[1:]
-
-
-@functools.lru_cache(maxsize=256)
-def mixes(activation: Activation, positions: Shape = ()) -> tuple[bool, bool]:
-    """(examples, neurons): does an output depend on another example's net inputs, or on another neuron's? Tried out, on
-    signals with these positions.
-    """
-    size, draw = 3, np.random.default_rng(0)
-    with jax.ensure_compile_time_eval():  # also while a program is traced
-        theta = activation.parameters(size, jnp.float32) if activation.parameters else {}
-        n = draw.standard_normal((3, *positions, size * activation.pieces)).astype(np.float32)
-        other_example, other_neuron = n.copy(), n.copy()
-        other_example[0] += 1
-        other_neuron[..., : activation.pieces] += 1
-        a, with_example, with_neuron = (
-            np.asarray(activation.forward(jnp.asarray(x), theta)[0]) for x in (n, other_example, other_neuron)
-        )
-    apart = lambda x, y: not np.allclose(x, y, rtol=1e-5, atol=1e-6, equal_nan=True)  # noqa: E731
-    return apart(a[1:], with_example[1:]), apart(a[..., 1:], with_neuron[..., 1:])
-
-
-def check_examples_apart(activation: Activation, positions: Shape) -> None:
-    """Raises ValueError for an activation that mixes examples, through which no example has a derivative of its own."""
-    if not activation.alone and mixes(activation, positions)[0]:
-        raise ValueError(
-            f"activation {activation.name!r} mixes examples: its outputs depend on other rows of the batch, so that "
-            "F is no sum over examples, and no quantity of single examples is to be had; the gradient is, by "
-            "value_and_grad"
-        )
-
-
-_registry: Registry[Activation] = Registry("activation", Activation)
-names, get = _registry.names, _registry.get
-
-
-def register(activation: Activation | Callable[..., Activation], *, aliases: tuple[str, ...] = ()):
-    """Makes an activation, or a factory of activations with constants, known by name; returns it. Also a decorator.
-
-    Raises ValueError where the name is taken.
-    """
-    if isinstance(activation, Activation):
-        _registry.add(activation.name, lambda: activation, aliases)
-        remember(activation, _named, (activation.name,))
-    else:
-        _registry.add(activation.__name__, activation, aliases)
-    return activation
-
-
-def _named(name: str) -> Activation:
-    return get(name)
-
+from functional_nn import checks
+from functional_nn.networks.activations.activation import Activation, elementwise, register
+from functional_nn.networks.connections import Factors
+from functional_nn.registry import cached
 
 # Smooth rows ---------------------------------------------------------------------------------------------------------
 
@@ -219,6 +69,144 @@ tanh = register(
     ),
     aliases=("tansig",),
 )
+
+
+softplus = register(
+    elementwise(
+        "softplus",  # log(1 + e^n), a smooth relu: Dugas et al. 2001
+        forward=lambda n: jnp.logaddexp(n, 0),
+        derivative=lambda n, a: lax.logistic(n),
+        second_derivative=lambda n, a: lax.logistic(n) * lax.logistic(-n),
+        initializer="he_normal",
+    )
+)
+
+
+def _softsign_slope(n):
+    return 1 / (1 + jnp.abs(n))
+
+
+softsign = register(
+    elementwise(
+        "softsign",  # n / (1 + |n|): Turian, Bergstra and Bengio 2009; f'' jumps at 0, where it is taken to be 0
+        forward=lambda n: n / (1 + jnp.abs(n)),
+        derivative=lambda n, a: _softsign_slope(n) ** 2,
+        second_derivative=lambda n, a: -2 * jnp.sign(n) * _softsign_slope(n) ** 3,
+    )
+)
+
+silu = register(
+    elementwise(
+        "silu",  # n sigmoid(n): Elfwing, Uchibe and Doya 2018; as swish, Ramachandran, Zoph and Le 2017
+        forward=lambda n: n * lax.logistic(n),
+        derivative=lambda n, a: lax.logistic(n) + a * lax.logistic(-n),
+        second_derivative=lambda n, a: lax.logistic(n) * lax.logistic(-n) * (2 - n * lax.tanh(n / 2)),
+        initializer="he_normal",
+    ),
+    aliases=("swish",),
+)
+
+
+def _mish_parts(n):
+    # t = tanh(softplus(n)), 1 - t^2, and dsoftplus/dn
+    t = jnp.tanh(jnp.logaddexp(n, 0))
+    return t, (1 - t) * (1 + t), lax.logistic(n)
+
+
+def _mish_derivative(n, a):
+    t, bend, slope = _mish_parts(n)
+    return t + n * slope * bend
+
+
+def _mish_second_derivative(n, a):
+    t, bend, slope = _mish_parts(n)
+    return bend * slope * (2 + n * (1 - slope - 2 * slope * t))
+
+
+mish = register(
+    elementwise(
+        "mish",  # n tanh(softplus(n)): Misra 2019
+        forward=lambda n: n * _mish_parts(n)[0],
+        derivative=_mish_derivative,
+        second_derivative=_mish_second_derivative,
+        initializer="he_normal",
+    )
+)
+
+_ROOT_2, _ROOT_2_PI = math.sqrt(2), math.sqrt(2 * math.pi)
+_FAR = 20.0  # beyond it gelu is 0 or n to the last bit, in every dtype; n^3 there is still a float16
+
+
+def _normal_density(n):
+    return jnp.exp(-n * n / 2) / _ROOT_2_PI
+
+
+def _gelu_exact() -> Activation:
+    def below(n):  # Phi(n): by erfc, since 1 + erf(n) loses all digits where it is small
+        return lax.erfc(-n / _ROOT_2) / 2
+
+    def derivative(n, a):
+        near = jnp.clip(n, -2 * _FAR, 2 * _FAR)  # whose square no dtype overflows
+        return below(n) + near * _normal_density(near)
+
+    def second_derivative(n, a):
+        near = jnp.clip(n, -2 * _FAR, 2 * _FAR)
+        return (2 - near * near) * _normal_density(near)
+
+    return elementwise("gelu(exact)", lambda n: n * below(n), derivative, second_derivative, initializer="he_normal")
+
+
+def _gelu_tanh() -> Activation:
+    k, c = math.sqrt(2 / math.pi), 0.044715
+
+    def parts(n):
+        n = jnp.clip(n, -_FAR, _FAR)
+        t = jnp.tanh(k * (n + c * n**3))
+        return n, t, (1 - t) * (1 + t), k * (1 + 3 * c * n * n)  # the last: the argument's derivative
+
+    def derivative(n, a):
+        near, t, bend, slope = parts(n)
+        return (1 + t) / 2 + near * bend * slope / 2
+
+    def second_derivative(n, a):
+        near, t, bend, slope = parts(n)
+        return bend * (slope + near * (3 * k * c * near - t * slope * slope))
+
+    def forward(n):
+        return n * (1 + parts(n)[1]) / 2
+
+    return elementwise("gelu(tanh)", forward, derivative, second_derivative, initializer="he_normal")
+
+
+@register
+@cached
+def gelu(form: Literal["exact", "tanh"] = "exact") -> Activation:
+    """n Phi(n), Phi the standard normal distribution (Hendrycks and Gimpel 2016), or its approximation by a tanh,
+    n (1 + tanh(sqrt(2 / pi) (n + 0.044715 n^3))) / 2, which `jax.nn.gelu` takes by default.
+    """
+    checks.one_of("gelu", "form", form, ("exact", "tanh"))
+    return _gelu_exact() if form == "exact" else _gelu_tanh()
+
+
+@register
+@cached
+def celu(alpha: float = 1.0) -> Activation:
+    """n for n > 0, alpha (e^(n / alpha) - 1) below, whose slope is 1 at 0 whatever alpha is (Barron 2017)."""
+    _finite("celu", "alpha", alpha)
+    if alpha <= 0:
+        raise ValueError(f"celu: alpha must be a number > 0, got {alpha!r}")
+    return elementwise(
+        f"celu({alpha})",
+        forward=lambda n: jnp.where(n > 0, n, alpha * jnp.expm1(_below(n) / alpha)),
+        derivative=lambda n, a: jnp.where(n > 0, 1, a / alpha + 1),
+        second_derivative=lambda n, a: jnp.where(n > 0, 0, (a / alpha + 1) / alpha),
+        initializer="he_normal",
+    )
+
+
+def _below(n):
+    # 0 where it is above: keeps exp from overflowing on the side that is not taken, where 0 inf would be nan
+    return jnp.where(n > 0, 0, n)
 
 
 def largest_in_row(n: Array) -> Array:
@@ -301,19 +289,60 @@ def leaky_relu(slope: float = 0.01) -> Activation:
 def elu(alpha: float = 1.0) -> Activation:
     """n for n > 0, alpha (e^n - 1) below (Lecture 2); f' = a + alpha below."""
     _finite("elu", "alpha", alpha)
-
-    def forward(n):
-        # The inner `where` keeps exp from overflowing on the side that is not taken, where 0 inf would be nan.
-        return jnp.where(n > 0, n, alpha * jnp.expm1(jnp.where(n > 0, 0, n)))
-
     return elementwise(
         f"elu({alpha})",
-        forward=forward,
+        forward=lambda n: jnp.where(n > 0, n, alpha * jnp.expm1(_below(n))),
         derivative=lambda n, a: jnp.where(n > 0, 1, a + alpha),
         second_derivative=lambda n, a: jnp.where(n > 0, 0, a + alpha),
         kink_distance=jnp.abs,
         initializer="he_normal",
     )
+
+
+_SELU_SCALE, _SELU_ALPHA = 1.0507009873554804934193349852946, 1.6732632423543772848170429916717
+
+selu = register(
+    elementwise(
+        "selu",  # an elu with the constants that keep mean 0 and variance 1: Klambauer et al. 2017, Eq. 2 and 14
+        forward=lambda n: _SELU_SCALE * jnp.where(n > 0, n, _SELU_ALPHA * jnp.expm1(_below(n))),
+        derivative=lambda n, a: jnp.where(n > 0, _SELU_SCALE, a + _SELU_SCALE * _SELU_ALPHA),
+        second_derivative=lambda n, a: jnp.where(n > 0, 0, a + _SELU_SCALE * _SELU_ALPHA),
+        kink_distance=jnp.abs,
+        initializer="lecun_normal",
+    )
+)
+
+
+def _between(name: str, low: float, high: float, slope: float = 1.0, shift: float = 0.0, ends: bool = False, **known):
+    """slope n + shift for n from low to high, and what it is at the ends beyond them; ends: is it part of the line?"""
+
+    def inside(n):
+        return (n >= low) & (n <= high) if ends else (n > low) & (n < high)
+
+    least, most = slope * low + shift, slope * high + shift
+
+    def forward(n):
+        line = n if (slope, shift) == (1, 0) else slope * n + shift
+        beyond = jnp.where(n <= low, least, jnp.where(n >= high, most, n))  # nan stays nan
+        return jnp.where(inside(n), line, beyond)
+
+    return elementwise(
+        name,
+        forward=forward,
+        derivative=lambda n, a: jnp.where(inside(n), slope, 0.0),
+        second_derivative=lambda n, a: jnp.zeros_like(a),
+        kink_distance=lambda n: jnp.minimum(jnp.abs(n - low), jnp.abs(n - high)),
+        **known,
+    )
+
+
+relu6 = register(_between("relu6", 0.0, 6.0, initializer="he_normal"))  # Krizhevsky 2010
+
+hard_tanh = register(_between("hard_tanh", -1.0, 1.0, ends=True))  # Collobert 2004
+
+hard_sigmoid = register(  # relu6(n + 3) / 6: Howard et al. 2019
+    _between("hard_sigmoid", -3.0, 3.0, slope=1 / 6, shift=0.5, gives="unit interval")
+)
 
 
 @register

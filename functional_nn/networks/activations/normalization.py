@@ -1,0 +1,280 @@
+"""Normalization: net inputs less their mean, over their deviation, with a learned gain and shift of each channel.
+
+Letters: Q examples, P positions, C channels, G groups of them; n (Q, *P, C); g = dF/da, r a tangent of n. mu and v are
+the mean and the variance of a set of numbers, sigma = sqrt(v + epsilon), <.> a mean over the set:
+
+    x = (n - mu) / sigma,    a = gain x + shift
+
+The set is what one row differs from another by:
+
+    layer_norm       the channels of one position                        Ba, Kiros and Hinton 2016
+    rms_norm         the same, with mu = 0 and without a shift           Zhang and Sennrich 2019
+    group_norm       a group's channels at all positions                 Wu and He 2018
+    batch_norm       a channel at all positions of all examples          Ioffe and Szegedy 2015
+
+Backward. Each n_i moves x_i, and through mu and v all numbers of its set. With h = gain g = dF/dx:
+
+    dx_j/dn_i = (delta_ij - 1/M - x_i x_j / M) / sigma        since dmu/dn_i = 1/M and dsigma/dn_i = x_i / M
+    s_i = dF/dn_i = (h_i - <h> - x_i <h x>) / sigma =: (L h)_i,
+
+without <h> where there is no mu. L is symmetric, so that x moves by R{x} = L r along r, and
+
+    R{a} = gain R{x} + R{gain} x + R{shift}.
+
+An example adds g x to dF/dgain and g to dF/dshift, at each position. Second order, at fixed g, from
+R{1/sigma} = -<x r> / sigma^2 and R{h} = g R{gain}:
+
+    R{s} = L R{h} - (R{x} <h x> + x <h R{x}>) / sigma - s <x r> / sigma,    R{g x} = g R{x}.
+
+`kept` are x and 1 / sigma. Means are taken in at least float32.
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import Array, lax
+
+from functional_nn import checks
+from functional_nn.networks.activations.activation import Activation, Running, Theta, get, register
+from functional_nn.networks.connections import Factors, Shape
+from functional_nn.precision import wide
+from functional_nn.registry import cached, remember
+
+
+class _Set(NamedTuple):
+    """Whose mean and variance a number is normalized by.
+
+    groups: of channels, None where each is by itself. positions, examples: are all of them in it? centred: is there a
+    mean?
+    """
+
+    groups: int | None = 1
+    positions: bool = False
+    examples: bool = False
+    centred: bool = True
+
+    def check(self, n: Shape) -> None:
+        """Raises ValueError for net inputs (Q, *P, C) that have no such sets."""
+        if self.groups and n[-1] % self.groups:
+            raise ValueError(f"needs channels that {self.groups} groups divide, got {n[-1]}")
+        if self.examples and self.count(n) == 1:
+            raise ValueError("needs more than one number of each channel, got a single example without positions")
+
+    def count(self, n: Shape) -> int:
+        """M, how many numbers are in a set of net inputs (Q, *P, C)."""
+        return math.prod(n[axis] for axis in self.axes(len(n))) * (n[-1] // self.groups if self.groups else 1)
+
+    def axes(self, ndim: int) -> tuple[int, ...]:
+        """Of a mean over the examples and positions of the set."""
+        return (0,) * self.examples + tuple(range(1, ndim - 1)) * self.positions
+
+    def mean(self, x: Array) -> Array:
+        """<x>, (Q, *P, C) or with 1 for what is in the set."""
+        axes = self.axes(x.ndim)
+        # the long axes first: XLA's sum over them and over channels in one is a slow one
+        mean = jnp.mean(x, axis=axes, keepdims=True) if axes else x
+        if self.groups is None:
+            return mean
+        grouped = mean.reshape(*mean.shape[:-1], self.groups, -1)
+        return jnp.broadcast_to(jnp.mean(grouped, axis=-1, keepdims=True), grouped.shape).reshape(mean.shape)
+
+    def centre(self, x: Array) -> Array:
+        return x - self.mean(x) if self.centred else x
+
+
+class _Normalized(NamedTuple):
+    """x and 1 / sigma; mean and variance, where they are remembered."""
+
+    x: Array
+    inverse: Array
+    mean: Array | None = None
+    variance: Array | None = None
+
+
+def _normalization(
+    name: str, over: _Set, epsilon: float, statistics: Callable | None = None, running: Running | None = None
+) -> Activation:
+    def forward(n, theta):
+        over.check(n.shape)
+        numbers = wide(n)
+        mean = over.mean(numbers) if over.centred else None
+        centred = numbers if mean is None else numbers - mean
+        variance = over.mean(centred * centred)
+        inverse = lax.rsqrt(variance + epsilon)
+        x = (centred * inverse).astype(n.dtype)
+        kept = _Normalized(x, inverse, *((mean, variance) if running else ()))
+        return _scaled(x, theta), kept
+
+    def linear(h, kept):
+        # L h, and <h x>
+        x = wide(kept.x)
+        along = over.mean(h * x)
+        return (over.centre(h) - x * along) * kept.inverse, along
+
+    def pullback(g, n, a, kept, theta):
+        s, _ = linear(wide(g) * _of_channels(theta["gain"], g), kept)
+        return s.astype(g.dtype), _shares(g * kept.x, g, theta)
+
+    def pushforward(r, r_theta, n, a, kept, theta):
+        r_x = linear(wide(r), kept)[0].astype(r.dtype)
+        return r_x * _of_channels(theta["gain"], r) + _scaled(kept.x, r_theta)
+
+    def second_order(g, r, r_theta, n, a, kept, theta):
+        x, wide_g = wide(kept.x), wide(g)
+        h = wide_g * _of_channels(theta["gain"], g)
+        s, along = linear(h, kept)
+        r_x, stretch = linear(wide(r), kept)  # <x r>
+        r_s = linear(wide_g * _of_channels(r_theta["gain"], g), kept)[0]
+        r_s = r_s - (r_x * along + x * over.mean(h * r_x) + s * stretch) * kept.inverse
+        return r_s.astype(g.dtype), _shares((g * r_x).astype(g.dtype), jnp.zeros_like(g), theta)
+
+    def slopes(n, a, kept, theta):
+        # L_ii, scaled
+        own = 1 - (over.centred + wide(kept.x) ** 2) / over.count(n.shape)
+        return (_of_channels(theta["gain"], n) * own * kept.inverse).astype(a.dtype)
+
+    def parameters(size: int, dtype) -> Theta:
+        if over.groups and size % over.groups:
+            over.check((1, size))
+        gain = {"gain": jnp.ones(size, dtype)}
+        return gain | ({"shift": jnp.zeros(size, dtype)} if over.centred else {})
+
+    return Activation(
+        name, forward, pullback, pushforward, second_order,
+        slopes=slopes, parameters=parameters, initializer="he_normal", statistics=statistics, running=running,
+    )  # fmt: skip
+
+
+def _of_channels(x: Array, like: Array) -> Array:
+    return jnp.expand_dims(x, tuple(range(like.ndim - 1)))
+
+
+def _scaled(x: Array, theta: Theta) -> Array:
+    # gain x + shift
+    a = x * _of_channels(theta["gain"], x)
+    return a + _of_channels(theta["shift"], x) if "shift" in theta else a
+
+
+def _shares(gain: Array, shift: Array, theta: Theta) -> dict[str, Factors]:
+    shares = {"gain": Factors(gain, None), "shift": Factors(shift, None)}
+    return {name: share for name, share in shares.items() if name in theta}
+
+
+def _epsilon(name: str, epsilon: float) -> float:
+    return checks.constant(name, "epsilon", epsilon, *checks.POSITIVE)
+
+
+@register
+@cached
+def layer_norm(epsilon: float = 1e-5) -> Activation:
+    """The channels of each position, by their own mean and deviation; gain (C,) from 1, shift (C,) from 0.
+
+    Ba, Kiros and Hinton 2016 (arXiv 1607.06450), with the sets of a transformer. Over all positions, too, it is
+    group_norm(1). Raises ValueError unless epsilon > 0.
+    """
+    return _normalization(f"layer_norm({_epsilon('layer_norm', epsilon)})", _Set(), epsilon)
+
+
+@register
+@cached
+def rms_norm(epsilon: float = 1e-5) -> Activation:
+    """The channels of each position over their root mean square, no mean taken away; gain (C,) from 1, no shift.
+
+    Zhang and Sennrich 2019 (arXiv 1910.07467), Eq. 4. Raises ValueError unless epsilon > 0.
+    """
+    return _normalization(f"rms_norm({_epsilon('rms_norm', epsilon)})", _Set(centred=False), epsilon)
+
+
+@register
+@cached
+def group_norm(groups: int = 8, epsilon: float = 1e-5) -> Activation:
+    """Channels in so many groups, each at all positions by its own mean and deviation; gain and shift (C,).
+
+    Wu and He 2018 (arXiv 1803.08494), Eq. 1-7; with as many groups as channels it is instance norm. Raises ValueError
+    unless groups is a positive integer and epsilon > 0; a layer's for channels that the groups do not divide.
+    """
+    groups = checks.integer("group_norm", "groups", groups, 1)
+    name = f"group_norm({groups}, {_epsilon('group_norm', epsilon)})"
+    return _normalization(name, _Set(groups=groups, positions=True), epsilon)
+
+
+@register
+@cached
+def batch_norm(decay: float = 0.9, epsilon: float = 1e-5) -> Activation:
+    """Each channel by its mean and deviation over all positions of all examples of the batch; gain and shift (C,).
+
+    Ioffe and Szegedy 2015 (arXiv 1502.03167), Alg. 1. An example's output depends on the others of its batch, so that
+    no example has a derivative of its own: gradients, Hessian products and `compare` are to be had, per-example
+    quantities are not. Weights of examples do not weigh the mean and variance; what fills up a last mini-batch is in
+    them, being examples of the data.
+
+    Running statistics stand in the parameters, under "statistics": mean and variance (C,), the latter that of Alg. 2,
+    M / (M - 1) times the batch's, and count (1,). `fit` renews them by every batch, m <- m + rate (batch's - m) with
+    rate = max(1 - decay, 1 / (count + 1)): a plain average at first, so that their start has no part in them, then an
+    exponential one. (PyTorch's momentum is 1 - decay.) `network.apply`, `evaluate` and held-out losses use them, in
+    the batch's place; `fnn.inference_mode(network)` is the network that does. Its outputs are nan before any batch.
+    Raises ValueError unless decay is in [0, 1) and epsilon > 0; for a batch of one example without positions.
+    """
+    decay = checks.constant("batch_norm", "decay", decay, lambda v: (v >= 0) & (v < 1), "in [0, 1)")
+    name = f"batch_norm({decay}, {_epsilon('batch_norm', epsilon)})"
+    whole = _Set(groups=None, positions=True, examples=True)
+    longest = math.ceil(1 / (1 - decay))  # where the plain average ends; counted no further: a bfloat16 could not
+
+    def after(statistics: Theta, kept: _Normalized) -> Theta:
+        many = whole.count(kept.x.shape)
+        batch = {"mean": kept.mean, "variance": kept.variance * (many / (many - 1))}
+        rate = jnp.maximum(1 - decay, 1 / (wide(statistics["count"]) + 1))
+
+        def moved(name):
+            old = wide(statistics[name])
+            return (old + rate * (batch[name].reshape(old.shape) - old)).astype(statistics[name].dtype)
+
+        count = jnp.minimum(statistics["count"] + 1, longest)
+        return {"mean": moved("mean"), "variance": moved("variance"), "count": count}
+
+    running = Running(after, _by_statistics(f"{name} by its statistics", epsilon))
+    remember(running.inference, _inference_of, (name,))
+    return _normalization(name, whole, epsilon, _no_statistics, running)
+
+
+def _no_statistics(size: int, dtype) -> Theta:
+    zeros = jnp.zeros(size, dtype)
+    return {"mean": zeros, "variance": zeros, "count": jnp.zeros(1, dtype)}
+
+
+def _inference_of(name: str) -> Activation:
+    return get(name).running.inference
+
+
+def _by_statistics(name: str, epsilon: float) -> Activation:
+    """gain (n - mean) / sqrt(variance + epsilon) + shift, of given mean and variance, which are not learned."""
+
+    def normalized(n, theta):
+        mean, variance, count = (wide(lax.stop_gradient(theta[each])) for each in ("mean", "variance", "count"))
+        inverse = jnp.where(count > 0, lax.rsqrt(variance + epsilon), jnp.nan)  # nan: of no batch yet
+        mean, inverse = _of_channels(mean, n), _of_channels(inverse, n)
+        return ((wide(n) - mean) * inverse).astype(n.dtype), inverse.astype(n.dtype)
+
+    def forward(n, theta):
+        x, inverse = normalized(n, theta)
+        return _scaled(x, theta), _Normalized(x, inverse)
+
+    def pullback(g, n, a, kept, theta):
+        return g * _of_channels(theta["gain"], g) * kept.inverse, _shares(g * kept.x, g, theta)
+
+    def pushforward(r, r_theta, n, a, kept, theta):
+        return r * _of_channels(theta["gain"], r) * kept.inverse + _scaled(kept.x, r_theta)
+
+    def second_order(g, r, r_theta, n, a, kept, theta):
+        bent = g * _of_channels(r_theta["gain"], g) * kept.inverse
+        return bent, _shares(g * r * kept.inverse, jnp.zeros_like(g), theta)
+
+    def parameters(size: int, dtype) -> Theta:
+        return {"gain": jnp.ones(size, dtype), "shift": jnp.zeros(size, dtype)}
+
+    return Activation(
+        name, forward, pullback, pushforward, second_order,
+        parameters=parameters, initializer="he_normal", alone=True, statistics=_no_statistics,
+    )  # fmt: skip
