@@ -13,7 +13,7 @@ from functional_nn import checks
 from functional_nn.lab import environment, equations, plots, report, runs
 from functional_nn.lab.datasets import Dataset
 
-_MOST_CURVES, _MOST_TARGETS, _MOST_LAYERS, _MOST_KERNELS = 12, 6, 60, 40  # that a figure shows
+_MOST_CURVES, _MOST_ARRAYS, _MOST_TARGETS, _MOST_LAYERS, _MOST_KERNELS = 12, 16, 6, 60, 40  # that a figure shows
 _ALONG = {"manual": "hand-written gradient", "automatic": "automatic gradient", "perceptron": "perceptron rule"}
 
 
@@ -94,13 +94,15 @@ def _separable(summary: dict[str, Any]) -> str:
 
 def _watched_panel(figure: Any, watched: Sequence[tuple[int, Sequence[Any]]], monitored: int) -> report.Panel:
     largest = max(d.relative for _, differences in watched for d in differences)
+    arrays = len(watched[0][1])
     return report.Panel(
         "Hand-written gradient against jax.grad, all through training",
         figure,
         f"Relative difference by parameter over training, at most {largest:.1e}.",
         f"Two separate compiled programs on the same {monitored} training examples. The dashed "
         "bound is derived from the program's roundings and the gradient's measured condition number, which "
-        "grows as the gradient itself vanishes. Points on the lowest line are equal to the last bit.",
+        "grows as the gradient itself vanishes. Points on the lowest line are equal to the last bit."
+        + (f" Of {arrays} arrays the {_MOST_ARRAYS} that differ most are drawn." if arrays > _MOST_ARRAYS else ""),
     )
 
 
@@ -212,12 +214,13 @@ def _network(network: fnn.Network, params: Any) -> list[report.Panel | report.Ta
         parts.append(report.Panel("The network", plots.network(network), "; ".join(reads) + ".", caption))
     count, flops = (sum(row[name] for row in rows) for name in ("parameters", "flops"))
     cells = [
-        (row["layer"], row["reads"], row["activation"], plots.size_text(row["shape"]),
-         *(report.Quantity(f"{row[name]:,}", row[name]) for name in ("parameters", "flops")))
+        (row["layer"], plots.size_text(row["shape"]),
+         *(report.Quantity(f"{row[name]:,}", row[name]) for name in ("parameters", "flops")),
+         row["activation"], row["reads"])
         for row in rows
     ]  # fmt: skip
     caption = f"{count:,} parameters; {flops:,} FLOPs an example, forward. Shapes are those of one example's signal."
-    header = ("layer", "reads", "activation", "shape", "parameters", "FLOPs")
+    header = ("layer", "shape", "parameters", "FLOPs", "activation", "reads")
     parts.append(report.Table("Layers", header, cells, caption))
     return parts + _kernels(network, params)
 
@@ -351,6 +354,9 @@ def _agreement_figure(watched, dtype: str, unit: str):
     epochs = [epoch for epoch, _ in watched]
     relative = lambda d: math.nan if d.vanishes else d.relative  # noqa: E731 (relative to nothing)
     errors = {d.name: [relative(found[i]) for _, found in watched] for i, d in enumerate(watched[0][1])}
+    total, *arrays = errors
+    largest = sorted(arrays, key=lambda name: np.max(np.nan_to_num(errors[name], nan=-1.0)))[1 - _MOST_ARRAYS :]
+    errors = {name: values for name, values in errors.items() if name == total or name in largest}
     bounds = [differences[0].bound for _, differences in watched]
     return plots.gradient_agreement(epochs, errors, bounds, float(jnp.finfo(dtype).eps) / 2, unit)
 
