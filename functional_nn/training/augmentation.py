@@ -1,4 +1,4 @@
-"""Augmentation: training pictures changed at random, anew in every update, so that no picture is seen twice alike.
+"""Augmentation: training pictures changed at random, anew in every update, so that one is seldom seen twice alike.
 
 Letters: Q examples, H rows and W columns of pixels, C channels.
 
@@ -6,7 +6,7 @@ A row is a pure function of a key, `apply(key, x (Q, H, W, C)) -> (Q, H, W, C)`,
 drawn by itself, and pixels are moved or set to 0, never computed. 0 is 0 of the numbers that the network reads: black
 where these are brightness, the mean where they are standardized. `fit(..., augment=("shift(2)", "flip"))` applies them
 one after the other to the training batches, in the compiled step; what is validated, tracked or evaluated stays as it
-is. Which pictures a class survives is the user's to know: a 6 that is flipped vertically is none.
+is. What leaves a picture in its class is the user's to know: a 6 that is flipped vertically is none.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -18,10 +18,10 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from functional_nn import checks, registry
+from functional_nn.networks.connections import Shape
 from functional_nn.registry import Described, Registry, cached
 from functional_nn.training import keys
 
-Shape = tuple[int, ...]
 Augmented = tuple[tuple[str, tuple["Augmentation", ...]], ...]  # by the input's name, in the order they are applied
 
 
@@ -72,7 +72,7 @@ def shift(pixels: int) -> Augmentation:
         def window(picture, corner):
             return lax.dynamic_slice(picture, (*corner, jnp.int32(0)), x.shape[1:])
 
-        # one gather: on CPU a fifth of what 2 (2 p + 1) slices and as many choices take
+        # one gather: on CPU a third to a tenth of what 2 (2 p + 1) slices and as many choices take
         return jax.vmap(window)(padded, corners)
 
     return Augmentation("shift", apply, 2 * p, {"pixels": p})
