@@ -32,9 +32,10 @@ def made(tmp_path_factory):
     rows = [("red", *row) for row in np.column_stack([GREY.reshape(24, 64)[:, 1:], LABELS]).tolist()]
     table(folder / "words.csv", (*pixels, "kind"), [("blue", *rows[0][1:]), *rows[1:]])
     words = ("--augment", "shift(1)", "flip", "--label-smoothing", 0.1, "--batch-size", 8, "--epochs", 1)
-    with pytest.MonkeyPatch.context() as patch:  # test_cli.py has the tests of costs
-        compare = commands.fnn.compare
-        patch.setattr(commands.fnn, "compare", lambda *given, **named: compare(*given, **named | {"costs": False}))
+    with pytest.MonkeyPatch.context() as patch:  # test_cli.py has the tests of costs and opinions
+        compare, few = commands.fnn.compare, {"costs": False, "second_opinions": False}
+        patch.setattr(commands.fnn, "compare", lambda *given, **named: compare(*given, **named | few))
+        patch.setattr(commands.pages, "_opinions", lambda agreement: "")
         said = call("train", folder / "colours.npz", "--network", SMALL, *words, "--out", folder / "run")
     assert said.code == 0, said
     return folder

@@ -240,7 +240,7 @@ def test_arrows_beside_each_other_do_not_meet():
 
 def test_a_network_is_drawn_whole():
     """Every input, layer, shape and connection is written once for each arrow, and no text leaves the picture."""
-    network = fnn.presets.get("residual(1, 4)")((8, 8, 1), 3)
+    network = fnn.presets.get("residual(1, 8)")((8, 8, 1), 3)
     figure = plots.network(network)
     written = [text.get_text() for text in figure.axes[0].texts]
     boxes = [name for name, _ in network.inputs] + [layer.name for layer in network.layers]
