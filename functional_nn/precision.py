@@ -30,7 +30,8 @@ def at_least_float32(dtype) -> np.dtype:
 
 def wide(x: jax.Array) -> jax.Array:
     """`x` in the type that sums over many of its like are kept in."""
-    return x.astype(at_least_float32(x.dtype))
+    dtype = at_least_float32(x.dtype)
+    return x if x.dtype == dtype else x.astype(dtype)
 
 
 def largest(dtype) -> jax.Array:

@@ -36,7 +36,8 @@ def total(f: Factors, parameter: Array, add: Callable[[Array], Array] = dense.to
     Of a bias's share, left (Q, *P, S), which may serve several positions, or all neurons (1,). add: (Q, S) -> (S,).
     """
     if f.right is not None:
-        return dense.outer(rows(f.left), rows(f.right)).reshape(parameter.shape)
+        strips = (dense.outer(rows(f.left), rows(right)) for right in _strips(f))
+        return jnp.concatenate(list(strips), axis=-1).reshape(parameter.shape)
     if f.left.shape[1:] == parameter.shape:
         return add(f.left.reshape(len(f.left), -1)).reshape(parameter.shape)
     # of many positions XLA's own sum is the faster one, and needs no copy of them
@@ -67,7 +68,8 @@ def of_examples(network: Network, params: Params, trace: Trace, s: dict[str, Arr
 
 def _unfolded(by: Connection, s: Array, x: Array, along: int) -> Factors:
     # what is read is the same in all directions
-    return Factors(*(jax.vmap(by.unfold, (1, None), (1, None)) if along else by.unfold)(s, x))
+    unfold = by.strips or by.unfold
+    return Factors(*(jax.vmap(unfold, (1, None), (1, None)) if along else unfold)(s, x))
 
 
 def _share(f: Factors, parameter: Array, along: int) -> Factors:
@@ -96,9 +98,10 @@ def joined(one: Factors, other: Factors) -> Factors:
     """The sum of two, of the same parameter."""
     if one.right is None:
         return Factors(one.left + other.left, None)
-    one, other = (f if f.right.ndim == 3 else Factors(f.left[..., None, :], f.right[:, None]) for f in (one, other))
+    one, other = (f if is_shared(f) else Factors(f.left[..., None, :], f.right[:, None]) for f in (one, other))
     left = jnp.concatenate([one.left, other.left], axis=-2)
-    return Factors(left, jnp.concatenate([one.right, other.right], axis=1))
+    right = [jnp.concatenate(pair, axis=1) for pair in zip(_strips(one), _strips(other), strict=True)]
+    return Factors(left, tuple(right) if len(right) > 1 else right[0])
 
 
 def shaped(found: Params, params: Params, lead: tuple[int, ...] = ()) -> Params:
@@ -127,32 +130,45 @@ def formed(f: Factors) -> Array:
     """The derivatives themselves, (Q, ..., S, K) or (Q, ..., S)."""
     if f.right is None:
         return f.left
-    if _shared(f):
-        return jnp.einsum("q...ts,qtk->q...sk", f.left, f.right)
+    if is_shared(f):
+        strips = _formed_strips(f)
+        return strips[0] if len(strips) == 1 else jnp.concatenate(strips, axis=-1)
     return f.left[..., None] * f.right.reshape(len(f.right), *(1,) * (f.left.ndim - 1), -1)
+
+
+def _formed_strips(f: Factors) -> list[Array]:
+    # of shared weights, a strip of columns at a time
+    return [jnp.einsum("q...ts,qtk->q...sk", f.left, right) for right in _strips(f)]
+
+
+def weighed(f: Factors, scale: Array) -> Array:
+    """sum_q scale_q of the derivatives of shared weights, (S, K), from those that are formed."""
+    strips = [jnp.tensordot(scale.astype(strip.dtype), strip, 1) for strip in _formed_strips(f)]
+    return jnp.concatenate(strips, axis=-1)
 
 
 def square_norms(f: Factors) -> Array:
     """(Q,), at least float32: the sum of their squares, over directions, too."""
-    if not _shared(f):
+    if not is_shared(f):
         squares = _row_squares(f.left)
         return squares if f.right is None else squares * _row_squares(f.right)
-    if _gram_pays(f, f.right.shape[1]):
+    if gram_pays(f):
         left = wide(f.left).reshape(len(f.left), -1, *f.left.shape[-2:])
-        right = wide(f.right)
-        return jnp.sum(jnp.einsum("qcts,qcus->qtu", left, left) * jnp.einsum("qtk,quk->qtu", right, right), axis=(1, 2))
-    return _a_few_at_a_time(lambda own: _row_squares(formed(own)), f)
+        right = sum(jnp.einsum("qtk,quk->qtu", wide(right), wide(right)) for right in _strips(f))
+        return jnp.sum(jnp.einsum("qcts,qcus->qtu", left, left) * right, axis=(1, 2))
+    return _a_few_at_a_time(lambda own: sum(map(_row_squares, _formed_strips(own))), f)
 
 
 def second_moment(f: Factors, part: Array) -> Array:
     """sum_q part_q of the squares of each element, over directions, too: (S, K) or (S,), at least float32."""
-    if _shared(f):
+    if is_shared(f):
         part = part.astype(at_least_float32(f.left.dtype))
 
         def squares(own):
             few, part = own
-            square = wide(formed(few)) ** 2
-            return jnp.sum(square.reshape(len(square), -1, *square.shape[-2:]), axis=1) * part[:, None, None]
+            strips = (wide(strip) ** 2 for strip in _formed_strips(few))
+            strips = [jnp.sum(x.reshape(len(x), -1, *x.shape[-2:]), axis=1) for x in strips]
+            return jnp.concatenate(strips, axis=-1) * part[:, None, None]
 
         return jnp.sum(_a_few_at_a_time(squares, (f, part)), axis=0)
     squares = jnp.sum((wide(f.left) ** 2).reshape(len(f.left), -1, f.left.shape[-1]), axis=1)
@@ -164,14 +180,14 @@ def second_moment(f: Factors, part: Array) -> Array:
 
 def inner_products(one: Factors, other: Factors) -> Array:
     """Of all pairs of examples, (Q, Q')."""
-    if _shared(one):
+    if is_shared(one):
         return _paired("qts,rus->qrtu", "qts,rts->qr", one, other, "qrtu,qrtu->qr")
     return jnp.einsum("qs,rs->qr", one.left, other.left) * _source_products(one, other)
 
 
 def kernel_products(one: Factors, other: Factors) -> Array:
     """Of all pairs of directions, (Q, C, Q', C'): as the product of matrices leaves it; only its sum is turned."""
-    if _shared(one):
+    if is_shared(one):
         return _paired("qcts,rdus->qcrdtu", "qcts,rdts->qcrd", one, other, "qcrdtu,qrtu->qcrd")
     products, sources = jnp.einsum("qcs,rds->qcrd", one.left, other.left), _source_products(one, other)
     return products * sources[:, None, :, None]
@@ -179,7 +195,7 @@ def kernel_products(one: Factors, other: Factors) -> Array:
 
 def traced_products(one: Factors, other: Factors) -> Array:
     """The same, summed over the pairs of one direction: (Q, Q')."""
-    if _shared(one):
+    if is_shared(one):
         return _paired("qcts,rcus->qrtu", "qcts,rcts->qr", one, other, "qrtu,qrtu->qr")
     return jnp.einsum("qcs,rcs->qr", one.left, other.left) * _source_products(one, other)
 
@@ -193,8 +209,9 @@ def _source_products(one: Factors, other: Factors) -> Array:
 
 def _paired(lefts: str, whole: str, one: Factors, other: Factors, both: str) -> Array:
     """Products of pairs of shared factors: from their Gram matrices, or from the derivatives, formed."""
-    if _gram_pays(one, one.right.shape[1] ** 2):
-        sources = jnp.einsum("qtk,ruk->qrtu", one.right, other.right)
+    if _gram_pays(one, _strips(one)[0].shape[1] ** 2):
+        pairs = zip(_strips(one), _strips(other), strict=True)
+        sources = sum(jnp.einsum("qtk,ruk->qrtu", *pair) for pair in pairs)
         return jnp.einsum(both, jnp.einsum(lefts, one.left, other.left), sources)
 
     def products(*some: Factors) -> Array:
@@ -217,18 +234,33 @@ def _paired(lefts: str, whole: str, one: Factors, other: Factors, both: str) -> 
     return lax.fori_loop(0, chunks, lambda i, total: total + some(i), zeros)
 
 
-def _shared(f: Factors) -> bool:
-    return f.right is not None and f.right.ndim == 3
+def _strips(f: Factors) -> tuple[Array, ...]:
+    return f.right if isinstance(f.right, tuple) else (f.right,)
+
+
+def _columns(f: Factors) -> int:
+    # K
+    return sum(right.shape[-1] for right in _strips(f))
+
+
+def is_shared(f: Factors) -> bool:
+    """Is the derivative a sum over positions, which share the weights?"""
+    return f.right is not None and _strips(f)[0].ndim == 3
+
+
+def gram_pays(f: Factors) -> bool:
+    """Are the squares of shared weights' derivatives to be had from Gram matrices at less cost than by forming them?"""
+    return _gram_pays(f, _strips(f)[0].shape[1])
 
 
 def _gram_pays(f: Factors, positions: int) -> bool:
-    S, K = f.left.shape[-1], f.right.shape[-1]
+    S, K = f.left.shape[-1], _columns(f)
     return positions * (S + K) <= S * K
 
 
 def _formed_bytes(f: Factors) -> int:
     """What the derivatives of one example take, formed."""
-    return math.prod(f.left.shape[1:-2]) * f.left.shape[-1] * f.right.shape[-1] * f.left.dtype.itemsize
+    return math.prod(f.left.shape[1:-2]) * f.left.shape[-1] * _columns(f) * f.left.dtype.itemsize
 
 
 def _a_few_at_a_time(function: Callable, rows: Any) -> Array:

@@ -187,9 +187,9 @@ def compute(
 
     inputs (Q, *P, R), or {name: (Q, *P, R)}; targets (Q, *P, S), None with `loss` None where no quantity asked for
     reads them. weights (Q,): of the examples, in everything that sums over them; of positions (Q, *P). block: examples
-    swept at once, None for all, fewer where signals would take more than 256 MiB; a larger batch goes in blocks, with
-    the same answer, so that only results grow with Q. budget: bytes that a result may take. options: those of the
-    quantities asked for, such as max_norm=1.0, each given to all that have it.
+    swept at once, None for all, fewer where signals would take more than 256 MiB, on a CPU 32; a larger batch goes in
+    blocks, with the same answer, so that only results grow with Q. budget: bytes that a result may take. options: those
+    of the quantities asked for, such as max_norm=1.0, each given to all that have it.
 
     >>> import jax, functional_nn as fnn
     >>> network = fnn.multilayer((3, 4, 2), ("tanh", "softmax"))
@@ -344,7 +344,9 @@ def clip(view: View, max_norm: Array | float) -> Params:
     """What `clipped_gradient` is before its noise."""
     norms = _norms(view)
     # An example that has overflowed would be scaled down to nothing: nan says so, and stops a run.
-    return view.contract_anew(view.share * jnp.where(jnp.isfinite(norms), jnp.minimum(1, max_norm / norms), jnp.nan))
+    scale = view.share * jnp.where(jnp.isfinite(norms), jnp.minimum(1, max_norm / norms), jnp.nan)
+    signals = any(len(shape) > 1 for shape in view.network.net_shapes.values())
+    return view.contract_formed(scale) if signals else view.contract_anew(scale)
 
 
 def add_noise(clipped: Params, shares: Array, max_norm, noise_multiplier, key: Array | None) -> Params:

@@ -27,6 +27,7 @@ from functional_nn.precision import at_least_float32
 
 BLOCK = 2048  # examples swept at once
 SWEPT = 256 * 2**20  # bytes that a block takes, of networks whose layers read signals
+SWEPT_ON_CPU = 32 * 2**20  # the same on a CPU, where memory that has just been taken is slow
 BUDGET = 2 * 2**30  # bytes that one result may take
 COLUMNS = 16  # of the root of the loss's curvature, swept at once
 ROOTS = 8  # examples whose roots are formed at once, of a curvature that cannot do without
@@ -119,6 +120,18 @@ class View:
         s = {name: factors.over_rows(own, scale) for name, own in self.swept.sensitivities.items()}
         learned = factors.each(lambda f: factors.scaled(f, scale), self.swept.learned)
         return backprop.contract(self.network, self.params, self.trace, Sweep(s, learned, {}))
+
+    def contract_formed(self, scale: Array) -> Params:
+        """The same for a scale that comes out of the norms of `gradients`, of networks that read signals: what these
+        have formed of shared weights is weighed, in place of another convolution.
+        """
+        found = self.contract(scale)
+        for layer in self.network.layers:
+            for source, f in self.gradients[layer.name]["weights"].items():
+                if factors.is_shared(f) and not factors.gram_pays(f):
+                    own = found[layer.name]["weights"]
+                    own[source] = factors.weighed(f, scale).reshape(own[source].shape)
+        return found
 
     def contract_anew(self, scale: Array) -> Params:
         """The same for a scale that comes out of `swept`: swept again, in the memory that a plain gradient takes.
@@ -248,14 +261,20 @@ def prepare(network, loss, params, inputs, targets, weights, apart: bool = True)
 
 
 def fitting(network, params, block: int | None) -> int | None:
-    """`block`, or as many examples as take `SWEPT` bytes, with what shared weights read at every position."""
+    """`block`, or as many examples as take `SWEPT` bytes, with what shared weights read at every position; on a CPU
+    `SWEPT_ON_CPU`, but 8 of them where they fit.
+    """
     if block is None or all(len(shape) == 1 for shape in network.net_shapes.values()):
         return block
     unfolded = 0
     for layer in network.layers:
         positions = math.prod(network.net_shapes[layer.name][:-1])
         unfolded += positions * sum(w.size // len(w) for w in params[layer.name]["weights"].values())
-    return max(1, min(block, SWEPT // ((network.trace_size + unfolded) * dtype_of(params).itemsize)))
+    each = (network.trace_size + unfolded) * dtype_of(params).itemsize
+    fit = SWEPT // each
+    if jax.default_backend() == "cpu":
+        fit = max(SWEPT_ON_CPU // each, min(8, fit))
+    return max(1, min(block, fit))
 
 
 def block_order(count: int, block: int | None) -> np.ndarray:

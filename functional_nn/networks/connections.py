@@ -46,11 +46,12 @@ from functional_nn.registry import Described, Registry, cached, remember
 class Factors(NamedTuple):
     """An example's derivative by one array of parameters, in two factors: see `gradients.factors`.
 
-    left (Q, ..., S) and right (Q, K), or (Q, ..., T, S) and (Q, T, K); left alone where right is None.
+    left (Q, ..., S) and right (Q, K), or (Q, ..., T, S) and (Q, T, K); left alone where right is None. Of shared
+    weights right may be several such arrays, whose columns side by side are the K.
     """
 
     left: Array
-    right: Array | None
+    right: Array | tuple[Array, ...] | None
 
 
 def _total(s: Array) -> Array:
@@ -67,7 +68,8 @@ class Connection(Described):
     forward(x, w) -> z (Q, *P', S); back(s, w, like) -> dF/dx (Q, *P, R), like: what was read, whose shape is looked
     at; outer(s, x) -> dF/dw; unfold(s, x) -> each example's share of it, (left (Q, T, S), right (Q, T, K)) of weights
     that are (S, K) when their axes but the first are put in one. The last two are None where it has no weights, where w
-    is None.
+    is None. strips(s, x): the same with right in several arrays (Q, T, K_i), where to put them in one costs more than
+    what is made of them; None where `unfold` serves.
     fans(w) -> (fan_in, fan_out): how many numbers reach a neuron's net input through w, and how many net inputs a
     number that is read reaches.
     pads: a corner of w is a narrower network's w, and what pads it stays out of all else.
@@ -82,6 +84,7 @@ class Connection(Described):
     back: Callable[[Array, Array | None, Array], Array]
     outer: Callable[[Array, Array], Array] | None = None
     unfold: Callable[[Array, Array], tuple[Array, Array]] | None = None
+    strips: Callable[[Array, Array], tuple[Array, tuple[Array, ...]]] | None = None
     fans: Callable[[Shape], tuple[int, int]] = lambda w: (math.prod(w[1:]), w[0])
     pads: bool = False
     tokens: int | None = None
@@ -239,6 +242,9 @@ def _flattened(row: Connection, name: str, twin: Connection | None = None) -> Co
 full = register(_flattened(dense, "full", _flattened(_in_columns, "full in columns")))
 
 
+_COLUMNS = 32  # of a strip of windows
+
+
 # Convolution ----------------------------------------------------------------------------------------------------------
 
 
@@ -270,7 +276,7 @@ def _convolution(window: Window, groups: int) -> Connection:
     # XLA's letters for the axes: examples N, channels C read and given, I and O of the kernel. On CPU its fast kernels
     # take this order alone; elsewhere than in the outermost program (in `scan`, `while_loop`) it does not bring other
     # orders into it, and takes up to a hundred times as long. So what is in another order is turned here.
-    letters = "XYZ"[:axes]
+    letters, inner = "XYZ"[:axes], tuple(range(1, axes + 1))
     in_order = (f"N{letters}C", f"{letters}IO", f"N{letters}C")
 
     def shapes(x: Shape, channels: int) -> tuple[Shape, Shape]:
@@ -284,14 +290,18 @@ def _convolution(window: Window, groups: int) -> Connection:
         if jnp.iscomplexobj(w):  # XLA makes three real convolutions of it, in whose sums the complex step is lost
             return _complex_convolution(window, groups, x, w)
         return lax.conv_general_dilated(
-            x, jnp.moveaxis(w, 0, -1), window.stride, window.pads(x.shape[1:-1]), rhs_dilation=window.dilation,
-            dimension_numbers=in_order, feature_group_count=groups,
+            x, lax.transpose(w, (*inner, axes + 1, 0)), window.stride, window.pads(x.shape[1:-1]),
+            rhs_dilation=window.dilation, dimension_numbers=in_order, feature_group_count=groups,
         )  # fmt: skip
 
     def back(s, w, like):
         # s, with the gaps that the stride left, meets the kernel turned round; of each group its own channels
-        turned = lax.rev(w, tuple(range(1, axes + 1))).reshape(groups, -1, *w.shape[1:])  # (G, S / G, *kernel, R / G)
-        turned = jnp.moveaxis(turned, (1, 0), (-3, -2)).reshape(*window.size, w.shape[0] // groups, -1)
+        turned = lax.rev(w, inner)
+        if groups == 1:
+            turned = lax.transpose(turned, (*inner, 0, axes + 1))
+        else:
+            turned = turned.reshape(groups, -1, *w.shape[1:])  # (G, S / G, *kernel, R / G)
+            turned = jnp.moveaxis(turned, (1, 0), (-3, -2)).reshape(*window.size, w.shape[0] // groups, -1)
         edges = []
         lengths = zip(like.shape[1:-1], s.shape[1:-1], window.pads(like.shape[1:-1]), strict=True)
         for (length, places, (before, _)), reach, step in zip(lengths, window.reaches, window.stride, strict=True):
@@ -308,12 +318,15 @@ def _convolution(window: Window, groups: int) -> Connection:
         lengths = zip(x.shape[1:-1], s.shape[1:-1], window.pads(x.shape[1:-1]), strict=True)
         for (length, places, (before, _)), reach, step in zip(lengths, window.reaches, window.stride, strict=True):
             edges.append((before, (places - 1) * step + reach - length - before))
-        swapped = jnp.swapaxes(x, 0, -1), jnp.moveaxis(s, 0, -2)  # (R, *P, Q), (*P', Q, S)
+        x, s = (
+            lax.transpose(x, (axes + 1, *inner, 0)),
+            lax.transpose(s, (*inner, 0, axes + 1)),
+        )  # (R, *P, Q), (*P', Q, S)
         found = lax.conv_general_dilated(
-            *swapped, window.dilation, edges, rhs_dilation=window.stride, dimension_numbers=in_order,
+            x, s, window.dilation, edges, rhs_dilation=window.stride, dimension_numbers=in_order,
             batch_group_count=groups,
         )  # fmt: skip
-        return jnp.swapaxes(found, 0, -1)  # (R / G, *kernel, S)
+        return lax.transpose(found, (axes + 1, *inner, 0))  # of (R / G, *kernel, S)
 
     def unfold(s, x):
         left, right = _by_position(s), _by_position(jnp.concatenate(window.read(x), axis=-1))
@@ -326,10 +339,20 @@ def _convolution(window: Window, groups: int) -> Connection:
         right = jnp.moveaxis(right, 3, 1)
         return left.reshape(len(s), -1, s.shape[-1]), right.reshape(len(s), left.shape[1] * left.shape[2], -1)
 
+    def strips(s, x):
+        # of so many elements of the window that a product with them is a good one, and no more: copied side by side
+        # they are as many times the signal
+        parts = window.read(x)
+        many = -(-_COLUMNS // x.shape[-1])
+        pieces = (parts[at : at + many] for at in range(0, len(parts), many))
+        return _by_position(s), tuple(_by_position(jnp.concatenate(some, axis=-1)) for some in pieces)
+
     def fans(w: Shape) -> tuple[int, int]:
         return math.prod(w[1:]), w[0] // groups * math.prod(window.size)
 
-    row = functools.partial(Connection, shapes=shapes, unfold=unfold, fans=fans, pads=groups == 1)
+    row = functools.partial(
+        Connection, shapes=shapes, unfold=unfold, strips=strips if groups == 1 else None, fans=fans, pads=groups == 1
+    )
     twin = None if groups > 1 else row(f"{name} as a product", **_as_product(window))
     return row(name, forward=forward, back=back, outer=outer, twin=twin)
 

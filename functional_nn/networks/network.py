@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, lax
 
 from functional_nn import checks, precision, registry
 from functional_nn.networks import activations, connections, initializers, losses
@@ -424,7 +424,7 @@ def plus_bias(n: Array, layer_params: dict) -> Array:
     if "bias" not in layer_params:
         return n
     bias = layer_params["bias"]
-    return n + jnp.expand_dims(bias, tuple(range(n.ndim - bias.ndim)))
+    return n + lax.expand_dims(bias, tuple(range(n.ndim - bias.ndim)))
 
 
 def theta(layer_params: dict) -> dict[str, Array]:

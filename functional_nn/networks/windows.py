@@ -7,7 +7,6 @@ from collections.abc import Callable
 from itertools import product
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
@@ -85,7 +84,9 @@ class Window(NamedTuple):
     def read(self, x: Array, fill: float = 0) -> list[Array]:
         """x (Q, *P, C) -> of each element of a window what it meets at all places, (Q, *P', C); fill: what pads x."""
         pads, places = self.pads(x.shape[1:-1]), self.places(x.shape[1:-1])
-        padded = lax.pad(x, jnp.asarray(fill, x.dtype), ((0, 0, 0), *((*pad, 0) for pad in pads), (0, 0, 0)))
+        padded = x
+        if any(map(any, pads)):
+            padded = lax.pad(x, np.asarray(fill, x.dtype), ((0, 0, 0), *((*pad, 0) for pad in pads), (0, 0, 0)))
         found = []
         for start in self.offsets():
             ends = [at + (count - 1) * step + 1 for at, count, step in zip(start, places, self.stride, strict=True)]
@@ -96,7 +97,7 @@ class Window(NamedTuple):
         self,
         parts: list[Array],
         positions: Shape,
-        combine: Callable[[Array, Array], Array] = jnp.add,
+        combine: Callable[[Array, Array], Array] = lax.add,
         empty: float = 0,
     ) -> Array:
         """The adjoint of `read`: what was read at several places adds up, what was padding is left out.
@@ -110,7 +111,7 @@ class Window(NamedTuple):
             for at, (before, _), count, step, length in axes:
                 first = at - before
                 edges.append((first, length - first - (count - 1) * step - 1, step - 1))
-            back = lax.pad(part, jnp.asarray(empty, part.dtype), ((0, 0, 0), *edges, (0, 0, 0)))
+            back = lax.pad(part, np.asarray(empty, part.dtype), ((0, 0, 0), *edges, (0, 0, 0)))
             total = back if total is None else combine(total, back)
         return total
 

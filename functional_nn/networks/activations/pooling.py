@@ -6,8 +6,8 @@ The derivative goes to the largest number, F'(n)^T g: a position receives g_p fr
 largest. Where several tie, as zeros do behind a relu, there is no derivative; they share it equally, as `jnp.max` has
 it. Between ties the map is linear, so that its second derivative is 0.
 
-What is the largest is asked of n anew on the way back, behind a barrier: a compiler may compute n twice, in two fusions,
-to different last bits, and then nothing is as large as what the forward pass found.
+What is the largest is asked of n anew on the way back, behind a barrier: a compiler may compute n twice, in two
+fusions, to different last bits, and then nothing is as large as what the forward pass found.
 
 Letters: Q examples, P positions along each axis, P' windows likewise, C channels; n (Q, *P, C), a (Q, *P', C).
 """
@@ -55,19 +55,21 @@ def _of_windows(window: Window) -> Activation:
         window.check_met(n.shape[1:-1])
         return jnp.stack(window.read(n, fill=-jnp.inf))
 
-    def shares(n: Array) -> list[Array]:
-        # da/dn of each element of a window: 1 of the largest, equal parts of those that tie
+    def largest(n: Array) -> tuple[list[Array], Array]:
+        # of each element of a window, 1 where it is the largest, or one of them, else 0; and how many they are, P'
         parts = window.read(lax.optimization_barrier(n), fill=-jnp.inf)
-        largest = functools.reduce(jnp.maximum, parts)
-        tied = [jnp.where(part == largest, 1, 0).astype(n.dtype) for part in parts]
-        count = sum(tied)  # 0 where the largest is nan
-        return [one / count for one in tied]
+        most = functools.reduce(lax.max, parts)
+        tied = [lax.convert_element_type(lax.eq(part, most), n.dtype) for part in parts]
+        return tied, functools.reduce(lax.add, tied)  # 0 of them where the largest is nan
 
     def pullback(g, n, a, kept, theta):
-        return window.write([g * share for share in shares(n)], n.shape[1:-1]), {}
+        tied, count = largest(n)
+        share = lax.div(g, count)
+        return window.write([lax.mul(one, share) for one in tied], n.shape[1:-1]), {}
 
     def pushforward(r, r_theta, n, a, kept, theta):
-        return sum(share * part for share, part in zip(shares(n), window.read(r), strict=True))
+        tied, count = largest(n)
+        return sum(one * part for one, part in zip(tied, window.read(r), strict=True)) / count
 
     def kink_distance(n):
         # of a position to its best rival in a window, the least over the windows that it is in
@@ -76,7 +78,7 @@ def _of_windows(window: Window) -> Activation:
         gaps = [jnp.abs(part - jnp.where(part == best[1], best[0], best[1])) for part in parts]
         return window.write(gaps, n.shape[1:-1], combine=jnp.minimum, empty=jnp.inf)
 
-    return _pooling(name, lambda n: jnp.max(met(n), axis=0), pullback, pushforward, kink_distance)
+    return _pooling(name, lambda n: lax.reduce_max(met(n), (0,)), pullback, pushforward, kink_distance)
 
 
 @functools.cache
