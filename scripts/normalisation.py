@@ -283,8 +283,8 @@ def notes(rows: list[dict]) -> str:
     lines.append(f"Each at half its own stable rate, the lowest loss is {best}'s.")
     risen = [r["norm"] for r in rows if not r["highest in training"] <= 1.5 * r["loss before"]]
     lines.append(
-        f"A rate is kept for {EVERY} updates, in which lambda_max may outgrow it: the loss rose to more than 1.5 times "
-        f"its first value on the way, in runs with: {', '.join(risen) or 'nothing'}."
+        f"A rate is kept for {EVERY} updates, in which lambda_max may outgrow it: on the way the loss rose to more than "
+        f"1.5 times its first value in {len(risen)} of {len(rows)} runs{''.join(f', norm {norm}' for norm in risen)}."
     )
     for factor in FACTORS:
         predicted = abs(1 - 2 * factor)
