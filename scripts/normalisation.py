@@ -281,22 +281,24 @@ def notes(rows: list[dict]) -> str:
     )
     best = min(NORMS, key=lambda norm: median(norm, "loss after"))
     lines.append(f"Each at half its own stable rate, the lowest loss is {best}'s.")
-    risen = [r["norm"] for r in rows if not r["highest in training"] <= 1.5 * r["loss before"]]
+    risen = [f", norm {r['norm']}" for r in rows if not r["highest in training"] <= 1.5 * r["loss before"]]
     lines.append(
-        f"A rate is kept for {EVERY} updates, in which lambda_max may outgrow it: on the way the loss rose to more than "
-        f"1.5 times its first value in {len(risen)} of {len(rows)} runs{''.join(f', norm {norm}' for norm in risen)}."
+        f"A rate is kept for {EVERY} updates, in which lambda_max may outgrow it: on the way the loss rose to more "
+        f"than 1.5 times its first value in {len(risen)} of {len(rows)} runs{''.join(risen)}."
     )
     for factor in FACTORS:
         predicted = abs(1 - 2 * factor)
         growths = [r[f"growth at {factor:g}"] for r in rows]
-        rises = sum(r[f"highest at {factor:g}"] > 1 for r in rows)
+        rises, above = (
+            sum(r[f"{what} at {factor:g}"] > least for r in rows) for what, least in (("rises", 0), ("highest", 1))
+        )
         ends = sum(not r[f"last at {factor:g}"] < 1 for r in rows)
         sharper = [r[f"lambda_max at {factor:g}"] for r in rows]
         lines.append(
             f"{factor:g} x stable rate: growth {min(growths):.3g} to {max(growths):.3g}, on a quadratic "
-            f"{predicted:.3g}; the loss rises above where it began in {rises} of {len(rows)} runs, and is there after "
-            f"{UPDATES} updates in {ends}; lambda_max is then {min(sharper):.3g} to {max(sharper):.3g} times "
-            "what it was."
+            f"{predicted:.3g}; of {len(rows)} runs the loss rises in some update in {rises}, above where it began in "
+            f"{above}, and is there after {UPDATES} updates in {ends}; lambda_max is then {min(sharper):.3g} to "
+            f"{max(sharper):.3g} times what it was."
         )
     worst = max(r["residual / lambda_max"] for r in rows)
     lines.append(
