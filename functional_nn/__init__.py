@@ -24,7 +24,7 @@ from functional_nn.gradients.comparison import Agreement, compare, compare_calla
 from functional_nn.networks import activations, connections, initializers, losses, presets
 from functional_nn.networks.activations import Activation
 from functional_nn.networks.connections import Connection
-from functional_nn.networks.losses import Loss, class_weights, one_hot
+from functional_nn.networks.losses import Loss, class_weights, one_hot, smooth_labels
 from functional_nn.networks.network import Layer, Network, Trace, graph, inference_mode, multilayer
 from functional_nn.training import fit
 
@@ -60,6 +60,7 @@ __all__ = [
     "presets",
     "quantities",
     "sensitivities",
+    "smooth_labels",
     "training",
     "value_and_grad",
 ]

@@ -4,9 +4,9 @@
     python scripts/demonstration_pictures.py --out results/demonstrations
 
 Needs Chromium and its chromedriver (Debian: chromium, chromium-driver), and selenium, of the extra `test`. Each page is
-opened at 1280 x 720; a control is set as its widget sets it, and the time is taken in the page until the data that it
-changes have arrived, --rounds times after the first. Between the two lie the socket, the library's computation and the
-page's answer; the drawing is not measured.
+opened at 1280 x 720, or higher; a control is set as its widget sets it, and the time is taken in the page until the
+data that it changes have arrived, --rounds times after the first. Between the two lie the socket, the library's
+computation and the page's answer; the drawing is not measured.
 """
 
 import shutil
@@ -32,7 +32,8 @@ WIDTH, HEIGHT = 1280, 720
 
 class Scene(NamedTuple):
     """A page; what is set before the picture, (model, attribute, value), and how long it then takes to settle; and what
-    is measured: values that one attribute takes in turn, and the data whose arrival ends the wait.
+    is measured: values that one attribute takes in turn, and the data whose arrival ends the wait. height: of the
+    window.
     """
 
     path: str
@@ -41,6 +42,7 @@ class Scene(NamedTuple):
     seconds: float
     control: tuple[str, str, tuple]
     shown: str
+    height: int = HEIGHT
 
 
 SCENES = (
@@ -48,6 +50,7 @@ SCENES = (
           ("rate-0", "value", (0.02, 0.03)), "path"),
     Scene("adam", "adam", (), 1, ("steps", "value", (300, 310)), "path-3"),
     Scene("backpropagation", "backpropagation", (("step", "value", 9),), 1, ("step", "value", (5, 6)), "nodes"),
+    Scene("convolution", "convolution", (), 1, ("number", "value", (2, 3)), "back", 1080),
     Scene("decision-boundary", "decision_boundary",
           (("data", "value", "two spirals"), ("hidden", "value", "16, 16"), ("rate", "value", "0.02"),
            ("speed", "value", 20), ("go", "active", True)), 30, ("layer", "value", ("layer2", "layer1")), "units"),
@@ -107,6 +110,8 @@ def ready(browser) -> float:
 
 def measure(browser, address: str, scene: Scene, rounds: int, folder: Path) -> dict:
     """A row of the table, and the picture."""
+    screen = {"width": WIDTH, "height": scene.height, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
     start = time.perf_counter()
     browser.get(address + scene.path)
     ready(browser)
@@ -142,8 +147,6 @@ def main() -> None:
         if browser is None:
             sys.exit("needs Chromium and its chromedriver (Debian: apt install chromium chromium-driver)")
         try:
-            screen = {"width": WIDTH, "height": HEIGHT, "deviceScaleFactor": 1, "mobile": False}
-            browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
             rows = [measure(browser, address, scene, options.rounds, options.out) for scene in SCENES]
         finally:
             browser.quit()

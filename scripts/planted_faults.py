@@ -62,7 +62,25 @@ def signals():
     return network, fnn.losses.cross_entropy(), network.init(keys[0]), inputs, targets
 
 
-BENCHES = (vectors, signals)
+def pictures():
+    """Convolutions that are normalized, by the batch and by position, and pooled; zeros that tie in every window."""
+    network = fnn.graph(
+        inputs={"image": (6, 6, 2)},
+        layers=[
+            fnn.Layer("first", 4, "batch_norm", [("image", "conv((3, 3))")], bias="none"),
+            fnn.Layer("active", 4, "relu", [("first", "identity")]),
+            fnn.Layer("pooled", 4, "max_pool((2, 2))", [("active", "identity")], bias="none"),
+            fnn.Layer("second", 6, "layer_norm", [("pooled", "conv((3, 3))")]),
+            fnn.Layer("output", 3, "softmax", [("second", "full")]),
+        ],
+    )
+    keys = jax.random.split(jax.random.key(7), 3)
+    inputs = {"image": jax.random.normal(keys[1], (6, 6, 6, 2))}
+    targets = fnn.one_hot(jax.random.randint(keys[2], (6,), 0, 3), 3)
+    return network, fnn.losses.cross_entropy(), network.init(keys[0]), inputs, targets
+
+
+BENCHES = (vectors, signals, pictures)
 
 
 class Fault(NamedTuple):
@@ -290,6 +308,58 @@ def repeated_tokens_not_added(*args):
     return pieces(*args, contract=contract)
 
 
+# Of activations of whole signals --------------------------------------------------------------------------------------
+
+
+def lost_mean_term(*args):
+    def pullback(g, n, a, kept, theta):
+        # (h - x <h x>) / sigma: the path through the mean is left out
+        h = g * theta["gain"][None, None, None, :]
+        along = jnp.mean(h * kept.x, axis=-1, keepdims=True)
+        right = fnn.activations.layer_norm().pullback(g, n, a, kept, theta)[1]
+        return (h - kept.x * along) * kept.inverse, right
+
+    def sweep(network, params, trace, started):
+        return backprop.sweep(with_pullback(network, "second", pullback), params, trace, started)
+
+    return pieces(*args, sweep=sweep)
+
+
+def gain_summed_over_channels(*args):
+    def contract(network, params, trace, swept):
+        gradients = backprop.contract(network, params, trace, swept)
+        learned = gradients["second"]["learned"]
+        summed = learned | {"gain": jnp.full_like(learned["gain"], jnp.sum(learned["gain"]))}
+        return gradients | {"second": gradients["second"] | {"learned": summed}}
+
+    return pieces(*args, contract=contract)
+
+
+def pool_gives_all_that_tie(*args):
+    def pullback(g, n, a, kept, theta):
+        # the whole of g to each of the largest, where several tie
+        repeated = lambda x: jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)  # noqa: E731
+        return jnp.where(n == repeated(a), repeated(g), 0), {}
+
+    def sweep(network, params, trace, started):
+        return backprop.sweep(with_pullback(network, "pooled", pullback), params, trace, started)
+
+    return pieces(*args, sweep=sweep)
+
+
+def lost_variance_path(*args):
+    def pullback(g, n, a, kept, theta):
+        # (h - <h>) / sigma: the variance as if it were given
+        h = g * theta["gain"][None, None, None, :]
+        right = fnn.activations.batch_norm().pullback(g, n, a, kept, theta)[1]
+        return (h - jnp.mean(h, axis=(0, 1, 2), keepdims=True)) * kept.inverse, right
+
+    def sweep(network, params, trace, started):
+        return backprop.sweep(with_pullback(network, "first", pullback), params, trace, started)
+
+    return pieces(*args, sweep=sweep)
+
+
 FAULTS = (
     Fault("sign", sign, "output: dF/dn", "t - a for a - t at the start"),
     Fault("missing 1/Q", missing_one_over_q, "output: dF/dn", "the mean's 1/Q is left out"),
@@ -333,6 +403,12 @@ FAULTS = (
         "a token's last place for the sum",
         signals,
     ),
+    Fault("lost mean term", lost_mean_term, "second: dF/dn", "layer norm's path through the mean", pictures),
+    Fault(
+        "gain over channels", gain_summed_over_channels, "second/learned/gain", "all channels' sum for each", pictures
+    ),
+    Fault("pool's ties", pool_gives_all_that_tie, "pooled: dF/dn", "all of g to each number that ties", pictures),
+    Fault("lost variance path", lost_variance_path, "first: dF/dn", "batch norm's variance as if given", pictures),
 )
 
 

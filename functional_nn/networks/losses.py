@@ -251,15 +251,8 @@ class Loss(Described):
 
     def check_targets(self, targets) -> None:
         """Raises ValueError at the first concrete target this loss has no meaning for."""
-        if not checks.is_concrete(targets):
-            return
-        if self.targets == "real":
-            return
-        wrong, accepted = _WRONG_TARGETS[self.targets]
-        index = checks.first(targets, lambda block: wrong(block.astype(np.float64)))
-        if index is not None:
-            found = float(np.asarray(targets)[index])
-            raise ValueError(f"targets: {self.name} accepts {accepted}, got {found:g} at index {index}")
+        if self.targets != "real":
+            _check_targets(self.name, self.targets, targets)
 
 
 def _sums_to_1(t: np.ndarray) -> np.ndarray:
@@ -278,6 +271,16 @@ _WRONG_TARGETS = {
         "rows with a single 1, the rest 0",
     ),
 }
+
+
+def _check_targets(owner: str, kind: str, targets: Array) -> None:
+    if not checks.is_concrete(targets):
+        return
+    wrong, accepted = _WRONG_TARGETS[kind]
+    index = checks.first(targets, lambda block: wrong(block.astype(np.float64)))
+    if index is not None:
+        found = float(np.asarray(targets)[index])
+        raise ValueError(f"targets: {owner} accepts {accepted}, got {found:g} at index {index}")
 
 
 def at_positions(function: Callable[..., Array], *signals: Array) -> Array:
@@ -350,6 +353,36 @@ def one_hot(labels, classes: int, dtype=None) -> Array:
             f"labels: expected integers of shape (Q,), got {labels.dtype} of shape {labels.shape}; of positions (Q, T)"
         )
     return _one_hot(labels, classes, precision.default() if dtype is None else precision.available(dtype))
+
+
+def smooth_labels(targets: Array, rate: float) -> Array:
+    """Label smoothing: (1 - rate) t + rate / C of targets (Q, *P, C), one for each class: Szegedy et al. 2016, sec. 7.
+
+    A share `rate` of each example is given to all C classes alike, so that no output is driven to exactly 1; the
+    largest target, by which answers are counted, stays the same. Integer labels are made rows by `one_hot` first. A
+    single column (Q, *P, 1), of 0 and 1, says two classes: C = 2. In the dtype of the targets, or JAX's default float
+    for integers and booleans. Raises ValueError unless the rate is in [0, 1), and for concrete targets that are no
+    distribution.
+
+    >>> import jax.numpy as jnp, functional_nn as fnn
+    >>> fnn.smooth_labels(fnn.one_hot(jnp.array([2]), 4), 0.2).round(2).tolist()
+    [[0.05, 0.05, 0.85, 0.05]]
+    """
+    rate = checks.constant("smooth_labels", "rate", rate, lambda v: (v >= 0) & (v < 1), "in [0, 1)")
+    checks.numeric("targets", targets, precision.default())
+    targets = jnp.asarray(targets)
+    if targets.ndim < 2:
+        raise ValueError(
+            f"targets: expected shape (Q, C), one column for each class, got {targets.shape}; fnn.one_hot(labels, C) "
+            "makes rows of integer labels"
+        )
+    if not jnp.issubdtype(targets.dtype, jnp.floating):
+        targets = targets.astype(precision.default())
+    column = targets.shape[-1] == 1
+    _check_targets("smooth_labels", "unit interval" if column else "distribution", targets)
+    classes = 2 if column else targets.shape[-1]
+    rate = jnp.asarray(rate, at_least_float32(targets.dtype))
+    return ((1 - rate) * targets.astype(rate.dtype) + rate / classes).astype(targets.dtype)
 
 
 def _one_hot(labels: Array, classes: int, dtype) -> Array:

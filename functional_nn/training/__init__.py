@@ -1,6 +1,7 @@
 """The loop: index streams, the compiled step, clipping, criteria for stopping, restarts, populations, checkpoints."""
 
-from functional_nn.training import checkpoints, search, termination
+from functional_nn.training import augmentation, checkpoints, search, termination
+from functional_nn.training.augmentation import Augmentation
 from functional_nn.training.checkpoints import CheckpointError
 from functional_nn.training.clipping import clipped
 from functional_nn.training.loop import FitResult, Outcome, fit, pure_fit
@@ -25,6 +26,7 @@ from functional_nn.training.termination import (
 )
 
 __all__ = [
+    "Augmentation",
     "Batch",
     "BatchPlan",
     "CheckpointError",
@@ -37,6 +39,7 @@ __all__ = [
     "Population",
     "Progress",
     "Restarts",
+    "augmentation",
     "batch",
     "best_of",
     "checkpoints",

@@ -30,6 +30,7 @@ def describe(
         "stop": [criterion.reason for criterion in settings.stop],
         "gradient": _said(settings.gradient),
         "track": [name for name, _ in settings.track],
+        **_augment(settings),
         "training": fingerprint(training[:3]),
         "validation": held_out and fingerprint(held_out[:3]),
         "key": fingerprint(key),
@@ -42,8 +43,15 @@ def describe(
             gradient=settings.gradient,
             correct=settings.correct,
             track=settings.track,
+            augment=settings.augment or None,
         ),
     }
+
+
+def _augment(settings: Common) -> dict[str, Any]:
+    # nothing where there is none: older checkpoints know of no augmentation
+    by_input = {name: [row.specification for row in rows] for name, rows in settings.augment}
+    return {"augment": by_input} if by_input else {}
 
 
 def _rows(layer: Layer) -> tuple:

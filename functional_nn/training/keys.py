@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jax import Array
 
-_NOISE, _SUBSET, _LABELS = (2**32 - number for number in (1, 2, 3))
+_NOISE, _SUBSET, _LABELS, _AUGMENTATION = (2**32 - number for number in (1, 2, 3, 4))
 
 
 def parameters(key: Array) -> Array:
@@ -30,13 +30,20 @@ def epoch(plan_key: Array, number: Array | int) -> Array:
 
 
 def updates(plan_key: Array, epoch: Array, count: int) -> Array:
-    """Of the batches' key: one for each update of an epoch, (U,), for dropout and for gradients that are random."""
+    """Of the batches' key: one for each update of an epoch, (U,), for dropout, for gradients that are random
+    and for augmentation.
+    """
     return jax.random.split(jax.random.fold_in(jax.random.fold_in(plan_key, _NOISE), epoch), count)
 
 
 def gradient_noise(update_key: Array) -> Array:
     """Of an update's key: noise added to its gradient, beside the neurons that are dropped."""
     return jax.random.fold_in(update_key, _NOISE)
+
+
+def augmentation(update_key: Array, number: int) -> Array:
+    """Of an update's key: the augmentation's of that number, among those that its inputs go through."""
+    return jax.random.fold_in(jax.random.fold_in(update_key, _AUGMENTATION), number)
 
 
 def starts(key: Array, count: int) -> Array:

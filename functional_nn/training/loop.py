@@ -34,7 +34,8 @@ from functional_nn.optimizers.first_order import Optimizer
 from functional_nn.optimizers.regularizers import Regularizer
 from functional_nn.optimizers.second_order import REASONS, STATUSES, SecondOrder
 from functional_nn.registry import cached
-from functional_nn.training import keys, termination
+from functional_nn.training import augmentation, keys, termination
+from functional_nn.training.augmentation import Augment
 from functional_nn.training.checkpoints import Checkpoint, CheckpointError, Checkpoints, check_config, restore
 from functional_nn.training.configuration import describe
 from functional_nn.training.minibatches import BatchPlan, batch, minibatch
@@ -142,6 +143,7 @@ def fit(
     gradient: Gradient | Literal["manual", "automatic", "perceptron"] = "manual",
     correct: Correct | None = None,
     track: Track = (),
+    augment: Augment = (),
     chunk: int = 10,
     on_chunk: Callable[[Any, History], bool | None] | None = None,
     seconds: float | None = None,
@@ -154,12 +156,12 @@ def fit(
     optimizer: of first or of second order. Of the second, an epoch is a step on all examples (on each mini-batch, for
     those made with minibatches=True), the run also ends where the method says that it has converged or found nothing
     lower, and `state` is a `second_order.State` with counts of what was asked.
-    key: for the initial parameters (unless `params` are given), the batches and dropout. plan: `training.batch()`,
-    `minibatch(32)` (the default, smaller where there are fewer examples; `batch()` for a method that needs it),
-    `stochastic()` or `importance(32)`. validation: (inputs, targets) or (inputs, targets, weights), measured after
-    every epoch. weights (Q,): what each example counts for, in the loss, its gradient and the accuracy, or each
-    position of the outputs, (Q, *P), 0 where it is masked; a mean divides by their sum, a mini-batch's by what that is
-    on average, so that its gradient is an unbiased estimate.
+    key: for the initial parameters (unless `params` are given), the batches, dropout and augmentation. plan:
+    `training.batch()`, `minibatch(32)` (the default, smaller where there are fewer examples; `batch()` for a method
+    that needs it), `stochastic()` or `importance(32)`. validation: (inputs, targets) or (inputs, targets, weights),
+    measured after every epoch. weights (Q,): what each example counts for, in the loss, its gradient and the accuracy,
+    or each position of the outputs, (Q, *P), 0 where it is masked; a mean divides by their sum, a mini-batch's by what
+    that is on average, so that its gradient is an unbiased estimate.
     class_weights: the same by class, "balanced" or one for each: see `fnn.class_weights`; times `weights`, where both
     are given. They do not weigh the validation.
     regularizer: its gradient is added. stop: one of the criteria of `training.termination`, several of them, or
@@ -169,8 +171,12 @@ def fit(
     says which examples are right, or, asked of all rows of signals, which positions, `losses.largest` for one; by
     default the loss's own rule. track: names of `fnn.quantities`, such as ("noise_scale",), or functions by name,
     `{"rate": lambda params, inputs, targets: ...}`, or a tuple of both; what they give after each epoch, on all
-    training examples, stands in `history.tracked`. on_chunk(state, history so far) is called after every `chunk`
-    epochs, outside the compiled program; where it gives True the run stops there.
+    training examples, stands in `history.tracked`.
+    augment: what the inputs of each training batch go through, anew in every update: names of `training.augmentation`,
+    such as ("shift(2)", "flip"), or your own functions (key, x) -> x of a batch (B, *P, R), one after the other;
+    {input: these} where several have pictures. The history's training columns are of what was trained on; what is
+    validated or tracked is not augmented. on_chunk(state, history so far) is called after every `chunk` epochs, outside
+    the compiled program; where it gives True the run stops there.
     seconds: the run stops after the first chunk that ends beyond them, compilation included.
     mesh: lays the examples of every batch over its devices, parameters on each, so that the compiler sums their
     sensitivities' contributions: data parallelism, the same training to rounding. Batches must divide evenly.
@@ -204,7 +210,7 @@ def fit(
     checks.prng_key("key", key)
     settings = settle(
         network, loss, optimizer, plan=plan, regularizer=regularizer, stop=stop, gradient=gradient, correct=correct,
-        track=track,
+        track=track, augment=augment,
     )  # fmt: skip
     params = network.init(keys.parameters(key)) if params is None else params
     plan_key = keys.plan(key)
@@ -355,6 +361,7 @@ def pure_fit(
     gradient: Gradient | Literal["manual", "automatic", "perceptron"] = "manual",
     correct: Correct | None = None,
     track: Track = (),
+    augment: Augment = (),
 ) -> Callable[..., Outcome]:
     """`fit` as a pure function of arrays, to be jitted and vmapped over keys, rates, strengths or data.
 
@@ -367,7 +374,7 @@ def pure_fit(
     checks.integer("", "epochs", epochs, 1)
     settled = settle(
         network, loss, optimizer, plan=plan, regularizer=regularizer, stop=stop, gradient=gradient, correct=correct,
-        track=track,
+        track=track, augment=augment,
     )  # fmt: skip
 
     def train(key, inputs, targets, validation=None, params=None, weights=None, class_weights=None) -> Outcome:
@@ -432,8 +439,9 @@ def interruptible(catches: bool) -> Iterator[Callable[[], bool]]:
 
 
 def settle(
-    network, loss, optimizer, *, plan=None, regularizer=None, stop=(), gradient="manual", correct=None, track=()
-) -> Settings:
+    network, loss, optimizer, *, plan=None, regularizer=None, stop=(), gradient="manual", correct=None, track=(),
+    augment=(),
+) -> Settings:  # fmt: skip
     """The settings of `fit`, checked; what of them goes with the data is checked by `prepared` and `suited`."""
     if isinstance(gradient, str) and gradient not in GRADIENTS:
         raise ValueError(registry.unknown("gradient", gradient, GRADIENTS))
@@ -462,6 +470,7 @@ def settle(
     return Settings(
         network=network, loss=loss, optimizer=optimizer, plan=plan, regularizer=regularizer, stop=stop,
         gradient=gradient, correct=correct, track=_tracked(track),
+        augment=augmentation.settled(augment, {name: network.shapes[name] for name, _ in network.inputs}),
     )  # fmt: skip
 
 
@@ -487,7 +496,9 @@ def _tracked(track: Track) -> tuple[tuple[str, Callable | None], ...]:
 
 def with_plan(settings: Settings, training: Batch, epochs: int) -> Settings:
     """The settings with a plan that suits the data and the optimizer, refused before anything is compiled."""
-    return suited(settings, len(training.targets), training.weights is not None, epochs)
+    settings = suited(settings, len(training.targets), training.weights is not None, epochs)
+    augmentation.check_shapes(settings.augment, training.inputs, settings.plan.size or len(training.targets))
+    return settings
 
 
 def suited(settings: Settings, examples: int, weighted: bool, epochs: int) -> Settings:
@@ -503,6 +514,11 @@ def suited(settings: Settings, examples: int, weighted: bool, epochs: int) -> Se
         _check_rule(rule, settings.track, plan)
     optimizer.check_gradient(settings.gradient is value_and_grad, rule and rule.name)
     optimizer.check_plan(plan, updates, epochs)
+    if settings.augment and optimizer.full_batch:
+        raise ValueError(
+            f"augment: {optimizer.name} builds each step on the last, of the same examples, and augmented ones are "
+            "others in every update; use a method that takes mini-batches, such as 'adam'"
+        )
     return dataclasses.replace(settings, plan=plan)
 
 

@@ -25,7 +25,7 @@ from functional_nn.networks.connections import Connection, Shape
 from functional_nn.networks.network import Network, Params, abstract_params
 from functional_nn.optimizers import first_order, regularizers, second_order
 from functional_nn.optimizers.first_order import Optimizer
-from functional_nn.training import keys
+from functional_nn.training import augmentation, keys
 from functional_nn.training.loop import GRADIENTS, prepared, settle, suited
 from functional_nn.training.minibatches import BatchPlan, batch, minibatch
 from functional_nn.training.program import Batch, Common, Settings
@@ -216,6 +216,7 @@ def grouped(
         if classes and noise is not None and noise.max() > 1:
             raise ValueError(f"hyperparameters: label_noise of classes must be a share, 0 to 1, got {noise.max()}")
         settled = suited(settled, own_data.examples, training.weights is not None, epochs)
+        augmentation.check_shapes(settled.augment, training.inputs, settled.plan.size or own_data.examples)
         values = _traced(makers, penalty, columns, np.array(ids), compiled_in, rows)
         if pad and any(networks[i] != shape for i in ids):
             _check_exact(settled)

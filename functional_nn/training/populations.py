@@ -82,6 +82,7 @@ def fit_population(
     gradient: Any = "manual",
     correct: Callable | None = None,
     track: Any = (),
+    augment: Any = (),
     shuffle: Literal["shared", "independent"] = "shared",
     static: Sequence[str] = (),
     pad: bool = False,
@@ -98,7 +99,7 @@ def fit_population(
     """Trains N members at once: `fit` for each row of `hyperparameters`, a dict of arrays (N,), `grid` or the like.
 
     data: (inputs, targets) as in `fit`, as are validation, weights, class_weights, plan, regularizer, stop, gradient,
-    correct and track.
+    correct, track and augment.
     hyperparameters may name
       - what `optimizer` takes: it is a bare name ("adam"), a function (`lambda learning_rate: ...`), or {name: either}
         for a race, in which "optimizer" is a hyperparameter and numbers go to all methods that take them;
@@ -112,7 +113,8 @@ def fit_population(
     pad=True makes networks that differ in the widths of hidden layers one program, narrow ones filled up with zeros.
 
     A member's key is `key`, with its seed folded in where it has one. shuffle: "shared", the same batches (and dropped
-    neurons) for all members, the controlled comparison, drawn from `key`; or "independent", from the member's own.
+    neurons, and augmented inputs) for all members, the controlled comparison, drawn from `key`; or "independent", from
+    the member's own.
     Every member is what `fit` gives alone, to rounding: `Population.solo(member)` runs it, `drift(member)` compares.
 
     halving: `search.successive_halving(...)`. chunk: epochs a call of the compiled program. block: lanes a device and
@@ -154,7 +156,8 @@ def fit_population(
         raise TypeError(f"data: expected a pair (inputs, targets), got {given}")
     columns = search.normalized(hyperparameters)
     mesh = _mesh(mesh)
-    settings = {"loss": loss, "stop": stop, "gradient": gradient, "correct": correct, "track": track}
+    settings = {"loss": loss, "stop": stop, "gradient": gradient, "correct": correct, "track": track,
+                "augment": augment}  # fmt: skip
     groups = grouped(
         network, optimizer, regularizer, columns, tuple(data), validation,
         weights=(weights, class_weights), epochs=epochs, key=key, plan=plan, settings=settings, static=static, pad=pad,

@@ -40,6 +40,7 @@ from functional_nn.optimizers.second_order import Problem, SecondOrder
 from functional_nn.optimizers.wrappers import iterate, with_iterate
 from functional_nn.precision import at_least_float32
 from functional_nn.training import keys
+from functional_nn.training.augmentation import Augmented, augmented
 from functional_nn.training.minibatches import BatchPlan
 from functional_nn.training.problems import of_batch
 from functional_nn.training.termination import Criterion
@@ -85,11 +86,12 @@ class History(NamedTuple):
     """One value an epoch, NumPy arrays (E,).
 
     training_loss and training_accuracy are those of the epoch's examples, each measured just before the update that
-    used it (for `batch`, exactly those before the epoch), with neurons dropped where there is dropout and without the
-    regularizer's penalty; gradient_norm, the penalty's gradient included, is the mean over the epoch's updates;
-    validation_* are measured after the epoch, no neuron dropped; each example counts by its weight. Each loss has the
-    precision of the parameters. nan where there is nothing to say; None within compiled programs. tracked: {name: what
-    `fit` was asked to track, each of its arrays (E, ...)}, measured after the epoch on all training examples.
+    used it (for `batch`, exactly those before the epoch), augmented, with neurons dropped where there is dropout and
+    without the regularizer's penalty; gradient_norm, the penalty's gradient included, is the mean over the epoch's
+    updates; validation_* are measured after the epoch, as the data are and no neuron dropped; each example counts by
+    its weight. Each loss has the precision of the parameters. nan where there is nothing to say; None within compiled
+    programs. tracked: {name: what `fit` was asked to track, each of its arrays (E, ...)}, measured after the epoch on
+    all training examples.
     """
 
     epoch: np.ndarray
@@ -134,7 +136,7 @@ class Common:
 
     plan: None until it is known how many examples there are (`loop.suited`). mesh: the devices over which each batch is
     laid, None for one. columns: the hand-written gradient and the evaluation go through the network `in_columns`, for
-    lanes on CPU.
+    lanes on CPU. augment: what each update's inputs go through first.
     """
 
     network: Network
@@ -146,6 +148,7 @@ class Common:
     track: tuple[tuple[str, Callable | None], ...]
     mesh: Mesh | None = None
     columns: bool = False
+    augment: Augmented = ()
 
     def settings(self, **own: Any) -> "Settings":
         """A run's, with what is its own."""
@@ -425,7 +428,7 @@ def parts(settings: Settings, examples: int, dtype) -> Parts:
     numbers = np.arange(1, updates + 1, dtype=np.int32)
 
     def rows(key, epoch, state, training: Batch):
-        drop = keys.updates(key, epoch, updates) if random else None
+        own_keys = keys.updates(key, epoch, updates) if random or settings.augment else None
         if plan.importance is not None:
             at = optimizer.point(state), training.inputs, training.targets
             drawn = plan.draw(key, epoch, quantities.per_example_norms(network, loss, *at))
@@ -442,16 +445,18 @@ def parts(settings: Settings, examples: int, dtype) -> Parts:
                 present = jnp.sum(weights, axis=tuple(range(1, own.ndim))) / expected
                 scales = present if scales is None else scales.astype(own.dtype) * present
         # a sum over b examples is b / B of one over B as it is
-        return numbers, indices, weights, None if loss.reduction == "sum" else scales, drop
+        return numbers, indices, weights, None if loss.reduction == "sum" else scales, own_keys
 
     def update(lane, row, limit, training: Batch):
         state, sound = lane
-        number, picked, example_weights, scale, drop = row
+        number, picked, example_weights, scale, own_key = row
         data = jax.tree.map(lambda x: x[picked], (training.inputs, training.targets))
         if settings.mesh is not None:
             over = NamedSharding(settings.mesh, PartitionSpec(settings.mesh.axis_names))
             data = lax.with_sharding_constraint(data, over)
-        after, metrics = step(state, Batch(*data, example_weights, drop, scale))
+        if settings.augment:
+            data = augmented(settings.augment, own_key, data[0]), data[1]
+        after, metrics = step(state, Batch(*data, example_weights, own_key if random else None, scale))
         sound = sound & (number <= limit) & jnp.isfinite(metrics.loss) & jnp.isfinite(metrics.gradient_norm)
         # Known before the update is computed, so that the choice costs no pass over the parameters of its own.
         return (where(sound, after, state), sound), jax.tree.map(lambda m: m.astype(dtype), metrics)

@@ -41,13 +41,15 @@ def best_of(
     """Trains from `count` starts at once and keeps the one whose loss ends lowest, on the validation data if given.
 
     Start i is `fit` with key `jax.random.split(key, count)[i]`, to rounding; weights and class_weights are `fit`'s, as
-    are `settings`: plan, regularizer, stop, gradient, correct. Raises ValueError as `fit`, for count < 1, and where
-    every start diverged.
+    are `settings`: plan, regularizer, stop, gradient, correct, augment. Raises ValueError as `fit`, for count < 1, and
+    where every start diverged.
     """
     checks.integer("", "count", count, 1)
     checks.prng_key("key", key)
-    for name in settings.keys() - {"plan", "regularizer", "stop", "gradient", "correct"}:
-        raise TypeError(f"best_of takes plan, regularizer, stop, gradient and correct beside its own; got {name}=")
+    for name in settings.keys() - {"plan", "regularizer", "stop", "gradient", "correct", "augment"}:
+        raise TypeError(
+            f"best_of takes plan, regularizer, stop, gradient, correct and augment beside its own; got {name}="
+        )
     loss = losses.get(loss)
     train = pure_fit(network, loss, optimizer, epochs=epochs, **settings)
     weighing = {"weights": weights, "class_weights": class_weights}

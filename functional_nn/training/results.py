@@ -209,6 +209,7 @@ class Population:
             epochs=max(1, int(part.epoch[place])), plan=settings.plan, validation=held_out,
             params=self.initial_params(member), weights=weights, regularizer=settings.regularizer, stop=settings.stop,
             gradient=settings.gradient, correct=settings.correct, track=track,
+            augment=dict(settings.augment),
         )  # fmt: skip
 
     def drift(self, member: int) -> Drift:

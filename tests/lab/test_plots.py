@@ -6,6 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
+import functional_nn as fnn
 from functional_nn.lab import plots
 from functional_nn.training import History
 
@@ -200,3 +201,56 @@ def test_the_style_of_others_is_left_alone():
     plots.learning_curves(history(COLUMNS["falling"]))
     plots.confusion(np.eye(2, dtype=int), ("a", "b"))
     assert dict(plt.rcParams) == before
+
+
+# Of pictures and networks ---------------------------------------------------------------------------------------------
+
+
+def test_colours_are_drawn_as_such_and_other_channels_by_their_mean():
+    """Each picture of colours from its darkest to its brightest, whatever scale it is on."""
+    values = np.random.default_rng(0).normal(size=(2, 3, 4, 3))
+    for channels in (3, 2):
+        figure = plots.images(values[..., :channels].reshape(2, -1), (3, 4, channels), ("a", "a long word and more"))
+        shown = [axis.images[0].get_array() for axis in figure.axes]
+        for picture, own in zip(shown, values[..., :channels], strict=True):
+            expected = (own - own.min()) / (own.max() - own.min()) if channels == 3 else own.mean(axis=2)
+            assert np.allclose(picture, expected)
+        assert [axis.get_title() for axis in figure.axes] == ["a", "a long word\nand more"]
+        plt.close(figure)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_kernels_are_on_one_scale_about_0(channels):
+    weights = np.random.default_rng(0).normal(size=(12, 3, 3, channels))
+    figure = plots.kernels(weights)
+    shown = [axis.images[0] for axis in figure.axes if axis.images]
+    assert len(shown) == 12
+    for image, kernel in zip(shown, weights, strict=True):
+        low, high = image.get_clim() if channels == 1 else (-np.abs(weights).max(), np.abs(weights).max())
+        values = image.get_array() if channels == 1 else image.get_array() * (high - low) + low
+        assert low == -high and np.allclose(values, np.squeeze(kernel))
+    plt.close(figure)
+
+
+def test_arrows_beside_each_other_do_not_meet():
+    arrows = [(0, 6), (1, 3), (2, 5), (3, 5), (5, 7)]
+    lanes = plots._lanes(arrows)
+    assert lanes[1, 3] == lanes[3, 5] == lanes[5, 7] == 0 and lanes[2, 5] == 1 and lanes[0, 6] == 2
+
+
+def test_a_network_is_drawn_whole():
+    """Every input, layer, shape and connection is written once for each arrow, and no text leaves the picture."""
+    network = fnn.presets.get("residual(1, 8)")((8, 8, 1), 3)
+    figure = plots.network(network)
+    written = [text.get_text() for text in figure.axes[0].texts]
+    boxes = [name for name, _ in network.inputs] + [layer.name for layer in network.layers]
+    assert [text.split("  ")[0] for text in written[: 2 * len(boxes) : 2]] == boxes
+    assert written[1 : 2 * len(boxes) : 2] == [plots.size_text(network.shapes[name]) for name in boxes]
+    reads = [by.name for layer in network.layers for _, by in layer.reads]
+    assert sorted(written[2 * len(boxes) :]) == sorted(reads)
+    figure.draw_without_rendering()
+    outer = figure.bbox
+    for text in figure.axes[0].texts:
+        box = text.get_window_extent()
+        assert outer.x0 <= box.x0 and box.x1 <= outer.x1 and outer.y0 <= box.y0 and box.y1 <= outer.y1, text
+    plt.close(figure)

@@ -237,6 +237,8 @@ def test_softmax_gives_a_masked_class_exactly_nothing():
 
 def test_names_lists_what_the_issue_asks_for():
     asked = "linear sigmoid tanh relu shifted_relu leaky_relu prelu elu maxout softmax hardlim hardlims".split()
+    asked += "gelu silu softplus softsign selu mish relu6 celu hard_tanh hard_sigmoid".split()
+    asked += "max_pool layer_norm rms_norm group_norm batch_norm".split()
     assert set(asked) <= set(activations.names())
 
 
@@ -250,7 +252,8 @@ def test_get_gives_back_what_a_name_stands_for(name):
 
 
 @pytest.mark.parametrize(
-    ("alias", "name"), [("logsig", "sigmoid"), ("tansig", "tanh"), ("purelin", "linear"), ("poslin", "relu")]
+    ("alias", "name"),
+    [("logsig", "sigmoid"), ("tansig", "tanh"), ("purelin", "linear"), ("poslin", "relu"), ("swish", "silu")],
 )
 def test_aliases_are_the_same_function(alias, name):
     assert activations.get(alias) is activations.get(name)
@@ -318,6 +321,8 @@ def test_equal_constants_are_the_same_object_however_they_are_given(one, other):
         ("leaky_relu(nan)", "leaky_relu: slope must be a finite number, got nan"),
         ("leaky_relu(steep)", "leaky_relu: slope must be a finite number, got 'steep'"),
         ("elu(inf)", "elu: alpha must be a finite number, got inf"),
+        ("celu(0)", "celu: alpha must be a number > 0, got 0"),
+        ("gelu(erf)", "gelu: form must be 'exact' or 'tanh', got 'erf'"),
         ("prelu(both)", "prelu: share must be 'neuron' or 'layer', got 'both'"),
         ("prelu(layer, nan)", "prelu: start must be a finite number"),
         ("maxout(1)", "maxout: pieces must be an integer >= 2, got 1"),
@@ -349,8 +354,9 @@ def test_a_count_that_is_not_an_integer_is_refused_whatever_was_made_before():
 @pytest.fixture
 def registry(monkeypatch):
     """The registered names, to be forgotten again after the test."""
+    registry = activations.activation._registry
     for listed in ("_factories", "_aliases"):
-        monkeypatch.setattr(activations._registry, listed, dict(getattr(activations._registry, listed)))
+        monkeypatch.setattr(registry, listed, dict(getattr(registry, listed)))
 
 
 def test_a_new_activation_is_a_few_lines(registry):
@@ -422,12 +428,13 @@ OVER_NEURONS, OVER_EXAMPLES = _normalized(1), _normalized(0)
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_alone_is_what_it_says(name):
     activation = activations.get(name)
-    examples, neurons = activations.mixes(activation)
+    examples, neurons = activations.mixes(activation, (3 * activation.pieces,))
     assert not examples and neurons == (not activation.alone) == (name == "softmax")
 
 
 def test_mixing_is_found_out():
-    assert activations.mixes(OVER_NEURONS) == (False, True) and activations.mixes(OVER_EXAMPLES) == (True, False)
+    assert activations.mixes(OVER_NEURONS, (3,)) == (False, True)
+    assert activations.mixes(OVER_EXAMPLES, (3,)) == (True, False)
     for activation in (OVER_NEURONS, OVER_EXAMPLES):
         assert fnn.comparison.compare_activation(activation).verdict == "agree"
     lying = dataclasses.replace(OVER_NEURONS, alone=True)

@@ -129,8 +129,9 @@ def test_nguyen_widrow_in_a_network(bias):
 
 @pytest.mark.parametrize("name", TRAINABLE)
 def test_each_activation_has_a_suitable_default(name):
-    kinked_at_zero = name.partition("(")[0] in "relu shifted_relu leaky_relu prelu elu maxout".split()
-    expected = "he_normal" if kinked_at_zero else "xavier_uniform"
+    base = name.partition("(")[0]
+    like_relu = base in "relu shifted_relu leaky_relu prelu elu maxout softplus silu mish gelu celu relu6".split()
+    expected = "lecun_normal" if base == "selu" else "he_normal" if like_relu else "xavier_uniform"
     assert activations.get(name).initializer == expected
     assert fnn.Layer("one", 2, name).initializer is initializers.get(expected)
 

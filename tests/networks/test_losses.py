@@ -454,6 +454,49 @@ def test_labels_that_are_none_are_refused(labels, message):
         fnn.one_hot(jnp.array(labels), 3)
 
 
+@pytest.mark.oracle
+@pytest.mark.parametrize("rate", [0.0, 0.1, 0.9])
+def test_smoothed_labels_are_those_of_optax(rate):
+    import optax
+
+    rows = fnn.one_hot(np.array([[2, 0, 3], [1, 1, 0]]), 4)  # (Q, T, C)
+    np.testing.assert_array_max_ulp(fnn.smooth_labels(rows, rate), optax.smooth_labels(rows, rate), 1)
+
+
+def test_smoothed_labels_train_and_count_as_the_labels_they_were():
+    labels, a = np.array([2, 0, 3, 1, 1]), suited_outputs(losses.get("cross_entropy"))
+    rows = fnn.one_hot(labels, OUTPUTS)
+    smoothed = fnn.smooth_labels(rows, 0.2)
+    np.testing.assert_allclose(smoothed, [[0.85 if i == label else 0.05 for i in range(4)] for label in labels])
+    for name in ("cross_entropy", "kullback_leibler", "symmetric_kullback_leibler", "bhattacharyya"):
+        loss = losses.get(name)
+        loss.check_targets(smoothed)
+        np.testing.assert_array_equal(loss.correct(a, smoothed), loss.correct(a, rows))
+    # H(q', p) = (1 - rate) H(q, p) + rate H(u, p): Szegedy et al. 2016, sec. 7
+    value = lambda t: np.asarray(losses.cross_entropy().example_value(a, t))  # noqa: E731
+    np.testing.assert_allclose(value(smoothed), 0.8 * value(rows) + 0.2 * value(jnp.full(rows.shape, 0.25)), rtol=1e-14)
+    # one column says two classes: what two would say of the second
+    pair = fnn.one_hot(np.array([0, 1]), 2)
+    np.testing.assert_array_equal(fnn.smooth_labels(pair[:, 1:], 0.1), fnn.smooth_labels(pair, 0.1)[:, 1:])
+    assert fnn.smooth_labels(np.eye(3, dtype=int), 0.1).dtype == jnp.float64
+    assert jax.jit(fnn.smooth_labels)(jnp.eye(3, dtype=jnp.bfloat16), 0.1).dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("targets", "rate", "message"),
+    [
+        ([[0.0, 1.0]], 1.0, r"smooth_labels: rate must be in \[0, 1\), got 1.0"),
+        ([[0.0, 1.0]], -0.1, r"rate must be in \[0, 1\), got -0.1"),
+        ([0, 1], 0.1, r"targets: expected shape \(Q, C\), .* got \(2,\); fnn.one_hot\(labels, C\) makes rows"),
+        ([[1.0, 1.0]], 0.1, r"smooth_labels accepts rows >= 0 that sum to 1, got 1 at index \(0, 0\)"),
+        ([[1.0], [-1.0]], 0.1, r"smooth_labels accepts values in \[0, 1\], got -1 at index \(1, 0\)"),
+    ],
+)
+def test_what_cannot_be_smoothed_is_refused(targets, rate, message):
+    with pytest.raises(ValueError, match=message):
+        fnn.smooth_labels(jnp.array(targets), rate)
+
+
 def test_one_hot_in_float64_needs_64_bits():
     with jax.enable_x64(False), pytest.raises(ValueError, match="64-bit mode, which is off"):
         fnn.one_hot(np.array([0], np.int32), 2, jnp.float64)

@@ -16,6 +16,7 @@ STREAMS = {
     **{f"epoch {e}": keys.epoch(PLAN, e) for e in range(3)},
     **UPDATES,
     **{f"noise of {name}": keys.gradient_noise(key) for name, key in UPDATES.items()},
+    **{f"augmentation {n} of {name}": keys.augmentation(key, n) for name, key in UPDATES.items() for n in range(2)},
     **{f"subset {number}": keys.subset(KEY, number) for number in range(3)},
     "labels": LABELS,
     **dict(zip(("which are wrong", "by how much"), keys.other_classes(LABELS), strict=True)),

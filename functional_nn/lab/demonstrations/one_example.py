@@ -18,7 +18,7 @@ import functional_nn as fnn
 from functional_nn.gradients import backprop
 from functional_nn.networks.network import Params, theta
 
-_ABOVE, _BELOW = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹"), str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
+ABOVE, BELOW = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹"), str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
 
 
 @dataclass(frozen=True, eq=False)
@@ -289,7 +289,7 @@ def neuron(letter: str, name: str, number: int) -> str:
     """A neuron's own quantity, in words: a²₁, p₃."""
     if not name.isdigit():
         letter, name = name, ""
-    return f"{letter}{name.translate(_ABOVE)}{str(number + 1).translate(_BELOW)}"
+    return f"{letter}{name.translate(ABOVE)}{str(number + 1).translate(BELOW)}"
 
 
 def readers(network: fnn.Network, name: str) -> list[str]:

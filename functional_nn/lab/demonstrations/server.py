@@ -22,6 +22,7 @@ from tornado.web import RequestHandler
 from functional_nn.lab.demonstrations import (
     backpropagation,
     boundary,
+    convolution,
     gradient_descent,
     populations,
     race,
@@ -34,6 +35,7 @@ DEMONSTRATIONS: tuple[Demonstration, ...] = (
     gradient_descent.DEMONSTRATION,
     race.DEMONSTRATION,
     backpropagation.DEMONSTRATION,
+    convolution.DEMONSTRATION,
     boundary.DEMONSTRATION,
     populations.DEMONSTRATION,
 )

@@ -114,7 +114,7 @@ def _normalization(
         return (over.centre(h) - x * along) * kept.inverse, along
 
     def pullback(g, n, a, kept, theta):
-        s, _ = linear(wide(g) * _of_channels(theta["gain"], g), kept)
+        s, _ = linear(wide(g * _of_channels(theta["gain"], g)), kept)
         return s.astype(g.dtype), _shares(g * kept.x, g, theta)
 
     def pushforward(r, r_theta, n, a, kept, theta):
@@ -122,18 +122,17 @@ def _normalization(
         return r_x * _of_channels(theta["gain"], r) + _scaled(kept.x, r_theta)
 
     def second_order(g, r, r_theta, n, a, kept, theta):
-        x, wide_g = wide(kept.x), wide(g)
-        h = wide_g * _of_channels(theta["gain"], g)
+        x, h = wide(kept.x), wide(g * _of_channels(theta["gain"], g))
         s, along = linear(h, kept)
         r_x, stretch = linear(wide(r), kept)  # <x r>
-        r_s = linear(wide_g * _of_channels(r_theta["gain"], g), kept)[0]
+        r_s = linear(wide(g * _of_channels(r_theta["gain"], g)), kept)[0]
         r_s = r_s - (r_x * along + x * over.mean(h * r_x) + s * stretch) * kept.inverse
-        return r_s.astype(g.dtype), _shares((g * r_x).astype(g.dtype), jnp.zeros_like(g), theta)
+        return r_s.astype(g.dtype), _shares(g * r_x.astype(g.dtype), jnp.zeros_like(g), theta)
 
     def slopes(n, a, kept, theta):
         # L_ii, scaled
-        own = 1 - (over.centred + wide(kept.x) ** 2) / over.count(n.shape)
-        return (_of_channels(theta["gain"], n) * own * kept.inverse).astype(a.dtype)
+        own = 1 - (float(over.centred) + wide(kept.x) ** 2) / over.count(n.shape)
+        return _of_channels(theta["gain"], n) * (own * kept.inverse).astype(a.dtype)
 
     def parameters(size: int, dtype) -> Theta:
         if over.groups and size % over.groups:

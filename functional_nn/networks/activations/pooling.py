@@ -6,13 +6,16 @@ The derivative goes to the largest number, F'(n)^T g: a position receives g_p fr
 largest. Where several tie, as zeros do behind a relu, there is no derivative; they share it equally, as `jnp.max` has
 it. Between ties the map is linear, so that its second derivative is 0.
 
+What is the largest is asked of n anew on the way back, behind a barrier: a compiler may compute n twice, in two fusions,
+to different last bits, and then nothing is as large as what the forward pass found.
+
 Letters: Q examples, P positions along each axis, P' windows likewise, C channels; n (Q, *P, C), a (Q, *P', C).
 """
 
 import functools
 
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
 from functional_nn.networks.activations.activation import Activation, register
 from functional_nn.networks.windows import Window, window_of, with_constants
@@ -52,17 +55,19 @@ def _of_windows(window: Window) -> Activation:
         window.check_met(n.shape[1:-1])
         return jnp.stack(window.read(n, fill=-jnp.inf))
 
-    def shares(n: Array, a: Array) -> list[Array]:
+    def shares(n: Array) -> list[Array]:
         # da/dn of each element of a window: 1 of the largest, equal parts of those that tie
-        tied = [jnp.where(part == a, 1, 0).astype(a.dtype) for part in window.read(n, fill=-jnp.inf)]
-        count = sum(tied)  # 0 where a is nan
+        parts = window.read(lax.optimization_barrier(n), fill=-jnp.inf)
+        largest = functools.reduce(jnp.maximum, parts)
+        tied = [jnp.where(part == largest, 1, 0).astype(n.dtype) for part in parts]
+        count = sum(tied)  # 0 where the largest is nan
         return [one / count for one in tied]
 
     def pullback(g, n, a, kept, theta):
-        return window.write([g * share for share in shares(n, a)], n.shape[1:-1]), {}
+        return window.write([g * share for share in shares(n)], n.shape[1:-1]), {}
 
     def pushforward(r, r_theta, n, a, kept, theta):
-        return sum(share * part for share, part in zip(shares(n, a), window.read(r), strict=True))
+        return sum(share * part for share, part in zip(shares(n), window.read(r), strict=True))
 
     def kink_distance(n):
         # of a position to its best rival in a window, the least over the windows that it is in
@@ -84,12 +89,13 @@ def _of_all_positions() -> Activation:
     def along(n: Array, x: Array) -> Array:
         return jnp.expand_dims(x, positions(n))
 
-    def share(n, a):
-        tied = jnp.where(n == along(n, a), 1, 0).astype(a.dtype)
+    def share(n):
+        n = lax.optimization_barrier(n)
+        tied = jnp.where(n == jnp.max(n, axis=positions(n), keepdims=True), 1, 0).astype(n.dtype)
         return tied / jnp.sum(tied, axis=positions(n), keepdims=True)
 
     def pushforward(r, r_theta, n, a, kept, theta):
-        return jnp.sum(share(n, a) * r, axis=positions(n))
+        return jnp.sum(share(n) * r, axis=positions(n))
 
     def kink_distance(n):
         best = jnp.sort(n.reshape(n.shape[0], -1, n.shape[-1]), axis=1)
@@ -100,7 +106,7 @@ def _of_all_positions() -> Activation:
     return _pooling(
         "max_pool",
         lambda n: jnp.max(n, axis=positions(n)),
-        lambda g, n, a, kept, theta: (along(n, g) * share(n, a), {}),
+        lambda g, n, a, kept, theta: (along(n, g) * share(n), {}),
         pushforward,
         kink_distance,
     )

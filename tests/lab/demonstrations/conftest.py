@@ -124,6 +124,17 @@ class Visitor:
         for kind in ("mouseMoved", "mousePressed", "mouseReleased"):
             self.browser.execute_cdp_cmd("Input.dispatchMouseEvent", {"type": kind, **place})
 
+    def drag(self, figure, *points, rests=0.0):
+        """The mouse pressed at the first of data coordinates (x, y), where it rests so many seconds, moved over the
+        others, and let go.
+        """
+        places = [self.at(figure, *point) for point in points]
+        kinds = ["mouseMoved", "mousePressed", *["mouseMoved"] * (len(places) - 1), "mouseReleased"]
+        for kind, at in zip(kinds, [places[0], *places, places[-1]], strict=True):
+            place = {"x": at[0], "y": at[1], "button": "left", "buttons": 1, "clickCount": 1}
+            self.browser.execute_cdp_cmd("Input.dispatchMouseEvent", {"type": kind, **place})
+            time.sleep(rests if kind == "mousePressed" else 0)
+
     def focus(self, name, selector):
         """Puts the keyboard on a part of a widget."""
         self.seen("view(arguments[0]).shadow_el.querySelector(arguments[1]).focus()", name, selector)
