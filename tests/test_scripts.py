@@ -343,3 +343,51 @@ def test_expressiveness_runs_small(expressiveness, tmp_path, monkeypatch):
     assert error["step", 1] < 0.01 and error["bump", 1] > 0.4 and error["disc", 1] > 0.4
     assert error["bump", 2] < 0.1 and error["disc", 2] < 0.1
     assert (tmp_path / "table.png").exists() and "3 layers beside 2" in (tmp_path / "table.txt").read_text()
+
+
+@pytest.fixture(scope="module")
+def normalisation():
+    return load("normalisation")
+
+
+@pytest.mark.parametrize("norm", ["batch_norm", "layer_norm"])
+def test_a_norm_step_by_step_is_what_autodiff_finds(normalisation, norm):
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        rows = normalisation.exercise(norm)
+    assert {row["step"] for row in rows} == set(normalisation.STEPS)
+    assert {row["is"] for row in rows} >= {"in one line", "the library's row"}
+    for row in rows:  # a dozen roundings of float64 of numbers up to 4
+        assert row["difference"] < 1e-14, row
+    s = [row["by hand"] for row in rows if row["is"] == "in one line"]
+    x = [row["value"] for row in rows if row["step"] == "normalized"]
+    # neither a shift of all numbers nor, but for epsilon, a stretch moves the output
+    assert abs(sum(s)) < 1e-14 and abs(np.dot(s, x)) < 1e-5
+
+
+def test_a_norm_step_by_step_needs_both_ways_back(normalisation, monkeypatch):
+    whole = normalisation.by_hand
+
+    def forgets_the_variance(*given):
+        values, found = whole(*given)
+        return values, found | {"centred": found["normalized"] * values["inverse"]}
+
+    monkeypatch.setattr(normalisation, "by_hand", forgets_the_variance)
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        wrong = {row["step"] for row in normalisation.exercise("batch_norm") if row["difference"] > 1e-14}
+    assert wrong == {"centred"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["residual_depth", "normalisation"])
+def test_normalization_runs_small(name, tmp_path, monkeypatch):
+    module = load(name)
+    small = {"DEPTHS": (2, 3), "EXAMPLES": 64, "RATES": (0.1, 0.3), "PRODUCTS": 4, "EVERY": 2, "UPDATES": 3}
+    for what, value in small.items():
+        if hasattr(module, what):
+            monkeypatch.setattr(module, what, value)
+    monkeypatch.setattr(module, "NORMS", {norm: module.NORMS[norm] for norm in ("none", "batch_norm")})
+    length = {"residual_depth": "--epochs", "normalisation": "--measurements"}[name]
+    with jax.enable_x64(False):
+        rows = run(module, tmp_path / "table", monkeypatch, "--seeds", "2", length, "2")
+    assert {row["norm"] for row in rows} == {"none", "batch_norm"}
+    assert (tmp_path / "table.png").exists() and (tmp_path / "table.txt").exists()
