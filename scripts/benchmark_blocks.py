@@ -230,14 +230,17 @@ def _row(p, row, batch, plainly, ours, auto, gradient, error, rounds) -> dict[st
 
 
 def of_population(p: Problem, rounds: int) -> dict[str, Any]:
-    """The gradients of many networks of one shape on one batch, as populations take them."""
+    """The gradients of many networks of one shape on one batch, as populations take them on a CPU: so many side by side
+    as its memory is quick for, which of networks of this size is one, and these one after the other.
+    """
     params, *data = p.batch()
     keys = jax.random.split(jax.random.key(3), POPULATION)
     many = jax.vmap(lambda key: p.network.init(key, jnp.float32))(keys)
     batch, plainly = (many, *data), (jax.vmap(p.converted)(many), *data)
+    by_hand = fnn.value_and_grad(in_columns(p.network), LOSS)
     row = Row(
         f"gradients of {POPULATION}",
-        jax.vmap(fnn.value_and_grad(in_columns(p.network), LOSS), (0, None, None)),
+        lambda many, *data: lax.map(lambda params: by_hand(params, *data), many),
         jax.vmap(jax.value_and_grad(p.objective), (0, None, None)),
     )
     ours, auto = compiled(row.ours, batch), compiled(row.autodiff, plainly)
@@ -316,7 +319,8 @@ def main() -> None:
         "vmap(jax.grad) with what is made of it, of the plain form; gradient: jax.value_and_grad of the whole batch.",
         "trace: what jit takes to trace it. temp: the compiler's temporaries. apart: the largest relative difference",
         f"of the two ways, of any array; above {AGREEMENT:g} nothing is timed. clipped: at the median norm.",
-        f"gradients of {POPULATION}: of as many networks, on one batch; gradient beside it is one network's.",
+        f"gradients of {POPULATION}: of as many networks, on one batch, by us one after the other in one program, as",
+        "fit_population takes networks of this size on a CPU; gradient beside it is one network's.",
         "", "targets:", *verdicts(rows),
     ]  # fmt: skip
     experiments.write(options.out, rows, notes="\n".join(notes))
