@@ -12,7 +12,7 @@ import signal
 import sys
 import warnings
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import tyro
@@ -25,9 +25,9 @@ Data = Annotated[str, tyro.conf.Positional]
 Dtype = Literal["float32", "float64", "bfloat16", "float16"]
 
 # What train and sweep do where they are not told, the same for both. A batch size of None is 32, or as many as there
-# are; a learning rate that is not given is the optimizer's own.
-_HIDDEN, _ACTIVATION, _OPTIMIZER = (128,), "tanh", "adam"
-_EPOCHS, _BATCH_SIZE, _DROPOUT = 50, None, 0.0
+# are; a learning rate that is not given is the optimizer's own. The layers are those of a network that has no name.
+_OPTIMIZER, _EPOCHS, _BATCH_SIZE = "adam", 50, None
+_LAYERS = {"hidden": (128,), "activation": "tanh", "dropout": 0.0}
 _SEED, _TEST_FRACTION = 0, 0.2
 
 _INTERRUPTED = 130  # the exit status, as shells have it: 128 and the number of SIGINT
@@ -50,14 +50,17 @@ def info() -> None:
 def train(
     data: Data,
     /,
-    hidden: tuple[int, ...] = _HIDDEN,
-    activation: str = _ACTIVATION,
+    network: str | None = None,
+    hidden: tuple[int, ...] | None = None,
+    activation: str | None = None,
     output: str | None = None,
     loss: str | None = None,
     initializer: str | None = None,
-    dropout: float = _DROPOUT,
+    dropout: float | None = None,
     regularizer: str | None = None,
     class_weights: str | None = None,
+    label_smoothing: float = 0.0,
+    augment: tuple[str, ...] = (),
     optimizer: str = _OPTIMIZER,
     learning_rate: float | None = None,
     epochs: int = _EPOCHS,
@@ -95,17 +98,24 @@ def train(
     ends as if nothing had happened. A training that diverges is written, too, and the exit status is then 1.
 
     Args:
-        data: digits, iris, wine, breast_cancer, diabetes; a truth table: and, or, nand, nor, xor; or a .csv, .npz or
-            IDX file, or a folder with an IDX pair.
-        hidden: sizes of the hidden layers; none: --hidden with nothing after it.
-        activation: of the hidden layers, such as tanh, relu, "leaky_relu(0.1)", "maxout(3)".
+        data: digits, iris, wine, breast_cancer, diabetes; a truth table: and, or, nand, nor, xor; fashion_mnist, where
+            Debian's dataset-fashion-mnist is installed or FASHION_MNIST names a folder; or a .csv, .npz or IDX file, or
+            a folder with an IDX pair.
+        network: by its name, in the place of --hidden, --activation, --initializer and --dropout: lenet,
+            all_convolutional, residual, "residual(3, width=8, norm=batch_norm)", "mlp((128, 64), relu)". One of
+            convolutions reads pictures as they are, colours too; rows of a square number of pixels are pictures then.
+        hidden: sizes of the hidden layers; none: --hidden with nothing after it; 128 by default.
+        activation: of the hidden layers, such as tanh, relu, "leaky_relu(0.1)", "maxout(3)"; tanh by default.
         output: activation of the output layer; by default what suits the loss.
         loss: by default cross_entropy for classes and mean_square_error for numbers.
         initializer: by default what suits each activation.
-        dropout: the rate at which hidden neurons are dropped in training.
+        dropout: the rate at which hidden neurons are dropped in training; 0 by default.
         regularizer: a penalty on the weights, such as "l2(1e-4)", "l1(1e-5)", "elastic_net(1e-5, 1e-4)".
         class_weights: what an example of each class counts for in training: balanced, so that all classes count alike;
             or NAME=WEIGHT,..., 1 where a class has none. What is held out is measured without.
+        label_smoothing: the share of each training example that is given to all classes alike, such as 0.1.
+        augment: what training pictures go through, anew in every update: "shift(2)", flip, "cutout(4)", one after the
+            other; of a network that reads pictures. What is held out stays as it is.
         optimizer: gd, momentum, nesterov, rprop (with --batch-size 0), adagrad, full_matrix_adagrad (of small
             networks), adadelta, rmsprop, adam, adamax, amsgrad, nadam, adamw; with constants, "momentum(0.1, 0.95)", a
             schedule, "adam(cosine(0.01, 2000))", or one by layer, "gd({layer1: 0.1, others: 0.01})". With
@@ -152,6 +162,7 @@ def train(
     """
     _use(dtype)
     settings = {name: value for name, value in locals().items() if name not in ("data", "out", "replace", "resume")}
+    settings = settings if network else _with_layers(settings)
     _ended(commands.train(data, settings, out or Path("runs") / _name(data), replace, resume))
 
 
@@ -160,10 +171,10 @@ def sweep(
     /,
     grid: tuple[str, ...] = (),
     random: tuple[str, ...] = (),
-    hidden: tuple[int, ...] = _HIDDEN,
-    activation: str = _ACTIVATION,
+    hidden: tuple[int, ...] | None = None,
+    activation: str | None = None,
     loss: str | None = None,
-    dropout: float = _DROPOUT,
+    dropout: float | None = None,
     regularizer: str | None = None,
     class_weights: str | None = None,
     optimizer: str = _OPTIMIZER,
@@ -228,10 +239,11 @@ def sweep(
             log:1e-4:1e-1:12 and lin:0:1:5 (LOW:HIGH:COUNT).
         random: how many to draw, then NAME=DISTRIBUTION: log:1e-4:1e-1, lin:0:1, 0..99 (integers), tanh,relu (a
             choice). With --grid, every combination of the two.
-        hidden: sizes of the hidden layers, where width and depth are not swept; none: --hidden with nothing after it.
-        activation: of the hidden layers.
+        hidden: sizes of the hidden layers, where width and depth are not swept; none: --hidden with nothing after it;
+            128 by default.
+        activation: of the hidden layers; tanh by default.
         loss: by default cross_entropy for classes and mean_square_error for numbers.
-        dropout: the rate at which hidden neurons are dropped in training, where it is not swept.
+        dropout: the rate at which hidden neurons are dropped in training, where it is not swept; 0 by default.
         regularizer: a bare name, whose constants are swept, such as l2 with strength; or with constants, "l2(1e-4)".
         class_weights: balanced, or NAME=WEIGHT,...; as for train.
         optimizer: a bare name, whose constants may be swept; or with constants, "momentum(0.1, 0.95)".
@@ -270,7 +282,7 @@ def sweep(
         process: this one's number, from 0.
     """
     names = ("data", "out", "replace", "resume", "devices", "coordinator", "processes", "process")
-    settings = {name: value for name, value in locals().items() if name not in names}
+    settings = _with_layers({name: value for name, value in locals().items() if name not in names})
     jax.config.update("jax_enable_x64", dtype == "float64")
     mesh = sweeps.lay_out(devices, coordinator, processes, process)
     _ended(sweeps.sweep(data, settings, out or Path("runs") / f"{_name(data)}-sweep", replace, resume, mesh))
@@ -388,6 +400,10 @@ def _use(dtype: str) -> None:
     if dtype == "float64":
         jax.config.update("jax_enable_x64", True)
     precision.available(dtype)
+
+
+def _with_layers(settings: dict[str, Any]) -> dict[str, Any]:
+    return settings | {name: value for name, value in _LAYERS.items() if settings[name] is None}
 
 
 def _name(data: str) -> str:

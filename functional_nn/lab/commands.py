@@ -25,10 +25,12 @@ from functional_nn.lab.datasets import Dataset
 from functional_nn.lab.interruptions import checkpointed
 from functional_nn.lab.progress import progress
 from functional_nn.lab.separability import separability
-from functional_nn.networks.network import param_shapes
+from functional_nn.networks.connections import Shape
+from functional_nn.networks.network import dtype_of
 from functional_nn.registry import did_you_mean
 from functional_nn.training import keys
 from functional_nn.training.checkpoints import Checkpoints
+from functional_nn.training.program import evaluation_block
 
 _ASKED = ("target", "header", "columns", "drop", "delimiter", "decimal", "missing", "weights")  # of a table
 _OF_TRAINING = ("regularizer", "gradient", "epochs", "shuffle", "replacement", "early_stopping")
@@ -44,17 +46,22 @@ def train(source: str, settings: dict[str, Any], out: Path, replace: bool, resum
     Raises ValueError for whatever does not fit, writing nothing.
     """
     runs.check_free(out, replace)
-    task = prepare(source, settings)
+    _check_network(settings)
+    task = _smoothed(prepare(source, settings), settings["label_smoothing"])
     loss, config, (x, t), held_out = task.loss, task.config, task.training, task.validation
     network = build_network(task, settings)
+    _check_augment(settings["augment"], network)
     optimizer = _optimizer(settings["optimizer"], settings["learning_rate"])
     regularizer = settings["regularizer"] and fnn.optimizers.regularizers.get(settings["regularizer"])
     config |= {
         "network": runs.describe_network(network),
+        "preset": settings["network"],
         "optimizer": {"name": optimizer.name, **_plain(optimizer.constants)},
         **{name: settings[name] for name in _OF_TRAINING},
         "stop": list(settings["stop"]),
         "track": list(settings["track"]),
+        "label_smoothing": settings["label_smoothing"],
+        "augment": list(settings["augment"]),
     }
     size = settings["batch_size"]
     if size is None:  # as `fit` has it
@@ -86,8 +93,8 @@ def train(source: str, settings: dict[str, Any], out: Path, replace: bool, resum
             network, loss, optimizer, x, t, key=key, epochs=epochs, plan=plan, params=params,
             validation=held_out, weights=task.weights, class_weights=task.class_weights, regularizer=regularizer,
             stop=criteria(settings, restore=True), gradient=settings["gradient"],
-            correct=right_answers(task.held_out.task), track=settings["track"], chunk=chunk, on_chunk=on_chunk,
-            seconds=settings["seconds"], checkpoint=kept, resume=resumed,
+            correct=right_answers(task.held_out.task), track=settings["track"], augment=settings["augment"],
+            chunk=chunk, on_chunk=on_chunk, seconds=settings["seconds"], checkpoint=kept, resume=resumed,
         )  # fmt: skip
         watch(len(result.history.epoch), result.state.params, last=True)
         seconds = time.perf_counter() - began
@@ -129,7 +136,7 @@ def _write(
         summary["separability"] = _separable(task)
     runs.save(folder, config | {"results": summary}, result.params)
     _write_history(folder / "history.csv", result.history)
-    outputs = np.asarray(network.apply(result.params, x_test), np.float64)
+    outputs = outputs_of(network, result.params, x_test).astype(np.float64)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph")  # a class name in letters that matplotlib's font has not got
         page = pages.trained(
@@ -144,6 +151,7 @@ def _write(
             resumed,
             len(x[:_MONITORED]),
             folder,
+            network,
         )
     (folder / "report.html").write_text(page, encoding="utf-8")
     return agreement, summary
@@ -155,8 +163,8 @@ def _chunk(network, optimizer, examples: int, size: int, epochs: int) -> int:
     """
     if fnn.optimizers.second_order.knows(optimizer.name):
         return 1
-    weights = sum(math.prod(shape) for shape in param_shapes(network).values())
-    epoch = 6 * weights * examples / _OPERATIONS + examples / (size or examples) * _UPDATE
+    forward = sum(row["flops"] for row in fnn.presets.layer_rows(network))
+    epoch = 3 * forward * examples / _OPERATIONS + examples / (size or examples) * _UPDATE  # back it is twice as many
     return max(1, min(epochs // 10, int(1 / epoch)))
 
 
@@ -213,7 +221,7 @@ def compare_run(folder: Path, out: Path | None) -> bool:
     labels = run.config["labels"] and Path(run.config["labels"])
     dataset = _like(run, run.config["data"], None, labels)
     training, _ = datasets.split(dataset, test_fraction=run.config["test_fraction"], seed=run.config["seed"])
-    x, t = _arrays(run.config, run.loss, training)
+    x, t = _arrays(run.config, run.loss, training, _read_by(run.network))
     agreement = fnn.compare(run.network, run.loss, run.params, x[:_MONITORED], t[:_MONITORED], costs=True)
     print(agreement)
     if out:
@@ -287,7 +295,8 @@ def evaluate(folder: Path, source: str, target: str | None, labels: Path | None,
     dataset = _like(run, source, target, labels)
     if part == "held-out" or source in datasets.TRUTH_TABLES:  # of which either part is the whole
         _, dataset = datasets.split(dataset, test_fraction=run.config["test_fraction"], seed=run.config["seed"])
-    measured = measures(run.config, run.network, run.loss, run.params, *_arrays(run.config, run.loss, dataset))
+    arrays = _arrays(run.config, run.loss, dataset, _read_by(run.network))
+    measured = measures(run.config, run.network, run.loss, run.params, *arrays)
     print(f"{dataset.name} ({len(dataset.inputs)} examples): {said(measured)}")
 
 
@@ -300,8 +309,8 @@ def predict(folder: Path, source: str, out: Path | None, probabilities: bool) ->
     classes = run.config["classes"]
     if probabilities and not classes:
         raise ValueError("probabilities: expected a run on classes, and this one predicts numbers")
-    inputs = datasets.load_inputs(source, run.reading)
-    outputs = np.asarray(run.network.apply(run.params, run.inputs.apply(inputs)))
+    inputs = _scaled(run.config, datasets.load_inputs(source, run.reading), _read_by(run.network))
+    outputs = outputs_of(run.network, run.params, inputs)
     if not np.isfinite(outputs.astype(np.float64)).all():
         row = int(np.argmin(np.isfinite(outputs.astype(np.float64)).all(axis=1)))
         raise ValueError(f"{source}: the network's outputs for example {row} are not finite")
@@ -386,10 +395,17 @@ def prepare(source: str, settings: dict[str, Any]) -> Prepared:
         raise ValueError(f"seed must be an integer from 0 to {2**32 - 1}, got {settings['seed']}")
     asked = {name: settings[name] for name in _ASKED}
     dataset = datasets.load(source, labels=settings["labels"], task=settings["task"], **asked)
+    shape = dataset.inputs.shape[1:]
+    if settings.get("network") and fnn.presets.get(settings["network"]).pictures:
+        try:
+            dataset = datasets.pictured(dataset)
+        except ValueError as error:
+            raise ValueError(f"network {settings['network']!r} reads pictures: {error}") from None
+        shape = (*dataset.image_shape, 1)[:3]  # (rows, columns, channels)
     parts = datasets.split_rows(dataset, test_fraction=settings["test_fraction"], seed=settings["seed"])
     loss = fnn.losses.get(settings["loss"] or _suitable_loss(dataset.task, settings))
     config = _configuration(source, settings, dataset, parts[0], loss)
-    arrays = (_arrays(config, loss, dataset, rows) for rows in parts)
+    arrays = (_arrays(config, loss, dataset, shape, rows) for rows in parts)
     weights = None if dataset.weights is None else dataset.weights[parts[0]]
     weighing = weights, _class_weights(settings["class_weights"], dataset)
     return Prepared(datasets.rows(dataset, parts[1]), dataset.own_test > 0, loss, config, *arrays, *weighing)
@@ -418,6 +434,29 @@ def _class_weights(text: str | None, dataset: Dataset) -> str | dict[int, float]
             raise ValueError(f"class_weights: class {name!r} is given twice")
         weights[dataset.classes.index(name)] = weight
     return weights
+
+
+def _smoothed(task: Prepared, rate: float) -> Prepared:
+    """The same with the labels of the training part smoothed. Raises ValueError where there are none, or -1 and +1."""
+    if rate == 0:
+        return task
+    if task.held_out.task != "classification":
+        raise ValueError(f"label_smoothing: {task.held_out.name} has numbers to predict, and no classes; got {rate}")
+    if task.loss.targets == "signs":
+        raise ValueError(f"label_smoothing: {task.loss.name} takes targets of -1 and +1 alone; got {rate}")
+    x, t = task.training
+    return task._replace(training=(x, np.asarray(fnn.smooth_labels(t, rate))))
+
+
+def _check_augment(augment: Sequence[str], network: fnn.Network) -> None:
+    """Raises ValueError for what training would refuse, before any work is done."""
+    shape = _read_by(network)
+    if augment and len(shape) == 1:
+        raise ValueError(
+            f"augment: changes pictures, and this network reads rows of {shape[0]} numbers; name a --network that reads"
+            " pictures, such as lenet"
+        )
+    fnn.training.augmentation.settled(augment, {name: network.shapes[name] for name, _ in network.inputs})
 
 
 def criteria(settings: dict[str, Any], restore: bool) -> list[fnn.training.Criterion]:
@@ -486,18 +525,38 @@ def build_network(task: Prepared, settings: dict[str, Any]) -> fnn.Network:
     if is_perceptron(settings):
         suited = "hardlim"
     last = settings["output"] or suited
-    if settings["dropout"] and not settings["hidden"]:
-        raise ValueError(f"dropout: drops hidden neurons, of which there are none; got {settings['dropout']}")
-    initializer = settings["initializer"] or ("zeros" if is_perceptron(settings) else None)
-    sizes = (x.shape[1], *settings["hidden"], t.shape[1])
-    functions = (settings["activation"],) * len(settings["hidden"]) + (last,)
-    network = fnn.multilayer(sizes, functions, initializer=initializer, dropout=settings["dropout"])
+    if settings.get("network"):
+        inputs = x.shape[1:] if x.ndim > 2 else x.shape[1]
+        network = fnn.presets.get(settings["network"])(inputs, t.shape[1], output=last)
+    else:
+        network = _chain(x.shape[1], t.shape[1], last, settings)
     loss.check_outputs(network.output.activation)
-    if is_perceptron(settings) and settings["hidden"]:
-        raise ValueError("gradient: the perceptron rule trains a single layer; give --hidden with nothing after it")
     gradient = rules.perceptron if is_perceptron(settings) else fnn.value_and_grad
     gradient(network, loss)  # refuses what cannot be trained, before any work is done
     return network
+
+
+def _chain(inputs: int, outputs: int, last: str, settings: dict[str, Any]) -> fnn.Network:
+    if settings["dropout"] and not settings["hidden"]:
+        raise ValueError(f"dropout: drops hidden neurons, of which there are none; got {settings['dropout']}")
+    initializer = settings["initializer"] or ("zeros" if is_perceptron(settings) else None)
+    if is_perceptron(settings) and settings["hidden"]:
+        raise ValueError("gradient: the perceptron rule trains a single layer; give --hidden with nothing after it")
+    sizes = (inputs, *settings["hidden"], outputs)
+    functions = (settings["activation"],) * len(settings["hidden"]) + (last,)
+    return fnn.multilayer(sizes, functions, initializer=initializer, dropout=settings["dropout"])
+
+
+def _check_network(settings: dict[str, Any]) -> None:
+    """Raises ValueError where a network is named and its layers are described, too."""
+    if settings["network"] is None:
+        return
+    fnn.presets.get(settings["network"])
+    given = [name for name in ("hidden", "activation", "initializer", "dropout") if settings[name] is not None]
+    if given:
+        raise ValueError(
+            f"{given[0]}: network {settings['network']!r} has layers of its own; leave out --network or --{given[0]}"
+        )
 
 
 def batch_plan(size: int, shuffle: str = "each_epoch", replacement: bool = False) -> fnn.training.BatchPlan:
@@ -524,7 +583,7 @@ def _configuration(source, settings, dataset, training, loss) -> dict[str, Any]:
     targets = datasets.fit_standardizer(dataset.targets[training]) if dataset.task == "regression" else None
     plain = lambda s: {name: None if x is None else x.tolist() for name, x in s._asdict().items()}  # noqa: E731
     return {
-        "data": source if source in datasets.BUNDLED else str(Path(source).resolve()),
+        "data": source if source in datasets.NAMES else str(Path(source).resolve()),
         "loss": loss.specification,
         **{name: settings[name] for name in ("dtype", "seed", "test_fraction", "target", "weights", "class_weights")},
         "labels": settings["labels"] and str(settings["labels"]),
@@ -540,15 +599,28 @@ def _plain(constants: dict[str, Any]) -> dict[str, Any]:
     return {name: value if isinstance(value, bool | float | str) else repr(value) for name, value in constants.items()}
 
 
-def _arrays(config, loss, dataset: Dataset, rows: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Inputs and targets, of all examples or of some, as the network takes them: the inputs no wider than it needs."""
-    inputs, targets = runs.standardizers(config)
+def _arrays(
+    config, loss, dataset: Dataset, shape: Shape, rows: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Inputs and targets, of all examples or of some, as the network takes them; shape: of one example's inputs."""
+    _, targets = runs.standardizers(config)
     t = runs.encode(config, loss, dataset)
     if targets and t.shape[1] != len(targets.mean):
         raise ValueError(f"{dataset.name}: expected {len(targets.mean)} targets an example, got {t.shape[1]}")
     t = t if rows is None else t[rows]
+    return _scaled(config, dataset.inputs, shape, rows), targets.apply(t) if targets else t
+
+
+def _scaled(config, inputs: np.ndarray, shape: Shape, rows: np.ndarray | None = None) -> np.ndarray:
+    """Inputs (Q, *shape) as the network takes them, no wider than it needs."""
+    scale, _ = runs.standardizers(config)
     dtype = np.float64 if config["dtype"] == "float64" else np.float32
-    return inputs.apply(dataset.inputs, rows=rows, dtype=dtype), targets.apply(t) if targets else t
+    return scale.apply(inputs, rows=rows, dtype=dtype).reshape(-1, *shape)
+
+
+def _read_by(network: fnn.Network) -> Shape:
+    """The shape of one example's inputs, of which the networks of runs have one kind."""
+    return network.shapes[network.inputs[0][0]]
 
 
 def _random_targets(loss: fnn.Loss, key: jax.Array, examples: int, width: int) -> jax.Array:
@@ -568,6 +640,13 @@ def right_answers(task: str):
     return fnn.losses.largest if task == "classification" else None
 
 
+def outputs_of(network: fnn.Network, params: Any, inputs: np.ndarray) -> np.ndarray:
+    """`network.apply` in blocks, since signals between its layers may be much larger than what they are made of."""
+    block = evaluation_block(network, dtype_of(params))
+    starts = range(0, len(inputs), block)
+    return np.concatenate([np.asarray(network.apply(params, inputs[start : start + block])) for start in starts])
+
+
 def measures(config, network, loss, params, x, t) -> dict[str, float]:
     """Loss and accuracy, or loss, R^2 and root mean square error in the data's own units."""
     value, accuracy = fnn.training.evaluate(network, loss, params, x, t, right_answers(config["task"]))
@@ -575,7 +654,7 @@ def measures(config, network, loss, params, x, t) -> dict[str, float]:
     measured = {"loss": value}
     if config["task"] == "classification":
         return measured | {"accuracy": accuracy}
-    outputs = np.asarray(network.apply(params, x), np.float64)
+    outputs = outputs_of(network, params, x).astype(np.float64)
     error, spread = np.mean((outputs - t) ** 2), np.mean((t - t.mean(axis=0)) ** 2)
     spread = spread if spread > 0 else np.nan  # a constant target: nothing to explain
     _, scaled = runs.standardizers(config)

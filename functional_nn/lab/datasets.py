@@ -1,4 +1,5 @@
-"""Data sets: five that come with scikit-learn, truth tables, and those read from CSV, NPZ and IDX (MNIST) files.
+"""Data sets: five that come with scikit-learn, truth tables, Fashion-MNIST where it is installed, and those read from
+CSV, NPZ and IDX (MNIST) files.
 
 A file is not trusted: it is read without pickle, its sizes are checked before room is made for them, and whatever is
 damaged, ambiguous or not finite is refused with a one-line ValueError that begins with the source. How a file was read
@@ -28,12 +29,23 @@ Task = Literal["auto", "classification", "regression"]
 # CSE 475, 17.61: whether it is true of (0, 0), (0, 1), (1, 0), (1, 1)
 TRUTH_TABLES = {"and": (0, 0, 0, 1), "or": (0, 1, 1, 1), "nand": (1, 1, 1, 0), "nor": (1, 0, 0, 0), "xor": (0, 1, 1, 0)}
 BUNDLED = ("digits", "iris", "wine", "breast_cancer", "diabetes", *TRUTH_TABLES)
+NAMES = (*BUNDLED, "fashion_mnist")
 MAX_AUTO_CLASSES = 20  # more distinct integers than this are read as measurements
 
 _FORMATS = "a path to a .csv, .csv.gz, .tsv, .npz or IDX file, or to a folder holding an IDX pair"
 _TABLES = (".csv", ".csv.gz", ".tsv", ".tsv.gz")
 _ROWS = 4096  # that are scaled at a time
 _SMALLEST_PICTURE = 64  # pixels of a picture that is stored as a row of bytes
+_MOST_CHANNELS = 4  # of pictures, where these might come first as well as last
+
+# Xiao, Rasul and Vollgraf 2017; Debian's package has the four files of its authors
+_FASHION, _FASHION_FOLDER = "FASHION_MNIST", "/usr/share/datasets/fashion-mnist"
+_GARMENTS = (
+    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
+)  # fmt: skip
+
+# (rows, columns) of grey pictures, (rows, columns, channels) of others
+ImageShape = tuple[int, int] | tuple[int, int, int]
 
 
 class Pictures(NamedTuple):
@@ -70,7 +82,7 @@ class Reading:
     features: tuple[str, ...]
     task: Literal["classification", "regression"] = "classification"
     classes: tuple[str, ...] = ()
-    image_shape: tuple[int, int] | None = None
+    image_shape: ImageShape | None = None
     table: Table | None = None
     pictures: Pictures | None = None
     own_test: bool = True
@@ -89,7 +101,7 @@ class Dataset(NamedTuple):
     labels: np.ndarray | None  # (Q,) int64 in 0..C-1; None for regression
     classes: tuple[str, ...]  # C names; empty for regression
     features: tuple[str, ...]  # R names
-    image_shape: tuple[int, int] | None  # rows, columns, where an input is a picture
+    image_shape: ImageShape | None  # where an input is a picture: its rows, columns and, unless it is grey, channels
     table: Table | None = None
     pictures: Pictures | None = None
     own_test: int = 0
@@ -122,10 +134,11 @@ def load(
     missing: Missing = "refuse",
     weights: str | int | None = None,
 ) -> Dataset:
-    """The data set that `source` names: one of `BUNDLED`, or a path (a `Path` is never taken for a bundled name).
+    """The data set that `source` names: one of `NAMES`, or a path (a `Path` is never taken for a name).
 
     `labels`: the IDX labels file; without it, the one named like the images file (`train-images*`, `train-labels*`).
     A truth table, such as "xor", is 0/1 logic: its four examples are both the training part and the one held out.
+    "fashion_mnist" is read where Debian's package puts it, or in the folder that the environment's FASHION_MNIST names.
     `task`: what the targets are. "auto" reads words, one-hot rows, IDX labels, and integers with at most
         `MAX_AUTO_CLASSES` and at most Q/2 distinct values as classes, and other numbers as measurements.
 
@@ -145,7 +158,8 @@ def load(
     NPZ keys are inputs and targets, x and y, X and y, data and target, images and labels, or such a pair for training
     and one for testing (x_train, y_train, x_test, y_test): the first found. The part for testing, also of a folder that
     has the training pair and a t10k pair, comes last, and is what `split` holds out. The pixels of digits are divided
-    by 16, and bytes by 255 that are pictures, of rank 3 or, with a square number of pixels, in rows; or in an IDX file.
+    by 16, and bytes by 255 that are pictures, (Q, rows, columns), (Q, rows, columns, channels) or, with a square number
+    of pixels, in rows; or in an IDX file. Inputs are rows of numbers always, and `image_shape` says what they are of.
 
     Raises ValueError for what cannot be read as asked, and ImportError where a bundled set needs scikit-learn and it is
     missing. Warns of what is left out.
@@ -163,9 +177,9 @@ def load(
     given = [name for name, value in of_table.items() if value not in ("auto", "refuse", (), None)]
     if given and kind != "csv":
         raise ValueError(f"{source}: {given[0]}={of_table[given[0]]!r} is for a CSV file, which this is not")
-    if kind == "bundled":
-        return _load_bundled(source, task)
     with _naming(source):
+        if kind == "bundled":
+            return _load_bundled(source, task)
         if kind != "csv":
             return _of_arrays(source, kind, labels, task, None)
         table, notes = tables.fit(Path(source), target=target, **of_table)
@@ -189,7 +203,8 @@ def load_as(
             dataset = _of_table(source, _table(reading), target, reading.task, reading)
         else:
             dataset = _of_arrays(source, kind, labels, reading.task, reading)
-        _check_like(dataset.inputs, reading, source)
+        _check_like(dataset.inputs, dataset.image_shape, reading, source)
+        dataset = dataset._replace(image_shape=reading.image_shape)
         return _of_known_classes(dataset, reading) if kind == "bundled" else dataset
 
 
@@ -197,15 +212,32 @@ def load_inputs(source: str | Path, reading: Reading) -> np.ndarray:
     """Inputs alone, (Q, R) float64, read as another data set's were; targets need not be there. Raises as `load_as`."""
     kind = _kind(source, None, None)
     with _naming(source):
+        image = None
         if kind == "bundled":
             dataset = _load_bundled(source, "auto")
-            inputs = dataset.inputs[: len(dataset.inputs) - dataset.own_test]
+            once = len(dataset.inputs) - (dataset.own_test if source in TRUTH_TABLES else 0)
+            inputs, image = dataset.inputs[:once], dataset.image_shape
         elif kind == "csv":
             inputs = tables.read(Path(source), _table(reading), answers=False).inputs
         else:
-            inputs = _pixels(_stored(source, kind, None, False, reading.own_test), kind, reading)[0]
-        _check_like(inputs, reading, source)
+            inputs, image, _ = _pixels(_stored(source, kind, None, False, reading.own_test), kind, reading)
+        _check_like(inputs, image, reading, source)
         return inputs
+
+
+def pictured(dataset: Dataset) -> Dataset:
+    """The data set as one of pictures, as a square number of pixels in a row is, too. Raises ValueError for others."""
+    width = dataset.inputs.shape[1]
+    side = math.isqrt(width)
+    if dataset.image_shape:
+        return dataset
+    if side * side == width >= _SMALLEST_PICTURE and not (dataset.table and dataset.table.marks.any()):
+        return dataset._replace(image_shape=(side, side))
+    expected = (
+        "expected IDX files or arrays (Q, rows, columns) or (Q, rows, columns, channels), of up to "
+        f"{_MOST_CHANNELS} channels, or rows of a square number of pixels, {_SMALLEST_PICTURE} or more"
+    )
+    raise ValueError(f"{dataset.name} has no pictures: {expected}; got {width} numbers an example")
 
 
 def _table(reading: Reading) -> Table:
@@ -231,7 +263,7 @@ def _warn(source: str | Path, notes: Sequence[str]) -> None:
 
 
 def _kind(source: str | Path, target, labels) -> Literal["bundled", "csv", "npz", "idx", "folder"]:
-    kind = "bundled" if isinstance(source, str) and source in BUNDLED else _kind_of_file(source)
+    kind = "bundled" if isinstance(source, str) and source in NAMES else _kind_of_file(source)
     if target is not None and kind != "csv":
         raise ValueError(f"{source}: target={target!r} chooses a column of a CSV file, which this is not")
     if labels is not None and kind not in ("idx", "folder"):
@@ -243,9 +275,9 @@ def _kind_of_file(source: str | Path) -> Literal["csv", "npz", "idx", "folder"]:
     path, name = Path(source), Path(source).name.lower()
     if not os.path.exists(path):  # unlike Path.exists, False also for a name that the system cannot hold
         if path.suffix or len(path.parts) > 1 or not isinstance(source, str):
-            raise ValueError(f"no file {str(source)!r} (accepted: {', '.join(BUNDLED)}, or {_FORMATS})")
-        hint = did_you_mean(source, BUNDLED)
-        raise ValueError(f"unknown data set {source!r}{hint} (accepted: {', '.join(BUNDLED)}, or {_FORMATS})")
+            raise ValueError(f"no file {str(source)!r} (accepted: {', '.join(NAMES)}, or {_FORMATS})")
+        hint = did_you_mean(source, NAMES)
+        raise ValueError(f"unknown data set {source!r}{hint} (accepted: {', '.join(NAMES)}, or {_FORMATS})")
     if path.is_dir():
         return "folder"
     if is_table(path):
@@ -262,13 +294,15 @@ def _kind_of_file(source: str | Path) -> Literal["csv", "npz", "idx", "folder"]:
 def _load_bundled(name: str, task: Task) -> Dataset:
     if name in TRUTH_TABLES:
         return _truth_table(name, task)
+    if name == "fashion_mnist":
+        return _fashion_mnist(name, task)
     from sklearn import datasets  # takes a second, which only these need
 
     # scikit-learn's own scaling of diabetes is over all examples, those later held out among them.
     bunch = datasets.load_diabetes(scaled=False) if name == "diabetes" else getattr(datasets, f"load_{name}")()
     own = "regression" if name == "diabetes" else "classification"
     if task not in ("auto", own):
-        raise ValueError(f"{name}: is a {own} set; task: expected 'auto' or {own!r}, got {task!r}")
+        raise ValueError(f"is a {own} set; task: expected 'auto' or {own!r}, got {task!r}")
     inputs = np.asarray(bunch.data, np.float64) / (16 if name == "digits" else 1)
     features = tuple(map(str, bunch.feature_names))
     if own == "regression":
@@ -281,11 +315,27 @@ def _load_bundled(name: str, task: Task) -> Dataset:
 
 def _truth_table(name: str, task: Task) -> Dataset:
     if task == "regression":
-        raise ValueError(f"{name}: is a classification set; task: expected 'auto' or 'classification', got {task!r}")
+        raise ValueError(f"is a classification set; task: expected 'auto' or 'classification', got {task!r}")
     inputs = np.array(list(itertools.product((0.0, 1.0), repeat=2)))
     inputs, labels = np.tile(inputs, (2, 1)), np.tile(np.array(TRUTH_TABLES[name], np.int64), 2)
     classes = ("false", "true")
     return Dataset(name, inputs, _one_hot(labels, classes), labels, classes, ("A", "B"), None, own_test=4)
+
+
+def _fashion_mnist(name: str, task: Task) -> Dataset:
+    folder = Path(os.environ.get(_FASHION) or _FASHION_FOLDER)
+    if not folder.is_dir():
+        raise ValueError(
+            f"no folder {str(folder)!r}; apt-get install dataset-fashion-mnist, or name a folder that has its four IDX "
+            f"files in the environment's {_FASHION}"
+        )
+    if task == "regression":
+        raise ValueError(f"is a classification set; task: expected 'auto' or 'classification', got {task!r}")
+    dataset = _of_arrays(folder, "folder", None, task, None)
+    if len(dataset.classes) != len(_GARMENTS) or not dataset.own_test:
+        expected = f"images and labels of {len(_GARMENTS)} classes to train on (train-...) and to test (t10k-...)"
+        raise ValueError(f"expected {expected} in {str(folder)!r}")
+    return dataset._replace(name=name, classes=_GARMENTS)
 
 
 # Targets --------------------------------------------------------------------------------------------------------------
@@ -324,7 +374,7 @@ def _of_arrays(
     stored = _stored(source, kind, beside, True, reading is None or reading.own_test)
     if stored.left:
         _warn(source, [f"left out {', '.join(stored.left)}"])
-    inputs, shape, pictures = _pixels(stored, kind, reading)
+    inputs, image, pictures = _pixels(stored, kind, reading)
     answers = stored.answers
     if 0 in inputs.shape or 0 in answers.shape:
         raise ValueError(f"holds no data: inputs of shape {inputs.shape}, targets of shape {answers.shape}")
@@ -334,8 +384,8 @@ def _of_arrays(
         answers = answers[:, 0]
     if task == "auto":
         task = "classification" if kind != "npz" or _reads_as_classes(answers) else "regression"
-    about = {"image_shape": shape, "pictures": pictures, "own_test": stored.own_test}
-    features = reading.features if reading else _input_names(shape or stored.inputs.shape[1:])
+    about = {"image_shape": image, "pictures": pictures, "own_test": stored.own_test}
+    features = reading.features if reading else _input_names(image or inputs.shape[1:])
     if task == "regression":
         if answers.dtype.kind == "U":
             raise ValueError(f"targets: task 'regression' expects numbers, got {str(answers[0])!r}")
@@ -426,11 +476,11 @@ def _stored(source: str | Path, kind: str, labels: str | Path | None, answers: b
 
 def _pixels(
     stored: arrays.Arrays, kind: str, reading: Reading | None
-) -> tuple[np.ndarray, tuple[int, int] | None, Pictures | None]:
-    """Inputs (Q, R) float64, the shape of a picture, and what its pixels are; as `reading` says where it is given.
+) -> tuple[np.ndarray, ImageShape | None, Pictures | None]:
+    """Inputs (Q, R) float64, the shape of a picture as it is stored, and what its pixels are.
 
-    There the bytes of what was read as fractions are divided. Readings of older runs say nothing of pictures: then, as
-    of what is none, the bytes of an IDX file are divided, and those of an archive are not.
+    `reading` says that, where it is given, and bytes of what was read as fractions are divided. Readings of older runs
+    say nothing of pictures: then, as of what is none, the bytes of an IDX file are divided, and an archive's are not.
     """
     shape, is_bytes = stored.inputs.shape[1:], stored.inputs.dtype == np.uint8
     image = _image_shape(shape, is_bytes)
@@ -443,26 +493,34 @@ def _pixels(
     if stored.inputs.dtype.kind == "f":
         _check_finite("inputs", inputs)
     if reading is not None:
-        return inputs, reading.image_shape, reading.pictures
+        return inputs, image, reading.pictures
     if not inputs.size or not (divided or len(shape) > 1):
         return inputs, None, None
     return inputs, image, Pictures(divided, float(inputs.min()), float(inputs.max()))
 
 
-def _image_shape(shape: tuple[int, ...], is_bytes: bool) -> tuple[int, int] | None:
-    """Rows and columns of one channel; also of a square number of bytes in a row, which are hardly anything else."""
-    if len(shape) == 3 and 1 in (shape[0], shape[2]):
-        return shape[1:] if shape[0] == 1 else shape[:2]
+def _image_shape(shape: tuple[int, ...], is_bytes: bool) -> ImageShape | None:
+    """Rows, columns and, unless there is a single one, channels, which are last; also of a square number of bytes in a
+    row, which are hardly anything else.
+    """
+    if len(shape) == 3:
+        if 1 in (shape[0], shape[2]):
+            return shape[1:] if shape[0] == 1 else shape[:2]
+        # else the first may be the channels; nobody's rows of numbers are turned round for a guess
+        return shape if shape[2] <= _MOST_CHANNELS < shape[0] else None
     side = math.isqrt(shape[0]) if len(shape) == 1 else 0
     if is_bytes and side * side >= _SMALLEST_PICTURE and side * side == shape[0]:
         return side, side
     return shape if len(shape) == 2 else None
 
 
-def _check_like(inputs: np.ndarray, reading: Reading, source: str | Path) -> None:
-    """Are these as many inputs as were read before, and pixels on their scale?"""
+def _check_like(inputs: np.ndarray, image: ImageShape | None, reading: Reading, source: str | Path) -> None:
+    """Are these as many inputs as were read before, of pictures of that size, and pixels on their scale?"""
     if not len(inputs):
         raise ValueError("no examples")
+    if image and reading.image_shape and image != reading.image_shape:
+        expected, got = (" x ".join(map(str, shape)) for shape in (reading.image_shape, image))
+        raise ValueError(f"expected pictures of {expected}, as those trained on, got {got}")
     if inputs.shape[1] != len(reading.features):
         raise ValueError(f"expected {len(reading.features)} inputs, got {inputs.shape[1]}")
     if reading.pictures is None:
@@ -478,9 +536,9 @@ def _check_like(inputs: np.ndarray, reading: Reading, source: str | Path) -> Non
 
 
 def _input_names(shape: tuple[int, ...]) -> tuple[str, ...]:
-    if len(shape) == 2:
-        return tuple(f"pixel_{row}_{column}" for row, column in itertools.product(*map(range, shape)))
-    return tuple(f"input_{index}" for index in range(math.prod(shape)))
+    if len(shape) == 1:
+        return tuple(f"input_{index}" for index in range(*shape))
+    return tuple("_".join(map(str, ("pixel", *place))) for place in itertools.product(*map(range, shape)))
 
 
 def _check_finite(what: str, values: np.ndarray) -> None:

@@ -13,7 +13,7 @@ from functional_nn import checks
 from functional_nn.lab import environment, equations, plots, report, runs
 from functional_nn.lab.datasets import Dataset
 
-_MOST_CURVES, _MOST_TARGETS = 12, 6  # that a figure shows
+_MOST_CURVES, _MOST_TARGETS, _MOST_LAYERS, _MOST_KERNELS = 12, 6, 60, 40  # that a figure shows
 _ALONG = {"manual": "hand-written gradient", "automatic": "automatic gradient", "perceptron": "perceptron rule"}
 
 
@@ -29,6 +29,7 @@ def trained(
     resumed: bool,
     monitored: int,
     folder: Path,
+    network: fnn.Network,
 ) -> str:
     """The page of a run that was trained; its two main figures are also saved in the folder, as pictures.
 
@@ -58,10 +59,11 @@ def trained(
             figures["learning_curves"],
             f"Training loss goes from {history.training_loss[0]:.3g} to {history.training_loss[-1]:.3g} in "
             f"{epochs}; held-out loss ends at {history.validation_loss[-1]:.3g}.",
-            curves + _chosen(config, result) + " Open circles: exactly zero." + _separable(summary),
+            curves + _changed(config) + _chosen(config, result) + " Open circles: exactly zero." + _separable(summary),
         ),
         *([_watched_panel(figures["gradient_agreement"], watched, monitored)] if watched else []),
         *_examples(config, held_out, outputs, summary["held out"]),
+        *_network(network, result.params),
         *_tracked(history),
         *([_agreement_table("Agreement after training", agreement), _costs_table(agreement)] if agreement else []),
         _equations(config),
@@ -100,6 +102,13 @@ def _watched_panel(figure: Any, watched: Sequence[tuple[int, Sequence[Any]]], mo
         "bound is derived from the program's roundings and the gradient's measured condition number, which "
         "grows as the gradient itself vanishes. Points on the lowest line are equal to the last bit.",
     )
+
+
+def _changed(config: dict[str, Any]) -> str:
+    """What was done to the training part alone, in words."""
+    augment, rate = config["augment"], config["label_smoothing"]
+    told = f"Training pictures go through {', '.join(augment)}, anew in every update. " if augment else ""
+    return told + (f"Of each training example {rate:g} is given to all classes alike. " if rate else "")
 
 
 def _chosen(config: dict[str, Any], result: fnn.training.FitResult) -> str:
@@ -178,10 +187,58 @@ def _plural(count: int, word: str) -> str:
 
 def _layers(config: dict[str, Any]) -> str:
     shape = next(iter(config["network"]["inputs"].values()))
-    width = " x ".join(map(str, shape)) if isinstance(shape, list) else shape
+    width = plots.size_text(shape) if isinstance(shape, list) else shape
+    if config.get("preset"):  # its graph is drawn
+        return f"{config['preset']} of {_plural(len(config['network']['layers']), 'layer')} on {width} inputs"
     read = lambda layer: "".join(f" by {by}" for by in layer.get("connections", ()) if by != "dense")  # noqa: E731
     layers = (f"{x['size']} {x['activation']}{read(x)}" for x in config["network"]["layers"])
     return f"{width} - " + " - ".join(layers)
+
+
+def _network(network: fnn.Network, params: Any) -> list[report.Panel | report.Table]:
+    """What it consists of: its graph, where it is more than a chain of dense layers, a table of its layers, and the
+    first convolution's kernels, where they can be seen.
+    """
+    rows, parts = fnn.presets.layer_rows(network), []
+    names = [name for name, _ in network.inputs] + [layer.name for layer in network.layers]
+    chain = all(layer.sources == (before,) for before, layer in zip(names, network.layers, strict=False))
+    if len(names) <= _MOST_LAYERS and not (chain and all(layer.is_dense for layer in network.layers)):
+        reads = (
+            f"{layer.name} ({plots.size_text(network.shapes[layer.name])}) reads "
+            + " and ".join(f"{source} by {by.name}" for source, by in layer.reads)
+            for layer in network.layers
+        )
+        caption = "From the top down; blue layers have weights."
+        parts.append(report.Panel("The network", plots.network(network), "; ".join(reads) + ".", caption))
+    count, flops = (sum(row[name] for row in rows) for name in ("parameters", "flops"))
+    cells = [
+        (row["layer"], row["reads"], row["activation"], plots.size_text(row["shape"]),
+         *(report.Quantity(f"{row[name]:,}", row[name]) for name in ("parameters", "flops")))
+        for row in rows
+    ]  # fmt: skip
+    caption = f"{count:,} parameters; {flops:,} FLOPs an example, forward. Shapes are those of one example's signal."
+    header = ("layer", "reads", "activation", "shape", "parameters", "FLOPs")
+    parts.append(report.Table("Layers", header, cells, caption))
+    return parts + _kernels(network, params)
+
+
+def _kernels(network: fnn.Network, params: Any) -> list[report.Panel]:
+    """A figure of the kernels that look at an input of one channel, or of three."""
+    inputs = {name for name, _ in network.inputs}
+    for layer in network.layers:
+        for source, _ in layer.weighted:
+            weights = np.asarray(params[layer.name]["weights"][source], np.float32)
+            if source in inputs and weights.ndim == 4 and weights.shape[3] in (1, 3) and weights[0].size > 3:
+                shown, size = weights[:_MOST_KERNELS], plots.size_text(weights.shape[1:3])
+                more = f" The first {len(shown)} of {len(weights)}." if len(weights) > len(shown) else ""
+                colors = (
+                    "Orange is above 0, purple below, all on one scale."
+                    if weights.shape[3] == 1
+                    else "Weights of red, green and blue as these colours, grey being 0, all on one scale."
+                )
+                figure, said = plots.kernels(shown), f"The {len(shown)} kernels of {size} pixels in {layer.name}."
+                return [report.Panel(f"Kernels of {layer.name}", figure, said, colors + more)]
+    return []
 
 
 def _agreement_table(title: str, agreement: fnn.Agreement) -> report.Table:

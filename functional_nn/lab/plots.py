@@ -4,6 +4,8 @@ Ink is black and what lies behind it white, which a page exchanges for its own (
 dark nor light, and are seen on both.
 """
 
+import itertools
+import textwrap
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -13,14 +15,17 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.collections import LineCollection
-from matplotlib.colors import ListedColormap
+from matplotlib.colors import ListedColormap, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from matplotlib.ticker import MaxNLocator
 
+from functional_nn.networks.network import Network
 from functional_nn.training import History
 
 TRAINING, HELD_OUT, BOUND = "#2a6fbb", "#d1602b", "#d4405a"
 RISING = ListedColormap(plt.get_cmap("plasma")(np.linspace(0.38, 0.75, 256)), "rising")  # purple to orange
+_PITCH, _BOX, _LANE = 0.52, 0.27, 0.3  # inches of a network's picture: from layer to layer, of a layer, beside it
 STYLE = {
     "font.size": 10,
     "axes.spines.top": False,
@@ -110,8 +115,15 @@ def confusion(counts: np.ndarray, classes: Sequence[str]) -> Figure:
     return figure
 
 
-def images(inputs: np.ndarray, shape: tuple[int, int], captions: Sequence[str]) -> Figure:
-    """A strip of images (Q, rows * columns) with a caption each."""
+def images(inputs: np.ndarray, shape: tuple[int, ...], captions: Sequence[str]) -> Figure:
+    """A strip of images (Q, rows * columns * channels) with a caption each.
+
+    shape: (rows, columns) of grey ones, (rows, columns, channels) of others: three are red, green and blue, each image
+    from its darkest to its brightest; of another number of them the mean is drawn.
+    """
+    pictures = np.asarray(inputs, float).reshape(len(inputs), *shape)
+    if pictures.ndim == 4 and pictures.shape[3] != 3:
+        pictures = pictures.mean(axis=3)
     columns = min(10, len(inputs))
     rows = -(-len(inputs) // columns)
     with plt.rc_context(STYLE | {"axes.grid": False}):
@@ -119,10 +131,90 @@ def images(inputs: np.ndarray, shape: tuple[int, int], captions: Sequence[str]) 
         figure, axes = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
         for axis in axes.flat:
             axis.set_axis_off()
-        for axis, pixels, caption in zip(axes.flat, inputs, captions, strict=False):
-            axis.imshow(pixels.reshape(shape), cmap="gray_r")
-            axis.set_title(caption, fontsize=8, parse_math=False)
+        for axis, pixels, caption in zip(axes.flat, pictures, captions, strict=False):
+            low, high = pixels.min(), pixels.max()
+            axis.imshow((pixels - low) / ((high - low) or 1) if pixels.ndim == 3 else pixels, cmap="gray_r")
+            axis.set_title(textwrap.fill(caption, 14, break_long_words=False), fontsize=8, parse_math=False)
     return figure
+
+
+def kernels(weights: np.ndarray) -> Figure:
+    """A convolution's kernels (S, rows, columns, channels) on one scale about 0: of one channel purple where below and
+    orange where above; of three, red, green and blue, about grey.
+    """
+    columns = min(10, len(weights))
+    rows = -(-len(weights) // columns)
+    largest = np.abs(weights).max() or 1.0
+    with plt.rc_context(STYLE | {"axes.grid": False}):
+        figure, axes = plt.subplots(
+            rows, columns, figsize=(0.8 * columns, 0.8 * rows), layout="constrained", squeeze=False
+        )
+        for axis in axes.flat:
+            axis.set_axis_off()
+        for axis, kernel in zip(axes.flat, weights.astype(float), strict=False):
+            if kernel.shape[2] == 3:
+                axis.imshow(0.5 + kernel / (2 * largest))
+            else:
+                axis.imshow(kernel[:, :, 0], cmap="PuOr_r", vmin=-largest, vmax=largest)
+    return figure
+
+
+def network(described: Network) -> Figure:
+    """Inputs and layers from top to bottom, each with the shape of its signal; arrows by the names of connections.
+
+    What a layer reads from further above than the row before comes round on the left.
+    """
+    shapes = described.shapes
+    boxes = [(name, name, False) for name, _ in described.inputs]
+    for layer in described.layers:
+        function = "" if layer.activation.name == "linear" else f"  {layer.activation.name}"
+        boxes.append((layer.name, layer.name + function, bool(layer.weighted)))
+    row = {name: number for number, (name, _, _) in enumerate(boxes)}
+    half = 0.5 + 0.04 * max(len(text) + 5 + len(size_text(shapes[name])) for name, text, _ in boxes)  # inches
+    edges = [(row[source], row[layer.name], by.name) for layer in described.layers for source, by in layer.reads]
+    lanes = _lanes([(start, end) for start, end, _ in edges if end - start > 1])
+    beside = (_LANE * (lanes[start, end] + 1) + 0.075 * len(name) for start, end, name in edges if end - start > 1)
+    left = -half - 0.15 - max(beside, default=0.0)
+    with plt.rc_context(STYLE | {"axes.grid": False}):
+        width, height = half + 0.1 - left, _PITCH * (len(boxes) - 1) + _BOX + 0.1
+        figure, axis = plt.subplots(figsize=(width, height), layout="constrained")
+        axis.set(xlim=(left, half + 0.1), ylim=(-(height - _BOX / 2 - 0.05), _BOX / 2 + 0.05), aspect="equal")
+        axis.set_axis_off()
+        for number, (name, text, weighted) in enumerate(boxes):
+            y, color = -_PITCH * number, TRAINING if weighted else "grey"
+            corner, size = (-half, y - _BOX / 2), (2 * half, _BOX)
+            about = {"boxstyle": "round,pad=0,rounding_size=0.06", "linewidth": 1}
+            axis.add_patch(FancyBboxPatch(corner, *size, fc=(*to_rgb(color), 0.16), ec=color, **about))
+            axis.text(-half + 0.1, y, text, va="center", fontsize=9, parse_math=False)
+            axis.text(half - 0.1, y, size_text(shapes[name]), va="center", ha="right", fontsize=9)
+        arrow = {"arrowstyle": "-|>", "mutation_scale": 9, "shrinkA": 0, "shrinkB": 0, "lw": 0.9, "color": "black"}
+        for start, end, name in edges:
+            y, last = -_PITCH * start, -_PITCH * end
+            if end - start == 1:
+                axis.add_patch(FancyArrowPatch((0, y - _BOX / 2), (0, last + _BOX / 2), **arrow))
+                axis.text(0.1, (y + last) / 2, name, va="center", fontsize=8, parse_math=False)
+                continue
+            out = -half - _LANE * (lanes[start, end] + 1)
+            leaves, enters = y - _BOX / 6, last + _BOX / 6
+            axis.plot([-half, out, out], [leaves, leaves, enters], color="black", lw=0.9, solid_joinstyle="round")
+            axis.add_patch(FancyArrowPatch((out, enters), (-half, enters), **arrow))
+            box = {"facecolor": "white", "edgecolor": "none", "pad": 1}  # over what comes round further out
+            axis.text(out - 0.07, (y + last) / 2, name, va="center", ha="right", fontsize=8, bbox=box, parse_math=False)
+    return figure
+
+
+def _lanes(arrows: list[tuple[int, int]]) -> dict[tuple[int, int], int]:
+    """How far out each arrow comes round, 0, 1, ...: the short are inside, and those beside each other do not meet."""
+    lanes: dict[tuple[int, int], int] = {}
+    for start, end in sorted(set(arrows), key=lambda arrow: arrow[1] - arrow[0]):
+        beside = {lane for (first, last), lane in lanes.items() if first < end and start < last}
+        lanes[start, end] = next(lane for lane in itertools.count() if lane not in beside)
+    return lanes
+
+
+def size_text(shape: Sequence[int]) -> str:
+    """A signal's shape, as it is read: 28 x 28 x 1."""
+    return " x ".join(map(str, shape))
 
 
 def predictions(targets: np.ndarray, outputs: np.ndarray, names: Sequence[str]) -> Figure:

@@ -77,8 +77,10 @@ def test_bytes_of_an_archive_are_those_of_an_idx_file(tmp_path):
         ((784,), True, (28, 28)),
         ((63,), False, None),
         ((49,), False, None),  # so few bytes may be a table's
-        ((8, 8, 3), True, None),
-        ((3, 8, 8), True, None),
+        ((8, 8, 3), True, (8, 8, 3)),
+        ((5, 6, 4), True, (5, 6, 4)),
+        ((8, 8, 5), True, None),
+        ((3, 8, 8), True, None),  # channels first, or three rows
         ((2, 3), True, (2, 3)),
         ((2, 3, 1), True, (2, 3)),
         ((1, 2, 3), True, (2, 3)),
@@ -190,7 +192,7 @@ def test_inputs_alone(tmp_path):
     for contents, message in (
         ({"a": BYTES, "b": LABELS}, "expected the keys inputs, x, X, .*; or a single array; found a, b"),
         ({"x": LABELS}, "x: expected numbers of rank 2 or more"),
-        ({"x": BYTES[:, 1:]}, "expected 64 inputs, got 56"),
+        ({"x": BYTES[:, 1:]}, "expected pictures of 8 x 8, as those trained on, got 7 x 8"),
     ):
         with pytest.raises(ValueError, match=message):
             load_inputs(write(tmp_path / "a.npz", npz_bytes(**contents)), reading)
