@@ -14,10 +14,11 @@ OUT_wrong_labels: one label in twenty is replaced by another class at random, th
 and all training pictures ranked by the norm of their own gradient and by their loss: how many of the highest are wrong,
 when as many are flagged as were planted, beside the share that chance finds.
 OUT: kernels of the first layer after that, the parts that pictures with right and with wrong labels have in their
-gradient, and the gradient of the most suspicious picture's own loss.
+gradient (opposite where the loss is lowest, since they add up to nothing there), and the gradient of the most
+suspicious picture's own loss.
 OUT_digits: the digits' test accuracy after a plain training and after one with wider layers, dropout, labels smoothed
-and pictures shifted at random. Its constants were chosen by three random fifths of the training part; the test part
-was looked at after that.
+and pictures shifted at random. Its constants were chosen by three random fifths of the training part, not by the test
+part.
 """
 
 import argparse

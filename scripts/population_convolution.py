@@ -39,11 +39,12 @@ ALONE = 3  # members of each kernel size that are trained by `fit`, after a firs
 
 
 def build(kernel: int) -> fnn.Network:
+    by = fnn.connections.conv((kernel, kernel), padding=kernel // 2)  # in numbers: 5 x 5 is wider than pool1's 4 x 4
     layers, before = [], "image"
     for number, channels in enumerate((8, 16), start=1):
         conv, pool = f"conv{number}", f"pool{number}"
         layers += [
-            fnn.Layer(conv, channels, "relu", ((before, fnn.connections.conv((kernel, kernel))),)),
+            fnn.Layer(conv, channels, "relu", ((before, by),)),
             fnn.Layer(pool, channels, fnn.activations.max_pool((2, 2)), ((conv, "identity"),), bias="none"),
         ]
         before = pool
