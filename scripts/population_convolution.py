@@ -8,7 +8,7 @@ of one pixel see no neighbours before pooling: what the larger ones add is what 
 given a function from the kernel's size to a network and makes a program for each of the sizes, in which rates and seeds
 are lanes. The accuracy is that on a fifth of the training part, after the last epoch; the test part is looked at for
 the best rate of each size only. Beside the population, some of its members are trained by `fit` one after the other,
-in the same run: what all of them would take so is computed from their mean.
+in the same run: what all of them would take so is computed from that.
 
 Before JAX is imported, JAX_NUM_CPU_DEVICES is set to the number of cores, over which the population is then laid;
 set it to 1 for one core. It says nothing to an accelerator.
@@ -17,6 +17,7 @@ set it to 1 for one core. It says nothing to an accelerator.
 import os
 import textwrap
 import time
+from typing import NamedTuple
 
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(os.cpu_count()))
 
@@ -35,7 +36,7 @@ import matplotlib.pyplot as plt  # isort: skip
 KERNELS = (1, 3, 5)
 RATES = (0.001, 0.003, 0.01, 0.03)
 PLAN = training.minibatch(32)
-ALONE = 3  # members of each kernel size that are trained by `fit`, after a first that compiles
+ALONE = 3  # members of each kernel size that are trained by `fit`, after two that may compile
 
 
 def build(kernel: int) -> fnn.Network:
@@ -69,19 +70,27 @@ def train(data: tuple, held_out: tuple, seeds: int, epochs: int, label: str) -> 
         )  # fmt: skip
 
 
-def alone(data: tuple, held_out: tuple, epochs: int) -> dict[int, tuple[float, float]]:
-    """{kernel: (seconds of a first `fit`, with compilation, and of each later one)}, at one rate."""
-    optimizer, found = optimizers.adam(RATES[0]), {}
+class Alone(NamedTuple):
+    """Seconds of one `fit`: the first, with compilation; the first at another rate; later ones, the mean."""
+
+    first: float
+    other_rate: float
+    later: float
+
+
+def alone(data: tuple, held_out: tuple, epochs: int) -> dict[int, Alone]:
+    """By kernel."""
+    found = {}
     for kernel in KERNELS:
         took = []
-        for seed in range(1 + ALONE):
+        for rate, seed in ((RATES[0], 0), (RATES[1], 0), *((RATES[1], seed) for seed in range(1, ALONE + 1))):
             began = time.perf_counter()
             fnn.fit(
-                build(kernel), "cross_entropy", optimizer, *data, key=jax.random.key(seed), epochs=epochs,
-                plan=PLAN, validation=held_out, chunk=10,
+                build(kernel), "cross_entropy", optimizers.adam(rate), *data, key=jax.random.key(seed), epochs=epochs,
+                plan=PLAN, validation=held_out,
             )  # fmt: skip
             took.append(time.perf_counter() - began)
-        found[kernel] = took[0], float(np.mean(took[1:]))
+        found[kernel] = Alone(took[0], took[1], float(np.mean(took[2:])))
     return found
 
 
@@ -111,44 +120,49 @@ def table(population: training.Population, test: tuple, seeds: int) -> list[dict
 
 
 def draw(rows: list[dict], population: training.Population, seeds: int):
-    """Left: accuracy against the rate, mean and range over seeds. Right: over training, at the best rate."""
+    """Left: wrong answers against the rate, mean and range over seeds. Right: over training, at the best rate."""
     with plt.rc_context(STYLE):
-        figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
+        figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained", sharey=True)
         colors = plt.get_cmap("viridis")(np.linspace(0, 0.85, len(KERNELS)))
-        history = 100 * population.history.validation_accuracy.reshape(-1, len(KERNELS), len(RATES), seeds)
+        accuracy = population.history.validation_accuracy.reshape(-1, len(KERNELS), len(RATES), seeds)
+        wrong = 100 * np.maximum(1 - np.nan_to_num(accuracy), 1e-3)  # none at all has no place on the axis
         for i, (kernel, color) in enumerate(zip(KERNELS, colors, strict=True)):
-            own = [row for row in rows if row["kernel"] == f"{kernel} x {kernel}"]
-            mean, low, high = (100 * np.array([row[name] for row in own])
-                               for name in ("validation accuracy", "lowest", "highest"))  # fmt: skip
-            left.plot(RATES, mean, color=color, marker="o", ms=4, label=f"{kernel} x {kernel}")
-            left.fill_between(RATES, low, high, color=color, alpha=0.18, lw=0)
-            best = history[:, i, mean.argmax()]
-            epochs = np.arange(1, len(best) + 1)
-            right.plot(epochs, best.mean(1), color=color, label=f"{kernel} x {kernel}, rate {RATES[mean.argmax()]:g}")
-            right.fill_between(epochs, best.min(1), best.max(1), color=color, alpha=0.18, lw=0)
-        left.set(xscale="log", xlabel="learning rate", ylabel="% right, validation")
+            label = f"{kernel} x {kernel}"
+            best = max((row for row in rows if row["kernel"] == label), key=lambda row: row["validation accuracy"])
+            over = wrong[:, i, RATES.index(best["rate"])]
+            epochs = np.arange(1, len(over) + 1)
+            for axis, x, values, said in (
+                (left, RATES, wrong[-1, i], label),
+                (right, epochs, over, f"{label}, rate {best['rate']:g}"),
+            ):
+                axis.plot(x, values.mean(1), color=color, marker=".", label=said)
+                axis.fill_between(x, values.min(1), values.max(1), color=color, alpha=0.18, lw=0)
+        left.set(xscale="log", yscale="log", xlabel="learning rate", ylabel="% wrong, validation")
         left.set_title("after the last epoch: mean and range over seeds", loc="left")
-        right.set(xlabel="epoch", ylabel="% right, validation")
+        right.set(xlabel="epoch")
         right.set_title("over training, best rate", loc="left")
         for axis in (left, right):
-            axis.legend(fontsize=8, title="kernels", loc="lower right")
+            axis.legend(fontsize=8, title="kernels", loc="center right", bbox_to_anchor=(1, 0.66))
     return figure
 
 
-def notes(rows: list[dict], first, again, one_by_one: dict, epochs: int) -> str:
-    each = len(first) // len(KERNELS)
-    cold = sum(compiling + (each - 1) * later for compiling, later in one_by_one.values())
-    warm = sum(each * later for _, later in one_by_one.values())
+def notes(rows: list[dict], first, again, one_by_one: dict[int, Alone], epochs: int) -> str:
+    each, rates = len(first) // len(KERNELS), len(RATES)
+    cold = sum(one.first + (rates - 1) * one.other_rate + (each - rates) * one.later for one in one_by_one.values())
+    warm = sum(each * one.later for one in one_by_one.values())
     best = max(rows, key=lambda row: row["validation accuracy"])
-    single = ", ".join(f"{kernel} x {kernel} {later:.2f} s" for kernel, (_, later) in one_by_one.items())
+    single = "; ".join(
+        f"{kernel} x {kernel} {one.first:.1f}, {one.other_rate:.1f} and {one.later:.2f} s"
+        for kernel, one in one_by_one.items()
+    )
     paragraphs = [
         f"Best: {best['kernel']} at {best['rate']:g}, {best['validation accuracy']:.2%} +- {best['sd']:.2%} on the "
         f"validation part, {best['test accuracy']:.2%} on the test part.",
         f"{len(first)} networks x {epochs} epochs in {first.seconds:.1f} s, compilation of {len(first.parts)} programs "
         f"included; once more, compiled, {again.seconds:.1f} s.",
-        f"One after the other by `fit`, from {ALONE} of each size ({single} each, compiled): {cold:.1f} s for all with "
-        f"a compilation for each size, {warm:.1f} s compiled. The population takes {first.seconds / cold:.2f} of that "
-        f"with compilation and {again.seconds / warm:.2f} without.",
+        f"By `fit`, the first network of a size, the first at another rate, and a later one: {single}. One after the "
+        f"other that makes {cold:.1f} s for all {len(first)}, and {warm:.1f} s were all compiled. The population takes "
+        f"{first.seconds / cold:.2f} of that with compilation and {again.seconds / warm:.2f} without.",
     ]
     return "\n".join(textwrap.fill(paragraph, 118) for paragraph in paragraphs)
 
