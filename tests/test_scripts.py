@@ -351,11 +351,11 @@ def test_parts_of_a_kernels_gradient_add_up(convolution):
 
 @pytest.mark.slow
 def test_convolution_runs_small(convolution, tmp_path, monkeypatch):
-    small = {"network": "lenet((2, 2), (4,))", "epochs": 2, "rate": 0.003}
-    monkeypatch.setattr(convolution, "EPOCHS", {"digits": 2})
-    monkeypatch.setattr(convolution, "RECIPES", {"small": convolution.Recipe(**small, augment=("shift(1)",))})
+    small = convolution.Recipe("lenet((2, 2), (4,))", 20, 0.003, augment=("shift(1)",))
+    monkeypatch.setattr(convolution, "EPOCHS", {"digits": 20})
+    monkeypatch.setattr(convolution, "RECIPES", {"small": small})
     with jax.enable_x64(False):
-        rows = run(convolution, tmp_path / "table", monkeypatch, "--seeds", "2")
+        rows = run(convolution, tmp_path / "table", monkeypatch, "--seeds", "2", "--epochs", "2")
     assert len(rows) == 6  # kernels
     for name in ("agreement", "wrong_labels", "digits"):
         assert (tmp_path / f"table_{name}.txt").exists()
