@@ -261,6 +261,7 @@ def kernels_of(pictures: Pictures, searched: Searched) -> Kernels:
 
 
 def kernel_rows(name: str, found: Kernels) -> list[dict]:
+    """A row a kernel: its norm, and those of its gradients."""
     norm = lambda x: np.linalg.norm(x.reshape(len(x), -1), axis=1)  # noqa: E731
     columns = {"norm": found.kernels, "gradient": found.right + found.wrong, "by right labels": found.right,
                "by wrong labels": found.wrong, "by the most suspicious": found.one}  # fmt: skip
@@ -272,6 +273,7 @@ def kernel_rows(name: str, found: Kernels) -> list[dict]:
 
 
 def draw_kernels(of: dict[str, tuple[Pictures, Searched, Kernels]]):
+    """By data set, kernels as small pictures and below each what moves it; the two parts of one sum on one scale."""
     with plt.rc_context(plots.STYLE | {"axes.grid": False}):
         figure = plt.figure(figsize=(9.5, 5.6 * len(of)), layout="constrained")
         parts = figure.subfigures(len(of), 1, squeeze=False)[:, 0]
@@ -283,7 +285,6 @@ def draw_kernels(of: dict[str, tuple[Pictures, Searched, Kernels]]):
             )
             rows = {"kernels": found.kernels, "gradient,\nright labels": found.right,
                     "gradient,\nwrong labels": found.wrong, "gradient,\none picture": found.one}  # fmt: skip
-            # the two parts of one sum on one scale
             sizes = {said: np.abs(values).max() for said, values in rows.items()}
             shared = max(np.abs(found.right).max(), np.abs(found.wrong).max())
             for line, (said, values) in zip(axes, rows.items(), strict=True):
@@ -306,6 +307,7 @@ def draw_kernels(of: dict[str, tuple[Pictures, Searched, Kernels]]):
 
 
 def digits_row(name: str, recipe: Recipe, pictures: Pictures, seeds: int, epochs: int) -> dict:
+    """The accuracy on the test part after the last epoch, over seeds."""
     network, began = pictures.network(recipe.network), time.perf_counter()
     targets = fnn.smooth_labels(pictures.targets, recipe.smoothing)
     optimizer, accuracy = cosine(recipe.rate, pictures, epochs), []
