@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 
+import functional_nn as fnn
 from functional_nn import optimizers
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
@@ -28,7 +29,11 @@ def run(module, out, monkeypatch, *given):
     monkeypatch.setattr(sys, "argv", [module.__file__, *given, "--out", str(out)])
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         module.main()
-    with out.with_suffix(".csv").open() as file:
+    return read(out.with_suffix(".csv"))
+
+
+def read(path):
+    with path.open() as file:
         return list(csv.DictReader(file))
 
 
@@ -288,6 +293,85 @@ def test_the_benchmark_runs_small(tmp_path, monkeypatch):
     module.LAYERS = ((64, 8, 10),)
     rows = run(module, tmp_path / "table", monkeypatch, "--epochs", "2", "--rounds", "1")
     assert {row["trained by"] for row in rows} >= {"fit, again", "jitted step in a loop, again"}
+
+
+@pytest.fixture
+def mnist_1d(monkeypatch):
+    monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "1")  # which it sets
+    return load("mnist_1d")
+
+
+def test_networks_on_mnist_1d_are_its_authors(mnist_1d):
+    """As many parameters as the log of their notebook tells."""
+    sizes = {of: sum(row["parameters"] for row in fnn.presets.layer_rows(network))
+             for of, network in mnist_1d.NETWORKS.items() if not of[1]}  # fmt: skip
+    assert sizes == {("linear", ""): 410, ("dense", ""): 15210, ("convolutional", ""): 5210}
+    assert [mnist_1d.verdict(points) for points in (-2.1, -2, 2, 2.1)] == ["LOWER", *["as printed"] * 2, "higher"]
+
+
+def test_the_rate_on_mnist_1d_is_the_held_out_parts(mnist_1d, monkeypatch):
+    """Of rates by the mean over seeds of each one's best epoch."""
+    monkeypatch.setattr(mnist_1d, "RATES", (0.1, 0.2))
+    accuracy = np.array([[0.3, 0.9, 0.5, 0.6], [0.4, 0.1, 0.8, 0.7]])  # (epochs, rates x seeds)
+    population = types.SimpleNamespace(history=types.SimpleNamespace(validation_accuracy=accuracy))
+    rate, members, highest = mnist_1d.chosen(population, 2)
+    assert rate == 0.2 and members.tolist() == [2, 3] and highest.tolist() == [0.8, 0.7]
+
+
+@pytest.mark.slow
+def test_mnist_1d_runs_small(mnist_1d, tmp_path, monkeypatch):
+    pytest.importorskip("mnist1d")
+    few = {of: mnist_1d.NETWORKS[of] for of in (("linear", ""), ("convolutional", "dropout 0.2"))}
+    monkeypatch.setattr(mnist_1d, "NETWORKS", few)
+    with jax.enable_x64(False):
+        rows = run(mnist_1d, tmp_path / "table", monkeypatch, "--seeds", "2", "--epochs", "2")
+    assert [row["places"] for row in rows] == ["as they are"] * 2 + ["shuffled"] * 2
+    assert all(float(row["test %"]) > 15 for row in rows) and (tmp_path / "table.png").exists()
+
+
+@pytest.fixture(scope="module")
+def convolution():
+    return load("convolution")
+
+
+@pytest.mark.slow
+def test_parts_of_a_kernels_gradient_add_up(convolution):
+    """Right and wrong labels' parts to the gradient of the mean loss."""
+    x, labels, wrong = np.random.default_rng(0).normal(size=(6, 8, 8, 1)), np.arange(6) % 3, np.arange(6) < 3
+    given = (labels + wrong) % 3
+    pictures = convolution.Pictures(x, np.eye(3)[labels], x, np.eye(3)[labels], ("a", "b", "c"))
+    network = pictures.network()
+    params = network.init(jax.random.key(0))
+    norms = {"gradient norm": np.arange(6.0)[None, None] % 5}
+    found = convolution.kernels_of(pictures, convolution.Searched(norms, given[None], wrong[None], None, None, params))
+    whole = fnn.value_and_grad(network, "cross_entropy")(params, x, np.eye(3)[given])[1]["conv1"]["weights"]["image"]
+    np.testing.assert_allclose(found.right + found.wrong, whole[..., 0], rtol=1e-10, atol=1e-12)
+    assert found.suspect == 4 and found.kernels.shape == (6, 3, 3)
+
+
+@pytest.mark.slow
+def test_convolution_runs_small(convolution, tmp_path, monkeypatch):
+    small = convolution.Recipe("lenet((2, 2), (4,))", 20, 0.003, augment=("shift(1)",))
+    monkeypatch.setattr(convolution, "EPOCHS", {"digits": 20})
+    monkeypatch.setattr(convolution, "RECIPES", {"small": small})
+    with jax.enable_x64(False):
+        rows = run(convolution, tmp_path / "table", monkeypatch, "--seeds", "2", "--epochs", "2")
+    assert len(rows) == 6  # kernels
+    for name in ("agreement", "wrong_labels", "digits"):
+        assert (tmp_path / f"table_{name}.txt").exists()
+    assert {row["agrees"] for row in read(tmp_path / "table_agreement.csv")} == {"yes"}
+    assert (tmp_path / "table.png").exists() and (tmp_path / "table_wrong_labels.png").exists()
+
+
+@pytest.mark.slow
+def test_a_population_of_convolutions_runs_small(tmp_path, monkeypatch):
+    monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "1")  # which it sets
+    module = load("population_convolution")
+    module.KERNELS, module.RATES, module.ALONE = (1, 3), (0.003, 0.01), 1
+    with jax.enable_x64(False):
+        rows = run(module, tmp_path / "table", monkeypatch, "--seeds", "2", "--epochs", "2")
+    assert [row["kernel"] for row in rows] == ["1 x 1"] * 2 + ["3 x 3"] * 2
+    assert sum(row["test accuracy"] != "" for row in rows) == 2 and (tmp_path / "table.png").exists()
 
 
 @pytest.fixture
