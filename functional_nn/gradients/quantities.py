@@ -593,8 +593,9 @@ def _kronecker(view: View, over: Callable, shared: Shared) -> dict[str, Kronecke
             block = lambda f: products(f.left if f.right is None else _flat(factors.formed(f)), view.share)  # noqa: E731
             G = jnp.zeros((0, 0), view.dtype)
             if layer.weighted:
-                s, x = own["weights"][layer.weighted[0][0]]
-                G = products(jnp.sum(s, axis=-2) if shared == "reduce" and x.ndim == 3 else s, view.share)
+                f = own["weights"][layer.weighted[0][0]]
+                summed = shared == "reduce" and factors.is_shared(f)
+                G = products(jnp.sum(f.left, axis=-2) if summed else f.left, view.share)
             found[layer.name] = G, factors.each(block, _alone(layer, own))
         return found
 

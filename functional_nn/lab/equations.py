@@ -217,6 +217,13 @@ LOSSES = {
 
 # Activations ----------------------------------------------------------------------------------------------------------
 
+# a bar is a mean over what is normalized together
+_NORMALIZED = (
+    r"x = \frac{n - \bar{n}}{\sigma}, \quad \sigma = \sqrt{\overline{(n - \bar{n})^2} + \epsilon}, \quad "
+    r"a = \text{gain} \cdot x + \text{shift}",
+    r"s = \frac{h - \bar{h} - x \, \overline{h x}}{\sigma}, \quad h = \text{gain} \cdot \frac{\partial F}{\partial a}",
+)
+
 ACTIVATIONS = {
     "linear": (r"f(n) = n, \quad f'(n) = 1",),
     "sigmoid": (r"a = f(n) = \frac{1}{1 + e^{-n}}, \quad f'(n) = a (1 - a)",),
@@ -245,6 +252,47 @@ ACTIVATIONS = {
         r"\frac{\partial a_i}{\partial n_{ij}} = \begin{cases} 1 / c_i & n_{ij} = a_i \\ 0 & n_{ij} < a_i "
         r"\end{cases}, \quad c_i = \left| \{ j : n_{ij} = a_i \} \right|",
     ),
+    "softplus": (r"f(n) = \ln \, (1 + e^{n}), \quad f'(n) = \frac{1}{1 + e^{-n}}",),
+    "softsign": (r"f(n) = \frac{n}{1 + |n|}, \quad f'(n) = \frac{1}{(1 + |n|)^2}",),
+    "silu": (r"a = f(n) = \frac{n}{1 + e^{-n}}, \quad f'(n) = a + \frac{1 - a}{1 + e^{-n}}",),
+    "mish": (
+        r"f(n) = n \, \tanh \, (\ln \, (1 + e^{n})), \quad f'(n) = \tanh \, (\ln \, (1 + e^{n})) "
+        r"+ \frac{n}{1 + e^{-n}} (1 - (\tanh \, (\ln \, (1 + e^{n})))^2)",
+    ),
+    "gelu": (r"f(n) = n \, \Phi \, (n), \quad f'(n) = \Phi \, (n) + n \, \varphi \, (n)",),
+    "celu": (
+        r"a = f(n) = \begin{cases} n & n > 0 \\ \alpha (e^{\frac{n}{\alpha}} - 1) & n \le 0 \end{cases}, \quad "
+        r"f'(n) = \begin{cases} 1 & n > 0 \\ \frac{a}{\alpha} + 1 & n \le 0 \end{cases}",
+    ),
+    "selu": (
+        r"a = f(n) = \begin{cases} \lambda n & n > 0 \\ \lambda \alpha (e^{n} - 1) & n \le 0 \end{cases}, \quad "
+        r"f'(n) = \begin{cases} \lambda & n > 0 \\ a + \lambda \alpha & n \le 0 \end{cases}",
+        r"\lambda = 1.0507009873554805, \quad \alpha = 1.6732632423543772",
+    ),
+    "relu6": (
+        r"f(n) = \max(0, n) - \max(0, n - 6), \quad "
+        r"f'(n) = \begin{cases} 1 & |n - 3| < 3 \\ 0 & |n - 3| \ge 3 \end{cases}",
+    ),
+    "hard_tanh": (
+        r"f(n) = \max(-1, n) - \max(0, n - 1), \quad "
+        r"f'(n) = \begin{cases} 1 & |n| \le 1 \\ 0 & |n| > 1 \end{cases}",
+    ),
+    "hard_sigmoid": (
+        r"f(n) = \frac{\max(0, n + 3) - \max(0, n - 3)}{6}, \quad "
+        r"f'(n) = \begin{cases} \frac{1}{6} & |n| < 3 \\ 0 & |n| \ge 3 \end{cases}",
+    ),
+    "max_pool": (
+        r"a_p = \max_{i \in p} n_i",
+        r"\frac{\partial a_p}{\partial n_i} = \begin{cases} 1 / c_p & n_i = a_p \\ 0 & n_i < a_p "
+        r"\end{cases}, \quad c_p = \left| \{ i \in p : n_i = a_p \} \right|",
+    ),
+    "layer_norm": _NORMALIZED,
+    "rms_norm": (
+        r"x = \frac{n}{\sigma}, \quad \sigma = \sqrt{\overline{n^2} + \epsilon}, \quad a = \text{gain} \cdot x",
+        r"s = \frac{h - x \, \overline{h x}}{\sigma}, \quad h = \text{gain} \cdot \frac{\partial F}{\partial a}",
+    ),
+    "group_norm": _NORMALIZED,
+    "batch_norm": _NORMALIZED,
     "hardlim": (r"f(n) = \begin{cases} 1 & n \ge 0 \\ 0 & n < 0 \end{cases}",),
     "hardlims": (r"f(n) = \begin{cases} 1 & n \ge 0 \\ -1 & n < 0 \end{cases}",),
 }

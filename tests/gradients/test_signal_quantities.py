@@ -224,7 +224,7 @@ def test_both_ways_of_summing_are_taken(monkeypatch):
 
     def watched(f, positions):
         found = decide(f, positions)
-        taken.add((positions > f.right.shape[1], found))
+        taken.add((positions > f.left.shape[-2], found))
         return found
 
     monkeypatch.setattr(factors, "_gram_pays", watched)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.stats import norm
 
 import functional_nn as fnn
 from functional_nn.lab import equations
@@ -26,7 +27,7 @@ ENDS = ("", "+", "-", ")", "]", "}", ",", "&", "=", ">", "<", r"\le", r"\ge", r"
 
 TOKEN = re.compile(r"\\[A-Za-z]+|\\\\|\\[,{}]|\d+(?:\.\d+)?|\S")
 SPACES = (r"\,", r"\left", r"\right")
-FUNCTIONS = {r"\ln": np.log, r"\tanh": np.tanh, "sign": np.sign}
+FUNCTIONS = {r"\ln": np.log, r"\tanh": np.tanh, "sign": np.sign, r"\Phi": norm.cdf, r"\varphi": norm.pdf}
 
 
 class Reader:
@@ -266,12 +267,17 @@ def test_pairs_that_are_fused_are_all_here_and_others_begin_with_the_product():
     assert equations.start("cross_entropy(mean)", "sigmoid") == equations.recursion("start")
 
 
-@pytest.mark.parametrize("name", ["linear", "sigmoid", "tanh", "relu", "shifted_relu", "leaky_relu", "elu", "prelu",
-                                  "hardlim", "hardlims"])  # fmt: skip
+WITH_CONSTANTS = {"leaky_relu": "leaky_relu(0.2)", "elu": "elu(0.7)", "celu": "celu(0.7)"}
+OF_ONE_NEURON = [name for name in fnn.activations.names() if fnn.activations.get(name).alone and name != "maxout"]
+
+
+@pytest.mark.parametrize("name", OF_ONE_NEURON)
 def test_activations_and_their_derivatives(name):
-    row = fnn.activations.get({"leaky_relu": "leaky_relu(0.2)", "elu": "elu(0.7)"}.get(name, name))
-    n = np.array([[-2.0, -1.0, -0.5, 0.0, 0.3, 2.0]])  # the kinks among them
+    row = fnn.activations.get(WITH_CONSTANTS.get(name, name))
+    n = np.array([[-3.0, -2.0, -1.0, -0.5, 0.0, 0.3, 1.0, 2.0, 3.0, 6.0]])  # the kinks among them
     known = {"n": n, "e": np.e, "slope": 0.2, r"\alpha": 0.7, r"\mu": 0.4}
+    if name == "selu":
+        work_out([equations.ACTIVATIONS[name][1]], known)
     theta = {"slope": jnp.asarray([0.4])} if name == "prelu" else {}
     forward, *derivative = equations.ACTIVATIONS[name][0].split(r", \quad ")
     a = Reader(forward.split(" = ")[-1], known).sum()
@@ -284,6 +290,39 @@ def test_activations_and_their_derivatives(name):
         if name == "prelu":
             slope = Reader(equations.ACTIVATIONS[name][1].split(" = ")[1], known).sum()
             np.testing.assert_allclose(np.broadcast_to(slope, n.shape), learned["slope"].left, rtol=1e-9)
+
+
+def test_normalization():
+    """The bars are means over the channels here; of rms_norm there is no mean and no shift."""
+    draw = np.random.default_rng(4)
+    n, g, gain, shift = draw.normal(size=(3, 5)), draw.normal(size=(3, 5)), draw.normal(size=5), draw.normal(size=5)
+    bar = lambda x: x.mean(axis=-1, keepdims=True)  # noqa: E731
+    for name, mean in (("layer_norm", bar(n)), ("rms_norm", 0)):
+        theta = {"gain": jnp.asarray(gain), "shift": jnp.asarray(shift)}
+        row = fnn.activations.get(name)
+        theta = {key: theta[key] for key in row.parameters(5, jnp.float64)}
+        a, kept = row.forward(jnp.asarray(n), theta)
+        first, second = equations.ACTIVATIONS[name]
+        known = {
+            "n": n,
+            r"\epsilon": 1e-5,
+            "gain": gain,
+            "shift": shift,
+            r"\sigma": np.sqrt(bar((n - mean) ** 2) + 1e-5),
+        }
+        x = Reader(first.split(r", \quad ")[0].split(" = ")[1].replace(r"\bar{n}", "m"), known | {"m": mean}).sum()
+        output = Reader(first.split(" a = ")[1], known | {"x": x}).sum()
+        np.testing.assert_allclose(output, a, rtol=1e-9)
+        h = gain * g
+        means = {"b": bar(h), "c": bar(h * x)}
+        written = second.split(r", \quad ")[0].split(" = ")[1].replace(r"\bar{h}", "b").replace(r"\overline{h x}", "c")
+        s = Reader(written, known | means | {"h": h, "x": x}).sum()
+        np.testing.assert_allclose(s, row.pullback(jnp.asarray(g), jnp.asarray(n), a, kept, theta)[0], rtol=1e-9)
+    assert (
+        equations.ACTIVATIONS["group_norm"]
+        == equations.ACTIVATIONS["batch_norm"]
+        == equations.ACTIVATIONS["layer_norm"]
+    )
 
 
 def test_softmax():
