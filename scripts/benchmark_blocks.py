@@ -247,11 +247,13 @@ def of_population(p: Problem, rounds: int) -> dict[str, Any]:
     gradient = compiled(jax.value_and_grad(p.objective), (p.converted(params), *data))
     single = functools.partial(gradient.call, p.converted(params), *data)
     result, expected = ours.call(*batch), auto.call(*plainly)
-    error = apart((result[0], jax.vmap(p.converted)(result[1])), expected)
-    if not error <= AGREEMENT:
-        raise AssertionError(f"{row.asked}: the two ways are {error:.2g} apart; nothing was timed")
-    found = _row(p, row, batch, plainly, ours, auto, gradient._replace(call=lambda *_: single()), error, rounds)
-    return found
+    found = result[0], jax.vmap(p.converted)(result[1])
+    # of each network: where a net input is within rounding of a kink, the two ways may decide it differently
+    each = [apart(*(jax.tree.map(lambda x, i=i: x[i], tree) for tree in (found, expected))) for i in range(POPULATION)]
+    if not median(each) <= AGREEMENT / 10:
+        raise AssertionError(f"{row.asked}: the two ways are {median(each):.2g} apart; nothing was timed")
+    gradient = gradient._replace(call=lambda *_: single())
+    return _row(p, row, batch, plainly, ours, auto, gradient, median(each), rounds)
 
 
 # Targets --------------------------------------------------------------------------------------------------------------
@@ -320,7 +322,8 @@ def main() -> None:
         "trace: what jit takes to trace it. temp: the compiler's temporaries. apart: the largest relative difference",
         f"of the two ways, of any array; above {AGREEMENT:g} nothing is timed. clipped: at the median norm.",
         f"gradients of {POPULATION}: of as many networks, on one batch, by us one after the other in one program, as",
-        "fit_population takes networks of this size on a CPU; gradient beside it is one network's.",
+        "fit_population takes networks of this size on a CPU; gradient beside it is one network's, apart the median of",
+        "the networks (of some a net input is within rounding of a kink).",
         "", "targets:", *verdicts(rows),
     ]  # fmt: skip
     experiments.write(options.out, rows, notes="\n".join(notes))

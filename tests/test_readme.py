@@ -1,4 +1,4 @@
-"""The README's Python runs as it stands, top to bottom; its five tasks each alone, their commands in a shell."""
+"""The README's Python runs as it stands, top to bottom; its six tasks each alone, their commands in a shell."""
 
 import os
 import re
@@ -15,7 +15,7 @@ from functional_nn.lab import cli
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-TASKS = README[README.index("## Five tasks") : README.index("## Add your own")]
+TASKS = README[README.index("## Six tasks") : README.index("## Add your own")]
 OWN = {  # what the section on your own registers
     "arctan": fnn.activations.activation._registry, "log_cosh": fnn.losses._registry,
     "sign_descent": fnn.optimizers.first_order._registry,
@@ -97,6 +97,13 @@ def test_rates_are_swept_from_the_shell(folder):
     assert len((folder / "runs" / "flowers-sweep" / "results.csv").read_text().splitlines()) == 1 + 7 * 4
 
 
+@pytest.mark.slow
+def test_a_convolutional_network_is_trained_from_the_shell(folder):
+    (commands,) = blocks("bash", TASK["Train a convolutional network on pictures"])
+    assert "held out" in in_a_shell(commands, folder)
+    assert "conv1" in (folder / "runs" / "digits" / "report.html").read_text()
+
+
 def test_every_command_is_one_that_the_command_line_takes(monkeypatch):
     lines = [line.partition("#")[0] for block in blocks("bash", README) for line in block.splitlines()]
     commands = [words for line in lines for words in line.split("&&") if words.strip().startswith("functional-nn")]
@@ -106,8 +113,8 @@ def test_every_command_is_one_that_the_command_line_takes(monkeypatch):
         cli._read_words()  # exits where it does not take the words
 
 
-def test_five_tasks_of_at_most_fifteen_lines():
-    assert set(TASK) == {*SAID, "Sweep learning rates"}
+def test_six_tasks_of_at_most_fifteen_lines():
+    assert set(TASK) == {*SAID, "Sweep learning rates", "Train a convolutional network on pictures"}
     for name, task in TASK.items():
         for block in blocks("python", task) + blocks("bash", task):
             assert len([line for line in block.splitlines() if line.strip()]) <= 15, name

@@ -247,9 +247,9 @@ softmax = register(
 
 relu = register(
     elementwise(
-        "relu",
-        forward=lambda n: jnp.where(n <= 0, 0, n),
-        derivative=lambda n, a: jnp.where(a > 0, 1.0, 0.0),
+        "relu",  # by lax, of which jit has less to trace than of jnp.where
+        forward=lambda n: lax.select(n <= 0, lax.full_like(n, 0), n),
+        derivative=lambda n, a: lax.convert_element_type(a > 0, a.dtype),
         second_derivative=lambda n, a: jnp.zeros_like(a),
         kink_distance=jnp.abs,
         initializer="he_normal",
