@@ -1,17 +1,16 @@
 #!/usr/bin/env python
-"""The gradients and norms of benchmark_blocks.py by PyTorch, torch.func and Opacus, beside ours.
+"""The gradients and norms of benchmark_blocks.py by PyTorch and torch.func, beside ours.
 
     python scripts/benchmark_blocks_torch.py --ours results/benchmark_blocks.csv
 
-Needs torch, in whichever build suits the machine; opacus where it is installed. Reads what ours cost from the first
-script's table, measured in a process of its own; every way is checked against ours before it is timed. A network is run
-by PyTorch from its description, in channels-first order; parameters stay in ours, so that gradients come in it, too.
+Needs torch, in whichever build suits the machine. Reads what ours cost from the first script's table, measured in a
+process of its own; every way is checked against ours before it is timed. A network is run by PyTorch from its
+description, in channels-first order; parameters stay in ours, so that gradients come in it, too.
 """
 
 import argparse
 import csv
 import functools
-import importlib.util
 import re
 import warnings
 from collections.abc import Callable
@@ -121,50 +120,10 @@ def _ways(network: fnn.Network, params: Any, x: Any, targets: Any) -> dict[str, 
     def norms_of(found):
         return torch.sqrt(sum(g.flatten(1).square().sum(dim=1) for g in found))
 
-    ways = {
+    return {
         "gradient": {"torch.autograd": lambda: gradients(network, params, x, targets)},
         "norms": {"torch.func": lambda: norms_of(jax.tree.leaves(each(free, x, targets)))},
     }
-    if importlib.util.find_spec("opacus") and network.layers[0].name == "conv1":
-        ways["norms"]["Opacus"] = _by_opacus(network, params, x, targets)
-    return ways
-
-
-def _by_opacus(network: fnn.Network, params: Any, x: Any, targets: Any) -> Callable:
-    """Norms of a LeNet, whose modules Opacus knows: it forms each example's gradient, and they are measured."""
-    import torch
-    from opacus import GradSampleModule
-
-    parts, images = [], x.movedim(-1, 1).contiguous()
-    for layer in network.layers:
-        (source, by), *_ = layer.reads
-        if by.outer is None:
-            parts.append(torch.nn.MaxPool2d(2))
-            continue
-        w, bias = params[layer.name]["weights"][source].detach(), params[layer.name]["bias"].detach()
-        if by.name.startswith("conv"):
-            padding = re.search(r"padding=(\d+)", by.name)
-            module = torch.nn.Conv2d(w.shape[-1], w.shape[0], w.shape[1], padding=int(padding[1]) if padding else 0)
-            w = w.movedim(-1, 1)
-        else:
-            if by.name == "full":  # what it reads is put in one vector, channels first here
-                parts.append(torch.nn.Flatten())
-                *positions, channels = network.shapes[source]
-                w = w.reshape(-1, *positions, channels).movedim(-1, 1).flatten(1)
-            module = torch.nn.Linear(w.shape[1], w.shape[0])
-        with torch.no_grad():
-            module.weight.copy_(w)
-            module.bias.copy_(bias)
-        parts += [module] + ([] if layer is network.output else [torch.nn.ReLU()])
-    model = GradSampleModule(torch.nn.Sequential(*parts), loss_reduction="mean")
-
-    def norms():
-        model.zero_grad(set_to_none=True)
-        torch.nn.functional.cross_entropy(model(images), targets).backward()
-        found = [parameter.grad_sample for parameter in model.parameters()]
-        return torch.sqrt(sum(g.flatten(1).square().sum(dim=1) for g in found))
-
-    return norms
 
 
 def main() -> None:
@@ -180,9 +139,8 @@ def main() -> None:
 
     import torch
 
-    # of what PyTorch and Opacus find in one another's modules
+    # of what torch.func finds slow
     warnings.filterwarnings("ignore", category=UserWarning)
-    warnings.filterwarnings("ignore", category=FutureWarning)
     table = []
     for p in problems():
         params, inputs, targets = p.batch()

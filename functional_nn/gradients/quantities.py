@@ -68,8 +68,9 @@ def _norms(view: View) -> Array:
 
 
 def _layer_squares(factored: Params) -> dict[str, Array]:
-    # {layer: |g_q|^2 (Q,)}
-    return {name: sum(factors.square_norms(f) for f in factors.leaves(own)) for name, own in factored.items()}
+    # {layer: |g_q|^2 (Q,)} of the layers that have parameters
+    leaves = {name: factors.leaves(own) for name, own in factored.items()}
+    return {name: sum(map(factors.square_norms, own)) for name, own in leaves.items() if own}
 
 
 def _second_moments(factored: Params, part: Array, params: Params) -> Params:
@@ -296,7 +297,7 @@ def per_example_norms(view):
 
 @register()
 def per_example_layer_norms(view):
-    """{layer: (Q,)}, the norm of each layer's part of every g_q."""
+    """{layer: (Q,)}, the norm of each layer's part of every g_q, of layers that have parameters."""
     return jax.tree.map(jnp.sqrt, _layer_squares(view.gradients))
 
 

@@ -105,3 +105,16 @@ def test_what_cannot_be_built_is_refused_in_one_line(name, shape, message):
 def test_presets_are_known_by_name():
     assert set(presets.names()) >= {"mlp", "lenet", "all_convolutional", "residual"}
     assert presets.get(presets.get("residual(3, 8, batch_norm)").name) == presets.get("residual(3, 8, batch_norm)")
+
+
+def test_layers_without_parameters_have_no_norm_of_their_own():
+    network = presets.get("lenet((2, 3), (4,))")((6, 6, 1), 3)
+    inputs, targets = np.random.default_rng(0).standard_normal((5, 6, 6, 1)), np.arange(5) % 3
+    params = network.init(jax.random.key(0))
+    for block in (None, 2):
+        found = fnn.quantities.compute(
+            network, "cross_entropy", params, inputs, targets, ("per_example_layer_norms", "noise_scale"), block=block
+        )
+        norms = found["per_example_layer_norms"]
+        assert list(norms) == list(found["noise_scale"].layers) == ["conv1", "conv2", "dense1", "output"]
+        assert all(of.shape == (5,) for of in norms.values())
