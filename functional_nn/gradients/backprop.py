@@ -32,6 +32,7 @@ from functional_nn.networks.network import (
     Network,
     Params,
     Trace,
+    check_statistics,
     dtype_of,
     forward,
     inference_mode,
@@ -179,7 +180,7 @@ def differentiable(network: Network) -> Callable[[Params, Inputs], Array]:
     not available through a custom VJP; take it of `network.apply`.
     """
     check_trainable(network)
-    network = inference_mode(network)
+    whole, network = network, inference_mode(network)
 
     @jax.custom_vjp
     def apply(params, inputs):
@@ -197,7 +198,12 @@ def differentiable(network: Network) -> Callable[[Params, Inputs], Array]:
         return contract(network, params, trace, swept), of_inputs(network, swept) | nothing
 
     apply.defvjp(apply_forward, apply_backward)
-    return lambda params, inputs: apply(params, network.prepare(params, inputs))
+
+    def checked(params: Params, inputs: Inputs) -> Array:
+        check_statistics(whole, params)
+        return apply(params, network.prepare(params, inputs))
+
+    return checked
 
 
 # The heart ------------------------------------------------------------------------------------------------------------

@@ -16,6 +16,9 @@ product. At a kink, F'' is 0, and no neuron is dropped.
 Near a minimum gradient descent multiplies x - x* by I - alpha H, its part along an eigenvector by 1 - alpha lambda: it
 converges where alpha < 2 / lambda_max (Hagan P3.3).
 
+Running statistics of batch normalization are among the parameters, and F does not depend on them: their rows and
+columns of a matrix are 0, and so are as many eigenvalues.
+
 Compile what you call again and again. Matrices and vectors over all parameters are in `jax.flatten_util.ravel_pytree`'s
 order.
 """

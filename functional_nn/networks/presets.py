@@ -12,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from functional_nn import checks
 from functional_nn.networks import activations, connections
 from functional_nn.networks.activations import Activation
@@ -34,7 +36,9 @@ class Preset(Described):
     pictures: bool = True
 
     def __call__(self, inputs: Shape | int, outputs: int, output: Activation | str = "softmax") -> Network:
-        shape = (inputs,) if isinstance(inputs, int) else tuple(inputs)
+        shape = tuple(inputs) if isinstance(inputs, tuple | list) else (inputs,)
+        if not shape or any(isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1 for n in shape):
+            raise ValueError(f"{self.name}: inputs must be a shape of integers >= 1, or one of them, got {inputs!r}")
         if self.pictures and not 2 <= len(shape) <= 4:
             raise ValueError(
                 f"{self.name} reads signals (*positions, channels), pictures (H, W, C) for one; got {shape}"
@@ -78,7 +82,7 @@ def lenet(channels=(6, 16), hidden=(120, 84), activation: str = "relu", dropout:
     channels = _counts("lenet", "channels", channels)
     if len(channels) != 2:
         raise ValueError(f"lenet: channels must be two, one for each convolution, got {channels}")
-    hidden = _counts("lenet", "hidden", hidden)
+    hidden = tuple(checks.integer("lenet", "hidden", size, 1) for size in _several(hidden))
 
     def build(shape, outputs, output):
         axes = len(shape) - 1
@@ -135,6 +139,8 @@ def residual(
     depth, width = checks.integer("residual", "depth", depth, 1), checks.integer("residual", "width", width, 1)
     stages = checks.integer("residual", "stages", stages, 1)
     normalized = None if norm == "none" else activations.get(norm)
+    if normalized is not None and normalized.alone:
+        raise ValueError(f"residual: norm must be 'none' or a normalization such as 'group_norm(4)', got {norm!r}")
 
     def convolution(name: str, size: int, reads: str, by: Connection, active: str | None = None) -> list[Layer]:
         # active: the layer that the activation is of, where normalization has taken its place
@@ -172,6 +178,8 @@ def _several(given: Any) -> tuple:
 
 
 def _counts(owner: str, name: str, given: Any) -> tuple[int, ...]:
+    if not _several(given):
+        raise ValueError(f"{owner}: {name} must be at least one integer, got none")
     return tuple(checks.integer(owner, name, size, 1) for size in _several(given))
 
 
@@ -211,9 +219,9 @@ def summary(network: Network) -> str:
     """A table of the layers, what they read, their shapes, parameters and FLOPs of one example, and the sums.
 
     >>> import functional_nn as fnn
-    >>> print(fnn.presets.summary(fnn.presets.get("lenet")((8, 8, 1), 10)))  # doctest: +ELLIPSIS
-    layer   reads                                     activation        shape      parameters   FLOPs
-    conv1   image by conv((3, 3), padding=((1, 1)...
+    >>> table = fnn.presets.summary(fnn.presets.get("lenet")((8, 8, 1), 10))
+    >>> table.splitlines()[-1].split()
+    ['in', 'all', '19,754', '71,760']
     """
     header = ("layer", "reads", "activation", "shape", "parameters", "FLOPs")
     found = layer_rows(network)

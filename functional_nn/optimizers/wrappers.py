@@ -41,9 +41,14 @@ def iterate(state: State) -> Any:
 
 
 def with_iterate(state: State, params: Any) -> State:
-    """The state with these in their place; what is frozen stays."""
+    """The state with these in their place; what is frozen stays, but for running statistics, which nothing trains."""
     if isinstance(state, FrozenState):
-        params = {name: own for name, own in params.items() if name not in state.frozen}
+        renewed = {
+            name: own | {"statistics": params[name]["statistics"]} if "statistics" in own else own
+            for name, own in state.frozen.items()
+        }
+        state = state._replace(frozen=renewed)
+        params = {name: own for name, own in params.items() if name not in renewed}
     if hasattr(state, "inner"):
         return state._replace(inner=with_iterate(state.inner, params))
     return state._replace(params=params)
@@ -499,7 +504,10 @@ def from_optax(transformation: Any, name: str = "optax") -> Optimizer:
                 f"from_optax: the transformation asks for more than gradients ({error}); optimizers of second order, "
                 "such as 'lbfgs', search along lines"
             ) from None
-        moved = jax.tree.map(lambda x, change: (x + change).astype(x.dtype), state.params, updates)
+        trained = regularizers.penalized(state.params, biases=True)  # running statistics are not, decay or none
+        moved = jax.tree.map(
+            lambda own, x, change: (x + change).astype(x.dtype) if own else x, trained, state.params, updates
+        )
         return OptaxState(moved, state.step + 1, after)
 
     return Optimizer(name, init, update, {})

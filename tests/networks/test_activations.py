@@ -64,6 +64,7 @@ def test_pullback_is_the_vjp_of_forward(name):
     assert relative_error((by_hand, summed_like(theta, learned)), vjp(g)) <= 1e-12
 
 
+@pytest.mark.sampled(every=3)
 @pytest.mark.parametrize("name", TRAINABLE)
 def test_pullback_keeps_the_examples_apart(name):
     f, n, g, _, theta, _ = drawn(name)
@@ -72,6 +73,7 @@ def test_pullback_keeps_the_examples_apart(name):
     assert relative_error(together, jax.tree.map(lambda *rows: jnp.concatenate(rows), *alone)) <= 1e-12
 
 
+@pytest.mark.sampled(every=3)
 @pytest.mark.parametrize("name", TRAINABLE)
 def test_pushforward_is_the_jvp_of_forward(name):
     f, n, _, r, theta, r_theta = drawn(name)
@@ -93,6 +95,7 @@ def test_second_order_is_the_jvp_of_the_vjp(name):
     assert relative_error((by_hand, summed_like(theta, learned)), expected) <= 1e-12
 
 
+@pytest.mark.sampled(every=3)
 @pytest.mark.parametrize("name", TRAINABLE)
 def test_second_order_is_the_jvp_of_the_pullback(name):
     f, n, g, r, theta, r_theta = drawn(name, seed=1)

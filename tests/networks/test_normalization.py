@@ -43,6 +43,7 @@ def by_definition(name, n, theta):
     return np.asarray(theta["gain"]) * x + np.asarray(theta.get("shift", 0))
 
 
+@pytest.mark.sampled(every=3)
 @names
 @pytest.mark.parametrize("shape", SHAPES)
 def test_forward_is_the_definition(name, shape):
@@ -251,10 +252,47 @@ def test_evaluation_before_any_statistics_is_refused():
     assert np.isnan(jax.jit(NETWORK.apply)(params, X)).all()  # where nobody can be told
 
 
+def test_a_frozen_layers_statistics_are_renewed():
+    frozen = fnn.optimizers.freeze(fnn.optimizers.gd(0.1), ("conv",))
+    result = fnn.fit(NETWORK, "cross_entropy", frozen, X, T, validation=(X, T), **fitted)
+    assert float(result.params["conv"]["statistics"]["count"][0]) > 0
+    assert np.isfinite(result.history.validation_loss).all()
+
+
+def test_decay_inside_an_average_spares_statistics():
+    optax = pytest.importorskip("optax")
+    decaying = optax.chain(optax.scale(0.0), optax.add_decayed_weights(0.5), optax.scale(-1.0))
+    averaged = fnn.optimizers.average(fnn.optimizers.from_optax(decaying))
+    settings = {"key": KEY, "epochs": 1, "plan": fnn.training.batch()}
+    found = fnn.fit(NETWORK, "cross_entropy", averaged, X, T, **settings).params["conv"]["statistics"]
+    still = fnn.fit(NETWORK, "cross_entropy", "gd(0.0)", X, T, **settings).params["conv"]["statistics"]
+    assert relative_error(found, still) <= 1e-12
+
+
+def test_the_decay_holds_where_the_dtype_can_count_no_further():
+    """A bfloat16 counts to 256: from there on the average is the exponential one."""
+    running, kept = (
+        activations.batch_norm(0.999).running,
+        activations.get("batch_norm").forward(drawn((3,), 8), theta_of_three())[1],
+    )
+    statistics = {"mean": jnp.zeros(3, jnp.bfloat16), "variance": jnp.ones(3, jnp.bfloat16)}
+    statistics["count"] = jnp.full(1, 256, jnp.bfloat16)
+    narrow = kept._replace(mean=jnp.full((1, 3), 128, jnp.float32), variance=jnp.ones((1, 3), jnp.float32))
+    after = running.after(statistics, narrow)
+    np.testing.assert_allclose(np.asarray(after["mean"]).astype(float), 0.128, rtol=2**-8)
+    assert float(after["count"][0]) == 256
+
+
+def theta_of_three():
+    return {"gain": jnp.ones(3), "shift": jnp.zeros(3), **activations.batch_norm().statistics(3, jnp.float64)}
+
+
 def test_a_single_example_without_positions_is_refused():
     network = fnn.multilayer((3, 4, 1), ("batch_norm", "linear"))
     params = network.init(KEY)
-    with pytest.raises(ValueError, match="needs more than one number of each channel, got a single example"):
+    with pytest.raises(
+        ValueError, match="batch_norm.0.9, 1e-05. needs more than one number of each channel, got a single example"
+    ):
         fnn.value_and_grad(network, "mean_square_error")(params, np.ones((1, 3)), np.ones((1, 1)))
 
 

@@ -58,6 +58,7 @@ def test_the_largest_of_each_window(name):
     assert activations.output_shape(activations.get(name), CASES[name][0]) == slow_max(name, n).shape[1:]
 
 
+@pytest.mark.sampled(every=3)
 @every
 def test_derivatives_are_autodiffs(name):
     found = fnn.comparison.compare_activation(name, CASES[name][0])
@@ -85,6 +86,7 @@ def test_what_ties_shares_equally(name):
     np.testing.assert_allclose(by_hand, vjp(g)[0], rtol=1e-14, atol=1e-14)
 
 
+@pytest.mark.sampled(every=3)
 @every
 def test_the_distance_to_a_tie(name):
     """Of a number to the best other one of a window, the least over the windows that it is in."""

@@ -93,6 +93,14 @@ def test_the_summary_adds_up_and_statistics_are_not_learned():
         ),
         ("residual(norm=batchnorm)", (8, 8, 1), "unknown activation 'batchnorm'; did you mean 'batch_norm'?"),
         ("residual(depth=0)", (8, 8, 1), "residual: depth must be an integer >= 1, got 0"),
+        (
+            "all_convolutional(channels=())",
+            (8, 8, 1),
+            "all_convolutional: channels must be at least one integer, got none",
+        ),
+        ("mlp", "abc", "inputs must be a shape of integers >= 1, or one of them, got 'abc'"),
+        ("mlp", (-3, 2), "inputs must be a shape of integers >= 1, or one of them, got (-3, 2)"),
+        ("residual(norm=relu)", (4, 4, 1), "residual: norm must be 'none' or a normalization such as 'group_norm(4)'"),
         ("mlp(activation=rleu)", 4, "unknown activation 'rleu'; did you mean 'relu'?"),
     ],
 )

@@ -119,6 +119,7 @@ def _mish_derivative(n, a):
 
 
 def _mish_second_derivative(n, a):
+    n = jnp.clip(n, -100, 100)  # beyond, bend or slope is 0 in every dtype, and n times 2 may overflow
     t, bend, slope = _mish_parts(n)
     return bend * slope * (2 + n * (1 - slope - 2 * slope * t))
 
@@ -173,7 +174,7 @@ def _gelu_tanh() -> Activation:
         return bend * (slope + near * (3 * k * c * near - t * slope * slope))
 
     def forward(n):
-        return n * (1 + parts(n)[1]) / 2
+        return n * ((1 + parts(n)[1]) / 2)
 
     return elementwise("gelu(tanh)", forward, derivative, second_derivative, initializer="he_normal")
 

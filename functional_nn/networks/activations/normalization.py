@@ -55,12 +55,14 @@ class _Set(NamedTuple):
     examples: bool = False
     centred: bool = True
 
-    def check(self, n: Shape) -> None:
+    def check(self, name: str, n: Shape) -> None:
         """Raises ValueError for net inputs (Q, *P, C) that have no such sets."""
         if self.groups and n[-1] % self.groups:
             raise ValueError(f"needs channels that {self.groups} groups divide, got {n[-1]}")
         if self.examples and self.count(n) == 1:
-            raise ValueError("needs more than one number of each channel, got a single example without positions")
+            raise ValueError(
+                f"{name} needs more than one number of each channel, got a single example without positions"
+            )
 
     def count(self, n: Shape) -> int:
         """M, how many numbers are in a set of net inputs (Q, *P, C)."""
@@ -106,7 +108,7 @@ def _normalization(
     name: str, over: _Set, epsilon: float, statistics: Callable | None = None, running: Running | None = None
 ) -> Activation:
     def forward(n, theta):
-        over.check(n.shape)
+        over.check(name, n.shape)
         numbers = wide(n)
         mean = over.mean(numbers) if over.centred else None
         centred = numbers if mean is None else numbers - mean
@@ -151,7 +153,7 @@ def _normalization(
 
     def parameters(size: int, dtype) -> Theta:
         if over.groups and size % over.groups:
-            over.check((1, size))
+            over.check(name, (1, size))
         gain = {"gain": jnp.ones(size, dtype)}
         return gain | ({"shift": jnp.zeros(size, dtype)} if over.centred else {})
 
@@ -234,19 +236,20 @@ def batch_norm(decay: float = 0.9, epsilon: float = 1e-5) -> Activation:
     decay = checks.constant("batch_norm", "decay", decay, lambda v: (v >= 0) & (v < 1), "in [0, 1)")
     name = f"batch_norm({decay}, {_epsilon('batch_norm', epsilon)})"
     whole = _Set(groups=None, positions=True, examples=True)
-    longest = math.ceil(1 / (1 - decay))  # where the plain average ends; counted no further: a bfloat16 could not
 
     def after(statistics: Theta, kept: _Normalized) -> Theta:
         many = whole.count(kept.x.shape)
         batch = {"mean": kept.mean, "variance": kept.variance * (many / (many - 1))}
-        rate = jnp.maximum(1 - decay, 1 / (wide(statistics["count"]) + 1))
+        count = statistics["count"]
+        # where the plain average ends, at the latest where the dtype can count no further
+        longest = min(math.ceil(1 / (1 - decay)), 2 ** (jnp.finfo(count.dtype).nmant + 1))
+        rate = jnp.where(count < longest, jnp.maximum(1 - decay, 1 / (wide(count) + 1)), 1 - decay)
 
         def moved(name):
             old = wide(statistics[name])
             return (old + rate * (batch[name].reshape(old.shape) - old)).astype(statistics[name].dtype)
 
-        count = jnp.minimum(statistics["count"] + 1, longest)
-        return {"mean": moved("mean"), "variance": moved("variance"), "count": count}
+        return {"mean": moved("mean"), "variance": moved("variance"), "count": jnp.minimum(count + 1, longest)}
 
     running = Running(after, _by_statistics(f"{name} by its statistics", epsilon))
     remember(running.inference, _inference_of, (name,))
