@@ -133,7 +133,7 @@ def main() -> None:
     parser.add_argument("--ours", type=Path, default=ours, help=f"the first script's table; default {ours}")
     parser.add_argument("--out", type=Path, default=out, help=f"writes OUT.csv and OUT.txt; default {out}")
     options = parser.parse_args()
-    require("torch", "torch")
+    require("torch>=2", "torch")
     with options.ours.open(encoding="utf-8") as file:
         ours = {(row["network"], row["asked"]): row for row in csv.DictReader(file)}
 

@@ -4,7 +4,6 @@ Everything runs eagerly unless compiling is the point: tracing and compiling a n
 """
 
 import ast
-import pkgutil
 from pathlib import Path
 
 import chex
@@ -577,10 +576,7 @@ def test_targets_that_are_no_array_are_refused(targets):
 # By hand --------------------------------------------------------------------------------------------------------------
 
 AUTOMATIC = frozenset("grad value_and_grad vjp jvp jacobian jacfwd jacrev hessian linearize linear_transpose".split())
-SOURCES = [
-    Path(backprop.__file__),
-    *(Path(networks.__path__[0], f"{module.name}.py") for module in pkgutil.iter_modules(networks.__path__)),
-]
+SOURCES = [Path(backprop.__file__), *sorted(Path(networks.__path__[0]).rglob("*.py"))]
 
 
 def automatic_differentiation(source: str) -> list[str]:
