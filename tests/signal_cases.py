@@ -148,11 +148,16 @@ def series():
     )
 
 
+NORMS = ("layer_norm", "rms_norm", "group_norm(2)", "batch_norm")
+
+
 # Drawn at random ------------------------------------------------------------------------------------------------------
 
 
 def random_network(draw):
-    """Two to four layers of convolutions, means and residuals on a signal or an image, a vector or a signal out."""
+    """Two to four layers of convolutions, means, residuals, norms and pools on a signal or an image, a vector or a
+    signal out.
+    """
     positions = tuple(map(int, draw.integers(4, 8, draw.choice([1, 2]))))
     network = fnn.graph(
         inputs={"p": (*positions, int(draw.choice([1, 2, 4])))},
@@ -161,7 +166,7 @@ def random_network(draw):
     for number in range(1, int(draw.integers(2, 4))):
         before = network.output.name
         *positions, channels = network.shapes[before]
-        kind, activation = draw.choice(["conv", "residual", "mean"]), _any_activation(draw)
+        kind, activation = draw.choice(["conv", "residual", "mean", "norm", "pool"]), _any_activation(draw)
         by, size = _any_window(draw, positions), 4
         if kind == "residual":
             size = channels
@@ -171,8 +176,12 @@ def random_network(draw):
         elif kind == "mean" and fnn.activations.get(activation).pieces == 1:  # see test_signals.py
             window, size = tuple(min(2, length) for length in positions), channels
             sources = [(before, fnn.connections.mean_pool(window, stride=1, padding="same"))]
+        elif kind == "pool":
+            window, size, sources = tuple(min(2, length) for length in positions), channels, [(before, "identity")]
+            activation = fnn.activations.max_pool(window, stride=draw.choice([None, 1]))
         else:
             sources = [(before, by)]
+            activation = draw.choice(NORMS) if kind == "norm" else activation
         layer = Layer(f"layer{number}", size, activation, sources)
         network = fnn.graph(inputs=dict(network.inputs), layers=[*network.layers, layer])
     by, layers, before = draw.choice(["full", "mean_pool", "dense"]), list(network.layers), network.output
