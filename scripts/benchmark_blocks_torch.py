@@ -10,7 +10,6 @@ description, in channels-first order; parameters stay in ours, so that gradients
 
 import argparse
 import csv
-import functools
 import re
 import warnings
 from collections.abc import Callable
@@ -156,7 +155,7 @@ def main() -> None:
             found = [np.asarray(x.detach()) for x in (found if isinstance(found, list) else [found])]
             error = check(f"{asked} of {p.name} by {by[0]}", found, expected[asked])
             call, threads = _at_its_best(by[1])
-            seconds = in_turns({"theirs": functools.partial(call), "gradient": gradient}, options.rounds)
+            seconds = in_turns({"theirs": call, "gradient": gradient}, options.rounds)
             own, milliseconds = float(ours[p.name, asked]["ours ms"]), 1e3 * median(seconds["theirs"])
             table.append({
                 "network": p.name, "examples": p.examples, "asked": asked, "by": by[0], "threads": threads,

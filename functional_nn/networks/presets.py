@@ -56,7 +56,7 @@ register, names, get, knows = _registry.register, _registry.names, _registry.get
 @register
 def mlp(hidden=(128,), activation: str = "tanh", dropout: float = 0.0) -> Preset:
     """Dense layers, as `multilayer` has them; of a signal the first reads all positions, by `full`."""
-    sizes = tuple(checks.integer("mlp", "hidden", size, 1) for size in _several(hidden))
+    sizes = _sizes("mlp", "hidden", hidden)
 
     def build(shape, outputs, output):
         functions = (activation,) * len(sizes) + (output,)
@@ -82,7 +82,7 @@ def lenet(channels=(6, 16), hidden=(120, 84), activation: str = "relu", dropout:
     channels = _counts("lenet", "channels", channels)
     if len(channels) != 2:
         raise ValueError(f"lenet: channels must be two, one for each convolution, got {channels}")
-    hidden = tuple(checks.integer("lenet", "hidden", size, 1) for size in _several(hidden))
+    hidden = _sizes("lenet", "hidden", hidden)
 
     def build(shape, outputs, output):
         axes = len(shape) - 1
@@ -173,14 +173,16 @@ def _conv(axes: int, kernel: int, stride: int = 1, padded: bool = True) -> Conne
     return connections.conv((kernel,) * axes, stride=stride, padding=kernel // 2 if padded else 0)
 
 
-def _several(given: Any) -> tuple:
-    return tuple(given) if isinstance(given, tuple | list) else (given,)
+def _sizes(owner: str, name: str, given: Any) -> tuple[int, ...]:
+    given = tuple(given) if isinstance(given, tuple | list) else (given,)
+    return tuple(checks.integer(owner, name, size, 1) for size in given)
 
 
 def _counts(owner: str, name: str, given: Any) -> tuple[int, ...]:
-    if not _several(given):
+    found = _sizes(owner, name, given)
+    if not found:
         raise ValueError(f"{owner}: {name} must be at least one integer, got none")
-    return tuple(checks.integer(owner, name, size, 1) for size in _several(given))
+    return found
 
 
 # What a network is made of --------------------------------------------------------------------------------------------

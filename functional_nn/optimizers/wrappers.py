@@ -43,15 +43,19 @@ def iterate(state: State) -> Any:
 def with_iterate(state: State, params: Any) -> State:
     """The state with these in their place; what is frozen stays, but for running statistics, which nothing trains."""
     if isinstance(state, FrozenState):
-        renewed = {
-            name: own | {"statistics": params[name]["statistics"]} if "statistics" in own else own
-            for name, own in state.frozen.items()
-        }
-        state = state._replace(frozen=renewed)
-        params = {name: own for name, own in params.items() if name not in renewed}
+        state = state._replace(frozen=with_statistics(state.frozen, params))
+        params = {name: own for name, own in params.items() if name not in state.frozen}
     if hasattr(state, "inner"):
         return state._replace(inner=with_iterate(state.inner, params))
     return state._replace(params=params)
+
+
+def with_statistics(params: Any, of: Any) -> Any:
+    """The layers with the running statistics that others have."""
+    return {
+        name: own | {"statistics": of[name]["statistics"]} if "statistics" in own else own
+        for name, own in params.items()
+    }
 
 
 # Gradients changed on their way in ------------------------------------------------------------------------------------

@@ -37,7 +37,7 @@ from functional_nn.networks.network import (
 from functional_nn.optimizers.first_order import Asked, Optimizer
 from functional_nn.optimizers.regularizers import Regularizer
 from functional_nn.optimizers.second_order import Problem, SecondOrder
-from functional_nn.optimizers.wrappers import iterate, with_iterate
+from functional_nn.optimizers.wrappers import iterate, with_iterate, with_statistics
 from functional_nn.precision import at_least_float32
 from functional_nn.training import keys
 from functional_nn.training.augmentation import Augmented, augmented
@@ -235,18 +235,14 @@ def train_step(
 def _renewing(network: Network, optimizer: Optimizer, step: Callable) -> Callable:
     """The step, with running statistics renewed by the batch; no optimizer moves them."""
 
-    def with_statistics(state, batch: Batch):
+    def renewing(state, batch: Batch):
         # the forward pass that the gradient makes, too: the compiler makes it once
         trace = forward(network, optimizer.point(state), batch.inputs, {}, batch.key)
         params = renewed(network, iterate(state), trace)
         after, metrics = step(with_iterate(state, params), batch)
-        kept = {
-            name: own | {"statistics": params[name]["statistics"]} if "statistics" in own else own
-            for name, own in iterate(after).items()
-        }
-        return with_iterate(after, kept), metrics
+        return with_iterate(after, with_statistics(iterate(after), params)), metrics
 
-    return with_statistics
+    return renewing
 
 
 def with_outputs(gradient: Gradient, network: Network, loss: Loss) -> Callable[..., tuple[Array, Array, Params]]:

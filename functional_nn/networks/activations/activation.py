@@ -48,8 +48,8 @@ class Activation(Described):
     `alone` says that each neuron's output depends on its own net inputs alone, as of `elementwise` and maxout; what
     looks at single neurons (padding, saturation) asks. statistics(size, dtype) -> {name: array}, before any batch, of
     what was seen in training: they stand in the parameters and in theta, but are not learned; `running` renews them.
-    `pullback` is None for functions through which nothing can be
-    trained (hardlim), `second_order` for those without a second derivative.
+    `pullback` is None for functions through which nothing can be trained (hardlim), `second_order` for those without a
+    second derivative.
     """
 
     name: str

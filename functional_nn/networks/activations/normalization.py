@@ -55,10 +55,14 @@ class _Set(NamedTuple):
     examples: bool = False
     centred: bool = True
 
+    def check_channels(self, channels: int) -> None:
+        """Raises ValueError for a number of channels that the groups do not divide."""
+        if self.groups and channels % self.groups:
+            raise ValueError(f"needs channels that {self.groups} groups divide, got {channels}")
+
     def check(self, name: str, n: Shape) -> None:
         """Raises ValueError for net inputs (Q, *P, C) that have no such sets."""
-        if self.groups and n[-1] % self.groups:
-            raise ValueError(f"needs channels that {self.groups} groups divide, got {n[-1]}")
+        self.check_channels(n[-1])
         if self.examples and self.count(n) == 1:
             raise ValueError(
                 f"{name} needs more than one number of each channel, got a single example without positions"
@@ -152,8 +156,7 @@ def _normalization(
         return _of_channels(theta["gain"], n) * (own * kept.inverse).astype(a.dtype)
 
     def parameters(size: int, dtype) -> Theta:
-        if over.groups and size % over.groups:
-            over.check(name, (1, size))
+        over.check_channels(size)
         gain = {"gain": jnp.ones(size, dtype)}
         return gain | ({"shift": jnp.zeros(size, dtype)} if over.centred else {})
 
@@ -268,15 +271,12 @@ def _inference_of(name: str) -> Activation:
 def _by_statistics(name: str, epsilon: float) -> Activation:
     """gain (n - mean) / sqrt(variance + epsilon) + shift, of given mean and variance, which are not learned."""
 
-    def normalized(n, theta):
+    def forward(n, theta):
         mean, variance, count = (wide(lax.stop_gradient(theta[each])) for each in ("mean", "variance", "count"))
         inverse = jnp.where(count > 0, lax.rsqrt(variance + epsilon), jnp.nan)  # nan: of no batch yet
         mean, inverse = _of_channels(mean, n), _of_channels(inverse, n)
-        return ((wide(n) - mean) * inverse).astype(n.dtype), inverse.astype(n.dtype)
-
-    def forward(n, theta):
-        x, inverse = normalized(n, theta)
-        return _scaled(x, theta), _Normalized(x, inverse)
+        x = ((wide(n) - mean) * inverse).astype(n.dtype)
+        return _scaled(x, theta), _Normalized(x, inverse.astype(n.dtype))
 
     def pullback(g, n, a, kept, theta):
         return g * _of_channels(theta["gain"], g) * kept.inverse, _shares(g * kept.x, g, theta)
