@@ -26,6 +26,7 @@ from functional_nn.networks.activations import Activation
 from functional_nn.networks.connections import Connection
 from functional_nn.networks.losses import Loss, class_weights, one_hot, smooth_labels
 from functional_nn.networks.network import Layer, Network, Trace, graph, inference_mode, multilayer
+from functional_nn.networks.stored import windows
 from functional_nn.training import fit
 
 __version__ = "0.1.0"
@@ -63,4 +64,5 @@ __all__ = [
     "smooth_labels",
     "training",
     "value_and_grad",
+    "windows",
 ]
