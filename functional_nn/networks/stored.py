@@ -47,7 +47,8 @@ class Windows(Stored):
         return np.dtype(np.int32)
 
     def __getitem__(self, numbers) -> Array:
-        starts = jnp.arange(len(self), dtype=jnp.int32)[numbers] * self.context + self.offset
+        numbers = jnp.arange(*numbers.indices(len(self)), dtype=jnp.int32) if isinstance(numbers, slice) else numbers
+        starts = numbers * self.context + self.offset
         # one gather of whole windows
         rows = jax.vmap(lambda start: lax.dynamic_slice(self.tokens, (start,), (self.context,)))(starts)
         return rows.astype(jnp.int32)
