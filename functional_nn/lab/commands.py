@@ -37,7 +37,7 @@ _ASKED = ("target", "header", "columns", "drop", "delimiter", "decimal", "missin
 _NOT_OF_TEXT = {
     "target": None, "weights": None, "labels": None, "task": "auto", "header": "auto", "columns": (), "drop": (),
     "delimiter": "auto", "decimal": "auto", "missing": "refuse", "class_weights": None, "label_smoothing": 0.0,
-    "augment": (),
+    "augment": (), "window": None, "horizon": 1,
 }  # fmt: skip
 _CONTEXT = 64  # tokens of a text that are read at once
 _OF_TRAINING = ("regularizer", "gradient", "epochs", "shuffle", "replacement", "early_stopping")
@@ -115,7 +115,8 @@ def train(source: str, settings: dict[str, Any], out: Path, replace: bool, resum
     if result.status != "completed" or result.best is not None:
         print(result.reason)
     own = ", the whole table, which is trained on" if source in datasets.TRUTH_TABLES else ", its own test part"
-    own = ", its end" if isinstance(task.held_out, Text) else own if task.own_test else ""
+    end = isinstance(task.held_out, Text) or task.held_out.series
+    own = ", the end" if end else own if task.own_test else ""
     which = own + (", by which the epoch was chosen" if result.best is not None else "")
     print(f"held out ({len(held_out[0])} examples{which}): {said(summary['held out'])}")
     if not proved:
@@ -465,10 +466,18 @@ def prepare(source: str, settings: dict[str, Any]) -> Prepared:
     _seed(settings["seed"])
     if texts.is_text(source):
         return _prepare_text(source, settings)
-    asked = {name: settings[name] for name in _ASKED}
+    for name in ("unit", "context"):
+        if settings.get(name) is not None:
+            raise ValueError(f"{name}: is for a .txt file, which {source} is not; got {settings[name]!r}")
+    asked = {name: settings[name] for name in _ASKED} | {
+        name: settings[name] for name in ("window", "horizon") if name in settings
+    }
     dataset = datasets.load(source, labels=settings["labels"], task=settings["task"], **asked)
     shape = dataset.inputs.shape[1:]
-    if settings.get("network") and fnn.presets.get(settings["network"]).pictures:
+    preset = fnn.presets.get(settings["network"]) if settings.get("network") else None
+    if dataset.series and preset and (preset.pictures or _reads_sequences(preset)):
+        shape = dataset.series.window, dataset.series.columns
+    elif preset and preset.pictures:
         try:
             dataset = datasets.pictured(dataset)
         except ValueError as error:
@@ -494,12 +503,13 @@ def _prepare_text(source: str, settings: dict[str, Any]) -> Prepared:
         if settings.get(name, otherwise) != otherwise:
             raise ValueError(f"{name}: {source} is a text, which has none; got {settings[name]!r}")
     preset = fnn.presets.get(settings["network"]) if settings.get("network") else None
-    if not getattr(preset, "sequences", False):
+    if not _reads_sequences(preset):
         raise ValueError(
             f"{source}: a text is read by a network of sequences, such as --network gru, and alone, by train; got "
             f"{settings.get('network')!r}"
         )
-    unit, context = settings["unit"] or "character", settings["context"] or _CONTEXT
+    unit, context = settings["unit"] or "character", settings["context"]
+    context = _CONTEXT if context is None else context
     whole = texts.load(source, unit)
     parts = texts.split(whole, context, settings["test_fraction"])
     loss = fnn.losses.get(settings["loss"] or _suitable_loss("text", settings))
@@ -514,6 +524,10 @@ def _prepare_text(source: str, settings: dict[str, Any]) -> Prepared:
     }
     each = ((texts.windows(part, context), None) for part in parts)
     return Prepared(parts[1], False, loss, config, *each, None, None)
+
+
+def _reads_sequences(preset: fnn.presets.Preset | None) -> bool:
+    return getattr(preset, "sequences", False)
 
 
 def _is_of_text(run: runs.Run) -> bool:

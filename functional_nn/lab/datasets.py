@@ -71,12 +71,25 @@ class Pictures(NamedTuple):
         return f"pictures: {bytes_}from {self.low:.4g} to {self.high:.4g}{scaled}"
 
 
+class Series(NamedTuple):
+    """A table whose rows follow each other in time: `window` of them are an example, and what comes next its targets.
+
+    columns: R of a row; target: the number of the one whose next `horizon` values are predicted.
+    """
+
+    window: int
+    horizon: int
+    columns: int
+    target: int
+
+
 @dataclass(frozen=True)
 class Reading:
     """How a file's contents become inputs and targets: decided where a network is trained, and applied to other files.
 
     features: the R names of the inputs; classes: the C names, none for regression; table: of a CSV file; pictures:
-    where the inputs are pixels. own_test: is a part that a file keeps for testing read with the rest?
+    where the inputs are pixels. own_test: is a part that a file keeps for testing read with the rest? series: where
+    examples are windows of a table's rows.
     """
 
     features: tuple[str, ...]
@@ -86,6 +99,7 @@ class Reading:
     table: Table | None = None
     pictures: Pictures | None = None
     own_test: bool = True
+    series: Series | None = None
 
 
 class Dataset(NamedTuple):
@@ -106,6 +120,7 @@ class Dataset(NamedTuple):
     pictures: Pictures | None = None
     own_test: int = 0
     weights: np.ndarray | None = None
+    series: Series | None = None
 
     @property
     def task(self) -> Literal["classification", "regression"]:
@@ -114,7 +129,9 @@ class Dataset(NamedTuple):
     @property
     def reading(self) -> Reading:
         """How its file was read, for others."""
-        return Reading(self.features, self.task, self.classes, self.image_shape, self.table, self.pictures)
+        return Reading(
+            self.features, self.task, self.classes, self.image_shape, self.table, self.pictures, series=self.series
+        )
 
 
 # Loading --------------------------------------------------------------------------------------------------------------
@@ -133,6 +150,8 @@ def load(
     decimal: str = "auto",
     missing: Missing = "refuse",
     weights: str | int | None = None,
+    window: int | None = None,
+    horizon: int = 1,
 ) -> Dataset:
     """The data set that `source` names: one of `NAMES`, or a path (a `Path` is never taken for a name).
 
@@ -152,6 +171,9 @@ def load(
         input of 0 and 1, too. A missing target is refused or dropped.
     `weights`: a column, by name or index, of numbers >= 0, what each example counts for in training; it is no input.
         Data that is read alike later, by `load_as`, need not have it.
+    `window`: the rows follow each other in time. An example is so many of them, all inputs and the target of each, one
+        row after the other, and its targets are the next `horizon` values of the target column; `split` holds out the
+        end.
     A column of words gives an input of 0 and 1 for each; dates, and words that are nearly all different, are refused.
     Classes are the target's words or integers: 1, 1.0 and 1e0 are one, 01 and 1 are two.
 
@@ -174,16 +196,20 @@ def load(
     columns, drop = ((names,) if isinstance(names, str | int) else names for names in (columns, drop))
     of_table = {"header": header, "columns": tuple(columns), "drop": tuple(drop), "delimiter": delimiter,
                 "decimal": decimal, "missing": missing, "weights": weights}  # fmt: skip
-    given = [name for name, value in of_table.items() if value not in ("auto", "refuse", (), None)]
+    asked = of_table | {"window": window}
+    given = [name for name, value in asked.items() if value not in ("auto", "refuse", (), None)]
     if given and kind != "csv":
-        raise ValueError(f"{source}: {given[0]}={of_table[given[0]]!r} is for a CSV file, which this is not")
+        raise ValueError(f"{source}: {given[0]}={asked[given[0]]!r} is for a CSV file, which this is not")
     with _naming(source):
+        _check_series(window, horizon, task, weights, missing)
         if kind == "bundled":
             return _load_bundled(source, task)
         if kind != "csv":
             return _of_arrays(source, kind, labels, task, None)
-        table, notes = tables.fit(Path(source), target=target, **of_table)
+        table, notes = tables.fit(Path(source), target=target, **of_table, series=window is not None)
         _warn(source, notes)
+        if window is not None:
+            return _of_series(source, table, window, horizon)
         return _of_table(source, table, None, task, None)
 
 
@@ -200,7 +226,11 @@ def load_as(
         if kind == "bundled":
             dataset = _load_bundled(source, "auto")
         elif kind == "csv":
-            dataset = _of_table(source, _table(reading), target, reading.task, reading)
+            dataset = (
+                _of_series(source, reading.table, *reading.series[:2])
+                if reading.series
+                else _of_table(source, _table(reading), target, reading.task, reading)
+            )
         else:
             dataset = _of_arrays(source, kind, labels, reading.task, reading)
         _check_like(dataset.inputs, dataset.image_shape, reading, source)
@@ -219,6 +249,8 @@ def load_inputs(source: str | Path, reading: Reading) -> np.ndarray:
             inputs, image = dataset.inputs[:once], dataset.image_shape
         elif kind == "csv":
             inputs = tables.read(Path(source), _table(reading), answers=False).inputs
+            if reading.series:
+                inputs = _windows(inputs, reading.series.window)
         else:
             inputs, image, _ = _pixels(_stored(source, kind, None, False, reading.own_test), kind, reading)
         _check_like(inputs, image, reading, source)
@@ -366,6 +398,48 @@ def _of_table(source: str | Path, table: Table, target, task: Task, reading: Rea
     labels = np.array(labels, np.int64)
     targets = _one_hot(labels, names, reading)
     return Dataset(*about, targets, labels, names, table.features, None, table, weights=read.weights)
+
+
+def _check_series(window: int | None, horizon: int, task: Task, weights, missing: Missing) -> None:
+    if window is None:
+        if horizon != 1:
+            raise ValueError(f"horizon: a series has one, which window=... makes of a table; got {horizon}")
+        return
+    for name, value in (("window", window), ("horizon", horizon)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} must be an integer >= 1, got {value!r}")
+    if task == "classification" or weights is not None or missing == "drop":
+        given = "weights" if weights is not None else "task='classification'" if missing != "drop" else "missing='drop'"
+        raise ValueError(f"{given}: the rows of a series follow each other, all of them, and numbers come next")
+
+
+def _of_series(source: str | Path, table: Table, window: int, horizon: int) -> Dataset:
+    """Windows (Q, W R), and the next values of the target (Q, H)."""
+    values = tables.read(Path(source), table, answers=False).inputs
+    names, target = table.features, table.target.name
+    if target not in names:
+        raise ValueError(f"column {target!r}: expected numbers to predict, got words")
+    if len(values) <= window + horizon:
+        raise ValueError(
+            f"expected more than {window + horizon} rows, a window of {window} and the {horizon} after it, got "
+            f"{len(values)}"
+        )
+    at = names.index(target)
+    _check_finite(f"column {target!r}", values[:, at])
+    features = tuple(f"{name}[{row - window + 1}]" for row in range(window) for name in names)
+    targets = np.lib.stride_tricks.sliding_window_view(values[window:, at], horizon)
+    series = Series(window, horizon, len(names), at)
+    inputs = _windows(values[:-horizon], window)
+    return Dataset(Path(source).name, inputs, targets.copy(), None, (), features, None, table, series=series)
+
+
+def _windows(values: np.ndarray, window: int) -> np.ndarray:
+    """Rows (N, R) as windows (N - W + 1, W R), the earliest row first."""
+    if len(values) < window:
+        raise ValueError(f"expected {window} rows or more, a window of the series, got {len(values)}")
+    files.check_room("windows", len(values), window * values.shape[1])
+    cut = np.lib.stride_tricks.sliding_window_view(values, window, axis=0)  # (Q, R, W)
+    return np.moveaxis(cut, 2, 1).reshape(len(cut), -1)
 
 
 def _of_arrays(
@@ -556,7 +630,8 @@ def split(dataset: Dataset, *, test_fraction: float = 0.2, seed: int = 0) -> tup
 
     Classification is stratified: of each class, `test_fraction` of its examples, rounded, goes to the test part, but
     at least one to either. Where the data set has a test part of its own, that is the one, and the fraction is not
-    asked for. Raises ValueError for a fraction outside (0, 1), a class with a single example, and fewer than two
+    asked for. Of a series the end is held out, in order, and what is trained on does not reach into it. Raises
+    ValueError for a fraction outside (0, 1), a class with a single example, and fewer than two
     examples.
 
     >>> train, test = split(load("iris"))
@@ -574,6 +649,10 @@ def split_rows(dataset: Dataset, *, test_fraction: float = 0.2, seed: int = 0) -
     count = len(dataset.inputs)
     if count < 2:
         raise ValueError(f"{dataset.name}: expected at least two examples to split, got {count}")
+    if dataset.series:
+        horizon = dataset.series.horizon
+        cut = min(max(count - round(test_fraction * count), horizon), count - 1)
+        return np.arange(cut - horizon + 1), np.arange(cut, count)
     strata = np.zeros(count, np.int64) if dataset.labels is None else dataset.labels
     order = np.random.default_rng(seed).permutation(count)
     if dataset.own_test:
@@ -670,6 +749,10 @@ def fit_preparation(dataset: Dataset, training: np.ndarray | None = None) -> Sta
     if fine:
         return Standardizer(mean, scale)
     inputs = dataset.inputs if training is None else dataset.inputs[training]
+    if dataset.series:  # by column, wherever in a window its values stand
+        window, columns = dataset.series[0], dataset.series.columns
+        one = fit_preparation(dataset._replace(inputs=inputs.reshape(-1, columns), series=None))
+        return Standardizer(*(None if values is None else np.tile(values, window) for values in one))
     if pictures is not None:
         of_all = fit_standardizer(inputs.reshape(-1, 1))
         return Standardizer(mean + of_all.mean, scale * of_all.scale)

@@ -21,7 +21,7 @@ import functional_nn as fnn
 from functional_nn import checks, precision
 from functional_nn.gradients.comparison import finite_or_none
 from functional_nn.lab import tables
-from functional_nn.lab.datasets import Dataset, Pictures, Reading, Standardizer
+from functional_nn.lab.datasets import Dataset, Pictures, Reading, Series, Standardizer
 from functional_nn.networks.network import abstract_params, param_shapes
 from functional_nn.training.configuration import describe_network, network_from
 
@@ -166,12 +166,13 @@ def plain_reading(reading: Reading) -> dict[str, Any]:
         "table": reading.table and reading.table.plain(),
         "pictures": reading.pictures and reading.pictures._asdict(),
         "own_test": reading.own_test,
+        "series": reading.series and reading.series._asdict(),
     }
 
 
 def reading_from(config: dict[str, Any]) -> Reading:
     """How the run's data was read. Raises KeyError, TypeError, ValueError for what is no configuration."""
-    table, pictures, shape = (config.get(name) for name in ("table", "pictures", "image_shape"))
+    table, pictures, shape, series = (config.get(name) for name in ("table", "pictures", "image_shape", "series"))
     return Reading(
         tuple(config["features"]),
         config["task"],
@@ -180,6 +181,7 @@ def reading_from(config: dict[str, Any]) -> Reading:
         table and tables.table_from(table),
         pictures and Pictures(**pictures),
         config.get("own_test", False),  # older versions knew of no such part
+        series and Series(**series),
     )
 
 
