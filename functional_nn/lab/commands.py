@@ -134,13 +134,13 @@ def _write(
     """All files of a run that was trained; the comparison of its gradients after training, where it was watched, and
     its results.
     """
-    config, loss, (x_test, t_test) = task.config, task.loss, task.validation
+    config, loss, x_test = task.config, task.loss, task.validation[0]
     agreement = None
     if watched:
         agreement = fnn.compare(network, loss, result.params, *task.watched, costs=True)
         agreement.to_csv(folder / "agreement.csv")
         agreement.to_json(folder / "agreement.json")
-    summary = measures(config, network, loss, result.params, x_test, t_test)
+    summary = measures(config, network, loss, result.params, *task.validation)
     summary = {"status": result.status, "reason": result.reason, "seconds": round(seconds, 2), "held out": summary}
     if not watched:
         summary["separability"] = _separable(task)
@@ -320,7 +320,7 @@ def evaluate(folder: Path, source: str, target: str | None, labels: Path | None,
     if part == "held-out" or source in datasets.TRUTH_TABLES:  # of which either part is the whole
         _, dataset = datasets.split(dataset, test_fraction=run.config["test_fraction"], seed=run.config["seed"])
     arrays = _arrays(run.config, run.loss, dataset, _read_by(run.network))
-    measured = measures(run.config, run.network, run.loss, run.params, *arrays)
+    measured = measures(run.config, run.network, run.loss, run.params, *arrays, dataset.counted)
     print(f"{dataset.name} ({len(dataset.inputs)} examples): {said(measured)}")
 
 
@@ -361,9 +361,14 @@ def predict(folder: Path, source: str, out: Path | None, probabilities: bool) ->
     inputs = _scaled(run.config, datasets.load_inputs(source, run.reading), _read_by(run.network))
     outputs = outputs_of(run.network, run.params, inputs)
     if not np.isfinite(outputs.astype(np.float64)).all():
-        row = int(np.argmin(np.isfinite(outputs.astype(np.float64)).all(axis=1)))
+        row = int(np.argmin(np.isfinite(outputs.astype(np.float64)).reshape(len(outputs), -1).all(axis=1)))
         raise ValueError(f"{source}: the network's outputs for example {row} are not finite")
-    if classes:
+    if classes and outputs.ndim > 2:
+        if probabilities:
+            raise ValueError("probabilities: expected one class an example, and this run tells one at each position")
+        header = tuple(f"class{t}" for t in range(outputs.shape[1]))
+        rows = [tuple(classes[c] for c in best) for best in outputs.argmax(axis=2)]
+    elif classes:
         best = outputs.argmax(axis=1)
         # a class of either name would hide that column
         names = [f"output {name}" if name in ("class", "output") else name for name in classes if probabilities]
@@ -429,7 +434,8 @@ class Prepared(NamedTuple):
     """What a run is trained on: (inputs, targets) as the network takes them; config: how they came to be.
 
     held_out: that part as it was read; own_test: whether it is one that the data set brings. Of a text training and
-    validation are (windows, None). weights, class_weights: of the training examples, as `fit` takes them.
+    validation are (windows, None); validation may have weights third. weights, class_weights: of the training examples,
+    as `fit` takes them.
     """
 
     held_out: Dataset
@@ -437,7 +443,7 @@ class Prepared(NamedTuple):
     loss: fnn.Loss
     config: dict[str, Any]
     training: tuple[Any, np.ndarray | None]
-    validation: tuple[Any, np.ndarray | None]
+    validation: tuple
     weights: np.ndarray | None
     class_weights: Any
 
@@ -472,12 +478,20 @@ def prepare(source: str, settings: dict[str, Any]) -> Prepared:
     asked = {name: settings[name] for name in _ASKED} | {
         name: settings[name] for name in ("window", "horizon") if name in settings
     }
-    dataset = datasets.load(source, labels=settings["labels"], task=settings["task"], **asked)
-    shape = dataset.inputs.shape[1:]
     preset = fnn.presets.get(settings["network"]) if settings.get("network") else None
-    if dataset.series and preset and (preset.pictures or _reads_sequences(preset)):
+    sequences = _reads_sequences(preset)
+    dataset = datasets.load(source, labels=settings["labels"], task=settings["task"], sequences=sequences, **asked)
+    shape = dataset.inputs.shape[1:]
+    if dataset.series and (sequences or (preset and preset.pictures)):
         shape = dataset.series.window, dataset.series.columns
-    elif preset and preset.pictures:
+    elif sequences and not dataset.tokens:
+        shape = dataset.image_shape or ()
+        if len(shape) != 2:
+            raise ValueError(
+                f"network {settings['network']!r} reads sequences: expected a .txt file, a CSV file with --window, or "
+                f"arrays (Q, T) of integers or (Q, T, R) of numbers; got {dataset.name}"
+            )
+    elif not sequences and preset and preset.pictures:
         try:
             dataset = datasets.pictured(dataset)
         except ValueError as error:
@@ -486,10 +500,13 @@ def prepare(source: str, settings: dict[str, Any]) -> Prepared:
     parts = datasets.split_rows(dataset, test_fraction=settings["test_fraction"], seed=settings["seed"])
     loss = fnn.losses.get(settings["loss"] or _suitable_loss(dataset.task, settings))
     config = _configuration(source, settings, dataset, parts[0], loss)
-    arrays = (_arrays(config, loss, dataset, shape, rows) for rows in parts)
+    training, validation = (_arrays(config, loss, dataset, shape, rows) for rows in parts)
     weights = None if dataset.weights is None else dataset.weights[parts[0]]
+    if dataset.counted is not None:
+        weights, validation = dataset.counted[parts[0]], (*validation, dataset.counted[parts[1]])
     weighing = weights, _class_weights(settings["class_weights"], dataset)
-    return Prepared(datasets.rows(dataset, parts[1]), dataset.own_test > 0, loss, config, *arrays, *weighing)
+    held_out = datasets.rows(dataset, parts[1])
+    return Prepared(held_out, dataset.own_test > 0, loss, config, training, validation, *weighing)
 
 
 def default_network(source: str, settings: dict[str, Any]) -> str | None:
@@ -570,6 +587,8 @@ def _smoothed(task: Prepared, rate: float) -> Prepared:
         return task
     if task.held_out.task != "classification":
         raise ValueError(f"label_smoothing: {task.held_out.name} has numbers to predict, and no classes; got {rate}")
+    if isinstance(task.held_out, Dataset) and task.held_out.labels.ndim > 1:
+        raise ValueError(f"label_smoothing: {task.held_out.name} has a label at each position, which stay as they are")
     if task.loss.targets == "signs":
         raise ValueError(f"label_smoothing: {task.loss.name} takes targets of -1 and +1 alone; got {rate}")
     x, t = task.training
@@ -656,6 +675,11 @@ def build_network(task: Prepared, settings: dict[str, Any]) -> fnn.Network:
     if isinstance(task.held_out, Text):
         preset, tokens = fnn.presets.get(settings["network"]), task.held_out.vocabulary
         network = preset((task.config["context"],), tokens, output=last, tokens=tokens, each_position=True)
+    elif task.held_out.tokens:
+        preset, classes = fnn.presets.get(settings["network"]), task.held_out.classes
+        each = bool(classes) and task.held_out.labels.ndim > 1
+        outputs = len(classes) or t.shape[1]
+        network = preset(x.shape[1:], outputs, output=last, tokens=task.held_out.tokens, each_position=each)
     elif settings.get("network"):
         inputs = x.shape[1:] if x.ndim > 2 else x.shape[1]
         network = fnn.presets.get(settings["network"])(inputs, t.shape[1], output=last)
@@ -710,13 +734,13 @@ def _configuration(source, settings, dataset, training, loss) -> dict[str, Any]:
 
     training: the numbers of the examples to train on.
     """
-    inputs = datasets.fit_preparation(dataset, training)
+    inputs = None if dataset.tokens else datasets.fit_preparation(dataset, training)
     targets = datasets.fit_standardizer(dataset.targets[training]) if dataset.task == "regression" else None
     plain = lambda s: {name: None if x is None else x.tolist() for name, x in s._asdict().items()}  # noqa: E731
     return {
         **_of_data(source, settings, loss),
         **runs.plain_reading(dataset.reading),
-        "inputs": plain(inputs),
+        "inputs": inputs and plain(inputs),
         "targets": plain(targets) if targets else None,
         **environment.provenance(),
     }
@@ -752,6 +776,8 @@ def _arrays(
 def _scaled(config, inputs: np.ndarray, shape: Shape, rows: np.ndarray | None = None) -> np.ndarray:
     """Inputs (Q, *shape) as the network takes them, no wider than it needs."""
     scale, _ = runs.standardizers(config)
+    if scale is None:  # tokens
+        return inputs if rows is None else inputs[rows]
     dtype = np.float64 if config["dtype"] == "float64" else np.float32
     return scale.apply(inputs, rows=rows, dtype=dtype).reshape(-1, *shape)
 
@@ -785,9 +811,10 @@ def outputs_of(network: fnn.Network, params: Any, inputs: np.ndarray) -> np.ndar
     return np.concatenate([np.asarray(network.apply(params, inputs[start : start + block])) for start in starts])
 
 
-def measures(config, network, loss, params, x, t) -> dict[str, float]:
+def measures(config, network, loss, params, x, t, weights=None) -> dict[str, float]:
     """Loss and accuracy, or loss, R^2 and root mean square error in the data's own units."""
-    value, accuracy = fnn.training.evaluate(network, loss, params, x, t, right_answers(config["task"]))
+    correct = right_answers(config["task"])
+    value, accuracy = fnn.training.evaluate(network, loss, params, x, t, correct, weights=weights)
     value, accuracy = (float(_exact(np.asarray(x)[()])) for x in (value, accuracy))  # 0.98, not the float32 beside it
     measured = {"loss": value}
     if config["task"] == "text":

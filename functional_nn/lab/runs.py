@@ -166,6 +166,7 @@ def plain_reading(reading: Reading) -> dict[str, Any]:
         "table": reading.table and reading.table.plain(),
         "pictures": reading.pictures and reading.pictures._asdict(),
         "own_test": reading.own_test,
+        "tokens": reading.tokens,
         "series": reading.series and reading.series._asdict(),
     }
 
@@ -182,6 +183,7 @@ def reading_from(config: dict[str, Any]) -> Reading:
         pictures and Pictures(**pictures),
         config.get("own_test", False),  # older versions knew of no such part
         series and Series(**series),
+        config.get("tokens", 0),
     )
 
 
@@ -216,7 +218,8 @@ def _parameters(folder: Path, network: fnn.Network, dtype) -> dict:
 
 
 def encode(config: dict[str, Any], loss: fnn.Loss, dataset: Dataset) -> np.ndarray:
-    """Targets (Q, S) for the run's outputs: classes in the run's order, coded as its loss wants them; or raw columns.
+    """Targets (Q, S) for the run's outputs: classes in the run's order, coded as its loss wants them, of positions the
+    labels (Q, T); or raw columns.
 
     Raises ValueError for another task, or a class the run does not know.
     """
@@ -229,6 +232,8 @@ def encode(config: dict[str, Any], loss: fnn.Loss, dataset: Dataset) -> np.ndarr
     if unknown:
         raise ValueError(f"{dataset.name}: unknown class {unknown[0]!r} (accepted: {', '.join(known)})")
     numbers = np.array([known.index(name) for name in dataset.classes])[dataset.labels]
+    if numbers.ndim > 1:  # of each position; `fit` codes them batch by batch
+        return numbers
     return code(loss, np.eye(len(known))[numbers])
 
 
