@@ -104,8 +104,8 @@ class Reading:
 
 
 class Dataset(NamedTuple):
-    """Examples as rows. For classification `targets` is the one-hot form of `labels`, and S is C; where each of T tokens
-    has a label, (Q, T), it is the labels themselves.
+    """Examples as rows. For classification `targets` is the one-hot form of `labels`, and S is C; where each token has
+    a label, (Q, T), it is the labels themselves.
 
     own_test: how many of the examples, the last ones, the file itself keeps for testing. weights (Q,): what each
     example counts for in training, where a table's column says so. tokens: how many there are, where the inputs are
