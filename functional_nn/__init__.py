@@ -24,6 +24,7 @@ from functional_nn.gradients.comparison import Agreement, compare, compare_calla
 from functional_nn.networks import activations, connections, initializers, losses, presets
 from functional_nn.networks.activations import Activation
 from functional_nn.networks.connections import Connection
+from functional_nn.networks.generation import generate
 from functional_nn.networks.losses import Loss, class_weights, one_hot, smooth_labels
 from functional_nn.networks.network import Layer, Network, Trace, graph, inference_mode, multilayer
 from functional_nn.networks.stored import windows
@@ -50,6 +51,7 @@ __all__ = [
     "curvature",
     "differentiable",
     "fit",
+    "generate",
     "graph",
     "inference_mode",
     "initializers",

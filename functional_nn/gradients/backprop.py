@@ -286,7 +286,7 @@ def pullback(layer: Layer, params: Params, trace: Trace, g: Array) -> Started:
     if name in trace.dropped:
         mask, a = trace.dropped[name]
         g = g * mask
-    return layer.activation.pullback(g, n, a, trace.kept.get(name), theta(params[name]))
+    return layer.activation.pullback(g, n, a, trace.kept.get(name), theta(layer, params[name], trace.activations))
 
 
 def contract(network: Network, params: Params, trace: Trace, swept: Sweep) -> Params:

@@ -216,7 +216,11 @@ def compare(
         parted = {name: found.differences(lambda t, name=name: {name: t["sensitivities"][name]}) for name in backwards}
         sensitivities = tuple(parted[name][0] for name in backwards)
         apart = [s.name for s in sensitivities if not s.agrees]
-        parted_at = {name: found.parts_at(lambda t, name=name: t["sensitivities"][name]) for name in apart}
+        through_time = {layer.name: layer.activation.through_time for layer in network.layers}
+        parted_at = {
+            name: found.parts_at(lambda t, name=name: t["sensitivities"][name], last=through_time[name])
+            for name in apart
+        }
         kinks, convention = _audit_kinks(network, loss, automatically, params, inputs, targets)
         total = found.total(lambda tree: tree["parameters"])
         third = taylor = None
@@ -419,7 +423,7 @@ def compare_activation(activation: str | Activation, shape: Shape | int = 8, *, 
             found["second_order"] = {"n": second, **_summed_like(theta, second_learned)}
         return found
 
-    own = f.parameters(shape[-1], dtype) if f.parameters else {}  # what is learned of theta
+    own = activations.learned_at_start(f, shape[-1], dtype) if f.parameters else {}  # of theta
 
     def outputs(n, theta):
         return f.forward(n, theta)[0]
@@ -583,8 +587,10 @@ class _Examination:
             rows.append(_difference(name, leaf(self.manual), leaf(self.automatic), self.allowed(leaf)))
         return tuple(rows)
 
-    def parts_at(self, part) -> tuple[int, ...] | None:
-        """The first position of a signal (Q, *P, S) at which the two differ by more than rounding explains there."""
+    def parts_at(self, part, last: bool = False) -> tuple[int, ...] | None:
+        """The first position of a signal (Q, *P, S) at which the two differ by more than rounding explains there; or
+        the last, which is the first on a way back through time.
+        """
         manual, automatic, delta = (
             np.asarray(part(x)).astype(np.float64) for x in (self.manual, self.automatic, self.delta)
         )
@@ -595,7 +601,7 @@ class _Examination:
             apart = np.flatnonzero(~(norm(manual - automatic) <= _LAMBDA * self.unit * norm(delta)))
         if not apart.size:
             return None
-        return tuple(int(i) for i in np.unravel_index(apart[0], manual.shape[1:-1]))
+        return tuple(int(i) for i in np.unravel_index(apart[-1 if last else 0], manual.shape[1:-1]))
 
     def total(self, part) -> Difference:
         """All arrays of a part taken as one vector."""
@@ -834,7 +840,10 @@ def _audit_kinks(network, loss, automatically, params, inputs, targets) -> tuple
     """Counts of net inputs at a kink, and the gradient's relative change when they are pushed off it, either way."""
     trace = forward(network, params, inputs, {})
     audits, push = [], _zero_offsets(network, params, targets)
-    sites = [(layer.name, layer.activation.kink_distance, (trace.net_inputs[layer.name],)) for layer in network.layers]
+    sites = []
+    for layer in network.layers:
+        kept = (trace.kept[layer.name],) if layer.name in trace.kept else ()
+        sites.append((layer.name, layer.activation.kink_distance, (trace.net_inputs[layer.name], *kept)))
     output = network.output
     sites.append((f"{loss.name} at {output.name}", loss.kink_distance, (trace.activations[output.name], targets)))
     unit = unit_roundoff(targets.dtype)

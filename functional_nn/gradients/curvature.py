@@ -23,7 +23,6 @@ Compile what you call again and again. Matrices and vectors over all parameters 
 order.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
@@ -34,6 +33,7 @@ from jax.flatten_util import ravel_pytree
 
 from functional_nn import checks, linalg
 from functional_nn.gradients import backprop, factors
+from functional_nn.gradients.quantities import KroneckerFactors
 from functional_nn.gradients.views import BLOCK, BUDGET, Examples, View, check_budget, fitting, in_blocks, prepare
 from functional_nn.networks import activations, losses
 from functional_nn.networks.losses import Loss, at_positions
@@ -150,7 +150,7 @@ def push_forward(view: View, vector: Params) -> Tangents:
         r = sum(terms[1:], start=terms[0]) if terms else jnp.zeros_like(n[name])
         r_n[name] = plus_bias(r, v)
         r_a[name] = layer.activation.pushforward(
-            r_n[name], theta(v), n[name], a[name], view.trace.kept.get(name), theta(own)
+            r_n[name], theta(layer, v), n[name], a[name], view.trace.kept.get(name), theta(layer, own, a)
         )
     return Tangents(r_n, r_a)
 
@@ -181,8 +181,8 @@ def _hessian_product(view: View) -> Product:
                 r_g = share * at_positions(curvature.product, moved.activations[name], *start)
             r_s, learned = backprop.pullback(layer, params, trace, r_g)
             bent, more = layer.activation.second_order(
-                g[name], r_n, theta(vector[name]), trace.net_inputs[name], trace.activations[name],
-                trace.kept.get(name), theta(params[name]),
+                g[name], r_n, theta(layer, vector[name]), trace.net_inputs[name], trace.activations[name],
+                trace.kept.get(name), theta(layer, params[name], trace.activations),
             )  # fmt: skip
             return r_s + bent, {
                 each: factors.joined(f, more[each]) if each in more else f for each, f in learned.items()
@@ -434,18 +434,12 @@ def kronecker_solve(network: Network, kronecker: dict, damping: Array | float, v
     found = {}
     for layer in network.layers:
         own, given = kronecker[layer.name], vector[layer.name]
-        A, G, dtype = own.activations, own.sensitivities, own.activations.dtype
         of_weights = [given["weights"][source] for source, _ in layer.weighted]
         parts, solved = [w.reshape(len(w), -1) for w in of_weights], {"weights": {}}
         has_bias = bool(parts) and layer.bias == "per_neuron"
         parts += [given["bias"][:, None]] if has_bias else []
         if parts:
-            root = jnp.sqrt(jnp.asarray(damping, dtype))
-            tiny = jnp.finfo(dtype).tiny
-            shares = [jnp.maximum(jnp.trace(M) / len(M), tiny) for M in (A, G)]
-            pi = jnp.sqrt(shares[0] / shares[1])
-            V = _damped_solve(G, root / pi, jnp.concatenate(parts, axis=1).astype(dtype))
-            V = _damped_solve(A, root * pi, V.T).T
+            V = _solve_pair(own, damping, jnp.concatenate(parts, axis=1))
             edges = [sum(part.shape[1] for part in parts[: i + 1]) for i in range(len(parts) - 1)]
             columns = jnp.split(V, edges, axis=1)
             for (source, _), w, x in zip(layer.weighted, of_weights, columns, strict=False):
@@ -453,11 +447,26 @@ def kronecker_solve(network: Network, kronecker: dict, damping: Array | float, v
             if has_bias:
                 solved["bias"] = columns[-1][:, 0]
         alone = {name: given[name] for name in own.others}
-        found[layer.name] = solved | jax.tree.map(functools.partial(_solve_alone, damping), alone, own.others)
+        solve = lambda block, x: (_solve_pair if _is_pair(block) else _solve_alone)(block, damping, x)  # noqa: E731
+        found[layer.name] = solved | jax.tree.map(solve, own.others, alone, is_leaf=_is_pair)
     return jax.tree.map(lambda x, v: x.astype(v.dtype), {name: found[name] for name in vector}, vector)
 
 
-def _solve_alone(damping: Array | float, x: Array, block: Array) -> Array:
+def _is_pair(node) -> bool:
+    return isinstance(node, KroneckerFactors)
+
+
+def _solve_pair(own: KroneckerFactors, damping: Array | float, V: Array) -> Array:
+    A, G, dtype = own.activations, own.sensitivities, own.activations.dtype
+    root = jnp.sqrt(jnp.asarray(damping, dtype))
+    tiny = jnp.finfo(dtype).tiny
+    shares = [jnp.maximum(jnp.trace(M) / len(M), tiny) for M in (A, G)]
+    pi = jnp.sqrt(shares[0] / shares[1])
+    V = _damped_solve(G, root / pi, V.astype(dtype))
+    return _damped_solve(A, root * pi, V.T).T
+
+
+def _solve_alone(block: Array, damping: Array | float, x: Array) -> Array:
     damping = jnp.asarray(damping, block.dtype)
     return _damped_solve(block, damping, x.astype(block.dtype).ravel()).reshape(x.shape)
 

@@ -570,12 +570,13 @@ class KroneckerFactors(NamedTuple):
     activations (A, A): the mean of a a^T, over all its weighted sources side by side in their order, each with the K
     numbers that a neuron reads of it, and then 1 where it has a bias per neuron; (0, 0) where it has none of these.
     sensitivities (S, S): the sum over the columns of s s^T, as much of F as each example is. others: the exact blocks
-    (N, N) of what is not an outer product: a shared bias or one per position, learned activation parameters.
+    (N, N) of what is not an outer product: a shared bias or one per position, learned activation parameters; of a
+    learned matrix, as of a recurrence, KroneckerFactors of its own.
     """
 
     activations: Array
     sensitivities: Array
-    others: dict[str, Array]
+    others: dict[str, Any]
 
 
 Shared = Literal["expand", "reduce"]
@@ -587,18 +588,28 @@ def _kronecker(view: View, over: Callable, shared: Shared) -> dict[str, Kronecke
         left = left.reshape(len(left), math.prod(left.shape[1:-1]), left.shape[-1])
         return jnp.einsum("qcs,qct->st", left * part.astype(left.dtype)[:, None, None], left)
 
+    def of_sensitivities(f):
+        summed = shared == "reduce" and factors.is_shared(f)
+        return products(jnp.sum(f.left, axis=-2) if summed else f.left, view.share)
+
+    def of_read(x):  # (Q, A), or (Q, T, A)
+        if x.ndim == 2:
+            return products(x, view.part)
+        return products(jnp.mean(x, axis=1), view.part) if shared == "reduce" else products(x, view.part / x.shape[1])
+
     def squares(factored):
         found = {}
         for layer in view.network.layers:
             own = factored[layer.name]
-            block = lambda f: products(f.left if f.right is None else _flat(factors.formed(f)), view.share)  # noqa: E731
+            block = lambda f: products(f.left, view.share) if f.right is None else of_sensitivities(f)  # noqa: E731
             G = jnp.zeros((0, 0), view.dtype)
             if layer.weighted:
-                f = own["weights"][layer.weighted[0][0]]
-                summed = shared == "reduce" and factors.is_shared(f)
-                G = products(jnp.sum(f.left, axis=-2) if summed else f.left, view.share)
+                G = of_sensitivities(own["weights"][layer.weighted[0][0]])
             found[layer.name] = G, factors.each(block, _alone(layer, own))
         return found
+
+    def with_read(G, f):
+        return G if f.right is None else KroneckerFactors(of_read(f.right), G, {})
 
     found = over(squares)
     for layer in view.network.layers:
@@ -613,15 +624,11 @@ def _kronecker(view: View, over: Callable, shared: Shared) -> dict[str, Kronecke
             )
         if layer.bias == "per_neuron" and layer.weighted:
             columns.append(jnp.ones_like(columns[0][..., :1]))
-        x, part = jnp.concatenate(columns, axis=-1), view.part
-        if x.ndim == 3:
-            x, part = (jnp.mean(x, axis=1), part) if shared == "reduce" else (x, part / x.shape[1])
-        found[layer.name] = KroneckerFactors(products(x, part), *found[layer.name])
+        G, others = found[layer.name]
+        for name, f in view.swept.learned[layer.name].items():
+            others["learned"][name] = with_read(others["learned"][name], f)
+        found[layer.name] = KroneckerFactors(of_read(jnp.concatenate(columns, axis=-1)), G, others)
     return found
-
-
-def _flat(formed: Array) -> Array:
-    return formed.reshape(*formed.shape[:-2], -1)
 
 
 def _alone(layer: Layer, own: dict) -> dict:
@@ -636,7 +643,12 @@ def _factor_elements(whole: Whole, **options) -> int:
         own = whole.params[layer.name]
         read = sum(w.size // len(w) for w in own["weights"].values()) + 1
         alone = jax.tree.leaves(_alone(layer, own))
-        found += (layer.rows**2 + read**2 if layer.weighted else 0) + sum(x.size**2 for x in alone if x.size > 1)
+        matrices = [
+            x for x in jax.tree.leaves(own.get("learned", {})) if x.ndim == 2
+        ]  # which have factors of their own
+        found += layer.rows**2 + read**2 if layer.weighted else 0
+        found += sum(x.size**2 for x in alone if x.size > 1) - sum(x.size**2 for x in matrices)
+        found += sum(n**2 for x in matrices for n in x.shape)
     return found
 
 
@@ -750,7 +762,7 @@ def layer_statistics(view, *, saturation=0.01):
             view.trace.activations[layer.name],
             view.swept.sensitivities[layer.name],
         )
-        kept, own = view.trace.kept.get(layer.name), theta(view.params[layer.name])
+        kept, own = view.trace.kept.get(layer.name), theta(layer, view.params[layer.name], view.trace.activations)
         slope = _own_slopes(layer.activation, n, a, kept, own)
         over = tuple(range(1, a.ndim))
         mean = lambda x: jnp.sum(jnp.mean(wide(x), axis=tuple(range(1, x.ndim))) * view.part)  # noqa: E731

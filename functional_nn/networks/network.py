@@ -66,6 +66,8 @@ class Layer:
     dropout: the rate in [0, 1) at which neurons are dropped in training, that is wherever a key is given; those left
     are divided by 1 - rate, so that nothing changes where none is (Srivastava et al. 2014, section 10).
     connections: by which each source is read, where not told beside it.
+    lengths: the input, declared with the shape (), whose integers (Q,) say how many of an example's positions count;
+    attention and the recurrences ask, None: all do.
     Raises ValueError for a size < 1, an unknown name, an initializer that the bias does not suit, another rate.
     """
 
@@ -77,6 +79,7 @@ class Layer:
     initializer: Initializer | str | None = None
     dropout: float = 0.0
     connections: tuple[Connection, ...] = field(default=(), repr=False)
+    lengths: str | None = None
 
     def __post_init__(self):
         activation = activations.get(self.activation)
@@ -93,6 +96,10 @@ class Layer:
         _check_name("layer", self.name)
         _check_size(f"layer {self.name!r}", self.size)
         _check_learned(self.name, self.size, activation)
+        if self.lengths is not None and not activation.by_length:
+            raise ValueError(
+                f"layer {self.name!r}: {activation.name} asks for no lengths; attention and the recurrences do"
+            )
         if self.bias not in Bias.__args__:
             raise ValueError(f"layer {self.name!r}: " + registry.unknown("bias", str(self.bias), Bias.__args__))
         if initializer.sets_bias and self.bias == "shared":
@@ -102,7 +109,8 @@ class Layer:
             )
 
     def __repr__(self) -> str:
-        told = [field for field in dataclasses.fields(self) if field.repr or not self.is_dense]
+        left_out = {"connections": self.is_dense, "lengths": self.lengths is None}
+        told = [field for field in dataclasses.fields(self) if not left_out.get(field.name)]
         return f"Layer({', '.join(f'{field.name}={vars(self)[field.name]!r}' for field in told)})"
 
     @property
@@ -137,7 +145,7 @@ class Network:
     inputs: ((name, R), ...) of vectors, or the shape (*P, R) of one example, of tokens (*P,). layers: in an order in
     which every layer reads only what stands before it; the last is the output.
     shapes: {name: of one example's signal} of all inputs and layers; net_shapes: {layer: of its net inputs}; tokens:
-    {input: how many it may be}, of the inputs that are integers.
+    {input: how many it may be}, of the inputs that are integers; lengths: those that are numbers of positions, (Q,).
     Raises ValueError for whatever is wrong with the graph.
     """
 
@@ -146,18 +154,22 @@ class Network:
     shapes: Mapping[str, Shape] = field(init=False, repr=False, compare=False)
     net_shapes: Mapping[str, Shape] = field(init=False, repr=False, compare=False)
     tokens: Mapping[str, int] = field(init=False, repr=False, compare=False)
+    lengths: frozenset[str] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self):
         settle = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731 (the class is frozen)
         shapes = [(name, _input_shape(name, shape)) for name, shape in self.inputs]
         settle("inputs", tuple((name, shape[0] if len(shape) == 1 else shape) for name, shape in shapes))
         _check_graph(self.inputs, self.layers)
+        settle("lengths", frozenset(layer.lengths for layer in self.layers if layer.lengths))
         settle("tokens", _tokens(self.inputs, self.layers))
         settle("shapes", dict(shapes))
         settle("net_shapes", {})
         for layer in self.layers:
             n = _net_shape(layer, self.shapes)
             self.net_shapes[layer.name], self.shapes[layer.name] = n, _output_shape(layer, n)
+        for name in self.lengths:
+            self.tokens[name] = 1 + _longest(name, self.layers, self.net_shapes)
 
     @property
     def output(self) -> Layer:
@@ -171,9 +183,10 @@ class Network:
 
     @property
     def trace_size(self) -> int:
-        """How many net inputs and outputs one example has, of all layers together."""
+        """How many numbers one example's trace has: net inputs, outputs and what else is kept of all layers."""
         signals = (self.shapes[layer.name] for layer in self.layers)
-        return sum(map(math.prod, (*self.net_shapes.values(), *signals)))
+        kept = (activations.kept_size(layer.activation, self.net_shapes[layer.name]) for layer in self.layers)
+        return sum(map(math.prod, (*self.net_shapes.values(), *signals))) + sum(kept)
 
     @property
     def drops(self) -> bool:
@@ -214,7 +227,8 @@ class Network:
             shape = _bias_shape(layer, self.net_shapes[layer.name])
             params["bias"] = bias[:1] if layer.bias == "shared" else jnp.broadcast_to(bias, shape)
         if layer.activation.parameters:
-            params["learned"] = layer.activation.parameters(layer.size, dtype)
+            own = jax.random.fold_in(key, len(layer.reads))  # no source of many columns has this number
+            params["learned"] = activations.learned_at_start(layer.activation, layer.size, dtype, own)
         if layer.activation.statistics:
             params["statistics"] = layer.activation.statistics(layer.size, dtype)
         return params
@@ -262,7 +276,8 @@ class Network:
         prepared = {}
         for name, _ in self.inputs:
             label = f"inputs[{name!r}]" if isinstance(inputs, Mapping) else "inputs"
-            prepared[name] = _batch(label, by_name[name], self.shapes[name], dtype, self.tokens.get(name))
+            kind = "lengths" if name in self.lengths else "tokens"
+            prepared[name] = _batch(label, by_name[name], self.shapes[name], dtype, self.tokens.get(name), kind)
         examples = {name: x.shape[0] for name, x in prepared.items()}
         if len(set(examples.values())) > 1:
             raise ValueError(f"inputs: expected the same number of examples in each, got {examples}")
@@ -402,7 +417,7 @@ def forward(
         n = plus_bias(sum(terms[1:], start=terms[0]), own)  # Hagan P3.2: whatever enters the junction is just added
         if name in offsets:
             n = n + offsets[name]
-        a, keeps = layer.activation.forward(n, theta(own))
+        a, keeps = layer.activation.forward(n, theta(layer, own, outputs))
         if keeps is not None:
             kept[name] = keeps
         if layer.dropout and key is not None:
@@ -427,9 +442,12 @@ def plus_bias(n: Array, layer_params: dict) -> Array:
     return n + lax.expand_dims(bias, tuple(range(n.ndim - bias.ndim)))
 
 
-def theta(layer_params: dict) -> dict[str, Array]:
-    """What the layer's activation has learned, and what statistics it has, {} for most."""
-    return layer_params.get("learned", {}) | layer_params.get("statistics", {})
+def theta(layer: Layer, layer_params: dict, signals: Mapping[str, Array] = MappingProxyType({})) -> dict[str, Array]:
+    """What the layer's activation reads beside its net inputs, {} for most: what it has learned, what statistics it
+    has, and, of the network's signals, the "lengths" (Q,) of the examples. Of a tangent there are no signals.
+    """
+    found = layer_params.get("learned", {}) | layer_params.get("statistics", {})
+    return found | {"lengths": signals[layer.lengths]} if layer.lengths in signals else found
 
 
 @functools.lru_cache(maxsize=256)
@@ -510,14 +528,14 @@ def abstract_params(network: Network, dtype) -> Params:
     return jax.eval_shape(lambda: network.init(jax.random.key(0), dtype))
 
 
-def _batch(label: str, x: Array, shape: Shape, dtype, tokens: int | None) -> Array:
+def _batch(label: str, x: Array, shape: Shape, dtype, tokens: int | None, kind: str) -> Array:
     checks.numeric(label, x, dtype)
     if x.shape[1:] != shape or x.ndim == 0:
         raise ValueError(f"{label}: expected shape {_of_batch(shape)}, got {x.shape}")
     if x.shape[0] == 0:
         raise ValueError(f"{label}: expected at least one example, got shape {x.shape}")
     if tokens is not None:
-        return _tokens_of(label, x, tokens)
+        return _tokens_of(label, x, tokens, kind)
     checks.finite(label, x)
     checks.representable(label, x, dtype)
     if x.dtype.kind in "biu" and x.dtype.itemsize <= 2:  # bytes go to the device as they are, and are widened there
@@ -525,13 +543,13 @@ def _batch(label: str, x: Array, shape: Shape, dtype, tokens: int | None) -> Arr
     return jnp.asarray(x, dtype)
 
 
-def _tokens_of(label: str, x: Array, tokens: int) -> Array:
+def _tokens_of(label: str, x: Array, tokens: int, kind: str) -> Array:
     if x.dtype.kind not in "iu":
-        raise ValueError(f"{label}: expected tokens, integers 0 to {tokens - 1}, got dtype {x.dtype}")
+        raise ValueError(f"{label}: expected {kind}, integers 0 to {tokens - 1}, got dtype {x.dtype}")
     if checks.is_concrete(x):
         index = checks.first(x, lambda block: (block < 0) | (block >= tokens))
         if index is not None:
-            raise ValueError(f"{label}: expected tokens 0 to {tokens - 1}, got {np.asarray(x)[index]} at index {index}")
+            raise ValueError(f"{label}: expected {kind} 0 to {tokens - 1}, got {np.asarray(x)[index]} at index {index}")
     # what does not fit into 32 bits would come back as another token
     return jnp.where((x >= 0) & (x < tokens), x, -1).astype(jnp.int32)
 
@@ -562,7 +580,7 @@ def _check_size(label: str, size: int) -> None:
 def _check_learned(layer: str, size: int, activation: Activation) -> None:
     if activation.parameters:
         try:
-            learned = jax.eval_shape(lambda: activation.parameters(size, jnp.float32))
+            learned = jax.eval_shape(lambda: activations.learned_at_start(activation, size, jnp.float32))
         except ValueError as error:
             raise ValueError(f"layer {layer!r}: its activation {activation.name} {error}") from None
         for name in learned:
@@ -598,8 +616,6 @@ def _read_by(layer: Layer) -> tuple[tuple[str, ...], tuple[Connection, ...]]:
 def _input_shape(name: str, shape: int | Sequence[int]) -> Shape:
     _check_name("input", name)
     shape = tuple(shape) if isinstance(shape, tuple | list) else (shape,)
-    if not shape:
-        raise ValueError(f"input {name!r}: shape must have at least one axis, got ()")
     for size in shape:
         _check_size(f"input {name!r}", size)
     return tuple(map(int, shape))
@@ -640,7 +656,15 @@ def _bias_shape(layer: Layer, n: Shape) -> Shape:
 def _tokens(inputs: tuple[tuple[str, int | Shape], ...], layers: tuple[Layer, ...]) -> dict[str, int]:
     """How many tokens there are, of the inputs that are read as such."""
     found: dict[str, int] = {}
-    for name, _ in inputs:
+    told = {layer.lengths for layer in layers}
+    for name, shape in inputs:
+        if (shape == ()) != (name in told):
+            raise ValueError(
+                f"input {name!r}: the shape (), a number an example, is that of lengths, which layers with lengths="
+                f"{name!r} read, and no other; got {shape}"
+            )
+        if name in told:
+            continue
         limits = {by.tokens for layer in layers for source, by in layer.reads if source == name}
         if limits != {None} and None in limits:
             raise ValueError(f"input {name!r} is read as tokens by one layer and as numbers by another; name it twice")
@@ -653,6 +677,14 @@ def _tokens(inputs: tuple[tuple[str, int | Shape], ...], layers: tuple[Layer, ..
                     f"layer {layer.name!r} reads {source!r} by {by.name}: only an input is of integers, a layer is not"
                 )
     return found
+
+
+def _longest(name: str, layers: tuple[Layer, ...], net_shapes: Mapping[str, Shape]) -> int:
+    """How many positions the layers have that count by these lengths; ValueError where that is not one number."""
+    found = {layer.name: math.prod(net_shapes[layer.name][:-1]) for layer in layers if layer.lengths == name}
+    if len(set(found.values())) > 1:
+        raise ValueError(f"input {name!r}: lengths are of as many positions in each layer that asks, got {found}")
+    return next(iter(found.values()))
 
 
 def _check_graph(inputs: tuple[tuple[str, int | Shape], ...], layers: tuple[Layer, ...]) -> None:
@@ -684,10 +716,13 @@ def _check_graph(inputs: tuple[tuple[str, int | Shape], ...], layers: tuple[Laye
             raise ValueError(
                 f"layer {layer.name!r} reads {source!r}, which is not an input or an earlier layer: {problem}"
             )
+        if layer.lengths is not None and layer.lengths not in {name for name, _ in inputs}:
+            problem = registry.unknown("input", str(layer.lengths), [name for name, _ in inputs])
+            raise ValueError(f"layer {layer.name!r}: lengths name an input: {problem}")
         known[layer.name] = None
     if layers[-1].dropout:
         raise ValueError(f"layer {layers[-1].name!r}: the output cannot drop neurons; dropout must be 0 there")
-    read = {source for layer in layers for source in layer.sources}
+    read = {source for layer in layers for source in (*layer.sources, layer.lengths)}
     for name in known:
         if name not in read and name != layers[-1].name:
             raise ValueError(f"{name!r} is read by no layer, so it cannot reach the output {layers[-1].name!r}")

@@ -2,9 +2,12 @@
 
     fnn.presets.get("lenet")((28, 28, 1), 10)        # called with the shape of one example, and how many outputs
     fnn.presets.get("residual(depth=3, norm=layer_norm)")((32, 32, 3), 10)
+    fnn.presets.get("transformer(layers=2)")(32, 96, tokens=96, each_position=True)       # of 32 characters, the next
+    fnn.presets.get("gru")((40, 1), 10)                                                   # of a series, its class
 
-Letters: P positions along each axis of a signal, C channels. All but `mlp` read signals (*P, C) of one to three axes,
-pictures (H, W, C) among them; what they write as k x k below is as long along every axis that there is.
+Letters: P positions along each axis of a signal, C channels, T positions of a sequence. `mlp` reads vectors, the
+networks for pictures signals (*P, C) of one to three axes; what they write as k x k below is as long along every axis
+that there is. Those for sequences read (T, C), or (T,) of tokens.
 """
 
 import math
@@ -28,23 +31,44 @@ class Preset(Described):
     """preset(inputs, outputs, output="softmax") -> Network.
 
     inputs: the shape of one example, (*P, C), or R of vectors; outputs: how many neurons the output layer has, output:
-    its activation. pictures: does it read signals with positions? Raises ValueError for inputs that it cannot read.
+    its activation. pictures: does it read signals with positions? sequences: does it read them in order? Such a one
+    takes also tokens: how many there are, where inputs are integers, T or (T,); each_position: has it outputs at each
+    position, which know nothing of later ones, or one for all; lengths: does it read an input "lengths" (Q,), how many
+    positions of each example count? Raises ValueError for inputs that it cannot read.
     """
 
     name: str
-    build: Callable[[Shape, int, Activation | str], Network] = field(repr=False)
+    build: Callable[..., Network] = field(repr=False)
     pictures: bool = True
+    sequences: bool = False
 
-    def __call__(self, inputs: Shape | int, outputs: int, output: Activation | str = "softmax") -> Network:
+    def __call__(
+        self,
+        inputs: Shape | int,
+        outputs: int,
+        output: Activation | str = "softmax",
+        *,
+        tokens: int | None = None,
+        each_position: bool = False,
+        lengths: bool = False,
+    ) -> Network:
+        told = {"tokens": tokens, "each_position": each_position, "lengths": lengths}
         shape = tuple(inputs) if isinstance(inputs, tuple | list) else (inputs,)
         if not shape or any(isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1 for n in shape):
             raise ValueError(f"{self.name}: inputs must be a shape of integers >= 1, or one of them, got {inputs!r}")
-        if self.pictures and not 2 <= len(shape) <= 4:
+        if self.sequences:
+            if len(shape) != (2 if tokens is None else 1):
+                reads = "sequences (T, channels), or T of tokens=..." if tokens is None else "T tokens"
+                raise ValueError(f"{self.name} reads {reads}; got {shape}")
+        elif any(told.values()):
+            wrong = next(name for name, value in told.items() if value)
+            raise ValueError(f"{self.name} reads no sequences, which {wrong} is for; {_of_sequences()} do")
+        elif self.pictures and not 2 <= len(shape) <= 4:
             raise ValueError(
                 f"{self.name} reads signals (*positions, channels), pictures (H, W, C) for one; got {shape}"
             )
         try:
-            return self.build(shape, outputs, output)
+            return self.build(shape, outputs, output, **(told if self.sequences else {}))
         except ValueError as error:
             raise ValueError(f"{self.name} of {shape}: {error}") from None
 
@@ -166,6 +190,125 @@ def residual(
         return Network((("image", shape),), tuple(layers))
 
     return Preset(f"residual({depth}, {width}, {norm}, {stages}, {activation})", build)
+
+
+# Sequences ------------------------------------------------------------------------------------------------------------
+
+
+def _of_sequences() -> str:
+    return ", ".join(name for name in names() if _registry.get(name).sequences)
+
+
+def _read_sequence(tokens: int | None) -> tuple[str, Connection]:
+    return "sequence", connections.dense if tokens is None else connections.embedding(tokens)
+
+
+def _of_sequence(shape: Shape, layers: list[Layer], lengths: bool) -> Network:
+    return Network((("sequence", shape), *((("lengths", ()),) if lengths else ())), tuple(layers))
+
+
+@register
+def transformer(
+    layers: int = 2,
+    heads: int = 2,
+    width: int = 64,
+    hidden: int | None = None,
+    positions: str = "learned",
+    norm: str = "layer_norm",
+    activation: str = "gelu",
+    dropout: float = 0.0,
+) -> Preset:
+    """Blocks of attention and of two dense layers at each position, each added to what it reads, normalized: Vaswani et
+    al. 2017, with the norms before each part and one at the end (Radford et al. 2019, Sec. 2.3).
+
+    width: channels throughout; hidden: of the dense layers between, 4 width where not given; activation: theirs, such
+    as "swiglu". positions: "learned" (one for each of T), "sinusoidal", "rotary" or "none". dropout: of attention's
+    outputs and of the hidden layers. With outputs at each position it is causal; else their mean is read.
+    """
+    layers, heads, width = (
+        checks.integer("transformer", name, value, 1)
+        for name, value in {"layers": layers, "heads": heads, "width": width}.items()
+    )
+    hidden = 4 * width if hidden is None else checks.integer("transformer", "hidden", hidden, 1)
+    checks.one_of("transformer", "positions", positions, ("learned", "sinusoidal", "rotary", "none"))
+    if width % heads:
+        raise ValueError(f"transformer: heads={heads} must divide width={width}")
+
+    def build(shape, outputs, output, tokens, each_position, lengths):
+        count = "lengths" if lengths else None
+        attends = activations.attention(heads, causal=each_position, rotary=positions == "rotary")
+        found = [
+            Layer(
+                "embedding",
+                width,
+                "sinusoidal" if positions == "sinusoidal" else "linear",
+                (_read_sequence(tokens),),
+                bias="per_position" if positions == "learned" else "per_neuron",
+            )  # fmt: skip
+        ]
+
+        def normalized(name: str) -> Layer:
+            return Layer(name, width, norm, ((found[-1].name, "identity"),), bias="none")
+
+        for number in range(1, layers + 1):
+            block, before = f"block{number}", found[-1].name
+            found.append(normalized(f"{block}_norm1"))
+            found.append(Layer(f"{block}_attention", width, attends, (found[-1].name,), dropout=dropout, lengths=count))
+            added = f"{block}_mixed"
+            found.append(Layer(added, width, "linear", (found[-1].name, (before, "identity"))))
+            found.append(normalized(f"{block}_norm2"))
+            found.append(Layer(f"{block}_hidden", hidden, activation, (found[-1].name,), dropout=dropout))
+            found.append(Layer(block, width, "linear", (found[-1].name, (added, "identity"))))
+        found.append(normalized("norm"))
+        if not each_position:
+            found.append(Layer("mean", width, "mean_pool", (("norm", "identity"),), bias="none", lengths=count))
+        found.append(Layer("output", outputs, output, (found[-1].name,)))
+        return _of_sequence(shape, found, lengths)
+
+    name = f"transformer({layers}, {heads}, {width}, {hidden}, {positions}, {norm}, {activation}, {dropout})"
+    return Preset(name, build, sequences=True)
+
+
+def _recurrent(name: str, cell: Activation, width: int, layers: int, dropout: float) -> Preset:
+    """`layers` recurrent layers, each reading the states of the one before; the last state is read, or each of them."""
+
+    def build(shape, outputs, output, tokens, each_position, lengths):
+        found, reads = [], _read_sequence(tokens)
+        for number in range(1, layers + 1):
+            count = "lengths" if lengths else None
+            found.append(Layer(f"state{number}", width, cell, (reads,), dropout=dropout, lengths=count))
+            reads = found[-1].name
+        if not each_position:
+            found.append(Layer("last", width, "linear", ((reads, connections.take(-1)),), bias="none"))
+        found.append(Layer("output", outputs, output, (found[-1].name,)))
+        return _of_sequence(shape, found, lengths)
+
+    return Preset(name, build, sequences=True)
+
+
+@register
+def elman(width: int = 64, layers: int = 1, activation: str = "tanh", dropout: float = 0.0) -> Preset:
+    """Layers that read their own state of the position before: Elman 1990. dropout: of the states that are read above.
+
+    With outputs at each position these are read from its state; else from the last, that of an example's length.
+    """
+    width, layers = checks.integer("elman", "width", width, 1), checks.integer("elman", "layers", layers, 1)
+    name = f"elman({width}, {layers}, {activation}, {dropout})"
+    return _recurrent(name, activations.recurrent(activation), width, layers, dropout)
+
+
+@register
+def gru(width: int = 64, layers: int = 1, dropout: float = 0.0) -> Preset:
+    """The same of gated recurrent units: Cho et al. 2014 (arXiv 1406.1078)."""
+    width, layers = checks.integer("gru", "width", width, 1), checks.integer("gru", "layers", layers, 1)
+    return _recurrent(f"gru({width}, {layers}, {dropout})", activations.gru(), width, layers, dropout)
+
+
+@register
+def lstm(width: int = 64, layers: int = 1, dropout: float = 0.0) -> Preset:
+    """The same of long short-term memory: Hochreiter and Schmidhuber 1997, Gers et al. 2000."""
+    width, layers = checks.integer("lstm", "width", width, 1), checks.integer("lstm", "layers", layers, 1)
+    return _recurrent(f"lstm({width}, {layers}, {dropout})", activations.lstm(), width, layers, dropout)
 
 
 def _conv(axes: int, kernel: int, stride: int = 1, padded: bool = True) -> Connection:

@@ -85,6 +85,8 @@ def describe_network(network: Network) -> dict[str, Any]:
                 "dropout": layer.dropout}  # fmt: skip
         if not layer.is_dense:
             told["connections"] = [by.name for by in layer.connections]
+        if layer.lengths is not None:
+            told["lengths"] = layer.lengths
         layers.append(told)
     inputs = {name: shape if isinstance(shape, int) else list(shape) for name, shape in network.inputs}
     return {"inputs": inputs, "layers": layers}

@@ -164,7 +164,7 @@ def _program(network: fnn.Network, loss: fnn.Loss) -> Callable[..., Found]:
         """F'(n)^T, column i the pullback of e_i."""
         across = lambda x: jnp.repeat(x[layer.name], layer.size, axis=0)  # noqa: E731
         n, a = across(trace.net_inputs), across(trace.activations)
-        unit, own = jnp.eye(layer.size, dtype=a.dtype), theta(params[layer.name])
+        unit, own = jnp.eye(layer.size, dtype=a.dtype), theta(layer, params[layer.name])
         return layer.activation.pullback(unit, n, a, None, own)[0].T  # these keep nothing for their derivatives
 
     @jax.jit

@@ -1,7 +1,8 @@
 """Activations a = f(n): each row holds its forward map, its hand-written pullback and its second-order action.
 
 Of single neurons (`neurons.py`: elementwise functions, softmax, maxout), and of whole signals: the largest number of a
-window (`pooling.py`), and what is centred and scaled by a mean and a deviation (`normalization.py`).
+window (`pooling.py`), what is centred and scaled by a mean and a deviation (`normalization.py`), gates and positions
+(`gates.py`), and what goes over sequences: attention (`attention.py`) and recurrences (`recurrence.py`).
 """
 
 from functional_nn.networks.activations.activation import (
@@ -12,6 +13,8 @@ from functional_nn.networks.activations.activation import (
     check_examples_apart,
     elementwise,
     get,
+    kept_size,
+    learned_at_start,
     mixes,
     mixes_examples,
     names,
@@ -19,6 +22,8 @@ from functional_nn.networks.activations.activation import (
     register,
     started,
 )
+from functional_nn.networks.activations.attention import attention
+from functional_nn.networks.activations.gates import geglu, glu, sinusoidal, swiglu
 from functional_nn.networks.activations.neurons import (
     celu,
     elu,
@@ -45,37 +50,47 @@ from functional_nn.networks.activations.neurons import (
     tanh,
 )
 from functional_nn.networks.activations.normalization import batch_norm, group_norm, layer_norm, rms_norm
-from functional_nn.networks.activations.pooling import max_pool
+from functional_nn.networks.activations.pooling import max_pool, mean_pool
+from functional_nn.networks.activations.recurrence import gru, lstm, recurrent
 
 __all__ = [
     "Activation",
     "Range",
     "Running",
     "Theta",
+    "attention",
     "batch_norm",
     "celu",
     "check_examples_apart",
     "elementwise",
     "elu",
+    "geglu",
     "gelu",
     "get",
+    "glu",
     "group_norm",
+    "gru",
     "hard_sigmoid",
     "hard_tanh",
     "hardlim",
     "hardlims",
+    "kept_size",
     "largest_in_row",
     "layer_norm",
     "leaky_relu",
+    "learned_at_start",
     "linear",
+    "lstm",
     "max_pool",
     "maxout",
+    "mean_pool",
     "mish",
     "mixes",
     "mixes_examples",
     "names",
     "output_shape",
     "prelu",
+    "recurrent",
     "register",
     "relu",
     "relu6",
@@ -84,9 +99,11 @@ __all__ = [
     "shifted_relu",
     "sigmoid",
     "silu",
+    "sinusoidal",
     "softmax",
     "softplus",
     "softsign",
     "started",
+    "swiglu",
     "tanh",
 ]

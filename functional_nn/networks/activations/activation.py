@@ -1,6 +1,7 @@
 """What an activation is: a forward map with its derivatives by hand, and the registry of those with names."""
 
 import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from functional_nn.networks.connections import Shape
+from functional_nn.networks.connections import Factors, Shape
 from functional_nn.registry import Described, Registry, remember
 
 Theta = dict[str, Array]
@@ -37,8 +38,9 @@ class Activation(Described):
     pushforward(r, r_theta, n, a, kept, theta) -> R{a} = F'(n) r + ...      (Q, *P, S)
     second_order(g, r, r_theta, n, a, kept, theta) -> R{pullback} at fixed g: ((F''(n) r)^T g, {name: Factors})
     slopes(n, a, kept, theta) -> da_i/dn_i (Q, *P, S); None where pullbacks may tell it
-    kink_distance(n) -> how far each net input is from a kink or a tie (Q, *P, N); None for a smooth function
-    parameters(size, dtype) -> theta at the start of training
+    kink_distance(n) -> how far each net input is from a kink or a tie (Q, *P, N); None for a smooth function. One that
+    keeps something is given it, too: kink_distance(n, kept)
+    parameters(size, dtype) -> theta at the start of training; drawn(size, dtype, key) -> those of it that are random
 
     kept: what the derivatives use again, for the trace; None for most. A learned parameter's share of an example is a
     pair of factors like a weight's; Factors(left, None) is the share itself, of each neuron (Q, *P, S), which what
@@ -46,8 +48,11 @@ class Activation(Described):
 
     `gives` says what the outputs are: "real", each in the "unit interval", or each row a "distribution"; losses ask.
     `alone` says that each neuron's output depends on its own net inputs alone, as of `elementwise` and maxout; what
-    looks at single neurons (padding, saturation) asks. statistics(size, dtype) -> {name: array}, before any batch, of
-    what was seen in training: they stand in the parameters and in theta, but are not learned; `running` renews them.
+    looks at single neurons (padding, saturation) asks. by_length: it reads theta["lengths"] (Q,), where there is any:
+    how many of an example's positions count. through_time: its pullback goes through the positions from the last, so
+    that a fault is seen first at the latest of those it reaches. statistics(size, dtype) -> {name: array}, before any
+    batch, of what was seen in training: they stand in the parameters and in theta, but are not learned; `running`
+    renews them.
     `pullback` is None for functions through which nothing can be trained (hardlim), `second_order` for those without a
     second derivative.
     """
@@ -57,13 +62,16 @@ class Activation(Described):
     pullback: Callable | None
     pushforward: Callable | None
     second_order: Callable | None
-    kink_distance: Callable[[Array], Array] | None = None
+    kink_distance: Callable[..., Array] | None = None
     slopes: Callable[[Array, Array, Any, Theta], Array] | None = None
     parameters: Callable[[int, jnp.dtype], Theta] | None = None
+    drawn: Callable[[int, jnp.dtype, Array], Theta] | None = None
     pieces: int = 1
     gives: Range = "real"
     initializer: str = "xavier_uniform"
     alone: bool = False
+    by_length: bool = False
+    through_time: bool = False
     statistics: Callable[[int, jnp.dtype], Theta] | None = None
     running: Running | None = None
 
@@ -117,6 +125,29 @@ def elementwise(
     )
 
 
+def by_forward_derivative(forward: Callable, pullback: Callable) -> Callable:
+    """The second-order action as `jax.jvp` of the hand-written pullback, for rows of which it would be long by hand."""
+
+    def second_order(g, r, r_theta, n, a, kept, theta):
+        def pulled_back(n, learned):
+            own = theta | learned
+            return pullback(g, n, *forward(n, own), own)
+
+        learned = {name: theta[name] for name in r_theta}
+        (_, shares), (r_s, r_shares) = jax.jvp(pulled_back, (n, learned), (r, r_theta))
+        return r_s, {name: _change(f, r_shares[name]) for name, f in shares.items()}
+
+    return second_order
+
+
+def _change(f: Factors, moved: Factors) -> Factors:
+    # R{sum_t left_t right_t^T}: both products side by side, as more positions
+    if f.right is None:
+        return moved
+    left = jnp.concatenate([moved.left, f.left], axis=1)
+    return Factors(left, jnp.concatenate([f.right, moved.right], axis=1))
+
+
 @functools.lru_cache(maxsize=256)
 def output_shape(activation: Activation, n: Shape) -> Shape:
     """Of one example's outputs, for net inputs (*P, N)."""
@@ -127,10 +158,28 @@ def output_shape(activation: Activation, n: Shape) -> Shape:
     return jax.eval_shape(outputs, jax.ShapeDtypeStruct((2, *n), jnp.float32)).shape[1:]
 
 
-def started(activation: Activation, size: int, dtype) -> Theta:
-    """theta at the start of training."""
-    theta = activation.parameters(size, dtype) if activation.parameters else {}
+@functools.lru_cache(maxsize=256)
+def kept_size(activation: Activation, n: Shape) -> int:
+    """How many numbers of one example are kept, for net inputs (*P, N)."""
+    if activation.alone:
+        return 0
+    theta = started(activation, n[-1] // activation.pieces, jnp.float32)
+    kept = jax.eval_shape(lambda n: activation.forward(n, theta)[1], jax.ShapeDtypeStruct((2, *n), jnp.float32))
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(kept)) // 2
+
+
+def started(activation: Activation, size: int, dtype, key: Array | None = None) -> Theta:
+    """theta at the start of training; what is random of it is drawn from the key, from a fixed one where None."""
+    theta = learned_at_start(activation, size, dtype, key) if activation.parameters else {}
     return theta | (activation.statistics(size, dtype) if activation.statistics else {})
+
+
+def learned_at_start(activation: Activation, size: int, dtype, key: Array | None = None) -> Theta:
+    """Of that, what is learned."""
+    theta = activation.parameters(size, dtype)
+    if activation.drawn is None:
+        return theta
+    return theta | activation.drawn(size, dtype, jax.random.key(0) if key is None else key)
 
 
 @functools.lru_cache(maxsize=256)

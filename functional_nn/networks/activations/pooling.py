@@ -1,4 +1,6 @@
-"""Max pooling: the largest number of each window, or of all positions, channel by channel.
+"""Pooling, channel by channel: the largest number of each window, or of all positions; the mean of those that count.
+
+Max pooling,
 
     a_p = max over i of n_(p stride + i - padding)        Lecture 2; Zhou and Chellappa 1988
 
@@ -13,11 +15,12 @@ Letters: Q examples, P positions along each axis, P' windows likewise, C channel
 """
 
 import functools
+import math
 
 import jax.numpy as jnp
 from jax import Array, lax
 
-from functional_nn.networks.activations.activation import Activation, register
+from functional_nn.networks.activations.activation import Activation, Theta, register
 from functional_nn.networks.windows import Window, window_of, with_constants
 from functional_nn.registry import cached
 
@@ -111,6 +114,41 @@ def _of_all_positions() -> Activation:
         lambda g, n, a, kept, theta: (along(n, g) * share(n), {}),
         pushforward,
         kink_distance,
+    )
+
+
+@register
+@cached
+def mean_pool() -> Activation:
+    """The mean over all positions, (Q, *P, C) -> (Q, C); where lengths are told, over those of each example.
+
+    The connection of that name reads all positions, or windows, and needs no layer of its own. Raises ValueError for a
+    signal without positions, a layer's.
+    """
+
+    def share(n: Array, theta: Theta) -> Array:
+        # of each position in the mean, (Q or 1, T, 1)
+        if n.ndim < 3:
+            raise ValueError(f"needs a signal with positions, got shape {n.shape[1:]}")
+        positions = math.prod(n.shape[1:-1])
+        if "lengths" not in theta:
+            return jnp.full((1, positions, 1), 1 / positions, n.dtype)
+        lengths = theta["lengths"][:, None, None]
+        return jnp.where(jnp.arange(positions)[:, None] < lengths, 1 / jnp.maximum(lengths, 1), 0).astype(n.dtype)
+
+    def mean(n, theta, like):
+        return jnp.sum(n.reshape(len(n), -1, n.shape[-1]) * share(like, theta), axis=1)
+
+    def pullback(g, n, a, kept, theta):
+        return (g[:, None, :] * share(n, theta)).reshape(n.shape), {}
+
+    return Activation(
+        "mean_pool()",
+        forward=lambda n, theta: (mean(n, theta, n), None),
+        pullback=pullback,
+        pushforward=lambda r, r_theta, n, a, kept, theta: mean(r, theta, n),
+        second_order=lambda g, r, r_theta, n, a, kept, theta: (jnp.zeros_like(n), {}),
+        by_length=True,
     )
 
 

@@ -1,0 +1,91 @@
+"""Gates and positions: half of a neuron's net inputs lets the other half through; what tells positions apart.
+
+Letters: Q examples, P positions, S neurons; n (Q, *P, 2 S) of a gate, a neuron's two pieces side by side: n_1 opens the
+gate, n_2 goes through it,
+
+    a = f(n_1) n_2,    s_1 = f'(n_1) n_2 g,    s_2 = f(n_1) g          Shazeer 2020 (arXiv 2002.05202), Eq. 5
+
+and at fixed g, along r,
+
+    R{a} = f'(n_1) r_1 n_2 + f(n_1) r_2
+    R{s_1} = f''(n_1) r_1 n_2 g + f'(n_1) r_2 g,    R{s_2} = f'(n_1) r_1 g.
+"""
+
+import functools
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from functional_nn import checks
+from functional_nn.networks.activations.activation import Activation, register
+from functional_nn.networks.activations.neurons import gelu, sigmoid, silu
+from functional_nn.registry import cached
+
+
+def _gate(name: str, opens: Activation) -> Activation:
+    """a = f(n_1) n_2, f an elementwise row."""
+
+    def pieces(n: Array) -> tuple[Array, Array]:
+        return n[..., 0::2], n[..., 1::2]
+
+    def together(first: Array, second: Array) -> Array:
+        return jnp.stack([first, second], axis=-1).reshape(*first.shape[:-1], -1)
+
+    def forward(n, theta):
+        first, second = pieces(n)
+        opened, _ = opens.forward(first, {})
+        return opened * second, opened
+
+    def pullback(g, n, a, opened, theta):
+        first, second = pieces(n)
+        return together(opens.pullback(g * second, first, opened, None, {})[0], g * opened), {}
+
+    def pushforward(r, r_theta, n, a, opened, theta):
+        (first, second), (r_first, r_second) = pieces(n), pieces(r)
+        return opens.pushforward(r_first, {}, first, opened, None, {}) * second + opened * r_second
+
+    def second_order(g, r, r_theta, n, a, opened, theta):
+        (first, second), (r_first, r_second) = pieces(n), pieces(r)
+        bent = opens.second_order(g * second, r_first, {}, first, opened, None, {})[0]
+        bent = bent + opens.pullback(g * r_second, first, opened, None, {})[0]
+        return together(bent, g * opens.pushforward(r_first, {}, first, opened, None, {})), {}
+
+    return Activation(name, forward, pullback, pushforward, second_order, pieces=2, alone=True)
+
+
+glu = register(_gate("glu", sigmoid))  # Dauphin et al. 2017, Eq. 1, the gate first
+swiglu = register(_gate("swiglu", silu))
+geglu = register(_gate("geglu", gelu()))
+
+
+@register
+@cached
+def sinusoidal(base: float = 10000.0) -> Activation:
+    """n plus what tells its position: sines and cosines of t base^(-2 i / S), side by side (Vaswani et al. 2017, 3.5).
+
+    Nothing of it is learned; a bias "per_position" is. For signals (Q, T, S) of one axis. Raises ValueError unless
+    base > 0; a layer's for other signals.
+    """
+    base = checks.constant("sinusoidal", "base", base, *checks.POSITIVE)
+
+    def forward(n, theta):
+        if n.ndim != 3:
+            raise ValueError(f"needs a signal (T, channels), got shape {n.shape[1:]}")
+        return n + jnp.asarray(_waves(*n.shape[1:], base), n.dtype)[None], None
+
+    return Activation(
+        f"sinusoidal({base})",
+        forward,
+        pullback=lambda g, n, a, kept, theta: (g, {}),
+        pushforward=lambda r, r_theta, n, a, kept, theta: r,
+        second_order=lambda g, r, r_theta, n, a, kept, theta: (jnp.zeros_like(g), {}),
+    )
+
+
+@functools.lru_cache(maxsize=64)
+def _waves(positions: int, size: int, base: float) -> np.ndarray:
+    # (T, S): channel 2 i a sine, channel 2 i + 1 the cosine of the same angle
+    channel = np.arange(size)
+    angles = np.arange(positions)[:, None] * base ** (-(channel - channel % 2) / size)
+    return np.where(channel % 2 == 0, np.sin(angles), np.cos(angles))

@@ -1,0 +1,310 @@
+"""Recurrences: a state that goes from position to position of a signal, in time.
+
+Letters: Q examples, T positions, S neurons, k pieces of each; n (Q, T, k S) in blocks of S, one for each gate. At every
+step the layer reads its own state h beside what enters: with U (k S, S) the recurrent weights,
+
+    z_t = U h_(t-1),    h_t = cell(n_t, z_t, h_(t-1)),    a_t = h_t                    h_0 learned
+
+    recurrent    h_t = f(n_t + z_t)                                                    Elman 1990
+    gru          r = sigmoid(n^r + z^r), u = sigmoid(n^u + z^u), c = tanh(n^c + r z^c)
+                 h_t = (1 - u) c + u h_(t-1)                                           Cho et al. 2014, Eq. 5-8, with
+                                                                                       r after U, as cuDNN and PyTorch
+    lstm         i, p, o = sigmoid(n^i + z^i), sigmoid(n^p + z^p + 1), sigmoid(n^o + z^o), c = tanh(n^c + z^c)
+                 m_t = p m_(t-1) + i c,  h_t = o tanh(m_t)                             Hochreiter and Schmidhuber 1997,
+                                                                                       p: Gers et al. 2000
+
+Backward, through time (Werbos 1990; Hagan et al., Neural Network Design, 2nd ed., ch. 14, dynamic backpropagation). F
+depends on h_t in two ways: by a_t, g_t = dF/da_t, and by all that comes later, through h_(t+1). Let d_t be the sum of
+both, e_t = dF/dz_t and s_t = dF/dn_t, so that
+
+    d_t = g_t + U^T e_(t+1) + what the cell itself carries back of d_(t+1)              d_T = g_T
+    s_t, e_t = the cell's derivatives times d_t                                         of `recurrent` f'(n_t + z_t) d_t
+
+which is one scan over the positions, from the last. U is met at every step: example q's share is sum_t e_t h_(t-1)^T, a
+sum of outer products as of any weights that positions share; that of h_0 is d_0. The size of s_t by t shows whether
+gradients vanish or explode: through j steps they are multiplied by j factors f'(.) U (CSE 475, 19.73.1; Pascanu et al.
+2013, Eq. 5).
+
+`truncate=j` cuts time in pieces of j steps: values are handed on from one to the next, derivatives are not. The result
+is not the derivative of F, but that of a forward map whose state is held fixed there, which `forward` says to JAX, too.
+
+From an example's length on (theta["lengths"]) its state is held: a_t = h_length, so that the last position has the last
+state that counts.
+
+Forward along a tangent each cell moves as its products do. The change of the pullback itself would be longer by hand
+than it is worth: it is taken as the forward derivative of the pullback below.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+from functional_nn import checks
+from functional_nn.networks.activations.activation import Activation, Theta, by_forward_derivative, get, register
+from functional_nn.networks.connections import Factors
+from functional_nn.precision import at_least_float32
+from functional_nn.registry import cached
+
+State = tuple[Array, ...]  # (Q, S) each: h, and what else goes on to the next step
+
+
+class _Cell(NamedTuple):
+    """One step. gates: k; initial: what the learned initial states are called, that of h first.
+
+    forward(n, z, state) -> (the next state, kept); back(d, kept, state, after) -> (s, e, dF/dstate but for what goes
+    through z), d the derivatives by the next state, `after`, all that is learned of it included; push(r_n, r_z,
+    r_state, kept, state, after) -> R{the next state}.
+    """
+
+    gates: int
+    forward: Callable[[Array, Array, State], tuple[State, Any]]
+    back: Callable[[State, Any, State, State], tuple[Array, Array, State]]
+    push: Callable[[Array, Array, State, Any, State, State], State]
+    initial: tuple[str, ...] = ("initial",)
+
+
+class Unrolled(NamedTuple):
+    """Of all steps: what the cell kept (T, Q, ...), and its states beside h, (T, Q, S) each."""
+
+    cells: Any
+    states: State
+
+
+class _Step(NamedTuple):
+    """Of one step, or with T in front of all: does it count for each example (Q, 1), is the state cut off before it?"""
+
+    counts: Array | None
+    cut: Array | None
+
+
+def _recurrence(name: str, cell: _Cell, truncate: int | None, kinks: Callable | None = None) -> Activation:
+    if truncate is not None:
+        checks.integer(name.partition("(")[0], "truncate", truncate, 1)
+
+    def steps(n: Array, theta: Theta) -> _Step:
+        times = np.arange(n.shape[1])
+        counts = jnp.asarray(times)[:, None, None] < theta["lengths"][None, :, None] if "lengths" in theta else None
+        cut = None if truncate is None else jnp.asarray((times % truncate == 0) & (times > 0))
+        return _Step(counts, cut)
+
+    def started(n: Array, theta: Theta) -> State:
+        return tuple(jnp.broadcast_to(theta[each], (len(n), theta[each].size)) for each in cell.initial)
+
+    def run(one: Callable, first: State, n: Array, *rest: Any, reverse: bool = False):
+        return lax.scan(one, first, (_by_time(n), *rest), reverse=reverse)
+
+    def forward(n, theta):
+        if n.ndim != 3:
+            raise ValueError(f"needs a signal (T, channels), got shape {n.shape[1:]}")
+
+        def one(state, own):
+            entering, step = own
+            state = _cut(state, step.cut)
+            after, kept = cell.forward(entering, _through(state[0], theta["recurrent"]), state)
+            after = _held(step.counts, after, state)
+            return after, (after, kept)
+
+        _, (states, kept) = run(one, started(n, theta), n, steps(n, theta))
+        return _by_time(states[0]), Unrolled(kept, states[1:])
+
+    def before(n, a, kept, theta) -> tuple[State, State]:
+        # the states before every step, and after it, (T, Q, S) each
+        after = (_by_time(a), *kept.states)
+        first = started(n, theta)
+        return tuple(jnp.concatenate([h[None], x[:-1]]) for h, x in zip(first, after, strict=True)), after
+
+    def pullback(g, n, a, kept, theta):
+        own_steps, (states, after) = steps(n, theta), before(n, a, kept, theta)
+        states = _cut(states, own_steps.cut)
+
+        def one(d, own):
+            g, step, kept, state, after = own
+            d = (d[0] + g, *d[1:])
+            counted = _held(step.counts, d, _zeros(d))
+            s, e, direct = cell.back(counted, kept, state, after)
+            through = (direct[0] + _through_back(e, theta["recurrent"]), *direct[1:])
+            through = _held(step.counts, through, d)
+            if step.cut is not None:
+                through = tuple(jnp.where(step.cut, 0, x) for x in through)
+            return through, (s, None if s is e else e)
+
+        none = _zeros(tuple(x[0] for x in states))
+        first, (s, e) = run(one, none, g, own_steps, kept.cells, states, after, reverse=True)
+        s = _by_time(s)
+        shares = {"recurrent": Factors(s if e is None else _by_time(e), _by_time(states[0]))}
+        return s, shares | {each: Factors(d, None) for each, d in zip(cell.initial, first, strict=True)}
+
+    def pushforward(r, r_theta, n, a, kept, theta):
+        own_steps, (states, after) = steps(n, theta), before(n, a, kept, theta)
+
+        def one(r_state, own):
+            r_n, step, kept, state, after = own
+            if step.cut is not None:
+                r_state = tuple(jnp.where(step.cut, 0, x) for x in r_state)
+            r_z = _through(r_state[0], theta["recurrent"]) + _through(state[0], r_theta["recurrent"])
+            moved = _held(step.counts, cell.push(r_n, r_z, r_state, kept, state, after), r_state)
+            return moved, moved[0]
+
+        return _by_time(run(one, started(n, r_theta), r, own_steps, kept.cells, states, after)[1])
+
+    def parameters(size: int, dtype) -> Theta:
+        return {"recurrent": jnp.zeros((cell.gates * size, size), dtype)} | {
+            each: jnp.zeros(size, dtype) for each in cell.initial
+        }
+
+    def drawn(size: int, dtype, key: Array) -> Theta:
+        # an orthogonal matrix for each gate: through it, lengths stay as they are (Saxe et al. 2014)
+        own = jax.random.orthogonal(key, size, (cell.gates,), at_least_float32(dtype))
+        return {"recurrent": own.reshape(-1, size).astype(dtype)}
+
+    return Activation(
+        name if truncate is None else f"{name[:-1]}{', ' if name[-2] != '(' else ''}truncate={truncate})",
+        forward, pullback, pushforward, by_forward_derivative(forward, pullback),
+        kink_distance=kinks, parameters=parameters, drawn=drawn, pieces=cell.gates, by_length=True, through_time=True,
+    )  # fmt: skip
+
+
+def _by_time(x: Array) -> Array:
+    """(Q, T, ...) -> (T, Q, ...), and back."""
+    return jnp.swapaxes(x, 0, 1)
+
+
+def _through(h: Array, U: Array) -> Array:
+    # z = U h of every example
+    return lax.dot_general(h, U, (((1,), (1,)), ((), ())))
+
+
+def _through_back(e: Array, U: Array) -> Array:
+    return lax.dot_general(e, U, (((1,), (0,)), ((), ())))
+
+
+def _zeros(state: State) -> State:
+    return tuple(map(jnp.zeros_like, state))
+
+
+def _held(counts: Array | None, new: State, old: State) -> State:
+    if counts is None:
+        return new
+    return tuple(jnp.where(counts, x, y) for x, y in zip(new, old, strict=True))
+
+
+def _cut(state: State, cut: Array | None) -> State:
+    # the values, without what they come from; of all steps (T, Q, S), cut (T,)
+    if cut is None:
+        return state
+    cut = cut.reshape(*cut.shape, *(1,) * (state[0].ndim - cut.ndim))
+    return tuple(jnp.where(cut, lax.stop_gradient(x), x) for x in state)
+
+
+def _slope(y: Array) -> Array:
+    # of a sigmoid, by its value
+    return y * (1 - y)
+
+
+def _tanh_slope(y: Array) -> Array:
+    return (1 - y) * (1 + y)
+
+
+# Cells ----------------------------------------------------------------------------------------------------------------
+
+
+@register
+@cached
+def recurrent(activation: str | Activation = "tanh", truncate: int | None = None) -> Activation:
+    """h_t = f(n_t + U h_(t-1)), (Q, T, S) -> (Q, T, S): Elman 1990, f elementwise by name or an Activation.
+
+    Learned: "recurrent" U (S, S), from an orthogonal matrix, and "initial" h_0 (S,), from 0. truncate: derivatives go
+    through so many steps, see above. Raises ValueError for an f that is not elementwise or has no derivative.
+    """
+    f = get(activation)
+    if not f.alone or f.pieces > 1 or f.parameters or f.pullback is None:
+        raise ValueError(f"recurrent: needs an elementwise activation with a derivative, got {f.name!r}")
+
+    def forward(n, z, state):
+        entered = n + z
+        return (f.forward(entered, {})[0],), entered
+
+    def back(d, entered, state, after):
+        s, _ = f.pullback(d[0], entered, after[0], None, {})
+        return s, s, _zeros(state)
+
+    def push(r_n, r_z, r_state, entered, state, after):
+        return (f.pushforward(r_n + r_z, {}, entered, after[0], None, {}),)
+
+    kinks = None if f.smooth else lambda n, kept: f.kink_distance(_by_time(kept.cells))
+    return _recurrence(f"recurrent({f.name})", _Cell(1, forward, back, push), truncate, kinks)
+
+
+@register
+@cached
+def gru(truncate: int | None = None) -> Activation:
+    """A gated recurrent unit, (Q, T, 3 S) -> (Q, T, S): Cho et al. 2014 (arXiv 1406.1078), blocks [reset | update |
+    candidate].
+
+    The reset gate meets the state after its weights, as in cuDNN and PyTorch, whose GRU this is with a second bias of
+    0. Learned: "recurrent" U (3 S, S), from orthogonal matrices, and "initial" h_0 (S,), from 0. truncate as of
+    `recurrent`.
+    """
+
+    def forward(n, z, state):
+        (h,), (n_r, n_u, n_c), (z_r, z_u, z_c) = state, jnp.split(n, 3, -1), jnp.split(z, 3, -1)
+        r, u = lax.logistic(n_r + z_r), lax.logistic(n_u + z_u)
+        c = lax.tanh(n_c + r * z_c)
+        return (c + u * (h - c),), (r, u, c, z_c)
+
+    def back(d, kept, state, after):
+        (d,), (h,), (r, u, c, z_c) = d, state, kept
+        s_c = d * (1 - u) * _tanh_slope(c)
+        s_u = d * (h - c) * _slope(u)
+        s_r = s_c * z_c * _slope(r)
+        return jnp.concatenate([s_r, s_u, s_c], -1), jnp.concatenate([s_r, s_u, s_c * r], -1), (d * u,)
+
+    def push(r_n, r_z, r_state, kept, state, after):
+        (r_h,), (h,), (r, u, c, z_c) = r_state, state, kept
+        (n_r, n_u, n_c), (z_r, z_u, moved_z) = jnp.split(r_n, 3, -1), jnp.split(r_z, 3, -1)
+        r_r, r_u = _slope(r) * (n_r + z_r), _slope(u) * (n_u + z_u)
+        r_c = _tanh_slope(c) * (n_c + r_r * z_c + r * moved_z)
+        return (r_c + r_u * (h - c) + u * (r_h - r_c),)
+
+    return _recurrence("gru()", _Cell(3, forward, back, push), truncate)
+
+
+@register
+@cached
+def lstm(forget_bias: float = 1.0, truncate: int | None = None) -> Activation:
+    """Long short-term memory, (Q, T, 4 S) -> (Q, T, S): Hochreiter and Schmidhuber 1997 with the forget gate of Gers,
+    Schmidhuber and Cummins 2000; blocks [input | forget | cell | output], as PyTorch's.
+
+    forget_bias: added to the forget gate's net inputs, so that at the start the memory is kept (Jozefowicz et al.
+    2015). Learned: "recurrent" U (4 S, S), from orthogonal matrices, "initial" h_0 and "initial_cell" m_0, (S,) each,
+    from 0. truncate as of `recurrent`. Raises ValueError unless forget_bias is finite.
+    """
+    forget_bias = checks.constant("lstm", "forget_bias", forget_bias, np.isfinite, "finite")
+
+    def forward(n, z, state):
+        _, m = state
+        n_i, n_p, n_c, n_o = jnp.split(n + z, 4, -1)
+        i, p, o = lax.logistic(n_i), lax.logistic(n_p + forget_bias), lax.logistic(n_o)
+        c = lax.tanh(n_c)
+        m = p * m + i * c
+        return (o * lax.tanh(m), m), (i, p, c, o)
+
+    def back(d, kept, state, after):
+        (d, d_m), (_, m), (i, p, c, o), out = d, state, kept, lax.tanh(after[1])
+        d_m = d_m + d * o * _tanh_slope(out)
+        gates = [d_m * c * _slope(i), d_m * m * _slope(p), d_m * i * _tanh_slope(c), d * out * _slope(o)]
+        s = jnp.concatenate(gates, -1)
+        return s, s, (jnp.zeros_like(d), d_m * p)
+
+    def push(r_n, r_z, r_state, kept, state, after):
+        (_, r_m), (_, m), (i, p, c, o), out = r_state, state, kept, lax.tanh(after[1])
+        r_i, r_p, r_c, r_o = jnp.split(r_n + r_z, 4, -1)
+        r_m = p * r_m + _slope(p) * r_p * m + _slope(i) * r_i * c + i * _tanh_slope(c) * r_c
+        return _slope(o) * r_o * out + o * _tanh_slope(out) * r_m, r_m
+
+    cell = _Cell(4, forward, back, push, ("initial", "initial_cell"))
+    return _recurrence(f"lstm({forget_bias})", cell, truncate)
