@@ -337,7 +337,7 @@ def continue_text(folder: Path, prompt: str, length: int, temperature: float, se
         raise ValueError(f"length must be an integer >= 1, got {length}")
     _check_new_file(out)
     unit, classes = run.config["unit"], run.config["classes"]
-    tokens = texts.encode(prompt, unit, classes, "prompt").astype(np.int32)
+    tokens = texts.encode(prompt, unit, classes, "prompt").astype(np.int32)[-run.config["context"] :]
     key = jax.random.key(_seed(seed))
     following = fnn.generate(run.network, run.params, tokens, key, count=length, temperature=temperature)
     text = prompt + texts.decode(following, unit, classes)
@@ -479,7 +479,7 @@ def prepare(source: str, settings: dict[str, Any]) -> Prepared:
         name: settings[name] for name in ("window", "horizon") if name in settings
     }
     preset = fnn.presets.get(settings["network"]) if settings.get("network") else None
-    sequences = _reads_sequences(preset)
+    sequences = preset is not None and preset.sequences
     dataset = datasets.load(source, labels=settings["labels"], task=settings["task"], sequences=sequences, **asked)
     shape = dataset.inputs.shape[1:]
     if dataset.series and (sequences or (preset and preset.pictures)):
@@ -520,7 +520,7 @@ def _prepare_text(source: str, settings: dict[str, Any]) -> Prepared:
         if settings.get(name, otherwise) != otherwise:
             raise ValueError(f"{name}: {source} is a text, which has none; got {settings[name]!r}")
     preset = fnn.presets.get(settings["network"]) if settings.get("network") else None
-    if not _reads_sequences(preset):
+    if preset is None or not preset.sequences:
         raise ValueError(
             f"{source}: a text is read by a network of sequences, such as --network gru, and alone, by train; got "
             f"{settings.get('network')!r}"
@@ -541,10 +541,6 @@ def _prepare_text(source: str, settings: dict[str, Any]) -> Prepared:
     }
     each = ((texts.windows(part, context), None) for part in parts)
     return Prepared(parts[1], False, loss, config, *each, None, None)
-
-
-def _reads_sequences(preset: fnn.presets.Preset | None) -> bool:
-    return getattr(preset, "sequences", False)
 
 
 def _is_of_text(run: runs.Run) -> bool:

@@ -536,7 +536,7 @@ def _counted(lengths: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     if wrong.any():
         at = int(np.argmax(wrong))
         raise ValueError(
-            f"lengths: expected 0 to {shape[1]}, the length of the sequences, got {lengths[at]} at index {at}"
+            f"lengths: expected 0 to {shape[1]}, as long as sequences are, got {lengths[at]} at index {at}"
         )
     return np.arange(shape[1])[None, :] < lengths[:, None]
 
