@@ -309,6 +309,8 @@ def evaluate(folder: Path, source: str, target: str | None, labels: Path | None,
     """Prints loss and accuracy, or R^2 and root mean square error, of a saved run."""
     run = _open(folder)
     if _is_of_text(run):
+        if target is not None or labels is not None:
+            raise ValueError(f"{source}: a text has neither target nor labels; got {target or str(labels)!r}")
         text, context = _text_like(run, source), run.config["context"]
         text = texts.split(text, context, run.config["test_fraction"])[1] if part == "held-out" else text
         texts.check_context(text, context)

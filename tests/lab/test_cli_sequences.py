@@ -137,6 +137,7 @@ def test_a_text_is_read_as_windows_of_the_context(made, tmp_path, given):
         (("predict", "play", "--prompt", ""), "prompt: expected at least one character, got none"),
         (("predict", "play", "--prompt", "t", "--length", 0), "length must be an integer >= 1, got 0"),
         (("predict", "series", "--prompt", "to"), "prompt: expected a run on text, and "),
+        (("evaluate", "play", "play.txt", "--target", "x"), "play.txt: a text has neither target nor labels; got 'x'"),
         (("evaluate", "play", "other.txt"), "other.txt: character 'q' at 0 is not in the vocabulary"),
     ],
 )
