@@ -224,9 +224,7 @@ _NORMALIZED = (
     r"s = \frac{h - \bar{h} - x \, \overline{h x}}{\sigma}, \quad h = \text{gain} \cdot \frac{\partial F}{\partial a}",
 )
 
-_GATED = (
-    r"a = f(n_1) n_2, \quad s_1 = f'(n_1) n_2 g, \quad s_2 = f(n_1) g, \quad g = \frac{\partial F}{\partial a}"
-)
+_GATED = r"a = f(n_1) n_2, \quad s_1 = f'(n_1) n_2 g, \quad s_2 = f(n_1) g, \quad g = \frac{\partial F}{\partial a}"
 
 ACTIVATIONS = {
     "linear": (r"f(n) = n, \quad f'(n) = 1",),

@@ -354,7 +354,8 @@ def test_a_cells_last_step(name):
     """One neuron, one step, from states that are not 0; what comes back from later steps is 0 there."""
     row, draw = fnn.activations.get(name), np.random.default_rng(6)
     blocks = {"gru": "ruc", "lstm": "ipco"}[name]
-    n, U, g, (h, m) = draw.normal(size=(1, 1, len(blocks))), draw.normal(size=(len(blocks), 1)), 0.7, draw.normal(size=2)
+    k, g, (h, m) = len(blocks), 0.7, draw.normal(size=2)
+    n, U = draw.normal(size=(1, 1, k)), draw.normal(size=(k, 1))
     theta = {"recurrent": jnp.asarray(U), "initial": jnp.asarray([h])}
     theta |= {"initial_cell": jnp.asarray([m])} if name == "lstm" else {}
     a, kept = row.forward(jnp.asarray(n), theta)

@@ -136,8 +136,8 @@ class _Page:
         self.curves = {name: page.source(name, "x", "y") for name in ("sensitivity", "change")}
         self.plotted = {
             "strip": self.cell_plot("strip", "The text, and what is foretold after each character", 2, 74),
-            "back": self.cell_plot("back", "How far the prediction depends on every layer at every character", 15, 300),
-            "inside": self.cell_plot("inside", "What the network attends to, or its states", T, 380),
+            "back": self.cell_plot("back", "How far the prediction depends on every layer at every character", 15, 280),
+            "inside": self.cell_plot("inside", "What the network attends to, or its states", T, 440),
         }
         self.plotted["strip"].yaxis.ticker = [0.5, 1.5]
         self.plotted["strip"].yaxis.major_label_overrides = {0.5: "read", 1.5: "foretold"}
@@ -159,8 +159,9 @@ class _Page:
         controls = column(self.text.model, add, self.network, self.count, self.follows, self.bars, **wide)
         page.lay_out(
             document, TITLE, ABOUT, status=self.status.model, controls=controls,
-            main=column(self.plotted["strip"], self.key, self.plotted["back"], page.words(_BACK), **wide),
-            side=column(self.view, self.plotted["inside"], self.inside_key, self.time, self.legend, **wide),
+            main=column(self.plotted["strip"], self.key, self.plotted["back"], page.words(_BACK), self.time,
+                        self.legend, **wide),
+            side=column(self.view, self.plotted["inside"], self.inside_key, **wide),
             below=column(self.equations, self.compared, **wide),
         )  # fmt: skip
         self.live.ask(self.question)
@@ -179,7 +180,7 @@ class _Page:
         drawn = plotted.rect("x", "y", 1, 1, source=self.cells[name], fill_color="color", line_color="#e4e7ed",
                              line_width=0.5)  # fmt: skip
         plotted.add_tools(HoverTool(renderers=[drawn], tooltips="@words"))
-        plotted.text("x", "y", "text", source=self.cells[name], text_color="ink", text_font_size="13px",
+        plotted.text("x", "y", "text", source=self.cells[name], text_color="ink", text_font_size="12px",
                      text_align="center", text_baseline="middle")  # fmt: skip
         plotted.quad("left", "right", "bottom", "top", source=self.marks[name], fill_color=None,
                      line_color=page.COLORS[2], line_width=2)  # fmt: skip
@@ -315,7 +316,7 @@ class _Page:
         words = [f"layer {name}, at {one} (number {at + 1}): {said(found[i, at])}"
                  for i, name in enumerate(names) for at, one in enumerate(text)]  # fmt: skip
         self.fill("back", len(names), shaded(shade, _ORANGES), words)
-        self.plotted["back"].height = 60 + 20 * len(names)
+        self.plotted["back"].height = 40 + 16 * len(names)
         label(self.plotted["back"].yaxis, list(map(called, names)))
         self.mark("back", self.question.count - 1, self.question.count, 0, len(names))
 

@@ -31,8 +31,8 @@ PRESETS = {
     "gru": "gru(width=64)",
     "lstm": "lstm(width=64)",
 }
-UPDATES = {"transformer": 1400, "gru": 800, "lstm": 800}  # of BATCH texts each: about half a minute, and less
-RATES = {"transformer": 0.008, "gru": 0.01, "lstm": 0.01}
+UPDATES = {"transformer": 1400, "gru": 800, "lstm": 800}  # at least, of BATCH texts each: half a minute, and less
+RATES = {"transformer": 0.008, "gru": 0.01, "lstm": 0.02}
 BATCH = 32
 _STATES = {
     "gru": ("state h", "reset gate r", "update gate u", "candidate c"),
@@ -108,7 +108,7 @@ def _trained(name: str) -> Trained:
     read = tokens(reference())
     windows = lambda part: part[: len(part) // T * T].reshape(-1, T)  # noqa: E731
     seen = len(read) * 19 // 20
-    inputs, targets = windows(read[:seen]), windows(read[1 : seen + 1])
+    inputs, targets = (windows(part)[: UPDATES[name] * BATCH] for part in (read[:seen], read[1 : seen + 1]))
     each = len(inputs) // BATCH
     epochs = -(-UPDATES[name] // each)
     rate = fnn.optimizers.schedules.cosine(RATES[name], epochs * each, RATES[name] / 50)
@@ -160,7 +160,7 @@ def asked(question: Question, params: Params) -> Found:
     name, text, count, follows = question
     padded = np.zeros(T, np.int32)
     padded[: len(text)] = tokens(text)
-    wanted = padded[count] if follows and count < len(text) else -1
+    wanted = padded[count] if follows and count < len(text) else np.int32(-1)
     whole = jax.tree.map(np.asarray, _program(name)(params, padded, count - 1, wanted))
     # nothing before is changed by what pads the text
     L, layers = len(text), [layer.name for layer in network(name).layers]
@@ -186,7 +186,7 @@ def _program(name: str) -> Callable[..., tuple]:
     def run(params, read, position, wanted):
         inputs = {"sequence": read[None]}
         said = network_.apply(params, inputs)[0]
-        character = jnp.where(wanted < 0, jnp.argmax(said[position]), wanted)
+        character = jnp.where(wanted < 0, jnp.argmax(said[position]).astype(wanted.dtype), wanted)
         # of all positions' losses the chosen one's alone counts
         targets, counts = jnp.full((1, T), character), (jnp.arange(T) == position)[None].astype(said.dtype)
         by_hand = fnn.backpropagate(network_, LOSS, params, inputs, targets, counts)
