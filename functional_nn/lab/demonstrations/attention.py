@@ -14,6 +14,7 @@ from markupsafe import Markup
 from functional_nn.lab import equations
 from functional_nn.lab.demonstrations import page
 from functional_nn.lab.demonstrations.boxes import Box, Form
+from functional_nn.lab.demonstrations.explanations import chunks
 from functional_nn.lab.demonstrations.one_text import (
     CHARACTERS,
     PRESETS,
@@ -21,7 +22,6 @@ from functional_nn.lab.demonstrations.one_text import (
     Question,
     T,
     answer,
-    network,
     read,
     reader,
     trained,
@@ -104,10 +104,19 @@ _ATTENDED = "Rows: the character that asks. Columns: those up to it, the darker 
 _SIGNED = "Rows: neurons. Columns: after each character. Orange: positive; blue: negative."
 _OPEN = "Rows: neurons. Columns: at each character. The darker, the wider the gate is open, to 1."
 _WORDS = {
-    "transformer": "Every attention layer, q, k, v the three blocks of its net inputs, and the way back through it:",
+    "attention": "Every attention layer, q, k, v the three blocks of its net inputs, and the way back through it:",
     "gru": "Every step, U the recurrent weights, and the way back through time, from the last step:",
     "lstm": "Every step, U the recurrent weights, and the way back through time, from the last step:",
 }
+
+
+def told(of: str) -> Markup:
+    """What a network's activation is, and its way back: the equations, which may go on in the next line."""
+    activation = "attention" if of == "transformer" else of
+    lines = (line.split(r", \quad ") for line in equations.ACTIVATIONS[activation])
+    return Markup("<p>{}</p>").format(_WORDS[activation]) + Markup("").join(
+        chunks(*(f"{part}," for part in line[:-1]), line[-1]) for line in lines
+    )
 
 
 class _Page:
@@ -266,10 +275,7 @@ class _Page:
         self.draw_inside()
         self.draw_time()
         self.key.text = str(_KEY.format(trained(question.network).bits))
-        activation = next(layer.activation for layer in network(question.network).layers if layer.activation.by_length)
-        self.equations.text = str(
-            Markup("<p>{}</p>{}").format(_WORDS[question.network], equations.activation(activation.name))
-        )
+        self.equations.text = str(told(question.network))
         rows = [(f"∂F/∂n, {layer}", precise(each)) for layer, each in found.differences.items()]
         rows.append(("∂F/∂ all parameters", precise(found.gradient_difference)))
         third = -(-len(rows) // 3)
