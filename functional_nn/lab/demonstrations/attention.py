@@ -123,7 +123,7 @@ class _Page:
     """One session's models, and what their changes do."""
 
     def __init__(self, document: Document):
-        self.question, self.found = _START, None  # before the first answer
+        self.question, self.found, self.drawn = _START, None, None  # before the first answer
         self.quiet = False  # while the page itself sets a control
         self.status = Status()
         self.live = Live(document, answer, self.show, self.status)
@@ -148,8 +148,7 @@ class _Page:
             "back": self.cell_plot("back", "How far the prediction depends on every layer at every character", 15, 280),
             "inside": self.cell_plot("inside", "What the network attends to, or its states", T, 440),
         }
-        self.plotted["strip"].yaxis.ticker = [0.5, 1.5]
-        self.plotted["strip"].yaxis.major_label_overrides = {0.5: "read", 1.5: "foretold"}
+        label(self.plotted["strip"].yaxis, ["read", "foretold"])
         self.plotted["strip"].xaxis.visible = False
         self.bars = self.bar_plot()
         self.time = self.time_plot()
@@ -162,7 +161,7 @@ class _Page:
                 plotted.on_event(event, lambda event, name=name: self.tapped(name, event))
         add.on_click(self.add)
         self.network.on_change("value", lambda attribute, old, new: self.choose_network())
-        self.count.on_change("value", lambda attribute, old, new: self.ask(count=int(new)))
+        self.count.on_change("value", lambda attribute, old, new: self.read_to(int(new)))
         self.follows.on_change("value", lambda attribute, old, new: self.ask(follows=new == _FOLLOWS))
         self.view.on_change("value", lambda attribute, old, new: self.look())
         controls = column(self.text.model, add, self.network, self.count, self.follows, self.bars, **wide)
@@ -182,6 +181,8 @@ class _Page:
         plotted = page.plot(alternative, tools="", toolbar_location=None, height=height, min_border_left=_LEFT,
                             x_range=Range1d(0, len(_START.text)), y_range=Range1d(rows, 0), min_border_right=4,
                             name=f"{name}-cells")  # fmt: skip
+        for axis in plotted.axis:
+            axis.ticker = FixedTicker(ticks=[])  # kept: a new one has the whole document looked through
         plotted.grid.visible = False
         plotted.axis.axis_line_color = plotted.axis.major_tick_line_color = None
         plotted.axis.minor_tick_line_color = None
@@ -202,7 +203,7 @@ class _Page:
         plotted.vbar("x", top="p", width=0.8, source=self.next, color=_BLUES[-1])
         plotted.scatter("x", "p", source=self.true, marker="inverted_triangle", size=9, color=page.COLORS[2])
         plotted.xaxis.axis_label, plotted.yaxis.axis_label = "next; ▼ what follows in the text", "p"
-        plotted.yaxis.ticker = FixedTicker(ticks=[0, 0.5, 1])
+        plotted.xaxis.ticker, plotted.yaxis.ticker = FixedTicker(ticks=[]), FixedTicker(ticks=[0, 0.5, 1])
         plotted.xgrid.visible = False
         return plotted
 
@@ -213,6 +214,7 @@ class _Page:
         for source, color, dash in zip(self.curves.values(), page.COLORS[1::-1], page.DASHES, strict=False):
             plotted.line("x", "y", source=source, color=color, line_width=2, line_dash=dash)
             plotted.scatter("x", "y", source=source, color=color, size=5)
+        plotted.xaxis.ticker = FixedTicker(ticks=[])
         plotted.xgrid.visible = False
         return plotted
 
@@ -242,17 +244,22 @@ class _Page:
         shown = views(self.network.value)
         self.view.update(options=list(shown), value=shown[0])
         self.quiet = False
+        self.key.text = str(_TRAINING)
         self.ask(network=self.network.value)
+
+    def read_to(self, count: int) -> None:
+        """The slider of a text of one character has two places."""
+        if not self.quiet:
+            count, self.quiet = min(count, len(self.question.text)), True
+            self.count.value, self.quiet = count, False
+            self.ask(count=count)
 
     def tapped(self, name: str, event: Tap) -> None:
         if not page.inside(self.plotted[name], event.x, event.y):
             self.status.refuse("click a character: it chooses how much of the text is read")
             return
         asks = name == "inside" and self.question.network == "transformer"  # whose rows are characters, too
-        self.move(1 + int(event.y if asks else event.x))
-
-    def move(self, count: int) -> None:
-        self.count.value = min(count, len(self.question.text))
+        self.count.value = min(1 + int(event.y if asks else event.x), len(self.question.text))
 
     def look(self) -> None:
         """At another part of what was found."""
@@ -265,17 +272,17 @@ class _Page:
         question, found = answered
         if question is not self.question:
             return  # no longer asked; the right one is on its way
-        self.found = found
-        if self.count.value > len(question.text):  # a slider of one character has two places
-            self.quiet = True
-            self.count.value, self.quiet = len(question.text), False
-        self.draw_text()
+        anew = self.found is None or (question.network, question.text) != self.drawn
+        self.found, self.drawn = found, (question.network, question.text)
+        if anew:  # what the choice of a prediction leaves as it is
+            self.draw_text()
+            self.draw_inside()
+            self.key.text = str(_KEY.format(trained(question.network).bits))
+            self.equations.text = str(told(question.network))
         self.draw_bars()
         self.draw_back()
-        self.draw_inside()
         self.draw_time()
-        self.key.text = str(_KEY.format(trained(question.network).bits))
-        self.equations.text = str(told(question.network))
+        self.draw_marks()
         rows = [(f"∂F/∂n, {layer}", precise(each)) for layer, each in found.differences.items()]
         rows.append(("∂F/∂ all parameters", precise(found.gradient_difference)))
         third = -(-len(rows) // 3)
@@ -293,20 +300,24 @@ class _Page:
         self.cells[name].data = {"x": x.ravel() + 0.5, "y": y.ravel() + 0.5, "color": colors, "words": words,
                                  "text": texts or nothing, "ink": inks or nothing}  # fmt: skip
         plotted.x_range.end, plotted.y_range.start = L, rows
-        if name != "strip":
-            label(plotted.xaxis, seen(self.question.text))
+        label(plotted.xaxis, seen(self.question.text))
 
-    def mark(self, name: str, left: float, right: float, top: float, bottom: float) -> None:
-        self.marks[name].data = {"left": [left], "right": [right], "bottom": [bottom], "top": [top]}
+    def draw_marks(self) -> None:
+        """The chosen character, a column of every figure, and of attention the row of what it asks."""
+        count = self.question.count
+        for name, mark in self.marks.items():
+            left, right, top, bottom = count - 1, count, 0, self.plotted[name].y_range.start
+            if name == "inside" and self.question.network == "transformer":
+                left, right, top, bottom = 0, count, count - 1, count
+            mark.data = {"left": [left], "right": [right], "bottom": [bottom], "top": [top]}
 
     def draw_text(self) -> None:
-        text, p, count = self.question.text, self.found.probabilities, self.question.count
+        text, p = self.question.text, self.found.probabilities
         foretold, surest = "".join(CHARACTERS[at] for at in p.argmax(axis=1)), p.max(axis=1)
         words = [f"{one}, number {at + 1}" for at, one in enumerate(seen(text))]
         words += [f"after {at + 1}: {one} with p = {said(surest[at])}" for at, one in enumerate(seen(foretold))]
         shade = np.concatenate([np.zeros(len(text)), surest])
         self.fill("strip", 2, shaded(shade, _BLUES), words, seen(text) + seen(foretold), ink(shade))
-        self.mark("strip", count - 1, count, 0, 2)
 
     def draw_bars(self) -> None:
         shown, p, follows = most_probable(self.question, self.found)
@@ -324,10 +335,9 @@ class _Page:
         self.fill("back", len(names), shaded(shade, _ORANGES), words)
         self.plotted["back"].height = 40 + 16 * len(names)
         label(self.plotted["back"].yaxis, list(map(called, names)))
-        self.mark("back", self.question.count - 1, self.question.count, 0, len(names))
 
     def draw_inside(self) -> None:
-        view, text, count = self.view.value, seen(self.question.text), self.question.count
+        view, text = self.view.value, seen(self.question.text)
         values, attends = self.found.inside[view], self.question.network == "transformer"
         plotted = self.plotted["inside"]
         if attends:
@@ -335,7 +345,6 @@ class _Page:
                      for i, one in enumerate(text) for j, other in enumerate(text)]  # fmt: skip
             self.fill("inside", len(text), shaded(values, _BLUES), words)
             label(plotted.yaxis, text)
-            self.mark("inside", 0, count, count - 1, count)
         else:
             shown, gate = values.T / max(1.0, np.abs(values).max()), "gate" in view
             palette, low = (_BLUES, 0) if gate else (_DIVERGING, -1)
@@ -343,7 +352,6 @@ class _Page:
                      for i in range(values.shape[1]) for j, one in enumerate(text)]  # fmt: skip
             self.fill("inside", values.shape[1], shaded(shown, palette, low), words)
             label(plotted.yaxis, [])
-            self.mark("inside", count - 1, count, 0, values.shape[1])
         plotted.yaxis.axis_label = "" if attends else "neurons"
         self.inside_key.text = str(Markup('<p class="soft">{}</p>').format(
             _ATTENDED if attends else _OPEN if gate else _SIGNED))  # fmt: skip
@@ -378,10 +386,10 @@ class _Page:
 
 
 def label(axis, texts: Sequence[str], middle: float = 0.5) -> None:
-    """Texts in place of the numbers on an axis, one for each cell."""
-    at = [i + middle for i in range(len(texts))]
-    axis.ticker = FixedTicker(ticks=at)
-    axis.major_label_overrides = dict(zip(at, texts, strict=True))
+    """Texts in place of the numbers on an axis whose ticker is fixed, one for each cell."""
+    told = {i + middle: text for i, text in enumerate(texts)}
+    if told != axis[0].major_label_overrides:
+        axis.major_label_overrides, axis[0].ticker.ticks = told, list(told)
 
 
 def precise(value: float) -> str:

@@ -169,8 +169,10 @@ def test_a_text_is_typed_and_a_prediction_followed(visit):
     for text, why in (("naïve", "ï"), ("", "nothing")):
         page.type("text", text)
         page.until(lambda why=why: page.kind() == "refuses" and why in page.said())
-    page.type("text", "x")  # a slider of one place
+    page.type("text", "x")
     page.until(lambda: page.said().startswith("After 1 character the"))
+    page.set("count", "value", 2)  # which a slider has to have
+    page.until(lambda: page.get("count", "value") == 1)
     page.focus("add", "button")
     page.press(" ")
     page.until(lambda: page.said().startswith("After 2 characters"))
