@@ -128,7 +128,7 @@ class _Page:
         self.status = Status()
         self.live = Live(document, answer, self.show, self.status)
         wide = {"sizing_mode": "stretch_width"}
-        self.text = Box(f"a text, up to {T} characters", "text", read, _START.text, str)
+        self.text = Box(f"a text, up to {T} characters", "text", read, _START.text, written=str)
         Form([self.text], lambda values: None, self.typed, self.status)
         add = Button(label="add the most probable", button_type="primary", name="add", **wide)
         self.network = Select(title="network", options=list(PRESETS), value=_START.network, name="network", **wide)
@@ -234,7 +234,7 @@ class _Page:
 
     def add(self) -> None:
         """One character more, without the first where there would be too many."""
-        if self.found is not None:
+        if self.is_shown:
             text = self.question.text + CHARACTERS[self.found.probabilities[-1].argmax()]
             self.text.write(text[-T:])
             self.typed()
@@ -263,16 +263,21 @@ class _Page:
 
     def look(self) -> None:
         """At another part of what was found."""
-        if not self.quiet and self.found is not None:
+        if not self.quiet and self.is_shown:
             self.draw_inside()
 
     # What is seen ----------------------------------------------------------------------------------------------------
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether what was found is of the network and the text that are asked for."""
+        return self.drawn == (self.question.network, self.question.text)
 
     def show(self, answered: tuple[Question, Found]) -> None:
         question, found = answered
         if question is not self.question:
             return  # no longer asked; the right one is on its way
-        anew = self.found is None or (question.network, question.text) != self.drawn
+        anew = not self.is_shown
         self.found, self.drawn = found, (question.network, question.text)
         if anew:  # what the choice of a prediction leaves as it is
             self.draw_text()
@@ -375,7 +380,7 @@ class _Page:
 
     def say(self) -> None:
         question, found = self.question, self.found
-        shown, p, follows = most_probable(question, found)
+        shown, p, _ = most_probable(question, found)
         first = ", ".join(f"{one} {100 * each:.0f} %" for one, each in zip(seen(shown[:3]), p[:3], strict=True))
         F, most = found.value.item(), max(*found.differences.values(), found.gradient_difference).item()
         wanted = seen(found.character)[0]
