@@ -41,7 +41,7 @@ CASES = {
         2,
     ),
     "transformer, gated": (
-        sequence("transformer(1, 1, 4, 3, 'rotary', 'rms_norm', 'swiglu')", (4, 2)),
+        sequence("transformer(1, 1, 4, 3, 'rotary', 'rms_norm', 'swiglu')", (4, 2), lengths=True),
         "cross_entropy",
         None,
         None,
@@ -56,7 +56,7 @@ CASES = {
     "series": (series(), "mean_square_error", None, None),
     "series, weighed": (series(), "sum_square_error(mean, positions=sum)", MASK[:, :2] + 0.5, 2),
 }
-FAST = ("images", "texts, masked, summed", "transformer", "lstm")
+FAST = ("images", "texts, masked, summed", "transformer, gated", "lstm")
 cases = pytest.mark.parametrize(
     "name", [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in CASES]
 )

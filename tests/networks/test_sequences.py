@@ -212,9 +212,11 @@ def test_truncated_derivatives_are_those_of_pieces_whose_state_is_given():
     np.testing.assert_allclose(factors.total(shares["recurrent"], theta["recurrent"]), total, rtol=1e-11, atol=1e-12)
 
 
-def test_what_is_beyond_an_examples_length_reaches_nothing():
+@pytest.mark.parametrize("examples", [3, 1])
+def test_what_is_beyond_an_examples_length_reaches_nothing(examples):
     for name in ROWS:
         n, theta = drawn(name, 6, lengths=True)
+        n, theta = n[-examples:], theta | {"lengths": theta["lengths"][-examples:]}
         f, counts = activations.get(name), np.arange(6)[None, :, None] < np.asarray(theta["lengths"])[:, None, None]
         a, kept = f.forward(n, theta)
         other = f.forward(jnp.where(counts, n, 7 * n), theta)[0]

@@ -85,7 +85,8 @@ def attention(heads: int = 1, causal: bool = False, rotary: bool = False) -> Act
     def forward(n, theta):
         _check(heads, rotary, n.shape)
         q, k, v = split(n)
-        p = _softmax(wide(_meet(q, k)) / math.sqrt(q.shape[-1]), _seen(q.shape[2], causal, theta)).astype(n.dtype)
+        seen, empty = _seen(q.shape[2], causal, theta), "lengths" in theta
+        p = _softmax(wide(_meet(q, k)) / math.sqrt(q.shape[-1]), seen, empty).astype(n.dtype)
         return _side_by_side(_mean(p, v), n), Attended(p)
 
     def pullback(g, n, a, kept, theta):
@@ -210,12 +211,13 @@ def _seen(positions: int, causal: bool, theta: Theta) -> Array | None:
     return both if seen is None else both & seen
 
 
-def _softmax(x: Array, seen: Array | None) -> Array:
-    """Of each row, over what is seen of it; 0 in rows of which nothing is."""
+def _softmax(x: Array, seen: Array | None, empty: bool) -> Array:
+    """Of each row, over what is seen of it. empty: there may be rows of which nothing is, and they are 0."""
     if seen is not None:
         x = jnp.where(seen, x, jnp.asarray(jnp.finfo(x.dtype).min, x.dtype))
     e = jnp.exp(x - largest_in_row(x))
-    if seen is not None and len(seen) > 1:  # by length; where it is causal alone a row sees at least itself
-        e = jnp.where(seen, e, 0)
+    if not empty:
+        return e / jnp.sum(e, axis=-1, keepdims=True)
+    e = jnp.where(seen, e, 0)
     total = jnp.sum(e, axis=-1, keepdims=True)
     return e / jnp.where(total == 0, 1, total)
