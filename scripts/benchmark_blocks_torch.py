@@ -19,7 +19,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from benchmark_blocks import LOSS, problems
+from benchmark_blocks import LOSS, pictures
 from benchmark_quantities import check, in_turns, ratio
 from benchmark_quantities_torch import _at_its_best
 
@@ -141,7 +141,7 @@ def main() -> None:
     # of what torch.func finds slow
     warnings.filterwarnings("ignore", category=UserWarning)
     table = []
-    for p in problems():
+    for p in pictures():
         params, inputs, targets = p.batch()
         given = tensors(params), torch.tensor(np.asarray(inputs)), torch.tensor(np.asarray(targets)).argmax(dim=1)
         expected = {

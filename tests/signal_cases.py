@@ -148,6 +148,7 @@ def series():
     )
 
 
+SEQUENCES = ("attention(2)", "attention(4, True)", "attention(2, True, True)", "gru", "lstm", "recurrent(sigmoid)")
 NORMS = ("layer_norm", "rms_norm", "group_norm(2)", "batch_norm")
 
 
@@ -155,8 +156,8 @@ NORMS = ("layer_norm", "rms_norm", "group_norm(2)", "batch_norm")
 
 
 def random_network(draw):
-    """Two to four layers of convolutions, means, residuals, norms and pools on a signal or an image, a vector or a
-    signal out.
+    """Two to four layers of convolutions, means, residuals, norms, pools, attention and recurrences on a signal or an
+    image, a vector or a signal out.
     """
     positions = tuple(map(int, draw.integers(4, 8, draw.choice([1, 2]))))
     network = fnn.graph(
@@ -166,7 +167,8 @@ def random_network(draw):
     for number in range(1, int(draw.integers(2, 4))):
         before = network.output.name
         *positions, channels = network.shapes[before]
-        kind, activation = draw.choice(["conv", "residual", "mean", "norm", "pool"]), _any_activation(draw)
+        kind = draw.choice(["conv", "residual", "mean", "norm", "pool", "sequence"])
+        activation = _any_activation(draw)
         by, size = _any_window(draw, positions), 4
         if kind == "residual":
             size = channels
@@ -179,6 +181,8 @@ def random_network(draw):
         elif kind == "pool":
             window, size, sources = tuple(min(2, length) for length in positions), channels, [(before, "identity")]
             activation = fnn.activations.max_pool(window, stride=draw.choice([None, 1]))
+        elif kind == "sequence":
+            sources, activation = [before], draw.choice(SEQUENCES if len(positions) == 1 else SEQUENCES[:3])
         else:
             sources = [(before, by)]
             activation = draw.choice(NORMS) if kind == "norm" else activation
