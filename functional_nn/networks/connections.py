@@ -400,7 +400,7 @@ def _of_tokens(tokens: int) -> Connection:
         return (x >= 0) & (x < tokens)
 
     def forward(x, w):
-        chosen = w.T[jnp.where(inside(x), x, 0)]
+        chosen = jnp.asarray(w).T[jnp.where(inside(x), x, 0)]  # NumPy's could not be asked for tokens that are traced
         return jnp.where(inside(x)[..., None], chosen, jnp.nan)
 
     def back(s, w, like):

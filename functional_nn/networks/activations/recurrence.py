@@ -88,9 +88,12 @@ class _Step(NamedTuple):
     cut: Array | None
 
 
-def _recurrence(name: str, cell: _Cell, truncate: int | None, kinks: Callable | None = None) -> Activation:
+def _recurrence(
+    name: str, cell: _Cell, truncate: int | None, constants: tuple[Any, ...] = (), kinks: Callable | None = None
+) -> Activation:
     if truncate is not None:
-        checks.integer(name.partition("(")[0], "truncate", truncate, 1)
+        truncate = checks.integer(name, "truncate", truncate, 1)
+        constants = (*constants, f"truncate={truncate}")
 
     def steps(n: Array, theta: Theta) -> _Step:
         times, counts = np.arange(n.shape[1]), counted(theta, n.shape[1])
@@ -169,7 +172,7 @@ def _recurrence(name: str, cell: _Cell, truncate: int | None, kinks: Callable | 
         return {"recurrent": own.reshape(-1, size).astype(dtype)}
 
     return Activation(
-        name if truncate is None else f"{name[:-1]}{', ' if name[-2] != '(' else ''}truncate={truncate})",
+        f"{name}({', '.join(map(str, constants))})",
         forward, pullback, pushforward, by_forward_derivative(forward, pullback),
         kink_distance=kinks, parameters=parameters, drawn=drawn, pieces=cell.gates, by_length=True, through_time=True,
     )  # fmt: skip
@@ -244,7 +247,7 @@ def recurrent(activation: str | Activation = "tanh", truncate: int | None = None
         return (f.pushforward(r_n + r_z, {}, kept[0], after[0], kept[1], {}),)
 
     kinks = None if f.smooth else lambda n, kept: f.kink_distance(_by_time(kept.cells[0]))
-    return _recurrence(f"recurrent({f.name})", _Cell(1, forward, back, push), truncate, kinks)
+    return _recurrence("recurrent", _Cell(1, forward, back, push), truncate, (f.name,), kinks)
 
 
 @register
@@ -278,7 +281,7 @@ def gru(truncate: int | None = None) -> Activation:
         r_c = _tanh_slope(c) * (n_c + r_r * z_c + r * moved_z)
         return (r_c + r_u * (h - c) + u * (r_h - r_c),)
 
-    return _recurrence("gru()", _Cell(3, forward, back, push), truncate)
+    return _recurrence("gru", _Cell(3, forward, back, push), truncate)
 
 
 @register
@@ -315,4 +318,4 @@ def lstm(forget_bias: float = 1.0, truncate: int | None = None) -> Activation:
         return _slope(o) * r_o * out + o * _tanh_slope(out) * r_m, r_m
 
     cell = _Cell(4, forward, back, push, ("initial", "initial_cell"))
-    return _recurrence(f"lstm({forget_bias})", cell, truncate)
+    return _recurrence("lstm", cell, truncate, (forget_bias,))
