@@ -44,7 +44,14 @@ import numpy as np
 from jax import Array, lax
 
 from functional_nn import checks
-from functional_nn.networks.activations.activation import Activation, Theta, by_forward_derivative, get, register
+from functional_nn.networks.activations.activation import (
+    Activation,
+    Theta,
+    by_forward_derivative,
+    counted,
+    get,
+    register,
+)
 from functional_nn.networks.connections import Factors
 from functional_nn.precision import at_least_float32
 from functional_nn.registry import cached
@@ -86,13 +93,13 @@ def _recurrence(name: str, cell: _Cell, truncate: int | None, kinks: Callable | 
         checks.integer(name.partition("(")[0], "truncate", truncate, 1)
 
     def steps(n: Array, theta: Theta) -> _Step:
-        times = np.arange(n.shape[1])
-        counts = jnp.asarray(times)[:, None, None] < theta["lengths"][None, :, None] if "lengths" in theta else None
+        times, counts = np.arange(n.shape[1]), counted(theta, n.shape[1])
+        counts = None if counts is None else counts.T[..., None]
         cut = None if truncate is None else jnp.asarray((times % truncate == 0) & (times > 0))
         return _Step(counts, cut)
 
     def started(n: Array, theta: Theta) -> State:
-        return tuple(jnp.broadcast_to(theta[each], (len(n), theta[each].size)) for each in cell.initial)
+        return tuple(jnp.broadcast_to(theta[each][None], (len(n), theta[each].size)) for each in cell.initial)
 
     def run(one: Callable, first: State, n: Array, *rest: Any, reverse: bool = False):
         return lax.scan(one, first, (_by_time(n), *rest), reverse=reverse)
