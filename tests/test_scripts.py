@@ -314,6 +314,14 @@ def test_networks_on_mnist_1d_are_its_authors(mnist_1d):
     assert [mnist_1d.verdict(points) for points in (-2.1, -2, 2, 2.1)] == ["LOWER", *["as printed"] * 2, "higher"]
 
 
+def test_signals_are_given_both_ways(mnist_1d):
+    x = np.arange(80.0).reshape(2, 40)
+    read = mnist_1d.as_read(mnist_1d.recurrent(), x)
+    assert read["signal"].shape == read["reversed"].shape == (2, 40, 1)
+    assert (read["signal"][..., 0] == x).all() and (read["reversed"][:, ::-1, 0] == x).all()
+    assert list(mnist_1d.as_read(mnist_1d.dense(), x)) == ["signal"]
+
+
 def test_the_rate_on_mnist_1d_is_the_held_out_parts(mnist_1d, monkeypatch):
     """Of rates by the mean over seeds of each one's best epoch."""
     monkeypatch.setattr(mnist_1d, "RATES", (0.1, 0.2))
