@@ -48,7 +48,7 @@ def admitted(loss, activation) -> bool:
 # what networks are made of in the proofs: every family once, and both ways of sharing a learned slope
 _BY_THEIR_DERIVATIVES = (
     "leaky_relu(-0.5)", "elu(0.7)", "celu(0.7)", "maxout(3)", "softplus", "softsign", "silu", "mish", "gelu",
-    "gelu(tanh)", "celu", "selu", "relu6", "hard_tanh", "hard_sigmoid",
+    "gelu(tanh)", "celu", "selu", "relu6", "hard_tanh", "hard_sigmoid", "swiglu", "geglu",
 )  # fmt: skip
 PROVED = tuple(name for name in TRAINABLE if name not in _BY_THEIR_DERIVATIVES)
 OUTPUT_PAIRS = tuple((f, loss) for f in PROVED for loss in LOSSES if admitted(loss, f))
@@ -197,6 +197,13 @@ def _constants(name):
     return [part.strip() for part in re.search(r"\((.*)\)", name).group(1).split(",")] if "(" in name else []
 
 
+_GATES = {
+    "glu": lambda x: 1 / (1 + np.exp(-x)),
+    "swiglu": lambda x: x / (1 + np.exp(-x)),
+    "geglu": lambda x: x * math.erfc(-x / np.sqrt(2)) / 2,
+}
+
+
 def reference_activation(activation, n, theta):
     """a (S,) for the net inputs n (N,) of one example; `theta` {name: (S,) or (1,)}."""
     base, constants = activation.name.partition("(")[0], _constants(activation.name)
@@ -206,6 +213,8 @@ def reference_activation(activation, n, theta):
     if base == "maxout":
         k = int(constants[0])
         return [max(n[i : i + k], key=np.real) for i in range(0, len(n), k)]
+    if base in _GATES:
+        return [_GATES[base](n[i]) * n[i + 1] for i in range(0, len(n), 2)]
     if base == "prelu":
         slopes = [theta["slope"][i % len(theta["slope"])] for i in range(len(n))]
         return [x if x.real >= 0 else slope * x for x, slope in zip(n, slopes, strict=True)]

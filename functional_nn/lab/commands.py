@@ -20,11 +20,12 @@ import functional_nn as fnn
 from functional_nn import checks, precision
 from functional_nn.gradients import rules
 from functional_nn.gradients.comparison import finite_or_none
-from functional_nn.lab import datasets, environment, events, pages, runs
+from functional_nn.lab import datasets, environment, events, pages, runs, texts
 from functional_nn.lab.datasets import Dataset
 from functional_nn.lab.interruptions import checkpointed
 from functional_nn.lab.progress import progress
 from functional_nn.lab.separability import separability
+from functional_nn.lab.texts import Text
 from functional_nn.networks.connections import Shape
 from functional_nn.networks.network import dtype_of
 from functional_nn.registry import did_you_mean
@@ -33,8 +34,15 @@ from functional_nn.training.checkpoints import Checkpoints
 from functional_nn.training.program import evaluation_block
 
 _ASKED = ("target", "header", "columns", "drop", "delimiter", "decimal", "missing", "weights")  # of a table
+_NOT_OF_TEXT = {
+    "target": None, "weights": None, "labels": None, "task": "auto", "header": "auto", "columns": (), "drop": (),
+    "delimiter": "auto", "decimal": "auto", "missing": "refuse", "class_weights": None, "label_smoothing": 0.0,
+    "augment": (), "window": None, "horizon": 1,
+}  # fmt: skip
+_CONTEXT = 64  # tokens of a text that are read at once
 _OF_TRAINING = ("regularizer", "gradient", "epochs", "shuffle", "replacement", "early_stopping")
 _MONITORED = 256  # examples on which the two gradients are compared all through training
+_MONITORED_TOKENS = 1024  # of a text, likewise
 _JUDGED = 2000  # examples of which is asked whether one layer can tell them apart
 _SAVED = 50  # checkpoints of a run, about, besides those where it is interrupted and at its end
 _OPERATIONS, _UPDATE = 2e9, 3e-5  # a second, and seconds an update beside them, of a slow machine
@@ -78,7 +86,7 @@ def train(source: str, settings: dict[str, Any], out: Path, replace: bool, resum
         progress(f"training on {task.held_out.name}", epochs) as advance,
     ):
         proved = not is_perceptron(settings)  # the rule is no derivative that another could be compared with
-        monitor = fnn.comparison.monitor(network, loss, x[:_MONITORED], t[:_MONITORED]) if proved else None
+        monitor = fnn.comparison.monitor(network, loss, *task.watched) if proved else None
         watch = _Watch(monitor, epochs // 10, kept, resumed)
         watch(0, params)
         began = time.perf_counter()
@@ -107,8 +115,10 @@ def train(source: str, settings: dict[str, Any], out: Path, replace: bool, resum
     if result.status != "completed" or result.best is not None:
         print(result.reason)
     own = ", the whole table, which is trained on" if source in datasets.TRUTH_TABLES else ", its own test part"
-    which = (own if task.own_test else "") + (", by which the epoch was chosen" if result.best is not None else "")
-    print(f"held out ({len(held_out[1])} examples{which}): {said(summary['held out'])}")
+    end = isinstance(task.held_out, Text) or task.held_out.series
+    own = ", the end" if end else own if task.own_test else ""
+    which = own + (", by which the epoch was chosen" if result.best is not None else "")
+    print(f"held out ({len(held_out[0])} examples{which}): {said(summary['held out'])}")
     if not proved:
         print(summary["separability"])
     if agreement is not None:
@@ -124,19 +134,21 @@ def _write(
     """All files of a run that was trained; the comparison of its gradients after training, where it was watched, and
     its results.
     """
-    config, loss, (x, t), (x_test, t_test) = task.config, task.loss, task.training, task.validation
+    config, loss, x_test = task.config, task.loss, task.validation[0]
     agreement = None
     if watched:
-        agreement = fnn.compare(network, loss, result.params, x[:_MONITORED], t[:_MONITORED], costs=True)
+        agreement = fnn.compare(network, loss, result.params, *task.watched, costs=True)
         agreement.to_csv(folder / "agreement.csv")
         agreement.to_json(folder / "agreement.json")
-    summary = measures(config, network, loss, result.params, x_test, t_test)
+    summary = measures(config, network, loss, result.params, *task.validation)
     summary = {"status": result.status, "reason": result.reason, "seconds": round(seconds, 2), "held out": summary}
     if not watched:
         summary["separability"] = _separable(task)
     runs.save(folder, config | {"results": summary}, result.params)
     _write_history(folder / "history.csv", result.history)
-    outputs = outputs_of(network, result.params, x_test).astype(np.float64)
+    outputs = None  # of positions there may be more than memory holds
+    if len(network.shapes[network.output.name]) == 1:
+        outputs = outputs_of(network, result.params, x_test).astype(np.float64)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph")  # a class name in letters that matplotlib's font has not got
         page = pages.trained(
@@ -149,7 +161,7 @@ def _write(
             outputs,
             seconds,
             resumed,
-            len(x[:_MONITORED]),
+            len(task.watched[0]),
             folder,
             network,
         )
@@ -218,17 +230,21 @@ def compare_run(folder: Path, out: Path | None) -> bool:
     """Compares the gradients of a saved run on its training data; prints the whole record. True where they agree."""
     _check_new(out)
     run = _open(folder)
-    labels = run.config["labels"] and Path(run.config["labels"])
-    dataset = _like(run, run.config["data"], None, labels)
-    training, _ = datasets.split(dataset, test_fraction=run.config["test_fraction"], seed=run.config["seed"])
-    x, t = _arrays(run.config, run.loss, training, _read_by(run.network))
-    agreement = fnn.compare(run.network, run.loss, run.params, x[:_MONITORED], t[:_MONITORED], costs=True)
+    if _is_of_text(run):
+        text, _ = texts.split(_text_like(run, run.config["data"]), run.config["context"], run.config["test_fraction"])
+        x, t = _watched(texts.windows(text, run.config["context"]), None)
+    else:
+        labels = run.config["labels"] and Path(run.config["labels"])
+        dataset = _like(run, run.config["data"], None, labels)
+        training, _ = datasets.split(dataset, test_fraction=run.config["test_fraction"], seed=run.config["seed"])
+        x, t = _watched(*_arrays(run.config, run.loss, training, _read_by(run.network)))
+    agreement = fnn.compare(run.network, run.loss, run.params, x, t, costs=True)
     print(agreement)
     if out:
         out.mkdir(parents=True, exist_ok=True)
         agreement.to_csv(out / "agreement.csv")
         agreement.to_json(out / "agreement.json")
-        _write_page(out, pages.compared(folder, run, agreement, len(x[:_MONITORED])))
+        _write_page(out, pages.compared(folder, run, agreement, len(x)))
     return agreement.verdict != "differ"
 
 
@@ -292,12 +308,45 @@ def compare_grid(
 def evaluate(folder: Path, source: str, target: str | None, labels: Path | None, part: str) -> None:
     """Prints loss and accuracy, or R^2 and root mean square error, of a saved run."""
     run = _open(folder)
+    if _is_of_text(run):
+        if target is not None or labels is not None:
+            raise ValueError(f"{source}: a text has neither target nor labels; got {target or str(labels)!r}")
+        text, context = _text_like(run, source), run.config["context"]
+        text = texts.split(text, context, run.config["test_fraction"])[1] if part == "held-out" else text
+        texts.check_context(text, context)
+        windows = texts.windows(text, context)
+        measured = measures(run.config, run.network, run.loss, run.params, windows, None)
+        print(f"{text.name} ({len(windows)} examples): {said(measured)}")
+        return
     dataset = _like(run, source, target, labels)
     if part == "held-out" or source in datasets.TRUTH_TABLES:  # of which either part is the whole
         _, dataset = datasets.split(dataset, test_fraction=run.config["test_fraction"], seed=run.config["seed"])
     arrays = _arrays(run.config, run.loss, dataset, _read_by(run.network))
-    measured = measures(run.config, run.network, run.loss, run.params, *arrays)
+    measured = measures(run.config, run.network, run.loss, run.params, *arrays, dataset.counted)
     print(f"{dataset.name} ({len(dataset.inputs)} examples): {said(measured)}")
+
+
+def continue_text(folder: Path, prompt: str, length: int, temperature: float, seed: int, out: Path | None) -> None:
+    """Writes the prompt and what a run on text goes on with. Raises ValueError for other runs, an empty prompt and one
+    with characters that the run does not know.
+    """
+    run = _open(folder)
+    if not _is_of_text(run):
+        raise ValueError(f"prompt: expected a run on text, and {str(folder)!r} is on {run.config['task']}")
+    if not prompt:
+        raise ValueError("prompt: expected at least one character, got none")
+    if length < 1:
+        raise ValueError(f"length must be an integer >= 1, got {length}")
+    _check_new_file(out)
+    unit, classes = run.config["unit"], run.config["classes"]
+    tokens = texts.encode(prompt, unit, classes, "prompt").astype(np.int32)[-run.config["context"] :]
+    key = jax.random.key(_seed(seed))
+    following = fnn.generate(run.network, run.params, tokens, key, count=length, temperature=temperature)
+    text = prompt + texts.decode(following, unit, classes)
+    if out:
+        out.write_text(text + "\n", encoding="utf-8")
+    else:
+        print(text)
 
 
 def predict(folder: Path, source: str, out: Path | None, probabilities: bool) -> None:
@@ -306,15 +355,22 @@ def predict(folder: Path, source: str, out: Path | None, probabilities: bool) ->
     probabilities: the outputs of all classes, too, a column each.
     """
     run = _open(folder)
+    if _is_of_text(run):
+        raise ValueError(f"{str(folder)!r} is a run on text, which goes on with a text; give it --prompt")
     classes = run.config["classes"]
     if probabilities and not classes:
         raise ValueError("probabilities: expected a run on classes, and this one predicts numbers")
     inputs = _scaled(run.config, datasets.load_inputs(source, run.reading), _read_by(run.network))
     outputs = outputs_of(run.network, run.params, inputs)
     if not np.isfinite(outputs.astype(np.float64)).all():
-        row = int(np.argmin(np.isfinite(outputs.astype(np.float64)).all(axis=1)))
+        row = int(np.argmin(np.isfinite(outputs.astype(np.float64)).reshape(len(outputs), -1).all(axis=1)))
         raise ValueError(f"{source}: the network's outputs for example {row} are not finite")
-    if classes:
+    if classes and outputs.ndim > 2:
+        if probabilities:
+            raise ValueError("probabilities: expected one class an example, and this run tells one at each position")
+        header = tuple(f"class{t}" for t in range(outputs.shape[1]))
+        rows = [tuple(classes[c] for c in best) for best in outputs.argmax(axis=2)]
+    elif classes:
         best = outputs.argmax(axis=1)
         # a class of either name would hide that column
         names = [f"output {name}" if name in ("class", "output") else name for name in classes if probabilities]
@@ -328,10 +384,14 @@ def predict(folder: Path, source: str, out: Path | None, probabilities: bool) ->
     if not out:
         csv.writer(sys.stdout, lineterminator="\n").writerows([header, *rows])
         return
-    if out.exists():
-        raise ValueError(f"output {str(out)!r} exists; choose another with --out")
+    _check_new_file(out)
     with out.open("x", newline="", encoding="utf-8") as file:
         csv.writer(file, lineterminator="\n").writerows([header, *rows])
+
+
+def _check_new_file(out: Path | None) -> None:
+    if out and out.exists():
+        raise ValueError(f"output {str(out)!r} exists; choose another with --out")
 
 
 def _exact(value: Any) -> str:
@@ -375,28 +435,65 @@ def _open(folder: Path) -> runs.Run:
 class Prepared(NamedTuple):
     """What a run is trained on: (inputs, targets) as the network takes them; config: how they came to be.
 
-    held_out: that part as it was read; own_test: whether it is one that the data set brings. weights, class_weights: of
-    the training examples, as `fit` takes them.
+    held_out: that part as it was read; own_test: whether it is one that the data set brings. Of a text training and
+    validation are (windows, None); validation may have weights third. weights, class_weights: of the training examples,
+    as `fit` takes them.
     """
 
     held_out: Dataset
     own_test: bool
     loss: fnn.Loss
     config: dict[str, Any]
-    training: tuple[np.ndarray, np.ndarray]
-    validation: tuple[np.ndarray, np.ndarray]
+    training: tuple[Any, np.ndarray | None]
+    validation: tuple
     weights: np.ndarray | None
     class_weights: Any
+
+    @property
+    def watched(self) -> tuple[np.ndarray, np.ndarray]:
+        """Training examples on which the two gradients are compared."""
+        return _watched(*self.training)
+
+
+def _watched(x: Any, t: np.ndarray | None) -> tuple[Any, Any]:
+    """The first examples; of windows of a text, as arrays, with the tokens that follow."""
+    if t is not None:
+        return x[:_MONITORED], t[:_MONITORED]
+    few = slice(max(1, _MONITORED_TOKENS // x.context))
+    return x[few], dataclasses.replace(x, offset=1)[few]
+
+
+def _seed(seed: int) -> int:
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"seed must be an integer from 0 to {2**32 - 1}, got {seed}")
+    return seed
 
 
 def prepare(source: str, settings: dict[str, Any]) -> Prepared:
     """Loads, splits and scales as the settings say. Raises ValueError for what does not fit."""
-    if not 0 <= settings["seed"] < 2**32:
-        raise ValueError(f"seed must be an integer from 0 to {2**32 - 1}, got {settings['seed']}")
-    asked = {name: settings[name] for name in _ASKED}
-    dataset = datasets.load(source, labels=settings["labels"], task=settings["task"], **asked)
+    _seed(settings["seed"])
+    if texts.is_text(source):
+        return _prepare_text(source, settings)
+    for name in ("unit", "context"):
+        if settings.get(name) is not None:
+            raise ValueError(f"{name}: is for a .txt file, which {source} is not; got {settings[name]!r}")
+    asked = {name: settings[name] for name in _ASKED} | {
+        name: settings[name] for name in ("window", "horizon") if name in settings
+    }
+    preset = fnn.presets.get(settings["network"]) if settings.get("network") else None
+    sequences = preset is not None and preset.sequences
+    dataset = datasets.load(source, labels=settings["labels"], task=settings["task"], sequences=sequences, **asked)
     shape = dataset.inputs.shape[1:]
-    if settings.get("network") and fnn.presets.get(settings["network"]).pictures:
+    if dataset.series and (sequences or (preset and preset.pictures)):
+        shape = dataset.series.window, dataset.series.columns
+    elif sequences and not dataset.tokens:
+        shape = dataset.image_shape or ()
+        if len(shape) != 2:
+            raise ValueError(
+                f"network {settings['network']!r} reads sequences: expected a .txt file, a CSV file with --window, or "
+                f"arrays (Q, T) of integers or (Q, T, R) of numbers; got {dataset.name}"
+            )
+    elif not sequences and preset and preset.pictures:
         try:
             dataset = datasets.pictured(dataset)
         except ValueError as error:
@@ -405,10 +502,56 @@ def prepare(source: str, settings: dict[str, Any]) -> Prepared:
     parts = datasets.split_rows(dataset, test_fraction=settings["test_fraction"], seed=settings["seed"])
     loss = fnn.losses.get(settings["loss"] or _suitable_loss(dataset.task, settings))
     config = _configuration(source, settings, dataset, parts[0], loss)
-    arrays = (_arrays(config, loss, dataset, shape, rows) for rows in parts)
+    training, validation = (_arrays(config, loss, dataset, shape, rows) for rows in parts)
     weights = None if dataset.weights is None else dataset.weights[parts[0]]
+    if dataset.counted is not None:
+        weights, validation = dataset.counted[parts[0]], (*validation, dataset.counted[parts[1]])
     weighing = weights, _class_weights(settings["class_weights"], dataset)
-    return Prepared(datasets.rows(dataset, parts[1]), dataset.own_test > 0, loss, config, *arrays, *weighing)
+    held_out = datasets.rows(dataset, parts[1])
+    return Prepared(held_out, dataset.own_test > 0, loss, config, training, validation, *weighing)
+
+
+def default_network(source: str, settings: dict[str, Any]) -> str | None:
+    """What a network is called that is given none: of a text a recurrent one, else by its layers."""
+    return "gru" if settings["network"] is None and texts.is_text(source) else settings["network"]
+
+
+def _prepare_text(source: str, settings: dict[str, Any]) -> Prepared:
+    """A text, its end held out, as windows. Raises ValueError for what does not fit it."""
+    for name, otherwise in _NOT_OF_TEXT.items():
+        if settings.get(name, otherwise) != otherwise:
+            raise ValueError(f"{name}: {source} is a text, which has none; got {settings[name]!r}")
+    preset = fnn.presets.get(settings["network"]) if settings.get("network") else None
+    if preset is None or not preset.sequences:
+        raise ValueError(
+            f"{source}: a text is read by a network of sequences, such as --network gru, and alone, by train; got "
+            f"{settings.get('network')!r}"
+        )
+    unit, context = settings["unit"] or "character", settings["context"]
+    context = _CONTEXT if context is None else context
+    whole = texts.load(source, unit)
+    parts = texts.split(whole, context, settings["test_fraction"])
+    loss = fnn.losses.get(settings["loss"] or _suitable_loss("text", settings))
+    config = {
+        **_of_data(source, settings, loss),
+        **runs.plain_reading(datasets.Reading((), "text", whole.classes, own_test=False)),
+        "inputs": None,
+        "targets": None,
+        "unit": unit,
+        "context": context,
+        **environment.provenance(),
+    }
+    each = ((texts.windows(part, context), None) for part in parts)
+    return Prepared(parts[1], False, loss, config, *each, None, None)
+
+
+def _is_of_text(run: runs.Run) -> bool:
+    return run.config["task"] == "text"
+
+
+def _text_like(run: runs.Run, source: str) -> Text:
+    """A text, read as the run's own was."""
+    return texts.load(source, run.config["unit"], run.config["classes"])
 
 
 def _class_weights(text: str | None, dataset: Dataset) -> str | dict[int, float] | None:
@@ -442,6 +585,8 @@ def _smoothed(task: Prepared, rate: float) -> Prepared:
         return task
     if task.held_out.task != "classification":
         raise ValueError(f"label_smoothing: {task.held_out.name} has numbers to predict, and no classes; got {rate}")
+    if isinstance(task.held_out, Dataset) and task.held_out.labels.ndim > 1:
+        raise ValueError(f"label_smoothing: {task.held_out.name} has a label at each position, which stay as they are")
     if task.loss.targets == "signs":
         raise ValueError(f"label_smoothing: {task.loss.name} takes targets of -1 and +1 alone; got {rate}")
     x, t = task.training
@@ -506,7 +651,7 @@ def _separable(task: Prepared) -> str:
 
 def say_pictures(task: Prepared) -> None:
     """Prints how pixels were scaled, where they are not taken as they are."""
-    pictures = task.held_out.pictures
+    pictures = None if isinstance(task.held_out, Text) else task.held_out.pictures
     if pictures and (pictures.divided or pictures.scaled):
         print(pictures)
 
@@ -514,7 +659,7 @@ def say_pictures(task: Prepared) -> None:
 def _suitable_loss(task: str, settings: dict[str, Any]) -> str:
     if is_perceptron(settings):
         return "sum_square_error"  # counts mistakes
-    return "cross_entropy" if task == "classification" else "mean_square_error"
+    return "mean_square_error" if task == "regression" else "cross_entropy"
 
 
 def build_network(task: Prepared, settings: dict[str, Any]) -> fnn.Network:
@@ -525,7 +670,15 @@ def build_network(task: Prepared, settings: dict[str, Any]) -> fnn.Network:
     if is_perceptron(settings):
         suited = "hardlim"
     last = settings["output"] or suited
-    if settings.get("network"):
+    if isinstance(task.held_out, Text):
+        preset, tokens = fnn.presets.get(settings["network"]), task.held_out.vocabulary
+        network = preset((task.config["context"],), tokens, output=last, tokens=tokens, each_position=True)
+    elif task.held_out.tokens:
+        preset, classes = fnn.presets.get(settings["network"]), task.held_out.classes
+        each = bool(classes) and task.held_out.labels.ndim > 1
+        outputs = len(classes) or t.shape[1]
+        network = preset(x.shape[1:], outputs, output=last, tokens=task.held_out.tokens, each_position=each)
+    elif settings.get("network"):
         inputs = x.shape[1:] if x.ndim > 2 else x.shape[1]
         network = fnn.presets.get(settings["network"])(inputs, t.shape[1], output=last)
     else:
@@ -579,18 +732,25 @@ def _configuration(source, settings, dataset, training, loss) -> dict[str, Any]:
 
     training: the numbers of the examples to train on.
     """
-    inputs = datasets.fit_preparation(dataset, training)
+    inputs = None if dataset.tokens else datasets.fit_preparation(dataset, training)
     targets = datasets.fit_standardizer(dataset.targets[training]) if dataset.task == "regression" else None
     plain = lambda s: {name: None if x is None else x.tolist() for name, x in s._asdict().items()}  # noqa: E731
+    return {
+        **_of_data(source, settings, loss),
+        **runs.plain_reading(dataset.reading),
+        "inputs": inputs and plain(inputs),
+        "targets": plain(targets) if targets else None,
+        **environment.provenance(),
+    }
+
+
+def _of_data(source: str, settings: dict[str, Any], loss: fnn.Loss) -> dict[str, Any]:
+    """What a configuration begins with."""
     return {
         "data": source if source in datasets.NAMES else str(Path(source).resolve()),
         "loss": loss.specification,
         **{name: settings[name] for name in ("dtype", "seed", "test_fraction", "target", "weights", "class_weights")},
         "labels": settings["labels"] and str(settings["labels"]),
-        **runs.plain_reading(dataset.reading),
-        "inputs": plain(inputs),
-        "targets": plain(targets) if targets else None,
-        **environment.provenance(),
     }
 
 
@@ -614,6 +774,8 @@ def _arrays(
 def _scaled(config, inputs: np.ndarray, shape: Shape, rows: np.ndarray | None = None) -> np.ndarray:
     """Inputs (Q, *shape) as the network takes them, no wider than it needs."""
     scale, _ = runs.standardizers(config)
+    if scale is None:  # tokens
+        return inputs if rows is None else inputs[rows]
     dtype = np.float64 if config["dtype"] == "float64" else np.float32
     return scale.apply(inputs, rows=rows, dtype=dtype).reshape(-1, *shape)
 
@@ -637,7 +799,7 @@ def _random_targets(loss: fnn.Loss, key: jax.Array, examples: int, width: int) -
 def right_answers(task: str):
     """What `fit` calls correct: None for numbers."""
     # one rule for every loss: the class with the largest output
-    return fnn.losses.largest if task == "classification" else None
+    return None if task == "regression" else fnn.losses.largest
 
 
 def outputs_of(network: fnn.Network, params: Any, inputs: np.ndarray) -> np.ndarray:
@@ -647,11 +809,16 @@ def outputs_of(network: fnn.Network, params: Any, inputs: np.ndarray) -> np.ndar
     return np.concatenate([np.asarray(network.apply(params, inputs[start : start + block])) for start in starts])
 
 
-def measures(config, network, loss, params, x, t) -> dict[str, float]:
+def measures(config, network, loss, params, x, t, weights=None) -> dict[str, float]:
     """Loss and accuracy, or loss, R^2 and root mean square error in the data's own units."""
-    value, accuracy = fnn.training.evaluate(network, loss, params, x, t, right_answers(config["task"]))
+    correct = right_answers(config["task"])
+    value, accuracy = fnn.training.evaluate(network, loss, params, x, t, correct, weights=weights)
     value, accuracy = (float(_exact(np.asarray(x)[()])) for x in (value, accuracy))  # 0.98, not the float32 beside it
     measured = {"loss": value}
+    if config["task"] == "text":
+        nats = loss.specification == "cross_entropy(mean)"  # of each position
+        bits = {f"bits per {config['unit']}": round(value / math.log(2), 6)} if nats else {}
+        return measured | bits | {"accuracy": accuracy}
     if config["task"] == "classification":
         return measured | {"accuracy": accuracy}
     outputs = outputs_of(network, params, x).astype(np.float64)

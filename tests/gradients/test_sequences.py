@@ -57,7 +57,9 @@ def test_of_a_batch_many_networks_have_each_its_own_gradient(name):
         assert relative_error(jax.tree.map(lambda x: x[lane], many), gradient(params, *one[1:])) <= 1e-13  # noqa: B023
 
 
-@pytest.mark.parametrize("name", ["transformer(1, 2, 4)", pytest.param("gru(3)", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name", ["transformer(1, 2, 4, activation=swiglu)", pytest.param("gru(3)", marks=pytest.mark.slow)]
+)
 def test_compare_agrees_and_its_other_opinions_do(name):
     network = fnn.presets.get(name)(4, V, tokens=V, each_position=True, lengths=True)
     found = fnn.compare(network, "cross_entropy", *signal_problem(network))

@@ -35,6 +35,7 @@ from jax import Array, lax
 
 from functional_nn import checks
 from functional_nn.networks.activations.activation import Activation, Theta, counted, register
+from functional_nn.networks.activations.neurons import largest_in_row
 from functional_nn.precision import wide
 from functional_nn.registry import cached
 
@@ -212,9 +213,9 @@ def _seen(positions: int, causal: bool, theta: Theta) -> Array | None:
 def _softmax(x: Array, seen: Array | None) -> Array:
     """Of each row, over what is seen of it; 0 in rows of which nothing is."""
     if seen is not None:
-        x = jnp.where(seen, x, jnp.finfo(x.dtype).min)
-    e = jnp.exp(x - lax.stop_gradient(jnp.max(x, axis=-1, keepdims=True)))
+        x = jnp.where(seen, x, jnp.asarray(jnp.finfo(x.dtype).min, x.dtype))
+    e = jnp.exp(x - largest_in_row(x))
     if seen is not None and len(seen) > 1:  # by length; where it is causal alone a row sees at least itself
         e = jnp.where(seen, e, 0)
     total = jnp.sum(e, axis=-1, keepdims=True)
-    return e / jnp.where(total > 0, total, 1)
+    return e / jnp.where(total == 0, 1, total)

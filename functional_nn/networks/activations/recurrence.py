@@ -233,16 +233,17 @@ def recurrent(activation: str | Activation = "tanh", truncate: int | None = None
 
     def forward(n, z, state):
         entered = n + z
-        return (f.forward(entered, {})[0],), entered
+        h, kept = f.forward(entered, {})
+        return (h,), (entered, kept)
 
-    def back(d, entered, state, after):
-        s, _ = f.pullback(d[0], entered, after[0], None, {})
+    def back(d, kept, state, after):
+        s, _ = f.pullback(d[0], kept[0], after[0], kept[1], {})
         return s, s, _zeros(state)
 
-    def push(r_n, r_z, r_state, entered, state, after):
-        return (f.pushforward(r_n + r_z, {}, entered, after[0], None, {}),)
+    def push(r_n, r_z, r_state, kept, state, after):
+        return (f.pushforward(r_n + r_z, {}, kept[0], after[0], kept[1], {}),)
 
-    kinks = None if f.smooth else lambda n, kept: f.kink_distance(_by_time(kept.cells))
+    kinks = None if f.smooth else lambda n, kept: f.kink_distance(_by_time(kept.cells[0]))
     return _recurrence(f"recurrent({f.name})", _Cell(1, forward, back, push), truncate, kinks)
 
 
