@@ -104,7 +104,8 @@ def reached(errors: np.ndarray) -> np.ndarray:
 def draw(rows: list[dict], found: dict):
     """A row of panels for each length: errors by update, norms of s_t by t at the start and at the end."""
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(len(LENGTHS), 3, figsize=(12.5, 3.3 * len(LENGTHS)), layout="constrained")
+        count = len(LENGTHS)
+        figure, axes = plt.subplots(count, 3, squeeze=False, figsize=(12.5, 3.3 * count), layout="constrained")
         for of_length, T in zip(axes, LENGTHS, strict=True):
             for name, color in COLORS.items():
                 best = next(RATES.index(one["best rate"]) for one in rows if (one["network"], one["T"]) == (name, T))
@@ -113,7 +114,7 @@ def draw(rows: list[dict], found: dict):
                 panels = ((updates, errors), (steps, norms[:, 0]), (steps, norms[:, -1]))
                 for axis, (x, each) in zip(of_length, panels, strict=True):
                     axis.plot(x, each.T, color=color, lw=0.7, alpha=0.5)
-                    axis.plot(x, np.median(each, axis=0), color=color, lw=2, label=name)
+                    axis.plot(x, np.median(each, axis=0), color=color, lw=2)
             left, start, end = of_length
             left.axhline(MEAN, color="grey", lw=1, ls=":")
             left.axhline(SOLVED, color="grey", lw=1, ls="--")
