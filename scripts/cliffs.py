@@ -1,0 +1,181 @@
+#!/usr/bin/env python
+"""The cliff in the error surface of one recurrent neuron, and gradient descent there with and without clipping.
+
+    python scripts/cliffs.py --steps 400 --starts 15 --out results/cliffs
+
+Pascanu, Mikolov and Bengio 2013 (arXiv 1211.5063, Sec. 2.3 and 3.2, Fig. 6): x_t = w sigmoid(x_(t-1)) + b, x_0 = 0.5,
+with nothing else coming in; the error is (sigmoid(x_50) - 0.7)^2. It is small on one side of a line and large on the
+other, since through 50 steps the smallest difference brings the neuron to another fixed point: there gradients explode.
+One step of gradient descent that meets the wall leads far away. Where the gradient's norm is clipped, it does not.
+
+The library has that neuron as `recurrent("sigmoid")`, whose state is h_t = sigmoid(x_t): U is w, the bias b, all inputs
+are 0, and the initial state is held at sigmoid(0.5). Gradients are those of backpropagation through time, beside
+jax.grad's at every step of the descent that is drawn; methods and clipping are the library's, too. Descent from one
+start depends on the last digits once it has met the wall; so it is counted from many.
+"""
+
+import textwrap
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+jax.config.update("jax_enable_x64", True)  # before the first array: a cliff magnifies rounding
+
+import functional_nn as fnn  # noqa: E402
+from functional_nn.lab import experiments  # noqa: E402
+from functional_nn.lab.plots import STYLE  # noqa: E402
+
+# after the lab, which says what to install where it is missing
+import matplotlib.pyplot as plt  # noqa: E402  # isort: skip
+
+T, TARGET, LOSS = 50, 0.7, "sum_square_error"
+NETWORK = fnn.graph(
+    inputs={"nothing": (T, 1)},
+    layers=[
+        fnn.Layer("neuron", 1, 'recurrent("sigmoid")', ("nothing",)),
+        fnn.Layer("last", 1, "linear", (("neuron", fnn.connections.take(-1)),), bias="none"),
+    ],
+)
+RATES, LARGEST = (0.1, 0.3, 1.0), (None, 1.0, 0.3, 0.1)  # of the gradient's norm; None: as it is
+DRAWN, RATE, CLIPPED, STEPS = (5.0, -2.0), 1.0, 0.3, 100
+WHOLE, NEAR = ((3.0, 7.5), (-4.0, 2.8)), ((3.3, 5.2), (-2.6, -1.5))  # of w and b: what is drawn
+STARTS = ((4.0, 7.0), (-4.0, -1.5))  # of w and b, counted
+SOLVED, THROWN = 0.001, 1.5  # the error; the length of a step
+COLORS = {None: "#D55E00", CLIPPED: "#0072B2"}  # Okabe and Ito
+
+
+def data() -> tuple[np.ndarray, np.ndarray]:
+    return np.zeros((1, T, 1)), np.full((1, 1), TARGET)
+
+
+def as_params(p: jax.Array) -> dict:
+    """Of p = (w, b)."""
+    w, b = p
+    initial = jax.nn.sigmoid(jnp.full(1, 0.5))
+    learned = {"recurrent": w[None, None], "initial": initial}
+    neuron = {"weights": {"nothing": jnp.zeros((1, 1))}, "bias": b[None], "learned": learned}
+    return {"neuron": neuron, "last": {"weights": {}}}
+
+
+def value_and_grad(p: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """F and dF/d(w, b) by hand; nothing else moves."""
+    value, found = fnn.value_and_grad(NETWORK, LOSS)(as_params(p), *data())
+    return value, jnp.stack([found["neuron"]["learned"]["recurrent"][0, 0], found["neuron"]["bias"][0]])
+
+
+def automatic(p: jax.Array) -> jax.Array:
+    """The same by jax.grad."""
+    return jax.grad(lambda p: fnn.objective(NETWORK, LOSS)(as_params(p), *data()))(p)
+
+
+@partial(jax.jit, static_argnames=("largest", "steps"))
+def descend(rate: jax.Array, largest: float | None, steps: int, starts: jax.Array):
+    """From (N, 2): points (N, steps + 1, 2), and at each F, (N, steps + 1), and dF/d(w, b) before it is clipped."""
+    method = fnn.optimizers.gd(rate)
+    if largest is not None:
+        method = fnn.optimizers.clip_by_global_norm(method, largest)
+
+    def step(state, _):
+        value, gradient = value_and_grad(state.params)
+        return method.update(state, gradient), (state.params, value, gradient)
+
+    return jax.vmap(lambda start: jax.lax.scan(step, method.init(start), length=steps + 1)[1])(starts)
+
+
+def lattice(region, counts: tuple[int, int]) -> np.ndarray:
+    """Its points (counts of w, counts of b, 2)."""
+    axes = [np.linspace(*ends, count) for ends, count in zip(region, counts, strict=True)]
+    return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
+
+
+def differences(points: np.ndarray, gradients: np.ndarray) -> np.ndarray:
+    """||by hand - automatic|| / ||automatic|| at each point."""
+    other = np.asarray(jax.jit(jax.vmap(automatic))(points))
+    return np.linalg.norm(gradients - other, axis=-1) / np.linalg.norm(other, axis=-1)
+
+
+def row(rate: float, largest: float | None, points: np.ndarray, F: np.ndarray, gradients: np.ndarray) -> dict:
+    """The first start's descent, and how many of the others reach the valley or are thrown off."""
+    norms = np.linalg.norm(gradients, axis=-1)
+    longest = np.linalg.norm(np.diff(points, axis=1), axis=-1).max(axis=1)
+    return {
+        "rate": rate, "clipped to": "no" if largest is None else largest,
+        "F": F[0, -1], "w": points[0, -1, 0], "b": points[0, -1, 1], "largest gradient": norms[0].max(),
+        "at step": int(norms[0].argmax()), "longest step": longest[0],
+        "from jax.grad": differences(points[0], gradients[0]).max(),
+        f"% below {SOLVED}": 100 * np.mean(F[1:, -1] < SOLVED), "median F": np.median(F[1:, -1]),
+        "% thrown": 100 * np.mean(longest[1:] > THROWN), "largest gradient of all": norms[1:].max(),
+    }  # fmt: skip
+
+
+def draw(drawn: dict):
+    """The surface, and near the cliff the norm of its gradient, with both descents; below, norms and errors by step."""
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(2, 2, figsize=(12, 9), layout="constrained")
+        for axis, region, norm in zip(axes[0], (WHOLE, NEAR), (False, True), strict=True):
+            at = lattice(region, (301, 301))
+            F, gradients = jax.jit(jax.vmap(jax.vmap(value_and_grad)))(at)
+            values = np.log10(np.linalg.norm(gradients, axis=-1)) if norm else np.asarray(F)
+            levels = np.linspace(-3, 3, 25) if norm else np.linspace(0, 0.5, 26)
+            filled = axis.contourf(
+                *np.moveaxis(at, -1, 0), values, levels, cmap="Greys", extend="both" if norm else "neither"
+            )
+            figure.colorbar(filled, ax=axis, label=r"$\log_{10}\|\partial F/\partial(w, b)\|$" if norm else "F")
+            for largest, color in COLORS.items():
+                points = drawn[largest][0][: STEPS + 1]
+                axis.plot(*points.T, color=color, marker=".", ms=5, lw=1)
+            axis.plot(*DRAWN, color=COLORS[None], marker="*", ms=13, zorder=5)
+            axis.set(xlim=region[0], ylim=region[1], xlabel="w", ylabel="b")
+            axis.grid(False)
+        axes[0, 0].set_title("the error, and two descents from the star")
+        axes[0, 1].set_title("near the cliff: the norm of the gradient")
+        for largest, color in COLORS.items():
+            _, F, gradients = (each[: STEPS + 1] for each in drawn[largest])
+            label = "as it is" if largest is None else f"clipped to {largest}"
+            axes[1, 0].plot(np.linalg.norm(gradients, axis=-1), color=color, marker=".", lw=1, label=label)
+            axes[1, 1].plot(F, color=color, marker=".", lw=1, label=label)
+        axes[1, 0].axhline(CLIPPED, color="grey", ls="--", lw=1, label="clipped above")
+        axes[1, 0].set(title="norm of the gradient, before it is clipped")
+        axes[1, 1].set(title="error F")
+        for axis in axes[1]:
+            axis.set(yscale="log", xlabel="step")
+            axis.legend(title=f"rate {RATE:g}")
+    return figure
+
+
+def notes(rows: list[dict], steps: int, starts: int) -> str:
+    (w, b), ((w0, w1), (b0, b1)) = DRAWN, STARTS
+    worst = max(one["from jax.grad"] for one in rows)
+    text = [
+        f"F, w, b: after {steps} steps from w = {w:g}, b = {b:g}; largest gradient: of its norms on the way, before "
+        "they are clipped; from jax.grad: the largest relative difference on the way, "
+        f"{worst:.1g} in all. % below {SOLVED} and the columns after it: of {starts**2} starts, w from {w0:g} to "
+        f"{w1:g} and b from {b0:g} to {b1:g}; thrown: those that made a step longer than {THROWN:g}."
+    ]
+    for rate in RATES:
+        own = [one for one in rows if one["rate"] == rate]
+        said = "; ".join(
+            f"{'unclipped' if one['clipped to'] == 'no' else 'clipped to ' + str(one['clipped to'])} "
+            f"{one[f'% below {SOLVED}']:.0f} % ({one['% thrown']:.0f} % thrown)"
+            for one in own
+        )
+        text.append(f"Rate {rate:g}, starts that end below {SOLVED}: {said}.")
+    return "\n".join(textwrap.fill(line, 118) for line in text)
+
+
+def main() -> None:
+    options = experiments.arguments(__doc__, "results/cliffs", steps=400, starts=15)
+    starts = np.concatenate([[DRAWN], lattice(STARTS, (options.starts,) * 2).reshape(-1, 2)])
+    found = {
+        (rate, largest): tuple(map(np.asarray, descend(jnp.asarray(rate), largest, options.steps, starts)))
+        for rate in RATES for largest in LARGEST
+    }  # fmt: skip
+    rows = [row(*of, *each) for of, each in found.items()]
+    drawn = {largest: tuple(each[0] for each in found[RATE, largest]) for largest in COLORS}
+    experiments.write(options.out, rows, draw(drawn), notes(rows, options.steps, options.starts))
+
+
+if __name__ == "__main__":
+    main()
