@@ -27,6 +27,7 @@ from functional_nn.networks.connections import Connection
 from functional_nn.networks.generation import generate
 from functional_nn.networks.losses import Loss, class_weights, one_hot, smooth_labels
 from functional_nn.networks.network import Layer, Network, Trace, graph, inference_mode, multilayer
+from functional_nn.networks.stored import windows
 from functional_nn.training import fit
 
 __version__ = "0.1.0"
@@ -65,4 +66,5 @@ __all__ = [
     "smooth_labels",
     "training",
     "value_and_grad",
+    "windows",
 ]

@@ -9,7 +9,7 @@ out, it leaves each example's derivative as two factors, s (Q, C, S) and a (Q, R
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -23,6 +23,7 @@ from functional_nn.gradients.backprop import Sweep
 from functional_nn.networks import activations, connections, losses
 from functional_nn.networks.connections import Factors
 from functional_nn.networks.network import Params, Trace, dtype_of, forward
+from functional_nn.networks.stored import is_stored, taken, whole
 from functional_nn.precision import at_least_float32
 
 BLOCK = 2048  # examples swept at once
@@ -235,11 +236,12 @@ def prepare(network, loss, params, inputs, targets, weights, apart: bool = True)
 
     apart: is each to be by itself? Raises ValueError where an activation mixes them then.
     """
-    inputs = network.prepare(params, inputs)
+    kept = isinstance(inputs, Mapping) and is_stored((inputs, targets))  # as training has prepared them
+    inputs = inputs if kept else network.prepare(params, inputs)
     if loss is not None:
         loss = losses.get(loss)
         loss.check_outputs(network.output.activation)
-    if targets is not None:
+    if targets is not None and not kept:
         targets = network.prepare_targets(inputs, targets, loss, dtype_of(params))
     if apart:
         for layer in network.layers:
@@ -294,16 +296,16 @@ def in_blocks(measure: Callable[[Examples], tuple[Any, Any]], examples: Examples
     count = len(examples.part)
     order = block_order(count, block)
     if len(order) == 1:
-        return measure(examples)
+        return measure(whole(examples))
     counted = jnp.asarray(np.arange(order.size) < count, examples.part.dtype).reshape(order.shape)
 
     def one(sums, row):
         picked, present = row
-        chosen = jax.tree.map(lambda x: x[picked], examples)
+        chosen = taken(examples, picked)
         rows, more = measure(chosen._replace(part=factors.over_rows(chosen.part, present)))
         return jax.tree.map(jnp.add, sums, more), rows
 
-    first = jax.tree.map(lambda x: x[order[0]], examples)
+    first = taken(examples, order[0])
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(measure, first)[1])
     sums, rows = lax.scan(one, zeros, (jnp.asarray(order), counted))
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:count], rows), sums

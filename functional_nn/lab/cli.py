@@ -85,6 +85,8 @@ def train(
     delimiter: str = "auto",
     decimal: str = "auto",
     missing: Literal["refuse", "drop", "mean", "indicator"] = "refuse",
+    unit: Literal["character", "byte"] | None = None,
+    context: int | None = None,
     out: Path | None = None,
     replace: bool = False,
     resume: bool = False,
@@ -92,7 +94,8 @@ def train(
 ) -> None:
     """Train a network with hand-written gradients, prove them equal to jax.grad's on the way, and write a report.
 
-    Example: functional-nn train digits --hidden 128 --epochs 50 --out runs/digits
+    Examples: functional-nn train digits --hidden 128 --epochs 50 --out runs/digits
+              functional-nn train play.txt --context 64 --epochs 5
 
     Ctrl-C stops after the epochs under way, a second or so, and keeps them; the same command with --resume goes on, and
     ends as if nothing had happened. A training that diverges is written, too, and the exit status is then 1.
@@ -100,7 +103,8 @@ def train(
     Args:
         data: digits, iris, wine, breast_cancer, diabetes; a truth table: and, or, nand, nor, xor; fashion_mnist, where
             Debian's dataset-fashion-mnist is installed or FASHION_MNIST names a folder; or a .csv, .npz or IDX file, or
-            a folder with an IDX pair.
+            a folder with an IDX pair; or a .txt file, of which a network of sequences, gru by default, learns to tell
+            the next character.
         network: by its name, in the place of --hidden, --activation, --initializer and --dropout: lenet,
             all_convolutional, residual, "residual(3, width=8, norm=batch_norm)", "mlp((128, 64), relu)". One of
             convolutions reads pictures as they are, colours too; rows of a square number of pixels are pictures then.
@@ -142,7 +146,7 @@ def train(
         track: what history.csv has more columns for: gradient noise, signal to noise by layer, saturation and the like.
         dtype: of parameters and computation; float64 switches 64-bit mode on.
         seed: of the held-out part, and of parameters and batches, which are those that fit has of jax.random.key(SEED).
-        test_fraction: held out, stratified by class.
+        test_fraction: held out, stratified by class; of a text its end.
         target: the target column of a CSV file, by name or index; the last by default.
         weights: the column of a CSV file that says what each example counts for in training; it is no input. What is
             held out is measured without, and evaluate and predict do not need it.
@@ -155,6 +159,8 @@ def train(
         decimal: its decimal mark: point, comma.
         missing: what becomes of missing values (blanks, ?, NA, nan and the like): they are refused; their rows are
             dropped; they are taken for the mean of the training part; with indicator an input of 0 and 1 tells, too.
+        unit: of a text: character, of a UTF-8 file, by default, or byte, of any.
+        context: how many of them a network reads at once; 64 by default.
         out: the run's folder; runs/NAME by default.
         replace: replace a run that is already there, or the checkpoints of one that was interrupted.
         resume: go on from the checkpoints of a run that was interrupted; from the beginning where there are none.
@@ -162,7 +168,8 @@ def train(
     """
     _use(dtype)
     settings = {name: value for name, value in locals().items() if name not in ("data", "out", "replace", "resume")}
-    settings = settings if network else _with_layers(settings)
+    settings["network"] = commands.default_network(data, settings)
+    settings = settings if settings["network"] else _with_layers(settings)
     _ended(commands.train(data, settings, out or Path("runs") / _name(data), replace, resume))
 
 
@@ -347,14 +354,20 @@ def evaluate(
 
 def predict(
     run: Annotated[Path, tyro.conf.Positional],
-    data: Data,
+    data: Annotated[str | None, tyro.conf.Positional] = None,
     /,
     out: Path | None = None,
     probabilities: bool = False,
+    prompt: str | None = None,
+    length: int = 200,
+    temperature: float = 1.0,
+    seed: int = 0,
 ) -> None:
-    """Predictions of a saved run, as CSV: the class and its output for each example, or the numbers.
+    """Predictions of a saved run, as CSV: the class and its output for each example, or the numbers; or how a text
+    goes on.
 
-    Example: functional-nn predict runs/iris flowers.csv --out predictions.csv
+    Examples: functional-nn predict runs/iris flowers.csv --out predictions.csv
+              functional-nn predict runs/play --prompt "Enter " --length 200 --temperature 0.8
 
     Args:
         run: a run's folder.
@@ -362,8 +375,17 @@ def predict(
             may have others.
         out: a file; standard output by default.
         probabilities: a column for each class, too, of its output: a probability, of softmax.
+        prompt: what a run on text goes on with, in the place of data.
+        length: how many characters, or bytes, follow it.
+        temperature: below 1 the likelier ones are drawn more often than they are told.
+        seed: of what is drawn.
     """
-    commands.predict(run, data, out, probabilities)
+    if (prompt is None) == (data is None):
+        raise ValueError("expected data or, of a run on text, --prompt, one of the two")
+    if prompt is None:
+        commands.predict(run, data, out, probabilities)
+    else:
+        commands.continue_text(run, prompt, length, temperature, seed, out)
 
 
 def demo(

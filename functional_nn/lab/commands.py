@@ -20,11 +20,12 @@ import functional_nn as fnn
 from functional_nn import checks, precision
 from functional_nn.gradients import rules
 from functional_nn.gradients.comparison import finite_or_none
-from functional_nn.lab import datasets, environment, events, pages, runs
+from functional_nn.lab import datasets, environment, events, pages, runs, texts
 from functional_nn.lab.datasets import Dataset
 from functional_nn.lab.interruptions import checkpointed
 from functional_nn.lab.progress import progress
 from functional_nn.lab.separability import separability
+from functional_nn.lab.texts import Text
 from functional_nn.networks.connections import Shape
 from functional_nn.networks.network import dtype_of
 from functional_nn.registry import did_you_mean
@@ -33,8 +34,15 @@ from functional_nn.training.checkpoints import Checkpoints
 from functional_nn.training.program import evaluation_block
 
 _ASKED = ("target", "header", "columns", "drop", "delimiter", "decimal", "missing", "weights")  # of a table
+_NOT_OF_TEXT = {
+    "target": None, "weights": None, "labels": None, "task": "auto", "header": "auto", "columns": (), "drop": (),
+    "delimiter": "auto", "decimal": "auto", "missing": "refuse", "class_weights": None, "label_smoothing": 0.0,
+    "augment": (),
+}  # fmt: skip
+_CONTEXT = 64  # tokens of a text that are read at once
 _OF_TRAINING = ("regularizer", "gradient", "epochs", "shuffle", "replacement", "early_stopping")
 _MONITORED = 256  # examples on which the two gradients are compared all through training
+_MONITORED_TOKENS = 1024  # of a text, likewise
 _JUDGED = 2000  # examples of which is asked whether one layer can tell them apart
 _SAVED = 50  # checkpoints of a run, about, besides those where it is interrupted and at its end
 _OPERATIONS, _UPDATE = 2e9, 3e-5  # a second, and seconds an update beside them, of a slow machine
@@ -78,7 +86,7 @@ def train(source: str, settings: dict[str, Any], out: Path, replace: bool, resum
         progress(f"training on {task.held_out.name}", epochs) as advance,
     ):
         proved = not is_perceptron(settings)  # the rule is no derivative that another could be compared with
-        monitor = fnn.comparison.monitor(network, loss, x[:_MONITORED], t[:_MONITORED]) if proved else None
+        monitor = fnn.comparison.monitor(network, loss, *task.watched) if proved else None
         watch = _Watch(monitor, epochs // 10, kept, resumed)
         watch(0, params)
         began = time.perf_counter()
@@ -107,8 +115,9 @@ def train(source: str, settings: dict[str, Any], out: Path, replace: bool, resum
     if result.status != "completed" or result.best is not None:
         print(result.reason)
     own = ", the whole table, which is trained on" if source in datasets.TRUTH_TABLES else ", its own test part"
-    which = (own if task.own_test else "") + (", by which the epoch was chosen" if result.best is not None else "")
-    print(f"held out ({len(held_out[1])} examples{which}): {said(summary['held out'])}")
+    own = ", its end" if isinstance(task.held_out, Text) else own if task.own_test else ""
+    which = own + (", by which the epoch was chosen" if result.best is not None else "")
+    print(f"held out ({len(held_out[0])} examples{which}): {said(summary['held out'])}")
     if not proved:
         print(summary["separability"])
     if agreement is not None:
@@ -124,10 +133,10 @@ def _write(
     """All files of a run that was trained; the comparison of its gradients after training, where it was watched, and
     its results.
     """
-    config, loss, (x, t), (x_test, t_test) = task.config, task.loss, task.training, task.validation
+    config, loss, (x_test, t_test) = task.config, task.loss, task.validation
     agreement = None
     if watched:
-        agreement = fnn.compare(network, loss, result.params, x[:_MONITORED], t[:_MONITORED], costs=True)
+        agreement = fnn.compare(network, loss, result.params, *task.watched, costs=True)
         agreement.to_csv(folder / "agreement.csv")
         agreement.to_json(folder / "agreement.json")
     summary = measures(config, network, loss, result.params, x_test, t_test)
@@ -136,7 +145,9 @@ def _write(
         summary["separability"] = _separable(task)
     runs.save(folder, config | {"results": summary}, result.params)
     _write_history(folder / "history.csv", result.history)
-    outputs = outputs_of(network, result.params, x_test).astype(np.float64)
+    outputs = None  # of positions there may be more than memory holds
+    if len(network.shapes[network.output.name]) == 1:
+        outputs = outputs_of(network, result.params, x_test).astype(np.float64)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph")  # a class name in letters that matplotlib's font has not got
         page = pages.trained(
@@ -149,7 +160,7 @@ def _write(
             outputs,
             seconds,
             resumed,
-            len(x[:_MONITORED]),
+            len(task.watched[0]),
             folder,
             network,
         )
@@ -218,17 +229,21 @@ def compare_run(folder: Path, out: Path | None) -> bool:
     """Compares the gradients of a saved run on its training data; prints the whole record. True where they agree."""
     _check_new(out)
     run = _open(folder)
-    labels = run.config["labels"] and Path(run.config["labels"])
-    dataset = _like(run, run.config["data"], None, labels)
-    training, _ = datasets.split(dataset, test_fraction=run.config["test_fraction"], seed=run.config["seed"])
-    x, t = _arrays(run.config, run.loss, training, _read_by(run.network))
-    agreement = fnn.compare(run.network, run.loss, run.params, x[:_MONITORED], t[:_MONITORED], costs=True)
+    if _is_of_text(run):
+        text, _ = texts.split(_text_like(run, run.config["data"]), run.config["context"], run.config["test_fraction"])
+        x, t = _watched(texts.windows(text, run.config["context"]), None)
+    else:
+        labels = run.config["labels"] and Path(run.config["labels"])
+        dataset = _like(run, run.config["data"], None, labels)
+        training, _ = datasets.split(dataset, test_fraction=run.config["test_fraction"], seed=run.config["seed"])
+        x, t = _watched(*_arrays(run.config, run.loss, training, _read_by(run.network)))
+    agreement = fnn.compare(run.network, run.loss, run.params, x, t, costs=True)
     print(agreement)
     if out:
         out.mkdir(parents=True, exist_ok=True)
         agreement.to_csv(out / "agreement.csv")
         agreement.to_json(out / "agreement.json")
-        _write_page(out, pages.compared(folder, run, agreement, len(x[:_MONITORED])))
+        _write_page(out, pages.compared(folder, run, agreement, len(x)))
     return agreement.verdict != "differ"
 
 
@@ -292,6 +307,14 @@ def compare_grid(
 def evaluate(folder: Path, source: str, target: str | None, labels: Path | None, part: str) -> None:
     """Prints loss and accuracy, or R^2 and root mean square error, of a saved run."""
     run = _open(folder)
+    if _is_of_text(run):
+        text, context = _text_like(run, source), run.config["context"]
+        text = texts.split(text, context, run.config["test_fraction"])[1] if part == "held-out" else text
+        texts.check_context(text, context)
+        windows = texts.windows(text, context)
+        measured = measures(run.config, run.network, run.loss, run.params, windows, None)
+        print(f"{text.name} ({len(windows)} examples): {said(measured)}")
+        return
     dataset = _like(run, source, target, labels)
     if part == "held-out" or source in datasets.TRUTH_TABLES:  # of which either part is the whole
         _, dataset = datasets.split(dataset, test_fraction=run.config["test_fraction"], seed=run.config["seed"])
@@ -300,12 +323,37 @@ def evaluate(folder: Path, source: str, target: str | None, labels: Path | None,
     print(f"{dataset.name} ({len(dataset.inputs)} examples): {said(measured)}")
 
 
+def continue_text(folder: Path, prompt: str, length: int, temperature: float, seed: int, out: Path | None) -> None:
+    """Writes the prompt and what a run on text goes on with. Raises ValueError for other runs, an empty prompt and one
+    with characters that the run does not know.
+    """
+    run = _open(folder)
+    if not _is_of_text(run):
+        raise ValueError(f"prompt: expected a run on text, and {str(folder)!r} is on {run.config['task']}")
+    if not prompt:
+        raise ValueError("prompt: expected at least one character, got none")
+    if length < 1:
+        raise ValueError(f"length must be an integer >= 1, got {length}")
+    _check_new_file(out)
+    unit, classes = run.config["unit"], run.config["classes"]
+    tokens = texts.encode(prompt, unit, classes, "prompt").astype(np.int32)
+    key = jax.random.key(_seed(seed))
+    following = fnn.generate(run.network, run.params, tokens, key, count=length, temperature=temperature)
+    text = prompt + texts.decode(following, unit, classes)
+    if out:
+        out.write_text(text + "\n", encoding="utf-8")
+    else:
+        print(text)
+
+
 def predict(folder: Path, source: str, out: Path | None, probabilities: bool) -> None:
     """Writes a row an example: the class and its output, or the predicted numbers in the data's own units.
 
     probabilities: the outputs of all classes, too, a column each.
     """
     run = _open(folder)
+    if _is_of_text(run):
+        raise ValueError(f"{str(folder)!r} is a run on text, which goes on with a text; give it --prompt")
     classes = run.config["classes"]
     if probabilities and not classes:
         raise ValueError("probabilities: expected a run on classes, and this one predicts numbers")
@@ -328,10 +376,14 @@ def predict(folder: Path, source: str, out: Path | None, probabilities: bool) ->
     if not out:
         csv.writer(sys.stdout, lineterminator="\n").writerows([header, *rows])
         return
-    if out.exists():
-        raise ValueError(f"output {str(out)!r} exists; choose another with --out")
+    _check_new_file(out)
     with out.open("x", newline="", encoding="utf-8") as file:
         csv.writer(file, lineterminator="\n").writerows([header, *rows])
+
+
+def _check_new_file(out: Path | None) -> None:
+    if out and out.exists():
+        raise ValueError(f"output {str(out)!r} exists; choose another with --out")
 
 
 def _exact(value: Any) -> str:
@@ -375,24 +427,44 @@ def _open(folder: Path) -> runs.Run:
 class Prepared(NamedTuple):
     """What a run is trained on: (inputs, targets) as the network takes them; config: how they came to be.
 
-    held_out: that part as it was read; own_test: whether it is one that the data set brings. weights, class_weights: of
-    the training examples, as `fit` takes them.
+    held_out: that part as it was read; own_test: whether it is one that the data set brings. Of a text training and
+    validation are (windows, None). weights, class_weights: of the training examples, as `fit` takes them.
     """
 
     held_out: Dataset
     own_test: bool
     loss: fnn.Loss
     config: dict[str, Any]
-    training: tuple[np.ndarray, np.ndarray]
-    validation: tuple[np.ndarray, np.ndarray]
+    training: tuple[Any, np.ndarray | None]
+    validation: tuple[Any, np.ndarray | None]
     weights: np.ndarray | None
     class_weights: Any
+
+    @property
+    def watched(self) -> tuple[np.ndarray, np.ndarray]:
+        """Training examples on which the two gradients are compared."""
+        return _watched(*self.training)
+
+
+def _watched(x: Any, t: np.ndarray | None) -> tuple[Any, Any]:
+    """The first examples; of windows of a text, as arrays, with the tokens that follow."""
+    if t is not None:
+        return x[:_MONITORED], t[:_MONITORED]
+    few = slice(max(1, _MONITORED_TOKENS // x.context))
+    return x[few], dataclasses.replace(x, offset=1)[few]
+
+
+def _seed(seed: int) -> int:
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"seed must be an integer from 0 to {2**32 - 1}, got {seed}")
+    return seed
 
 
 def prepare(source: str, settings: dict[str, Any]) -> Prepared:
     """Loads, splits and scales as the settings say. Raises ValueError for what does not fit."""
-    if not 0 <= settings["seed"] < 2**32:
-        raise ValueError(f"seed must be an integer from 0 to {2**32 - 1}, got {settings['seed']}")
+    _seed(settings["seed"])
+    if texts.is_text(source):
+        return _prepare_text(source, settings)
     asked = {name: settings[name] for name in _ASKED}
     dataset = datasets.load(source, labels=settings["labels"], task=settings["task"], **asked)
     shape = dataset.inputs.shape[1:]
@@ -409,6 +481,48 @@ def prepare(source: str, settings: dict[str, Any]) -> Prepared:
     weights = None if dataset.weights is None else dataset.weights[parts[0]]
     weighing = weights, _class_weights(settings["class_weights"], dataset)
     return Prepared(datasets.rows(dataset, parts[1]), dataset.own_test > 0, loss, config, *arrays, *weighing)
+
+
+def default_network(source: str, settings: dict[str, Any]) -> str | None:
+    """What a network is called that is given none: of a text a recurrent one, else by its layers."""
+    return "gru" if settings["network"] is None and texts.is_text(source) else settings["network"]
+
+
+def _prepare_text(source: str, settings: dict[str, Any]) -> Prepared:
+    """A text, its end held out, as windows. Raises ValueError for what does not fit it."""
+    for name, otherwise in _NOT_OF_TEXT.items():
+        if settings.get(name, otherwise) != otherwise:
+            raise ValueError(f"{name}: {source} is a text, which has none; got {settings[name]!r}")
+    preset = fnn.presets.get(settings["network"]) if settings.get("network") else None
+    if not getattr(preset, "sequences", False):
+        raise ValueError(
+            f"{source}: a text is read by a network of sequences, such as --network gru, and alone, by train; got "
+            f"{settings.get('network')!r}"
+        )
+    unit, context = settings["unit"] or "character", settings["context"] or _CONTEXT
+    whole = texts.load(source, unit)
+    parts = texts.split(whole, context, settings["test_fraction"])
+    loss = fnn.losses.get(settings["loss"] or _suitable_loss("text", settings))
+    config = {
+        **_of_data(source, settings, loss),
+        **runs.plain_reading(datasets.Reading((), "text", whole.classes, own_test=False)),
+        "inputs": None,
+        "targets": None,
+        "unit": unit,
+        "context": context,
+        **environment.provenance(),
+    }
+    each = ((texts.windows(part, context), None) for part in parts)
+    return Prepared(parts[1], False, loss, config, *each, None, None)
+
+
+def _is_of_text(run: runs.Run) -> bool:
+    return run.config["task"] == "text"
+
+
+def _text_like(run: runs.Run, source: str) -> Text:
+    """A text, read as the run's own was."""
+    return texts.load(source, run.config["unit"], run.config["classes"])
 
 
 def _class_weights(text: str | None, dataset: Dataset) -> str | dict[int, float] | None:
@@ -506,7 +620,7 @@ def _separable(task: Prepared) -> str:
 
 def say_pictures(task: Prepared) -> None:
     """Prints how pixels were scaled, where they are not taken as they are."""
-    pictures = task.held_out.pictures
+    pictures = None if isinstance(task.held_out, Text) else task.held_out.pictures
     if pictures and (pictures.divided or pictures.scaled):
         print(pictures)
 
@@ -514,7 +628,7 @@ def say_pictures(task: Prepared) -> None:
 def _suitable_loss(task: str, settings: dict[str, Any]) -> str:
     if is_perceptron(settings):
         return "sum_square_error"  # counts mistakes
-    return "cross_entropy" if task == "classification" else "mean_square_error"
+    return "mean_square_error" if task == "regression" else "cross_entropy"
 
 
 def build_network(task: Prepared, settings: dict[str, Any]) -> fnn.Network:
@@ -525,7 +639,10 @@ def build_network(task: Prepared, settings: dict[str, Any]) -> fnn.Network:
     if is_perceptron(settings):
         suited = "hardlim"
     last = settings["output"] or suited
-    if settings.get("network"):
+    if isinstance(task.held_out, Text):
+        preset, tokens = fnn.presets.get(settings["network"]), task.held_out.vocabulary
+        network = preset((task.config["context"],), tokens, output=last, tokens=tokens, each_position=True)
+    elif settings.get("network"):
         inputs = x.shape[1:] if x.ndim > 2 else x.shape[1]
         network = fnn.presets.get(settings["network"])(inputs, t.shape[1], output=last)
     else:
@@ -583,14 +700,21 @@ def _configuration(source, settings, dataset, training, loss) -> dict[str, Any]:
     targets = datasets.fit_standardizer(dataset.targets[training]) if dataset.task == "regression" else None
     plain = lambda s: {name: None if x is None else x.tolist() for name, x in s._asdict().items()}  # noqa: E731
     return {
-        "data": source if source in datasets.NAMES else str(Path(source).resolve()),
-        "loss": loss.specification,
-        **{name: settings[name] for name in ("dtype", "seed", "test_fraction", "target", "weights", "class_weights")},
-        "labels": settings["labels"] and str(settings["labels"]),
+        **_of_data(source, settings, loss),
         **runs.plain_reading(dataset.reading),
         "inputs": plain(inputs),
         "targets": plain(targets) if targets else None,
         **environment.provenance(),
+    }
+
+
+def _of_data(source: str, settings: dict[str, Any], loss: fnn.Loss) -> dict[str, Any]:
+    """What a configuration begins with."""
+    return {
+        "data": source if source in datasets.NAMES else str(Path(source).resolve()),
+        "loss": loss.specification,
+        **{name: settings[name] for name in ("dtype", "seed", "test_fraction", "target", "weights", "class_weights")},
+        "labels": settings["labels"] and str(settings["labels"]),
     }
 
 
@@ -637,7 +761,7 @@ def _random_targets(loss: fnn.Loss, key: jax.Array, examples: int, width: int) -
 def right_answers(task: str):
     """What `fit` calls correct: None for numbers."""
     # one rule for every loss: the class with the largest output
-    return fnn.losses.largest if task == "classification" else None
+    return None if task == "regression" else fnn.losses.largest
 
 
 def outputs_of(network: fnn.Network, params: Any, inputs: np.ndarray) -> np.ndarray:
@@ -652,6 +776,10 @@ def measures(config, network, loss, params, x, t) -> dict[str, float]:
     value, accuracy = fnn.training.evaluate(network, loss, params, x, t, right_answers(config["task"]))
     value, accuracy = (float(_exact(np.asarray(x)[()])) for x in (value, accuracy))  # 0.98, not the float32 beside it
     measured = {"loss": value}
+    if config["task"] == "text":
+        nats = loss.specification == "cross_entropy(mean)"  # of each position
+        bits = {f"bits per {config['unit']}": round(value / math.log(2), 6)} if nats else {}
+        return measured | bits | {"accuracy": accuracy}
     if config["task"] == "classification":
         return measured | {"accuracy": accuracy}
     outputs = outputs_of(network, params, x).astype(np.float64)

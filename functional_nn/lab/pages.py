@@ -12,6 +12,7 @@ import functional_nn as fnn
 from functional_nn import checks
 from functional_nn.lab import environment, equations, plots, report, runs
 from functional_nn.lab.datasets import Dataset
+from functional_nn.lab.texts import Text
 
 _MOST_CURVES, _MOST_ARRAYS, _MOST_TARGETS, _MOST_LAYERS, _MOST_KERNELS = 12, 16, 6, 60, 40  # that a figure shows
 _ALONG = {"manual": "hand-written gradient", "automatic": "automatic gradient", "perceptron": "perceptron rule"}
@@ -23,8 +24,8 @@ def trained(
     watched: Sequence[tuple[int, Sequence[Any]]],
     agreement: fnn.Agreement | None,
     summary: dict[str, Any],
-    held_out: Dataset,
-    outputs: np.ndarray,
+    held_out: Dataset | Text,
+    outputs: np.ndarray | None,
     seconds: float,
     resumed: bool,
     monitored: int,
@@ -34,7 +35,7 @@ def trained(
     """The page of a run that was trained; its two main figures are also saved in the folder, as pictures.
 
     watched: (epoch, differences of the two gradients on the `monitored` examples); none, and no agreement, where the
-    network learnt by a rule that is no gradient. outputs (Q, S) of the held-out part.
+    network learnt by a rule that is no gradient. outputs (Q, S) of the held-out part; None of positions.
     """
     second_order = fnn.optimizers.second_order.knows(config["optimizer"]["name"])
     unit = "step" if second_order else "epoch"
@@ -62,7 +63,7 @@ def trained(
             curves + _changed(config) + _chosen(config, result) + " Open circles: exactly zero." + _separable(summary),
         ),
         *([_watched_panel(figures["gradient_agreement"], watched, monitored)] if watched else []),
-        *_examples(config, held_out, outputs, summary["held out"]),
+        *([] if outputs is None else _examples(config, held_out, outputs, summary["held out"])),
         *_network(network, result.params),
         *_tracked(history),
         *([_agreement_table("Agreement after training", agreement), _costs_table(agreement)] if agreement else []),

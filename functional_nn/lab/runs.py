@@ -33,15 +33,15 @@ _REQUIRED = ("data", "task", "network", "loss", "dtype", "classes", "features", 
 class Run(NamedTuple):
     """What a saved run needs to be used again.
 
-    inputs: how they are scaled; targets: how regression outputs are, None for classification; reading: how its data was
-    read, and other data is to be.
+    inputs: how they are scaled, None of tokens; targets: how regression outputs are, None for classification; reading:
+    how its data was read, and other data is to be.
     """
 
     config: dict[str, Any]
     network: fnn.Network
     loss: fnn.Loss
     params: dict
-    inputs: Standardizer
+    inputs: Standardizer | None
     targets: Standardizer | None
     reading: Reading
 
@@ -143,15 +143,17 @@ def _json(folder: Path, required: tuple[str, ...]) -> dict[str, Any]:
     return config
 
 
-def standardizers(config: dict[str, Any]) -> tuple[Standardizer, Standardizer | None]:
-    """How the configuration scales inputs and, for regression, targets. Raises KeyError, TypeError, ValueError."""
+def standardizers(config: dict[str, Any]) -> tuple[Standardizer | None, Standardizer | None]:
+    """How the configuration scales inputs, None of tokens, and, for regression, targets. Raises KeyError, TypeError,
+    ValueError.
+    """
 
     def read(scaling):
         mean, scale = (np.array(scaling[name], np.float64) for name in ("mean", "scale"))
         fill = scaling.get("fill")  # older runs have none
         return Standardizer(mean, scale, None if fill is None else np.array(fill, np.float64))
 
-    return read(config["inputs"]), config["targets"] and read(config["targets"])
+    return config["inputs"] and read(config["inputs"]), config["targets"] and read(config["targets"])
 
 
 def plain_reading(reading: Reading) -> dict[str, Any]:

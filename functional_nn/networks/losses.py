@@ -386,13 +386,18 @@ def smooth_labels(targets: Array, rate: float) -> Array:
 
 
 def _one_hot(labels: Array, classes: int, dtype) -> Array:
+    check_labels(labels, classes)
+    inside = (labels >= 0) & (labels < classes)
+    return jnp.where(inside[..., None], jax.nn.one_hot(labels, classes, dtype=dtype), jnp.nan)
+
+
+def check_labels(labels: Array, classes: int) -> None:
+    """Raises ValueError at the first concrete label that is out of range."""
     if checks.is_concrete(labels):
         index = checks.first(labels, lambda block: (block < 0) | (block >= classes))
         if index is not None:
             at = index[0] if len(index) == 1 else index
             raise ValueError(f"labels: expected 0 to {classes - 1}, got {int(np.asarray(labels)[index])} at index {at}")
-    inside = (labels >= 0) & (labels < classes)
-    return jnp.where(inside[..., None], jax.nn.one_hot(labels, classes, dtype=dtype), jnp.nan)
 
 
 def coded(loss: Loss | None, labels: Array, outputs: int) -> Array:
@@ -434,6 +439,11 @@ def class_weights(targets: Array, weights: Any = "balanced") -> Array:
         labels, count = (targets[..., 0] > jnp.where(jnp.any(targets < 0), 0, 0.5)).astype(jnp.int32), 2
     else:
         raise ValueError(f"targets: expected classes, (Q, S) or integers (Q,), got {targets.dtype} of {targets.shape}")
+    return weights_of_labels(labels, count, weights)
+
+
+def weights_of_labels(labels: Array, count: int | None, weights: Any) -> Array:
+    """The same of integer labels (Q, *P), of so many classes; None: as many as there are labels."""
     given = dict(enumerate(weights)) if isinstance(weights, list | tuple | np.ndarray | jax.Array) else weights
     if count is None:
         if not checks.is_concrete(labels):

@@ -29,6 +29,7 @@ from functional_nn.gradients.backprop import objective, value_and_grad, value_an
 from functional_nn.networks import losses
 from functional_nn.networks.losses import Loss
 from functional_nn.networks.network import Inputs, Network, Params
+from functional_nn.networks.stored import Windows, whole
 from functional_nn.optimizers import regularizers
 from functional_nn.optimizers.first_order import Optimizer
 from functional_nn.optimizers.regularizers import Regularizer
@@ -128,13 +129,13 @@ def fit(
     network: Network,
     loss: Loss | str,
     optimizer: Optimizer | SecondOrder | str,
-    inputs: Inputs,
-    targets: Array,
+    inputs: Inputs | Windows,
+    targets: Array | None = None,
     *,
     key: Array,
     epochs: int,
     plan: BatchPlan | None = None,
-    validation: tuple | None = None,
+    validation: tuple | Windows | None = None,
     params: Params | None = None,
     weights: Array | None = None,
     class_weights: Any = None,
@@ -153,6 +154,8 @@ def fit(
 ) -> FitResult:
     """Trains `network` on inputs (Q, *P, R) or {name: (Q, *P, R)} and targets (Q, *P, S), or integer labels (Q, *P).
 
+    A long stream of tokens is given as `fnn.windows(tokens, context)` in the place of both, and of `validation`: there
+    is one copy of it, and a batch's windows and the tokens that follow are made in the compiled step.
     optimizer: of first or of second order. Of the second, an epoch is a step on all examples (on each mini-batch, for
     those made with minibatches=True), the run also ends where the method says that it has converged or found nothing
     lower, and `state` is a `second_order.State` with counts of what was asked.
@@ -326,12 +329,14 @@ class Table:
 
 def _everywhere(tree: Any, mesh: Mesh) -> Any:
     """Arrays of which every device of the mesh, in whichever process, has the whole."""
-    whole = NamedSharding(mesh, PartitionSpec())
+    all_of_it, placed = NamedSharding(mesh, PartitionSpec()), {}
 
     def place(x):
         if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
             return jax.random.wrap_key_data(place(jax.random.key_data(x)), impl=jax.random.key_impl(x))
-        return jax.make_array_from_process_local_data(whole, np.asarray(x), x.shape)
+        if id(x) not in placed:  # a stream is read in two places, and has one copy
+            placed[id(x)] = x, jax.make_array_from_process_local_data(all_of_it, np.asarray(x), x.shape)
+        return placed[id(x)][1]
 
     return jax.tree.map(place, tree)
 
@@ -365,9 +370,10 @@ def pure_fit(
 ) -> Callable[..., Outcome]:
     """`fit` as a pure function of arrays, to be jitted and vmapped over keys, rates, strengths or data.
 
-    Gives `(key, inputs, targets, validation=None, params=None, weights=None, class_weights=None) -> Outcome`, the same
-    training as `fit` with the same settings and key, to rounding. The optimizer, its constants and the regularizer may
-    be made of traced numbers: `jit(vmap(lambda rate, key: pure_fit(network, loss, adam(rate), epochs=50)(key, x, t)))`.
+    Gives `(key, inputs, targets=None, validation=None, params=None, weights=None, class_weights=None) -> Outcome`, the
+    same training as `fit` with the same settings and key, to rounding. The optimizer, its constants and the regularizer
+    may be made of traced numbers:
+    `jit(vmap(lambda rate, key: pure_fit(network, loss, adam(rate), epochs=50)(key, x, t)))`.
     A member that diverged leaves nan or infinity in its history, which `argmin` may take for the lowest. Has forward
     derivatives, but no reverse ones.
     """
@@ -377,7 +383,7 @@ def pure_fit(
         track=track, augment=augment,
     )  # fmt: skip
 
-    def train(key, inputs, targets, validation=None, params=None, weights=None, class_weights=None) -> Outcome:
+    def train(key, inputs, targets=None, validation=None, params=None, weights=None, class_weights=None) -> Outcome:
         checks.prng_key("key", key)
         params = network.init(keys.parameters(key)) if params is None else params
         training, held_out = prepared(settled, params, inputs, targets, validation, weights, class_weights)
@@ -537,7 +543,7 @@ def prepared(
     rule = settings.gradient if isinstance(settings.gradient, rules.Rule) else None
     training = prepare_batch(network, loss, params, inputs, targets, weights, class_weights)
     if rule is not None:
-        rule.check_targets(network, training.targets)
+        rule.check_targets(network, whole(training.targets))
     for criterion in settings.stop:
         if criterion.validation and validation is None:
             raise ValueError(f"stop: {criterion.name} needs validation=(inputs, targets)")
@@ -545,6 +551,7 @@ def prepared(
             raise ValueError(f"stop: {settings.loss.name} knows no right answers to count; give fit correct=...")
     if validation is None:
         return training, None
+    validation = (validation, None) if isinstance(validation, Windows) else validation
     pair = isinstance(validation, tuple | list) and len(validation) in (2, 3)
     each = len(network.shapes[network.output.name])  # (Q, *P), as many axes as one example's outputs
     if not pair or (len(validation) == 3 and np.ndim(validation[2]) > each):
@@ -553,7 +560,7 @@ def prepared(
     try:
         held_out = prepare_batch(network, loss, params, *validation)
         if rule is not None:
-            rule.check_targets(network, held_out.targets)
+            rule.check_targets(network, whole(held_out.targets))
         return training, held_out
     except (TypeError, ValueError) as error:
         raise type(error)(f"validation {error}") from None

@@ -21,8 +21,10 @@ import numpy as np
 from jax import Array
 
 from functional_nn import optimizers, precision, registry
+from functional_nn.networks import stored
 from functional_nn.networks.connections import Connection, Shape
 from functional_nn.networks.network import Network, Params, abstract_params
+from functional_nn.networks.stored import Windows
 from functional_nn.optimizers import first_order, regularizers, second_order
 from functional_nn.optimizers.first_order import Optimizer
 from functional_nn.training import augmentation, keys
@@ -484,9 +486,14 @@ def _masks(common: Network, networks: list[Network]) -> Params:
 
 def _data(training: Batch, examples: int | None, columns, ids, key: Array) -> Data:
     whole = len(training.targets)
+    own = [name for name in ("examples", "subset", "label_noise") if name in columns]
+    if own and any(isinstance(x, Windows) for x in training.inputs.values()):
+        raise ValueError(f"hyperparameters: {own[0]} chooses among examples or labels; a stream is read whole by all")
     if examples is not None and examples > whole:
         raise ValueError(f"hyperparameters: examples must be at most {whole}, the training examples, got {examples}")
     noise = columns["label_noise"][ids] if "label_noise" in columns else None
+    if noise is not None:
+        training = training._replace(targets=stored.whole(training.targets))
     examples = examples or whole
     rows = None
     if "subset" in columns or examples < whole:

@@ -24,6 +24,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from functional_nn import checks
 from functional_nn.gradients.views import said_bytes
 from functional_nn.networks.network import Network
+from functional_nn.networks.stored import Windows
 from functional_nn.registry import cached
 from functional_nn.training import checkpoints, keys, search
 from functional_nn.training.checkpoints import MADE_OF, Checkpoint, CheckpointError, Checkpoints
@@ -69,11 +70,11 @@ def fit_population(
     loss: Any,
     optimizer: Any,
     hyperparameters: Mapping[str, Any],
-    data: tuple,
+    data: tuple | Windows,
     *,
     key: Array,
     epochs: int,
-    validation: tuple | None = None,
+    validation: tuple | Windows | None = None,
     weights: Array | None = None,
     class_weights: Any = None,
     plan: BatchPlan | None = None,
@@ -98,8 +99,8 @@ def fit_population(
 ) -> Population:
     """Trains N members at once: `fit` for each row of `hyperparameters`, a dict of arrays (N,), `grid` or the like.
 
-    data: (inputs, targets) as in `fit`, as are validation, weights, class_weights, plan, regularizer, stop, gradient,
-    correct, track and augment.
+    data: (inputs, targets), or `fnn.windows(...)`, as in `fit`, as are validation, weights, class_weights, plan,
+    regularizer, stop, gradient, correct, track and augment.
     hyperparameters may name
       - what `optimizer` takes: it is a bare name ("adam"), a function (`lambda learning_rate: ...`), or {name: either}
         for a race, in which "optimizer" is a hyperparameter and numbers go to all methods that take them;
@@ -151,6 +152,7 @@ def fit_population(
         raise ValueError("fit_population is not pure and cannot be traced by jit, vmap or grad; use training.pure_fit")
     if resume and checkpoint is None:
         raise ValueError("resume: expected checkpoint=checkpoints.keep(folder) to resume from")
+    data = (data, None) if isinstance(data, Windows) else data
     if not (isinstance(data, tuple | list) and len(data) == 2):
         given = f"{type(data).__name__} of {len(data)}" if hasattr(data, "__len__") else type(data).__name__
         raise TypeError(f"data: expected a pair (inputs, targets), got {given}")

@@ -7,7 +7,7 @@ part vmapped, for lanes that all are in the same epoch. Divergence and stopping 
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ import numpy as np
 from jax import Array, lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from functional_nn import optimizers, precision
+from functional_nn import checks, optimizers, precision
 from functional_nn.gradients import quantities
 from functional_nn.gradients.backprop import example_losses, loss_value, value_and_grad
 from functional_nn.gradients.views import BUDGET, Examples, in_blocks, said_bytes
@@ -34,6 +34,7 @@ from functional_nn.networks.network import (
     inference_mode,
     renewed,
 )
+from functional_nn.networks.stored import Labels, Windows, at_most_32_bits, taken, whole
 from functional_nn.optimizers.first_order import Asked, Optimizer
 from functional_nn.optimizers.regularizers import Regularizer
 from functional_nn.optimizers.second_order import Problem, SecondOrder
@@ -56,7 +57,8 @@ COMPLETED, DIVERGED, STOPPED = 0, 1, 2  # how a run ended; STOPPED + i by the i-
 
 class Batch(NamedTuple):
     """inputs {name: (B, *P, R)}, targets (B, *P, S); weights (B,) of the examples, or (B, *P) of positions; a key for
-    dropout and for gradients that are random, a scale of the gradient, each where there is one.
+    dropout and for gradients that are random, a scale of the gradient, each where there is one. A whole data set may
+    have `networks.stored` ones in the places of inputs and targets.
     """
 
     inputs: dict[str, Array]
@@ -271,8 +273,8 @@ def evaluate(
     network: Network,
     loss: Loss,
     params: Params,
-    inputs: Inputs,
-    targets: Array,
+    inputs: Inputs | Windows,
+    targets: Array | None = None,
     correct: Correct | None = None,
     *,
     weights: Array | None = None,
@@ -282,7 +284,8 @@ def evaluate(
     normalization is by its running statistics.
 
     inputs (Q, *P, R) or {name: (Q, *P, R)}, targets (Q, *P, S) or integer labels (Q, *P), of which every position
-    counts; `correct`, `weights` and `class_weights` as in `fit`. Raises ValueError as `backpropagate`.
+    counts, or `fnn.windows(...)` in the place of both; `correct`, `weights` and `class_weights` as in `fit`. Raises
+    ValueError as `backpropagate`.
     """
     loss = losses.get(loss)
     loss.check_outputs(network.output.activation)
@@ -294,17 +297,74 @@ def evaluate(
 
 
 def prepare_batch(network, loss, params, inputs, targets, weights=None, class_weights=None) -> Batch:
-    """Data as the network and the loss take it, checked; the weights of examples are those of their classes, too."""
-    prepared = network.prepare(params, inputs)
-    coded = network.prepare_targets(prepared, targets, loss, dtype_of(params))
+    """Data as the network and the loss take it, checked; the weights of examples are those of their classes, too.
+
+    Windows of a stream stay what they are, and so do integer labels of positions, of which the classes of a whole data
+    set would take as many times their room.
+    """
+    stream = _stream(inputs)
+    if isinstance(targets, Labels):  # prepared before
+        targets = targets.numbers if stream is None else None
+    if stream is not None:
+        if targets is not None or class_weights is not None:
+            given = "class_weights" if targets is None else "targets"
+            raise ValueError(f"{given}: windows of a stream bring their targets along, one at each position; give None")
+        prepared, coded = _prepare_stream(network, loss, stream, dtype_of(params))
+    else:
+        prepared = network.prepare(params, inputs)
+        coded = _labels_of_positions(network, loss, params, prepared, targets)
+        if coded is None:
+            coded = network.prepare_targets(prepared, targets, loss, dtype_of(params))
     if class_weights is not None:
-        # integers at positions look like rows of classes, unless they are coded
-        of_class = losses.class_weights(targets if coded.ndim == 2 else coded, class_weights)
+        if isinstance(coded, Labels):
+            of_class = losses.weights_of_labels(coded.numbers, coded.outputs, class_weights)
+        else:
+            # integers at positions look like rows of classes, unless they are coded
+            of_class = losses.class_weights(targets if coded.ndim == 2 else coded, class_weights)
         own = None if weights is None else network.prepare_weights(prepared, weights)
         weights = of_class if own is None else losses.spread(own, of_class.shape) * of_class
-    targets = coded
-    loss.check_targets(targets)
-    return Batch(prepared, targets, network.prepare_weights(prepared, weights))
+    loss.check_targets(coded[:1] if isinstance(coded, Labels) else coded)  # what one label is coded as, all are
+    return Batch(prepared, coded, network.prepare_weights(prepared, weights))
+
+
+def _stream(inputs: Any) -> Windows | None:
+    given = inputs.values() if isinstance(inputs, Mapping) else (inputs,)
+    return next((x for x in given if isinstance(x, Windows)), None)
+
+
+def _labels_of_positions(network, loss, params, prepared, targets) -> Labels | None:
+    """Integer labels (Q, *P) of outputs with positions and several classes, checked; None of other targets."""
+    checks.numeric("targets", targets)
+    each = (len(next(iter(prepared.values()))), *network.shapes[network.output.name][:-1])
+    outputs = network.output.size
+    if targets.shape != each or len(each) == 1 or outputs == 1 or targets.dtype.kind not in "biu":
+        return None
+    losses.check_labels(targets, outputs)
+    return Labels(at_most_32_bits(targets), loss, outputs, dtype_of(params))
+
+
+def _prepare_stream(network, loss, stream: Windows, dtype) -> tuple[dict[str, Windows], Labels]:
+    """Its windows, and those of the tokens that follow. Raises ValueError where they are not what the network reads
+    and tells.
+    """
+    name, outputs = network.inputs[0][0], network.output.size
+    reads, gives = network.shapes[name], network.shapes[network.output.name]
+    one = len(network.inputs) == 1 and name in network.tokens
+    if not one or reads != (stream.context,) or gives[:-1] != reads or outputs == 1:
+        told = "tokens" if one else "inputs"
+        raise ValueError(
+            f"inputs: windows of {stream.context} tokens are for a network of one input of as many tokens and outputs "
+            f"({stream.context}, S) at each, got {told} of shape {reads} and outputs of shape {gives}"
+        )
+    least = min(network.tokens[name], outputs)
+    if checks.is_concrete(stream.tokens):
+        index = checks.first(stream.tokens, lambda block: (block < 0) | (block >= least))
+        if index is not None:
+            found = int(np.asarray(stream.tokens)[index])
+            raise ValueError(f"inputs: expected tokens 0 to {least - 1}, got {found} at index {index[0]}")
+    tokens = at_most_32_bits(stream.tokens)  # one copy, of which inputs and targets are windows
+    following = Windows(tokens, stream.context, 1)
+    return {name: Windows(tokens, stream.context)}, Labels(following, loss, outputs, dtype)
 
 
 def evaluation_block(network: Network, dtype) -> int:
@@ -341,6 +401,7 @@ def _evaluate(network, loss, params, data: Batch, correct) -> tuple[Array, Array
         return trace, trace.activations[network.output.name]
 
     if examples <= block:
+        data = whole(data)
         trace, outputs = traced(data.inputs)
         weight, right = _counted(correct, outputs, data.targets, data.weights)
         value = loss_value(network, loss, trace, data.targets, data.weights)
@@ -371,7 +432,7 @@ def start(settings: Settings, params: Params, training: Batch | None = None) -> 
     zero, dtype = jnp.zeros((), jnp.int32), precision.default()
 
     def first() -> Problem:  # of the first batch, in the data's order
-        data = jax.tree.map(lambda x: x[: settings.plan.size], (training.inputs, training.targets, training.weights))
+        data = taken((training.inputs, training.targets, training.weights), slice(settings.plan.size))
         return of_batch(settings.network, settings.loss, settings.regularizer)(*data)
 
     state = settings.optimizer.begin(params, first)
@@ -446,7 +507,7 @@ def parts(settings: Settings, examples: int, dtype) -> Parts:
     def update(lane, row, limit, training: Batch):
         state, sound = lane
         number, picked, example_weights, scale, own_key = row
-        data = jax.tree.map(lambda x: x[picked], (training.inputs, training.targets))
+        data = taken((training.inputs, training.targets), picked)
         if settings.mesh is not None:
             over = NamedSharding(settings.mesh, PartitionSpec(settings.mesh.axis_names))
             data = lax.with_sharding_constraint(data, over)
@@ -666,7 +727,7 @@ def _measure(network: Network, loss: Loss, track, training: Batch, params: Param
     for name, function in track:
         if function is not None:
             try:
-                found[name] = jax.tree.map(jnp.asarray, function(params, inputs, training.targets))
+                found[name] = jax.tree.map(jnp.asarray, function(params, *whole((inputs, training.targets))))
             except Exception as error:
                 error.add_note(f"while measuring {name!r}, which fit was asked to track, inside a compiled program")
                 raise

@@ -1,0 +1,130 @@
+"""Data that stay as they are stored: examples are made of them where they are read, a batch at a time.
+
+Letters: Q examples, N tokens of a stream, T the context, S outputs. A row of `Stored` is to a compiled program what a
+row of an array is: it has a shape, a dtype and a length, and `x[numbers]` gives the examples with these numbers.
+`taken` and `whole` read trees in which there may be some of either.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+from functional_nn import checks
+from functional_nn.networks import losses
+from functional_nn.networks.losses import Loss
+
+_STATIC = {"static": True}
+
+
+class Stored:
+    """What is no array yet; `len` is Q."""
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class Windows(Stored):
+    """A stream cut into windows: example q is tokens[qT + offset : (q + 1)T + offset]. Made by `windows`."""
+
+    tokens: Array  # (N,) integers, of whatever size
+    context: int = field(metadata=_STATIC)
+    offset: int = field(default=0, metadata=_STATIC)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(Q, T)."""
+        return (self.tokens.shape[0] - 1) // self.context, self.context
+
+    @property
+    def dtype(self) -> np.dtype:
+        """That of the examples."""
+        return np.dtype(np.int32)
+
+    def __getitem__(self, numbers) -> Array:
+        numbers = jnp.arange(*numbers.indices(len(self)), dtype=jnp.int32) if isinstance(numbers, slice) else numbers
+        starts = numbers * self.context + self.offset
+        # one gather of whole windows
+        rows = jax.vmap(lambda start: lax.dynamic_slice(self.tokens, (start,), (self.context,)))(starts)
+        return rows.astype(jnp.int32)
+
+    def __repr__(self) -> str:
+        return f"<windows of {self.context} tokens, {len(self)} in a stream of {self.tokens.shape[0]}>"
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class Labels(Stored):
+    """Integer labels (Q, *P) in the place of the targets (Q, *P, S) that `losses.coded` makes of them."""
+
+    numbers: Array | Windows
+    loss: Loss = field(metadata=_STATIC)
+    outputs: int = field(metadata=_STATIC)
+    dtype: Any = field(metadata=_STATIC)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(Q, *P, S)."""
+        return (*self.numbers.shape, self.outputs)
+
+    def __getitem__(self, numbers) -> Array:
+        return jnp.asarray(losses.coded(self.loss, self.numbers[numbers], self.outputs), self.dtype)
+
+
+def windows(tokens: Array, context: int) -> Windows:
+    """A stream of tokens (N,), integers, as examples for `fit`, `evaluate` and the like, in the place of inputs and
+    targets: it is kept once, in its own dtype, bytes as bytes, and cut into windows batch by batch.
+
+    Example q is the `context` tokens from number q context on, and its targets are the tokens that follow each of
+    them: Q = (N - 1) // context examples, of a network with an input of `context` tokens and outputs at each. What is
+    left at the end is not read.
+
+    >>> import numpy as np, functional_nn as fnn
+    >>> text = np.frombuffer(b"to be or not to be", np.uint8)
+    >>> fnn.windows(text, 4)
+    <windows of 4 tokens, 4 in a stream of 18>
+
+    Raises TypeError for what is no array of integers, ValueError for another shape, a context < 1, and a stream that
+    is shorter than one window and the token after it.
+    """
+    context = checks.integer("windows", "context", context, 1)
+    checks.numeric("tokens", tokens)
+    if tokens.dtype.kind not in "iu":
+        raise TypeError(f"tokens: expected integers, got dtype {tokens.dtype}")
+    if tokens.ndim != 1:
+        raise ValueError(f"tokens: expected a stream, shape (N,), got {tokens.shape}")
+    if not context < tokens.shape[0] < 2**31:  # places in it are int32
+        raise ValueError(
+            f"tokens: expected {context + 1} or more, one window of {context} and the token after it, and less than "
+            f"2^31; got {tokens.shape[0]}"
+        )
+    return Windows(tokens, context)
+
+
+def at_most_32_bits(x: Array) -> Array:
+    """Integers on the device, in their own dtype where that has no more than 32 bits."""
+    return jnp.asarray(x) if x.dtype.itemsize <= 4 else jnp.asarray(x, jnp.int32)
+
+
+def is_stored(tree: Any) -> bool:
+    """Is any of it no array yet?"""
+    return any(isinstance(x, Stored) for x in jax.tree.leaves(tree, is_leaf=_is_one))
+
+
+def taken(tree: Any, numbers: Any) -> Any:
+    """The examples with these numbers."""
+    return jax.tree.map(lambda x: x[numbers], tree, is_leaf=_is_one)
+
+
+def whole(tree: Any) -> Any:
+    """All of them, as arrays; arrays as they are."""
+    return jax.tree.map(lambda x: x[:] if _is_one(x) else x, tree, is_leaf=_is_one)
+
+
+def _is_one(x: Any) -> bool:
+    return isinstance(x, Stored)
