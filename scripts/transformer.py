@@ -42,8 +42,9 @@ from functional_nn.lab.progress import progress
 import matplotlib.pyplot as plt  # isort: skip
 
 NETWORK, CONTEXT, BATCH = "transformer(layers=2, heads=4, width=128, positions=rotary)", 64, 32
-RATE, WARMUP, DECAY, LARGEST = 0.005, 100, 1e-4, 1.0  # of Adam, falling along a cosine; of weights; of a gradient
-MODULES, MEASUREMENTS = 1000, 24  # at most so many; of them
+RATE, DECAY, WARMUP = 0.005, 1e-4, 100  # of Adam and of weights, rising for WARMUP updates, then falling as a cosine
+LARGEST = 1.0  # norm of a gradient
+MODULES, FIRST, MEASUREMENTS = 1000, 100, 12  # at most so many; the first after so many updates, of so many
 ORDERS = range(1, 7)  # of n-grams
 COMPRESSORS = {
     "gzip": lambda data: gzip.compress(data, 9, mtime=0),
@@ -95,7 +96,7 @@ def compressed(source: Source) -> list[dict]:
     return rows
 
 
-def n_grams(tokens: np.ndarray, held_out: np.ndarray, V: int, orders=ORDERS) -> list[np.ndarray]:
+def n_grams(tokens: np.ndarray, held_out: np.ndarray, V: int, orders: range) -> list[np.ndarray]:
     """The probability of each held-out token (N,) by n-grams of each order, from 1 on without gaps.
 
     Interpolated by Witten and Bell 1991, method C: of a context c that N(c) times was followed by T(c) different
@@ -149,8 +150,12 @@ def row(model: str, found: float, minutes: float = np.nan, processor: float = np
 
 def optimizer(updates: int) -> fnn.optimizers.Optimizer:
     warmup = min(WARMUP, updates // 2)
-    rate = optimizers.schedules.linear_warmup(optimizers.schedules.cosine(RATE, updates - warmup, RATE / 100), warmup)
-    decayed = optimizers.decoupled_weight_decay(optimizers.adam(rate, b2=0.99), DECAY)
+
+    def falling(highest: float) -> optimizers.schedules.Schedule:
+        then = optimizers.schedules.cosine(highest, updates - warmup, highest / 100)
+        return optimizers.schedules.linear_warmup(then, warmup)
+
+    decayed = optimizers.decoupled_weight_decay(optimizers.adam(falling(RATE), b2=0.99), falling(DECAY))
     return optimizers.clip_by_global_norm(decayed, LARGEST)
 
 
@@ -158,30 +163,31 @@ def train(source: Source, updates: int) -> tuple[list[dict], dict]:
     """A row a measurement, with the time so far, of which compilation is a part and measuring none; the parameters."""
     network, method, rows = source.network, optimizer(updates), []
     step, tokens = training.train_step(network, LOSS, method), jnp.asarray(source.tokens)
-    every = max(1, updates // MEASUREMENTS)
+    marks = np.unique(np.geomspace(min(FIRST, updates), updates, MEASUREMENTS).astype(int)).tolist()
 
     @jax.jit
-    def on(state, numbers):
-        def update(state, number):
+    def on(state, first, last):
+        def update(number, carry):
+            state, total = carry
             # windows from anywhere in the text
             starts = jax.random.randint(jax.random.key(number), (BATCH,), 0, len(tokens) - CONTEXT)
             windows = tokens[starts[:, None] + jnp.arange(CONTEXT + 1)[None, :]]
             batch = training.Batch({"sequence": windows[:, :-1]}, fnn.one_hot(windows[:, 1:], len(source.classes)))
             state, metrics = step(state, batch)
-            return state, metrics.loss
+            return state, total + metrics.loss
 
-        return jax.lax.scan(update, state, numbers)
+        state, total = jax.lax.fori_loop(first, last, update, (state, jnp.zeros(())))
+        return state, total / (last - first)
 
     state, spent = method.init(network.init(jax.random.key(0))), np.zeros(2)
     with progress("transformer", updates) as advance:
-        for number in range(0, updates, every):
+        for first, last in zip([0, *marks], marks, strict=False):
             began = np.array([time.perf_counter(), time.process_time()])
-            state, losses = on(state, jnp.arange(number, min(number + every, updates)))
-            losses = np.asarray(losses)
+            state, loss = jax.block_until_ready(on(state, first, last))
             spent += np.array([time.perf_counter(), time.process_time()]) - began
-            found, done = bits(network, state.params, source.held_out_tokens), number + len(losses)
-            rows.append(row(f"transformer, {done} updates", found, *spent / 60, losses.mean() / np.log(2)))
-            advance(done, f"{found:.3f} bits a character")
+            found = bits(network, state.params, source.held_out_tokens)
+            rows.append(row(f"transformer, {last} updates", found, *spent / 60, float(loss) / np.log(2)))
+            advance(last, f"{found:.3f} bits a character")
     return rows, state.params
 
 
@@ -257,8 +263,10 @@ def draw(rows: list[dict]):
         ):  # fmt: skip
             level = next(r["bits a character"] for r in rest if r["model"] == name)
             curve.axhline(level, color=color, ls=style, lw=1.2, label=name)
-        curve.set(xlabel="minutes of training, of processor", ylabel="bits a character", title="in training")
-        curve.set_ylim(top=min(4.5, max(r["bits a character"] for r in own) + 0.3))
+        curve.set(
+            xscale="log", xlabel="minutes of training, of processor", ylabel="bits a character", title="in training"
+        )
+        curve.set_ylim(top=min(5, max(r["bits a character"] for r in own) + 0.3))
         curve.legend()
         every = sorted([own[-1], *rest], key=lambda r: -r["bits a character"])
         colors = [shades.get(r["model"].split(",")[0], "#009E73" if "gram" in r["model"] else "#0072B2") for r in every]
@@ -274,8 +282,8 @@ def visible(character: str) -> str:
 
 
 def piece(source: Source) -> int:
-    """Where a piece of held-out text begins that is worth looking at: a line that begins a function."""
-    return source.held_out.index("    def ", len(source.held_out) // 2)
+    """Where a piece of held-out text begins that is worth looking at: the first function after the middle."""
+    return max(0, source.held_out.find("    def ", len(source.held_out) // 2))
 
 
 def draw_attention(source: Source, params):
@@ -342,7 +350,8 @@ def main() -> None:
     options = experiments.arguments(__doc__, "results/transformer", updates=12000)
     source = load()
     rows = compressed(source)
-    for n, p in zip(ORDERS, n_grams(source.tokens, source.held_out_tokens, len(source.classes)), strict=True):
+    found = n_grams(source.tokens, source.held_out_tokens, len(source.classes), ORDERS)
+    for n, p in zip(ORDERS, found, strict=True):
         rows.append(row(f"{n}-gram", float(-np.log2(p[CONTEXT // 2 + 1 :]).mean())))
     own, params = train(source, options.updates)
     rows += own

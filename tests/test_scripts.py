@@ -414,8 +414,8 @@ def test_every_held_out_character_is_predicted_once(transformer, monkeypatch):
 
 @pytest.mark.slow
 def test_the_transformer_runs_small(transformer, tmp_path, monkeypatch):
-    small = {"MODULES": 6, "MEASUREMENTS": 2, "NETWORK": "transformer(layers=1, heads=2, width=8)", "CONTEXT": 40}
-    for name, value in {**small, "COMPARED": 2, "LOOKED": 8, "ORDERS": range(1, 6)}.items():
+    small = {"NETWORK": "transformer(layers=1, heads=2, width=8)", "CONTEXT": 40, "MODULES": 6, "FIRST": 30}
+    for name, value in {**small, "MEASUREMENTS": 2, "COMPARED": 2, "LOOKED": 8, "ORDERS": range(1, 6)}.items():
         monkeypatch.setattr(transformer, name, value)
     with jax.enable_x64(False):
         rows = run(transformer, tmp_path / "table", monkeypatch, "--updates", "60")
