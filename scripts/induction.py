@@ -148,9 +148,9 @@ def summary(rows: list[dict]) -> dict:
     half = lambda name: lambda r: r["layers"] > 1 and r[name] > last[name] / 2  # noqa: E731
     there = {
         "previous, layer 1": last["previous, layer 1"],
-        "from step": first(rows, half("previous, layer 1")),
+        "previous, from step": first(rows, half("previous, layer 1")),
         "induction, layer 2": last["induction, layer 2"],
-        "there from step": first(rows, half("induction, layer 2")),
+        "induction, from step": first(rows, half("induction, layer 2")),
         "loss halved at step": first(rows, lambda r: r["loss, again"] < CHANCE / 2),
     }
     late = rows[1:]  # not the first, of initial weights
@@ -189,7 +189,7 @@ def draw(every: dict[tuple, list[dict]], steps: int):
             noise.plot(at, scale, color="#0072B2", **style, label=label("noise scale"))
         losses.axhline(CHANCE, color="grey", ls=":", lw=1, label=f"chance: ln {TOKENS}")
         noise.axhline(BATCH, color="grey", ls=":", lw=1, label="batch size")
-        appears = summary(every[2, 0])["there from step"]
+        appears = summary(every[2, 0])["induction, from step"]
         for axis in axes:
             if not np.isnan(appears):
                 axis.axvline(appears, color="grey", lw=0.8)
@@ -198,7 +198,11 @@ def draw(every: dict[tuple, list[dict]], steps: int):
         attention.set(ylabel="share of attention", ylim=(0, 1))
         norms.set(ylabel="norm of the gradient", yscale="log")
         curvature.set(ylabel="eigenvalue of the Hessian", yscale="log")
-        noise.set(ylabel="sequences", yscale="log", xlabel="update", xlim=(0, steps))
+        noise.set(
+            ylabel="noise scale, sequences", yscale="log", ylim=(BATCH / 2, None), xlabel="update", xlim=(0, steps)
+        )
+        noise.set_yticks((20, 50, 100, 200, 500), (20, 50, 100, 200, 500))
+        noise.minorticks_off()
         losses.set_title(
             "two layers of attention learn to copy; thick and the line, where its induction head is half there: seed 0",
             loc="left", fontsize=10,
@@ -214,24 +218,31 @@ def notes(summaries: list[dict], every: dict[tuple, list[dict]]) -> str:
         f"Measured every {EVERY} updates on {MEASURED} sequences; the noise scale is infinite where noise hides the "
         "mean gradient."
     ]
+    names, ratios = ("norm", "lambda_max", "lambda_min", "noise scale"), []
     for one in summaries:
         if one["layers"] == 1:
             lines.append(f"1 layer, seed {one['seed']}: {one['loss, again']:.3g} where tokens repeat, at the end.")
             continue
         rows = every[2, one["seed"]]
-        appears = one["there from step"]
+        appears = one["induction, from step"]
         said = f"2 layers, seed {one['seed']}: {one['loss, again']:.3g} where tokens repeat"
         if np.isnan(appears):
             lines.append(f"{said}; no induction head.")
             continue
         at = next(number for number, r in enumerate(rows) if r["step"] == appears)
         plateau, there = rows[max(1, at // 2)], rows[at]
-        names = ("norm", "lambda_max", "lambda_min", "noise scale")
+        ratios.append([there[name] / plateau[name] for name in names])
         moved = "; ".join(f"{name} {plateau[name]:.3g}, {there[name]:.3g}, {rows[-1][name]:.3g}" for name in names)
         lines.append(f"{said}; the head is there from step {appears}. At steps {plateau['step']} (half way), {appears} "
                      f"and {rows[-1]['step']}: {moved}.")  # fmt: skip
+    if ratios:
+        said = "; ".join(
+            f"{name} {min(of):.2g} to {max(of):.2g} times"
+            for name, of in zip(names, zip(*ratios, strict=True), strict=True)
+        )
+        lines.append(f"When the head is there, beside half way to it, over seeds: {said}.")
     worst = max(r["residual"] for rows in every.values() for r in rows)
-    lines.append(f"Lanczos, {PRODUCTS} products: lambda_max to {worst:.1e} of itself or better.")
+    lines.append(f"Lanczos, {PRODUCTS} products: the residual of lambda_max is {worst:.1%} of it at most.")
     return "\n".join(textwrap.fill(line, 118) for line in lines)
 
 
