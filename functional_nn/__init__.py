@@ -21,6 +21,7 @@ from functional_nn.gradients.backprop import (
     value_and_grad,
 )
 from functional_nn.gradients.comparison import Agreement, compare, compare_callables
+from functional_nn.gradients.real_time import real_time_gradient
 from functional_nn.networks import activations, connections, initializers, losses, presets
 from functional_nn.networks.activations import Activation
 from functional_nn.networks.connections import Connection
@@ -62,6 +63,7 @@ __all__ = [
     "optimizers",
     "presets",
     "quantities",
+    "real_time_gradient",
     "sensitivities",
     "smooth_labels",
     "training",

@@ -1,7 +1,9 @@
 #!/usr/bin/env python
-"""What gradients and norms of convolutional networks cost, next to autodiff of the same networks written plainly.
+"""What gradients and norms of convolutional networks, transformers and recurrences cost, next to autodiff of the same
+networks written plainly.
 
     python scripts/benchmark_blocks.py --rounds 7 --out results/benchmark_blocks
+    python scripts/benchmark_blocks.py --only transformer lstm        # a look at some of them
 
 Each row: one thing asked of one network by functional_nn, the same by jax's transformations of the network in a few
 lines of jax.lax, as one who knows them would write it, and jax.value_and_grad of those; the three take turns, round
@@ -33,6 +35,7 @@ from functional_nn.networks.network import in_columns
 
 LOSS = fnn.losses.cross_entropy()
 POPULATION = 32
+TOKENS = 96
 
 
 # The same networks, written plainly -----------------------------------------------------------------------------------
@@ -97,11 +100,87 @@ def residual_parameters(params) -> list:
     return [normalized("stem"), *blocks, (kernel("output"), params["output"]["bias"])]
 
 
+def layer_norm(x, gain, shift):
+    mean, variance = jnp.mean(x, axis=-1, keepdims=True), jnp.var(x, axis=-1, keepdims=True)
+    return (x - mean) * lax.rsqrt(variance + 1e-5) * gain + shift
+
+
+def attend(x, heads, w, b):
+    """Causal self-attention, the three products in one."""
+    q, k, v = jnp.split((x @ w + b).reshape(*x.shape[:2], -1, x.shape[-1] // heads), 3, axis=2)  # (Q, T, H, d)
+    scores = jnp.einsum("qthd,quhd->qhtu", q, k) / q.shape[-1] ** 0.5
+    seen = jnp.tril(jnp.ones(scores.shape[-2:], bool))
+    p = jax.nn.softmax(jnp.where(seen, scores, -jnp.inf))
+    return jnp.einsum("qhtu,quhd->qthd", p, v).reshape(x.shape)
+
+
+def transformer(params, x, heads):
+    (table, places), *blocks, (gain, shift, w, b) = params
+    x = table[x] + places
+    for norm1, qkv, mixed, norm2, first, second in blocks:
+        x = x + attend(layer_norm(x, *norm1), heads, *qkv) @ mixed[0] + mixed[1]
+        x = x + jax.nn.gelu(layer_norm(x, *norm2) @ first[0] + first[1], approximate=False) @ second[0] + second[1]
+    return layer_norm(x, gain, shift) @ w + b
+
+
+def lstm(params, x):
+    table, b, u, h, m, dense, bias = params
+
+    def step(carry, entering):
+        h, m = carry
+        i, p, c, o = jnp.split(entering + h @ u, 4, axis=-1)
+        m = jax.nn.sigmoid(p + 1) * m + jax.nn.sigmoid(i) * jnp.tanh(c)
+        h = jax.nn.sigmoid(o) * jnp.tanh(m)
+        return (h, m), h
+
+    first = tuple(jnp.broadcast_to(each, (len(x), len(each))) for each in (h, m))
+    _, states = lax.scan(step, first, jnp.swapaxes(table[x] + b, 0, 1))
+    return jnp.swapaxes(states, 0, 1) @ dense + bias
+
+
+def elman(params, x):
+    table, b, u, h, dense, bias = params
+
+    def step(h, entering):
+        h = jnp.tanh(entering + h @ u)
+        return h, h
+
+    _, states = lax.scan(step, jnp.broadcast_to(h, (len(x), len(h))), jnp.swapaxes(table[x] + b, 0, 1))
+    return jnp.swapaxes(states, 0, 1) @ dense + bias
+
+
+def transformer_parameters(params) -> list:
+    """Ours as `transformer` takes them."""
+
+    def dense(name):
+        return next(iter(params[name]["weights"].values())).T, params[name]["bias"]
+
+    def normalized(name):
+        return params[name]["learned"]["gain"], params[name]["learned"]["shift"]
+
+    def of_block(name):
+        parts = (("norm1", normalized), ("attention", dense), ("mixed", dense), ("norm2", normalized))
+        return *(of(f"{name}_{part}") for part, of in parts), dense(f"{name}_hidden"), dense(name)
+
+    blocks = [of_block(name) for name in params if name.startswith("block") and "_" not in name]
+    return [dense("embedding"), *blocks, (*normalized("norm"), *dense("output"))]
+
+
+def recurrent_parameters(params) -> tuple:
+    """Ours as `lstm` and `elman` take them."""
+    own, learned, output = params["state1"], params["state1"]["learned"], params["output"]
+    states = [learned[name] for name in ("initial", "initial_cell") if name in learned]
+    dense = output["weights"]["state1"].T
+    return own["weights"]["sequence"].T, own["bias"], learned["recurrent"].T, *states, dense, output["bias"]
+
+
 # What is measured -----------------------------------------------------------------------------------------------------
 
 
 class Problem(NamedTuple):
-    """A network, the same in plain functions, and a batch of pictures with their classes, one-hot."""
+    """A network, the same in plain functions, and a batch of pictures with their classes, one-hot, or of tokens with
+    the next ones.
+    """
 
     name: str
     network: fnn.Network
@@ -111,7 +190,11 @@ class Problem(NamedTuple):
 
     def batch(self) -> tuple:
         """(params, inputs, targets), float32."""
-        shape = self.network.shapes["image"]
+        ((name, shape),) = self.network.inputs
+        if name in self.network.tokens:
+            draw = jax.random.randint(jax.random.key(1), (self.examples, shape + 1), 0, TOKENS)
+            targets = fnn.one_hot(draw[:, :-1] // 2 + draw[:, 1:] // 2, TOKENS, jnp.float32)  # which a token half tells
+            return self.network.init(jax.random.key(0), jnp.float32), draw[:, :-1], targets
         inputs = jax.random.normal(jax.random.key(1), (self.examples, *shape), jnp.float32)
         # classes that the inputs say something about, so that a mean gradient stands out from the noise
         targets = fnn.one_hot(jnp.argmax(inputs[:, :10, 0, 0], axis=1), 10, jnp.float32)
@@ -119,17 +202,28 @@ class Problem(NamedTuple):
 
     def objective(self, params, inputs, targets):
         """F of the plain network, from its own parameters."""
-        return -jnp.mean(jnp.sum(targets * jax.nn.log_softmax(self.plain(params, inputs)), axis=1))
+        return -jnp.mean(jnp.sum(targets * jax.nn.log_softmax(self.plain(params, inputs)), axis=-1))
 
 
 def problems() -> list[Problem]:
     """The networks of the table."""
     wide = fnn.presets.get("lenet((32, 64), (128,))")((28, 28, 1), 10)
     deep = fnn.presets.get("residual(1, 16, group_norm(4))")((28, 28, 1), 10)
+
+    def tokens(name, positions):
+        return fnn.presets.get(name)(positions, TOKENS, tokens=TOKENS, each_position=True)
+
+    def attends(heads):
+        return functools.partial(transformer, heads=heads), transformer_parameters
+
     return [
         Problem("LeNet", fnn.presets.get("lenet")((28, 28, 1), 10), lenet, lenet_parameters, 64),
         Problem("32-64 channels", wide, lenet, lenet_parameters, 128),
         Problem("residual", deep, residual, residual_parameters, 64),
+        Problem("transformer 64 x 2", tokens("transformer(2, 2, 64)", 32), *attends(2), 32),
+        Problem("transformer 128 x 4", tokens("transformer(4, 4, 128)", 64), *attends(4), 16),
+        Problem("lstm", tokens("lstm(64)", 64), lstm, recurrent_parameters, 32),
+        Problem("elman", tokens("elman(64)", 64), elman, recurrent_parameters, 32),
     ]
 
 
@@ -299,12 +393,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7, help="turns that each way has (default 7)")
     default = Path("results/benchmark_blocks")
+    parser.add_argument("--only", nargs="+", default=[], help="words of the networks' names; default all of them")
     parser.add_argument("--out", type=Path, default=default, help=f"writes OUT.csv and OUT.txt; default {default}")
     options = parser.parse_args()
     if options.rounds < 1:
         parser.error(f"--rounds: expected at least 1, got {options.rounds}")
-    rows, every = [], problems()
-    with progress("measuring", 4 * len(every) + 1) as bar:
+    names = [p.name for p in problems()]
+    for word in options.only:
+        if not any(word in name for name in names):
+            parser.error(f"--only: no network has {word!r} in its name; there are {', '.join(names)}")
+    rows, every = [], [p for p in problems() if not options.only or any(word in p.name for word in options.only)]
+    with progress("measuring", 4 * len(every) + (not options.only)) as bar:
         count = [0]
 
         def advance(name):
@@ -313,8 +412,9 @@ def main() -> None:
 
         for p in every:
             rows += measured(p, options.rounds, advance)
-        rows.append(of_population(every[0]._replace(examples=32), options.rounds))
-        advance("population")
+        if not options.only:
+            rows.append(of_population(every[0]._replace(examples=32), options.rounds))
+            advance("population")
     notes = [
         f"float32, {options.rounds} rounds; pictures of 28 x 28, ten classes, relu, max pooling; the residual network",
         "is residual(1, 16, group_norm(4)). All run times are of compiled programs. autodiff: jax.value_and_grad, and",

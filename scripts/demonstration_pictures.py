@@ -57,6 +57,7 @@ SCENES = (
     Scene("populations", "populations",
           (("choose-across", "value", [-1.2, 1]), ("choose-upwards", "active", [0, 1])), 1,
           ("choose-upwards", "active", ([0], [0, 1, 2])), "lines"),
+    Scene("attention", "attention", (), 1, ("count", "value", (20, 21)), "back", 1080),
 )  # fmt: skip
 
 _ANSWERED = """

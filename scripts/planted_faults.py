@@ -80,7 +80,27 @@ def pictures():
     return network, fnn.losses.cross_entropy(), network.init(keys[0]), inputs, targets
 
 
-BENCHES = (vectors, signals, pictures)
+def sentences():
+    """Tokens, causal attention to as many as an example has, a residual, a gate, a recurrence; a class at each step."""
+    network = fnn.graph(
+        inputs={"text": 6, "lengths": ()},
+        layers=[
+            fnn.Layer("embedded", 4, "linear", [("text", "embedding(5)")]),
+            fnn.Layer("attention", 4, "attention(2, True)", ["embedded"], lengths="lengths"),
+            fnn.Layer("mixed", 4, "linear", ["attention", ("embedded", "identity")]),
+            fnn.Layer("gate", 4, "glu", ["mixed"]),
+            fnn.Layer("state", 3, "gru", ["gate"]),
+            fnn.Layer("output", 5, "softmax", ["state"]),
+        ],
+    )
+    keys = jax.random.split(jax.random.key(7), 3)
+    inputs = {"text": jax.random.randint(keys[1], (6, 6), 0, 5), "lengths": jnp.array([6, 5, 6, 4, 2, 6])}
+    params = jax.tree.map(lambda x: x + 0.3, network.init(keys[0]))  # an initial state that is not 0
+    targets = fnn.one_hot(jax.random.randint(keys[2], (6, 6), 0, 5), 5)
+    return network, fnn.losses.cross_entropy(), params, inputs, targets
+
+
+BENCHES = (vectors, signals, pictures, sentences)
 
 
 class Fault(NamedTuple):
@@ -360,6 +380,71 @@ def lost_variance_path(*args):
     return pieces(*args, sweep=sweep)
 
 
+# Of sequences ---------------------------------------------------------------------------------------------------------
+
+
+def swept_with(name, pullback, *args):
+    """With another pullback in one layer, its own given to it first."""
+
+    def sweep(network, params, trace, started):
+        own = next(layer for layer in network.layers if layer.name == name).activation.pullback
+        other = lambda *given: pullback(own, *given)  # noqa: E731
+        return backprop.sweep(with_pullback(network, name, other), params, trace, started)
+
+    return pieces(*args, sweep=sweep)
+
+
+def mask_forgotten(*args):
+    def pullback(own, g, n, a, kept, theta):
+        # as if every position had met every other
+        _, whole = fnn.activations.attention(2).forward(n, {})
+        return own(g, n, a, whole, theta)
+
+    return swept_with("attention", pullback, *args)
+
+
+def unscaled_scores(*args):
+    def pullback(own, g, n, a, kept, theta):
+        # 1 / sqrt(d), d = 2, left out of the ways to query and key
+        s, learned = own(g, n, a, kept, theta)
+        return s.at[..., :8].multiply(2**0.5), learned
+
+    return swept_with("attention", pullback, *args)
+
+
+def lost_row_term(*args):
+    def pullback(own, g, n, a, kept, theta):
+        # p (g . v) for p (g . v - g . a): softmax's derivative as if of each score by itself
+        return own(g, n, jnp.zeros_like(a), kept, theta)
+
+    return swept_with("attention", pullback, *args)
+
+
+def swapped_gate(*args):
+    def pullback(own, g, n, a, kept, theta):
+        s, learned = own(g, n, a, kept, theta)
+        return jnp.flip(s.reshape(*a.shape, 2), axis=-1).reshape(s.shape), learned
+
+    return swept_with("gate", pullback, *args)
+
+
+def dropped_carry(*args):
+    def pullback(own, g, n, a, kept, theta):
+        # nothing goes back from step 3 to step 2
+        return fnn.activations.gru(truncate=3).pullback(g, n, a, kept, theta)
+
+    return swept_with("state", pullback, *args)
+
+
+def forgotten_initial_state(*args):
+    def pullback(own, g, n, a, kept, theta):
+        s, learned = own(g, n, a, kept, theta)
+        initial = learned["initial"]
+        return s, learned | {"initial": initial._replace(left=jnp.zeros_like(initial.left))}
+
+    return swept_with("state", pullback, *args)
+
+
 FAULTS = (
     Fault("sign", sign, "output: dF/dn", "t - a for a - t at the start"),
     Fault("missing 1/Q", missing_one_over_q, "output: dF/dn", "the mean's 1/Q is left out"),
@@ -409,6 +494,22 @@ FAULTS = (
     ),
     Fault("pool's ties", pool_gives_all_that_tie, "pooled: dF/dn", "all of g to each number that ties", pictures),
     Fault("lost variance path", lost_variance_path, "first: dF/dn", "batch norm's variance as if given", pictures),
+    Fault(
+        "mask forgotten", mask_forgotten, "attention: dF/dn", "what is masked forward is met on the way back", sentences
+    ),
+    Fault("scores unscaled", unscaled_scores, "attention: dF/dn", "1 / sqrt(d) left out on the way back", sentences),
+    Fault("lost row term", lost_row_term, "attention: dF/dn", "p (g . v) for p (g . v - g . a)", sentences),
+    Fault("gate swapped", swapped_gate, "gate: dF/dn", "each share of a gate for the other", sentences),
+    Fault(
+        "carry dropped",
+        dropped_carry,
+        "state: dF/dn parts here first at position (2,)",
+        "nothing goes back from step 3 to step 2",
+        sentences,
+    ),
+    Fault(
+        "initial state forgotten", forgotten_initial_state, "state/learned/initial", "d_0 is not handed on", sentences
+    ),
 )
 
 

@@ -224,7 +224,7 @@ def signal_problem(network, loss="cross_entropy", seed=0, examples=4, dtype=jnp.
         shape = (examples, *network.shapes[name])
         if name in network.tokens:
             drawn = draw.integers(network.tokens[name], size=shape)
-            drawn[..., 1] = drawn[..., 0]
+            drawn[..., min(1, drawn.shape[-1] - 1)] = drawn[..., 0]
             inputs[name] = jnp.asarray(drawn)
         else:
             inputs[name] = jnp.asarray(draw.standard_normal(shape), dtype)

@@ -12,7 +12,7 @@ spec.loader.exec_module(planted)
 
 
 def test_there_are_at_least_ten_and_as_many_as_connections_make_possible():
-    for bench, count in ((planted.vectors, 10), (planted.signals, 5)):
+    for bench, count in ((planted.vectors, 10), (planted.signals, 5), (planted.sentences, 6)):
         assert len({fault.name for fault in planted.FAULTS if fault.bench is bench}) >= count
 
 

@@ -33,12 +33,14 @@ class Arrays(NamedTuple):
     """inputs (Q, ...) numbers; answers (Q,) numbers or words, or (Q, S) numbers, or None where they were not asked for.
 
     own_test: how many of the examples, the last ones, the file itself keeps for testing. left: arrays it has besides.
+    lengths (Q,): of sequences, where an archive of a single part has an array of that name.
     """
 
     inputs: np.ndarray
     answers: np.ndarray | None
     own_test: int = 0
     left: tuple[str, ...] = ()
+    lengths: np.ndarray | None = None
 
 
 # NPZ ------------------------------------------------------------------------------------------------------------------
@@ -52,6 +54,7 @@ def read_npz(path: Path, answers: bool = True) -> Arrays:
                 found = [name.removesuffix(".npy") for name in archive.namelist()]
                 parts = _parts(found, answers)
                 stored = [[_read_npy(archive, key) for key in part] for part in parts]
+                lengths = _read_npy(archive, "lengths") if "lengths" in found and len(parts) == 1 else None
         except ValueError:
             raise
         except Exception as error:  # zipfile and its codecs raise a dozen kinds for damaged bytes
@@ -59,7 +62,7 @@ def read_npz(path: Path, answers: bool = True) -> Arrays:
     for part, arrays in zip(parts, stored, strict=True):
         _check(part, arrays)
     if len(parts) == 1:
-        return Arrays(stored[0][0], stored[0][1] if answers else None)
+        return Arrays(stored[0][0], stored[0][1] if answers else None, lengths=lengths)
     training, test = stored
     joined = [_joined(*pair) for pair in zip(parts[1], training, test, strict=True)]
     left = tuple(name for name in found if name not in itertools.chain(*parts))

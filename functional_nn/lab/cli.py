@@ -85,6 +85,8 @@ def train(
     delimiter: str = "auto",
     decimal: str = "auto",
     missing: Literal["refuse", "drop", "mean", "indicator"] = "refuse",
+    window: int | None = None,
+    horizon: int = 1,
     unit: Literal["character", "byte"] | None = None,
     context: int | None = None,
     out: Path | None = None,
@@ -146,7 +148,7 @@ def train(
         track: what history.csv has more columns for: gradient noise, signal to noise by layer, saturation and the like.
         dtype: of parameters and computation; float64 switches 64-bit mode on.
         seed: of the held-out part, and of parameters and batches, which are those that fit has of jax.random.key(SEED).
-        test_fraction: held out, stratified by class; of a text its end.
+        test_fraction: held out, stratified by class; of a text or a series the end.
         target: the target column of a CSV file, by name or index; the last by default.
         weights: the column of a CSV file that says what each example counts for in training; it is no input. What is
             held out is measured without, and evaluate and predict do not need it.
@@ -159,6 +161,9 @@ def train(
         decimal: its decimal mark: point, comma.
         missing: what becomes of missing values (blanks, ?, NA, nan and the like): they are refused; their rows are
             dropped; they are taken for the mean of the training part; with indicator an input of 0 and 1 tells, too.
+        window: of a CSV file whose rows follow each other in time: how many of them an example is, the target's values
+            among them. What is held out is then the end.
+        horizon: how many of the target's next values are predicted.
         unit: of a text: character, of a UTF-8 file, by default, or byte, of any.
         context: how many of them a network reads at once; 64 by default.
         out: the run's folder; runs/NAME by default.
@@ -394,7 +399,7 @@ def demo(
     browser: bool = True,
     sweep: Path | None = None,
 ) -> None:
-    """Demonstrations in a browser: gradient descent, Adam, backpropagation, convolution, boundaries, populations.
+    """Demonstrations in a browser: gradient descent, Adam, backpropagation, convolution, boundaries, populations, text.
 
     Examples: functional-nn demo
               functional-nn demo --no-browser --port 8000 --sweep runs/digits-sweep

@@ -37,7 +37,7 @@ _ASKED = ("target", "header", "columns", "drop", "delimiter", "decimal", "missin
 _NOT_OF_TEXT = {
     "target": None, "weights": None, "labels": None, "task": "auto", "header": "auto", "columns": (), "drop": (),
     "delimiter": "auto", "decimal": "auto", "missing": "refuse", "class_weights": None, "label_smoothing": 0.0,
-    "augment": (),
+    "augment": (), "window": None, "horizon": 1,
 }  # fmt: skip
 _CONTEXT = 64  # tokens of a text that are read at once
 _OF_TRAINING = ("regularizer", "gradient", "epochs", "shuffle", "replacement", "early_stopping")
@@ -115,7 +115,8 @@ def train(source: str, settings: dict[str, Any], out: Path, replace: bool, resum
     if result.status != "completed" or result.best is not None:
         print(result.reason)
     own = ", the whole table, which is trained on" if source in datasets.TRUTH_TABLES else ", its own test part"
-    own = ", its end" if isinstance(task.held_out, Text) else own if task.own_test else ""
+    end = isinstance(task.held_out, Text) or task.held_out.series
+    own = ", the end" if end else own if task.own_test else ""
     which = own + (", by which the epoch was chosen" if result.best is not None else "")
     print(f"held out ({len(held_out[0])} examples{which}): {said(summary['held out'])}")
     if not proved:
@@ -133,13 +134,13 @@ def _write(
     """All files of a run that was trained; the comparison of its gradients after training, where it was watched, and
     its results.
     """
-    config, loss, (x_test, t_test) = task.config, task.loss, task.validation
+    config, loss, x_test = task.config, task.loss, task.validation[0]
     agreement = None
     if watched:
         agreement = fnn.compare(network, loss, result.params, *task.watched, costs=True)
         agreement.to_csv(folder / "agreement.csv")
         agreement.to_json(folder / "agreement.json")
-    summary = measures(config, network, loss, result.params, x_test, t_test)
+    summary = measures(config, network, loss, result.params, *task.validation)
     summary = {"status": result.status, "reason": result.reason, "seconds": round(seconds, 2), "held out": summary}
     if not watched:
         summary["separability"] = _separable(task)
@@ -308,6 +309,8 @@ def evaluate(folder: Path, source: str, target: str | None, labels: Path | None,
     """Prints loss and accuracy, or R^2 and root mean square error, of a saved run."""
     run = _open(folder)
     if _is_of_text(run):
+        if target is not None or labels is not None:
+            raise ValueError(f"{source}: a text has neither target nor labels; got {target or str(labels)!r}")
         text, context = _text_like(run, source), run.config["context"]
         text = texts.split(text, context, run.config["test_fraction"])[1] if part == "held-out" else text
         texts.check_context(text, context)
@@ -319,7 +322,7 @@ def evaluate(folder: Path, source: str, target: str | None, labels: Path | None,
     if part == "held-out" or source in datasets.TRUTH_TABLES:  # of which either part is the whole
         _, dataset = datasets.split(dataset, test_fraction=run.config["test_fraction"], seed=run.config["seed"])
     arrays = _arrays(run.config, run.loss, dataset, _read_by(run.network))
-    measured = measures(run.config, run.network, run.loss, run.params, *arrays)
+    measured = measures(run.config, run.network, run.loss, run.params, *arrays, dataset.counted)
     print(f"{dataset.name} ({len(dataset.inputs)} examples): {said(measured)}")
 
 
@@ -336,7 +339,7 @@ def continue_text(folder: Path, prompt: str, length: int, temperature: float, se
         raise ValueError(f"length must be an integer >= 1, got {length}")
     _check_new_file(out)
     unit, classes = run.config["unit"], run.config["classes"]
-    tokens = texts.encode(prompt, unit, classes, "prompt").astype(np.int32)
+    tokens = texts.encode(prompt, unit, classes, "prompt").astype(np.int32)[-run.config["context"] :]
     key = jax.random.key(_seed(seed))
     following = fnn.generate(run.network, run.params, tokens, key, count=length, temperature=temperature)
     text = prompt + texts.decode(following, unit, classes)
@@ -360,9 +363,14 @@ def predict(folder: Path, source: str, out: Path | None, probabilities: bool) ->
     inputs = _scaled(run.config, datasets.load_inputs(source, run.reading), _read_by(run.network))
     outputs = outputs_of(run.network, run.params, inputs)
     if not np.isfinite(outputs.astype(np.float64)).all():
-        row = int(np.argmin(np.isfinite(outputs.astype(np.float64)).all(axis=1)))
+        row = int(np.argmin(np.isfinite(outputs.astype(np.float64)).reshape(len(outputs), -1).all(axis=1)))
         raise ValueError(f"{source}: the network's outputs for example {row} are not finite")
-    if classes:
+    if classes and outputs.ndim > 2:
+        if probabilities:
+            raise ValueError("probabilities: expected one class an example, and this run tells one at each position")
+        header = tuple(f"class{t}" for t in range(outputs.shape[1]))
+        rows = [tuple(classes[c] for c in best) for best in outputs.argmax(axis=2)]
+    elif classes:
         best = outputs.argmax(axis=1)
         # a class of either name would hide that column
         names = [f"output {name}" if name in ("class", "output") else name for name in classes if probabilities]
@@ -428,7 +436,8 @@ class Prepared(NamedTuple):
     """What a run is trained on: (inputs, targets) as the network takes them; config: how they came to be.
 
     held_out: that part as it was read; own_test: whether it is one that the data set brings. Of a text training and
-    validation are (windows, None). weights, class_weights: of the training examples, as `fit` takes them.
+    validation are (windows, None); validation may have weights third. weights, class_weights: of the training examples,
+    as `fit` takes them.
     """
 
     held_out: Dataset
@@ -436,7 +445,7 @@ class Prepared(NamedTuple):
     loss: fnn.Loss
     config: dict[str, Any]
     training: tuple[Any, np.ndarray | None]
-    validation: tuple[Any, np.ndarray | None]
+    validation: tuple
     weights: np.ndarray | None
     class_weights: Any
 
@@ -465,10 +474,26 @@ def prepare(source: str, settings: dict[str, Any]) -> Prepared:
     _seed(settings["seed"])
     if texts.is_text(source):
         return _prepare_text(source, settings)
-    asked = {name: settings[name] for name in _ASKED}
-    dataset = datasets.load(source, labels=settings["labels"], task=settings["task"], **asked)
+    for name in ("unit", "context"):
+        if settings.get(name) is not None:
+            raise ValueError(f"{name}: is for a .txt file, which {source} is not; got {settings[name]!r}")
+    asked = {name: settings[name] for name in _ASKED} | {
+        name: settings[name] for name in ("window", "horizon") if name in settings
+    }
+    preset = fnn.presets.get(settings["network"]) if settings.get("network") else None
+    sequences = preset is not None and preset.sequences
+    dataset = datasets.load(source, labels=settings["labels"], task=settings["task"], sequences=sequences, **asked)
     shape = dataset.inputs.shape[1:]
-    if settings.get("network") and fnn.presets.get(settings["network"]).pictures:
+    if dataset.series and (sequences or (preset and preset.pictures)):
+        shape = dataset.series.window, dataset.series.columns
+    elif sequences and not dataset.tokens:
+        shape = dataset.image_shape or ()
+        if len(shape) != 2:
+            raise ValueError(
+                f"network {settings['network']!r} reads sequences: expected a .txt file, a CSV file with --window, or "
+                f"arrays (Q, T) of integers or (Q, T, R) of numbers; got {dataset.name}"
+            )
+    elif not sequences and preset and preset.pictures:
         try:
             dataset = datasets.pictured(dataset)
         except ValueError as error:
@@ -477,10 +502,13 @@ def prepare(source: str, settings: dict[str, Any]) -> Prepared:
     parts = datasets.split_rows(dataset, test_fraction=settings["test_fraction"], seed=settings["seed"])
     loss = fnn.losses.get(settings["loss"] or _suitable_loss(dataset.task, settings))
     config = _configuration(source, settings, dataset, parts[0], loss)
-    arrays = (_arrays(config, loss, dataset, shape, rows) for rows in parts)
+    training, validation = (_arrays(config, loss, dataset, shape, rows) for rows in parts)
     weights = None if dataset.weights is None else dataset.weights[parts[0]]
+    if dataset.counted is not None:
+        weights, validation = dataset.counted[parts[0]], (*validation, dataset.counted[parts[1]])
     weighing = weights, _class_weights(settings["class_weights"], dataset)
-    return Prepared(datasets.rows(dataset, parts[1]), dataset.own_test > 0, loss, config, *arrays, *weighing)
+    held_out = datasets.rows(dataset, parts[1])
+    return Prepared(held_out, dataset.own_test > 0, loss, config, training, validation, *weighing)
 
 
 def default_network(source: str, settings: dict[str, Any]) -> str | None:
@@ -494,12 +522,13 @@ def _prepare_text(source: str, settings: dict[str, Any]) -> Prepared:
         if settings.get(name, otherwise) != otherwise:
             raise ValueError(f"{name}: {source} is a text, which has none; got {settings[name]!r}")
     preset = fnn.presets.get(settings["network"]) if settings.get("network") else None
-    if not getattr(preset, "sequences", False):
+    if preset is None or not preset.sequences:
         raise ValueError(
             f"{source}: a text is read by a network of sequences, such as --network gru, and alone, by train; got "
             f"{settings.get('network')!r}"
         )
-    unit, context = settings["unit"] or "character", settings["context"] or _CONTEXT
+    unit, context = settings["unit"] or "character", settings["context"]
+    context = _CONTEXT if context is None else context
     whole = texts.load(source, unit)
     parts = texts.split(whole, context, settings["test_fraction"])
     loss = fnn.losses.get(settings["loss"] or _suitable_loss("text", settings))
@@ -556,6 +585,8 @@ def _smoothed(task: Prepared, rate: float) -> Prepared:
         return task
     if task.held_out.task != "classification":
         raise ValueError(f"label_smoothing: {task.held_out.name} has numbers to predict, and no classes; got {rate}")
+    if isinstance(task.held_out, Dataset) and task.held_out.labels.ndim > 1:
+        raise ValueError(f"label_smoothing: {task.held_out.name} has a label at each position, which stay as they are")
     if task.loss.targets == "signs":
         raise ValueError(f"label_smoothing: {task.loss.name} takes targets of -1 and +1 alone; got {rate}")
     x, t = task.training
@@ -642,6 +673,11 @@ def build_network(task: Prepared, settings: dict[str, Any]) -> fnn.Network:
     if isinstance(task.held_out, Text):
         preset, tokens = fnn.presets.get(settings["network"]), task.held_out.vocabulary
         network = preset((task.config["context"],), tokens, output=last, tokens=tokens, each_position=True)
+    elif task.held_out.tokens:
+        preset, classes = fnn.presets.get(settings["network"]), task.held_out.classes
+        each = bool(classes) and task.held_out.labels.ndim > 1
+        outputs = len(classes) or t.shape[1]
+        network = preset(x.shape[1:], outputs, output=last, tokens=task.held_out.tokens, each_position=each)
     elif settings.get("network"):
         inputs = x.shape[1:] if x.ndim > 2 else x.shape[1]
         network = fnn.presets.get(settings["network"])(inputs, t.shape[1], output=last)
@@ -696,13 +732,13 @@ def _configuration(source, settings, dataset, training, loss) -> dict[str, Any]:
 
     training: the numbers of the examples to train on.
     """
-    inputs = datasets.fit_preparation(dataset, training)
+    inputs = None if dataset.tokens else datasets.fit_preparation(dataset, training)
     targets = datasets.fit_standardizer(dataset.targets[training]) if dataset.task == "regression" else None
     plain = lambda s: {name: None if x is None else x.tolist() for name, x in s._asdict().items()}  # noqa: E731
     return {
         **_of_data(source, settings, loss),
         **runs.plain_reading(dataset.reading),
-        "inputs": plain(inputs),
+        "inputs": inputs and plain(inputs),
         "targets": plain(targets) if targets else None,
         **environment.provenance(),
     }
@@ -738,6 +774,8 @@ def _arrays(
 def _scaled(config, inputs: np.ndarray, shape: Shape, rows: np.ndarray | None = None) -> np.ndarray:
     """Inputs (Q, *shape) as the network takes them, no wider than it needs."""
     scale, _ = runs.standardizers(config)
+    if scale is None:  # tokens
+        return inputs if rows is None else inputs[rows]
     dtype = np.float64 if config["dtype"] == "float64" else np.float32
     return scale.apply(inputs, rows=rows, dtype=dtype).reshape(-1, *shape)
 
@@ -771,9 +809,10 @@ def outputs_of(network: fnn.Network, params: Any, inputs: np.ndarray) -> np.ndar
     return np.concatenate([np.asarray(network.apply(params, inputs[start : start + block])) for start in starts])
 
 
-def measures(config, network, loss, params, x, t) -> dict[str, float]:
+def measures(config, network, loss, params, x, t, weights=None) -> dict[str, float]:
     """Loss and accuracy, or loss, R^2 and root mean square error in the data's own units."""
-    value, accuracy = fnn.training.evaluate(network, loss, params, x, t, right_answers(config["task"]))
+    correct = right_answers(config["task"])
+    value, accuracy = fnn.training.evaluate(network, loss, params, x, t, correct, weights=weights)
     value, accuracy = (float(_exact(np.asarray(x)[()])) for x in (value, accuracy))  # 0.98, not the float32 beside it
     measured = {"loss": value}
     if config["task"] == "text":

@@ -71,12 +71,25 @@ class Pictures(NamedTuple):
         return f"pictures: {bytes_}from {self.low:.4g} to {self.high:.4g}{scaled}"
 
 
+class Series(NamedTuple):
+    """A table whose rows follow each other in time: `window` of them are an example, and what comes next its targets.
+
+    columns: R of a row; target: the number of the one whose next `horizon` values are predicted.
+    """
+
+    window: int
+    horizon: int
+    columns: int
+    target: int
+
+
 @dataclass(frozen=True)
 class Reading:
     """How a file's contents become inputs and targets: decided where a network is trained, and applied to other files.
 
     features: the R names of the inputs; classes: the C names, none for regression; table: of a CSV file; pictures:
-    where the inputs are pixels. own_test: is a part that a file keeps for testing read with the rest?
+    where the inputs are pixels. own_test: is a part that a file keeps for testing read with the rest? series: where
+    examples are windows of a table's rows. tokens: how many there are, where the inputs are such, else 0.
     """
 
     features: tuple[str, ...]
@@ -86,13 +99,17 @@ class Reading:
     table: Table | None = None
     pictures: Pictures | None = None
     own_test: bool = True
+    series: Series | None = None
+    tokens: int = 0
 
 
 class Dataset(NamedTuple):
-    """Examples as rows. For classification `targets` is the one-hot form of `labels`, and S is C.
+    """Examples as rows. For classification `targets` is the one-hot form of `labels`, and S is C; where each token has
+    a label, (Q, T), it is the labels themselves.
 
     own_test: how many of the examples, the last ones, the file itself keeps for testing. weights (Q,): what each
-    example counts for in training, where a table's column says so.
+    example counts for in training, where a table's column says so. tokens: how many there are, where the inputs are
+    integers; counted (Q, T): True for the labels within the length of their sequence.
     """
 
     name: str
@@ -106,6 +123,9 @@ class Dataset(NamedTuple):
     pictures: Pictures | None = None
     own_test: int = 0
     weights: np.ndarray | None = None
+    series: Series | None = None
+    tokens: int = 0
+    counted: np.ndarray | None = None
 
     @property
     def task(self) -> Literal["classification", "regression"]:
@@ -114,7 +134,10 @@ class Dataset(NamedTuple):
     @property
     def reading(self) -> Reading:
         """How its file was read, for others."""
-        return Reading(self.features, self.task, self.classes, self.image_shape, self.table, self.pictures)
+        return Reading(
+            self.features, self.task, self.classes, self.image_shape, self.table, self.pictures, series=self.series,
+            tokens=self.tokens,
+        )  # fmt: skip
 
 
 # Loading --------------------------------------------------------------------------------------------------------------
@@ -133,6 +156,9 @@ def load(
     decimal: str = "auto",
     missing: Missing = "refuse",
     weights: str | int | None = None,
+    window: int | None = None,
+    horizon: int = 1,
+    sequences: bool = False,
 ) -> Dataset:
     """The data set that `source` names: one of `NAMES`, or a path (a `Path` is never taken for a name).
 
@@ -152,9 +178,14 @@ def load(
         input of 0 and 1, too. A missing target is refused or dropped.
     `weights`: a column, by name or index, of numbers >= 0, what each example counts for in training; it is no input.
         Data that is read alike later, by `load_as`, need not have it.
+    `window`: the rows follow each other in time. An example is so many of them, all inputs and the target of each, one
+        row after the other, and its targets are the next `horizon` values of the target column; `split` holds out the
+        end.
     A column of words gives an input of 0 and 1 for each; dates, and words that are nearly all different, are refused.
     Classes are the target's words or integers: 1, 1.0 and 1e0 are one, 01 and 1 are two.
 
+    `sequences`: the integers (Q, T) of an NPZ file are tokens, 0 and above, and labels may be of each, (Q, T); those
+        beyond the `lengths` (Q,) that it may hold do not count.
     NPZ keys are inputs and targets, x and y, X and y, data and target, images and labels, or such a pair for training
     and one for testing (x_train, y_train, x_test, y_test): the first found. The part for testing, also of a folder that
     has the training pair and a t10k pair, comes last, and is what `split` holds out. The pixels of digits are divided
@@ -174,16 +205,20 @@ def load(
     columns, drop = ((names,) if isinstance(names, str | int) else names for names in (columns, drop))
     of_table = {"header": header, "columns": tuple(columns), "drop": tuple(drop), "delimiter": delimiter,
                 "decimal": decimal, "missing": missing, "weights": weights}  # fmt: skip
-    given = [name for name, value in of_table.items() if value not in ("auto", "refuse", (), None)]
+    asked = of_table | {"window": window}
+    given = [name for name, value in asked.items() if value not in ("auto", "refuse", (), None)]
     if given and kind != "csv":
-        raise ValueError(f"{source}: {given[0]}={of_table[given[0]]!r} is for a CSV file, which this is not")
+        raise ValueError(f"{source}: {given[0]}={asked[given[0]]!r} is for a CSV file, which this is not")
     with _naming(source):
+        _check_series(window, horizon, task, weights, missing)
         if kind == "bundled":
             return _load_bundled(source, task)
         if kind != "csv":
-            return _of_arrays(source, kind, labels, task, None)
-        table, notes = tables.fit(Path(source), target=target, **of_table)
+            return _of_arrays(source, kind, labels, task, None, sequences)
+        table, notes = tables.fit(Path(source), target=target, **of_table, series=window is not None)
         _warn(source, notes)
+        if window is not None:
+            return _of_series(source, table, window, horizon)
         return _of_table(source, table, None, task, None)
 
 
@@ -200,7 +235,11 @@ def load_as(
         if kind == "bundled":
             dataset = _load_bundled(source, "auto")
         elif kind == "csv":
-            dataset = _of_table(source, _table(reading), target, reading.task, reading)
+            dataset = (
+                _of_series(source, reading.table, *reading.series[:2])
+                if reading.series
+                else _of_table(source, _table(reading), target, reading.task, reading)
+            )
         else:
             dataset = _of_arrays(source, kind, labels, reading.task, reading)
         _check_like(dataset.inputs, dataset.image_shape, reading, source)
@@ -219,8 +258,15 @@ def load_inputs(source: str | Path, reading: Reading) -> np.ndarray:
             inputs, image = dataset.inputs[:once], dataset.image_shape
         elif kind == "csv":
             inputs = tables.read(Path(source), _table(reading), answers=False).inputs
+            if reading.series:
+                inputs = _windows(inputs, reading.series.window)
         else:
-            inputs, image, _ = _pixels(_stored(source, kind, None, False, reading.own_test), kind, reading)
+            stored = _stored(source, kind, None, False, reading.own_test)
+            inputs, image, _ = (
+                (_tokens(stored.inputs, reading.tokens), None, None)
+                if reading.tokens
+                else _pixels(stored, kind, reading)
+            )
         _check_like(inputs, image, reading, source)
         return inputs
 
@@ -368,23 +414,79 @@ def _of_table(source: str | Path, table: Table, target, task: Task, reading: Rea
     return Dataset(*about, targets, labels, names, table.features, None, table, weights=read.weights)
 
 
+def _check_series(window: int | None, horizon: int, task: Task, weights, missing: Missing) -> None:
+    if window is None:
+        if horizon != 1:
+            raise ValueError(f"horizon: a series has one, which window=... makes of a table; got {horizon}")
+        return
+    for name, value in (("window", window), ("horizon", horizon)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} must be an integer >= 1, got {value!r}")
+    if task == "classification" or weights is not None or missing == "drop":
+        given = "weights" if weights is not None else "task='classification'" if missing != "drop" else "missing='drop'"
+        raise ValueError(f"{given}: the rows of a series follow each other, all of them, and numbers come next")
+
+
+def _of_series(source: str | Path, table: Table, window: int, horizon: int) -> Dataset:
+    """Windows (Q, W R), and the next values of the target (Q, H)."""
+    values = tables.read(Path(source), table, answers=False).inputs
+    names, target = table.features, table.target.name
+    if target not in names:
+        raise ValueError(f"column {target!r}: expected numbers to predict, got words")
+    if len(values) <= window + horizon:
+        raise ValueError(
+            f"expected more than {window + horizon} rows, a window of {window} and the {horizon} after it, got "
+            f"{len(values)}"
+        )
+    at = names.index(target)
+    _check_finite(f"column {target!r}", values[:, at])
+    features = tuple(f"{name}[{row - window + 1}]" for row in range(window) for name in names)
+    targets = np.lib.stride_tricks.sliding_window_view(values[window:, at], horizon)
+    series = Series(window, horizon, len(names), at)
+    inputs = _windows(values[:-horizon], window)
+    return Dataset(Path(source).name, inputs, targets.copy(), None, (), features, None, table, series=series)
+
+
+def _windows(values: np.ndarray, window: int) -> np.ndarray:
+    """Rows (N, R) as windows (N - W + 1, W R), the earliest row first."""
+    if len(values) < window:
+        raise ValueError(f"expected {window} rows or more, a window of the series, got {len(values)}")
+    files.check_room("windows", len(values), window * values.shape[1])
+    cut = np.lib.stride_tricks.sliding_window_view(values, window, axis=0)  # (Q, R, W)
+    return np.moveaxis(cut, 2, 1).reshape(len(cut), -1)
+
+
 def _of_arrays(
-    source: str | Path, kind: str, beside: str | Path | None, task: Task, reading: Reading | None
+    source: str | Path,
+    kind: str,
+    beside: str | Path | None,
+    task: Task,
+    reading: Reading | None,
+    sequences: bool = False,
 ) -> Dataset:
     stored = _stored(source, kind, beside, True, reading is None or reading.own_test)
     if stored.left:
         _warn(source, [f"left out {', '.join(stored.left)}"])
-    inputs, image, pictures = _pixels(stored, kind, reading)
-    answers = stored.answers
+    answers, tokens = stored.answers, reading.tokens if reading else 0
+    if tokens or (sequences and kind == "npz" and stored.inputs.ndim == 2):
+        inputs, image, pictures = _tokens(stored.inputs, tokens), None, None
+        tokens = tokens or int(inputs.max(initial=0)) + 1
+    else:
+        inputs, image, pictures = _pixels(stored, kind, reading)
     if 0 in inputs.shape or 0 in answers.shape:
         raise ValueError(f"holds no data: inputs of shape {inputs.shape}, targets of shape {answers.shape}")
     if answers.dtype.kind == "f":
         _check_finite("targets", answers)
+    if tokens and answers.shape == inputs.shape and answers.dtype.kind in "iu":
+        return _of_labels_each(source, stored, inputs, tokens, reading)
+    if tokens and stored.lengths is not None:
+        _counted(stored.lengths, inputs.shape)
+        _warn(source, ["lengths are left out: what stands beyond is read, too, since there is one label a sequence"])
     if answers.ndim == 2 and answers.shape[1] == 1:
         answers = answers[:, 0]
     if task == "auto":
         task = "classification" if kind != "npz" or _reads_as_classes(answers) else "regression"
-    about = {"image_shape": image, "pictures": pictures, "own_test": stored.own_test}
+    about = {"image_shape": image, "pictures": pictures, "own_test": stored.own_test, "tokens": tokens}
     features = reading.features if reading else _input_names(image or inputs.shape[1:])
     if task == "regression":
         if answers.dtype.kind == "U":
@@ -396,6 +498,47 @@ def _of_arrays(
         used = {label: _known(reading.classes, names[label], "targets: ") for label in np.unique(labels).tolist()}
         labels, names = np.array([used[label] for label in labels.tolist()], np.int64), reading.classes
     return Dataset(Path(source).name, inputs, _one_hot(labels, names, reading), labels, names, features, **about)
+
+
+def _of_labels_each(
+    source: str | Path, stored: arrays.Arrays, inputs: np.ndarray, tokens: int, reading: Reading | None
+) -> Dataset:
+    """Sequences with a label for each of their tokens."""
+    labels = _tokens(stored.answers, len(reading.classes) if reading else 0, "targets")
+    classes = reading.classes if reading else tuple(map(str, range(int(labels.max()) + 1)))
+    if len(classes) < 2:
+        raise ValueError("targets: expected at least two classes, got only '0'")
+    counted = None if stored.lengths is None else _counted(stored.lengths, labels.shape)
+    return Dataset(
+        Path(source).name, inputs, labels, labels, classes, _input_names(inputs.shape[1:]), None,
+        own_test=stored.own_test, tokens=tokens, counted=counted,
+    )  # fmt: skip
+
+
+def _tokens(values: np.ndarray, count: int = 0, what: str = "inputs") -> np.ndarray:
+    """Integers (Q, T) as they are, 0 to count - 1; 0 and above where that is 0."""
+    if values.ndim != 2 or values.dtype.kind not in "iu":
+        also = ", or numbers (Q, T, R)" if what == "inputs" else ""
+        raise ValueError(f"{what}: expected tokens, integers (Q, T){also}, got {values.dtype} of shape {values.shape}")
+    wrong = (values < 0) | (values >= (count or 2**31 - 1))
+    if wrong.any():
+        index = tuple(map(int, np.unravel_index(np.argmax(wrong), values.shape)))
+        accepted = f"0 to {count - 1}" if count else "of 0 and above"
+        raise ValueError(f"{what}: expected integers {accepted}, got {values[index]} at index {index}")
+    return values
+
+
+def _counted(lengths: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """(Q, T) booleans: which positions are within the length of their sequence."""
+    if lengths.shape != shape[:1] or lengths.dtype.kind not in "iu":
+        raise ValueError(f"lengths: expected integers of shape {shape[:1]}, got {lengths.dtype} of {lengths.shape}")
+    wrong = (lengths < 0) | (lengths > shape[1])
+    if wrong.any():
+        at = int(np.argmax(wrong))
+        raise ValueError(
+            f"lengths: expected 0 to {shape[1]}, as long as sequences are, got {lengths[at]} at index {at}"
+        )
+    return np.arange(shape[1])[None, :] < lengths[:, None]
 
 
 def _of_known_classes(dataset: Dataset, reading: Reading) -> Dataset:
@@ -556,7 +699,8 @@ def split(dataset: Dataset, *, test_fraction: float = 0.2, seed: int = 0) -> tup
 
     Classification is stratified: of each class, `test_fraction` of its examples, rounded, goes to the test part, but
     at least one to either. Where the data set has a test part of its own, that is the one, and the fraction is not
-    asked for. Raises ValueError for a fraction outside (0, 1), a class with a single example, and fewer than two
+    asked for. Of a series the end is held out, in order, and what is trained on does not reach into it. Raises
+    ValueError for a fraction outside (0, 1), a class with a single example, and fewer than two
     examples.
 
     >>> train, test = split(load("iris"))
@@ -574,7 +718,12 @@ def split_rows(dataset: Dataset, *, test_fraction: float = 0.2, seed: int = 0) -
     count = len(dataset.inputs)
     if count < 2:
         raise ValueError(f"{dataset.name}: expected at least two examples to split, got {count}")
-    strata = np.zeros(count, np.int64) if dataset.labels is None else dataset.labels
+    if dataset.series:
+        horizon = dataset.series.horizon
+        cut = min(max(count - round(test_fraction * count), horizon), count - 1)
+        return np.arange(cut - horizon + 1), np.arange(cut, count)
+    one_each = dataset.labels is not None and dataset.labels.ndim == 1
+    strata = dataset.labels if one_each else np.zeros(count, np.int64)
     order = np.random.default_rng(seed).permutation(count)
     if dataset.own_test:
         return order[order < count - dataset.own_test], order[order >= count - dataset.own_test]
@@ -592,9 +741,9 @@ def split_rows(dataset: Dataset, *, test_fraction: float = 0.2, seed: int = 0) -
 
 def rows(dataset: Dataset, chosen: np.ndarray) -> Dataset:
     """The examples with these numbers."""
-    labels, weights = (None if own is None else own[chosen] for own in (dataset.labels, dataset.weights))
-    inputs, targets = dataset.inputs[chosen], dataset.targets[chosen]
-    return dataset._replace(inputs=inputs, targets=targets, labels=labels, own_test=0, weights=weights)
+    some = {name: getattr(dataset, name) for name in ("inputs", "targets", "labels", "weights", "counted")}
+    some = {name: None if own is None else own[chosen] for name, own in some.items()}
+    return dataset._replace(**some, own_test=0)
 
 
 class Standardizer(NamedTuple):
@@ -670,6 +819,10 @@ def fit_preparation(dataset: Dataset, training: np.ndarray | None = None) -> Sta
     if fine:
         return Standardizer(mean, scale)
     inputs = dataset.inputs if training is None else dataset.inputs[training]
+    if dataset.series:  # by column, wherever in a window its values stand
+        window, columns = dataset.series[0], dataset.series.columns
+        one = fit_preparation(dataset._replace(inputs=inputs.reshape(-1, columns), series=None))
+        return Standardizer(*(None if values is None else np.tile(values, window) for values in one))
     if pictures is not None:
         of_all = fit_standardizer(inputs.reshape(-1, 1))
         return Standardizer(mean + of_all.mean, scale * of_all.scale)

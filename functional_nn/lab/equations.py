@@ -224,6 +224,8 @@ _NORMALIZED = (
     r"s = \frac{h - \bar{h} - x \, \overline{h x}}{\sigma}, \quad h = \text{gain} \cdot \frac{\partial F}{\partial a}",
 )
 
+_GATED = r"a = f(n_1) n_2, \quad s_1 = f'(n_1) n_2 g, \quad s_2 = f(n_1) g, \quad g = \frac{\partial F}{\partial a}"
+
 ACTIVATIONS = {
     "linear": (r"f(n) = n, \quad f'(n) = 1",),
     "sigmoid": (r"a = f(n) = \frac{1}{1 + e^{-n}}, \quad f'(n) = a (1 - a)",),
@@ -293,6 +295,44 @@ ACTIVATIONS = {
     ),
     "group_norm": _NORMALIZED,
     "batch_norm": _NORMALIZED,
+    "mean_pool": (r"a = \frac{1}{T} \sum_{t} n_t, \quad s_t = \frac{1}{T} \frac{\partial F}{\partial a}",),
+    "glu": (_GATED, r"f(n) = \frac{1}{1 + e^{-n}}, \quad f'(n) = f(n) (1 - f(n))"),
+    "swiglu": (_GATED, r"f(n) = \frac{n}{1 + e^{-n}}, \quad f'(n) = f(n) + \frac{1 - f(n)}{1 + e^{-n}}"),
+    "geglu": (_GATED, r"f(n) = n \, \Phi \, (n), \quad f'(n) = \Phi \, (n) + n \, \varphi \, (n)"),
+    "sinusoidal": (
+        r"a_{t,2i} = n_{t,2i} + \sin \, \omega_i t, \quad a_{t,2i+1} = n_{t,2i+1} + \cos \, \omega_i t, \quad "
+        r"\omega_i = \text{base}^{-2i/S}",
+        r"s = \frac{\partial F}{\partial a}",
+    ),
+    "attention": (
+        r"x_{tu} = \frac{q_t \cdot k_u}{\sqrt{d}}, \quad p_{tu} = \frac{e^{x_{tu}}}{\sum_{w} e^{x_{tw}}}, \quad "
+        r"a_t = \sum_{u} p_{tu} v_u",
+        r"y_{tu} = p_{tu} (g_t \cdot v_u - g_t \cdot a_t), \quad g_t = \frac{\partial F}{\partial a_t}",
+        r"\frac{\partial F}{\partial q_t} = \sum_{u} \frac{y_{tu} k_u}{\sqrt{d}}, \quad "
+        r"\frac{\partial F}{\partial k_u} = \sum_{t} \frac{y_{tu} q_t}{\sqrt{d}}, \quad "
+        r"\frac{\partial F}{\partial v_u} = \sum_{t} p_{tu} g_t",
+    ),
+    "recurrent": (
+        r"a_t = f(n_t + U a_{t-1})",
+        r"s_t = f'(n_t + U a_{t-1}) \, d_t, \quad d_t = \frac{\partial F}{\partial a_t} + U^T s_{t+1}",
+        r"\frac{\partial F}{\partial U} = \sum_{t} s_t a_{t-1}^T",
+    ),
+    "gru": (
+        r"z_t = U a_{t-1}, \quad r = \text{sigmoid}(n_t^r + z_t^r), \quad u = \text{sigmoid}(n_t^u + z_t^u)",
+        r"c = \tanh \, (n_t^c + r z_t^c), \quad a_t = (1 - u) c + u a_{t-1}",
+        r"s_t^c = d_t (1 - u) (1 - c^2), \quad s_t^u = d_t (a_{t-1} - c) u (1 - u), \quad "
+        r"s_t^r = s_t^c z_t^c r (1 - r)",
+        r"d_t = \frac{\partial F}{\partial a_t} + u_{t+1} d_{t+1} + U^T e_{t+1}, \quad e_t = (s_t^r, s_t^u, r s_t^c)",
+    ),
+    "lstm": (
+        r"z_t = U a_{t-1}, \quad i, p, o = \text{sigmoid}(n_t + z_t), \text{ of } p \text{ plus forget bias}, \quad "
+        r"c = \tanh \, (n_t^c + z_t^c)",
+        r"m_t = p m_{t-1} + i c, \quad a_t = o \tanh \, m_t",
+        r"h_t = d_t o (1 - (\tanh \, m_t)^2) + p_{t+1} h_{t+1}, \quad s_t^i = h_t c i (1 - i), \quad "
+        r"s_t^p = h_t m_{t-1} p (1 - p)",
+        r"s_t^c = h_t i (1 - c^2), \quad s_t^o = d_t \tanh \, m_t \, o (1 - o), \quad "
+        r"d_t = \frac{\partial F}{\partial a_t} + U^T s_{t+1}",
+    ),
     "hardlim": (r"f(n) = \begin{cases} 1 & n \ge 0 \\ 0 & n < 0 \end{cases}",),
     "hardlims": (r"f(n) = \begin{cases} 1 & n \ge 0 \\ -1 & n < 0 \end{cases}",),
 }

@@ -21,7 +21,7 @@ import functional_nn as fnn
 from functional_nn import checks, precision
 from functional_nn.gradients.comparison import finite_or_none
 from functional_nn.lab import tables
-from functional_nn.lab.datasets import Dataset, Pictures, Reading, Standardizer
+from functional_nn.lab.datasets import Dataset, Pictures, Reading, Series, Standardizer
 from functional_nn.networks.network import abstract_params, param_shapes
 from functional_nn.training.configuration import describe_network, network_from
 
@@ -166,12 +166,14 @@ def plain_reading(reading: Reading) -> dict[str, Any]:
         "table": reading.table and reading.table.plain(),
         "pictures": reading.pictures and reading.pictures._asdict(),
         "own_test": reading.own_test,
+        "tokens": reading.tokens,
+        "series": reading.series and reading.series._asdict(),
     }
 
 
 def reading_from(config: dict[str, Any]) -> Reading:
     """How the run's data was read. Raises KeyError, TypeError, ValueError for what is no configuration."""
-    table, pictures, shape = (config.get(name) for name in ("table", "pictures", "image_shape"))
+    table, pictures, shape, series = (config.get(name) for name in ("table", "pictures", "image_shape", "series"))
     return Reading(
         tuple(config["features"]),
         config["task"],
@@ -180,6 +182,8 @@ def reading_from(config: dict[str, Any]) -> Reading:
         table and tables.table_from(table),
         pictures and Pictures(**pictures),
         config.get("own_test", False),  # older versions knew of no such part
+        series and Series(**series),
+        config.get("tokens", 0),
     )
 
 
@@ -214,7 +218,8 @@ def _parameters(folder: Path, network: fnn.Network, dtype) -> dict:
 
 
 def encode(config: dict[str, Any], loss: fnn.Loss, dataset: Dataset) -> np.ndarray:
-    """Targets (Q, S) for the run's outputs: classes in the run's order, coded as its loss wants them; or raw columns.
+    """Targets (Q, S) for the run's outputs: classes in the run's order, coded as its loss wants them, of positions the
+    labels (Q, T); or raw columns.
 
     Raises ValueError for another task, or a class the run does not know.
     """
@@ -227,6 +232,8 @@ def encode(config: dict[str, Any], loss: fnn.Loss, dataset: Dataset) -> np.ndarr
     if unknown:
         raise ValueError(f"{dataset.name}: unknown class {unknown[0]!r} (accepted: {', '.join(known)})")
     numbers = np.array([known.index(name) for name in dataset.classes])[dataset.labels]
+    if numbers.ndim > 1:  # of each position; `fit` codes them batch by batch
+        return numbers
     return code(loss, np.eye(len(known))[numbers])
 
 

@@ -128,9 +128,11 @@ def fit(
     decimal: str,
     missing: Missing,
     weights: str | int | None = None,
+    series: bool = False,
 ) -> tuple[Table, list[str]]:
     """How the file is read, by `datasets.load`'s words; and what the user should know: of columns that number the rows.
 
+    series: the target is one of the inputs, too, and may be the only one.
     Raises ValueError for words it does not know, and for a file that can be read in more ways than one.
     """
     checks.one_of("table", "header", header, get_args(Header))
@@ -140,7 +142,7 @@ def fit(
     dialect = dialects.settle(path, delimiter, decimal)
     first, rows = dialects.looked_at(dialects.rows(path, dialect.delimiter))
     width = _width(first)
-    if width < 2:
+    if width < (1 if series else 2):
         expected = "inputs and a target, separated by commas, semicolons, tabs or |"
         raise ValueError(f"only one column; expected {expected}" if width else "empty file")
     line, cells = first[0]
@@ -160,18 +162,19 @@ def fit(
     used = {_place(names, word, "column") for word in columns} or set(range(width)) - left - {weighing}
     if weighing in used:
         raise ValueError(f"the column {names[weighing]!r} holds the weights and cannot be an input; give other columns")
-    used = sorted(used - {at})
+    used = sorted(used | {at} if series else used - {at})
     if named and len(first) == 1:
         raise ValueError("a header row and no examples")
     seen = _survey(rows, used, len(cells) - width, dialect.decimal)
     notes = []
     if not columns:
         notes, left_out = _of_indices(names, seen, named)
-        used = [index for index in used if index not in left_out]
+        used = [index for index in used if index not in left_out or (series and index == at)]
     if not used:
         raise ValueError("no input is left; expected at least one column beside the target")
-    chosen = [names[index] for index in (*used, at)]
-    for index in (*used, at):
+    places = used if series else (*used, at)
+    chosen = [names[index] for index in places]
+    for index in places:
         if not names[index]:
             raise ValueError(f"line {line}: the column at index {index} has no name; name it, or --drop {index}")
         if chosen.count(names[index]) > 1:

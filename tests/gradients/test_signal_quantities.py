@@ -25,6 +25,7 @@ LOSS = fnn.losses.cross_entropy()
 MASK = np.array(
     [[1, 1, 0, 1, 1], [0, 0, 0, 0, 0], [1, 0, 0, 0, 0], [1, 1, 1, 1, 1]], float
 )  # the second counts nowhere
+sequence = lambda name, shape, **told: fnn.presets.get(name)(shape, 3, **told)  # noqa: E731
 # (network, loss, weights, block): of outputs without and with positions, their mean and their sum, weighed and masked
 CASES = {
     "images": (images(), "cross_entropy", None, None),
@@ -33,10 +34,29 @@ CASES = {
     "texts, masked": (texts(), "cross_entropy(mean, positions=sum)", MASK, None),
     "texts, masked, summed": (texts(), "cross_entropy(sum)", MASK, 2),
     "texts, weighed": (texts(), "cross_entropy(sum, positions=sum)", np.array([1, 0, 2, 0.5]), 3),
+    "transformer": (
+        sequence("transformer(2, 2, 4, 3)", 4, tokens=5, each_position=True, lengths=True),
+        "cross_entropy(sum)",
+        MASK[:, :4],
+        2,
+    ),
+    "transformer, gated": (
+        sequence("transformer(1, 1, 4, 3, 'rotary', 'rms_norm', 'swiglu')", (4, 2)),
+        "cross_entropy",
+        None,
+        None,
+    ),
+    "lstm": (sequence("lstm(3)", (4, 2), lengths=True), "cross_entropy", None, 3),
+    "gru": (
+        sequence("gru(2, 2)", 4, tokens=5, each_position=True),
+        "cross_entropy(mean, positions=sum)",
+        MASK[:, :4] + 0.5,
+        None,
+    ),
     "series": (series(), "mean_square_error", None, None),
     "series, weighed": (series(), "sum_square_error(mean, positions=sum)", MASK[:, :2] + 0.5, 2),
 }
-FAST = ("images", "texts, masked, summed")
+FAST = ("images", "texts, masked, summed", "transformer", "lstm")
 cases = pytest.mark.parametrize(
     "name", [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in CASES]
 )
@@ -439,6 +459,50 @@ def alone(network, name, params):
     layer = next(layer for layer in network.layers if layer.name == name)
     in_product = {"weights"} | ({"bias"} if layer.weighted and layer.bias == "per_neuron" else set())
     return set(params[name]) - in_product
+
+
+def test_kronecker_factors_of_recurrent_weights_are_those_of_weights_that_positions_share():
+    """By their definitions: A of the states before each step, G of dF/d(U h) at each, and no outer product is made."""
+    network, T = sequence("gru(2)", (3, 2)), 3
+    params, inputs, targets = signal_problem(network)
+    found = both_ways(network, "cross_entropy", params, inputs, targets)
+
+    def steps(x, offsets):
+        """The states, step by step, with what is added to U h."""
+        own, h, states = params["state1"], params["state1"]["learned"]["initial"], []
+        for t in range(T):
+            states.append(h)
+            n = own["weights"]["sequence"] @ x[t] + own["bias"]
+            z = own["learned"]["recurrent"] @ h + offsets[t]
+            r, u = jax.nn.sigmoid(n[:2] + z[:2]), jax.nn.sigmoid(n[2:4] + z[2:4])
+            h = (1 - u) * jnp.tanh(n[4:] + r * z[4:]) + u * h
+        out = params["output"]
+        return jnp.stack(states), out["weights"]["last"] @ h + out["bias"]
+
+    zeros, fused = jnp.zeros((T, 6)), LOSS.fused_with(network.output.activation).curvature
+    states, J, roots = [], [], []
+    coded = np.eye(3)[np.asarray(targets)]
+    for x, t in zip(inputs, coded, strict=True):
+        h, n = steps(x, zeros)
+        states.append(h)
+        roots.append(fused.root(n[None], jnp.asarray(t)[None])[0])  # (C, 3)
+        J.append(roots[-1] @ jax.jacrev(lambda e, x=x: steps(x, e)[1])(zeros).reshape(3, -1))
+    states, J = np.stack(states), np.stack(J).reshape(len(coded), -1, T, 6)
+    own = found["expand"]["state1"].others["learned"]
+    assert relative_error(own["recurrent"].activations, np.einsum("qts,qtr->sr", states, states) / T / len(J)) <= 1e-12
+    assert relative_error(own["recurrent"].sensitivities, np.einsum("qcts,qctr->sr", J, J) / len(J)) <= 1e-12
+    own = found["reduce"]["state1"].others["learned"]
+    mean, summed = states.mean(axis=1), J.sum(axis=2)
+    assert relative_error(own["recurrent"].activations, np.einsum("qs,qr->sr", mean, mean) / len(J)) <= 1e-12
+    assert relative_error(own["recurrent"].sensitivities, np.einsum("qcs,qcr->sr", summed, summed) / len(J)) <= 1e-12
+    assert own["initial"].shape == (2, 2)
+    vector = jax.tree.map(jnp.ones_like, params)
+    solved = curvature.kronecker_solve(network, found["expand"], 0.1, vector)["state1"]["learned"]
+    pair = found["expand"]["state1"].others["learned"]["recurrent"]
+    A, G = np.asarray(pair.activations), np.asarray(pair.sensitivities)
+    pi = np.sqrt(np.trace(A) / 2 / (np.trace(G) / 6))
+    damped = np.kron(G + np.sqrt(0.1) / pi * np.eye(6), A + np.sqrt(0.1) * pi * np.eye(2))
+    np.testing.assert_allclose(np.ravel(solved["recurrent"]), np.linalg.solve(damped, np.ones(12)), rtol=1e-9)
 
 
 def test_a_damped_solve_is_numpys_of_the_kronecker_product():

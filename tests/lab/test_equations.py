@@ -27,7 +27,8 @@ ENDS = ("", "+", "-", ")", "]", "}", ",", "&", "=", ">", "<", r"\le", r"\ge", r"
 
 TOKEN = re.compile(r"\\[A-Za-z]+|\\\\|\\[,{}]|\d+(?:\.\d+)?|\S")
 SPACES = (r"\,", r"\left", r"\right")
-FUNCTIONS = {r"\ln": np.log, r"\tanh": np.tanh, "sign": np.sign, r"\Phi": norm.cdf, r"\varphi": norm.pdf}
+FUNCTIONS = {r"\ln": np.log, r"\tanh": np.tanh, "sign": np.sign, r"\Phi": norm.cdf, r"\varphi": norm.pdf,
+             r"\sigmoid": lambda n: 1 / (1 + np.exp(-n))}  # fmt: skip
 
 
 class Reader:
@@ -268,7 +269,13 @@ def test_pairs_that_are_fused_are_all_here_and_others_begin_with_the_product():
 
 
 WITH_CONSTANTS = {"leaky_relu": "leaky_relu(0.2)", "elu": "elu(0.7)", "celu": "celu(0.7)"}
-OF_ONE_NEURON = [name for name in fnn.activations.names() if fnn.activations.get(name).alone and name != "maxout"]
+
+GATES, CELLS = ("glu", "swiglu", "geglu"), ("gru", "lstm")
+OF_ONE_NEURON = [
+    name
+    for name in fnn.activations.names()
+    if name not in ("maxout", "attention", *GATES) and fnn.activations.get(name).alone
+]
 
 
 @pytest.mark.parametrize("name", OF_ONE_NEURON)
@@ -281,11 +288,12 @@ def test_activations_and_their_derivatives(name):
     theta = {"slope": jnp.asarray([0.4])} if name == "prelu" else {}
     forward, *derivative = equations.ACTIVATIONS[name][0].split(r", \quad ")
     a = Reader(forward.split(" = ")[-1], known).sum()
-    np.testing.assert_allclose(a, row.forward(n, theta)[0], rtol=1e-9)
+    outputs, kept = row.forward(jnp.asarray(n), theta)
+    np.testing.assert_allclose(a, outputs, rtol=1e-9)
     if derivative:
         found = Reader(derivative[0].split(" = ")[1], known | {"a": a}).sum()
         g = jnp.ones_like(n)
-        pulled, learned = row.pullback(g, jnp.asarray(n), jnp.asarray(a), None, theta)
+        pulled, learned = row.pullback(g, jnp.asarray(n), jnp.asarray(a), kept, theta)
         np.testing.assert_allclose(np.broadcast_to(found, n.shape), pulled, rtol=1e-9)
         if name == "prelu":
             slope = Reader(equations.ACTIVATIONS[name][1].split(" = ")[1], known).sum()
@@ -323,6 +331,47 @@ def test_normalization():
         == equations.ACTIVATIONS["batch_norm"]
         == equations.ACTIVATIONS["layer_norm"]
     )
+
+
+@pytest.mark.parametrize("name", GATES)
+def test_gates(name):
+    row, draw = fnn.activations.get(name), np.random.default_rng(5)
+    n_1, n_2, g = draw.normal(size=(3, 1, 4))
+    gate, opens = equations.ACTIVATIONS[name]
+    value, slope = (each.split(" = ", 1)[1] for each in opens.split(r", \quad "))
+    f = Reader(value, {"n": n_1, "e": np.e}).sum()
+    known = {"n_1": n_1, "n_2": n_2, "g": g, "f": f}
+    known["h"] = Reader(slope.replace("f(n)", "f"), {"n": n_1, "e": np.e, "f": f}).sum()
+    found = work_out([gate.replace("f(n_1)", "f").replace("f'(n_1)", "h").rpartition(r", \quad ")[0]], known)
+    n = jnp.stack([n_1, n_2], axis=-1).reshape(1, -1)
+    a, kept = row.forward(n, {})
+    np.testing.assert_allclose(found["a"], a, rtol=1e-9)
+    s = row.pullback(jnp.asarray(g), n, a, kept, {})[0]
+    np.testing.assert_allclose(np.stack([found["s_1"], found["s_2"]], axis=-1).reshape(1, -1), s, rtol=1e-9)
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_a_cells_last_step(name):
+    """One neuron, one step, from states that are not 0; what comes back from later steps is 0 there."""
+    row, draw = fnn.activations.get(name), np.random.default_rng(6)
+    blocks = {"gru": "ruc", "lstm": "ipco"}[name]
+    k, g, (h, m) = len(blocks), 0.7, draw.normal(size=2)
+    n, U = draw.normal(size=(1, 1, k)), draw.normal(size=(k, 1))
+    theta = {"recurrent": jnp.asarray(U), "initial": jnp.asarray([h])}
+    theta |= {"initial_cell": jnp.asarray([m])} if name == "lstm" else {}
+    a, kept = row.forward(jnp.asarray(n), theta)
+    s = row.pullback(jnp.full((1, 1, 1), g), jnp.asarray(n), a, kept, theta)[0].ravel()
+    known = {"d_t": g, "p_t+1": 0.0, "h_t+1": 0.0, "a_t-1": h, "m_t-1": m}
+    for block, one, z in zip(blocks, n.ravel(), U.ravel() * h, strict=True):
+        known |= {f"n_{block}": one, f"z_{block}": z}
+        if name == "lstm" and block != "c":
+            known[block] = 1 / (1 + np.exp(-(one + z + (block == "p"))))  # which its line says in words
+    for line in equations.ACTIVATIONS[name]:
+        line = re.sub(r"_t\^(\w)", r"_\1", line).replace(r"\text{sigmoid}", r"\sigmoid")
+        told = [each for each in line.split(r", \quad ") if not re.match("z_t|d_t|e_t|i, p, o", each)]
+        work_out(told, known)
+    np.testing.assert_allclose(known["a_t"], a.item(), rtol=1e-9)
+    np.testing.assert_allclose([known[f"s_{block}"] for block in blocks], s, rtol=1e-9)
 
 
 def test_softmax():

@@ -15,11 +15,12 @@ from functional_nn.lab.demonstrations.page import Status
 class Box:
     """A box for text. value: what it last said that was accepted; a refused text stays, and why stands below it.
 
-    read(text) -> value raises ValueError.
+    read(text) -> value raises ValueError; written(value) -> text, of numbers by default.
     """
 
-    def __init__(self, title: str, name: str, read: Callable[[str], Any], value: Any, **settings: Any):
-        self.read, self.quiet, self.changed = read, False, lambda: None
+    def __init__(self, title: str, name: str, read: Callable[[str], Any], value: Any,
+                 written: Callable[[Any], str] = typed.written, **settings: Any):  # fmt: skip
+        self.read, self.written, self.quiet, self.changed = read, written, False, lambda: None
         self.input = TextInput(title=title, name=name, sizing_mode="stretch_width")
         self.why = page.words(name=f"{name}-refused", visible=False)
         self.model = column(self.input, self.why, sizing_mode="stretch_width", **settings)
@@ -37,7 +38,7 @@ class Box:
     def write(self, value: Any) -> None:
         """Takes a value and shows it, without a word to anyone."""
         self.value, self.quiet = value, True
-        self.input.update(value=typed.written(value), css_classes=[])
+        self.input.update(value=self.written(value), css_classes=[])
         self.why.visible, self.quiet = False, False
 
     def follow(self, value: Any) -> None:

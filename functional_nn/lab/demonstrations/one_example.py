@@ -164,8 +164,9 @@ def _program(network: fnn.Network, loss: fnn.Loss) -> Callable[..., Found]:
         """F'(n)^T, column i the pullback of e_i."""
         across = lambda x: jnp.repeat(x[layer.name], layer.size, axis=0)  # noqa: E731
         n, a = across(trace.net_inputs), across(trace.activations)
+        kept = jax.tree.map(lambda x: jnp.repeat(x, layer.size, axis=0), trace.kept.get(layer.name))
         unit, own = jnp.eye(layer.size, dtype=a.dtype), theta(layer, params[layer.name])
-        return layer.activation.pullback(unit, n, a, None, own)[0].T  # these keep nothing for their derivatives
+        return layer.activation.pullback(unit, n, a, kept, own)[0].T
 
     @jax.jit
     def run(params, inputs, targets, rate):

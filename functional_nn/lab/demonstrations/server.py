@@ -20,6 +20,7 @@ from bokeh.server.server import Server
 from tornado.web import RequestHandler
 
 from functional_nn.lab.demonstrations import (
+    attention,
     backpropagation,
     boundary,
     convolution,
@@ -38,6 +39,7 @@ DEMONSTRATIONS: tuple[Demonstration, ...] = (
     convolution.DEMONSTRATION,
     boundary.DEMONSTRATION,
     populations.DEMONSTRATION,
+    attention.DEMONSTRATION,
 )
 LOOPBACK = "127.0.0.1"
 _TRIES = 20  # ports from the one asked for

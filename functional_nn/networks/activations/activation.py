@@ -168,6 +168,13 @@ def kept_size(activation: Activation, n: Shape) -> int:
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(kept)) // 2
 
 
+def counted(theta: Theta, positions: int) -> Array | None:
+    """Which positions of each example count by its length, (Q, T); None where no lengths are told."""
+    if "lengths" not in theta:
+        return None
+    return jnp.arange(positions, dtype=theta["lengths"].dtype)[None, :] < theta["lengths"][:, None]
+
+
 def started(activation: Activation, size: int, dtype, key: Array | None = None) -> Theta:
     """theta at the start of training; what is random of it is drawn from the key, from a fixed one where None."""
     theta = learned_at_start(activation, size, dtype, key) if activation.parameters else {}

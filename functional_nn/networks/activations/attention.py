@@ -34,7 +34,8 @@ import numpy as np
 from jax import Array, lax
 
 from functional_nn import checks
-from functional_nn.networks.activations.activation import Activation, Theta, register
+from functional_nn.networks.activations.activation import Activation, Theta, counted, register
+from functional_nn.networks.activations.neurons import largest_in_row
 from functional_nn.precision import wide
 from functional_nn.registry import cached
 
@@ -55,7 +56,7 @@ class _Heads(NamedTuple):
 
 @register
 @cached
-def attention(heads: int, causal: bool = False, rotary: bool = False) -> Activation:
+def attention(heads: int = 1, causal: bool = False, rotary: bool = False) -> Activation:
     """Scaled dot-product attention of a signal to itself, (Q, *P, 3 S) -> (Q, *P, S): three pieces a neuron.
 
     The layer's weights (3 S, R) hold those of queries, keys and values one under the other. heads: H, which divides S.
@@ -151,7 +152,7 @@ def _turned(x, direction: int):
     query, key, value = x
     if direction == 0:
         return query, key, value
-    cosine, sine = (jnp.asarray(table, query.dtype) for table in _angles(*query.shape[2:]))
+    cosine, sine = (jnp.asarray(table, query.dtype)[None, None] for table in _angles(*query.shape[2:]))
 
     def turn(x: Array) -> Array:
         first, second = jnp.split(x, 2, axis=-1)
@@ -200,11 +201,11 @@ def _scale(q: Array) -> Array:
 
 
 def _seen(positions: int, causal: bool, theta: Theta) -> Array | None:
-    """Which positions u each t reads, (T, T) or (Q, 1, T, T); None where all read all."""
-    seen = jnp.asarray(np.tri(positions, dtype=bool)) if causal else None
-    if "lengths" not in theta:
+    """Which positions u each t reads, (1, 1, T, T) or (Q, 1, T, T); None where all read all."""
+    seen = jnp.asarray(np.tri(positions, dtype=bool))[None, None] if causal else None
+    counts = counted(theta, positions)
+    if counts is None:
         return seen
-    counts = jnp.arange(positions)[None, :] < theta["lengths"][:, None]  # (Q, T)
     both = (counts[:, :, None] & counts[:, None, :])[:, None]
     return both if seen is None else both & seen
 
@@ -212,10 +213,9 @@ def _seen(positions: int, causal: bool, theta: Theta) -> Array | None:
 def _softmax(x: Array, seen: Array | None) -> Array:
     """Of each row, over what is seen of it; 0 in rows of which nothing is."""
     if seen is not None:
-        x = jnp.where(seen, x, jnp.finfo(x.dtype).min)
-    e = jnp.exp(x - lax.stop_gradient(jnp.max(x, axis=-1, keepdims=True)))
-    if seen is None or seen.ndim == 2:  # of a causal row at least the position itself
-        return e / jnp.sum(e, axis=-1, keepdims=True)
-    e = jnp.where(seen, e, 0)
+        x = jnp.where(seen, x, jnp.asarray(jnp.finfo(x.dtype).min, x.dtype))
+    e = jnp.exp(x - largest_in_row(x))
+    if seen is not None and len(seen) > 1:  # by length; where it is causal alone a row sees at least itself
+        e = jnp.where(seen, e, 0)
     total = jnp.sum(e, axis=-1, keepdims=True)
-    return e / jnp.where(total > 0, total, 1)
+    return e / jnp.where(total == 0, 1, total)

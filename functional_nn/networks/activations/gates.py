@@ -34,22 +34,22 @@ def _gate(name: str, opens: Activation) -> Activation:
 
     def forward(n, theta):
         first, second = pieces(n)
-        opened, _ = opens.forward(first, {})
-        return opened * second, opened
+        opened, kept = opens.forward(first, {})
+        return opened * second, (opened, kept)
 
-    def pullback(g, n, a, opened, theta):
+    def pullback(g, n, a, kept, theta):
         first, second = pieces(n)
-        return together(opens.pullback(g * second, first, opened, None, {})[0], g * opened), {}
+        return together(opens.pullback(g * second, first, *kept, {})[0], g * kept[0]), {}
 
-    def pushforward(r, r_theta, n, a, opened, theta):
+    def pushforward(r, r_theta, n, a, kept, theta):
         (first, second), (r_first, r_second) = pieces(n), pieces(r)
-        return opens.pushforward(r_first, {}, first, opened, None, {}) * second + opened * r_second
+        return opens.pushforward(r_first, {}, first, *kept, {}) * second + kept[0] * r_second
 
-    def second_order(g, r, r_theta, n, a, opened, theta):
+    def second_order(g, r, r_theta, n, a, kept, theta):
         (first, second), (r_first, r_second) = pieces(n), pieces(r)
-        bent = opens.second_order(g * second, r_first, {}, first, opened, None, {})[0]
-        bent = bent + opens.pullback(g * r_second, first, opened, None, {})[0]
-        return together(bent, g * opens.pushforward(r_first, {}, first, opened, None, {})), {}
+        bent = opens.second_order(g * second, r_first, {}, first, *kept, {})[0]
+        bent = bent + opens.pullback(g * r_second, first, *kept, {})[0]
+        return together(bent, g * opens.pushforward(r_first, {}, first, *kept, {})), {}
 
     return Activation(name, forward, pullback, pushforward, second_order, pieces=2, alone=True)
 

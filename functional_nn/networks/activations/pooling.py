@@ -20,7 +20,7 @@ import math
 import jax.numpy as jnp
 from jax import Array, lax
 
-from functional_nn.networks.activations.activation import Activation, Theta, register
+from functional_nn.networks.activations.activation import Activation, Theta, counted, register
 from functional_nn.networks.windows import Window, window_of, with_constants
 from functional_nn.registry import cached
 
@@ -131,10 +131,11 @@ def mean_pool() -> Activation:
         if n.ndim < 3:
             raise ValueError(f"needs a signal with positions, got shape {n.shape[1:]}")
         positions = math.prod(n.shape[1:-1])
-        if "lengths" not in theta:
+        counts = counted(theta, positions)
+        if counts is None:
             return jnp.full((1, positions, 1), 1 / positions, n.dtype)
-        lengths = theta["lengths"][:, None, None]
-        return jnp.where(jnp.arange(positions)[:, None] < lengths, 1 / jnp.maximum(lengths, 1), 0).astype(n.dtype)
+        own = 1 / jnp.maximum(theta["lengths"], 1).astype(n.dtype)
+        return jnp.where(counts, own[:, None], 0)[..., None]
 
     def mean(n, theta, like):
         return jnp.sum(n.reshape(len(n), -1, n.shape[-1]) * share(like, theta), axis=1)

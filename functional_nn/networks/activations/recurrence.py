@@ -44,7 +44,14 @@ import numpy as np
 from jax import Array, lax
 
 from functional_nn import checks
-from functional_nn.networks.activations.activation import Activation, Theta, by_forward_derivative, get, register
+from functional_nn.networks.activations.activation import (
+    Activation,
+    Theta,
+    by_forward_derivative,
+    counted,
+    get,
+    register,
+)
 from functional_nn.networks.connections import Factors
 from functional_nn.precision import at_least_float32
 from functional_nn.registry import cached
@@ -86,13 +93,13 @@ def _recurrence(name: str, cell: _Cell, truncate: int | None, kinks: Callable | 
         checks.integer(name.partition("(")[0], "truncate", truncate, 1)
 
     def steps(n: Array, theta: Theta) -> _Step:
-        times = np.arange(n.shape[1])
-        counts = jnp.asarray(times)[:, None, None] < theta["lengths"][None, :, None] if "lengths" in theta else None
+        times, counts = np.arange(n.shape[1]), counted(theta, n.shape[1])
+        counts = None if counts is None else counts.T[..., None]
         cut = None if truncate is None else jnp.asarray((times % truncate == 0) & (times > 0))
         return _Step(counts, cut)
 
     def started(n: Array, theta: Theta) -> State:
-        return tuple(jnp.broadcast_to(theta[each], (len(n), theta[each].size)) for each in cell.initial)
+        return tuple(jnp.broadcast_to(theta[each][None], (len(n), theta[each].size)) for each in cell.initial)
 
     def run(one: Callable, first: State, n: Array, *rest: Any, reverse: bool = False):
         return lax.scan(one, first, (_by_time(n), *rest), reverse=reverse)
@@ -226,16 +233,17 @@ def recurrent(activation: str | Activation = "tanh", truncate: int | None = None
 
     def forward(n, z, state):
         entered = n + z
-        return (f.forward(entered, {})[0],), entered
+        h, kept = f.forward(entered, {})
+        return (h,), (entered, kept)
 
-    def back(d, entered, state, after):
-        s, _ = f.pullback(d[0], entered, after[0], None, {})
+    def back(d, kept, state, after):
+        s, _ = f.pullback(d[0], kept[0], after[0], kept[1], {})
         return s, s, _zeros(state)
 
-    def push(r_n, r_z, r_state, entered, state, after):
-        return (f.pushforward(r_n + r_z, {}, entered, after[0], None, {}),)
+    def push(r_n, r_z, r_state, kept, state, after):
+        return (f.pushforward(r_n + r_z, {}, kept[0], after[0], kept[1], {}),)
 
-    kinks = None if f.smooth else lambda n, kept: f.kink_distance(_by_time(kept.cells))
+    kinks = None if f.smooth else lambda n, kept: f.kink_distance(_by_time(kept.cells[0]))
     return _recurrence(f"recurrent({f.name})", _Cell(1, forward, back, push), truncate, kinks)
 
 

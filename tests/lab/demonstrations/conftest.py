@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("bokeh")
 
 from functional_nn.lab import demonstrations
-from functional_nn.lab.demonstrations import server
+from functional_nn.lab.demonstrations import one_text, server
 
 _KEYS = {"ArrowRight": 39, "ArrowLeft": 37, "ArrowUp": 38, "ArrowDown": 40, "Home": 36, "End": 35, "Tab": 9,
          "Enter": 13, " ": 32}  # fmt: skip
@@ -23,8 +23,11 @@ const view = name => [...Bokeh.index].flatMap(root => all(root)).find(v => v.mod
 
 @pytest.fixture(scope="session")
 def served():
-    """A running server, which has compiled nothing yet, and soon forgets sessions that nobody looks at."""
+    """A running server, which has compiled nothing yet, soon forgets sessions that nobody looks at, and trains texts'
+    networks for a moment only.
+    """
     server._UNUSED = 500
+    one_text.UPDATES = dict.fromkeys(one_text.UPDATES, 10)  # what a network foretells, no test asks
     found, ready = [], threading.Event()
 
     def run():
