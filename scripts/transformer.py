@@ -341,8 +341,8 @@ def notes(source: Source, rows: list[dict], sample: str) -> str:
             f"below after {below['minutes']:.1f} minutes, {below['processor minutes']:.1f} of processor"
         )  # fmt: skip
         lines.append(f"{rival}, {by[rival]:.3f}: {when}.")
-    beaten = max(last["bits a character"] - by[rival] for rival in ("gzip, held out alone", "3-gram")) < 0
-    reached = "reached" if beaten and last["minutes"] <= MINUTES else "MISSED"
+    goal = min(by["gzip, held out alone"], by["3-gram"])
+    reached = "reached" if any(r["bits a character"] < goal and r["minutes"] <= MINUTES for r in own) else "MISSED"
     lines.append(f"The goal, gzip and a 3-gram beaten within {MINUTES} minutes, is {reached}.")
     said = "\n".join(f"    | {line}" for line in sample.splitlines())
     return "\n".join(textwrap.fill(line, 118) for line in lines) + f"\n\nAfter {PROMPT!r} it writes:\n\n{said}"
