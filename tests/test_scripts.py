@@ -387,6 +387,98 @@ def test_a_population_of_convolutions_runs_small(tmp_path, monkeypatch):
     assert sum(row["test accuracy"] != "" for row in rows) == 2 and (tmp_path / "table.png").exists()
 
 
+@pytest.fixture(scope="module")
+def transformer():
+    return load("transformer")
+
+
+def test_n_grams_are_witten_and_bells(transformer):
+    """Beside a slow count; the held-out text has tokens and contexts that the other has not."""
+    text, held_out, V = [0, 1, 0, 2, 0, 1, 1, 0, 1, 0, 2, 2, 1, 0], [1, 0, 2, 3, 1, 0, 1, 2, 0, 1], 4
+
+    def p(context, token):
+        shorter = 1 / V if not context else p(context[1:], token)
+        n = len(context)
+        after = [text[i + n] for i in range(len(text) - n) if text[i : i + n] == context]
+        first = 1 / V if not context else shorter
+        return (after.count(token) + len(set(after)) * first) / (len(after) + len(set(after))) if after else shorter
+
+    found = transformer.n_grams(np.array(text), np.array(held_out), V, range(1, 4))
+    for n, of_order in enumerate(found):
+        expected = [p(held_out[max(0, i - n) : i], token) for i, token in enumerate(held_out)]
+        np.testing.assert_allclose(of_order, expected, rtol=1e-12)
+        assert np.isclose(sum(p([0, 1][:n], token) for token in range(V)), 1)
+
+
+def test_every_held_out_character_is_predicted_once(transformer, monkeypatch):
+    """From half a context before it and more: beside a loop, by a network that knows the token and its place."""
+    monkeypatch.setattr(transformer, "CONTEXT", 4)
+    reads = [("sequence", "embedding(3)")]
+    network = fnn.graph(inputs={"sequence": (4,)}, layers=[fnn.Layer("output", 3, "softmax", reads, "per_position")])
+    W, b = np.random.default_rng(0).normal(size=(3, 3)), np.random.default_rng(1).normal(size=(4, 3))
+    tokens, losses = np.array([0, 2, 1, 1, 0, 2, 2, 1, 0, 1, 1, 2, 0], np.uint8), []
+    for at in range(3, 13):  # the token at `at` follows 3 or 4 of its window
+        begin = (at - 3) // 2 * 2
+        n = W[:, tokens[at - 1]] + b[at - 1 - begin]
+        losses.append(np.log2(np.exp(n).sum()) - n[tokens[at]] / np.log(2))
+    params = {"output": {"weights": {"sequence": jax.numpy.array(W)}, "bias": jax.numpy.array(b)}}
+    np.testing.assert_allclose(transformer.bits(network, params, tokens), np.mean(losses), rtol=1e-6)
+
+
+@pytest.mark.slow
+def test_the_transformer_runs_small(transformer, tmp_path, monkeypatch):
+    small = {"NETWORK": "transformer(layers=1, heads=2, width=8)", "CONTEXT": 40, "MODULES": 6, "FIRST": 30}
+    for name, value in {**small, "MEASUREMENTS": 2, "COMPARED": 2, "LOOKED": 8, "ORDERS": range(1, 6)}.items():
+        monkeypatch.setattr(transformer, name, value)
+    with jax.enable_x64(False):
+        rows = run(transformer, tmp_path / "table", monkeypatch, "--updates", "60")
+    bits = {row["model"]: float(row["bits a character"]) for row in rows}
+    assert bits["transformer, 60 updates"] < bits["transformer, 30 updates"] < np.log2(128)
+    assert bits["3-gram"] < bits["2-gram"] < bits["1-gram"] and bits["gzip, added to the rest"] < 3
+    assert {row["agrees"] for row in read(tmp_path / "table_agreement.csv")} == {"yes"}
+    assert len(read(tmp_path / "table_attention.csv")) == 2
+    assert (tmp_path / "table.png").exists() and (tmp_path / "table_attention.png").exists()
+
+
+@pytest.fixture(scope="module")
+def induction():
+    return load("induction")
+
+
+def test_sequences_come_again_after_their_period(induction):
+    x, following, period = map(np.asarray, induction.sequences(jax.random.key(0), 8))
+    assert x.shape == (8, induction.LENGTH) and (x[:, 1:] == following[:, :-1]).all()
+    assert (period >= induction.PERIODS[0]).all() and (period <= induction.PERIODS[1]).all()
+    for tokens, P in zip(x, period, strict=True):
+        assert (tokens[P:] == tokens[:-P]).all()
+
+
+def test_shares_of_attention_are_those_of_the_position_so_far_back(induction):
+    """A head that looks so far back has 1, one that looks everywhere as much as there are positions."""
+    T = induction.LENGTH
+    back = np.array([1, 5])
+    p = np.zeros((2, 2, T, T))
+    for q, t in np.ndindex(2, T):
+        p[q, 0, t, max(0, t - back[q])] = 1
+    p[:, 1] = 1 / T
+    counted = np.arange(T)[None, :] >= back[:, None]
+    np.testing.assert_allclose(induction.share(p, jax.numpy.asarray(back), counted), (1, 1 / T), rtol=1e-6)
+    rows = [{"step": step, "there": there} for step, there in enumerate((0, 1, 0, 1, 1))]
+    assert induction.first(rows, lambda row: row["there"]) == 3 and np.isnan(
+        induction.first(rows, lambda row: row["there"] == 0)
+    )
+
+
+@pytest.mark.slow
+def test_induction_runs_small(induction, tmp_path, monkeypatch):
+    for name, value in {"EVERY": 2, "MEASURED": 8, "CURVED": 4, "PRODUCTS": 4, "BATCH": 4, "WIDTH": 8}.items():
+        monkeypatch.setattr(induction, name, value)
+    with jax.enable_x64(False):
+        rows = run(induction, tmp_path / "table", monkeypatch, "--seeds", "1", "--steps", "4")
+    assert [row["layers"] for row in rows] == ["1", "2"] and (tmp_path / "table.png").exists()
+    assert len(read(tmp_path / "table_steps.csv")) == 6
+
+
 @pytest.fixture
 def expressiveness(monkeypatch):
     for name in ("JAX_NUM_CPU_DEVICES", "OPENBLAS_NUM_THREADS"):  # which it sets for JAX and its children
