@@ -105,9 +105,9 @@ def layer_norm(x, gain, shift):
     return (x - mean) * lax.rsqrt(variance + 1e-5) * gain + shift
 
 
-def attend(x, heads, w, b):
+def attend(x, heads, w):
     """Causal self-attention, the three products in one."""
-    q, k, v = jnp.split((x @ w + b).reshape(*x.shape[:2], -1, x.shape[-1] // heads), 3, axis=2)  # (Q, T, H, d)
+    q, k, v = jnp.split((x @ w).reshape(*x.shape[:2], -1, x.shape[-1] // heads), 3, axis=2)  # (Q, T, H, d)
     scores = jnp.einsum("qthd,quhd->qhtu", q, k) / q.shape[-1] ** 0.5
     seen = jnp.tril(jnp.ones(scores.shape[-2:], bool))
     p = jax.nn.softmax(jnp.where(seen, scores, -jnp.inf))
@@ -118,7 +118,7 @@ def transformer(params, x, heads):
     (table, places), *blocks, (gain, shift, w, b) = params
     x = table[x] + places
     for norm1, qkv, mixed, norm2, first, second in blocks:
-        x = x + attend(layer_norm(x, *norm1), heads, *qkv) @ mixed[0] + mixed[1]
+        x = x + attend(layer_norm(x, *norm1), heads, qkv) @ mixed[0] + mixed[1]
         x = x + jax.nn.gelu(layer_norm(x, *norm2) @ first[0] + first[1], approximate=False) @ second[0] + second[1]
     return layer_norm(x, gain, shift) @ w + b
 
@@ -159,8 +159,9 @@ def transformer_parameters(params) -> list:
         return params[name]["learned"]["gain"], params[name]["learned"]["shift"]
 
     def of_block(name):
-        parts = (("norm1", normalized), ("attention", dense), ("mixed", dense), ("norm2", normalized))
-        return *(of(f"{name}_{part}") for part, of in parts), dense(f"{name}_hidden"), dense(name)
+        qkv = params[f"{name}_attention"]["weights"][f"{name}_norm1"].T
+        rest = dense(f"{name}_mixed"), normalized(f"{name}_norm2"), dense(f"{name}_hidden"), dense(name)
+        return normalized(f"{name}_norm1"), qkv, *rest
 
     blocks = [of_block(name) for name in params if name.startswith("block") and "_" not in name]
     return [dense("embedding"), *blocks, (*normalized("norm"), *dense("output"))]

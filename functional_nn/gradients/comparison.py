@@ -229,6 +229,10 @@ def compare(
             if convention > total.bound:
                 third = dataclasses.replace(third, says="the point is on a kink, where there is no derivative")
                 taylor = dataclasses.replace(taylor, says="inconclusive")
+            cut = [layer.name for layer in network.layers if layer.activation.cuts]
+            if cut:
+                says = f"{', '.join(cut)}: derivatives are cut off on purpose (truncate), so that they are not F's own"
+                third, taylor = dataclasses.replace(third, says=says), dataclasses.replace(taylor, says="inconclusive")
         measured = ()
         if costs:
             value_and_gradient = lambda *args: (lambda r: (r["value"], r["parameters"]))(by_hand(*args))  # noqa: E731

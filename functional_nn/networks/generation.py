@@ -11,7 +11,15 @@ import numpy as np
 from jax import Array, lax
 
 from functional_nn import checks, precision
-from functional_nn.networks.network import Network, Params, dtype_of, forward, inference_mode
+from functional_nn.networks.network import (
+    Network,
+    Params,
+    check_params,
+    check_statistics,
+    dtype_of,
+    forward,
+    inference_mode,
+)
 
 
 def generate(
@@ -37,6 +45,12 @@ def generate(
     count = checks.integer("generate", "count", count, 1)
     temperature = checks.constant("generate", "temperature", temperature, *checks.NON_NEGATIVE)
     checks.numeric("prompt", prompt)
+    if not checks.is_concrete(prompt):
+        raise ValueError(
+            "prompt: expected tokens, got an array that a program is traced with; jit inside generate does"
+        )
+    if prompt.dtype.kind not in "iu":
+        raise ValueError(f"prompt: expected tokens, integers 0 to {tokens - 1}, got dtype {prompt.dtype}")
     prompt = np.asarray(prompt)
     rows = prompt[None] if prompt.ndim == 1 else prompt
     if rows.ndim != 2 or rows.size == 0:
@@ -46,11 +60,18 @@ def generate(
             f"prompt: expected at most {positions} tokens, which are the network's positions, got {rows.shape[1]}; "
             f"give the last {positions}"
         )
+    index = checks.first(rows, lambda block: (block < 0) | (block >= tokens))
+    if index is not None:
+        raise ValueError(
+            f"prompt: expected tokens 0 to {tokens - 1}, got {rows[index]} at index {index[-prompt.ndim :]}"
+        )
+    check_params(network, params)
+    check_statistics(network, params)
     window = np.zeros((len(rows), positions), np.int32)
     window[:, : rows.shape[1]] = rows
-    network.prepare(params, _inputs(network, name, window, rows.shape[1]))  # says what is wrong with tokens, parameters
     network = inference_mode(network)
-    _check_causal(network, params, name, window, rows.shape[1], tokens)
+    with jax.ensure_compile_time_eval():  # also where a program around it is traced
+        _check_causal(network, params, name, window[:1], tokens)
     temperature = jnp.asarray(temperature, precision.at_least_float32(dtype_of(params)))
     found = _drawing(network, name, count)(params, jnp.asarray(window), rows.shape[1], key, temperature)
     return found[0] if prompt.ndim == 1 else found
@@ -71,14 +92,14 @@ def _read(network: Network) -> tuple[str, int]:
     return name, network.shapes[name][0]
 
 
-def _check_causal(network: Network, params: Params, name: str, window, filled: int, tokens: int) -> None:
-    """Raises ValueError where an output depends on a later token: tried out, with other tokens behind the prompt."""
-    half = max(1, min(filled, window.shape[1] - 1))
-    if window.shape[1] == 1 or not all(map(checks.is_concrete, jax.tree.leaves(params))):
+def _check_causal(network: Network, params: Params, name: str, window, tokens: int) -> None:
+    """Raises ValueError where an output depends on a later token: tried out, with others in the second half."""
+    half = window.shape[1] // 2
+    if half == 0 or not all(map(checks.is_concrete, jax.tree.leaves(params))):
         return
-    other = window[:1].copy()
+    other = window.copy()
     other[:, half:] = (other[:, half:] + 1) % tokens
-    both = np.concatenate([window[:1], other])
+    both = np.concatenate([window, other])
     n = forward(network, params, _inputs(network, name, jnp.asarray(both), both.shape[1]), {})
     n = np.asarray(n.net_inputs[network.output.name]).astype(np.float64)[:, :half]
     if not np.allclose(*n, rtol=1e-3, atol=1e-3, equal_nan=True):

@@ -67,7 +67,7 @@ class Layer:
     are divided by 1 - rate, so that nothing changes where none is (Srivastava et al. 2014, section 10).
     connections: by which each source is read, where not told beside it.
     lengths: the input, declared with the shape (), whose integers (Q,) say how many of an example's positions count;
-    attention and the recurrences ask, None: all do.
+    attention, the recurrences and mean_pool ask; None: all do.
     Raises ValueError for a size < 1, an unknown name, an initializer that the bias does not suit, another rate.
     """
 
@@ -98,8 +98,10 @@ class Layer:
         _check_learned(self.name, self.size, activation)
         if self.lengths is not None and not activation.by_length:
             raise ValueError(
-                f"layer {self.name!r}: {activation.name} asks for no lengths; attention and the recurrences do"
+                f"layer {self.name!r}: {activation.name} asks for no lengths; attention, recurrences and mean_pool do"
             )
+        if not (self.lengths is None or isinstance(self.lengths, str)):
+            raise TypeError(f"layer {self.name!r}: lengths is the name of an input, got {self.lengths!r}")
         if self.bias not in Bias.__args__:
             raise ValueError(f"layer {self.name!r}: " + registry.unknown("bias", str(self.bias), Bias.__args__))
         if initializer.sets_bias and self.bias == "shared":
@@ -418,6 +420,9 @@ def forward(
         if name in offsets:
             n = n + offsets[name]
         a, keeps = layer.activation.forward(n, theta(layer, own, outputs))
+        if layer.lengths is not None:  # one out of range, which only a program meets, is lost as little as a token
+            outside = outputs[layer.lengths] < 0
+            a = jnp.where(jnp.expand_dims(outside, tuple(range(1, a.ndim))), jnp.asarray(jnp.nan, a.dtype), a)
         if keeps is not None:
             kept[name] = keeps
         if layer.dropout and key is not None:
@@ -551,11 +556,11 @@ def _tokens_of(label: str, x: Array, tokens: int, kind: str) -> Array:
         if index is not None:
             raise ValueError(f"{label}: expected {kind} 0 to {tokens - 1}, got {np.asarray(x)[index]} at index {index}")
     # what does not fit into 32 bits would come back as another token
-    return jnp.where((x >= 0) & (x < tokens), x, -1).astype(jnp.int32)
+    return jnp.where((x >= 0) & (x < tokens), jnp.asarray(x).astype(jnp.int32), -1)
 
 
 def _of_batch(shape: Shape) -> str:
-    return f"({', '.join(['Q', *map(str, shape)])})"
+    return f"({', '.join(['Q', *map(str, shape)])}{'' if shape else ','})"
 
 
 def _inputs_expected(network: Network) -> str:
@@ -672,6 +677,8 @@ def _tokens(inputs: tuple[tuple[str, int | Shape], ...], layers: tuple[Layer, ..
             found[name] = min(limits)
     for layer in layers:
         for source, by in layer.reads:
+            if by.tokens is not None and source in told:
+                raise ValueError(f"layer {layer.name!r} reads the lengths {source!r} by {by.name}: they are no signal")
             if by.tokens is not None and source not in found:
                 raise ValueError(
                     f"layer {layer.name!r} reads {source!r} by {by.name}: only an input is of integers, a layer is not"

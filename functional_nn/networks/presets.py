@@ -53,6 +53,9 @@ class Preset(Described):
         lengths: bool = False,
     ) -> Network:
         told = {"tokens": tokens, "each_position": each_position, "lengths": lengths}
+        for name in ("each_position", "lengths"):
+            if not isinstance(told[name], bool):
+                raise ValueError(f"{self.name}: {name} must be True or False, got {told[name]!r}")
         shape = tuple(inputs) if isinstance(inputs, tuple | list) else (inputs,)
         if not shape or any(isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1 for n in shape):
             raise ValueError(f"{self.name}: inputs must be a shape of integers >= 1, or one of them, got {inputs!r}")
@@ -223,7 +226,9 @@ def transformer(
 
     width: channels throughout; hidden: of the dense layers between, 4 width where not given; activation: theirs, such
     as "swiglu". positions: "learned" (one for each of T), "sinusoidal", "rotary" or "none". dropout: of attention's
-    outputs and of the hidden layers. With outputs at each position it is causal; else their mean is read.
+    outputs and of the hidden layers. Attention reads without a bias: softmax does not see one of the keys, so that its
+    gradient is rounding alone, of which Adam would make steps; the norm before has a shift. With outputs at each
+    position it is causal; else their mean is read.
     """
     layers, heads, width = (
         checks.integer("transformer", name, value, 1)
@@ -253,7 +258,11 @@ def transformer(
         for number in range(1, layers + 1):
             block, before = f"block{number}", found[-1].name
             found.append(normalized(f"{block}_norm1"))
-            found.append(Layer(f"{block}_attention", width, attends, (found[-1].name,), dropout=dropout, lengths=count))
+            found.append(
+                Layer(
+                    f"{block}_attention", width, attends, (found[-1].name,), bias="none", dropout=dropout, lengths=count
+                )
+            )
             added = f"{block}_mixed"
             found.append(Layer(added, width, "linear", (found[-1].name, (before, "identity"))))
             found.append(normalized(f"{block}_norm2"))

@@ -107,7 +107,8 @@ def test_tokens_are_drawn_as_often_as_the_network_says():
     [
         ([], {}, "prompt: expected at least one token"),
         ([0, 1, 2, 3, 4, 0, 1], {}, "prompt: expected at most 6 tokens, which are the network's positions, got 7"),
-        ([0, 7], {}, r"inputs\['sequence'\]: expected tokens 0 to 4, got 7 at index \(0, 1\)"),
+        ([0, 7], {}, r"prompt: expected tokens 0 to 4, got 7 at index \(1,\)"),
+        ([2**32 + 1], {}, "prompt: expected tokens 0 to 4, got 4294967297"),
         ([0], {"count": 0}, "generate: count must be an integer >= 1"),
         ([0], {"temperature": -1.0}, "generate: temperature must be"),
     ],

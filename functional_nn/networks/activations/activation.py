@@ -50,7 +50,8 @@ class Activation(Described):
     `alone` says that each neuron's output depends on its own net inputs alone, as of `elementwise` and maxout; what
     looks at single neurons (padding, saturation) asks. by_length: it reads theta["lengths"] (Q,), where there is any:
     how many of an example's positions count. through_time: its pullback goes through the positions from the last, so
-    that a fault is seen first at the latest of those it reaches. statistics(size, dtype) -> {name: array}, before any
+    that a fault is seen first at the latest of those it reaches. cuts: its derivatives are cut off on purpose, so that
+    they are not those of the values. statistics(size, dtype) -> {name: array}, before any
     batch, of what was seen in training: they stand in the parameters and in theta, but are not learned; `running`
     renews them.
     `pullback` is None for functions through which nothing can be trained (hardlim), `second_order` for those without a
@@ -72,6 +73,7 @@ class Activation(Described):
     alone: bool = False
     by_length: bool = False
     through_time: bool = False
+    cuts: bool = False
     statistics: Callable[[int, jnp.dtype], Theta] | None = None
     running: Running | None = None
 

@@ -11,7 +11,7 @@ those up to t, where lengths are told over those of the example; of positions be
 Backward. p_t is a softmax's output, so that dp_tu/dx_tw = p_tu (delta_uw - p_tw); with g_t = dF/da_t
 
     dF/dv_u = sum_t p_tu g_t
-    dF/dp_tu = g_t . v_u,    dF/dx_tu = p_tu (g_t . v_u - g_t . a_t) =: y_tu     since sum_u p_tu v_u = a_t
+    dF/dp_tu = g_t . v_u,    dF/dx_tu = p_tu (g_t . v_u - sum_w p_tw g_t . v_w) =: y_tu
     dF/dq_t = sum_u y_tu k_u / sqrt(d),    dF/dk_u = sum_t y_tu q_t / sqrt(d).
 
 What is masked has p_tu = 0, and so y_tu = 0: nothing comes back from it. Along r = (r_q, r_k, r_v), each line changes
@@ -19,7 +19,11 @@ as a product does:
 
     R{x_tu} = (r_q,t . k_u + q_t . r_k,u) / sqrt(d),    R{p_tu} = p_tu (R{x_tu} - sum_w p_tw R{x_tw})
     R{a_t} = sum_u R{p_tu} v_u + p_tu r_v,u
-    R{y_tu} = R{p_tu} (g_t . v_u - g_t . a_t) + p_tu (g_t . r_v,u - g_t . R{a_t}),    g fixed.
+    R{y_tu} = R{p_tu} (g_t . v_u - sum_w p_tw g_t . v_w)
+              + p_tu (g_t . r_v,u - sum_w p_tw g_t . r_v,w + R{p_tw} g_t . v_w),    g fixed.
+
+A number that is added to all keys adds the same to all scores of a query, which softmax does not see: without rotary
+positions a bias of the keys has no part in a, and its derivative is 0, or what rounding makes of it.
 
 Rotary positions turn q_t and k_u, pair by pair of their numbers, by angles in proportion to t and u, so that their
 product knows u - t alone (Su et al. 2021, Eq. 15); a turn's adjoint is the turn back.
@@ -36,12 +40,12 @@ from jax import Array, lax
 from functional_nn import checks
 from functional_nn.networks.activations.activation import Activation, Theta, counted, register
 from functional_nn.networks.activations.neurons import largest_in_row
-from functional_nn.precision import wide
+from functional_nn.precision import at_least_float32
 from functional_nn.registry import cached
 
 
 class Attended(NamedTuple):
-    """probabilities: p (Q, H, T, T), of each query's position a row."""
+    """probabilities: p (Q, H, T, T), of each query's position a row, in at least float32."""
 
     probabilities: Array
 
@@ -74,6 +78,11 @@ def attention(heads: int = 1, causal: bool = False, rotary: bool = False) -> Act
         if not isinstance(value, bool):
             raise ValueError(f"attention: {name} must be True or False, got {value!r}")
 
+    return _attention(heads, causal, rotary)
+
+
+@functools.cache  # one row, whatever integer heads is
+def _attention(heads: int, causal: bool, rotary: bool) -> Activation:
     def split(n: Array) -> _Heads:
         return _Heads(*_turned(_blocks(n, heads), 1 if rotary else 0))
 
@@ -86,30 +95,31 @@ def attention(heads: int = 1, causal: bool = False, rotary: bool = False) -> Act
         _check(heads, rotary, n.shape)
         q, k, v = split(n)
         seen, empty = _seen(q.shape[2], causal, theta), "lengths" in theta
-        p = _softmax(wide(_meet(q, k)) / math.sqrt(q.shape[-1]), seen, empty).astype(n.dtype)
+        p = _softmax(_meet(q, k) / math.sqrt(q.shape[-1]), seen, empty)
         return _side_by_side(_mean(p, v), n), Attended(p)
 
     def pullback(g, n, a, kept, theta):
-        (q, k, v), p, g, a = split(n), kept.probabilities, _of_heads(g, heads), _of_heads(a, heads)
-        y = p * (_meet(g, v) - _dot(g, a)) * _scale(q)
+        (q, k, v), p, g = split(n), kept.probabilities, _of_heads(g, heads)
+        y = _softmax_product(_meet(g, v), p) / math.sqrt(q.shape[-1])
         return joined(_Heads(_mean(y, k), _gathered(y, q), _gathered(p, g)), n), {}
 
     def moved(r, n, kept):
-        # R{p} and R{a} of the heads, and r's own
-        (q, k, v), p, r = split(n), kept.probabilities, split(r)
-        r_x = (_meet(r.query, k) + _meet(q, r.key)) * _scale(q)
-        r_p = p * (r_x - _dot(p, r_x))
-        return r_p, _mean(r_p, v) + _mean(p, r.value), r
+        # R{p}, and r of the heads
+        (q, k, _), p, r = split(n), kept.probabilities, split(r)
+        return _softmax_product((_meet(r.query, k) + _meet(q, r.key)) / math.sqrt(q.shape[-1]), p), r
 
     def pushforward(r, r_theta, n, a, kept, theta):
-        return _side_by_side(moved(r, n, kept)[1], n)
+        r_p, r = moved(r, n, kept)
+        return _side_by_side(_mean(r_p, split(n).value) + _mean(kept.probabilities, r.value), n)
 
     def second_order(g, r, r_theta, n, a, kept, theta):
-        r_p, r_a, r = moved(r, n, kept)
-        (q, k, v), p, g, a = split(n), kept.probabilities, _of_heads(g, heads), _of_heads(a, heads)
-        through = _meet(g, v) - _dot(g, a)
-        y = p * through * _scale(q)
-        r_y = (r_p * through + p * (_meet(g, r.value) - _dot(g, r_a))) * _scale(q)
+        r_p, r = moved(r, n, kept)
+        (q, k, v), p, g = split(n), kept.probabilities, _of_heads(g, heads)
+        met = _meet(g, v)
+        through = met - _dot(p, met)
+        r_met = _meet(g, r.value)
+        y = p * through / math.sqrt(q.shape[-1])
+        r_y = (r_p * through + p * (r_met - _dot(p, r_met) - _dot(r_p, met))) / math.sqrt(q.shape[-1])
         bent = _Heads(_mean(r_y, k) + _mean(y, r.key), _gathered(r_y, q) + _gathered(y, r.query), _gathered(r_p, g))
         return joined(bent, n), {}
 
@@ -173,32 +183,33 @@ def _angles(positions: int, size: int) -> tuple[np.ndarray, np.ndarray]:
 # Products of each example's heads -------------------------------------------------------------------------------------
 
 
-def _product(x: Array, y: Array, over_x: int, over_y: int) -> Array:
-    return lax.dot_general(x, y, (((over_x,), (over_y,)), ((0, 1), (0, 1))))
+def _product(x: Array, y: Array, over_x: int, over_y: int, dtype=None) -> Array:
+    return lax.dot_general(x, y, (((over_x,), (over_y,)), ((0, 1), (0, 1))), preferred_element_type=dtype)
 
 
 def _meet(x: Array, y: Array) -> Array:
-    """x_t . y_u (Q, H, T, T)."""
-    return _product(x, y, 3, 3)
+    """x_t . y_u (Q, H, T, T), in at least float32: what 16 bits leave of it is no difference, and may be no number."""
+    return _product(x, y, 3, 3, at_least_float32(x.dtype))
 
 
 def _mean(p: Array, y: Array) -> Array:
     """sum_u p_tu y_u (Q, H, T, d)."""
-    return _product(p, y, 3, 2)
+    return _product(p.astype(y.dtype), y, 3, 2)
 
 
 def _gathered(p: Array, x: Array) -> Array:
     """sum_t p_tu x_t (Q, H, T, d), at u."""
-    return _product(p, x, 2, 2)
+    return _product(p.astype(x.dtype), x, 2, 2)
 
 
 def _dot(x: Array, y: Array) -> Array:
     """The sum over the last axis, which stays."""
-    return jnp.sum(wide(x * y), axis=-1, keepdims=True).astype(x.dtype)
+    return jnp.sum(x * y, axis=-1, keepdims=True)
 
 
-def _scale(q: Array) -> Array:
-    return jnp.asarray(1 / math.sqrt(q.shape[-1]), q.dtype)
+def _softmax_product(x: Array, p: Array) -> Array:
+    """(diag(p) - p p^T) x of each row, softmax's Jacobian, which is symmetric."""
+    return p * (x - _dot(p, x))
 
 
 def _seen(positions: int, causal: bool, theta: Theta) -> Array | None:

@@ -67,8 +67,11 @@ def sinusoidal(base: float = 10000.0) -> Activation:
     Nothing of it is learned; a bias "per_position" is. For signals (Q, T, S) of one axis. Raises ValueError unless
     base > 0; a layer's for other signals.
     """
-    base = checks.constant("sinusoidal", "base", base, *checks.POSITIVE)
+    return _sinusoidal(float(checks.constant("sinusoidal", "base", base, *checks.POSITIVE)))
 
+
+@functools.cache  # one row, whatever number base is
+def _sinusoidal(base: float) -> Activation:
     def forward(n, theta):
         if n.ndim != 3:
             raise ValueError(f"needs a signal (T, channels), got shape {n.shape[1:]}")

@@ -35,6 +35,7 @@ Forward along a tangent each cell moves as its products do. The change of the pu
 than it is worth: it is taken as the forward derivative of the pullback below.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -175,6 +176,7 @@ def _recurrence(
         f"{name}({', '.join(map(str, constants))})",
         forward, pullback, pushforward, by_forward_derivative(forward, pullback),
         kink_distance=kinks, parameters=parameters, drawn=drawn, pieces=cell.gates, by_length=True, through_time=True,
+        cuts=truncate is not None,
     )  # fmt: skip
 
 
@@ -233,7 +235,11 @@ def recurrent(activation: str | Activation = "tanh", truncate: int | None = None
     f = get(activation)
     if not f.alone or f.pieces > 1 or f.parameters or f.pullback is None:
         raise ValueError(f"recurrent: needs an elementwise activation with a derivative, got {f.name!r}")
+    return _elman(f, truncate)
 
+
+@functools.cache  # one row, however f is named
+def _elman(f: Activation, truncate: int | None) -> Activation:
     def forward(n, z, state):
         entered = n + z
         h, kept = f.forward(entered, {})
@@ -294,8 +300,11 @@ def lstm(forget_bias: float = 1.0, truncate: int | None = None) -> Activation:
     2015). Learned: "recurrent" U (4 S, S), from orthogonal matrices, "initial" h_0 and "initial_cell" m_0, (S,) each,
     from 0. truncate as of `recurrent`. Raises ValueError unless forget_bias is finite.
     """
-    forget_bias = checks.constant("lstm", "forget_bias", forget_bias, np.isfinite, "finite")
+    return _lstm(float(checks.constant("lstm", "forget_bias", forget_bias, np.isfinite, "finite")), truncate)
 
+
+@functools.cache  # one row, whatever number forget_bias is
+def _lstm(forget_bias: float, truncate: int | None) -> Activation:
     def forward(n, z, state):
         _, m = state
         n_i, n_p, n_c, n_o = jnp.split(n + z, 4, -1)
