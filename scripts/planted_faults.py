@@ -414,8 +414,12 @@ def unscaled_scores(*args):
 
 def lost_row_term(*args):
     def pullback(own, g, n, a, kept, theta):
-        # p (g . v) for p (g . v - g . a): softmax's derivative as if of each score by itself
-        return own(g, n, jnp.zeros_like(a), kept, theta)
+        # p (g . v) for p (g . v - sum of p (g . v)): softmax's derivative as if of each score by itself
+        s, learned = own(g, n, a, kept, theta)
+        q, k, v, g = (x.reshape(*x.shape[:2], 2, 2) for x in (*jnp.split(n, 3, axis=-1), g))  # heads of d = 2
+        y = kept.probabilities * jnp.einsum("qthd,quhd->qhtu", g, v) / 2**0.5
+        wrong = jnp.einsum("qhtu,quhd->qthd", y, k), jnp.einsum("qhtu,qthd->quhd", y, q)
+        return s.at[..., :8].set(jnp.concatenate([x.reshape(*x.shape[:2], 4) for x in wrong], axis=-1)), learned
 
     return swept_with("attention", pullback, *args)
 
@@ -498,7 +502,7 @@ FAULTS = (
         "mask forgotten", mask_forgotten, "attention: dF/dn", "what is masked forward is met on the way back", sentences
     ),
     Fault("scores unscaled", unscaled_scores, "attention: dF/dn", "1 / sqrt(d) left out on the way back", sentences),
-    Fault("lost row term", lost_row_term, "attention: dF/dn", "p (g . v) for p (g . v - g . a)", sentences),
+    Fault("lost row term", lost_row_term, "attention: dF/dn", "p (g . v) for p (g . v - sum of p (g . v))", sentences),
     Fault("gate swapped", swapped_gate, "gate: dF/dn", "each share of a gate for the other", sentences),
     Fault(
         "carry dropped",

@@ -182,3 +182,16 @@ def test_the_gradient_forward_in_time_of_a_large_network_is_refused():
     params, x = network.init(jax.random.key(0), jnp.float32), np.zeros((2, 50), int)
     with pytest.raises(ValueError, match="real_time_gradient would take .* above the budget"):
         fnn.real_time_gradient(network, "cross_entropy", params, x, x, budget=10**6)
+
+
+def test_compare_says_where_derivatives_are_cut_off_on_purpose():
+    network = fnn.graph(
+        inputs={"x": (6, 2)},
+        layers=[
+            fnn.Layer("state", 3, "gru(truncate=2)", ["x"]),
+            fnn.Layer("output", 2, "softmax", ["state"]),
+        ],
+    )
+    found = fnn.compare(network, "cross_entropy", *signal_problem(network))
+    assert found.verdict == "agree" and found.taylor.says == "inconclusive"
+    assert found.third_opinion.says.startswith("state: derivatives are cut off on purpose")

@@ -305,3 +305,40 @@ def test_lengths_are_integers_of_each_example():
                 Layer("output", 2, "linear", [("second", "full")]),
             ],
         )
+
+
+def test_names_lead_back_to_the_row():
+    """However its constants were given: what is saved by name is what is read."""
+    pairs = {
+        activations.recurrent("elu"): activations.recurrent("elu(1.0)"),
+        activations.lstm(1): activations.lstm(1.0),
+        activations.attention(np.int64(2)): activations.attention(2),
+        activations.sinusoidal(50): activations.sinusoidal(50.0),
+    }
+    for one, other in pairs.items():
+        assert one is other and activations.get(one.name) is one, one.name
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16], ids=lambda dtype: dtype.__name__)
+@pytest.mark.parametrize("scale", [1, 30])
+def test_attention_in_16_bits_is_as_exact_as_they_are(scale, dtype):
+    """Where softmax is saturated what is left of its gradient is less than 16 bits show of its terms."""
+    f, draw = activations.attention(1), np.random.default_rng(0)
+    n = jnp.asarray(scale * draw.standard_normal((3, 7, 12)) / 5, dtype)
+    g = jnp.asarray(draw.standard_normal((3, 7, 4)), dtype)
+    found, exact = (
+        f.pullback(g.astype(t), n.astype(t), *f.forward(n.astype(t), {}), {})[0] for t in (dtype, "float64")
+    )
+    # a few roundings of each number, and of n itself through exp: scores are of the size of n squared
+    unit = float(jnp.finfo(dtype).eps)
+    assert relative_error(found, exact) <= 8 * unit * max(1, float(jnp.max(jnp.abs(n))))
+    large = jnp.full((1, 2, 12), 300, dtype)  # whose products no float16 holds
+    assert np.isfinite(np.asarray(f.forward(large, {})[0]).astype(np.float64)).all()
+
+
+def test_lengths_out_of_range_are_not_lost_in_a_program():
+    network = graph_of("gru", lengths="lengths")
+    params, x = network.init(jax.random.key(0)), jnp.ones((3, 4, 3))
+    for dtype in (np.int8, np.uint8, np.int64):
+        a = jax.jit(lambda own: network.apply(params, {"x": x, "lengths": own}))(np.array([9, 4, 0], dtype))
+        assert np.isnan(a[0]).all() and np.isfinite(a[1:]).all(), dtype

@@ -87,7 +87,9 @@ class _Set(NamedTuple):
         found = self.sums(x) if sums is None else sums
         if self.examples:
             found = lax.expand_dims(lax.reduce_sum(found, (0,)), (0,))
-        if self.groups is not None:
+        if self.groups == 1:
+            found = lax.expand_dims(lax.reduce_sum(found, (found.ndim - 1,)), (found.ndim - 1,))
+        elif self.groups is not None:
             grouped = lax.reshape(found, (*found.shape[:-1], self.groups, found.shape[-1] // self.groups))
             total = lax.reduce_sum(grouped, (grouped.ndim - 1,))
             total = lax.broadcast_in_dim(total, grouped.shape, range(total.ndim))
