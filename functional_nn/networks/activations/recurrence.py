@@ -135,8 +135,8 @@ def _recurrence(
         def one(d, own):
             g, step, kept, state, after = own
             d = (d[0] + g, *d[1:])
-            counted = _held(step.counts, d, _zeros(d))
-            s, e, direct = cell.back(counted, kept, state, after)
+            arriving = _held(step.counts, d, _zeros(d))
+            s, e, direct = cell.back(arriving, kept, state, after)
             through = (direct[0] + _through_back(e, theta["recurrent"]), *direct[1:])
             through = _held(step.counts, through, d)
             if step.cut is not None:
