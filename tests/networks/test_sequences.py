@@ -145,7 +145,7 @@ def derivatives(f, n, theta, seed=0):
     return jax.jit(by_hand)(n, learned), jax.jit(automatic)(n, learned)
 
 
-@pytest.mark.sampled(every=5)
+@pytest.mark.sampled(every=7)
 @names
 @pytest.mark.parametrize("lengths", [False, True], ids=["whole", "masked"])
 @pytest.mark.parametrize("positions", [5, 1, 2, 64])
@@ -165,7 +165,7 @@ def test_derivatives_in_float32(name):
         assert relative_error(ours, theirs) <= 1e-5
 
 
-@pytest.mark.sampled(every=5)
+@pytest.mark.sampled(every=7)
 @names
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: dtype.__name__)
 def test_dtype_is_kept(dtype, name):
