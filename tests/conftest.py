@@ -1,6 +1,7 @@
 """One floor for all tests: 64 bits, no silent promotion of dtypes or ranks, the same hypothesis examples every time."""
 
 import os
+from pathlib import Path
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 
@@ -19,6 +20,19 @@ settings.register_profile(
     "functional_nn", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("functional_nn")
+
+
+MAPS = Path("/proc/self/maps")  # where Linux lists what a process has mapped into memory
+
+
+@pytest.fixture(autouse=True, scope="module")
+def room_for_programs():
+    """Programs that are compiled stay in memory, each mapped in several pieces, and of pieces Linux allows a process
+    65530: one more and XLA's compiler crashes. Before that all are dropped; what is asked for again is compiled again.
+    """
+    yield
+    if MAPS.exists() and MAPS.read_bytes().count(b"\n") > 30_000:
+        jax.clear_caches()
 
 
 @pytest.hookimpl(tryfirst=True)

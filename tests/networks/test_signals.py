@@ -419,7 +419,7 @@ PAIRS = "layer 'a': sources are names, or pairs of a name and a connection such 
             ),
             "a network needs parameters, and none of these layers has weights or a bias",
         ),
-        (one("x", x=()), "input 'x': shape must have at least one axis, got ()"),
+        (one("x", x=()), "input 'x': the shape (), a number an example, is that of lengths"),
         (one("x", x=(3, 0)), "input 'x': size must be an integer >= 1, got 0"),
         (one("x", x=(3, 2.0)), "input 'x': size must be an integer >= 1, got 2.0"),
         (
