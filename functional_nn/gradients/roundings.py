@@ -177,7 +177,7 @@ def _run(jaxpr, consts, args: list, outcome: Callable) -> list:
         if inner is None or not (name in _CALLS or all(map(checks.is_concrete, operands))):
             results = outcome(equation, operands)
         else:
-            results = inner(equation.params, operands, outcome)
+            results = inner(equation, operands, outcome)
         values.update(zip(equation.outvars, results, strict=True))
     return list(map(read, jaxpr.outvars))
 
@@ -186,16 +186,18 @@ def _closed(jaxpr, args: list, outcome: Callable) -> list:
     return _run(getattr(jaxpr, "jaxpr", jaxpr), getattr(jaxpr, "consts", ()), args, outcome)
 
 
-def _call(params, args: list, outcome: Callable) -> list:
+def _call(equation, args: list, outcome: Callable) -> list:
+    params = equation.params
     program = next(params[name] for name in ("jaxpr", "call_jaxpr", "fun_jaxpr") if name in params)
     return _closed(program, args, outcome)
 
 
-def _cond(params, args: list, outcome: Callable) -> list:
-    return _closed(params["branches"][int(args[0])], args[1:], outcome)
+def _cond(equation, args: list, outcome: Callable) -> list:
+    return _closed(equation.params["branches"][int(args[0])], args[1:], outcome)
 
 
-def _while(params, args: list, outcome: Callable) -> list:
+def _while(equation, args: list, outcome: Callable) -> list:
+    params = equation.params
     asks, does = params["cond_nconsts"], params["body_nconsts"]
     of_cond, of_body, carry = args[:asks], args[asks : asks + does], args[asks + does :]
     while bool(_closed(params["cond_jaxpr"], [*of_cond, *carry], outcome)[0]):
@@ -203,9 +205,13 @@ def _while(params, args: list, outcome: Callable) -> list:
     return carry
 
 
-def _scan(params, args: list, outcome: Callable) -> list:
-    fixed = params["num_consts"]
-    consts, carry, xs = args[:fixed], args[fixed : fixed + params["num_carry"]], args[fixed + params["num_carry"] :]
+def _scan(equation, args: list, outcome: Callable) -> list:
+    # what is scanned has an axis more outside than inside; how many there are of what JAX tells by names that change
+    params = equation.params
+    inside = getattr(params["jaxpr"], "jaxpr", params["jaxpr"])
+    same = lambda outer, inner: sum(x.aval.ndim == y.aval.ndim for x, y in zip(outer, inner, strict=True))  # noqa: E731
+    kept, carried = same(equation.invars, inside.invars), same(equation.outvars, inside.outvars)
+    consts, carry, xs = args[: kept - carried], args[kept - carried : kept], args[kept:]
     rows, count = [], params["length"]
     for i in reversed(range(count)) if params["reverse"] else range(count):
         out = _closed(params["jaxpr"], [*consts, *carry, *(x[i] for x in xs)], outcome)

@@ -128,6 +128,7 @@ def test_a_kink_is_decided_once():
         assert float(jnp.max(way(gradient)((jnp.array([1.0, 1.0]),), KEY))) < 20
 
 
+@pytest.mark.newest
 def test_loops_and_branches_are_followed():
     """A sum in a loop of any kind moves as the same sum written out."""
     x = jnp.tile(jnp.array([1.0, -1.0]), 8)

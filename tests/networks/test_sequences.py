@@ -68,6 +68,7 @@ def turned(x, t):
     return np.concatenate([pairs.real, pairs.imag])
 
 
+@pytest.mark.newest
 @pytest.mark.parametrize("lengths", [False, True], ids=["whole", "masked"])
 @pytest.mark.parametrize("heads", [1, 2])
 @pytest.mark.parametrize(("causal", "rotary"), [(False, False), (True, False), (True, True)])
@@ -110,6 +111,7 @@ def states_by_definition(name, n, theta):
     return found
 
 
+@pytest.mark.newest
 @pytest.mark.parametrize("lengths", [False, True], ids=["whole", "masked"])
 @pytest.mark.parametrize("name", ["recurrent", "gru", "lstm"])
 def test_recurrences_are_their_definitions(name, lengths):
