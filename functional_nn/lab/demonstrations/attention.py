@@ -1,4 +1,4 @@
-"""Attention and time: a text, what a network foretells of it, what it attends to, and one prediction's way back."""
+"""Attention and time: a text, what a network predicts of it, what it attends to, and one prediction's way back."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -31,7 +31,7 @@ from functional_nn.lab.demonstrations.page import Demonstration, Live, Status, s
 from functional_nn.lab.equations import mathml
 
 TITLE = "Attention and time"
-ABOUT = "What a small network foretells of a text, what it attends to, and how one prediction depends on what was read."
+ABOUT = "What a small network predicts of a text, what it attends to, and how one prediction depends on what was read."
 _START = Question("transformer", "the value of the expression is", 19, True)
 _FOLLOWS, _MOST = "what follows in the text", "the most probable"
 _BARS = 10
@@ -144,11 +144,11 @@ class _Page:
         self.next, self.true = page.source("next", "x", "p"), page.source("true", "x", "p")
         self.curves = {name: page.source(name, "x", "y") for name in ("sensitivity", "change")}
         self.plotted = {
-            "strip": self.cell_plot("strip", "The text, and what is foretold after each character", 2, 74),
+            "strip": self.cell_plot("strip", "The text, and what is predicted after each character", 2, 74),
             "back": self.cell_plot("back", "How far the prediction depends on every layer at every character", 15, 280),
             "inside": self.cell_plot("inside", "What the network attends to, or its states", T, 440),
         }
-        label(self.plotted["strip"].yaxis, ["read", "foretold"])
+        label(self.plotted["strip"].yaxis, ["read", "predicted"])
         self.plotted["strip"].xaxis.visible = False
         self.bars = self.bar_plot()
         self.time = self.time_plot()
@@ -318,11 +318,11 @@ class _Page:
 
     def draw_text(self) -> None:
         text, p = self.question.text, self.found.probabilities
-        foretold, surest = "".join(CHARACTERS[at] for at in p.argmax(axis=1)), p.max(axis=1)
+        predicted, surest = "".join(CHARACTERS[at] for at in p.argmax(axis=1)), p.max(axis=1)
         words = [f"{one}, number {at + 1}" for at, one in enumerate(seen(text))]
-        words += [f"after {at + 1}: {one} with p = {said(surest[at])}" for at, one in enumerate(seen(foretold))]
+        words += [f"after {at + 1}: {one} with p = {said(surest[at])}" for at, one in enumerate(seen(predicted))]
         shade = np.concatenate([np.zeros(len(text)), surest])
-        self.fill("strip", 2, shaded(shade, _BLUES), words, seen(text) + seen(foretold), ink(shade))
+        self.fill("strip", 2, shaded(shade, _BLUES), words, seen(text) + seen(predicted), ink(shade))
 
     def draw_bars(self) -> None:
         shown, p, follows = most_probable(self.question, self.found)

@@ -1,4 +1,4 @@
-"""Small networks that foretell the next character of a text, and one prediction of theirs, whole: what the page of
+"""Small networks that predict the next character of a text, and one prediction of theirs, whole: what the page of
 attention and time shows, and their training.
 
 Letters: T positions, V characters, S neurons of a layer, H heads. There is one example, so that arrays here are signals
@@ -106,22 +106,20 @@ def trained(name: str) -> Trained:
 @functools.cache
 def _trained(name: str) -> Trained:
     read = tokens(reference())
-    windows = lambda part: part[: len(part) // T * T].reshape(-1, T)  # noqa: E731
     seen = len(read) * 19 // 20
-    inputs, targets = (windows(part)[: UPDATES[name] * BATCH] for part in (read[:seen], read[1 : seen + 1]))
-    each = len(inputs) // BATCH
+    training = fnn.windows(read[: min(seen, UPDATES[name] * BATCH * T) + 1], T)
+    each = len(training) // BATCH
     epochs = -(-UPDATES[name] // each)
     rate = fnn.optimizers.schedules.cosine(RATES[name], epochs * each, RATES[name] / 50)
-    found = fnn.fit(network(name), "cross_entropy", fnn.optimizers.adam(rate), inputs, targets, key=jax.random.key(0),
+    found = fnn.fit(network(name), "cross_entropy", fnn.optimizers.adam(rate), training, key=jax.random.key(0),
                     epochs=epochs, plan=minibatch(BATCH))  # fmt: skip
-    held_out = windows(read[seen:-1]), windows(read[seen + 1 :])
-    nats = jax.jit(fnn.objective(network(name), "cross_entropy"))(found.params, *held_out)
+    nats, _ = fnn.training.evaluate(network(name), "cross_entropy", found.params, fnn.windows(read[seen:], T))
     return Trained(jax.tree.map(np.asarray, found.params), float(nats / np.log(2)))
 
 
 class Question(NamedTuple):
     """What is asked: of PRESETS one, a text that `read` has let pass, how many of its characters are read, from 1; and
-    what is foretold: that which follows in the text, or the most probable, as where nothing follows.
+    what is predicted: that which follows in the text, or the most probable, as where nothing follows.
     """
 
     network: str
@@ -133,7 +131,7 @@ class Question(NamedTuple):
 class Found(NamedTuple):
     """Everything the page shows of a question, NumPy, its L characters alone.
 
-    character: the one foretold; value F = -ln of its probability after `count` characters; probabilities (L, V) after
+    character: the one predicted; value F = -ln of its probability after `count` characters; probabilities (L, V) after
     each; sensitivities {layer: dF/dn (L, S)}, 0 from `count` on; inside: of the transformer {"layer 1, head 1": (L,
     L)}, rows of queries, what each attends to; of the others {"state h": (L, S), ...}, with the gates; changes (L,):
     |h_t - h_(t-1)| of their states, none of the transformer. differences: the largest between sensitivities by hand and

@@ -27,7 +27,7 @@ def served():
     networks for a moment only.
     """
     server._UNUSED = 500
-    one_text.UPDATES = dict.fromkeys(one_text.UPDATES, 10)  # what a network foretells, no test asks
+    one_text.UPDATES = dict.fromkeys(one_text.UPDATES, 10)  # what a network predicts, no test asks
     found, ready = [], threading.Event()
 
     def run():
