@@ -11,7 +11,7 @@ from functional_nn import compiler
 compiler.make_safe()  # before anything below lets XLA start
 
 from functional_nn import optimizers, training
-from functional_nn.gradients import comparison, curvature, quantities
+from functional_nn.gradients import comparison, curvature, methods, quantities, rules
 from functional_nn.gradients.backprop import (
     Backpropagation,
     backpropagate,
@@ -22,6 +22,7 @@ from functional_nn.gradients.backprop import (
 )
 from functional_nn.gradients.comparison import Agreement, compare, compare_callables
 from functional_nn.gradients.real_time import real_time_gradient
+from functional_nn.gradients.rules import Rule
 from functional_nn.networks import activations, connections, initializers, losses, presets
 from functional_nn.networks.activations import Activation
 from functional_nn.networks.connections import Connection
@@ -41,6 +42,7 @@ __all__ = [
     "Layer",
     "Loss",
     "Network",
+    "Rule",
     "Trace",
     "activations",
     "backpropagate",
@@ -57,6 +59,7 @@ __all__ = [
     "inference_mode",
     "initializers",
     "losses",
+    "methods",
     "multilayer",
     "objective",
     "one_hot",
@@ -64,6 +67,7 @@ __all__ = [
     "presets",
     "quantities",
     "real_time_gradient",
+    "rules",
     "sensitivities",
     "smooth_labels",
     "training",

@@ -267,7 +267,7 @@ def _split(text: str, at: str = ",") -> list[str]:
 def _literal(text: str) -> bool | int | float | str | dict | tuple:
     text = text.strip()
     if text.startswith("{"):
-        return _mapping(text)
+        return mapping(text)
     if text.startswith("(") and text.endswith(")"):
         return tuple(map(_literal, filter(None, map(str.strip, _split(text[1:-1])))))
     if text.lower() in ("true", "false"):
@@ -280,7 +280,7 @@ def _literal(text: str) -> bool | int | float | str | dict | tuple:
     return text.strip("'\"")
 
 
-def _mapping(text: str) -> dict[str, Any]:
+def mapping(text: str) -> dict[str, Any]:
     """What "{layer1: 0.1, others: {bias: 1, weights: 2}}" says."""
     found = {}
     for part in _split(text[1:-1]) if text[1:-1].strip() else ():

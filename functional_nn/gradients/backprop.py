@@ -11,18 +11,23 @@ m (Hagan Eq. 3.38), a^m its outputs, g^m = dF/da^m. One pass, in three steps:
 Here the products are those of dense layers; of another connection they are its `back` and its `outer`, and of a signal
 with positions, (Q, *P, S), everything has these axes between, over which a bias adds up, too.
 
+What crosses a connection on the way back, s W above, is a parameter: a learning rule (`rules`) puts something else
+there. Jacobians, curvature and `differentiable` are always exact.
+
 Nothing here differentiates automatically. The old weights are used throughout: parameters move afterwards.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from functional_nn.gradients import factors
+from functional_nn.gradients import draws, factors, rules
+from functional_nn.gradients.rules import Edge, Place, Rule
 from functional_nn.networks import losses
 from functional_nn.networks.connections import Connection, Factors
 from functional_nn.networks.losses import Loss, at_positions
@@ -39,6 +44,7 @@ from functional_nn.networks.network import (
     theta,
     weights_of,
 )
+from functional_nn.precision import at_least_float32
 
 
 class Sweep(NamedTuple):
@@ -74,52 +80,94 @@ def backpropagate(
     key: Array | None = None,
     *,
     input_gradients: bool = False,
+    rule: rules.Given = "exact",
 ) -> Backpropagation:
     """The loss, its gradient and every sensitivity, from one forward and one backward pass.
 
     inputs (Q, *P, R), or {name: (Q, *P, R)}; targets (Q, *P, S), or integer classes (Q, *P); weights (Q,) of the
     examples, or (Q, *P) of the outputs' positions, 0 where they are masked, or None; all but tokens are converted to
     the parameters' dtype, which the results have. key: draws the neurons that layers with dropout drop, none where
-    None; the mask stays in the trace. input_gradients: also dF/dp, by name of the input, tokens left out.
-    Raises ValueError for shapes that do not match, non-finite concrete data, a layer without derivative (hardlim),
-    and a loss whose outputs must be probabilities over a layer that gives something else.
+    None, the mask stays in the trace; and what a random rule draws. input_gradients: also dF/dp, by name of the input,
+    tokens left out. rule: what crosses connections on the way back, one of `fnn.rules` for all layers or {layer: rule};
+    what it gives stands in the place of dF/dn and dF/dparams.
+    Raises ValueError for shapes that do not match, non-finite concrete data, a layer without derivative (hardlim), a
+    loss whose outputs must be probabilities over a layer that gives something else, a rule that the network has no
+    meaning for, and a random one without key.
     """
-    loss = losses.get(loss)
-    check_trainable(network)
+    loss, rule = losses.get(loss), rules.get(rule)
+    network = check_trainable(network, rule)
     loss.check_outputs(network.output.activation)
     inputs = network.prepare(params, inputs)
     targets = network.prepare_targets(inputs, targets, loss, dtype_of(params))
     weights = network.prepare_weights(inputs, weights)
+    rules.check_begun(rule, network, params)
+    if key is None and rules.is_random(rule):
+        raise ValueError(f"rule: {rules.said(rule)} draws at every update; give key=jax.random.key(...)")
+    method = rules.method_of(rule)
+    if method is not None:
+        if input_gradients:
+            raise ValueError(f"input_gradients: the rule {rules.said(rule)} has no way back to the inputs")
+        return method(Asked(network, loss, params, inputs, targets, weights, key))
     trace = forward(network, params, inputs, {}, key)
     started = start(network, loss, params, trace, targets, weights)
-    swept = sweep(network, params, trace, started, input_gradients)
+    way = way_back(rule, network, params, trace, key, lambda: shares(loss, len(targets), weights, dtype_of(params)))
+    swept = sweep(network, params, trace, started, input_gradients, way)
     return Backpropagation(
         loss_value(network, loss, trace, targets, weights),
-        contract(network, params, trace, swept),
+        contract(network, params, trace, swept, way),
         swept.sensitivities,
         of_inputs(network, swept) if input_gradients else {},
         trace,
     )
 
 
-def value_and_grad(network: Network, loss: Loss) -> Callable[..., tuple[Array, Params]]:
+class Asked(NamedTuple):
+    """What `backpropagate` was given, checked and prepared: for a rule that makes the whole gradient by itself."""
+
+    network: Network
+    loss: Loss
+    params: Params
+    inputs: dict[str, Array]
+    targets: Array
+    weights: Array | None
+    key: Array | None
+
+    @property
+    def share(self) -> Array:
+        """What each example's own F_q counts for in F, (Q,)."""
+        return shares(self.loss, len(self.targets), self.weights, dtype_of(self.params))
+
+    @property
+    def positions(self) -> Array | None:
+        """What each position of the outputs counts for in its example, (Q, *P), 1 on average; None where all do alike."""
+        if self.weights is None or self.weights.ndim == 1:
+            return None
+        mean = jnp.mean(self.weights.reshape(len(self.weights), -1), axis=1)
+        return factors.over_rows(self.weights, 1 / jnp.where(mean > 0, mean, 1))
+
+
+def value_and_grad(network: Network, loss: Loss, rule: rules.Given = "exact") -> Callable[..., tuple[Array, Params]]:
     """`(params, inputs, targets, weights=None, key=None) -> (F, dF/dparams)`, by hand: autodiff's of `objective`.
 
-    Refused at once: a layer without derivative, and a loss that does not suit the output layer (ValueError).
+    rule: as in `backpropagate`; what it gives stands in the place of dF/dparams.
+    Refused at once: a layer without derivative, a loss that does not suit the output layer, and a rule that does not
+    suit the network (ValueError).
     """
-    return without_outputs(value_outputs_and_grad(network, loss))
+    return without_outputs(value_outputs_and_grad(network, loss, rule))
 
 
-def value_outputs_and_grad(network: Network, loss: Loss) -> Callable[..., tuple[Array, Array, Params]]:
+def value_outputs_and_grad(
+    network: Network, loss: Loss, rule: rules.Given = "exact"
+) -> Callable[..., tuple[Array, Array, Params]]:
     """The same with the outputs (Q, S) that F was measured on: (F, outputs, dF/dparams)."""
-    loss = losses.get(loss)
-    check_trainable(network)
+    loss, rule = losses.get(loss), rules.get(rule)
+    check_trainable(network, rule)
     loss.check_outputs(network.output.activation)
 
     def value_outputs_and_gradients(
         params: Params, inputs: Inputs, targets: Array, weights: Array | None = None, key: Array | None = None
     ):
-        result = backpropagate(network, loss, params, inputs, targets, weights, key)
+        result = backpropagate(network, loss, params, inputs, targets, weights, key, rule=rule)
         return result.value, result.trace.activations[network.output.name], result.gradients
 
     return value_outputs_and_gradients
@@ -127,6 +175,28 @@ def value_outputs_and_grad(network: Network, loss: Loss) -> Callable[..., tuple[
 
 # What a training step asks for, so that its metrics need no forward pass of their own.
 value_and_grad.with_outputs = value_outputs_and_grad
+
+
+@dataclass(frozen=True)
+class Along:
+    """`value_and_grad` by one rule, as what trains asks for a gradient: (network, loss) -> (F, gradients)."""
+
+    rule: Rule | rules.ByLayer
+
+    @property
+    def random(self) -> bool:
+        """True where a key is needed at every update."""
+        return rules.is_random(self.rule)
+
+    def __call__(self, network: Network, loss: Loss) -> Callable[..., tuple[Array, Params]]:
+        return value_and_grad(network, loss, self.rule)
+
+    def with_outputs(self, network: Network, loss: Loss) -> Callable[..., tuple[Array, Array, Params]]:
+        """The same with the outputs between the two."""
+        return value_outputs_and_grad(network, loss, self.rule)
+
+    def __repr__(self) -> str:
+        return rules.said(self.rule)
 
 
 def without_outputs(of_three: Callable[..., tuple[Array, Array, Params]]) -> Callable[..., tuple[Array, Params]]:
@@ -234,21 +304,73 @@ def start(network: Network, loss: Loss, params: Params, trace: Trace, targets: A
     return pullback(network.output, params, trace, loss.gradient(trace.activations[name], targets, weights))
 
 
+class WayBack(NamedTuple):
+    """A learning rule on its way: of_layer {layer: its rule}; place(layer), edge(...): what the rule sees there."""
+
+    of_layer: dict[str, Rule]
+    place: Callable[[Layer], Place]
+    edge: Callable[..., Edge]
+
+
+def way_back(
+    rule: Rule | rules.ByLayer, network: Network, params: Params, trace: Trace, key: Array | None, share: Callable
+) -> WayBack | None:
+    """None for the exact gradient. share() -> (Q,): what each F_q counts for in F."""
+    of_layer = rules.of_layers(rule, network)
+    if of_layer is None:
+        return None
+    stream = None if key is None else draws.of_key(key)
+    drawn = lambda *names: None if stream is None else draws.inside(stream, *names)  # noqa: E731
+
+    def place(layer: Layer) -> Place:
+        return Place(layer, params[layer.name], trace, share, drawn(layer.name))
+
+    def edge(layer: Layer, source: str, by: Connection, errors: Array) -> Edge:
+        own = params[layer.name]
+        learned = own.get("feedback", {}).get(source)
+        signal = trace.activations[source]
+        return Edge(
+            layer, source, by, own["weights"][source], signal, errors, learned, drawn(layer.name, source)
+        )
+
+    return WayBack(of_layer, place, edge)
+
+
+def shares(loss: Loss, examples: int, weights: Array | None, dtype) -> Array:
+    """What each example's own F_q counts for in F, (Q,): its weight, or of a mean its part of all weights."""
+    if weights is None:
+        return jnp.full(examples, 1 / examples if loss.reduction == "mean" else 1, at_least_float32(dtype))
+    own = jnp.mean(weights.reshape(examples, -1), axis=1)
+    return own / jnp.sum(own) if loss.reduction == "mean" else own
+
+
 def sweep(
     network: Network,
     params: Params,
     trace: Trace,
     started: Started,
     input_gradients: bool = False,
+    way: WayBack | None = None,
 ) -> Sweep:
-    """The recursion, from s^M down to the inputs: each layer adds s W into the g of all it reads."""
+    """The recursion, from s^M down to the inputs: each layer adds s W, or what its rule puts there, into the g of all it
+    reads.
+    """
+    errors = []  # s^M, the first that is found
 
     def pull(layer: Layer, g: Array | None) -> Started:
-        return started if layer is network.output else pullback(layer, params, trace, g)
+        s, learned = started if layer is network.output else pullback(layer, params, trace, g)
+        if way is None:
+            return s, learned
+        alter = way.of_layer[layer.name].alter
+        s = s if alter is None else alter(way.place(layer), s)
+        errors.append(s)
+        return s, learned
 
     def carry(layer: Layer, source: str, by: Connection, s: Array) -> Array:
-        # dense: (Q, S) (S, R), Eq. 3.47
-        return by.back(s, weights_of(params[layer.name], source, by), trace.activations[source])
+        w = weights_of(params[layer.name], source, by)
+        if way is not None and w is not None and way.of_layer[layer.name].crosses:
+            return way.of_layer[layer.name].cross(way.edge(layer, source, by, errors[0]), s)
+        return by.back(s, w, trace.activations[source])  # dense: (Q, S) (S, R), Eq. 3.47
 
     def reaches(source: str) -> bool:
         return source in params or (input_gradients and source not in network.tokens)  # what has parameters is a layer
@@ -289,7 +411,7 @@ def pullback(layer: Layer, params: Params, trace: Trace, g: Array) -> Started:
     return layer.activation.pullback(g, n, a, trace.kept.get(name), theta(layer, params[name], trace.activations))
 
 
-def contract(network: Network, params: Params, trace: Trace, swept: Sweep) -> Params:
+def contract(network: Network, params: Params, trace: Trace, swept: Sweep, way: WayBack | None = None) -> Params:
     """The gradient from sensitivities and trace (Eq. 3.39, 3.40), in the parameters' structure."""
     gradients = {}
     for layer in network.layers:
@@ -300,18 +422,29 @@ def contract(network: Network, params: Params, trace: Trace, swept: Sweep) -> Pa
         if swept.learned[layer.name]:
             shares = swept.learned[layer.name].items()
             found["learned"] = {name: factors.total(f, own["learned"][name], layer.total) for name, f in shares}
-        if "statistics" in own:  # which nothing is learned of
-            found["statistics"] = jax.tree.map(jnp.zeros_like, own["statistics"])
-        gradients[layer.name] = found
+        if way is not None and way.of_layer[layer.name].learn is not None:
+            found = way.of_layer[layer.name].learn(way.place(layer), found)
+        gradients[layer.name] = found | {name: unmoved(x) for name, x in own.items() if name not in found}
     return gradients
 
 
-def check_trainable(network: Network) -> None:
-    """Raises ValueError where an activation has no derivative to propagate through."""
-    for layer in network.layers:
-        if layer.activation.pullback is None:
-            raise ValueError(
-                f"layer {layer.name!r}: {layer.activation.name!r} has no derivative, so nothing can be trained through "
-                "it; use a differentiable activation such as 'sigmoid' or 'tanh', or train a single layer of it with "
-                "fit's gradient='perceptron'"
-            )
+def unmoved(tree: Any) -> Any:
+    """Zeros: of statistics, of which nothing is learned, and of what another rule than the one at hand learns."""
+    return jax.tree.map(jnp.zeros_like, tree)
+
+
+def check_trainable(network: Network, rule: Rule | rules.ByLayer = rules.exact) -> Network:
+    """The network as the way back takes it. Raises ValueError where an activation has no derivative to propagate
+    through, and none is put in its place, and where the rule has no meaning for the network.
+    """
+    rules.of_layers(rule, network)
+    network = rules.rewritten(rule, network)
+    if all(own.has_derivatives for own in rules.every(rule)):
+        for layer in network.layers:
+            if layer.activation.pullback is None:
+                raise ValueError(
+                    f"layer {layer.name!r}: {layer.activation.name!r} has no derivative, so nothing can be trained "
+                    "through it; use a differentiable activation such as 'sigmoid' or 'tanh', rule='surrogate', which "
+                    "puts another in its place, or train a single layer of it with fit's gradient='perceptron'"
+                )
+    return network

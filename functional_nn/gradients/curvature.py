@@ -37,7 +37,7 @@ from functional_nn.gradients.quantities import KroneckerFactors
 from functional_nn.gradients.views import BLOCK, BUDGET, Examples, View, check_budget, fitting, in_blocks, prepare
 from functional_nn.networks import activations, losses
 from functional_nn.networks.losses import Loss, at_positions
-from functional_nn.networks.network import Inputs, Network, Params, plus_bias, theta, weights_of
+from functional_nn.networks.network import Inputs, Network, Params, Trace, plus_bias, theta, weights_of
 from functional_nn.precision import at_least_float32
 
 Matrix = Literal["hessian", "gauss_newton"]
@@ -139,19 +139,24 @@ class Tangents(NamedTuple):
     activations: dict[str, Array]
 
 
-def push_forward(view: View, vector: Params) -> Tangents:
-    """The forward pass, differentiated along `vector`; nothing enters from the inputs, which do not move."""
-    r_n, r_a, a, n = {}, {}, view.trace.activations, view.trace.net_inputs
-    for layer in view.network.layers:
-        name, own, v = layer.name, view.params[layer.name], vector[layer.name]
+def push_forward(network: Network, params: Params, trace: Trace, vector: Params) -> Tangents:
+    """The forward pass, differentiated along `vector`; nothing enters from the inputs, which do not move, and what was
+    dropped stays dropped.
+    """
+    r_n, r_a, a, n = {}, {}, trace.activations, trace.net_inputs
+    for layer in network.layers:
+        name, own, v = layer.name, params[layer.name], vector[layer.name]
         terms = [by.forward(a[source], v["weights"][source]) for source, by in layer.weighted]
         moving = [(source, by) for source, by in layer.reads if source in r_a]
         terms += [by.forward(r_a[source], weights_of(own, source, by)) for source, by in moving]
         r = sum(terms[1:], start=terms[0]) if terms else jnp.zeros_like(n[name])
         r_n[name] = plus_bias(r, v)
+        mask, own_a = trace.dropped.get(name, (None, a[name]))
         r_a[name] = layer.activation.pushforward(
-            r_n[name], theta(layer, v), n[name], a[name], view.trace.kept.get(name), theta(layer, own, a)
+            r_n[name], theta(layer, v), n[name], own_a, trace.kept.get(name), theta(layer, own, a)
         )
+        if mask is not None:
+            r_a[name] = r_a[name] * mask
     return Tangents(r_n, r_a)
 
 
@@ -171,7 +176,7 @@ def _hessian_product(view: View) -> Product:
         g[network.output.name] = share * at_positions(view.loss.example_gradient, *start)
 
     def product(vector: Params) -> Params:
-        moved = push_forward(view, vector)
+        moved = push_forward(network, params, trace, vector)
 
         def pull(layer, r_g):
             name, r_n = layer.name, moved.net_inputs[layer.name]
@@ -212,7 +217,7 @@ def _gauss_newton_product(view: View) -> Product:
     share = _share(view)
 
     def product(vector: Params) -> Params:
-        moved = push_forward(view, vector)
+        moved = push_forward(network, params, trace, vector)
         r_x = (moved.net_inputs if read == "net_inputs" else moved.activations)[output.name]
         bent = share * at_positions(curvature.product, r_x, x, view.examples.targets)
         started = (bent, {}) if read == "net_inputs" else backprop.pullback(output, params, trace, bent)

@@ -60,9 +60,10 @@ def of_examples(network: Network, params: Params, trace: Trace, s: dict[str, Arr
         if learned[layer.name]:
             shares = learned[layer.name].items()
             factored[layer.name]["learned"] = {name: _share(f, own["learned"][name], along) for name, f in shares}
-        if "statistics" in own:  # which no example's loss is changed by
-            nothing = lambda x, lead=given.shape[: 1 + along]: Factors(jnp.zeros((*lead, x.size), x.dtype), None)  # noqa: E731
-            factored[layer.name]["statistics"] = jax.tree.map(nothing, own["statistics"])
+        for name in ("statistics", "feedback"):  # which no example's loss is changed by
+            if name in own:
+                nothing = lambda x, lead=given.shape[: 1 + along]: Factors(jnp.zeros((*lead, x.size), x.dtype), None)  # noqa: E731
+                factored[layer.name][name] = jax.tree.map(nothing, own[name])
     return factored
 
 

@@ -39,7 +39,7 @@ import numpy as np
 from jax import Array, lax
 
 from functional_nn import checks, registry
-from functional_nn.gradients import backprop, factors
+from functional_nn.gradients import backprop, factors, rules
 from functional_nn.gradients.views import (
     BLOCK,
     BUDGET,
@@ -121,7 +121,7 @@ class _Rule(NamedTuple):
 
 
 _rules: dict[str, _Rule] = {}
-_SHARED = ("weights", "block", "budget")
+_SHARED = ("weights", "block", "budget", "rule", "rule_key")
 _OPTIONS = {  # what is checked of each option, before anything is computed
     "max_norm": lambda owner, value: checks.constant(owner, "max_norm", value, *checks.POSITIVE),
     "noise_multiplier": lambda owner, value: checks.constant(owner, "noise_multiplier", value, *checks.NON_NEGATIVE),
@@ -182,6 +182,8 @@ def compute(
     weights: Array | None = None,
     block: int | None = BLOCK,
     budget: int = BUDGET,
+    rule: rules.Given = "exact",
+    rule_key: Array | None = None,
     **options: Any,
 ) -> dict[str, Any]:
     """Several quantities at once, {name: result}: one trace and each sweep once, whatever is asked for.
@@ -189,8 +191,11 @@ def compute(
     inputs (Q, *P, R), or {name: (Q, *P, R)}; targets (Q, *P, S), None with `loss` None where no quantity asked for
     reads them. weights (Q,): of the examples, in everything that sums over them; of positions (Q, *P). block: examples
     swept at once, None for all, fewer where signals would take more than 256 MiB, on a CPU 32; a larger batch goes in
-    blocks, with the same answer, so that only results grow with Q. budget: bytes that a result may take. options: those
-    of the quantities asked for, such as max_norm=1.0, each given to all that have it.
+    blocks, with the same answer, so that only results grow with Q. budget: bytes that a result may take. rule: one of
+    `fnn.rules`, by which the way back from the loss goes, so that s_q is what it gives; Jacobians and curvature stay exact,
+    and where a rule makes the whole gradient by itself (`gradients.methods`) all is exact but `alignment` and
+    `rule_noise`. rule_key: what a random rule draws from. options: those of the quantities asked for, such as max_norm=1.0,
+    each given to all that have it.
 
     >>> import jax, functional_nn as fnn
     >>> network = fnn.multilayer((3, 4, 2), ("tanh", "softmax"))
@@ -206,33 +211,41 @@ def compute(
     goes in blocks is compiled anew by every call outside `jax.jit`.
     """
     options = {option: value for option, value in options.items() if value is not None}
-    rules = _rules_for(names, options)
+    asked = _rules_for(names, options)
     checks.integer("compute", "budget", budget, 1)
-    if any(rule.reads_loss for rule in rules.values()):
+    if any(rule.reads_loss for rule in asked.values()):
         for what, value in (("loss", loss), ("targets", targets)):
             if value is None:
-                reading = ", ".join(name for name, rule in rules.items() if rule.reads_loss)
+                reading = ", ".join(name for name, rule in asked.items() if rule.reads_loss)
                 raise ValueError(f"{what}: {reading} cannot do without")
     block = None if block is None else checks.integer("", "block", block, 1)
-    backprop.check_trainable(network)
+    rule = rules.get(rule)
+    network = backprop.check_trainable(network, rule)
+    rules.check_begun(rule, network, params)
+    drawing = rules.is_random(rule)
+    if drawing and rule_key is None:
+        raise ValueError(f"rule: {rules.said(rule)} draws; give rule_key=jax.random.key(...)")
     examples, total = prepare(network, loss, params, inputs, targets, weights)
     block = fitting(network, params, block)
     loss = None if loss is None else losses.get(loss)
     whole = Whole(network, loss, params, examples, total, block)
-    own = {name: {key: options.get(key, rule.options[key]) for key in rule.options} for name, rule in rules.items()}
-    _check_budget(rules, own, whole, budget)
+    own = {name: {key: options.get(key, rule.options[key]) for key in rule.options} for name, rule in asked.items()}
+    _check_budget(asked, own, whole, budget)
 
     def measure(part_of: Examples):
-        view = View(network, loss, params, part_of, total, input_gradients="input_gradients" in rules)
-        measured = {name: rule.measure(view, **own[name]) for name, rule in rules.items()}
-        rows = {name: value for name, value in measured.items() if not rules[name].adds}
-        return rows, {name: value for name, value in measured.items() if rules[name].adds}
+        own_key = jax.random.fold_in(rule_key, part_of.number[0]) if drawing else None
+        view = View(
+            network, loss, params, part_of, total, input_gradients="input_gradients" in asked, rule=rule, rule_key=own_key
+        )
+        measured = {name: rule.measure(view, **own[name]) for name, rule in asked.items()}
+        rows = {name: value for name, value in measured.items() if not asked[name].adds}
+        return rows, {name: value for name, value in measured.items() if asked[name].adds}
 
     rows, sums = in_blocks(measure, examples, block)
     measured = rows | sums
     return {
         name: measured[name] if rule.finish is None else rule.finish(measured[name], whole, **own[name])
-        for name, rule in rules.items()
+        for name, rule in asked.items()
     }
 
 
@@ -402,6 +415,111 @@ def variance(view):
     deviations leaves one digit of it. The same holds of `noise_scale` and `signal_to_noise`.
     """
     return _second_moments(view.gradients, view.part, view.params), view.contract(view.part)
+
+
+# Of a learning rule ---------------------------------------------------------------------------------------------------
+
+
+class Alignment(NamedTuple):
+    """Of one layer: cosine of the angle between what a rule gives and the exact gradient of the layer's parameters, and
+    the ratio of their norms; the same of its sensitivities, over all examples. 0 where one of them is 0; None where there
+    are none: of a layer without parameters, and of a rule without sensitivities.
+    """
+
+    gradient_cosine: Array | None
+    gradient_ratio: Array | None
+    sensitivity_cosine: Array | None
+    sensitivity_ratio: Array | None
+
+
+def _aligned(sums, whole):
+    def one(found):
+        if found is None:
+            return None, None
+        product, exact, given = found
+        norms = jnp.sqrt(jnp.where(exact > 0, exact, 1)), jnp.sqrt(jnp.where(given > 0, given, 1))
+        there = (exact > 0) & (given > 0)
+        cosine = jnp.where(there, product / norms[0] / norms[1], 0)
+        return cosine, jnp.where(there, norms[1] / norms[0], 0)
+
+    gradients, sensitivities = sums
+    return {
+        name: Alignment(*one(_products(*own) if own else None), *one(sensitivities.get(name)))
+        for name, own in gradients.items()
+    }
+
+
+def _products(exact, given) -> tuple[Array, Array, Array]:
+    pairs = [(wide(x), wide(y)) for x, y in zip(jax.tree.leaves(exact), jax.tree.leaves(given), strict=True)]
+    return sum(jnp.sum(x * y) for x, y in pairs), sum(jnp.sum(x**2) for x, _ in pairs), sum(
+        jnp.sum(y**2) for _, y in pairs
+    )
+
+
+def _learned_by_gradient(own: Params) -> Params:
+    return {name: x for name, x in own.items() if name not in ("statistics", "feedback")}
+
+
+@register(adds=True, finish=_aligned)
+def alignment(view):
+    """{layer: Alignment}: where what `rule` gives points, beside the exact gradient; 1 throughout for the exact rule.
+
+    Below 90 degrees, a cosine above 0, a small step along it lowers F. Lillicrap et al. 2016, Fig. 2.
+    """
+    exact, (given, s) = view.exact.contract(view.share), view.by_rule()
+    parts = {name: (_learned_by_gradient(own), _learned_by_gradient(given[name])) for name, own in exact.items()}
+    parts = {name: pair if jax.tree.leaves(pair) else None for name, pair in parts.items()}
+    own = view.exact.swept.sensitivities
+    return parts, {name: _products(factors.over_rows(own[name], view.share), s[name]) for name in s}
+
+
+class RuleNoise(NamedTuple):
+    """Of one layer: |mean of what a rule gives - exact gradient|, and the standard error of that mean, and the variance
+    about it, summed over the parameters; all in units of the exact gradient's norm, or its square.
+    """
+
+    bias: Array
+    bias_error: Array
+    variance: Array
+
+
+def _moments(sums, whole, *, samples):
+    exact, given = sums
+    found = {}
+    for name, own in exact.items():
+        leaves = list(zip(jax.tree.leaves(own), jax.tree.leaves(given[name]), strict=True))
+        if not leaves:
+            continue
+        means = [jnp.mean(wide(y), axis=0) for _, y in leaves]
+        squares = sum(jnp.sum(wide(x) ** 2) for x, _ in leaves)
+        unit = jnp.where(squares > 0, squares, 1)
+        bias = sum(jnp.sum((m - wide(x)) ** 2) for m, (x, _) in zip(means, leaves, strict=True))
+        spread = sum(jnp.sum((wide(y) - m[None]) ** 2) for m, (_, y) in zip(means, leaves, strict=True)) / (samples - 1)
+        found[name] = RuleNoise(jnp.sqrt(bias / unit), jnp.sqrt(spread / samples / unit), spread / unit)
+    return found
+
+
+@register(
+    adds=True,
+    finish=_moments,
+    elements=lambda whole, samples: samples * whole.size,
+    instead="give fewer samples",
+)
+def rule_noise(view, *, samples=16):
+    """{layer: RuleNoise}: bias and variance of a random rule over `samples` draws of it, of the layers that have
+    parameters. Of a rule that draws nothing the variance is 0. Raises ValueError for samples < 2.
+    """
+    checks.integer("rule_noise", "samples", samples, 2)
+    key = jax.random.key(0) if view.rule_key is None else view.rule_key
+
+    def one(own_key):
+        return jax.tree.map(wide, {name: _learned_by_gradient(own) for name, own in view.by_rule(own_key)[0].items()})
+
+    exact = {name: _learned_by_gradient(own) for name, own in view.exact.contract(view.share).items()}
+    return exact, lax.map(one, jax.random.split(key, samples))
+
+
+# Noise ----------------------------------------------------------------------------------------------------------------
 
 
 class Noise(NamedTuple):

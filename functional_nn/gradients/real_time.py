@@ -82,7 +82,7 @@ def real_time_gradient(
         s = loss.gradient(trace.activations[name], examples.targets, weights)
 
     def along(direction: Array) -> Array:
-        moved = push_forward(view, unravel(direction))
+        moved = push_forward(network, params, trace, unravel(direction))
         r = (moved.net_inputs if fused else moved.activations)[name]
         return jnp.sum(s * r, axis=(0, -1))  # (*P,)
 

@@ -6,6 +6,7 @@ The recursion is linear in what it starts from, and its last contraction is the 
 out, it leaves each example's derivative as two factors, s (Q, C, S) and a (Q, R), in place of (Q, C, S, R) numbers.
 """
 
+import copy
 import dataclasses
 import functools
 import math
@@ -18,7 +19,7 @@ import numpy as np
 from jax import Array, lax
 
 from functional_nn import checks
-from functional_nn.gradients import backprop, factors
+from functional_nn.gradients import backprop, factors, rules
 from functional_nn.gradients.backprop import Sweep
 from functional_nn.networks import activations, connections, losses
 from functional_nn.networks.connections import Factors
@@ -52,13 +53,18 @@ class View:
     """A block of examples: their trace, and every sweep back from the output, made once when first asked for.
 
     part (Q,): w_q / sum w; share (Q,): what each F_q counts for in F, part times `total`, which is 1 for a mean and
-    sum w for a sum. key: drops neurons.
+    sum w for a sum. key: drops neurons, and a random rule draws from it, or from `rule_key` where that is given. rule:
+    that of the way back from the loss; every other sweep is exact.
     """
 
-    def __init__(self, network, loss, params, examples: Examples, total=1.0, key=None, input_gradients=False):
+    def __init__(
+        self, network, loss, params, examples: Examples, total=1.0, key=None, input_gradients=False, rule=rules.exact,
+        rule_key=None,
+    ):  # fmt: skip
         self.network, self.loss, self.params, self.examples = network, loss, params, examples
         self.part, self.share, self.input_gradients = examples.part, examples.part * total, input_gradients
         self.trace = forward(network, params, examples.inputs, {}, key)
+        self.rule, self.rule_key = rule, key if rule_key is None else rule_key
         self._factors = {}
 
     @functools.cached_property
@@ -73,7 +79,9 @@ class View:
         if scale is not None:
             weights = scale if weights is None else factors.over_rows(weights, scale)
         started = backprop.start(self.network, alone, self.params, trace, self.examples.targets, weights)
-        return backprop.sweep(self.network, self.params, trace, started, self.input_gradients)
+        share = lambda: jnp.ones_like(self.part) if scale is None else scale  # noqa: E731
+        way = backprop.way_back(self.rule, self.network, self.params, trace, self.rule_key, share)
+        return backprop.sweep(self.network, self.params, trace, started, self.input_gradients, way)
 
     @functools.cached_property
     def gradients(self) -> Params:
@@ -116,6 +124,35 @@ class View:
         signs = jax.vmap(lambda k: jax.random.rademacher(k, (samples, count), dtype))(keys)
         return self._combined(signs / np.sqrt(samples).astype(dtype))
 
+    @functools.cached_property
+    def exact(self) -> "View":
+        """The same examples without the rule, with the same trace."""
+        view = copy.copy(self)
+        view.rule, view._factors = rules.exact, {}
+        for name in ("swept", "gradients"):
+            view.__dict__.pop(name, None)
+        return view
+
+    def by_rule(self, key: Array | None = None) -> tuple[Params, dict[str, Array]]:
+        """What the block adds to the gradient by the rule, and to its sensitivities dF/dn: of a rule that makes the whole
+        gradient by itself, too, {} where that has none. key: another draw of it.
+        """
+        if rules.method_of(self.rule) is None:
+            view = self if key is None else copy.copy(self)
+            if view is not self:
+                view.rule_key, view._factors = key, {}
+                view.__dict__.pop("swept", None)
+            s = {name: factors.over_rows(own, self.share) for name, own in view.swept.sensitivities.items()}
+            return view.contract(self.share), s
+        alone = dataclasses.replace(self.loss, reduction="sum")
+        share, positions = self.share.astype(self.dtype), self.examples.positions
+        weights = share if positions is None else factors.over_rows(positions, share)
+        found = backprop.backpropagate(
+            self.network, alone, self.params, self.examples.inputs, self.examples.targets, weights,
+            self.rule_key if key is None else key, rule=self.rule,
+        )  # fmt: skip
+        return found.gradients, found.sensitivities
+
     def contract(self, scale: Array) -> Params:
         """sum_q scale_q g_q, for scale (Q,)."""
         s = {name: factors.over_rows(own, scale) for name, own in self.swept.sensitivities.items()}
@@ -138,8 +175,11 @@ class View:
         """The same for a scale that comes out of `swept`: swept again, in the memory that a plain gradient takes.
 
         Otherwise the sensitivities of all layers would be kept until the last is known, as large as the trace. The
-        barrier keeps the compiler from seeing that it knows most of them already.
+        barrier keeps the compiler from seeing that it knows most of them already. A rule may not be linear in what it
+        starts from, so that of another than the exact one they are kept.
         """
+        if rules.of_layers(self.rule, self.network) is not None:
+            return self.contract(scale)
         scale, trace = lax.optimization_barrier((scale, self.trace))
         return backprop.contract(self.network, self.params, trace, self.swept_from(trace, scale))
 

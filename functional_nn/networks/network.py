@@ -9,6 +9,7 @@ R), channels last, and n is one, (Q, *P', S): an image is (Q, height, width, cha
 import dataclasses
 import functools
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -502,13 +503,16 @@ def dtype_of(params: Params) -> np.dtype:
     return jax.tree_util.tree_leaves(params)[0].dtype
 
 
+_LEARNED_BESIDE = re.compile(r"[^/]+/feedback(/|$)")  # by a learning rule, which knows its shapes; nothing forward reads it
+
+
 def check_params(network: Network, params: Params) -> None:
     """Raises ValueError at the first parameter whose place, shape or dtype is not the network's."""
     if not isinstance(params, Mapping):
         raise TypeError(f"params: expected the dict that Network.init gives, got {type(params).__name__}")
     given = checks.by_path(params)
     try:
-        shapes = {path: leaf.shape for path, leaf in given.items()}
+        shapes = {path: leaf.shape for path, leaf in given.items() if not _LEARNED_BESIDE.match(path)}
     except AttributeError:
         raise TypeError("params: expected a dict of arrays as Network.init gives") from None
     checks.same_shapes("params", shapes, param_shapes(network), "the network")

@@ -73,7 +73,7 @@ def _size(w: Array) -> Array:
 
 
 def penalized(params: Any, biases: bool = False) -> Any:
-    """Which arrays of the parameters a penalty acts on: Python booleans in their structure. Statistics are none."""
+    """Which arrays of the parameters a penalty acts on: Python booleans in their structure. Statistics are none, nor is what a learning rule learns beside them."""
     leaves, structure = jax.tree_util.tree_flatten_with_path(params)
     paths = [tuple(map(_key, path)) for path, _ in leaves]
     # What holds "weights" with something below them is a layer, also one that is itself called "weights".
@@ -86,7 +86,7 @@ def penalized(params: Any, biases: bool = False) -> Any:
 
     weights = list(map(acts, paths))
     if biases or not any(weights):
-        return structure.unflatten(["statistics" not in path[:-1] for path in paths])
+        return structure.unflatten([not {"statistics", "feedback"} & set(path[:-1]) for path in paths])
     return structure.unflatten(weights)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from jax import Array
 
 from functional_nn import checks
-from functional_nn.gradients import quantities
+from functional_nn.gradients import quantities, rules
 from functional_nn.gradients.backprop import check_trainable, loss_value, without_outputs
 from functional_nn.gradients.views import View, prepare
 from functional_nn.networks import losses
@@ -20,11 +20,12 @@ class Clipped:
 
     max_norm: Any
     noise_multiplier: Any
+    rule: rules.Rule | rules.ByLayer = rules.exact
 
     @property
     def random(self) -> bool:
         """True where a key is needed at every update."""
-        return not checks.is_concrete(self.noise_multiplier) or self.noise_multiplier > 0
+        return rules.is_random(self.rule) or not checks.is_concrete(self.noise_multiplier) or self.noise_multiplier > 0
 
     def __call__(self, network, loss):
         """As `value_and_grad`: `(params, inputs, targets, weights=None, key=None) -> (F, clipped gradient)`."""
@@ -33,13 +34,18 @@ class Clipped:
     def with_outputs(self, network, loss):
         """As `value_outputs_and_grad`: the same with the outputs between the two."""
         loss = losses.get(loss)
-        check_trainable(network)
+        network = check_trainable(network, self.rule)
+        if rules.method_of(self.rule) or rules.learns(self.rule):
+            raise ValueError(
+                f"rule: {rules.said(self.rule)} does not come example by example, so that nothing can be clipped; of those "
+                "that change what crosses a connection, such as 'feedback_alignment', the gradient can"
+            )
 
         def value_outputs_and_gradients(
             params: Params, inputs: Inputs, targets: Array, weights: Array | None = None, key: Array | None = None
         ):
             examples, total = prepare(network, loss, params, inputs, targets, weights)
-            view = View(network, loss, params, examples, total, key=key)
+            view = View(network, loss, params, examples, total, key=key, rule=self.rule)
             noise_key = None if key is None else keys.gradient_noise(key)
             gradients = quantities.clip(view, self.max_norm)
             gradients = quantities.add_noise(gradients, view.share, self.max_norm, self.noise_multiplier, noise_key)

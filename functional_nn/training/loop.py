@@ -25,7 +25,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from functional_nn import checks, optimizers, registry
 from functional_nn.gradients import quantities, rules
-from functional_nn.gradients.backprop import objective, value_and_grad, value_and_outputs
+from functional_nn.gradients.backprop import Along, objective, value_and_grad, value_and_outputs
+from functional_nn.gradients.methods.one_layer import perceptron
 from functional_nn.networks import losses
 from functional_nn.networks.losses import Loss
 from functional_nn.networks.network import Inputs, Network, Params
@@ -38,6 +39,7 @@ from functional_nn.registry import cached
 from functional_nn.training import augmentation, keys, termination
 from functional_nn.training.augmentation import Augment
 from functional_nn.training.checkpoints import Checkpoint, CheckpointError, Checkpoints, check_config, restore
+from functional_nn.training.clipping import Clipped
 from functional_nn.training.configuration import describe
 from functional_nn.training.minibatches import BatchPlan, batch, minibatch
 from functional_nn.training.program import (
@@ -122,7 +124,7 @@ def _automatic_with_outputs(network: Network, loss: Loss) -> Callable[..., tuple
 
 automatic.with_outputs = _automatic_with_outputs
 
-GRADIENTS: dict[str, Gradient] = {"manual": value_and_grad, "automatic": automatic, "perceptron": rules.perceptron}
+GRADIENTS: dict[str, Gradient] = {"manual": value_and_grad, "automatic": automatic, "perceptron": Along(perceptron)}
 
 
 def fit(
@@ -142,6 +144,7 @@ def fit(
     regularizer: Regularizer | str | None = None,
     stop: Criterion | str | Sequence[Criterion | str] = (),
     gradient: Gradient | Literal["manual", "automatic", "perceptron"] = "manual",
+    rule: rules.Given = "exact",
     correct: Correct | None = None,
     track: Track = (),
     augment: Augment = (),
@@ -170,7 +173,9 @@ def fit(
     regularizer: its gradient is added. stop: one of the criteria of `training.termination`, several of them, or
     their names: `early_stopping(patience=5)`, "no_change", "generalization_loss(5)". gradient: by hand, by
     `jax.grad`, `training.clipped(1.0)`, your own `(network, loss) -> value_and_grad`, or in its place "perceptron",
-    the rule for one layer of hardlim or hardlims neurons (`gradients.rules`). correct(outputs, targets) -> (Q,)
+    the rule for one layer of hardlim or hardlims neurons. rule: by hand by another way back than the exact one, one of
+    `fnn.rules` for all layers or {layer: rule}, such as "feedback_alignment(0)"; what it learns beside the parameters
+    stands in them, under "feedback", and is drawn from `key` unless `params` hold it. correct(outputs, targets) -> (Q,)
     says which examples are right, or, asked of all rows of signals, which positions, `losses.largest` for one; by
     default the loss's own rule. track: names of `fnn.quantities`, such as ("noise_scale",), or functions by name,
     `{"rate": lambda params, inputs, targets: ...}`, or a tuple of both; what they give after each epoch, on all
@@ -212,10 +217,10 @@ def fit(
         raise TypeError(f"on_chunk: expected a function of state and history, got {type(on_chunk).__name__}")
     checks.prng_key("key", key)
     settings = settle(
-        network, loss, optimizer, plan=plan, regularizer=regularizer, stop=stop, gradient=gradient, correct=correct,
-        track=track, augment=augment,
+        network, loss, optimizer, plan=plan, regularizer=regularizer, stop=stop, gradient=gradient, rule=rule,
+        correct=correct, track=track, augment=augment,
     )  # fmt: skip
-    params = network.init(keys.parameters(key)) if params is None else params
+    params = initial(settings, key, params)
     plan_key = keys.plan(key)
     training, held_out = prepared(settings, params, inputs, targets, validation, weights, class_weights)
     settings.optimizer.check_start(params)
@@ -364,6 +369,7 @@ def pure_fit(
     regularizer: Regularizer | str | None = None,
     stop: Criterion | str | Sequence[Criterion | str] = (),
     gradient: Gradient | Literal["manual", "automatic", "perceptron"] = "manual",
+    rule: rules.Given = "exact",
     correct: Correct | None = None,
     track: Track = (),
     augment: Augment = (),
@@ -379,13 +385,13 @@ def pure_fit(
     """
     checks.integer("", "epochs", epochs, 1)
     settled = settle(
-        network, loss, optimizer, plan=plan, regularizer=regularizer, stop=stop, gradient=gradient, correct=correct,
-        track=track, augment=augment,
+        network, loss, optimizer, plan=plan, regularizer=regularizer, stop=stop, gradient=gradient, rule=rule,
+        correct=correct, track=track, augment=augment,
     )  # fmt: skip
 
     def train(key, inputs, targets=None, validation=None, params=None, weights=None, class_weights=None) -> Outcome:
         checks.prng_key("key", key)
-        params = network.init(keys.parameters(key)) if params is None else params
+        params = initial(settled, key, params)
         training, held_out = prepared(settled, params, inputs, targets, validation, weights, class_weights)
         settings = with_plan(settled, training, epochs)
         run, table, ran = program(settings, epochs)(
@@ -444,9 +450,16 @@ def interruptible(catches: bool) -> Iterator[Callable[[], bool]]:
 # Settings and data, checked -------------------------------------------------------------------------------------------
 
 
+def initial(settings: Settings, key: Array, params: Params | None = None) -> Params:
+    """The parameters at the start, or those given, with what the rule learns beside them."""
+    own = keys.parameters(key)
+    params = settings.network.init(own) if params is None else params
+    return rules.begin(rule_of(settings.gradient), settings.network, params, own)
+
+
 def settle(
-    network, loss, optimizer, *, plan=None, regularizer=None, stop=(), gradient="manual", correct=None, track=(),
-    augment=(),
+    network, loss, optimizer, *, plan=None, regularizer=None, stop=(), gradient="manual", rule="exact", correct=None,
+    track=(), augment=(),
 ) -> Settings:  # fmt: skip
     """The settings of `fit`, checked; what of them goes with the data is checked by `prepared` and `suited`."""
     if isinstance(gradient, str) and gradient not in GRADIENTS:
@@ -457,6 +470,8 @@ def settle(
             raise TypeError(f"{name}: expected {what}a function, got {value!r}")
     if not isinstance(network, Network):
         raise TypeError(f"network: expected fnn.multilayer(...) or fnn.graph(...), got {type(network).__name__}")
+    gradient = along(gradient, rule)
+    rules.of_layers(rule_of(gradient), network)
     loss, optimizer = losses.get(loss), optimizers.get(optimizer)
     loss.check_classes(network.output.size)
     doubt = loss.doubt(network.output.activation.gives)
@@ -515,10 +530,10 @@ def suited(settings: Settings, examples: int, weighted: bool, epochs: int) -> Se
     updates = plan.updates(examples)
     if weighted and plan.importance is not None:
         raise ValueError("weights: importance() draws and weighs examples itself; use minibatch(size) with weights")
-    rule = settings.gradient if isinstance(settings.gradient, rules.Rule) else None
-    if rule is not None:
-        _check_rule(rule, settings.track, plan)
-    optimizer.check_gradient(settings.gradient is value_and_grad, rule and rule.name)
+    rule = rule_of(settings.gradient)
+    _check_rule(rule, settings, plan)
+    by_hand = settings.gradient is value_and_grad
+    optimizer.check_gradient(by_hand, rules.said(rule) if isinstance(settings.gradient, Along) else None)
     optimizer.check_plan(plan, updates, epochs)
     if settings.augment and optimizer.full_batch:
         raise ValueError(
@@ -528,22 +543,43 @@ def suited(settings: Settings, examples: int, weighted: bool, epochs: int) -> Se
     return dataclasses.replace(settings, plan=plan)
 
 
-def _check_rule(rule: rules.Rule, track: tuple[tuple[str, Callable | None], ...], plan: BatchPlan) -> None:
-    """Refuses what asks for derivatives beside a rule that has none."""
-    asked = [f"track: {name!r}" for name, function in track if function is None]
+def along(gradient: Gradient, rule: rules.Given) -> Gradient:
+    """The gradient by that rule. Raises ValueError for one that is not by hand, which knows of no rules."""
+    rule = rules.get(rule)
+    if set(rules.every(rule)) == {rules.exact}:
+        return gradient
+    if isinstance(gradient, Clipped):
+        return dataclasses.replace(gradient, rule=rule)
+    if gradient is not value_and_grad:
+        raise ValueError(
+            f"rule: {rules.said(rule)} is a way back by hand; it goes with gradient='manual' or clipped(...), got "
+            f"{next((name for name, known in GRADIENTS.items() if known == gradient), gradient)!r}"
+        )
+    return Along(rule)
+
+
+def rule_of(gradient: Gradient) -> rules.Rule | rules.ByLayer:
+    """The rule by which a gradient is made."""
+    return getattr(gradient, "rule", rules.exact)
+
+
+def _check_rule(rule: rules.Rule | rules.ByLayer, settings: Settings, plan: BatchPlan) -> None:
+    """Refuses what asks for derivatives beside a rule that trains what has none."""
+    layers = rules.rewritten(rule, settings.network).layers
+    if all(layer.activation.pullback is not None for layer in layers):
+        return
+    asked = [f"track: {name!r}" for name, function in settings.track if function is None]
     asked += ["plan: importance()"] if plan.importance is not None else []
     if asked:
-        raise ValueError(f"{asked[0]} asks for derivatives, and what the {rule.name} rule trains has none")
+        raise ValueError(f"{asked[0]} asks for derivatives, and what the {rules.said(rule)} rule trains has none")
 
 
 def prepared(
     settings: Settings, params, inputs, targets, validation, weights=None, class_weights=None
 ) -> tuple[Batch, Batch | None]:
     network, loss = settings.network, settings.loss
-    rule = settings.gradient if isinstance(settings.gradient, rules.Rule) else None
     training = prepare_batch(network, loss, params, inputs, targets, weights, class_weights)
-    if rule is not None:
-        rule.check_targets(network, whole(training.targets))
+    _check_learnable(settings, training)
     for criterion in settings.stop:
         if criterion.validation and validation is None:
             raise ValueError(f"stop: {criterion.name} needs validation=(inputs, targets)")
@@ -559,11 +595,16 @@ def prepared(
         raise TypeError(f"validation: expected a pair (inputs, targets), got {given}; weights (Q,) may be third")
     try:
         held_out = prepare_batch(network, loss, params, *validation)
-        if rule is not None:
-            rule.check_targets(network, whole(held_out.targets))
+        _check_learnable(settings, held_out)
         return training, held_out
     except (TypeError, ValueError) as error:
         raise type(error)(f"validation {error}") from None
+
+
+def _check_learnable(settings: Settings, data: Batch) -> None:
+    for own in rules.every(rule_of(settings.gradient)):
+        if own.check_targets is not None:
+            own.check_targets(settings.network, whole(data.targets))
 
 
 def how_it_ended(settings: Settings, run: Run, asked: str | None) -> tuple[str, str]:

@@ -18,8 +18,8 @@ from jax import Array, lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from functional_nn import checks, optimizers, precision
-from functional_nn.gradients import quantities
-from functional_nn.gradients.backprop import example_losses, loss_value, value_and_grad
+from functional_nn.gradients import quantities, rules
+from functional_nn.gradients.backprop import Along, example_losses, loss_value, value_and_grad
 from functional_nn.gradients.views import BUDGET, Examples, in_blocks, said_bytes
 from functional_nn.networks import losses
 from functional_nn.networks.losses import Loss
@@ -474,7 +474,7 @@ def parts(settings: Settings, examples: int, dtype) -> Parts:
     )  # fmt: skip
     laid_out = in_columns(network) if settings.columns else network
     step = train_step(
-        laid_out if settings.gradient is value_and_grad else network, loss, optimizer, settings.gradient,
+        laid_out if _by_hand(settings.gradient) else network, loss, optimizer, settings.gradient,
         correct=settings.correct, regularizer=settings.regularizer, mask=settings.mask,
     )  # fmt: skip
     random = needs_key(network, settings.gradient)
@@ -544,7 +544,7 @@ def parts(settings: Settings, examples: int, dtype) -> Parts:
             after = _evaluate(laid_out, loss, state.params, held_out, settings.correct)
         columns = (total, accuracy, jnp.mean(metrics.gradient_norm), *after)
         columns = (None if x is None else jnp.asarray(x, dtype) for x in columns)
-        row = History(done + 1, *columns, _measure(network, loss, settings.track, training, state.params))
+        row = History(done + 1, *columns, _measure(settings, training, state.params, done + 1))
 
         state = optimizer.observe(state, row.training_loss if held_out is None else row.validation_loss)
         judged = [
@@ -570,6 +570,11 @@ def parts(settings: Settings, examples: int, dtype) -> Parts:
         return after, row
 
     return Parts(rows, update, judge, close)
+
+
+def _by_hand(gradient: Gradient) -> bool:
+    """Is it made of the network's connections, so that it may be of a network `in_columns`?"""
+    return gradient is value_and_grad or isinstance(gradient, Along)
 
 
 # Strung together ------------------------------------------------------------------------------------------------------
@@ -716,13 +721,17 @@ def where(condition: Array, new: Any, old: Any) -> Any:
     return jax.tree.map(lambda n, o: jnp.where(condition, n, o), new, old)
 
 
-def _measure(network: Network, loss: Loss, track, training: Batch, params: Params) -> dict[str, Any]:
-    """What is tracked, at `params`."""
+def _measure(settings: Settings, training: Batch, params: Params, epoch: Array) -> dict[str, Any]:
+    """What is tracked, at `params`; what a random rule draws for it is the same in every run."""
+    network, track = settings.network, settings.track
     asked = tuple(name for name, function in track if function is None)
     found = {}
     if asked:
-        data = training.inputs, training.targets
-        found = quantities.compute(network, loss, params, *data, asked, weights=training.weights)
+        rule = getattr(settings.gradient, "rule", rules.exact)
+        found = quantities.compute(
+            network, settings.loss, params, training.inputs, training.targets, asked, weights=training.weights, rule=rule,
+            rule_key=jax.random.fold_in(jax.random.key(0), epoch) if rules.is_random(rule) else None,
+        )  # fmt: skip
     inputs = training.inputs if len(network.inputs) > 1 else training.inputs[network.inputs[0][0]]
     for name, function in track:
         if function is not None:

@@ -1,0 +1,106 @@
+"""The forward-forward algorithm: two passes, of data and of what only looks like it, and no way back.
+
+Hinton 2022 (arXiv 2212.13345). The network reads the class as an input of its own, "label": of the positive pass it is
+the target, of the negative one another class, drawn anew at every update. Each hidden layer with weights is to have much
+goodness G = mean a^2 in the first and little in the second, by a loss of its own,
+
+    softplus(threshold - G(positive)) + softplus(G(negative) - threshold)         Eq. 1, as a logistic loss
+
+whose gradient goes into the layer's own weights and no further. What it reads should not tell how good the layer before
+it is, only in which direction: put an `rms_norm` without parameters of its own between two layers. The output layer
+learns by its error from the activities of a third pass, whose label is neutral, 1 / classes everywhere (section 3.3);
+it is what `network.apply` predicts of a neutral label, and what F is measured on.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from functional_nn import checks
+from functional_nn.gradients import draws, factors, rules
+from functional_nn.gradients.backprop import Asked, Backpropagation, Sweep, contract, loss_value, pullback, start
+from functional_nn.gradients.rules import Rule
+from functional_nn.networks.network import Layer, Network, Trace, forward
+
+
+@rules.register
+def forward_forward(threshold: float = 1.0, label: str = "label") -> Rule:
+    """Each hidden layer by its goodness on data and on wrong labels; see `methods.forward_forward`.
+
+    label: the input that the class enters by, (C,), C the number of outputs; what is given there is not read in training,
+    and is to be `neutral(Q, C)` where the network predicts. Raises ValueError for a threshold <= 0, and for a network
+    without such an input or with outputs that are no classes.
+    """
+    threshold = checks.constant("forward_forward", "threshold", threshold, *checks.POSITIVE)
+
+    def check(network: Network, layer: Layer) -> None:
+        expected = network.shapes[network.output.name]
+        if len(expected) > 1 or expected[0] < 2 or dict(network.inputs).get(label) != expected[0]:
+            given = {name: network.shapes[name] for name, _ in network.inputs}
+            raise ValueError(
+                f"rule: forward_forward needs an input {label!r} of the classes, {expected} as the outputs, got {given}"
+            )
+
+    told = f"{threshold:g}" if isinstance(threshold, float) else "..."
+    return Rule(f"forward_forward({told})", check=check, method=_method(threshold, label), random=True)
+
+
+def neutral(examples: int, classes: int) -> Array:
+    """The label that says nothing, (Q, C): 1 / C everywhere."""
+    return jnp.full((examples, classes), 1 / classes)
+
+
+def _method(threshold: Any, label: str) -> Callable[[Asked], Backpropagation]:
+    def method(asked: Asked) -> Backpropagation:
+        network, loss, params, classes = asked.network, asked.loss, asked.params, asked.network.output.size
+        told = jnp.argmax(asked.targets, axis=-1)
+        drawn = draws.bits(draws.inside(draws.of_key(asked.key), "label"), told.shape) >> 1
+        wrong = (told + 1 + (drawn % jnp.uint32(classes - 1)).astype(told.dtype)) % classes
+        dtype = asked.targets.dtype
+        labels = {
+            "positive": jax.nn.one_hot(told, classes, dtype=dtype),
+            "negative": jax.nn.one_hot(wrong, classes, dtype=dtype),
+            "neutral": jnp.full_like(asked.targets, 1 / classes),
+        }
+        traces = {
+            name: forward(network, params, asked.inputs | {label: x}, {}, asked.key) for name, x in labels.items()
+        }
+        found = {
+            name: contract(network, params, trace, _swept(asked, trace, sign, threshold))
+            for (name, trace), sign in zip(traces.items(), (-1, 1, 0), strict=True)
+        }
+        gradients = jax.tree.map(lambda *each: sum(each[1:], start=each[0]), *found.values())
+        trace = traces["neutral"]
+        return Backpropagation(
+            loss_value(network, loss, trace, asked.targets, asked.weights), gradients, {}, {}, trace
+        )
+
+    return method
+
+
+def _swept(asked: Asked, trace: Trace, sign: int, threshold: Any) -> Sweep:
+    """Each layer's s of its own goodness, of which the positive pass (sign -1) is to have more and the negative less; of
+    the neutral one, 0, that of the output layer alone.
+    """
+    s, learned = {}, {}
+    for layer in asked.network.layers:
+        name = layer.name
+        if layer is asked.network.output and sign == 0:
+            s[name], learned[name] = start(
+                asked.network, asked.loss, asked.params, trace, asked.targets, asked.weights
+            )
+        elif layer is asked.network.output or sign == 0 or not layer.weighted:
+            s[name], learned[name] = jnp.zeros_like(trace.net_inputs[name]), {}
+        else:
+            a = trace.activations[name]
+            size = math.prod(a.shape[1:])
+            goodness = jnp.sum(a.reshape(len(a), -1) ** 2, axis=1) / size
+            # d softplus(sign (G - threshold)) / dG
+            slope = sign * jax.nn.sigmoid(sign * (goodness - jnp.asarray(threshold, a.dtype)))
+            g = factors.over_rows(a * (2 / size), slope * asked.share.astype(a.dtype))
+            s[name], learned[name] = pullback(layer, asked.params, trace, g)
+    return Sweep(s, learned, {})

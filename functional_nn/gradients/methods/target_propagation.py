@@ -1,0 +1,128 @@
+"""Difference target propagation: layers get targets in the place of errors, through inverses that are learned.
+
+Lee, Zhang, Fischer and Bengio 2015 (arXiv 1412.7525), of a chain of layers with outputs a^1, ..., a^M:
+
+    a^(M-1) target     t^(M-1) = a^(M-1) - rate dF_q/da^(M-1)                         Eq. 8
+    further down       t^(m-1) = a^(m-1) + h^m(t^m) - h^m(a^m)                        Eq. 15
+    a layer's loss     |a^m - t^m|^2 / 2 rate, t^m held fixed                         Alg. 1
+    an inverse's loss  |h^m(f^m(a^(m-1) + noise)) - (a^(m-1) + noise)|^2 / 2          Eq. 16, of each example
+
+with h^m(a) = f(V a + c), f that of layer m - 1. Divided by `rate`, the layer below the output learns by the exact
+gradient of F, and a deep linear network with exact inverses by one that Gauss and Newton would like better. The
+output layer learns by its own error; V and c are learned with the rest.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from functional_nn import checks
+from functional_nn.gradients import draws, factors, rules
+from functional_nn.gradients.backprop import Asked, Backpropagation, Sweep, contract, loss_value, pullback, start
+from functional_nn.gradients.rules import Rule
+from functional_nn.networks.connections import dense
+from functional_nn.networks.network import Layer, Network, Trace, forward, plus_bias
+
+
+@rules.register
+def target_propagation(rate: float = 0.1, noise: float = 0.1) -> Rule:
+    """Gradients of each layer's distance to its target, and of each inverse's to what it is to give back; see
+    `methods.target_propagation`.
+
+    rate: of the step that makes the first target. noise: deviation of what is added where an inverse is learned. Raises
+    ValueError for a rate <= 0, noise < 0, and a network that is no chain of dense layers, elementwise but for the last.
+    """
+    rate = checks.constant("target_propagation", "rate", rate, *checks.POSITIVE)
+    noise = checks.constant("target_propagation", "noise", noise, *checks.NON_NEGATIVE)
+    given = [f"{x:g}" if isinstance(x, int | float) else "..." for x in (rate, noise)]
+    return Rule(
+        f"target_propagation({', '.join(given)})", begin=_begin, check=_check, method=_method(rate, noise), random=True
+    )
+
+
+def _check(network: Network, layer: Layer) -> None:
+    at = network.layers.index(layer)
+    before = network.layers[at - 1].name if at else network.inputs[0][0]
+    chain = layer.reads == ((before, dense),) and len(network.inputs) == 1
+    vectors = len(network.net_shapes[layer.name]) == 1
+    if not (chain and vectors):
+        raise ValueError(
+            f"rule: target_propagation inverts layer after layer, so that each is to read the one before it by dense, as "
+            f"in fnn.multilayer; layer {layer.name!r} reads {', '.join(f'{s!r} by {by.name}' for s, by in layer.reads)}"
+        )
+    alone = layer.activation.alone and layer.activation.pieces == 1 and not layer.activation.parameters
+    if not (alone and not layer.dropout) and layer is not network.output:
+        what = "dropout" if layer.dropout else f"activation {layer.activation.name!r}"
+        raise ValueError(
+            f"rule: target_propagation inverts hidden layers neuron by neuron; layer {layer.name!r} has {what}"
+        )
+
+
+def _begin(network: Network, layer: Layer, stream: draws.Stream, dtype) -> dict:
+    if layer is network.layers[0] or layer is network.output:
+        return {}
+    shape = (network.sizes[layer.sources[0]], layer.size)
+    deviation = math.sqrt(3 * 2 / sum(shape))  # uniform, as Glorot's
+    return {
+        "inverse": draws.uniform(stream, shape, dtype) * np.asarray(deviation, dtype),
+        "inverse_bias": jnp.zeros(shape[0], dtype),
+    }
+
+
+def _method(rate: Any, noise: Any) -> Callable[[Asked], Backpropagation]:
+    def method(asked: Asked) -> Backpropagation:
+        network, loss, params, layers = asked.network, asked.loss, asked.params, asked.network.layers
+        trace, output, stream = forward(network, params, asked.inputs, {}, asked.key), asked.network.output, None
+        a = trace.activations
+        step = jnp.asarray(rate, a[output.name].dtype)
+        stream = draws.of_key(asked.key)
+        s, learned, inverses = {}, {}, {}
+        s[output.name], learned[output.name] = start(network, loss, params, trace, asked.targets, asked.weights)
+        away: Array | None = None  # share (a^m - t^m) / rate, which is dF/da^m of the layer below the output
+        for above, layer in zip(layers[:0:-1], layers[-2::-1], strict=True):
+            if above is output:
+                w = params[above.name]["weights"][layer.name]
+                away = dense.back(s[output.name], w, a[layer.name])
+            else:
+                per_example = _over(away, asked.share) * step  # a^m - t^m of each example
+                inverse = _Inverse(layer, params[above.name]["feedback"])
+                moved = inverse(a[above.name] - per_example)[0] - inverse(a[above.name])[0]
+                away = factors.over_rows(-moved / step, asked.share)
+                drawn = draws.normal(draws.inside(stream, above.name), a[layer.name].shape, a[layer.name].dtype)
+                inverses[above.name] = _learned(asked, above, layer, a[layer.name] + jnp.asarray(noise, drawn.dtype) * drawn)
+            s[layer.name], learned[layer.name] = pullback(layer, params, trace, away)
+        gradients = contract(network, params, trace, Sweep(s, learned, {}))
+        for name, found in inverses.items():
+            gradients[name]["feedback"] = found
+        value = loss_value(network, loss, trace, asked.targets, asked.weights)
+        return Backpropagation(value, gradients, s, {}, trace)
+
+    return method
+
+
+def _over(x: Array, share: Array) -> Array:
+    return factors.over_rows(x, 1 / jnp.where(share > 0, share, 1))
+
+
+class _Inverse:
+    """h(a) = f(V a + c), f that of the layer below."""
+
+    def __init__(self, below: Layer, own: dict[str, Array]):
+        self.below, self.own = below, own
+
+    def __call__(self, a: Array) -> tuple[Array, Array]:
+        n = dense.forward(a, self.own["inverse"]) + self.own["inverse_bias"]
+        return self.below.activation.forward(n, {})[0], n
+
+
+def _learned(asked: Asked, above: Layer, below: Layer, x: Array) -> dict[str, Array]:
+    """The gradient of |h(f(x)) - x|^2 / 2 by V and c, x (Q, S) held fixed."""
+    own = asked.params[above.name]
+    through = above.activation.forward(plus_bias(dense.forward(x, own["weights"][below.name]), own), {})[0]
+    back, n = _Inverse(below, own["feedback"])(through)
+    s, _ = below.activation.pullback(factors.over_rows(back - x, asked.share), n, back, None, {})
+    return {"inverse": dense.outer(s, through), "inverse_bias": jnp.sum(s, axis=0)}
