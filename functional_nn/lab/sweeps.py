@@ -243,6 +243,7 @@ def sweep(source: str, settings: dict[str, Any], out: Path, replace: bool, resum
     task = commands.prepare(source, settings)
     optimizer, varied = _optimizer(settings["optimizer"], columns)
     regularizer = _regularizer(settings["regularizer"], columns)
+    rule = "exact" if "rule" in columns else _bare("rule", settings["rule"], fnn.rules, columns)
     halving = _halving(settings["halving"], settings["keep"])
     epochs, budget = settings["epochs"], settings["budget"]
     chunk = max(1, epochs // _HEARD)
@@ -268,7 +269,7 @@ def sweep(source: str, settings: dict[str, Any], out: Path, replace: bool, resum
                     _networks(task, settings), task.loss, optimizer, varied, task.training,
                     key=jax.random.key(settings["seed"]), epochs=epochs, validation=task.validation,
                     weights=task.weights, class_weights=task.class_weights, plan=plan,
-                    regularizer=regularizer, stop=stop, correct=commands.right_answers(task.held_out.task),
+                    regularizer=regularizer, stop=stop, rule=rule, correct=commands.right_answers(task.held_out.task),
                     shuffle=settings["shuffle"], pad=settings["pad"], halving=halving, chunk=chunk,
                     block=settings["block"], budget=None if budget is None else budget * 2**20, mesh=mesh,
                     checkpoint=kept, resume=resumed, on_chunk=on_chunk, seconds=settings["seconds"],

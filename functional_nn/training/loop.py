@@ -25,7 +25,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from functional_nn import checks, optimizers, registry
 from functional_nn.gradients import quantities, rules
-from functional_nn.gradients.backprop import Along, objective, value_and_grad, value_and_outputs
+from functional_nn.gradients.backprop import Along, check_trainable, objective, value_and_grad, value_and_outputs
 from functional_nn.gradients.methods.one_layer import perceptron
 from functional_nn.networks import losses
 from functional_nn.networks.losses import Loss
@@ -471,7 +471,8 @@ def settle(
     if not isinstance(network, Network):
         raise TypeError(f"network: expected fnn.multilayer(...) or fnn.graph(...), got {type(network).__name__}")
     gradient = along(gradient, rule)
-    rules.of_layers(rule_of(gradient), network)
+    if gradient is value_and_grad or hasattr(gradient, "rule"):
+        check_trainable(network, rule_of(gradient))
     loss, optimizer = losses.get(loss), optimizers.get(optimizer)
     loss.check_classes(network.output.size)
     doubt = loss.doubt(network.output.activation.gives)
