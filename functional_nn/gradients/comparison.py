@@ -130,8 +130,8 @@ class Cost:
 
 @_record
 class Angle:
-    """What a rule gives for one layer beside the exact gradient: degrees between the two and the ratio of their norms, of
-    the layer's parameters and of its sensitivities; nan where there are none.
+    """What a rule gives for one layer beside the exact gradient: degrees between the two and the ratio of their norms,
+    of the layer's parameters and of its sensitivities; nan where there are none.
     """
 
     name: str
@@ -248,9 +248,7 @@ def compare(
             name: found.parts_at(lambda t, name=name: t["sensitivities"][name], last=through_time[name])
             for name in apart
         }
-        kinks, convention = (
-            ((), 0.0) if other else _audit_kinks(network, loss, automatically, params, inputs, targets)
-        )
+        kinks, convention = ((), 0.0) if other else _audit_kinks(network, loss, automatically, params, inputs, targets)
         total = found.total(lambda tree: tree["parameters"])
         third = taylor = None
         if second_opinions:

@@ -72,9 +72,7 @@ def train(
     replacement: bool = False,
     gradient: Literal["manual", "automatic", "perceptron"] = "manual",
     rule: str = "exact",
-    track: tuple[
-        Literal["noise_scale", "signal_to_noise", "layer_statistics", "alignment", "rule_noise"], ...
-    ] = (),
+    track: tuple[Literal["noise_scale", "signal_to_noise", "layer_statistics", "alignment", "rule_noise"], ...] = (),
     dtype: Dtype = "float32",
     seed: int = _SEED,
     test_fraction: float = _TEST_FRACTION,
@@ -148,7 +146,8 @@ def train(
             wrong, or where weights come back to what they were, unless --stop says otherwise. The rule as it is
             printed is
             functional-nn train xor --hidden --gradient perceptron --optimizer "gd(1)" --batch-size 1
-        rule: what crosses connections on the way back, in the place of the weights: feedback_alignment, direct_feedback,
+        rule: what crosses connections on the way back, in the place of the weights: feedback_alignment,
+        direct_feedback,
             "sign_symmetric(random)", kolen_pollack, weight_mirror, "noisy(0.1)", "rounded(4)", "dropped_back(0.5)",
             "clipped_back(1)", surrogate (of hardlim layers); or with no way back at all: local_loss, forward_gradient,
             node_perturbation, weight_perturbation, spsa, evolution_strategy, target_propagation, predictive_coding; by
@@ -242,11 +241,12 @@ def sweep(
               functional-nn sweep iris --grid optimizer=adam,momentum learning_rate=0.01,0.1 --halving 3,9
 
     What may be swept: the constants of the optimizer (learning_rate, ...), of the regularizer (strength) and of the
-    rule (sigma, ...); the rule itself (rule=exact,feedback_alignment,noisy(0.1)); seed, batch_size, initial_scale, examples, subset, label_noise; width and depth of the hidden layers, or hidden, the
-    sizes of all of them (hidden=64,32-64,64-32); activation, initializer, dropout; and the optimizer itself. A
-    member is what train gives with the same settings and --seed, to rounding; one whose seed is swept has a key of
-    its own. Ctrl-C stops after the epochs under way and keeps them; the same command with --resume goes on. Where
-    all networks diverge, the exit status is 1.
+    rule (sigma, ...); the rule itself (rule=exact,feedback_alignment,noisy(0.1)); seed, batch_size, initial_scale,
+    examples, subset, label_noise; width and depth of the hidden layers, or hidden, the sizes of all of them
+    (hidden=64,32-64,64-32); activation, initializer, dropout; and the optimizer itself. A member is what train gives
+    with the same settings and --seed, to rounding; one whose seed is swept has a key of its own. Ctrl-C stops after the
+    epochs under way and keeps them; the same command with --resume goes on. Where all networks diverge, the exit status
+    is 1.
 
     Several processes, also on several hosts, share the work; start each with its own number, the first host's name and
     a free port:

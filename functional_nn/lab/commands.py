@@ -101,8 +101,9 @@ def train(source: str, settings: dict[str, Any], out: Path, replace: bool, resum
             network, loss, optimizer, x, t, key=key, epochs=epochs, plan=plan, params=params,
             validation=held_out, weights=task.weights, class_weights=task.class_weights, regularizer=regularizer,
             stop=criteria(settings, restore=True), gradient=settings["gradient"],
-            rule=settings["rule"], correct=right_answers(task.held_out.task), track=config["track"], augment=settings["augment"],
-            chunk=chunk, on_chunk=on_chunk, seconds=settings["seconds"], checkpoint=kept, resume=resumed,
+            rule=settings["rule"], correct=right_answers(task.held_out.task), track=config["track"],
+            augment=settings["augment"], chunk=chunk, on_chunk=on_chunk, seconds=settings["seconds"], checkpoint=kept,
+            resume=resumed,
         )  # fmt: skip
         watch(len(result.history.epoch), result.state.params, last=True)
         seconds = time.perf_counter() - began

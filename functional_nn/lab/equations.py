@@ -108,8 +108,8 @@ def recursion(step: str) -> Markup:
 
 
 def rule(name: str) -> Markup | None:
-    """What a learning rule puts in the place of a line of the recursion, or of the gradient; None of a user's own, and of
-    rules by layer.
+    """What a learning rule puts in the place of a line of the recursion, or of the gradient; None of a user's own, and
+    of rules by layer.
     """
     return _lines(RULES.get(_bare(name)))
 
@@ -145,7 +145,7 @@ RECURSION = {
     ),
 }
 
-# Of the rules in `gradients.rules` and `gradients.methods`: B stands in the place of W, ξ is noise, v a random direction
+# Of the rules in `gradients`: B stands in the place of W, ξ is noise, v a random direction
 _ALONG_V = r"g \approx \frac{F(x + \sigma v) - F(x - \sigma v)}{2 \sigma} \, v"
 RULES = {
     "feedback_alignment": (r"g^m = \sum_{l} (B^{l,m})^{T} s^{l}, \quad B \text{ random and fixed}",),
