@@ -106,7 +106,8 @@ class Group(NamedTuple):
         keys, scales = self.keys[places], self.scales[places]
         own = [self.networks[place] for place in places]
         if set(own) == {self.network}:
-            return _draw(self.network, rule_of(self.make.common.gradient))(keys, scales)
+            rule = rule_of(self.make.common.gradient)
+            return _draw(self.network, rule if rules.learns(rule) else exact)(keys, scales)
         filled = jax.tree.map(lambda x: np.zeros((len(places), *x.shape), x.dtype), shapes(self.network))
         for network in dict.fromkeys(own):  # each is drawn for all, so that it compiles for one number of members
             at = np.flatnonzero([one == network for one in own])
