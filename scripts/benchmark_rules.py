@@ -38,7 +38,12 @@ OTHERS = (
     "target_propagation", "predictive_coding",
 )  # fmt: skip
 COLUMNS = ("network", "batch", "rule", "step us", "step / exact", "compile ms", "temporary KiB")
-RULES, DEPTHS, SEEDS, EPOCHS = ("exact", "feedback_alignment", "direct_feedback", "sign_symmetric", "noisy(0.1)"), 5, 40, 20
+RULES, DEPTHS, SEEDS, EPOCHS = (
+    ("exact", "feedback_alignment", "direct_feedback", "sign_symmetric", "noisy(0.1)"),
+    5,
+    40,
+    20,
+)
 
 
 def chain(*sizes: int) -> fnn.Network:

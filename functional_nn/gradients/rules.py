@@ -545,11 +545,10 @@ def rounded(bits: int, stochastic: bool = True) -> Rule:
     def alter(place: Place, s: Array) -> Array:
         return round_to_bits(s, bits, draws.uniform(place.stream, s.shape, s.dtype) if stochastic else None)
 
-    told = f"{bits}" if isinstance(bits, int) else "..."
-    return Rule(
-        f"rounded({told}{'' if stochastic else ', stochastic=false'})", alter=alter, random=stochastic,
-        pads=not stochastic,
-    )  # fmt: skip
+    name = f"rounded({bits if isinstance(bits, int) else '...'}{'' if stochastic else ', stochastic=false'})"
+    # the mean size, which one bit takes, is over neurons that fill a layer up, too
+    pads = not stochastic and isinstance(bits, int) and bits > 1
+    return Rule(name, alter=alter, random=stochastic, pads=pads)
 
 
 def round_to_bits(s: Array, bits: Any, between: Array | None) -> Array:

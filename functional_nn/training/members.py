@@ -404,7 +404,7 @@ def _rules(rule: Any, columns: dict[str, np.ndarray]) -> dict[str, Factory]:
         raise ValueError("hyperparameters: 'rule' is one of them, so that rule=... has no place beside it")
     words = columns["rule"]
     if words.dtype.kind != "U":
-        raise ValueError(f"hyperparameters: rule must be words such as 'feedback_alignment', got {words[0]!r}")
+        raise ValueError(f"hyperparameters: rule must be words such as 'feedback_alignment', got {words[0].item()!r}")
     return {str(word): _factory("rule", rules, str(word)) for word in dict.fromkeys(words.tolist())}
 
 
