@@ -1,11 +1,11 @@
 #!/usr/bin/env python
-"""What a learning rule costs: a step beside the exact one, and a thousand networks of rules x depths x seeds in one call.
+"""What a learning rule costs: a step beside the exact one; and 1000 networks, rules x depths x seeds, in one call.
 
     python scripts/benchmark_rules.py --out results/benchmark_rules
 
-A step is the gradient by the rule and Adam's update, compiled whole; all rules of a network run in turns in one process,
-and each ratio to the exact step is the median of several rounds. Then `fit_population` trains five rules x five depths x
-forty seeds on digits, 20 epochs, in one call, compilation included.
+A step is the gradient by the rule and Adam's update, compiled whole; all rules of a network run in turns in one
+process, and each ratio to the exact step is the median of several rounds. Then `fit_population` trains five rules x
+five depths x forty seeds on digits, 20 epochs, in one call, compilation included.
 
 Before JAX is imported, JAX_NUM_CPU_DEVICES is set to the number of cores, over which the population is then laid.
 """
@@ -38,12 +38,8 @@ OTHERS = (
     "target_propagation", "predictive_coding",
 )  # fmt: skip
 COLUMNS = ("network", "batch", "rule", "step us", "step / exact", "compile ms", "temporary KiB")
-RULES, DEPTHS, SEEDS, EPOCHS = (
-    ("exact", "feedback_alignment", "direct_feedback", "sign_symmetric", "noisy(0.1)"),
-    5,
-    40,
-    20,
-)
+RULES = ("exact", "feedback_alignment", "direct_feedback", "sign_symmetric", "noisy(0.1)")
+DEPTHS, SEEDS, EPOCHS = 5, 40, 20
 
 
 def chain(*sizes: int) -> fnn.Network:
@@ -99,9 +95,12 @@ def population(epochs: int, seeds: int) -> str:
     )  # fmt: skip
     seconds = time.perf_counter() - began
     accuracy = found.history.validation_accuracy[-1].reshape(len(RULES), DEPTHS, seeds).mean(axis=-1)
-    lines = [f"{len(found)} networks ({len(RULES)} rules x {DEPTHS} depths x {seeds} seeds), {epochs} epochs of "
-             f"{len(scaled[0][1])} digits, one call, compilation included: {seconds:.0f} s; mean held-out accuracy", ""]  # fmt: skip
-    lines.append("  ".join(["rule".rjust(20), *(f"depth {depth}" for depth in range(1, DEPTHS + 1))]))
+    lines = [
+        f"{len(found)} networks ({len(RULES)} rules x {DEPTHS} depths x {seeds} seeds), {epochs} epochs of "
+        f"{len(scaled[0][1])} digits, one call, compilation included: {seconds:.0f} s; mean held-out accuracy",
+        "",
+        "  ".join(["rule".rjust(20), *(f"depth {depth}" for depth in range(1, DEPTHS + 1))]),
+    ]
     for rule, row in zip(RULES, accuracy, strict=True):
         lines.append("  ".join([rule.rjust(20), *(f"{value:7.3f}" for value in row)]))
     return "\n".join(lines)

@@ -76,7 +76,8 @@ def test_gradients_are_clipped_by_a_rule_example_by_example():
     for x, y in zip(X, Y, strict=True):
         _, g = alone(params, x[None], np.array([y]))
         norm = np.sqrt(sum(np.sum(np.asarray(leaf) ** 2) for leaf in jax.tree.leaves(g)))
-        total = jax.tree.map(lambda t, leaf, s=min(1, 0.2 / norm): t + s * np.asarray(leaf) / len(X), total, g)
+        scale = min(1, 0.2 / norm) / len(X)
+        total = jax.tree.map(lambda t, leaf, scale=scale: t + scale * np.asarray(leaf), total, g)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-14), found, total)
     with pytest.raises(ValueError, match="kolen_pollack.* does not come example by example"):
         fit(gradient=training.clipped(1.0), rule="kolen_pollack")

@@ -51,8 +51,8 @@ def _check(network: Network, layer: Layer) -> None:
     vectors = len(network.net_shapes[layer.name]) == 1
     if not (chain and vectors):
         raise ValueError(
-            "rule: target_propagation inverts layer after layer, so that each is to read the one before it by dense, as "
-            f"in fnn.multilayer; {layer.name!r} reads {', '.join(f'{s!r} by {by.name}' for s, by in layer.reads)}"
+            "rule: target_propagation inverts layer after layer, so that each is to read the one before it by dense, "
+            f"as in fnn.multilayer; {layer.name!r} reads {', '.join(f'{s!r} by {by.name}' for s, by in layer.reads)}"
         )
     alone = layer.activation.alone and layer.activation.pieces == 1 and not layer.activation.parameters
     if not (alone and not layer.dropout) and layer is not network.output:
