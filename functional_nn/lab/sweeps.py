@@ -85,7 +85,7 @@ def grid_values(name: str, text: str) -> list:
     """
     if name == "hidden":
         values = _layers(name, text)
-    elif ":" in text:
+    elif _is_spaced(text):
         spacing, numbers = _spaced(name, text, 3, ":COUNT, as in log:1e-4:1e-1:12")
         low, high, count = numbers
         if not isinstance(count, int) or not 2 <= count <= _MOST:
@@ -118,7 +118,7 @@ def distribution(name: str, text: str) -> Any:
         if name == "hidden":
             values = _layers(name, text)
             return search.choice(values) if len(values) > 1 else values[0]
-        if ":" in text:
+        if _is_spaced(text):
             spacing, (low, high) = _spaced(name, text, 2, ", as in log:1e-4:1e-1")
             return _SPACED[spacing][name in _WHOLE](low, high)
         ends = _integer_range(name, text)
@@ -183,8 +183,12 @@ def _integer_range(name: str, text: str) -> tuple[int, int] | None:
     return low, high
 
 
+def _is_spaced(text: str) -> bool:
+    return ":" in re.sub(r"\{.*?\}", "", text)  # and not only in rules by layer
+
+
 def _listed(name: str, text: str) -> list[str]:
-    parts = [part.strip() for part in re.split(r",(?![^(]*\))", text)]  # commas in parentheses belong to a word
+    parts = [part.strip() for part in registry.split(text)]  # commas in parentheses belong to a word
     if not all(parts):
         raise ValueError(f"{name}={text}: expected values between the commas")
     return parts
