@@ -3,31 +3,28 @@
 Letters: Q examples, S neurons of a layer, R of what it reads, s = dF/dn and g = dF/da as in `backprop`, W the weights
 of a connection, B what stands in their place on the way back, M the output layer. The rows, and who described them:
 
-    exact             g = s W                                          what `jax.grad` gives
-    feedback_alignment g = s B, B random and fixed                     Lillicrap et al. 2016 (Nat. Commun. 7, 13276)
-    direct_feedback   g = s^M B, B random and fixed                    Nokland 2016 (arXiv 1609.01596), Eq. 7
-    sign_symmetric    g = s B, B of the signs of W                     Liao, Leibo and Poggio 2016 (1510.05067), Sec. 3
-    kolen_pollack     g = s B, B learned: dB = dW, and both decay      Akrout et al. 2019 (1904.05391), Eq. 16 and 17
-    weight_mirror     g = s B, B learned of noise that W lets through  the same, Eq. 7 and 8
-    noisy             s and noise
-    rounded           s in few bits
-    dropped_back      some of s
-    clipped_back      s_q no longer than a bound, in every layer
-    surrogate         s = g f~'(n), f~' in the place of a derivative   Zenke and Ganguli 2018 (1705.11146), Eq. 5
-                      that is 0 wherever there is one
+    exact               g = s W                                         what `jax.grad` gives
+    feedback_alignment  g = s B, B random and fixed                     Lillicrap et al. 2016 (Nat. Commun. 7, 13276)
+    direct_feedback     g = s^M B, B random and fixed                   Nokland 2016 (arXiv 1609.01596), Eq. 7
+    sign_symmetric      g = s B, B of the signs of W                    Liao, Leibo and Poggio 2016 (1510.05067), Sec. 3
+    kolen_pollack       g = s B, B learned: dB = dW, and both decay     Akrout et al. 2019 (1904.05391), Eq. 16 and 17
+    weight_mirror       g = s B, B learned of noise that W lets through the same, Eq. 7 and 8
+    noisy               s and noise
+    rounded             s in few bits                                   Gupta et al. 2015 (1502.02551)
+    dropped_back        some of s
+    clipped_back        s_q no longer than a bound, in every layer
+    surrogate           s = g f~'(n), f~' where f has no derivative     Zenke and Ganguli 2018 (1705.11146), Eq. 5
 
 A connection without weights (a residual, pooling) is crossed exactly by all of them. Rules that need no way back, or
 have one of their own, stand in `gradients.methods` and in the same list. Under {layer: rule} a rule is that of what is
 sent back *by* the layer named, and of its own s; "others" names the rest, which is exact where nothing is said.
 
-A rule of one's own is a few lines:
+A rule of one's own is a line; `register` a function that makes it, and it is known by its name:
 
 >>> import functional_nn as fnn
->>> @fnn.rules.register
-... def damped(factor=0.5):
-...     return fnn.Rule(f"damped({factor})", carry=lambda edge, s: factor * edge.back(s))
+>>> damped = fnn.Rule("damped", carry=lambda edge, s: 0.9 * edge.back(s))
 >>> network = fnn.multilayer((4, 3, 2), ("tanh", "softmax"))
->>> step = fnn.value_and_grad(network, "cross_entropy", rule="damped(0.9)")
+>>> gradient = fnn.value_and_grad(network, "cross_entropy", rule={"layer2": damped})
 """
 
 import dataclasses
@@ -99,13 +96,15 @@ class Rule(Described):
     carry(edge, s) -> g (Q, *P, R): what of s reaches the source; where no matrix says it. One of these three at most;
     alter(place, s) -> s: of every layer, before its own gradient is made of it and before it goes further back;
     rewrite(layer) -> Layer: the layer as the way back is to take it, its outputs the same;
-    begin(network, layer, stream, dtype) -> {source: array}: what is learned beside the layer's parameters, at the
-    start; learn(place, gradients) -> gradients: of the layer, as they come out of the contraction, with those of what
-    the rule learns under "feedback"; check(network, layer): raises ValueError for a layer that the rule has no meaning
-    for; method(asked) -> backprop.Backpropagation: the whole gradient, of a rule that has no way back along the
-    connections; random: it draws at every update, so that a key is needed. pads: of a network filled up with zeros it
-    makes the same. has_derivatives: False where networks without derivative (hardlim) are what it trains.
+    begin(network, layer, stream, dtype) -> {name: array}: what is learned beside the layer's parameters, at the start;
+    learn(place, gradients) -> gradients: of the layer, as they come out of the contraction, with those of what the rule
+    learns under "feedback";
+    check(network, layer): raises ValueError for a layer that the rule has no meaning for;
+    method(asked) -> backprop.Backpropagation: the whole gradient, of a rule without a way back along the connections;
     check_targets(network, targets): raises ValueError for concrete targets that it cannot learn.
+
+    random: it draws at every update, so that a key is needed. pads: of a network filled up with zeros it makes the
+    same. has_derivatives: False where networks without derivative (hardlim) are what it trains.
     """
 
     name: str
