@@ -271,6 +271,8 @@ def _factory(kind: str, module: Any, given: Any) -> Factory:
     if isinstance(given, str) and ("(" in given or "{" in given):
         return Factory(None, module.get(given))
     make = module.factory(given) if isinstance(given, str) else given
+    if isinstance(given, str) and not inspect.signature(make).parameters:  # a row without constants
+        return Factory(None, module.get(given))
     if not callable(make):
         raise TypeError(f"{kind}: expected a name, an object or a function of hyperparameters, got {given!r}")
     return Factory(make, None, _parameters(kind, make))
