@@ -39,8 +39,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from functional_nn import checks, registry
-from functional_nn.gradients import draws
+from functional_nn import checks, reductions, registry
+from functional_nn.gradients import draws, factors
 from functional_nn.gradients.draws import Stream
 from functional_nn.networks.connections import Connection, Shape
 from functional_nn.networks.network import Layer, Network, Params, Trace
@@ -519,7 +519,7 @@ def noisy(sigma: float) -> Rule:
     sigma = checks.constant("noisy", "sigma", sigma, *checks.NON_NEGATIVE)
 
     def alter(place: Place, s: Array) -> Array:
-        size = jnp.sqrt(jnp.mean(s**2)) * jnp.asarray(sigma, s.dtype)
+        size = jnp.sqrt(reductions.total(s**2) / s.size) * jnp.asarray(sigma, s.dtype)
         return s + size * draws.nearly_normal(place.stream, s.shape, s.dtype)
 
     return Rule(f"noisy({_number(sigma)})", alter=alter, random=True)
@@ -552,16 +552,25 @@ def rounded(bits: int, stochastic: bool = True) -> Rule:
 
 def round_to_bits(s: Array, bits: Any, between: Array | None) -> Array:
     """What `rounded` makes of s; between: uniform from -1 to 1, which decides, or None for the nearest."""
-    largest = jnp.max(jnp.abs(s))
+    largest = reductions.largest(jnp.abs(s))
     scale = jnp.where(largest > 0, largest, 1)
-    steps = jnp.asarray(2.0, s.dtype) ** (jnp.asarray(bits, s.dtype) - 1) - 1  # on either side of 0; none of one bit
-    unit = scale / jnp.where(steps > 0, steps, 1)
-    if between is None:
-        few, many = jnp.sign(s) * jnp.mean(jnp.abs(s)), jnp.round(s / unit) * unit
+
+    def one_bit() -> Array:
+        if between is None:
+            return jnp.sign(s) * (reductions.total(jnp.abs(s)) / s.size)
+        return jnp.where(s > between * scale, scale, -scale)
+
+    def more(steps: Array) -> Array:  # on either side of 0
+        at = s * (steps / scale)
+        at = jnp.round(at) if between is None else jnp.floor(at + (between / 2 + 0.5))
+        return at * (scale / steps)
+
+    if isinstance(bits, int):
+        found = one_bit() if bits == 1 else more(jnp.asarray(2 ** (bits - 1) - 1, s.dtype))
     else:
-        few = jnp.where(s / scale > between, scale, -scale)
-        many = jnp.floor(s / unit + (between + 1) / 2) * unit
-    return jnp.where(largest > 0, jnp.where(steps > 0, many, few), 0).astype(s.dtype)
+        steps = jnp.exp2(jnp.asarray(bits, s.dtype) - 1) - 1
+        found = jnp.where(steps > 0, more(jnp.where(steps > 0, steps, 1)), one_bit())
+    return jnp.where(largest > 0, found, 0)
 
 
 @register
@@ -591,10 +600,10 @@ def clipped_back(norm: float) -> Rule:
     norm = checks.constant("clipped_back", "norm", norm, *checks.POSITIVE)
 
     def alter(place: Place, s: Array) -> Array:
-        length = jnp.sqrt(jnp.sum(s**2, axis=tuple(range(1, s.ndim))))
-        allowed = jnp.asarray(norm, s.dtype) * place.share().astype(s.dtype)
+        length = jnp.sqrt(factors.row_squares(s))
+        allowed = jnp.asarray(norm, length.dtype) * place.share().astype(length.dtype)
         scale = jnp.where(length > allowed, allowed / jnp.where(length > 0, length, 1), 1)
-        return s * jnp.expand_dims(scale, tuple(range(1, s.ndim)))
+        return factors.over_rows(s, scale)
 
     return Rule(f"clipped_back({_number(norm)})", alter=alter, pads=True)
 
