@@ -25,7 +25,7 @@ from functional_nn.gradients import draws, factors, rules
 from functional_nn.gradients.backprop import Asked, Backpropagation, Sweep, contract, loss_value, pullback, start
 from functional_nn.gradients.rules import Rule
 from functional_nn.networks.connections import dense
-from functional_nn.networks.network import Layer, Network, Trace, forward, plus_bias
+from functional_nn.networks.network import Layer, Network, forward, plus_bias
 
 
 @rules.register
@@ -115,7 +115,7 @@ class _Inverse:
         self.below, self.own = below, own
 
     def __call__(self, a: Array) -> tuple[Array, Array]:
-        n = dense.forward(a, self.own["inverse"]) + self.own["inverse_bias"]
+        n = plus_bias(dense.forward(a, self.own["inverse"]), {"bias": self.own["inverse_bias"]})
         return self.below.activation.forward(n, {})[0], n
 
 
