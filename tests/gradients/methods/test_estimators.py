@@ -160,8 +160,9 @@ LEARNED = fnn.multilayer((2, 3, 2), ("prelu", "prelu"), dropout=(0.5, 0))
 
 def test_finite_differences_are_the_gradient_to_the_square_of_their_step():
     """By default a step of 6e-6, whose square and eps / step leave 1e-9; halved from 0.02, a quarter of the error."""
-    own = {rule: fnn.value_and_grad(TINY, LOSS, rule=rule)(*DATA)[1] for rule in
-           ("finite_differences", "finite_differences(0.02)", "finite_differences(0.01)")}  # fmt: skip
+    asked = ("finite_differences", "finite_differences(0.02)", "finite_differences(0.01)")
+    steps = {rule: fnn.value_and_grad(TINY, LOSS, rule=rule) for rule in asked}
+    own = jax.jit(lambda *data: {rule: step(*data)[1] for rule, step in steps.items()})(*DATA)
     errors = {rule: relative_error(gradient, EXACT) for rule, gradient in own.items()}
     assert errors["finite_differences"] < 1e-9
     np.testing.assert_allclose(errors["finite_differences(0.02)"] / errors["finite_differences(0.01)"], 4, rtol=0.01)
@@ -171,12 +172,10 @@ def test_what_is_dropped_stays_dropped_whatever_is_moved():
     """And learned parameters, of the outputs' activation too, are moved like the rest."""
     params, inputs, targets = numbers(LEARNED, loss="mean_square_error")
     exact = fnn.value_and_grad(LEARNED, "mean_square_error")
+    moved = fnn.value_and_grad(LEARNED, "mean_square_error", rule="finite_differences")
+    both = jax.jit(lambda key: [each(params, inputs, targets, None, key) for each in (exact, moved)])
     for seed in range(2):
-        key = jax.random.key(seed)
-        found = fnn.value_and_grad(LEARNED, "mean_square_error", rule="finite_differences")(
-            params, inputs, targets, None, key
-        )
-        value, gradient = exact(params, inputs, targets, None, key)
+        (value, gradient), found = both(jax.random.key(seed))
         np.testing.assert_allclose(found[0], value, rtol=1e-14)
         assert relative_error(found[1], gradient) < 1e-8
     plain = fnn.multilayer((2, 3, 2), ("prelu", "prelu"))

@@ -118,7 +118,8 @@ def test_each_example_has_a_wrong_label_of_its_own():
     network = network_of(4)
     params, inputs, _, _ = numbers(network, examples=40)
     t = np.eye(4)[np.zeros(40, int)]
-    gradient = fnn.value_and_grad(network, LOSS, rule="forward_forward")(params, inputs, t, None, KEY)[1]
+    step = jax.jit(fnn.value_and_grad(network, LOSS, rule="forward_forward"))
+    gradient = step(params, inputs, t, None, KEY)[1]
     met = np.abs(np.asarray(gradient["first"]["weights"]["label"])).sum(axis=0)
     assert (met > 0).all()  # all three others were drawn in one batch
 

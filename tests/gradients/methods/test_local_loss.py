@@ -73,11 +73,11 @@ def test_each_layer_learns_by_its_own_head_alone(network, weights):
 
 SIGNALS = {
     "convolutions, the output a vector": fnn.graph(
-        inputs={"x": (6, 6, 1)},
+        inputs={"x": (6, 2)},
         layers=[
-            fnn.Layer("conv", 2, "tanh", (("x", "conv((3, 3))"),)),
-            fnn.Layer("pool", 2, "max_pool((2, 2))", (("conv", "identity"),), bias="none"),
-            fnn.Layer("norm", 2, "layer_norm", (("pool", "identity"),), bias="none"),
+            fnn.Layer("conv", 4, "tanh", (("x", "conv(3)"),)),
+            fnn.Layer("pool", 4, "max_pool(2)", (("conv", "identity"),), bias="none"),
+            fnn.Layer("norm", 4, "layer_norm", (("pool", "identity"),), bias="none"),
             fnn.Layer("output", 3, "softmax", (("norm", "full"),)),
         ],
     ),
@@ -96,7 +96,7 @@ def test_heads_read_the_whole_signal_or_each_position_as_the_outputs_are(name):
     network = SIGNALS[name]
     params, x, t = signal_problem(network, LOSS, examples=3)
     params, whole = with_heads(network, params), "vector" in name
-    reads = {"conv": 72, "norm": 18} if whole else {"conv": 4}  # a pool has nothing to learn
+    reads = {"conv": 24, "norm": 12} if whole else {"conv": 4}  # a pool has nothing to learn
     assert {layer: own["feedback"]["head"].shape for layer, own in params.items() if "feedback" in own} == {
         layer: (3, count) for layer, count in reads.items()
     }
