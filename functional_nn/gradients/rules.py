@@ -297,9 +297,12 @@ def without_feedback(params: Params) -> Params:
     return {layer: {name: x for name, x in own.items() if name != "feedback"} for layer, own in params.items()}
 
 
-def feedback_weights(network: Network, rule: Given, params: Params) -> dict[str, dict[str, Array]]:
+def feedback_weights(
+    network: Network, rule: Given, params: Params, key: Array | None = None
+) -> dict[str, dict[str, Array]]:
     """{layer: {source: B}}: what stands in the place of W on the way back, of connections that something is sent back
-    by; of direct feedback (S^M, R), from the outputs. Raises ValueError for a rule that puts nothing there.
+    by; of direct feedback (S^M, R), from the outputs. key: that of the update, of a rule that draws B anew at each. Raises
+    ValueError for a rule that puts nothing there, and for one that draws without key.
 
     >>> import jax, functional_nn as fnn
     >>> network = fnn.multilayer((4, 3, 2), ("tanh", "softmax"))
@@ -309,17 +312,21 @@ def feedback_weights(network: Network, rule: Given, params: Params) -> dict[str,
     """
     rule = get(rule)
     found, shown = of_layers(rule, network) or {}, {}
+    stream = None if key is None else draws.of_key(key)
     for layer in network.layers:
         for source, by in layer.weighted:
             own = found.get(layer.name, exact)
             matrix = own.weights or own.direct
             if source not in params or matrix is None:
                 continue
+            if own.random and own.begin is None and stream is None:
+                raise ValueError(f"rule: {own.name} draws at every update; give key=jax.random.key(...)")
             w = params[layer.name]["weights"][source]
             x = jnp.zeros((1, *network.shapes[source]), w.dtype)
             errors = jnp.zeros((1, *network.net_shapes[network.output.name]), w.dtype)
             learned = params[layer.name].get("feedback", {}).get(source)
-            edge = Edge(layer, source, by, w, x, errors, learned, None)
+            drawn = None if stream is None else draws.inside(stream, layer.name, source)
+            edge = Edge(layer, source, by, w, x, errors, learned, drawn)
             shown.setdefault(layer.name, {})[source] = matrix(edge)
     if not shown:
         raise ValueError(f"rule: {said(rule)} puts nothing in the place of the weights")
