@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import functional_nn as fnn
-from functional_nn.lab.demonstrations import boundary, classifier
+from functional_nn.lab.demonstrations import classifier, plane
 from functional_nn.lab.demonstrations.classifier import Choice
 
 FIRST = Choice()
@@ -54,7 +54,7 @@ def test_the_field_is_what_the_network_gives():
     assert [each.shape for each in field.net_inputs] == [(3, 91, 91), (2, 91, 91)]
     np.testing.assert_allclose(field.net_inputs[1][:, 40, 7], trace.net_inputs["layer2"][0])
     weights, bias = now.params["layer1"]["weights"]["input"], now.params["layer1"]["bias"]
-    for x, y in zip(*boundary._lines(field.net_inputs[0][:1]).values(), strict=True):
+    for x, y in zip(*plane.lines(field.net_inputs[0][:1]).values(), strict=True):
         np.testing.assert_allclose(np.stack([x, y], axis=1) @ weights[0] + bias[0], 0, atol=1e-12)
 
 
