@@ -158,6 +158,8 @@ class _Page:
     # What is seen ----------------------------------------------------------------------------------------------------
 
     def show(self, found: Answer) -> None:
+        if found.training.choice != self.choice():
+            return  # of a network that is no longer there; the new one is on its way
         self.now, (outputs, net_inputs) = found
         choice, history = self.now.choice, self.now.history
         examples = classifier.data(choice.data)

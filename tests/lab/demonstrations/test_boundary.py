@@ -3,10 +3,12 @@
 import jax
 import numpy as np
 import pytest
+from bokeh.document import Document
 
 import functional_nn as fnn
-from functional_nn.lab.demonstrations import classifier, plane
+from functional_nn.lab.demonstrations import boundary, classifier, plane
 from functional_nn.lab.demonstrations.classifier import Choice
+from functional_nn.lab.demonstrations.page import Live
 
 FIRST = Choice()
 
@@ -91,6 +93,22 @@ def test_hidden_neurons(text, sizes):
 def test_rates_that_are_none(rate):
     with pytest.raises(ValueError, match="learning.rate"):
         classifier.check_rate(FIRST.optimizer, rate)
+
+
+def test_an_answer_of_a_network_that_is_no_longer_there(monkeypatch):
+    """It came after another was asked for: nothing goes on with it."""
+    asked = []
+    monkeypatch.setattr(Live, "ask", lambda self, question: asked.append(question))
+    page = boundary._Page(Document())
+    page.show(boundary.answer(asked[-1]))
+    page.ask(1)
+    page.new_weights()
+    count = len(asked)
+    page.show(boundary.answer(asked[-2]))
+    page.ask(1)
+    assert page.now is None and len(asked) == count
+    page.show(boundary.answer(asked[-1]))
+    assert page.now.choice.seed == 1
 
 
 # In a browser ---------------------------------------------------------------------------------------------------------
