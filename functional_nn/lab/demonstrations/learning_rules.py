@@ -162,7 +162,8 @@ class _Side:
     def show(self, choice: Choice, found: Training | str) -> None:
         self.plane.figure.visible, self.confusion.visible = choice.task != DIGITS, choice.task == DIGITS
         if isinstance(found, str):
-            self.text.refuse(found, _NOTHING)
+            if self.text.input.value == self.text.value:  # else what it says of the text that stands there stays
+                self.text.refuse(found, _NOTHING)
             self.plane.empty()
             for source in (self.cells, self.angles, self.ratios):
                 page.empty(source)
@@ -214,7 +215,7 @@ class _Page:
     """One session's models, and what their changes do."""
 
     def __init__(self, document: Document):
-        self.document, self.now, self.frames, self.seed, self.quiet = document, None, None, 0, False
+        self.document, self.now, self.frames, self.seed, self.turn = document, None, None, 0, 0
         self.status = Status()
         self.live = Live(document, answer, self.show, self.status)
         wide, first = {"sizing_mode": "stretch_width"}, Choice()
@@ -286,13 +287,13 @@ class _Page:
 
     def restart(self) -> None:
         """New networks, as the controls say."""
-        self.now = None
+        self.now, self.drawn, self.turn = None, True, self.turn + 1
         self.width.disabled = self.depth.value == "0"
         self.status.say("compiling both networks' programs ...")
         for side in self.sides:
             side.name_it()
             side.rates.settle()  # what one optimizer refuses another may take
-        self.live.ask(Question(self.choice, self.learners, None, 0))
+        self.live.ask(Question(self.choice, self.learners, None, 0, self.turn))
 
     @property
     def learners(self) -> tuple[Learner, Learner]:
@@ -330,16 +331,18 @@ class _Page:
 
     def ask(self, epochs: int) -> None:
         if self.now is not None:
-            self.live.ask(Question(self.now.choice, self.learners, self.now.sides, epochs))
+            self.live.ask(Question(self.now.question.choice, self.learners, self.now.sides, epochs, self.turn))
 
     # What is seen ----------------------------------------------------------------------------------------------------
 
     def show(self, found: Answer) -> None:
+        if found.question.turn != self.turn:
+            return  # of networks that are no longer there; the new ones are on their way
         self.now = found
         self.picture.data = {"number": [(*self.picture.data["number"], 0)[0] + 1]}
         losses, last = [], 1
         for side, curves, one in zip(self.sides, self.curves, found.sides, strict=True):
-            side.show(found.choice, one)
+            side.show(found.question.choice, one)
             if isinstance(one, str):
                 page.empty(curves)
                 continue
@@ -362,9 +365,10 @@ class _Page:
         if refused and not epochs:
             self.status.refuse(f"{'; '.join(refused)}; {_NOTHING}")
         elif not epochs:
-            sizes = " - ".join(map(str, two_networks.sizes(found.choice)))
+            choice = found.question.choice
+            sizes = " - ".join(map(str, two_networks.sizes(choice)))
             told = ", ".join(f"{name} by {short(learner.rule)}" for name, learner, _ in learning)
-            self.status.say(f"{found.choice.task}: {sizes} {found.choice.activation}; {told}. Press Train or Step.")
+            self.status.say(f"{choice.task}: {sizes} {choice.activation}; {told}. Press Train or Step.")
         else:
             told = "; ".join(f"{short(learner.rule)} {_result(one)}" for _, learner, one in learning)
             pauses = f" Train pauses after {_LONGEST}; Step goes on." if epochs >= _LONGEST else ""

@@ -87,25 +87,29 @@ class Training(NamedTuple):
 
 
 class Question(NamedTuple):
-    """now: what both had come to, for so many epochs more; None for new networks. Of one that was refused, why."""
+    """now: what both had come to, for so many epochs more; None for new networks. Of one that was refused, why.
+
+    turn: which pair of networks it is of, of all that a page has had.
+    """
 
     choice: Choice
     learners: tuple[Learner, Learner]
     now: tuple[Training | str, Training | str] | None
     epochs: int
+    turn: int = 0
 
 
 class Answer(NamedTuple):
     """Both further on; a rule that is refused for this network is answered with the reason, and the other goes on."""
 
-    choice: Choice
+    question: Question
     sides: tuple[Training | str, Training | str]
 
 
 def answer(question: Question) -> Answer:
     """Both networks further on."""
     before = question.now or (None, None)
-    return Answer(question.choice, tuple(_side(question, *own) for own in zip(question.learners, before, strict=True)))
+    return Answer(question, tuple(_side(question, *own) for own in zip(question.learners, before, strict=True)))
 
 
 def _side(question: Question, learner: Learner, now: Training | str | None) -> Training | str:

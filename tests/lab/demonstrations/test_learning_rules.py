@@ -181,6 +181,26 @@ def test_the_choice_and_the_box_name_the_same_rule(monkeypatch):
     assert side.text.refused and len(asked) == count and page.learners[1].rule == "rounded(3)"
 
 
+def test_an_answer_of_networks_that_are_no_longer_there(monkeypatch):
+    """It came after others were asked for: nothing goes on with it. Nor does a text that is no rule lose its reason."""
+    asked = []
+    monkeypatch.setattr(Live, "ask", lambda self, question: asked.append(question))
+    page = learning_rules._Page(Document())
+    page.width.value = "4"
+    page.sides[1].text.input.value = "perceptron"
+    page.show(two_networks.answer(asked[-1]))
+    assert page.now is not None and "leave out the hidden ones" in page.sides[1].text.why.text
+    page.ask(1)
+    page.task.value = "XOR"
+    count = len(asked)
+    page.show(two_networks.answer(asked[-2]))
+    page.ask(1)
+    assert page.now is None and len(asked) == count
+    page.sides[1].text.input.value = "noizy"
+    page.show(two_networks.answer(asked[-1]))
+    assert page.now.question.choice.task == "XOR" and "did you mean" in page.sides[1].text.why.text
+
+
 # In a browser ---------------------------------------------------------------------------------------------------------
 
 
