@@ -5,8 +5,20 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from bokeh.document import Document
 from bokeh.layouts import column, row
-from bokeh.models import Button, CustomJS, FixedTicker, Legend, LegendItem, Range1d, Select, Span, Toggle
+from bokeh.models import (
+    Button,
+    ColumnDataSource,
+    CustomJS,
+    FixedTicker,
+    Legend,
+    LegendItem,
+    Range1d,
+    Select,
+    Span,
+    Toggle,
+)
 from bokeh.palettes import interp_palette
+from bokeh.plotting import figure
 from markupsafe import Markup
 
 from functional_nn.gradients import rules
@@ -100,32 +112,40 @@ class _Side:
         self.ratios = page.source(f"ratios-{number}", "x", *map(str, range(len(_COLORS))))
         self.angle = page.plot(f"Angle to the exact gradient by layer against epochs, {where}", tools="save",
                                height=190, toolbar_location=None, x_range=Range1d(0, 1), y_range=Range1d(-6, 180),
-                               min_width=170, name=f"angle-{number}")  # fmt: skip
+                               min_width=160, name=f"angle-{number}")  # fmt: skip
         self.angle.xaxis.axis_label, self.angle.yaxis.axis_label = "epoch", "angle by layer, °"
         self.angle.yaxis.ticker = FixedTicker(ticks=[0, 45, 90, 135, 180])
         self.angle.add_layout(Span(location=90, dimension="width", line_color=page.GREY, line_width=1))
         self.ratio = page.log_plot(f"Norm beside the exact gradient's by layer against epochs, {where}", "epoch",
                                    "ratio of norms", tools="save", height=190, toolbar_location=None,
-                                   min_width=170, name=f"ratio-{number}")  # fmt: skip
+                                   min_width=190, name=f"ratio-{number}")  # fmt: skip
         self.ratio.yaxis.ticker = FixedTicker(ticks=[10.0**k for k in range(-16, 17)], num_minor_ticks=0)
-        self.legends = [self.draw(self.angle, self.angles), self.draw(self.ratio, self.ratios)]
-        self.readout = page.words(name=f"readout-{number}", min_width=205)
+        self.ends = {plotted: self.draw(plotted, curves)
+                     for plotted, curves in ((self.angle, self.angles), (self.ratio, self.ratios))}  # fmt: skip
+        self.legend = self.name_layers()
+        self.readout = page.words(name=f"readout-{number}", min_width=205, max_width=205)
         boxes = row(self.choice, self.rate.model, stylesheets=[page.wraps()], **wide)
         self.model = column(page.key(key), boxes, self.text.model, self.plane.figure, self.confusion, min_width=230,
                             **wide)  # fmt: skip
         aligned = row(self.angle, self.ratio, self.readout, stylesheets=[page.wraps()], **wide)
         self.alignment = column(page.key(key), aligned, min_width=230, **wide)
 
-    def draw(self, plotted, source) -> Legend:
-        """A curve for each layer, and the legend above them."""
-        items = []
+    def draw(self, plotted: figure, source: ColumnDataSource) -> ColumnDataSource:
+        """A curve for each layer, and a dot where each has come to, whose columns it gives back."""
         for i, (color, dash) in enumerate(zip(_COLORS, _DASHES, strict=True)):
-            line = plotted.line("x", str(i), source=source, color=color, line_dash=dash, line_width=2)
-            items.append(LegendItem(label=f"{i + 1}", renderers=[line]))
-        legend = Legend(items=items, orientation="horizontal", padding=0, margin=2, spacing=5, glyph_width=14,
-                        label_standoff=2, label_text_font_size="11px", border_line_color=None)  # fmt: skip
-        plotted.add_layout(legend, "above")
-        plotted.xaxis.ticker.desired_num_ticks = 4
+            plotted.line("x", str(i), source=source, color=color, line_dash=dash, line_width=2)
+        ends = page.source(f"{source.name}-ends", "x", "y", "color")
+        plotted.scatter("x", "y", source=ends, color="color", size=6)
+        plotted.xaxis.ticker.desired_num_ticks = 3
+        return ends
+
+    def name_layers(self) -> Legend:
+        """The legend of both, beside the second."""
+        lines = self.ratio.renderers[: len(_COLORS)]
+        items = [LegendItem(label=f"{i + 1}", renderers=[line]) for i, line in enumerate(lines)]
+        legend = Legend(items=items, padding=0, margin=4, spacing=0, glyph_width=18, label_standoff=3,
+                        label_text_font_size="11px", border_line_color=None)  # fmt: skip
+        self.ratio.add_layout(legend, "right")
         return legend
 
     def confusion_plot(self, alternative: str):
@@ -165,7 +185,7 @@ class _Side:
             if self.text.input.value == self.text.value:  # else what it says of the text that stands there stays
                 self.text.refuse(found, _NOTHING)
             self.plane.empty()
-            for source in (self.cells, self.angles, self.ratios):
+            for source in (self.cells, self.angles, self.ratios, *self.ends.values()):
                 page.empty(source)
             self.readout.text = ""
             return
@@ -177,14 +197,16 @@ class _Side:
             examples = classifier.data(choice.task)
             self.plane.show(examples.inputs[0], examples.targets[0, :, 0], found.seen)
         measured, layers = found.measured, found.measured.angles.shape[1]
-        blank = np.full(len(measured.epochs), np.nan)
-        columns = lambda values: {str(i): values[:, i] if i < layers else blank for i in range(len(_COLORS))}  # noqa: E731
-        self.angles.data = {"x": measured.epochs, **columns(measured.angles)}
         positive = np.where(measured.ratios > 0, measured.ratios, np.nan)
-        self.ratios.data = {"x": measured.epochs, **columns(positive)}
-        for legend in self.legends:
-            for i, item in enumerate(legend.items):
-                item.visible = i < layers
+        pairs = ((self.angle, self.angles, measured.angles), (self.ratio, self.ratios, positive))
+        blank = np.full(len(measured.epochs), np.nan)
+        for plotted, curves, values in pairs:
+            each = [values[:, i] if i < layers else blank for i in range(len(_COLORS))]
+            curves.data = {"x": measured.epochs, **{str(i): own for i, own in enumerate(each)}}
+            self.ends[plotted].data = {"x": np.repeat(measured.epochs[-1:], layers), "y": values[-1],
+                                       "color": _COLORS[:layers]}  # fmt: skip
+        for i, item in enumerate(self.legend.items):
+            item.visible = i < layers
         last = max(1, int(measured.epochs[-1]))
         self.angle.x_range.end = last
         page.scale_log(self.ratio, 0, last, [np.array([0.2, 5.0]), *positive.T])
