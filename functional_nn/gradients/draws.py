@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+
 class Stream(NamedTuple):
     """Two words, uint32 scalars, of which everything in the stream is made."""
 

@@ -301,8 +301,8 @@ def feedback_weights(
     network: Network, rule: Given, params: Params, key: Array | None = None
 ) -> dict[str, dict[str, Array]]:
     """{layer: {source: B}}: what stands in the place of W on the way back, of connections that something is sent back
-    by; of direct feedback (S^M, R), from the outputs. key: that of the update, of a rule that draws B anew at each. Raises
-    ValueError for a rule that puts nothing there, and for one that draws without key.
+    by; of direct feedback (S^M, R), from the outputs. key: that of the update, of a rule that draws B anew at each.
+    Raises ValueError for a rule that puts nothing there, and for one that draws without key.
 
     >>> import jax, functional_nn as fnn
     >>> network = fnn.multilayer((4, 3, 2), ("tanh", "softmax"))

@@ -800,4 +800,4 @@ def test_every_quantity_says_what_it_takes():
         assert function.__doc__ and function.__name__ == name
         parameters = list(inspect.signature(function).parameters)
         assert parameters[:5] == ["network", "loss", "params", "inputs", "targets"]
-        assert parameters[-3:] == ["weights", "block", "budget"]
+        assert parameters[-5:] == ["weights", "block", "budget", "rule", "rule_key"]

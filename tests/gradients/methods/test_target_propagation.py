@@ -127,7 +127,7 @@ def test_noise_is_drawn_anew_for_every_update_and_every_layer():
         (
             fnn.graph(inputs={"p": 3}, layers=[
                 fnn.Layer("one", 4, "tanh", ("p",)), fnn.Layer("two", 2, "softmax", ("one", "p"))]),
-            "target_propagation inverts layer after layer.* layer 'two' reads 'one' by dense, 'p' by dense",
+            "target_propagation inverts layer after layer.* 'two' reads 'one' by dense, 'p' by dense",
         ),
         (fnn.multilayer((3, 4, 2), ("maxout", "softmax")), "neuron by neuron; layer 'layer1' has activation 'maxout"),
         (fnn.multilayer((3, 4, 2), ("prelu", "softmax")), "neuron by neuron; layer 'layer1' has activation 'prelu"),
@@ -136,7 +136,7 @@ def test_noise_is_drawn_anew_for_every_update_and_every_layer():
         (
             fnn.graph(inputs={"p": (4, 2)}, layers=[
                 fnn.Layer("one", 3, "tanh", ("p",)), fnn.Layer("two", 2, "softmax", (("one", "full"),))]),
-            "target_propagation inverts layer after layer.* layer 'one' reads 'p' by dense",
+            "target_propagation inverts layer after layer.* 'one' reads 'p' by dense",
         ),
     ],
 )  # fmt: skip
