@@ -329,9 +329,7 @@ def way_back(
         own = params[layer.name]
         learned = own.get("feedback", {}).get(source)
         signal = trace.activations[source]
-        return Edge(
-            layer, source, by, own["weights"][source], signal, errors, learned, drawn(layer.name, source)
-        )
+        return Edge(layer, source, by, own["weights"][source], signal, errors, learned, drawn(layer.name, source))
 
     return WayBack(of_layer, place, edge)
 

@@ -235,7 +235,14 @@ def compute(
     def measure(part_of: Examples):
         own_key = jax.random.fold_in(rule_key, part_of.number[0]) if drawing else None
         view = View(
-            network, loss, params, part_of, total, input_gradients="input_gradients" in asked, rule=rule, rule_key=own_key
+            network,
+            loss,
+            params,
+            part_of,
+            total,
+            input_gradients="input_gradients" in asked,
+            rule=rule,
+            rule_key=own_key,
         )
         measured = {name: rule.measure(view, **own[name]) for name, rule in asked.items()}
         rows = {name: value for name, value in measured.items() if not asked[name].adds}
@@ -451,8 +458,10 @@ def _aligned(sums, whole):
 
 def _products(exact, given) -> tuple[Array, Array, Array]:
     pairs = [(wide(x), wide(y)) for x, y in zip(jax.tree.leaves(exact), jax.tree.leaves(given), strict=True)]
-    return sum(jnp.sum(x * y) for x, y in pairs), sum(jnp.sum(x**2) for x, _ in pairs), sum(
-        jnp.sum(y**2) for _, y in pairs
+    return (
+        sum(jnp.sum(x * y) for x, y in pairs),
+        sum(jnp.sum(x**2) for x, _ in pairs),
+        sum(jnp.sum(y**2) for _, y in pairs),
     )
 
 

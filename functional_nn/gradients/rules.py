@@ -128,7 +128,9 @@ class Rule(Described):
         parts = ("weights", "direct", "carry", "alter", "rewrite", "learn")
         given = [name for name in parts if getattr(self, name) is not None]
         if len(given) > 1 and given[1] in parts[:3]:
-            raise ValueError(f"rule {self.name!r}: give one of weights, direct and carry, got {given[0]} and {given[1]}")
+            raise ValueError(
+                f"rule {self.name!r}: give one of weights, direct and carry, got {given[0]} and {given[1]}"
+            )
         if self.method is not None and given:
             raise ValueError(f"rule {self.name!r}: a method makes the whole gradient, so that {given[0]} has no place")
 

@@ -503,7 +503,9 @@ def dtype_of(params: Params) -> np.dtype:
     return jax.tree_util.tree_leaves(params)[0].dtype
 
 
-_LEARNED_BESIDE = re.compile(r"[^/]+/feedback(/|$)")  # by a learning rule, which knows its shapes; nothing forward reads it
+_LEARNED_BESIDE = re.compile(
+    r"[^/]+/feedback(/|$)"
+)  # by a learning rule, which knows its shapes; nothing forward reads it
 
 
 def check_params(network: Network, params: Params) -> None:

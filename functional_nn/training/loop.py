@@ -543,14 +543,16 @@ def suited(settings: Settings, examples: int, weighted: bool, epochs: int) -> Se
     return dataclasses.replace(settings, plan=plan)
 
 
-def along(gradient: Gradient, rule: rules.Given) -> Gradient:
-    """The gradient by that rule. Raises ValueError for one that is not by hand, which knows of no rules."""
+def along(gradient: Gradient, rule: rules.Given, again: bool = False) -> Gradient:
+    """The gradient by that rule; again: in the place of the one that it is by. Raises ValueError for one that is not by
+    hand, which knows of no rules.
+    """
     rule = rules.get(rule)
     if set(rules.every(rule)) == {rules.exact}:
         return gradient
     if isinstance(gradient, Clipped):
         return dataclasses.replace(gradient, rule=rule)
-    if gradient is not value_and_grad:
+    if gradient is not value_and_grad and not (again and isinstance(gradient, Along)):
         raise ValueError(
             f"rule: {rules.said(rule)} is a way back by hand; it goes with gradient='manual' or clipped(...), got "
             f"{next((name for name, known in GRADIENTS.items() if known == gradient), gradient)!r}"

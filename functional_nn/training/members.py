@@ -21,6 +21,9 @@ import numpy as np
 from jax import Array
 
 from functional_nn import optimizers, precision, registry
+from functional_nn.gradients import rules
+from functional_nn.gradients.backprop import Along
+from functional_nn.gradients.rules import ByLayer, Rule, begin, exact
 from functional_nn.networks import stored
 from functional_nn.networks.connections import Connection, Shape
 from functional_nn.networks.network import Network, Params, abstract_params
@@ -28,11 +31,11 @@ from functional_nn.networks.stored import Windows
 from functional_nn.optimizers import first_order, regularizers, second_order
 from functional_nn.optimizers.first_order import Optimizer
 from functional_nn.training import augmentation, keys
-from functional_nn.training.loop import GRADIENTS, prepared, settle, suited
+from functional_nn.training.loop import GRADIENTS, along, prepared, rule_of, settle, suited
 from functional_nn.training.minibatches import BatchPlan, batch, minibatch
 from functional_nn.training.program import Batch, Common, Settings
 
-OWN = ("seed", "batch_size", "initial_scale", "examples", "subset", "label_noise")
+OWN = ("seed", "batch_size", "initial_scale", "examples", "subset", "label_noise", "rule")
 
 
 @dataclass(frozen=True)
@@ -51,18 +54,23 @@ class Factory:
 class Maker:
     """One member's settings: make(values) with `values` those of a lane, traced or not.
 
-    common: what they are for all members. fixed: words and other hyperparameters that are compiled in.
+    common: what they are for all members. rule: where its constants are hyperparameters, what makes it of them. fixed:
+    words and other hyperparameters that are compiled in.
     """
 
     common: Common
     candidates: tuple[Factory, ...]
     regularizer: Factory
+    rule: Factory
     fixed: tuple[tuple[str, Any], ...]
 
     def __call__(self, values: Mapping[str, Any]) -> Settings:
         given = dict(self.fixed) | values["constants"]
         optimizer = _optimizer(self.candidates, given, values.get("choice"))
-        return self.common.settings(optimizer=optimizer, regularizer=self.regularizer(given), mask=values.get("mask"))
+        common = self.common
+        if not given.keys().isdisjoint(self.rule.names):
+            common = dataclasses.replace(common, gradient=along(common.gradient, self.rule(given), again=True))
+        return common.settings(optimizer=optimizer, regularizer=self.regularizer(given), mask=values.get("mask"))
 
 
 def _optimizer(candidates: Iterable[Factory], given: Mapping[str, Any], choice: Any) -> Optimizer:
@@ -98,7 +106,7 @@ class Group(NamedTuple):
         keys, scales = self.keys[places], self.scales[places]
         own = [self.networks[place] for place in places]
         if set(own) == {self.network}:
-            return _draw(self.network)(keys, scales)
+            return _draw(self.network, rule_of(self.make.common.gradient))(keys, scales)
         filled = jax.tree.map(lambda x: np.zeros((len(places), *x.shape), x.dtype), shapes(self.network))
         for network in dict.fromkeys(own):  # each is drawn for all, so that it compiles for one number of members
             at = np.flatnonzero([one == network for one in own])
@@ -162,6 +170,7 @@ def grouped(
     """
     makers = _candidates(optimizer)
     penalty = _factory("regularizer", regularizers, regularizer)
+    of_rule = _rules(settings.pop("rule"), columns)
     of_network = () if isinstance(network, Network) else _parameters("network", network)
     own = (*OWN, *(("optimizer",) if len(makers) > 1 else ()))
     if len(makers) > 1 and "optimizer" not in columns:
@@ -170,8 +179,10 @@ def grouped(
         )
     accepted = {"the population": own, "the network": of_network, "the regularizer": penalty.names}
     accepted["the optimizer"] = tuple(dict.fromkeys(name for maker in makers.values() for name in maker.names))
+    accepted["the rule"] = tuple(dict.fromkeys(name for maker in of_rule.values() for name in maker.names))
     for name in columns:
         takers = [taker for taker, names in accepted.items() if name in names]
+        takers = takers[:1] if name == "seed" else takers  # a member's is that of its rule, too
         if name == "optimizer" and not takers:
             raise ValueError(
                 "hyperparameters: for 'optimizer' to differ, give optimizer={name: ..., name: ...}, a race"
@@ -182,7 +193,8 @@ def grouped(
         if len(takers) > 1:
             raise ValueError(f"hyperparameters: {name!r} is taken by {' and by '.join(takers)}; rename one of them")
     for taker, make in (("network", network if of_network else None), ("regularizer", penalty.make),
-                        *(("optimizer", maker.make) for maker in makers.values())):  # fmt: skip
+                        *(("optimizer", maker.make) for maker in makers.values()),
+                        *(("rule", maker.make) for maker in of_rule.values())):  # fmt: skip
         missing = [name for name in _required(make) if name not in columns]
         if missing:
             raise ValueError(f"hyperparameters: the {taker} needs {missing[0]!r}, which is not among them")
@@ -196,6 +208,7 @@ def grouped(
     count = len(next(iter(columns.values())))
     compiled_in = {*of_network, *static, "batch_size", "examples"}
     compiled_in |= {name for name, column in columns.items() if column.dtype.kind in "Ub" and name != "optimizer"}
+    compiled_in |= _shaping(of_rule, columns)
     rows = [{name: column[i].item() for name, column in columns.items()} for i in range(count)]
     networks = _built(network, of_network, rows)
     compiled = _common(networks) if pad else networks
@@ -207,9 +220,10 @@ def grouped(
     own_keys, built = _keys(key, columns, count), []
     for (shape, *fixed), ids in members.items():
         first, given = rows[ids[0]], dict(fixed)
-        _check_made((*makers.values(), penalty), rows, ids)
+        rule = of_rule[str(first.get("rule", ""))]
+        _check_made((*makers.values(), penalty, rule), rows, ids)
         settled = settle(
-            shape, optimizer=_optimizer(makers.values(), first, _choice(first, makers)), regularizer=penalty(first),
+            shape, rule=rule(first), optimizer=_optimizer(makers.values(), first, _choice(first, makers)), regularizer=penalty(first),
             plan=_plan(plan, given), **settings,
         )  # fmt: skip
         training, held_out = prepared(settled, shapes(shape), *data, validation, *weights)
@@ -219,12 +233,14 @@ def grouped(
             raise ValueError(f"hyperparameters: label_noise of classes must be a share, 0 to 1, got {noise.max()}")
         settled = suited(settled, own_data.examples, training.weights is not None, epochs)
         augmentation.check_shapes(settled.augment, training.inputs, settled.plan.size or own_data.examples)
-        values = _traced(makers, penalty, columns, np.array(ids), compiled_in, rows)
+        values = _traced((*makers.values(), penalty, rule), columns, np.array(ids), compiled_in)
+        if len(makers) > 1:
+            values["choice"] = np.array([_choice(rows[i], makers) for i in ids], np.int32)
         if pad and any(networks[i] != shape for i in ids):
             _check_exact(settled)
             values["mask"] = _masks(shape, [networks[i] for i in ids])
         named = tuple((name, value) for name, value in fixed if name not in OWN)
-        maker = Maker(settled.common, tuple(makers.values()), penalty, named)
+        maker = Maker(settled.common, tuple(makers.values()), penalty, rule, named)
         scales = columns["initial_scale"][ids] if "initial_scale" in columns else np.ones(len(ids))
         scales = scales.astype(precision.default())
         built.append(
@@ -249,9 +265,9 @@ def _factory(kind: str, module: Any, given: Any) -> Factory:
             f"optimizer: populations train with first-order methods, got {given!r}; training.best_of and "
             "optimizers.restarts run many starts of a second-order one"
         )
-    if given is None or isinstance(given, Optimizer | regularizers.Regularizer):
-        return Factory(None, given)
-    if isinstance(given, str) and "(" in given:
+    if given is None or isinstance(given, Optimizer | regularizers.Regularizer | Rule | Mapping):
+        return Factory(None, module.get(given) if isinstance(given, Mapping) else given)
+    if isinstance(given, str) and ("(" in given or "{" in given):
         return Factory(None, module.get(given))
     make = module.factory(given) if isinstance(given, str) else given
     if not callable(make):
@@ -333,7 +349,8 @@ def _check_made(factories: Sequence[Factory], rows: list[dict], ids: list[int]) 
     """Makes all that a group is made of once, from concrete numbers, so that each of them is checked as one."""
     seen = set()
     for i in ids:
-        constants = {name: value for name, value in rows[i].items() if name not in OWN}
+        taken = {name for factory in factories for name in factory.names}
+        constants = {name: value for name, value in rows[i].items() if name not in OWN or name in taken}
         place = tuple(constants.items())
         if place not in seen:
             seen.add(place)
@@ -367,17 +384,42 @@ def _keys(key: Array, columns: dict[str, np.ndarray], count: int) -> Array:
     return jax.vmap(functools.partial(keys.member, key))(jnp.asarray(columns["seed"].astype(np.uint32)))
 
 
-def _traced(makers, penalty, columns, ids, compiled_in, rows) -> dict[str, Any]:
-    used = {name for factory in (*makers.values(), penalty) for name in factory.names} - compiled_in
+def _traced(factories: Iterable[Factory], columns, ids, compiled_in) -> dict[str, Any]:
+    used = {name for factory in factories for name in factory.names} - compiled_in
     constants = {}
     for name in columns:
         if name in used:
             column = columns[name][ids]
-            constants[name] = np.asarray(column, np.int32 if column.dtype.kind in "iu" else precision.default())
-    values = {"constants": constants}
-    if len(makers) > 1:
-        values["choice"] = np.array([_choice(rows[i], makers) for i in ids], np.int32)
-    return values
+            whole = np.uint32 if name == "seed" else np.int32
+            constants[name] = np.asarray(column, whole if column.dtype.kind in "iu" else precision.default())
+    return {"constants": constants}
+
+
+def _rules(rule: Any, columns: dict[str, np.ndarray]) -> dict[str, Factory]:
+    """What makes each of the rules that "rule" names, or the one of all members, under "". Raises as `rules.get`."""
+    if "rule" not in columns:
+        return {"": _factory("rule", rules, rule)}
+    if rule != "exact":
+        raise ValueError("hyperparameters: 'rule' is one of them, so that rule=... has no place beside it")
+    words = columns["rule"]
+    if words.dtype.kind != "U":
+        raise ValueError(f"hyperparameters: rule must be words such as 'feedback_alignment', got {words[0]!r}")
+    return {str(word): _factory("rule", rules, str(word)) for word in dict.fromkeys(words.tolist())}
+
+
+def _shaping(of_rule: dict[str, Factory], columns: dict[str, np.ndarray]) -> set[str]:
+    """Integers of a rule that cannot be traced, such as numbers of steps: tried out."""
+    found = set()
+    for factory in of_rule.values():
+        given = {name: columns[name][0] for name in factory.names if name in columns}
+        for name in given:
+            if given[name].dtype.kind in "iu":
+                others = {other: value.item() for other, value in given.items() if other != name}
+                try:
+                    jax.eval_shape(lambda x, n=name, o=others, f=factory: f(o | {n: x}) and None, given[name])
+                except (TypeError, ValueError):
+                    found.add(name)
+    return found
 
 
 # Initial parameters, padding ------------------------------------------------------------------------------------------
@@ -389,13 +431,15 @@ def shapes(network: Network) -> Params:
 
 
 @functools.lru_cache(maxsize=256)
-def _draw(network: Network) -> Callable:
-    """(keys, scales) -> initial parameters (M, ...), as `fit` draws them, their weights multiplied by the scale."""
+def _draw(network: Network, rule: Rule | ByLayer = exact) -> Callable:
+    """(keys, scales) -> initial parameters (M, ...), as `fit` draws them, their weights multiplied by the scale; and what
+    the rule learns beside them.
+    """
 
     def one(key, scale):
         params = network.init(keys.parameters(key))
         scaled = lambda acts, w: w * scale.astype(w.dtype) if acts else w  # noqa: E731
-        return jax.tree.map(scaled, regularizers.penalized(params), params)
+        return begin(rule, network, jax.tree.map(scaled, regularizers.penalized(params), params), keys.parameters(key))
 
     return jax.jit(jax.vmap(one))
 
@@ -459,17 +503,27 @@ def _is_corner(by: Connection, own: tuple[Shape, int], wide: tuple[Shape, int]) 
 
 
 def _check_exact(settings: Settings) -> None:
-    """Refuses what reads gradients before what is filled up is taken out of them."""
+    """Refuses what reads gradients before what is filled up is taken out of them, and rules that it would change."""
+    rule = rule_of(settings.gradient)
     reads = {"importance": settings.plan.importance is not None, "track": settings.track,
-             "gradient": settings.gradient not in GRADIENTS.values()}  # fmt: skip
+             "gradient": settings.gradient not in GRADIENTS.values() and not isinstance(settings.gradient, Along)}  # fmt: skip
     for name, given in reads.items():
         if given:
             raise ValueError(f"pad: {name} would see the units that fill a network up; train the widths with pad=False")
+    for own in rules.every(rule):
+        if not own.pads:
+            raise ValueError(
+                f"pad: what the rule {own.name} draws, or puts in the place of weights, is another in a wider network; "
+                "train the widths with pad=False"
+            )
 
 
 def unpadded(network: Network, params: Params) -> Params:
     """One member's parameters in its own network's shapes."""
-    return jax.tree.map(lambda x, like: x[tuple(map(slice, like.shape))], params, shapes(network))
+    own = jax.tree.map(
+        lambda x, like: x[tuple(map(slice, like.shape))], rules.without_feedback(params), shapes(network)
+    )
+    return {name: params[name] | x for name, x in own.items()}
 
 
 def _masks(common: Network, networks: list[Network]) -> Params:

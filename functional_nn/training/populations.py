@@ -22,6 +22,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from functional_nn import checks
+from functional_nn.gradients import rules
 from functional_nn.gradients.views import said_bytes
 from functional_nn.networks.network import Network
 from functional_nn.networks.stored import Windows
@@ -29,7 +30,7 @@ from functional_nn.registry import cached
 from functional_nn.training import checkpoints, keys, search
 from functional_nn.training.checkpoints import MADE_OF, Checkpoint, CheckpointError, Checkpoints
 from functional_nn.training.configuration import describe, describe_factory, fingerprint, made_of
-from functional_nn.training.loop import begun, filled, interruptible, stopped_by
+from functional_nn.training.loop import begun, filled, interruptible, rule_of, stopped_by
 from functional_nn.training.members import Group, Maker, grouped, shapes
 from functional_nn.training.minibatches import BatchPlan
 from functional_nn.training.program import (
@@ -81,6 +82,7 @@ def fit_population(
     regularizer: Any = None,
     stop: Any = (),
     gradient: Any = "manual",
+    rule: Any = "exact",
     correct: Callable | None = None,
     track: Any = (),
     augment: Any = (),
@@ -100,11 +102,14 @@ def fit_population(
     """Trains N members at once: `fit` for each row of `hyperparameters`, a dict of arrays (N,), `grid` or the like.
 
     data: (inputs, targets), or `fnn.windows(...)`, as in `fit`, as are validation, weights, class_weights, plan,
-    regularizer, stop, gradient, correct, track and augment.
+    regularizer, stop, gradient, rule, correct, track and augment.
     hyperparameters may name
       - what `optimizer` takes: it is a bare name ("adam"), a function (`lambda learning_rate: ...`), or {name: either}
         for a race, in which "optimizer" is a hyperparameter and numbers go to all methods that take them;
       - what `regularizer` takes, likewise ("l2" takes strength);
+      - "rule", words as `fit` takes them ("exact", "feedback_alignment", "noisy(0.1)"), and what these take where a word
+        is a bare name, or `rule` a function (`lambda sigma: rules.noisy(sigma)`); a member's seed is its rule's, too, so
+        that members of other seeds have other random matrices;
       - what `network` takes, where it is a function: `lambda width, depth: fnn.multilayer(...)`;
       - "seed" of the member; "batch_size" (0: all examples); "initial_scale", which multiplies the initial weights;
         "examples", how many of the training examples it sees, and "subset", which random ones; "label_noise", the share
@@ -158,7 +163,7 @@ def fit_population(
         raise TypeError(f"data: expected a pair (inputs, targets), got {given}")
     columns = search.normalized(hyperparameters)
     mesh = _mesh(mesh)
-    settings = {"loss": loss, "stop": stop, "gradient": gradient, "correct": correct, "track": track,
+    settings = {"loss": loss, "stop": stop, "gradient": gradient, "rule": rule, "correct": correct, "track": track,
                 "augment": augment}  # fmt: skip
     groups = grouped(
         network, optimizer, regularizer, columns, tuple(data), validation,
@@ -204,7 +209,8 @@ def _bytes(tree: Any) -> int:
 def lane_bytes(group: Group) -> tuple[int, int, int]:
     """What one member keeps, what an update goes through, and what an epoch takes, in bytes: estimates from shapes."""
     network, plan = group.network, group.make.common.plan
-    params = shapes(network)
+    rule = rule_of(group.make.common.gradient)
+    params = jax.eval_shape(lambda params: rules.begin(rule, network, params, jax.random.key(0)), shapes(network))
     run = jax.eval_shape(functools.partial(_start, group.make), _first_lane(group.values), params)
     item = np.dtype(jax.tree.leaves(params)[0].dtype).itemsize
     examples, own = group.data.examples, group.data.axes

@@ -233,17 +233,47 @@ class Population:
         """The groups put together, members in order; `unended`: the status of those that nothing ended."""
         count = len(next(iter(hyperparameters.values())))
         status, epochs = np.full(count, "", "U32"), np.zeros(count, np.int64)
-        first = parts[0].history
-        history = jax.tree.map(lambda x: np.zeros((len(x), count, *x.shape[2:]), x.dtype), first)
+        history = _blank([part.history for part in parts], count)
         for part in parts:
             ids, stop = part.group.ids, part.group.make.common.stop
             names = {COMPLETED: unended, DIVERGED: "diverged", OUTRANKED: "halved"}
             names |= {STOPPED + i: criterion.name for i, criterion in enumerate(stop)}
             status[ids] = [names[int(ended)] for ended in part.ended]
             epochs[ids] = part.epoch
-            for column, x in zip(jax.tree.leaves(history), jax.tree.leaves(part.history), strict=True):
-                column[:, ids] = x
+            _fill(history, part.history, ids)
         return cls(dict(hyperparameters), status, epochs, history, seconds, shuffle, key, tuple(parts))
+
+
+def _named(tree: Any) -> dict[Any, Any] | None:
+    """What stands in a dict or a NamedTuple by name; None for an array."""
+    return tree._asdict() if hasattr(tree, "_asdict") else tree if isinstance(tree, dict) else None
+
+
+def _blank(histories: list, count: int) -> Any:
+    """A history with room for what any of them has, (E, count, ...): what some have not, and where others are larger, is
+    nan there, or 0 of integers.
+    """
+    given = [each for each in histories if each is not None]
+    if not given or _named(given[0]) is None:
+        shape = tuple(map(max, zip(*(each.shape[2:] for each in given), strict=True)))
+        blank = np.nan if given and given[0].dtype.kind not in "biu" else 0
+        return np.full((len(given[0]), count, *shape), blank, given[0].dtype) if given else None
+    names = dict.fromkeys(name for each in given for name in _named(each))
+    found = {name: _blank([_named(each).get(name) for each in given], count) for name in names}
+    return type(given[0])(**found) if hasattr(given[0], "_asdict") else found
+
+
+def _fill(history: Any, of: Any, ids: np.ndarray) -> None:
+    """Writes a group's history into the members' columns, (E, ids, ...)."""
+    if of is None:
+        return
+    named = _named(of)
+    if named is None:
+        places = np.ix_(np.arange(len(of)), ids, *map(np.arange, of.shape[2:]))
+        history[places] = of
+        return
+    for name, own in named.items():
+        _fill(_named(history)[name], own, ids)
 
 
 def _apart(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -190,7 +190,9 @@ def evolution_strategy(population: int = 32, sigma: float = 0.02) -> Rule:
     """
     population = checks.integer("evolution_strategy", "population", population, 2)
     if population % 2:
-        raise ValueError(f"evolution_strategy: population must be even, each direction goes both ways, got {population}")
+        raise ValueError(
+            f"evolution_strategy: population must be even, each direction goes both ways, got {population}"
+        )
     sigma = _step("evolution_strategy", "sigma", sigma)
     name = _told("evolution_strategy", ("population", population, 32), ("sigma", sigma, 0.02))
     return _by_values("evolution_strategy", draws.normal, sigma, population // 2, True, name)
@@ -215,7 +217,9 @@ def node_perturbation(sigma: float = 1e-3, directions: int = 1) -> Rule:
         here = losses_of(trace)
 
         def along(stream):
-            v = {name: draws.normal(draws.inside(stream, name), n.shape, n.dtype) for name, n in trace.net_inputs.items()}
+            v = {
+                name: draws.normal(draws.inside(stream, name), n.shape, n.dtype) for name, n in trace.net_inputs.items()
+            }
             ahead = losses_of(_traced(asked, offsets={name: x * jnp.asarray(sigma, x.dtype) for name, x in v.items()}))
             slope = (ahead - here) / jnp.asarray(sigma, here.dtype) * asked.share.astype(here.dtype)
             return {name: factors.over_rows(x, slope) for name, x in v.items()}

@@ -75,9 +75,7 @@ def _method(threshold: Any, label: str) -> Callable[[Asked], Backpropagation]:
         }
         gradients = jax.tree.map(lambda *each: sum(each[1:], start=each[0]), *found.values())
         trace = traces["neutral"]
-        return Backpropagation(
-            loss_value(network, loss, trace, asked.targets, asked.weights), gradients, {}, {}, trace
-        )
+        return Backpropagation(loss_value(network, loss, trace, asked.targets, asked.weights), gradients, {}, {}, trace)
 
     return method
 
@@ -90,9 +88,7 @@ def _swept(asked: Asked, trace: Trace, sign: int, threshold: Any) -> Sweep:
     for layer in asked.network.layers:
         name = layer.name
         if layer is asked.network.output and sign == 0:
-            s[name], learned[name] = start(
-                asked.network, asked.loss, asked.params, trace, asked.targets, asked.weights
-            )
+            s[name], learned[name] = start(asked.network, asked.loss, asked.params, trace, asked.targets, asked.weights)
         elif layer is asked.network.output or sign == 0 or not layer.weighted:
             s[name], learned[name] = jnp.zeros_like(trace.net_inputs[name]), {}
         else:

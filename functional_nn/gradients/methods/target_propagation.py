@@ -93,7 +93,9 @@ def _method(rate: Any, noise: Any) -> Callable[[Asked], Backpropagation]:
                 moved = inverse(a[above.name] - per_example)[0] - inverse(a[above.name])[0]
                 away = factors.over_rows(-moved / step, asked.share)
                 drawn = draws.normal(draws.inside(stream, above.name), a[layer.name].shape, a[layer.name].dtype)
-                inverses[above.name] = _learned(asked, above, layer, a[layer.name] + jnp.asarray(noise, drawn.dtype) * drawn)
+                inverses[above.name] = _learned(
+                    asked, above, layer, a[layer.name] + jnp.asarray(noise, drawn.dtype) * drawn
+                )
             s[layer.name], learned[layer.name] = pullback(layer, params, trace, away)
         gradients = contract(network, params, trace, Sweep(s, learned, {}))
         for name, found in inverses.items():
