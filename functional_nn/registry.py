@@ -238,7 +238,7 @@ class Registry(Generic[Row]):
 
 def _arguments(text: str) -> tuple[list, dict]:
     positional, keywords = [], {}
-    for part in filter(None, map(str.strip, _split(text))):
+    for part in filter(None, map(str.strip, split(text))):
         key, equals, value = part.partition("=")
         if equals and key.strip().isidentifier():
             keywords[key.strip()] = _literal(value)
@@ -247,7 +247,7 @@ def _arguments(text: str) -> tuple[list, dict]:
     return positional, keywords
 
 
-def _split(text: str, at: str = ",") -> list[str]:
+def split(text: str, at: str = ",") -> list[str]:
     """The parts between commas that stand in no parentheses, braces or quotes: "1, f(2, 3)" has two."""
     parts, depth, quote = [""], 0, ""
     for character in text:
@@ -269,7 +269,7 @@ def _literal(text: str) -> bool | int | float | str | dict | tuple:
     if text.startswith("{"):
         return mapping(text)
     if text.startswith("(") and text.endswith(")"):
-        return tuple(map(_literal, filter(None, map(str.strip, _split(text[1:-1])))))
+        return tuple(map(_literal, filter(None, map(str.strip, split(text[1:-1])))))
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
     for convert in (int, float):
@@ -283,8 +283,8 @@ def _literal(text: str) -> bool | int | float | str | dict | tuple:
 def mapping(text: str) -> dict[str, Any]:
     """What "{layer1: 0.1, others: {bias: 1, weights: 2}}" says."""
     found = {}
-    for part in _split(text[1:-1]) if text[1:-1].strip() else ():
-        name, *rest = _split(part, ":")
+    for part in split(text[1:-1]) if text[1:-1].strip() else ():
+        name, *rest = split(part, ":")
         name, value = _QUOTED.sub(r"\2", name.strip()), ":".join(rest)
         if not (name and value.strip()) or name in found or not text.endswith("}"):
             raise ValueError(f"expected {{name: value, ...}}, each name once, got {text}")

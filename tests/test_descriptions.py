@@ -18,6 +18,7 @@ from functional_nn.registry import made_by
 
 WAYS = {"copy": copy.copy, "deepcopy": copy.deepcopy, "pickle": lambda x: pickle.loads(pickle.dumps(x))}
 NETWORK = fnn.multilayer((1, 2), ("softmax",))
+CONSTANTS = {"noisy": "(0.1)", "rounded": "(4)", "dropped_back": "(0.2)", "clipped_back": "(1)"}
 ROWS = {
     "network": NETWORK,
     "graph": fnn.graph(inputs={"p": 2}, layers=[fnn.Layer("a", 2, "maxout(3)", "p", dropout=0.1)] + [
@@ -33,6 +34,8 @@ ROWS = {
     "line search": O.line_searches.get("strong_wolfe"),
     "plan": T.minibatch(3, last="weighted"),
     "clipped": T.clipped(1.0),
+    **{f"rule {name}": fnn.rules.get(f"{name}{CONSTANTS.get(name, '')}") for name in fnn.rules.names()},
+    "along": T.program.along(fnn.value_and_grad, "{layer1: noisy(0.1), others: surrogate}"),
 }  # fmt: skip
 
 

@@ -18,7 +18,7 @@ README = (ROOT / "README.md").read_text()
 TASKS = README[README.index("## Six tasks") : README.index("## Add your own")]
 OWN = {  # what the section on your own registers
     "arctan": fnn.activations.activation._registry, "log_cosh": fnn.losses._registry,
-    "sign_descent": fnn.optimizers.first_order._registry,
+    "sign_descent": fnn.optimizers.first_order._registry, "damped": fnn.rules._registry,
 }  # fmt: skip
 
 

@@ -139,7 +139,7 @@ class Asked(NamedTuple):
 
     @property
     def positions(self) -> Array | None:
-        """What each position of the outputs counts for in its example, (Q, *P), 1 on average; None where all do alike."""
+        """What each position of the outputs counts for in its example, (Q, *P), 1 on average; None if all do alike."""
         if self.weights is None or self.weights.ndim == 1:
             return None
         mean = jnp.mean(self.weights.reshape(len(self.weights), -1), axis=1)
@@ -350,8 +350,8 @@ def sweep(
     input_gradients: bool = False,
     way: WayBack | None = None,
 ) -> Sweep:
-    """The recursion, from s^M down to the inputs: each layer adds s W, or what its rule puts there, into the g of all it
-    reads.
+    """The recursion, from s^M down to the inputs: each layer adds s W, or what its rule puts there, into the g of all
+    it reads.
     """
     errors = []  # s^M, the first that is found
 

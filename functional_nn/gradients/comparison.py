@@ -28,7 +28,7 @@ import numpy as np
 from jax import Array
 
 from functional_nn import checks, precision
-from functional_nn.gradients import factors
+from functional_nn.gradients import factors, rules
 from functional_nn.gradients.backprop import Backpropagation, backpropagate, check_trainable, loss_value
 from functional_nn.gradients.roundings import displacements, unit_roundoff
 from functional_nn.networks import activations, connections, losses
@@ -38,7 +38,7 @@ from functional_nn.networks.losses import Loss
 from functional_nn.networks.network import Inputs, Network, Params, dtype_of, forward
 from functional_nn.registry import cached
 
-Verdict = Literal["agree", "differ", "inconclusive"]
+Verdict = Literal["agree", "differ", "inconclusive", "another rule"]
 _LAMBDA = 6.0
 _SAYS_LITTLE = 0.1  # a bound above this would pass gradients that are wrong by a tenth
 
@@ -129,11 +129,26 @@ class Cost:
 
 
 @_record
+class Angle:
+    """What a rule gives for one layer beside the exact gradient: degrees between the two and the ratio of their norms,
+    of the layer's parameters and of its sensitivities; nan where there are none.
+    """
+
+    name: str
+    degrees: float
+    ratio: float
+    sensitivity_degrees: float
+    sensitivity_ratio: float
+
+
+@_record
 class Agreement:
     """What `compare` found. Prints as a table; `to_csv` and `to_json` save it; a pytree of its numbers.
 
     verdict is by the gradient as a whole and each part of it; where is the first layer, counted from the output back,
-    at which the two part. convention is how much the gradient would change under another derivative at the kinks.
+    at which the two part. convention is how much the gradient would change under another derivative at the kinks. rule:
+    the learning rule that was compared, None for the exact one; where it gives something else, the verdict is "another
+    rule", which is no error, and angles say by layer how far it turns.
     """
 
     title: str
@@ -149,6 +164,8 @@ class Agreement:
     kinks: tuple[KinkAudit, ...]
     convention: float
     costs: tuple[Cost, ...]
+    rule: str | None = None
+    angles: tuple[Angle, ...] = ()
 
     def rows(self) -> list[dict[str, Any]]:
         """One plain dict a compared array: kind ("total", "parameter", "sensitivity") and `Difference`'s fields."""
@@ -179,6 +196,7 @@ def compare(
     targets: Array,
     *,
     manual: Callable[..., Backpropagation] = backpropagate,
+    rule: rules.Given = "exact",
     key: Array | None = None,
     directions: int = 8,
     second_opinions: bool = True,
@@ -191,8 +209,10 @@ def compare(
     be tried, `(network, loss, params, inputs, targets) -> Backpropagation`. It is called with what `Network.prepare`
     makes of the inputs, a dict also of a single one, {"input": (Q, R)} in a chain, in the parameters' dtype, and with
     `key=` where the network has dropout; of what it gives, `value`, `gradients` in the parameters' structure and
-    `sensitivities` {layer: (Q, *P, S)} are read. key, directions: for random directions, and for the neurons dropped by
-    layers with dropout, the same on both sides (a fixed key where not given). second_opinions: also the third opinion
+    `sensitivities` {layer: (Q, *P, S)} are read. rule: one of `fnn.rules`, to see how far what it gives is from the
+    gradient; it begins with what it learns where `params` do not hold it. key, directions: for random directions, for
+    what a random rule draws, and for the neurons dropped by layers with dropout, the same on both sides (a fixed key
+    where not given). second_opinions: also the third opinion
     and the Taylor test. costs: also trace, compile and run time, FLOPs and memory. jit: compare the compiled programs,
     which are kept for the next comparison of the same network and loss, or else operation by operation.
 
@@ -200,14 +220,21 @@ def compare(
     loss has no meaning for, and where `manual` gives arrays of other names or shapes; TypeError where it gives no
     Backpropagation.
     """
-    loss = losses.get(loss)
-    check_trainable(network)
+    loss, rule = losses.get(loss), rules.get(rule)
+    check_trainable(network, rule)
     loss.check_outputs(network.output.activation)
     inputs = network.prepare(params, inputs)
     targets = network.prepare_targets(inputs, targets, loss, dtype_of(params))
     loss.check_targets(targets)
 
-    drop_key = (jax.random.key(0) if key is None else key) if network.drops else None
+    own_key = jax.random.key(0) if key is None else key
+    drop_key = own_key if network.drops else None
+    other = set(rules.every(rule)) != {rules.exact}
+    if other:
+        if manual is not backpropagate:
+            raise ValueError("rule: it is that of our own backpropagate; give manual one that goes by it, and no rule")
+        params, second_opinions = rules.begin(rule, network, params, own_key), False
+        manual = _by_rule(rule, own_key if rules.is_random(rule) else drop_key)
     by_hand, automatically, objective = _callables(network, loss, manual, drop_key)
     found = _Examination(by_hand, automatically, (params, inputs, targets), _rounded(loss), key, jit)
     with jax.default_matmul_precision("highest"):
@@ -221,7 +248,7 @@ def compare(
             name: found.parts_at(lambda t, name=name: t["sensitivities"][name], last=through_time[name])
             for name in apart
         }
-        kinks, convention = _audit_kinks(network, loss, automatically, params, inputs, targets)
+        kinks, convention = ((), 0.0) if other else _audit_kinks(network, loss, automatically, params, inputs, targets)
         total = found.total(lambda tree: tree["parameters"])
         third = taylor = None
         if second_opinions:
@@ -240,10 +267,11 @@ def compare(
             measured = measure_costs(callables, params, inputs, targets)
     # Where F itself has overflowed, as after a divergence, there is no gradient to be right or wrong about.
     defined = bool(np.isfinite(np.asarray(found.automatic["value"]).astype(np.float64)))
+    verdict = _judge((total, *parameters, *sensitivities)) if defined else "inconclusive"
     return Agreement(
         title=f"{_describe(network)}, {loss.name} ({loss.reduction}), Q = {targets.shape[0]}",
         dtype=str(targets.dtype),
-        verdict=_judge((total, *parameters, *sensitivities)) if defined else "inconclusive",
+        verdict="another rule" if other and verdict == "differ" else verdict,
         where=_where(parameters, sensitivities, parted_at) if defined else None,
         total=total,
         parameters=parameters,
@@ -254,7 +282,42 @@ def compare(
         kinks=kinks,
         convention=convention,
         costs=measured,
+        rule=rules.said(rule) if other else None,
+        angles=_angles(network, found.manual, found.automatic) if other else (),
     )
+
+
+@functools.partial(cached, size=32)
+def _by_rule(rule: rules.Rule | rules.ByLayer, key: Array | None) -> Callable[..., Backpropagation]:
+    """`backpropagate` by that rule; where it has no sensitivities they are 0."""
+
+    def manual(network, loss, params, inputs, targets, **_):
+        result = backpropagate(network, loss, params, inputs, targets, None, key, rule=rule)
+        s = {name: result.sensitivities.get(name, jnp.zeros_like(n)) for name, n in result.trace.net_inputs.items()}
+        return result._replace(sensitivities=s)
+
+    return manual
+
+
+def _angles(network: Network, manual: dict[str, Any], automatic: dict[str, Any]) -> tuple[Angle, ...]:
+    def between(x, y) -> tuple[float, float]:
+        x, y = _flat(x), _flat(y)
+        sizes = np.linalg.norm(x), np.linalg.norm(y)
+        if not (sizes[0] > 0 and sizes[1] > 0):
+            return math.nan, math.nan
+        # by the two halves of a rhombus, which small angles do not lose
+        one, other = x / sizes[0], y / sizes[1]
+        angle = 2 * math.atan2(np.linalg.norm(one - other), np.linalg.norm(one + other))
+        return math.degrees(angle), float(sizes[0] / sizes[1])
+
+    found = []
+    for layer in network.layers:
+        of = lambda tree, name=layer.name: {  # noqa: E731
+            part: x for part, x in tree["parameters"][name].items() if part not in ("statistics", "feedback")
+        }
+        s = (tree["sensitivities"][layer.name] for tree in (manual, automatic))
+        found.append(Angle(layer.name, *between(of(manual), of(automatic)), *between(*s)))
+    return tuple(found)
 
 
 def monitor(network: Network, loss: Loss, inputs: Inputs, targets: Array) -> Callable[[Params], tuple[Difference, ...]]:
@@ -938,14 +1001,19 @@ def finite_or_none(value):
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def mark(row: dict[str, Any]) -> str:
-    """One word for a row of `Agreement.rows`: "ok", "DIFFERS", "undefined" for nan or infinity in both, or "vanishes"
-    for an array that is no larger than its rounding, so that its relative difference says nothing.
+def mark(row: dict[str, Any], rule: str | None = None) -> str:
+    """One word for a row of `Agreement.rows`: "ok", "DIFFERS", "another" where that is by another rule, "undefined" for
+    nan or infinity in both, or "vanishes" for an array that is no larger than its rounding, so that its relative
+    difference says nothing.
     """
     found = Difference(**{name: value for name, value in row.items() if name != "kind"})
     if not found.agrees:
-        return "DIFFERS"
+        return "another" if rule else "DIFFERS"
     return "undefined" if found.undefined else "vanishes" if found.vanishes else "ok"
+
+
+def _degrees(degrees: float, ratio: float) -> str:
+    return "nothing to be turned" if math.isnan(degrees) else f"{degrees:.1f} degrees, {ratio:.3g} times as long"
 
 
 def _as_text(a: Agreement) -> str:
@@ -954,12 +1022,18 @@ def _as_text(a: Agreement) -> str:
     for row in a.rows():
         name = f"dF/dn {row['name']}" if row["kind"] == "sensitivity" else row["name"]
         numbers = [f"{row[column]:.2e}" for column in ("relative", "bound", "largest")]
-        rows.append((name, *numbers, f"{row['ulps']:.3g}", str(row["index"]), mark(row)))
+        rows.append((name, *numbers, f"{row['ulps']:.3g}", str(row["index"]), mark(row, a.rule)))
     widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
-    lines = [f"{a.title}, {a.dtype}: {a.verdict}"]
+    another = "" if a.rule is None else f" by {a.rule}" if a.verdict != "another rule" else f", not an error: {a.rule}"
+    lines = [f"{a.title}, {a.dtype}: {a.verdict}{another}"]
     for row in rows:
         cells = [row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:-1], widths[1:-1], strict=True))]
         lines.append("  ".join([*cells, row[-1]]).rstrip())
+    for angle in a.angles:
+        lines.append(
+            f"{angle.name}: {_degrees(angle.degrees, angle.ratio)} from its gradient; "
+            f"{_degrees(angle.sensitivity_degrees, angle.sensitivity_ratio)} from its sensitivities"
+        )
     if a.where:
         lines.append(f"first apart at {a.where}")
     if a.total.undefined:

@@ -192,10 +192,10 @@ def compute(
     reads them. weights (Q,): of the examples, in everything that sums over them; of positions (Q, *P). block: examples
     swept at once, None for all, fewer where signals would take more than 256 MiB, on a CPU 32; a larger batch goes in
     blocks, with the same answer, so that only results grow with Q. budget: bytes that a result may take. rule: one of
-    `fnn.rules`, by which the way back from the loss goes, so that s_q is what it gives; Jacobians and curvature stay exact,
-    and where a rule makes the whole gradient by itself (`gradients.methods`) all is exact but `alignment` and
-    `rule_noise`. rule_key: what a random rule draws from. options: those of the quantities asked for, such as max_norm=1.0,
-    each given to all that have it.
+    `fnn.rules`, by which the way back from the loss goes, so that s_q is what it gives; Jacobians and curvature stay
+    exact, and where a rule makes the whole gradient by itself (`gradients.methods`) all is exact but `alignment` and
+    `rule_noise`. rule_key: what a random rule draws from. options: those of the quantities asked for, such as
+    max_norm=1.0, each given to all that have it.
 
     >>> import jax, functional_nn as fnn
     >>> network = fnn.multilayer((3, 4, 2), ("tanh", "softmax"))
@@ -429,8 +429,8 @@ def variance(view):
 
 class Alignment(NamedTuple):
     """Of one layer: cosine of the angle between what a rule gives and the exact gradient of the layer's parameters, and
-    the ratio of their norms; the same of its sensitivities, over all examples. 0 where one of them is 0; None where there
-    are none: of a layer without parameters, and of a rule without sensitivities.
+    the ratio of their norms; the same of its sensitivities, over all examples. 0 where one of them is 0; None where
+    there are none: of a layer without parameters, and of a rule without sensitivities.
     """
 
     gradient_cosine: Array | None

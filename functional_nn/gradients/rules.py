@@ -1,33 +1,30 @@
 """Learning rules: what crosses a connection on the way back, as a parameter of the recursion.
 
-Letters: Q examples, S neurons of a layer, R of what it reads, s = dF/dn and g = dF/da as in `backprop`, W the weights of
-a connection, B what stands in their place on the way back, M the output layer. The rows, and who described them:
+Letters: Q examples, S neurons of a layer, R of what it reads, s = dF/dn and g = dF/da as in `backprop`, W the weights
+of a connection, B what stands in their place on the way back, M the output layer. The rows, and who described them:
 
-    exact             g = s W                                          what `jax.grad` gives
-    feedback_alignment g = s B, B random and fixed                     Lillicrap et al. 2016 (Nat. Commun. 7, 13276)
-    direct_feedback   g = s^M B, B random and fixed                    Nokland 2016 (arXiv 1609.01596), Eq. 7
-    sign_symmetric    g = s B, B of the signs of W                     Liao, Leibo and Poggio 2016 (1510.05067), Sec. 3
-    kolen_pollack     g = s B, B learned: dB = dW, and both decay      Akrout et al. 2019 (1904.05391), Eq. 16 and 17
-    weight_mirror     g = s B, B learned of noise that W lets through  the same, Eq. 7 and 8
-    noisy             s and noise
-    rounded           s in few bits
-    dropped_back      some of s
-    clipped_back      s_q no longer than a bound, in every layer
-    surrogate         s = g f~'(n), f~' in the place of a derivative   Zenke and Ganguli 2018 (1705.11146), Eq. 5
-                      that is 0 wherever there is one
+    exact               g = s W                                         what `jax.grad` gives
+    feedback_alignment  g = s B, B random and fixed                     Lillicrap et al. 2016 (Nat. Commun. 7, 13276)
+    direct_feedback     g = s^M B, B random and fixed                   Nokland 2016 (arXiv 1609.01596), Eq. 7
+    sign_symmetric      g = s B, B of the signs of W                    Liao, Leibo and Poggio 2016 (1510.05067), Sec. 3
+    kolen_pollack       g = s B, B learned: dB = dW, and both decay     Akrout et al. 2019 (1904.05391), Eq. 16 and 17
+    weight_mirror       g = s B, B learned of noise that W lets through the same, Eq. 7 and 8
+    noisy               s and noise
+    rounded             s in few bits                                   Gupta et al. 2015 (1502.02551)
+    dropped_back        some of s
+    clipped_back        s_q no longer than a bound, in every layer
+    surrogate           s = g f~'(n), f~' where f has no derivative     Zenke and Ganguli 2018 (1705.11146), Eq. 5
 
 A connection without weights (a residual, pooling) is crossed exactly by all of them. Rules that need no way back, or
 have one of their own, stand in `gradients.methods` and in the same list. Under {layer: rule} a rule is that of what is
 sent back *by* the layer named, and of its own s; "others" names the rest, which is exact where nothing is said.
 
-A rule of one's own is a few lines:
+A rule of one's own is a line; `register` a function that makes it, and it is known by its name:
 
 >>> import functional_nn as fnn
->>> @fnn.rules.register
-... def damped(factor=0.5):
-...     return fnn.Rule(f"damped({factor})", carry=lambda edge, s: factor * edge.back(s))
+>>> damped = fnn.Rule("damped", carry=lambda edge, s: 0.9 * edge.back(s))
 >>> network = fnn.multilayer((4, 3, 2), ("tanh", "softmax"))
->>> step = fnn.value_and_grad(network, "cross_entropy", rule="damped(0.9)")
+>>> gradient = fnn.value_and_grad(network, "cross_entropy", rule={"layer2": damped})
 """
 
 import dataclasses
@@ -99,14 +96,15 @@ class Rule(Described):
     carry(edge, s) -> g (Q, *P, R): what of s reaches the source; where no matrix says it. One of these three at most;
     alter(place, s) -> s: of every layer, before its own gradient is made of it and before it goes further back;
     rewrite(layer) -> Layer: the layer as the way back is to take it, its outputs the same;
-    begin(network, layer, stream, dtype) -> {source: array}: what is learned beside the layer's parameters, at the start;
+    begin(network, layer, stream, dtype) -> {name: array}: what is learned beside the layer's parameters, at the start;
     learn(place, gradients) -> gradients: of the layer, as they come out of the contraction, with those of what the rule
     learns under "feedback";
     check(network, layer): raises ValueError for a layer that the rule has no meaning for;
-    method(asked) -> backprop.Backpropagation: the whole gradient, of a rule that has no way back along the connections;
-    random: it draws at every update, so that a key is needed. pads: of a network filled up with zeros it makes the same.
-    has_derivatives: False where networks without derivative (hardlim) are what it trains.
+    method(asked) -> backprop.Backpropagation: the whole gradient, of a rule without a way back along the connections;
     check_targets(network, targets): raises ValueError for concrete targets that it cannot learn.
+
+    random: it draws at every update, so that a key is needed. pads: of a network filled up with zeros it makes the
+    same. has_derivatives: False where networks without derivative (hardlim) are what it trains.
     """
 
     name: str
@@ -401,9 +399,9 @@ def places_of(network: Network, source: str, owner: str) -> Literal["whole", "ea
 
 @register
 def direct_feedback(seed: int = 0, scale: float = 1.0) -> Rule:
-    """g = s^M B: each layer that is read through weights gets the output's sensitivity, by a matrix (S^M, R) of its own,
-    random and fixed as in `feedback_alignment`; nothing goes from layer to layer. Of a signal every position has its own
-    part of B where the outputs have no positions, and the same B where they have the same ones.
+    """g = s^M B: each layer that is read through weights gets the output's sensitivity, by a matrix (S^M, R) of its
+    own, random and fixed as in `feedback_alignment`; nothing goes from layer to layer. Of a signal every position has
+    its own part of B where the outputs have no positions, and the same B where they have the same ones.
 
     Nokland 2016, Eq. 7. Raises ValueError for a seed < 0, a scale <= 0, and a signal with other positions than the
     outputs': it has no meaning there.
@@ -418,7 +416,7 @@ def direct_feedback(seed: int = 0, scale: float = 1.0) -> Rule:
         return _scaled(_drawn(stream, (outputs, size), math.sqrt(2 / (outputs + size)), x.dtype), scale)
 
     def check(network: Network, layer: Layer) -> None:
-        for source, by in layer.weighted:
+        for source, _ in layer.weighted:
             if source not in network.tokens and source in {own.name for own in network.layers}:
                 places_of(network, source, "direct_feedback")
 
@@ -427,10 +425,11 @@ def direct_feedback(seed: int = 0, scale: float = 1.0) -> Rule:
 
 @register
 def sign_symmetric(magnitude: Literal["uniform", "random", "fixed"] = "uniform", seed: int = 0) -> Rule:
-    """g = s B, B of the signs that W has. magnitude: "uniform", all of the deviation of Glorot's weights (uSF); "random",
-    drawn anew for every batch (brSF); "fixed", drawn once (frSF): uniform between 0 and twice their mean.
+    """g = s B, B of the signs that W has. magnitude: "uniform", all of the deviation of Glorot's weights (uSF);
+    "random", drawn anew for every batch (brSF); "fixed", drawn once (frSF): uniform between 0 and twice their mean.
 
-    Liao, Leibo and Poggio 2016, Sec. 3; the three as Moskovitz et al. 2018 name them. Raises ValueError for other words.
+    Liao, Leibo and Poggio 2016, Sec. 3; the three as Moskovitz et al. 2018 name them. Raises ValueError for other
+    words.
     """
     checks.one_of("sign_symmetric", "magnitude", magnitude, ("uniform", "random", "fixed"))
     seed = _seed("sign_symmetric", seed)
@@ -528,9 +527,9 @@ def noisy(sigma: float) -> Rule:
 
 @register
 def rounded(bits: int, stochastic: bool = True) -> Rule:
-    """s in so many bits: 2^bits - 1 numbers, evenly from -m to m and 0 among them, m the layer's largest |s|; of one bit,
-    the two m and -m. stochastic: to one of the two that are nearest, so that on average nothing is changed; else to the
-    nearest, of one bit to the sign of s, times its mean size.
+    """s in so many bits: 2^bits - 1 numbers, evenly from -m to m and 0 among them, m the layer's largest |s|; of one
+    bit, the two m and -m. stochastic: to one of the two that are nearest, so that on average nothing is changed; else
+    to the nearest, of one bit to the sign of s, times its mean size.
 
     Gupta et al. 2015 (arXiv 1502.02551); Wen et al. 2017 (1705.07878), of one and a half bits. Raises ValueError for
     bits < 1 and above 24.
@@ -545,11 +544,10 @@ def rounded(bits: int, stochastic: bool = True) -> Rule:
     def alter(place: Place, s: Array) -> Array:
         return round_to_bits(s, bits, draws.uniform(place.stream, s.shape, s.dtype) if stochastic else None)
 
-    told = f"{bits}" if isinstance(bits, int) else "..."
-    return Rule(
-        f"rounded({told}{'' if stochastic else ', stochastic=false'})", alter=alter, random=stochastic,
-        pads=not stochastic,
-    )  # fmt: skip
+    name = f"rounded({bits if isinstance(bits, int) else '...'}{'' if stochastic else ', stochastic=false'})"
+    # the mean size, which one bit takes, is over neurons that fill a layer up, too
+    pads = not stochastic and isinstance(bits, int) and bits > 1
+    return Rule(name, alter=alter, random=stochastic, pads=pads)
 
 
 def round_to_bits(s: Array, bits: Any, between: Array | None) -> Array:
@@ -603,8 +601,8 @@ def clipped_back(norm: float) -> Rule:
 
 @register
 def surrogate(slope: float = 1.0) -> Rule:
-    """s = g h / (1 + slope |n|)^2 in layers whose activation has no derivative, h the height of its step: 1 of hardlim, 2
-    of hardlims. Layers that have one keep theirs. So networks of threshold neurons are trained.
+    """s = g h / (1 + slope |n|)^2 in layers whose activation has no derivative, h the height of its step: 1 of hardlim,
+    2 of hardlims. Layers that have one keep theirs. So networks of threshold neurons are trained.
 
     Zenke and Ganguli 2018, Eq. 5, where slope is beta. Raises ValueError for a slope <= 0.
     """

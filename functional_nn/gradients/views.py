@@ -134,8 +134,8 @@ class View:
         return view
 
     def by_rule(self, key: Array | None = None) -> tuple[Params, dict[str, Array]]:
-        """What the block adds to the gradient by the rule, and to its sensitivities dF/dn: of a rule that makes the whole
-        gradient by itself, too, {} where that has none. key: another draw of it.
+        """What the block adds to the gradient by the rule, and to its sensitivities dF/dn: of a rule that makes the
+        whole gradient by itself, too, {} where that has none. key: another draw of it.
         """
         if rules.method_of(self.rule) is None:
             view = self if key is None else copy.copy(self)

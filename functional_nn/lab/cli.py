@@ -71,7 +71,8 @@ def train(
     shuffle: Literal["each_epoch", "once", "never"] = "each_epoch",
     replacement: bool = False,
     gradient: Literal["manual", "automatic", "perceptron"] = "manual",
-    track: tuple[Literal["noise_scale", "signal_to_noise", "layer_statistics"], ...] = (),
+    rule: str = "exact",
+    track: tuple[Literal["noise_scale", "signal_to_noise", "layer_statistics", "alignment", "rule_noise"], ...] = (),
     dtype: Dtype = "float32",
     seed: int = _SEED,
     test_fraction: float = _TEST_FRACTION,
@@ -145,7 +146,15 @@ def train(
             wrong, or where weights come back to what they were, unless --stop says otherwise. The rule as it is
             printed is
             functional-nn train xor --hidden --gradient perceptron --optimizer "gd(1)" --batch-size 1
-        track: what history.csv has more columns for: gradient noise, signal to noise by layer, saturation and the like.
+        rule: what crosses connections on the way back, in the place of the weights: feedback_alignment,
+        direct_feedback,
+            "sign_symmetric(random)", kolen_pollack, weight_mirror, "noisy(0.1)", "rounded(4)", "dropped_back(0.5)",
+            "clipped_back(1)", surrogate (of hardlim layers); or with no way back at all: local_loss, forward_gradient,
+            node_perturbation, weight_perturbation, spsa, evolution_strategy, target_propagation, predictive_coding; by
+            layer, "{layer1: noisy(0.1), others: exact}".
+        track: what history.csv has more columns for: gradient noise, signal to noise by layer, saturation and the like;
+            alignment, the angle between what the rule gives and the exact gradient, which a rule is tracked by where
+            nothing else is named; rule_noise, bias and variance of a random one.
         dtype: of parameters and computation; float64 switches 64-bit mode on.
         seed: of the held-out part, and of parameters and batches, which are those that fit has of jax.random.key(SEED).
         test_fraction: held out, stratified by class; of a text or a series the end.
@@ -190,6 +199,7 @@ def sweep(
     regularizer: str | None = None,
     class_weights: str | None = None,
     optimizer: str = _OPTIMIZER,
+    rule: str = "exact",
     epochs: int = _EPOCHS,
     batch_size: int | None = _BATCH_SIZE,
     shuffle: Literal["shared", "independent"] = "shared",
@@ -230,12 +240,13 @@ def sweep(
               functional-nn sweep wine --random 64 learning_rate=log:1e-4:1e-1 width=8,16,32 activation=tanh,relu --pad
               functional-nn sweep iris --grid optimizer=adam,momentum learning_rate=0.01,0.1 --halving 3,9
 
-    What may be swept: the constants of the optimizer (learning_rate, ...) and of the regularizer (strength); seed,
-    batch_size, initial_scale, examples, subset, label_noise; width and depth of the hidden layers, or hidden, the
-    sizes of all of them (hidden=64,32-64,64-32); activation, initializer, dropout; and the optimizer itself. A
-    member is what train gives with the same settings and --seed, to rounding; one whose seed is swept has a key of
-    its own. Ctrl-C stops after the epochs under way and keeps them; the same command with --resume goes on. Where
-    all networks diverge, the exit status is 1.
+    What may be swept: the constants of the optimizer (learning_rate, ...), of the regularizer (strength) and of the
+    rule (sigma, ...); the rule itself (rule=exact,feedback_alignment,noisy(0.1)); seed, batch_size, initial_scale,
+    examples, subset, label_noise; width and depth of the hidden layers, or hidden, the sizes of all of them
+    (hidden=64,32-64,64-32); activation, initializer, dropout; and the optimizer itself. A member is what train gives
+    with the same settings and --seed, to rounding; one whose seed is swept has a key of its own. Ctrl-C stops after the
+    epochs under way and keeps them; the same command with --resume goes on. Where all networks diverge, the exit status
+    is 1.
 
     Several processes, also on several hosts, share the work; start each with its own number, the first host's name and
     a free port:
@@ -259,6 +270,7 @@ def sweep(
         regularizer: a bare name, whose constants are swept, such as l2 with strength; or with constants, "l2(1e-4)".
         class_weights: balanced, or NAME=WEIGHT,...; as for train.
         optimizer: a bare name, whose constants may be swept; or with constants, "momentum(0.1, 0.95)".
+        rule: what crosses connections on the way back, where it is not swept; as for train.
         epochs: passes over the training data.
         batch_size: examples an update, where it is not swept; 0 for all at once; as for train by default.
         shuffle: the same mini-batches for all members, the controlled comparison, or each member's own.
@@ -308,6 +320,7 @@ def compare(
     dtypes: tuple[Dtype, ...] = ("float64", "float32"),
     sizes: tuple[int, ...] = (5, 4, 3),
     batch: int = 8,
+    rule: str = "exact",
     seed: int = 0,
     out: Path | None = None,
 ) -> None:
@@ -315,6 +328,7 @@ def compare(
 
     Examples: functional-nn compare --activations tanh relu --losses cross_entropy hinge
               functional-nn compare runs/digits
+              functional-nn compare runs/digits --rule feedback_alignment
 
     Args:
         run: a run's folder; its network is compared on its data, with costs.
@@ -323,11 +337,14 @@ def compare(
         dtypes: to compute in.
         sizes: of the input and every layer.
         batch: examples.
+        rule: of a run, what another learning rule would give there: how far it turns from the gradient, by layer.
         seed: of parameters and data.
         out: a folder for agreement.csv, agreement.json and report.html.
     """
     if run is not None:
-        agrees = commands.compare_run(run, out)
+        agrees = commands.compare_run(run, out, rule)
+    elif rule != "exact":
+        raise ValueError(f"rule: {rule} is compared with the gradient of a run; give its folder")
     else:
         if "float64" in dtypes:
             _use("float64")

@@ -18,7 +18,6 @@ import numpy as np
 
 import functional_nn as fnn
 from functional_nn import checks, precision
-from functional_nn.gradients import rules
 from functional_nn.gradients.comparison import finite_or_none
 from functional_nn.lab import datasets, environment, events, pages, runs, texts
 from functional_nn.lab.datasets import Dataset
@@ -40,7 +39,7 @@ _NOT_OF_TEXT = {
     "augment": (), "window": None, "horizon": 1,
 }  # fmt: skip
 _CONTEXT = 64  # tokens of a text that are read at once
-_OF_TRAINING = ("regularizer", "gradient", "epochs", "shuffle", "replacement", "early_stopping")
+_OF_TRAINING = ("regularizer", "gradient", "rule", "epochs", "shuffle", "replacement", "early_stopping")
 _MONITORED = 256  # examples on which the two gradients are compared all through training
 _MONITORED_TOKENS = 1024  # of a text, likewise
 _JUDGED = 2000  # examples of which is asked whether one layer can tell them apart
@@ -67,7 +66,7 @@ def train(source: str, settings: dict[str, Any], out: Path, replace: bool, resum
         "optimizer": {"name": optimizer.name, **_plain(optimizer.constants)},
         **{name: settings[name] for name in _OF_TRAINING},
         "stop": list(settings["stop"]),
-        "track": list(settings["track"]),
+        "track": list(settings["track"] or _by_default(settings, network)),
         "label_smoothing": settings["label_smoothing"],
         "augment": list(settings["augment"]),
     }
@@ -85,7 +84,8 @@ def train(source: str, settings: dict[str, Any], out: Path, replace: bool, resum
         _events(settings["log_dir"]) as record,
         progress(f"training on {task.held_out.name}", epochs) as advance,
     ):
-        proved = not is_perceptron(settings)  # the rule is no derivative that another could be compared with
+        # of threshold neurons there is no derivative that another could be compared with
+        proved = all(layer.activation.pullback for layer in network.layers)
         monitor = fnn.comparison.monitor(network, loss, *task.watched) if proved else None
         watch = _Watch(monitor, epochs // 10, kept, resumed)
         watch(0, params)
@@ -101,8 +101,9 @@ def train(source: str, settings: dict[str, Any], out: Path, replace: bool, resum
             network, loss, optimizer, x, t, key=key, epochs=epochs, plan=plan, params=params,
             validation=held_out, weights=task.weights, class_weights=task.class_weights, regularizer=regularizer,
             stop=criteria(settings, restore=True), gradient=settings["gradient"],
-            correct=right_answers(task.held_out.task), track=settings["track"], augment=settings["augment"],
-            chunk=chunk, on_chunk=on_chunk, seconds=settings["seconds"], checkpoint=kept, resume=resumed,
+            rule=settings["rule"], correct=right_answers(task.held_out.task), track=config["track"],
+            augment=settings["augment"], chunk=chunk, on_chunk=on_chunk, seconds=settings["seconds"], checkpoint=kept,
+            resume=resumed,
         )  # fmt: skip
         watch(len(result.history.epoch), result.state.params, last=True)
         seconds = time.perf_counter() - began
@@ -119,7 +120,7 @@ def train(source: str, settings: dict[str, Any], out: Path, replace: bool, resum
     own = ", the end" if end else own if task.own_test else ""
     which = own + (", by which the epoch was chosen" if result.best is not None else "")
     print(f"held out ({len(held_out[0])} examples{which}): {said(summary['held out'])}")
-    if not proved:
+    if is_perceptron(settings):
         print(summary["separability"])
     if agreement is not None:
         total = agreement.total
@@ -142,7 +143,7 @@ def _write(
         agreement.to_json(folder / "agreement.json")
     summary = measures(config, network, loss, result.params, *task.validation)
     summary = {"status": result.status, "reason": result.reason, "seconds": round(seconds, 2), "held out": summary}
-    if not watched:
+    if is_perceptron(config):
         summary["separability"] = _separable(task)
     runs.save(folder, config | {"results": summary}, result.params)
     _write_history(folder / "history.csv", result.history)
@@ -226,8 +227,10 @@ def _events(folder: Path | None) -> Iterator[Callable[[fnn.training.History], No
         yield record
 
 
-def compare_run(folder: Path, out: Path | None) -> bool:
-    """Compares the gradients of a saved run on its training data; prints the whole record. True where they agree."""
+def compare_run(folder: Path, out: Path | None, rule: str = "exact") -> bool:
+    """Compares the gradients of a saved run on its training data, or what a rule gives with them; prints the whole
+    record. True where they agree, or are by another rule.
+    """
     _check_new(out)
     run = _open(folder)
     if _is_of_text(run):
@@ -238,7 +241,7 @@ def compare_run(folder: Path, out: Path | None) -> bool:
         dataset = _like(run, run.config["data"], None, labels)
         training, _ = datasets.split(dataset, test_fraction=run.config["test_fraction"], seed=run.config["seed"])
         x, t = _watched(*_arrays(run.config, run.loss, training, _read_by(run.network)))
-    agreement = fnn.compare(run.network, run.loss, run.params, x, t, costs=True)
+    agreement = fnn.compare(run.network, run.loss, run.params, x, t, rule=rule, costs=True)
     print(agreement)
     if out:
         out.mkdir(parents=True, exist_ok=True)
@@ -622,7 +625,13 @@ def criteria(settings: dict[str, Any], restore: bool) -> list[fnn.training.Crite
 
 def is_perceptron(settings: dict[str, Any]) -> bool:
     """Does the network learn by the perceptron rule? A sweep's do not."""
-    return settings.get("gradient") == "perceptron"
+    return "perceptron" in (settings.get("gradient"), settings.get("rule"))
+
+
+def _by_default(settings: dict[str, Any], network: fnn.Network) -> tuple[str, ...]:
+    """What is tracked where nothing is named: of a rule how far it turns from the gradient, where there is one."""
+    exact = settings["rule"] == "exact" or any(layer.activation.pullback is None for layer in network.layers)
+    return () if exact else ("alignment",)
 
 
 def _separable(task: Prepared) -> str:
@@ -684,8 +693,9 @@ def build_network(task: Prepared, settings: dict[str, Any]) -> fnn.Network:
     else:
         network = _chain(x.shape[1], t.shape[1], last, settings)
     loss.check_outputs(network.output.activation)
-    gradient = rules.perceptron if is_perceptron(settings) else fnn.value_and_grad
-    gradient(network, loss)  # refuses what cannot be trained, before any work is done
+    if settings.get("rule"):  # a sweep's members have each their own
+        rule = "perceptron" if is_perceptron(settings) else settings["rule"]
+        fnn.value_and_grad(network, loss, rule)  # refuses what cannot be trained, before any work is done
     return network
 
 

@@ -103,8 +103,15 @@ def start(loss: str, activation: str) -> Markup:
 
 
 def recursion(step: str) -> Markup:
-    """One of "forward", "start", "recursion", "contraction", as in `gradients.backprop`; or "perceptron"."""
+    """One of "forward", "start", "recursion", "contraction", as in `gradients.backprop`."""
     return _lines(RECURSION[step])
+
+
+def rule(name: str) -> Markup | None:
+    """What a learning rule puts in the place of a line of the recursion, or of the gradient; None of a user's own, and
+    of rules by layer.
+    """
+    return _lines(RULES.get(_bare(name)))
 
 
 def _reduction(loss: str) -> str:
@@ -136,8 +143,38 @@ RECURSION = {
         r"\frac{\partial F}{\partial W^{m,j}} = \sum_{q} s_q^m (a_q^j)^{T}",
         r"\frac{\partial F}{\partial b^m} = \sum_{q} s_q^m",
     ),
+}
+
+# Of the rules in `gradients`: B stands in the place of W, ξ is noise, v a random direction
+_ALONG_V = r"g \approx \frac{F(x + \sigma v) - F(x - \sigma v)}{2 \sigma} \, v"
+RULES = {
+    "feedback_alignment": (r"g^m = \sum_{l} (B^{l,m})^{T} s^{l}, \quad B \text{ random and fixed}",),
+    "direct_feedback": (r"g^m = \sum_{l} (B^{l,m})^{T} s^{M}, \quad B \text{ random and fixed}",),
+    "sign_symmetric": (r"g^m = \sum_{l} (B^{l,m})^{T} s^{l}, \quad B = |B| \, \mathrm{sign} \, W",),
+    "kolen_pollack": (
+        r"g^m = \sum_{l} (B^{l,m})^{T} s^{l}",
+        r"g_W = \sum_{q} s_q (a_q)^{T} + \lambda W, \quad g_B = \sum_{q} s_q (a_q)^{T} + \lambda B",
+    ),
+    "weight_mirror": (r"g^m = \sum_{l} (B^{l,m})^{T} s^{l}", r"g_B = B - \langle (W \xi) \, \xi^{T} \rangle"),
+    "noisy": (r"s^m = \dot{F}^m(n^m)^{T} g^m + \sigma \, \mathrm{rms}(s^m) \, \xi",),
+    "rounded": (r"s^m = \mathrm{round}(\dot{F}^m(n^m)^{T} g^m), \text{ to few bits}",),
+    "dropped_back": (r"s_i^m \rightarrow s_i^m / (1 - p) \text{ or } 0, \text{ with probability } p",),
+    "clipped_back": (r"s_q^m \rightarrow s_q^m \min(1, c / |s_q^m|)",),
+    "surrogate": (r"s^m = g^m \frac{h}{(1 + \beta |n^m|)^2}",),
+    "forward_gradient": (r"g \approx (\nabla F^{T} v) \, v",),
+    "weight_perturbation": (r"g \approx \frac{F(x + \sigma v) - F(x)}{\sigma} \, v",),
+    "spsa": (_ALONG_V, r"v_i = \pm 1"),
+    "evolution_strategy": (_ALONG_V,),
+    "node_perturbation": (r"s_q \approx \frac{F_q(n + \sigma v_q) - F_q(n)}{\sigma} \, v_q",),
+    "finite_differences": (r"g_i \approx \frac{F(x + h e_i) - F(x - h e_i)}{2 h}",),
+    "local_loss": (r"g^m = V^{T} \frac{\partial F(f^M(V a^m + c))}{\partial n}",),
+    "forward_forward": (r"F^m = \ln(1 + e^{\theta - G_+}) + \ln(1 + e^{G_- - \theta}), \quad G = \overline{(a^m)^2}",),
+    "target_propagation": (r"t^{m-1} = a^{m-1} + h^m(t^m) - h^m(a^m), \quad g^m = \frac{a^m - t^m}{\eta}",),
+    "predictive_coding": (r"E = F + \frac{\pi}{2} \sum_{m} |x^m - f^m(W x^{m-1})|^2, \quad g = \nabla_W \min_x E",),
     # of hardlims half of it
     "perceptron": (r"g_W = \sum_{q} (a_q - t_q) (a_q^{0})^{T}, \quad g_b = \sum_{q} (a_q - t_q)",),
+    "delta": (r"g_W = \sum_{q} (n_q - t_q) (a_q^{0})^{T}, \quad g_b = \sum_{q} (n_q - t_q)",),
+    "hebb": (r"g_W = - \sum_{q} t_q (a_q^{0})^{T}, \quad g_b = - \sum_{q} t_q",),
 }
 
 _SOFTMAX_MINUS_TARGET = (r"\frac{\partial F_q}{\partial n_i^M} = a_i \sum_{j} t_j - t_i",)

@@ -80,11 +80,17 @@ def trained(
     return report.render(
         f"functional_nn: {Path(config['data']).name}",
         f"A network {_layers(config)}, {config['loss']}, trained by {config['optimizer']['name']} with the "
-        f"{_ALONG[config['gradient']]} in {config['dtype']}.",
+        f"{_along(config)} in {config['dtype']}.",
         facts,
         parts,
         config,
     )
+
+
+def _along(config: dict[str, Any]) -> str:
+    """What was gone along, in words."""
+    rule = config.get("rule", "exact")  # which runs of older versions had not
+    return _ALONG[config["gradient"]] if rule == "exact" else f"learning rule {rule}"
 
 
 def _separable(summary: dict[str, Any]) -> str:
@@ -130,12 +136,14 @@ def compared(folder: Path, run: runs.Run, agreement: fnn.Agreement, examples: in
     """The page of a saved run's two gradients on so many of its examples."""
     total, config = agreement.total, run.config
     facts = [
-        (agreement.verdict, "hand-written gradient and jax.grad"),
+        (agreement.verdict, f"{agreement.rule or 'hand-written gradient'} and jax.grad"),
         (f"{total.relative:.1e}", "relative difference"),
         (f"{total.bound:.1e}", "bound, derived from rounding"),
     ]
     of_network = report.Equations("The equations", _of_network(config), equations.OF_LAYERS)
-    parts = [_agreement_table("Agreement", agreement), _costs_table(agreement), of_network]
+    parts = [
+        *_angles_table(agreement), _agreement_table("Agreement", agreement), _costs_table(agreement), of_network
+    ]  # fmt: skip
     return report.render(
         f"functional_nn: gradients of {folder.name}",
         f"A trained network {_layers(config)}, {config['loss']}, in {config['dtype']}, on {examples} of its training "
@@ -249,10 +257,29 @@ def _agreement_table(title: str, agreement: fnn.Agreement) -> report.Table:
     return report.Table(
         title,
         ("array", "verdict", "relative difference", "bound", "largest", "ulps", "at"),
-        [_agreement_row(row) for row in agreement.rows()],
+        [_agreement_row(row, agreement.rule) for row in agreement.rows()],
         "dF/dn rows are sensitivities, listed from the output back. largest is the largest difference of one "
         "element, at its place; ulps the most floating-point numbers between two elements. " + _opinions(agreement),
     )
+
+
+def _angles_table(agreement: fnn.Agreement) -> list[report.Table]:
+    """How far a rule turns from the gradient, by layer; nothing of the gradient itself."""
+    if not agreement.angles:
+        return []
+    rows = [
+        (angle.name, *(report.Quantity("-" if np.isnan(x) else f"{x:.4g}", x) for x in (
+            angle.degrees, angle.ratio, angle.sensitivity_degrees, angle.sensitivity_ratio)))
+        for angle in agreement.angles
+    ]  # fmt: skip
+    return [
+        report.Table(
+            f"What {agreement.rule} gives, beside the gradient",
+            ("layer", "degrees from the gradient", "times as long", "degrees from dF/dn", "times as long as that"),
+            rows,
+            "Below 90 degrees a small step along it lowers the loss. At 90 it does neither.",
+        )
+    ]
 
 
 def _costs_table(agreement: fnn.Agreement) -> report.Table:
@@ -303,8 +330,11 @@ def _of_network(config: dict[str, Any]) -> list[tuple[str, Any]]:
     rows = [(f"{name}, of {', '.join(at)}", equations.activation(name)) for name, at in places.items()]
     rows.append((f"The loss, {loss}", equations.loss(loss)))
     shown = [(words, formula) for words, formula in rows if formula]
-    if config.get("gradient") == "perceptron":
-        return [*shown, ("The perceptron rule, in the place of the gradient g", equations.recursion("perceptron"))]
+    rule = config["gradient"] if config.get("gradient") == "perceptron" else config.get("rule", "exact")
+    if rule != "exact" and equations.rule(rule):
+        shown.append((f"The rule {rule}, in the place of the exact gradient", equations.rule(rule)))
+    if rule == "perceptron":
+        return shown
     if any("connections" in layer for layer in layers):
         return shown
     return shown + _of_recursion(equations.start(loss, layers[-1]["activation"]))
@@ -362,15 +392,17 @@ def _agreement_figure(watched, dtype: str, unit: str):
     return plots.gradient_agreement(epochs, errors, bounds, float(jnp.finfo(dtype).eps) / 2, unit)
 
 
-def _agreement_row(row: dict[str, Any]) -> tuple[str | report.Quantity, ...]:
+def _agreement_row(row: dict[str, Any], rule: str | None) -> tuple[str | report.Quantity, ...]:
     name = f"dF/dn {row['name']}" if row["kind"] == "sensitivity" else row["name"]
     numbers = (report.Quantity(f"{row[column]:.1e}", row[column]) for column in ("relative", "bound", "largest"))
     ulps = report.Quantity(f"{row['ulps']:.3g}", row["ulps"])
-    return (name, fnn.comparison.mark(row), *numbers, ulps, str(row["index"]))
+    return (name, fnn.comparison.mark(row, rule), *numbers, ulps, str(row["index"]))
 
 
 def _opinions(a: fnn.Agreement) -> str:
     third, taylor = a.third_opinion, a.taylor
+    if third is None or taylor is None:
+        return f"By {a.rule}, which is another rule and no error." if a.rule else ""
     return (
         f"Third opinion, in float64 by {third.method}: {third.says} (manual {third.manual_error:.0e}, automatic "
         f"{third.automatic_error:.0e}). Taylor test: {taylor.says}, slope {taylor.slope:.2f} (2 is right, 1 wrong)."

@@ -106,7 +106,8 @@ def save_network(folder: str | Path, network: fnn.Network, params: dict, *, repl
         raise ValueError(
             "the network is not what its names stand for; register its own activations, connections and initializers"
         )
-    checks.same_shapes("params", checks.shapes(params), param_shapes(network), "the network's")
+    own = fnn.rules.without_feedback(params)  # what a rule has learned beside them is kept, too
+    checks.same_shapes("params", checks.shapes(own), param_shapes(network), "the network's")
     dtypes = sorted({str(leaf.dtype) for leaf in jax.tree.leaves(params)})
     if len(dtypes) != 1:
         raise ValueError(f"params: expected one dtype, got {', '.join(dtypes)}")
@@ -212,9 +213,14 @@ def _parameters(folder: Path, network: fnn.Network, dtype) -> dict:
                 if value.shape != leaf.shape:
                     raise ValueError(f"{path} expected shape {leaf.shape}, got {value.shape}")
                 found.append(jnp.asarray(value, dtype))
+            params = jax.tree.unflatten(jax.tree.structure(like), found)  # also of a layer that has no weights
+            for path in archive.files:  # what a learning rule has learned beside them
+                layer, *rest = path.split("/")
+                if layer in params and rest[:1] == ["feedback"]:
+                    params[layer].setdefault("feedback", {})["/".join(rest[1:])] = jnp.asarray(archive[path], dtype)
+            return params
     except Exception as error:  # zipfile and NumPy raise a dozen kinds for damaged files
         raise ValueError(f"{folder / PARAMETERS}: not this run's parameters ({error})") from None
-    return jax.tree.unflatten(jax.tree.structure(like), found)  # also of a layer that has no weights
 
 
 def encode(config: dict[str, Any], loss: fnn.Loss, dataset: Dataset) -> np.ndarray:

@@ -85,7 +85,7 @@ def grid_values(name: str, text: str) -> list:
     """
     if name == "hidden":
         values = _layers(name, text)
-    elif ":" in text:
+    elif _is_spaced(text):
         spacing, numbers = _spaced(name, text, 3, ":COUNT, as in log:1e-4:1e-1:12")
         low, high, count = numbers
         if not isinstance(count, int) or not 2 <= count <= _MOST:
@@ -118,7 +118,7 @@ def distribution(name: str, text: str) -> Any:
         if name == "hidden":
             values = _layers(name, text)
             return search.choice(values) if len(values) > 1 else values[0]
-        if ":" in text:
+        if _is_spaced(text):
             spacing, (low, high) = _spaced(name, text, 2, ", as in log:1e-4:1e-1")
             return _SPACED[spacing][name in _WHOLE](low, high)
         ends = _integer_range(name, text)
@@ -183,8 +183,12 @@ def _integer_range(name: str, text: str) -> tuple[int, int] | None:
     return low, high
 
 
+def _is_spaced(text: str) -> bool:
+    return ":" in re.sub(r"\{.*?\}", "", text)  # and not only in rules by layer
+
+
 def _listed(name: str, text: str) -> list[str]:
-    parts = [part.strip() for part in re.split(r",(?![^(]*\))", text)]  # commas in parentheses belong to a word
+    parts = [part.strip() for part in registry.split(text)]  # commas in parentheses belong to a word
     if not all(parts):
         raise ValueError(f"{name}={text}: expected values between the commas")
     return parts
@@ -243,6 +247,7 @@ def sweep(source: str, settings: dict[str, Any], out: Path, replace: bool, resum
     task = commands.prepare(source, settings)
     optimizer, varied = _optimizer(settings["optimizer"], columns)
     regularizer = _regularizer(settings["regularizer"], columns)
+    rule = "exact" if "rule" in columns else _bare("rule", settings["rule"], fnn.rules, columns)
     halving = _halving(settings["halving"], settings["keep"])
     epochs, budget = settings["epochs"], settings["budget"]
     chunk = max(1, epochs // _HEARD)
@@ -268,7 +273,7 @@ def sweep(source: str, settings: dict[str, Any], out: Path, replace: bool, resum
                     _networks(task, settings), task.loss, optimizer, varied, task.training,
                     key=jax.random.key(settings["seed"]), epochs=epochs, validation=task.validation,
                     weights=task.weights, class_weights=task.class_weights, plan=plan,
-                    regularizer=regularizer, stop=stop, correct=commands.right_answers(task.held_out.task),
+                    regularizer=regularizer, stop=stop, rule=rule, correct=commands.right_answers(task.held_out.task),
                     shuffle=settings["shuffle"], pad=settings["pad"], halving=halving, chunk=chunk,
                     block=settings["block"], budget=None if budget is None else budget * 2**20, mesh=mesh,
                     checkpoint=kept, resume=resumed, on_chunk=on_chunk, seconds=settings["seconds"],

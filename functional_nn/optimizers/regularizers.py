@@ -73,7 +73,9 @@ def _size(w: Array) -> Array:
 
 
 def penalized(params: Any, biases: bool = False) -> Any:
-    """Which arrays of the parameters a penalty acts on: Python booleans in their structure. Statistics are none, nor is what a learning rule learns beside them."""
+    """Which arrays of the parameters a penalty acts on: Python booleans in their structure. Statistics are none, nor is
+    what a learning rule learns beside them.
+    """
     leaves, structure = jax.tree_util.tree_flatten_with_path(params)
     paths = [tuple(map(_key, path)) for path, _ in leaves]
     # What holds "weights" with something below them is a layer, also one that is itself called "weights".

@@ -37,8 +37,8 @@ class Clipped:
         network = check_trainable(network, self.rule)
         if rules.method_of(self.rule) or rules.learns(self.rule):
             raise ValueError(
-                f"rule: {rules.said(self.rule)} does not come example by example, so that nothing can be clipped; of those "
-                "that change what crosses a connection, such as 'feedback_alignment', the gradient can"
+                f"rule: {rules.said(self.rule)} does not come example by example, so that nothing can be clipped; use "
+                "one that changes what crosses a connection, such as 'feedback_alignment'"
             )
 
         def value_outputs_and_gradients(

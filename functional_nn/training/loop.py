@@ -25,8 +25,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from functional_nn import checks, optimizers, registry
 from functional_nn.gradients import quantities, rules
-from functional_nn.gradients.backprop import Along, objective, value_and_grad, value_and_outputs
-from functional_nn.gradients.methods.one_layer import perceptron
+from functional_nn.gradients.backprop import Along, check_trainable, value_and_grad
 from functional_nn.networks import losses
 from functional_nn.networks.losses import Loss
 from functional_nn.networks.network import Inputs, Network, Params
@@ -39,11 +38,11 @@ from functional_nn.registry import cached
 from functional_nn.training import augmentation, keys, termination
 from functional_nn.training.augmentation import Augment
 from functional_nn.training.checkpoints import Checkpoint, CheckpointError, Checkpoints, check_config, restore
-from functional_nn.training.clipping import Clipped
 from functional_nn.training.configuration import describe
 from functional_nn.training.minibatches import BatchPlan, batch, minibatch
 from functional_nn.training.program import (
     DIVERGED,
+    GRADIENTS,
     STOPPED,
     Batch,
     Best,
@@ -52,8 +51,10 @@ from functional_nn.training.program import (
     History,
     Run,
     Settings,
+    along,
     prepare_batch,
     program,
+    rule_of,
     start,
     where,
 )
@@ -105,26 +106,6 @@ class Outcome(NamedTuple):
 
 
 _SHOWN = ("training_loss", "training_accuracy", "validation_loss", "validation_accuracy")
-
-
-def automatic(network: Network, loss: Loss) -> Callable[..., tuple[Array, Params]]:
-    """`jax.value_and_grad` of the objective: the other gradient, for comparisons."""
-    return jax.value_and_grad(objective(network, loss))
-
-
-def _automatic_with_outputs(network: Network, loss: Loss) -> Callable[..., tuple[Array, Array, Params]]:
-    differentiated = jax.value_and_grad(value_and_outputs(network, loss), has_aux=True)
-
-    def value_outputs_and_gradients(*data):
-        (value, outputs), gradients = differentiated(*data)
-        return value, outputs, gradients
-
-    return value_outputs_and_gradients
-
-
-automatic.with_outputs = _automatic_with_outputs
-
-GRADIENTS: dict[str, Gradient] = {"manual": value_and_grad, "automatic": automatic, "perceptron": Along(perceptron)}
 
 
 def fit(
@@ -471,7 +452,8 @@ def settle(
     if not isinstance(network, Network):
         raise TypeError(f"network: expected fnn.multilayer(...) or fnn.graph(...), got {type(network).__name__}")
     gradient = along(gradient, rule)
-    rules.of_layers(rule_of(gradient), network)
+    if gradient is value_and_grad or hasattr(gradient, "rule"):
+        check_trainable(network, rule_of(gradient))
     loss, optimizer = losses.get(loss), optimizers.get(optimizer)
     loss.check_classes(network.output.size)
     doubt = loss.doubt(network.output.activation.gives)
@@ -541,28 +523,6 @@ def suited(settings: Settings, examples: int, weighted: bool, epochs: int) -> Se
             "others in every update; use a method that takes mini-batches, such as 'adam'"
         )
     return dataclasses.replace(settings, plan=plan)
-
-
-def along(gradient: Gradient, rule: rules.Given, again: bool = False) -> Gradient:
-    """The gradient by that rule; again: in the place of the one that it is by. Raises ValueError for one that is not by
-    hand, which knows of no rules.
-    """
-    rule = rules.get(rule)
-    if set(rules.every(rule)) == {rules.exact}:
-        return gradient
-    if isinstance(gradient, Clipped):
-        return dataclasses.replace(gradient, rule=rule)
-    if gradient is not value_and_grad and not (again and isinstance(gradient, Along)):
-        raise ValueError(
-            f"rule: {rules.said(rule)} is a way back by hand; it goes with gradient='manual' or clipped(...), got "
-            f"{next((name for name, known in GRADIENTS.items() if known == gradient), gradient)!r}"
-        )
-    return Along(rule)
-
-
-def rule_of(gradient: Gradient) -> rules.Rule | rules.ByLayer:
-    """The rule by which a gradient is made."""
-    return getattr(gradient, "rule", rules.exact)
 
 
 def _check_rule(rule: rules.Rule | rules.ByLayer, settings: Settings, plan: BatchPlan) -> None:

@@ -31,9 +31,9 @@ from functional_nn.networks.stored import Windows
 from functional_nn.optimizers import first_order, regularizers, second_order
 from functional_nn.optimizers.first_order import Optimizer
 from functional_nn.training import augmentation, keys
-from functional_nn.training.loop import GRADIENTS, along, prepared, rule_of, settle, suited
+from functional_nn.training.loop import prepared, settle, suited
 from functional_nn.training.minibatches import BatchPlan, batch, minibatch
-from functional_nn.training.program import Batch, Common, Settings
+from functional_nn.training.program import GRADIENTS, Batch, Common, Settings, along, rule_of
 
 OWN = ("seed", "batch_size", "initial_scale", "examples", "subset", "label_noise", "rule")
 
@@ -106,7 +106,8 @@ class Group(NamedTuple):
         keys, scales = self.keys[places], self.scales[places]
         own = [self.networks[place] for place in places]
         if set(own) == {self.network}:
-            return _draw(self.network, rule_of(self.make.common.gradient))(keys, scales)
+            rule = rule_of(self.make.common.gradient)
+            return _draw(self.network, rule if rules.learns(rule) else exact)(keys, scales)
         filled = jax.tree.map(lambda x: np.zeros((len(places), *x.shape), x.dtype), shapes(self.network))
         for network in dict.fromkeys(own):  # each is drawn for all, so that it compiles for one number of members
             at = np.flatnonzero([one == network for one in own])
@@ -223,8 +224,8 @@ def grouped(
         rule = of_rule[str(first.get("rule", ""))]
         _check_made((*makers.values(), penalty, rule), rows, ids)
         settled = settle(
-            shape, rule=rule(first), optimizer=_optimizer(makers.values(), first, _choice(first, makers)), regularizer=penalty(first),
-            plan=_plan(plan, given), **settings,
+            shape, optimizer=_optimizer(makers.values(), first, _choice(first, makers)), regularizer=penalty(first),
+            rule=rule(first), plan=_plan(plan, given), **settings,
         )  # fmt: skip
         training, held_out = prepared(settled, shapes(shape), *data, validation, *weights)
         own_data = _data(training, given.get("examples"), columns, np.array(ids), key)
@@ -270,6 +271,8 @@ def _factory(kind: str, module: Any, given: Any) -> Factory:
     if isinstance(given, str) and ("(" in given or "{" in given):
         return Factory(None, module.get(given))
     make = module.factory(given) if isinstance(given, str) else given
+    if isinstance(given, str) and not inspect.signature(make).parameters:  # a row without constants
+        return Factory(None, module.get(given))
     if not callable(make):
         raise TypeError(f"{kind}: expected a name, an object or a function of hyperparameters, got {given!r}")
     return Factory(make, None, _parameters(kind, make))
@@ -403,7 +406,7 @@ def _rules(rule: Any, columns: dict[str, np.ndarray]) -> dict[str, Factory]:
         raise ValueError("hyperparameters: 'rule' is one of them, so that rule=... has no place beside it")
     words = columns["rule"]
     if words.dtype.kind != "U":
-        raise ValueError(f"hyperparameters: rule must be words such as 'feedback_alignment', got {words[0]!r}")
+        raise ValueError(f"hyperparameters: rule must be words such as 'feedback_alignment', got {words[0].item()!r}")
     return {str(word): _factory("rule", rules, str(word)) for word in dict.fromkeys(words.tolist())}
 
 
@@ -432,8 +435,8 @@ def shapes(network: Network) -> Params:
 
 @functools.lru_cache(maxsize=256)
 def _draw(network: Network, rule: Rule | ByLayer = exact) -> Callable:
-    """(keys, scales) -> initial parameters (M, ...), as `fit` draws them, their weights multiplied by the scale; and what
-    the rule learns beside them.
+    """(keys, scales) -> initial parameters (M, ...), as `fit` draws them, their weights multiplied by the scale; and
+    what the rule learns beside them.
     """
 
     def one(key, scale):
@@ -505,8 +508,8 @@ def _is_corner(by: Connection, own: tuple[Shape, int], wide: tuple[Shape, int]) 
 def _check_exact(settings: Settings) -> None:
     """Refuses what reads gradients before what is filled up is taken out of them, and rules that it would change."""
     rule = rule_of(settings.gradient)
-    reads = {"importance": settings.plan.importance is not None, "track": settings.track,
-             "gradient": settings.gradient not in GRADIENTS.values() and not isinstance(settings.gradient, Along)}  # fmt: skip
+    known = settings.gradient in GRADIENTS.values() or isinstance(settings.gradient, Along)
+    reads = {"importance": settings.plan.importance is not None, "track": settings.track, "gradient": not known}
     for name, given in reads.items():
         if given:
             raise ValueError(f"pad: {name} would see the units that fill a network up; train the widths with pad=False")

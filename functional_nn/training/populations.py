@@ -30,7 +30,7 @@ from functional_nn.registry import cached
 from functional_nn.training import checkpoints, keys, search
 from functional_nn.training.checkpoints import MADE_OF, Checkpoint, CheckpointError, Checkpoints
 from functional_nn.training.configuration import describe, describe_factory, fingerprint, made_of
-from functional_nn.training.loop import begun, filled, interruptible, rule_of, stopped_by
+from functional_nn.training.loop import begun, filled, interruptible, stopped_by
 from functional_nn.training.members import Group, Maker, grouped, shapes
 from functional_nn.training.minibatches import BatchPlan
 from functional_nn.training.program import (
@@ -42,6 +42,7 @@ from functional_nn.training.program import (
     copied_size,
     evaluation_block,
     lanes,
+    rule_of,
     start,
 )
 from functional_nn.training.results import OUTRANKED, Part, Population
@@ -107,9 +108,10 @@ def fit_population(
       - what `optimizer` takes: it is a bare name ("adam"), a function (`lambda learning_rate: ...`), or {name: either}
         for a race, in which "optimizer" is a hyperparameter and numbers go to all methods that take them;
       - what `regularizer` takes, likewise ("l2" takes strength);
-      - "rule", words as `fit` takes them ("exact", "feedback_alignment", "noisy(0.1)"), and what these take where a word
-        is a bare name, or `rule` a function (`lambda sigma: rules.noisy(sigma)`); a member's seed is its rule's, too, so
-        that members of other seeds have other random matrices;
+      - "rule", words as `fit` takes them ("exact", "feedback_alignment", "noisy(0.1)"), and what these take where a
+      word
+        is a bare name, or `rule` a function (`lambda sigma: rules.noisy(sigma)`); a member's seed is its rule's, too,
+        so that members of other seeds have other random matrices;
       - what `network` takes, where it is a function: `lambda width, depth: fnn.multilayer(...)`;
       - "seed" of the member; "batch_size" (0: all examples); "initial_scale", which multiplies the initial weights;
         "examples", how many of the training examples it sees, and "subset", which random ones; "label_noise", the share

@@ -5,6 +5,7 @@ metrics)`. `parts` are what an epoch of one run is made of; `program` strings th
 part vmapped, for lanes that all are in the same epoch. Divergence and stopping are data in what the program carries.
 """
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Mapping
@@ -19,7 +20,15 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from functional_nn import checks, optimizers, precision
 from functional_nn.gradients import quantities, rules
-from functional_nn.gradients.backprop import Along, example_losses, loss_value, value_and_grad
+from functional_nn.gradients.backprop import (
+    Along,
+    example_losses,
+    loss_value,
+    objective,
+    value_and_grad,
+    value_and_outputs,
+)
+from functional_nn.gradients.methods.one_layer import perceptron
 from functional_nn.gradients.views import BUDGET, Examples, in_blocks, said_bytes
 from functional_nn.networks import losses
 from functional_nn.networks.losses import Loss
@@ -42,6 +51,7 @@ from functional_nn.optimizers.wrappers import iterate, with_iterate, with_statis
 from functional_nn.precision import at_least_float32
 from functional_nn.training import keys
 from functional_nn.training.augmentation import Augmented, augmented
+from functional_nn.training.clipping import Clipped
 from functional_nn.training.minibatches import BatchPlan
 from functional_nn.training.problems import of_batch
 from functional_nn.training.termination import Criterion
@@ -177,6 +187,49 @@ def _in_common(settings: Common) -> dict[str, Any]:
     return {field.name: getattr(settings, field.name) for field in fields(Common)}
 
 
+def automatic(network: Network, loss: Loss) -> Callable[..., tuple[Array, Params]]:
+    """`jax.value_and_grad` of the objective: the other gradient, for comparisons."""
+    return jax.value_and_grad(objective(network, loss))
+
+
+def _automatic_with_outputs(network: Network, loss: Loss) -> Callable[..., tuple[Array, Array, Params]]:
+    differentiated = jax.value_and_grad(value_and_outputs(network, loss), has_aux=True)
+
+    def value_outputs_and_gradients(*data):
+        (value, outputs), gradients = differentiated(*data)
+        return value, outputs, gradients
+
+    return value_outputs_and_gradients
+
+
+automatic.with_outputs = _automatic_with_outputs
+
+# Those with names.
+GRADIENTS: dict[str, Gradient] = {"manual": value_and_grad, "automatic": automatic, "perceptron": Along(perceptron)}
+
+
+def along(gradient: Gradient, rule: rules.Given, again: bool = False) -> Gradient:
+    """The gradient by that rule; again: in the place of the one that it is by. Raises ValueError for one that is not by
+    hand, which knows of no rules.
+    """
+    rule = rules.get(rule)
+    if set(rules.every(rule)) == {rules.exact}:
+        return gradient
+    if isinstance(gradient, Clipped):
+        return dataclasses.replace(gradient, rule=rule)
+    if gradient is not value_and_grad and not (again and isinstance(gradient, Along)):
+        raise ValueError(
+            f"rule: {rules.said(rule)} is a way back by hand; it goes with gradient='manual' or clipped(...), got "
+            f"{next((name for name, known in GRADIENTS.items() if known == gradient), gradient)!r}"
+        )
+    return Along(rule)
+
+
+def rule_of(gradient: Gradient) -> rules.Rule | rules.ByLayer:
+    """The rule by which a gradient is made."""
+    return getattr(gradient, "rule", rules.exact)
+
+
 def train_step(
     network: Network,
     loss: Loss,
@@ -185,14 +238,15 @@ def train_step(
     correct: Correct | None = None,
     regularizer: Regularizer | None = None,
     mask: Any = None,
+    rule: rules.Given = "exact",
 ) -> Callable:
     """`(state, batch) -> (state, metrics)`, pure, to be compiled by whoever calls it. `correct` as in `fit`.
 
     The step takes a `training.Batch`, inputs by name. mask: booleans in the parameters' structure; where False, the
-    gradient is 0 and nothing moves. Raises ValueError where a network with dropout, or a gradient with noise, gets no
-    key.
+    gradient is 0 and nothing moves. rule: as in `fit`; what it learns is to be in the parameters (`rules.begin`).
+    Raises ValueError where a network with dropout, or a gradient with noise, gets no key.
     """
-    loss, optimizer = losses.get(loss), optimizers.get(optimizer)
+    loss, optimizer, gradient = losses.get(loss), optimizers.get(optimizer), along(gradient, rule)
     correct = correct or loss.correct
 
     def along_gradient() -> Callable:
@@ -727,10 +781,10 @@ def _measure(settings: Settings, training: Batch, params: Params, epoch: Array) 
     asked = tuple(name for name, function in track if function is None)
     found = {}
     if asked:
-        rule = getattr(settings.gradient, "rule", rules.exact)
+        rule = rule_of(settings.gradient)
         found = quantities.compute(
-            network, settings.loss, params, training.inputs, training.targets, asked, weights=training.weights, rule=rule,
-            rule_key=jax.random.fold_in(jax.random.key(0), epoch) if rules.is_random(rule) else None,
+            network, settings.loss, params, training.inputs, training.targets, asked, weights=training.weights,
+            rule=rule, rule_key=jax.random.fold_in(jax.random.key(0), epoch) if rules.is_random(rule) else None,
         )  # fmt: skip
     inputs = training.inputs if len(network.inputs) > 1 else training.inputs[network.inputs[0][0]]
     for name, function in track:

@@ -250,8 +250,8 @@ def _named(tree: Any) -> dict[Any, Any] | None:
 
 
 def _blank(histories: list, count: int) -> Any:
-    """A history with room for what any of them has, (E, count, ...): what some have not, and where others are larger, is
-    nan there, or 0 of integers.
+    """A history with room for what any of them has, (E, count, ...): what some have not, and where others are larger,
+    is nan there, or 0 of integers.
     """
     given = [each for each in histories if each is not None]
     if not given or _named(given[0]) is None:

@@ -16,7 +16,7 @@ import pytest
 from lab.test_cli import call, check_refused, table
 
 import functional_nn as fnn
-from functional_nn.lab import cli, commands, datasets, pages, runs
+from functional_nn.lab import cli, commands, datasets, equations, pages, runs
 from functional_nn.training import checkpoints
 
 QUICK = ("iris", "--hidden", 3, "--epochs", 4)
@@ -232,6 +232,66 @@ def test_the_perceptron_rule_learns_a_truth_table_or_says_that_none_can(tmp_path
     if name == "and":
         predicted = call("predict", tmp_path / "a", "and").out.split()
         assert predicted == ["class,output", "false,1.0", "false,1.0", "false,1.0", "true,1.0"]
+
+
+# Learning rules -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def ruled(tmp_path_factory):
+    """A run by a rule that learns something beside the parameters."""
+    folder = tmp_path_factory.mktemp("ruled") / "a"
+    return folder, call("train", *QUICK, "--hidden", 3, "--rule", "kolen_pollack", "--out", folder)
+
+
+def test_a_run_by_a_rule_shows_how_far_it_turns(ruled):
+    folder, said = ruled
+    assert said.code == 0 and "hand-written against jax.grad: agree" in said.out
+    assert runs.configuration(folder)["rule"] == "kolen_pollack"
+    with (folder / "history.csv").open() as file:
+        (*_, row) = csv.DictReader(file)
+    assert -1 <= float(row["alignment/layer1/gradient_cosine"]) <= 1
+    html = (folder / "report.html").read_text()
+    assert "learning rule kolen_pollack" in html and equations.rule("kolen_pollack") in html
+
+
+def test_what_a_rule_has_learned_is_saved_and_read_by_nothing_forward(ruled):
+    folder, _ = ruled
+    run = runs.load(folder)
+    assert run.params["layer2"]["feedback"]["layer1"].shape == run.params["layer2"]["weights"]["layer1"].shape
+    assert call("evaluate", folder, QUICK[0]).code == call("predict", folder, QUICK[0]).code == 0
+
+
+def test_another_rule_is_compared_at_a_run(ruled, tmp_path):
+    said = call("compare", ruled[0], "--rule", "sign_symmetric", "--out", tmp_path / "a")
+    assert said.code == 0 and "another rule, not an error: sign_symmetric(uniform)" in said.out
+    assert "degrees" in said.out and "DIFFERS" not in said.out
+    html = (tmp_path / "a" / "report.html").read_text()
+    assert "What sign_symmetric(uniform) gives, beside the gradient" in html
+    check_refused(call("compare", "--rule", "sign_symmetric"), "rule: sign_symmetric is compared with", "folder")
+
+
+@pytest.mark.parametrize(
+    ("words", "messages"),
+    [
+        (("--rule", "noisy(-1)"), ("noisy: sigma must be a finite number >= 0, got -1",)),
+        (("--rule", "rounded(0)"), ("rounded: bits must be an integer >= 1, got 0",)),
+        (("--rule", "{layer7: noisy(0.1)}"), ("rule: unknown layer 'layer7'", "layer1")),
+        (("--rule", "feedback"), ("unknown rule 'feedback'; did you mean",)),
+        (("--rule", "noisy(0.1)", "--gradient", "automatic"), ("rule: noisy(0.1) is a way back by hand",)),
+    ],
+)
+def test_rules_that_do_not_fit_are_refused(tmp_path, words, messages):
+    check_refused(call("train", *QUICK, *words, "--out", tmp_path / "a"), *messages)
+    assert not (tmp_path / "a").exists()
+
+
+def test_rules_are_swept(tmp_path):
+    words = ("--hidden", 3, "--grid", "rule=exact,{layer2: noisy(0.1)},dropped_back(0.2)", "--out", tmp_path / "a")
+    said = call("sweep", *QUICK, *words)
+    assert said.code == 0 and "3 completed" in said.out
+    with (tmp_path / "a" / "results.csv").open() as file:
+        assert [row["rule"] for row in csv.DictReader(file)] == ["exact", "{layer2: noisy(0.1)}", "dropped_back(0.2)"]
 
 
 def test_numbers_are_not_told_apart(tmp_path):

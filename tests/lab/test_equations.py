@@ -393,6 +393,7 @@ def test_softmax():
         (equations.loss, equations.LOSSES),
         (equations.activation, equations.ACTIVATIONS),
         (equations.recursion, equations.RECURSION),
+        (equations.rule, equations.RULES),
     ],
 )
 def test_all_is_well_formed_and_on_lines_of_its_own(kind, table):
@@ -400,6 +401,11 @@ def test_all_is_well_formed_and_on_lines_of_its_own(kind, table):
         lines = list(ElementTree.fromstring(f"<div>{kind(name)}</div>"))
         assert lines and all(line.get("display") == "block" for line in lines)
         assert all("".join(line.itertext()).strip() for line in lines) and "\\" not in kind(name)
+
+
+def test_every_rule_has_its_equation():
+    assert {*equations.RULES, "exact"} == set(fnn.rules.names()) and equations.rule("exact") is None
+    assert equations.rule("noisy(0.1)") == equations.rule("noisy") and equations.rule("{layer1: noisy(0.1)}") is None
 
 
 def test_names_with_constants_and_names_that_nobody_knows():

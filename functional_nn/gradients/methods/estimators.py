@@ -3,11 +3,11 @@
 Letters: P parameters in all, v a random direction as large as they are, of independent numbers with mean 0 and variance
 1, F' = grad F.v the derivative along it, N how many directions are averaged, c or sigma how far a step goes.
 
-    forward_gradient      F' v                                                Baydin et al. 2022 (arXiv 2202.08587), Alg. 1
-    weight_perturbation   (F(w + sigma v) - F(w)) / sigma  v                  Jabri and Flower 1992
-    spsa                  (F(w + c v) - F(w - c v)) / 2c  v, v of signs       Spall 1992
-    evolution_strategy    (F(w + sigma v) - F(w - sigma v)) / 2 sigma  v      Salimans et al. 2017 (1703.03864), Eq. 2
-    node_perturbation     of every example: (F_q(n + sigma v) - F_q) / sigma  v in the place of dF_q/dn
+    forward_gradient      F' v                                                Baydin et al. 2022 (arXiv 2202.08587),
+    Alg. 1 weight_perturbation   (F(w + sigma v) - F(w)) / sigma  v                  Jabri and Flower 1992 spsa
+    (F(w + c v) - F(w - c v)) / 2c  v, v of signs       Spall 1992 evolution_strategy    (F(w + sigma v) - F(w - sigma
+    v)) / 2 sigma  v      Salimans et al. 2017 (1703.03864), Eq. 2 node_perturbation     of every example: (F_q(n +
+    sigma v) - F_q) / sigma  v in the place of dF_q/dn
                                                                               Widrow and Lehr 1990; Werfel et al. 2005
     finite_differences    (F(w + h e_i) - F(w - h e_i)) / 2h, parameter by parameter
 
@@ -39,7 +39,8 @@ from functional_nn.gradients.backprop import (
 )
 from functional_nn.gradients.curvature import push_forward
 from functional_nn.gradients.rules import Rule
-from functional_nn.networks.network import Params, Trace, forward
+from functional_nn.networks import activations
+from functional_nn.networks.network import Layer, Network, Params, Trace, forward
 
 _AT_ONCE = 16  # directions that are gone at the same time
 
@@ -115,8 +116,8 @@ def _told(name: str, *given: tuple[str, Any, Any]) -> str:
 
 @rules.register
 def forward_gradient(directions: int = 1) -> Rule:
-    """The mean of (grad F.v) v over normal directions v: unbiased. grad F.v is one forward pass with its derivative along
-    v (`curvature.push_forward`), so that no trace has to be kept, and nothing goes back.
+    """The mean of (grad F.v) v over normal directions v: unbiased. grad F.v is one forward pass with its derivative
+    along v (`curvature.push_forward`), so that no trace has to be kept, and nothing goes back.
 
     Baydin, Pearlmutter, Syme, Wood and Torr 2022, Alg. 1. Raises ValueError for directions < 1.
     """
@@ -171,8 +172,8 @@ def weight_perturbation(sigma: float = 1e-3, directions: int = 1) -> Rule:
 
 @rules.register
 def spsa(c: float = 1e-3, directions: int = 1) -> Rule:
-    """The mean of (F(w + c v) - F(w - c v)) / 2c v over v of signs, whose inverse, elementwise, v itself is: simultaneous
-    perturbation. Spall 1992, Eq. 2.2.
+    """The mean of (F(w + c v) - F(w - c v)) / 2c v over v of signs, whose inverse, elementwise, v itself is:
+    simultaneous perturbation. Spall 1992, Eq. 2.2.
 
     Raises ValueError for c <= 0 and directions < 1.
     """
@@ -186,7 +187,8 @@ def evolution_strategy(population: int = 32, sigma: float = 0.02) -> Rule:
     """The mean of (F(w + sigma v) - F(w - sigma v)) / 2 sigma v over population / 2 normal directions, each gone both
     ways: the gradient of F smoothed by a Gaussian of width sigma. Values as they are, no ranks.
 
-    Salimans, Ho, Chen, Sidor and Sutskever 2017, Eq. 2. Raises ValueError for an odd population, or < 2, and sigma <= 0.
+    Salimans, Ho, Chen, Sidor and Sutskever 2017, Eq. 2. Raises ValueError for an odd population, or < 2, and sigma <=
+    0.
     """
     population = checks.integer("evolution_strategy", "population", population, 2)
     if population % 2:
@@ -200,8 +202,9 @@ def evolution_strategy(population: int = 32, sigma: float = 0.02) -> Rule:
 
 @rules.register
 def node_perturbation(sigma: float = 1e-3, directions: int = 1) -> Rule:
-    """Of every example by itself: noise sigma v enters all net inputs, and (F_q(n + sigma v) - F_q) / sigma v is taken for
-    dF_q/dn; the gradient is made of that and of what each layer reads, as always. Learned parameters of activations stay.
+    """Of every example by itself: noise sigma v enters all net inputs, and (F_q(n + sigma v) - F_q) / sigma v is taken
+    for dF_q/dn; the gradient is made of that and of what each layer reads, as always. Learned parameters of activations
+    stay.
 
     Werfel, Xie and Seung 2005, Eq. 7, for all layers at once. Raises ValueError for sigma <= 0 and directions < 1.
     """
@@ -228,14 +231,22 @@ def node_perturbation(sigma: float = 1e-3, directions: int = 1) -> Rule:
         nothing = {layer.name: {} for layer in network.layers}
         return _as_found(asked, trace, contract(network, asked.params, trace, Sweep(s, nothing, {})), s)
 
+    def check(network: Network, layer: Layer) -> None:
+        if activations.mixes_examples(layer.activation, network.net_shapes[layer.name]):
+            raise ValueError(
+                f"rule: node_perturbation asks what each example's own loss makes of its noise, and {layer.name!r} of "
+                f"{layer.activation.name!r} lets in that of others"
+            )
+
     name = _told("node_perturbation", ("sigma", sigma, 1e-3), ("directions", directions, 1))
-    return Rule(name, method=method, random=True, has_derivatives=False)
+    return Rule(name, method=method, check=check, random=True, has_derivatives=False)
 
 
 @rules.register
 def finite_differences(step: float | None = None) -> Rule:
-    """(F(w + h e_i) - F(w - h e_i)) / 2h for every parameter, 2 P forward passes: slow, and right to h^2, but for rounding,
-    which is eps F / h. step: h; by default the cube root of the dtype's eps, times |w_i| where that is above 1.
+    """(F(w + h e_i) - F(w - h e_i)) / 2h for every parameter, 2 P forward passes: slow, and right to h^2, but for
+    rounding, which is eps F / h. step: h; by default the cube root of the dtype's eps, times |w_i| where that is above
+    1.
 
     Raises ValueError for a step <= 0.
     """

@@ -1,8 +1,8 @@
 """The forward-forward algorithm: two passes, of data and of what only looks like it, and no way back.
 
 Hinton 2022 (arXiv 2212.13345). The network reads the class as an input of its own, "label": of the positive pass it is
-the target, of the negative one another class, drawn anew at every update. Each hidden layer with weights is to have much
-goodness G = mean a^2 in the first and little in the second, by a loss of its own,
+the target, of the negative one another class, drawn anew at every update. Each hidden layer with weights is to have
+much goodness G = mean a^2 in the first and little in the second, by a loss of its own,
 
     softplus(threshold - G(positive)) + softplus(G(negative) - threshold)         Eq. 1, as a logistic loss
 
@@ -31,9 +31,9 @@ from functional_nn.networks.network import Layer, Network, Trace, forward
 def forward_forward(threshold: float = 1.0, label: str = "label") -> Rule:
     """Each hidden layer by its goodness on data and on wrong labels; see `methods.forward_forward`.
 
-    label: the input that the class enters by, (C,), C the number of outputs; what is given there is not read in training,
-    and is to be `neutral(Q, C)` where the network predicts. Raises ValueError for a threshold <= 0, and for a network
-    without such an input or with outputs that are no classes.
+    label: the input that the class enters by, (C,), C the number of outputs; what is given there is not read in
+    training, and is to be `neutral(Q, C)` where the network predicts. Raises ValueError for a threshold <= 0, and for a
+    network without such an input or with outputs that are no classes.
     """
     threshold = checks.constant("forward_forward", "threshold", threshold, *checks.POSITIVE)
 
@@ -81,8 +81,8 @@ def _method(threshold: Any, label: str) -> Callable[[Asked], Backpropagation]:
 
 
 def _swept(asked: Asked, trace: Trace, sign: int, threshold: Any) -> Sweep:
-    """Each layer's s of its own goodness, of which the positive pass (sign -1) is to have more and the negative less; of
-    the neutral one, 0, that of the output layer alone.
+    """Each layer's s of its own goodness, of which the positive pass (sign -1) is to have more and the negative less;
+    of the neutral one, 0, that of the output layer alone.
     """
     s, learned = {}, {}
     for layer in asked.network.layers:

@@ -42,8 +42,8 @@ def _check(network: Network, layer: Layer) -> None:
         _reader(network, layer)
     if network.output.activation.parameters:
         raise ValueError(
-            f"rule: local_loss gives every layer a head like the output, whose activation {network.output.activation.name!r} "
-            "has learned parameters; use one without"
+            "rule: local_loss gives every layer a head like the output, whose activation "
+            f"{network.output.activation.name!r} has learned parameters; use one without"
         )
 
 

@@ -9,8 +9,8 @@ Whittington and Bogacz 2017 (Neural Computation 29, 1229), on any graph:
     learning      dE/dW at the x that were found
 
 With -precision e^m in the place of g^m, both are the recursion of `backprop` with x in the place of the activations:
-where inference has come to rest that is what is sent back, so that a stiff network (precision to infinity), whose x stay
-at mu, learns by the exact gradient (Millidge et al. 2020, arXiv 2006.04182, by another limit). The output's
+where inference has come to rest that is what is sent back, so that a stiff network (precision to infinity), whose x
+stay at mu, learns by the exact gradient (Millidge et al. 2020, arXiv 2006.04182, by another limit). The output's
 activity is not free: F stands in the place of its error. Hidden layers with dropout drop what they drop throughout.
 """
 
@@ -42,8 +42,8 @@ from functional_nn.networks.network import Dropped, Layer, Trace, dtype_of, forw
 def predictive_coding(steps: int = 20, rate: float = 0.1, precision: float = 1.0) -> Rule:
     """Gradients of the energy at the activities that `steps` of inference find; see `methods.predictive_coding`.
 
-    precision: of the predictions, against the loss; the larger, the nearer to the exact gradient. rate: of inference, in
-    units of 1 / precision: below 2 over the largest eigenvalue of 1 + (the weights' products), it settles. Raises
+    precision: of the predictions, against the loss; the larger, the nearer to the exact gradient. rate: of inference,
+    in units of 1 / precision: below 2 over the largest eigenvalue of 1 + (the weights' products), it settles. Raises
     ValueError for steps < 1, and for a rate or a precision <= 0.
     """
     steps = checks.integer("predictive_coding", "steps", steps, 1)
@@ -94,7 +94,7 @@ def _method(steps: int, rate: Any, precision: Any) -> Callable[[Asked], Backprop
 
 
 def _predicted(asked: Asked, first: Trace, x: dict[str, Array]) -> Trace:
-    """What the layers predict of what they read, x in the place of the hidden layers' outputs; what was dropped stays."""
+    """What the layers predict of what they read, x in the place of hidden layers' outputs; what was dropped stays."""
     read = dict(asked.inputs) | x
     net_inputs, outputs, dropped, kept = {}, dict(asked.inputs), {}, {}
     for layer in asked.network.layers:

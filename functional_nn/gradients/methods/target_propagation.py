@@ -25,7 +25,7 @@ from functional_nn.gradients import draws, factors, rules
 from functional_nn.gradients.backprop import Asked, Backpropagation, Sweep, contract, loss_value, pullback, start
 from functional_nn.gradients.rules import Rule
 from functional_nn.networks.connections import dense
-from functional_nn.networks.network import Layer, Network, Trace, forward, plus_bias
+from functional_nn.networks.network import Layer, Network, forward, plus_bias
 
 
 @rules.register
@@ -51,8 +51,8 @@ def _check(network: Network, layer: Layer) -> None:
     vectors = len(network.net_shapes[layer.name]) == 1
     if not (chain and vectors):
         raise ValueError(
-            f"rule: target_propagation inverts layer after layer, so that each is to read the one before it by dense, as "
-            f"in fnn.multilayer; layer {layer.name!r} reads {', '.join(f'{s!r} by {by.name}' for s, by in layer.reads)}"
+            "rule: target_propagation inverts layer after layer, so that each is to read the one before it by dense, "
+            f"as in fnn.multilayer; {layer.name!r} reads {', '.join(f'{s!r} by {by.name}' for s, by in layer.reads)}"
         )
     alone = layer.activation.alone and layer.activation.pieces == 1 and not layer.activation.parameters
     if not (alone and not layer.dropout) and layer is not network.output:
@@ -76,7 +76,7 @@ def _begin(network: Network, layer: Layer, stream: draws.Stream, dtype) -> dict:
 def _method(rate: Any, noise: Any) -> Callable[[Asked], Backpropagation]:
     def method(asked: Asked) -> Backpropagation:
         network, loss, params, layers = asked.network, asked.loss, asked.params, asked.network.layers
-        trace, output, stream = forward(network, params, asked.inputs, {}, asked.key), asked.network.output, None
+        trace, output = forward(network, params, asked.inputs, {}, asked.key), network.output
         a = trace.activations
         step = jnp.asarray(rate, a[output.name].dtype)
         stream = draws.of_key(asked.key)

@@ -262,8 +262,8 @@ class SecondOrder(Described):
         """Raises ValueError for any but the hand-written one, and for a rule, by its name, that is no gradient."""
         if rule is not None:
             raise ValueError(
-                f"gradient: {self.name} asks for exact derivatives, which the {rule} rule does not give; use a method of "
-                "first order, such as 'gd(1)'"
+                f"gradient: {self.name} asks for exact derivatives, which the {rule} rule does not give; use a method "
+                "of first order, such as 'gd(1)'"
             )
         if not by_hand:
             raise ValueError(
