@@ -14,7 +14,7 @@ from functional_nn.gradients import draws, rules
 from functional_nn.gradients.backprop import Asked, Backpropagation, Sweep, contract, loss_value, pullback, start
 from functional_nn.gradients.rules import Rule
 from functional_nn.networks.connections import Connection, dense, full
-from functional_nn.networks.network import Layer, Network, Trace, forward
+from functional_nn.networks.network import Layer, Network, Trace, forward, plus_bias
 
 
 @rules.register
@@ -67,7 +67,7 @@ def _method(asked: Asked) -> Backpropagation:
             s[name], learned[name] = start(network, loss, params, trace, asked.targets, asked.weights)
         elif _has_head(network, layer):
             own, by, a = params[name]["feedback"], _reader(network, layer), trace.activations[name]
-            told = by.forward(a, own["head"]) + own["head_bias"]
+            told = plus_bias(by.forward(a, own["head"]), {"bias": own["head_bias"]})
             # the output layer's start, of the head's net inputs in the place of its own
             shown, kept = output.activation.forward(told, {})
             at_head = Trace({output.name: told}, {output.name: shown}, {}, {} if kept is None else {output.name: kept})

@@ -117,7 +117,7 @@ class _Inverse:
         self.below, self.own = below, own
 
     def __call__(self, a: Array) -> tuple[Array, Array]:
-        n = dense.forward(a, self.own["inverse"]) + self.own["inverse_bias"]
+        n = plus_bias(dense.forward(a, self.own["inverse"]), {"bias": self.own["inverse_bias"]})
         return self.below.activation.forward(n, {})[0], n
 
 
