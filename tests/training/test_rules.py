@@ -148,6 +148,12 @@ def test_depths_that_track_by_layer_stand_in_one_table():
     assert found["per_example_norms"].shape == (3, 2, 20) and np.isfinite(found["per_example_norms"]).all()
 
 
+@pytest.mark.parametrize("rule", ["target_propagation", "predictive_coding", "local_loss", "node_perturbation"])
+def test_a_rule_with_a_way_of_its_own_trains_a_population(rule):
+    """Whose networks are laid out in another order of memory than those that `fit` takes."""
+    assert train({"learning_rate": [0.1], "rule": [rule]}).drift(0).relative < 1e-10
+
+
 def test_a_function_of_hyperparameters_makes_a_rule():
     columns = {"learning_rate": [0.1, 0.1], "share": [0.0, 0.5]}
     population = train(columns, rule=lambda share: fnn.rules.dropped_back(share))

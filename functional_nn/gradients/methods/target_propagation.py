@@ -47,7 +47,8 @@ def target_propagation(rate: float = 0.1, noise: float = 0.1) -> Rule:
 def _check(network: Network, layer: Layer) -> None:
     at = network.layers.index(layer)
     before = network.layers[at - 1].name if at else network.inputs[0][0]
-    chain = layer.reads == ((before, dense),) and len(network.inputs) == 1
+    # the twin has the same weights, in the order of memory that populations on CPU take
+    chain = layer.reads in (((before, dense),), ((before, dense.twin),)) and len(network.inputs) == 1
     vectors = len(network.net_shapes[layer.name]) == 1
     if not (chain and vectors):
         raise ValueError(
