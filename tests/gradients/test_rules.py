@@ -690,12 +690,40 @@ def test_across_convolutions_attention_and_residuals_it_is_jax_grad_with_other_m
     params, inputs, targets = signal_numbers(SIGNAL)
     shown = rules.feedback_weights(SIGNAL, rule, params)
     direct = rule.startswith("direct")
-    found = fnn.value_and_grad(SIGNAL, LOSS, rule=rule)(params, inputs, targets)
+    found = jax.jit(fnn.value_and_grad(SIGNAL, LOSS, rule=rule))(params, inputs, targets)
     expected = crossed_and_gradient(SIGNAL, params, inputs, targets, shown, direct)
     np.testing.assert_allclose(found[0], expected[0], rtol=1e-12)
     close(found[1], expected[1], 1e-11)
 
 
+@pytest.mark.parametrize("name", PRESETS)
+def test_rules_go_the_way_back_through_presets_a_layer_each(name):
+    """All of them in one program: the value is the network's, the gradient finite and another than the exact one."""
+    network = PRESETS[name]
+    params, inputs, targets = signal_numbers(network)
+    given = [(layer.name, ONE_SWEEP[number % len(ONE_SWEEP)]) for number, layer in enumerate(network.layers[::-1])]
+    rule = dict(given)
+    own = rules.begin(rule, network, params, KEY)
+
+    def both(own):
+        step = fnn.value_and_grad(network, LOSS, rule=rule)
+        return step(own, inputs, targets, None, KEY), fnn.value_and_grad(network, LOSS)(own, inputs, targets)
+
+    (value, gradient), (expected, exact) = jax.jit(both)(own)
+    np.testing.assert_allclose(value, expected, rtol=1e-13)
+    assert jax.tree.structure(gradient) == jax.tree.structure(own)
+    for layer, found in rules.without_feedback(gradient).items():
+        if not jax.tree.leaves(found):
+            continue
+        x, y = (
+            flat(jax.tree.map(lambda leaf: leaf[None], tree))
+            for tree in (found, {name: exact[layer][name] for name in found})
+        )
+        assert np.isfinite(x).all()
+        assert layer == network.output.name or np.linalg.norm(x - y) > 1e-6 * np.linalg.norm(y), layer
+
+
+@pytest.mark.slow  # a program of fifteen backward passes each
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_rule_goes_the_way_back_through_presets(name):
     """The value is the network's, the gradient finite, and another than the exact one unless all have derivatives."""
