@@ -357,7 +357,7 @@ def input_gradients(view):
 
 @register(adds=True)
 def gradient(view):
-    """dF/dparams, as `value_and_grad` gives it."""
+    """dF/dparams, as `value_and_grad` gives it, but for what a rule lets decay or learns beside the parameters."""
     return view.contract(view.share)
 
 

@@ -46,6 +46,7 @@ def forward_forward(threshold: float = 1.0, label: str = "label") -> Rule:
             )
 
     told = f"{threshold:g}" if isinstance(threshold, float) else "..."
+    told += "" if label == "label" else f", {label}"
     return Rule(f"forward_forward({told})", check=check, method=_method(threshold, label), random=True)
 
 
