@@ -816,6 +816,15 @@ def test_what_a_rule_needs_and_is_not_given_is_asked_for():
         fnn.value_and_grad(MLP, LOSS, rule=3)
 
 
+@pytest.mark.parametrize("rule", ["node_perturbation", "predictive_coding", "clipped_back(1)", "target_propagation"])
+def test_where_no_example_counts_nothing_moves(rule):
+    """As of the exact gradient, where weights are traced: they are refused where they are known."""
+    params, inputs, targets = begun(rule, TINY)[0], *numbers(TINY)[1:]
+    gradient = jax.jit(fnn.value_and_grad(TINY, LOSS, rule=rule))
+    value, found = gradient(params, inputs, targets, jnp.zeros(EXAMPLES), KEY)
+    assert value == 0 and all(not np.any(x) for x in jax.tree.leaves(found))
+
+
 def test_a_rule_is_told_one_thing_of_each_kind():
     crossing = {"weights": lambda edge: edge.weights, "carry": lambda edge, s: s}
     with pytest.raises(ValueError, match="rule 'two': give one of weights, direct and carry, got weights and carry"):
