@@ -348,8 +348,12 @@ def _as_int(value: Any) -> Any:
     return int(value) if whole else value
 
 
-def _number(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, int | float) else "..."
+def number(value: Any) -> str:
+    """A rule's constant as it is written in its name, with all its digits; "..." where it is traced."""
+    if not isinstance(value, int | float):
+        return "..."
+    short = f"{value:g}"
+    return short if isinstance(value, float) and float(short) == value else repr(value)
 
 
 def _spread(by: Connection, w: Shape) -> float:
@@ -382,7 +386,7 @@ def feedback_alignment(seed: int = 0, scale: float = 1.0) -> Rule:
 
 
 def _written(name: str, seed: Any, scale: Any) -> str:
-    return f"{name}({_number(seed)}{'' if isinstance(scale, float) and scale == 1 else f', {_number(scale)}'})"
+    return f"{name}({number(seed)}{'' if isinstance(scale, float) and scale == 1 else f', {number(scale)}'})"
 
 
 def _scaled(x: Array, scale: Any) -> Array:
@@ -449,7 +453,7 @@ def sign_symmetric(magnitude: Literal["uniform", "random", "fixed"] = "uniform",
         stream = edge.stream if magnitude == "random" else draws.inside(draws.of_seed(seed), *edge.name)
         return jnp.sign(w) * jnp.abs(_drawn(stream, w.shape, deviation, w.dtype))
 
-    told = magnitude if magnitude != "fixed" else f"fixed, {_number(seed)}"
+    told = magnitude if magnitude != "fixed" else f"fixed, {number(seed)}"
     return Rule(f"sign_symmetric({told})", weights=weights, random=magnitude == "random")
 
 
@@ -482,7 +486,7 @@ def kolen_pollack(decay: float = 1e-3) -> Rule:
         return found | {"weights": moved | kept} | ({"feedback": learned} if own else {})
 
     return Rule(
-        f"kolen_pollack({_number(decay)})", weights=lambda edge: edge.feedback, begin=_begin_like_weights, learn=learn
+        f"kolen_pollack({number(decay)})", weights=lambda edge: edge.feedback, begin=_begin_like_weights, learn=learn
     )
 
 
@@ -511,7 +515,7 @@ def weight_mirror(rate: float = 1.0, samples: int = 16) -> Rule:
         return found | ({"feedback": learned} if learned else {})
 
     return Rule(
-        f"weight_mirror({_number(rate)}, {samples})", weights=lambda edge: edge.feedback, begin=_begin_like_weights,
+        f"weight_mirror({number(rate)}, {samples})", weights=lambda edge: edge.feedback, begin=_begin_like_weights,
         learn=learn, random=True,
     )  # fmt: skip
 
@@ -529,7 +533,7 @@ def noisy(sigma: float) -> Rule:
         size = jnp.sqrt(reductions.total(s**2) / s.size) * jnp.asarray(sigma, s.dtype)
         return s + size * draws.nearly_normal(place.stream, s.shape, s.dtype)
 
-    return Rule(f"noisy({_number(sigma)})", alter=alter, random=True)
+    return Rule(f"noisy({number(sigma)})", alter=alter, random=True)
 
 
 @register
@@ -594,7 +598,7 @@ def dropped_back(rate: float) -> Rule:
         stays = draws.uniform(place.stream, s.shape, s.dtype) >= 2 * own - 1
         return s * jnp.where(stays, 1 / (1 - own), 0)
 
-    return Rule(f"dropped_back({_number(rate)})", alter=alter, random=True)
+    return Rule(f"dropped_back({number(rate)})", alter=alter, random=True)
 
 
 @register
@@ -612,7 +616,7 @@ def clipped_back(norm: float) -> Rule:
         scale = jnp.where(length > allowed, allowed / jnp.where(length > 0, length, 1), 1)
         return factors.over_rows(s, scale)
 
-    return Rule(f"clipped_back({_number(norm)})", alter=alter, pads=True)
+    return Rule(f"clipped_back({number(norm)})", alter=alter, pads=True)
 
 
 @register
@@ -635,7 +639,7 @@ def surrogate(slope: float = 1.0) -> Rule:
 
         return dataclasses.replace(layer, activation=dataclasses.replace(activation, pullback=pullback))
 
-    return Rule(f"surrogate({_number(slope)})", rewrite=rewrite, pads=True)
+    return Rule(f"surrogate({number(slope)})", rewrite=rewrite, pads=True)
 
 
 def _height(activation: Any) -> float:

@@ -847,6 +847,25 @@ def test_a_rules_name_makes_it_again(name):
     assert rules.get(rule.name).name == rule.name
 
 
+@pytest.mark.parametrize(
+    "written",
+    [
+        "feedback_alignment(1234567)",
+        "direct_feedback(3, 0.33333333)",
+        "sign_symmetric(fixed, 12345678)",
+        "noisy(0.123456789)",
+        "spsa(directions=1000001)",
+        "evolution_strategy(population=1000002)",
+        "predictive_coding(1234567, 0.1, 1)",
+        "forward_forward(1, tag)",
+        "hebb(decay=0.12345678)",
+        "target_propagation(0.12345678, 0.1)",
+    ],
+)
+def test_a_rule_is_written_with_all_its_digits(written):
+    assert rules.get(written).name == written
+
+
 # Random numbers that a backward pass can afford -----------------------------------------------------------------------
 
 COUNT = 200_000

@@ -38,7 +38,7 @@ def target_propagation(rate: float = 0.1, noise: float = 0.1) -> Rule:
     """
     rate = checks.constant("target_propagation", "rate", rate, *checks.POSITIVE)
     noise = checks.constant("target_propagation", "noise", noise, *checks.NON_NEGATIVE)
-    given = [f"{x:g}" if isinstance(x, int | float) else "..." for x in (rate, noise)]
+    given = map(rules.number, (rate, noise))
     return Rule(
         f"target_propagation({', '.join(given)})", begin=_begin, check=_check, method=_method(rate, noise), random=True
     )
