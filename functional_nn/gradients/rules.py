@@ -345,7 +345,7 @@ def _seed(owner: str, value: Any) -> Any:
 def _as_int(value: Any) -> Any:
     # a member's number comes as an array of one
     whole = isinstance(value, np.ndarray | jax.Array) and value.shape == () and value.dtype.kind in "iu"
-    return int(value) if whole else value
+    return int(value) if whole and checks.is_concrete(value) else value
 
 
 def number(value: Any) -> str:

@@ -825,6 +825,17 @@ def test_where_no_example_counts_nothing_moves(rule):
     assert value == 0 and all(not np.any(x) for x in jax.tree.leaves(found))
 
 
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_traced_bits_round_as_the_number_does(bits):
+    params, inputs, targets = numbers(TINY)
+
+    def gradient(bits):
+        return fnn.value_and_grad(TINY, LOSS, rule=rules.rounded(bits))(params, inputs, targets, None, KEY)[1]
+
+    drawn = jax.jit(jax.vmap(gradient))(jnp.array([bits]))
+    close(jax.tree.map(lambda x: x[0], drawn), gradient(bits), 1e-14)
+
+
 def test_a_rule_is_told_one_thing_of_each_kind():
     crossing = {"weights": lambda edge: edge.weights, "carry": lambda edge, s: s}
     with pytest.raises(ValueError, match="rule 'two': give one of weights, direct and carry, got weights and carry"):
