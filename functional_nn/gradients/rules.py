@@ -286,9 +286,11 @@ def check_begun(rule: Rule | ByLayer, network: Network, params: Params) -> None:
         expected = checks.shapes(whole[layer.name].get("feedback", {}))
         given = checks.shapes(params[layer.name].get("feedback", {}))
         if given != expected:
+            # what is there stays, so that another rule's has to go first
+            own = "rules.without_feedback(params)" if given else "params"
             raise ValueError(
                 f"params: the rule {said(rule)} learns {layer.name}/feedback, expected shapes {expected}, got {given}; "
-                "rules.begin(rule, network, params, key) puts it there"
+                f"rules.begin(rule, network, {own}, key) puts it there"
             )
 
 
@@ -302,7 +304,8 @@ def feedback_weights(
 ) -> dict[str, dict[str, Array]]:
     """{layer: {source: B}}: what stands in the place of W on the way back, of connections that something is sent back
     by; of direct feedback (S^M, R), from the outputs. key: that of the update, of a rule that draws B anew at each.
-    Raises ValueError for a rule that puts nothing there, and for one that draws without key.
+    Raises ValueError for a rule that puts nothing there, for one that draws without key, and where what it learns is
+    missing among the parameters.
 
     >>> import jax, functional_nn as fnn
     >>> network = fnn.multilayer((4, 3, 2), ("tanh", "softmax"))
@@ -312,6 +315,7 @@ def feedback_weights(
     """
     rule = get(rule)
     found, shown = of_layers(rule, network) or {}, {}
+    check_begun(rule, network, params)
     stream = None if key is None else draws.of_key(key)
     for layer in network.layers:
         for source, by in layer.weighted:

@@ -816,6 +816,16 @@ def test_what_a_rule_needs_and_is_not_given_is_asked_for():
         fnn.value_and_grad(MLP, LOSS, rule=3)
 
 
+def test_learned_feedback_that_is_not_there_is_not_shown_and_what_takes_anothers_place_is_told():
+    params, inputs, targets = numbers(MLP)
+    with pytest.raises(ValueError, match=r"kolen_pollack.* learns layer2/feedback, .* got {}; rules.begin\(.* params,"):
+        rules.feedback_weights(MLP, "kolen_pollack", params)
+    others = begun("kolen_pollack", MLP)[0]
+    with pytest.raises(ValueError, match=r"target_prop.* rules.begin\(.*, rules.without_feedback\(params\), key\)"):
+        found_by("target_propagation", MLP, others, inputs, targets)
+    found_by("target_propagation", MLP, begun("target_propagation", MLP)[0], inputs, targets)
+
+
 @pytest.mark.parametrize("rule", ["node_perturbation", "predictive_coding", "clipped_back(1)", "target_propagation"])
 def test_where_no_example_counts_nothing_moves(rule):
     """As of the exact gradient, where weights are traced: they are refused where they are known."""
