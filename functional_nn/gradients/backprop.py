@@ -361,8 +361,8 @@ def sweep(
         s, learned = started if layer is network.output else pullback(layer, params, trace, g)
         if way is None:
             return s, learned
-        alter = way.of_layer[layer.name].alter
-        s = s if alter is None else alter(way.place(layer), s)
+        rule = way.of_layer[layer.name]
+        s = s if rule.alter is None else rule.shaped("alter", rule.alter(way.place(layer), s), s.shape)
         errors.append(s)
         return s, learned
 

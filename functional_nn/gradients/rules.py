@@ -141,10 +141,21 @@ class Rule(Described):
         return any(each is not None for each in (self.weights, self.direct, self.carry))
 
     def cross(self, edge: Edge, s: Array) -> Array:
-        """What of s (Q, *P', S) reaches the source, (Q, *P, R)."""
+        """What of s (Q, *P', S) reaches the source, (Q, *P, R). Raises ValueError for arrays of other shapes."""
+        signal, errors = edge.signal, edge.errors
         if self.direct is not None:
-            return jnp.tensordot(edge.errors, self.direct(edge), 1).reshape(edge.signal.shape)
-        return self.carry(edge, s) if self.carry else edge.back(s, self.weights(edge))
+            size = math.prod(signal.shape[1:]) if errors.ndim == 2 else signal.shape[-1]
+            b = self.shaped("direct", self.direct(edge), (errors.shape[-1], size))
+            return jnp.tensordot(errors, b, 1).reshape(signal.shape)
+        if self.carry is not None:
+            return self.shaped("carry", self.carry(edge, s), signal.shape)
+        return edge.back(s, self.shaped("weights", self.weights(edge), edge.weights.shape))
+
+    def shaped(self, part: str, found: Any, shape: Shape) -> Array:
+        """What a part of the rule gave. Raises ValueError where it is of another shape: it might be broadcast."""
+        if np.shape(found) != shape:
+            raise ValueError(f"rule {self.name!r}: {part} is to give shape {shape}, got {np.shape(found)}")
+        return found
 
 
 _registry: Registry[Rule] = Registry("rule", Rule)

@@ -826,6 +826,33 @@ def test_learned_feedback_that_is_not_there_is_not_shown_and_what_takes_anothers
     found_by("target_propagation", MLP, begun("target_propagation", MLP)[0], inputs, targets)
 
 
+@pytest.mark.parametrize(
+    "part, gives, message",
+    [
+        ("weights", lambda edge: jnp.zeros((7, 7)), r"weights is to give shape \(2, 4\), got \(7, 7\)"),
+        ("direct", lambda edge: jnp.zeros((2, 9)), r"direct is to give shape \(2, 4\), got \(2, 9\)"),
+        ("carry", lambda edge, s: s[:, :1], r"carry is to give shape \(6, 4\), got \(6, 1\)"),
+        ("alter", lambda place, s: s.sum(axis=0), r"alter is to give shape \(6, 2\), got \(2,\)"),
+    ],
+)
+def test_a_rule_of_ones_own_that_gives_another_shape_is_told_so(part, gives, message):
+    params, inputs, targets = numbers(TINY)
+    rule = fnn.Rule("own", **{part: gives})
+    with pytest.raises(ValueError, match=f"rule 'own': {message}"):
+        fnn.value_and_grad(TINY, LOSS, rule=rule)(params, inputs, targets)
+
+
+def test_a_function_that_makes_no_rule_is_told_so():
+    if "nothing_in_tests" not in rules.names():
+
+        @rules.register
+        def nothing_in_tests():
+            pass
+
+    with pytest.raises(TypeError, match="rule 'nothing_in_tests': its function is to give a Rule, got NoneType"):
+        fnn.value_and_grad(TINY, LOSS, rule="nothing_in_tests")
+
+
 @pytest.mark.parametrize("rule", ["node_perturbation", "predictive_coding", "clipped_back(1)", "target_propagation"])
 def test_where_no_example_counts_nothing_moves(rule):
     """As of the exact gradient, where weights are traced: they are refused where they are known."""
