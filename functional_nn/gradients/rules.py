@@ -39,7 +39,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from functional_nn import checks, reductions, registry
+from functional_nn import checks, precision, reductions, registry
 from functional_nn.gradients import draws, factors
 from functional_nn.gradients.draws import Stream
 from functional_nn.networks.connections import Connection, Shape
@@ -545,8 +545,9 @@ def noisy(sigma: float) -> Rule:
     sigma = checks.constant("noisy", "sigma", sigma, *checks.NON_NEGATIVE)
 
     def alter(place: Place, s: Array) -> Array:
-        size = jnp.sqrt(reductions.total(s**2) / s.size) * jnp.asarray(sigma, s.dtype)
-        return s + size * draws.nearly_normal(place.stream, s.shape, s.dtype)
+        wide = precision.wide(s)  # the squares of 16-bit numbers may be 0
+        size = jnp.sqrt(reductions.total(wide**2) / s.size) * jnp.asarray(sigma, wide.dtype)
+        return (wide + size * draws.nearly_normal(place.stream, s.shape, wide.dtype)).astype(s.dtype)
 
     return Rule(f"noisy({number(sigma)})", alter=alter, random=True)
 
@@ -568,7 +569,9 @@ def rounded(bits: int, stochastic: bool = True) -> Rule:
             raise ValueError(f"rounded: bits must be at most 24, got {bits}")
 
     def alter(place: Place, s: Array) -> Array:
-        return round_to_bits(s, bits, draws.uniform(place.stream, s.shape, s.dtype) if stochastic else None)
+        wide = precision.wide(s)  # chances of 16 bits are not even
+        between = draws.uniform(place.stream, s.shape, wide.dtype) if stochastic else None
+        return round_to_bits(wide, bits, between).astype(s.dtype)
 
     name = f"rounded({bits if isinstance(bits, int) else '...'}{'' if stochastic else ', stochastic=false'})"
     # the mean size, which one bit takes, is over neurons that fill a layer up, too
@@ -609,9 +612,10 @@ def dropped_back(rate: float) -> Rule:
     rate = checks.constant("dropped_back", "rate", rate, lambda r: (r >= 0) & (r < 1), "in [0, 1)")
 
     def alter(place: Place, s: Array) -> Array:
-        own = jnp.asarray(rate, s.dtype)
-        stays = draws.uniform(place.stream, s.shape, s.dtype) >= 2 * own - 1
-        return s * jnp.where(stays, 1 / (1 - own), 0)
+        wide = precision.wide(s)  # of 16 bits, 1 - rate and the chance to stay are not the same
+        own = jnp.asarray(rate, wide.dtype)
+        stays = draws.uniform(place.stream, s.shape, wide.dtype) >= 2 * own - 1
+        return (wide * jnp.where(stays, 1 / (1 - own), 0)).astype(s.dtype)
 
     return Rule(f"dropped_back({number(rate)})", alter=alter, random=True)
 

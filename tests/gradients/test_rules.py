@@ -312,6 +312,22 @@ def sensitivities_over_keys(rule, network, data, count=2000):
     return over_keys(lambda key: found_by(rule, network, *data, key=key).sensitivities, count)
 
 
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize("rule", ["dropped_back(0.99)", "rounded(2)", "rounded(8)", "noisy(0.1)"])
+def test_what_is_drawn_changes_nothing_on_average_in_16_bits_either(rule, dtype):
+    """Small numbers beside 0 and one that is large: nothing that is 0 becomes anything but by noise, which is there."""
+    s = jnp.full((1000, 200), 1e-4, dtype).at[::2].set(0).at[0, 0].set(1e-3)
+    place = rules.Place(MLP.layers[0], {}, None, None, draws.of_key(KEY))
+    found = np.asarray(rules.get(rule).alter(place, s), np.float64)
+    own, kept = np.asarray(s, np.float64)[1::2], found[1::2]
+    error = kept.std() / np.sqrt(kept.size)
+    assert abs(kept.mean() - own.mean()) < 5 * error + 1e-3 * own.mean()
+    if "noisy" in rule:
+        assert 0.09 < found[2::2].std() / np.sqrt(np.mean(np.asarray(s, np.float64) ** 2)) < 0.11
+    else:
+        assert not found[2::2].any()
+
+
 def test_noise_is_of_the_size_that_is_told():
     """Of the outputs, whose s is known, sigma rms(s): in the mean square within 5 standard errors, alike for each."""
     data, sigma = numbers(MLP), 0.3
