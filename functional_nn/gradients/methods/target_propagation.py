@@ -48,8 +48,10 @@ def _check(network: Network, layer: Layer) -> None:
     at = network.layers.index(layer)
     before = network.layers[at - 1].name if at else network.inputs[0][0]
     chain = layer.reads == ((before, dense),) and len(network.inputs) == 1
-    vectors = len(network.net_shapes[layer.name]) == 1
-    if not (chain and vectors):
+    shape = network.net_shapes[layer.name]
+    if len(shape) > 1:
+        raise ValueError(f"rule: target_propagation inverts layers of vectors; layer {layer.name!r} has shape {shape}")
+    if not chain:
         raise ValueError(
             "rule: target_propagation inverts layer after layer, so that each is to read the one before it by dense, "
             f"as in fnn.multilayer; {layer.name!r} reads {', '.join(f'{s!r} by {by.name}' for s, by in layer.reads)}"
