@@ -312,6 +312,22 @@ def sensitivities_over_keys(rule, network, data, count=2000):
     return over_keys(lambda key: found_by(rule, network, *data, key=key).sensitivities, count)
 
 
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize("rule", ["dropped_back(0.99)", "rounded(2)", "rounded(8)", "noisy(0.1)"])
+def test_what_is_drawn_changes_nothing_on_average_in_16_bits_either(rule, dtype):
+    """Small numbers beside 0 and one that is large: nothing that is 0 becomes anything but by noise, which is there."""
+    s = jnp.full((1000, 200), 1e-4, dtype).at[::2].set(0).at[0, 0].set(1e-3)
+    place = rules.Place(MLP.layers[0], {}, None, None, draws.of_key(KEY))
+    found = np.asarray(rules.get(rule).alter(place, s), np.float64)
+    own, kept = np.asarray(s, np.float64)[1::2], found[1::2]
+    error = kept.std() / np.sqrt(kept.size)
+    assert abs(kept.mean() - own.mean()) < 5 * error + 1e-3 * own.mean()
+    if "noisy" in rule:
+        assert 0.09 < found[2::2].std() / np.sqrt(np.mean(np.asarray(s, np.float64) ** 2)) < 0.11
+    else:
+        assert not found[2::2].any()
+
+
 def test_noise_is_of_the_size_that_is_told():
     """Of the outputs, whose s is known, sigma rms(s): in the mean square within 5 standard errors, alike for each."""
     data, sigma = numbers(MLP), 0.3
@@ -844,6 +860,63 @@ def test_what_a_rule_needs_and_is_not_given_is_asked_for():
         fnn.value_and_grad(MLP, LOSS, rule=3)
 
 
+def test_learned_feedback_that_is_not_there_is_not_shown_and_what_takes_anothers_place_is_told():
+    params, inputs, targets = numbers(MLP)
+    with pytest.raises(ValueError, match=r"kolen_pollack.* learns layer2/feedback, .* got {}; rules.begin\(.* params,"):
+        rules.feedback_weights(MLP, "kolen_pollack", params)
+    others = begun("kolen_pollack", MLP)[0]
+    with pytest.raises(ValueError, match=r"target_prop.* rules.begin\(.*, rules.without_feedback\(params\), key\)"):
+        found_by("target_propagation", MLP, others, inputs, targets)
+    found_by("target_propagation", MLP, begun("target_propagation", MLP)[0], inputs, targets)
+
+
+@pytest.mark.parametrize(
+    "part, gives, message",
+    [
+        ("weights", lambda edge: jnp.zeros((7, 7)), r"weights is to give shape \(2, 4\), got \(7, 7\)"),
+        ("direct", lambda edge: jnp.zeros((2, 9)), r"direct is to give shape \(2, 4\), got \(2, 9\)"),
+        ("carry", lambda edge, s: s[:, :1], r"carry is to give shape \(6, 4\), got \(6, 1\)"),
+        ("alter", lambda place, s: s.sum(axis=0), r"alter is to give shape \(6, 2\), got \(2,\)"),
+    ],
+)
+def test_a_rule_of_ones_own_that_gives_another_shape_is_told_so(part, gives, message):
+    params, inputs, targets = numbers(TINY)
+    rule = fnn.Rule("own", **{part: gives})
+    with pytest.raises(ValueError, match=f"rule 'own': {message}"):
+        fnn.value_and_grad(TINY, LOSS, rule=rule)(params, inputs, targets)
+
+
+def test_a_function_that_makes_no_rule_is_told_so():
+    if "nothing_in_tests" not in rules.names():
+
+        @rules.register
+        def nothing_in_tests():
+            pass
+
+    with pytest.raises(TypeError, match="rule 'nothing_in_tests': its function is to give a Rule, got NoneType"):
+        fnn.value_and_grad(TINY, LOSS, rule="nothing_in_tests")
+
+
+@pytest.mark.parametrize("rule", ["node_perturbation", "predictive_coding", "clipped_back(1)", "target_propagation"])
+def test_where_no_example_counts_nothing_moves(rule):
+    """As of the exact gradient, where weights are traced: they are refused where they are known."""
+    params, inputs, targets = begun(rule, TINY)[0], *numbers(TINY)[1:]
+    gradient = jax.jit(fnn.value_and_grad(TINY, LOSS, rule=rule))
+    value, found = gradient(params, inputs, targets, jnp.zeros(EXAMPLES), KEY)
+    assert value == 0 and all(not np.any(x) for x in jax.tree.leaves(found))
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_traced_bits_round_as_the_number_does(bits):
+    params, inputs, targets = numbers(TINY)
+
+    def gradient(bits):
+        return fnn.value_and_grad(TINY, LOSS, rule=rules.rounded(bits))(params, inputs, targets, None, KEY)[1]
+
+    drawn = jax.jit(jax.vmap(gradient))(jnp.array([bits]))
+    close(jax.tree.map(lambda x: x[0], drawn), gradient(bits), 1e-14)
+
+
 def test_a_rule_is_told_one_thing_of_each_kind():
     crossing = {"weights": lambda edge: edge.weights, "carry": lambda edge, s: s}
     with pytest.raises(ValueError, match="rule 'two': give one of weights, direct and carry, got weights and carry"):
@@ -864,6 +937,25 @@ def test_a_rules_name_makes_it_again(name):
     needs = {"noisy": "0.1", "rounded": "4", "dropped_back": "0.5", "clipped_back": "1"}
     rule = rules.get(f"{name}({needs[name]})" if name in needs else name)
     assert rules.get(rule.name).name == rule.name
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "feedback_alignment(1234567)",
+        "direct_feedback(3, 0.33333333)",
+        "sign_symmetric(fixed, 12345678)",
+        "noisy(0.123456789)",
+        "spsa(directions=1000001)",
+        "evolution_strategy(population=1000002)",
+        "predictive_coding(1234567, 0.1, 1)",
+        "forward_forward(1, tag)",
+        "hebb(decay=0.12345678)",
+        "target_propagation(0.12345678, 0.1)",
+    ],
+)
+def test_a_rule_is_written_with_all_its_digits(written):
+    assert rules.get(written).name == written
 
 
 # Random numbers that a backward pass can afford -----------------------------------------------------------------------

@@ -126,7 +126,7 @@ def hebb(supervised: bool = True, decay: float = 0.0) -> Rule:
 
     told = [] if supervised else ["supervised=false"]
     if not (isinstance(decay, float) and decay == 0):
-        told.append(f"decay={decay:g}" if isinstance(decay, float) else "decay=...")
+        told.append(f"decay={rules.number(decay)}")
     return Rule(
         f"hebb({', '.join(told)})" if told else "hebb",
         method=_one_layer(active, decay),

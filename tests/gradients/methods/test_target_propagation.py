@@ -136,7 +136,7 @@ def test_noise_is_drawn_anew_for_every_update_and_every_layer():
         (
             fnn.graph(inputs={"p": (4, 2)}, layers=[
                 fnn.Layer("one", 3, "tanh", ("p",)), fnn.Layer("two", 2, "softmax", (("one", "full"),))]),
-            "target_propagation inverts layer after layer.* 'one' reads 'p' by dense",
+            r"target_propagation inverts layers of vectors; layer 'one' has shape \(4, 3\)",
         ),
     ],
 )  # fmt: skip
