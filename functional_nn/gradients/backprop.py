@@ -26,6 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from functional_nn import checks
 from functional_nn.gradients import draws, factors, rules
 from functional_nn.gradients.rules import Edge, Place, Rule
 from functional_nn.networks import losses
@@ -101,8 +102,10 @@ def backpropagate(
     targets = network.prepare_targets(inputs, targets, loss, dtype_of(params))
     weights = network.prepare_weights(inputs, weights)
     rules.check_begun(rule, network, params)
-    if key is None and rules.is_random(rule):
-        raise ValueError(f"rule: {rules.said(rule)} draws at every update; give key=jax.random.key(...)")
+    if rules.is_random(rule):
+        if key is None:
+            raise ValueError(f"rule: {rules.said(rule)} draws at every update; give key=jax.random.key(...)")
+        checks.prng_key("key", key)
     method = rules.method_of(rule)
     if method is not None:
         if input_gradients:
@@ -362,7 +365,7 @@ def sweep(
         if way is None:
             return s, learned
         rule = way.of_layer[layer.name]
-        s = s if rule.alter is None else rule.shaped("alter", rule.alter(way.place(layer), s), s.shape)
+        s = s if rule.alter is None else rule.like("alter", rule.alter(way.place(layer), s), s.shape, s.dtype)
         errors.append(s)
         return s, learned
 

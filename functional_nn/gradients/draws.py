@@ -40,7 +40,8 @@ def of_seed(seed: Array | int) -> Stream:
 
 
 def inside(stream: Stream, *names: str | int | Array) -> Stream:
-    """The stream of that name, or number (uint32 where it is an array), in this one."""
+    """The stream of that name, or number (uint32 where it is an array), in this one. Raises ValueError for None."""
+    _check(stream)
     for name in names:
         word = zlib.crc32(name.encode()) if isinstance(name, str) else name
         word = np.uint32(word) if isinstance(word, int) else word
@@ -49,7 +50,8 @@ def inside(stream: Stream, *names: str | int | Array) -> Stream:
 
 
 def bits(stream: Stream, shape: tuple[int, ...]) -> Array:
-    """uint32 of that shape."""
+    """uint32 of that shape. Raises ValueError for None, which a rule has in a stream's place that is not random."""
+    _check(stream)
     place = lax.iota(jnp.uint32, int(np.prod(shape))).reshape(shape)
     return _mixed(_mixed(place ^ stream.one) + stream.other)
 
@@ -81,6 +83,11 @@ def nearly_normal(stream: Stream, shape: tuple[int, ...], dtype) -> Array:
 def signs(stream: Stream, shape: tuple[int, ...], dtype) -> Array:
     """-1 or 1, with even chances."""
     return jnp.where(bits(stream, shape) >> np.uint32(31) == 0, jnp.ones((), dtype), -jnp.ones((), dtype))
+
+
+def _check(stream: Stream | None) -> None:
+    if stream is None:
+        raise ValueError("stream: there is none to draw from; a rule that draws at every update says random=True")
 
 
 def _mixed(x: Array) -> Array:

@@ -145,16 +145,20 @@ class Rule(Described):
         signal, errors = edge.signal, edge.errors
         if self.direct is not None:
             size = math.prod(signal.shape[1:]) if errors.ndim == 2 else signal.shape[-1]
-            b = self.shaped("direct", self.direct(edge), (errors.shape[-1], size))
+            b = self.like("direct", self.direct(edge), (errors.shape[-1], size), errors.dtype)
             return jnp.tensordot(errors, b, 1).reshape(signal.shape)
         if self.carry is not None:
-            return self.shaped("carry", self.carry(edge, s), signal.shape)
-        return edge.back(s, self.shaped("weights", self.weights(edge), edge.weights.shape))
+            return self.like("carry", self.carry(edge, s), signal.shape, s.dtype)
+        return edge.back(s, self.like("weights", self.weights(edge), edge.weights.shape, s.dtype))
 
-    def shaped(self, part: str, found: Any, shape: Shape) -> Array:
-        """What a part of the rule gave. Raises ValueError where it is of another shape: it might be broadcast."""
+    def like(self, part: str, found: Any, shape: Shape, dtype) -> Array:
+        """What a part of the rule gave. Raises ValueError where it is of another shape, which might be broadcast, or of
+        another dtype, which the gradient would take.
+        """
         if np.shape(found) != shape:
             raise ValueError(f"rule {self.name!r}: {part} is to give shape {shape}, got {np.shape(found)}")
+        if found.dtype != dtype:
+            raise ValueError(f"rule {self.name!r}: {part} is to give {dtype}, got {found.dtype}")
         return found
 
 

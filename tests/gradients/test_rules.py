@@ -886,6 +886,30 @@ def test_a_rule_of_ones_own_that_gives_another_shape_is_told_so(part, gives, mes
         fnn.value_and_grad(TINY, LOSS, rule=rule)(params, inputs, targets)
 
 
+@pytest.mark.parametrize("part", ["alter", "carry"])
+def test_a_rule_of_ones_own_that_gives_another_dtype_is_told_so(part):
+    gives = {"alter": lambda place, s: s.astype(jnp.float32), "carry": lambda edge, s: edge.back(s).astype(jnp.float32)}
+    with pytest.raises(ValueError, match=f"rule 'own': {part} is to give float64, got float32"):
+        fnn.value_and_grad(TINY, LOSS, rule=fnn.Rule("own", **{part: gives[part]}))(*numbers(TINY))
+
+
+def test_what_draws_says_so_and_is_given_a_key():
+    params, inputs, targets = numbers(TINY)
+    silent = fnn.Rule("silent", alter=lambda place, s: s * draws.signs(place.stream, s.shape, s.dtype))
+    with pytest.raises(ValueError, match="stream: there is none to draw from; .* says random=True"):
+        fnn.value_and_grad(TINY, LOSS, rule=silent)(params, inputs, targets)
+    with pytest.raises(TypeError, match="key: expected a single key"):
+        fnn.value_and_grad(TINY, LOSS, rule="noisy(0.1)")(params, inputs, targets, None, 3)
+
+
+@pytest.mark.parametrize("rule", ["weight_perturbation", "spsa", "node_perturbation", "finite_differences"])
+def test_small_steps_are_not_gone_in_16_bits(rule):
+    params, inputs, targets = numbers(TINY)
+    params = jax.tree.map(lambda x: jnp.asarray(x, jnp.bfloat16), params)
+    with pytest.raises(ValueError, match=f"rule: {rule} goes a small step, which bfloat16 does not tell"):
+        fnn.value_and_grad(TINY, LOSS, rule=rule)(params, inputs, targets, None, KEY)
+
+
 def test_a_function_that_makes_no_rule_is_told_so():
     if "nothing_in_tests" not in rules.names():
 

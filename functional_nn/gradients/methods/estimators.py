@@ -40,7 +40,7 @@ from functional_nn.gradients.backprop import (
 from functional_nn.gradients.curvature import push_forward
 from functional_nn.gradients.rules import Rule
 from functional_nn.networks import activations
-from functional_nn.networks.network import Layer, Network, Params, Trace, forward
+from functional_nn.networks.network import Layer, Network, Params, Trace, dtype_of, forward
 
 _AT_ONCE = 16  # directions that are gone at the same time
 
@@ -143,8 +143,16 @@ def forward_gradient(directions: int = 1) -> Rule:
     return Rule(_told("forward_gradient", ("directions", directions, 1)), method=method, random=True)
 
 
+def _check_width(name: str, asked: Asked) -> None:
+    # w + sigma v is w again there, and a difference of two F's their rounding
+    dtype = dtype_of(asked.params)
+    if dtype.itemsize < 4:
+        raise ValueError(f"rule: {name} goes a small step, which {dtype} does not tell; give parameters in float32")
+
+
 def _by_values(owner: str, draw: Callable, step: Any, directions: int, two_sided: bool, name: str) -> Rule:
     def method(asked: Asked) -> Backpropagation:
+        _check_width(name, asked)
         trace = _traced(asked)
         here = loss_value(asked.network, asked.loss, trace, asked.targets, asked.weights)
 
@@ -216,6 +224,7 @@ def node_perturbation(sigma: float = 1e-3, directions: int = 1) -> Rule:
     directions = _directions("node_perturbation", "directions", directions)
 
     def method(asked: Asked) -> Backpropagation:
+        _check_width("node_perturbation", asked)
         network, trace = asked.network, _traced(asked)
 
         def losses_of(trace):
@@ -257,6 +266,7 @@ def finite_differences(step: float | None = None) -> Rule:
     step = step if step is None else _step("finite_differences", "step", step)
 
     def method(asked: Asked) -> Backpropagation:
+        _check_width("finite_differences", asked)
         flat, unravel = ravel_pytree(asked.params)
         moving = np.flatnonzero(
             np.concatenate(
