@@ -4,7 +4,7 @@
     python scripts/benchmark_rules.py --out results/benchmark_rules
 
 A step is the gradient by the rule and Adam's update, compiled whole; all rules of a network run in turns in one
-process, and each ratio to the exact step is the median of several rounds. Then `fit_population` trains five rules x
+process, and each ratio to the exact step is the median over the rounds. Then `fit_population` trains five rules x
 five depths x forty seeds on digits, 20 epochs, in one call, compilation included.
 
 Before JAX is imported, JAX_NUM_CPU_DEVICES is set to the number of cores, over which the population is then laid.
@@ -25,7 +25,6 @@ import numpy as np
 
 import functional_nn as fnn
 from functional_nn import optimizers, training
-from functional_nn.gradients.comparison import measure_costs
 from functional_nn.lab import datasets, environment
 
 ONE_SWEEP = (
@@ -40,6 +39,7 @@ OTHERS = (
 COLUMNS = ("network", "batch", "rule", "step us", "step / exact", "compile ms", "temporary KiB")
 RULES = ("exact", "feedback_alignment", "direct_feedback", "sign_symmetric", "noisy(0.1)")
 DEPTHS, SEEDS, EPOCHS = 5, 40, 20
+LOOPS = 20  # steps that are timed together
 
 
 def chain(*sizes: int) -> fnn.Network:
@@ -59,27 +59,35 @@ def steps(network: fnn.Network, batch: int, rounds: int, name: str) -> list[dict
     x = jax.random.normal(jax.random.key(1), (batch, *network.shapes[network.inputs[0][0]]))
     data = training.Batch({network.inputs[0][0]: x}, fnn.one_hot(jnp.arange(batch) % 10, 10))
     optimizer, key = optimizers.adam(1e-3), jax.random.key(2)
-    callables, states = {}, {}
+    programs, compiling = {}, {}
     for rule in (*ONE_SWEEP, *(OTHERS if dense else ())):
         params = fnn.rules.begin(rule, network, network.init(jax.random.key(0)), key)
         step = training.train_step(network, "cross_entropy", optimizer, rule=rule)
-        states[rule] = optimizer.init(params)
-        callables[rule] = lambda states, data, key, step=step, rule=rule: step(states[rule], data._replace(key=key))
-    ratios: dict[str, list] = {rule: [] for rule in callables}
-    costs = {}
+        given = optimizer.init(params), data._replace(key=key)
+        began = time.perf_counter()
+        program = jax.jit(step).lower(*given).compile()
+        compiling[rule] = time.perf_counter() - began
+        programs[rule] = program, given
+    seconds: dict[str, list] = {rule: [] for rule in programs}
     for _ in range(rounds):
-        found = {cost.name: cost for cost in measure_costs(callables, states, data, key, repeats=9)}
-        for rule, cost in found.items():
-            ratios[rule].append(cost.run_seconds / found["exact"].run_seconds)
-            costs.setdefault(rule, []).append(cost)
-    return [
-        dict(zip(COLUMNS, (
-            name, batch, rule, f"{1e6 * median(cost.run_seconds for cost in costs[rule]):.4g}",
-            f"{median(ratios[rule]):.3f}", f"{1e3 * median(cost.compile_seconds for cost in costs[rule]):.0f}",
-            f"{costs[rule][0].temporary_bytes / 1024:.0f}",
-        ), strict=True))
-        for rule in callables
-    ]  # fmt: skip
+        for rule, (program, given) in programs.items():
+            began = time.perf_counter()
+            for _ in range(LOOPS):
+                after = program(*given)
+            jax.block_until_ready(after)
+            seconds[rule].append((time.perf_counter() - began) / LOOPS)
+    ratios = {rule: [x / y for x, y in zip(own, seconds["exact"], strict=True)] for rule, own in seconds.items()}
+    rows = []
+    for rule, (program, _) in programs.items():
+        temporary = getattr(program.memory_analysis(), "temp_size_in_bytes", 0)
+        figures = (
+            f"{1e6 * median(seconds[rule]):.4g}",
+            f"{median(ratios[rule]):.3f}",
+            f"{1e3 * compiling[rule]:.0f}",
+            f"{temporary / 1024:.0f}",
+        )
+        rows.append(dict(zip(COLUMNS, (name, batch, rule, *figures), strict=True)))
+    return rows
 
 
 def population(epochs: int, seeds: int) -> str:
@@ -108,7 +116,7 @@ def population(epochs: int, seeds: int) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5, help="independent measurements of every network (default 5)")
+    parser.add_argument("--rounds", type=int, default=25, help="in each all rules take turns (default 25)")
     parser.add_argument("--epochs", type=int, default=EPOCHS, help=f"of the population (default {EPOCHS})")
     parser.add_argument("--seeds", type=int, default=SEEDS, help=f"of the population (default {SEEDS})")
     parser.add_argument("--networks", nargs="*", choices=NETWORKS, default=list(NETWORKS), help="by default all")
