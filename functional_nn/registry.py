@@ -233,7 +233,11 @@ class Registry(Generic[Row]):
             bare = (p.replace(annotation=p.empty) for p in inspect.signature(factory).parameters.values())
             accepted = ", ".join(map(str, bare))
             raise ValueError(f"{self.kind} {specification!r}: {error} (accepted: {name}({accepted}))") from None
-        return factory(*positional, **keywords)
+        row = factory(*positional, **keywords)
+        if not isinstance(row, self.row):
+            expected = self.row.__name__
+            raise TypeError(f"{self.kind} {name!r}: its function is to give a {expected}, got {type(row).__name__}")
+        return row
 
 
 def _arguments(text: str) -> tuple[list, dict]:

@@ -58,6 +58,8 @@ SCENES = (
           (("choose-across", "value", [-1.2, 1]), ("choose-upwards", "active", [0, 1])), 1,
           ("choose-upwards", "active", ([0], [0, 1, 2])), "lines"),
     Scene("attention", "attention", (), 1, ("count", "value", (20, 21)), "back", 1080),
+    Scene("learning-rules", "learning_rules", (("go", "active", True),), 10, ("task", "value", ("XOR", "moons")),
+          "field-0", 1080),
 )  # fmt: skip
 
 _ANSWERED = """

@@ -17,7 +17,7 @@ jax.config.update("jax_enable_x64", True)  # before the first array: weights tha
 
 import functional_nn as fnn  # noqa: E402
 from functional_nn import training  # noqa: E402
-from functional_nn.gradients.rules import perceptron  # noqa: E402
+from functional_nn.gradients.backprop import Along  # noqa: E402
 from functional_nn.lab import experiments  # noqa: E402
 from functional_nn.lab.plots import STYLE  # noqa: E402
 from functional_nn.lab.separability import separability  # noqa: E402
@@ -120,7 +120,7 @@ def draw(rows: list[dict]) -> plt.Figure:
 def path(name: str) -> tuple[np.ndarray, np.ndarray]:
     """The norm of the weights, example by example in a fixed order."""
     network, (p, t) = fnn.multilayer((2, 1), ("hardlim",), initializer="zeros"), examples(name, 0.0)
-    step = training.train_step(network, "sum_square_error", fnn.optimizers.gd(1), perceptron)
+    step = training.train_step(network, "sum_square_error", fnn.optimizers.gd(1), Along(fnn.rules.get("perceptron")))
 
     def update(state, q):
         state, _ = step(state, training.Batch({"input": p[q][None]}, t[q][None]))

@@ -335,11 +335,13 @@ def way_back(
 
 
 def shares(loss: Loss, examples: int, weights: Array | None, dtype) -> Array:
-    """What each example's own F_q counts for in F, (Q,): its weight, or of a mean its part of all weights."""
+    """What each example's own F_q counts for in F, (Q,): its weight, or of a mean its part of all weights,
+    0 where these are all 0, as in `Loss.reduce`.
+    """
     if weights is None:
         return jnp.full(examples, 1 / examples if loss.reduction == "mean" else 1, at_least_float32(dtype))
     own = jnp.mean(weights.reshape(examples, -1), axis=1)
-    return own / jnp.sum(own) if loss.reduction == "mean" else own
+    return own / losses.positive(jnp.sum(own)) if loss.reduction == "mean" else own
 
 
 def sweep(
@@ -359,8 +361,8 @@ def sweep(
         s, learned = started if layer is network.output else pullback(layer, params, trace, g)
         if way is None:
             return s, learned
-        alter = way.of_layer[layer.name].alter
-        s = s if alter is None else alter(way.place(layer), s)
+        rule = way.of_layer[layer.name]
+        s = s if rule.alter is None else rule.shaped("alter", rule.alter(way.place(layer), s), s.shape)
         errors.append(s)
         return s, learned
 

@@ -15,8 +15,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-_BACKWARD = 2**32 - 5  # folded into an update's key: `training.keys` has those from 1 to 4
-
 
 class Stream(NamedTuple):
     """Two words, uint32 scalars, of which everything in the stream is made."""
@@ -26,8 +24,12 @@ class Stream(NamedTuple):
 
 
 def of_key(key: Array) -> Stream:
-    """The stream of an update's key, apart from everything else that is drawn of it."""
-    return Stream(*jax.random.bits(jax.random.fold_in(key, _BACKWARD), (2,), jnp.uint32))
+    """The stream of an update's key: its words, mixed, so that nothing else that is drawn of the key has them."""
+    words = jax.random.key_data(key) if jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key) else key
+    one, other = np.uint32(0x9E3779B9), np.uint32(0x85EBCA6B)
+    for number in range(words.shape[-1]):
+        one, other = _mixed(one ^ words[number]), _mixed(other + words[number])
+    return Stream(_mixed(one + other), _mixed(other ^ (one >> np.uint32(7))))
 
 
 def of_seed(seed: Array | int) -> Stream:

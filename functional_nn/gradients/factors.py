@@ -151,13 +151,13 @@ def weighed(f: Factors, scale: Array) -> Array:
 def square_norms(f: Factors) -> Array:
     """(Q,), at least float32: the sum of their squares, over directions, too."""
     if not is_shared(f):
-        squares = _row_squares(f.left)
-        return squares if f.right is None else squares * _row_squares(f.right)
+        squares = row_squares(f.left)
+        return squares if f.right is None else squares * row_squares(f.right)
     if gram_pays(f):
         left = wide(f.left).reshape(len(f.left), -1, *f.left.shape[-2:])
         right = sum(jnp.einsum("qtk,quk->qtu", wide(right), wide(right)) for right in _strips(f))
         return jnp.sum(jnp.einsum("qcts,qcus->qtu", left, left) * right, axis=(1, 2))
-    return _a_few_at_a_time(lambda own: sum(map(_row_squares, _formed_strips(own))), f)
+    return _a_few_at_a_time(lambda own: sum(map(row_squares, _formed_strips(own))), f)
 
 
 def second_moment(f: Factors, part: Array) -> Array:
@@ -274,8 +274,9 @@ def _a_few_at_a_time(function: Callable, rows: Any) -> Array:
     return lax.map(single, rows, batch_size=size)
 
 
-def _row_squares(x: Array) -> Array:
-    # sum of x^2 over all but the first axis, as a product with ones: on CPU, XLA's own sum of rows writes the squares
-    # down first, takes six times as long, and with that the norms took more memory than the gradient does
+def row_squares(x: Array) -> Array:
+    """The sum of x^2 over all but the first axis, (Q,)."""
+    # As a product with ones: on CPU, XLA's own sum of rows writes the squares down first, takes six times as long, and
+    # with that the norms took more memory than the gradient does.
     x = wide(x).reshape(len(x), -1)
     return lax.dot(x * x, jnp.ones(x.shape[1], x.dtype), precision=lax.Precision.HIGHEST)

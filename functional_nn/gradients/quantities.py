@@ -357,7 +357,7 @@ def input_gradients(view):
 
 @register(adds=True)
 def gradient(view):
-    """dF/dparams, as `value_and_grad` gives it."""
+    """dF/dparams, as `value_and_grad` gives it, but for what a rule lets decay or learns beside the parameters."""
     return view.contract(view.share)
 
 
@@ -472,6 +472,7 @@ def _learned_by_gradient(own: Params) -> Params:
 @register(adds=True, finish=_aligned)
 def alignment(view):
     """{layer: Alignment}: where what `rule` gives points, beside the exact gradient; 1 throughout for the exact rule.
+    Of what comes from the examples: what a rule's `learn` makes of it, such as decay, is left out.
 
     Below 90 degrees, a cosine above 0, a small step along it lowers F. Lillicrap et al. 2016, Fig. 2.
     """

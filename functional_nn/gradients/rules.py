@@ -39,8 +39,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from functional_nn import checks, registry
-from functional_nn.gradients import draws
+from functional_nn import checks, precision, reductions, registry
+from functional_nn.gradients import draws, factors
 from functional_nn.gradients.draws import Stream
 from functional_nn.networks.connections import Connection, Shape
 from functional_nn.networks.network import Layer, Network, Params, Trace
@@ -141,10 +141,21 @@ class Rule(Described):
         return any(each is not None for each in (self.weights, self.direct, self.carry))
 
     def cross(self, edge: Edge, s: Array) -> Array:
-        """What of s (Q, *P', S) reaches the source, (Q, *P, R)."""
+        """What of s (Q, *P', S) reaches the source, (Q, *P, R). Raises ValueError for arrays of other shapes."""
+        signal, errors = edge.signal, edge.errors
         if self.direct is not None:
-            return jnp.tensordot(edge.errors, self.direct(edge), 1).reshape(edge.signal.shape)
-        return self.carry(edge, s) if self.carry else edge.back(s, self.weights(edge))
+            size = math.prod(signal.shape[1:]) if errors.ndim == 2 else signal.shape[-1]
+            b = self.shaped("direct", self.direct(edge), (errors.shape[-1], size))
+            return jnp.tensordot(errors, b, 1).reshape(signal.shape)
+        if self.carry is not None:
+            return self.shaped("carry", self.carry(edge, s), signal.shape)
+        return edge.back(s, self.shaped("weights", self.weights(edge), edge.weights.shape))
+
+    def shaped(self, part: str, found: Any, shape: Shape) -> Array:
+        """What a part of the rule gave. Raises ValueError where it is of another shape: it might be broadcast."""
+        if np.shape(found) != shape:
+            raise ValueError(f"rule {self.name!r}: {part} is to give shape {shape}, got {np.shape(found)}")
+        return found
 
 
 _registry: Registry[Rule] = Registry("rule", Rule)
@@ -286,9 +297,11 @@ def check_begun(rule: Rule | ByLayer, network: Network, params: Params) -> None:
         expected = checks.shapes(whole[layer.name].get("feedback", {}))
         given = checks.shapes(params[layer.name].get("feedback", {}))
         if given != expected:
+            # what is there stays, so that another rule's has to go first
+            own = "rules.without_feedback(params)" if given else "params"
             raise ValueError(
                 f"params: the rule {said(rule)} learns {layer.name}/feedback, expected shapes {expected}, got {given}; "
-                "rules.begin(rule, network, params, key) puts it there"
+                f"rules.begin(rule, network, {own}, key) puts it there"
             )
 
 
@@ -297,9 +310,13 @@ def without_feedback(params: Params) -> Params:
     return {layer: {name: x for name, x in own.items() if name != "feedback"} for layer, own in params.items()}
 
 
-def feedback_weights(network: Network, rule: Given, params: Params) -> dict[str, dict[str, Array]]:
+def feedback_weights(
+    network: Network, rule: Given, params: Params, key: Array | None = None
+) -> dict[str, dict[str, Array]]:
     """{layer: {source: B}}: what stands in the place of W on the way back, of connections that something is sent back
-    by; of direct feedback (S^M, R), from the outputs. Raises ValueError for a rule that puts nothing there.
+    by; of direct feedback (S^M, R), from the outputs. key: that of the update, of a rule that draws B anew at each.
+    Raises ValueError for a rule that puts nothing there, for one that draws without key, and where what it learns is
+    missing among the parameters.
 
     >>> import jax, functional_nn as fnn
     >>> network = fnn.multilayer((4, 3, 2), ("tanh", "softmax"))
@@ -309,17 +326,22 @@ def feedback_weights(network: Network, rule: Given, params: Params) -> dict[str,
     """
     rule = get(rule)
     found, shown = of_layers(rule, network) or {}, {}
+    check_begun(rule, network, params)
+    stream = None if key is None else draws.of_key(key)
     for layer in network.layers:
         for source, by in layer.weighted:
             own = found.get(layer.name, exact)
             matrix = own.weights or own.direct
             if source not in params or matrix is None:
                 continue
+            if own.random and own.begin is None and stream is None:
+                raise ValueError(f"rule: {own.name} draws at every update; give key=jax.random.key(...)")
             w = params[layer.name]["weights"][source]
             x = jnp.zeros((1, *network.shapes[source]), w.dtype)
             errors = jnp.zeros((1, *network.net_shapes[network.output.name]), w.dtype)
             learned = params[layer.name].get("feedback", {}).get(source)
-            edge = Edge(layer, source, by, w, x, errors, learned, None)
+            drawn = None if stream is None else draws.inside(stream, layer.name, source)
+            edge = Edge(layer, source, by, w, x, errors, learned, drawn)
             shown.setdefault(layer.name, {})[source] = matrix(edge)
     if not shown:
         raise ValueError(f"rule: {said(rule)} puts nothing in the place of the weights")
@@ -338,11 +360,15 @@ def _seed(owner: str, value: Any) -> Any:
 def _as_int(value: Any) -> Any:
     # a member's number comes as an array of one
     whole = isinstance(value, np.ndarray | jax.Array) and value.shape == () and value.dtype.kind in "iu"
-    return int(value) if whole else value
+    return int(value) if whole and checks.is_concrete(value) else value
 
 
-def _number(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, int | float) else "..."
+def number(value: Any) -> str:
+    """A rule's constant as it is written in its name, with all its digits; "..." where it is traced."""
+    if not isinstance(value, int | float):
+        return "..."
+    short = f"{value:g}"
+    return short if isinstance(value, float) and float(short) == value else repr(value)
 
 
 def _spread(by: Connection, w: Shape) -> float:
@@ -375,7 +401,7 @@ def feedback_alignment(seed: int = 0, scale: float = 1.0) -> Rule:
 
 
 def _written(name: str, seed: Any, scale: Any) -> str:
-    return f"{name}({_number(seed)}{'' if isinstance(scale, float) and scale == 1 else f', {_number(scale)}'})"
+    return f"{name}({number(seed)}{'' if isinstance(scale, float) and scale == 1 else f', {number(scale)}'})"
 
 
 def _scaled(x: Array, scale: Any) -> Array:
@@ -442,7 +468,7 @@ def sign_symmetric(magnitude: Literal["uniform", "random", "fixed"] = "uniform",
         stream = edge.stream if magnitude == "random" else draws.inside(draws.of_seed(seed), *edge.name)
         return jnp.sign(w) * jnp.abs(_drawn(stream, w.shape, deviation, w.dtype))
 
-    told = magnitude if magnitude != "fixed" else f"fixed, {_number(seed)}"
+    told = magnitude if magnitude != "fixed" else f"fixed, {number(seed)}"
     return Rule(f"sign_symmetric({told})", weights=weights, random=magnitude == "random")
 
 
@@ -475,7 +501,7 @@ def kolen_pollack(decay: float = 1e-3) -> Rule:
         return found | {"weights": moved | kept} | ({"feedback": learned} if own else {})
 
     return Rule(
-        f"kolen_pollack({_number(decay)})", weights=lambda edge: edge.feedback, begin=_begin_like_weights, learn=learn
+        f"kolen_pollack({number(decay)})", weights=lambda edge: edge.feedback, begin=_begin_like_weights, learn=learn
     )
 
 
@@ -504,7 +530,7 @@ def weight_mirror(rate: float = 1.0, samples: int = 16) -> Rule:
         return found | ({"feedback": learned} if learned else {})
 
     return Rule(
-        f"weight_mirror({_number(rate)}, {samples})", weights=lambda edge: edge.feedback, begin=_begin_like_weights,
+        f"weight_mirror({number(rate)}, {samples})", weights=lambda edge: edge.feedback, begin=_begin_like_weights,
         learn=learn, random=True,
     )  # fmt: skip
 
@@ -519,10 +545,11 @@ def noisy(sigma: float) -> Rule:
     sigma = checks.constant("noisy", "sigma", sigma, *checks.NON_NEGATIVE)
 
     def alter(place: Place, s: Array) -> Array:
-        size = jnp.sqrt(jnp.mean(s**2)) * jnp.asarray(sigma, s.dtype)
-        return s + size * draws.nearly_normal(place.stream, s.shape, s.dtype)
+        wide = precision.wide(s)  # the squares of 16-bit numbers may be 0
+        size = jnp.sqrt(reductions.total(wide**2) / s.size) * jnp.asarray(sigma, wide.dtype)
+        return (wide + size * draws.nearly_normal(place.stream, s.shape, wide.dtype)).astype(s.dtype)
 
-    return Rule(f"noisy({_number(sigma)})", alter=alter, random=True)
+    return Rule(f"noisy({number(sigma)})", alter=alter, random=True)
 
 
 @register
@@ -542,7 +569,9 @@ def rounded(bits: int, stochastic: bool = True) -> Rule:
             raise ValueError(f"rounded: bits must be at most 24, got {bits}")
 
     def alter(place: Place, s: Array) -> Array:
-        return round_to_bits(s, bits, draws.uniform(place.stream, s.shape, s.dtype) if stochastic else None)
+        wide = precision.wide(s)  # chances of 16 bits are not even
+        between = draws.uniform(place.stream, s.shape, wide.dtype) if stochastic else None
+        return round_to_bits(wide, bits, between).astype(s.dtype)
 
     name = f"rounded({bits if isinstance(bits, int) else '...'}{'' if stochastic else ', stochastic=false'})"
     # the mean size, which one bit takes, is over neurons that fill a layer up, too
@@ -552,16 +581,25 @@ def rounded(bits: int, stochastic: bool = True) -> Rule:
 
 def round_to_bits(s: Array, bits: Any, between: Array | None) -> Array:
     """What `rounded` makes of s; between: uniform from -1 to 1, which decides, or None for the nearest."""
-    largest = jnp.max(jnp.abs(s))
+    largest = reductions.largest(jnp.abs(s))
     scale = jnp.where(largest > 0, largest, 1)
-    steps = jnp.asarray(2.0, s.dtype) ** (jnp.asarray(bits, s.dtype) - 1) - 1  # on either side of 0; none of one bit
-    unit = scale / jnp.where(steps > 0, steps, 1)
-    if between is None:
-        few, many = jnp.sign(s) * jnp.mean(jnp.abs(s)), jnp.round(s / unit) * unit
+
+    def one_bit() -> Array:
+        if between is None:
+            return jnp.sign(s) * (reductions.total(jnp.abs(s)) / s.size)
+        return jnp.where(s > between * scale, scale, -scale)
+
+    def more(steps: Array) -> Array:  # on either side of 0
+        at = s * (steps / scale)
+        at = jnp.round(at) if between is None else jnp.floor(at + (between / 2 + 0.5))
+        return at * (scale / steps)
+
+    if isinstance(bits, int):
+        found = one_bit() if bits == 1 else more(jnp.asarray(2 ** (bits - 1) - 1, s.dtype))
     else:
-        few = jnp.where(s / scale > between, scale, -scale)
-        many = jnp.floor(s / unit + (between + 1) / 2) * unit
-    return jnp.where(largest > 0, jnp.where(steps > 0, many, few), 0).astype(s.dtype)
+        steps = jnp.exp2(jnp.asarray(bits, s.dtype) - 1) - 1
+        found = jnp.where(steps > 0, more(jnp.where(steps > 0, steps, 1)), one_bit())
+    return jnp.where(largest > 0, found, 0)
 
 
 @register
@@ -574,11 +612,12 @@ def dropped_back(rate: float) -> Rule:
     rate = checks.constant("dropped_back", "rate", rate, lambda r: (r >= 0) & (r < 1), "in [0, 1)")
 
     def alter(place: Place, s: Array) -> Array:
-        own = jnp.asarray(rate, s.dtype)
-        stays = draws.uniform(place.stream, s.shape, s.dtype) >= 2 * own - 1
-        return s * jnp.where(stays, 1 / (1 - own), 0)
+        wide = precision.wide(s)  # of 16 bits, 1 - rate and the chance to stay are not the same
+        own = jnp.asarray(rate, wide.dtype)
+        stays = draws.uniform(place.stream, s.shape, wide.dtype) >= 2 * own - 1
+        return (wide * jnp.where(stays, 1 / (1 - own), 0)).astype(s.dtype)
 
-    return Rule(f"dropped_back({_number(rate)})", alter=alter, random=True)
+    return Rule(f"dropped_back({number(rate)})", alter=alter, random=True)
 
 
 @register
@@ -591,12 +630,12 @@ def clipped_back(norm: float) -> Rule:
     norm = checks.constant("clipped_back", "norm", norm, *checks.POSITIVE)
 
     def alter(place: Place, s: Array) -> Array:
-        length = jnp.sqrt(jnp.sum(s**2, axis=tuple(range(1, s.ndim))))
-        allowed = jnp.asarray(norm, s.dtype) * place.share().astype(s.dtype)
+        length = jnp.sqrt(factors.row_squares(s))
+        allowed = jnp.asarray(norm, length.dtype) * place.share().astype(length.dtype)
         scale = jnp.where(length > allowed, allowed / jnp.where(length > 0, length, 1), 1)
-        return s * jnp.expand_dims(scale, tuple(range(1, s.ndim)))
+        return factors.over_rows(s, scale)
 
-    return Rule(f"clipped_back({_number(norm)})", alter=alter, pads=True)
+    return Rule(f"clipped_back({number(norm)})", alter=alter, pads=True)
 
 
 @register
@@ -619,7 +658,7 @@ def surrogate(slope: float = 1.0) -> Rule:
 
         return dataclasses.replace(layer, activation=dataclasses.replace(activation, pullback=pullback))
 
-    return Rule(f"surrogate({_number(slope)})", rewrite=rewrite, pads=True)
+    return Rule(f"surrogate({number(slope)})", rewrite=rewrite, pads=True)
 
 
 def _height(activation: Any) -> float:

@@ -69,7 +69,10 @@ class View:
 
     @functools.cached_property
     def swept(self) -> Sweep:
-        """The recursion from each example's own loss: s_q = dF_q/dn."""
+        """The recursion from each example's own loss: s_q = dF_q/dn. Raises ValueError for a layer without derivative,
+        in a network trained by a rule that needs none.
+        """
+        backprop.check_trainable(self.network)
         return self.swept_from(self.trace, None)
 
     def swept_from(self, trace: Trace, scale: Array | None) -> Sweep:

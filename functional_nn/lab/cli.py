@@ -416,7 +416,7 @@ def demo(
     browser: bool = True,
     sweep: Path | None = None,
 ) -> None:
-    """Demonstrations in a browser: gradient descent, Adam, backpropagation, convolution, boundaries, populations, text.
+    """Demonstrations in a browser: descent, Adam, backpropagation, convolution, boundaries, populations, text, rules.
 
     Examples: functional-nn demo
               functional-nn demo --no-browser --port 8000 --sweep runs/digits-sweep

@@ -207,7 +207,7 @@ class Loss(Described):
             total, weight = jnp.sum(wide), float(wide.size)
         else:
             own = spread(weights.astype(wide.dtype), values.shape)
-            total, weight = jnp.sum(wide * own), _positive(jnp.sum(own))
+            total, weight = jnp.sum(wide * own), positive(jnp.sum(own))
         total = total / weight if self.reduction == "mean" else total
         return _times(total, self.of_all(count)).astype(values.dtype)
 
@@ -222,7 +222,7 @@ class Loss(Described):
             scaled = wide / math.prod(gradients.shape[:-1]) if self.reduction == "mean" else wide
             return _times(scaled, counted).astype(dtype)
         share = spread(weights.astype(wide.dtype), gradients.shape[:-1])
-        share = share / _positive(jnp.sum(share)) if self.reduction == "mean" else share
+        share = share / positive(jnp.sum(share)) if self.reduction == "mean" else share
         return (wide * _times(share, counted)[..., None]).astype(dtype)
 
     def of_all(self, positions: int) -> float:
@@ -300,8 +300,8 @@ def _times(x: Array, factor: float) -> Array:
     return x if factor == 1 else x * factor
 
 
-def _positive(total: Array) -> Array:
-    # of weights that are all 0 there is nothing to divide
+def positive(total: Array) -> Array:
+    """What is divided by: 1 where it is 0, as the sum of weights that are all 0."""
     return jnp.where(total > 0, total, 1)
 
 

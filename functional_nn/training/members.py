@@ -183,7 +183,8 @@ def grouped(
     accepted["the rule"] = tuple(dict.fromkeys(name for maker in of_rule.values() for name in maker.names))
     for name in columns:
         takers = [taker for taker, names in accepted.items() if name in names]
-        takers = takers[:1] if name == "seed" else takers  # a member's is that of its rule, too
+        if name == "seed":  # a member's is that of its rule, too
+            takers = [taker for taker in takers if taker != "the rule"]
         if name == "optimizer" and not takers:
             raise ValueError(
                 "hyperparameters: for 'optimizer' to differ, give optimizer={name: ..., name: ...}, a race"

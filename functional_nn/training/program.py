@@ -18,7 +18,7 @@ import numpy as np
 from jax import Array, lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from functional_nn import checks, optimizers, precision
+from functional_nn import checks, optimizers, precision, reductions
 from functional_nn.gradients import quantities, rules
 from functional_nn.gradients.backprop import (
     Along,
@@ -834,15 +834,4 @@ def _share(right: Array | None, weight: Array) -> Array | None:
 def _norm(grads: Params) -> Array:
     leaves = jax.tree.leaves(grads)
     dtype = at_least_float32(leaves[0].dtype)
-    return jnp.sqrt(sum(_sum(leaf.astype(dtype) ** 2) for leaf in leaves))
-
-
-def _sum(x: Array) -> Array:
-    # By halves, which vectorize: on CPU, XLA adds up one number at a time, which in a small network's update took as
-    # long as its largest product.
-    x, odd = x.reshape(-1), []
-    while x.size > 16:
-        if x.size % 2:
-            odd, x = [*odd, x[-1]], x[:-1]
-        x = x[: x.size // 2] + x[x.size // 2 :]
-    return sum(odd, start=jnp.sum(x))
+    return jnp.sqrt(sum(reductions.total(leaf.astype(dtype) ** 2) for leaf in leaves))

@@ -758,6 +758,10 @@ def test_a_loss_that_does_not_admit_a_quantity_says_why(given):
     network = chain((2, 3, 2), "hardlim", "softmax")
     with pytest.raises(ValueError, match="layer 'layer1': 'hardlim' has no derivative"):
         quantities.jacobian(network, None, network.init(KEY), jnp.ones((4, 2)))
+    for name in ("alignment", "per_example_norms"):  # a rule that needs no derivative has none to compare with
+        with pytest.raises(ValueError, match="layer 'layer1': 'hardlim' has no derivative"):
+            quantities.compute(network, "cross_entropy", network.init(KEY), jnp.ones((4, 2)), jnp.array([0, 1, 0, 1]),
+                               (name,), rule="weight_perturbation", rule_key=KEY)  # fmt: skip
     with pytest.raises(ValueError, match="needs outputs that are"):
         quantities.variance(
             chain((2, 3), "tanh", "linear"), "cross_entropy", *problem(chain((2, 3), "tanh", "linear"), "cross_entropy")
@@ -796,4 +800,4 @@ def test_every_quantity_says_what_it_takes():
         assert function.__doc__ and function.__name__ == name
         parameters = list(inspect.signature(function).parameters)
         assert parameters[:5] == ["network", "loss", "params", "inputs", "targets"]
-        assert parameters[-3:] == ["weights", "block", "budget"]
+        assert parameters[-5:] == ["weights", "block", "budget", "rule", "rule_key"]

@@ -110,7 +110,11 @@ def _step(owner: str, name: str, value: Any) -> Any:
 
 def _told(name: str, *given: tuple[str, Any, Any]) -> str:
     """The rule as it is written: constants that are not as they always are."""
-    said = [f"{key}={value:g}" for key, value, usual in given if isinstance(value, int | float) and value != usual]
+    said = [
+        f"{key}={rules.number(value)}"
+        for key, value, usual in given
+        if isinstance(value, int | float) and value != usual
+    ]
     return f"{name}({', '.join(said)})" if said else name
 
 

@@ -45,7 +45,7 @@ def forward_forward(threshold: float = 1.0, label: str = "label") -> Rule:
                 f"rule: forward_forward needs an input {label!r} of the classes, {expected} as the outputs, got {given}"
             )
 
-    told = f"{threshold:g}" if isinstance(threshold, float) else "..."
+    told = rules.number(threshold) + ("" if label == "label" else f", {label}")
     return Rule(f"forward_forward({told})", check=check, method=_method(threshold, label), random=True)
 
 

@@ -124,9 +124,11 @@ def hebb(supervised: bool = True, decay: float = 0.0) -> Rule:
     def active(layer: Layer, trace: Trace, targets: Array) -> Array:
         return -(targets if supervised else trace.activations[layer.name])
 
-    told = "" if supervised else "supervised=false"
+    told = [] if supervised else ["supervised=false"]
+    if not (isinstance(decay, float) and decay == 0):
+        told.append(f"decay={rules.number(decay)}")
     return Rule(
-        f"hebb({told})" if told else "hebb",
+        f"hebb({', '.join(told)})" if told else "hebb",
         method=_one_layer(active, decay),
         check=_check_single("hebb", None, ""),
         has_derivatives=False,

@@ -49,7 +49,7 @@ def predictive_coding(steps: int = 20, rate: float = 0.1, precision: float = 1.0
     steps = checks.integer("predictive_coding", "steps", steps, 1)
     rate = checks.constant("predictive_coding", "rate", rate, *checks.POSITIVE)
     precision = checks.constant("predictive_coding", "precision", precision, *checks.POSITIVE)
-    given = [f"{x:g}" if isinstance(x, int | float) else "..." for x in (steps, rate, precision)]
+    given = map(rules.number, (steps, rate, precision))
     return Rule(f"predictive_coding({', '.join(given)})", method=_method(steps, rate, precision))
 
 

@@ -38,7 +38,7 @@ def target_propagation(rate: float = 0.1, noise: float = 0.1) -> Rule:
     """
     rate = checks.constant("target_propagation", "rate", rate, *checks.POSITIVE)
     noise = checks.constant("target_propagation", "noise", noise, *checks.NON_NEGATIVE)
-    given = [f"{x:g}" if isinstance(x, int | float) else "..." for x in (rate, noise)]
+    given = map(rules.number, (rate, noise))
     return Rule(
         f"target_propagation({', '.join(given)})", begin=_begin, check=_check, method=_method(rate, noise), random=True
     )
@@ -49,8 +49,10 @@ def _check(network: Network, layer: Layer) -> None:
     before = network.layers[at - 1].name if at else network.inputs[0][0]
     # the twin has the same weights, in the order of memory that populations on CPU take
     chain = layer.reads in (((before, dense),), ((before, dense.twin),)) and len(network.inputs) == 1
-    vectors = len(network.net_shapes[layer.name]) == 1
-    if not (chain and vectors):
+    shape = network.net_shapes[layer.name]
+    if len(shape) > 1:
+        raise ValueError(f"rule: target_propagation inverts layers of vectors; layer {layer.name!r} has shape {shape}")
+    if not chain:
         raise ValueError(
             "rule: target_propagation inverts layer after layer, so that each is to read the one before it by dense, "
             f"as in fnn.multilayer; {layer.name!r} reads {', '.join(f'{s!r} by {by.name}' for s, by in layer.reads)}"

@@ -1,4 +1,4 @@
-"""Demonstrations in a browser: gradient descent, Adam, backpropagation, convolution, boundaries, populations, text.
+"""Demonstrations in a browser: descent, Adam, backpropagation, convolution, boundaries, populations, text, rules.
 
 `functional-nn demo` opens them; `serve` is the same from Python. The pages only show: what is computed, the library's
 own compiled functions compute, in this process. The extra `demo` has what is needed (a Bokeh server).

@@ -3,24 +3,21 @@
 from collections.abc import Iterator
 from typing import NamedTuple
 
-import contourpy
-import numpy as np
 from bokeh.document import Document
 from bokeh.layouts import column, row
-from bokeh.models import Button, LinearColorMapper, Range1d, Select, Toggle
+from bokeh.models import Button, Select, Toggle
 
 from functional_nn.lab.demonstrations import classifier, page, typed
 from functional_nn.lab.demonstrations.boxes import Box, Form
-from functional_nn.lab.demonstrations.classifier import EPOCHS, WINDOW, Choice, Field, Training
+from functional_nn.lab.demonstrations.classifier import EPOCHS, Choice, Field, Training
 from functional_nn.lab.demonstrations.page import Demonstration, Live, Status, said
+from functional_nn.lab.demonstrations.plane import Plane
 from functional_nn.optimizers import first_order, second_order
 
 TITLE = "Decision boundary"
 ABOUT = "Thick: where the output is 1/2. Thin lines: where hidden neurons' net inputs are 0, which they put together."
 _FRAME = 60  # milliseconds between two pictures, at least
 _LONGEST = 5000  # epochs, after which it pauses
-_BLUES_AND_ORANGES = ("#2b6cb0", "#5a8fc4", "#8ab1d8", "#b9d3ea", "#e3eef7", "#fdf0e3", "#f9d4ac", "#f3b575", "#e8954a",
-                      "#d97a2b")  # fmt: skip
 _SIZES = {"all at once": 0, "50": 50, "20": 20, "5": 5, "1": 1}
 
 
@@ -84,12 +81,10 @@ class _Page:
         self.step = Button(label="Step", name="step", **wide)
         self.again = Button(label="Reset", name="again", **wide)
 
-        self.image = page.source("field", "image")
-        self.edge, self.units = page.source("boundary", "xs", "ys"), page.source("units", "xs", "ys")
-        self.points = page.source("points", "x", "y", "color", "marker")
+        self.plane = Plane("The plane of both inputs coloured by the output, examples and boundaries", 500)
         self.curves = page.source("curves", "x", "training", "held_out")
         self.readout = page.words(name="readout")
-        self.plotted, self.error = self.plane(), self.curve()
+        self.error = self.curve()
         for control in (self.data, self.activation, self.loss, self.optimizer, self.size):
             control.on_change("value", lambda attribute, old, new: self.restart())
         self.layer.on_change("value", lambda attribute, old, new: self.ask(0))
@@ -101,21 +96,9 @@ class _Page:
                           row(self.hidden.model, self.activation, **wide), self.optimizer,
                           row(self.rate.model, self.size, **wide), self.loss, self.speed, self.layer,
                           **wide)  # fmt: skip
-        page.lay_out(document, TITLE, ABOUT, status=self.status.model, controls=controls, main=self.plotted,
+        page.lay_out(document, TITLE, ABOUT, status=self.status.model, controls=controls, main=self.plane.figure,
                      side=column(self.error, self.readout, **wide))  # fmt: skip
         self.restart()
-
-    def plane(self):
-        low, high = WINDOW
-        plotted = page.plot("The plane of both inputs coloured by the output, examples and boundaries", height=500,
-                            x_range=Range1d(low, high), y_range=Range1d(low, high))  # fmt: skip
-        colors = LinearColorMapper(palette=_BLUES_AND_ORANGES, low=0, high=1)
-        plotted.image("image", x=low, y=low, dw=high - low, dh=high - low, source=self.image, color_mapper=colors)
-        plotted.multi_line("xs", "ys", source=self.units, color=page.INK, line_alpha=0.45, line_width=1)
-        plotted.multi_line("xs", "ys", source=self.edge, color=page.INK, line_width=3)
-        plotted.scatter("x", "y", source=self.points, fill_color="color", marker="marker", size=7, line_color="white")
-        plotted.xaxis.axis_label, plotted.yaxis.axis_label = "p₁", "p₂"
-        return plotted
 
     def curve(self):
         plotted = page.log_plot("Training and held-out loss against epochs", "epoch", "loss", height=300)
@@ -175,16 +158,14 @@ class _Page:
     # What is seen ----------------------------------------------------------------------------------------------------
 
     def show(self, found: Answer) -> None:
+        if found.training.choice != self.choice():
+            return  # of a network that is no longer there; the new one is on its way
         self.now, (outputs, net_inputs) = found
         choice, history = self.now.choice, self.now.history
         examples = classifier.data(choice.data)
         x, t = examples.inputs[0], examples.targets[0, :, 0]
-        self.points.data = {"x": x[:, 0], "y": x[:, 1], "color": np.where(t > 0.5, "#b4540a", "#0b4f8a"),
-                            "marker": np.where(t > 0.5, "triangle", "circle")}  # fmt: skip
-        self.image.data = {"image": [outputs]}
-        self.edge.data = _lines([outputs - 0.5])
         layer = self.layer.options.index(self.layer.value)
-        self.units.data = _lines(net_inputs[min(layer, len(net_inputs) - 1)])
+        self.plane.show(x, t, outputs, net_inputs[min(layer, len(net_inputs) - 1)])
         losses = history.training_loss, history.validation_loss
         shown, held_out = (page.curve(each, 1) for each in losses)
         self.curves.data = {"x": shown["x"], "training": shown["y"], "held_out": held_out["y"]}
@@ -212,13 +193,6 @@ class _Page:
         rate = "" if choice.second_order else f", learning rate {said(self.rate.value)}"
         caption = f"{choice.optimizer}{rate}; |gradient| {said(history.gradient_norm[-1])}"
         self.readout.text = str(page.tables(page.Table(("", choice.loss, "right"), rows, caption)))
-
-
-def _lines(fields) -> dict[str, list[np.ndarray]]:
-    """Where each field (N, N) is zero."""
-    grid = classifier.axis()
-    lines = [line for one in fields for line in contourpy.contour_generator(grid, grid, one).lines(0.0)]
-    return {"xs": [line[:, 0] for line in lines], "ys": [line[:, 1] for line in lines]}
 
 
 DEMONSTRATION = Demonstration("decision-boundary", TITLE, ABOUT, _Page, warm_up)

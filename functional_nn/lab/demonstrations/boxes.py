@@ -48,9 +48,10 @@ class Box:
         else:
             self.write(value)
 
-    def refuse(self, reason: str) -> None:
+    def refuse(self, reason: str, so: str = "the last one stays") -> None:
+        """Marks what stands in it, and says why below; so: what comes of it."""
         self.input.css_classes = ["refused"]
-        self.why.text = page.refusal(f"{reason}; the last one stays")
+        self.why.text = page.refusal(f"{reason}; {so}")
         self.why.visible = True
 
 

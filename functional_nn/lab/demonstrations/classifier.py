@@ -28,6 +28,7 @@ ACTIVATIONS = ("tanh", "sigmoid", "relu", "leaky_relu", "elu", "linear")
 LOSSES = ("binary_cross_entropy", "mean_square_error")
 _RESIDUALS = ("levenberg_marquardt", "bayesian_regularization")
 _MOST_LAYERS, _MOST_NEURONS = 3, 24
+NOTHING_YET = History(*([np.zeros(0)] * 6), {})
 
 
 class Data(NamedTuple):
@@ -149,7 +150,7 @@ def begin(choice: Choice, rate: float) -> Training:
     network_ = network(choice)
     params = network_.init(jax.random.key(choice.seed))
     run = _compiled(_key(choice))[0](rate, params, _batch(network_, choice, 0))
-    return Training(choice, run, History(*([np.zeros(0)] * 6), {}))
+    return Training(choice, run, NOTHING_YET)
 
 
 def advance(now: Training, rate: float, epochs: int) -> Training:
@@ -158,8 +159,7 @@ def advance(now: Training, rate: float, epochs: int) -> Training:
     network_ = network(now.choice)
     batches = _batch(network_, now.choice, 0), _batch(network_, now.choice, 1)
     run, table, count = _compiled(_key(now.choice))[1](rate, now.run, *batches, jax.random.key(now.choice.seed), epochs)
-    rows = (np.concatenate([a, np.asarray(b)[: int(count)]]) for a, b in zip(now.history[:-1], table[:-1], strict=True))
-    return Training(now.choice, run, History(*rows, {}))
+    return Training(now.choice, run, longer(now.history, table, count))
 
 
 def check_rate(optimizer: str, rate: float) -> None:
@@ -177,25 +177,38 @@ def _key(choice: Choice) -> Choice:
 def _settings(choice: Choice, rate) -> Settings:
     optimizer = optimizers.get(choice.optimizer) if choice.second_order else first_order.factory(choice.optimizer)(rate)
     plan = training.minibatch(choice.batch_size) if choice.batch_size else training.batch()
-    settings = loop.settle(network(choice), choice.loss, optimizer, plan=plan, correct=_right)
+    settings = loop.settle(network(choice), choice.loss, optimizer, plan=plan, correct=right)
     return loop.suited(settings, EXAMPLES, False, EPOCHS)
 
 
-def _right(outputs, targets):
+def right(outputs, targets):
+    """Which examples (Q,) are on their side of 1/2; outputs and targets (Q, 1)."""
     return ((outputs > 0.5) == (targets > 0.5))[:, 0]
 
 
 @functools.lru_cache(maxsize=64)
 def _compiled(choice: Choice) -> tuple[Callable, Callable]:
-    """(rate, params, training) -> Run; (rate, run, training, held out, key, epochs) -> (Run, table, epochs run)."""
+    return in_portions(functools.partial(_settings, choice))
+
+
+def in_portions(settings: Callable[[Any], Settings]) -> tuple[Callable, Callable]:
+    """(rate, params, training) -> Run; (rate, run, training, held out, key, epochs) -> (Run, table, epochs run), up to
+    EPOCHS of them; compiled once for all rates. settings(rate): of the training.
+    """
 
     def begin(rate, params, batch):
-        return program.start(_settings(choice, rate), params, batch)
+        return program.start(settings(rate), params, batch)
 
     def advance(rate, run, batch, held_out, key, epochs):
-        return program.program(_settings(choice, rate), EPOCHS)(run, batch, held_out, key, epochs)
+        return program.program(settings(rate), EPOCHS)(run, batch, held_out, key, epochs)
 
     return jax.jit(begin), jax.jit(advance)
+
+
+def longer(history: History, table: History, count: Any) -> History:
+    """The history with the first `count` rows of a table after it."""
+    pairs = zip(history[:-1], table[:-1], strict=True)
+    return History(*(np.concatenate([rows, np.asarray(more)[: int(count)]]) for rows, more in pairs), {})
 
 
 def _batch(network_: fnn.Network, choice: Choice, part: int) -> Batch:

@@ -25,6 +25,7 @@ from functional_nn.lab.demonstrations import (
     boundary,
     convolution,
     gradient_descent,
+    learning_rules,
     populations,
     race,
     sweep_members,
@@ -40,6 +41,7 @@ DEMONSTRATIONS: tuple[Demonstration, ...] = (
     boundary.DEMONSTRATION,
     populations.DEMONSTRATION,
     attention.DEMONSTRATION,
+    learning_rules.DEMONSTRATION,
 )
 LOOPBACK = "127.0.0.1"
 _TRIES = 20  # ports from the one asked for

@@ -3,10 +3,12 @@
 import jax
 import numpy as np
 import pytest
+from bokeh.document import Document
 
 import functional_nn as fnn
-from functional_nn.lab.demonstrations import boundary, classifier
+from functional_nn.lab.demonstrations import boundary, classifier, plane
 from functional_nn.lab.demonstrations.classifier import Choice
+from functional_nn.lab.demonstrations.page import Live
 
 FIRST = Choice()
 
@@ -54,7 +56,7 @@ def test_the_field_is_what_the_network_gives():
     assert [each.shape for each in field.net_inputs] == [(3, 91, 91), (2, 91, 91)]
     np.testing.assert_allclose(field.net_inputs[1][:, 40, 7], trace.net_inputs["layer2"][0])
     weights, bias = now.params["layer1"]["weights"]["input"], now.params["layer1"]["bias"]
-    for x, y in zip(*boundary._lines(field.net_inputs[0][:1]).values(), strict=True):
+    for x, y in zip(*plane.lines(field.net_inputs[0][:1]).values(), strict=True):
         np.testing.assert_allclose(np.stack([x, y], axis=1) @ weights[0] + bias[0], 0, atol=1e-12)
 
 
@@ -91,6 +93,22 @@ def test_hidden_neurons(text, sizes):
 def test_rates_that_are_none(rate):
     with pytest.raises(ValueError, match="learning.rate"):
         classifier.check_rate(FIRST.optimizer, rate)
+
+
+def test_an_answer_of_a_network_that_is_no_longer_there(monkeypatch):
+    """It came after another was asked for: nothing goes on with it."""
+    asked = []
+    monkeypatch.setattr(Live, "ask", lambda self, question: asked.append(question))
+    page = boundary._Page(Document())
+    page.show(boundary.answer(asked[-1]))
+    page.ask(1)
+    page.new_weights()
+    count = len(asked)
+    page.show(boundary.answer(asked[-2]))
+    page.ask(1)
+    assert page.now is None and len(asked) == count
+    page.show(boundary.answer(asked[-1]))
+    assert page.now.choice.seed == 1
 
 
 # In a browser ---------------------------------------------------------------------------------------------------------
