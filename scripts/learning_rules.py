@@ -213,7 +213,8 @@ def draw(found: dict[tuple, Trained]):
     with plt.rc_context(STYLE):
         figure = plt.figure(figsize=(13, 10), layout="constrained")
         above, below = figure.subfigures(2, 1, height_ratios=(1.5, 1))
-        for axis, name in zip(above.subplots(1, 2, sharey=True), PARTS, strict=True):
+        names = dict.fromkeys(name for name, _, _ in found)
+        for axis, name in zip(above.subplots(1, len(names), sharey=True, squeeze=False)[0], names, strict=True):
             networks = [*(f"mlp, {depth} hidden" for depth in DEPTHS), "lenet"]
             for place, (network, color) in enumerate(zip(networks, COLORS, strict=False)):
                 if (name, network, "exact") not in found:
@@ -230,7 +231,7 @@ def draw(found: dict[tuple, Trained]):
         shown = OF_DEPTHS[1:]
         for axis, rule in zip(below.subplots(1, len(shown), sharey=True), shown, strict=True):
             own = found["digits", f"mlp, {DEPTHS[-1]} hidden", rule]
-            for (layer, cosine), color in zip(list(own.gradient.items())[:-1], COLORS, strict=True):
+            for (layer, cosine), color in zip(list(own.gradient.items())[:-1], COLORS, strict=False):
                 angle = degrees(cosine)
                 epochs = np.arange(1, len(angle) + 1)
                 axis.plot(epochs, np.median(angle, axis=1), color=color, label=layer)

@@ -80,7 +80,9 @@ def draw(rows: list[dict]):
             for layer, line in zip(range(1, DEEP + 1), ("-", "--", ":"), strict=True):
                 right.plot(bits, [r[f"angle, layer{layer}"] for r in of], line, marker=".", color=color,
                            label=f"{way}, layer{layer}")  # fmt: skip
-        left.set(xlabel="bits of a sensitivity", ylabel="test error, %")
+        left.set(xlabel="bits of a sensitivity", ylabel="test error, %", yscale="log")
+        left.set_yticks([2, 5, 10, 20, 50, 90], [2, 5, 10, 20, 50, 90])
+        left.minorticks_off()
         right.set(xlabel="bits of a sensitivity", ylabel="angle to the exact gradient, degrees", ylim=(0, None))
         for axis in (left, right):
             axis.set_xticks(BITS)
