@@ -146,7 +146,15 @@ class Asked(NamedTuple):
         if self.weights is None or self.weights.ndim == 1:
             return None
         mean = jnp.mean(self.weights.reshape(len(self.weights), -1), axis=1)
-        return factors.over_rows(self.weights, 1 / jnp.where(mean > 0, mean, 1))
+        return factors.over_rows(self.weights, 1 / losses.positive(mean))
+
+    def value(self, trace: Trace) -> Array:
+        """F of what that forward pass gives."""
+        return loss_value(self.network, self.loss, trace, self.targets, self.weights)
+
+    def answer(self, trace: Trace, gradients: Params, s: dict[str, Array] | None = None) -> Backpropagation:
+        """What a method gives back: F and outputs are those of the trace; s where it has sensitivities."""
+        return Backpropagation(self.value(trace), gradients, s or {}, {}, trace)
 
 
 def value_and_grad(network: Network, loss: Loss, rule: rules.Given = "exact") -> Callable[..., tuple[Array, Params]]:

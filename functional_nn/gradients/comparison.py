@@ -35,7 +35,7 @@ from functional_nn.networks import activations, connections, losses
 from functional_nn.networks.activations import Activation
 from functional_nn.networks.connections import Connection, Factors, Shape
 from functional_nn.networks.losses import Loss
-from functional_nn.networks.network import Inputs, Network, Params, dtype_of, forward
+from functional_nn.networks.network import Inputs, Network, Params, dtype_of, forward, moved
 from functional_nn.registry import cached
 
 Verdict = Literal["agree", "differ", "inconclusive", "another rule"]
@@ -229,7 +229,7 @@ def compare(
 
     own_key = jax.random.key(0) if key is None else key
     drop_key = own_key if network.drops else None
-    other = set(rules.every(rule)) != {rules.exact}
+    other = not rules.is_exact(rule)
     if other:
         if manual is not backpropagate:
             raise ValueError("rule: it is that of our own backpropagate; give manual one that goes by it, and no rule")
@@ -312,11 +312,9 @@ def _angles(network: Network, manual: dict[str, Any], automatic: dict[str, Any])
 
     found = []
     for layer in network.layers:
-        of = lambda tree, name=layer.name: {  # noqa: E731
-            part: x for part, x in tree["parameters"][name].items() if part not in ("statistics", "feedback")
-        }
+        parameters = (moved(tree["parameters"][layer.name]) for tree in (manual, automatic))
         s = (tree["sensitivities"][layer.name] for tree in (manual, automatic))
-        found.append(Angle(layer.name, *between(of(manual), of(automatic)), *between(*s)))
+        found.append(Angle(layer.name, *between(*parameters), *between(*s)))
     return tuple(found)
 
 

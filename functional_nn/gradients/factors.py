@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from functional_nn.networks.connections import Connection, Factors, dense, rows
-from functional_nn.networks.network import Network, Params, Trace
+from functional_nn.networks.network import NOT_MOVED, Network, Params, Trace
 from functional_nn.precision import at_least_float32, wide
 
 _FORMED = 64 * 2**20  # bytes of derivatives that are formed at once
@@ -60,7 +60,7 @@ def of_examples(network: Network, params: Params, trace: Trace, s: dict[str, Arr
         if learned[layer.name]:
             shares = learned[layer.name].items()
             factored[layer.name]["learned"] = {name: _share(f, own["learned"][name], along) for name, f in shares}
-        for name in ("statistics", "feedback"):  # which no example's loss is changed by
+        for name in NOT_MOVED:  # which no example's loss is changed by
             if name in own:
                 nothing = lambda x, lead=given.shape[: 1 + along]: Factors(jnp.zeros((*lead, x.size), x.dtype), None)  # noqa: E731
                 factored[layer.name][name] = jax.tree.map(nothing, own[name])

@@ -56,7 +56,7 @@ from functional_nn.gradients.views import (
 from functional_nn.networks import losses
 from functional_nn.networks.activations import Activation, Theta
 from functional_nn.networks.losses import Loss
-from functional_nn.networks.network import Inputs, Layer, Network, Params, theta
+from functional_nn.networks.network import Inputs, Layer, Network, Params, moved, theta
 from functional_nn.precision import wide
 
 # Sums of factors ------------------------------------------------------------------------------------------------------
@@ -465,10 +465,6 @@ def _products(exact, given) -> tuple[Array, Array, Array]:
     )
 
 
-def _learned_by_gradient(own: Params) -> Params:
-    return {name: x for name, x in own.items() if name not in ("statistics", "feedback")}
-
-
 @register(adds=True, finish=_aligned)
 def alignment(view):
     """{layer: Alignment}: where what `rule` gives points, beside the exact gradient; 1 throughout for the exact rule.
@@ -477,7 +473,7 @@ def alignment(view):
     Below 90 degrees, a cosine above 0, a small step along it lowers F. Lillicrap et al. 2016, Fig. 2.
     """
     exact, (given, s) = view.exact.contract(view.share), view.by_rule()
-    parts = {name: (_learned_by_gradient(own), _learned_by_gradient(given[name])) for name, own in exact.items()}
+    parts = {name: (moved(own), moved(given[name])) for name, own in exact.items()}
     parts = {name: pair if jax.tree.leaves(pair) else None for name, pair in parts.items()}
     own = view.exact.swept.sensitivities
     return parts, {name: _products(factors.over_rows(own[name], view.share), s[name]) for name in s}
@@ -523,9 +519,9 @@ def rule_noise(view, *, samples=16):
     key = jax.random.key(0) if view.rule_key is None else view.rule_key
 
     def one(own_key):
-        return jax.tree.map(wide, {name: _learned_by_gradient(own) for name, own in view.by_rule(own_key)[0].items()})
+        return jax.tree.map(wide, {name: moved(own) for name, own in view.by_rule(own_key)[0].items()})
 
-    exact = {name: _learned_by_gradient(own) for name, own in view.exact.contract(view.share).items()}
+    exact = {name: moved(own) for name, own in view.exact.contract(view.share).items()}
     return exact, lax.map(one, jax.random.split(key, samples))
 
 

@@ -86,6 +86,14 @@ class Edge(NamedTuple):
         """What tells it from every other connection of the network."""
         return self.layer.name, self.source
 
+    @property
+    def direct_shape(self) -> Shape:
+        """(S^M, R) of a matrix from the outputs: R numbers of the whole signal, or at each position where the outputs
+        have positions, too.
+        """
+        signal = self.signal.shape
+        return self.errors.shape[-1], math.prod(signal[1:]) if self.errors.ndim == 2 else signal[-1]
+
 
 @dataclass(frozen=True)
 class Rule(Described):
@@ -144,8 +152,7 @@ class Rule(Described):
         """What of s (Q, *P', S) reaches the source, (Q, *P, R). Raises ValueError for arrays of other shapes."""
         signal, errors = edge.signal, edge.errors
         if self.direct is not None:
-            size = math.prod(signal.shape[1:]) if errors.ndim == 2 else signal.shape[-1]
-            b = self.like("direct", self.direct(edge), (errors.shape[-1], size), errors.dtype)
+            b = self.like("direct", self.direct(edge), edge.direct_shape, errors.dtype)
             return jnp.tensordot(errors, b, 1).reshape(signal.shape)
         if self.carry is not None:
             return self.like("carry", self.carry(edge, s), signal.shape, s.dtype)
@@ -247,6 +254,11 @@ def of_layers(rule: Rule | ByLayer, network: Network) -> Mapping[str, Rule] | No
 def every(rule: Rule | ByLayer) -> tuple[Rule, ...]:
     """All rules in it."""
     return (rule,) if isinstance(rule, Rule) else tuple(rule.values())
+
+
+def is_exact(rule: Rule | ByLayer) -> bool:
+    """Is it the exact gradient, in whatever words?"""
+    return set(every(rule)) == {exact}
 
 
 def method_of(rule: Rule | ByLayer) -> Callable | None:
@@ -375,13 +387,13 @@ def number(value: Any) -> str:
     return short if isinstance(value, float) and float(short) == value else repr(value)
 
 
-def _spread(by: Connection, w: Shape) -> float:
-    """The deviation of weights drawn as Glorot and Bengio 2010 do: what goes through has about the same size."""
-    return math.sqrt(2 / sum(by.fans(w)))
+def glorot(fan_in: int, fan_out: int) -> float:
+    """The deviation of weights as Glorot and Bengio 2010 draw them: what goes through has about the same size."""
+    return math.sqrt(2 / (fan_in + fan_out))
 
 
-def _drawn(stream: Stream, shape: Shape, deviation: float, dtype) -> Array:
-    # uniform, as Lillicrap and Nokland drew them
+def drawn(stream: Stream, shape: Shape, deviation: float, dtype) -> Array:
+    """Random weights: uniform, as Lillicrap and Nokland drew them."""
     return draws.uniform(stream, shape, dtype) * np.asarray(math.sqrt(3) * deviation, dtype)
 
 
@@ -399,7 +411,7 @@ def feedback_alignment(seed: int = 0, scale: float = 1.0) -> Rule:
     def weights(edge: Edge) -> Array:
         w = edge.weights
         stream = draws.inside(draws.of_seed(seed), *edge.name)
-        return _scaled(_drawn(stream, w.shape, _spread(edge.connection, w.shape), w.dtype), scale)
+        return _scaled(drawn(stream, w.shape, glorot(*edge.connection.fans(w.shape)), w.dtype), scale)
 
     return Rule(_written("feedback_alignment", seed, scale), weights=weights)
 
@@ -440,10 +452,8 @@ def direct_feedback(seed: int = 0, scale: float = 1.0) -> Rule:
     scale = checks.constant("direct_feedback", "scale", scale, *checks.POSITIVE)
 
     def matrix(edge: Edge) -> Array:
-        x, outputs = edge.signal, edge.errors.shape[-1]
-        size = math.prod(x.shape[1:]) if edge.errors.ndim == 2 else x.shape[-1]
-        stream = draws.inside(draws.of_seed(seed), *edge.name)
-        return _scaled(_drawn(stream, (outputs, size), math.sqrt(2 / (outputs + size)), x.dtype), scale)
+        shape, stream = edge.direct_shape, draws.inside(draws.of_seed(seed), *edge.name)
+        return _scaled(drawn(stream, shape, glorot(*shape), edge.signal.dtype), scale)
 
     def check(network: Network, layer: Layer) -> None:
         for source, _ in layer.weighted:
@@ -466,11 +476,11 @@ def sign_symmetric(magnitude: Literal["uniform", "random", "fixed"] = "uniform",
 
     def weights(edge: Edge) -> Array:
         w = edge.weights
-        deviation = _spread(edge.connection, w.shape)
+        deviation = glorot(*edge.connection.fans(w.shape))
         if magnitude == "uniform":
             return jnp.sign(w) * np.asarray(deviation, w.dtype)
         stream = edge.stream if magnitude == "random" else draws.inside(draws.of_seed(seed), *edge.name)
-        return jnp.sign(w) * jnp.abs(_drawn(stream, w.shape, deviation, w.dtype))
+        return jnp.sign(w) * jnp.abs(drawn(stream, w.shape, deviation, w.dtype))
 
     told = magnitude if magnitude != "fixed" else f"fixed, {number(seed)}"
     return Rule(f"sign_symmetric({told})", weights=weights, random=magnitude == "random")
@@ -483,7 +493,7 @@ def _begin_like_weights(network: Network, layer: Layer, stream: Stream, dtype) -
     for source, by in layer.weighted:
         if source in own:
             shape = by.shapes(network.shapes[source], layer.rows)[1]
-            found[source] = _drawn(draws.inside(stream, source), shape, _spread(by, shape), dtype)
+            found[source] = drawn(draws.inside(stream, source), shape, glorot(*by.fans(shape)), dtype)
     return found
 
 

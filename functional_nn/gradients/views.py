@@ -130,8 +130,11 @@ class View:
     @functools.cached_property
     def exact(self) -> "View":
         """The same examples without the rule, with the same trace."""
+        return self._swept_anew(rules.exact, None)
+
+    def _swept_anew(self, rule: rules.Rule | rules.ByLayer, key: Array | None) -> "View":
         view = copy.copy(self)
-        view.rule, view._factors = rules.exact, {}
+        view.rule, view.rule_key, view._factors = rule, key, {}
         for name in ("swept", "gradients"):
             view.__dict__.pop(name, None)
         return view
@@ -141,10 +144,7 @@ class View:
         whole gradient by itself, too, {} where that has none. key: another draw of it.
         """
         if rules.method_of(self.rule) is None:
-            view = self if key is None else copy.copy(self)
-            if view is not self:
-                view.rule_key, view._factors = key, {}
-                view.__dict__.pop("swept", None)
+            view = self if key is None else self._swept_anew(self.rule, key)
             s = {name: factors.over_rows(own, self.share) for name, own in view.swept.sensitivities.items()}
             return view.contract(self.share), s
         alone = dataclasses.replace(self.loss, reduction="sum")

@@ -498,6 +498,14 @@ def renewed(network: Network, params: Params, trace: Trace) -> Params:
     return params
 
 
+NOT_MOVED = ("statistics", "feedback")  # of a layer's parameters: what F has no derivative by
+
+
+def moved(layer_params: dict) -> dict:
+    """Of a layer's parameters, or of a gradient of them, those that F has a derivative by."""
+    return {name: x for name, x in layer_params.items() if name not in NOT_MOVED}
+
+
 def dtype_of(params: Params) -> np.dtype:
     """The parameters', which is the network's."""
     return jax.tree_util.tree_leaves(params)[0].dtype

@@ -46,6 +46,11 @@ def augmentation(update_key: Array, number: int) -> Array:
     return jax.random.fold_in(jax.random.fold_in(update_key, _AUGMENTATION), number)
 
 
+def tracked(epoch: Array) -> Array:
+    """Of no run's key: what a random rule draws where it is tracked after that epoch, the same in every run."""
+    return jax.random.fold_in(jax.random.key(0), epoch)
+
+
 def starts(key: Array, count: int) -> Array:
     """Of the key of `best_of`: each start's own (N,)."""
     return jax.random.split(key, count)

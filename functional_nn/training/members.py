@@ -22,8 +22,7 @@ from jax import Array
 
 from functional_nn import optimizers, precision, registry
 from functional_nn.gradients import rules
-from functional_nn.gradients.backprop import Along
-from functional_nn.gradients.rules import ByLayer, Rule, begin, exact
+from functional_nn.gradients.backprop import Along, value_and_grad
 from functional_nn.networks import stored
 from functional_nn.networks.connections import Connection, Shape
 from functional_nn.networks.network import Network, Params, abstract_params
@@ -69,7 +68,8 @@ class Maker:
         optimizer = _optimizer(self.candidates, given, values.get("choice"))
         common = self.common
         if not given.keys().isdisjoint(self.rule.names):
-            common = dataclasses.replace(common, gradient=along(common.gradient, self.rule(given), again=True))
+            plain = value_and_grad if isinstance(common.gradient, Along) else common.gradient
+            common = dataclasses.replace(common, gradient=along(plain, self.rule(given)))
         return common.settings(optimizer=optimizer, regularizer=self.regularizer(given), mask=values.get("mask"))
 
 
@@ -107,7 +107,7 @@ class Group(NamedTuple):
         own = [self.networks[place] for place in places]
         if set(own) == {self.network}:
             rule = rule_of(self.make.common.gradient)
-            return _draw(self.network, rule if rules.learns(rule) else exact)(keys, scales)
+            return _draw(self.network, rule if rules.learns(rule) else rules.exact)(keys, scales)
         filled = jax.tree.map(lambda x: np.zeros((len(places), *x.shape), x.dtype), shapes(self.network))
         for network in dict.fromkeys(own):  # each is drawn for all, so that it compiles for one number of members
             at = np.flatnonzero([one == network for one in own])
@@ -162,6 +162,7 @@ def grouped(
     epochs: int,
     key: Array,
     plan: BatchPlan | None,
+    rule: Any,
     settings: dict[str, Any],
     static: Sequence[str],
     pad: bool,
@@ -171,7 +172,7 @@ def grouped(
     """
     makers = _candidates(optimizer)
     penalty = _factory("regularizer", regularizers, regularizer)
-    of_rule = _rules(settings.pop("rule"), columns)
+    of_rule = _rules(rule, columns)
     of_network = () if isinstance(network, Network) else _parameters("network", network)
     own = (*OWN, *(("optimizer",) if len(makers) > 1 else ()))
     if len(makers) > 1 and "optimizer" not in columns:
@@ -222,11 +223,11 @@ def grouped(
     own_keys, built = _keys(key, columns, count), []
     for (shape, *fixed), ids in members.items():
         first, given = rows[ids[0]], dict(fixed)
-        rule = of_rule[str(first.get("rule", ""))]
-        _check_made((*makers.values(), penalty, rule), rows, ids)
+        own_rule = of_rule[str(first.get("rule", ""))]
+        _check_made((*makers.values(), penalty, own_rule), rows, ids)
         settled = settle(
             shape, optimizer=_optimizer(makers.values(), first, _choice(first, makers)), regularizer=penalty(first),
-            rule=rule(first), plan=_plan(plan, given), **settings,
+            rule=own_rule(first), plan=_plan(plan, given), **settings,
         )  # fmt: skip
         training, held_out = prepared(settled, shapes(shape), *data, validation, *weights)
         own_data = _data(training, given.get("examples"), columns, np.array(ids), key)
@@ -235,14 +236,14 @@ def grouped(
             raise ValueError(f"hyperparameters: label_noise of classes must be a share, 0 to 1, got {noise.max()}")
         settled = suited(settled, own_data.examples, training.weights is not None, epochs)
         augmentation.check_shapes(settled.augment, training.inputs, settled.plan.size or own_data.examples)
-        values = _traced((*makers.values(), penalty, rule), columns, np.array(ids), compiled_in)
+        values = _traced((*makers.values(), penalty, own_rule), columns, np.array(ids), compiled_in)
         if len(makers) > 1:
             values["choice"] = np.array([_choice(rows[i], makers) for i in ids], np.int32)
         if pad and any(networks[i] != shape for i in ids):
             _check_exact(settled)
             values["mask"] = _masks(shape, [networks[i] for i in ids])
         named = tuple((name, value) for name, value in fixed if name not in OWN)
-        maker = Maker(settled.common, tuple(makers.values()), penalty, rule, named)
+        maker = Maker(settled.common, tuple(makers.values()), penalty, own_rule, named)
         scales = columns["initial_scale"][ids] if "initial_scale" in columns else np.ones(len(ids))
         scales = scales.astype(precision.default())
         built.append(
@@ -267,7 +268,7 @@ def _factory(kind: str, module: Any, given: Any) -> Factory:
             f"optimizer: populations train with first-order methods, got {given!r}; training.best_of and "
             "optimizers.restarts run many starts of a second-order one"
         )
-    if given is None or isinstance(given, Optimizer | regularizers.Regularizer | Rule | Mapping):
+    if given is None or isinstance(given, Optimizer | regularizers.Regularizer | rules.Rule | Mapping):
         return Factory(None, module.get(given) if isinstance(given, Mapping) else given)
     if isinstance(given, str) and ("(" in given or "{" in given):
         return Factory(None, module.get(given))
@@ -435,7 +436,7 @@ def shapes(network: Network) -> Params:
 
 
 @functools.lru_cache(maxsize=256)
-def _draw(network: Network, rule: Rule | ByLayer = exact) -> Callable:
+def _draw(network: Network, rule: rules.Rule | rules.ByLayer = rules.exact) -> Callable:
     """(keys, scales) -> initial parameters (M, ...), as `fit` draws them, their weights multiplied by the scale; and
     what the rule learns beside them.
     """
@@ -443,7 +444,8 @@ def _draw(network: Network, rule: Rule | ByLayer = exact) -> Callable:
     def one(key, scale):
         params = network.init(keys.parameters(key))
         scaled = lambda acts, w: w * scale.astype(w.dtype) if acts else w  # noqa: E731
-        return begin(rule, network, jax.tree.map(scaled, regularizers.penalized(params), params), keys.parameters(key))
+        params = jax.tree.map(scaled, regularizers.penalized(params), params)
+        return rules.begin(rule, network, params, keys.parameters(key))
 
     return jax.jit(jax.vmap(one))
 

@@ -165,11 +165,12 @@ def fit_population(
         raise TypeError(f"data: expected a pair (inputs, targets), got {given}")
     columns = search.normalized(hyperparameters)
     mesh = _mesh(mesh)
-    settings = {"loss": loss, "stop": stop, "gradient": gradient, "rule": rule, "correct": correct, "track": track,
+    settings = {"loss": loss, "stop": stop, "gradient": gradient, "correct": correct, "track": track,
                 "augment": augment}  # fmt: skip
     groups = grouped(
         network, optimizer, regularizer, columns, tuple(data), validation,
-        weights=(weights, class_weights), epochs=epochs, key=key, plan=plan, settings=settings, static=static, pad=pad,
+        weights=(weights, class_weights), epochs=epochs, key=key, plan=plan, rule=rule, settings=settings,
+        static=static, pad=pad,
     )  # fmt: skip
     if halving is not None:
         _check_halving(halving, epochs, validation)

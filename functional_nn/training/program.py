@@ -208,16 +208,14 @@ automatic.with_outputs = _automatic_with_outputs
 GRADIENTS: dict[str, Gradient] = {"manual": value_and_grad, "automatic": automatic, "perceptron": Along(perceptron)}
 
 
-def along(gradient: Gradient, rule: rules.Given, again: bool = False) -> Gradient:
-    """The gradient by that rule; again: in the place of the one that it is by. Raises ValueError for one that is not by
-    hand, which knows of no rules.
-    """
+def along(gradient: Gradient, rule: rules.Given) -> Gradient:
+    """The gradient by that rule. Raises ValueError for one that is not by hand, which knows of no rules."""
     rule = rules.get(rule)
-    if set(rules.every(rule)) == {rules.exact}:
+    if rules.is_exact(rule):
         return gradient
     if isinstance(gradient, Clipped):
         return dataclasses.replace(gradient, rule=rule)
-    if gradient is not value_and_grad and not (again and isinstance(gradient, Along)):
+    if gradient is not value_and_grad:
         raise ValueError(
             f"rule: {rules.said(rule)} is a way back by hand; it goes with gradient='manual' or clipped(...), got "
             f"{next((name for name, known in GRADIENTS.items() if known == gradient), gradient)!r}"
@@ -784,7 +782,7 @@ def _measure(settings: Settings, training: Batch, params: Params, epoch: Array) 
         rule = rule_of(settings.gradient)
         found = quantities.compute(
             network, settings.loss, params, training.inputs, training.targets, asked, weights=training.weights,
-            rule=rule, rule_key=jax.random.fold_in(jax.random.key(0), epoch) if rules.is_random(rule) else None,
+            rule=rule, rule_key=keys.tracked(epoch) if rules.is_random(rule) else None,
         )  # fmt: skip
     inputs = training.inputs if len(network.inputs) > 1 else training.inputs[network.inputs[0][0]]
     for name, function in track:

@@ -34,13 +34,12 @@ from functional_nn.gradients.backprop import (
     Sweep,
     contract,
     example_losses,
-    loss_value,
     start,
 )
 from functional_nn.gradients.curvature import push_forward
 from functional_nn.gradients.rules import Rule
 from functional_nn.networks import activations
-from functional_nn.networks.network import Layer, Network, Params, Trace, dtype_of, forward
+from functional_nn.networks.network import NOT_MOVED, Layer, Network, Params, Trace, dtype_of, forward
 
 _AT_ONCE = 16  # directions that are gone at the same time
 
@@ -51,18 +50,13 @@ def _traced(asked: Asked, params: Params | None = None, offsets: dict | None = N
 
 
 def _value(asked: Asked, params: Params) -> Array:
-    return loss_value(asked.network, asked.loss, _traced(asked, params), asked.targets, asked.weights)
-
-
-def _as_found(asked: Asked, trace: Trace, gradients: Params, s: dict[str, Array] | None = None) -> Backpropagation:
-    value = loss_value(asked.network, asked.loss, trace, asked.targets, asked.weights)
-    return Backpropagation(value, gradients, s or {}, {}, trace)
+    return asked.value(_traced(asked, params))
 
 
 def moves(params: Params) -> Params:
     """Which parameters a gradient has: Python booleans; statistics, and what other rules learn, have none."""
     return {
-        layer: {name: jax.tree.map(lambda _, n=name: n not in ("statistics", "feedback"), x) for name, x in own.items()}
+        layer: {name: jax.tree.map(lambda _, n=name: n not in NOT_MOVED, x) for name, x in own.items()}
         for layer, own in params.items()
     }
 
@@ -100,10 +94,6 @@ def _averaged(asked: Asked, directions: int, along: Callable[[draws.Stream], Any
     return jax.tree.map(lambda x: x / directions, sums)
 
 
-def _directions(owner: str, name: str, value: Any) -> int:
-    return checks.integer(owner, name, value, 1)
-
-
 def _step(owner: str, name: str, value: Any) -> Any:
     return checks.constant(owner, name, value, *checks.POSITIVE)
 
@@ -125,7 +115,7 @@ def forward_gradient(directions: int = 1) -> Rule:
 
     Baydin, Pearlmutter, Syme, Wood and Torr 2022, Alg. 1. Raises ValueError for directions < 1.
     """
-    directions = _directions("forward_gradient", "directions", directions)
+    directions = checks.integer("forward_gradient", "directions", directions, 1)
 
     def method(asked: Asked) -> Backpropagation:
         network, params, trace, name = asked.network, asked.params, _traced(asked), asked.network.output.name
@@ -138,7 +128,7 @@ def forward_gradient(directions: int = 1) -> Rule:
                 slope += jnp.sum(factors.total(f, params[name]["learned"][what]) * v[name]["learned"][what])
             return _scaled(v, slope)
 
-        return _as_found(asked, trace, _averaged(asked, directions, along))
+        return asked.answer(trace, _averaged(asked, directions, along))
 
     return Rule(_told("forward_gradient", ("directions", directions, 1)), method=method, random=True)
 
@@ -150,11 +140,11 @@ def _check_width(name: str, asked: Asked) -> None:
         raise ValueError(f"rule: {name} goes a small step, which {dtype} does not tell; give parameters in float32")
 
 
-def _by_values(owner: str, draw: Callable, step: Any, directions: int, two_sided: bool, name: str) -> Rule:
+def _by_values(draw: Callable, step: Any, directions: int, two_sided: bool, name: str) -> Rule:
     def method(asked: Asked) -> Backpropagation:
         _check_width(name, asked)
         trace = _traced(asked)
-        here = loss_value(asked.network, asked.loss, trace, asked.targets, asked.weights)
+        here = asked.value(trace)
 
         def along(stream):
             v = _direction(draw, stream, asked.params)
@@ -164,7 +154,7 @@ def _by_values(owner: str, draw: Callable, step: Any, directions: int, two_sided
                 return _scaled(v, (ahead - _value(asked, _stepped(asked.params, v, -step))) / (2 * size))
             return _scaled(v, (ahead - here) / size)
 
-        return _as_found(asked, trace, _averaged(asked, directions, along))
+        return asked.answer(trace, _averaged(asked, directions, along))
 
     return Rule(name, method=method, random=True, has_derivatives=False)
 
@@ -177,9 +167,9 @@ def weight_perturbation(sigma: float = 1e-3, directions: int = 1) -> Rule:
     Raises ValueError for sigma <= 0 and directions < 1.
     """
     sigma = _step("weight_perturbation", "sigma", sigma)
-    directions = _directions("weight_perturbation", "directions", directions)
+    directions = checks.integer("weight_perturbation", "directions", directions, 1)
     name = _told("weight_perturbation", ("sigma", sigma, 1e-3), ("directions", directions, 1))
-    return _by_values("weight_perturbation", draws.normal, sigma, directions, False, name)
+    return _by_values(draws.normal, sigma, directions, False, name)
 
 
 @rules.register
@@ -189,9 +179,9 @@ def spsa(c: float = 1e-3, directions: int = 1) -> Rule:
 
     Raises ValueError for c <= 0 and directions < 1.
     """
-    c, directions = _step("spsa", "c", c), _directions("spsa", "directions", directions)
+    c, directions = _step("spsa", "c", c), checks.integer("spsa", "directions", directions, 1)
     name = _told("spsa", ("c", c, 1e-3), ("directions", directions, 1))
-    return _by_values("spsa", draws.signs, c, directions, True, name)
+    return _by_values(draws.signs, c, directions, True, name)
 
 
 @rules.register
@@ -209,7 +199,7 @@ def evolution_strategy(population: int = 32, sigma: float = 0.02) -> Rule:
         )
     sigma = _step("evolution_strategy", "sigma", sigma)
     name = _told("evolution_strategy", ("population", population, 32), ("sigma", sigma, 0.02))
-    return _by_values("evolution_strategy", draws.normal, sigma, population // 2, True, name)
+    return _by_values(draws.normal, sigma, population // 2, True, name)
 
 
 @rules.register
@@ -221,7 +211,7 @@ def node_perturbation(sigma: float = 1e-3, directions: int = 1) -> Rule:
     Werfel, Xie and Seung 2005, Eq. 7, for all layers at once. Raises ValueError for sigma <= 0 and directions < 1.
     """
     sigma = _step("node_perturbation", "sigma", sigma)
-    directions = _directions("node_perturbation", "directions", directions)
+    directions = checks.integer("node_perturbation", "directions", directions, 1)
 
     def method(asked: Asked) -> Backpropagation:
         _check_width("node_perturbation", asked)
@@ -242,7 +232,7 @@ def node_perturbation(sigma: float = 1e-3, directions: int = 1) -> Rule:
 
         s = _averaged(asked, directions, along)
         nothing = {layer.name: {} for layer in network.layers}
-        return _as_found(asked, trace, contract(network, asked.params, trace, Sweep(s, nothing, {})), s)
+        return asked.answer(trace, contract(network, asked.params, trace, Sweep(s, nothing, {})), s)
 
     def check(network: Network, layer: Layer) -> None:
         if activations.mixes_examples(layer.activation, network.net_shapes[layer.name]):
@@ -285,7 +275,7 @@ def finite_differences(step: float | None = None) -> Rule:
 
         found = lax.map(slope, jnp.asarray(moving), batch_size=_AT_ONCE)
         gradients = unravel(jnp.zeros_like(flat).at[moving].set(found.astype(flat.dtype)))
-        return _as_found(asked, _traced(asked), gradients)
+        return asked.answer(_traced(asked), gradients)
 
     name = "finite_differences" if step is None else _told("finite_differences", ("step", step, None))
     return Rule(name, method=method, has_derivatives=False)

@@ -22,7 +22,7 @@ from jax import Array
 
 from functional_nn import checks
 from functional_nn.gradients import draws, factors, rules
-from functional_nn.gradients.backprop import Asked, Backpropagation, Sweep, contract, loss_value, pullback, start
+from functional_nn.gradients.backprop import Asked, Backpropagation, Sweep, contract, pullback, start
 from functional_nn.gradients.rules import Rule
 from functional_nn.networks.network import Layer, Network, Trace, forward
 
@@ -56,7 +56,7 @@ def neutral(examples: int, classes: int) -> Array:
 
 def _method(threshold: Any, label: str) -> Callable[[Asked], Backpropagation]:
     def method(asked: Asked) -> Backpropagation:
-        network, loss, params, classes = asked.network, asked.loss, asked.params, asked.network.output.size
+        network, params, classes = asked.network, asked.params, asked.network.output.size
         told = jnp.argmax(asked.targets, axis=-1)
         drawn = draws.bits(draws.inside(draws.of_key(asked.key), "label"), told.shape) >> 1
         wrong = (told + 1 + (drawn % jnp.uint32(classes - 1)).astype(told.dtype)) % classes
@@ -75,7 +75,7 @@ def _method(threshold: Any, label: str) -> Callable[[Asked], Backpropagation]:
         }
         gradients = jax.tree.map(lambda *each: sum(each[1:], start=each[0]), *found.values())
         trace = traces["neutral"]
-        return Backpropagation(loss_value(network, loss, trace, asked.targets, asked.weights), gradients, {}, {}, trace)
+        return asked.answer(trace, gradients)
 
     return method
 

@@ -5,13 +5,10 @@ outputs times V and a bias, under the network's own output function and loss; wh
 output layer learns by its own error, as always. The heads are learned with the rest, and only serve to teach.
 """
 
-import math
-
 import jax.numpy as jnp
-import numpy as np
 
 from functional_nn.gradients import draws, rules
-from functional_nn.gradients.backprop import Asked, Backpropagation, Sweep, contract, loss_value, pullback, start
+from functional_nn.gradients.backprop import Asked, Backpropagation, Sweep, contract, pullback, start
 from functional_nn.gradients.rules import Rule
 from functional_nn.networks.connections import Connection, dense, full
 from functional_nn.networks.network import Layer, Network, Trace, forward, plus_bias
@@ -52,8 +49,7 @@ def _begin(network: Network, layer: Layer, stream: draws.Stream, dtype) -> dict:
         return {}
     rows = network.output.rows
     _, shape = _reader(network, layer).shapes(network.shapes[layer.name], rows)
-    deviation = math.sqrt(3 * 2 / (shape[0] + shape[1]))  # uniform, as Glorot's
-    head = draws.uniform(stream, shape, dtype) * np.asarray(deviation, dtype)
+    head = rules.drawn(stream, shape, rules.glorot(*shape), dtype)
     return {"head": head, "head_bias": jnp.zeros(rows, dtype)}
 
 
@@ -80,4 +76,4 @@ def _method(asked: Asked) -> Backpropagation:
     gradients = contract(network, params, trace, Sweep(s, learned, {}))
     for name, found in heads.items():
         gradients[name]["feedback"] = found
-    return Backpropagation(loss_value(network, loss, trace, asked.targets, asked.weights), gradients, s, {}, trace)
+    return asked.answer(trace, gradients, s)

@@ -31,7 +31,7 @@ from jax import Array
 
 from functional_nn import checks
 from functional_nn.gradients import rules
-from functional_nn.gradients.backprop import Asked, Backpropagation, Sweep, contract, loss_value
+from functional_nn.gradients.backprop import Asked, Backpropagation, Sweep, contract
 from functional_nn.gradients.rules import Rule
 from functional_nn.networks.network import Layer, Network, Trace, forward
 
@@ -56,8 +56,7 @@ def _one_layer(
             change[layer.name]["weights"] = {
                 source: moved[source] + jnp.asarray(decay, w.dtype) * w for source, w in own.items()
             }
-        value = loss_value(network, asked.loss, trace, asked.targets, asked.weights)
-        return Backpropagation(value, change, {layer.name: s}, {}, trace)
+        return asked.answer(trace, change, {layer.name: s})
 
     return method
 

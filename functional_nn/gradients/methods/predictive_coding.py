@@ -28,7 +28,6 @@ from functional_nn.gradients.backprop import (
     Backpropagation,
     Sweep,
     contract,
-    loss_value,
     pullback,
     recursion,
     start,
@@ -87,8 +86,7 @@ def _method(steps: int, rate: Any, precision: Any) -> Callable[[Asked], Backprop
         learned = factors.each(lambda f: factors.scaled(f, asked.share), found.learned)
         read = trace._replace(activations=trace.activations | x)
         gradients = contract(network, params, read, Sweep(s, learned, {}))
-        value = loss_value(network, asked.loss, first, asked.targets, asked.weights)
-        return Backpropagation(value, gradients, s, {}, first)
+        return asked.answer(first, gradients, s)
 
     return method
 

@@ -12,18 +12,17 @@ gradient of F, and a deep linear network with exact inverses by one that Gauss a
 output layer learns by its own error; V and c are learned with the rest.
 """
 
-import math
 from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
 from functional_nn import checks
 from functional_nn.gradients import draws, factors, rules
-from functional_nn.gradients.backprop import Asked, Backpropagation, Sweep, contract, loss_value, pullback, start
+from functional_nn.gradients.backprop import Asked, Backpropagation, Sweep, contract, pullback, start
 from functional_nn.gradients.rules import Rule
+from functional_nn.networks import losses
 from functional_nn.networks.connections import dense
 from functional_nn.networks.network import Layer, Network, forward, plus_bias
 
@@ -69,9 +68,8 @@ def _begin(network: Network, layer: Layer, stream: draws.Stream, dtype) -> dict:
     if layer is network.layers[0] or layer is network.output:
         return {}
     shape = (network.sizes[layer.sources[0]], layer.size)
-    deviation = math.sqrt(3 * 2 / sum(shape))  # uniform, as Glorot's
     return {
-        "inverse": draws.uniform(stream, shape, dtype) * np.asarray(deviation, dtype),
+        "inverse": rules.drawn(stream, shape, rules.glorot(*shape), dtype),
         "inverse_bias": jnp.zeros(shape[0], dtype),
     }
 
@@ -91,7 +89,8 @@ def _method(rate: Any, noise: Any) -> Callable[[Asked], Backpropagation]:
                 w = params[above.name]["weights"][layer.name]
                 away = dense.back(s[output.name], w, a[layer.name])
             else:
-                per_example = _over(away, asked.share) * step  # a^m - t^m of each example
+                # a^m - t^m of each example
+                per_example = factors.over_rows(away, 1 / losses.positive(asked.share)) * step
                 inverse = _Inverse(layer, params[above.name]["feedback"])
                 moved = inverse(a[above.name] - per_example)[0] - inverse(a[above.name])[0]
                 away = factors.over_rows(-moved / step, asked.share)
@@ -103,14 +102,9 @@ def _method(rate: Any, noise: Any) -> Callable[[Asked], Backpropagation]:
         gradients = contract(network, params, trace, Sweep(s, learned, {}))
         for name, found in inverses.items():
             gradients[name]["feedback"] = found
-        value = loss_value(network, loss, trace, asked.targets, asked.weights)
-        return Backpropagation(value, gradients, s, {}, trace)
+        return asked.answer(trace, gradients, s)
 
     return method
-
-
-def _over(x: Array, share: Array) -> Array:
-    return factors.over_rows(x, 1 / jnp.where(share > 0, share, 1))
 
 
 class _Inverse:
