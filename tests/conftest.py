@@ -1,6 +1,7 @@
 """One floor for all tests: 64 bits, no silent promotion of dtypes or ranks, the same hypothesis examples every time."""
 
 import os
+import sys
 from pathlib import Path
 
 os.environ.setdefault("MPLBACKEND", "Agg")
@@ -9,7 +10,7 @@ import jax
 import pytest
 from hypothesis import HealthCheck, settings
 
-import functional_nn  # noqa: F401 (before anything starts the compiler)
+import functional_nn  # before anything starts the compiler
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -33,6 +34,21 @@ def room_for_programs():
     yield
     if MAPS.exists() and MAPS.read_bytes().count(b"\n") > 30_000:
         jax.clear_caches()
+
+
+@pytest.fixture(autouse=True)
+def names_as_they_were():
+    """What a test lists under a name of its own is gone after it: other tests go through all names there are."""
+    registries = [module._registry for name, module in tuple(sys.modules.items())
+                  if name.startswith("functional_nn.") and hasattr(module, "_registry")]  # fmt: skip
+    tables = [table for registry in registries for table in (registry._factories, registry._aliases)]
+    tables.append(functional_nn.quantities._rules)
+    before = [dict(table) for table in tables]
+    yield
+    for table, kept in zip(tables, before, strict=True):
+        if len(table) != len(kept):
+            table.clear()
+            table.update(kept)
 
 
 @pytest.hookimpl(tryfirst=True)

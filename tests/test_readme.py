@@ -10,16 +10,11 @@ from pathlib import Path
 
 import pytest
 
-import functional_nn as fnn
 from functional_nn.lab import cli
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 TASKS = README[README.index("## Six tasks") : README.index("## Add your own")]
-OWN = {  # what the section on your own registers
-    "arctan": fnn.activations.activation._registry, "log_cosh": fnn.losses._registry,
-    "sign_descent": fnn.optimizers.first_order._registry, "damped": fnn.rules._registry,
-}  # fmt: skip
 
 
 def blocks(language: str, text: str) -> list[str]:
@@ -28,13 +23,8 @@ def blocks(language: str, text: str) -> list[str]:
 
 def test_readme_examples_run(capsys):
     names = {}
-    try:
-        for block in blocks("python", README.replace(TASKS, "")):
-            exec(compile(block, "README.md", "exec"), names)
-    finally:
-        for name, registry in OWN.items():
-            registry._factories.pop(name, None)
-        fnn.quantities._rules.pop("absolute_sums", None)
+    for block in blocks("python", README.replace(TASKS, "")):
+        exec(compile(block, "README.md", "exec"), names)
     printed = capsys.readouterr().out
     assert "agree None" in printed and "third opinion" in printed
     assert names["params"]["layer1"]["weights"]["input"].shape == (32, 64)

@@ -773,25 +773,20 @@ def test_a_loss_that_does_not_admit_a_quantity_says_why(given):
 def test_a_quantity_of_ones_own():
     """Known to `compute` with its options, in blocks, beside the others; its name is taken once."""
     name = "own_losses"
-    try:
 
-        @quantities.register()
-        def own_losses(view, *, power=1.0):
-            """F_q to a power, (Q,)."""
-            return (
-                quantities.backprop.example_losses(view.network, view.loss, view.trace, view.examples.targets) ** power
-            )
+    @quantities.register()
+    def own_losses(view, *, power=1.0):
+        """F_q to a power, (Q,)."""
+        return quantities.backprop.example_losses(view.network, view.loss, view.trace, view.examples.targets) ** power
 
-        network = fnn.multilayer((3, 2), ("tanh",))
-        given = network, "mean_square_error", network.init(jax.random.key(0)), np.eye(3), np.ones((3, 2))
-        wanted = quantities.per_example_losses(*given)
-        np.testing.assert_allclose(own_losses(*given, power=2.0, block=2), wanted**2, rtol=1e-12)
-        found = quantities.compute(*given, ("per_example_losses", name))
-        np.testing.assert_array_equal(found[name], found["per_example_losses"])
-        with pytest.raises(ValueError, match=f"quantity '{name}' is already registered; choose another name"):
-            quantities.register()(own_losses)
-    finally:
-        quantities._rules.pop(name, None)
+    network = fnn.multilayer((3, 2), ("tanh",))
+    given = network, "mean_square_error", network.init(jax.random.key(0)), np.eye(3), np.ones((3, 2))
+    wanted = quantities.per_example_losses(*given)
+    np.testing.assert_allclose(own_losses(*given, power=2.0, block=2), wanted**2, rtol=1e-12)
+    found = quantities.compute(*given, ("per_example_losses", name))
+    np.testing.assert_array_equal(found[name], found["per_example_losses"])
+    with pytest.raises(ValueError, match=f"quantity '{name}' is already registered; choose another name"):
+        quantities.register()(own_losses)
 
 
 def test_every_quantity_says_what_it_takes():

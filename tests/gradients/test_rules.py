@@ -488,13 +488,17 @@ def test_a_network_of_thresholds_is_trained_by_a_surrogate():
 # One's own, and by layer ----------------------------------------------------------------------------------------------
 
 
-@rules.register
-def damped_in_tests(factor=0.5):
-    return fnn.Rule(f"damped_in_tests({factor})", carry=lambda edge, s: factor * edge.back(s))
+@pytest.fixture
+def damped_in_tests():
+    @rules.register
+    def damped_in_tests(factor=0.5):
+        return fnn.Rule(f"damped_in_tests({factor})", carry=lambda edge, s: factor * edge.back(s))
+
+    return damped_in_tests
 
 
 @networks
-def test_a_rule_of_ones_own_goes_by_its_name(network):
+def test_a_rule_of_ones_own_goes_by_its_name(network, damped_in_tests):
     params, inputs, targets = numbers(network)
 
     def cross(layer, source, s, errors):
@@ -535,6 +539,7 @@ def test_a_rule_that_changes_s_sees_layer_trace_and_parameters():
         "{second: feedback_alignment(3), output: direct_feedback(1), others: damped_in_tests(0.5)}",
     ],
 )
+@pytest.mark.usefixtures("damped_in_tests")
 def test_a_layers_rule_is_that_of_what_it_sends_back(given):
     params, inputs, targets = numbers(SKIP)
     named = given if isinstance(given, dict) else dict(rules.get(given))
@@ -911,11 +916,9 @@ def test_small_steps_are_not_gone_in_16_bits(rule):
 
 
 def test_a_function_that_makes_no_rule_is_told_so():
-    if "nothing_in_tests" not in rules.names():
-
-        @rules.register
-        def nothing_in_tests():
-            pass
+    @rules.register
+    def nothing_in_tests():
+        pass
 
     with pytest.raises(TypeError, match="rule 'nothing_in_tests': its function is to give a Rule, got NoneType"):
         fnn.value_and_grad(TINY, LOSS, rule="nothing_in_tests")
@@ -955,7 +958,7 @@ def test_a_rule_is_told_one_thing_of_each_kind():
         )
 
 
-@pytest.mark.parametrize("name", [name for name in rules.names() if "_in_tests" not in name])
+@pytest.mark.parametrize("name", rules.names())
 def test_a_rules_name_makes_it_again(name):
     """As it is written it is read; what differs in a constant is written otherwise."""
     needs = {"noisy": "0.1", "rounded": "4", "dropped_back": "0.5", "clipped_back": "1"}

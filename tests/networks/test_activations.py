@@ -362,15 +362,7 @@ def test_a_count_that_is_not_an_integer_is_refused_whatever_was_made_before():
 # A new one ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def registry(monkeypatch):
-    """The registered names, to be forgotten again after the test."""
-    registry = activations.activation._registry
-    for listed in ("_factories", "_aliases"):
-        monkeypatch.setattr(registry, listed, dict(getattr(registry, listed)))
-
-
-def test_a_new_activation_is_a_few_lines(registry):
+def test_a_new_activation_is_a_few_lines():
     activations.register(
         activations.elementwise("cubic", lambda n: n**3, lambda n, a: 3 * n**2, lambda n, a: 6 * n), aliases=("cube",)
     )
@@ -381,7 +373,7 @@ def test_a_new_activation_is_a_few_lines(registry):
     assert fnn.Layer("one", 3, "cubic", ("p",)).activation is f
 
 
-def test_a_new_factory_is_known_with_its_constants(registry):
+def test_a_new_factory_is_known_with_its_constants():
     @activations.register
     def power(exponent: int = 2):
         return activations.elementwise(
@@ -396,7 +388,7 @@ def test_a_new_factory_is_known_with_its_constants(registry):
 
 
 @pytest.mark.parametrize("taken", ["tanh", "tansig"])
-def test_a_name_that_is_taken_is_refused(registry, taken):
+def test_a_name_that_is_taken_is_refused(taken):
     with pytest.raises(ValueError, match=f"activation '{taken}' is already registered"):
         activations.register(activations.elementwise(taken, jnp.sin, lambda n, a: jnp.cos(n), lambda n, a: -a))
     with pytest.raises(ValueError, match="already registered"):
@@ -406,7 +398,7 @@ def test_a_name_that_is_taken_is_refused(registry, taken):
     assert "fresh" not in activations.names()
 
 
-def test_a_name_that_is_no_identifier_is_refused(registry):
+def test_a_name_that_is_no_identifier_is_refused():
     with pytest.raises(ValueError, match="activation name 'my tanh' is not an identifier"):
         activations.register(activations.elementwise("my tanh", jnp.tanh, lambda n, a: 1 - a**2, lambda n, a: a))
 

@@ -468,7 +468,6 @@ def local(size):
 @pytest.fixture
 def registered(monkeypatch):
     """The row is known by name, and is forgotten again after the test."""
-    monkeypatch.setattr(connections._registry, "_factories", dict(connections._registry._factories))
     monkeypatch.setitem(globals(), "local", connections.register(local))
 
 

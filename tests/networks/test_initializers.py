@@ -198,13 +198,7 @@ def test_what_is_not_an_initializer_is_refused(given, error, message):
     assert "\n" not in str(refusal.value)
 
 
-@pytest.fixture
-def registry(monkeypatch):
-    """The registered names, to be forgotten again after the test."""
-    monkeypatch.setattr(initializers._registry, "_factories", dict(initializers._registry._factories))
-
-
-def test_a_new_initializer_is_a_few_lines(registry):
+def test_a_new_initializer_is_a_few_lines():
     @initializers.register
     def identity():
         return initializers.Initializer(
@@ -216,7 +210,7 @@ def test_a_new_initializer_is_a_few_lines(registry):
     np.testing.assert_array_equal(network.apply(network.init(KEY), jnp.eye(3)), np.eye(3) + 1)
 
 
-def test_a_name_that_is_taken_is_refused(registry):
+def test_a_name_that_is_taken_is_refused():
     def he_normal():
         raise AssertionError
 

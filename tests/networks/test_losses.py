@@ -533,13 +533,7 @@ def test_equal_choices_are_the_same_object_however_they_are_given(name):
     assert factory() is factory(default) is factory(reduction=default) is losses.get(f"{name}(reduction={default})")
 
 
-@pytest.fixture
-def registry(monkeypatch):
-    """The registered names, to be forgotten again after the test."""
-    monkeypatch.setattr(losses._registry, "_factories", dict(losses._registry._factories))
-
-
-def test_a_new_loss_is_a_few_lines(registry):
+def test_a_new_loss_is_a_few_lines():
     @losses.register
     def quartic(reduction="mean"):
         return losses.Loss(
@@ -551,7 +545,7 @@ def test_a_new_loss_is_a_few_lines(registry):
     chex.assert_trees_all_close(loss.gradient(a, t), jax.grad(loss.value)(a, t), rtol=8 * EPS)
 
 
-def test_a_loss_whose_name_is_taken_is_refused(registry):
+def test_a_loss_whose_name_is_taken_is_refused():
     with pytest.raises(ValueError, match="loss 'hinge' is already registered"):
 
         @losses.register
