@@ -744,12 +744,11 @@ def _configuration(source, settings, dataset, training, loss) -> dict[str, Any]:
     """
     inputs = None if dataset.tokens else datasets.fit_preparation(dataset, training)
     targets = datasets.fit_standardizer(dataset.targets[training]) if dataset.task == "regression" else None
-    plain = lambda s: {name: None if x is None else x.tolist() for name, x in s._asdict().items()}  # noqa: E731
     return {
         **_of_data(source, settings, loss),
         **runs.plain_reading(dataset.reading),
-        "inputs": inputs and plain(inputs),
-        "targets": plain(targets) if targets else None,
+        "inputs": inputs and runs.plain_scaling(inputs),
+        "targets": targets and runs.plain_scaling(targets),
         **environment.provenance(),
     }
 

@@ -747,9 +747,10 @@ def rows(dataset: Dataset, chosen: np.ndarray) -> Dataset:
 
 
 class Standardizer(NamedTuple):
-    """Shifts and scales each input to mean 0 and standard deviation 1 over the examples it was fitted to.
+    """Shifts and scales each input, (x - mean) / scale: to mean 0 and standard deviation 1 over the examples that
+    `fit_standardizer` was given, or to the range of `fit_min_max`, whose middle `mean` then is what becomes 0.
 
-    fill: what a missing value, nan, is taken for; None where there are none.
+    A pytree of arrays. fill: what a missing value, nan, is taken for; None where there are none.
     """
 
     mean: np.ndarray  # (R,) float64
@@ -783,14 +784,12 @@ class Standardizer(NamedTuple):
 
 
 def fit_standardizer(inputs: np.ndarray) -> Standardizer:
-    """The mean and standard deviation (over Q, not Q - 1) of each column of `inputs` (Q, R); constant columns: scale 1.
+    """The mean and standard deviation (over Q, not Q - 1) of each column of `inputs` (Q, R); constant columns: scale 1,
+    so that they become 0.
 
     Raises ValueError unless `inputs` is a finite matrix with at least one row and one column.
     """
-    inputs = _numbers(inputs).astype(np.float64, copy=False)
-    if inputs.ndim != 2 or 0 in inputs.shape:
-        raise ValueError(f"inputs: expected shape (Q, R) with at least one example, got {inputs.shape}")
-    _check_finite("inputs", inputs)
+    inputs = _examples(inputs)
     mean, low, high = inputs.mean(axis=0), inputs.min(axis=0), inputs.max(axis=0)
     # Rounding leaves the mean of a constant column an ulp away from it, and squares of tiny deviations vanish: so
     # constancy is read off the column itself, and deviations are squared relative to the largest.
@@ -802,6 +801,27 @@ def fit_standardizer(inputs: np.ndarray) -> Standardizer:
         squares += np.sum((deviations / largest[None, :]) ** 2, axis=0)
     scale = largest * np.sqrt(squares / len(inputs))
     return Standardizer(mean, np.where(constant, 1.0, scale))
+
+
+def fit_min_max(inputs: np.ndarray, low: float = -1.0, high: float = 1.0) -> Standardizer:
+    """What brings the least and the largest of each column of `inputs` (Q, R) to `low` and `high`; what lies beyond them
+    in other data lies beyond these.
+
+    Constant columns: scale 1, and they become the middle of the range, 0 by default, so that no example differs in
+    them. Raises ValueError unless `inputs` is a finite matrix with at least one row and one column, and low < high are
+    finite.
+
+    >>> fit_min_max(np.array([[1.0, 7.0], [3.0, 7.0]])).apply(np.array([[1.0, 7.0], [2.0, 8.0]])).tolist()
+    [[-1.0, 0.0], [0.0, 1.0]]
+    """
+    if not (np.isfinite(low) and np.isfinite(high) and low < high):
+        raise ValueError(f"fit_min_max: expected finite low < high, got {low!r} and {high!r}")
+    inputs = _examples(inputs)
+    least, most = inputs.min(axis=0), inputs.max(axis=0)
+    constant = least == most
+    scale = np.where(constant, 1.0, (most / 2 - least / 2) / (high / 2 - low / 2))  # halves do not overflow
+    middle = np.where(constant, least, least / 2 + most / 2)
+    return Standardizer(middle - scale * (low / 2 + high / 2), scale)
 
 
 def fit_preparation(dataset: Dataset, training: np.ndarray | None = None) -> Standardizer:
@@ -840,6 +860,15 @@ def fit_preparation(dataset: Dataset, training: np.ndarray | None = None) -> Sta
         fitted = fit_standardizer(inputs[:, numbers])
         mean[numbers], scale[numbers] = fitted.mean, fitted.scale
     return Standardizer(mean, scale, fill)
+
+
+def _examples(inputs: np.ndarray) -> np.ndarray:
+    """Finite numbers (Q, R), float64, of one example at least."""
+    inputs = _numbers(inputs).astype(np.float64, copy=False)
+    if inputs.ndim != 2 or 0 in inputs.shape:
+        raise ValueError(f"inputs: expected shape (Q, R) with at least one example, got {inputs.shape}")
+    _check_finite("inputs", inputs)
+    return inputs
 
 
 def _numbers(inputs: np.ndarray) -> np.ndarray:

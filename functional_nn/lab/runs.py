@@ -11,7 +11,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -94,12 +94,21 @@ def save(folder: Path, config: dict[str, Any], params: dict) -> None:
     np.savez(folder / PARAMETERS, **arrays)
 
 
-def save_network(folder: str | Path, network: fnn.Network, params: dict, *, replace: bool = False) -> None:
+def save_network(
+    folder: str | Path,
+    network: fnn.Network,
+    params: dict,
+    *,
+    inputs: Standardizer | None = None,
+    targets: Standardizer | None = None,
+    replace: bool = False,
+) -> None:
     """Writes a network and its parameters into a folder of their own, for `load_network`.
 
-    Raises ValueError where the folder holds something (as `check_free`), where the parameters are not the network's or
-    of several dtypes, and for an activation, initializer or connection that is not registered, so that its name is
-    not enough.
+    inputs, targets: how these are scaled, of a network that reads one input of R numbers and gives S, for
+    `load_scalings`. Raises ValueError where the folder holds something (as `check_free`), where the parameters are not
+    the network's or of several dtypes, where a scaling has another number of columns, and for an activation,
+    initializer or connection that is not registered, so that its name is not enough.
     """
     description = describe_network(network)
     if network_from(description) != network:
@@ -111,8 +120,27 @@ def save_network(folder: str | Path, network: fnn.Network, params: dict, *, repl
     dtypes = sorted({str(leaf.dtype) for leaf in jax.tree.leaves(params)})
     if len(dtypes) != 1:
         raise ValueError(f"params: expected one dtype, got {', '.join(dtypes)}")
+    scaled = {"inputs": inputs, "targets": targets}
+    for name, scaling in scaled.items():
+        if scaling is not None:
+            check_scaling(name, scaling, network)
+    told = {name: scaling and plain_scaling(scaling) for name, scaling in scaled.items()}
     with writing(Path(folder), replace) as partial:
-        save(partial, {"network": description, "dtype": dtypes[0]}, params)
+        save(partial, {"network": description, "dtype": dtypes[0]} | told, params)
+
+
+def check_scaling(name: Literal["inputs", "targets"], scaling: Standardizer, network: fnn.Network) -> None:
+    """Raises ValueError unless it scales what the network reads, one input of R numbers, or its outputs."""
+    if name == "inputs" and len(network.inputs) > 1:
+        raise ValueError(f"inputs: a scaling is for a network of one input, got {len(network.inputs)}")
+    width = network.sizes[network.inputs[0][0] if name == "inputs" else network.output.name]
+    if np.shape(scaling.mean) != (width,) or np.shape(scaling.scale) != (width,):
+        raise ValueError(f"{name}: expected a scaling of {width} columns, got {np.size(scaling.mean)}")
+
+
+def plain_scaling(scaling: Standardizer) -> dict[str, Any]:
+    """For JSON, as a configuration has it."""
+    return {name: None if x is None else np.asarray(x).tolist() for name, x in scaling._asdict().items()}
 
 
 def load_network(folder: str | Path) -> tuple[fnn.Network, dict]:
@@ -124,6 +152,18 @@ def load_network(folder: str | Path) -> tuple[fnn.Network, dict]:
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{folder / CONFIG}: not a network's configuration ({error})") from None
     return network, _parameters(folder, network, dtype)
+
+
+def load_scalings(folder: str | Path) -> tuple[Standardizer | None, Standardizer | None]:
+    """How inputs and targets are scaled for the network in a folder that `save_network` wrote, or a run's; None for
+    what is not scaled. Raises ValueError as `load`.
+    """
+    folder = Path(folder)
+    config = _json(folder, ("network",))
+    try:
+        return standardizers({"inputs": None, "targets": None} | config)  # older folders have none
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{folder / CONFIG}: not a network's configuration ({error})") from None
 
 
 def configuration(folder: str | Path) -> dict[str, Any]:

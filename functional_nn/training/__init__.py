@@ -4,6 +4,7 @@ from functional_nn.training import augmentation, checkpoints, search, terminatio
 from functional_nn.training.augmentation import Augmentation
 from functional_nn.training.checkpoints import CheckpointError
 from functional_nn.training.clipping import clipped
+from functional_nn.training.divisions import Division, divide
 from functional_nn.training.loop import FitResult, Outcome, fit, pure_fit
 from functional_nn.training.minibatches import BatchPlan, batch, importance, minibatch, stochastic
 from functional_nn.training.populations import Progress, fit_population
@@ -31,6 +32,7 @@ __all__ = [
     "BatchPlan",
     "CheckpointError",
     "Criterion",
+    "Division",
     "Drift",
     "FitResult",
     "History",
@@ -45,6 +47,7 @@ __all__ = [
     "checkpoints",
     "clipped",
     "cycle",
+    "divide",
     "early_stopping",
     "evaluate",
     "fit",

@@ -102,7 +102,7 @@ class BatchPlan:
             order = jnp.arange(examples, dtype=jnp.int32)
         else:
             key = keys.epoch(key, epoch) if self.shuffle == "each_epoch" else key
-            order = _permutation(key, examples)
+            order = permutation(key, examples)
         updates = self.updates(examples)
         size = self.size or examples
         filled = jnp.concatenate([order, order[: max(0, updates * size - examples)]])
@@ -178,7 +178,7 @@ def importance(size: int, *, uniform: float = 0.1) -> BatchPlan:
     return BatchPlan(size, importance=uniform)
 
 
-def _permutation(key: Array, examples: int) -> Array:
+def permutation(key: Array, examples: int) -> Array:
     """The numbers 0 to Q - 1 (Q,) in random order, int32.
 
     Random bits over each number's own, sorted as one array: on CPU five times faster than `jax.random.permutation`,

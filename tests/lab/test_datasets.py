@@ -7,6 +7,7 @@ import math
 import struct
 import zipfile
 
+import jax
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -14,7 +15,16 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from functional_nn.lab import datasets
-from functional_nn.lab.datasets import BUNDLED, Dataset, fit_standardizer, load, load_as, load_inputs, split
+from functional_nn.lab.datasets import (
+    BUNDLED,
+    Dataset,
+    fit_min_max,
+    fit_standardizer,
+    load,
+    load_as,
+    load_inputs,
+    split,
+)
 
 _TYPE_CODES = {"u1": 0x08, "i1": 0x09, "i2": 0x0B, "i4": 0x0C, "f4": 0x0D, "f8": 0x0E}
 in_one_folder = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -650,6 +660,42 @@ def test_standardizer_at_any_size(size):
     column = size * np.array([[1.0], [2.0], [3.0], [4.0]])
     expected = np.array([-1.5, -0.5, 0.5, 1.5]) / math.sqrt(1.25)
     assert np.allclose(fit_standardizer(column).apply(column)[:, 0], expected)
+
+
+@pytest.mark.parametrize(("low", "high"), [(-1, 1), (0, 1), (-3, -2.5), (2, 40)])
+@pytest.mark.parametrize("name", ["iris", "wine", "diabetes"])
+def test_min_max_brings_each_column_to_its_range(name, low, high):
+    inputs = load(name).inputs
+    scale = fit_min_max(inputs, low, high)
+    found = scale.apply(inputs)
+    # y = (ymax - ymin) (x - xmin) / (xmax - xmin) + ymin, as mapminmax has it
+    least, most = inputs.min(axis=0), inputs.max(axis=0)
+    np.testing.assert_allclose(found, (high - low) * (inputs - least) / (most - least) + low, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(scale.invert(found), inputs, rtol=1e-12, atol=1e-13)
+
+
+@given(arrays.arrays(np.float64, st.tuples(st.integers(1, 8), st.integers(1, 3)), elements=st.floats(-1e308, 1e308)))
+def test_min_max_of_anything(inputs):
+    scale = fit_min_max(inputs)
+    assert (scale.scale > 0).all() and np.isfinite(scale.scale).all() and np.isfinite(scale.mean).all()
+
+
+@pytest.mark.parametrize("value", [0.0, -3.7, 1e300, 5e-324])
+def test_min_max_makes_constant_columns_the_middle(value):
+    scale = fit_min_max(np.full((4, 1), value), 0, 1)
+    assert scale.scale.tolist() == [1.0] and fit_min_max(np.full((4, 1), value)).apply([[value]]).tolist() == [[0.0]]
+    assert scale.apply([[value]])[0, 0] == pytest.approx(0.5) or abs(value) > 1e15
+
+
+@pytest.mark.parametrize(("low", "high"), [(1, 1), (1, -1), (0, np.inf), (np.nan, 1)])
+def test_a_range_has_two_finite_ends(low, high):
+    with pytest.raises(ValueError, match="fit_min_max: expected finite low < high, got"):
+        fit_min_max(np.eye(2), low, high)
+
+
+def test_scalings_are_pytrees():
+    scale = fit_min_max(np.array([[1.0, 2.0], [3.0, 8.0]]))
+    assert jax.tree.leaves(scale)[0].tolist() == [2.0, 5.0] and len(jax.tree.leaves(scale)) == 2
 
 
 @pytest.mark.parametrize("shape", [(3,), (0, 3), (3, 0), (2, 3, 1)])

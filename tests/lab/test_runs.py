@@ -15,7 +15,7 @@ from cases import random_params
 
 import functional_nn as fnn
 from functional_nn.lab import pages, runs
-from functional_nn.lab.datasets import Dataset
+from functional_nn.lab.datasets import Dataset, Standardizer, fit_min_max, fit_standardizer
 
 NETWORKS = {
     "chain": fnn.multilayer((3, 4, 2), ("tanh", "linear")),
@@ -472,6 +472,49 @@ def test_a_network_alone_comes_back_to_the_last_bit(tmp_path, name, dtype):
         assert network == NETWORKS[name] and jax.tree.structure(found) == jax.tree.structure(params)
         for x, y in zip(jax.tree.leaves(found), jax.tree.leaves(params), strict=True):
             assert x.dtype == y.dtype and np.asarray(x).tobytes() == np.asarray(y).tobytes()
+
+
+def test_scalings_are_saved_with_the_network(tmp_path):
+    """To the last bit, so that what is predicted of the user's own rows is the same."""
+    draw = np.random.default_rng(0)
+    x, t = draw.normal(size=(20, 3)) / 3 + 1e5, draw.normal(size=(20, 2)) * 1e-9
+    network, inputs, targets = NETWORKS["chain"], fit_min_max(x), fit_standardizer(t)
+    params = network.init(jax.random.key(0))
+    runs.save_network(tmp_path / "network", network, params, inputs=inputs, targets=targets)
+    found = runs.load_scalings(tmp_path / "network")
+    for read, given in zip(found, (inputs, targets), strict=True):
+        assert isinstance(read, Standardizer) and read.fill is None
+        assert read.mean.tobytes() == given.mean.tobytes() and read.scale.tobytes() == given.scale.tobytes()
+    again, own = runs.load_network(tmp_path / "network")
+    predicted = found[1].invert(again.apply(own, found[0].apply(x)))
+    np.testing.assert_array_equal(predicted, targets.invert(network.apply(params, inputs.apply(x))))
+
+
+def test_what_is_not_scaled_comes_back_as_none(tmp_path):
+    network = NETWORKS["chain"]
+    runs.save_network(tmp_path / "a", network, network.init(jax.random.key(0)))
+    assert runs.load_scalings(tmp_path / "a") == (None, None)
+    config = json.loads((tmp_path / "a" / "config.json").read_text())
+    (tmp_path / "a" / "config.json").write_text(json.dumps({"network": config["network"]}))  # of an older version
+    assert runs.load_scalings(tmp_path / "a") == (None, None)
+    (tmp_path / "a" / "config.json").write_text(json.dumps({"network": config["network"], "inputs": {"mean": 1}}))
+    with pytest.raises(ValueError, match="not a network's configuration"):
+        runs.load_scalings(tmp_path / "a")
+
+
+@pytest.mark.parametrize(
+    ("network", "scaled", "said"),
+    [
+        ("chain", {"inputs": 2}, "inputs: expected a scaling of 3 columns, got 2"),
+        ("chain", {"targets": 3}, "targets: expected a scaling of 2 columns, got 3"),
+        ("graph", {"inputs": 2}, "inputs: a scaling is for a network of one input, got 2"),
+    ],
+)
+def test_a_scaling_of_other_columns_is_refused(network, scaled, said, tmp_path):
+    network, scaled = NETWORKS[network], {name: fit_min_max(np.eye(width)) for name, width in scaled.items()}
+    with pytest.raises(ValueError, match=said):
+        runs.save_network(tmp_path / "a", network, network.init(jax.random.key(0)), **scaled)
+    assert not (tmp_path / "a").exists()
 
 
 SIGNALS = fnn.graph(
