@@ -38,6 +38,15 @@ _NOT_OF_TEXT = {
     "delimiter": "auto", "decimal": "auto", "missing": "refuse", "class_weights": None, "label_smoothing": 0.0,
     "augment": (), "window": None, "horizon": 1,
 }  # fmt: skip
+# what methods that judge their own steps have to tell, by their names
+_STATE = {
+    "levenberg_marquardt": {"mu": fnn.training.of_state(lambda state: state.memory.mu)},
+    "bayesian_regularization": {
+        "mu": fnn.training.of_state(lambda state: state.memory.mu),
+        "effective parameters": fnn.training.of_state(lambda state: state.memory.evidence.gamma),
+    },
+    "variable_learning_rate": {"rate": fnn.training.of_state(lambda state: state.memory.rate)},
+}
 _CONTEXT = 64  # tokens of a text that are read at once
 _OF_TRAINING = ("regularizer", "gradient", "rule", "epochs", "shuffle", "replacement", "early_stopping")
 _MONITORED = 256  # examples on which the two gradients are compared all through training
@@ -75,6 +84,7 @@ def train(source: str, settings: dict[str, Any], out: Path, replace: bool, resum
         size = 0 if optimizer.full_batch else min(32, len(x))
     config["batch_size"], plan = size, batch_plan(size, settings["shuffle"], settings["replacement"])
 
+    state = _STATE.get(optimizer.name, {})
     key, epochs = jax.random.key(settings["seed"]), settings["epochs"]
     params = network.init(keys.parameters(key), config["dtype"])  # `fit` draws the same, in the default dtype
     chunk = _chunk(network, optimizer, len(x), size, epochs)
@@ -101,14 +111,14 @@ def train(source: str, settings: dict[str, Any], out: Path, replace: bool, resum
             network, loss, optimizer, x, t, key=key, epochs=epochs, plan=plan, params=params,
             validation=held_out, weights=task.weights, class_weights=task.class_weights, regularizer=regularizer,
             stop=criteria(settings, restore=True), gradient=settings["gradient"],
-            rule=settings["rule"], correct=right_answers(task.held_out.task), track=config["track"],
+            rule=settings["rule"], correct=right_answers(task.held_out.task), track=(*config["track"], state),
             augment=settings["augment"], chunk=chunk, on_chunk=on_chunk, seconds=settings["seconds"], checkpoint=kept,
             resume=resumed,
         )  # fmt: skip
         watch(len(result.history.epoch), result.state.params, last=True)
         seconds = time.perf_counter() - began
         with runs.writing(out, replace) as folder:
-            agreement, summary = _write(folder, task, network, result, watch.found, seconds, resumed)
+            agreement, summary = _write(folder, task, network, result, watch.found, seconds, resumed, tuple(state))
 
     say_pictures(task)
     since = " since it was resumed" if resumed else ""
@@ -130,7 +140,7 @@ def train(source: str, settings: dict[str, Any], out: Path, replace: bool, resum
 
 
 def _write(
-    folder: Path, task, network, result, watched, seconds: float, resumed: bool
+    folder: Path, task, network, result, watched, seconds: float, resumed: bool, state: tuple[str, ...]
 ) -> tuple[fnn.Agreement | None, dict]:
     """All files of a run that was trained; the comparison of its gradients after training, where it was watched, and
     its results.
@@ -147,9 +157,13 @@ def _write(
         summary["separability"] = _separable(task)
     runs.save(folder, config | {"results": summary}, result.params)
     _write_history(folder / "history.csv", result.history)
-    outputs = None  # of positions there may be more than memory holds
+    outputs = fitted = None  # of positions there may be more than memory holds
     if len(network.shapes[network.output.name]) == 1:
         outputs = outputs_of(network, result.params, x_test).astype(np.float64)
+        if config["task"] == "regression":
+            x, t = task.training
+            own = outputs_of(network, result.params, x).astype(np.float64)
+            fitted = {"training": (np.asarray(t, np.float64), own)}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph")  # a class name in letters that matplotlib's font has not got
         page = pages.trained(
@@ -165,6 +179,8 @@ def _write(
             len(task.watched[0]),
             folder,
             network,
+            fitted,
+            state,
         )
     (folder / "report.html").write_text(page, encoding="utf-8")
     return agreement, summary

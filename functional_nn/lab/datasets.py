@@ -804,8 +804,9 @@ def fit_standardizer(inputs: np.ndarray) -> Standardizer:
 
 
 def fit_min_max(inputs: np.ndarray, low: float = -1.0, high: float = 1.0) -> Standardizer:
-    """What brings the least and the largest of each column of `inputs` (Q, R) to `low` and `high`; what lies beyond them
-    in other data lies beyond these.
+    """The scaling that brings the least and the largest of each column of `inputs` (Q, R) to `low` and `high`.
+
+    What lies beyond them in other data lies beyond these.
 
     Constant columns: scale 1, and they become the middle of the range, 0 by default, so that no example differs in
     them. Raises ValueError unless `inputs` is a finite matrix with at least one row and one column, and low < high are

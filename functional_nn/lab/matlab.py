@@ -19,8 +19,8 @@ columns of inputRange are mapped to -1 and 1.
     net = configure(net, s.inputRange, s.outputRange);
     net.IW = s.IW; net.LW = s.LW; net.b = s.b;
 
-Letters: R inputs, S outputs, M layers. MATLAB's examples are columns, IW{i,1} (S_i, R) what layer i reads of the inputs,
-LW{i,j} (S_i, S_j) of layer j, b{i} (S_i, 1), and net inputs are their sum: weights as they are here.
+Letters: R inputs, S outputs. MATLAB's examples are columns; IW{i,1} (S_i, R) are the weights by which layer i reads the
+inputs, LW{i,j} (S_i, S_j) those for layer j, b{i} (S_i, 1) its bias: as they are here.
 """
 
 from collections.abc import Mapping
@@ -201,11 +201,9 @@ def _network(fields: Mapping[str, Any], dtype) -> Saved:
         grid = {"input": (f"IW{{{i + 1},1}}", IW[i, 0])}
         grid |= {f"layer{j + 1}": (f"LW{{{i + 1},{j + 1}}}", LW[i, j]) for j in range(count)}
         grid = {source: (name, _matrix(name, value)) for source, (name, value) in grid.items() if np.size(value)}
-        later = [name for source, (name, _) in grid.items() if source in [f"layer{j + 1}" for j in range(i, count)]]
+        later = next((grid[source][0] for j in range(i, count) if (source := f"layer{j + 1}") in grid), None)
         if later:
-            raise ValueError(
-                f"{later[0]}: layer {i + 1} reads a later one, or itself; feedforward networks alone are read"
-            )
+            raise ValueError(f"{later}: layer {i + 1} reads a later one, or itself; expected a feedforward network")
         if not grid:
             raise ValueError(f"layer {i + 1}: has no weights; IW and LW are empty there (is the net configured?)")
         offset = _matrix(f"b{{{i + 1},1}}", b[i, 0]).ravel() if np.size(b[i, 0]) else None
@@ -396,7 +394,7 @@ def _grids(network: Network, params: Params) -> dict[str, np.ndarray]:
 
 
 def _settings_fields(of: str, scaling: Standardizer | None, rows: int) -> dict[str, np.ndarray]:
-    """The scaling as mapminmax's settings, and the range that MATLAB makes the same of; no process function for None."""
+    """The scaling as mapminmax's settings, and the range that MATLAB makes the same of; nothing of None."""
     if scaling is None:
         empty = np.empty((1, 0), object)
         return {f"{of}Fcns": empty, f"{of}Settings": empty, f"{of}Range": np.zeros((rows, 2))}

@@ -10,11 +10,13 @@ import numpy as np
 
 import functional_nn as fnn
 from functional_nn import checks
-from functional_nn.lab import environment, equations, plots, report, runs
+from functional_nn.lab import environment, equations, measures, plots, report, runs
 from functional_nn.lab.datasets import Dataset
 from functional_nn.lab.texts import Text
 
+_MOST_PERCENTAGES = 6  # classes of a confusion matrix that has room for shares
 _MOST_CURVES, _MOST_ARRAYS, _MOST_TARGETS, _MOST_LAYERS, _MOST_KERNELS = 12, 16, 6, 60, 40  # that a figure shows
+Parts = dict[str, tuple[np.ndarray, np.ndarray]]  # targets and outputs (Q, S) by the part's name
 _ALONG = {"manual": "hand-written gradient", "automatic": "automatic gradient", "perceptron": "perceptron rule"}
 
 
@@ -31,11 +33,15 @@ def trained(
     monitored: int,
     folder: Path,
     network: fnn.Network,
+    fitted: Parts | None = None,
+    state: Sequence[str] = (),
 ) -> str:
     """The page of a run that was trained; its two main figures are also saved in the folder, as pictures.
 
     watched: (epoch, differences of the two gradients on the `monitored` examples); none, and no agreement, where the
-    network learnt by a rule that is no gradient. outputs (Q, S) of the held-out part; None of positions.
+    network learnt by a rule that is no gradient. outputs (Q, S) of the held-out part; None of positions. fitted: the
+    training part's targets and outputs, scaled as the network has them, where they are numbers. state: the names of
+    what was tracked of the optimizer's state.
     """
     second_order = fnn.optimizers.second_order.knows(config["optimizer"]["name"])
     unit = "step" if second_order else "epoch"
@@ -63,9 +69,10 @@ def trained(
             curves + _changed(config) + _chosen(config, result) + " Open circles: exactly zero." + _separable(summary),
         ),
         *([_watched_panel(figures["gradient_agreement"], watched, monitored)] if watched else []),
-        *([] if outputs is None else _examples(config, held_out, outputs, summary["held out"])),
+        *([] if outputs is None else _examples(config, held_out, outputs, summary["held out"], fitted)),
         *_network(network, result.params),
-        *_tracked(history),
+        *_training_state(history, state, _stops_by_validation(config), unit),
+        *_tracked(history, state),
         *([_agreement_table("Agreement after training", agreement), _costs_table(agreement)] if agreement else []),
         _equations(config),
     ]
@@ -122,14 +129,18 @@ def _changed(config: dict[str, Any]) -> str:
 
 def _chosen(config: dict[str, Any], result: fnn.training.FitResult) -> str:
     """What was chosen by the held-out part, in words."""
-    criteria = map(fnn.training.termination.get, config.get("stop", ()))  # which runs of older versions had not
-    if config["early_stopping"] is None and not any(criterion.validation for criterion in criteria):
+    if not _stops_by_validation(config):
         return "Nothing is chosen by the held-out part."
     best = 0 if result.best is None else int(result.best.epoch)
     kept = f"; the network is that of epoch {best}" if best else ""
     return (
         f"The held-out part chose when to stop{kept}, so that the network looks better on it than it will on new data."
     )
+
+
+def _stops_by_validation(config: dict[str, Any]) -> bool:
+    criteria = map(fnn.training.termination.get, config.get("stop", ()))  # which runs of older versions had not
+    return config["early_stopping"] is not None or any(criterion.validation for criterion in criteria)
 
 
 def compared(folder: Path, run: runs.Run, agreement: fnn.Agreement, examples: int) -> str:
@@ -349,20 +360,22 @@ def _of_recursion(begins: Any) -> list[tuple[str, Any]]:
     ]
 
 
-def _tracked(history: fnn.training.History) -> list[report.Panel]:
-    """A figure for each quantity that was tracked, with a panel for each number that it gives, by layer."""
+def _tracked(history: fnn.training.History, but: Sequence[str] = ()) -> list[report.Panel]:
+    """A figure for each quantity that was tracked, but some, with a panel for each number that it gives, by layer."""
     quantities: dict[str, dict[str, dict[str, np.ndarray]]] = {}
     for path, values in checks.by_path(history.tracked).items():
         quantity, *places = path.split("/")
+        if quantity in but:
+            continue
         places = [place for place in places if place != "layers"]
         measure = places.pop() if len(places) > 1 else quantity
         quantities.setdefault(quantity, {}).setdefault(measure, {})["/".join(places)] = values
     panels = []
-    for quantity, measures in quantities.items():
-        curves = list(dict.fromkeys(name for measure in measures.values() for name in measure))
+    for quantity, numbers in quantities.items():
+        curves = list(dict.fromkeys(name for measure in numbers.values() for name in measure))
         shown = {
             measure: {name: values for name, values in found.items() if name in curves[:_MOST_CURVES]}
-            for measure, found in measures.items()
+            for measure, found in numbers.items()
         }
         ends = "; ".join(
             f"{measure} ends at " + ", ".join(f"{values[-1]:.3g} ({name})" for name, values in found.items())
@@ -409,22 +422,40 @@ def _opinions(a: fnn.Agreement) -> str:
     )
 
 
-def _examples(config, held_out: Dataset, outputs: np.ndarray, measured: dict[str, float]) -> list[report.Panel]:
-    """The confusion matrix and, for images, what was taken for something else; or numbers, predicted and true."""
+def _examples(
+    config, held_out: Dataset, outputs: np.ndarray, measured: dict[str, float], fitted: Parts | None
+) -> list[report.Panel]:
+    """The confusion matrix, characteristics and, for images, what was taken for something else; or numbers, predicted
+    and true, and the errors of both parts.
+    """
     if config["task"] != "classification":
-        return [_predictions(config, held_out, outputs, measured)]
+        _, scaled = runs.standardizers(config)
+        both = {name: tuple(map(scaled.invert, pair)) for name, pair in (fitted or {}).items()}
+        both["held out"] = held_out.targets, scaled.invert(outputs)
+        return [_predictions(config, held_out, outputs, measured), *_errors(both)]
     classes, guessed = held_out.classes, outputs.argmax(axis=1)
-    counts = np.zeros((len(classes), len(classes)), int)
-    np.add.at(counts, (held_out.labels, guessed), 1)
-    wrong = np.flatnonzero(guessed != held_out.labels)
+    counts = measures.confusion_counts(held_out.labels, guessed, len(classes))
+    wrong, few = np.flatnonzero(guessed != held_out.labels), len(classes) <= _MOST_PERCENTAGES
+    percentages = " Below each number its share of all; at the sides recall and precision." if few else ""
     panels = [
         report.Panel(
             "Held-out examples, class by class",
-            plots.confusion(counts, classes),
+            plots.confusion(counts, classes, percentages=few),
             f"Confusion matrix: {len(guessed) - len(wrong)} of {len(guessed)} on the diagonal.",
-            "Rows: the true class; columns: the class with the largest output.",
+            "Rows: the true class; columns: the class with the largest output." + percentages,
         )
     ]
+    if len(classes) <= _MOST_CURVES:
+        areas = [measures.characteristic(held_out.labels == c, outputs[:, c]).area for c in range(len(classes))]
+        said = ", ".join(f"{name} {area:.4g}" for name, area in zip(classes, areas, strict=True))
+        panels.append(
+            report.Panel(
+                "Receiver operating characteristics",
+                plots.roc(held_out.labels, outputs, classes),
+                f"Areas under the curves of the classes, on the held-out examples: {said}.",
+                "Each class against all others, as its own output is asked for more or less.",
+            )
+        )
     if held_out.image_shape and len(wrong):
         shown = wrong[:20]
         captions = [f"{classes[held_out.labels[q]]} as {classes[guessed[q]]}" for q in shown]
@@ -438,6 +469,45 @@ def _examples(config, held_out: Dataset, outputs: np.ndarray, measured: dict[str
             )
         )
     return panels
+
+
+def _errors(parts: Parts) -> list[report.Panel]:
+    """Of numbers in their own units."""
+    lines = {name: measures.fitted_line(*pair) for name, pair in parts.items()}
+    said = ", ".join(f"{line.correlation:.4f} ({name})" for name, line in lines.items())
+    sizes = ", ".join(f"{np.sqrt(np.mean((a - t) ** 2)):.4g} ({name})" for name, (t, a) in parts.items())
+    return [
+        report.Panel(
+            "Outputs against targets",
+            plots.regression(parts),
+            f"Correlations R of targets and outputs: {said}.",
+            "All targets together, in their own units. On the dotted line an output is right; the other fits best.",
+        ),
+        report.Panel(
+            "Errors",
+            plots.error_histogram(parts),
+            f"Histogram of the errors, whose root mean squares are {sizes}.",
+            "Targets minus outputs, one part upon the other.",
+        ),
+    ]
+
+
+def _training_state(history: fnn.training.History, state: Sequence[str], stops: bool, unit: str) -> list[report.Panel]:
+    """Of methods that have a state to tell of, and where the held-out loss decides when to stop."""
+    if not (state or stops):
+        return []
+    shown = {name: history.tracked[name] for name in state}
+    failures = int(measures.validation_failures(history.validation_loss)[-1])
+    ends = "".join(f"{name} ends at {values[-1]:.3g}; " for name, values in shown.items())
+    return [
+        report.Panel(
+            "State of the training",
+            plots.training_state(history, shown, unit),
+            f"The gradient norm ends at {history.gradient_norm[-1]:.3g}; {ends}at the end the held-out loss had not "
+            f"improved for {_plural(failures, unit)}.",
+            f"Failures: for how many {unit}s in a row the held-out loss has not been below its lowest.",
+        )
+    ]
 
 
 def _predictions(config, held_out: Dataset, outputs: np.ndarray, measured: dict[str, float]) -> report.Panel:

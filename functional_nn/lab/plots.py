@@ -6,7 +6,8 @@ dark nor light, and are seen on both.
 
 import itertools
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import matplotlib
@@ -20,10 +21,11 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from matplotlib.ticker import MaxNLocator
 
+from functional_nn.lab import measures
 from functional_nn.networks.network import Network
 from functional_nn.training import History
 
-TRAINING, HELD_OUT, BOUND = "#2a6fbb", "#d1602b", "#d4405a"
+TRAINING, HELD_OUT, BOUND, TEST = "#2a6fbb", "#d1602b", "#d4405a", "#2c8f5e"
 RISING = ListedColormap(plt.get_cmap("plasma")(np.linspace(0.38, 0.75, 256)), "rising")  # purple to orange
 _PITCH, _BOX, _LANE = 0.52, 0.27, 0.3  # inches of a network's picture: from layer to layer, of a layer, beside it
 STYLE = {
@@ -93,8 +95,72 @@ def gradient_agreement(
     return figure
 
 
-def confusion(counts: np.ndarray, classes: Sequence[str]) -> Figure:
-    """How often class (row) was taken for class (column)."""
+def performance(history: History, test: np.ndarray | None = None, unit: str = "epoch") -> Figure:
+    """Loss of training, validation and test part against epochs, or what `unit` says they are; the epoch of the lowest
+    validation loss (training loss, where nothing was validated) is circled. MATLAB's plotperform.
+
+    test (E,): of the test part after each epoch, such as `fit(track={"test": lambda params, x, t: evaluate(...)[0]})`
+    keeps in `history.tracked`.
+    """
+    validated = np.isfinite(history.validation_loss).any()
+    curves = [("training", TRAINING, history.training_loss)]
+    curves += [("validation", HELD_OUT, history.validation_loss)] if validated else []
+    curves += [] if test is None else [("test", TEST, np.asarray(test))]
+    which, color, judged = curves[1 if validated else 0]
+    with plt.rc_context(STYLE):
+        figure, axis = plt.subplots(figsize=(5.6, 3.6), layout="constrained")
+        _log_curves(axis, history.epoch, curves)
+        axis.set_title("no loss is finite", fontsize=10)
+        if np.isfinite(judged).any():
+            best = int(np.nanargmin(np.where(np.isfinite(judged), judged, np.nan)))
+            at, lowest = history.epoch[best], judged[best]
+            axis.axvline(at, color=color, linestyle=":", lw=1)
+            if lowest > 0 or axis.get_yscale() == "linear":  # a zero has its open mark already
+                axis.plot([at], [lowest], "o", ms=9, mfc="none", mec=color)
+            axis.set_title(f"best {which} loss {lowest:.4g}, {unit} {at}", fontsize=10)
+        axis.set(xlabel=unit, ylabel="loss")
+        axis.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+    return figure
+
+
+def training_state(
+    history: History, tracked: Mapping[str, np.ndarray] = MappingProxyType({}), unit: str = "epoch"
+) -> Figure:
+    """Gradient norm, what else is given (E,) by name, such as mu, and how many epochs in a row the validation loss has
+    not fallen below its lowest, a panel each over the epochs. MATLAB's plottrainstate.
+    """
+    panels = {"gradient norm": history.gradient_norm, **tracked}
+    validated = np.isfinite(history.validation_loss).any()
+    rows = len(panels) + validated
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(
+            rows, 1, figsize=(5.6, 0.5 + 1.6 * rows), layout="constrained", sharex=True, squeeze=False
+        )
+        for axis, (name, values) in zip(axes.flat, panels.items(), strict=False):
+            values = np.asarray(values)
+            _log_curves(axis, history.epoch, [(name, TRAINING, values)])
+            axis.set_ylabel(name, parse_math=False)
+            positive = values[np.isfinite(values) & (values > 0)]
+            if positive.size and positive.max() > 10 * positive.min():
+                axis.yaxis.set_minor_formatter("")  # the powers of ten are enough
+        if validated:
+            failures = measures.validation_failures(history.validation_loss)
+            axes[-1, 0].plot(history.epoch, failures, color=HELD_OUT, marker="D", ms=3, lw=0.8)
+            axes[-1, 0].set_ylabel("failures")
+            axes[-1, 0].yaxis.set_major_locator(MaxNLocator(4, integer=True))
+        axes[-1, 0].set_xlabel(unit)
+        axes[-1, 0].xaxis.set_major_locator(MaxNLocator(8, integer=True))
+    return figure
+
+
+def confusion(counts: np.ndarray, classes: Sequence[str], percentages: bool = False) -> Figure:
+    """How often class (row) was taken for class (column).
+
+    percentages: of all examples in each cell, with recall beside the rows (how many of the class were found), precision
+    below the columns (how many of those taken for it are) and accuracy in the corner: MATLAB's plotconfusion, turned.
+    """
+    if percentages:
+        return _confusion_with_percentages(counts, classes)
     side = 1.6 + 0.34 * len(classes)
     with plt.rc_context(STYLE | {"axes.grid": False}):
         figure, axis = plt.subplots(figsize=(side, side), layout="constrained")
@@ -112,6 +178,50 @@ def confusion(counts: np.ndarray, classes: Sequence[str]) -> Figure:
         axis.set_xticks(ticks, classes, rotation=90 if max(map(len, classes)) > 3 else 0, parse_math=False)
         axis.set_yticks(ticks, classes, parse_math=False)
         axis.set(xlabel="taken for", ylabel="is")
+    return figure
+
+
+def _confusion_with_percentages(counts: np.ndarray, classes: Sequence[str]) -> Figure:
+    C, right, total = len(classes), np.diag(counts), counts.sum()
+    side = 1.6 + 0.62 * (C + 1)
+    share = lambda part, of: f"{100 * part / of:.3g} %" if of else "-"  # noqa: E731
+    with plt.rc_context(STYLE | {"axes.grid": False}):
+        figure, axis = plt.subplots(figsize=(side, side), layout="constrained")
+        shade = np.full((C + 1, C + 1), np.nan)
+        shade[:C, :C] = counts - np.diag(right)
+        axis.imshow(shade, cmap="Oranges", vmin=0, vmax=2 * max(1, np.nanmax(shade)))
+        for row, column in np.ndindex(C, C):
+            text = f"{counts[row, column]}\n{share(counts[row, column], total)}"
+            weight = "normal" if row == column or not counts[row, column] else "bold"
+            axis.text(column, row, text, ha="center", va="center", fontsize=8, fontweight=weight)
+        margins = [(i, C, share(right[i], counts[i].sum())) for i in range(C)]
+        margins += [(C, i, share(right[i], counts[:, i].sum())) for i in range(C)]
+        for row, column, text in [*margins, (C, C, share(right.sum(), total))]:
+            axis.text(column, row, text, ha="center", va="center", fontsize=8, color=TRAINING)
+        axis.axhline(C - 0.5, color="black", lw=0.8)
+        axis.axvline(C - 0.5, color="black", lw=0.8)
+        turned = 90 if max(map(len, classes)) > 6 else 0
+        axis.set_xticks(range(C + 1), [*classes, "recall"], rotation=turned, parse_math=False)
+        axis.set_yticks(range(C + 1), [*classes, "precision"], parse_math=False)
+        axis.set(xlabel="taken for", ylabel="is")
+    return figure
+
+
+def roc(labels: np.ndarray, outputs: np.ndarray, classes: Sequence[str]) -> Figure:
+    """The receiver operating characteristic of each class against all others, of labels (Q,) and outputs (Q, C):
+    MATLAB's plotroc.
+    """
+    with plt.rc_context(STYLE):
+        figure, axis = plt.subplots(figsize=(5.4, 4.2), layout="constrained")
+        for number, (name, color) in enumerate(zip(classes, _colors(list(classes)), strict=True)):
+            found = measures.characteristic(labels == number, outputs[:, number])
+            axis.plot(found.false, found.true, color=color, label=f"{name}: area {found.area:.4g}")
+        axis.plot([0, 1], [0, 1], color="grey", linestyle=":", lw=1)
+        axis.set(xlabel="false positive rate", ylabel="true positive rate")
+        axis.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+        legend = axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8)
+        for text in legend.get_texts():
+            text.set_parse_math(False)
     return figure
 
 
@@ -238,19 +348,75 @@ def predictions(targets: np.ndarray, outputs: np.ndarray, names: Sequence[str]) 
     return figure
 
 
-def tracked(epochs: np.ndarray, measures: dict[str, dict[str, np.ndarray]]) -> Figure:
+def regression(parts: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
+    """Outputs against targets, (targets (Q, S), outputs (Q, S)) by the name of the part, a panel each and one of all,
+    with the correlation R and the line that fits best; all S columns together. MATLAB's plotregression.
+    """
+    pairs = {name: tuple(np.ravel(x).astype(np.float64) for x in pair) for name, pair in parts.items()}
+    colors = dict(zip(pairs, _of_parts(parts), strict=True)) | {"all": "grey"}
+    if len(pairs) > 1:
+        pairs["all"] = tuple(np.concatenate(x) for x in zip(*pairs.values(), strict=True))
+    columns = min(2, len(pairs))
+    rows = -(-len(pairs) // columns)
+    with plt.rc_context(STYLE):
+        size = (3.6 * columns, 3.6 * rows)
+        figure, axes = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
+        for axis in axes.flat[len(pairs) :]:
+            axis.remove()
+        for axis, (name, (t, a)) in zip(axes.flat, pairs.items(), strict=False):
+            known = np.isfinite(t) & np.isfinite(a)
+            t, a = t[known], a[known]
+            axis.scatter(t, a, s=14, color=colors[name], alpha=0.6, lw=0, rasterized=t.size > 2000)
+            title, told = f"{name}: nothing finite", "output"
+            if t.size:
+                line = measures.fitted_line(t, a)
+                axis.axline((t[0],) * 2, slope=1, color="black", lw=0.8, linestyle=":")
+                if np.isfinite(line.slope):
+                    ends = np.array([t.min(), t.max()])
+                    axis.plot(ends, line.slope * ends + line.offset, color=colors[name], lw=1.2)
+                    sign = "-" if line.offset < 0 else "+"
+                    told = f"output ~ {line.slope:.3g} target {sign} {abs(line.offset):.3g}"
+                title = f"{name}: R = {line.correlation:.4f}"
+            axis.set(xlabel="target", ylabel=told)
+            axis.set_title(title, fontsize=10, parse_math=False)
+    return figure
+
+
+def error_histogram(parts: Mapping[str, tuple[np.ndarray, np.ndarray]], bins: int = 20) -> Figure:
+    """How many errors, targets - outputs, are of which size, by part one upon the other; parts as in `regression`.
+    MATLAB's ploterrhist.
+    """
+    errors = [np.ravel(t).astype(np.float64) - np.ravel(a).astype(np.float64) for t, a in parts.values()]
+    errors = [e[np.isfinite(e)] for e in errors]
+    with plt.rc_context(STYLE):
+        figure, axis = plt.subplots(figsize=(5.6, 3.6), layout="constrained")
+        if any(e.size for e in errors):
+            edges = np.histogram_bin_edges(np.concatenate(errors), bins)
+            axis.hist(errors, edges, stacked=True, color=_of_parts(parts), label=list(parts), rwidth=0.9)
+        axis.axvline(0, color="black", lw=1, linestyle="--", label="no error")
+        axis.set(xlabel="target - output", ylabel="how many")
+        axis.legend(fontsize=8)
+    return figure
+
+
+def _of_parts(parts: Mapping) -> list[str]:
+    """Their colours, in order those of training, validation and test."""
+    return list(itertools.islice(itertools.cycle((TRAINING, HELD_OUT, TEST)), len(parts)))
+
+
+def tracked(epochs: np.ndarray, quantities: dict[str, dict[str, np.ndarray]]) -> Figure:
     """A panel for each measure, its curves (E,) by name over the epochs."""
-    columns = min(3, len(measures))
-    rows = -(-len(measures) // columns)
-    names = list(dict.fromkeys(name for curves in measures.values() for name in curves))
+    columns = min(3, len(quantities))
+    rows = -(-len(quantities) // columns)
+    names = list(dict.fromkeys(name for curves in quantities.values() for name in curves))
     colors = dict(zip(names, _colors(names), strict=True))
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(
             rows, columns, figsize=(3.4 * max(2, columns), 2.6 * rows), layout="constrained", squeeze=False
         )
-        for axis in axes.flat[len(measures) :]:
+        for axis in axes.flat[len(quantities) :]:
             axis.remove()
-        for axis, (measure, curves) in zip(axes.flat, measures.items(), strict=False):
+        for axis, (measure, curves) in zip(axes.flat, quantities.items(), strict=False):
             for name, values in curves.items():
                 axis.plot(epochs, values, color=colors[name], marker="." if len(epochs) < 3 else None, label=name)
             finite = np.concatenate([values[np.isfinite(values)] for values in curves.values()])

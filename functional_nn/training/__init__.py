@@ -9,7 +9,7 @@ from functional_nn.training.loop import FitResult, Outcome, fit, pure_fit
 from functional_nn.training.minibatches import BatchPlan, batch, importance, minibatch, stochastic
 from functional_nn.training.populations import Progress, fit_population
 from functional_nn.training.problems import problem
-from functional_nn.training.program import Batch, History, Metrics, evaluate, train_step
+from functional_nn.training.program import Batch, History, Metrics, evaluate, of_state, train_step
 from functional_nn.training.restarts import Restarts, best_of
 from functional_nn.training.results import Drift, Population
 from functional_nn.training.search import grid, random_search, successive_halving
@@ -21,6 +21,7 @@ from functional_nn.training.termination import (
     gradient_below,
     loss_below,
     no_change,
+    progress_below,
     progress_quotient,
     successive_increases,
     unchanged,
@@ -59,7 +60,9 @@ __all__ = [
     "loss_below",
     "minibatch",
     "no_change",
+    "of_state",
     "problem",
+    "progress_below",
     "progress_quotient",
     "pure_fit",
     "random_search",

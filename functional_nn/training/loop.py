@@ -160,7 +160,7 @@ def fit(
     says which examples are right, or, asked of all rows of signals, which positions, `losses.largest` for one; by
     default the loss's own rule. track: names of `fnn.quantities`, such as ("noise_scale",), or functions by name,
     `{"rate": lambda params, inputs, targets: ...}`, or a tuple of both; what they give after each epoch, on all
-    training examples, stands in `history.tracked`.
+    training examples, stands in `history.tracked`; and so does what `training.of_state` reads in the optimizer's state.
     augment: what the inputs of each training batch go through, anew in every update: names of `training.augmentation`,
     such as ("shift(2)", "flip"), or your own functions (key, x) -> x of a batch (B, *P, R), one after the other;
     {input: these} where several have pictures. The history's training columns are of what was trained on; what is

@@ -65,6 +65,27 @@ _EVALUATED = 64 * 2**20  # bytes of net inputs and outputs that are measured at 
 COMPLETED, DIVERGED, STOPPED = 0, 1, 2  # how a run ended; STOPPED + i by the i-th criterion
 
 
+@dataclass(frozen=True)
+class OfState:
+    """A function of the optimizer's state, to be tracked in the place of one of (params, inputs, targets)."""
+
+    function: Callable[[Any], Any]
+
+    def __call__(self, state: Any) -> Any:
+        return self.function(state)
+
+
+def of_state(function: Callable[[Any], Any]) -> OfState:
+    """For `fit(track={"mu": of_state(lambda state: state.memory.mu)})`: what an optimizer's state has after each epoch,
+    such as Levenberg-Marquardt's mu, or Bayesian regularization's `state.memory.evidence.gamma`.
+
+    Raises TypeError for what is no function.
+    """
+    if not callable(function):
+        raise TypeError(f"of_state: expected a function of the optimizer's state, got {type(function).__name__}")
+    return OfState(function)
+
+
 class Batch(NamedTuple):
     """inputs {name: (B, *P, R)}, targets (B, *P, S); weights (B,) of the examples, or (B, *P) of positions; a key for
     dropout and for gradients that are random, a scale of the gradient, each where there is one. A whole data set may
@@ -596,7 +617,7 @@ def parts(settings: Settings, examples: int, dtype) -> Parts:
             after = _evaluate(laid_out, loss, state.params, held_out, settings.correct)
         columns = (total, accuracy, jnp.mean(metrics.gradient_norm), *after)
         columns = (None if x is None else jnp.asarray(x, dtype) for x in columns)
-        row = History(done + 1, *columns, _measure(settings, training, state.params, done + 1))
+        row = History(done + 1, *columns, _measure(settings, training, state, done + 1))
 
         state = optimizer.observe(state, row.training_loss if held_out is None else row.validation_loss)
         judged = [
@@ -773,9 +794,9 @@ def where(condition: Array, new: Any, old: Any) -> Any:
     return jax.tree.map(lambda n, o: jnp.where(condition, n, o), new, old)
 
 
-def _measure(settings: Settings, training: Batch, params: Params, epoch: Array) -> dict[str, Any]:
-    """What is tracked, at `params`; what a random rule draws for it is the same in every run."""
-    network, track = settings.network, settings.track
+def _measure(settings: Settings, training: Batch, state: Any, epoch: Array) -> dict[str, Any]:
+    """What is tracked, at the state's parameters; what a random rule draws for it is the same in every run."""
+    network, track, params = settings.network, settings.track, state.params
     asked = tuple(name for name, function in track if function is None)
     found = {}
     if asked:
@@ -787,8 +808,9 @@ def _measure(settings: Settings, training: Batch, params: Params, epoch: Array) 
     inputs = training.inputs if len(network.inputs) > 1 else training.inputs[network.inputs[0][0]]
     for name, function in track:
         if function is not None:
+            reads = (state,) if isinstance(function, OfState) else (params, *whole((inputs, training.targets)))
             try:
-                found[name] = jax.tree.map(jnp.asarray, function(params, *whole((inputs, training.targets))))
+                found[name] = jax.tree.map(jnp.asarray, function(*reads))
             except Exception as error:
                 error.add_note(f"while measuring {name!r}, which fit was asked to track, inside a compiled program")
                 raise

@@ -208,6 +208,36 @@ def progress_quotient(alpha: float = 0.5, strip: int = 5, restore: bool = True) 
 
 
 @register
+def progress_below(alpha: float = 0.1, strip: int = 5) -> Criterion:
+    """Stops after the first strip whose training progress P_k(t), in per mille as in `progress_quotient`, is below
+    `alpha`: little is gained any more (Prechelt 1994, PROBEN1: P_5 < 0.1).
+
+    Losses must be positive. Brings no earlier parameters back, and goes beside a criterion that does. strip: k, in
+    epochs. Raises ValueError unless alpha > 0 and strip >= 1.
+    """
+    alpha = checks.constant("progress_below", "alpha", alpha, *checks.POSITIVE)
+    checks.integer("progress_below", "strip", strip, 1)
+
+    def init():
+        return jnp.zeros((), precision.default()), _no_loss_yet(), jnp.zeros((), jnp.int32)
+
+    def update(memory, row):
+        total, least, at = memory
+        training = row.training_loss.astype(total.dtype)
+        total, least, at = total + training, jnp.where(training < least, training, least), at + 1
+        ends = at == strip
+        stop = ends & (1000 * (total / strip - least) < alpha * least)  # P_k < alpha, multiplied by the least
+        return jax.tree.map(lambda new, old: jnp.where(ends, new, old), init(), (total, least, at)), stop
+
+    return Criterion(
+        "progress_below",
+        init,
+        update,
+        f"the training loss, over {strip} epochs, was less than {_said(alpha)} per mille above its least on the mean",
+    )
+
+
+@register
 def successive_increases(strips: int = 3, strip: int = 5, restore: bool = True) -> Criterion:
     """Prechelt's UP: stops where the validation loss has risen from strip to strip, `strips` times in succession.
 

@@ -1,4 +1,4 @@
-"""Files in the shapes that MATLAB writes are read as what they compute, worked out here by NumPy; what is written is read."""
+"""Files in the shapes that MATLAB writes are read as what they compute, by NumPy here; and what is written is read."""
 
 import re
 from pathlib import Path
@@ -45,7 +45,8 @@ def minmax(x, low=-1.0, high=1.0):
 def std(x, mean=0.0, deviation=1.0):
     at, spread = x.mean(axis=1, keepdims=True), x.std(axis=1, ddof=1, keepdims=True)
     return {"name": "mapstd", "xrows": float(len(x)), "yrows": float(len(x)), "xmean": at, "xstd": spread,
-            "ymean": mean, "ystd": deviation, "gain": deviation / spread, "xoffset": at, "no_change": False}  # fmt: skip
+            "ymean": mean, "ystd": deviation, "gain": deviation / spread, "xoffset": at,
+            "no_change": False}  # fmt: skip
 
 
 def constant_rows(x):
@@ -129,7 +130,9 @@ class Toolbox:
     def fields(self):
         count = len(self.functions)
         return {
-            "IW": cell(self.IW, (count, 1)), "LW": cell(sum(self.LW, []), (count, count)), "b": cell(self.b, (count, 1)),
+            "IW": cell(self.IW, (count, 1)),
+            "LW": cell(sum(self.LW, []), (count, count)),
+            "b": cell(self.b, (count, 1)),
             "transferFcn": cell(self.functions, (count, 1)),
             **{f"{of}Fcns": cell(self.fcns[of]) for of in self.fcns},
             **{f"{of}Settings": cell(self.settings[of]) for of in self.settings},

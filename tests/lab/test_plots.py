@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import functional_nn as fnn
-from functional_nn.lab import plots
+from functional_nn.lab import measures, plots
 from functional_nn.training import History
 
 COLUMNS = {
@@ -146,6 +146,114 @@ def test_tracked_numbers_of_one_epoch_are_seen():
 def test_a_bound_that_is_none_is_drawn_without_warning():
     for bound in (0.0, np.inf, np.nan):
         draw(plots.gradient_agreement([0, 1], {"a": [1e-7, 0.0]}, [bound, 1e-5], 6e-8))
+
+
+@pytest.mark.parametrize("name", COLUMNS)
+def test_performance_circles_the_best_epoch_of_any_numbers(name):
+    values = COLUMNS[name]
+    columns = history(values)._replace(validation_loss=values)
+    axis = draw(plots.performance(columns, test=values, unit="step")).axes[0]
+    finite = np.isfinite(values)
+    labels = [text.get_text() for text in axis.get_legend().get_texts()]
+    assert labels == (["training", "validation", "test"] if finite.any() else ["training", "test"])
+    if not finite.any():
+        assert axis.get_title() == "no loss is finite"
+        return
+    best = 1 + int(np.argmin(np.where(finite, values, np.inf)))
+    assert axis.get_title() == f"best validation loss {values[best - 1]:.4g}, step {best}"
+    circled = [line for line in axis.lines if line.get_markersize() == 9]
+    if values[best - 1] > 0 or axis.get_yscale() == "linear":
+        assert [line.get_xydata().tolist() for line in circled] == [[[best, values[best - 1]]]]
+    else:
+        assert not circled
+
+
+def test_performance_without_validation_is_the_trainings():
+    axis = draw(plots.performance(history(COLUMNS["falling"])._replace(validation_loss=np.full(3, np.nan)))).axes[0]
+    assert axis.get_title() == "best training loss 0.01, epoch 3" and axis.get_legend() is None
+
+
+def test_the_state_of_training_counts_failures():
+    losses = np.array([3.0, 2.0, 2.5, 2.0, np.nan, 1.0])
+    columns = history(np.geomspace(1, 1e-3, 6))._replace(validation_loss=losses)
+    figure = draw(plots.training_state(columns, {"mu": np.geomspace(1e-3, 1e3, 6), "$rate": np.ones(6)}))
+    assert [axis.get_ylabel() for axis in figure.axes] == ["gradient norm", "mu", "$rate", "failures"]
+    assert [axis.lines[0].get_ydata().tolist() for axis in figure.axes[1:]] == [
+        np.geomspace(1e-3, 1e3, 6).tolist(), [1.0] * 6, [0, 0, 1, 2, 3, 0],
+    ]  # fmt: skip
+    without = draw(plots.training_state(columns._replace(validation_loss=np.full(6, np.nan))))
+    assert [axis.get_ylabel() for axis in without.axes] == ["gradient norm"]
+
+
+@pytest.mark.parametrize("name", COLUMNS)
+def test_the_state_of_training_of_any_numbers(name):
+    draw(plots.training_state(history(COLUMNS[name]), {"mu": COLUMNS[name]}))
+
+
+def test_regression_has_a_panel_for_each_part_and_one_for_all():
+    rng = np.random.default_rng(0)
+    t = rng.normal(size=(30, 2))
+    a = 0.5 * t + 1 + 0.1 * rng.normal(size=(30, 2))
+    a[0, 0] = np.nan
+    figure = draw(plots.regression({"training": (t[:20], a[:20]), "$test": (t[20:], a[20:])}))
+    known = np.isfinite(a)
+    for axis, rows in zip(figure.axes, (slice(20), slice(20, 30), slice(30)), strict=True):
+        x, y = t[rows][known[rows]], a[rows][known[rows]]
+        assert axis.get_title().endswith(f": R = {np.corrcoef(x, y)[0, 1]:.4f}")
+        slope, offset = np.polyfit(x, y, 1)
+        assert axis.get_ylabel() == f"output ~ {slope:.3g} target + {offset:.3g}"
+        assert len(axis.collections[0].get_offsets()) == x.size
+    assert [axis.get_title().partition(":")[0] for axis in figure.axes] == ["training", "$test", "all"]
+
+
+@pytest.mark.parametrize("name", COLUMNS)
+def test_regression_and_errors_of_any_numbers(name):
+    values = COLUMNS[name]
+    parts = {"training": (values, values[::-1]), "test": (np.ones(3), np.array([1.0, 2.0, np.nan]))}
+    with np.errstate(over="ignore", invalid="ignore"):  # 1e30 squared has no digits to lose in a picture
+        draw(plots.regression(parts))
+        draw(plots.error_histogram(parts))
+
+
+def test_the_histogram_of_errors_stacks_the_parts():
+    rng = np.random.default_rng(0)
+    parts = {name: (rng.normal(size=(n, 2)), rng.normal(size=(n, 2))) for name, n in (("training", 30), ("test", 9))}
+    axis = draw(plots.error_histogram(parts, bins=7)).axes[0]
+    heights = [[patch.get_height() for patch in bars] for bars in axis.containers]
+    assert [sum(h) for h in heights] == [60, 18] and len(heights[0]) == 7
+    errors = np.concatenate([(t - a).ravel() for t, a in parts.values()])
+    np.testing.assert_array_equal(np.sum(heights, axis=0), np.histogram(errors, 7)[0])
+    assert [text.get_text() for text in axis.get_legend().get_texts()] == ["training", "test", "no error"]
+
+
+def test_a_confusion_matrix_with_percentages():
+    counts = np.array([[6, 2, 0], [0, 10, 0], [0, 0, 0]])
+    axis = draw(plots.confusion(counts, ("a", "b", "c"), percentages=True)).axes[0]
+    written = {(int(t.get_position()[1]), int(t.get_position()[0])): t.get_text() for t in axis.texts}
+    assert [written[0, k] for k in range(4)] == ["6\n33.3 %", "2\n11.1 %", "0\n0 %", "75 %"]
+    assert [written[3, k] for k in range(4)] == ["100 %", "83.3 %", "-", "88.9 %"]  # 16 of 18
+    assert [written[k, 3] for k in range(3)] == ["75 %", "100 %", "-"]
+
+
+@pytest.mark.oracle
+def test_characteristics_are_scikit_learns():
+    from sklearn.metrics import roc_auc_score, roc_curve
+
+    rng = np.random.default_rng(0)
+    labels, outputs = rng.integers(0, 3, 60), np.round(rng.normal(size=(60, 3)), 1)
+    figure = draw(plots.roc(labels, outputs, ("a", "b", "$c")))
+    for k, line in enumerate(figure.axes[0].lines[:3]):
+        false, true, _ = roc_curve(labels == k, outputs[:, k], drop_intermediate=False)
+        np.testing.assert_allclose(line.get_xydata(), np.stack([false, true], axis=1))
+        area = roc_auc_score(labels == k, outputs[:, k])
+        assert line.get_label() == f"{'ab$'[k]}{'c' if k == 2 else ''}: area {area:.4g}"
+
+
+@pytest.mark.parametrize("labels", [np.zeros(4, int), np.ones(4, int)])
+def test_a_characteristic_of_one_class_alone_has_no_sense(labels):
+    found = measures.characteristic(labels == 1, np.array([0.3, np.nan, 0.1, 0.2]))
+    assert np.isnan(found.area) and np.isnan(found.true if labels[0] == 0 else found.false).all()
+    draw(plots.roc(labels, np.zeros((4, 2)), ("a", "b")))
 
 
 def test_confusion_writes_every_count_in_its_place():

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from functional_nn.lab import equations, plots, report
+from functional_nn.training import History
 
 HOSTILE = [
     "<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "a & b", "' onload='x", "{{ 7*7 }}", "</svg>",
@@ -129,6 +130,12 @@ def test_figures_that_share_a_page_share_no_identifier():
     assert len(page.all("svg")) == 3 and len(page.all("use")) > 3
 
 
+def history(rng):
+    """Of four epochs."""
+    columns = rng.uniform(1, 2, (5, 4))
+    return History(np.arange(1, 5), *columns)
+
+
 def drawn(name):
     """A figure of every kind that the library makes, and one that somebody else made."""
     rng = np.random.default_rng(0)
@@ -144,12 +151,20 @@ def drawn(name):
         "bands": lambda: plots.quantile_bands([("all", rng.uniform(0.1, 1, (3, 5)))]),
         "predictions": lambda: plots.predictions(rng.normal(size=(9, 2)), rng.normal(size=(9, 2)), ["a", "b"]),
         "tracked": lambda: plots.tracked(np.arange(1, 4), {"scale": {"layer1": np.ones(3), "layer2": np.arange(3.0)}}),
+        "performance": lambda: plots.performance(history(rng), rng.uniform(1, 2, 4)),
+        "state": lambda: plots.training_state(history(rng), {"mu": rng.uniform(1, 2, 4)}),
+        "regression": lambda: plots.regression({"training": rng.normal(size=(2, 9, 1)), "test": np.ones((2, 3, 1))}),
+        "errors": lambda: plots.error_histogram({"training": rng.normal(size=(2, 9, 1))}),
+        "roc": lambda: plots.roc(np.arange(9) % 3, rng.normal(size=(9, 3)), ("a", "b", "c")),
         "somebody's": lambda: own,
     }
     return made[name]()
 
 
-@pytest.mark.parametrize("name", ["agreement", "parallel", "rates", "bands", "predictions", "tracked", "somebody's"])
+FIGURES = "agreement parallel rates bands predictions tracked performance state regression errors roc".split()
+
+
+@pytest.mark.parametrize("name", [*FIGURES, "somebody's"])
 def test_figures_are_as_dark_as_the_page(name):
     """No ink is black and no ground white: they are the page's own; colours are seen on either."""
     html = report._picture(report.Panel(name, drawn(name), "words"))

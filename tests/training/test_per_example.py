@@ -164,6 +164,26 @@ def test_functions_of_ones_own_are_tracked_too():
     np.testing.assert_allclose(outcome.history.tracked["own"]["rate"], result.history.tracked["own"]["rate"], rtol=1e-8)
 
 
+def test_what_the_optimizers_state_has_is_tracked_too():
+    """Levenberg-Marquardt's mu, after every epoch, beside a function of the parameters."""
+    x = jnp.linspace(-1, 1, 9)[:, None]
+    network, seen = fnn.multilayer((1, 2, 1), ("tanh", "linear")), []
+    track = {
+        "mu": training.of_state(lambda state: state.memory.mu),
+        "bias": lambda params, x, t: params["layer2"]["bias"],
+    }
+    result = fnn.fit(
+        network, "mean_square_error", "levenberg_marquardt", x, jnp.sin(3 * x), key=KEY, epochs=4, chunk=1, track=track,
+        on_chunk=lambda state, history: seen.append((float(state.memory.mu), float(state.params["layer2"]["bias"][0]))),
+    )  # fmt: skip
+    mu, bias = np.array(seen).T
+    np.testing.assert_array_equal(result.history.tracked["mu"], mu)
+    np.testing.assert_array_equal(result.history.tracked["bias"][:, 0], bias)
+    assert len(set(mu)) > 1
+    with pytest.raises(TypeError, match="of_state: expected a function of the optimizer's state, got str"):
+        training.of_state("mu")
+
+
 @pytest.mark.parametrize(
     ("track", "error", "message"),
     [

@@ -292,7 +292,7 @@ def test_rprop_takes_the_whole_batch_by_itself_and_minibatches_when_told():
 
 
 def prechelt(name, training, validation, alpha, strip, strips):
-    """The epoch (from 1) after which GL, PQ or UP stops, from his definitions, read literally; None where none does."""
+    """The epoch (from 1) after which GL, PQ, P or UP stops, from his definitions, read literally; None where not."""
     for t in range(1, len(validation) + 1):
         loss = 100 * (validation[t - 1] / min(validation[:t]) - 1)
         if name == "generalization_loss" and loss > alpha:
@@ -300,7 +300,8 @@ def prechelt(name, training, validation, alpha, strip, strips):
         if t % strip:
             continue
         own = training[t - strip : t]
-        if name == "progress_quotient" and loss > alpha * 1000 * (sum(own) / (strip * min(own)) - 1):
+        progress = 1000 * (sum(own) / (strip * min(own)) - 1)
+        if (name == "progress_quotient" and loss > alpha * progress) or (name == "progress_below" and progress < alpha):
             return t
         ends = [validation[t - 1 - i * strip] for i in range(strips + 1) if t - i * strip >= 1]
         rising = all(later > earlier for later, earlier in zip(ends[:-1], ends[1:], strict=True))
@@ -310,15 +311,17 @@ def prechelt(name, training, validation, alpha, strip, strips):
 
 
 @pytest.mark.parametrize("seed", range(6))
-@pytest.mark.parametrize("name", ["generalization_loss", "progress_quotient", "successive_increases"])
+@pytest.mark.parametrize("name", ["generalization_loss", "progress_quotient", "progress_below", "successive_increases"])
 def test_prechelts_criteria_stop_where_his_definitions_do(name, seed):
     draw = np.random.default_rng(seed)
     alpha, strip, strips = (2.0, 0.3, 0.0)[seed % 3], (1, 3, 5)[seed % 3], 1 + seed % 2
+    alpha = 30 * alpha + 25 if name == "progress_below" else alpha
     training = np.exp(-np.arange(60) / 20) * draw.uniform(0.9, 1.1, 60)
     validation = 0.5 + (np.arange(60) / 40 - 1) ** 2 * draw.uniform(0.95, 1.05, 60)
     given = {
         "generalization_loss": (alpha,),
         "progress_quotient": (alpha, strip),
+        "progress_below": (alpha, strip),
         "successive_increases": (strips, strip),
     }[name]
     criterion = getattr(fnn.training, name)(*given)
@@ -344,6 +347,9 @@ def test_prechelts_criteria_stop_where_his_definitions_do(name, seed):
         (fnn.training.generalization_loss(5), "validation_loss", [np.nan, 2, np.nan, 2.2], 4),
         (fnn.training.generalization_loss(0.5), "validation_loss", [np.inf, np.inf, 2, np.inf], 4),
         (fnn.training.generalization_loss(5), "validation_loss", [np.inf, np.inf, 2, np.inf], 4),
+        (fnn.training.progress_below(0.1, strip=2), "training_loss", [1, 0.9, 0.5, 0.5], 4),
+        (fnn.training.progress_below(0.1, strip=2), "training_loss", [0.0, 0.0, 0.0], None),  # of 0 no progress is told
+        (fnn.training.progress_below(0.1, strip=1), "training_loss", [np.nan, np.inf, 1.0], 3),
         (fnn.training.successive_increases(1, strip=1), "validation_loss", [np.inf, np.inf, 1, 2], 4),
         (fnn.training.successive_increases(1, strip=2), "validation_loss", [9, 1, 9, 1, 0, 2], 6),
         (fnn.training.successive_increases(2, strip=1), "validation_loss", [1, 2, 1, 2, 3], 5),
@@ -446,6 +452,8 @@ def test_every_criterion_goes_by_its_name(name):
     [
         (lambda: fnn.training.generalization_loss(-1), "generalization_loss: alpha must be a finite number >= 0"),
         (lambda: fnn.training.progress_quotient(1, strip=0), "progress_quotient: strip must be an integer >= 1, got 0"),
+        (lambda: fnn.training.progress_below(0), "progress_below: alpha must be a finite number > 0, got 0"),
+        (lambda: fnn.training.progress_below(strip=0), "progress_below: strip must be an integer >= 1, got 0"),
         (lambda: fnn.training.successive_increases(0), "successive_increases: strips must be an integer >= 1, got 0"),
         (lambda: fnn.training.unchanged(-1), "unchanged: tolerance must be a finite number >= 0, got -1"),
         (lambda: fnn.training.unchanged(epochs=0), "unchanged: epochs must be an integer >= 1, got 0"),
