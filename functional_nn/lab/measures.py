@@ -63,19 +63,24 @@ class Line(NamedTuple):
 
 
 def fitted_line(targets: np.ndarray, outputs: np.ndarray) -> Line:
-    """Of finite numbers, as many of one as of the other, of which all count alike.
+    """Of as many numbers of one as of the other, all alike; pairs of which one is not finite are left out.
 
     >>> line = fitted_line(np.array([0.0, 1.0, 2.0]), np.array([1.0, 3.0, 5.0]))
     >>> [round(x, 12) for x in line]
     [1.0, 2.0, 1.0]
     """
     t, a = (np.ravel(x).astype(np.float64) for x in (targets, outputs))
+    known = np.isfinite(t) & np.isfinite(a)
+    t, a = t[known], a[known]
     if not t.size or t.min() == t.max():
         return Line(np.nan, np.nan, np.nan)
+    # relative to the largest of each, whose squares do not overflow
+    unit_t, unit_a = (np.abs(x).max() or 1.0 for x in (t, a))
+    t, a = t / unit_t, a / unit_a
     dt, da = t - t.mean(), a - a.mean()
     slope = (dt @ da) / (dt @ dt)
     correlation = np.nan if a.min() == a.max() else (dt @ da) / np.sqrt((dt @ dt) * (da @ da))
-    return Line(float(correlation), float(slope), float(a.mean() - slope * t.mean()))
+    return Line(float(correlation), float(slope / unit_t * unit_a), float((a.mean() - slope * t.mean()) * unit_a))
 
 
 def validation_failures(losses: np.ndarray) -> np.ndarray:

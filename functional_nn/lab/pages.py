@@ -475,7 +475,8 @@ def _errors(parts: Parts) -> list[report.Panel]:
     """Of numbers in their own units."""
     lines = {name: measures.fitted_line(*pair) for name, pair in parts.items()}
     said = ", ".join(f"{line.correlation:.4f} ({name})" for name, line in lines.items())
-    sizes = ", ".join(f"{np.sqrt(np.mean((a - t) ** 2)):.4g} ({name})" for name, (t, a) in parts.items())
+    with np.errstate(over="ignore"):  # of a run that diverged
+        sizes = ", ".join(f"{np.sqrt(np.mean((a - t) ** 2)):.4g} ({name})" for name, (t, a) in parts.items())
     return [
         report.Panel(
             "Outputs against targets",

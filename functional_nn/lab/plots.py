@@ -386,8 +386,8 @@ def error_histogram(parts: Mapping[str, tuple[np.ndarray, np.ndarray]], bins: in
     """How many errors, targets - outputs, are of which size, by part one upon the other; parts as in `regression`.
     MATLAB's ploterrhist.
     """
-    errors = [np.ravel(t).astype(np.float64) - np.ravel(a).astype(np.float64) for t, a in parts.values()]
-    errors = [e[np.isfinite(e)] for e in errors]
+    pairs = [np.stack([np.ravel(x).astype(np.float64) for x in pair]) for pair in parts.values()]
+    errors = [t - a for t, a in (pair[:, np.isfinite(pair).all(axis=0)] for pair in pairs)]
     with plt.rc_context(STYLE):
         figure, axis = plt.subplots(figsize=(5.6, 3.6), layout="constrained")
         if any(e.size for e in errors):
