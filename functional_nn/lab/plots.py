@@ -391,7 +391,11 @@ def error_histogram(parts: Mapping[str, tuple[np.ndarray, np.ndarray]], bins: in
     with plt.rc_context(STYLE):
         figure, axis = plt.subplots(figsize=(5.6, 3.6), layout="constrained")
         if any(e.size for e in errors):
-            edges = np.histogram_bin_edges(np.concatenate(errors), bins)
+            whole = np.concatenate(errors)
+            low, high, size = whole.min(), whole.max(), np.abs(whole).max()
+            edges = np.linspace(low, high, bins + 1)
+            if high - low <= 4 * bins * np.spacing(size):  # they are all one, to rounding
+                edges = np.array([low - size / 2 - 0.5, high + size / 2 + 0.5])
             axis.hist(errors, edges, stacked=True, color=_of_parts(parts), label=list(parts), rwidth=0.9)
         axis.axvline(0, color="black", lw=1, linestyle="--", label="no error")
         axis.set(xlabel="target - output", ylabel="how many")

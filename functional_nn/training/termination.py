@@ -145,22 +145,31 @@ def early_stopping(
 
 
 @register
-def generalization_loss(alpha: float = 5.0, restore: bool = True) -> Criterion:
+def generalization_loss(alpha: float = 5.0, restore: bool = True, strip: int = 1) -> Criterion:
     """Prechelt's GL: stops after the first epoch with 100 (E_va(t) / E_opt(t) - 1) > alpha, alpha in percent.
 
-    Losses must be positive. restore: as in `early_stopping`. Raises ValueError unless alpha is a number >= 0.
+    Losses must be positive. restore: as in `early_stopping`. strip: validation losses are looked at after each so many
+    epochs alone, Prechelt's "once in a while, e.g. after every fifth epoch", so that a method whose first steps go up
+    and down is not stopped at once; the epoch that is restored may be any. Raises ValueError unless alpha is a number
+    >= 0 and strip >= 1.
     """
     alpha = checks.constant("generalization_loss", "alpha", alpha, *checks.NON_NEGATIVE)
     checks.boolean("generalization_loss", "restore", restore)
+    checks.integer("generalization_loss", "strip", strip, 1)
 
-    def update(lowest, row):
-        now = row.validation_loss.astype(lowest.dtype)
-        lowest = jnp.where(now < lowest, now, lowest)
-        return lowest, (lowest < _no_loss_yet()) & (100 * (now - lowest) > alpha * lowest)
+    def init():
+        return _no_loss_yet() if strip == 1 else (_no_loss_yet(), jnp.zeros((), jnp.int32))
+
+    def update(memory, row):
+        lowest, at = (memory, 0) if strip == 1 else memory
+        now, ends = row.validation_loss.astype(lowest.dtype), at + 1 == strip
+        lowest = jnp.where(ends & (now < lowest), now, lowest)
+        stop = ends & (lowest < _no_loss_yet()) & (100 * (now - lowest) > alpha * lowest)
+        return (lowest if strip == 1 else (lowest, jnp.where(ends, 0, at + 1))), stop
 
     return Criterion(
         "generalization_loss",
-        _no_loss_yet,
+        init,
         update,
         f"the validation loss is more than {_said(alpha)} % above its lowest",
         _validation_loss if restore else None,

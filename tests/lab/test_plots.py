@@ -225,6 +225,13 @@ def test_the_histogram_of_errors_stacks_the_parts():
     assert [text.get_text() for text in axis.get_legend().get_texts()] == ["training", "test", "no error"]
 
 
+@pytest.mark.parametrize("size", [0.0, 1e-300, 3.0, 1e32])
+def test_errors_that_are_all_one_have_one_bar(size):
+    t = np.full((5, 1), size) * (1 + np.arange(5)[:, None] * np.finfo(float).eps)
+    axis = draw(plots.error_histogram({"training": (t, np.zeros((5, 1)))})).axes[0]
+    assert [patch.get_height() for patch in axis.patches] == [5]
+
+
 def test_a_confusion_matrix_with_percentages():
     counts = np.array([[6, 2, 0], [0, 10, 0], [0, 0, 0]])
     axis = draw(plots.confusion(counts, ("a", "b", "c"), percentages=True)).axes[0]

@@ -344,6 +344,7 @@ def test_prechelts_criteria_stop_where_his_definitions_do(name, seed):
     [
         (fnn.training.generalization_loss(0), "validation_loss", [3, 2, 2, 2.001], 4),
         (fnn.training.generalization_loss(5), "validation_loss", [0.0, 0.0, 1e-9], 3),
+        (fnn.training.generalization_loss(5, strip=3), "validation_loss", [1, 9, 4, 2, 9, 4, 1, 1, 4.3], 9),
         (fnn.training.generalization_loss(5), "validation_loss", [np.nan, 2, np.nan, 2.2], 4),
         (fnn.training.generalization_loss(0.5), "validation_loss", [np.inf, np.inf, 2, np.inf], 4),
         (fnn.training.generalization_loss(5), "validation_loss", [np.inf, np.inf, 2, np.inf], 4),
@@ -452,6 +453,7 @@ def test_every_criterion_goes_by_its_name(name):
     [
         (lambda: fnn.training.generalization_loss(-1), "generalization_loss: alpha must be a finite number >= 0"),
         (lambda: fnn.training.progress_quotient(1, strip=0), "progress_quotient: strip must be an integer >= 1, got 0"),
+        (lambda: fnn.training.generalization_loss(5, strip=0), "generalization_loss: strip must be an integer >= 1"),
         (lambda: fnn.training.progress_below(0), "progress_below: alpha must be a finite number > 0, got 0"),
         (lambda: fnn.training.progress_below(strip=0), "progress_below: strip must be an integer >= 1, got 0"),
         (lambda: fnn.training.successive_increases(0), "successive_increases: strips must be an integer >= 1, got 0"),
