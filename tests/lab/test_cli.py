@@ -142,8 +142,11 @@ def test_history_has_a_row_an_epoch(lab, name, epochs):
 def test_the_report_stands_alone(lab, name):
     html = (lab[0] / "runs" / name / "report.html").read_text(encoding="utf-8")
     page = check_self_contained(html)
-    figures = {"iris": (3,), "kinds": (3,), "numbers": (3,), "toy": (4, 5), "diverged": (3,)}
+    figures = {"iris": (4,), "kinds": (4,), "numbers": (5,), "toy": (5, 6), "diverged": (5,)}
     assert len(page.all("svg")) in figures[name]
+    numbers = name in ("numbers", "diverged")
+    shown = ("Outputs against targets", "Errors") if numbers else ("Receiver operating characteristics",)
+    assert set(shown) <= set(page.within("h2"))
     config = json.loads((lab[0] / "runs" / name / "config.json").read_text())
     (update,) = (words for words in page.within("dt") if words.startswith("The update, "))
     optimizer = config["optimizer"]
@@ -164,6 +167,27 @@ def test_the_report_says_what_was_predicted_and_tracked(lab):
     (said,) = (svg["aria-label"] for svg in page.all("svg") if svg["aria-label"].startswith("Over the epochs"))
     assert f"scale ends at {float(history[-1]['noise_scale/total/scale']):.3g} (total)" in said
     assert "Tracked: noise scale" in page.within("h2")
+
+
+def test_the_state_of_training_is_in_the_report_where_there_is_one():
+    losses = np.array([3.0, 2.0, 2.5])
+    history = fnn.training.History(*[np.arange(1, 4)] * 3, np.ones(3), losses, losses, {"mu": np.geomspace(1, 4, 3)})
+    (panel,) = pages._training_state(history, ("mu",), False, "step")
+    assert panel.alternative == (
+        "The gradient norm ends at 1; mu ends at 4; at the end the held-out loss had not improved for 1 step."
+    )
+    assert [axis.get_ylabel() for axis in panel.figure.axes] == ["gradient norm", "mu", "failures"]
+    assert len(pages._training_state(history, (), True, "epoch")) == 1
+    assert not pages._training_state(history, (), False, "epoch") and not pages._tracked(history, ("mu",))
+    plt.close("all")
+
+
+@pytest.mark.parametrize("name", commands._STATE)
+def test_what_is_told_of_an_optimizers_state_is_there(name):
+    problem = fnn.optimizers.problem_from(residuals=lambda x: x - jnp.arange(3.0))
+    state = fnn.optimizers.get(name).init(jnp.zeros(3), problem)
+    for function in commands._STATE[name].values():
+        assert function(state).shape == () and np.isfinite(function(state))
 
 
 def test_curves_that_are_too_many_are_named():
