@@ -19,7 +19,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.colors import ListedColormap, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogFormatterSciNotation, LogLocator, MaxNLocator
 
 from functional_nn.lab import measures
 from functional_nn.networks.network import Network
@@ -142,11 +142,12 @@ def training_state(
             axis.set_ylabel(name, parse_math=False)
             positive = values[np.isfinite(values) & (values > 0)]
             if positive.size and positive.max() > 10 * positive.min():
-                axis.yaxis.set_minor_formatter("")  # the powers of ten are enough
+                axis.yaxis.set_minor_locator(LogLocator(subs=(3,)))  # between powers of ten there is room for one
+                axis.yaxis.set_minor_formatter(LogFormatterSciNotation(minor_thresholds=(2, 2)))
         if validated:
             failures = measures.validation_failures(history.validation_loss)
             axes[-1, 0].plot(history.epoch, failures, color=HELD_OUT, marker="D", ms=3, lw=0.8)
-            axes[-1, 0].set_ylabel("failures")
+            axes[-1, 0].set(ylabel="failures", ylim=(-0.5, max(1, failures.max()) + 0.5))
             axes[-1, 0].yaxis.set_major_locator(MaxNLocator(4, integer=True))
         axes[-1, 0].set_xlabel(unit)
         axes[-1, 0].xaxis.set_major_locator(MaxNLocator(8, integer=True))
