@@ -55,3 +55,14 @@ def eigh(matrix: Array) -> tuple[Array, Array]:
     """Eigenvalues in rising order, and eigenvectors in columns, of a symmetric matrix."""
     values, vectors = jnp.linalg.eigh(matrix)
     return values, vectors
+
+
+@_lane_by_lane
+def singular(matrix: Array, right: Array) -> tuple[Array, Array, Array]:
+    """s (K,), U^T right (K,) and V^T (K, P) of matrix (N, P) = U diag(s) V^T, K = min(N, P), by the R of both."""
+    rows, size = matrix.shape
+    if rows > size:  # the last row of R is what of `right` no combination of columns gives
+        R = jnp.linalg.qr(jnp.concatenate([matrix, right[:, None]], axis=1), mode="r")
+        matrix, right = R[:size, :size], R[:size, size]
+    U, s, V = jnp.linalg.svd(matrix, full_matrices=False)
+    return s, right @ U, V
