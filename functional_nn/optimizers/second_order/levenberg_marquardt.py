@@ -92,10 +92,10 @@ def levenberg_marquardt(
 
     rule, how mu is found: "trust_radius", of More (1978): the step is the best one of length |D delta| <= Delta, and
     Delta, which begins at `radius` times |D x|, follows how well F was foretold; the equations are solved by the
-    singular values of J. "factor", of Hagan and Menhaj: where F falls the step is made and mu is multiplied by `decrease`, else it is
-    not made and mu is multiplied by `increase`; mu begins at `mu` itself (1e-3). "gain_ratio", of Nielsen (1999, Eq. 2.5):
-    with rho the decrease of F over the one predicted, mu is multiplied by max(`decrease`, 1 - (2 rho - 1)^3) where F
-    falls, else by 2, 4, 8, ...; mu begins at `mu` times the largest diagonal of A, or, among the samples, of J J^T
+    singular values of J. "factor", of Hagan and Menhaj: where F falls the step is made and mu is multiplied by
+    `decrease`, else it is not made and mu is multiplied by `increase`; mu begins at `mu` itself (1e-3). "gain_ratio",
+    of Nielsen (1999, Eq. 2.5): with rho the decrease of F over the one predicted, mu is multiplied by max(`decrease`,
+    1 - (2 rho - 1)^3) where F falls, else by 2, 4, 8, ...; mu begins at `mu` times the largest diagonal of A, or, among the samples, of J J^T
     (Nielsen's decrease is 1/3). The method gives up where mu is beyond `largest`, which without scaling counts in units
     of A's largest diagonal, or, among the samples, of its mean. "auto": "trust_radius" of `problem_from` with up to 256
     parameters, "gain_ratio" of a network, and where `mu` is given.
@@ -121,7 +121,7 @@ def levenberg_marquardt(
     and after. Raises ValueError for constants out of range, a problem without residuals, and a matrix above `budget`.
     """
     name = "levenberg_marquardt"
-    constants = _constants(name, mu, rule, decrease, increase, largest, ("auto", "trust_radius"))
+    constants = _constants(name, 1e-3 if mu is None else mu, rule, decrease, increase, largest, ("auto", "trust_radius"))
     choice(name, "scaling", scaling, ("auto", "identity", "marquardt"))
     choice(name, "space", space, ("auto", "parameters", "samples"))
     choice(name, "solver", solver, ("auto", "cholesky", "qr"))
@@ -129,6 +129,7 @@ def levenberg_marquardt(
     checks.boolean(name, "minibatches", minibatches)
     checks.integer(name, "budget", budget, 1)
     constants |= {
+        "mu": None if mu is None else constants["mu"],
         "radius": constant(name, "radius", radius, checks.POSITIVE),
         "scaling": scaling,
         "space": space,
@@ -200,7 +201,7 @@ def bayesian_regularization(
 def _constants(name, mu, rule, decrease, increase, largest, more: tuple[str, ...] = ()) -> dict[str, Any]:
     choice(name, "rule", rule, ("factor", "gain_ratio", *more))
     return {
-        "mu": None if mu is None else constant(name, "mu", mu, checks.POSITIVE),
+        "mu": constant(name, "mu", mu, checks.POSITIVE),
         "rule": rule,
         "decrease": constant(name, "decrease", decrease, _SHRINKS),
         "increase": constant(name, "increase", increase, _GROWS),

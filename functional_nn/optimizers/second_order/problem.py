@@ -105,7 +105,7 @@ def problem_from(
     given = [each for each in (function, residuals) if each is not None]
     if len(given) != 1 or not callable(given[0]):
         raise TypeError("problem_from: expected one function, of F or (residuals=) of residuals whose squares sum to F")
-    checks.one_of("problem_from", "loss", loss, tuple(_ROOTS))
+    checks.one_of("problem_from", "loss", loss, tuple(ROOTS))
     if checks.is_concrete(loss_scale):
         checks.constant("problem_from", "loss_scale", loss_scale, *checks.POSITIVE)
     _check_bounds(bounds)
@@ -131,11 +131,18 @@ def _check_bounds(bounds: Any) -> None:
 
 
 # u -> sign(u) sqrt(rho(u^2)), whose square is the loss. What is not taken is computed, too, and must stay finite.
-_ROOTS: dict[str, Callable[[Array], Array]] = {
+ROOTS: dict[str, Callable[[Array], Array]] = {
     "linear": lambda u: u,
     "huber": lambda u: jnp.where(jnp.abs(u) <= 1, u, jnp.sign(u) * jnp.sqrt(2 * jnp.maximum(jnp.abs(u), 1) - 1)),
     "soft_l1": lambda u: u * jnp.sqrt(2 / (1 + jnp.sqrt(1 + u**2))),
     "cauchy": lambda u: u * jnp.sqrt(_log_share(u**2)),
+}
+# u -> rho' + 2 z rho'' at z = u^2, half the second derivative of rho(u^2) by u
+CURVATURES: dict[str, Callable[[Array], Array]] = {
+    "linear": jnp.ones_like,
+    "huber": lambda u: jnp.where(jnp.abs(u) <= 1, jnp.ones_like(u), 0),
+    "soft_l1": lambda u: (1 + u**2) ** -1.5,
+    "cauchy": lambda u: (1 - u**2) / (1 + u**2) ** 2,
 }
 
 
@@ -153,7 +160,7 @@ def _robust(residuals: Callable, loss: str) -> Callable:
     def of_loss(params, scale, *data):
         r = _array("residuals", residuals(params, *data))
         scale = jnp.asarray(scale, r.dtype)
-        return scale * _ROOTS[loss](r / scale)
+        return scale * ROOTS[loss](r / scale)
 
     return of_loss
 

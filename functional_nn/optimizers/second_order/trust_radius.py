@@ -22,14 +22,12 @@ short beside delta, 2 |D a| <= 3/4 |D delta|.
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
 from functional_nn import linalg
 from functional_nn.optimizers.second_order.method import Here, Move, counts, landed
 from functional_nn.optimizers.second_order.problem import Flat
-from functional_nn.precision import largest
 
 _ACCEPTED, _POOR, _GOOD = 1e-4, 0.25, 0.75  # of the decrease that was foretold: More 1978, Sec. 5
 _NEAR = 0.1  # |p| may differ from the radius by this share of it
@@ -40,9 +38,10 @@ _SHARE = 8  # of the tolerance of the cosine: by which a Gauss-Newton step may s
 
 
 class RadiusMemory(NamedTuple):
-    """radius: Delta; mu; moved: |D delta| of the last step made; outward: every step so far was good; scale: D (P,), 0 of a parameter that F has not depended
-    on; lengths: of J's columns here (P,), 0 of those that a bound holds; squares: s^2 (K,); vectors: V^T (K, P);
-    slopes: s c (K,); jacobian: J (N, P) where geodesic acceleration needs it, else None.
+    """radius: Delta; mu; moved: |D delta| of the last step made; outward: every step so far was good; scale: D (P,), 0
+    of a parameter that F has not depended on; lengths: of J's columns here (P,), 0 of those that a bound holds;
+    squares: s^2 (K,); vectors: V^T (K, P); slopes: s c (K,); jacobian: J (N, P) where geodesic acceleration needs it,
+    else None.
     """
 
     radius: Array
@@ -61,13 +60,18 @@ def _length(J: Array) -> Array:
     """Of each column (P,): of what is of unit size, since the squares of what is small are 0 in single precision."""
     size = jnp.max(jnp.abs(J), axis=0)
     size = jnp.where(size > 0, size, 1)
-    return size * jnp.sqrt(jnp.sum((J / size) ** 2, axis=0))
+    return size * jnp.sqrt(jnp.sum((J / size[None, :]) ** 2, axis=0))
 
 
 def _units(scale: Array) -> Array:
     """D, of a parameter without influence the largest of the others', or 1."""
     most = jnp.max(scale)
     return jnp.where(scale > 0, scale, jnp.where(most > 0, most, 1))
+
+
+def _rounding(memory: RadiusMemory, x: Array) -> Array:
+    """Of |r|: what the rounding of x does to it."""
+    return 4 * jnp.finfo(x.dtype).eps * jnp.linalg.norm(memory.lengths * x)
 
 
 def _determined(squares: Array, orthogonal: bool) -> Array:
@@ -93,22 +97,19 @@ class TrustRadius(NamedTuple):
         if flat.bounds is not None:
             lower, upper = flat.bounds
             held = ((x <= lower) & (g > 0)) | ((x >= upper) & (g < 0))
-            J = jnp.where(held, 0, J)
+            J = jnp.where(held[None, :], 0, J)
         lengths = _length(J)
         now = lengths if self.scaled else jnp.ones_like(lengths)
         scale = now if memory is None else jnp.maximum(memory.scale, now)
-        squares, vectors, slopes = _spectrum(J / _units(scale), r, self.orthogonal)
+        squares, vectors, slopes = _spectrum(J / _units(scale)[None, :], r, self.orthogonal)
         if memory is None:
             size = jnp.linalg.norm(_units(scale) * x)
             radius = self.radius * jnp.where(size > 0, size, jnp.sqrt(value))
-            memory = RadiusMemory(
-                jnp.asarray(radius, x.dtype), jnp.zeros_like(value), jnp.zeros_like(value), jnp.asarray(True), scale, lengths, squares, vectors,
-                slopes, J if self.geodesic else None,
-            )  # fmt: skip
-        memory = memory._replace(
-            scale=scale, lengths=lengths, squares=squares, vectors=vectors, slopes=slopes,
-            jacobian=J if self.geodesic else None,
-        )  # fmt: skip
+            radius, zero = jnp.asarray(radius, x.dtype), jnp.zeros_like(value)
+            far = radius, zero, zero, jnp.asarray(True)
+        else:
+            far = memory[:4]
+        memory = RadiusMemory(*far, scale, lengths, squares, vectors, slopes, J if self.geodesic else None)
         return Here(x, value, 2 * g, memory, counts(values=1, matrices=1))
 
     def move(self, flat: Flat, here: Here) -> Move:
@@ -141,8 +142,9 @@ class TrustRadius(NamedTuple):
         value = flat.value(after)
         finite = jnp.isfinite(value)
         fall = jnp.where(finite, F - value, -F)
-        # Where less is foretold than F is rounded by, F cannot tell; but steps that shrink by themselves lead somewhere.
-        rounding = 8 * limits.eps * F
+        # Where less is foretold than F is rounded by, F cannot tell; but steps that shrink by themselves lead on.
+        lost = _rounding(memory, x)
+        rounding = 8 * limits.eps * F + (2 * jnp.sqrt(F) + lost) * lost
         blind = (predicted <= rounding) & (jnp.abs(fall) <= rounding) & (length <= _SHRINKS * memory.moved)
         ratio = jnp.where(blind, (_POOR + _GOOD) / 2, fall / jnp.where(predicted > 0, predicted, 1))
         made = finite & (predicted > 0) & jnp.any(after != x) & (ratio >= _ACCEPTED)
@@ -178,12 +180,12 @@ class TrustRadius(NamedTuple):
         c = jnp.where(determined, memory.slopes / roots, 0)
         # a minimum at x = 0 is as near as it can be told from where the run began
         w = jnp.maximum(jnp.abs(x), eps**0.5 * jnp.abs(x0))
-        rounding = 4 * eps * jnp.linalg.norm(memory.lengths * w)
-        # A step refused shows that the plane promises too much, as where J is nearly singular; then each column alone.
-        each = (memory.slopes @ memory.vectors) * _units(memory.scale) / jnp.where(memory.lengths > 0, memory.lengths, 1)
-        cosine = jnp.where(state.expected > 0, jnp.max(jnp.abs(each)), jnp.linalg.norm(c))
-        aligned = cosine <= tolerance * jnp.sqrt(state.value) + rounding
-        step = (c / roots) @ memory.vectors / _units(memory.scale)
+        # A step refused shows that the plane promises too much, as where J is nearly singular: then by single columns.
+        D, lengths = _units(memory.scale), jnp.where(memory.lengths > 0, memory.lengths, 1)
+        each = (memory.slopes @ memory.vectors) * D / lengths
+        part = jnp.where(state.expected > 0, jnp.max(jnp.abs(each)), jnp.linalg.norm(c))
+        aligned = part <= tolerance * jnp.sqrt(state.value) + _rounding(memory, w)
+        step = (c / roots) @ memory.vectors / D
         short = jnp.all(jnp.abs(step) <= _SHARE * tolerance * w) & jnp.all(determined | (memory.slopes == 0))
         return aligned | short
 
