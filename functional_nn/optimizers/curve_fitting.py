@@ -91,10 +91,12 @@ class CurveFit:
         at = lambda b: _called(self.function, layout.unflatten(b), x)  # noqa: E731
         b = layout.flatten(self.params)
         middle, slopes = at(b), jax.jacfwd(at)(b)
-        # what is not determined moves the curve where its slope is not 0
-        square = slopes[..., :, None] * slopes[..., None, :]
-        terms = jnp.where(square != 0, square * self.covariance.astype(square.dtype), 0)
-        variance = jnp.maximum(jnp.sum(terms, axis=(-2, -1)), 0)
+        covariance = self.covariance.astype(middle.dtype)
+        known = jnp.where(jnp.isfinite(covariance), covariance, 0)
+        variance = jnp.einsum("...j,jk,...k->...", slopes, known, slopes)
+        # a parameter of which nothing is known moves the curve where its slope is not 0
+        lost = jnp.abs(slopes) @ (~jnp.isfinite(jnp.diagonal(covariance))).astype(middle.dtype)
+        variance = jnp.where(lost > 0, jnp.inf, jnp.maximum(variance, 0))
         if prediction:
             variance = variance + self.variance.astype(variance.dtype)
         half = self._quantile(level).astype(middle.dtype) * jnp.sqrt(variance)
@@ -163,7 +165,7 @@ def curve_fit(
     if isinstance(p0, jax.Array) and bounds is not None:  # lists of numbers, as SciPy's users write them
         bounds = tuple(jnp.asarray(b, p0.dtype) if isinstance(b, list | tuple) else b for b in bounds)
     given = problem_from(residuals=_residuals(f), data=(x, y, sigma), bounds=bounds, loss=loss, loss_scale=loss_scale)
-    _within(given, p0)
+    Flat(given, p0).check_start("curve_fit: p0", p0)
     fit = _program(f, method, steps, loss, absolute_sigma)(given.data, given.bounds, p0)
     if checks.is_concrete(fit.solution.ended) and int(fit.solution.ended) == DIVERGED:
         minimize(given, method, p0, steps=1)  # says where it was not finite
@@ -213,20 +215,6 @@ def _deviations(sigma: Any, y: Array) -> Array | None:
     if checks.is_concrete(L) and not np.isfinite(np.asarray(L)).all():
         raise ValueError("curve_fit: sigma: expected a positive definite covariance matrix")
     return L
-
-
-def _within(problem: Problem, p0: Any) -> None:
-    flat = Flat(problem, p0)
-    if flat.bounds is None:
-        return
-    start = flat.flatten(p0)
-    lower, upper = flat.bounds
-    if checks.is_concrete(start) and checks.is_concrete(lower) and checks.is_concrete(upper):
-        outside = np.asarray((start < lower) | (start > upper))
-        if outside.any():
-            i = int(np.argmax(outside))
-            raise ValueError(f"curve_fit: p0: {start[i]:g} of parameter {i} is outside its bounds, "
-                             f"{lower[i]:g} to {upper[i]:g}")  # fmt: skip
 
 
 @functools.partial(cached, size=32)

@@ -66,7 +66,9 @@ def restarts(
             f"restarts: starts: expected a leading axis of the same length in every array, got {sorted(lengths)}; "
             "jax.vmap(network.init)(keys) makes them"
         )
-    limits = limits(Flat(problem, starts).dtype)
+    flat = Flat(problem, starts)
+    flat.check_start("restarts: starts", starts)
+    limits = limits(flat.dtype)
     mesh, given = Mesh(np.array(devices), ("lanes",)), (problem.data, problem.bounds)
     if block == 1:
         return _one_by_one(

@@ -94,11 +94,11 @@ def levenberg_marquardt(
     Delta, which begins at `radius` times |D x|, follows how well F was foretold; the equations are solved by the
     singular values of J. "factor", of Hagan and Menhaj: where F falls the step is made and mu is multiplied by
     `decrease`, else it is not made and mu is multiplied by `increase`; mu begins at `mu` itself (1e-3). "gain_ratio",
-    of Nielsen (1999, Eq. 2.5): with rho the decrease of F over the one predicted, mu is multiplied by max(`decrease`,
-    1 - (2 rho - 1)^3) where F falls, else by 2, 4, 8, ...; mu begins at `mu` times the largest diagonal of A, or, among the samples, of J J^T
-    (Nielsen's decrease is 1/3). The method gives up where mu is beyond `largest`, which without scaling counts in units
-    of A's largest diagonal, or, among the samples, of its mean. "auto": "trust_radius" of `problem_from` with up to 256
-    parameters, "gain_ratio" of a network, and where `mu` is given.
+    of Nielsen (1999, Eq. 2.5): with rho the decrease of F over the one predicted, mu is multiplied by max(`decrease`, 1
+    - (2 rho - 1)^3) where F falls, else by 2, 4, 8, ...; mu begins at `mu` times the largest diagonal of A, or, among
+    the samples, of J J^T (Nielsen's decrease is 1/3). The method gives up where mu is beyond `largest`, which without
+    scaling counts in units of A's largest diagonal, or, among the samples, of its mean. "auto": "trust_radius" of
+    `problem_from` with up to 256 parameters, "gain_ratio" of a network, and where `mu` is given.
     scaling: D = I ("identity"), or D^2 the running maximum of A's diagonal ("marquardt": More 1978), which makes every
     step independent of the units of F and of each parameter. "auto": of a network the identity; of `problem_from`,
     whose parameters may be of any magnitude, Marquardt's; with mu given, where there are as many residuals as
@@ -121,7 +121,9 @@ def levenberg_marquardt(
     and after. Raises ValueError for constants out of range, a problem without residuals, and a matrix above `budget`.
     """
     name = "levenberg_marquardt"
-    constants = _constants(name, 1e-3 if mu is None else mu, rule, decrease, increase, largest, ("auto", "trust_radius"))
+    constants = _constants(
+        name, 1e-3 if mu is None else mu, rule, decrease, increase, largest, ("auto", "trust_radius")
+    )
     choice(name, "scaling", scaling, ("auto", "identity", "marquardt"))
     choice(name, "space", space, ("auto", "parameters", "samples"))
     choice(name, "solver", solver, ("auto", "cholesky", "qr"))

@@ -483,7 +483,9 @@ def minimize(
     checks.boolean("minimize", "path", path)
     check_problem("minimize", problem)
     params = checked_params(method.name, params)
-    limits = limits(Flat(problem, params).dtype)
+    flat = Flat(problem, params)
+    flat.check_start(f"{method.name}: params", params)
+    limits = limits(flat.dtype)
     if not all(map(checks.is_concrete, jax.tree.leaves((problem, params, limits, method.constants)))):
         found = run_to_end(method, steps, path, problem, params, *limits)
         # Not where every nan is looked for: what stands after the end is 0 then.

@@ -304,6 +304,19 @@ class Flat(Layout):
             ) from None
         return self.flatten(whole)
 
+    def check_start(self, owner: str, params: Any) -> None:
+        """Raises ValueError for the first parameter that is known to be outside its bounds."""
+        if self.bounds is None:
+            return
+        x, (lower, upper) = self.flatten(params), self.bounds
+        if all(map(checks.is_concrete, (x, lower, upper))):
+            index = checks.first(np.arange(x.size), lambda i: np.asarray((x < lower) | (x > upper))[i])
+            if index is not None:
+                i = index[0]
+                raise ValueError(
+                    f"{owner}: {x[i]:g} of parameter {i} is outside its bounds, {lower[i]:g} to {upper[i]:g}"
+                )
+
     def _ask(self, what: str, x: Array) -> Any:
         return getattr(self._functions, what)(self.unflatten(x), self._data)
 
