@@ -45,9 +45,20 @@ def positive_solve(matrix: Array, right: Array) -> Array:
 @_lane_by_lane
 def least_squares(matrix: Array, right: Array) -> Array:
     """The x (P,) for which |matrix x - right| is least, by the R of both; matrix (N, P) of full rank, N >= P."""
+    R, c = _triangle(matrix, right)
+    return solve_triangular(R, c)
+
+
+def _triangle(matrix: Array, right: Array) -> tuple[Array, Array]:
     size = matrix.shape[1]
     R = jnp.linalg.qr(jnp.concatenate([matrix, right[:, None]], axis=1), mode="r")
-    return solve_triangular(R[:size, :size], R[:size, size])
+    return R[:size, :size], R[:size, size]
+
+
+@_lane_by_lane
+def triangle(matrix: Array, right: Array) -> tuple[Array, Array]:
+    """R (P, P) and Q^T right (P,) of matrix (N, P) = Q R, N >= P."""
+    return _triangle(matrix, right)
 
 
 @_lane_by_lane
@@ -58,11 +69,7 @@ def eigh(matrix: Array) -> tuple[Array, Array]:
 
 
 @_lane_by_lane
-def singular(matrix: Array, right: Array) -> tuple[Array, Array, Array]:
-    """s (K,), U^T right (K,) and V^T (K, P) of matrix (N, P) = U diag(s) V^T, K = min(N, P), by the R of both."""
-    rows, size = matrix.shape
-    if rows > size:  # the last row of R is what of `right` no combination of columns gives
-        R = jnp.linalg.qr(jnp.concatenate([matrix, right[:, None]], axis=1), mode="r")
-        matrix, right = R[:size, :size], R[:size, size]
+def singular(matrix: Array) -> tuple[Array, Array, Array]:
+    """U (N, K), s (K,) and V^T (K, P) of matrix (N, P) = U diag(s) V^T, K = min(N, P), s falling."""
     U, s, V = jnp.linalg.svd(matrix, full_matrices=False)
-    return s, right @ U, V
+    return U, s, V

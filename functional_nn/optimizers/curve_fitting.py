@@ -280,7 +280,7 @@ def _covariance(J: Array, variance: Array) -> tuple[Array, Array]:
     """variance (J^T J)^-1 (P, P), and which parameters J determines (P,); infinite variances of the others."""
     length = jnp.max(jnp.abs(J), axis=0)
     length = jnp.where(length > 0, length, 1)
-    s, _, V = linalg.singular(J / length[None, :], jnp.zeros(len(J), J.dtype))
+    _, s, V = linalg.singular(J / length[None, :])
     limits = jnp.finfo(J.dtype)
     told = s > jnp.max(s) * max(J.shape) * limits.eps
     rows = V * jnp.where(told, 1 / jnp.where(told, s, 1), 0)[:, None] / length[None, :]

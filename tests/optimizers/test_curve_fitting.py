@@ -9,6 +9,7 @@ from nist_strd import problems
 from functional_nn.optimizers import curve_fit, levenberg_marquardt
 from functional_nn.optimizers.curve_fitting import student
 
+NIST = {problem.name: problem for problem in problems()}
 X = np.linspace(0.0, 4.0, 30)
 DRAW = np.random.default_rng(0)
 NOISE = DRAW.standard_normal(X.size)
@@ -45,17 +46,17 @@ def slopes(x, *b):
 )
 def test_nists_parameters_and_standard_deviations(name):
     """Six digits and more of both, from both starts; and SciPy's covariance from there on, to 1e-8."""
-    own = next(each for each in problems() if each.name == name)
+    own, optimize = NIST[name], pytest.importorskip("scipy.optimize")
+    value = jax.jit(lambda b: own.model(b, own.x))
+    slope = jax.jit(jax.jacfwd(value))
     f = lambda x, *b: own.model(jnp.stack([jnp.asarray(each) for each in b]), x)  # noqa: E731
     for start in own.starts:
         fit = curve_fit(f, own.x, own.y, start)
         assert own.digits(fit.params) >= 8
         np.testing.assert_allclose(fit.standard_errors, own.deviations, rtol=1e-8)
-        optimize = pytest.importorskip("scipy.optimize")
-        f64 = jax.jit(lambda b: own.model(b, own.x))
         b, covariance = optimize.curve_fit(
-            lambda x, *b: np.asarray(f64(np.array(b))), own.x, own.y, np.asarray(fit.params), ftol=1e-15, xtol=1e-15,
-            gtol=1e-15, jac=lambda x, *b: np.asarray(jax.jacfwd(f64)(np.array(b))),
+            lambda x, *b: np.asarray(value(np.array(b))), own.x, own.y, np.asarray(fit.params), ftol=1e-15, xtol=1e-15,
+            gtol=1e-15, jac=lambda x, *b: np.asarray(slope(np.array(b))),
         )  # fmt: skip
         np.testing.assert_allclose(fit.params, b, rtol=1e-8)
         size = np.sqrt(np.outer(np.diag(covariance), np.diag(covariance)))

@@ -76,12 +76,8 @@ def test_the_damping_solves_the_secular_equation(radius):
         slopes = s * draw.standard_normal(6)
         told = s > 1e-12
         mu = float(damping(jnp.asarray(s**2), jnp.asarray(slopes), jnp.asarray(radius), jnp.asarray(told)))
-        length = lambda mu: np.linalg.norm(slopes[told] / (s[told] ** 2 + mu))  # noqa: E731
-        assert mu >= 0
-        if mu == 0:
-            assert length(0) <= 1.1 * radius
-        else:
-            assert abs(length(mu) - radius) <= 0.1 * radius and length(0) > radius
+        whole, length = (np.linalg.norm(slopes[told] / (s[told] ** 2 + each)) for each in (0, mu))
+        assert whole <= 1.1 * radius if mu == 0 else mu > 0 and abs(length - radius) <= 0.1 * radius < 0.1 * whole
 
 
 UNITS = [(u, s) for u in (1e-12, 1.0, 1e12) for s in ((1, 1, 1), (1e-12, 1, 1), (1, 1e12, 1e-12))]
@@ -150,7 +146,7 @@ def test_bounds_are_kept_and_where_they_hold_the_rest_is_a_minimum():
 @pytest.mark.oracle
 @pytest.mark.parametrize("loss", ["huber", "soft_l1", "cauchy"])
 def test_robust_losses_are_scipys(loss):
-    """Ten wrong data: F and the parameters that SciPy's least_squares finds; and the truth is nearer than by squares."""
+    """Ten wrong data: SciPy's F and parameters; and the truth is nearer than by squares."""
     scipy = pytest.importorskip("scipy.optimize")
     y = NOISY.copy()
     y[::4] += 3.0

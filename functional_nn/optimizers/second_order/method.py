@@ -546,12 +546,11 @@ def settled(
     def limits(dtype) -> tuple[Array | None, ...]:
         end = float(jnp.finfo(dtype).max)
         finite = np.clip(goal, -end, end) if checks.is_concrete(goal) else goal
-        return (
-            jnp.asarray(finite, dtype),
-            None if gradient_tolerance is None else jnp.asarray(gradient_tolerance, dtype),
-            None if change_tolerance is None else jnp.asarray(change_tolerance, dtype),
-            jnp.asarray(np.iinfo(np.int32).max if evaluations is None else evaluations, jnp.int32),
-        )
+        most = np.iinfo(np.int32).max if evaluations is None else evaluations
+        given = (finite, dtype), (gradient_tolerance, dtype), (change_tolerance, dtype), (most, np.int32)
+        # of NumPy where it can be: JAX's take a tenth of a short run to be made
+        array = lambda x, dtype: (np if isinstance(x, int | float | np.generic) else jnp).asarray(x, dtype)  # noqa: E731
+        return tuple(None if x is None else array(x, dtype) for x, dtype in given)
 
     return method, limits
 

@@ -93,17 +93,22 @@ class TrustRadius(NamedTuple):
 
     def look(self, flat: Flat, x: Array, memory: RadiusMemory | None) -> Here:
         r, J = flat.jacobian(x)
-        value, g = jnp.vdot(r, r), r @ J
+        value = jnp.vdot(r, r)
         if flat.bounds is not None:
             lower, upper = flat.bounds
-            held = ((x <= lower) & (g > 0)) | ((x >= upper) & (g < 0))
-            J = jnp.where(held[None, :], 0, J)
-        lengths = _length(J)
+            g = jnp.sum(J * r[:, None], axis=0)
+            J = jnp.where((((x <= lower) & (g > 0)) | ((x >= upper) & (g < 0)))[None, :], 0, J)
+        # of the triangle only: XLA:CPU takes five times as long for J where J is in a product as well
+        R, c = linalg.triangle(J, r) if r.size > x.size else (J, r)
+        lengths = _length(R)
         now = lengths if self.scaled else jnp.ones_like(lengths)
         scale = now if memory is None else jnp.maximum(memory.scale, now)
-        squares, vectors, slopes = _spectrum(J / _units(scale)[None, :], r, self.orthogonal)
+        D = _units(scale)
+        squares, vectors, slopes = _spectrum(R / D[None, :], c, self.orthogonal)
+        if flat.bounds is None:
+            g = (slopes @ vectors) * D
         if memory is None:
-            size = jnp.linalg.norm(_units(scale) * x)
+            size = jnp.linalg.norm(D * x)
             radius = self.radius * jnp.where(size > 0, size, jnp.sqrt(value))
             radius, zero = jnp.asarray(radius, x.dtype), jnp.zeros_like(value)
             far = radius, zero, zero, jnp.asarray(True)
@@ -191,10 +196,10 @@ class TrustRadius(NamedTuple):
 
 
 def _spectrum(scaled: Array, r: Array, orthogonal: bool) -> tuple[Array, Array, Array]:
-    """s^2 (K,), V^T (K, P) and s c (K,) of J D^-1 (N, P)."""
+    """s^2 (K,), V^T (K, P) and s c (K,) of J D^-1, or of its triangle and Q^T r."""
     if orthogonal:
-        s, c, vectors = linalg.singular(scaled, r)
-        return s**2, vectors, s * c
+        U, s, vectors = linalg.singular(scaled)
+        return s**2, vectors, s * (r @ U)
     squares, vectors = linalg.eigh(scaled.T @ scaled)
     return jnp.maximum(squares, 0), vectors.T, vectors.T @ (r @ scaled)
 
