@@ -558,7 +558,7 @@ OPTIMIZERS: dict[str, tuple[str | By, ...]] = {
             "rule",
             {
                 "auto": (r"\text{of a plain function:}", *_RADIUS, r"\text{of a network:}", *_MU["gain_ratio"]),
-                "trust_radius": _RADIUS,
+                "trust_region": _RADIUS,
                 **_MU,
             },
         ),

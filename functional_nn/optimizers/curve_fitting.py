@@ -130,7 +130,7 @@ def curve_fit(
     value has y's shape. x: an array or tree, handed to f as it is; y: an array. p0: 1 for each of f's parameters by
     default. sigma: y's standard deviations, a number or an array of y's shape, or its covariance (N, N).
     absolute_sigma: sigma is in y's units, so that the covariance is (J^T J)^-1; else sigma is relative, and it is
-    s^2 (J^T J)^-1. bounds, loss, loss_scale (of r): as `problem_from`. method: levenberg_marquardt with a trust radius.
+    s^2 (J^T J)^-1. bounds, loss, loss_scale (of r): as `problem_from`. method: levenberg_marquardt with a trust region.
 
     After `minimize` has converged Gauss-Newton steps go on while they shrink: to the last digits that r tells. Under a
     loss other than "linear" J is weighted by its curvature. Parameters that the data do not determine have infinite
@@ -151,8 +151,8 @@ def curve_fit(
     checks.boolean("curve_fit", "absolute_sigma", absolute_sigma)
     checks.integer("curve_fit", "steps", steps, 1)
     method = get(method)
-    if method.name != "levenberg_marquardt" or method.constants["rule"] not in ("auto", "trust_radius"):
-        raise ValueError(f"curve_fit: method: expected levenberg_marquardt with a trust radius, got {method}")
+    if method.name != "levenberg_marquardt" or method.constants["rule"] not in ("auto", "trust_region"):
+        raise ValueError(f"curve_fit: method: expected levenberg_marquardt with a trust region, got {method}")
     x, y = jax.tree.map(_real, x), _real(y)
     for name, leaf in checks.by_path({"x": x, "y": y}).items():
         checks.numeric(f"curve_fit: {name}", leaf, np.float32)

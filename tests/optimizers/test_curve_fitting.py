@@ -188,7 +188,7 @@ def test_single_precision():
         (lambda: curve_fit(decay, X, Y, P0, sigma=-COVARIANCE), ValueError, "expected a positive definite covariance"),
         (lambda: curve_fit(decay, X, Y, P0, bounds=(0.5, 9.0)), ValueError, "p0: 0 of parameter 2 is outside its"),
         (lambda: curve_fit(decay, X, Y, P0, method="bfgs"), ValueError, "expected levenberg_marquardt with a trust"),
-        (lambda: curve_fit(decay, X, Y, P0, method=levenberg_marquardt(rule="factor")), ValueError, "trust radius"),
+        (lambda: curve_fit(decay, X, Y, P0, method=levenberg_marquardt(rule="factor")), ValueError, "trust region"),
         (lambda: curve_fit(lambda x, a: jnp.log(-a * x - 1), X, Y, (1.0,)), ValueError, "is not finite at the start"),
         (lambda: curve_fit(decay, X, Y, P0, loss="l1"), ValueError, "loss must be 'linear' or 'huber'"),
     ],

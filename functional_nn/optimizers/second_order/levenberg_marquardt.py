@@ -11,7 +11,7 @@ and, for mu large, -D^-2 J^T r / mu, a short one against the gradient; its predi
 
 Among the samples: (J^T J + mu I) J^T = J^T (J J^T + mu I), so that delta = -J^T (J J^T + mu I)^-1 r.
 
-mu from a trust radius: `trust_radius`.
+mu from a trust region: `least_squares_region`.
 """
 
 from typing import Any, Literal, NamedTuple
@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from functional_nn import checks, linalg, precision
+from functional_nn.optimizers.second_order.least_squares_region import TrustRegion
 from functional_nn.optimizers.second_order.method import (
     BUDGET,
     CHANGE,
@@ -36,7 +37,6 @@ from functional_nn.optimizers.second_order.method import (
     no_verdict,
     register,
 )
-from functional_nn.optimizers.second_order.trust_radius import TrustRadius
 
 _GROWS = (lambda v: v > 1, "a number > 1")
 _SHRINKS = (lambda v: (v > 0) & (v < 1), "in (0, 1)")
@@ -76,7 +76,7 @@ class LMMemory(NamedTuple):
 @register
 def levenberg_marquardt(
     mu: float | Array | None = None,
-    rule: Literal["auto", "factor", "gain_ratio", "trust_radius"] = "auto",
+    rule: Literal["auto", "factor", "gain_ratio", "trust_region"] = "auto",
     decrease: float | Array = 0.1,
     increase: float | Array = 10.0,
     largest: float | Array = 1e10,
@@ -90,14 +90,14 @@ def levenberg_marquardt(
 ) -> SecondOrder:
     """Levenberg-Marquardt: delta = -(J^T J + mu D^2)^-1 J^T r (Hagan and Menhaj 1994, Eq. 13; NND2 12).
 
-    rule, how mu is found: "trust_radius", of More (1978): the step is the best one of length |D delta| <= Delta, and
+    rule, how mu is found: "trust_region", of More (1978): the step is the best one of length |D delta| <= Delta, and
     Delta, which begins at `radius` times |D x|, follows how well F was foretold; the equations are solved by the
     singular values of J. "factor", of Hagan and Menhaj: where F falls the step is made and mu is multiplied by
     `decrease`, else it is not made and mu is multiplied by `increase`; mu begins at `mu` itself (1e-3). "gain_ratio",
     of Nielsen (1999, Eq. 2.5): with rho the decrease of F over the one predicted, mu is multiplied by max(`decrease`, 1
     - (2 rho - 1)^3) where F falls, else by 2, 4, 8, ...; mu begins at `mu` times the largest diagonal of A, or, among
     the samples, of J J^T (Nielsen's decrease is 1/3). The method gives up where mu is beyond `largest`, which without
-    scaling counts in units of A's largest diagonal, or, among the samples, of its mean. "auto": "trust_radius" of
+    scaling counts in units of A's largest diagonal, or, among the samples, of its mean. "auto": "trust_region" of
     `problem_from` with up to 256 parameters, "gain_ratio" of a network, and where `mu` is given.
     scaling: D = I ("identity"), or D^2 the running maximum of A's diagonal ("marquardt": More 1978), which makes every
     step independent of the units of F and of each parameter. "auto": of a network the identity; of `problem_from`,
@@ -108,12 +108,12 @@ def levenberg_marquardt(
     the parameters where `scaling` is not the identity.
 
     solver: in the parameters' space, "cholesky" of A + mu D^2, or "qr" of J over sqrt(mu) D, which does not square the
-    condition number: twice to four times the work, for problems where the last digits matter. "auto": by a trust radius
+    condition number: twice to four times the work, for problems where the last digits matter. "auto": by a trust region
     "qr" (with "cholesky" it takes the eigenvalues of A), else "cholesky".
-    geodesic: with a trust radius, the step is bent along r's second derivative in its direction (Transtrum and Sethna
+    geodesic: with a trust region, the step is bent along r's second derivative in its direction (Transtrum and Sethna
     2012), one product more a step: fewer steps along curved valleys.
 
-    Bounds of `problem_from` are kept by a trust radius alone: a parameter at a bound that F would leave is held there,
+    Bounds of `problem_from` are kept by a trust region alone: a parameter at a bound that F would leave is held there,
     and a step is cut off at the bounds.
 
     One step tries one mu; a step refused keeps its Jacobian. Where F is a mean, so are the squares of r: mu then counts
@@ -122,7 +122,7 @@ def levenberg_marquardt(
     """
     name = "levenberg_marquardt"
     constants = _constants(
-        name, 1e-3 if mu is None else mu, rule, decrease, increase, largest, ("auto", "trust_radius")
+        name, 1e-3 if mu is None else mu, rule, decrease, increase, largest, ("auto", "trust_region")
     )
     choice(name, "scaling", scaling, ("auto", "identity", "marquardt"))
     choice(name, "space", space, ("auto", "parameters", "samples"))
@@ -146,13 +146,13 @@ def levenberg_marquardt(
             "solver='cholesky' or 'auto'; space='parameters' or 'auto' takes every scaling and solver; for scaling and "
             f"solver got {scaling!r} and {solver!r}"
         )
-    if (geodesic or rule == "trust_radius") and (mu is not None or space == "samples"):
+    if (geodesic or rule == "trust_region") and (mu is not None or space == "samples"):
         raise ValueError(
-            f"{name}: a trust radius finds mu itself, in the parameters' space; it takes radius=, and mu and "
+            f"{name}: a trust region finds mu itself, in the parameters' space; it takes radius=, and mu and "
             f"space='samples' go with rule='gain_ratio' and 'factor'; got mu={mu} and space={space!r}"
         )
-    if geodesic and rule not in ("auto", "trust_radius"):
-        raise ValueError(f"{name}: geodesic=True goes with rule='trust_radius', got rule={rule!r}")
+    if geodesic and rule not in ("auto", "trust_region"):
+        raise ValueError(f"{name}: geodesic=True goes with rule='trust_region', got rule={rule!r}")
     return _method(name, constants, bayesian=False)
 
 
@@ -216,11 +216,11 @@ def _method(name: str, made_of: dict[str, Any], bayesian: bool) -> SecondOrder:
     mu, ratio_rule = 1e-3 if made_of["mu"] is None else made_of["mu"], rule != "factor"
     scaling, space, orthogonal = made_of["scaling"], made_of["space"], made_of["solver"] == "qr"
     geodesic = made_of.get("geodesic", False)
-    trusted = TrustRadius(made_of.get("radius"), scaling != "identity", made_of["solver"] != "cholesky", geodesic)
+    trusted = TrustRegion(made_of.get("radius"), scaling != "identity", made_of["solver"] != "cholesky", geodesic)
 
     def by_radius(flat) -> bool:
         if rule != "auto" or geodesic or flat.bounds is not None:
-            return rule in ("auto", "trust_radius")
+            return rule in ("auto", "trust_region")
         return flat.measured and flat.size <= _SMALL and made_of["mu"] is None and space != "samples"
 
     def among_samples(size: int, count: int | None) -> bool:
@@ -348,7 +348,7 @@ def _method(name: str, made_of: dict[str, Any], bayesian: bool) -> SecondOrder:
     return SecondOrder(
         name, look, move, made_of, ("residuals", "jacobian"), full_batch=not made_of["minibatches"],
         elements=elements, budget=made_of["budget"], stationary=stationary,
-        verdict=_verdict if bayesian else no_verdict, bounded=rule in ("auto", "trust_radius"),
+        verdict=_verdict if bayesian else no_verdict, bounded=rule in ("auto", "trust_region"),
     )  # fmt: skip
 
 

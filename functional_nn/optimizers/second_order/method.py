@@ -212,7 +212,7 @@ class SecondOrder(Described):
         flat = Flat(problem, params)
         if flat.bounds is not None and not self.bounded:
             raise ValueError(
-                f"{self.name}: {problem!r} has bounds, which levenberg_marquardt keeps, by its trust radius; give it "
+                f"{self.name}: {problem!r} has bounds, which levenberg_marquardt keeps, by its trust region; give it "
                 "residuals, or leave the bounds out"
             )
         count = flat.residual_count() if problem.functions.residuals is not None else None

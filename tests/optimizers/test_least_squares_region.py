@@ -1,4 +1,4 @@
-"""Levenberg-Marquardt by a trust radius: its steps in NumPy, every unit, bounds, robust losses, and what goes wrong."""
+"""Levenberg-Marquardt by a trust region: its steps in NumPy, every unit, bounds, robust losses, and what goes wrong."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ import pytest
 import functional_nn as fnn
 from functional_nn import optimizers
 from functional_nn.optimizers import levenberg_marquardt, minimize, problem_from
-from functional_nn.optimizers.second_order.trust_radius import damping
+from functional_nn.optimizers.second_order.least_squares_region import damping
 
 X = np.linspace(0, 5, 40)
 TRUTH, START = np.array([2.5, 1.3, 0.5]), np.array([1.0, 1.0, 0.0])
@@ -191,7 +191,7 @@ def test_large_problems_and_networks_keep_the_other_rules():
     problem = fnn.training.problem(network, "mean_square_error", np.ones((9, 1)), np.ones((9, 1)))
     params = network.init(jax.random.key(0))
     assert hasattr(levenberg_marquardt().init(params, problem).memory, "growth")
-    trusted = levenberg_marquardt(rule="trust_radius")
+    trusted = levenberg_marquardt(rule="trust_region")
     assert hasattr(trusted.init(params, problem).memory, "radius")
     x = np.linspace(-1, 1, 30)[:, None]
     sine = fnn.training.problem(network, "mean_square_error", x, np.sin(2 * x))
@@ -202,7 +202,7 @@ def test_large_problems_and_networks_keep_the_other_rules():
 @pytest.mark.parametrize(
     ("build", "error", "message"),
     [
-        (lambda: levenberg_marquardt(1e-3, rule="trust_radius"), ValueError, "a trust radius finds mu itself"),
+        (lambda: levenberg_marquardt(1e-3, rule="trust_region"), ValueError, "a trust region finds mu itself"),
         (lambda: levenberg_marquardt(geodesic=True, rule="factor"), ValueError, "geodesic=True goes with rule='trust"),
         (lambda: problem_from(residuals=decay, bounds=1.0), TypeError, "bounds: expected a pair"),
         (lambda: problem_from(residuals=decay, bounds=(2.0, 1.0)), ValueError, "expected lower <= upper everywhere"),

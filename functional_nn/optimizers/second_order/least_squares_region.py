@@ -1,4 +1,4 @@
-"""Levenberg-Marquardt by a trust radius: the shortest step that the linear model of the residuals asks for, no longer
+"""Levenberg-Marquardt by a trust region: the shortest step that the linear model of the residuals asks for, no longer
 than the radius (More 1978, as in MINPACK: More, Garbow and Hillstrom 1980).
 
 Letters: P parameters, N residuals r, J = dr/dparams (N, P), F = r^T r, g = J^T r; D (P,), the length of each column of
@@ -37,7 +37,7 @@ _SHRINKS = 0.9  # a step shorter than this share of the last shows that they con
 _SHARE = 8  # of the tolerance of the cosine: by which a Gauss-Newton step may still move a parameter
 
 
-class RadiusMemory(NamedTuple):
+class RegionMemory(NamedTuple):
     """radius: Delta; mu; moved: |D delta| of the last step made; outward: every step so far was good; scale: D (P,), 0
     of a parameter that F has not depended on; lengths: of J's columns here (P,), 0 of those that a bound holds;
     squares: s^2 (K,); vectors: V^T (K, P); slopes: s c (K,); jacobian: J (N, P) where geodesic acceleration needs it,
@@ -69,7 +69,7 @@ def _units(scale: Array) -> Array:
     return jnp.where(scale > 0, scale, jnp.where(most > 0, most, 1))
 
 
-def _rounding(memory: RadiusMemory, x: Array) -> Array:
+def _rounding(memory: RegionMemory, x: Array) -> Array:
     """Of |r|: what the rounding of x does to it."""
     return 4 * jnp.finfo(x.dtype).eps * jnp.linalg.norm(memory.lengths * x)
 
@@ -81,7 +81,7 @@ def _determined(squares: Array, orthogonal: bool) -> Array:
     return squares > jnp.maximum(jnp.max(squares) * share, limits.tiny)
 
 
-class TrustRadius(NamedTuple):
+class TrustRegion(NamedTuple):
     """look, move and stationary of `SecondOrder`. radius: Delta at the start, in lengths of D x; scaled: D is other
     than I; orthogonal: from the singular values of J by QR, else from the eigenvalues of J^T J.
     """
@@ -91,7 +91,7 @@ class TrustRadius(NamedTuple):
     orthogonal: bool
     geodesic: bool
 
-    def look(self, flat: Flat, x: Array, memory: RadiusMemory | None) -> Here:
+    def look(self, flat: Flat, x: Array, memory: RegionMemory | None) -> Here:
         r, J = flat.jacobian(x)
         value = jnp.vdot(r, r)
         if flat.bounds is not None:
@@ -114,7 +114,7 @@ class TrustRadius(NamedTuple):
             far = radius, zero, zero, jnp.asarray(True)
         else:
             far = memory[:4]
-        memory = RadiusMemory(*far, scale, lengths, squares, vectors, slopes, J if self.geodesic else None)
+        memory = RegionMemory(*far, scale, lengths, squares, vectors, slopes, J if self.geodesic else None)
         return Here(x, value, 2 * g, memory, counts(values=1, matrices=1))
 
     def move(self, flat: Flat, here: Here) -> Move:
