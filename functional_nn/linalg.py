@@ -45,9 +45,20 @@ def positive_solve(matrix: Array, right: Array) -> Array:
 @_lane_by_lane
 def least_squares(matrix: Array, right: Array) -> Array:
     """The x (P,) for which |matrix x - right| is least, by the R of both; matrix (N, P) of full rank, N >= P."""
+    R, c = _triangle(matrix, right)
+    return solve_triangular(R, c)
+
+
+def _triangle(matrix: Array, right: Array) -> tuple[Array, Array]:
     size = matrix.shape[1]
     R = jnp.linalg.qr(jnp.concatenate([matrix, right[:, None]], axis=1), mode="r")
-    return solve_triangular(R[:size, :size], R[:size, size])
+    return R[:size, :size], R[:size, size]
+
+
+@_lane_by_lane
+def triangle(matrix: Array, right: Array) -> tuple[Array, Array]:
+    """R (P, P) and Q^T right (P,) of matrix (N, P) = Q R, N >= P."""
+    return _triangle(matrix, right)
 
 
 @_lane_by_lane
@@ -55,3 +66,10 @@ def eigh(matrix: Array) -> tuple[Array, Array]:
     """Eigenvalues in rising order, and eigenvectors in columns, of a symmetric matrix."""
     values, vectors = jnp.linalg.eigh(matrix)
     return values, vectors
+
+
+@_lane_by_lane
+def singular(matrix: Array) -> tuple[Array, Array, Array]:
+    """U (N, K), s (K,) and V^T (K, P) of matrix (N, P) = U diag(s) V^T, K = min(N, P), s falling."""
+    U, s, V = jnp.linalg.svd(matrix, full_matrices=False)
+    return U, s, V

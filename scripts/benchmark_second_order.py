@@ -291,7 +291,7 @@ def thurber(problem: nist_strd.NistProblem) -> tuple[Callable, Callable]:
 
 
 def nist() -> list[Case]:
-    method = fnn.optimizers.levenberg_marquardt(scaling="marquardt", solver="qr")
+    method = fnn.optimizers.levenberg_marquardt()
     cases = []
     for problem in nist_strd.problems():
         if problem.name not in NIST:

@@ -36,7 +36,6 @@ PAIRS = {
     "levenberg_marquardt": "lm", "newton": "Newton-CG", "bfgs": "BFGS", "lbfgs": "L-BFGS-B",
     "conjugate_gradient": "CG", "scaled_conjugate_gradient": "CG",
 }  # fmt: skip
-CONSTANTS = {"levenberg_marquardt": {"rule": "gain_ratio", "scaling": "marquardt"}}  # other than a method's defaults
 
 
 class StandardFunction(NamedTuple):
@@ -376,7 +375,7 @@ def compare(function: StandardFunction, steps: int) -> list[dict]:
         for other in dict.fromkeys(PAIRS.values()):
             theirs[other] = minpack(function, steps) if other == "lm" else scipys(function, other, steps)
     for name, other in PAIRS.items():
-        method = getattr(fnn.optimizers, name)(**CONSTANTS.get(name, {}))
+        method = getattr(fnn.optimizers, name)()
         runs = {"ours": ours(function, method, steps), "SciPy": theirs[other]}
         ends = {who: reached(run.F, function.minima) for who, run in runs.items()}
         row = {"function": function.name, "method": name, "SciPy's": other}

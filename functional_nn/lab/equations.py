@@ -385,19 +385,23 @@ _VELOCITY = r"v_k = \gamma v_{k-1} - \alpha g_k"
 _SQUARES = r"R_k = \gamma R_{k-1} + (1 - \gamma) g_k^2"
 _SEARCHED = r"x_{k+1} = x_k + \alpha_k d_k"
 _CHANGES = r"s_k = x_{k+1} - x_k, \quad y_k = g_{k+1} - g_k"
-_MU = By(
-    "rule",
-    {
-        "gain_ratio": (
-            r"\mu_{k+1} = \begin{cases} \mu_k \max(\text{decrease}, 1 - (2 \rho_k - 1)^3) & \text{the step is made} \\ "
-            r"2^{i} \mu_k & \text{refused, for the } i \text{th time in a row} \end{cases}",
-            r"\rho_k = \text{the decrease of } F \text{ over the one predicted}",
-        ),
-        "factor": (
-            r"\mu_{k+1} = \begin{cases} \text{decrease} \cdot \mu_k & \text{the step is made} \\ "
-            r"\text{increase} \cdot \mu_k & \text{refused} \end{cases}",
-        ),
-    },
+_GAIN_RATIO = r"\rho_k = \text{the decrease of } F \text{ over the one predicted}"
+_MU = {
+    "gain_ratio": (
+        r"\mu_{k+1} = \begin{cases} \mu_k \max(\text{decrease}, 1 - (2 \rho_k - 1)^3) & \text{the step is made} \\ "
+        r"2^{i} \mu_k & \text{refused, for the } i \text{th time in a row} \end{cases}",
+        _GAIN_RATIO,
+    ),
+    "factor": (
+        r"\mu_{k+1} = \begin{cases} \text{decrease} \cdot \mu_k & \text{the step is made} \\ "
+        r"\text{increase} \cdot \mu_k & \text{refused} \end{cases}",
+    ),
+}
+_RADIUS = (
+    r"\mu_k = 0 \text{ where } |D_k \delta_k| \le \Delta_k, \text{ else so that } |D_k \delta_k| = \Delta_k",
+    r"\Delta_{k+1} = \begin{cases} 2 |D_k \delta_k| & \rho_k \ge 3/4 \text{ or } \mu_k = 0 \\ "
+    r"\text{a tenth to a half of } \Delta_k & \rho_k \le 1/4 \\ \Delta_k & \text{else} \end{cases}",
+    _GAIN_RATIO,
 )
 
 OPTIMIZERS: dict[str, tuple[str | By, ...]] = {
@@ -534,15 +538,30 @@ OPTIMIZERS: dict[str, tuple[str | By, ...]] = {
             "scaling",
             {
                 "auto": (
-                    r"D_k = I, \text{ or, of a plain function with } N \geq P, "
-                    r"D_k^2 = \max(D_{k-1}^2, \text{diag}(J_k^T J_k))",
+                    r"D_k = I, \text{ or, of a plain function, } D_k^2 = \max(D_{k-1}^2, \text{diag}(J_k^T J_k))",
                 ),
                 "identity": (r"D_k = I",),
                 "marquardt": (r"D_k^2 = \max(D_{k-1}^2, \text{diag}(J_k^T J_k))",),
             },
         ),
-        r"x_{k+1} = x_k + \delta_k \text{ where } F \text{ falls, else } x_k",
-        _MU,
+        By(
+            "geodesic",
+            {
+                False: (r"x_{k+1} = x_k + \delta_k \text{ where } F \text{ falls, else } x_k",),
+                True: (
+                    r"a_k = - (J_k^T J_k + \mu_k D_k^2)^{-1} J_k^T \frac{d^2 r(x_k + t \delta_k)}{dt^2}",
+                    r"x_{k+1} = x_k + \delta_k + a_k / 2 \text{ where } F \text{ falls, else } x_k",
+                ),
+            },
+        ),
+        By(
+            "rule",
+            {
+                "auto": (r"\text{of a plain function:}", *_RADIUS, r"\text{of a network:}", *_MU["gain_ratio"]),
+                "trust_region": _RADIUS,
+                **_MU,
+            },
+        ),
     ),
     "bayesian_regularization": (
         r"F_B = \beta F + \alpha |x|^2",
@@ -551,7 +570,7 @@ OPTIMIZERS: dict[str, tuple[str | By, ...]] = {
         r"x_{k+1} = x_k + \delta_k \text{ where } F_B \text{ falls, else } x_k",
         r"\gamma = P - \alpha \, \text{tr} (\beta J^T J + \alpha I)^{-1}, \quad \alpha = \frac{\gamma}{2 |x|^2}, \quad "
         r"\beta = \frac{N - \gamma}{2 F}",
-        _MU,
+        By("rule", _MU),
     ),
     "conjugate_gradient": (
         _SEARCHED,

@@ -7,6 +7,7 @@ may ask for more than one gradient a step, `(state, problem) -> state`, are in `
 
 from functional_nn import registry
 from functional_nn.optimizers import first_order, line_searches, regularizers, schedules, second_order
+from functional_nn.optimizers.curve_fitting import CurveFit, curve_fit
 from functional_nn.optimizers.first_order import (
     Optimizer,
     adadelta,
@@ -57,6 +58,7 @@ from functional_nn.optimizers.wrappers import (
 )
 
 __all__ = [
+    "CurveFit",
     "Optimizer",
     "Problem",
     "SecondOrder",
@@ -75,6 +77,7 @@ __all__ = [
     "clip_by_value",
     "conjugate_gradient",
     "coupled_weight_decay",
+    "curve_fit",
     "decoupled_weight_decay",
     "freeze",
     "from_optax",

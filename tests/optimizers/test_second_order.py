@@ -1095,7 +1095,7 @@ def test_restarts_are_minimize_from_each_start():
     for block in (None, 2):
         found = second_order.restarts(
             of(mild),
-            levenberg_marquardt(scaling="identity"),
+            levenberg_marquardt(1e-3, scaling="identity"),
             starts,
             block=block,
             chunk=3,
@@ -1325,11 +1325,11 @@ WORDS = {
 }  # fmt: skip
 # what each constant accepts, and what not; one that is not here has no test
 ACCEPTED = {
-    **dict.fromkeys(("mu", "largest", "scale", "tolerance", "learning_rate"), POSITIVE),
+    **dict.fromkeys(("mu", "largest", "radius", "scale", "tolerance", "learning_rate"), POSITIVE),
     "decrease": SHARE, "increase": ("a number > 1", (1.0, 0.5, NAN, None)),
     **dict.fromkeys(("warm", "decay"), DECAY),
     **dict.fromkeys(("budget", "history", "iterations"), ("an integer >= 1", (0, 1.5, True))),
-    **dict.fromkeys(("saddle_free", "minibatches", "momentum", "wait"), ("True or False", ("yes", 1))),
+    **dict.fromkeys(("saddle_free", "minibatches", "momentum", "wait", "geodesic"), ("True or False", ("yes", 1))),
 }  # fmt: skip
 NON_NEGATIVE = ("a finite number >= 0", (-1.0, NAN, INF, None))
 DAMPING = {"newton": NON_NEGATIVE, "hessian_free": POSITIVE, "kfac": POSITIVE}
@@ -1349,6 +1349,8 @@ def test_constants_out_of_range_are_refused(name):
         accepted, wrongs = DAMPING[name] if constant == "damping" else ACCEPTED[constant]
         if (name, constant) == ("variable_learning_rate", "tolerance"):
             accepted, wrongs = NON_NEGATIVE
+        if (name, constant) == ("levenberg_marquardt", "mu"):  # None: by the rule
+            wrongs = [wrong for wrong in wrongs if wrong is not None]
         for wrong in wrongs:
             message = refusal(lambda c=constant, w=wrong: make(**{c: w}))
             assert message == f"{name}: {constant} must be {accepted}, got {wrong!r}"

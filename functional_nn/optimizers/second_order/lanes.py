@@ -66,16 +66,18 @@ def restarts(
             f"restarts: starts: expected a leading axis of the same length in every array, got {sorted(lengths)}; "
             "jax.vmap(network.init)(keys) makes them"
         )
-    limits = limits(Flat(problem, starts).dtype)
-    mesh = Mesh(np.array(devices), ("lanes",))
+    flat = Flat(problem, starts)
+    flat.check_start("restarts: starts", starts)
+    limits = limits(flat.dtype)
+    mesh, given = Mesh(np.array(devices), ("lanes",)), (problem.data, problem.bounds)
     if block == 1:
         return _one_by_one(
-            _each(problem.functions, problem.name, method, steps, mesh), mesh.size, problem.data, starts, limits
+            _each(problem.functions, problem.name, method, steps, mesh), mesh.size, given, starts, limits
         )
     return _side_by_side(
         _lanes(problem.functions, problem.name, method, steps, chunk, mesh),
         mesh.size * block,
-        problem.data,
+        given,
         starts,
         limits,
     )
@@ -84,19 +86,19 @@ def restarts(
 _CALL = 16  # starts a device is given at once, so that Ctrl-C is heard in between
 
 
-def _one_by_one(run: Callable, devices: int, data: Any, starts: Any, limits: tuple) -> Solution:
+def _one_by_one(run: Callable, devices: int, given: tuple, starts: Any, limits: tuple) -> Solution:
     count = len(jax.tree.leaves(starts)[0])
     calls = -(-count // (devices * _CALL))
     size = devices * -(-count // (devices * calls))  # the same for every call, so that one program serves
     found = []
     for first in range(0, count, size):
         rows = np.minimum(np.arange(first, first + size), count - 1)
-        some = run(data, jax.tree.map(lambda x, rows=rows: x[rows], starts), *limits)
+        some = run(given, jax.tree.map(lambda x, rows=rows: x[rows], starts), *limits)
         found.append(jax.tree.map(np.asarray, some))
     return jax.tree.map(lambda *parts: jnp.asarray(np.concatenate(parts)[:count]), *found)
 
 
-def _side_by_side(programs: tuple, width: int, data: Any, starts: Any, limits: tuple) -> Solution:
+def _side_by_side(programs: tuple, width: int, given: tuple, starts: Any, limits: tuple) -> Solution:
     (begin, advance), count = programs, len(jax.tree.leaves(starts)[0])
     lanes = np.full(width, -1)  # the start that each lane has come from
     states, waiting, kept = None, iter(range(count)), None
@@ -107,10 +109,10 @@ def _side_by_side(programs: tuple, width: int, data: Any, starts: Any, limits: t
             return jax.tree.map(jnp.asarray, kept)
         rows = jax.tree.map(lambda x: x[np.maximum(lanes, 0)], starts)
         if states is None:
-            shapes = jax.eval_shape(begin, data, rows, *limits)
+            shapes = jax.eval_shape(begin, given, rows, *limits)
             states = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
             states = states._replace(status=np.full_like(states.status, BUDGET_SPENT))
-        states = advance(data, states, free & (lanes >= 0), rows, *limits)
+        states = advance(given, states, free & (lanes >= 0), rows, *limits)
         ended = (np.asarray(states.status) != RUNNING) & (lanes >= 0)
         if ended.any():
             found = jax.tree.map(np.asarray, _stateless(solution(states, None)))
@@ -127,10 +129,10 @@ def _stateless(found: Solution) -> Solution:
 
 @functools.partial(cached, size=32)
 def _each(functions: Any, name: str, method: SecondOrder, steps: int, mesh: Mesh) -> Callable:
-    """(data, starts, *limits) -> Solution, each start run to its end before the next."""
+    """(given, starts, *limits) -> Solution, each start run to its end before the next."""
 
-    def run(data, starts, *limits):
-        problem = Problem(functions, data, name)
+    def run(given, starts, *limits):
+        problem = Problem(functions, given[0], name, given[1])
         return lax.map(lambda start: _stateless(run_to_end(method, steps, False, problem, start, *limits)), starts)
 
     here, whole = PartitionSpec(mesh.axis_names), PartitionSpec()
@@ -143,16 +145,16 @@ def _each(functions: Any, name: str, method: SecondOrder, steps: int, mesh: Mesh
 def _lanes(
     functions: Any, name: str, method: SecondOrder, steps: int, chunk: int, mesh: Mesh
 ) -> tuple[Callable, Callable]:
-    """begin(data, starts, *limits) -> states; advance(data, states, fresh, starts, *limits) -> states after at
+    """begin(given, starts, *limits) -> states; advance(given, states, fresh, starts, *limits) -> states after at
     most `chunk` more steps, those begun anew that are fresh.
     """
 
-    def begin(data, starts, *limits):
-        problem = Problem(functions, data, name)
+    def begin(given, starts, *limits):
+        problem = Problem(functions, given[0], name, given[1])
         return jax.vmap(lambda params: begun(method, steps, problem, params, *limits))(starts)
 
-    def advance(data, states, fresh, starts, *limits):
-        problem = Problem(functions, data, name)
+    def advance(given, states, fresh, starts, *limits):
+        problem = Problem(functions, given[0], name, given[1])
 
         def lane(state, new, start):
             first = begun(method, steps, problem, start, *limits)

@@ -10,6 +10,8 @@ and, for mu large, -D^-2 J^T r / mu, a short one against the gradient; its predi
     |r|^2 - |r + J delta|^2 = -(2 r^T J delta + delta^T A delta) = delta^T (mu D^2 delta - J^T r) > 0
 
 Among the samples: (J^T J + mu I) J^T = J^T (J J^T + mu I), so that delta = -J^T (J J^T + mu I)^-1 r.
+
+mu from a trust region: `least_squares_region`.
 """
 
 from typing import Any, Literal, NamedTuple
@@ -18,6 +20,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from functional_nn import checks, linalg, precision
+from functional_nn.optimizers.second_order.least_squares_region import TrustRegion
 from functional_nn.optimizers.second_order.method import (
     BUDGET,
     CHANGE,
@@ -41,6 +44,7 @@ _SETTLED = 1e-4  # Bayesian regularization: the fit has settled where a step low
 _FIRST, _STILL = 100, 25  # steps of the first fit, of which a settled one counts for so many and divides the penalty by
 # 10, to leave a plateau, as where a network is still linear
 _LIGHT = 1e-2  # and until then alpha / beta is this share of the curvature, or of F at x = 0 for each |x|^2
+_SMALL = 256  # parameters: of more, singular values take too long beside a factorization
 _NONE = 0.5  # gamma below it rounds to 0 parameters
 
 
@@ -71,53 +75,85 @@ class LMMemory(NamedTuple):
 
 @register
 def levenberg_marquardt(
-    mu: float | Array = 1e-3,
-    rule: Literal["factor", "gain_ratio"] = "gain_ratio",
+    mu: float | Array | None = None,
+    rule: Literal["auto", "factor", "gain_ratio", "trust_region"] = "auto",
     decrease: float | Array = 0.1,
     increase: float | Array = 10.0,
     largest: float | Array = 1e10,
+    radius: float | Array = 1.0,
     scaling: Literal["auto", "identity", "marquardt"] = "auto",
     space: Literal["auto", "parameters", "samples"] = "auto",
-    solver: Literal["cholesky", "qr"] = "cholesky",
+    solver: Literal["auto", "cholesky", "qr"] = "auto",
+    geodesic: bool = False,
     minibatches: bool = False,
     budget: int = BUDGET,
 ) -> SecondOrder:
     """Levenberg-Marquardt: delta = -(J^T J + mu D^2)^-1 J^T r (Hagan and Menhaj 1994, Eq. 13; NND2 12).
 
-    rule: "factor", of Hagan and Menhaj: where F falls the step is made and mu is multiplied by `decrease`, else it is
-    not made and mu is multiplied by `increase`; mu begins at `mu` itself. "gain_ratio", of Nielsen (1999, Eq. 2.5):
-    with rho the decrease of F over the one predicted, mu is multiplied by max(`decrease`, 1 - (2 rho - 1)^3) where F
-    falls, else by 2, 4, 8, ...; mu begins at `mu` times the largest diagonal of A, or, among the samples, of J J^T
-    (Nielsen's decrease is 1/3). The method gives up where mu is beyond `largest`, which without scaling counts in units
-    of A's largest diagonal, or, among the samples, of its mean.
+    rule, how mu is found: "trust_region", of More (1978): the step is the best one of length |D delta| <= Delta, and
+    Delta, which begins at `radius` times |D x|, follows how well F was foretold; the equations are solved by the
+    singular values of J. "factor", of Hagan and Menhaj: where F falls the step is made and mu is multiplied by
+    `decrease`, else it is not made and mu is multiplied by `increase`; mu begins at `mu` itself (1e-3). "gain_ratio",
+    of Nielsen (1999, Eq. 2.5): with rho the decrease of F over the one predicted, mu is multiplied by max(`decrease`, 1
+    - (2 rho - 1)^3) where F falls, else by 2, 4, 8, ...; mu begins at `mu` times the largest diagonal of A, or, among
+    the samples, of J J^T (Nielsen's decrease is 1/3). The method gives up where mu is beyond `largest`, which without
+    scaling counts in units of A's largest diagonal, or, among the samples, of its mean. "auto": "trust_region" of
+    `problem_from` with up to 256 parameters, "gain_ratio" of a network, and where `mu` is given.
     scaling: D = I ("identity"), or D^2 the running maximum of A's diagonal ("marquardt": More 1978), which makes every
     step independent of the units of F and of each parameter. "auto": of a network the identity; of `problem_from`,
-    whose parameters may be of any magnitude, Marquardt's where there are as many residuals as parameters or more.
+    whose parameters may be of any magnitude, Marquardt's; with mu given, where there are as many residuals as
+    parameters or more.
     space: where the equations are solved: for the parameters, (P, P), or, where there are fewer residuals, among the
     samples: delta = -J^T (J J^T + mu I)^-1 r, (N, N), in which a network never forms J; "auto" takes the smaller, and
     the parameters where `scaling` is not the identity.
 
     solver: in the parameters' space, "cholesky" of A + mu D^2, or "qr" of J over sqrt(mu) D, which does not square the
-    condition number: twice to four times the work, for problems where the last digits matter.
+    condition number: twice to four times the work, for problems where the last digits matter. "auto": by a trust region
+    "qr" (with "cholesky" it takes the eigenvalues of A), else "cholesky".
+    geodesic: with a trust region, the step is bent along r's second derivative in its direction (Transtrum and Sethna
+    2012), one product more a step: fewer steps along curved valleys.
+
+    Bounds of `problem_from` are kept by a trust region alone: a parameter at a bound that F would leave is held there,
+    and a step is cut off at the bounds.
 
     One step tries one mu; a step refused keeps its Jacobian. Where F is a mean, so are the squares of r: mu then counts
     for as many times more. minibatches=True lets `fit` give another batch to every step, on which F is compared before
     and after. Raises ValueError for constants out of range, a problem without residuals, and a matrix above `budget`.
     """
-    constants = _constants("levenberg_marquardt", mu, rule, decrease, increase, largest)
-    choice("levenberg_marquardt", "scaling", scaling, ("auto", "identity", "marquardt"))
-    choice("levenberg_marquardt", "space", space, ("auto", "parameters", "samples"))
-    choice("levenberg_marquardt", "solver", solver, ("cholesky", "qr"))
-    checks.boolean("levenberg_marquardt", "minibatches", minibatches)
-    checks.integer("levenberg_marquardt", "budget", budget, 1)
-    if space == "samples" and (scaling == "marquardt" or solver != "cholesky"):
+    name = "levenberg_marquardt"
+    constants = _constants(
+        name, 1e-3 if mu is None else mu, rule, decrease, increase, largest, ("auto", "trust_region")
+    )
+    choice(name, "scaling", scaling, ("auto", "identity", "marquardt"))
+    choice(name, "space", space, ("auto", "parameters", "samples"))
+    choice(name, "solver", solver, ("auto", "cholesky", "qr"))
+    checks.boolean(name, "geodesic", geodesic)
+    checks.boolean(name, "minibatches", minibatches)
+    checks.integer(name, "budget", budget, 1)
+    constants |= {
+        "mu": None if mu is None else constants["mu"],
+        "radius": constant(name, "radius", radius, checks.POSITIVE),
+        "scaling": scaling,
+        "space": space,
+        "solver": solver,
+        "geodesic": geodesic,
+        "minibatches": minibatches,
+        "budget": budget,
+    }
+    if space == "samples" and (scaling == "marquardt" or solver == "qr"):
         raise ValueError(
-            "levenberg_marquardt: space='samples' solves with J J^T, which takes scaling='identity' or 'auto' and "
-            "solver='cholesky'; space='parameters' or 'auto' takes every scaling and solver; for scaling and solver "
-            f"got {scaling!r} and {solver!r}"
+            f"{name}: space='samples' solves with J J^T, which takes scaling='identity' or 'auto' and "
+            "solver='cholesky' or 'auto'; space='parameters' or 'auto' takes every scaling and solver; for scaling and "
+            f"solver got {scaling!r} and {solver!r}"
         )
-    constants |= {"scaling": scaling, "space": space, "solver": solver, "minibatches": minibatches, "budget": budget}
-    return _method("levenberg_marquardt", constants, bayesian=False)
+    if (geodesic or rule == "trust_region") and (mu is not None or space == "samples"):
+        raise ValueError(
+            f"{name}: a trust region finds mu itself, in the parameters' space; it takes radius=, and mu and "
+            f"space='samples' go with rule='gain_ratio' and 'factor'; got mu={mu} and space={space!r}"
+        )
+    if geodesic and rule not in ("auto", "trust_region"):
+        raise ValueError(f"{name}: geodesic=True goes with rule='trust_region', got rule={rule!r}")
+    return _method(name, constants, bayesian=False)
 
 
 @register
@@ -164,8 +200,8 @@ def bayesian_regularization(
     return _method("bayesian_regularization", constants, bayesian=True)
 
 
-def _constants(name, mu, rule, decrease, increase, largest) -> dict[str, Any]:
-    choice(name, "rule", rule, ("factor", "gain_ratio"))
+def _constants(name, mu, rule, decrease, increase, largest, more: tuple[str, ...] = ()) -> dict[str, Any]:
+    choice(name, "rule", rule, ("factor", "gain_ratio", *more))
     return {
         "mu": constant(name, "mu", mu, checks.POSITIVE),
         "rule": rule,
@@ -176,10 +212,16 @@ def _constants(name, mu, rule, decrease, increase, largest) -> dict[str, Any]:
 
 
 def _method(name: str, made_of: dict[str, Any], bayesian: bool) -> SecondOrder:
-    mu, rule, decrease, increase, largest = (
-        made_of[each] for each in ("mu", "rule", "decrease", "increase", "largest")
-    )
+    rule, decrease, increase, largest = (made_of[each] for each in ("rule", "decrease", "increase", "largest"))
+    mu, ratio_rule = 1e-3 if made_of["mu"] is None else made_of["mu"], rule != "factor"
     scaling, space, orthogonal = made_of["scaling"], made_of["space"], made_of["solver"] == "qr"
+    geodesic = made_of.get("geodesic", False)
+    trusted = TrustRegion(made_of.get("radius"), scaling != "identity", made_of["solver"] != "cholesky", geodesic)
+
+    def by_radius(flat) -> bool:
+        if rule != "auto" or geodesic or flat.bounds is not None:
+            return rule in ("auto", "trust_region")
+        return flat.measured and flat.size <= _SMALL and made_of["mu"] is None and space != "samples"
 
     def among_samples(size: int, count: int | None) -> bool:
         fewer = scaling != "marquardt" and not orthogonal and count is not None and count < size
@@ -202,13 +244,15 @@ def _method(name: str, made_of: dict[str, Any], bayesian: bool) -> SecondOrder:
         return r, r @ J, A, jnp.diagonal(A)
 
     def look(flat, x, memory):
+        if by_radius(flat):
+            return trusted.look(flat, x, memory)
         r, slope, matrix, diagonal = linearize(flat, x)
         value, scaled = jnp.vdot(r, r), scales(flat, r.size)
         if memory is None:
             first = jnp.asarray(mu, x.dtype)
-            if rule == "gain_ratio":
+            if ratio_rule:
                 first = first * (1 if scaled else jnp.max(diagonal))
-            growth = jnp.asarray(2.0 if rule == "gain_ratio" else increase, x.dtype)
+            growth = jnp.asarray(2.0 if ratio_rule else increase, x.dtype)
             gamma = jnp.full((), min(x.size, r.size / 2), x.dtype)
             evidence = _weighed(gamma, x, value, r.size) if bayesian else None
             waits = jnp.asarray(_FIRST if made_of["wait"] else 0, jnp.int32) if bayesian else None
@@ -232,6 +276,8 @@ def _method(name: str, made_of: dict[str, Any], bayesian: bool) -> SecondOrder:
         return Here(x, value, gradient, memory, counts(values=1, matrices=1))
 
     def move(flat, here: Here) -> Move:
+        if by_radius(flat):
+            return trusted.move(flat, here)
         memory, slope = here.memory, here.gradient / 2  # J^T r, and the penalty's part
         scaled = memory.scale is not None
         penalty = memory.evidence.alpha / memory.evidence.beta if bayesian else 0.0
@@ -255,7 +301,7 @@ def _method(name: str, made_of: dict[str, Any], bayesian: bool) -> SecondOrder:
         fall = objective(here.value, here.x) - objective(value, x)
         ratio = fall / jnp.where(predicted > 0, predicted, 1)
         made = ~broken & jnp.isfinite(value) & (fall > 0) & (predicted > 0)
-        if rule == "gain_ratio":
+        if ratio_rule:
             eased = memory.mu * jnp.maximum(decrease, 1 - (2 * jnp.where(made, ratio, 1) - 1) ** 3)
             growth = jnp.where(made, 2, 2 * memory.growth)
         else:
@@ -284,6 +330,8 @@ def _method(name: str, made_of: dict[str, Any], bayesian: bool) -> SecondOrder:
 
     def stationary(flat, state, x0, tolerance):
         """Of the residuals, to which the penalty's, sqrt(alpha / beta) x, belong."""
+        if by_radius(flat):
+            return trusted.stationary(flat, state, x0, tolerance)
         memory, x, eps = state.memory, flat.flatten(state.params), jnp.finfo(flat.dtype).eps
         penalty = memory.evidence.alpha / memory.evidence.beta if bayesian else 0.0
         squares = diagonal(flat, memory) + penalty
@@ -300,7 +348,7 @@ def _method(name: str, made_of: dict[str, Any], bayesian: bool) -> SecondOrder:
     return SecondOrder(
         name, look, move, made_of, ("residuals", "jacobian"), full_batch=not made_of["minibatches"],
         elements=elements, budget=made_of["budget"], stationary=stationary,
-        verdict=_verdict if bayesian else no_verdict,
+        verdict=_verdict if bayesian else no_verdict, bounded=rule in ("auto", "trust_region"),
     )  # fmt: skip
 
 

@@ -139,6 +139,7 @@ class SecondOrder(Described):
     stationary(flat problem, state, x_0, tolerance) -> can F fall no more, by the method's own model? None where it has
     none; then the gradient's change says (see above).
     verdict(memory before a step, memory after, status): the status, where the method has a word on convergence.
+    bounded: does it keep a problem's bounds?
     """
 
     name: str
@@ -151,6 +152,7 @@ class SecondOrder(Described):
     budget: int = BUDGET
     stationary: Callable[[Flat, State, Array, Array | float], Array] | None = None
     verdict: Callable[[Any, Any, Array], Array] = no_verdict
+    bounded: bool = False
     one_device: ClassVar[bool] = True  # its problem's matrices are not laid over several
 
     def __repr__(self) -> str:
@@ -208,6 +210,11 @@ class SecondOrder(Described):
             if getattr(problem.functions, what) is None:
                 raise ValueError(f"{self.name}: {problem!r} {_MISSING[what]}")
         flat = Flat(problem, params)
+        if flat.bounds is not None and not self.bounded:
+            raise ValueError(
+                f"{self.name}: {problem!r} has bounds, which levenberg_marquardt keeps, by its trust region; give it "
+                "residuals, or leave the bounds out"
+            )
         count = flat.residual_count() if problem.functions.residuals is not None else None
         needed = self.elements(flat.size, count) * flat.dtype.itemsize
         if needed > self.budget:
@@ -476,14 +483,17 @@ def minimize(
     checks.boolean("minimize", "path", path)
     check_problem("minimize", problem)
     params = checked_params(method.name, params)
-    limits = limits(Flat(problem, params).dtype)
+    flat = Flat(problem, params)
+    flat.check_start(f"{method.name}: params", params)
+    limits = limits(flat.dtype)
     if not all(map(checks.is_concrete, jax.tree.leaves((problem, params, limits, method.constants)))):
         found = run_to_end(method, steps, path, problem, params, *limits)
         # Not where every nan is looked for: what stands after the end is 0 then.
         return found if path is False or jax.config.jax_debug_nans else found._replace(path=_ended(jnp, found))
     for name, leaf in checks.by_path(params).items():
         checks.finite(f"{method.name}: params" + (f": {name}" if name else ""), leaf)
-    found = _compiled(problem.functions, problem.name, method, steps, path)(problem.data, params, *limits)
+    given = problem.data, problem.bounds
+    found = _compiled(problem.functions, problem.name, method, steps, path)(given, params, *limits)
     if int(found.ended) == DIVERGED and int(found.steps) == 0:
         raise ValueError(
             f"{method.name}: params: {problem!r} is not finite at the start: F = {float(found.value):g}, "
@@ -536,12 +546,11 @@ def settled(
     def limits(dtype) -> tuple[Array | None, ...]:
         end = float(jnp.finfo(dtype).max)
         finite = np.clip(goal, -end, end) if checks.is_concrete(goal) else goal
-        return (
-            jnp.asarray(finite, dtype),
-            None if gradient_tolerance is None else jnp.asarray(gradient_tolerance, dtype),
-            None if change_tolerance is None else jnp.asarray(change_tolerance, dtype),
-            jnp.asarray(np.iinfo(np.int32).max if evaluations is None else evaluations, jnp.int32),
-        )
+        most = np.iinfo(np.int32).max if evaluations is None else evaluations
+        given = (finite, dtype), (gradient_tolerance, dtype), (change_tolerance, dtype), (most, np.int32)
+        # of NumPy where it can be: JAX's take a tenth of a short run to be made
+        array = lambda x, dtype: (np if isinstance(x, int | float | np.generic) else jnp).asarray(x, dtype)  # noqa: E731
+        return tuple(None if x is None else array(x, dtype) for x, dtype in given)
 
     return method, limits
 
@@ -567,7 +576,9 @@ def _second_order(owner: str, method: SecondOrder | str) -> SecondOrder:
 def _compiled(functions: Any, name: str, method: SecondOrder, steps: int, path: bool) -> Callable:
     # A jit of its own for each problem's functions, which stand in no argument: what JAX keeps of them goes with it.
     return jax.jit(
-        lambda data, params, *limits: run_to_end(method, steps, path, Problem(functions, data, name), params, *limits)
+        lambda given, params, *limits: run_to_end(
+            method, steps, path, Problem(functions, given[0], name, given[1]), params, *limits
+        )
     )
 
 

@@ -49,7 +49,7 @@ class Functions(NamedTuple):
     measured: bool = False
 
 
-@functools.partial(jax.tree_util.register_dataclass, data_fields=("data",), meta_fields=("functions", "name"))
+@functools.partial(jax.tree_util.register_dataclass, data_fields=("data", "bounds"), meta_fields=("functions", "name"))
 @dataclass(frozen=True)
 class Problem:
     """A function to be minimized, and what is known of it. A pytree of its data: `jit` and `vmap` take it as it is.
@@ -60,6 +60,7 @@ class Problem:
     functions: Functions
     data: Any
     name: str
+    bounds: Any = None  # (lower, upper), trees in the parameters' structure
 
     def __repr__(self) -> str:
         return f"<problem {self.name}>"
@@ -73,23 +74,95 @@ class Problem:
         return self.functions.value_and_gradient(params, self.data)
 
 
-def problem_from(function: Callable | None = None, *, residuals: Callable | None = None, data: tuple = ()) -> Problem:
+def problem_from(
+    function: Callable | None = None,
+    *,
+    residuals: Callable | None = None,
+    data: tuple = (),
+    bounds: tuple | None = None,
+    loss: str = "linear",
+    loss_scale: float | Array = 1.0,
+) -> Problem:
     """The problem of a plain JAX function, with derivatives by autodiff.
 
     function(params, *data) -> F, a scalar; or residuals(params, *data) -> r of any shape, whose squares sum to F.
     The same function with other data of the same shapes compiles nothing anew.
 
+    bounds: (lower, upper), numbers, or trees of the parameters' structure whose arrays have, or broadcast to, their
+    shapes; infinite where there is none. `levenberg_marquardt` keeps them.
+    loss: of residuals, F = sum_i c^2 rho((r_i / c)^2), c the `loss_scale`, in the unit of r: "linear", rho(z) = z;
+    "huber", z or, above 1, 2 sqrt(z) - 1; "soft_l1", 2 (sqrt(1 + z) - 1); "cauchy", log(1 + z). Residuals below c count
+    as squares, larger ones for less, so that single wrong ones do not decide (Huber 1964). Methods see residuals
+    c sign(r) sqrt(rho), whose squares sum to F.
+
     >>> import jax.numpy as jnp
     >>> float(problem_from(residuals=lambda x, t: x - t, data=(jnp.ones(2),)).value(jnp.zeros(2)))
     2.0
 
-    Raises TypeError unless one of the two is given.
+    Raises TypeError unless one of the two is given, and for bounds that are no pair; ValueError for an unknown loss,
+    for one without residuals, a loss_scale that is not positive, and a lower bound above the upper.
     """
     given = [each for each in (function, residuals) if each is not None]
     if len(given) != 1 or not callable(given[0]):
         raise TypeError("problem_from: expected one function, of F or (residuals=) of residuals whose squares sum to F")
-    functions = _of_function(function) if residuals is None else _of_residuals(residuals)
-    return Problem(functions, tuple(data), getattr(given[0], "__name__", "of a function"))
+    checks.one_of("problem_from", "loss", loss, tuple(ROOTS))
+    if checks.is_concrete(loss_scale):
+        checks.constant("problem_from", "loss_scale", loss_scale, *checks.POSITIVE)
+    _check_bounds(bounds)
+    name, data = getattr(given[0], "__name__", "of a function"), tuple(data)
+    if residuals is None:
+        if loss != "linear":
+            raise ValueError(f"problem_from: loss={loss!r} is of residuals; give them by problem_from(residuals=...)")
+        return Problem(_of_function(function), data, name, bounds)
+    if loss != "linear":
+        residuals, data = _robust(residuals, loss), (loss_scale, *data)
+    return Problem(_of_residuals(residuals), data, name, bounds)
+
+
+def _check_bounds(bounds: Any) -> None:
+    if bounds is None:
+        return
+    if not isinstance(bounds, list | tuple) or len(bounds) != 2:
+        raise TypeError(f"problem_from: bounds: expected a pair (lower, upper), got {type(bounds).__name__}")
+    if jax.tree.structure(bounds[0]) == jax.tree.structure(bounds[1]):
+        for low, high in zip(*map(jax.tree.leaves, bounds), strict=True):
+            if checks.is_concrete(low) and checks.is_concrete(high) and not np.all(np.asarray(low) <= np.asarray(high)):
+                raise ValueError(f"problem_from: bounds: expected lower <= upper everywhere, got {low} and {high}")
+
+
+# u -> sign(u) sqrt(rho(u^2)), whose square is the loss. What is not taken is computed, too, and must stay finite.
+ROOTS: dict[str, Callable[[Array], Array]] = {
+    "linear": lambda u: u,
+    "huber": lambda u: jnp.where(jnp.abs(u) <= 1, u, jnp.sign(u) * jnp.sqrt(2 * jnp.maximum(jnp.abs(u), 1) - 1)),
+    "soft_l1": lambda u: u * jnp.sqrt(2 / (1 + jnp.sqrt(1 + u**2))),
+    "cauchy": lambda u: u * jnp.sqrt(_log_share(u**2)),
+}
+# u -> rho' + 2 z rho'' at z = u^2, half the second derivative of rho(u^2) by u
+CURVATURES: dict[str, Callable[[Array], Array]] = {
+    "linear": jnp.ones_like,
+    "huber": lambda u: jnp.where(jnp.abs(u) <= 1, jnp.ones_like(u), 0),
+    "soft_l1": lambda u: (1 + u**2) ** -1.5,
+    "cauchy": lambda u: (1 - u**2) / (1 + u**2) ** 2,
+}
+
+
+def _log_share(z: Array) -> Array:
+    """log(1 + z) / z, 1 at 0."""
+    small = z < 1e-4
+    series = 1 - z / 2 + z**2 / 3 - z**3 / 4
+    return jnp.where(small, series, jnp.log1p(z) / jnp.where(small, 1, z))
+
+
+@functools.partial(cached, size=32)
+def _robust(residuals: Callable, loss: str) -> Callable:
+    """The residuals (scale, *data) -> r, whose squares sum to the loss."""
+
+    def of_loss(params, scale, *data):
+        r = _array("residuals", residuals(params, *data))
+        scale = jnp.asarray(scale, r.dtype)
+        return scale * ROOTS[loss](r / scale)
+
+    return of_loss
 
 
 def _array(what: str, found: Any) -> Array:
@@ -214,6 +287,35 @@ class Flat(Layout):
         self._functions, self._data = problem.functions, problem.data
         self.measured = problem.functions.measured
         super().__init__(params)
+        bounds = problem.bounds
+        self.bounds = None if bounds is None else tuple(self._bound(params, bound) for bound in bounds)
+
+    def _bound(self, params: Any, bound: Any) -> Array:
+        """(P,). Raises ValueError where it does not suit the parameters."""
+        if jax.tree.structure(bound).num_leaves == 1:
+            bound = jax.tree.map(lambda leaf: jax.tree.leaves(bound)[0], params)
+        try:
+            whole = jax.tree.map(lambda x, b: jnp.broadcast_to(jnp.asarray(b, x.dtype), x.shape), params, bound)
+        except ValueError:
+            shapes = [jax.tree.map(jnp.shape, tree) for tree in (bound, params)]
+            raise ValueError(
+                f"bounds: expected numbers or arrays that broadcast to the parameters', got shapes {shapes[0]} for "
+                f"{shapes[1]}"
+            ) from None
+        return self.flatten(whole)
+
+    def check_start(self, owner: str, params: Any) -> None:
+        """Raises ValueError for the first parameter that is known to be outside its bounds."""
+        if self.bounds is None:
+            return
+        x, (lower, upper) = self.flatten(params), self.bounds
+        if all(map(checks.is_concrete, (x, lower, upper))):
+            index = checks.first(np.arange(x.size), lambda i: np.asarray((x < lower) | (x > upper))[i])
+            if index is not None:
+                i = index[0]
+                raise ValueError(
+                    f"{owner}: {x[i]:g} of parameter {i} is outside its bounds, {lower[i]:g} to {upper[i]:g}"
+                )
 
     def _ask(self, what: str, x: Array) -> Any:
         return getattr(self._functions, what)(self.unflatten(x), self._data)
@@ -242,6 +344,11 @@ class Flat(Layout):
         """r (N,) and J (N, P)."""
         r, J = self._ask("jacobian", x)
         return r.astype(self.dtype), J.astype(self.dtype)
+
+    def second_derivative(self, x: Array, direction: Array) -> Array:
+        """d^2 r(x + t direction) / dt^2 at t = 0, (N,)."""
+        along = lambda x: jax.jvp(lambda x: self._ask("residuals", x), (x,), (direction,))[1]  # noqa: E731
+        return jax.jvp(along, (x,), (direction,))[1].astype(self.dtype)
 
     def kernel(self, x: Array) -> tuple[Array, Array, Callable[[Array], Array]]:
         """r (N,), J J^T (N, N) and y (N,) -> J^T y (P,)."""

@@ -1,0 +1,314 @@
+"""Curves fitted to data: parameters, and how well the data determine them.
+
+Letters: N data, P parameters b, r_i = (f(x_i, b) - y_i) / sigma_i, J = dr/db (N, P), F = r^T r, s^2 = F / (N - P).
+
+Near the minimum f is taken for linear in b. Errors e of y with variances s^2 sigma_i^2 then move the minimum by
+(J^T J)^-1 J^T (e / sigma): the covariance of b is C = s^2 (J^T J)^-1, a standard error the root of its diagonal (Bates
+and Watts 1988, Sec. 2.2). f(x, b) has the variance j^T C j, j = df/db at x, and a new observation there s^2 sigma^2
+more. As s is an estimate, half a band is so many roots as Student's t with N - P degrees of freedom says.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+from jax.scipy.linalg import solve_triangular
+from jax.scipy.special import betainc
+
+from functional_nn import checks, linalg, precision
+from functional_nn.optimizers.second_order import SecondOrder, Solution, get
+from functional_nn.optimizers.second_order.method import DIVERGED, minimize, run_to_end
+from functional_nn.optimizers.second_order.problem import CURVATURES, Flat, Layout, Problem, problem_from
+from functional_nn.registry import cached
+
+_POLISH = 100  # Gauss-Newton steps after the end, at most
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=("params", "covariance", "variance", "residuals", "determined", "solution"),
+    meta_fields=("function",),
+)
+@dataclass(frozen=True)
+class CurveFit:
+    """What `curve_fit` found; `params, covariance = fit` unpacks it as SciPy's does.
+
+    params: in the structure of p0; covariance (P, P), in `ravel_pytree`'s order; variance: s^2, of an observation with
+    sigma 1 (1 where sigma is absolute); residuals: (f - y) / sigma, flat (N,), where sigma is a matrix those that it
+    makes independent; determined (P,): False of a parameter that the data leave free, whose standard error is infinite;
+    solution: of `minimize`, with its status and counts. A pytree: fits of several data sets side by side, as `vmap`
+    makes them, have a leading axis in each array.
+    """
+
+    params: Any
+    covariance: Array
+    variance: Array
+    residuals: Array
+    determined: Array
+    solution: Solution
+    function: Callable
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter((self.params, self.covariance))
+
+    @property
+    def standard_errors(self) -> Any:
+        """Of each parameter, in the structure of params."""
+        roots = jnp.sqrt(jnp.diagonal(self.covariance, axis1=-2, axis2=-1))
+        if roots.ndim == 1:
+            return Layout(self.params).unflatten(roots)
+        return jax.vmap(lambda params, root: Layout(params).unflatten(root))(self.params, roots)
+
+    @property
+    def correlation(self) -> Array:
+        """(P, P): covariance over both standard errors; 0 beside a parameter that is not determined."""
+        variances = jnp.diagonal(self.covariance, axis1=-2, axis2=-1)
+        roots = jnp.sqrt(jnp.where(jnp.isfinite(variances) & (variances > 0), variances, 1))
+        found = self.covariance / (roots[..., :, None] * roots[..., None, :])
+        return jnp.where(jnp.eye(roots.shape[-1], dtype=bool), 1, jnp.where(jnp.isfinite(found), found, 0))
+
+    def interval(self, level: float = 0.95) -> tuple[Any, Any]:
+        """(lower, upper) of each parameter, in the structure of params, at this confidence level."""
+        errors, t = self.standard_errors, self._quantile(level)
+        sides = [
+            jax.tree.map(lambda b, e, sign=sign: b + sign * t.astype(b.dtype) * e, self.params, errors)
+            for sign in (-1, 1)
+        ]
+        return sides[0], sides[1]
+
+    def band(self, x: Any, level: float = 0.95, prediction: bool = False) -> tuple[Array, Array]:
+        """(lower, upper) around f(x, b), each in f's shape: where the curve itself is at this confidence level, for
+        each x alone, or with `prediction` a new observation of sigma 1. Of one fit; of several, under `vmap`.
+        """
+        checks.boolean("band", "prediction", prediction)
+        layout = Layout(self.params)
+        at = lambda b: _called(self.function, layout.unflatten(b), x)  # noqa: E731
+        b = layout.flatten(self.params)
+        middle, slopes = at(b), jax.jacfwd(at)(b)
+        covariance = self.covariance.astype(middle.dtype)
+        known = jnp.where(jnp.isfinite(covariance), covariance, 0)
+        variance = jnp.einsum("...j,jk,...k->...", slopes, known, slopes)
+        # a parameter of which nothing is known moves the curve where its slope is not 0
+        lost = jnp.abs(slopes) @ (~jnp.isfinite(jnp.diagonal(covariance))).astype(middle.dtype)
+        variance = jnp.where(lost > 0, jnp.inf, jnp.maximum(variance, 0))
+        if prediction:
+            variance = variance + self.variance.astype(variance.dtype)
+        half = self._quantile(level).astype(middle.dtype) * jnp.sqrt(variance)
+        return middle - half, middle + half
+
+    def _quantile(self, level: float) -> Array:
+        checks.constant("curve_fit", "level", level, lambda v: (v > 0) & (v < 1), "in (0, 1)")
+        return student(level, self.residuals.shape[-1] - self.covariance.shape[-1], self.covariance.dtype)
+
+    def __repr__(self) -> str:
+        return f"<fit of {getattr(self.function, '__name__', 'a function')}: {self.solution.reason}>"
+
+
+def curve_fit(
+    f: Callable,
+    x: Any,
+    y: Any,
+    p0: Any = None,
+    sigma: Any = None,
+    absolute_sigma: bool = False,
+    *,
+    bounds: tuple | None = None,
+    loss: str = "linear",
+    loss_scale: float | Array = 1.0,
+    method: SecondOrder | str = "levenberg_marquardt",
+    steps: int = 1000,
+) -> CurveFit:
+    """The parameters b of f(x, b) that fit y best, by least squares, and their covariance, as SciPy's `curve_fit`.
+
+    f: a JAX function, f(x, b1, b2, ...) where p0 is a sequence, f(x, b1=..., b2=...) where p0 is a dict of starts; its
+    value has y's shape. x: an array or tree, handed to f as it is; y: an array. p0: 1 for each of f's parameters by
+    default. sigma: y's standard deviations, a number or an array of y's shape, or its covariance (N, N).
+    absolute_sigma: sigma is in y's units, so that the covariance is (J^T J)^-1; else sigma is relative, and it is
+    s^2 (J^T J)^-1. bounds, loss, loss_scale (of r): as `problem_from`. method: levenberg_marquardt with a trust region.
+
+    After `minimize` has converged Gauss-Newton steps go on while they shrink: to the last digits that r tells. Under a
+    loss other than "linear" J is weighted by its curvature. Parameters that the data do not determine have infinite
+    standard errors, as all have where N <= P and sigma is relative.
+
+    Pure, and may be jitted and vmapped, over x, y, sigma and p0; called with plain arrays it compiles once for each f
+    and shapes. Raises ValueError for data that are not finite, shapes that do not fit and a start that is not finite,
+    TypeError for what is no function.
+
+    >>> import jax.numpy as jnp
+    >>> x = jnp.linspace(0.0, 4.0, 9)
+    >>> fit = curve_fit(lambda x, height, rate: height * jnp.exp(-rate * x), x, 2.5 * jnp.exp(-1.3 * x), (1.0, 1.0))
+    >>> [round(float(b), 3) for b in fit.params], fit.solution.status
+    ([2.5, 1.3], 'gradient')
+    """
+    if not callable(f):
+        raise TypeError(f"curve_fit: f: expected a function f(x, b1, b2, ...), got {type(f).__name__}")
+    checks.boolean("curve_fit", "absolute_sigma", absolute_sigma)
+    checks.integer("curve_fit", "steps", steps, 1)
+    method = get(method)
+    if method.name != "levenberg_marquardt" or method.constants["rule"] not in ("auto", "trust_region"):
+        raise ValueError(f"curve_fit: method: expected levenberg_marquardt with a trust region, got {method}")
+    x, y = jax.tree.map(_real, x), _real(y)
+    for name, leaf in checks.by_path({"x": x, "y": y}).items():
+        checks.numeric(f"curve_fit: {name}", leaf, np.float32)
+        checks.finite(f"curve_fit: {name}", leaf)
+    p0 = _start(f, p0, y.dtype)
+    sigma = _deviations(sigma, y)
+    shape = jax.eval_shape(lambda p, x: _called(f, p, x), p0, x).shape
+    if shape != y.shape:
+        raise ValueError(f"curve_fit: expected f(x, ...) to have the shape of y, {y.shape}, got {shape}")
+    if isinstance(p0, jax.Array) and bounds is not None:  # lists of numbers, as SciPy's users write them
+        bounds = tuple(jnp.asarray(b, p0.dtype) if isinstance(b, list | tuple) else b for b in bounds)
+    given = problem_from(residuals=_residuals(f), data=(x, y, sigma), bounds=bounds, loss=loss, loss_scale=loss_scale)
+    Flat(given, p0).check_start("curve_fit: p0", p0)
+    fit = _program(f, method, steps, loss, absolute_sigma)(given.data, given.bounds, p0)
+    if checks.is_concrete(fit.solution.ended) and int(fit.solution.ended) == DIVERGED:
+        minimize(given, method, p0, steps=1)  # says where it was not finite
+    return fit
+
+
+def _real(x: Any) -> Array:
+    x = x if isinstance(x, jax.Array) else np.asarray(x)
+    return jnp.asarray(x, precision.default()) if x.dtype.kind in "biu" else jnp.asarray(x)
+
+
+def _called(f: Callable, params: Any, x: Any) -> Array:
+    return jnp.asarray(f(x, **params) if isinstance(params, dict) else f(x, *params))
+
+
+def _start(f: Callable, p0: Any, dtype) -> Any:
+    if p0 is None:
+        kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        names = [each for each in inspect.signature(f).parameters.values() if each.kind in kinds][1:]
+        if not names:
+            raise ValueError("curve_fit: p0: f does not say how many parameters it has; give their starts")
+        p0 = np.ones(len(names))
+    p0 = {name: _real(b) for name, b in p0.items()} if isinstance(p0, dict) else _real(p0)
+    if not isinstance(p0, dict) and p0.ndim != 1:
+        raise ValueError(f"curve_fit: p0: expected one number a parameter, or a dict of them, got shape {p0.shape}")
+    for name, leaf in checks.by_path(p0).items():
+        checks.finite("curve_fit: p0" + (f": {name}" if name else ""), leaf)
+    return jax.tree.map(lambda b: b.astype(jnp.promote_types(b.dtype, dtype)), p0)
+
+
+def _deviations(sigma: Any, y: Array) -> Array | None:
+    """None, deviations in y's shape, or of a covariance its Cholesky factor (N, N)."""
+    if sigma is None:
+        return None
+    sigma = _real(sigma).astype(y.dtype)
+    checks.finite("curve_fit: sigma", sigma)
+    if sigma.shape in ((), y.shape):
+        if checks.is_concrete(sigma) and not np.all(np.asarray(sigma) > 0):
+            raise ValueError("curve_fit: sigma: expected standard deviations > 0")
+        return jnp.broadcast_to(sigma, y.shape)
+    if sigma.shape != (y.size, y.size):
+        raise ValueError(
+            f"curve_fit: sigma: expected a number, y's shape {y.shape} or a covariance {(y.size, y.size)}, got shape "
+            f"{sigma.shape}"
+        )
+    L = linalg.cholesky(sigma)
+    if checks.is_concrete(L) and not np.isfinite(np.asarray(L)).all():
+        raise ValueError("curve_fit: sigma: expected a positive definite covariance matrix")
+    return L
+
+
+@functools.partial(cached, size=32)
+def _residuals(f: Callable) -> Callable:
+    def residuals(params, x, y, sigma):
+        r = _called(f, params, x) - y
+        if sigma is None:
+            return r.reshape(-1)
+        if sigma.shape == y.shape:
+            return (r / sigma).reshape(-1)
+        return solve_triangular(sigma, r.reshape(-1), lower=True)
+
+    residuals.__name__ = getattr(f, "__name__", "of a function")
+    return residuals
+
+
+@functools.partial(cached, size=32)
+def _program(f: Callable, method: SecondOrder, steps: int, loss: str, absolute: bool) -> Callable:
+    """(data, bounds, p0) -> CurveFit."""
+    functions = problem_from(residuals=_residuals(f), data=(), loss=loss).functions
+
+    def run(data: tuple, bounds: tuple | None, p0: Any) -> CurveFit:
+        problem = Problem(functions, data, "of a curve", bounds)
+        flat = Flat(problem, p0)
+        limits = jnp.asarray(-precision.largest(flat.dtype)), None, None, jnp.asarray(np.iinfo(np.int32).max, jnp.int32)
+        found = run_to_end(method, steps, False, problem, p0, *limits)
+        state = _polished(method, problem, found.state)
+        found = found._replace(params=state.params, value=state.value, gradient=state.gradient, counts=state.counts,
+                               steps=state.step, state=None)  # fmt: skip
+        plain = Flat(problem_from(residuals=_residuals(f), data=data[-3:]), p0)
+        r, J = plain.jacobian(plain.flatten(state.params))
+        if loss != "linear":
+            scale = jnp.asarray(data[0], r.dtype)
+            J = J * jnp.sqrt(jnp.maximum(CURVATURES[loss](r / scale), jnp.finfo(r.dtype).eps))[:, None]
+        free = r.size - plain.size
+        variance = jnp.ones_like(state.value)
+        if not absolute:
+            variance = state.value / free if free > 0 else jnp.full_like(state.value, jnp.inf)
+        covariance, determined = _covariance(J, variance)
+        return CurveFit(state.params, covariance, variance, r, determined, found, f)
+
+    return jax.jit(run)
+
+
+def _polished(method: SecondOrder, problem: Problem, state):
+    """Where the run has ended, steps go on as long as one is made: they shrink, where F no longer tells."""
+
+    def going(carry):
+        _, made, count = carry
+        return made & (count < _POLISH)
+
+    def step(carry):
+        before, _, count = carry
+        after = method.update(before, problem)
+        layout = Layout(before.params)
+        return after, jnp.any(layout.flatten(after.params) != layout.flatten(before.params)), count + 1
+
+    converged = (state.status != DIVERGED) & jnp.isfinite(state.value)
+    return lax.while_loop(going, step, (state, converged, jnp.zeros((), jnp.int32)))[0]
+
+
+def _covariance(J: Array, variance: Array) -> tuple[Array, Array]:
+    """variance (J^T J)^-1 (P, P), and which parameters J determines (P,); infinite variances of the others."""
+    length = jnp.max(jnp.abs(J), axis=0)
+    length = jnp.where(length > 0, length, 1)
+    _, s, V = linalg.singular(J / length[None, :])
+    limits = jnp.finfo(J.dtype)
+    told = s > jnp.max(s) * max(J.shape) * limits.eps
+    rows = V * jnp.where(told, 1 / jnp.where(told, s, 1), 0)[:, None] / length[None, :]
+    spanned = jnp.sum(jnp.where(told[:, None], V**2, 0), axis=0)
+    determined = 1 - spanned <= limits.eps**0.5
+    inverse = rows.T @ rows
+    both = determined[:, None] & determined[None, :]
+    infinite = jnp.diag(jnp.where(determined & jnp.isfinite(variance), 0, jnp.inf))
+    scaled = jnp.where(both, inverse, 0) * jnp.where(jnp.isfinite(variance), variance, 0)
+    return jnp.where(jnp.eye(len(inverse), dtype=bool), scaled + infinite, scaled), determined
+
+
+def student(level: float, freedom: int, dtype) -> Array:
+    """t with P(|T| <= t) = level, of Student's distribution: 1 - level = I_z(freedom / 2, 1 / 2), z = freedom /
+    (freedom + t^2), I the regularized incomplete beta function (Abramowitz and Stegun 26.5.27). nan without freedom.
+    """
+    if freedom <= 0:
+        return jnp.full((), jnp.nan, dtype)
+    a, b = jnp.asarray(freedom / 2, dtype), jnp.asarray(0.5, dtype)
+
+    def halve(_, ends):
+        low, high = ends
+        middle = (low + high) / 2
+        beyond = betainc(a, b, 1 / (1 + middle**2 / freedom)) > 1 - level
+        return jnp.where(beyond, middle, low), jnp.where(beyond, high, middle)
+
+    wide = lax.while_loop(
+        lambda t: betainc(a, b, 1 / (1 + t**2 / freedom)) > 1 - level, lambda t: 2 * t, jnp.ones((), dtype)
+    )
+    low, high = lax.fori_loop(0, 64, halve, (jnp.zeros((), dtype), wide))
+    return (low + high) / 2
