@@ -142,6 +142,30 @@ def test_bounds_are_kept_and_where_they_hold_the_rest_is_a_minimum():
     np.testing.assert_allclose(ours.params, theirs.x, atol=1e-5)
 
 
+def test_within_any_bounds_the_projected_gradient_goes_to_zero():
+    """From 40 starts, in boxes that are large and small: nothing inside that F would still fall along."""
+
+    def residuals(b, A, y):
+        return jnp.concatenate([jnp.tanh(A @ b) - y, 0.3 * jnp.sin(b) + 0.1 * b**2])
+
+    @jax.jit
+    def solved(start, A, y, lower, upper):
+        problem = problem_from(residuals=residuals, data=(A, y), bounds=(lower, upper))
+        return minimize(problem, "levenberg_marquardt", start, path=False)
+
+    draw, held = np.random.default_rng(1), 0
+    for _ in range(40):
+        A, y = draw.standard_normal((8, 5)) * draw.choice([0.1, 1, 10]), draw.standard_normal(8)
+        lower, upper = (sign * draw.random(5) * draw.choice([0.1, 1, 3]) for sign in (-1, 1))
+        found = solved(lower + (upper - lower) * draw.random(5), A, y, lower, upper)
+        x = np.asarray(found.params)
+        assert (x >= lower).all() and (x <= upper).all() and found.status in ("gradient", "change")
+        held += int(((x == lower) | (x == upper)).sum())
+        projected = np.clip(x - np.asarray(found.gradient), lower, upper) - x
+        np.testing.assert_allclose(projected, 0, atol=1e-4)
+    assert held > 20
+
+
 @pytest.mark.oracle
 @pytest.mark.parametrize("loss", ["huber", "soft_l1", "cauchy"])
 def test_robust_losses_are_scipys(loss):

@@ -151,8 +151,11 @@ class TrustRegion(NamedTuple):
         lost = _rounding(memory, x)
         rounding = 8 * limits.eps * F + (2 * jnp.sqrt(F) + lost) * lost
         blind = (predicted <= rounding) & (jnp.abs(fall) <= rounding) & (length <= _SHRINKS * memory.moved)
-        ratio = jnp.where(blind, (_POOR + _GOOD) / 2, fall / jnp.where(predicted > 0, predicted, 1))
-        made = finite & (predicted > 0) & jnp.any(after != x) & (ratio >= _ACCEPTED)
+        # A step that bounds cut off may be foretold to lead up, and yet lead down.
+        lower = (predicted <= 0) & (fall > 0)
+        ratio = jnp.where(predicted > 0, fall / jnp.where(predicted > 0, predicted, 1), -1)
+        ratio = jnp.where(blind | lower, (_POOR + _GOOD) / 2, ratio)
+        made = finite & jnp.any(after != x) & (ratio >= _ACCEPTED)
 
         # where F rose the parabola through both values and the slope has its minimum at this share of the step
         share = falls / jnp.where(falls > 0, 2 * falls - fall, 1)
@@ -176,7 +179,8 @@ class TrustRegion(NamedTuple):
         asked = counts(values=1, products=products, matrices=found.counts.matrices)
         nowhere = radius <= limits.eps * jnp.linalg.norm(D * x)
         failed = ~made & (nowhere | ~(radius > limits.tiny))
-        return Move(found._replace(counts=asked), tried, failed, ~jnp.all(determined), jnp.where(made, 0, predicted))
+        expected = jnp.where(made, 0, jnp.maximum(predicted, 0))
+        return Move(found._replace(counts=asked), tried, failed, ~jnp.all(determined), expected)
 
     def stationary(self, flat: Flat, state, x0: Array, tolerance: Array | float) -> Array:
         memory, x, eps = state.memory, flat.flatten(state.params), jnp.finfo(flat.dtype).eps
