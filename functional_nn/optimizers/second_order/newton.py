@@ -8,7 +8,10 @@ lambda > 0, up to its maximum where lambda < 0, and far away where lambda is nea
 place, saddle-free |lambda|; either way d^T g < 0 once all are positive.
 """
 
+from typing import Literal, NamedTuple
+
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
 from functional_nn import checks, linalg
@@ -20,19 +23,22 @@ from functional_nn.optimizers.second_order.method import (
     Move,
     SecondOrder,
     added,
+    choice,
     constant,
     counts,
     downhill,
     register,
     search,
 )
+from functional_nn.optimizers.second_order import trust_region
 
 
 @register
 def newton(
     damping: float | Array = 0.0,
     saddle_free: bool = False,
-    line_search: LineSearch | str = "backtracking",
+    line_search: LineSearch | str | None = None,
+    globalization: Literal["trust_region", "line_search"] | None = None,
     budget: int = BUDGET,
 ) -> SecondOrder:
     """Newton's method, x_(k+1) = x_k - (H + alpha I)^-1 g: Hagan Eq. 3.28, with alpha, the `damping`, CSE 475 19.72.
@@ -46,8 +52,14 @@ def newton(
     """
     damping = constant("newton", "damping", damping)
     checks.boolean("newton", "saddle_free", saddle_free)
-    line_search = line_searches.get(line_search)
     checks.integer("newton", "budget", budget, 1)
+    if globalization is None:
+        lines = saddle_free or line_search is not None or not (checks.is_concrete(damping) and np.all(damping == 0))
+        globalization = "line_search" if lines else "trust_region"
+    choice("newton", "globalization", globalization, ("trust_region", "line_search"))
+    if globalization == "trust_region":
+        return _by_region(budget)
+    line_search = line_searches.get("backtracking" if line_search is None else line_search)
     direction = _by_size if saddle_free else _by_shifts
 
     def look(flat, x, memory):
@@ -63,6 +75,35 @@ def newton(
         return moved._replace(here=moved.here._replace(counts=added(found.counts, counts(matrices=1))), failed=failed)
 
     constants = {"damping": damping, "saddle_free": saddle_free, "line_search": line_search, "budget": budget}
+    return SecondOrder("newton", look, move, constants, elements=lambda size, count: size**2, budget=budget)
+
+
+class RegionMemory(NamedTuple):
+    """radius: of the region, 0 before the first step; scales: D (P,), 0 likewise."""
+
+    radius: Array
+    scales: Array
+
+import os
+SCALED = os.environ.get("SCALED", "1") == "1"
+
+def _by_region(budget: int) -> SecondOrder:
+    def look(flat, x, memory):
+        value, g = flat.value_and_gradient(x)
+        return Here(x, value, g, RegionMemory(jnp.zeros_like(value), jnp.zeros_like(x)), counts(gradients=1))
+
+    def move(flat, here: Here) -> Move:
+        radius, D = here.memory
+        H = flat.hessian(here.x)
+        bends = jnp.sqrt(jnp.abs(jnp.diagonal(H)))
+        D = jnp.maximum(D, jnp.where(jnp.isfinite(bends), bends, 0)) if SCALED else jnp.zeros_like(here.x)
+        most = jnp.max(D)
+        propose, first = trust_region.by_eigenvectors(H, here.gradient, jnp.where(D > 0, D, jnp.where(most > 0, most, 1)))
+        radius = jnp.where(radius > 0, radius, first)
+        moved = trust_region.trusted(flat, here, propose, radius, lambda radius: RegionMemory(radius, D))
+        return moved._replace(here=moved.here._replace(counts=added(moved.here.counts, counts(matrices=1))))
+
+    constants = {"globalization": "trust_region", "budget": budget}
     return SecondOrder("newton", look, move, constants, elements=lambda size, count: size**2, budget=budget)
 
 
