@@ -158,9 +158,7 @@ def by_optimistix(name: str) -> Callable:
 
         @jax.jit
         def solve(x):
-            found = optimistix.minimise(
-                lambda x, args: case.value(x), solver, x, max_steps=STEPS, throw=False
-            )
+            found = optimistix.minimise(lambda x, args: case.value(x), solver, x, max_steps=STEPS, throw=False)
             return found.value, found.stats["num_steps"], found.result == optimistix.RESULTS.successful
 
         def run() -> Ended:
@@ -256,7 +254,17 @@ def main() -> None:
                 continue
             row = measured(case, name, of[name], options.turns)
             added(path, row)
-            print(row["problem"], row["variables"], name, row["F"], row["status"], row["evaluations"], f"{row['ms']:.3g} ms", f"{row['compiling, s']:.2f} s", flush=True)
+            print(
+                row["problem"],
+                row["variables"],
+                name,
+                row["F"],
+                row["status"],
+                row["evaluations"],
+                f"{row['ms']:.3g} ms",
+                f"{row['compiling, s']:.2f} s",
+                flush=True,
+            )
         jax.clear_caches()
 
 

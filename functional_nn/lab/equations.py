@@ -514,19 +514,38 @@ OPTIMIZERS: dict[str, tuple[str | By, ...]] = {
     ),
     "newton": (
         By(
+            "globalization",
+            {
+                "trust_region": (
+                    r"d_k \text{ minimizes } g_k^T d + \frac{1}{2} d^T (H_k + \lambda I) d "
+                    r"\text{ where } |D_k d| \le \Delta_k",
+                    r"D_k^2 = \max(D_{k-1}^2, |\text{diag}(H_k + \lambda I)|)",
+                    r"x_{k+1} = x_k + d_k",
+                ),
+                "line_search": (),
+            },
+        ),
+        By(
             "saddle_free",
             {
+                None: (),
                 False: (
                     r"d_k = - (H_k + (\lambda + \tau_k) I)^{-1} g_k",
                     r"\tau_k = 0 \text{ where } H_k + \lambda I \text{ is positive definite, else large enough}",
+                    _SEARCHED,
                 ),
                 True: (
                     r"H_k + \lambda I = V \, \text{diag}(\nu) \, V^T",
                     r"d_k = - V \, \text{diag}(|\nu|)^{-1} \, V^T g_k",
+                    _SEARCHED,
                 ),
             },
         ),
-        _SEARCHED,
+    ),
+    "newton_cg": (
+        r"d_k \text{ minimizes } g_k^T d + \frac{1}{2} d^T H_k d \text{ where } |d| \le \Delta_k, "
+        r"\text{ nearly, by conjugate gradients}",
+        r"x_{k+1} = x_k + d_k",
     ),
     "levenberg_marquardt": (
         r"\delta_k = - (J_k^T J_k + \mu_k D_k^2)^{-1} J_k^T r_k",

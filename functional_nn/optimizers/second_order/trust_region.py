@@ -69,11 +69,12 @@ def within(w: Array, c: Array, radius: Array) -> tuple[Array, Array]:
     return radius * u, (nu > w[0]) | (w[0] <= 0)
 
 
-def by_eigenvectors(H: Array, g: Array, D: Array) -> tuple[Callable[[Array], Proposed], Array]:
-    """(radius -> the best step in |D d| <= radius, a first radius): the length of Newton's own step, or, where H is not
-    positive definite, of one along the gradient that is as curved as H is anywhere.
+def by_eigenvectors(H: Array, g: Array, D: Array) -> tuple[Callable[[Array], Proposed], Array, Array]:
+    """(radius -> the best step in |D d| <= radius; a first radius; does H bend downward by more than the root of what
+    rounding could have made?)
 
-    Curvature that rounding could have made is taken for the least that can be told from it.
+    The first radius is the length of Newton's own step or, where H is not positive definite, a tenth of one along the
+    gradient as curved as H is anywhere: too long a first step ends in another valley. Curvature that rounding could have made is taken for the least that can be told from it.
     """
     A = H / D[:, None] / D
     w, V = linalg.eigh(jnp.where(jnp.all(jnp.isfinite(A)), A, jnp.eye(len(A), dtype=A.dtype)))
@@ -88,8 +89,52 @@ def by_eigenvectors(H: Array, g: Array, D: Array) -> tuple[Callable[[Array], Pro
         fall = jnp.vdot(c, u) - jnp.vdot(u, told * u) / 2
         return Proposed(-(V @ u) / D, fall, jnp.linalg.norm(u), bound, damped, jnp.zeros((), jnp.int32))
 
-    first = jnp.linalg.norm(c / jnp.where(damped, jnp.where(size > 0, size, 1), told))
-    return propose, first
+    first = jnp.linalg.norm(c / jnp.where(damped, 10 * jnp.where(size > 0, size, 1), told))
+    return propose, first, w[0] < -(jnp.finfo(w.dtype).eps ** 0.5) * size
+
+
+def by_products(
+    multiply: Callable[[Array], Array], g: Array, tolerance: Array | float, iterations: int
+) -> Callable[[Array], Proposed]:
+    """radius -> the step at which Steihaug's conjugate gradients end: where |g + H d| <= tolerance |g|, on the border
+    |d| = radius, or after so many iterations. multiply: v -> H v.
+
+    For a radius of 0, there is none yet, and what would leave for the border stays: at the last d, or, where the first
+    direction already has no curvature, at a step along -g that is as curved as H is along it.
+    """
+
+    def going(carry):
+        _, r, _, _, ended, i, _ = carry
+        return ~ended & (jnp.linalg.norm(r) > tolerance * jnp.linalg.norm(g)) & (i < iterations)
+
+    def propose(radius):
+        bounded = radius > 0
+
+        def step(carry):
+            d, r, p, _, _, i, damped = carry
+            Hp = multiply(p)
+            curvature, square, rr = jnp.vdot(p, Hp), jnp.vdot(p, p), jnp.vdot(r, r)
+            curved = curvature > 0
+            alpha = rr / jnp.where(curved, curvature, 1)
+            ahead = d + alpha * p
+            leaves = ~curved | (bounded & (jnp.vdot(ahead, ahead) >= radius**2))
+            # the positive root of |d + t p| = radius
+            dp, left = jnp.vdot(d, p), jnp.maximum(radius**2 - jnp.vdot(d, d), 0)
+            root = jnp.sqrt(dp**2 + square * left)
+            border = left / jnp.where(dp + root > 0, dp + root, 1)
+            size = jnp.abs(curvature)
+            free = jnp.where(i > 0, 0, rr / jnp.where(size > 0, size, jnp.sqrt(rr)))
+            t = jnp.where(leaves, jnp.where(bounded, border, free), alpha)
+            d, new = d + t * p, r + t * Hp
+            beta = jnp.vdot(new, new) / jnp.where(rr > 0, rr, 1)
+            return d, new, -new + beta * p, leaves & bounded, leaves, i + 1, damped | ~curved
+
+        no, zero = jnp.asarray(False), jnp.zeros((), jnp.int32)
+        d, r, _, bound, _, i, damped = lax.while_loop(going, step, (jnp.zeros_like(g), g, -g, no, no, zero, no))
+        fall = -jnp.vdot(g + r, d) / 2  # as H d = r - g
+        return Proposed(d, fall, jnp.linalg.norm(d), bound, damped, i)
+
+    return propose
 
 
 def trusted(flat: Flat, here: Here, propose: Callable[[Array], Proposed], radius: Array, memory: Callable) -> Move:
