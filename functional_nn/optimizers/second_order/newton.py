@@ -11,7 +11,6 @@ place, saddle-free |lambda|; either way d^T g < 0 once all are positive.
 from typing import Literal, NamedTuple
 
 import jax.numpy as jnp
-import numpy as np
 from jax import Array, lax
 
 from functional_nn import checks, linalg

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from functional_nn import linalg
-from functional_nn.optimizers.second_order.method import Here, Move, added, counts
+from functional_nn.optimizers.second_order.method import Here, Move, counts
 from functional_nn.optimizers.second_order.problem import Flat
 
 ITERATIONS = 40  # on the secular equation, which mostly takes five
@@ -74,7 +74,8 @@ def by_eigenvectors(H: Array, g: Array, D: Array) -> tuple[Callable[[Array], Pro
     rounding could have made?)
 
     The first radius is the length of Newton's own step or, where H is not positive definite, a tenth of one along the
-    gradient as curved as H is anywhere: too long a first step ends in another valley. Curvature that rounding could have made is taken for the least that can be told from it.
+    gradient as curved as H is anywhere: too long a first step ends in another valley. Curvature that rounding could
+    have made is taken for the least that can be told from it.
     """
     A = H / D[:, None] / D
     w, V = linalg.eigh(jnp.where(jnp.all(jnp.isfinite(A)), A, jnp.eye(len(A), dtype=A.dtype)))
