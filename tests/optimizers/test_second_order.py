@@ -169,12 +169,6 @@ CURVES = {
 METHODS = BOWLS | CURVES
 CONSTANT = dict.fromkeys(("newton", "newton, trust region", "newton, saddle-free"), 0.0)
 CONSTANT |= {"scaled_conjugate_gradient": 1e-6, "hessian_free": 1.0}
-    "newton": 0.0,
-    "newton, trust region": 0.0,
-    "newton, saddle-free": 0.0,
-    "scaled_conjugate_gradient": 1e-6,
-    "hessian_free": 1.0,
-}
 # a function of each method's own, and where it begins
 OWN = dict.fromkeys(BOWLS, (QUARTIC, START)) | dict.fromkeys(CURVES, (BENT, START))
 OWN["hessian_free"] = LONG, np.resize(START, WIDE)

@@ -117,10 +117,12 @@ def _in_region(damping: float | Array, budget: int) -> SecondOrder:
         D = jnp.maximum(D, jnp.where(jnp.isfinite(bends), bends, 0))
         most = jnp.max(D)
         scales = jnp.where(D > 0, D, jnp.where(most > 0, most, 1))
-        propose, first, indefinite = by_eigenvectors(H, here.gradient, scales)
+        propose, first, indefinite = by_eigenvectors(H, here.gradient, scales, here.x)
         radius = jnp.where(radius > 0, radius, first)
         moved = trusted(flat, here, propose, radius, lambda radius: RegionMemory(radius, D, indefinite))
-        return moved._replace(here=moved.here._replace(counts=added(moved.here.counts, counts(matrices=1))))
+        after, memory = moved.here, moved.here.memory
+        memory = memory._replace(indefinite=indefinite & ~moved.failed)  # else it would go on where it cannot
+        return moved._replace(here=after._replace(memory=memory, counts=added(after.counts, counts(matrices=1))))
 
     def verdict(before: RegionMemory, after: RegionMemory, status: Array) -> Array:
         converged = (status == GRADIENT) | (status == CHANGE)

@@ -78,7 +78,7 @@ def bfgs(line_search: LineSearch | str = "strong_wolfe", budget: int = BUDGET) -
         By = B @ y
         # Eq. 6.17 multiplied out: two outer products instead of two products of matrices
         sBy = jnp.outer(s, By)
-        updated = B + ((product + jnp.vdot(y, By)) / product**2) * jnp.outer(s, s) - (sBy + sBy.T) / product
+        updated = B + ((product + jnp.vdot(y, By)) / product) * jnp.outer(s, s / product) - (sBy + sBy.T) / product
         begun = ((begun & ~replaced) | curves) & ~found.missed
         memory = BFGSMemory(jnp.where(begun, jnp.where(curves, updated, B), fresh), here.value, begun)
         return found.move(here, d, memory, ~curves & ~found.missed)

@@ -26,6 +26,7 @@ from jax import Array, lax
 from functional_nn import linalg
 from functional_nn.optimizers.second_order.method import Here, Move, counts
 from functional_nn.optimizers.second_order.problem import Flat
+from functional_nn.precision import largest
 
 ITERATIONS = 40  # on the secular equation, which mostly takes five
 REFUSALS = 60  # in a row, each at least halving the radius
@@ -69,7 +70,7 @@ def within(w: Array, c: Array, radius: Array) -> tuple[Array, Array]:
     return radius * u, (nu > w[0]) | (w[0] <= 0)
 
 
-def by_eigenvectors(H: Array, g: Array, D: Array) -> tuple[Callable[[Array], Proposed], Array, Array]:
+def by_eigenvectors(H: Array, g: Array, D: Array, x: Array) -> tuple[Callable[[Array], Proposed], Array, Array]:
     """(radius -> the best step in |D d| <= radius; a first radius; does H bend downward by more than the root of what
     rounding could have made?)
 
@@ -77,7 +78,7 @@ def by_eigenvectors(H: Array, g: Array, D: Array) -> tuple[Callable[[Array], Pro
     gradient as curved as H is anywhere: too long a first step ends in another valley. Curvature that rounding could
     have made is taken for the least that can be told from it.
     """
-    A = H / D[:, None] / D
+    A = H / D[:, None] / D[None, :]
     w, V = linalg.eigh(jnp.where(jnp.all(jnp.isfinite(A)), A, jnp.eye(len(A), dtype=A.dtype)))
     c = V.T @ (g / D)
     size = jnp.max(jnp.abs(w))
@@ -91,6 +92,8 @@ def by_eigenvectors(H: Array, g: Array, D: Array) -> tuple[Callable[[Array], Pro
         return Proposed(-(V @ u) / D, fall, jnp.linalg.norm(u), bound, damped, jnp.zeros((), jnp.int32))
 
     first = jnp.linalg.norm(c / jnp.where(damped, 10 * jnp.where(size > 0, size, 1), told))
+    own = 0.1 * jnp.linalg.norm(D * x)  # of a saddle without a gradient
+    first = jnp.where(first > 0, first, jnp.where(own > 0, own, 1))
     return propose, first, w[0] < -(jnp.finfo(w.dtype).eps ** 0.5) * size
 
 
@@ -104,27 +107,32 @@ def by_products(
     direction already has no curvature, at a step along -g that is as curved as H is along it.
     """
 
+    size = jnp.max(jnp.abs(g))
+    size = jnp.where(size > 0, size, 1)
+    g = g / size  # and d / radius: of unit size, so that squares are numbers whatever the units
+
     def going(carry):
         _, r, _, _, ended, i, _ = carry
         return ~ended & (jnp.linalg.norm(r) > tolerance * jnp.linalg.norm(g)) & (i < iterations)
 
     def propose(radius):
         bounded = radius > 0
+        unit = jnp.where(bounded, radius, 1)
 
         def step(carry):
             d, r, p, _, _, i, damped = carry
-            Hp = multiply(p)
+            Hp = multiply(p) * (unit / size)
             curvature, square, rr = jnp.vdot(p, Hp), jnp.vdot(p, p), jnp.vdot(r, r)
             curved = curvature > 0
             alpha = rr / jnp.where(curved, curvature, 1)
             ahead = d + alpha * p
-            leaves = ~curved | (bounded & (jnp.vdot(ahead, ahead) >= radius**2))
-            # the positive root of |d + t p| = radius
-            dp, left = jnp.vdot(d, p), jnp.maximum(radius**2 - jnp.vdot(d, d), 0)
+            leaves = ~curved | (bounded & (jnp.vdot(ahead, ahead) >= 1))
+            # the positive root of |d + t p| = 1
+            dp, left = jnp.vdot(d, p), jnp.maximum(1 - jnp.vdot(d, d), 0)
             root = jnp.sqrt(dp**2 + square * left)
             border = left / jnp.where(dp + root > 0, dp + root, 1)
-            size = jnp.abs(curvature)
-            free = jnp.where(i > 0, 0, rr / jnp.where(size > 0, size, jnp.sqrt(rr)))
+            bend = jnp.abs(curvature)
+            free = jnp.where(i > 0, 0, rr / jnp.where(bend > 0, bend, jnp.sqrt(rr)))
             t = jnp.where(leaves, jnp.where(bounded, border, free), alpha)
             d, new = d + t * p, r + t * Hp
             beta = jnp.vdot(new, new) / jnp.where(rr > 0, rr, 1)
@@ -133,7 +141,7 @@ def by_products(
         no, zero = jnp.asarray(False), jnp.zeros((), jnp.int32)
         d, r, _, bound, _, i, damped = lax.while_loop(going, step, (jnp.zeros_like(g), g, -g, no, no, zero, no))
         fall = -jnp.vdot(g + r, d) / 2  # as H d = r - g
-        return Proposed(d, fall, jnp.linalg.norm(d), bound, damped, i)
+        return Proposed(unit * d, unit * fall * size, unit * jnp.linalg.norm(d), bound, damped, i)
 
     return propose
 
@@ -176,4 +184,5 @@ def trusted(flat: Flat, here: Here, propose: Callable[[Array], Proposed], radius
     made = made & ~standing
     x, value, gradient = (jnp.where(made, new, old) for new, old in zip(there, here[:3], strict=True))
     after = Here(x, value, gradient, memory(radius), counts(gradients=count, products=products))
-    return Move(after, tried.step, ~made, tried.damped, jnp.where(made, 0, tried.fall))
+    promised = jnp.where(tried.fall > 0, tried.fall, largest(value.dtype))  # nothing could be tried
+    return Move(after, tried.step, ~made, tried.damped, jnp.where(made, 0, promised))
