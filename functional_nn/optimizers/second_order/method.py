@@ -359,19 +359,20 @@ def search(line_search: LineSearch, flat: Flat, here: Here, direction: Array, fi
 
 def first_step(here: Here, direction: Array, before: Array) -> Array:
     """What would decrease F by as much as the last step did, were F a parabola along the line (Nocedal and Wright 2006,
-    Eq. 3.60), whatever the units of F and, all at once, of x. before: F at the point before this one, `unknown` at the
-    start, where the step is a tenth of the largest |x_i|; for x = 0, a tenth of what would bring a straight line from
-    F to 0; of length 1 where F is 0, too (Hager and Zhang 2005, I0, with a hundredth).
+    Eq. 3.60). before: F at the point before this one, `unknown` at the start. There sum |x_i d_i| / sum d_i^2, so that
+    the parameters that d moves most change by about their own size; for x = 0 a tenth of what would bring a straight
+    line from F to 0; a step of length 1 where F is 0, too. No unit of F matters, nor one of all parameters.
     """
     slope = jnp.vdot(here.gradient, direction)
     known = before < largest(before.dtype)
     down = jnp.where(slope < 0, -slope, 1)
     again = 2.02 * (jnp.where(known, before, here.value) - here.value) / down
-    size, steepest = jnp.max(jnp.abs(here.x)), jnp.max(jnp.abs(direction))
-    fall = jnp.abs(here.value) / down
     norm = jnp.linalg.norm(direction)
-    begin = jnp.where(size > 0, 0.1 * size / jnp.where(steepest > 0, steepest, 1), 0.1 * fall)
-    begin = jnp.where(begin > 0, begin, 1 / jnp.where(norm > 0, norm, 1))
+    norm = jnp.where(norm > 0, norm, 1)
+    unit = jnp.abs(direction) / norm
+    begin = jnp.vdot(unit, jnp.abs(here.x)) / norm
+    begin = jnp.where(begin > 0, begin, 0.1 * jnp.abs(here.value) / down)
+    begin = jnp.where(begin > 0, begin, 1 / norm)
     return jnp.where(known & (again > 0), again, begin)
 
 
