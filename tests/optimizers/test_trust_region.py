@@ -205,13 +205,13 @@ def test_what_to_do_next_is_said_and_true():
     assert good.status == "gradient" and good.advice == ""
     # the minimum is 1e12 above 0: F is told apart to 1e-4
     high = minimize(problem_from(bowl, data=(1e12,)), "bfgs", start, gradient_tolerance=0.0)
-    assert high.status in ("search_failed", "change")
-    assert high.status == "change" or "rounded by" in high.advice and "subtract" in high.advice
+    assert high.status in ("search_failed", "change") and "rounded by, 0.0002: subtract" in high.advice
+    slope = np.abs(np.asarray(high.gradient)).max()
+    assert 0 < slope and slope**2 < 2e-4  # F falls by less than g'H^-1 g / 2, with curvatures of 1, 2 and 3
     single = minimize(
         problem_from(bowl, data=(jnp.float32(1e6),)), "bfgs", start.astype(jnp.float32), gradient_tolerance=0.0
     )
-    assert single.status == "change" or "use float64 (jax_enable_x64)" in single.advice
-    assert "search_failed" in (high.status, single.status)
+    assert single.status in ("search_failed", "change") and "use float64 (jax_enable_x64)" in single.advice
     few = minimize(problem_from(bowl, data=(0.0,)), "bfgs", start, steps=3)
     assert few.status == "budget" and "more steps" in few.advice
     blind = minimize(problem_from(bowl, data=(0.0,)), "bfgs", start, steps=3, path=False)

@@ -457,6 +457,7 @@ def _word(words: tuple[str, ...], number: Array) -> str | np.ndarray:
 def _advised(found: Solution) -> str:
     """`Solution.advice`, of one lane, NumPy throughout."""
     status, state, dtype = STATUSES[int(found.ended)], found.state, found.value.dtype
+    rounding = float(np.finfo(dtype).eps) * abs(float(found.value))
     if status == "diverged":
         bad = np.flatnonzero(~np.isfinite(found.gradient))
         where = f"dF/dx_i is not, for i = {', '.join(map(str, bad[:5]))}{', ...' if bad[5:].size else ''}"
@@ -473,10 +474,12 @@ def _advised(found: Solution) -> str:
             return (
                 "the last step met negative curvature, so that this may be a saddle: go on from beside it, or by newton"
             )
+        last = () if found.path is None else found.path.value[: int(found.steps)][-2:]
+        if status == "change" and len(last) == 2 and abs(float(last[1] - last[0])) <= 4 * rounding:
+            return f"F changes by no more than it is rounded by, {rounding:.1g}{_finer(dtype)}"
         return ""
     if status == "search_failed":
         # what is promised of a whole step is of F's own size; of one at rounding it is some of its last digits
-        rounding = float(np.finfo(dtype).eps) * abs(float(found.value))
         if state is None or not float(state.expected) <= 100 * rounding:
             return (
                 "the gradient promises a fall that F does not show: F may be noisy, jump, or not have this gradient; "

@@ -54,9 +54,10 @@ def bfgs(line_search: LineSearch | str = "strong_wolfe", budget: int = BUDGET) -
     B = (I - s y'/s'y) B (I - y s'/s'y) + s s'/s'y (Nocedal and Wright 2006, Eq. 6.17). CSE 475 19.73.2.
 
     Before the first update B is scaled by s'y / y'y (Eq. 6.20), before any other by s'B^-1 s / s'y where that is above
-    1, B^-1 having more curvature along s than was met (Al-Baali 1998): badly scaled starts are so forgotten sooner. A step without curvature, s'y not above rounding,
-    leaves B as it is and is counted as damped; where d does not lead down, the next is -g, and B begins anew. One
-    matrix (P, P). Raises ValueError, when it meets the parameters, for a matrix above `budget` bytes.
+    1: B^-1 then has more curvature along s than was met, and a badly scaled start is forgotten sooner (Al-Baali 1998).
+    A step without curvature, s'y not above rounding, leaves B as it is and is counted as damped; where d does not lead
+    down, the next is -g, and B begins anew. One matrix (P, P). Raises ValueError, when it meets the parameters, for a
+    matrix above `budget` bytes.
     """
     line_search = line_searches.get(line_search)
     checks.integer("bfgs", "budget", budget, 1)
