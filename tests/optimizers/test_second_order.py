@@ -350,11 +350,14 @@ def conjugate(beta, restart="never"):
 
 
 def broyden_fletcher_goldfarb_shanno(points, gradients):
-    """d_k = -B_k g_k, B by Nocedal and Wright's Eq. 6.17 as it is printed."""
+    """d_k = -B_k g_k, B by Nocedal and Wright's Eq. 6.17 as it is printed, scaled before as Al-Baali 1998 does."""
     B, found = None, [-gradients[0]]
     for k in range(1, len(points)):
         s, y = points[k] - points[k - 1], gradients[k] - gradients[k - 1]
-        B = np.eye(P) * (s @ y) / (y @ y) if B is None else B  # Eq. 6.20
+        if B is None:
+            B = np.eye(P) * (s @ y) / (y @ y)  # Eq. 6.20
+        else:
+            B = B * max(1, s @ np.linalg.solve(B, s) / (s @ y))
         V = np.eye(P) - np.outer(y, s) / (s @ y)
         B = V.T @ B @ V + np.outer(s, s) / (s @ y)
         found.append(-B @ gradients[k])
