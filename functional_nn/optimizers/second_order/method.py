@@ -498,22 +498,20 @@ def _finer(dtype: np.dtype) -> str:
 
 
 def _still_falling(found: Solution) -> str:
-    """How fast F fell in the last tenth of the steps, and what that says."""
+    """How fast F fell in the last tenth of the steps, beside the tenth before and all, and what that says."""
     more, steps = "go on from params with more steps or evaluations", int(found.steps)
-    if found.path is None or steps < 2:
+    if found.path is None or steps < 3:
         return more
-    values = found.path.value[:steps]
+    values = found.path.value[:steps].astype(float)
     last = max(1, steps // 10)
-    fallen = float(values[-1 - last] - values[-1])
-    share = fallen / max(abs(float(values[-1])), float(np.finfo(values.dtype).tiny))
-    told = f"in the last {last} steps F fell by {fallen:.2g}, {share:.2g} of itself"
-    if share > 1e-3:
-        return f"{told}: {more}"
-    if fallen <= 0:
+    falls = ((last, 0), (2 * last, last), (steps - 1, 0))
+    fell, before, whole = (float(values[-1 - start] - values[-1 - end]) for start, end in falls)
+    told = f"in the last {last} steps F fell by {fell:.2g}, by {before:.2g} in as many before"
+    if fell <= 0:
         return f"{told}: it moves no more; start elsewhere, or use another method"
-    return (
-        f"{told}: it creeps; use a method that knows more of the curvature, or give each parameter a unit of its size"
-    )
+    if fell > before / 2 and fell < 1e-3 * whole:
+        return f"{told}: it creeps; use a method that knows more curvature, or give each parameter a unit of its size"
+    return f"{told}: {more}"
 
 
 def minimize(
