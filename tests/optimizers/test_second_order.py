@@ -1385,10 +1385,6 @@ REFUSED = {
     ),
     "no Gauss-Newton": (lambda: minimize(PLAIN, "hessian_free", START), "has no Gauss-Newton matrix; use problem_from"),
     "no layers": (lambda: minimize(PLAIN, "kfac", START), "kfac: <problem bowl> has no layers to take"),
-    "a line search in a trust region": (
-        lambda: optimizers.newton(line_search="full_step", globalization="trust_region"),
-        "newton: globalization: a trust region takes no line_search",
-    ),
     "samples scaled": (
         lambda: levenberg_marquardt(space="samples", scaling="marquardt"),
         "levenberg_marquardt: space='samples' solves with J J^T",

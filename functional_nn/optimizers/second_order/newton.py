@@ -40,7 +40,7 @@ def newton(
     damping: float | Array = 0.0,
     saddle_free: bool = False,
     line_search: LineSearch | str | None = None,
-    globalization: Literal["trust_region", "line_search"] | None = None,
+    globalization: Literal["trust_region", "line_search"] = "trust_region",
     budget: int = BUDGET,
 ) -> SecondOrder:
     """Newton's method, x_(k+1) = x_k - (H + alpha I)^-1 g: Hagan Eq. 3.28, with alpha, the `damping`, CSE 475 19.72.
@@ -52,25 +52,17 @@ def newton(
     "line_search": a multiple of I is added until the matrix is positive definite (Nocedal and Wright 2006, Alg. 3.3),
     or with `saddle_free` every eigenvalue is replaced by its size (Dauphin et al. 2014), and those near 0 by the
     smallest that rounding allows to be told from it; then the full step comes first, and `line_search` makes it shorter
-    ("backtracking" by default; "full_step" takes it unconditionally). By default the region, and the line search where
-    one is given, or saddle_free.
+    ("backtracking" by default; "full_step" takes it unconditionally). So it is, too, where a line search is given, or
+    saddle_free.
 
     The state counts steps from a matrix that is not positive definite as damped. One Hessian, (P, P), a step. Raises
-    ValueError for constants out of range, for a line search or saddle_free in a trust region, and, when it meets the
-    parameters, for a Hessian above `budget` bytes.
+    ValueError for constants out of range and, when it meets the parameters, for a Hessian above `budget` bytes.
     """
     damping = constant("newton", "damping", damping)
     checks.boolean("newton", "saddle_free", saddle_free)
     checks.integer("newton", "budget", budget, 1)
-    lines = saddle_free or line_search is not None
-    globalization = ("line_search" if lines else "trust_region") if globalization is None else globalization
     choice("newton", "globalization", globalization, ("trust_region", "line_search"))
-    if globalization == "trust_region":
-        if lines:
-            raise ValueError(
-                "newton: globalization: a trust region takes no line_search and is never saddle_free; got "
-                f"line_search={line_search}, saddle_free={saddle_free}; accepted with them: 'line_search'"
-            )
+    if globalization == "trust_region" and line_search is None and not saddle_free:
         return _in_region(damping, budget)
     line_search = line_searches.get("backtracking" if line_search is None else line_search)
     direction = _by_size if saddle_free else _by_shifts
@@ -128,10 +120,10 @@ def _in_region(damping: float | Array, budget: int) -> SecondOrder:
         converged = (status == GRADIENT) | (status == CHANGE)
         return jnp.where(converged & after.indefinite, RUNNING, status)
 
+    constants = {"damping": damping, "saddle_free": False, "globalization": "trust_region", "budget": budget}
     return SecondOrder(
-        "newton", look, move, {"damping": damping, "globalization": "trust_region", "budget": budget},
-        elements=lambda size, count: size**2, budget=budget, verdict=verdict,
-    )  # fmt: skip
+        "newton", look, move, constants, elements=lambda size, count: size**2, budget=budget, verdict=verdict
+    )
 
 
 class NewtonCGMemory(NamedTuple):
