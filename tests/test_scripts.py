@@ -718,3 +718,45 @@ def test_gradient_estimators_are_as_far_off_as_derived(tmp_path, monkeypatch):
         rows = run(module, tmp_path / "table", monkeypatch, "--keys", "200")
     assert len(rows) == 6 * 5 and max(abs(float(row["z"])) for row in rows) < 5
     assert (tmp_path / "table.png").exists()
+
+
+@pytest.fixture(scope="module")
+def cutest():
+    return load("cutest")
+
+
+def test_profiles_are_dolan_and_mores(cutest):
+    """Two solvers on four problems, one of which nobody solves: F = 0 reached at costs of 1 and 2, 4 and 1, 3 and -."""
+    costs = {"ours": (1, 4, 3, 9), "SciPy BFGS": (2, 1, 7, 9)}
+    ends = {"ours": (0.0, 0.0, 1e-7, np.nan), "SciPy BFGS": (0.0, 1e-7, 1e-3, np.inf)}
+    rows = [
+        {"problem": f"P{k}", "variables": k + 1, "solver": name, "F": ends[name][k], "F at the start": 1.0,
+         "evaluations": costs[name][k] - 1, "products": 0, "matrices": 1, "ms": 2.0 * costs[name][k],
+         "compiling, s": 1.0}
+        for k in range(4) for name in costs
+    ]  # fmt: skip
+    names = list(costs)
+    found = cutest.judged(rows[:6], names)
+    np.testing.assert_array_equal(found.solved, [[True, True, True], [True, True, False]])
+    assert found.asked.tolist() == [[1, 4, 3], [2, 1, 7]]
+    ratios = cutest.profile(found.asked, found.solved)
+    np.testing.assert_array_equal(ratios, [[0, 0, 2], [0, 1, np.inf]])
+    np.testing.assert_allclose(cutest.areas(ratios), [(10 + 10 + 8) / 30, (10 + 9) / 30])
+    with_none = cutest.judged(rows, names)
+    assert not with_none.solved[:, 3].any()
+    assert [row["solved"] for row in cutest.summary(rows, with_none, names)] == [3, 2]
+    # strictly: 1e-7 above the best of all, after a fall of 1, is within a millionth; 2e-3 of a fall of 1e3 is not
+    far = [row | {"F at the start": 1e3, "F": 5 + row["F"] * 2e4} for row in rows[:6]]
+    np.testing.assert_array_equal(cutest.judged(far, names).strictly, [[True] * 3, [True, False, False]])
+
+
+@pytest.mark.slow
+def test_cutest_runs_small_and_goes_on(cutest, tmp_path, monkeypatch):
+    pytest.importorskip("sif2jax")
+    given = ("--problems", "ROSENBR", "--turns", "1", "--most", "2", "--solvers")
+    few = run(cutest, tmp_path / "table", monkeypatch, *given, "newton,SciPy BFGS")
+    assert [(row["solver"], row["solved"]) for row in few] == [("newton", "1"), ("SciPy BFGS", "1")]
+    before = (tmp_path / "table_runs.csv").read_text()
+    more = run(cutest, tmp_path / "table", monkeypatch, *given, "newton,bfgs,SciPy BFGS")
+    assert len(more) == 3 and (tmp_path / "table_runs.csv").read_text().startswith(before)
+    assert (tmp_path / "table.png").exists()

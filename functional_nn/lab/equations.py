@@ -520,17 +520,34 @@ OPTIMIZERS: dict[str, tuple[str | By, ...]] = {
         By(
             "saddle_free",
             {
-                False: (
-                    r"d_k = - (H_k + (\lambda + \tau_k) I)^{-1} g_k",
-                    r"\tau_k = 0 \text{ where } H_k + \lambda I \text{ is positive definite, else large enough}",
-                ),
+                False: (r"d_k = - (H_k + \lambda I + \tau_k D_k^2)^{-1} g_k",),
                 True: (
                     r"H_k + \lambda I = V \, \text{diag}(\nu) \, V^T",
-                    r"d_k = - V \, \text{diag}(|\nu|)^{-1} \, V^T g_k",
+                    r"d_k = - V \, \text{diag}(|\nu|)^{-1} \, V^T g_k, \text{ without } \tau_k",
                 ),
             },
         ),
-        _SEARCHED,
+        By(
+            "globalization",
+            {
+                "trust_region": (
+                    r"\tau_k \ge 0 \text{ the least for which } H_k + \lambda I + \tau_k D_k^2 "
+                    r"\text{ is not indefinite and } |D_k d_k| \le \Delta_k",
+                    r"D_k^2 = \max(D_{k-1}^2, |\text{diag}(H_k + \lambda I)|)",
+                    r"x_{k+1} = x_k + d_k",
+                ),
+                "line_search": (
+                    r"D_k = I, \quad \tau_k = 0 \text{ where } H_k + \lambda I \text{ is positive definite, "
+                    r"else large enough}",
+                    _SEARCHED,
+                ),
+            },
+        ),
+    ),
+    "newton_cg": (
+        r"d_k \text{ minimizes } g_k^T d + \frac{1}{2} d^T H_k d \text{ where } |d| \le \Delta_k, "
+        r"\text{ nearly, by conjugate gradients}",
+        r"x_{k+1} = x_k + d_k",
     ),
     "levenberg_marquardt": (
         r"\delta_k = - (J_k^T J_k + \mu_k D_k^2)^{-1} J_k^T r_k",

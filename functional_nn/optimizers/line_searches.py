@@ -131,7 +131,7 @@ def backtracking(decrease: float = 1e-4, evaluations: int = 40) -> LineSearch:
         def shorter(carry):
             step, value, count = carry
             bend = value - start.value - step * start.slope  # of the parabola, times step^2
-            minimum = -start.slope * step**2 / jnp.where(bend > 0, 2 * bend, 1)
+            minimum = -start.slope * step / jnp.where(bend > 0, 2 * bend, 1) * step
             step = jnp.where(jnp.isfinite(value) & (bend > 0), jnp.clip(minimum, 0.1 * step, 0.5 * step), 0.1 * step)
             return step, line.value(step), count + 1
 
@@ -281,15 +281,17 @@ def _cubic(p: Point, q: Point) -> tuple[Array, Array]:
     Where the values differ by little more than rounding, the zero of the line through the slopes.
     """
     across = q.step - p.step
-    d1 = p.slope + q.slope - 3 * _over(q.value - p.value, across)
-    square = d1**2 - p.slope * q.slope
+    steepest = jnp.maximum(jnp.abs(p.slope), jnp.abs(q.slope))
+    one, other = _over(p.slope, steepest), _over(q.slope, steepest)  # whose squares are numbers in any unit
+    d1 = one + other - 3 * _over(_over(q.value - p.value, across), steepest)
+    square = d1**2 - one * other
     d2 = jnp.sign(across) * jnp.sqrt(jnp.maximum(square, 0))
-    bend = q.slope - p.slope + 2 * d2
-    cubic = q.step - across * _over(q.slope + d2 - d1, bend)
-    secant = q.step - across * _over(q.slope, q.slope - p.slope)
+    bend = other - one + 2 * d2
+    cubic = q.step - across * _over(other + d2 - d1, bend)
+    secant = q.step - across * _over(other, other - one)
     noise = _over(_rounding(p.value, q.value), jnp.abs(across))
-    told = noise < 0.01 * jnp.maximum(jnp.abs(p.slope), jnp.abs(q.slope))
-    there = jnp.where(told, (square >= 0) & (bend != 0), p.slope * q.slope < 0) & (across != 0)
+    told = noise < 0.01 * steepest
+    there = jnp.where(told, (square >= 0) & (bend != 0), one * other < 0) & (across != 0)
     found = jnp.where(told, cubic, secant)
     return found, there & jnp.isfinite(found)
 

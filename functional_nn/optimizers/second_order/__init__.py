@@ -21,7 +21,7 @@ from functional_nn.optimizers.second_order.method import (
     names,
     register,
 )
-from functional_nn.optimizers.second_order.newton import newton
+from functional_nn.optimizers.second_order.newton import newton, newton_cg
 from functional_nn.optimizers.second_order.problem import Functions, Problem, problem_from
 from functional_nn.optimizers.second_order.quasi_newton import bfgs, lbfgs
 from functional_nn.optimizers.second_order.variable_learning_rate import variable_learning_rate
@@ -48,6 +48,7 @@ __all__ = [
     "minimize",
     "names",
     "newton",
+    "newton_cg",
     "problem_from",
     "register",
     "restarts",

@@ -48,6 +48,7 @@ def hessian_free(
     tolerance: float = 5e-4,
     warm: float = 0.95,
     preconditioner: Literal["square_gradients", "none"] = "square_gradients",
+    curvature: Literal["gauss_newton", "hessian"] = "gauss_newton",
     minibatches: bool = False,
 ) -> SecondOrder:
     """Hessian-free optimization, Martens 2010: (G + lambda I) delta = -g by conjugate gradients, from products alone.
@@ -57,7 +58,8 @@ def hessian_free(
     whose F is not above an earlier one's is taken (4.6), then backtracking along it. lambda, which begins at `damping`,
     is multiplied by 2/3 where F fell by more than 3/4 of what q without lambda predicted, by 3/2 where by less than 1/4
     (4.1). The preconditioner is (mean of squares of the examples' gradients + lambda)^(3/4) (4.7), where the problem
-    knows them.
+    knows them. curvature="hessian" puts the Hessian in the place of G, of a function that is no sum of squares; what
+    conjugate gradients have found is taken where they meet a direction that curves downward.
     minibatches=True lets `fit` give another batch to every step. Raises ValueError for constants out of range and for a
     problem without Gauss-Newton products.
     """
@@ -66,6 +68,7 @@ def hessian_free(
     constant("hessian_free", "tolerance", tolerance, checks.POSITIVE)
     constant("hessian_free", "warm", warm, _DECAY)
     choice("hessian_free", "preconditioner", preconditioner, ("square_gradients", "none"))
+    choice("hessian_free", "curvature", curvature, ("gauss_newton", "hessian"))
     checks.boolean("hessian_free", "minibatches", minibatches)
     line_search = line_searches.get("backtracking(decrease=0.01)")
     marks = _marks(iterations)
@@ -79,7 +82,7 @@ def hessian_free(
     def move(flat, here: Here) -> Move:
         lam, g = here.memory.damping, here.gradient
         highest = largest(here.value.dtype)  # of a point where F is not finite
-        multiply = flat.product(here.x, "gauss_newton")
+        multiply = flat.product(here.x, curvature)
         weigh = jnp.ones_like(g)
         if preconditioner == "square_gradients" and flat.knows("square_gradients"):
             weigh = (flat.square_gradients(here.x) + lam) ** 0.75
@@ -115,9 +118,9 @@ def hessian_free(
 
     constants = {
         "damping": damping, "iterations": iterations, "tolerance": tolerance, "warm": warm,
-        "preconditioner": preconditioner, "minibatches": minibatches,
+        "preconditioner": preconditioner, "curvature": curvature, "minibatches": minibatches,
     }  # fmt: skip
-    return SecondOrder("hessian_free", look, move, constants, ("gauss_newton_product",), full_batch=not minibatches)
+    return SecondOrder("hessian_free", look, move, constants, (f"{curvature}_product",), full_batch=not minibatches)
 
 
 def _marks(iterations: int) -> np.ndarray:

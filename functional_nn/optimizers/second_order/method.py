@@ -365,16 +365,22 @@ def search(line_search: LineSearch, flat: Flat, here: Here, direction: Array, fi
 
 
 def first_step(here: Here, direction: Array, before: Array) -> Array:
-    """1, or shorter: what would decrease F by as much as the last step did, were F a parabola along the line (Nocedal
-    and Wright 2006, Eq. 3.60). before: F at the point before this one, `unknown` at the start, where the step has
-    length 1.
+    """What would decrease F by as much as the last step did, were F a parabola along the line (Nocedal and Wright 2006,
+    Eq. 3.60). before: F at the point before this one, `unknown` at the start. There sum |x_i d_i| / sum d_i^2, so that
+    the parameters that d moves most change by about their own size; for x = 0 a tenth of what would bring a straight
+    line from F to 0; a step of length 1 where F is 0, too. No unit of F matters, nor one of all parameters.
     """
     slope = jnp.vdot(here.gradient, direction)
     known = before < largest(before.dtype)
-    again = 2.02 * (here.value - jnp.where(known, before, here.value)) / jnp.where(slope < 0, slope, -1)
+    down = jnp.where(slope < 0, -slope, 1)
+    again = 2.02 * (jnp.where(known, before, here.value) - here.value) / down
     norm = jnp.linalg.norm(direction)
-    again = jnp.where(known, jnp.where(again > 0, again, 1), 1 / jnp.where(norm > 0, norm, 1))
-    return jnp.minimum(1, again)
+    norm = jnp.where(norm > 0, norm, 1)
+    unit = jnp.abs(direction) / norm
+    begin = jnp.vdot(unit, jnp.abs(here.x)) / norm
+    begin = jnp.where(begin > 0, begin, 0.1 * jnp.abs(here.value) / down)
+    begin = jnp.where(begin > 0, begin, 1 / norm)
+    return jnp.where(known & (again > 0), again, begin)
 
 
 def unknown(value: Array) -> Array:
@@ -425,6 +431,17 @@ class Solution(NamedTuple):
         return _word(REASONS, self.ended)
 
     @property
+    def advice(self) -> str | np.ndarray:
+        """What to do next, in words, "" where there is nothing to be done; an array of them for several lanes.
+
+        It says more where the path was kept, and nothing of rounding where no state was (`restarts`).
+        """
+        lanes = np.ndim(self.ended) and range(len(self.ended))
+        if not lanes:
+            return _advised(jax.tree.map(np.asarray, self))
+        return np.asarray([_advised(jax.tree.map(lambda x, k=k: np.asarray(x[k]), self)) for k in lanes])
+
+    @property
     def best(self) -> "Solution":
         """The lane whose value is the lowest."""
         if self.value.ndim != 1:
@@ -435,12 +452,73 @@ class Solution(NamedTuple):
     def __repr__(self) -> str:
         if not checks.is_concrete(self.value) or np.ndim(self.value):
             return f"<solutions, values {self.value}>"
-        return f"<solution F = {float(self.value):.6g} after {int(self.steps)} steps: {self.reason}>"
+        told = "; ".join(filter(None, (self.reason, self.advice)))
+        return f"<solution F = {float(self.value):.6g} after {int(self.steps)} steps: {told}>"
 
 
 def _word(words: tuple[str, ...], number: Array) -> str | np.ndarray:
     found = np.asarray(words)[np.asarray(number)]
     return found if found.ndim else str(found)
+
+
+def _advised(found: Solution) -> str:
+    """`Solution.advice`, of one lane, NumPy throughout."""
+    status, state, dtype = STATUSES[int(found.ended)], found.state, found.value.dtype
+    rounding = float(np.finfo(dtype).eps) * abs(float(found.value))
+    if status == "diverged":
+        bad = np.flatnonzero(~np.isfinite(found.gradient))
+        where = f"dF/dx_i is not, for i = {', '.join(map(str, bad[:5]))}{', ...' if bad[5:].size else ''}"
+        return (
+            f"{where if bad.size else 'F is not'}: start elsewhere, or use a method that makes no step to such a point"
+        )
+    if status in ("gradient", "change"):
+        if int(found.steps) == 0 and not np.any(found.gradient):
+            return (
+                "no parameter moves F at the start, a minimum, a saddle, a maximum or a plateau: start elsewhere, or "
+                "use newton, which leaves a saddle"
+            )
+        if state is not None and getattr(state.memory, "indefinite", False):
+            return (
+                "the last step met negative curvature, so that this may be a saddle: go on from beside it, or by newton"
+            )
+        last = () if found.path is None else found.path.value[: int(found.steps)][-2:]
+        if status == "change" and len(last) == 2 and abs(float(last[1] - last[0])) <= 4 * rounding:
+            return f"F changes by no more than it is rounded by, {rounding:.1g}{_finer(dtype)}"
+        return ""
+    if status == "search_failed":
+        # what is promised of a whole step is of F's own size; of one at rounding it is some of its last digits
+        if state is None or not float(state.expected) <= 100 * rounding:
+            return (
+                "the gradient promises a fall that F does not show: F may be noisy, jump, or not have this gradient; "
+                "compare both (jax.test_util.check_grads), or start elsewhere"
+            )
+        return f"F can fall by less than it is rounded by, {rounding:.1g}{_finer(dtype)}"
+    if status == "budget":
+        return _still_falling(found)
+    return ""
+
+
+def _finer(dtype: np.dtype) -> str:
+    if dtype.itemsize >= 8:
+        return ": subtract from F what is constant, or take it for the minimum"
+    return f": for more digits than {dtype.name} has, use float64 (jax_enable_x64)"
+
+
+def _still_falling(found: Solution) -> str:
+    """How fast F fell in the last tenth of the steps, beside the tenth before and all, and what that says."""
+    more, steps = "go on from params with more steps or evaluations", int(found.steps)
+    if found.path is None or steps < 3:
+        return more
+    values = found.path.value[:steps].astype(float)
+    last = max(1, steps // 10)
+    falls = ((last, 0), (2 * last, last), (steps - 1, 0))
+    fell, before, whole = (float(values[-1 - start] - values[-1 - end]) for start, end in falls)
+    told = f"in the last {last} steps F fell by {fell:.2g}, by {before:.2g} in as many before"
+    if fell <= 0:
+        return f"{told}: it moves no more; start elsewhere, or use another method"
+    if fell > before / 2 and fell < 1e-3 * whole:
+        return f"{told}: it creeps; use a method that knows more curvature, or give each parameter a unit of its size"
+    return f"{told}: {more}"
 
 
 def minimize(

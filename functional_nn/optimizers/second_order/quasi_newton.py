@@ -53,9 +53,11 @@ def bfgs(line_search: LineSearch | str = "strong_wolfe", budget: int = BUDGET) -
     """Broyden, Fletcher, Goldfarb and Shanno (1970): d = -B g, and with s = x_(k+1) - x_k, y = g_(k+1) - g_k,
     B = (I - s y'/s'y) B (I - y s'/s'y) + s s'/s'y (Nocedal and Wright 2006, Eq. 6.17). CSE 475 19.73.2.
 
-    Before the first update B is scaled by s'y / y'y (Eq. 6.20). A step without curvature, s'y not above rounding,
-    leaves B as it is and is counted as damped; where d does not lead down, the next is -g, and B begins anew. One
-    matrix (P, P). Raises ValueError, when it meets the parameters, for a matrix above `budget` bytes.
+    Before the first update B is scaled by s'y / y'y (Eq. 6.20), before any other by s'B^-1 s / s'y where that is above
+    1: B^-1 then has more curvature along s than was met, and a badly scaled start is forgotten sooner (Al-Baali 1998).
+    A step without curvature, s'y not above rounding, leaves B as it is and is counted as damped; where d does not lead
+    down, the next is -g, and B begins anew. One matrix (P, P). Raises ValueError, when it meets the parameters, for a
+    matrix above `budget` bytes.
     """
     line_search = line_searches.get(line_search)
     checks.integer("bfgs", "budget", budget, 1)
@@ -75,10 +77,13 @@ def bfgs(line_search: LineSearch | str = "strong_wolfe", budget: int = BUDGET) -
         scale = jnp.where(begun & ~replaced, 1, product / jnp.where(curves, jnp.vdot(y, y), 1))
         fresh = jnp.eye(flat.size, dtype=B.dtype)
         B = jnp.where(begun & ~replaced, B, jnp.where(curves, scale, 1) * fresh)
+        # what s^T B^-1 s, as B g = -s / alpha, has in excess of s^T y
+        excess = -found.step * jnp.vdot(s, here.gradient) / product
+        B = B * jnp.where(begun & ~replaced & curves, jnp.maximum(excess, 1), 1)
         By = B @ y
         # Eq. 6.17 multiplied out: two outer products instead of two products of matrices
         sBy = jnp.outer(s, By)
-        updated = B + ((product + jnp.vdot(y, By)) / product**2) * jnp.outer(s, s) - (sBy + sBy.T) / product
+        updated = B + ((product + jnp.vdot(y, By)) / product) * jnp.outer(s, s / product) - (sBy + sBy.T) / product
         begun = ((begun & ~replaced) | curves) & ~found.missed
         memory = BFGSMemory(jnp.where(begun, jnp.where(curves, updated, B), fresh), here.value, begun)
         return found.move(here, d, memory, ~curves & ~found.missed)

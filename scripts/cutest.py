@@ -1,0 +1,359 @@
+#!/usr/bin/env python
+"""CUTEst's unconstrained problems: how many each method solves with its default settings, and how soon.
+
+    python scripts/cutest.py --out results/cutest
+    python scripts/cutest.py --least 51 --most 10000 --large --turns 1 --out results/cutest_large
+
+The problems are those that `sif2jax` has written in JAX (Gould, Orban and Toint 2015). Each solver begins where CUTEst
+says, in 64 bits, with its own default tolerances and budget, and has exact derivatives, SciPy's by jitted functions. A
+problem is solved by who ends within 1e-6 max(1, |F*|) of F*, the lowest value that any of them found. In the columns
+"strictly" it must have come down to F* from F at the start but for a millionth of the way (More and Wild 2009).
+
+The performance profile (Dolan and More 2002) of a solver at tau is the share of problems that it solves at no more than
+tau times what the cheapest solver pays; its area is that below it over log2 tau, from 1 to 2^10, at best 1. The cost is
+in evaluations of F, with its gradient or without, and products and matrices of the Hessian, one each; or in seconds of
+a whole call of what is compiled already, the least of `turns`. What compiling takes is a column of its own.
+
+Each run is added to OUT_runs.csv when it ends. Begun again the script goes on after the last. Methods for large
+problems (--large) are others: those that make no matrix.
+"""
+
+import argparse
+import csv
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+
+jax.config.update("jax_enable_x64", True)  # before the first array: all solvers are compared in it
+
+import functional_nn as fnn  # noqa: E402
+from functional_nn.lab import experiments, require  # noqa: E402
+from functional_nn.lab.plots import STYLE  # noqa: E402
+from functional_nn.lab.progress import progress  # noqa: E402
+
+require("bench", "scipy")
+
+import matplotlib.pyplot as plt  # noqa: E402
+import scipy  # noqa: E402
+from scipy.optimize import minimize as scipy_minimize  # noqa: E402
+
+try:
+    import optimistix
+except ImportError:
+    optimistix = None
+
+CLOSE = 1e-6  # of F, to the lowest found
+LONG = 2.0  # seconds of a call after which it is not measured again
+OCTAVES = 10  # of a profile
+OWN = 1e-8  # of optimistix's tolerances, which have no default
+STEPS = 4000  # of optimistix, likewise
+
+SMALL = {"newton": "trust-exact", "bfgs": "BFGS", "lbfgs": "L-BFGS-B", "conjugate_gradient": "CG"}
+LARGE = {"newton_cg": "Newton-CG", "lbfgs": "L-BFGS-B", "hessian_free(curvature=hessian)": "trust-krylov"}
+OPTIMISTIXS = {"bfgs": "BFGS", "lbfgs": "LBFGS", "conjugate_gradient": "NonlinearCG"}
+WHOLE = ("variables", "iterations", "evaluations", "products", "matrices")  # of a row
+REAL = ("F", "F at the start", "ms", "compiling, s")
+
+
+class Case(NamedTuple):
+    """A problem on vectors: value(x (n,)) -> F, and the start (n,)."""
+
+    name: str
+    value: Callable[[jax.Array], jax.Array]
+    start: jax.Array
+
+
+class Ended(NamedTuple):
+    """Where a solver ended, in its own words too, and what it asked for; products and matrices are with the Hessian."""
+
+    x: Any
+    status: str
+    iterations: int
+    evaluations: int
+    products: int
+    matrices: int
+
+
+def cases(least: int, most: int) -> list[Case]:
+    """The unconstrained problems of so many variables, the smallest first; one of a name."""
+    require("bench", "sif2jax")
+    import sif2jax
+
+    found = {}
+    for problem in sif2jax.unconstrained_minimisation_problems:
+        shapes = jax.tree.leaves(jax.eval_shape(lambda problem=problem: problem.y0))
+        if least <= sum(leaf.size for leaf in shapes) <= most:
+            start, unravel = ravel_pytree(problem.y0)
+
+            def value(x, problem=problem, unravel=unravel):
+                return jnp.asarray(problem.objective(unravel(x), problem.args)).reshape(())
+
+            found[problem.name] = Case(problem.name, value, start.astype(float))
+    return sorted(found.values(), key=lambda case: (case.start.size, case.name))
+
+
+# The solvers: case -> (() -> Ended) -----------------------------------------------------------------------------------
+
+
+def by_us(name: str) -> Callable:
+    method = fnn.optimizers.second_order.get(name)
+
+    def made(case: Case):
+        problem = fnn.optimizers.problem_from(case.value)
+
+        def run() -> Ended:
+            found = fnn.optimizers.minimize(problem, method, case.start)
+            asked = found.counts
+            return Ended(
+                found.params, found.status, int(found.steps), int(asked.evaluations), int(asked.products),
+                int(asked.matrices),
+            )  # fmt: skip
+
+        return run
+
+    return made
+
+
+def by_scipy(name: str) -> Callable:
+    def made(case: Case):
+        program = jax.jit(jax.value_and_grad(case.value))
+        count = {"products": 0}
+
+        def with_gradient(x):
+            value, gradient = program(x)
+            return float(value), np.asarray(gradient)
+
+        asks = {}
+        if name == "trust-exact":
+            hessian = jax.jit(jax.hessian(case.value))
+            asks = {"hess": lambda x: np.asarray(hessian(x))}
+        elif name in ("Newton-CG", "trust-krylov"):
+            product = jax.jit(lambda x, v: jax.jvp(jax.grad(case.value), (x,), (v,))[1])
+
+            def multiply(x, v):
+                count["products"] += 1
+                return np.asarray(product(x, v))
+
+            asks = {"hessp": multiply}
+
+        def run() -> Ended:
+            count["products"] = 0
+            try:
+                found = scipy_minimize(with_gradient, np.asarray(case.start), method=name, jac=True, **asks)
+            except (ValueError, np.linalg.LinAlgError) as error:  # trust-exact does not survive a Hessian that is nan
+                return Ended(np.full(case.start.size, np.nan), type(error).__name__, 0, 0, count["products"], 0)
+            return Ended(
+                found.x, f"{found.status}", int(found.nit), int(found.nfev), count["products"],
+                int(found.get("nhev", 0)) if name == "trust-exact" else 0,
+            )  # fmt: skip
+
+        return run
+
+    return made
+
+
+def by_optimistix(name: str) -> Callable:
+    def made(case: Case):
+        solver = getattr(optimistix, name)(rtol=OWN, atol=OWN)
+
+        @jax.jit
+        def solve(x):
+            found = optimistix.minimise(lambda x, args: case.value(x), solver, x, max_steps=STEPS, throw=False)
+            return found.value, found.stats["num_steps"], found.result == optimistix.RESULTS.successful
+
+        def run() -> Ended:
+            x, steps, good = solve(case.start)
+            steps = int(steps)  # of F one each
+            return Ended(x, "converged" if good else "failed", steps, steps, 0, 0)
+
+        return run
+
+    return made
+
+
+def solvers(large: bool) -> dict[str, Callable]:
+    """By name: "newton" is ours, "SciPy BFGS" SciPy's."""
+    pairs = LARGE if large else SMALL
+    found = {name: by_us(name) for name in pairs}
+    found |= {f"SciPy {name}": by_scipy(name) for name in dict.fromkeys(pairs.values())}
+    if optimistix:
+        found |= {f"optimistix {other}": by_optimistix(other) for ours, other in OPTIMISTIXS.items() if ours in pairs}
+    return found
+
+
+# What is measured -----------------------------------------------------------------------------------------------------
+
+
+def measured(case: Case, name: str, made: Callable, turns: int) -> dict:
+    """One row."""
+    run, value = made(case), jax.jit(case.value)
+    with np.errstate(all="ignore"), warnings.catch_warnings():  # some try points where F overflows
+        warnings.simplefilter("ignore")
+        seconds = []
+        for _ in range(1 + turns):
+            began = time.perf_counter()
+            ended = run()
+            seconds.append(time.perf_counter() - began)
+            if sum(seconds[1:]) > LONG:
+                break
+    least = min(seconds[1:])
+    return {
+        "problem": case.name, "variables": case.start.size, "solver": name, "F": float(value(jnp.asarray(ended.x))),
+        "F at the start": float(value(case.start)), "status": ended.status, "iterations": ended.iterations,
+        "evaluations": ended.evaluations, "products": ended.products, "matrices": ended.matrices, "ms": 1e3 * least,
+        "compiling, s": max(seconds[0] - least, 0.0),
+    }  # fmt: skip
+
+
+def resumed(path: Path) -> list[dict]:
+    """The rows that are there."""
+    if not path.exists():
+        return []
+    read = dict.fromkeys(WHOLE, int) | dict.fromkeys(REAL, float)
+    with path.open(encoding="utf-8") as file:
+        return [{key: read.get(key, str)(x) for key, x in row.items()} for row in csv.DictReader(file)]
+
+
+def added(path: Path, row: dict) -> None:
+    fresh = not path.exists()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(row), lineterminator="\n")
+        if fresh:
+            writer.writeheader()
+        writer.writerow(row)
+
+
+class Judged(NamedTuple):
+    """By solver and problem (S, N): did it solve it, strictly as well, and at which cost."""
+
+    solved: np.ndarray
+    strictly: np.ndarray
+    asked: np.ndarray
+    ms: np.ndarray
+
+
+def judged(rows: list[dict], names: list[str]) -> Judged:
+    """Of the problems that every solver has run on."""
+    by = {(row["problem"], row["solver"]): row for row in rows}
+    problems = [p for p in dict.fromkeys(row["problem"] for row in rows) if all((p, name) in by for name in names)]
+    table = [[by[problem, name] for problem in problems] for name in names]
+    F = np.array([[row["F"] for row in line] for line in table])
+    F = np.where(np.isfinite(F), F, np.inf)
+    best = F.min(axis=0)
+    first = np.array([row["F at the start"] for row in table[0]])
+    asked = np.array([[row["evaluations"] + row["products"] + row["matrices"] for row in line] for line in table])
+    ms = np.array([[row["ms"] for row in line] for line in table])
+    with np.errstate(invalid="ignore"):  # of what nobody solves
+        above = F - best
+        return Judged(above <= CLOSE * np.maximum(1, np.abs(best)), above <= CLOSE * (first - best), asked, ms)
+
+
+def profile(cost: np.ndarray, solved: np.ndarray) -> np.ndarray:
+    """log2 of how many times the cheapest solver's cost (S, N), infinite where it is not solved, in rising order."""
+    cost = np.where(solved, np.maximum(cost, np.finfo(float).tiny), np.inf)
+    least = cost.min(axis=0)
+    with np.errstate(invalid="ignore"):  # of what nobody solves
+        ratio = np.where(np.isfinite(cost), np.log2(cost / least), np.inf)
+    return np.sort(ratio, axis=1)
+
+
+def areas(ratios: np.ndarray) -> np.ndarray:
+    """Below the profiles (S, N), from tau = 1 to 2^OCTAVES, as a share."""
+    return np.clip(OCTAVES - ratios, 0, None).mean(axis=1) / OCTAVES
+
+
+def drawn(found: Judged, names: list[str]):
+    """Both profiles of every solver: ours solid, SciPy's dashed, optimistix's dotted."""
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(1, 2, figsize=(10, 4.4), layout="constrained", sharey=True)
+        for axis, cost, what in zip(axes, (found.asked, found.ms), ("evaluations", "time, compiled"), strict=True):
+            for name, ratios in zip(names, profile(cost, found.solved), strict=True):
+                finite = np.append(np.minimum(ratios[np.isfinite(ratios)], OCTAVES), OCTAVES)
+                share = np.append(np.arange(1, finite.size), finite.size - 1) / len(ratios)
+                line = "--" if name.startswith("SciPy") else ":" if name.startswith("optimistix") else "-"
+                axis.step(finite, share, line, where="post", label=name)
+            axis.set(xlabel=f"log2 of {what} / the least", xlim=(0, OCTAVES), ylim=(0, 1))
+        axes[0].set_ylabel("share of problems solved")
+        axes[1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure
+
+
+def summary(rows: list[dict], found: Judged, names: list[str]) -> list[dict]:
+    """A row a solver."""
+    by_asked, by_time = areas(profile(found.asked, found.solved)), areas(profile(found.ms, found.solved))
+    table = []
+    for k, name in enumerate(names):
+        own = [row for row in rows if row["solver"] == name]
+        table.append({
+            "solver": name, "problems": found.solved.shape[1], "solved": int(found.solved[k].sum()),
+            "strictly": int(found.strictly[k].sum()), "area, evaluations": float(by_asked[k]),
+            "area, time": float(by_time[k]), "median evaluations": float(np.median(found.asked[k])),
+            "median ms": float(np.median(found.ms[k])),
+            "median compiling, s": float(np.median([row["compiling, s"] for row in own])),
+        })  # fmt: skip
+    return table
+
+
+def notes(rows: list[dict], found: Judged, names: list[str]) -> str:
+    problems = list(dict.fromkeys(row["problem"] for row in rows))
+    sizes = [row["variables"] for row in rows]
+    lines = [f"{len(problems)} problems of {min(sizes)} to {max(sizes)} variables; SciPy {scipy.__version__}"]
+    for name, other in (SMALL | LARGE).items():
+        if name in names and f"SciPy {other}" in names:
+            us, them = names.index(name), names.index(f"SciPy {other}")
+            both = found.solved[us] & found.solved[them]
+            if both.any():
+                asked, ms = (np.median((cost[us] / cost[them])[both]) for cost in (found.asked, found.ms))
+                lines.append(
+                    f"{name} / SciPy {other}, of the {both.sum()} that both solve, medians: evaluations {asked:.3g}, "
+                    f"time {ms:.3g}"
+                )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--least", type=int, default=1, help="variables at least; default 1")
+    parser.add_argument("--most", type=int, default=50, help="variables at most; default 50")
+    parser.add_argument("--turns", type=int, default=3, help="calls that are timed; default 3")
+    parser.add_argument("--large", action="store_true", help="methods without a matrix")
+    parser.add_argument("--problems", help="such as BEALE,ROSENBR; default all of these sizes")
+    parser.add_argument("--solvers", help='such as "newton,SciPy BFGS"; default all')
+    parser.add_argument("--out", type=Path, default=Path("results/cutest"), help="default results/cutest")
+    options = parser.parse_args()
+    path, of = options.out.with_name(f"{options.out.stem}_runs.csv"), solvers(options.large)
+    names = options.solvers.split(",") if options.solvers else list(of)
+    unknown = [name for name in names if name not in of]
+    if unknown:
+        parser.error(f"--solvers: expected some of {', '.join(of)}, got {unknown[0]}")
+    rows = resumed(path)
+    done = {(row["problem"], row["solver"]) for row in rows}
+    chosen = options.problems.split(",") if options.problems else None
+    asked = [case for case in cases(options.least, options.most) if chosen is None or case.name in chosen]
+    if not asked:
+        parser.error("no problem of that name and size")
+    with progress("problems", len(asked)) as advance:
+        for number, case in enumerate(asked, 1):
+            for name in names:
+                if (case.name, name) not in done:
+                    row = measured(case, name, of[name], options.turns)
+                    added(path, row)
+                    rows.append(row)
+            jax.clear_caches()
+            advance(number, case.name)
+    of_these = {case.name for case in asked}
+    rows = [row for row in rows if row["problem"] in of_these]
+    found = judged(rows, names)
+    experiments.write(options.out, summary(rows, found, names), drawn(found, names), notes(rows, found, names))
+
+
+if __name__ == "__main__":
+    main()
