@@ -37,7 +37,7 @@ _SHRINKS = 0.9  # a step shorter than this share of the last shows that they con
 _SHARE = 8  # of the tolerance of the cosine: by which a Gauss-Newton step may still move a parameter
 
 
-class RegionMemory(NamedTuple):
+class LeastSquaresMemory(NamedTuple):
     """radius: Delta; mu; moved: |D delta| of the last step made; outward: every step so far was good; scale: D (P,), 0
     of a parameter that F has not depended on; lengths: of J's columns here (P,), 0 of those that a bound holds;
     squares: s^2 (K,); vectors: V^T (K, P); slopes: s c (K,); jacobian: J (N, P) where geodesic acceleration needs it,
@@ -55,6 +55,13 @@ class RegionMemory(NamedTuple):
     slopes: Array
     jacobian: Array | None
 
+    @property
+    def undetermined(self) -> Array:
+        """(P,): does the step leave the parameter, or a combination with others, where it is?"""
+        told = _determined(self.squares, orthogonal=True)
+        spanned = jnp.sum(jnp.where(told[:, None], self.vectors**2, 0), axis=0)
+        return 1 - spanned > jnp.finfo(spanned.dtype).eps ** 0.5
+
 
 def _length(J: Array) -> Array:
     """Of each column (P,): of what is of unit size, since the squares of what is small are 0 in single precision."""
@@ -69,7 +76,7 @@ def _units(scale: Array) -> Array:
     return jnp.where(scale > 0, scale, jnp.where(most > 0, most, 1))
 
 
-def _rounding(memory: RegionMemory, x: Array) -> Array:
+def _rounding(memory: LeastSquaresMemory, x: Array) -> Array:
     """Of |r|: what the rounding of x does to it."""
     return 4 * jnp.finfo(x.dtype).eps * jnp.linalg.norm(memory.lengths * x)
 
@@ -91,7 +98,7 @@ class TrustRegion(NamedTuple):
     orthogonal: bool
     geodesic: bool
 
-    def look(self, flat: Flat, x: Array, memory: RegionMemory | None) -> Here:
+    def look(self, flat: Flat, x: Array, memory: LeastSquaresMemory | None) -> Here:
         r, J = flat.jacobian(x)
         value = jnp.vdot(r, r)
         if flat.bounds is not None:
@@ -114,7 +121,7 @@ class TrustRegion(NamedTuple):
             far = radius, zero, zero, jnp.asarray(True)
         else:
             far = memory[:4]
-        memory = RegionMemory(*far, scale, lengths, squares, vectors, slopes, J if self.geodesic else None)
+        memory = LeastSquaresMemory(*far, scale, lengths, squares, vectors, slopes, J if self.geodesic else None)
         return Here(x, value, 2 * g, memory, counts(values=1, matrices=1))
 
     def move(self, flat: Flat, here: Here) -> Move:

@@ -467,7 +467,7 @@ def _advised(found: Solution) -> str:
     rounding = float(np.finfo(dtype).eps) * abs(float(found.value))
     if status == "diverged":
         bad = np.flatnonzero(~np.isfinite(found.gradient))
-        where = f"dF/dx_i is not, for i = {', '.join(map(str, bad[:5]))}{', ...' if bad[5:].size else ''}"
+        where = f"dF/dx_i is not, for i = {_listed(bad)}"
         return (
             f"{where if bad.size else 'F is not'}: start elsewhere, or use a method that makes no step to such a point"
         )
@@ -480,6 +480,12 @@ def _advised(found: Solution) -> str:
         if state is not None and getattr(state.memory, "indefinite", False):
             return (
                 "the last step met negative curvature, so that this may be a saddle: go on from beside it, or by newton"
+            )
+        free = np.flatnonzero(getattr(state and state.memory, "undetermined", ()))
+        if free.size:
+            return (
+                f"the residuals do not tell parameters {_listed(free)} apart, or not at all: hold some of them, or "
+                "give more data"
             )
         last = () if found.path is None else found.path.value[: int(found.steps)][-2:]
         if status == "change" and len(last) == 2 and abs(float(last[1] - last[0])) <= 4 * rounding:
@@ -496,6 +502,11 @@ def _advised(found: Solution) -> str:
     if status == "budget":
         return _still_falling(found)
     return ""
+
+
+def _listed(numbers: np.ndarray) -> str:
+    """The first five."""
+    return ", ".join(map(str, numbers[:5])) + (", ..." if numbers[5:].size else "")
 
 
 def _finer(dtype: np.dtype) -> str:
