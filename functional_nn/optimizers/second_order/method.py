@@ -498,7 +498,10 @@ def _advised(found: Solution) -> str:
                 "the gradient promises a fall that F does not show: F may be noisy, jump, or not have this gradient; "
                 "compare both (jax.test_util.check_grads), or start elsewhere"
             )
-        return f"F can fall by less than it is rounded by, {rounding:.1g}{_finer(dtype)}"
+        return (
+            f"along its last direction F would fall by less than it is rounded by, {rounding:.1g}{_finer(dtype)}; or, of "
+            "parameters whose sizes are far apart, give each a unit of its size, or use newton, which needs none"
+        )
     if status == "budget":
         return _still_falling(found)
     return ""
