@@ -311,7 +311,7 @@ def notes(rows: list[dict], found: Judged, names: list[str]) -> str:
             us, them = names.index(name), names.index(f"SciPy {other}")
             both = found.solved[us] & found.solved[them]
             if both.any():
-                asked, ms = (np.median((cost[us] / cost[them])[both]) for cost in (found.asked, found.ms))
+                asked, ms = (np.median(cost[us][both] / cost[them][both]) for cost in (found.asked, found.ms))
                 lines.append(
                     f"{name} / SciPy {other}, of the {both.sum()} that both solve, medians: evaluations {asked:.3g}, "
                     f"time {ms:.3g}"

@@ -145,7 +145,7 @@ METHODS = {
         5000, lambda price, k, passes: (passes - k - 1) * price.value + (k + 1) * price.gradient, "#0072B2",
     ),
     "CG (PR+, Wolfe)": Method(
-        by_library(fnn.optimizers.conjugate_gradient("polak_ribiere_plus")), 5000,
+        by_library(fnn.optimizers.conjugate_gradient("polak_ribiere_plus", "never")), 5000,
         lambda price, k, passes: passes * price.gradient, "#56B4E9",
     ),
     BP: Method(

@@ -594,12 +594,12 @@ OPTIMIZERS: dict[str, tuple[str | By, ...]] = {
         By(
             "restart",
             {
-                "never": (r"d_{k+1} = - g_{k+1} + \beta_k d_k",),
-                "gradient": (r"d_{k+1} = - g_{k+1} + \beta_k d_k, \text{ at a restart } - g_{k+1}",),
                 "powell_beale": (
                     r"d_{k+1} = - g_{k+1} + \beta_k d_k + \frac{g_{k+1}^T y_t}{d_t^T y_t} d_t, "
                     r"\text{ restarted at } t",
                 ),
+                "never": (r"d_{k+1} = - g_{k+1} + \beta_k d_k",),
+                "gradient": (r"d_{k+1} = - g_{k+1} + \beta_k d_k, \text{ at a restart } - g_{k+1}",),
             },
         ),
         By(

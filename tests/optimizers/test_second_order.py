@@ -148,7 +148,7 @@ BOWLS = {
     "newton, trust region": optimizers.newton,
     "newton_cg": lambda _: optimizers.newton_cg(),
     "newton, saddle-free": lambda damping: optimizers.newton(damping, saddle_free=True),
-    **{f"cg {beta}": cg(beta) for beta in BETAS},
+    **{f"cg {beta}": cg(beta, "never") for beta in BETAS},
     "cg restarted": cg(restart="gradient"),
     "cg powell_beale": cg(restart="powell_beale"),
     "scaled_conjugate_gradient": optimizers.scaled_conjugate_gradient,
@@ -273,7 +273,7 @@ def test_length_is_of_the_move_tried(name):
 # Quadratics -----------------------------------------------------------------------------------------------------------
 
 EXACTLY = {
-    **{f"cg {beta}": cg(beta, line_search=EXACT) for beta in BETAS},
+    **{f"cg {beta}": cg(beta, "never", line_search=EXACT) for beta in BETAS},
     "cg restarted": cg(restart="gradient", line_search=EXACT),
     "cg powell_beale": cg(restart="powell_beale", line_search=EXACT),
     "bfgs": lambda _: optimizers.bfgs(EXACT),
@@ -383,7 +383,7 @@ def limited(m):
 
 
 # name -> (directions, c2 of its search)
-TRIED_FIRST = cg(line_search="full_step")
+TRIED_FIRST = cg(restart="never", line_search="full_step")
 DIRECTIONS = {
     **{f"cg {beta}": (conjugate(beta), 0.1) for beta in BETAS},
     "cg restarted": (conjugate("polak_ribiere_plus", "gradient"), 0.1),

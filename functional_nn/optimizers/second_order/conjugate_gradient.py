@@ -67,7 +67,7 @@ def conjugate_gradient(
     beta: Literal[
         "fletcher_reeves", "polak_ribiere", "polak_ribiere_plus", "hestenes_stiefel", "dai_yuan"
     ] = "polak_ribiere_plus",
-    restart: Literal["never", "gradient", "powell_beale"] = "never",
+    restart: Literal["never", "gradient", "powell_beale"] = "powell_beale",
     line_search: LineSearch | str = "strong_wolfe(curvature=0.1)",
 ) -> SecondOrder:
     """Nonlinear conjugate gradients: d_(k+1) = -g_(k+1) + beta_k d_k, from a line search along each d.
