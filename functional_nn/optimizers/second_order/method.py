@@ -499,8 +499,8 @@ def _advised(found: Solution) -> str:
                 "compare both (jax.test_util.check_grads), or start elsewhere"
             )
         return (
-            f"along its last direction F would fall by less than it is rounded by, {rounding:.1g}{_finer(dtype)}; or, of "
-            "parameters whose sizes are far apart, give each a unit of its size, or use newton, which needs none"
+            f"along its last direction F would fall by less than it is rounded by, {rounding:.1g}{_finer(dtype)}; or, "
+            "of parameters whose sizes are far apart, give each a unit of its size, or use newton, which needs none"
         )
     if status == "budget":
         return _still_falling(found)
