@@ -108,13 +108,15 @@ def by_us(name: str) -> Callable:
     def made(case: Case):
         problem = fnn.optimizers.problem_from(case.value)
 
-        def run() -> Ended:
-            found = fnn.optimizers.minimize(problem, method, case.start)
+        @jax.jit  # as optimistix's
+        def solve(x):
+            found = fnn.optimizers.minimize(problem, method, x, path=False)
             asked = found.counts
-            return Ended(
-                found.params, found.status, int(found.steps), int(asked.evaluations), int(asked.products),
-                int(asked.matrices),
-            )  # fmt: skip
+            return found.params, found.ended, found.steps, asked.evaluations, asked.products, asked.matrices
+
+        def run() -> Ended:
+            x, ended, *asked = jax.device_get(solve(case.start))
+            return Ended(x, fnn.optimizers.second_order.STATUSES[ended], *map(int, asked))
 
         return run
 
