@@ -274,12 +274,14 @@ def _deviations(sigma: Any, y: Array) -> Array | None:
 @functools.partial(cached, size=32)
 def _residuals(f: Callable) -> Callable:
     def residuals(params, x, y, sigma):
-        r = _called(f, params, x) - y
+        value = _called(f, params, x)
+        dtype = jnp.promote_types(value.dtype, y.dtype)
+        r = value.astype(dtype) - y.astype(dtype)
         if sigma is None:
             return r.reshape(-1)
         if sigma.shape == y.shape:
-            return (r / sigma).reshape(-1)
-        return solve_triangular(sigma, r.reshape(-1), lower=True)
+            return (r / sigma.astype(dtype)).reshape(-1)
+        return solve_triangular(sigma.astype(dtype), r.reshape(-1), lower=True)
 
     residuals.__name__ = getattr(f, "__name__", "of a function")
     return residuals
