@@ -237,7 +237,7 @@ def _start(f: Callable, p0: Any, dtype, bounds: tuple | None) -> Any:
         raise ValueError(f"curve_fit: p0: expected one number a parameter, or a dict of them, got shape {p0.shape}")
     if not sum(leaf.size for leaf in jax.tree.leaves(p0)):
         raise ValueError("curve_fit: p0: expected at least one number")
-    return jax.tree.map(lambda b: b.astype(jnp.promote_types(b.dtype, dtype)), p0)
+    return jax.tree.map(lambda b: b.astype(np.promote_types(b.dtype, dtype)), p0)
 
 
 def _between(lower: Array, upper: Array) -> Array:
@@ -275,7 +275,7 @@ def _deviations(sigma: Any, y: Array) -> Array | None:
 def _residuals(f: Callable) -> Callable:
     def residuals(params, x, y, sigma):
         value = _called(f, params, x)
-        dtype = jnp.promote_types(value.dtype, y.dtype)
+        dtype = np.promote_types(value.dtype, y.dtype)
         r = value.astype(dtype) - y.astype(dtype)
         if sigma is None:
             return r.reshape(-1)
