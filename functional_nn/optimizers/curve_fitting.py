@@ -5,7 +5,8 @@ Letters: N data, P parameters b, r_i = (f(x_i, b) - y_i) / sigma_i, J = dr/db (N
 Near the minimum f is taken for linear in b. Errors e of y with variances s^2 sigma_i^2 then move the minimum by
 (J^T J)^-1 J^T (e / sigma): the covariance of b is C = s^2 (J^T J)^-1, a standard error the root of its diagonal (Bates
 and Watts 1988, Sec. 2.2). f(x, b) has the variance j^T C j, j = df/db at x, and a new observation there s^2 sigma^2
-more. As s is an estimate, half a band is so many roots as Student's t with N - P degrees of freedom says.
+more. As s is an estimate, half a band is so many roots as Student's t with N - P degrees of freedom says; where sigma
+is absolute s is 1, nothing is estimated, and the normal distribution says it.
 """
 
 import functools
@@ -19,11 +20,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 from jax.scipy.linalg import solve_triangular
-from jax.scipy.special import betainc
+from jax.scipy.special import betainc, ndtri
 
 from functional_nn import checks, linalg, precision
 from functional_nn.optimizers.second_order import SecondOrder, Solution, get
-from functional_nn.optimizers.second_order.method import DIVERGED, minimize, run_to_end
+from functional_nn.optimizers.second_order.method import BUDGET_SPENT, DIVERGED, minimize, run_to_end
 from functional_nn.optimizers.second_order.problem import CURVATURES, Flat, Layout, Problem, problem_from
 from functional_nn.registry import cached
 
@@ -33,7 +34,7 @@ _POLISH = 100  # Gauss-Newton steps after the end, at most
 @functools.partial(
     jax.tree_util.register_dataclass,
     data_fields=("params", "covariance", "variance", "residuals", "determined", "solution"),
-    meta_fields=("function",),
+    meta_fields=("function", "absolute"),
 )
 @dataclass(frozen=True)
 class CurveFit:
@@ -42,8 +43,8 @@ class CurveFit:
     params: in the structure of p0; covariance (P, P), in `ravel_pytree`'s order; variance: s^2, of an observation with
     sigma 1 (1 where sigma is absolute); residuals: (f - y) / sigma, flat (N,), where sigma is a matrix those that it
     makes independent; determined (P,): False of a parameter that the data leave free, whose standard error is infinite;
-    solution: of `minimize`, with its status and counts. A pytree: fits of several data sets side by side, as `vmap`
-    makes them, have a leading axis in each array.
+    solution: of `minimize`, with its status and counts; absolute: was sigma? A pytree: fits of several data sets side by
+    side, as `vmap` makes them, have a leading axis in each array.
     """
 
     params: Any
@@ -53,6 +54,7 @@ class CurveFit:
     determined: Array
     solution: Solution
     function: Callable
+    absolute: bool = False
 
     def __iter__(self) -> Iterator[Any]:
         return iter((self.params, self.covariance))
@@ -104,7 +106,8 @@ class CurveFit:
 
     def _quantile(self, level: float) -> Array:
         checks.constant("curve_fit", "level", level, lambda v: (v > 0) & (v < 1), "in (0, 1)")
-        return student(level, self.residuals.shape[-1] - self.covariance.shape[-1], self.covariance.dtype)
+        freedom = self.residuals.shape[-1] - self.covariance.shape[-1]
+        return student(level, np.inf if self.absolute else freedom, self.covariance.dtype)
 
     def __repr__(self) -> str:
         return f"<fit of {getattr(self.function, '__name__', 'a function')}: {self.solution.reason}>"
@@ -310,7 +313,7 @@ def _program(f: Callable, method: SecondOrder, steps: int, loss: str, absolute: 
         if not absolute:
             variance = state.value / free if free > 0 else jnp.full_like(state.value, jnp.inf)
         covariance, determined = _covariance(J, variance)
-        return CurveFit(state.params, covariance, variance, r, determined, found, f)
+        return CurveFit(state.params, covariance, variance, r, determined, found, f, absolute)
 
     return jax.jit(run)
 
@@ -328,7 +331,7 @@ def _polished(method: SecondOrder, problem: Problem, state):
         layout = Layout(before.params)
         return after, jnp.any(layout.flatten(after.params) != layout.flatten(before.params)), count + 1
 
-    converged = (state.status != DIVERGED) & jnp.isfinite(state.value)
+    converged = (state.status != DIVERGED) & (state.status != BUDGET_SPENT) & jnp.isfinite(state.value)
     return lax.while_loop(going, step, (state, converged, jnp.zeros((), jnp.int32)))[0]
 
 
@@ -349,12 +352,25 @@ def _covariance(J: Array, variance: Array) -> tuple[Array, Array]:
     return jnp.where(jnp.eye(len(inverse), dtype=bool), scaled + infinite, scaled), determined
 
 
-def student(level: float, freedom: int, dtype) -> Array:
+_MANY = 300  # degrees of freedom, above which Student's distribution is the normal one and four terms
+
+
+def student(level: float, freedom: float, dtype) -> Array:
     """t with P(|T| <= t) = level, of Student's distribution: 1 - level = I_z(freedom / 2, 1 / 2), z = freedom /
     (freedom + t^2), I the regularized incomplete beta function (Abramowitz and Stegun 26.5.27). nan without freedom.
+    Of many degrees of freedom by the normal quantile z (26.7.5), as the fraction is lost to rounding beside a large a;
+    of infinitely many z itself.
     """
     if freedom <= 0:
         return jnp.full((), jnp.nan, dtype)
+    if freedom > _MANY:
+        z, n = ndtri((1 + jnp.asarray(level, dtype)) / 2), float(freedom)
+        return z + (
+            (z**3 + z) / (4 * n)
+            + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * n**2)
+            + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * n**3)
+            + (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / (92160 * n**4)
+        )
     a, b = jnp.asarray(freedom / 2, dtype), jnp.asarray(0.5, dtype)
 
     def halve(_, ends):

@@ -139,11 +139,25 @@ def test_lists_halves_and_starts_between_bounds():
 @pytest.mark.oracle
 def test_students_quantile():
     stats = pytest.importorskip("scipy.stats")
-    for freedom in (1, 2, 7, 100, 10_000):
+    for freedom in (1, 2, 7, 100, 300, 301, 10_000, 1_000_000, np.inf):
         for level in (0.1, 0.5, 0.95, 0.999):
             wanted = stats.t.ppf((1 + level) / 2, freedom)
             np.testing.assert_allclose(student(level, freedom, jnp.float64), wanted, rtol=1e-7)
+    np.testing.assert_allclose(student(0.95, 1_000_000, jnp.float32), stats.t.ppf(0.975, 1_000_000), rtol=1e-5)
     assert np.isnan(student(0.95, 0, jnp.float64))
+
+
+def test_intervals_of_absolute_sigma_are_normal():
+    """One datum of sigma 0.1: 3 +- 1.96 0.1."""
+    fit = curve_fit(lambda x, a: a * x, [1.0], [3.0], sigma=0.1, absolute_sigma=True)
+    np.testing.assert_allclose(np.ravel(fit.interval()), [3 - 0.1959963985, 3 + 0.1959963985], rtol=1e-9)
+    relative = curve_fit(lambda x, a: a * x, [1.0], [3.0])
+    assert np.isnan(relative.interval()).all()
+
+
+def test_a_spent_budget_is_the_end():
+    fit = curve_fit(decay, X, Y, P0, steps=2)
+    assert fit.solution.status == "budget" and fit.solution.steps == 2
 
 
 def test_many_data_sets_in_one_program():
