@@ -43,8 +43,8 @@ class CurveFit:
     params: in the structure of p0; covariance (P, P), in `ravel_pytree`'s order; variance: s^2, of an observation with
     sigma 1 (1 where sigma is absolute); residuals: (f - y) / sigma, flat (N,), where sigma is a matrix those that it
     makes independent; determined (P,): False of a parameter that the data leave free, whose standard error is infinite;
-    solution: of `minimize`, with its status and counts; absolute: was sigma? A pytree: fits of several data sets side by
-    side, as `vmap` makes them, have a leading axis in each array.
+    solution: of `minimize`, with its status and counts; absolute: was sigma? A pytree: fits of several data sets side
+    by side, as `vmap` makes them, have a leading axis in each array.
     """
 
     params: Any
