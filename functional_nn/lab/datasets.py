@@ -808,19 +808,22 @@ def fit_min_max(inputs: np.ndarray, low: float = -1.0, high: float = 1.0) -> Sta
 
     What lies beyond them in other data lies beyond these.
 
-    Constant columns: scale 1, and they become the middle of the range, 0 by default, so that no example differs in
-    them. Raises ValueError unless `inputs` is a finite matrix with at least one row and one column, and low < high are
-    finite.
+    Constant columns, and those whose scale no float64 holds: scale 1, and they become the middle of the range, 0 by
+    default, so that no example differs in them. Raises ValueError unless `inputs` is a finite matrix with at least one
+    row and one column, and low < high are finite; TypeError for what are no real numbers.
 
     >>> fit_min_max(np.array([[1.0, 7.0], [3.0, 7.0]])).apply(np.array([[1.0, 7.0], [2.0, 8.0]])).tolist()
     [[-1.0, 0.0], [0.0, 1.0]]
     """
-    if not (np.isfinite(low) and np.isfinite(high) and low < high):
+    numbers = all(isinstance(end, int | float | np.integer | np.floating) for end in (low, high))
+    if not (numbers and np.isfinite(low) and np.isfinite(high) and low < high):
         raise ValueError(f"fit_min_max: expected finite low < high, got {low!r} and {high!r}")
     inputs = _examples(inputs)
     least, most = inputs.min(axis=0), inputs.max(axis=0)
-    constant = least == most
-    scale = np.where(constant, 1.0, (most / 2 - least / 2) / (high / 2 - low / 2))  # halves do not overflow
+    with np.errstate(over="ignore", divide="ignore"):
+        scale = (most / 2 - least / 2) / (high / 2 - low / 2)  # halves do not overflow
+    constant = ~((scale >= np.finfo(np.float64).tiny) & np.isfinite(scale))  # or nearly so: 1 / scale is to be finite
+    scale = np.where(constant, 1.0, scale)
     middle = np.where(constant, least, least / 2 + most / 2)
     return Standardizer(middle - scale * (low / 2 + high / 2), scale)
 
@@ -875,4 +878,7 @@ def _examples(inputs: np.ndarray) -> np.ndarray:
 def _numbers(inputs: np.ndarray) -> np.ndarray:
     if np.ma.is_masked(inputs):
         raise ValueError("inputs: expected numbers, got masked ones; fill them, or leave their rows out")
-    return np.asarray(inputs)
+    inputs = np.asarray(inputs)
+    if inputs.dtype.kind in "cUS":
+        raise TypeError(f"inputs: expected real numbers, got dtype {inputs.dtype}")
+    return inputs

@@ -54,6 +54,7 @@ PROCESSES = ("removeconstantrows", "mapminmax", "mapstd")
 _NAMES = {name: function for function, name in ACTIVATIONS.items()}
 _REQUIRED = ("IW", "LW", "b", "transferFcn")
 _AT_ZERO = ("linear", "tanh", "relu", "hard_tanh", "softsign")  # which are 0 at 0
+_MOST_ROWS = 10**7  # of a process function: no file's number is to take all memory
 _HOW = "the lines of MATLAB that write them stand in functional_nn.lab.matlab"
 
 
@@ -274,7 +275,12 @@ def _processed(fields: Mapping[str, Any], of: str, rows: int) -> tuple[Standardi
         _Settings(f"{of}Settings{{{number}}}, {_known(f'{of}Fcns', name, PROCESSES)}", own)
         for number, (name, own) in enumerate(zip(functions, settings, strict=True), start=1)
     ]
-    whole = int(steps[0].number("xrows")) if steps else rows
+    whole = rows
+    if steps:
+        given = steps[0].number("xrows")
+        if given != round(given) or not 1 <= given <= _MOST_ROWS:
+            raise ValueError(f"{steps[0].name}: xrows: expected an integer from 1 to {_MOST_ROWS}, got {given:g}")
+        whole = int(given)
     mean, scale, kept = np.zeros(whole), np.ones(whole), np.arange(whole)
     for name, step in zip(functions, steps, strict=True):
         if step.number("xrows") != len(kept):
@@ -349,8 +355,9 @@ class _Settings:
             constant = deviation == 0
             gain = np.where(constant, 1, self.values("ystd", count) / np.where(constant, 1, deviation))
             offset = np.where(constant, shift, offset)
-        if not (gain > 0).all():
-            raise ValueError(f"{self.name}: gain: expected numbers above 0, got {gain.min():g}")
+        if not (gain > np.finfo(np.float64).tiny).all():
+            why = ", whose inverse overflows" if gain.min() > 0 else ""
+            raise ValueError(f"{self.name}: gain: expected numbers above 0, got {gain.min():g}{why}")
         return offset - shift / gain, 1 / gain
 
 

@@ -103,7 +103,7 @@ def _problem(name: str, file) -> Problem:
 
 def _number(line: int, word: str) -> float:
     try:
-        value = float(word)
+        value = np.nan if "_" in word else float(word)  # which Python reads, and no other reader of these files
     except ValueError:
         value = np.nan
     if not np.isfinite(value):

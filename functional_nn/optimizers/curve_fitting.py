@@ -5,7 +5,8 @@ Letters: N data, P parameters b, r_i = (f(x_i, b) - y_i) / sigma_i, J = dr/db (N
 Near the minimum f is taken for linear in b. Errors e of y with variances s^2 sigma_i^2 then move the minimum by
 (J^T J)^-1 J^T (e / sigma): the covariance of b is C = s^2 (J^T J)^-1, a standard error the root of its diagonal (Bates
 and Watts 1988, Sec. 2.2). f(x, b) has the variance j^T C j, j = df/db at x, and a new observation there s^2 sigma^2
-more. As s is an estimate, half a band is so many roots as Student's t with N - P degrees of freedom says.
+more. As s is an estimate, half a band is so many roots as Student's t with N - P degrees of freedom says; where sigma
+is absolute s is 1, nothing is estimated, and the normal distribution says it.
 """
 
 import functools
@@ -19,11 +20,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 from jax.scipy.linalg import solve_triangular
-from jax.scipy.special import betainc
+from jax.scipy.special import betainc, ndtri
 
 from functional_nn import checks, linalg, precision
 from functional_nn.optimizers.second_order import SecondOrder, Solution, get
-from functional_nn.optimizers.second_order.method import DIVERGED, minimize, run_to_end
+from functional_nn.optimizers.second_order.method import BUDGET_SPENT, DIVERGED, minimize, run_to_end
 from functional_nn.optimizers.second_order.problem import CURVATURES, Flat, Layout, Problem, problem_from
 from functional_nn.registry import cached
 
@@ -33,7 +34,7 @@ _POLISH = 100  # Gauss-Newton steps after the end, at most
 @functools.partial(
     jax.tree_util.register_dataclass,
     data_fields=("params", "covariance", "variance", "residuals", "determined", "solution"),
-    meta_fields=("function",),
+    meta_fields=("function", "absolute"),
 )
 @dataclass(frozen=True)
 class CurveFit:
@@ -42,8 +43,8 @@ class CurveFit:
     params: in the structure of p0; covariance (P, P), in `ravel_pytree`'s order; variance: s^2, of an observation with
     sigma 1 (1 where sigma is absolute); residuals: (f - y) / sigma, flat (N,), where sigma is a matrix those that it
     makes independent; determined (P,): False of a parameter that the data leave free, whose standard error is infinite;
-    solution: of `minimize`, with its status and counts. A pytree: fits of several data sets side by side, as `vmap`
-    makes them, have a leading axis in each array.
+    solution: of `minimize`, with its status and counts; absolute: was sigma? A pytree: fits of several data sets side
+    by side, as `vmap` makes them, have a leading axis in each array.
     """
 
     params: Any
@@ -53,6 +54,7 @@ class CurveFit:
     determined: Array
     solution: Solution
     function: Callable
+    absolute: bool = False
 
     def __iter__(self) -> Iterator[Any]:
         return iter((self.params, self.covariance))
@@ -104,7 +106,8 @@ class CurveFit:
 
     def _quantile(self, level: float) -> Array:
         checks.constant("curve_fit", "level", level, lambda v: (v > 0) & (v < 1), "in (0, 1)")
-        return student(level, self.residuals.shape[-1] - self.covariance.shape[-1], self.covariance.dtype)
+        freedom = self.residuals.shape[-1] - self.covariance.shape[-1]
+        return student(level, np.inf if self.absolute else freedom, self.covariance.dtype)
 
     def __repr__(self) -> str:
         return f"<fit of {getattr(self.function, '__name__', 'a function')}: {self.solution.reason}>"
@@ -127,8 +130,9 @@ def curve_fit(
     """The parameters b of f(x, b) that fit y best, by least squares, and their covariance, as SciPy's `curve_fit`.
 
     f: a JAX function, f(x, b1, b2, ...) where p0 is a sequence, f(x, b1=..., b2=...) where p0 is a dict of starts; its
-    value has y's shape. x: an array or tree, handed to f as it is; y: an array. p0: 1 for each of f's parameters by
-    default. sigma: y's standard deviations, a number or an array of y's shape, or its covariance (N, N).
+    value has y's shape. x: an array, a list of numbers or a tree of both, handed to f as arrays of at least float32; y:
+    an array or list. p0: by default 1 for each of f's parameters; between two bounds their middle, beside one of them
+    1 inside. sigma: y's standard deviations, a number or an array of y's shape, or its covariance (N, N).
     absolute_sigma: sigma is in y's units, so that the covariance is (J^T J)^-1; else sigma is relative, and it is
     s^2 (J^T J)^-1. bounds, loss, loss_scale (of r): as `problem_from`. method: levenberg_marquardt with a trust region.
 
@@ -137,8 +141,10 @@ def curve_fit(
     standard errors, as all have where N <= P and sigma is relative.
 
     Pure, and may be jitted and vmapped, over x, y, sigma and p0; called with plain arrays it compiles once for each f
-    and shapes. Raises ValueError for data that are not finite, shapes that do not fit and a start that is not finite,
-    TypeError for what is no function.
+    and shapes. It has no derivatives itself.
+
+    Raises ValueError for data that are not finite or masked, shapes that do not fit and a start that is not finite;
+    TypeError for what are no real numbers, or no function that takes p0 and gives them.
 
     >>> import jax.numpy as jnp
     >>> x = jnp.linspace(0.0, 4.0, 9)
@@ -153,17 +159,14 @@ def curve_fit(
     method = get(method)
     if method.name != "levenberg_marquardt" or method.constants["rule"] not in ("auto", "trust_region"):
         raise ValueError(f"curve_fit: method: expected levenberg_marquardt with a trust region, got {method}")
-    x, y = jax.tree.map(_real, x), _real(y)
-    for name, leaf in checks.by_path({"x": x, "y": y}).items():
-        checks.numeric(f"curve_fit: {name}", leaf, np.float32)
-        checks.finite(f"curve_fit: {name}", leaf)
-    p0 = _start(f, p0, y.dtype)
+    x, y = _reals("x", x), _real("y", y)
+    if not y.size:
+        raise ValueError(f"curve_fit: y: expected at least one number, got shape {y.shape}")
+    if not isinstance(p0, dict) and isinstance(bounds, list | tuple):  # lists of numbers, as SciPy's users write them
+        bounds = tuple(_real("bounds", b, infinite=True) if isinstance(b, list | tuple) else b for b in bounds)
+    p0 = _start(f, p0, y.dtype, bounds)
     sigma = _deviations(sigma, y)
-    shape = jax.eval_shape(lambda p, x: _called(f, p, x), p0, x).shape
-    if shape != y.shape:
-        raise ValueError(f"curve_fit: expected f(x, ...) to have the shape of y, {y.shape}, got {shape}")
-    if isinstance(p0, jax.Array) and bounds is not None:  # lists of numbers, as SciPy's users write them
-        bounds = tuple(jnp.asarray(b, p0.dtype) if isinstance(b, list | tuple) else b for b in bounds)
+    _check_function(f, p0, x, y)
     given = problem_from(residuals=_residuals(f), data=(x, y, sigma), bounds=bounds, loss=loss, loss_scale=loss_scale)
     Flat(given, p0).check_start("curve_fit: p0", p0)
     fit = _program(f, method, steps, loss, absolute_sigma)(given.data, given.bounds, p0)
@@ -172,36 +175,86 @@ def curve_fit(
     return fit
 
 
-def _real(x: Any) -> Array:
-    x = x if isinstance(x, jax.Array) else np.asarray(x)
-    return jnp.asarray(x, precision.default()) if x.dtype.kind in "biu" else jnp.asarray(x)
+def _real(name: str, x: Any, infinite: bool = False) -> Array:
+    """Real numbers, finite ones unless `infinite`, in at least float32. Raises TypeError or ValueError for others."""
+    try:
+        x = x if isinstance(x, jax.Array) else np.asanyarray(x)
+    except ValueError:  # of lists
+        raise ValueError(f"curve_fit: {name}: expected numbers, got rows of different lengths") from None
+    checks.numeric(f"curve_fit: {name}", x, np.float32)
+    if not infinite:
+        checks.finite(f"curve_fit: {name}", x)
+    return jnp.asarray(x, precision.default()) if x.dtype.kind in "biu" else precision.wide(jnp.asarray(x))
+
+
+def _reals(name: str, tree: Any) -> Any:
+    """A tree of real numbers; a list of numbers is an array, a list of arrays a tree."""
+    listed = lambda node: isinstance(node, list | tuple) and all(map(np.isscalar, jax.tree.leaves(node)))  # noqa: E731
+    leaves, structure = jax.tree.flatten(tree, is_leaf=listed)
+    names = checks.by_path(structure.unflatten(range(len(leaves))))
+    return structure.unflatten([_real("/".join(filter(None, (name, at))), leaves[i]) for at, i in names.items()])
+
+
+def _check_function(f: Callable, p0: Any, x: Any, y: Array) -> None:
+    """Raises TypeError, or ValueError for a shape, for a function that does not suit the parameters and data."""
+    try:
+        given = inspect.signature(f)
+    except ValueError:  # of one that is built in
+        given = None
+    if given is not None:
+        try:
+            given.bind(x, **p0) if isinstance(p0, dict) else given.bind(x, *p0)
+        except TypeError as error:
+            starts = f"the starts of {', '.join(p0)}" if isinstance(p0, dict) else f"{len(p0)} starts"
+            raise TypeError(f"curve_fit: p0: f does not take {starts}: {error}") from None
+    try:
+        value = jax.eval_shape(lambda p, x: _called(f, p, x), p0, x)
+    except jax.errors.TracerArrayConversionError as error:
+        raise TypeError("curve_fit: f: expected a JAX function, of jax.numpy; got one that needs NumPy's arrays") from (
+            error
+        )
+    if value.shape != y.shape:
+        raise ValueError(f"curve_fit: expected f(x, ...) to have the shape of y, {y.shape}, got {value.shape}")
+    if not jnp.issubdtype(value.dtype, jnp.floating):
+        raise TypeError(f"curve_fit: expected f(x, ...) to give real numbers that vary with b, got {value.dtype}")
 
 
 def _called(f: Callable, params: Any, x: Any) -> Array:
-    return jnp.asarray(f(x, **params) if isinstance(params, dict) else f(x, *params))
+    value = f(x, **params) if isinstance(params, dict) else f(x, *params)
+    if value is None:
+        raise TypeError("curve_fit: f: expected a function that gives numbers, got None")
+    return precision.wide(jnp.asarray(value))
 
 
-def _start(f: Callable, p0: Any, dtype) -> Any:
+def _start(f: Callable, p0: Any, dtype, bounds: tuple | None) -> Any:
     if p0 is None:
         kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
         names = [each for each in inspect.signature(f).parameters.values() if each.kind in kinds][1:]
         if not names:
             raise ValueError("curve_fit: p0: f does not say how many parameters it has; give their starts")
-        p0 = np.ones(len(names))
-    p0 = {name: _real(b) for name, b in p0.items()} if isinstance(p0, dict) else _real(p0)
+        p0 = jnp.ones(len(names), precision.default())
+        if bounds is not None and len(bounds) == 2 and all(jnp.ndim(b) < 2 for b in bounds):
+            p0 = _between(*(jnp.broadcast_to(jnp.asarray(b, p0.dtype), p0.shape) for b in bounds))
+    p0 = {name: _real(f"p0: {name}", b) for name, b in p0.items()} if isinstance(p0, dict) else _real("p0", p0)
     if not isinstance(p0, dict) and p0.ndim != 1:
         raise ValueError(f"curve_fit: p0: expected one number a parameter, or a dict of them, got shape {p0.shape}")
-    for name, leaf in checks.by_path(p0).items():
-        checks.finite("curve_fit: p0" + (f": {name}" if name else ""), leaf)
-    return jax.tree.map(lambda b: b.astype(jnp.promote_types(b.dtype, dtype)), p0)
+    if not sum(leaf.size for leaf in jax.tree.leaves(p0)):
+        raise ValueError("curve_fit: p0: expected at least one number")
+    return jax.tree.map(lambda b: b.astype(np.promote_types(b.dtype, dtype)), p0)
+
+
+def _between(lower: Array, upper: Array) -> Array:
+    """SciPy's default start: 1, the middle of two bounds, or 1 inside of the only one."""
+    least, most = jnp.isfinite(lower), jnp.isfinite(upper)
+    below, above = jnp.where(least, lower, 0), jnp.where(most, upper, 0)
+    return jnp.where(least & most, below / 2 + above / 2, jnp.where(least, below + 1, jnp.where(most, above - 1, 1)))
 
 
 def _deviations(sigma: Any, y: Array) -> Array | None:
     """None, deviations in y's shape, or of a covariance its Cholesky factor (N, N)."""
     if sigma is None:
         return None
-    sigma = _real(sigma).astype(y.dtype)
-    checks.finite("curve_fit: sigma", sigma)
+    sigma = _real("sigma", sigma).astype(y.dtype)
     if sigma.shape in ((), y.shape):
         if checks.is_concrete(sigma) and not np.all(np.asarray(sigma) > 0):
             raise ValueError("curve_fit: sigma: expected standard deviations > 0")
@@ -211,6 +264,10 @@ def _deviations(sigma: Any, y: Array) -> Array | None:
             f"curve_fit: sigma: expected a number, y's shape {y.shape} or a covariance {(y.size, y.size)}, got shape "
             f"{sigma.shape}"
         )
+    if checks.is_concrete(sigma):
+        apart = np.abs(np.asarray(sigma) - np.asarray(sigma).T).max()
+        if apart > jnp.finfo(sigma.dtype).eps ** 0.5 * np.abs(np.asarray(sigma)).max():
+            raise ValueError(f"curve_fit: sigma: expected a symmetric covariance matrix, got sides {apart:g} apart")
     L = linalg.cholesky(sigma)
     if checks.is_concrete(L) and not np.isfinite(np.asarray(L)).all():
         raise ValueError("curve_fit: sigma: expected a positive definite covariance matrix")
@@ -220,12 +277,14 @@ def _deviations(sigma: Any, y: Array) -> Array | None:
 @functools.partial(cached, size=32)
 def _residuals(f: Callable) -> Callable:
     def residuals(params, x, y, sigma):
-        r = _called(f, params, x) - y
+        value = _called(f, params, x)
+        dtype = np.promote_types(value.dtype, y.dtype)
+        r = value.astype(dtype) - y.astype(dtype)
         if sigma is None:
             return r.reshape(-1)
         if sigma.shape == y.shape:
-            return (r / sigma).reshape(-1)
-        return solve_triangular(sigma, r.reshape(-1), lower=True)
+            return (r / sigma.astype(dtype)).reshape(-1)
+        return solve_triangular(sigma.astype(dtype), r.reshape(-1), lower=True)
 
     residuals.__name__ = getattr(f, "__name__", "of a function")
     return residuals
@@ -254,7 +313,7 @@ def _program(f: Callable, method: SecondOrder, steps: int, loss: str, absolute: 
         if not absolute:
             variance = state.value / free if free > 0 else jnp.full_like(state.value, jnp.inf)
         covariance, determined = _covariance(J, variance)
-        return CurveFit(state.params, covariance, variance, r, determined, found, f)
+        return CurveFit(state.params, covariance, variance, r, determined, found, f, absolute)
 
     return jax.jit(run)
 
@@ -272,7 +331,7 @@ def _polished(method: SecondOrder, problem: Problem, state):
         layout = Layout(before.params)
         return after, jnp.any(layout.flatten(after.params) != layout.flatten(before.params)), count + 1
 
-    converged = (state.status != DIVERGED) & jnp.isfinite(state.value)
+    converged = (state.status != DIVERGED) & (state.status != BUDGET_SPENT) & jnp.isfinite(state.value)
     return lax.while_loop(going, step, (state, converged, jnp.zeros((), jnp.int32)))[0]
 
 
@@ -293,12 +352,25 @@ def _covariance(J: Array, variance: Array) -> tuple[Array, Array]:
     return jnp.where(jnp.eye(len(inverse), dtype=bool), scaled + infinite, scaled), determined
 
 
-def student(level: float, freedom: int, dtype) -> Array:
+_MANY = 300  # degrees of freedom, above which Student's distribution is the normal one and four terms
+
+
+def student(level: float, freedom: float, dtype) -> Array:
     """t with P(|T| <= t) = level, of Student's distribution: 1 - level = I_z(freedom / 2, 1 / 2), z = freedom /
     (freedom + t^2), I the regularized incomplete beta function (Abramowitz and Stegun 26.5.27). nan without freedom.
+    Of many degrees of freedom by the normal quantile z (26.7.5), as the fraction is lost to rounding beside a large a;
+    of infinitely many z itself.
     """
     if freedom <= 0:
         return jnp.full((), jnp.nan, dtype)
+    if freedom > _MANY:
+        z, n = ndtri((1 + jnp.asarray(level, dtype)) / 2), float(freedom)
+        return z + (
+            (z**3 + z) / (4 * n)
+            + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * n**2)
+            + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * n**3)
+            + (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / (92160 * n**4)
+        )
     a, b = jnp.asarray(freedom / 2, dtype), jnp.asarray(0.5, dtype)
 
     def halve(_, ends):

@@ -96,6 +96,10 @@ def _interleaved(examples: int, shares: np.ndarray) -> Division:
 
 
 def _given(examples: int, parts: Sequence[Sequence[int]]) -> Division:
+    if not hasattr(parts, "__len__"):
+        raise TypeError(
+            f"divide: by must be {', '.join(map(repr, WAYS))} or three parts' numbers, got {type(parts).__name__}"
+        )
     named = dict(zip(Division._fields, parts, strict=False)) if len(parts) == 3 else {}
     if not named:
         raise ValueError(f"divide: by must be {', '.join(map(repr, WAYS))} or three parts' numbers, got {len(parts)}")

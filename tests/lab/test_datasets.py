@@ -687,10 +687,17 @@ def test_min_max_makes_constant_columns_the_middle(value):
     assert scale.apply([[value]])[0, 0] == pytest.approx(0.5) or abs(value) > 1e15
 
 
-@pytest.mark.parametrize(("low", "high"), [(1, 1), (1, -1), (0, np.inf), (np.nan, 1)])
+@pytest.mark.parametrize(("low", "high"), [(1, 1), (1, -1), (0, np.inf), (np.nan, 1), ("low", 1), ([0, 0], 1)])
 def test_a_range_has_two_finite_ends(low, high):
     with pytest.raises(ValueError, match="fit_min_max: expected finite low < high, got"):
         fit_min_max(np.eye(2), low, high)
+
+
+def test_min_max_of_what_no_number_scales():
+    assert fit_min_max([[0.0, 0.0], [1.0, 5e-324]]).scale.tolist() == [0.5, 1.0]
+    for wrong in ([[1j]], [["a"]]):
+        with pytest.raises(TypeError, match="inputs: expected real numbers, got dtype"):
+            fit_min_max(wrong)
 
 
 def test_scalings_are_pytrees():

@@ -326,6 +326,11 @@ BAD = {
     "no gain": (settings(xmax=None, gain=None), r"inputSettings\{2\}, mapminmax: field 'xmax' is missing"),
     "gain": (settings(gain=-1.0), "mapminmax: gain: expected numbers above 0, got -1"),
     "offsets": (settings(xoffset=np.ones((5, 1))), "mapminmax: xoffset: expected 2 numbers, got 5"),
+    "subnormal": (settings(gain=1e-310), "mapminmax: gain: expected numbers above 0, got 1e-310, whose inverse"),
+    "all memory": (
+        changed(inputFcns=cell(["mapminmax"]), inputSettings=cell([CASCADE.settings["input"][1] | {"xrows": 1e12}])),
+        r"inputSettings\{1\}, mapminmax: xrows: expected an integer from 1 to 10000000, got 1e\+12",
+    ),
     "xrows": (settings(xrows=7.0), "mapminmax: xrows: expected 2, got 7"),
 }  # fmt: skip
 

@@ -62,6 +62,7 @@ BAD = {
     "count": (lambda path: written(path, real_in=-2), "line 2: real_in: expected a count, got '-2'"),
     "word": (lambda path: written(path, real_in="two"), "line 2: real_in: expected a count, got 'two'"),
     "no outputs": (lambda path: written(path, bool_out=0), "expected at least one input, one output and one training"),
+    "underscore": (lambda path: written(path, ["1 0 1_0 0 1", *ROWS[1:]]), "line 8: expected .*, got '1_0'"),
     "few numbers": (
         lambda path: written(path, ["1 0 0 1", *ROWS[1:]]), "line 8: expected 3 inputs and 2 outputs, got 4 numbers",
     ),

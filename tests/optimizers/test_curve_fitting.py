@@ -126,14 +126,38 @@ def test_a_line_is_the_text_books():
         np.testing.assert_allclose(fit.band(at, 0.9, prediction), [a @ b - half, a @ b + half], rtol=1e-8)
 
 
+def test_lists_halves_and_starts_between_bounds():
+    """Lists of numbers are arrays, 16 bits are widened, and without p0 the start is within the bounds, as SciPy's."""
+    line = lambda x, a, b: a + b * x.astype(a.dtype)  # noqa: E731
+    np.testing.assert_allclose(curve_fit(line, [0, 1, 2], [1, 3, 5]).params, [1.0, 2.0], rtol=1e-6)
+    half = np.arange(3, dtype=np.float16)
+    np.testing.assert_allclose(curve_fit(line, half, 1 + 2 * half).params, [1.0, 2.0], rtol=1e-3)
+    starts = lambda bounds: curve_fit(line, [0.0], [0.0], bounds=bounds, steps=1).params  # noqa: E731
+    assert np.all(np.asarray(starts(([2.0, -np.inf], [3.0, -4.0]))) <= [3.0, -4.0])
+
+
 @pytest.mark.oracle
 def test_students_quantile():
     stats = pytest.importorskip("scipy.stats")
-    for freedom in (1, 2, 7, 100, 10_000):
+    for freedom in (1, 2, 7, 100, 300, 301, 10_000, 1_000_000, np.inf):
         for level in (0.1, 0.5, 0.95, 0.999):
             wanted = stats.t.ppf((1 + level) / 2, freedom)
             np.testing.assert_allclose(student(level, freedom, jnp.float64), wanted, rtol=1e-7)
+    np.testing.assert_allclose(student(0.95, 1_000_000, jnp.float32), stats.t.ppf(0.975, 1_000_000), rtol=1e-5)
     assert np.isnan(student(0.95, 0, jnp.float64))
+
+
+def test_intervals_of_absolute_sigma_are_normal():
+    """One datum of sigma 0.1: 3 +- 1.96 0.1."""
+    fit = curve_fit(lambda x, a: a * x, [1.0], [3.0], sigma=0.1, absolute_sigma=True)
+    np.testing.assert_allclose(np.ravel(fit.interval()), [3 - 0.1959963985, 3 + 0.1959963985], rtol=1e-9)
+    relative = curve_fit(lambda x, a: a * x, [1.0], [3.0])
+    assert np.isnan(relative.interval()).all()
+
+
+def test_a_spent_budget_is_the_end():
+    fit = curve_fit(decay, X, Y, P0, steps=2)
+    assert fit.solution.status == "budget" and fit.solution.steps == 2
 
 
 def test_many_data_sets_in_one_program():
@@ -191,6 +215,33 @@ def test_single_precision():
         (lambda: curve_fit(decay, X, Y, P0, method=levenberg_marquardt(rule="factor")), ValueError, "trust region"),
         (lambda: curve_fit(lambda x, a: jnp.log(-a * x - 1), X, Y, (1.0,)), ValueError, "is not finite at the start"),
         (lambda: curve_fit(decay, X, Y, P0, loss="l1"), ValueError, "loss must be 'linear' or 'huber'"),
+        (lambda: curve_fit(decay, [], []), ValueError, "y: expected at least one number, got shape (0,)"),
+        (lambda: curve_fit(decay, X, Y, []), ValueError, "p0: expected at least one number"),
+        (lambda: curve_fit(decay, X, Y, [1.0, [1.0, 2.0]]), ValueError, "p0: expected numbers, got rows of different"),
+        (lambda: curve_fit(decay, X, Y, "one"), TypeError, "p0: expected an array of numbers, got dtype <U3"),
+        (
+            lambda: curve_fit(decay, X, Y, {"height": {"of": 1.0}}),
+            TypeError,
+            "p0: height: expected an array of numbers",
+        ),
+        (lambda: curve_fit(decay, X, Y, (1.0, 1.0)), TypeError, "f does not take 2 starts: missing a required"),
+        (lambda: curve_fit(decay, X, Y, {"high": 1.0}), TypeError, "f does not take the starts of high: missing"),
+        (lambda: curve_fit(decay, X, np.ma.masked_greater(Y, 2), P0), ValueError, "y: masked at index"),
+        (lambda: curve_fit(decay, {"t": X.astype(str)}, Y, P0), TypeError, "x/t: expected an array of numbers"),
+        (lambda: curve_fit(decay, X, Y, P0, np.triu(COVARIANCE)), ValueError, "sigma: expected a symmetric covariance"),
+        (lambda: curve_fit(decay, X, Y, P0, bounds=0), TypeError, "bounds: expected a pair (lower, upper), got int"),
+        (
+            lambda: curve_fit(decay, X, Y, P0, bounds=([0, None, 0], 1)),
+            TypeError,
+            "bounds: expected an array of numbers",
+        ),
+        (lambda: curve_fit(lambda x, a: None, X, Y), TypeError, "expected a function that gives numbers, got None"),
+        (lambda: curve_fit(lambda x, a: a * np.exp(x * a), X, Y), TypeError, "a JAX function, of jax.numpy"),
+        (
+            lambda: curve_fit(lambda x, a: jnp.round(a * x).astype(int), X, Y),
+            TypeError,
+            "numbers that vary with b, got int",
+        ),
     ],
 )
 def test_what_is_refused(build, error, message):

@@ -142,6 +142,21 @@ def test_bounds_are_kept_and_where_they_hold_the_rest_is_a_minimum():
     np.testing.assert_allclose(ours.params, theirs.x, atol=1e-5)
 
 
+def test_what_a_bound_holds_is_not_said_to_be_undetermined():
+    """At x <= 0.5 the residuals still tell both parameters; without a word of data, the last one they do not."""
+    residuals = lambda x, t: x[:2] - t  # noqa: E731
+    problem = problem_from(residuals=residuals, data=(jnp.array([3.0, 4.0]),), bounds=(0.0, 0.5))
+    assert minimize(problem, "levenberg_marquardt", jnp.array([0.0, 0.5])).advice == ""
+    assert "parameters 2 apart" in minimize(problem, "levenberg_marquardt", jnp.array([0.0, 0.5, 0.1])).advice
+
+
+def test_nothing_to_fit_and_nothing_to_fit_to():
+    with pytest.raises(ValueError, match="params: expected at least one number, got shapes"):
+        minimize(problem_from(residuals=lambda x: x - 1), "levenberg_marquardt", jnp.zeros(0))
+    with pytest.raises(ValueError, match=r"expected at least one residual, got shape \(0,\)"):
+        minimize(problem_from(residuals=lambda x: x[:0]), "levenberg_marquardt", jnp.ones(2))
+
+
 def test_within_any_bounds_the_projected_gradient_goes_to_zero():
     """From 40 starts, in boxes that are large and small: nothing inside that F would still fall along."""
 

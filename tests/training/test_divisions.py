@@ -79,6 +79,7 @@ def test_a_tree_of_data_is_taken_part_by_part():
         ({"shares": (0, 1, 1)}, ValueError, "of training, which is above 0"),
         ({"shares": "all"}, ValueError, "three numbers >= 0"),
         ({"examples": 2, "shares": (0.01, 1, 1)}, ValueError, "no example of 2 is left for training"),
+        ({"by": 3}, TypeError, "or three parts' numbers, got int"),
         ({"by": ([0], [1])}, ValueError, "or three parts' numbers, got 2"),
         ({"by": ([0], [1], [10])}, ValueError, "test must be numbers from 0 to 9, got 10"),
         ({"by": ([0], [-1], [2])}, ValueError, "validation must be numbers from 0 to 9, got -1"),

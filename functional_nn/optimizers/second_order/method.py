@@ -618,6 +618,8 @@ def checked_params(owner: str, params: Any) -> Any:
             checks.numeric(f"{owner}: params" + (f": {name}" if name else ""), leaf)
     params = jax.tree.map(jnp.asarray, params)
     first_order.check_params(owner, params)
+    if not sum(leaf.size for leaf in jax.tree.leaves(params)):
+        raise ValueError(f"{owner}: params: expected at least one number, got shapes {checks.shapes(params)}")
     return params
 
 

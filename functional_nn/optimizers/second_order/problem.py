@@ -209,6 +209,8 @@ def _of_residuals(function: Callable) -> Functions:
             raise ValueError(
                 "problem_from: expected an array of residuals, got one number; is it F, without residuals=?"
             )
+        if not found.size:
+            raise ValueError(f"problem_from: expected at least one residual, got shape {found.shape}")
         return found.reshape(-1)
 
     def value(params, data):
