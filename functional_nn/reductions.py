@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import reduce
 
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
 
 def total(x: Array) -> Array:
@@ -19,6 +19,23 @@ def largest(x: Array) -> Array:
     """The largest of x, nan where one is."""
     halves, odd = _halved(jnp.maximum, x)
     return reduce(jnp.maximum, odd, jnp.max(halves))
+
+
+def unit(x: Array) -> Array:
+    """A power of two near the largest |x_i|, 1 where that is 0: x / unit(x) is of unit size, its squares are numbers,
+    and no digit is lost.
+    """
+    size = jnp.max(jnp.abs(x))
+    sound = (size > 0) & jnp.isfinite(size)
+    limits = jnp.finfo(x.dtype)
+    power = lax.reduce_precision(jnp.where(sound, size, 1), exponent_bits=limits.nexp, mantissa_bits=0)
+    return jnp.clip(power, limits.tiny, 2.0 ** (limits.maxexp - 2))
+
+
+def norm(x: Array) -> Array:
+    """|x|, Euclidean, also where the squares of what is small or large are no numbers."""
+    size = unit(x)
+    return size * jnp.linalg.norm(x / size)
 
 
 def _halved(combine: Callable[[Array, Array], Array], x: Array) -> tuple[Array, list[Array]]:

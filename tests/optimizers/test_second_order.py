@@ -1003,6 +1003,21 @@ def test_no_choice_of_units_converges_elsewhere(name, dtype):
     assert converged == len(UNITS) if name in ("lm", "lm factor", "lm qr") else converged >= 1
 
 
+@pytest.mark.parametrize(
+    "name", ["bfgs", "lbfgs", *(pytest.param(n, marks=pytest.mark.slow) for n in ("conjugate_gradient", "newton_cg"))]
+)
+def test_single_precision_bears_any_unit_of_f(name):
+    """F times 1e24, as where data are in other units by 1e12: squares of its gradient are no numbers there."""
+    valley = lambda x, c: c * (100 * (x[1] - x[0] ** 2) ** 2 + (1 - x[0]) ** 2)  # noqa: E731
+    steps = []
+    for c in (1.0, 1e24, 1e-24):
+        found = minimize(problem_from(valley, data=(jnp.float32(c),)), name, jnp.array([-1.2, 1.0], jnp.float32))
+        assert found.status == "gradient"
+        np.testing.assert_allclose(found.params, 1, rtol=1e-3)
+        steps.append(int(found.steps))
+    assert max(steps) <= min(steps) + 10
+
+
 def test_no_change_is_said_of_a_step_that_was_damped():
     """A rate constant of 1e10 beside an exponent: unscaled, no step moves it in single precision."""
     T = jnp.linspace(300, 1200, 60, dtype=jnp.float32)

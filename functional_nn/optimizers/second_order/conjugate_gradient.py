@@ -35,6 +35,7 @@ from functional_nn.optimizers.second_order.method import (
     search,
     unknown,
 )
+from functional_nn.reductions import unit
 
 # g, y = g - g_before, d: the gradient, how it changed by the last step, and that step's direction
 _BETAS = {
@@ -96,26 +97,28 @@ def conjugate_gradient(
         memory = here.memory
         d, replaced = downhill(memory.direction, here.gradient)
         found = search(line_search, flat, here, d, first_step(here, d, memory.before))
-        g, since = found.gradient, memory.since + 1
-        y = g - here.gradient
-        conjugate = -g + _BETAS[beta](g, here.gradient, y, d) * d
+        since, size = memory.since + 1, unit(here.gradient)
+        before, g, d = here.gradient / size, found.gradient / size, d / size  # whose squares are numbers in any unit
+        y = g - before
+        conjugate = -g + _BETAS[beta](g, before, y, d) * d
         anchor, anchor_change = memory.anchor, memory.anchor_change
         if restart != "never":
-            far = jnp.abs(jnp.vdot(g, here.gradient)) >= 0.2 * jnp.vdot(g, g)
+            far = jnp.abs(jnp.vdot(g, before)) >= 0.2 * jnp.vdot(g, g)
             again = far | (since >= flat.size) | replaced
             if anchored:
-                gamma = _over(jnp.vdot(g, anchor_change), jnp.vdot(anchor, anchor_change))
-                with_anchor = conjugate + gamma * anchor
+                last, change = anchor / size, anchor_change / size
+                with_anchor = conjugate + _over(jnp.vdot(g, change), jnp.vdot(last, change)) * last
                 # Powell's second test: it must lead down, but not much more steeply than the gradient itself
                 share = -jnp.vdot(with_anchor, g) / jnp.maximum(jnp.vdot(g, g), jnp.finfo(g.dtype).tiny)
                 again = again | (share < 0.8) | (share > 1.2)
                 conjugate = jnp.where(again, conjugate, with_anchor)
-                anchor, anchor_change = jnp.where(again, d, anchor), jnp.where(again, y, anchor_change)
+                anchor = jnp.where(again, d * size, anchor)
+                anchor_change = jnp.where(again, y * size, anchor_change)
             else:
                 conjugate = jnp.where(again, -g, conjugate)
             since = jnp.where(again, 0, since)
-        memory = CGMemory(jnp.where(found.missed, -g, conjugate), here.value, since, anchor, anchor_change)
-        return found.move(here, d, memory)
+        following = jnp.where(found.missed, -g, conjugate) * size
+        return found.move(here, d * size, CGMemory(following, here.value, since, anchor, anchor_change))
 
     constants = {"beta": beta, "restart": restart, "line_search": line_search}
     return SecondOrder("conjugate_gradient", look, move, constants)

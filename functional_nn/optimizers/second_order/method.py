@@ -37,6 +37,7 @@ from functional_nn.optimizers import first_order
 from functional_nn.optimizers.line_searches import Line, LineSearch, Point
 from functional_nn.optimizers.second_order.problem import Flat, Problem
 from functional_nn.precision import largest
+from functional_nn.reductions import norm, unit
 from functional_nn.registry import Described, Registry, cached
 
 BUDGET = 2 * 2**30  # bytes that a method's largest matrix may take
@@ -184,7 +185,6 @@ class SecondOrder(Described):
             made = self.move(flat, Here(x, state.value, state.gradient, state.memory, counts()))
         after = made.here
         sound = jnp.isfinite(after.value) & jnp.all(jnp.isfinite(after.gradient))
-        norm = jnp.linalg.norm
         length = norm(made.tried) / jnp.maximum(norm(x), jnp.finfo(x.dtype).tiny)
         failed = jnp.where(jnp.asarray(made.failed), SEARCH_FAILED, RUNNING)
         return State(
@@ -323,7 +323,7 @@ def landed(flat: Flat, look: Callable, here: Here, x: Array, value: Array, memor
 
 def downhill(direction: Array, gradient: Array) -> tuple[Array, Array]:
     """(direction, replaced): the negative gradient instead where the direction is not finite or does not lead down."""
-    good = jnp.all(jnp.isfinite(direction)) & (jnp.vdot(direction, gradient) < 0)
+    good = jnp.all(jnp.isfinite(direction)) & (jnp.vdot(direction / unit(direction), gradient / unit(gradient)) < 0)
     return jnp.where(good, direction, -gradient), ~good
 
 
@@ -342,24 +342,29 @@ class Searched(NamedTuple):
         """The move there. A search that missed is one that promised what the slope did."""
         after = Here(self.x, self.value, self.gradient, memory, self.counts)
         tried = jnp.where(self.missed, direction, self.x - here.x)
-        expected = jnp.where(self.missed, -jnp.vdot(here.gradient, direction), 0)
+        size = unit(direction)
+        promised = jnp.minimum(-jnp.vdot(here.gradient, direction / size), largest(tried.dtype) / size) * size
+        expected = jnp.where(self.missed, promised, 0)
         return Move(after, tried, self.failed, damped, expected)
 
 
 def search(line_search: LineSearch, flat: Flat, here: Here, direction: Array, first: Array | float = 1.0) -> Searched:
     """The point that a line search finds. One that misses fails only along -g; the method is to begin anew there."""
 
+    size = unit(direction)  # along -g the slope would be a square, of what may be 1e24 in single precision
+    d = direction / size
+
     def point(step: Array) -> Point:
-        value, gradient = flat.value_and_gradient(here.x + step * direction)
-        return Point(step, value, jnp.vdot(gradient, direction), gradient)
+        value, gradient = flat.value_and_gradient(here.x + step * d)
+        return Point(step, value, jnp.vdot(gradient, d), gradient)
 
     zero = jnp.zeros_like(here.value)
-    start = Point(zero, here.value, jnp.vdot(here.gradient, direction), here.gradient)
-    line = Line(lambda step: flat.value(here.x + step * direction), point, start)
-    found = line_search.search(line, jnp.asarray(first, here.value.dtype))
+    start = Point(zero, here.value, jnp.vdot(here.gradient, d), here.gradient)
+    line = Line(lambda step: flat.value(here.x + step * d), point, start)
+    found = line_search.search(line, jnp.asarray(first, here.value.dtype) * size)
     at, missed = found.point, ~found.found
     return Searched(
-        here.x + at.step * direction, at.value, at.gradient, at.step, missed,
+        here.x + at.step * d, at.value, at.gradient, at.step / size, missed,
         missed & jnp.all(direction == -here.gradient), counts(found.values, found.gradients),
     )  # fmt: skip
 
@@ -370,17 +375,18 @@ def first_step(here: Here, direction: Array, before: Array) -> Array:
     the parameters that d moves most change by about their own size; for x = 0 a tenth of what would bring a straight
     line from F to 0; a step of length 1 where F is 0, too. No unit of F matters, nor one of all parameters.
     """
+    size = unit(direction)
+    direction = direction / size
     slope = jnp.vdot(here.gradient, direction)
     known = before < largest(before.dtype)
     down = jnp.where(slope < 0, -slope, 1)
     again = 2.02 * (jnp.where(known, before, here.value) - here.value) / down
-    norm = jnp.linalg.norm(direction)
-    norm = jnp.where(norm > 0, norm, 1)
-    unit = jnp.abs(direction) / norm
-    begin = jnp.vdot(unit, jnp.abs(here.x)) / norm
+    length = jnp.linalg.norm(direction)
+    length = jnp.where(length > 0, length, 1)
+    begin = jnp.vdot(jnp.abs(direction) / length, jnp.abs(here.x)) / length
     begin = jnp.where(begin > 0, begin, 0.1 * jnp.abs(here.value) / down)
-    begin = jnp.where(begin > 0, begin, 1 / norm)
-    return jnp.where(known & (again > 0), again, begin)
+    begin = jnp.where(begin > 0, begin, 1 / length)
+    return jnp.where(known & (again > 0), again, begin) / size
 
 
 def unknown(value: Array) -> Array:
@@ -469,7 +475,8 @@ def _advised(found: Solution) -> str:
         bad = np.flatnonzero(~np.isfinite(found.gradient))
         where = f"dF/dx_i is not, for i = {_listed(bad)}"
         return (
-            f"{where if bad.size else 'F is not'}: start elsewhere, or use a method that makes no step to such a point"
+            f"{where if bad.size else 'F is not'}: does F have a minimum? Start elsewhere, or use a method that makes "
+            "no step to such a point"
         )
     if status in ("gradient", "change"):
         if int(found.steps) == 0 and not np.any(found.gradient):
@@ -735,7 +742,7 @@ def still(
     settled = change <= tolerance * jnp.maximum(jnp.abs(before.value), jnp.abs(state.value))
     settled = settled | ((state.length <= tolerance) & (state.length > 0))
     # F may have settled to rounding while its gradient still goes to zero
-    settled = settled & (jnp.linalg.norm(state.gradient) >= 0.5 * jnp.linalg.norm(before.gradient))
+    settled = settled & (norm(state.gradient) >= 0.5 * norm(before.gradient))
     if predicted:
         near = jnp.maximum(tolerance, eps ** (2 / 3)) ** 0.5
         settled = settled & stationary(method, problem, begun, before, state, near)
@@ -756,7 +763,7 @@ def run_to_end(method, steps, path, problem, params, *limits) -> Solution:
         before, rows = carry
         state = stepped(method, steps, problem, origin, before, *limits)
         if path:
-            row = Path(state.value, jnp.linalg.norm(state.gradient), state.length, state.counts.passes)
+            row = Path(state.value, norm(state.gradient), state.length, state.counts.passes)
             rows = jax.tree.map(lambda column, x: column.at[before.step].set(x), rows, row)
         return state, rows
 
@@ -798,5 +805,6 @@ def _judged(ended, method, problem, begun, before, state, steps, goal, gradient_
     ended = method.verdict((state if before is None else before).memory, state.memory, ended)
     spent = (state.step >= steps) | (state.counts.evaluations >= most)
     ended = jnp.where((ended == RUNNING) & spent, BUDGET_SPENT, ended)
-    ended = jnp.where(state.value <= goal, GOAL, ended)
+    given = goal > -largest(state.value.dtype)  # else F that falls without end would arrive
+    ended = jnp.where(given & (state.value <= goal), GOAL, ended)
     return jnp.where(state.status == DIVERGED, DIVERGED, ended).astype(jnp.int32)

@@ -33,6 +33,7 @@ from functional_nn.optimizers.second_order.method import (
     search,
 )
 from functional_nn.optimizers.second_order.trust_region import by_eigenvectors, by_products, trusted
+from functional_nn.reductions import norm
 
 
 @register
@@ -150,12 +151,12 @@ def newton_cg(tolerance: float | Array = 0.5, iterations: int = 1000) -> SecondO
 
     def look(flat, x, memory):
         value, g = flat.value_and_gradient(x)
-        memory = NewtonCGMemory(jnp.zeros_like(value), jnp.linalg.norm(g), jnp.asarray(False))
+        memory = NewtonCGMemory(jnp.zeros_like(value), norm(g), jnp.asarray(False))
         return Here(x, value, g, memory, counts(gradients=1))
 
     def move(flat, here: Here) -> Move:
         radius, steepest, _ = here.memory
-        size = jnp.linalg.norm(here.gradient)
+        size = norm(here.gradient)
         steepest = jnp.maximum(steepest, size)
         near = jnp.minimum(tolerance, jnp.sqrt(size / jnp.where(steepest > 0, steepest, 1)))
         propose = by_products(flat.product(here.x, "hessian"), here.gradient, near, iterations)

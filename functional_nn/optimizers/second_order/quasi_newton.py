@@ -33,11 +33,35 @@ from functional_nn.optimizers.second_order.method import (
     search,
     unknown,
 )
+from functional_nn.reductions import unit
 
 
-def _curves(s: Array, y: Array) -> Array:
-    """Is s'y large enough to be told from rounding? Only then does the update stay positive definite."""
-    return jnp.vdot(s, y) > jnp.finfo(s.dtype).eps * jnp.linalg.norm(s) * jnp.linalg.norm(y)
+class Pair(NamedTuple):
+    """A step s and how the gradient changed along it, y, each of unit size (P,); product: s^T y of these; ratio: of
+    what s was divided by to what y was; curves: can s^T y be told from rounding, so that the update stays positive
+    definite?
+    """
+
+    step: Array
+    change: Array
+    product: Array
+    ratio: Array
+    curves: Array
+
+    @property
+    def scale(self) -> Array:
+        """s^T y / y^T y of the pair itself; 1 where it has no curvature."""
+        return jnp.where(self.curves, self.ratio * self.product / jnp.vdot(self.change, self.change), 1)
+
+
+def _pair(s: Array, y: Array) -> Pair:
+    """In any unit of F: in single precision s^T y and y^T y themselves may be no numbers."""
+    sizes = unit(s), unit(y)
+    s, y = s / sizes[0], y / sizes[1]
+    product = jnp.vdot(s, y)
+    curves = product > jnp.finfo(s.dtype).eps * jnp.linalg.norm(s) * jnp.linalg.norm(y)
+    y = jnp.where(curves, y, 1)  # divided by, below
+    return Pair(s, y, jnp.where(curves, product, 1), sizes[0] / sizes[1], curves)
 
 
 class BFGSMemory(NamedTuple):
@@ -71,19 +95,17 @@ def bfgs(line_search: LineSearch | str = "strong_wolfe", budget: int = BUDGET) -
         B, before, begun = here.memory
         d, replaced = downhill(-(B @ here.gradient), here.gradient)
         found = search(line_search, flat, here, d, jnp.where(begun & ~replaced, 1, first_step(here, d, before)))
-        s, y = found.x - here.x, found.gradient - here.gradient
-        curves = _curves(s, y)
-        product = jnp.where(curves, jnp.vdot(s, y), 1)
-        scale = jnp.where(begun & ~replaced, 1, product / jnp.where(curves, jnp.vdot(y, y), 1))
+        change = found.gradient - here.gradient
+        s, y, product, ratio, curves = pair = _pair(found.x - here.x, change)
         fresh = jnp.eye(flat.size, dtype=B.dtype)
-        B = jnp.where(begun & ~replaced, B, jnp.where(curves, scale, 1) * fresh)
+        B = jnp.where(begun & ~replaced, B, pair.scale * fresh)
         # what s^T B^-1 s, as B g = -s / alpha, has in excess of s^T y
-        excess = -found.step * jnp.vdot(s, here.gradient) / product
+        excess = -found.step * jnp.vdot(s, here.gradient / unit(change)) / product
         B = B * jnp.where(begun & ~replaced & curves, jnp.maximum(excess, 1), 1)
         By = B @ y
-        # Eq. 6.17 multiplied out: two outer products instead of two products of matrices
+        # Eq. 6.17 multiplied out: two outer products instead of two products of matrices; s s^T / s^T y has the ratio
         sBy = jnp.outer(s, By)
-        updated = B + ((product + jnp.vdot(y, By)) / product) * jnp.outer(s, s / product) - (sBy + sBy.T) / product
+        updated = B + (ratio + jnp.vdot(y, By) / product) / product * jnp.outer(s, s) - (sBy + sBy.T) / product
         begun = ((begun & ~replaced) | curves) & ~found.missed
         memory = BFGSMemory(jnp.where(begun, jnp.where(curves, updated, B), fresh), here.value, begun)
         return found.move(here, d, memory, ~curves & ~found.missed)
@@ -93,13 +115,16 @@ def bfgs(line_search: LineSearch | str = "strong_wolfe", budget: int = BUDGET) -
 
 
 class LBFGSMemory(NamedTuple):
-    """steps, changes: the last m s and y, (m, P), the newest first; products (m,): s'y, 0 where there is none yet;
-    before: F at the point before.
+    """steps, changes: the last m s and y, (m, P), the newest first, each of unit size; products (m,): s'y of these, 0
+    where there is none yet; ratios (m,): of the size of s to that of y; scale: s'y / y'y of the newest; before: F at
+    the point before.
     """
 
     steps: Array
     changes: Array
     products: Array
+    ratios: Array
+    scale: Array
     before: Array
 
 
@@ -116,29 +141,30 @@ def lbfgs(history: int = 10, line_search: LineSearch | str = "strong_wolfe") -> 
 
     def look(flat, x, memory):
         value, g = flat.value_and_gradient(x)
-        none = jnp.zeros((history, flat.size), g.dtype)
-        memory = LBFGSMemory(none, none, jnp.zeros(history, g.dtype), unknown(value))
+        none, zero = jnp.zeros((history, flat.size), g.dtype), jnp.zeros(history, g.dtype)
+        memory = LBFGSMemory(none, none, zero, zero, jnp.ones_like(value), unknown(value))
         return Here(x, value, g, memory, counts(gradients=1))
 
     def move(flat, here: Here) -> Move:
-        S, Y, products, before = here.memory
-        d, _ = downhill(-_two_loops(S, Y, products, here.gradient), here.gradient)
-        first = jnp.where(products[0] > 0, 1, first_step(here, d, before))
+        memory = here.memory
+        d, _ = downhill(-_two_loops(memory, here.gradient), here.gradient)
+        first = jnp.where(memory.products[0] > 0, 1, first_step(here, d, memory.before))
         found = search(line_search, flat, here, d, first)
-        s, y = found.x - here.x, found.gradient - here.gradient
-        curves = _curves(s, y)
-        kept = [jnp.where(found.missed, 0, old) for old in (S, Y, products)]
+        pair = _pair(found.x - here.x, found.gradient - here.gradient)
+        kept = [jnp.where(found.missed, 0, old) for old in memory[:4]]
         latest = [
-            jnp.where(curves, jnp.concatenate([new[None], old[:-1]]), old)
-            for new, old in zip((s, y, jnp.vdot(s, y)), kept, strict=True)
+            jnp.where(pair.curves, jnp.concatenate([new[None], old[:-1]]), old)
+            for new, old in zip(pair[:4], kept, strict=True)
         ]
-        return found.move(here, d, LBFGSMemory(*latest, here.value), ~curves & ~found.missed)
+        scale = jnp.where(pair.curves, pair.scale, jnp.where(found.missed, 1, memory.scale))
+        return found.move(here, d, LBFGSMemory(*latest, scale, here.value), ~pair.curves & ~found.missed)
 
     return SecondOrder("lbfgs", look, move, {"history": history, "line_search": line_search})
 
 
-def _two_loops(S: Array, Y: Array, products: Array, g: Array) -> Array:
+def _two_loops(memory: LBFGSMemory, g: Array) -> Array:
     """B g. A pair that is not there yet has s = y = 0, and changes nothing."""
+    S, Y, products, ratios, scale, _ = memory
     reciprocal = jnp.where(products > 0, 1 / jnp.where(products > 0, products, 1), 0)
 
     def back(q, row):
@@ -147,11 +173,10 @@ def _two_loops(S: Array, Y: Array, products: Array, g: Array) -> Array:
         return q - alpha * y, alpha
 
     q, alphas = jax.lax.scan(back, g, (S, Y, reciprocal))
-    newest = jnp.vdot(Y[0], Y[0])
-    q = q * jnp.where(newest > 0, products[0] / jnp.where(newest > 0, newest, 1), 1)
+    q = q * scale
 
     def forth(q, row):
-        s, y, r, alpha = row
-        return q + s * (alpha - r * jnp.vdot(y, q)), None
+        s, y, r, ratio, alpha = row
+        return q + s * (ratio * alpha - r * jnp.vdot(y, q)), None
 
-    return jax.lax.scan(forth, q, (S, Y, reciprocal, alphas), reverse=True)[0]
+    return jax.lax.scan(forth, q, (S, Y, reciprocal, ratios, alphas), reverse=True)[0]
