@@ -16,7 +16,7 @@ def test_there_are_at_least_ten_and_as_many_as_connections_make_possible():
         assert len({fault.name for fault in planted.FAULTS if fault.bench is bench}) >= count
 
 
-@pytest.mark.sampled(every=5)
+@pytest.mark.sampled(every=8)
 @pytest.mark.parametrize("fault", planted.FAULTS, ids=lambda fault: fault.name)
 def test_fault_is_caught_and_placed(fault):
     agreement = planted.examine(fault, jit=fault.bench is planted.signals)

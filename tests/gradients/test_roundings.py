@@ -283,6 +283,7 @@ def _signal_alarms(configurations, seeds, dtypes=("float64", "float32", "bfloat1
     return compared, alarms, largest
 
 
+@pytest.mark.slow
 def test_random_convolutional_networks_raise_no_alarm():
     compared, alarms, largest = _signal_alarms((8,), range(20))
     assert compared == 20 and not alarms and 1e-3 < largest < 1, (alarms, largest)

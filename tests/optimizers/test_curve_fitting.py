@@ -139,8 +139,8 @@ def test_lists_halves_and_starts_between_bounds():
 @pytest.mark.oracle
 def test_students_quantile():
     stats = pytest.importorskip("scipy.stats")
-    for freedom in (1, 2, 7, 100, 300, 301, 10_000, 1_000_000, np.inf):
-        for level in (0.1, 0.5, 0.95, 0.999):
+    for freedom in (1, 7, 300, 301, 1_000_000, np.inf):
+        for level in (0.1, 0.95):
             wanted = stats.t.ppf((1 + level) / 2, freedom)
             np.testing.assert_allclose(student(level, freedom, jnp.float64), wanted, rtol=1e-7)
     np.testing.assert_allclose(student(0.95, 1_000_000, jnp.float32), stats.t.ppf(0.975, 1_000_000), rtol=1e-5)

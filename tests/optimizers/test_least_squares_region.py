@@ -125,19 +125,21 @@ def test_geodesic_acceleration_bends_the_step():
 
 def test_bounds_are_kept_and_where_they_hold_the_rest_is_a_minimum():
     """b2 <= 1 holds it at 1: the others solve the least squares problem that is left."""
-    found = fitted(y=NOISY, bounds=(-np.inf, jnp.array([np.inf, 1.0, np.inf])))
+    within = lambda lower, upper: tuple(jnp.asarray(b, float) for b in (lower, upper))  # noqa: E731
+    found = fitted(y=NOISY, bounds=within([-np.inf] * 3, [np.inf, 1.0, np.inf]))
     assert found.status == "gradient" and found.params[1] == 1.0
     A = np.stack([np.exp(-X), np.ones_like(X)], axis=1)
     np.testing.assert_allclose(np.delete(found.params, 1), np.linalg.lstsq(A, NOISY)[0], rtol=1e-8)
-    inside = fitted(y=NOISY, bounds=(jnp.array([0.0, 0.0, -1.0]), 10.0))
+    inside = fitted(y=NOISY, bounds=within([0.0, 0.0, -1.0], [10.0] * 3))
     np.testing.assert_allclose(inside.params, fitted(y=NOISY).params, rtol=1e-6)
-    path = fitted(y=NOISY, bounds=(0.9, jnp.array([2.0, 2.0, 2.0])), start=np.array([1.0, 1.0, 1.0]), steps=1)
-    assert (path.params >= 0.9).all() and (path.params <= 2).all()
+    tight = fitted(y=NOISY, bounds=within([0.9] * 3, [2.0] * 3), start=np.ones(3))
+    assert (tight.params >= 0.9).all() and (tight.params <= 2).all() and tight.params[2] == 0.9
     scipy = pytest.importorskip("scipy.optimize")
     lower, upper = [0.0, 0.0, 0.52], [2.0, 1.2, 9.0]
-    theirs = scipy.least_squares(lambda b: np.asarray(decay(b, X, NOISY)), [1.0, 1.0, 1.0], bounds=(lower, upper),
+    residuals = jax.jit(lambda b: decay(b, X, NOISY))
+    theirs = scipy.least_squares(lambda b: np.asarray(residuals(b)), [1.0, 1.0, 1.0], bounds=(lower, upper),
                                  ftol=1e-15, xtol=1e-15, gtol=1e-15)  # fmt: skip
-    ours = fitted(y=NOISY, bounds=(jnp.array(lower), jnp.array(upper)), start=np.ones(3))
+    ours = fitted(y=NOISY, bounds=within(lower, upper), start=np.ones(3))
     np.testing.assert_allclose(ours.value, 2 * theirs.cost, rtol=1e-8)
     np.testing.assert_allclose(ours.params, theirs.x, atol=1e-5)
 

@@ -66,7 +66,8 @@ def test_published_minima_are_reached(method, name):
 def test_what_is_out_of_reach_says_so():
     method, name = OUT_OF_REACH
     found = solved(problem_from(BY_NAME[name].value), METHODS[method], BY_NAME[name].start, steps=500)
-    assert found.status == "budget" and reached(float(found.value), BY_NAME[name].minima) is None
+    assert found.status in ("budget", "search_failed")
+    assert reached(float(found.value), BY_NAME[name].minima) is None and found.advice
 
 
 NIST = {problem.name: problem for problem in problems()}

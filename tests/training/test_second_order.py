@@ -521,7 +521,7 @@ REFUSED = {
 
 
 def test_all_but_three_need_whole_batches():
-    assert len(FULL_BATCH) == 10
+    assert len(FULL_BATCH) == 11
     for name in ("hessian_free", "kfac", "levenberg_marquardt"):
         assert not optimizers.get(f"{name}(minibatches=true)").full_batch
 
