@@ -236,7 +236,7 @@ def test_where_a_run_left_the_numbers_is_said():
     """Full steps of Newton's method walk out of the region."""
     method = optimizers.newton(line_search="full_step")
     found = jax.jit(lambda x: minimize(problem_from(region), method, x))(jnp.array([3.0, 0.0]))
-    assert found.status == "diverged" and "start elsewhere" in found.advice
+    assert found.status == "diverged" and "Start elsewhere" in found.advice
 
 
 def test_lanes_are_told_apart():
