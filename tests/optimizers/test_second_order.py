@@ -1270,6 +1270,17 @@ def test_bayesian_regularization_keeps_a_network_from_noise():
     assert error < 0.5 * worse
 
 
+@pytest.mark.slow
+def test_hessian_free_takes_the_hessian_of_what_is_no_sum_of_squares():
+    """log cosh along a bent valley, which has no Gauss-Newton matrix here; with it, it is refused."""
+    valley = lambda x: 1 + jnp.log(jnp.cosh(3 * (x[1] - x[0] ** 2))) + jnp.log(jnp.cosh(1 - x[0]))  # noqa: E731
+    found = minimize(problem_from(valley), optimizers.hessian_free(curvature="hessian"), jnp.array([-1.2, 1.0]))
+    assert found.status == "gradient" and int(found.counts.products) > 0
+    np.testing.assert_allclose(found.params, 1, atol=1e-3)
+    with pytest.raises(ValueError, match="has no Gauss-Newton matrix"):
+        minimize(problem_from(valley), "hessian_free", jnp.array([-1.2, 1.0]))
+
+
 def test_kfac_is_martens_and_grosses():
     """Each step of one layer, (2, 3), tanh: the inverse of the Kronecker product as a matrix, and the best multiples of
     the proposal and of the last step under the exact G.
