@@ -51,6 +51,15 @@ def names_as_they_were():
             table.update(kept)
 
 
+@pytest.fixture(scope="module")
+def brisk():
+    """What a module compiles runs for milliseconds: a third of the compiler's time goes where it would pay in hours."""
+    before = jax.config.values["jax_disable_most_optimizations"]
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     """`sampled(every=n)`: of a test's cases each n-th is fast, the others are left to the slow suite."""

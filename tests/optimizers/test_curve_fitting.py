@@ -9,6 +9,8 @@ from nist_strd import problems
 from functional_nn.optimizers import curve_fit, levenberg_marquardt
 from functional_nn.optimizers.curve_fitting import student
 
+pytestmark = pytest.mark.usefixtures("brisk")
+
 NIST = {problem.name: problem for problem in problems()}
 X = np.linspace(0.0, 4.0, 30)
 DRAW = np.random.default_rng(0)

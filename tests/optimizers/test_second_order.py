@@ -27,13 +27,7 @@ P, N, STEPS = 10, 12, 12
 EPS = np.finfo(float).eps
 
 
-@pytest.fixture(scope="module", autouse=True)
-def brisk():
-    """What is compiled here runs for milliseconds: a third of the compiler's time goes where it would pay in hours."""
-    before = jax.config.values["jax_disable_most_optimizations"]
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
+pytestmark = pytest.mark.usefixtures("brisk")
 
 
 # Two families of functions --------------------------------------------------------------------------------------------

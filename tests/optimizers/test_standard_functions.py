@@ -12,14 +12,7 @@ from standard_functions import FUNCTIONS, TOLERANCE, reached
 from functional_nn import optimizers
 from functional_nn.optimizers import levenberg_marquardt, minimize, problem_from
 
-
-@pytest.fixture(scope="module", autouse=True)
-def brisk():
-    """What is compiled here runs for milliseconds: a third of the compiler's time goes where it would pay in hours."""
-    before = jax.config.values["jax_disable_most_optimizations"]
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
+pytestmark = pytest.mark.usefixtures("brisk")
 
 
 BY_NAME = {function.name: function for function in FUNCTIONS}

@@ -12,13 +12,7 @@ from functional_nn.optimizers.second_order import trust_region
 P = 6
 
 
-@pytest.fixture(scope="module", autouse=True)
-def brisk():
-    """What is compiled here runs for milliseconds: a third of the compiler's time goes where it would pay in hours."""
-    before = jax.config.values["jax_disable_most_optimizations"]
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
+pytestmark = pytest.mark.usefixtures("brisk")
 
 
 # The subproblem -------------------------------------------------------------------------------------------------------

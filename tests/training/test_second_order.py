@@ -19,14 +19,7 @@ from functional_nn.optimizers import minimize, regularizers, second_order
 from functional_nn.optimizers.second_order.problem import Flat
 from functional_nn.training import checkpoints
 
-
-@pytest.fixture(scope="module", autouse=True)
-def brisk():
-    """What is compiled here runs for milliseconds: a third of the compiler's time goes where it would pay in hours."""
-    before = jax.config.values["jax_disable_most_optimizations"]
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
+pytestmark = pytest.mark.usefixtures("brisk")
 
 
 # The problem of a network, against autodiff of its objective ----------------------------------------------------------
