@@ -328,16 +328,22 @@ def size_text(shape: Sequence[int]) -> str:
     return " x ".join(map(str, shape))
 
 
+def _panels(count: int, columns: int, side: float) -> tuple[Figure, list]:
+    """A figure of `count` square panels, of so many inches each, at most `columns` side by side."""
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    size = (side * columns, side * rows)
+    figure, axes = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
+    for axis in axes.flat[count:]:
+        axis.remove()
+    return figure, list(axes.flat[:count])
+
+
 def predictions(targets: np.ndarray, outputs: np.ndarray, names: Sequence[str]) -> Figure:
     """What was predicted against what is true, a panel for each column of (Q, S)."""
-    columns = min(3, len(names))
-    rows = -(-len(names) // columns)
     with plt.rc_context(STYLE):
-        size = (3.4 * columns, 3.4 * rows)
-        figure, axes = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
-        for axis in axes.flat[len(names) :]:
-            axis.remove()
-        for axis, t, a, name in zip(axes.flat, targets.T, outputs.T, names, strict=False):
+        figure, axes = _panels(len(names), 3, 3.4)
+        for axis, t, a, name in zip(axes, targets.T, outputs.T, names, strict=False):
             known = np.isfinite(t) & np.isfinite(a)
             axis.scatter(t[known], a[known], s=16, color=TRAINING, alpha=0.75, lw=0, rasterized=known.sum() > 2000)
             if known.any():
@@ -357,14 +363,9 @@ def regression(parts: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
     colors = dict(zip(pairs, _of_parts(parts), strict=True)) | {"all": "grey"}
     if len(pairs) > 1:
         pairs["all"] = tuple(np.concatenate(x) for x in zip(*pairs.values(), strict=True))
-    columns = min(2, len(pairs))
-    rows = -(-len(pairs) // columns)
     with plt.rc_context(STYLE):
-        size = (3.6 * columns, 3.6 * rows)
-        figure, axes = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
-        for axis in axes.flat[len(pairs) :]:
-            axis.remove()
-        for axis, (name, (t, a)) in zip(axes.flat, pairs.items(), strict=False):
+        figure, axes = _panels(len(pairs), 2, 3.6)
+        for axis, (name, (t, a)) in zip(axes, pairs.items(), strict=True):
             known = np.isfinite(t) & np.isfinite(a)
             t, a = t[known], a[known]
             axis.scatter(t, a, s=14, color=colors[name], alpha=0.6, lw=0, rasterized=t.size > 2000)

@@ -177,6 +177,23 @@ def generalization_loss(alpha: float = 5.0, restore: bool = True, strip: int = 1
     )
 
 
+def _new_strip():
+    """Of the training losses in a strip so far: their sum, the least, and how many."""
+    return jnp.zeros((), precision.default()), _no_loss_yet(), jnp.zeros((), jnp.int32)
+
+
+def _along_strip(part, loss, strip: int):
+    """(the strip with one more loss, or a new one after its end; mean - least; least; is it the end?): P_k = 1000 (mean
+    / least - 1).
+    """
+    total, least, at = part
+    loss = loss.astype(total.dtype)
+    total, least, at = total + loss, jnp.where(loss < least, loss, least), at + 1
+    ends = at == strip
+    following = jax.tree.map(lambda new, old: jnp.where(ends, new, old), _new_strip(), (total, least, at))
+    return following, total / strip - least, least, ends
+
+
 @register
 def progress_quotient(alpha: float = 0.5, strip: int = 5, restore: bool = True) -> Criterion:
     """Prechelt's PQ: stops after the first strip at whose end GL(t) / P_k(t) > alpha: little progress for its price.
@@ -190,20 +207,16 @@ def progress_quotient(alpha: float = 0.5, strip: int = 5, restore: bool = True) 
     checks.boolean("progress_quotient", "restore", restore)
 
     def init():
-        zero = jnp.zeros((), precision.default())
-        return _no_loss_yet(), zero, _no_loss_yet(), jnp.zeros((), jnp.int32)
+        return _no_loss_yet(), *_new_strip()
 
     def update(memory, row):
-        lowest, total, least, at = memory
-        now, training = (x.astype(lowest.dtype) for x in (row.validation_loss, row.training_loss))
+        lowest, *part = memory
+        now = row.validation_loss.astype(lowest.dtype)
         lowest = jnp.where(now < lowest, now, lowest)
-        total, least, at = total + training, jnp.where(training < least, training, least), at + 1
-        ends = at == strip
+        part, excess, least, ends = _along_strip(part, row.training_loss, strip)
         # GL > alpha P_k, multiplied by what both are divided by: a loss may be 0
-        stop = 100 * (now - lowest) * least > alpha * 1000 * (total / strip - least) * lowest
-        stop = stop & ends & (lowest < _no_loss_yet())
-        fresh = (lowest, *init()[1:])
-        return jax.tree.map(lambda new, old: jnp.where(ends, new, old), fresh, (lowest, total, least, at)), stop
+        stop = 100 * (now - lowest) * least > alpha * 1000 * excess * lowest
+        return (lowest, *part), stop & ends & (lowest < _no_loss_yet())
 
     return Criterion(
         "progress_quotient",
@@ -227,20 +240,13 @@ def progress_below(alpha: float = 0.1, strip: int = 5) -> Criterion:
     alpha = checks.constant("progress_below", "alpha", alpha, *checks.POSITIVE)
     checks.integer("progress_below", "strip", strip, 1)
 
-    def init():
-        return jnp.zeros((), precision.default()), _no_loss_yet(), jnp.zeros((), jnp.int32)
-
     def update(memory, row):
-        total, least, at = memory
-        training = row.training_loss.astype(total.dtype)
-        total, least, at = total + training, jnp.where(training < least, training, least), at + 1
-        ends = at == strip
-        stop = ends & (1000 * (total / strip - least) < alpha * least)  # P_k < alpha, multiplied by the least
-        return jax.tree.map(lambda new, old: jnp.where(ends, new, old), init(), (total, least, at)), stop
+        memory, excess, least, ends = _along_strip(memory, row.training_loss, strip)
+        return memory, ends & (1000 * excess < alpha * least)  # P_k < alpha, multiplied by the least
 
     return Criterion(
         "progress_below",
-        init,
+        _new_strip,
         update,
         f"the training loss, over {strip} epochs, was less than {_said(alpha)} per mille above its least on the mean",
     )
