@@ -517,10 +517,9 @@ def start(settings: Settings, params: Params, training: Batch | None = None) -> 
 
 class Parts(NamedTuple):
     """rows(key, epoch, state, training) -> what the epoch's updates read, each array (U, ...);
-    update((state, sound), row, limit, training) -> ((state, sound), Metrics): one update, not made beyond the
-    `limit`-th, nor from the first on whose loss or gradient is not finite;
-    judge(limit, low, high, before, state, metrics) -> Verdict;
-    close(run, state, metrics, verdict, training, held_out) -> (Run, History): the epoch's end, and its row.
+    update(state, row, training) -> (state, Metrics): one update;
+    judge(search, before, state, metrics) -> (Search, settled): after a pass of `search.limit` updates over the epoch;
+    close(run, state, metrics, search, training, held_out) -> (Run, History): the epoch's end, and its row.
     """
 
     rows: Callable
@@ -529,15 +528,22 @@ class Parts(NamedTuple):
     close: Callable
 
 
-class Verdict(NamedTuple):
-    """Of the epoch's updates the first `low` are sound, and the `high`-th is not, or is beyond the last.
+class Search(NamedTuple):
+    """For the last update of an epoch that is sound, int32: the first `low` are, and the `high`-th is not, or is beyond
+    the last. `limit`: how many the next pass over the epoch makes.
 
-    settled: True where the state at hand is the one after exactly `low` updates and `high` is the next.
+    All are made at once, and nothing in an update waits for its loss or norm; only where one was not finite, or the
+    result is not, is the epoch gone through again.
     """
 
     low: Array
     high: Array
-    settled: Array
+    limit: Array
+
+    @classmethod
+    def begin(cls, updates: int, shape: tuple[int, ...] = ()) -> "Search":
+        """Before the first pass, which makes all."""
+        return cls(*(jnp.full(shape, number, jnp.int32) for number in (0, updates + 1, updates)))
 
 
 def parts(settings: Settings, examples: int, dtype) -> Parts:
@@ -575,11 +581,10 @@ def parts(settings: Settings, examples: int, dtype) -> Parts:
                 present = jnp.sum(weights, axis=tuple(range(1, own.ndim))) / expected
                 scales = present if scales is None else scales.astype(own.dtype) * present
         # a sum over b examples is b / B of one over B as it is
-        return numbers, indices, weights, None if loss.reduction == "sum" else scales, own_keys
+        return indices, weights, None if loss.reduction == "sum" else scales, own_keys
 
-    def update(lane, row, limit, training: Batch):
-        state, sound = lane
-        number, picked, example_weights, scale, own_key = row
+    def update(state, row, training: Batch):
+        picked, example_weights, scale, own_key = row
         data = taken((training.inputs, training.targets), picked)
         if settings.mesh is not None:
             over = NamedSharding(settings.mesh, PartitionSpec(settings.mesh.axis_names))
@@ -587,21 +592,21 @@ def parts(settings: Settings, examples: int, dtype) -> Parts:
         if settings.augment:
             data = augmented(settings.augment, own_key, data[0]), data[1]
         after, metrics = step(state, Batch(*data, example_weights, own_key if random else None, scale))
-        sound = sound & (number <= limit) & jnp.isfinite(metrics.loss) & jnp.isfinite(metrics.gradient_norm)
-        # Known before the update is computed, so that the choice costs no pass over the parameters of its own.
-        return (where(sound, after, state), sound), jax.tree.map(lambda m: m.astype(dtype), metrics)
+        return after, jax.tree.map(lambda m: m.astype(dtype), metrics)
 
-    def judge(limit, low, high, before, state, metrics) -> Verdict:
-        broken = ~(jnp.isfinite(metrics.loss) & jnp.isfinite(metrics.gradient_norm)) & (numbers <= limit)
-        first = jnp.min(jnp.where(broken, numbers, high))
-        made = jnp.minimum(limit, first - 1)
+    def judge(search: Search, before, state, metrics) -> tuple[Search, Array]:
+        low, high, limit = search
+        first = jnp.min(jnp.where(~_finite(metrics) & (numbers <= limit), numbers, high))
+        broken = first <= limit
         # A finite gradient may still have made the parameters infinite; by which update is searched for by halving.
-        good = _as_finite(before.params, state.params) | (made == 0)
-        low, high = jnp.where(good, made, low), jnp.where(good, jnp.minimum(first, high), made)
-        return Verdict(low, high, good & (high == low + 1))
+        good = ~broken & (_as_finite(before.params, state.params) | (limit == 0))
+        low, high = jnp.where(good, limit, low), jnp.where(broken, first, jnp.where(good, high, limit))
+        limit = jnp.where(broken, first - 1, (low + high) // 2)
+        return Search(low, high, limit), good & (high == low + 1)
 
-    def close(run: Run, state, metrics: Metrics, verdict: Verdict, training: Batch, held_out: Batch | None):
-        done, failed = run.epoch, verdict.high <= updates
+    def close(run: Run, state, metrics: Metrics, search: Search, training: Batch, held_out: Batch | None):
+        done, failed, seen = run.epoch, search.high <= updates, jnp.minimum(search.high, updates)
+        metrics = jax.tree.map(lambda column: jnp.where(numbers <= seen, column, 0), metrics)
         weight = jnp.sum(metrics.weight)
         if loss.reduction == "sum":
             total = jnp.sum(metrics.loss)
@@ -609,13 +614,13 @@ def parts(settings: Settings, examples: int, dtype) -> Parts:
             total = jnp.sum(metrics.loss * share)
         else:
             total = jnp.sum(metrics.loss * metrics.weight) / weight
-        shown = metrics.loss[jnp.minimum(verdict.low, updates - 1)]  # of the update that is not made
+        shown = metrics.loss[seen - 1]  # of the update that is not made
         total = jnp.where(failed, jnp.where(jnp.isfinite(shown), jnp.nan, shown), total)
         accuracy = _share(None if metrics.right is None else jnp.sum(metrics.right), weight)
         after = (None, None)
         if held_out is not None:
             after = _evaluate(laid_out, loss, state.params, held_out, settings.correct)
-        columns = (total, accuracy, jnp.mean(metrics.gradient_norm), *after)
+        columns = (total, accuracy, jnp.sum(metrics.gradient_norm) / seen.astype(dtype), *after)
         columns = (None if x is None else jnp.asarray(x, dtype) for x in columns)
         row = History(done + 1, *columns, _measure(settings, training, state, done + 1))
 
@@ -637,7 +642,7 @@ def parts(settings: Settings, examples: int, dtype) -> Parts:
             best,
             done + 1,
             jnp.where(failed, DIVERGED, ended),
-            jnp.where(failed, done * updates + verdict.high, 0),
+            jnp.where(failed, done * updates + search.high, 0),
             shown.astype(run.shown.dtype),
         )
         return after, row
@@ -666,28 +671,30 @@ def program(settings: Settings, length: int) -> Callable:
         first = run.epoch
 
         def epoch(carry):
-            # Of this epoch's updates, the first `low` are sound and the `high`-th is not. All are made at once; only
-            # where their result turns out not to be finite is the last that is searched for.
-            run, table, low, high = carry
-            limit = jnp.where(high > updates, updates, (low + high) // 2)
+            run, table, metrics, search = carry
             rows = own.rows(key, run.epoch, run.state, training)
-            update = functools.partial(own.update, limit=limit, training=training)
-            (state, _), metrics = lax.scan(update, (run.state, jnp.asarray(True)), rows)
-            verdict = own.judge(limit, low, high, run.state, state, metrics)
-            after, row = own.close(run, state, metrics, verdict, training, held_out)
+
+            def update(carry):
+                i, state, metrics, _ = carry
+                row = jax.tree.map(lambda x: lax.dynamic_index_in_dim(x, i, keepdims=False), rows)
+                state, found = own.update(state, row, training)
+                return i + 1, state, write(metrics, found, i), _finite(found)
+
+            begin = jnp.zeros((), jnp.uint32), run.state, metrics, jnp.asarray(True)
+            _, state, metrics, _ = lax.while_loop(lambda carry: (carry[0] < search.limit.astype(jnp.uint32)) & carry[3], update, begin)
+            search, settled = own.judge(search, run.state, state, metrics)
+            after, row = own.close(run, state, metrics, search, training, held_out)
             written = write(table, row, run.epoch - first)
-            run, table = where(verdict.settled, (after, written), (run, table))
-            low, high = where(verdict.settled, (low * 0, high * 0 + updates + 1), verdict[:2])
-            return run, table, low, high
+            run, table, search = where(settled, (after, written, Search.begin(updates)), (run, table, search))
+            return run, table, metrics, search
 
         def unfinished(carry):
             run, *_ = carry
             return (run.epoch - first < count) & (run.ended == 0)
 
-        blanks = run, run.state, *_blank(settings, training, updates), training, held_out
-        table = _table(jax.eval_shape(own.close, *blanks)[1], length)
-        none, beyond = jnp.zeros((), jnp.int32), jnp.asarray(updates + 1, jnp.int32)
-        run, table, *_ = lax.while_loop(unfinished, epoch, (run, table, none, beyond))
+        metrics, search = _blank(settings, training, updates), Search.begin(updates)
+        table = _table(jax.eval_shape(own.close, run, run.state, metrics, search, training, held_out)[1], length)
+        run, table, *_ = lax.while_loop(unfinished, epoch, (run, table, metrics, search))
         ran = run.epoch - first
         written = jnp.minimum(jnp.arange(length, dtype=ran.dtype), jnp.maximum(ran - 1, 0))
         return run, jax.tree.map(lambda column: column[written], table), ran
@@ -712,8 +719,7 @@ def lanes(common: Common, make: Callable[[Any], Settings], length: int, shared: 
         drawn = 0 if plan.importance is not None else None
         # weights of examples follow the indices, where there are any
         weighed = drawn if training.weights is None or (shared and axes.weights is None) else 0
-        # of a row: number, indices, weights, scale, key
-        stream = (None, drawn if shared else 0, weighed, weighed, None if shared else 0)
+        stream = (drawn if shared else 0, weighed, weighed, None if shared else 0)  # indices, weights, scale, key
 
         def each(part: str, *over: Any, out: Any = 0) -> Callable:
             """That part of every lane's epoch, with its own settings."""
@@ -721,7 +727,7 @@ def lanes(common: Common, make: Callable[[Any], Settings], length: int, shared: 
                 lambda value, *rest: getattr(parts(make(value), examples, dtype), part)(*rest), (0, *over), out
             )
 
-        update, judge = each("update", 0, stream, 0, axes), each("judge", 0, 0, 0, 0, 0, 1)
+        update, judge = each("update", 0, stream, axes), each("judge", 0, 0, 0, 1)
         close = each("close", 0, 0, 1, 0, axes, None)
 
         def rows(clock, state):
@@ -733,44 +739,48 @@ def lanes(common: Common, make: Callable[[Any], Settings], length: int, shared: 
             return each("rows", None if shared else 0, None, 0, axes, out=out)(values, key, clock, state, training)
 
         def epoch(carry):
-            clock, run, table, low, high = carry
+            clock, run, table, metrics, search = carry
             going = run.ended == 0
-            limit = jnp.where(going, jnp.where(high > updates, updates, (low + high) // 2), 0)
-            (state, _), metrics = lax.scan(
-                lambda lane, row: update(values, lane, row, limit, training),
-                (run.state, going),
-                rows(clock, run.state),
-            )
-            verdict = judge(values, limit, low, high, run.state, state, metrics)
-            after, row = close(values, run, state, metrics, verdict, training, held_out)
-            settled = jnp.all(verdict.settled | ~going)
+            limit = jnp.where(going, search.limit, 0)
+
+            def advanced(state, numbered):
+                number, row = numbered
+                after, found = update(values, state, row, training)
+                # known before the update is computed, so that the choice costs no pass over the parameters of its own
+                return jax.vmap(where)(number <= limit, after, state), found
+
+            numbers = jnp.arange(1, updates + 1, dtype=jnp.int32)
+            state, found = lax.scan(advanced, run.state, (numbers, rows(clock, run.state)))
+            made = numbers[:, None] <= limit
+            metrics = jax.tree.map(lambda new, old: jnp.where(made, new, old), found, metrics)
+            search, settled = judge(values, search, run.state, state, metrics)
+            after, row = close(values, run, state, metrics, search, training, held_out)
+            settled = jnp.all(settled | ~going)
             row = jax.vmap(where)(going, row, jax.tree.map(jnp.zeros_like, row))
             after = jax.vmap(where)(going, after, run)
-            run, table = where(settled, (after, write(table, row, clock - first)), (run, table))
-            low, high = where(settled, (low * 0, high * 0 + updates + 1), verdict[:2])
-            return clock + settled.astype(clock.dtype), run, table, low, high
+            written, anew = write(table, row, clock - first), Search.begin(updates, going.shape)
+            run, table, search = where(settled, (after, written, anew), (run, table, search))
+            return clock + settled.astype(clock.dtype), run, table, metrics, search
 
         def unfinished(carry):
             clock, run, *_ = carry
             return (clock - first < count) & jnp.any(run.ended == 0)
 
-        members = run.ended.shape[0]
-        none, beyond = jnp.zeros(members, jnp.int32), jnp.full(members, updates + 1, jnp.int32)
-        blank = each("close", 0, 0, None, None, axes, None)
-        blanks = values, run, run.state, *_blank(common, training, updates), training, held_out
-        table = _table(jax.eval_shape(blank, *blanks)[1], length)
+        search = Search.begin(updates, run.ended.shape)
+        metrics = _blank(common, training, updates, run.ended.shape)
+        blanks = values, run, run.state, metrics, search, training, held_out
+        table = _table(jax.eval_shape(close, *blanks)[1], length)
         clock = jnp.asarray(first, jnp.int32)
-        _, run, table, *_ = lax.while_loop(unfinished, epoch, (clock, run, table, none, beyond))
+        _, run, table, *_ = lax.while_loop(unfinished, epoch, (clock, run, table, metrics, search))
         return run, table
 
     return advance
 
 
-def _blank(settings: Common, training: Batch, updates: int) -> tuple[Metrics, Verdict]:
-    """What an epoch's updates leave behind, as shapes are found out with."""
-    column, number = jnp.zeros(updates, at_least_float32(training.targets.dtype)), jnp.zeros((), jnp.int32)
-    judged = settings.correct or settings.loss.correct
-    return Metrics(column, column, column if judged else None, column), Verdict(number, number, jnp.asarray(True))
+def _blank(settings: Common, training: Batch, updates: int, lanes: tuple[int, ...] = ()) -> Metrics:
+    """The metrics of an epoch's updates before the first, (U, *lanes)."""
+    column = jnp.zeros((updates, *lanes), at_least_float32(training.targets.dtype))
+    return Metrics(column, column, column if settings.correct or settings.loss.correct else None, column)
 
 
 def _table(row: History, length: int) -> History:
@@ -815,6 +825,10 @@ def _measure(settings: Settings, training: Batch, state: Any, epoch: Array) -> d
                 error.add_note(f"while measuring {name!r}, which fit was asked to track, inside a compiled program")
                 raise
     return found
+
+
+def _finite(metrics: Metrics) -> Array:
+    return jnp.isfinite(metrics.loss) & jnp.isfinite(metrics.gradient_norm)
 
 
 def _as_finite(before: Params, params: Params) -> Array:
