@@ -13,6 +13,9 @@ the cheaper of two ways, told by the shapes alone:
               of a derivative are more than what two sets of T products of length S and of length K take,
               T (S + K) <= S K of one example, T^2 (S + K) <= S K of two; of one position always;
     formed    else, and for squares element by element always: a few examples' derivatives at a time.
+
+All sums but the gradient are of full precision on every device: a Gram matrix of rounded products has eigenvalues, and
+a square norm of which terms cancel may be, below 0.
 """
 
 import math
@@ -25,7 +28,7 @@ from jax import Array, lax
 
 from functional_nn.networks.connections import Connection, Factors, dense, rows
 from functional_nn.networks.network import NOT_MOVED, Network, Params, Trace
-from functional_nn.precision import at_least_float32, wide
+from functional_nn.precision import at_least_float32, full, wide
 
 _FORMED = 64 * 2**20  # bytes of derivatives that are formed at once
 
@@ -148,6 +151,7 @@ def weighed(f: Factors, scale: Array) -> Array:
     return jnp.concatenate(strips, axis=-1)
 
 
+@full
 def square_norms(f: Factors) -> Array:
     """(Q,), at least float32: the sum of their squares, over directions, too."""
     if not is_shared(f):
@@ -160,6 +164,7 @@ def square_norms(f: Factors) -> Array:
     return _a_few_at_a_time(lambda own: sum(map(row_squares, _formed_strips(own))), f)
 
 
+@full
 def second_moment(f: Factors, part: Array) -> Array:
     """sum_q part_q of the squares of each element, over directions, too: (S, K) or (S,), at least float32."""
     if is_shared(f):
@@ -179,6 +184,7 @@ def second_moment(f: Factors, part: Array) -> Array:
     return dense.outer(squares, wide(f.right) ** 2)
 
 
+@full
 def inner_products(one: Factors, other: Factors) -> Array:
     """Of all pairs of examples, (Q, Q')."""
     if is_shared(one):
@@ -186,6 +192,7 @@ def inner_products(one: Factors, other: Factors) -> Array:
     return jnp.einsum("qs,rs->qr", one.left, other.left) * _source_products(one, other)
 
 
+@full
 def kernel_products(one: Factors, other: Factors) -> Array:
     """Of all pairs of directions, (Q, C, Q', C'): as the product of matrices leaves it; only its sum is turned."""
     if is_shared(one):
@@ -194,6 +201,7 @@ def kernel_products(one: Factors, other: Factors) -> Array:
     return products * sources[:, None, :, None]
 
 
+@full
 def traced_products(one: Factors, other: Factors) -> Array:
     """The same, summed over the pairs of one direction: (Q, Q')."""
     if is_shared(one):
