@@ -522,7 +522,8 @@ def compare_connection(
     shape: of one example's signal that it reads, (*P, R); channels: how many it gives, its own where it has no weights.
     The laws, one row each: "adjoint in x", <s, forward(dx, w)> = <back(s, w), dx>; "adjoint in w", <s, forward(x, dw)>
     = <outer(s, x), dw>; "unfolded", what `unfold` gives of each example is its own outer; and "linear in x", "linear
-    in w": forward(x, w) of a sum is the sum. Where the row has a twin, "twin/..." holds it to the same. In JAX's
+    in w": forward(x, w) of a sum is the sum. Where the row has a `twin`, or one `in_lanes`, "twin/..." and
+    "in_lanes/..." hold them to the same. In JAX's
     default float. Raises ValueError for a signal that it cannot read, and for results of other shapes than it says.
 
     >>> import functional_nn as fnn
@@ -546,7 +547,7 @@ def compare_connection(
         x, dx = draw(examples, *shape), draw(examples, *shape)
     else:
         x, dx = jax.random.randint(next(keys), (examples, *shape), 0, by.tokens), None
-    rows = {"": by} | ({} if by.twin is None else {"twin/": by.twin})
+    rows = {"": by} | {name: row for name, row in (("twin/", by.twin), ("in_lanes/", by.in_lanes)) if row is not None}
     for prefix, row in rows.items():
         z = jax.eval_shape(row.forward, x, w).shape
         if z != s.shape:

@@ -26,11 +26,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from functional_nn import platforms
 from functional_nn.networks.connections import Connection, Factors, dense, rows
 from functional_nn.networks.network import NOT_MOVED, Network, Params, Trace
 from functional_nn.precision import at_least_float32, full, wide
-
-_FORMED = 64 * 2**20  # bytes of derivatives that are formed at once
+from functional_nn.reductions import over_columns
 
 
 def total(f: Factors, parameter: Array, add: Callable[[Array], Array] = dense.total) -> Array:
@@ -229,7 +229,7 @@ def _paired(lefts: str, whole: str, one: Factors, other: Factors, both: str) -> 
     # of so many neurons at a time that only so many derivatives are formed
     size = sum(len(f.left) * _formed_bytes(f) for f in (one, other))
     neurons = one.left.shape[-1]
-    chunks = min(neurons, -(-size // _FORMED))
+    chunks = min(neurons, -(-size // platforms.here().formed))
     if chunks == 1:
         return products(one, other)
     width = -(-neurons // chunks)
@@ -275,7 +275,7 @@ def _formed_bytes(f: Factors) -> int:
 def _a_few_at_a_time(function: Callable, rows: Any) -> Array:
     """function(rows) of a few examples at a time, so that only so many derivatives are formed; (Q, ...)."""
     f = rows if isinstance(rows, Factors) else rows[0]
-    size = max(1, _FORMED // _formed_bytes(f))
+    size = max(1, platforms.here().formed // _formed_bytes(f))
     if size >= len(f.left):
         return function(rows)
     single = lambda own: function(jax.tree.map(lambda x: x[None], own))[0]  # noqa: E731
@@ -284,7 +284,5 @@ def _a_few_at_a_time(function: Callable, rows: Any) -> Array:
 
 def row_squares(x: Array) -> Array:
     """The sum of x^2 over all but the first axis, (Q,)."""
-    # As a product with ones: on CPU, XLA's own sum of rows writes the squares down first, takes six times as long, and
-    # with that the norms took more memory than the gradient does.
     x = wide(x).reshape(len(x), -1)
-    return lax.dot(x * x, jnp.ones(x.shape[1], x.dtype), precision=lax.Precision.HIGHEST)
+    return over_columns(x * x)

@@ -767,7 +767,7 @@ def run_to_end(method, steps, path, problem, params, *limits) -> Solution:
         state = stepped(method, steps, problem, origin, before, *limits)
         if path:
             row = Path(state.value, norm(state.gradient), state.length, state.counts.passes)
-            rows = jax.tree.map(lambda column, x: column.at[before.step].set(x), rows, row)
+            rows = jax.tree.map(lambda column, x: lax.dynamic_update_index_in_dim(column, x, before.step, 0), rows, row)
         return state, rows
 
     state, rows = lax.while_loop(going, one, (start, rows))
