@@ -508,7 +508,11 @@ def _at(given: Shape) -> Connection:
         return x[(slice(None), *given)]
 
     def back(s, w, like):
-        return jnp.zeros(like.shape, s.dtype).at[(slice(None), *given)].set(s)
+        places = [
+            (at % length, length - 1 - at % length, 0) for at, length in zip(given, like.shape[1:-1], strict=True)
+        ]
+        one = s.reshape(len(s), *(1,) * len(places), -1)
+        return lax.pad(one, np.zeros((), s.dtype), [(0, 0, 0), *places, (0, 0, 0)])
 
     return Connection(f"take({said(given)})", shapes, forward, back, pads=True)
 

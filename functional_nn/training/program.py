@@ -580,7 +580,9 @@ def parts(settings: Settings, examples: int, dtype) -> Parts:
     def update(lane, row, limit, training: Batch):
         state, sound = lane
         number, picked, example_weights, scale, own_key = row
-        data = taken((training.inputs, training.targets), picked)
+        data = training.inputs, training.targets
+        # all examples, in their order, are there as they are
+        data = whole(data) if plan.size is None else taken(data, picked)
         if settings.mesh is not None:
             over = NamedSharding(settings.mesh, PartitionSpec(settings.mesh.axis_names))
             data = lax.with_sharding_constraint(data, over)

@@ -70,6 +70,7 @@ def restarts(
     flat.check_start("restarts: starts", starts)
     limits = limits(flat.dtype)
     mesh, given = Mesh(np.array(devices), ("lanes",)), (problem.data, problem.bounds)
+    block = min(block, -(-lengths.pop()[0] // mesh.size))  # no lane that never has a start
     if block == 1:
         return _one_by_one(
             _each(problem.functions, problem.name, method, steps, mesh), mesh.size, given, starts, limits
