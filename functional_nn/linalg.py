@@ -13,6 +13,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.scipy.linalg import cho_solve, solve_triangular
 
+from functional_nn import precision
+
 
 def _lane_by_lane(function: Callable) -> Callable:
     each = jax.custom_batching.sequential_vmap(function)
@@ -61,11 +63,24 @@ def triangle(matrix: Array, right: Array) -> tuple[Array, Array]:
     return _triangle(matrix, right)
 
 
+@jax.custom_jvp
 @_lane_by_lane
 def eigh(matrix: Array) -> tuple[Array, Array]:
-    """Eigenvalues in rising order, and eigenvectors in columns, of a symmetric matrix."""
+    """Eigenvalues in rising order, and eigenvectors in columns, of a symmetric matrix; has reverse derivatives, too."""
     values, vectors = jnp.linalg.eigh(matrix)
     return values, vectors
+
+
+@eigh.defjvp
+@precision.full
+def _eigh_jvp(primals, tangents):
+    # of A V = V diag(l), V^T V = I: dl_i = v_i^T dA v_i, dV = V S, S_ij = v_i^T dA v_j / (l_j - l_i), S_ii = 0
+    values, vectors = eigh(*primals)
+    (change,) = tangents
+    along = vectors.T @ ((change + change.T) / 2) @ vectors
+    own = jnp.eye(len(values), dtype=bool)
+    gaps = jnp.where(own, 1, values[None, :] - values[:, None])
+    return (values, vectors), (jnp.diagonal(along), vectors @ jnp.where(own, 0, along / gaps))
 
 
 @_lane_by_lane

@@ -1,4 +1,7 @@
-"""Floating-point types: which are available, and in which one sums and averages are kept."""
+"""Floating-point types: which are available, in which one sums and averages are kept, and what rounds no factor."""
+
+import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -37,3 +40,19 @@ def wide(x: jax.Array) -> jax.Array:
 def largest(dtype) -> jax.Array:
     """The largest finite number: it stands for "none yet" where the lowest is kept, and `jax_debug_infs` lets it be."""
     return jnp.asarray(jnp.finfo(dtype).max, dtype)
+
+
+def full(function: Callable) -> Callable:
+    """The same function, its matrix products at full precision on every device.
+
+    By default accelerators round the factors first, of float32 to 10 bits (TF32) or 7 (bfloat16): enough for a
+    first-order method, which is not told from noise in its batches, and not where a small difference of large numbers
+    is looked for, as in what is solved, in a step that is accepted or not, and in a Gram matrix.
+    """
+
+    @functools.wraps(function)
+    def precisely(*args, **keywords):
+        with jax.default_matmul_precision("highest"):
+            return function(*args, **keywords)
+
+    return precisely

@@ -31,7 +31,7 @@ import functional_nn as fnn
 from functional_nn import quantities
 from functional_nn.lab import experiments
 from functional_nn.lab.progress import progress
-from functional_nn.networks.network import in_columns
+from functional_nn.networks.network import for_lanes
 
 LOSS = fnn.losses.cross_entropy()
 POPULATION = 32
@@ -344,7 +344,7 @@ def of_population(p: Problem, rounds: int) -> dict[str, Any]:
     keys = jax.random.split(jax.random.key(3), POPULATION)
     many = jax.vmap(lambda key: p.network.init(key, jnp.float32))(keys)
     batch, plainly = (many, *data), (jax.vmap(p.converted)(many), *data)
-    by_hand = fnn.value_and_grad(in_columns(p.network), LOSS)
+    by_hand = fnn.value_and_grad(for_lanes(p.network, True), LOSS)
     row = Row(
         f"gradients of {POPULATION}",
         lambda many, *data: lax.map(lambda params: by_hand(params, *data), many),

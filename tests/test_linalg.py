@@ -86,3 +86,20 @@ def test_dtypes_stay(name):
     for dtype in (jnp.float32, jnp.float64):
         given = [jax.ShapeDtypeStruct(array.shape, dtype) for array in arrays]
         assert jax.eval_shape(jax.vmap(function), *given).dtype == dtype
+
+
+@pytest.mark.parametrize("mode", [jax.jacfwd, jax.jacrev])
+def test_eigenvectors_have_derivatives_both_ways(mode):
+    """Of a function in which no sign of an eigenvector counts, against differences; in lanes, too."""
+    weights = jnp.asarray(DRAW.standard_normal((P, P)))
+
+    def function(matrix):
+        values, vectors = linalg.eigh(matrix)
+        return jnp.sum(jnp.sin(values)) + jnp.sum(weights * ((vectors * jnp.exp(-values)[None, :]) @ vectors.T))
+
+    direction = jnp.asarray(DRAW.standard_normal((P, P)))
+    start, step = jnp.asarray(A[0] / 5), 1e-5
+    slope = (function(start + step * direction) - function(start - step * direction)) / (2 * step)
+    found = jax.jit(jax.vmap(mode(function)))(jnp.stack([start, 2 * start]))
+    np.testing.assert_allclose(jnp.sum(found[0] * direction), slope, rtol=1e-7)
+    np.testing.assert_allclose(jax.grad(lambda m: linalg.eigh(m)[0][0])(jnp.eye(P)).sum(), 1)  # several are one

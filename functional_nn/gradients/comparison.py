@@ -188,6 +188,7 @@ class Agreement:
         return _as_text(self)
 
 
+@precision.full
 def compare(
     network: Network,
     loss: Loss,
@@ -237,34 +238,32 @@ def compare(
         manual = _by_rule(rule, own_key if rules.is_random(rule) else drop_key)
     by_hand, automatically, objective = _callables(network, loss, manual, drop_key)
     found = _Examination(by_hand, automatically, (params, inputs, targets), _rounded(loss), key, jit)
-    with jax.default_matmul_precision("highest"):
-        parameters = found.differences(lambda tree: tree["parameters"])
-        backwards = [layer.name for layer in reversed(network.layers)]
-        parted = {name: found.differences(lambda t, name=name: {name: t["sensitivities"][name]}) for name in backwards}
-        sensitivities = tuple(parted[name][0] for name in backwards)
-        apart = [s.name for s in sensitivities if not s.agrees]
-        through_time = {layer.name: layer.activation.through_time for layer in network.layers}
-        parted_at = {
-            name: found.parts_at(lambda t, name=name: t["sensitivities"][name], last=through_time[name])
-            for name in apart
-        }
-        kinks, convention = ((), 0.0) if other else _audit_kinks(network, loss, automatically, params, inputs, targets)
-        total = found.total(lambda tree: tree["parameters"])
-        third = taylor = None
-        if second_opinions:
-            third, taylor = _opinions(found, objective, lambda tree: tree["parameters"], directions)
-            if convention > total.bound:
-                third = dataclasses.replace(third, says="the point is on a kink, where there is no derivative")
-                taylor = dataclasses.replace(taylor, says="inconclusive")
-            cut = [layer.name for layer in network.layers if layer.activation.cuts]
-            if cut:
-                says = f"{', '.join(cut)}: derivatives are cut off on purpose (truncate), so that they are not F's own"
-                third, taylor = dataclasses.replace(third, says=says), dataclasses.replace(taylor, says="inconclusive")
-        measured = ()
-        if costs:
-            value_and_gradient = lambda *args: (lambda r: (r["value"], r["parameters"]))(by_hand(*args))  # noqa: E731
-            callables = {"manual": value_and_gradient, "automatic": jax.value_and_grad(objective)}
-            measured = measure_costs(callables, params, inputs, targets)
+    parameters = found.differences(lambda tree: tree["parameters"])
+    backwards = [layer.name for layer in reversed(network.layers)]
+    parted = {name: found.differences(lambda t, name=name: {name: t["sensitivities"][name]}) for name in backwards}
+    sensitivities = tuple(parted[name][0] for name in backwards)
+    apart = [s.name for s in sensitivities if not s.agrees]
+    through_time = {layer.name: layer.activation.through_time for layer in network.layers}
+    parted_at = {
+        name: found.parts_at(lambda t, name=name: t["sensitivities"][name], last=through_time[name]) for name in apart
+    }
+    kinks, convention = ((), 0.0) if other else _audit_kinks(network, loss, automatically, params, inputs, targets)
+    total = found.total(lambda tree: tree["parameters"])
+    third = taylor = None
+    if second_opinions:
+        third, taylor = _opinions(found, objective, lambda tree: tree["parameters"], directions)
+        if convention > total.bound:
+            third = dataclasses.replace(third, says="the point is on a kink, where there is no derivative")
+            taylor = dataclasses.replace(taylor, says="inconclusive")
+        cut = [layer.name for layer in network.layers if layer.activation.cuts]
+        if cut:
+            says = f"{', '.join(cut)}: derivatives are cut off on purpose (truncate), so that they are not F's own"
+            third, taylor = dataclasses.replace(third, says=says), dataclasses.replace(taylor, says="inconclusive")
+    measured = ()
+    if costs:
+        value_and_gradient = lambda *args: (lambda r: (r["value"], r["parameters"]))(by_hand(*args))  # noqa: E731
+        callables = {"manual": value_and_gradient, "automatic": jax.value_and_grad(objective)}
+        measured = measure_costs(callables, params, inputs, targets)
     # Where F itself has overflowed, as after a divergence, there is no gradient to be right or wrong about.
     defined = bool(np.isfinite(np.asarray(found.automatic["value"]).astype(np.float64)))
     verdict = _judge((total, *parameters, *sensitivities)) if defined else "inconclusive"
@@ -397,6 +396,7 @@ def _rounded(loss: Loss) -> tuple[bool, bool, bool]:
     return True, True, loss.targets != "one-hot"
 
 
+@precision.full
 def compare_callables(
     manual: Callable[..., Any],
     automatic: Callable[..., Any],
@@ -418,12 +418,11 @@ def compare_callables(
     'agree'
     """
     found = _Examination(manual, automatic, args, (True,) * len(args), key, jit, reused=False)
-    with jax.default_matmul_precision("highest"):
-        parameters, total = found.differences(lambda tree: tree), found.total(lambda tree: tree)
-        third = taylor = None
-        if objective is not None:
-            third, taylor = _opinions(found, objective, lambda tree: tree, directions)
-        measured = measure_costs({"manual": manual, "automatic": automatic}, *args) if costs else ()
+    parameters, total = found.differences(lambda tree: tree), found.total(lambda tree: tree)
+    third = taylor = None
+    if objective is not None:
+        third, taylor = _opinions(found, objective, lambda tree: tree, directions)
+    measured = measure_costs({"manual": manual, "automatic": automatic}, *args) if costs else ()
     return Agreement(
         title="two callables",
         dtype=str(jax.tree.leaves(found.automatic)[0].dtype),
@@ -441,6 +440,7 @@ def compare_callables(
     )
 
 
+@precision.full
 def compare_activation(activation: str | Activation, shape: Shape | int = 8, *, key: Array | None = None) -> Agreement:
     """An activation's hand-written derivatives against `jax.vjp` and `jax.jvp` of its own forward map, on random data.
 
@@ -514,6 +514,7 @@ def _summed_like(theta, learned):
     return {f"learned/{name}": factors.total(f, theta[name]) for name, f in learned.items()}
 
 
+@precision.full
 def compare_connection(
     connection: str | Connection, shape: Shape | int, channels: int = 4, *, key: Array | None = None
 ) -> Agreement:
@@ -522,7 +523,8 @@ def compare_connection(
     shape: of one example's signal that it reads, (*P, R); channels: how many it gives, its own where it has no weights.
     The laws, one row each: "adjoint in x", <s, forward(dx, w)> = <back(s, w), dx>; "adjoint in w", <s, forward(x, dw)>
     = <outer(s, x), dw>; "unfolded", what `unfold` gives of each example is its own outer; and "linear in x", "linear
-    in w": forward(x, w) of a sum is the sum. Where the row has a twin, "twin/..." holds it to the same. In JAX's
+    in w": forward(x, w) of a sum is the sum. Where the row has a `twin`, or one `in_lanes`, "twin/..." and
+    "in_lanes/..." hold them to the same. In JAX's
     default float. Raises ValueError for a signal that it cannot read, and for results of other shapes than it says.
 
     >>> import functional_nn as fnn
@@ -546,7 +548,7 @@ def compare_connection(
         x, dx = draw(examples, *shape), draw(examples, *shape)
     else:
         x, dx = jax.random.randint(next(keys), (examples, *shape), 0, by.tokens), None
-    rows = {"": by} | ({} if by.twin is None else {"twin/": by.twin})
+    rows = {"": by} | {name: row for name, row in (("twin/", by.twin), ("in_lanes/", by.in_lanes)) if row is not None}
     for prefix, row in rows.items():
         z = jax.eval_shape(row.forward, x, w).shape
         if z != s.shape:
@@ -612,22 +614,19 @@ class _Examination:
         self.key = jax.random.key(0) if key is None else key
         self.args, self.jit = args, jit
         compiled = jax.jit if jit else (lambda f: f)
-        with jax.default_matmul_precision("highest"):
-            automatic_compiled = compiled(automatic)
-            self.manual, self.automatic = compiled(manual)(*args), automatic_compiled(*args)
-            if jax.tree.structure(self.manual) != jax.tree.structure(self.automatic):
-                raise ValueError(
-                    "the two results differ in structure: "
-                    f"{jax.tree.structure(self.manual)} and {jax.tree.structure(self.automatic)}"
-                )
-            self.unit = unit_roundoff(jax.tree.leaves(self.automatic)[0].dtype)
-            shaken = (
-                _compiled_displacements(automatic) if jit and reused else functools.partial(displacements, automatic)
+        automatic_compiled = compiled(automatic)
+        self.manual, self.automatic = compiled(manual)(*args), automatic_compiled(*args)
+        if jax.tree.structure(self.manual) != jax.tree.structure(self.automatic):
+            raise ValueError(
+                "the two results differ in structure: "
+                f"{jax.tree.structure(self.manual)} and {jax.tree.structure(self.automatic)}"
             )
-            self.delta = shaken(args, self.key)
-            self.step = 2.0 ** round(math.log2(math.sqrt(self.unit)))
-            draw = _generator(self.key, 1)
-            self.nearby = [automatic_compiled(*_moved_by_signs(args, moved, draw, self.step)) for _ in range(3)]
+        self.unit = unit_roundoff(jax.tree.leaves(self.automatic)[0].dtype)
+        shaken = _compiled_displacements(automatic) if jit and reused else functools.partial(displacements, automatic)
+        self.delta = shaken(args, self.key)
+        self.step = 2.0 ** round(math.log2(math.sqrt(self.unit)))
+        draw = _generator(self.key, 1)
+        self.nearby = [automatic_compiled(*_moved_by_signs(args, moved, draw, self.step)) for _ in range(3)]
 
     def condition(self, part) -> float:
         """kappa of a part of the result, at least 1."""

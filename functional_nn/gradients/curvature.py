@@ -19,8 +19,8 @@ converges where alpha < 2 / lambda_max (Hagan P3.3).
 Running statistics of batch normalization are among the parameters, and F does not depend on them: their rows and
 columns of a matrix are 0, and so are as many eigenvalues.
 
-Compile what you call again and again. Matrices and vectors over all parameters are in `jax.flatten_util.ravel_pytree`'s
-order.
+Matrix products are of full precision on every device. Compile what you call again and again. Matrices and vectors over
+all parameters are in `jax.flatten_util.ravel_pytree`'s order.
 """
 
 from collections.abc import Callable
@@ -38,7 +38,7 @@ from functional_nn.gradients.views import BLOCK, BUDGET, Examples, View, check_b
 from functional_nn.networks import activations, losses
 from functional_nn.networks.losses import Loss, at_positions
 from functional_nn.networks.network import Inputs, Network, Params, Trace, plus_bias, theta, weights_of
-from functional_nn.precision import at_least_float32
+from functional_nn.precision import at_least_float32, full
 
 Matrix = Literal["hessian", "gauss_newton"]
 Product = Callable[[Params], Params]
@@ -80,6 +80,7 @@ def gauss_newton_vector_product(
     return products(network, loss, params, inputs, targets, "gauss_newton", weights=weights, block=block)(vector)
 
 
+@full
 def products(
     network: Network,
     loss: Loss | str,
@@ -118,6 +119,7 @@ def products(
 
             return in_blocks(measure, examples, block)[1]
 
+    @full
     def product(vector: Params) -> Params:
         if not isinstance(vector, dict):
             raise TypeError(
@@ -247,6 +249,7 @@ def _loss_curvature(view: View):
 # Matrices -------------------------------------------------------------------------------------------------------------
 
 
+@full
 def hessian(
     network: Network,
     loss: Loss | str,
@@ -291,6 +294,7 @@ class Extremes(NamedTuple):
     largest_vector: Params
 
 
+@full
 def extreme_eigenvalues(
     network: Network,
     loss: Loss | str,
@@ -355,7 +359,7 @@ def _lanczos(multiply: Callable[[Array], Array], size: int, dtype, steps: int, k
     basis = jnp.zeros((steps, size), dtype).at[0].set(start / jnp.linalg.norm(start))
     basis, alphas, betas = lax.fori_loop(0, steps, step, (basis, jnp.zeros(steps, dtype), jnp.zeros(steps, dtype)))
     tridiagonal = jnp.diag(alphas) + jnp.diag(betas[:-1], 1) + jnp.diag(betas[:-1], -1)
-    values, mixing = jnp.linalg.eigh(tridiagonal)
+    values, mixing = linalg.eigh(tridiagonal)
     return values, basis.T @ mixing
 
 
@@ -372,6 +376,7 @@ class Estimate(NamedTuple):
     standard_error: Array
 
 
+@full
 def trace(
     network: Network,
     loss: Loss | str,
@@ -428,6 +433,7 @@ def _two_over(largest: Array) -> Array:
     return jnp.where(largest > 0, 2 / jnp.where(largest > 0, largest, 1), jnp.inf)
 
 
+@full
 def kronecker_solve(network: Network, kronecker: dict, damping: Array | float, vector: Params) -> Params:
     """What the damped inverse of the Gauss-Newton matrix, as `quantities.kfac` or `kflr` factor it, makes of `vector`.
 
@@ -500,11 +506,13 @@ class QuadraticModel(NamedTuple):
     minimum: Array
     stable_rate: Array
 
+    @full
     def value(self, x: Array) -> Array:
         """F(x) for x (P,)."""
         return self.c + self.d @ x + x @ self.A @ x / 2
 
 
+@full
 def quadratic_model(
     network: Network,
     loss: Loss | str,
@@ -524,7 +532,7 @@ def quadratic_model(
     x, g = ravel_pytree(params)[0], ravel_pytree(gradients)[0]
     d = g - A @ x
     A, d, x, g, value = (each.astype(at_least_float32(A.dtype)) for each in (A, d, x, g, value))
-    eigenvalues, eigenvectors = jnp.linalg.eigh((A + A.T) / 2)
+    eigenvalues, eigenvectors = linalg.eigh(A)
     flat = jnp.abs(eigenvalues) <= len(x) * jnp.finfo(x.dtype).eps * jnp.max(jnp.abs(eigenvalues))
     along = jnp.where(flat, 0, -(eigenvectors.T @ d) / jnp.where(flat, 1, eigenvalues))
     return QuadraticModel(

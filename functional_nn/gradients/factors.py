@@ -13,6 +13,9 @@ the cheaper of two ways, told by the shapes alone:
               of a derivative are more than what two sets of T products of length S and of length K take,
               T (S + K) <= S K of one example, T^2 (S + K) <= S K of two; of one position always;
     formed    else, and for squares element by element always: a few examples' derivatives at a time.
+
+All sums but the gradient are of full precision on every device: a Gram matrix of rounded products has eigenvalues, and
+a square norm of which terms cancel may be, below 0.
 """
 
 import math
@@ -23,11 +26,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from functional_nn import platforms
 from functional_nn.networks.connections import Connection, Factors, dense, rows
 from functional_nn.networks.network import NOT_MOVED, Network, Params, Trace
-from functional_nn.precision import at_least_float32, wide
-
-_FORMED = 64 * 2**20  # bytes of derivatives that are formed at once
+from functional_nn.precision import at_least_float32, full, wide
+from functional_nn.reductions import over_columns
 
 
 def total(f: Factors, parameter: Array, add: Callable[[Array], Array] = dense.total) -> Array:
@@ -148,6 +151,7 @@ def weighed(f: Factors, scale: Array) -> Array:
     return jnp.concatenate(strips, axis=-1)
 
 
+@full
 def square_norms(f: Factors) -> Array:
     """(Q,), at least float32: the sum of their squares, over directions, too."""
     if not is_shared(f):
@@ -160,6 +164,7 @@ def square_norms(f: Factors) -> Array:
     return _a_few_at_a_time(lambda own: sum(map(row_squares, _formed_strips(own))), f)
 
 
+@full
 def second_moment(f: Factors, part: Array) -> Array:
     """sum_q part_q of the squares of each element, over directions, too: (S, K) or (S,), at least float32."""
     if is_shared(f):
@@ -179,6 +184,7 @@ def second_moment(f: Factors, part: Array) -> Array:
     return dense.outer(squares, wide(f.right) ** 2)
 
 
+@full
 def inner_products(one: Factors, other: Factors) -> Array:
     """Of all pairs of examples, (Q, Q')."""
     if is_shared(one):
@@ -186,6 +192,7 @@ def inner_products(one: Factors, other: Factors) -> Array:
     return jnp.einsum("qs,rs->qr", one.left, other.left) * _source_products(one, other)
 
 
+@full
 def kernel_products(one: Factors, other: Factors) -> Array:
     """Of all pairs of directions, (Q, C, Q', C'): as the product of matrices leaves it; only its sum is turned."""
     if is_shared(one):
@@ -194,6 +201,7 @@ def kernel_products(one: Factors, other: Factors) -> Array:
     return products * sources[:, None, :, None]
 
 
+@full
 def traced_products(one: Factors, other: Factors) -> Array:
     """The same, summed over the pairs of one direction: (Q, Q')."""
     if is_shared(one):
@@ -221,7 +229,7 @@ def _paired(lefts: str, whole: str, one: Factors, other: Factors, both: str) -> 
     # of so many neurons at a time that only so many derivatives are formed
     size = sum(len(f.left) * _formed_bytes(f) for f in (one, other))
     neurons = one.left.shape[-1]
-    chunks = min(neurons, -(-size // _FORMED))
+    chunks = min(neurons, -(-size // platforms.here().formed))
     if chunks == 1:
         return products(one, other)
     width = -(-neurons // chunks)
@@ -267,7 +275,7 @@ def _formed_bytes(f: Factors) -> int:
 def _a_few_at_a_time(function: Callable, rows: Any) -> Array:
     """function(rows) of a few examples at a time, so that only so many derivatives are formed; (Q, ...)."""
     f = rows if isinstance(rows, Factors) else rows[0]
-    size = max(1, _FORMED // _formed_bytes(f))
+    size = max(1, platforms.here().formed // _formed_bytes(f))
     if size >= len(f.left):
         return function(rows)
     single = lambda own: function(jax.tree.map(lambda x: x[None], own))[0]  # noqa: E731
@@ -276,7 +284,5 @@ def _a_few_at_a_time(function: Callable, rows: Any) -> Array:
 
 def row_squares(x: Array) -> Array:
     """The sum of x^2 over all but the first axis, (Q,)."""
-    # As a product with ones: on CPU, XLA's own sum of rows writes the squares down first, takes six times as long, and
-    # with that the norms took more memory than the gradient does.
     x = wide(x).reshape(len(x), -1)
-    return lax.dot(x * x, jnp.ones(x.shape[1], x.dtype), precision=lax.Precision.HIGHEST)
+    return over_columns(x * x)

@@ -57,7 +57,7 @@ from functional_nn.networks import losses
 from functional_nn.networks.activations import Activation, Theta
 from functional_nn.networks.losses import Loss
 from functional_nn.networks.network import Inputs, Layer, Network, Params, moved, theta
-from functional_nn.precision import wide
+from functional_nn.precision import full, wide
 
 # Sums of factors ------------------------------------------------------------------------------------------------------
 
@@ -708,6 +708,7 @@ Shared = Literal["expand", "reduce"]
 
 def _kronecker(view: View, over: Callable, shared: Shared) -> dict[str, KroneckerFactors]:
     # over(measure): measure(the columns swept back), or the sum of it over some columns after others
+    @full
     def products(left, part):  # (Q, ..., S) -> (S, S)
         left = left.reshape(len(left), math.prod(left.shape[1:-1]), left.shape[-1])
         return jnp.einsum("qcs,qct->st", left * part.astype(left.dtype)[:, None, None], left)
@@ -811,6 +812,7 @@ def kfac(view, *, key, samples=1, shared="expand"):
 def gauss_newton(view):
     """The generalised Gauss-Newton matrix (P, P) of a small network, in `ravel_pytree`'s order."""
 
+    @full
     def squares(columns):
         rows = [factors.formed(f) for f in factors.leaves(columns)]
         flat = jnp.concatenate([row.reshape(*row.shape[:2], -1) for row in rows], axis=2)

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from functional_nn import checks
+from functional_nn import checks, platforms
 from functional_nn.gradients import backprop, factors, rules
 from functional_nn.gradients.backprop import Sweep
 from functional_nn.networks import activations, connections, losses
@@ -28,8 +28,6 @@ from functional_nn.networks.stored import is_stored, taken, whole
 from functional_nn.precision import at_least_float32
 
 BLOCK = 2048  # examples swept at once
-SWEPT = 256 * 2**20  # bytes that a block takes, of networks whose layers read signals
-SWEPT_ON_CPU = 32 * 2**20  # the same on a CPU, where memory that has just been taken is slow
 BUDGET = 2 * 2**30  # bytes that one result may take
 COLUMNS = 16  # of the root of the loss's curvature, swept at once
 ROOTS = 8  # examples whose roots are formed at once, of a curvature that cannot do without
@@ -306,8 +304,8 @@ def prepare(network, loss, params, inputs, targets, weights, apart: bool = True)
 
 
 def fitting(network, params, block: int | None) -> int | None:
-    """`block`, or as many examples as take `SWEPT` bytes, with what shared weights read at every position; on a CPU
-    `SWEPT_ON_CPU`, but 8 of them where they fit.
+    """`block`, or as many examples as suit the platform (`platforms.Suited.swept`), with what shared weights read at
+    every position.
     """
     if block is None or all(len(shape) == 1 for shape in network.net_shapes.values()):
         return block
@@ -316,9 +314,8 @@ def fitting(network, params, block: int | None) -> int | None:
         positions = math.prod(network.net_shapes[layer.name][:-1])
         unfolded += positions * sum(w.size // len(w) for w in params[layer.name]["weights"].values())
     each = (network.trace_size + unfolded) * dtype_of(params).itemsize
-    fit = SWEPT // each
-    if jax.default_backend() == "cpu":
-        fit = max(SWEPT_ON_CPU // each, min(8, fit))
+    suited = platforms.here()
+    fit = max(suited.swept // each, min(8, suited.most_swept // each))
     return max(1, min(block, fit))
 
 

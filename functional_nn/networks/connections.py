@@ -20,11 +20,12 @@ these three laws (`comparison.compare_connection`). The rows:
     embedding    z_p = the column of W that token x_p names: dense of one-hot rows, which are never made
     identity     z = x: a residual; mean_pool, take, upsample: a window's mean, one position of a signal, each repeated
 
-Each says what is meant and leaves the order of memory to the compiler. A `twin` is the same behind the same shapes for
-populations on CPU. Of `dense` it keeps x and s as (S, Q) in memory, so that every product of a whole population of
-small networks is one that XLA's fast kernels take as it stands: a step takes 0.6 of the time. Of `conv` it copies the
-windows side by side and makes one product of them, since kernels that differ by lane would be a grouped convolution,
-for which XLA on CPU has no fast kernel.
+Each says what is meant and leaves the order of memory to the compiler. A row of its own behind the same shapes may
+stand in for it in populations (`network.for_lanes`). The `twin` of `dense`, for CPUs, keeps x and s as (S, Q) in
+memory, so that every product of a whole population of small networks is one that XLA's fast kernels take as it stands:
+a step takes 0.6 of the time. `in_lanes`, `conv` copies the windows side by side and makes one product of them, since
+kernels that differ by lane would be a grouped convolution, for which XLA on CPU has no fast kernel, and cuDNN slow ones
+(measured by others: pytorch issues 70954 and 41167; not here).
 """
 
 import functools
@@ -38,8 +39,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from functional_nn import checks
+from functional_nn import checks, platforms
 from functional_nn.networks.windows import Shape, Window, said, window_of, with_constants
+from functional_nn.reductions import over_examples
 from functional_nn.registry import Described, Registry, cached, remember
 
 
@@ -52,12 +54,6 @@ class Factors(NamedTuple):
 
     left: Array
     right: Array | tuple[Array, ...] | None
-
-
-def _total(s: Array) -> Array:
-    # As a product with ones: on CPU, XLA's own column sum of a large batch costs up to a tenth of the whole gradient.
-    # Full precision is asked for because accelerators round the factors of a product otherwise.
-    return lax.dot(jnp.ones(s.shape[0], s.dtype), s, precision=lax.Precision.HIGHEST)
 
 
 @dataclass(frozen=True)
@@ -75,7 +71,8 @@ class Connection(Described):
     pads: a corner of w is a narrower network's w, and what pads it stays out of all else.
     tokens: how many there are, where it reads integers and not numbers; None where it reads numbers.
     total(s) -> sum_q s_q (S,): what a bias, which reads a 1 of every example, gets of s (Q, S) laid out as here.
-    twin: the same connection for populations on CPU; None where it serves as it is.
+    twin: the same connection in the order of memory for populations on CPU; in_lanes: the same for populations on every
+    platform, whose weights differ by lane. None where it serves as it is.
     """
 
     name: str
@@ -88,8 +85,9 @@ class Connection(Described):
     fans: Callable[[Shape], tuple[int, int]] = lambda w: (math.prod(w[1:]), w[0])
     pads: bool = False
     tokens: int | None = None
-    total: Callable[[Array], Array] = _total
+    total: Callable[[Array], Array] = over_examples
     twin: "Connection | None" = None
+    in_lanes: "Connection | None" = None
 
     def __repr__(self) -> str:
         return f"<connection {self.name}>"
@@ -107,12 +105,12 @@ def register(connection: Connection | Callable[..., Connection], *, aliases: tup
     if isinstance(connection, Connection):
         _registry.add(connection.name, lambda: connection, aliases)
         remember(connection, _named, (connection.name,))
-        return _with_twin(connection)
+        return _remembered(connection)
 
     @cached
     @functools.wraps(connection)
     def same(*args, **keywords):
-        return _with_twin(connection(*args, **keywords))
+        return _remembered(connection(*args, **keywords))
 
     _registry.add(connection.__name__, same, aliases)
     return same
@@ -122,14 +120,15 @@ def _named(name: str) -> Connection:
     return get(name)
 
 
-def _with_twin(row: Connection) -> Connection:
-    if row.twin is not None:
-        remember(row.twin, _twin_of, (row.name,))
+def _remembered(row: Connection) -> Connection:
+    for name in ("twin", "in_lanes"):
+        if getattr(row, name) is not None:
+            remember(getattr(row, name), _part_of, (row.name, name))
     return row
 
 
-def _twin_of(name: str) -> Connection:
-    return get(name).twin
+def _part_of(row: str, name: str) -> Connection:
+    return getattr(get(row), name)
 
 
 def rows(x: Array) -> Array:
@@ -158,6 +157,8 @@ def _dense_back(s: Array, w: Array, like: Array) -> Array:
 
 
 def _dense_outer(s: Array, x: Array) -> Array:
+    if s.size * x.shape[-1] <= platforms.here().transposed:
+        return lax.dot(_standing(rows(s)), rows(x))
     over = tuple(range(s.ndim - 1))
     return lax.dot_general(s, x, ((over, over), ((), ())))
 
@@ -353,8 +354,8 @@ def _convolution(window: Window, groups: int) -> Connection:
     row = functools.partial(
         Connection, shapes=shapes, unfold=unfold, strips=strips if groups == 1 else None, fans=fans, pads=groups == 1
     )
-    twin = None if groups > 1 else row(f"{name} as a product", **_as_product(window))
-    return row(name, forward=forward, back=back, outer=outer, twin=twin)
+    product = None if groups > 1 else row(f"{name} as a product", **_as_product(window))
+    return row(name, forward=forward, back=back, outer=outer, in_lanes=product)
 
 
 def _complex_convolution(window: Window, groups: int, x: Array, w: Array) -> Array:
@@ -509,7 +510,11 @@ def _at(given: Shape) -> Connection:
         return x[(slice(None), *given)]
 
     def back(s, w, like):
-        return jnp.zeros(like.shape, s.dtype).at[(slice(None), *given)].set(s)
+        places = [
+            (at % length, length - 1 - at % length, 0) for at, length in zip(given, like.shape[1:-1], strict=True)
+        ]
+        one = s.reshape(len(s), *(1,) * len(places), -1)
+        return lax.pad(one, np.zeros((), s.dtype), [(0, 0, 0), *places, (0, 0, 0)])
 
     return Connection(f"take({said(given)})", shapes, forward, back, pads=True)
 

@@ -396,12 +396,13 @@ def graph(*, inputs: Mapping[str, int | Shape], layers: Sequence[Layer]) -> Netw
     return Network(tuple(inputs.items()), tuple(layers))
 
 
-def in_columns(network: Network) -> Network:
-    """The same network, its connections in the order of memory that suits populations on CPU."""
-    layers = (
-        dataclasses.replace(layer, connections=tuple(by.twin or by for by in layer.connections))
-        for layer in network.layers
-    )
+def for_lanes(network: Network, columns: bool) -> Network:
+    """The same network, its connections as they suit populations; columns: in the order of memory that does on CPU."""
+
+    def suited(by: Connection) -> Connection:
+        return by.in_lanes or (by.twin if columns else None) or by
+
+    layers = (dataclasses.replace(layer, connections=tuple(map(suited, layer.connections))) for layer in network.layers)
     return Network(network.inputs, tuple(layers))
 
 

@@ -295,6 +295,7 @@ def _program(f: Callable, method: SecondOrder, steps: int, loss: str, absolute: 
     """(data, bounds, p0) -> CurveFit."""
     functions = problem_from(residuals=_residuals(f), data=(), loss=loss).functions
 
+    @precision.full
     def run(data: tuple, bounds: tuple | None, p0: Any) -> CurveFit:
         problem = Problem(functions, data, "of a curve", bounds)
         flat = Flat(problem, p0)

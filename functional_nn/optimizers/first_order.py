@@ -32,7 +32,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from functional_nn import checks, registry
+from functional_nn import checks, linalg, registry
 from functional_nn.optimizers import schedules
 from functional_nn.precision import at_least_float32
 from functional_nn.registry import Described, FrozenMapping, Registry
@@ -405,7 +405,7 @@ def full_matrix_adagrad(learning_rate: Constant = 0.01, epsilon: Constant = 1e-8
         rate, epsilon = (in_dtype(at_step(constant, state.step), dtype) for constant in constants.values())
         g = jnp.concatenate([leaf.reshape(-1).astype(dtype) for leaf in jax.tree.leaves(grads)])
         G = state.matrix + g[:, None] * g[None, :]
-        eigenvalues, V = jnp.linalg.eigh(G, symmetrize_input=False)  # symmetric to the last bit
+        eigenvalues, V = linalg.eigh(G)
         # Below this an eigenvalue is rounding, and may be negative; what rounding makes of g in its direction is
         # divided by its root. Parameters that never had a gradient, such as those that fill a network up, add none.
         size = jnp.sum(jnp.diagonal(G) > 0).astype(dtype)

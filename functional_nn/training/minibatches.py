@@ -189,7 +189,8 @@ def permutation(key: Array, examples: int) -> Array:
     own = max(1, (examples - 1).bit_length())
     rounds = max(1, math.ceil(3 * math.log2(examples) / (32 - own)))
     numbers = jnp.arange(examples, dtype=jnp.uint32)
-    order = numbers
+    order = None
     for bits in jax.random.bits(key, (rounds, examples), jnp.uint32):
-        order = order[jnp.sort((bits >> own) << own | numbers) & ((1 << own) - 1)]
+        drawn = jnp.sort((bits >> own) << own | numbers) & ((1 << own) - 1)
+        order = drawn if order is None else order[drawn]
     return order.astype(jnp.int32)

@@ -21,7 +21,7 @@ from jax import Array
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from functional_nn import checks
+from functional_nn import checks, platforms
 from functional_nn.gradients import rules
 from functional_nn.gradients.views import said_bytes
 from functional_nn.networks.network import Network
@@ -47,8 +47,6 @@ from functional_nn.training.program import (
 )
 from functional_nn.training.results import OUTRANKED, Part, Population
 from functional_nn.training.search import Halving
-
-_WORKING_SET = 3 * 2**20  # bytes of a block that a CPU's core goes through at every update; twice and half cost a tenth
 
 
 class Progress(NamedTuple):
@@ -179,14 +177,15 @@ def fit_population(
             f"{jax.process_count()} processes: expected at least as many members of each program, got "
             f"{min(len(group.ids) for group in groups)}"
         )
-    lanes_of = planned(groups, block, budget, mesh.size, epochs)
     plan_key = keys.plan(key)
-    trained = [
-        _Lanes(group, own, min(chunk, epochs), mesh, shuffle == "shared", plan_key)
-        for group, own in zip(groups, lanes_of, strict=True)
-    ]
-    population = _Training(trained, columns, epochs, chunk, halving, checkpoint, on_chunk, shuffle, key)
-    population.run(resume, math.inf if seconds is None else began + seconds)
+    with platforms.aimed_at(mesh):
+        lanes_of = planned(groups, block, budget, mesh, epochs)
+        trained = [
+            _Lanes(group, own, min(chunk, epochs), mesh, shuffle == "shared", plan_key)
+            for group, own in zip(groups, lanes_of, strict=True)
+        ]
+        population = _Training(trained, columns, epochs, chunk, halving, checkpoint, on_chunk, shuffle, key)
+        population.run(resume, math.inf if seconds is None else began + seconds)
     return population.result(time.perf_counter() - began)
 
 
@@ -236,19 +235,19 @@ def _first_lane(values: Any) -> Any:
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), values)
 
 
-def default_budget() -> int:
-    """Half of the accelerator's memory, or of the machine's."""
-    statistics = jax.local_devices()[0].memory_stats() or {}
+def default_budget(mesh: Mesh) -> int:
+    """Half of an accelerator's memory, or of the machine's."""
+    statistics = mesh.devices.flat[0].memory_stats() or {}
     whole = statistics.get("bytes_limit") or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return whole // 2
 
 
-def planned(groups: list[Group], block: int | None, budget: int | None, devices: int, epochs: int) -> list[int]:
+def planned(groups: list[Group], block: int | None, budget: int | None, mesh: Mesh, epochs: int) -> list[int]:
     """How many lanes of each group a device trains at a time. Raises ValueError where they do not fit the budget."""
-    budget = default_budget() if budget is None else checks.integer("", "budget", budget, 1)
+    budget = default_budget(mesh) if budget is None else checks.integer("", "budget", budget, 1)
     block = block if block is None else checks.integer("", "block", block, 1)
-    on_cpu = jax.local_devices()[0].platform == "cpu"
-    sharing = devices if on_cpu else 1  # devices that are cores of one machine share its memory
+    devices, suited = mesh.size, platforms.here()
+    sharing = devices if suited.one_memory else 1
     sizes = [lane_bytes(group) for group in groups]
     members = sum(len(group.ids) for group in groups)
     history = 8 * epochs * len(History._fields)
@@ -266,7 +265,7 @@ def planned(groups: list[Group], block: int | None, budget: int | None, devices:
                 raise ValueError(f"block: {asked} lanes a device {over}; block={fits} fits")
             few = (budget - data - sharing * working) * members // kept
             raise ValueError(f"{members} members {over}; {f'{few} of them fit' if few > 0 else 'not even one fits'}")
-        most = block or (min(_WORKING_SET // update + 1, fits) if on_cpu else fits)
+        most = block or (fits if suited.lanes is None else min(suited.lanes // update + 1, fits))
         blocks = -(-share // most)
         lanes_of.append(-(-share // blocks))  # as even as it goes
     return lanes_of
@@ -299,8 +298,7 @@ class _Lanes:
     def __init__(self, group: Group, lanes_a_device: int, length: int, mesh: Mesh, shared: bool, plan_key: Array):
         self.group, self.length, self.mesh, self.shared, self.plan_key = group, length, mesh, shared, plan_key
         self.size = lanes_a_device * mesh.size
-        on_cpu = mesh.devices.flat[0].platform == "cpu"
-        common = dataclasses.replace(group.make.common, columns=on_cpu)
+        common = dataclasses.replace(group.make.common, columns=platforms.here().columns)
         make = dataclasses.replace(group.make, common=common)
         self.begin, self.advance = _programs(make, length, shared, group.data.axes, mesh)
         count, process = len(group.ids), jax.process_index()

@@ -18,7 +18,7 @@ import numpy as np
 from jax import Array, lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from functional_nn import checks, optimizers, precision, reductions
+from functional_nn import checks, optimizers, platforms, precision, reductions
 from functional_nn.gradients import quantities, rules
 from functional_nn.gradients.backprop import (
     Along,
@@ -38,8 +38,8 @@ from functional_nn.networks.network import (
     Params,
     check_statistics,
     dtype_of,
+    for_lanes,
     forward,
-    in_columns,
     inference_mode,
     renewed,
 )
@@ -59,8 +59,6 @@ from functional_nn.training.termination import Criterion
 # May also have `random`, True where it takes a key at every update, and `with_outputs(network, loss)`, see there.
 Gradient = Callable[[Network, Loss], Callable[..., tuple[Array, Params]]]
 Correct = Callable[[Array, Array], Array]  # (outputs, targets) -> (Q,) booleans
-
-_EVALUATED = 64 * 2**20  # bytes of net inputs and outputs that are measured at once
 
 COMPLETED, DIVERGED, STOPPED = 0, 1, 2  # how a run ended; STOPPED + i by the i-th criterion
 
@@ -168,8 +166,8 @@ class Common:
     """Everything but arrays that runs side by side have in common; hashable, where the user's own callables are.
 
     plan: None until it is known how many examples there are (`loop.suited`). mesh: the devices over which each batch is
-    laid, None for one. columns: the hand-written gradient and the evaluation go through the network `in_columns`, for
-    lanes on CPU. augment: what each update's inputs go through first.
+    laid, None for one. columns: of lanes, whose hand-written gradient and evaluation go through the network
+    `for_lanes`, in columns or not; None for a run alone. augment: what each update's inputs go through first.
     """
 
     network: Network
@@ -180,7 +178,7 @@ class Common:
     correct: Correct | None
     track: tuple[tuple[str, Callable | None], ...]
     mesh: Mesh | None = None
-    columns: bool = False
+    columns: bool | None = None
     augment: Augmented = ()
 
     def settings(self, **own: Any) -> "Settings":
@@ -442,7 +440,9 @@ def _prepare_stream(network, loss, stream: Windows, dtype) -> tuple[dict[str, Wi
 
 def evaluation_block(network: Network, dtype) -> int:
     """How many examples are measured at once."""
-    return max(1, _EVALUATED // (np.dtype(dtype).itemsize * (network.trace_size + copied_size(network))))
+    return max(
+        1, platforms.here().evaluated // (np.dtype(dtype).itemsize * (network.trace_size + copied_size(network)))
+    )
 
 
 @functools.lru_cache(maxsize=256)
@@ -551,7 +551,7 @@ def parts(settings: Settings, examples: int, dtype) -> Parts:
     network, loss, optimizer, plan, stop = (
         settings.network, settings.loss, settings.optimizer, settings.plan, settings.stop
     )  # fmt: skip
-    laid_out = in_columns(network) if settings.columns else network
+    laid_out = network if settings.columns is None else for_lanes(network, settings.columns)
     step = train_step(
         laid_out if _by_hand(settings.gradient) else network, loss, optimizer, settings.gradient,
         correct=settings.correct, regularizer=settings.regularizer, mask=settings.mask,
@@ -585,7 +585,9 @@ def parts(settings: Settings, examples: int, dtype) -> Parts:
 
     def update(state, row, training: Batch):
         picked, example_weights, scale, own_key = row
-        data = taken((training.inputs, training.targets), picked)
+        data = training.inputs, training.targets
+        # all examples, in their order, are there as they are
+        data = whole(data) if plan.size is None else taken(data, picked)
         if settings.mesh is not None:
             over = NamedSharding(settings.mesh, PartitionSpec(settings.mesh.axis_names))
             data = lax.with_sharding_constraint(data, over)
@@ -651,7 +653,7 @@ def parts(settings: Settings, examples: int, dtype) -> Parts:
 
 
 def _by_hand(gradient: Gradient) -> bool:
-    """Is it made of the network's connections, so that it may be of a network `in_columns`?"""
+    """Is it made of the network's connections, so that it may be of a network `for_lanes`?"""
     return gradient is value_and_grad or isinstance(gradient, Along)
 
 
@@ -796,7 +798,7 @@ def _table(row: History, length: int) -> History:
 
 def write(table: History, row: History, at: Array) -> History:
     """The table with `row` at that place."""
-    return jax.tree.map(lambda column, x: column.at[at].set(x), table, row)
+    return jax.tree.map(lambda column, x: lax.dynamic_update_index_in_dim(column, x, at, 0), table, row)
 
 
 def where(condition: Array, new: Any, old: Any) -> Any:

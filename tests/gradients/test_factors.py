@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from functional_nn import platforms
 from functional_nn.gradients import factors
 from functional_nn.gradients.factors import Factors
 
@@ -32,7 +33,7 @@ def test_sums_of_one_example(size, directions, few, monkeypatch):
     """few: derivatives are formed of two examples at a time."""
     f, formed = pair(size, directions)
     if few:
-        monkeypatch.setattr(factors, "_FORMED", 2 * formed[0].nbytes)
+        monkeypatch.setattr(platforms, "CPU", platforms.CPU._replace(formed=2 * formed[0].nbytes))
     part = DRAW.uniform(size=6)
     squares = (formed**2).reshape(6, -1, *formed.shape[-2:]).sum(axis=1)
     np.testing.assert_allclose(factors.formed(f), formed, rtol=1e-12)
@@ -47,7 +48,7 @@ def test_sums_of_one_example(size, directions, few, monkeypatch):
 def test_sums_of_pairs(size, few, monkeypatch):
     """few: derivatives are formed of two neurons at a time, of which the last may be without company."""
     if few:
-        monkeypatch.setattr(factors, "_FORMED", 8 * 2 * 6 * 2 * SIZES[size][2])
+        monkeypatch.setattr(platforms, "CPU", platforms.CPU._replace(formed=8 * 2 * 6 * 2 * SIZES[size][2]))
     (one, a), (other, b) = pair(size, None), pair(size, None)
     np.testing.assert_allclose(factors.inner_products(one, other), np.einsum("qsk,rsk->qr", a, b), rtol=1e-11)
     (one, a), (other, b) = pair(size, 3), pair(size, 3)

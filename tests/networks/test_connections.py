@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 import functional_nn as fnn
 from functional_nn import connections
 from functional_nn.networks.connections import Connection, dense
-from functional_nn.networks.network import in_columns
+from functional_nn.networks.network import for_lanes
 from functional_nn.training import populations
 
 DRAW = np.random.default_rng(0)
@@ -547,7 +547,7 @@ def test_the_recursion_in_columns_is_the_recursion():
     targets = fnn.one_hot(jnp.arange(8) % 2, 2).astype(jnp.float64)
     found, expected = (
         jax.jit(jax.vmap(fnn.value_and_grad(laid_out, loss), (0, None, None)))(params, inputs, targets)
-        for laid_out in (in_columns(network), network)
+        for laid_out in (for_lanes(network, True), network)
     )
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-15), found, expected)
 
@@ -570,8 +570,8 @@ def test_layers_read_by_dense_connections_and_stay_equal_through_copies():
         assert other == layer and hash(other) == hash(layer) and other.reads == layer.reads
     assert dataclasses.replace(layer, sources="p").reads == (("p", dense),)
     network = fnn.multilayer((3, 2), ("linear",))
-    assert in_columns(network).output.reads == (("input", dense.twin),) and in_columns(network) != network
-    assert pickle.loads(pickle.dumps(in_columns(network))) == in_columns(network)
+    assert for_lanes(network, True).output.reads == (("input", dense.twin),) and for_lanes(network, True) != network
+    assert pickle.loads(pickle.dumps(for_lanes(network, True))) == for_lanes(network, True)
 
 
 def counted(jaxpr, names):

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import functional_nn as fnn
 from functional_nn import Layer
-from functional_nn.networks.network import in_columns
+from functional_nn.networks.network import for_lanes
 
 KEY = jax.random.key(0)
 DRAW = np.random.default_rng(0)
@@ -239,7 +239,7 @@ def check_against_autodiff(network, seed=0):
 
         by_hand = (
             fnn.backpropagate(own, loss, params, inputs | numbers, labels, input_gradients=True)
-            for own in (network, in_columns(network))
+            for own in (network, for_lanes(network, True), for_lanes(network, False))
         )
         found = [(own.gradients, own.input_gradients) for own in by_hand]
         return found, jax.grad(objective, (0, 1))(params, numbers)
@@ -334,7 +334,7 @@ def test_descriptions_are_equal_however_connections_are_told_and_survive_copies(
     assert len(set(ways)) == 1 and ways[0].sources == ("x", "y") and ways[0].connections[0] is conv
     for other in ("conv((3, 3), stride=1)", "conv((3, 3), stride=2, padding=valid)", "dense"):
         assert Layer("a", 4, "tanh", sources=[("x", other), ("y", "full")]) != ways[0]
-    for network in (residual(), tagger(), in_columns(residual())):
+    for network in (residual(), tagger(), for_lanes(residual(), True), for_lanes(residual(), False)):
         for again in (pickle.loads(pickle.dumps(network)), copy.deepcopy(network), copy.copy(network)):
             assert again == network and hash(again) == hash(network)
             assert (again.shapes, again.net_shapes, again.tokens) == (
@@ -342,7 +342,8 @@ def test_descriptions_are_equal_however_connections_are_told_and_survive_copies(
                 network.net_shapes,
                 network.tokens,
             )
-    assert residual() == residual() and in_columns(residual()) != residual()
+    lanes = {residual(), for_lanes(residual(), True), for_lanes(residual(), False)}
+    assert residual() == residual() and len(lanes) == 3
 
 
 # What bad input gets --------------------------------------------------------------------------------------------------

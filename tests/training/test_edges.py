@@ -12,7 +12,7 @@ import pytest
 import scipy.sparse
 
 import functional_nn as fnn
-from functional_nn import optimizers, training
+from functional_nn import optimizers, platforms, training
 from functional_nn.gradients.backprop import value_and_grad
 from functional_nn.training import checkpoints, fit, program
 from functional_nn.training.loop import Table
@@ -142,7 +142,7 @@ def test_what_is_measured_in_blocks_is_what_is_measured_at_once(monkeypatch, los
     x = np.random.default_rng(1).normal(size=(23, 2))
     t, params = np.eye(3)[np.arange(23) % 3], NETWORK.init(KEY)
     whole = training.evaluate(NETWORK, loss, params, x, t, weights=weights)
-    monkeypatch.setattr(program, "_EVALUATED", 5 * 12 * 8)
+    monkeypatch.setattr(platforms, "CPU", platforms.CPU._replace(evaluated=5 * 12 * 8))
     assert program.evaluation_block(NETWORK, np.float64) == 5
     np.testing.assert_allclose(training.evaluate(NETWORK, loss, params, x, t, weights=weights), whole, rtol=1e-14)
 
@@ -152,7 +152,7 @@ def test_validation_takes_the_memory_of_a_block():
     shapes = [jax.ShapeDtypeStruct(shape, np.float64) for shape in ((50_000, 2), (50_000, 3))]
     measure = jax.jit(functools.partial(training.evaluate, wide, "cross_entropy"))
     needed = measure.lower(wide.init(KEY), *shapes).compile().memory_analysis().temp_size_in_bytes
-    assert needed < 4 * program._EVALUATED  # at once it took 50,000 x 500 x 8 bytes, twice or more
+    assert needed < 4 * platforms.CPU.evaluated  # at once it took 50,000 x 500 x 8 bytes, twice or more
 
 
 # Asked to stop ----------------------------------------------------------------------------------------------------

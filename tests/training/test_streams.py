@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import functional_nn as fnn
-from functional_nn import training
+from functional_nn import platforms, training
 from functional_nn.networks.stored import Labels
 from functional_nn.training import checkpoints, keys, loop, program
 
@@ -70,7 +70,7 @@ def test_integer_labels_of_positions_are_one_training_with_rows_class_weights_in
 def test_evaluation_in_blocks_is_that_of_arrays(by_windows, monkeypatch):
     loss = fnn.losses.cross_entropy()
     expected = training.evaluate(NETWORK, loss, by_windows.params, *one_hot(STREAM))
-    monkeypatch.setattr(program, "_EVALUATED", 7 * 8 * NETWORK.trace_size)
+    monkeypatch.setattr(platforms, "CPU", platforms.CPU._replace(evaluated=7 * 8 * NETWORK.trace_size))
     in_blocks = training.evaluate(NETWORK, loss, by_windows.params, fnn.windows(STREAM, T))
     # sums of so many terms in another order
     np.testing.assert_allclose(in_blocks, expected, rtol=len(STREAM) * np.finfo(in_blocks[0].dtype).eps)

@@ -10,7 +10,7 @@ import numpy as np
 from jax import Array, lax
 from jax.sharding import Mesh, PartitionSpec
 
-from functional_nn import checks
+from functional_nn import checks, platforms
 from functional_nn.optimizers.second_order.method import (
     BUDGET_SPENT,
     RUNNING,
@@ -57,7 +57,7 @@ def restarts(
     check_problem("restarts", problem)
     devices = jax.local_devices()
     if block is None:
-        block = 1 if devices[0].platform == "cpu" else 1024
+        block = platforms.suited(devices[0].platform).starts
     block, chunk = checks.integer("restarts", "block", block, 1), checks.integer("restarts", "chunk", chunk, 1)
     starts = jax.tree.map(np.asarray, checked_params(f"restarts: {method.name}", starts))
     lengths = {leaf.shape[:1] for leaf in jax.tree.leaves(starts)}
@@ -70,6 +70,7 @@ def restarts(
     flat.check_start("restarts: starts", starts)
     limits = limits(flat.dtype)
     mesh, given = Mesh(np.array(devices), ("lanes",)), (problem.data, problem.bounds)
+    block = min(block, -(-lengths.pop()[0] // mesh.size))  # no lane that never has a start
     if block == 1:
         return _one_by_one(
             _each(problem.functions, problem.name, method, steps, mesh), mesh.size, given, starts, limits

@@ -32,7 +32,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from functional_nn import checks
+from functional_nn import checks, precision
 from functional_nn.optimizers import first_order
 from functional_nn.optimizers.line_searches import Line, LineSearch, Point
 from functional_nn.optimizers.second_order.problem import Flat, Problem
@@ -159,12 +159,12 @@ class SecondOrder(Described):
     def __repr__(self) -> str:
         return f"<optimizer {self.name}({', '.join(f'{name}={value}' for name, value in self.constants.items())})>"
 
+    @precision.full
     def init(self, params: Any, problem: Problem) -> State:
         """The state at the start. Raises ValueError for a problem that cannot answer what the method asks."""
         first_order.check_params(self.name, params)
         flat = self.flat(problem, params)
-        with jax.default_matmul_precision("highest"):
-            here = self.look(flat, flat.flatten(params), None)
+        here = self.look(flat, flat.flatten(params), None)
         zero = jnp.zeros((), jnp.int32)
         sound = jnp.isfinite(here.value) & jnp.all(jnp.isfinite(here.gradient))
         nothing = jnp.zeros_like(here.value)
@@ -173,6 +173,7 @@ class SecondOrder(Described):
             jnp.where(sound, RUNNING, DIVERGED).astype(jnp.int32), here.counts, zero, here.memory,
         )  # fmt: skip
 
+    @precision.full
     def update(self, state: State, problem: Problem, renewed: bool = False) -> State:
         """One step. A state that has ended is still moved on; `minimize` and `fit` do not ask for it.
 
@@ -181,8 +182,7 @@ class SecondOrder(Described):
         flat = self.flat(problem, state.params)
         flat.looks = not renewed
         x = flat.flatten(state.params)
-        with jax.default_matmul_precision("highest"):
-            made = self.move(flat, Here(x, state.value, state.gradient, state.memory, counts()))
+        made = self.move(flat, Here(x, state.value, state.gradient, state.memory, counts()))
         after = made.here
         sound = jnp.isfinite(after.value) & jnp.all(jnp.isfinite(after.gradient))
         length = norm(made.tried) / jnp.maximum(norm(x), jnp.finfo(x.dtype).tiny)
@@ -194,11 +194,11 @@ class SecondOrder(Described):
             added(state.counts, after.counts), state.damped + jnp.asarray(made.damped, jnp.int32), after.memory,
         )  # fmt: skip
 
+    @precision.full
     def renew(self, state: State, problem: Problem) -> State:
         """The state at the same parameters in another problem: of the next mini-batch."""
         flat = self.flat(problem, state.params)
-        with jax.default_matmul_precision("highest"):
-            here = self.look(flat, flat.flatten(state.params), state.memory)
+        here = self.look(flat, flat.flatten(state.params), state.memory)
         return state._replace(
             value=here.value, gradient=here.gradient, memory=here.memory, counts=added(state.counts, here.counts)
         )
@@ -235,6 +235,7 @@ class SecondOrder(Described):
         """The step (state, batch) -> (state, metrics), metrics of before it."""
         problem_of = asked.problem()
 
+        @precision.full
         def step(state: State, batch: Any):
             problem = problem_of(batch)
             if not self.full_batch:
@@ -699,6 +700,7 @@ def _size(x: Array) -> Array:
     return jnp.where(size > 0, size, 1)
 
 
+@precision.full
 def stationary(
     method: SecondOrder, problem: Problem, begun: Begun, before: State | None, state: State, tolerance: Array | float
 ) -> Array:
@@ -729,6 +731,7 @@ def stationary(
     return still | (told & (small | gone))
 
 
+@precision.full
 def still(
     method: SecondOrder, problem: Problem, begun: Begun, before: State, state: State, tolerance: Array | None = None
 ) -> Array:
@@ -764,7 +767,7 @@ def run_to_end(method, steps, path, problem, params, *limits) -> Solution:
         state = stepped(method, steps, problem, origin, before, *limits)
         if path:
             row = Path(state.value, norm(state.gradient), state.length, state.counts.passes)
-            rows = jax.tree.map(lambda column, x: column.at[before.step].set(x), rows, row)
+            rows = jax.tree.map(lambda column, x: lax.dynamic_update_index_in_dim(column, x, before.step, 0), rows, row)
         return state, rows
 
     state, rows = lax.while_loop(going, one, (start, rows))
@@ -778,6 +781,7 @@ def solution(state: State, rows: Path | None) -> Solution:
     )
 
 
+@precision.full
 def begun(method: SecondOrder, steps: int, problem: Problem, params: Any, *limits: Array | None) -> State:
     """The start, judged."""
     state = method.init(params, problem)
@@ -785,6 +789,7 @@ def begun(method: SecondOrder, steps: int, problem: Problem, params: Any, *limit
     return state._replace(status=_judged(state.status, method, problem, origin, None, state, steps, *limits))
 
 
+@precision.full
 def stepped(
     method: SecondOrder, steps: int, problem: Problem, begun: Begun, before: State, *limits: Array | None
 ) -> State:

@@ -1,0 +1,123 @@
+"""What suits a platform: every choice that is made for speed or memory, and by the machine, in one table.
+
+Whatever the choices are, the numbers are the same, to rounding. The CPU's are measured on two cores (x86, XLA of
+jaxlib 0.10.1), each where it is made use of. Those of accelerators are not measured: they are what the compiler does by
+itself, and where a number is needed, it is derived here from published figures; `scripts/benchmark_accelerator.py`
+measures what they come to.
+
+A program is made for the platform that it is traced for: that of a mesh, where one is given, else JAX's default device
+(`jax_default_device`, or the first of all). `aimed_at` says otherwise, such as to export a program from a machine that
+has no accelerator. Only the factorizations of `linalg`, where the wrong choice may hang, are chosen as a program is
+lowered.
+"""
+
+import contextlib
+import contextvars
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import jax
+from jax.sharding import Mesh
+
+MiB = 2**20
+
+
+class Suited(NamedTuple):
+    """columns: dense layers of a population keep x and s as (S, Q) in memory, so that every product of all lanes is one
+    that XLA's fast kernels take as it stands (`networks.connections`).
+    sums_as_products: sums over examples, rows and positions are products with ones, and sums and maxima of whole arrays
+    go by halves, since XLA's own reductions are slow (`reductions`).
+    transposed: up to so many multiplications, a gradient's sum of outer products s^T x is a product of s^T, written down
+    (`networks.connections`).
+    one_memory: devices of one process are parts of one machine, whose memory they share.
+    starts: how many a device runs side by side in `restarts`.
+    lanes: bytes that an update of a population's block may go through; None for as many lanes as memory has room for.
+    evaluated: bytes of net inputs and outputs that are measured at once.
+    swept: bytes that a block of examples takes in `quantities`, of networks that read signals; 8 examples where these
+    fit in `most_swept`.
+    formed: bytes of examples' derivatives that are formed at once (`gradients.factors`).
+    """
+
+    columns: bool
+    sums_as_products: bool
+    transposed: int
+    one_memory: bool
+    starts: int
+    lanes: int | None
+    evaluated: int
+    swept: int
+    most_swept: int
+    formed: int
+
+
+CPU = Suited(
+    columns=True,  # a step takes 0.6 of the time
+    sums_as_products=True,  # XLA's own take four to six times as long
+    transposed=2**18,  # 0.3 of the time at 2^11, 0.8 at 2^18, 1.2 at 2^22: XLA's fast kernels contract rows by columns
+    one_memory=True,
+    starts=1,  # a batch of small factorizations gains nothing over a loop, and each start ends by itself
+    lanes=3 * MiB,  # what stays in a core's caches; twice and half cost a tenth
+    evaluated=64 * MiB,
+    swept=32 * MiB,  # memory that has just been taken is slow
+    most_swept=256 * MiB,
+    formed=64 * MiB,
+)
+
+# A kernel takes 2 to 3 us to be started (CUDA; jax issue 2491), and goes through 1 to 3 bytes a picosecond (A100 to
+# H200, TPU v4 to v5p): in 256 MiB the starts are a few percent, and memories of 16 GiB and more have room for them.
+ACCELERATOR = Suited(
+    columns=False,  # batched products take any order, and the compiler chooses it
+    sums_as_products=False,  # a reduction is one kernel with what its terms are made of, a product one beside it
+    transposed=0,  # the compiler chooses
+    one_memory=False,
+    starts=1024,  # a step is some hundred small kernels, whose starts are shared by as many lanes as fill the device
+    lanes=None,  # likewise: the more, until the device is full
+    evaluated=256 * MiB,
+    swept=256 * MiB,
+    most_swept=256 * MiB,
+    formed=256 * MiB,
+)
+
+_aim: contextvars.ContextVar[str | None] = contextvars.ContextVar("aim", default=None)
+
+
+@contextlib.contextmanager
+def aimed_at(where: str | Mesh | None) -> Iterator[None]:
+    """What is traced inside is made for that platform, by JAX's name of it ("cpu", "cuda", "rocm", "tpu", ...), or a
+    mesh's; None changes nothing. Also a decorator of the function that is traced.
+
+    JAX keeps what it has traced, by function: what was traced before, for another platform, stays as it is.
+
+    >>> import jax, functional_nn as fnn
+    >>> from functional_nn import platforms
+    >>> network = fnn.multilayer((3, 2), ("softmax",))
+    >>> params, x = network.init(jax.random.key(0)), jax.ShapeDtypeStruct((4, 3), "float32")
+    >>> with platforms.aimed_at("tpu"):
+    ...     exported = jax.export.export(jax.jit(lambda x: network.apply(params, x)), platforms=["tpu"])(x)
+    >>> exported.platforms
+    ('tpu',)
+    """
+    if isinstance(where, Mesh):
+        where = where.devices.flat[0].platform
+    token = _aim.set(where or _aim.get())
+    try:
+        yield
+    finally:
+        _aim.reset(token)
+
+
+def here() -> Suited:
+    """What suits the platform that programs are traced for."""
+    return suited(_aim.get() or _default())
+
+
+def suited(platform: str) -> Suited:
+    """What suits a platform, by JAX's name of it."""
+    return CPU if platform == "cpu" else ACCELERATOR
+
+
+def _default() -> str:
+    device = jax.config.jax_default_device
+    if device is None:
+        return jax.default_backend()
+    return device if isinstance(device, str) else device.platform
