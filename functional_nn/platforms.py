@@ -27,7 +27,7 @@ class Suited(NamedTuple):
     that XLA's fast kernels take as it stands (`networks.connections`).
     sums_as_products: sums over examples, rows and positions are products with ones, and sums and maxima of whole arrays
     go by halves, since XLA's own reductions are slow (`reductions`).
-    transposed: up to so many multiplications, a gradient's sum of outer products s^T x is a product of s^T, written down
+    transposed: where a gradient's product s^T x takes at most so many multiplications, s^T is written down for it
     (`networks.connections`).
     one_memory: devices of one process are parts of one machine, whose memory they share.
     starts: how many a device runs side by side in `restarts`.

@@ -375,7 +375,7 @@ def pure_fit(
         params = initial(settled, key, params)
         training, held_out = prepared(settled, params, inputs, targets, validation, weights, class_weights)
         settings = with_plan(settled, training, epochs)
-        run, table, ran = program(settings, epochs)(
+        run, table, ran = program(settings, epochs, alone=False)(
             start(settings, params, training), training, held_out, keys.plan(key), epochs
         )
         params = run.state.params

@@ -660,12 +660,13 @@ def _by_hand(gradient: Gradient) -> bool:
 # Strung together ------------------------------------------------------------------------------------------------------
 
 
-def program(settings: Settings, length: int) -> Callable:
+def program(settings: Settings, length: int, alone: bool = True) -> Callable:
     """advance(run, training, held_out, key, count) -> (Run, table, epochs run), for one run.
 
     Runs up to `count` <= `length` epochs; `count` may be traced, so that a last, shorter chunk compiles nothing. The
-    table is a History of arrays (length,), the last row again and again after the end.
+    table is a History of arrays (length,), the last row again and again after the end. alone: not to be vmapped.
     """
+    walk = _as_far_as if alone else _all_of_it
 
     def advance(run: Run, training: Batch, held_out: Batch | None, key: Array, count):
         own = parts(settings, *training.targets.shape[:1], training.targets.dtype)
@@ -675,15 +676,8 @@ def program(settings: Settings, length: int) -> Callable:
         def epoch(carry):
             run, table, metrics, search = carry
             rows = own.rows(key, run.epoch, run.state, training)
-
-            def update(carry):
-                i, state, metrics, _ = carry
-                row = jax.tree.map(lambda x: lax.dynamic_index_in_dim(x, i, keepdims=False), rows)
-                state, found = own.update(state, row, training)
-                return i + 1, state, write(metrics, found, i), _finite(found)
-
-            begin = jnp.zeros((), jnp.uint32), run.state, metrics, jnp.asarray(True)
-            _, state, metrics, _ = lax.while_loop(lambda carry: (carry[0] < search.limit.astype(jnp.uint32)) & carry[3], update, begin)
+            update = functools.partial(own.update, training=training)
+            state, metrics = walk(update, search.limit, run.state, metrics, rows)
             search, settled = own.judge(search, run.state, state, metrics)
             after, row = own.close(run, state, metrics, search, training, held_out)
             written = write(table, row, run.epoch - first)
@@ -744,17 +738,8 @@ def lanes(common: Common, make: Callable[[Any], Settings], length: int, shared: 
             clock, run, table, metrics, search = carry
             going = run.ended == 0
             limit = jnp.where(going, search.limit, 0)
-
-            def advanced(state, numbered):
-                number, row = numbered
-                after, found = update(values, state, row, training)
-                # known before the update is computed, so that the choice costs no pass over the parameters of its own
-                return jax.vmap(where)(number <= limit, after, state), found
-
-            numbers = jnp.arange(1, updates + 1, dtype=jnp.int32)
-            state, found = lax.scan(advanced, run.state, (numbers, rows(clock, run.state)))
-            made = numbers[:, None] <= limit
-            metrics = jax.tree.map(lambda new, old: jnp.where(made, new, old), found, metrics)
+            update_all = lambda state, row: update(values, state, row, training)  # noqa: E731
+            state, metrics = _all_of_it(update_all, limit, run.state, metrics, rows(clock, run.state))
             search, settled = judge(values, search, run.state, state, metrics)
             after, row = close(values, run, state, metrics, search, training, held_out)
             settled = jnp.all(settled | ~going)
@@ -777,6 +762,40 @@ def lanes(common: Common, make: Callable[[Any], Settings], length: int, shared: 
         return run, table
 
     return advance
+
+
+# A pass over an epoch: (update, limit, state, metrics, rows) -> (state, metrics), the metrics of updates up to the
+# `limit`-th in the place of those of an earlier pass.
+
+
+def _as_far_as(update: Callable, limit: Array, state: Any, metrics: Metrics, rows: Any) -> tuple[Any, Metrics]:
+    """Ends with the `limit`-th update, or one that is not finite: nothing has to be chosen, and no state kept."""
+    limit = limit.astype(jnp.uint32)  # the compiler does not ask whether such numbers are below 0
+
+    def step(carry):
+        i, state, metrics, _ = carry
+        state, found = update(state, jax.tree.map(lambda x: lax.dynamic_index_in_dim(x, i, keepdims=False), rows))
+        return i + 1, state, write(metrics, found, i), _finite(found)
+
+    begin = jnp.zeros((), jnp.uint32), state, metrics, jnp.asarray(True)
+    _, state, metrics, _ = lax.while_loop(lambda carry: (carry[0] < limit) & carry[3], step, begin)
+    return state, metrics
+
+
+def _all_of_it(update: Callable, limit: Array, state: Any, metrics: Metrics, rows: Any) -> tuple[Any, Metrics]:
+    """Makes all updates, and keeps no result beyond the `limit`-th: for lanes, each of which has its own (M,)."""
+    numbers = jnp.arange(1, len(metrics.loss) + 1, dtype=jnp.int32)
+    choose = jax.vmap(where) if limit.ndim else where
+
+    def step(state, numbered):
+        number, row = numbered
+        after, found = update(state, row)
+        # known before the update is computed, so that the choice costs no pass over the parameters of its own
+        return choose(number <= limit, after, state), found
+
+    state, found = lax.scan(step, state, (numbers, rows))
+    made = numbers.reshape(-1, *(1,) * limit.ndim) <= limit[None]
+    return state, jax.tree.map(lambda new, old: jnp.where(made, new, old), found, metrics)
 
 
 def _blank(settings: Common, training: Batch, updates: int, lanes: tuple[int, ...] = ()) -> Metrics:
