@@ -10,8 +10,8 @@ the batches; the plain vmap of `pure_fit` gives each member its own batches, on 
 of an update's matrix products at the rate of a product of 2048 x 2048 matrices on all cores, by NumPy or XLA, whichever
 is faster. A second table, OUT_sizes, has the cost against the number of networks, and what is compiled when.
 
-Before JAX is imported, JAX_NUM_CPU_DEVICES is set to the number of cores. Where the default device is a GPU only
-OUT_gpu is made, networks a second against their number; JAX_PLATFORMS=cpu makes the others.
+Before JAX is imported, JAX_NUM_CPU_DEVICES is set to the number of cores. On accelerators, benchmark_accelerator.py
+measures networks a second against their number.
 """
 
 import os
@@ -30,12 +30,10 @@ import numpy as np
 
 import functional_nn as fnn
 from functional_nn.lab import experiments
-from functional_nn.lab.plots import STYLE
 from functional_nn.lab.progress import progress
 from functional_nn.training import Batch, fit_population
 
 # after the lab, which says what to install where it is missing
-import matplotlib.pyplot as plt  # isort: skip
 from sklearn.neural_network import MLPClassifier  # isort: skip
 
 try:
@@ -44,7 +42,7 @@ except ImportError:
     torch = None
 
 ROWS, RATE = 1408, 1e-3  # so many rows are whole batches of 32 and of 128
-SIZES, SIZES_ON_GPU = (64, 256, 1024, 4096), (64, 256, 1024, 4096, 16384)
+SIZES = (64, 256, 1024, 4096)
 TURN = 3  # trainings in a row, of ways that train one network
 REST = 0.5  # seconds between turns, in which threads that spin after their work, as BLAS's do, go to sleep
 SIDE = 2048  # of the matrices by which the machine is measured
@@ -312,53 +310,9 @@ def compilation(x, t, rounds: int) -> list[str]:
     ]  # fmt: skip
 
 
-# On a GPU -------------------------------------------------------------------------------------------------------------
-
-
-def saturation(x, t, sizes: Sequence[int], options, advance: Callable) -> list[dict]:
-    """Networks a second, trained for all epochs, against their number."""
-    rows = []
-    for case in CASES:
-        for precision in ("highest", "default"):
-            with jax.default_matmul_precision(precision):
-                ways = {size: (by_population(case, x, t, options.epochs, size), 1) for size in sizes}
-                seconds = in_turns(ways, options.rounds, advance)
-            for size in sizes:
-                rate = size / median(seconds[size])
-                rows.append({"sizes": case.name, "batch": case.batch, "precision": precision, "networks": size,
-                             "networks/s": rate, "updates/s": rate * options.epochs * ROWS // case.batch})  # fmt: skip
-    return rows
-
-
-def draw(rows: list[dict]):
-    with plt.rc_context(STYLE):
-        figure, axis = plt.subplots(figsize=(6.4, 4), layout="constrained")
-        for case, color in zip(CASES, ("#0072b2", "#d55e00"), strict=True):
-            for precision, line in (("highest", "-"), ("default", "--")):
-                own = [row for row in rows if (row["sizes"], row["precision"]) == (case.name, precision)]
-                axis.plot([row["networks"] for row in own], [row["networks/s"] for row in own], line, color=color,
-                          marker=".", label=f"{case.name}, batch {case.batch}, {precision}")  # fmt: skip
-        axis.set(xscale="log", yscale="log", xlabel="networks", ylabel="networks a second")
-        axis.set_xticks(*[sorted({row["networks"] for row in rows})] * 2)
-        axis.minorticks_off()
-        axis.legend(fontsize=8)
-    return figure
-
-
-def saturated(rows: list[dict], epochs: int) -> str:
-    """From how many networks on there is little more to be had."""
-    said = [f"networks/s: trained for {epochs} epochs of {ROWS} rows by Adam, in whole calls of compiled programs."]
-    for case, precision in dict.fromkeys((row["sizes"], row["precision"]) for row in rows):
-        own = [row for row in rows if (row["sizes"], row["precision"]) == (case, precision)]
-        most = max(row["networks/s"] for row in own)
-        first = next(row["networks"] for row in own if row["networks/s"] >= 0.9 * most)
-        said.append(f"{case}, {precision}: {most:.3g} networks/s at most; nine tenths of it from {first} networks on.")
-    return "\n".join(said)
-
-
 def main() -> None:
     options = experiments.arguments(
-        __doc__, "results/benchmark_populations", rounds=5, epochs=20, networks=256, largest=max(SIZES_ON_GPU)
+        __doc__, "results/benchmark_populations", rounds=5, epochs=20, networks=256, largest=max(SIZES)
     )
     task = experiments.load("digits")
     x, t = task.inputs[:ROWS], task.targets[:ROWS]
@@ -370,12 +324,6 @@ def main() -> None:
             count[0] += 1
             bar(0, f"{count[0]}: {name}")
 
-        if jax.default_backend() == "gpu":
-            sizes = [size for size in SIZES_ON_GPU if size <= options.largest]
-            rows = saturation(x, t, sizes, options, advance)
-            out = options.out.with_name(f"{options.out.name}_gpu")
-            experiments.write(out, rows, draw(rows), saturated(rows, options.epochs))
-            return
         compared = [compare(case, x, t, options, advance) for case in CASES]
         sizes, flat = against_number(x, t, options, advance)
         flat += compilation(x, t, options.rounds)

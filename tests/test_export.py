@@ -314,18 +314,32 @@ def test_all_quantities_together(name, platform):
 
 
 @pytest.mark.parametrize("name", ["inner_products", "tangent_kernel", "tangent_kernel_trace", "gauss_newton", "kflr"])
-def test_gram_matrices_are_of_full_precision(name):
-    """What the sweeps leave, of the precision asked for; the products of all examples' factors, of the full one."""
-    f = factors.Factors(numbers(Q, 3, 5), numbers(Q, 7))
+def test_matrices_over_examples_are_of_full_precision_where_gradients_are_not(name):
     network, inputs, targets = convolutional()
-    of_sweeps = lowered(lambda *given: quantities.compute(network, LOSS, *given, ("jacobian", "input_gradients")),
-                        parameters(network), inputs, targets)  # fmt: skip
-    assert of_sweeps.precise == 0
-    program = lowered(lambda *given: quantities.compute(network, LOSS, *given, (name,), budget=2**40),
-                      parameters(network), inputs, targets)  # fmt: skip
-    assert program.precise > 0
-    own = lowered(lambda left, right: factors.kernel_products(*(factors.Factors(left, right),) * 2), *f)
-    assert own.precise == own.products == 2
+    given = parameters(network), inputs, targets
+    compute = lambda *names: lowered(  # noqa: E731
+        lambda *given: quantities.compute(network, LOSS, *given, names, budget=2**40), *given
+    )
+    assert compute("jacobian", "input_gradients").precise == 0 < compute(name).precise
+
+
+PART = np.ones(Q, np.float32)
+SUMS = {
+    "square_norms": factors.square_norms,
+    "second_moment": lambda f: factors.second_moment(f, jnp.asarray(PART)),
+    "inner_products": lambda f: factors.inner_products(f, f),
+    "kernel_products": lambda f: factors.kernel_products(f, f),
+    "traced_products": lambda f: factors.traced_products(f, f),
+}
+
+
+@pytest.mark.parametrize("name", SUMS)
+@pytest.mark.parametrize("positions", [(), (2,), (50,)], ids=["once", "Gram", "formed"])
+def test_sums_of_factors_are_of_full_precision(name, positions):
+    directions = () if name == "inner_products" else (3,)
+    left, right = numbers(Q, *directions, *positions, 20), numbers(Q, *positions, 30)
+    program = lowered(lambda *f: SUMS[name](factors.Factors(*f)), left, right)
+    assert program.precise == program.products and (program.products or name == "square_norms")
 
 
 def test_blocks_of_examples_are_the_platforms():
@@ -384,6 +398,22 @@ def test_second_order_methods_are_of_full_precision(name, platform):
         assert all(SOLVERS.fullmatch(call) for call in program.calls)
         if platform != "tpu":  # whose compiler makes Cholesky's factors itself
             assert bool(program.calls) == (name in FACTORED)
+
+
+def test_a_method_in_a_loop_of_ones_own_is_of_full_precision():
+    """Its start, a step, and the same point seen by another batch."""
+    problem, start = of_residuals()
+    method = second_order.get("levenberg_marquardt(minibatches=True)")
+    of = lambda data: Problem(problem.functions, data, problem.name)  # noqa: E731
+    init = lambda data, params: method.init(params, of(data))  # noqa: E731
+    state = jax.eval_shape(init, problem.data, start)
+    for function, given in (
+        (init, start),
+        (lambda data, state: method.update(state, of(data)), state),
+        (lambda data, state: method.renew(state, of(data)), state),
+    ):
+        program = lowered(function, problem.data, given)
+        assert program.precise == program.products > 0
 
 
 @pytest.mark.parametrize("platform", ("cpu", "cuda"))

@@ -249,7 +249,6 @@ def _loss_curvature(view: View):
 # Matrices -------------------------------------------------------------------------------------------------------------
 
 
-@full
 def hessian(
     network: Network,
     loss: Loss | str,
@@ -433,7 +432,6 @@ def _two_over(largest: Array) -> Array:
     return jnp.where(largest > 0, 2 / jnp.where(largest > 0, largest, 1), jnp.inf)
 
 
-@full
 def kronecker_solve(network: Network, kronecker: dict, damping: Array | float, vector: Params) -> Params:
     """What the damped inverse of the Gauss-Newton matrix, as `quantities.kfac` or `kflr` factor it, makes of `vector`.
 

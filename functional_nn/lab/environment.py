@@ -70,11 +70,13 @@ def known_answers() -> dict[str, float]:
     """Relative errors of compiled programs that some jaxlib compiles wrongly, against float64 NumPy.
 
     A batched product with a constant operand, multiplied and reduced (jax issue 39103: 0.10.2 on CPU), and this
-    library's gradient of a population with constant weights, which contains it.
+    library's gradient of a population with constant weights, which contains it. Of full precision, so that what
+    accelerators round by default is not taken for it.
     """
     return {"batched product with a constant": _product_error(), "gradients of a population": _population_error()}
 
 
+@precision.full
 def _product_error() -> float:
     count, width = 4096, 3
     rows = np.linspace(-1, 1, count * width, dtype=np.float32).reshape(count, width)
@@ -84,6 +86,7 @@ def _product_error() -> float:
     return _relative(product(rows), expected)
 
 
+@precision.full
 def _population_error() -> float:
     members, examples = 16, 64
     network = fnn.multilayer((5, 4, 3), ("tanh", "linear"), initializer="constant(0.1)")

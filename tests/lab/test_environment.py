@@ -115,3 +115,12 @@ def test_progress_lets_errors_through(monkeypatch, stderr, error):
     monkeypatch.setattr(sys, "stdout", io.StringIO())
     with pytest.raises(error), progress("title", 1):
         raise error
+
+
+def test_known_answers_are_not_of_rounded_products():
+    """As an accelerator's are by default; a CPU refuses TF32, so that every product of it would be seen."""
+    with jax.default_matmul_precision("TF32_TF32_F32"):
+        with pytest.raises(ValueError, match="not supported by dot_general on CPU"):
+            jax.jit(jnp.matmul)(jnp.eye(2), jnp.eye(2))
+        errors = environment.known_answers()
+    assert max(errors.values()) < environment.RIGHT_WITHIN

@@ -700,7 +700,6 @@ def _size(x: Array) -> Array:
     return jnp.where(size > 0, size, 1)
 
 
-@precision.full
 def stationary(
     method: SecondOrder, problem: Problem, begun: Begun, before: State | None, state: State, tolerance: Array | float
 ) -> Array:
@@ -731,7 +730,6 @@ def stationary(
     return still | (told & (small | gone))
 
 
-@precision.full
 def still(
     method: SecondOrder, problem: Problem, begun: Begun, before: State, state: State, tolerance: Array | None = None
 ) -> Array:
