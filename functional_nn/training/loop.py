@@ -23,7 +23,7 @@ from jax import Array
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from functional_nn import checks, optimizers, registry
+from functional_nn import checks, compiler, optimizers, registry
 from functional_nn.gradients import quantities, rules
 from functional_nn.gradients.backprop import Along, check_trainable, value_and_grad
 from functional_nn.networks import losses
@@ -597,4 +597,6 @@ def how_it_ended(settings: Settings, run: Run, asked: str | None) -> tuple[str, 
 @functools.partial(cached, size=32)
 def _compiled(settings: Settings, length: int) -> tuple[Callable, Callable]:
     """The compiled program, the same one for the same settings."""
-    return jax.jit(functools.partial(start, settings)), jax.jit(program(settings, length))
+    platform = jax.default_backend() if settings.mesh is None else settings.mesh.devices.flat[0].platform
+    jit = functools.partial(jax.jit, compiler_options=compiler.options(platform))
+    return jit(functools.partial(start, settings)), jit(program(settings, length))
