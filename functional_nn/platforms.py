@@ -97,9 +97,7 @@ def aimed_at(where: str | Mesh | None) -> Iterator[None]:
     >>> exported.platforms
     ('tpu',)
     """
-    if isinstance(where, Mesh):
-        where = where.devices.flat[0].platform
-    token = _aim.set(where or _aim.get())
+    token = _aim.set(name(where) if where is not None else _aim.get())
     try:
         yield
     finally:
@@ -108,7 +106,14 @@ def aimed_at(where: str | Mesh | None) -> Iterator[None]:
 
 def here() -> Suited:
     """What suits the platform that programs are traced for."""
-    return suited(_aim.get() or _default())
+    return suited(name())
+
+
+def name(where: str | Mesh | None = None) -> str:
+    """JAX's name of a platform: of a mesh's, or of the one that programs are traced for."""
+    if isinstance(where, Mesh):
+        return where.devices.flat[0].platform
+    return where or _aim.get() or _default()
 
 
 def suited(platform: str) -> Suited:

@@ -47,6 +47,7 @@ TURN = 3  # trainings in a row, of ways that train one network
 REST = 0.5  # seconds between turns, in which threads that spin after their work, as BLAS's do, go to sleep
 SIDE = 2048  # of the matrices by which the machine is measured
 COMPILED, SETTINGS = (10, 10_000), 50  # updates of the two programs; settings that should be traced once
+WIDTHS, WIDEST, START = 64, 128, 10  # networks of random widths up to so many, padded; seconds until they train
 OURS, FLOOR = "fit_population", "floor"
 
 
@@ -310,6 +311,26 @@ def compilation(x, t, rounds: int) -> list[str]:
     ]  # fmt: skip
 
 
+def start_up(x, t, rounds: int) -> str:
+    """Seconds from the call to the first epoch of networks of random widths, all else than training's own program."""
+    widths = np.random.default_rng(0).choice(np.arange(1, WIDEST + 1), WIDTHS, replace=False)
+    seconds = []
+
+    def waited(at) -> None:
+        trained = WIDTHS * ROWS // CASES[0].batch / at.updates_per_second  # that program's compilation included
+        seconds.append(time.perf_counter() - began - trained)
+
+    for _ in range(rounds):
+        jax.clear_caches()
+        began = time.perf_counter()
+        fit_population(
+            lambda width: fnn.multilayer((CASES[0].sizes[0], width, CASES[0].sizes[-1]), ("tanh", "softmax")),
+            "cross_entropy", "adam", {"width": widths, "seed": range(WIDTHS)}, (x, t), key=jax.random.key(0), epochs=1,
+            chunk=1, plan=CASES[0].plan, pad=True, on_chunk=waited,
+        )  # fmt: skip
+    return target(f"seconds before {WIDTHS} random widths padded into one program train", median(seconds), START, "<=")
+
+
 def main() -> None:
     options = experiments.arguments(
         __doc__, "results/benchmark_populations", rounds=5, epochs=20, networks=256, largest=max(SIZES)
@@ -326,7 +347,7 @@ def main() -> None:
 
         compared = [compare(case, x, t, options, advance) for case in CASES]
         sizes, flat = against_number(x, t, options, advance)
-        flat += compilation(x, t, options.rounds)
+        flat += [*compilation(x, t, options.rounds), start_up(x, t, options.rounds)]
     torch_said = f"; PyTorch {torch.__version__}" if torch else "; without PyTorch; pip install torch"
     notes = [f"us: microseconds an update and network, medians over the rounds. {written}{torch_said}.",
              *(line for _, lines in compared for line in ("", *lines))]  # fmt: skip

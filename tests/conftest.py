@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ.setdefault("FUNCTIONAL_NN_CACHE", "off")  # commands that are tested keep nothing in the user's folder
 
 import jax
 import pytest

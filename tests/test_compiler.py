@@ -69,6 +69,29 @@ def test_importing_starts_nothing_and_that_is_known():
     assert said.split() == ["False", "False", "-1", "True", "1"]
 
 
+@pytest.fixture
+def optimized():
+    """Sets whether JAX is asked for next to no optimizations."""
+    name = "jax_disable_most_optimizations"
+    before = jax.config.values[name]
+    yield lambda wanted: jax.config.update(name, not wanted)
+    jax.config.update(name, before)
+
+
+def test_training_is_compiled_at_the_second_level_where_nobody_says_another(optimized, monkeypatch):
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+    optimized(True)
+    second = compiler.options("cpu")
+    assert compiler.options("gpu") is None and list(second.values()) == [2]
+    twice = jax.jit(lambda x: x + x, compiler_options=second)  # this XLA knows the option
+    assert twice(1.5) == 3
+    monkeypatch.setenv("XLA_FLAGS", f"--xla_dump_to=x --{next(iter(second))}=3")
+    assert compiler.options("cpu") is None
+    monkeypatch.delenv("XLA_FLAGS")
+    optimized(False)
+    assert compiler.options("cpu") is None
+
+
 # What the compiler in use gives ---------------------------------------------------------------------------------------
 
 

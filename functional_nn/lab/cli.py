@@ -19,7 +19,7 @@ import tyro
 
 import functional_nn as fnn
 from functional_nn import precision
-from functional_nn.lab import commands, environment, sweeps
+from functional_nn.lab import commands, environment, programs, sweeps
 
 Data = Annotated[str, tyro.conf.Positional]
 Dtype = Literal["float32", "float64", "bfloat16", "float16"]
@@ -40,6 +40,7 @@ def info() -> None:
     """
     for name, value in environment.describe().items():
         print(f"{name:<20} {value}")
+    print(f"{'compiled programs':<20} {jax.config.jax_compilation_cache_dir or 'not kept'}")
     for name, error in environment.known_answers().items():
         right = error < environment.RIGHT_WITHIN
         print(f"{name:<34} {'right' if right else 'WRONG'}, relative error {error:.1e}")
@@ -485,7 +486,8 @@ def _say(message: object) -> None:
 
 
 def _warned(message, *where, **more) -> None:
-    _say(message)
+    if not programs.heard(str(message)):
+        _say(message)
 
 
 def main() -> None:
@@ -505,7 +507,10 @@ def main() -> None:
 
 
 def script() -> None:
-    """The console script. An interrupted one ends without waiting for what JAX still computes, which may crash then."""
+    """The console script, which keeps compiled programs. An interrupted one ends without waiting for what JAX still
+    computes, which may crash then.
+    """
+    programs.keep()
     try:
         main()
     except (SystemExit, KeyboardInterrupt) as stop:  # Ctrl-C again, while the first is dealt with

@@ -17,24 +17,40 @@ two. relu halves the mean square, E[relu(n)^2] = E[n^2] / 2 for n symmetric abou
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+import numpy as np
+from jax import Array, lax
 
+from functional_nn import checks
 from functional_nn.precision import at_least_float32
 from functional_nn.registry import Described, Registry
 
+_FEW, _MANY = 4096, 2**20  # of weights that are drawn for several shapes; more are drawn as many as they are
 Draw = Callable[[Array, int, int, int, jnp.dtype], tuple[Array, Array]]
+
+
+class Each(NamedTuple):
+    """Weights of which each is drawn by itself, by weights(key, shape, spread, dtype), spread(fan_in, fan_out); biases
+    are 0.
+    """
+
+    weights: Callable[[Array, tuple[int, ...], float | Array, jnp.dtype], Array]
+    spread: Callable[[int, int], float]
 
 
 @dataclass(frozen=True)
 class Initializer(Described):
-    """A rule for the parameters of a layer; `sets_bias` where the biases it gives differ between neurons."""
+    """A rule for the parameters of a layer; `sets_bias` where the biases it gives differ between neurons; `each` where
+    it draws each weight by itself, so that one program draws for layers of many widths (`in_corner`).
+    """
 
     name: str
     draw: Draw
     sets_bias: bool = False
+    each: Each | None = None
 
     def __repr__(self) -> str:
         return f"<initializer {self.name}>"
@@ -44,27 +60,67 @@ _registry: Registry[Initializer] = Registry("initializer", Initializer)
 register, names, get = _registry.register, _registry.names, _registry.get
 
 
-def _zero_bias(name: str, weights: Callable[[Array, tuple[int, int], int, int, jnp.dtype], Array]) -> Initializer:
+def _zero_bias(name: str, each: Each) -> Initializer:
     def draw(key, rows, fan_in, fan_out, dtype):
-        drawn = weights(key, (rows, fan_in), fan_in, fan_out, at_least_float32(dtype))
-        return drawn.astype(dtype), jnp.zeros(rows, dtype)
+        drawn = _drawn(each, key, (rows, fan_in), each.spread(fan_in, fan_out), at_least_float32(dtype))
+        bias = jax.device_put(np.zeros(rows, dtype)) if checks.is_concrete(drawn) else jnp.zeros(rows, dtype)
+        return drawn.astype(dtype), bias
 
-    return Initializer(name, draw)
+    return Initializer(name, draw, each=each)
+
+
+def _drawn(each: Each, key: Array, shape: tuple[int, int], spread: float, dtype) -> Array:
+    """The weights. Where nothing is traced each shape would be a program to compile, a fifth of a second: instead the
+    first are taken of as many as layers of many shapes have drawn, which are the same.
+    """
+    count, many = math.prod(shape), _FEW
+    if not checks.is_concrete(key) or count > _MANY or not draws_by_place(key):
+        return each.weights(key, shape, spread, dtype)
+    while many < count:
+        many *= 4
+    drawn = each.weights(key, (many,), spread, dtype)
+    if not checks.is_concrete(drawn):  # the key is a constant of what is traced
+        return drawn[:count].reshape(shape)
+    return jax.device_put(jax.device_get(drawn)[:count].reshape(shape))
 
 
 def _normal(name: str, variance: Callable[[int, int], float]) -> Initializer:
-    def weights(key, shape, fan_in, fan_out, dtype):
-        return math.sqrt(variance(fan_in, fan_out)) * jax.random.normal(key, shape, dtype)
+    def weights(key, shape, deviation, dtype):
+        # The draw has a factor of its own, sqrt(2), with which the compiler would join the deviation: by a rounding
+        # other weights than where nothing is compiled.
+        return deviation * lax.optimization_barrier(jax.random.normal(key, shape, dtype))
 
-    return _zero_bias(name, weights)
+    return _zero_bias(name, Each(weights, lambda fan_in, fan_out: math.sqrt(variance(fan_in, fan_out))))
 
 
 def _uniform(name: str, variance: Callable[[int, int], float]) -> Initializer:
-    def weights(key, shape, fan_in, fan_out, dtype):
-        limit = math.sqrt(3 * variance(fan_in, fan_out))  # a uniform variable on [-l, l] has variance l^2 / 3
+    def weights(key, shape, limit, dtype):
         return jax.random.uniform(key, shape, dtype, -limit, limit)
 
-    return _zero_bias(name, weights)
+    # a uniform variable on [-l, l] has variance l^2 / 3
+    return _zero_bias(name, Each(weights, lambda fan_in, fan_out: math.sqrt(3 * variance(fan_in, fan_out))))
+
+
+def draws_by_place(key: Array) -> bool:
+    """Does what this key draws for a place in an array depend on nothing but the place's number, so that a larger array
+    begins with a smaller one's draws? So it is by JAX's own kind of key, unless JAX is told otherwise.
+    """
+    return str(jax.random.key_impl(key)) == "threefry2x32" and jax.config.jax_threefry_partitionable
+
+
+def in_corner(initializer: Initializer, fan_in: Array, spread: Array, columns: Array) -> Initializer:
+    """What draws for a layer, bitwise, the weights that `initializer`, which has `each`, draws for a narrower one, by
+    keys that `draws_by_place`: in the first of its rows, and in each of its columns that one of the narrower layer's
+    whose number `columns` (fan-in of the wide,) has. All three may be traced. What is in other rows means nothing.
+    """
+
+    def draw(key, rows, wide_fan_in, fan_out, dtype):
+        wide = at_least_float32(dtype)
+        drawn = initializer.each.weights(key, (rows * wide_fan_in,), spread.astype(wide), wide)
+        places = jnp.arange(rows, dtype=columns.dtype)[:, None] * fan_in + columns[None, :]
+        return drawn[places].astype(dtype), jnp.zeros(rows, dtype)
+
+    return Initializer(f"{initializer.name} in a corner", draw)
 
 
 def _positive(initializer: str, constant: str, value: float) -> None:
@@ -83,7 +139,8 @@ def constant(value: float = 0.1) -> Initializer:
     """Every weight `value`, every bias 0."""
     if not (isinstance(value, int | float) and math.isfinite(value)):
         raise ValueError(f"constant: value must be a finite number, got {value!r}")
-    return _zero_bias(f"constant({value})", lambda key, shape, fan_in, fan_out, dtype: jnp.full(shape, value, dtype))
+    each = Each(lambda key, shape, spread, dtype: jnp.full(shape, spread, dtype), lambda fan_in, fan_out: value)
+    return _zero_bias(f"constant({value})", each)
 
 
 @register

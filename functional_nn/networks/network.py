@@ -209,16 +209,23 @@ class Network:
         keys = jax.random.split(key, len(self.layers))
         return {layer.name: self._init_layer(layer, key, dtype) for layer, key in zip(self.layers, keys, strict=True)}
 
-    def _init_layer(self, layer: Layer, key: Array, dtype) -> dict:
+    def fans(self, layer: Layer) -> tuple[dict[str, Shape], dict[str, int], int]:
+        """The shapes of a layer's weights by source, how many of each source's are read at a time, which together are
+        the layer's fan-in, and its fan-out.
+        """
         shapes = {source: by.shapes(self.shapes[source], layer.rows)[1] for source, by in layer.weighted}
         fans = {source: by.fans(shapes[source]) for source, by in layer.weighted}
-        fan_in = sum(into for into, _ in fans.values())
         fan_out = max((out for _, out in fans.values()), default=layer.rows) // layer.activation.pieces
+        return shapes, {source: into for source, (into, _) in fans.items()}, fan_out
+
+    def _init_layer(self, layer: Layer, key: Array, dtype) -> dict:
+        shapes, fans, fan_out = self.fans(layer)
+        fan_in = sum(fans.values())
         weights, bias = layer.initializer.draw(key, layer.rows, fan_in, fan_out, dtype) if fans else (None, None)
         params, drawn = {"weights": {}}, 0
         for number, (source, shape) in enumerate(shapes.items()):
-            columns = slice(drawn, drawn + fans[source][0])
-            drawn, many = columns.stop, math.prod(shape[1:]) // fans[source][0]
+            columns = slice(drawn, drawn + fans[source])
+            drawn, many = columns.stop, math.prod(shape[1:]) // fans[source]
             own = weights[:, columns]
             if many > 1:  # of which one is read at a time, as of an embedding's: each is drawn by itself
                 keys = jax.random.split(jax.random.fold_in(key, number), many)

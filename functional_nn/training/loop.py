@@ -23,7 +23,7 @@ from jax import Array
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from functional_nn import checks, optimizers, platforms, registry
+from functional_nn import checks, compiler, optimizers, platforms, registry
 from functional_nn.gradients import quantities, rules
 from functional_nn.gradients.backprop import Along, check_trainable, value_and_grad
 from functional_nn.networks import losses
@@ -597,5 +597,6 @@ def how_it_ended(settings: Settings, run: Run, asked: str | None) -> tuple[str, 
 @functools.partial(cached, size=32)
 def _compiled(settings: Settings, length: int) -> tuple[Callable, Callable]:
     """The compiled program, the same one for the same settings."""
-    there = platforms.aimed_at(settings.mesh)
-    return jax.jit(there(functools.partial(start, settings))), jax.jit(there(program(settings, length)))
+    there, options = platforms.aimed_at(settings.mesh), compiler.options(platforms.name(settings.mesh))
+    jit = functools.partial(jax.jit, compiler_options=options)
+    return jit(there(functools.partial(start, settings))), jit(there(program(settings, length)))

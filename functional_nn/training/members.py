@@ -11,6 +11,7 @@ not 0: the mask takes it out, and the zeros stay.
 import dataclasses
 import functools
 import inspect
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -24,8 +25,10 @@ from functional_nn import optimizers, precision, registry
 from functional_nn.gradients import rules
 from functional_nn.gradients.backprop import Along, value_and_grad
 from functional_nn.networks import stored
+from functional_nn.networks.activations import learned_at_start
 from functional_nn.networks.connections import Connection, Shape
-from functional_nn.networks.network import Network, Params, abstract_params
+from functional_nn.networks.initializers import draws_by_place, in_corner
+from functional_nn.networks.network import Layer, Network, Params, abstract_params
 from functional_nn.networks.stored import Windows
 from functional_nn.optimizers import first_order, regularizers, second_order
 from functional_nn.optimizers.first_order import Optimizer
@@ -104,10 +107,14 @@ class Group(NamedTuple):
     def initial(self, places: np.ndarray) -> Params:
         """The initial parameters of the members at these places of the group, (M, ...)."""
         keys, scales = self.keys[places], self.scales[places]
-        own = [self.networks[place] for place in places]
-        if set(own) == {self.network}:
+        if "mask" not in self.values:
             rule = rule_of(self.make.common.gradient)
             return _draw(self.network, rule if rules.learns(rule) else rules.exact)(keys, scales)
+        own = [self.networks[place] for place in places]
+        corners = corners_of(self.network, own) if draws_by_place(keys[0]) else None
+        if corners is not None:
+            masks = jax.tree.map(lambda x: x[places], self.values["mask"])
+            return _draw_in_corners(self.network)(keys, scales, masks, corners)
         filled = jax.tree.map(lambda x: np.zeros((len(places), *x.shape), x.dtype), shapes(self.network))
         for network in dict.fromkeys(own):  # each is drawn for all, so that it compiles for one number of members
             at = np.flatnonzero([one == network for one in own])
@@ -442,12 +449,86 @@ def _draw(network: Network, rule: rules.Rule | rules.ByLayer = rules.exact) -> C
     """
 
     def one(key, scale):
-        params = network.init(keys.parameters(key))
-        scaled = lambda acts, w: w * scale.astype(w.dtype) if acts else w  # noqa: E731
-        params = jax.tree.map(scaled, regularizers.penalized(params), params)
+        params = _scaled(network.init(keys.parameters(key)), scale)
         return rules.begin(rule, network, params, keys.parameters(key))
 
     return jax.jit(jax.vmap(one))
+
+
+def _scaled(params: Params, scale: Array) -> Params:
+    return jax.tree.map(
+        lambda acts, w: w * scale.astype(w.dtype) if acts else w, regularizers.penalized(params), params
+    )
+
+
+@functools.lru_cache(maxsize=256)
+def _draw_in_corners(network: Network) -> Callable:
+    """(keys, scales, masks, corners) -> the same of narrower networks, each bitwise what it draws by itself, filled up
+    with zeros: one program for all widths.
+    """
+
+    def one(key, scale, mask, corners):
+        layers = tuple(
+            dataclasses.replace(layer, initializer=in_corner(layer.initializer, *corners[layer.name]))
+            if layer.name in corners
+            else layer
+            for layer in network.layers
+        )
+        params = _scaled(Network(network.inputs, layers).init(keys.parameters(key)), scale)
+        return jax.tree.map(lambda x, own: jnp.where(own, x, 0), params, mask)
+
+    return jax.jit(jax.vmap(one))
+
+
+def corners_of(network: Network, narrow: Sequence[Network]) -> dict[str, tuple] | None:
+    """{layer: (fan-in (M,), spread (M,), columns (M, fan-in of the wide))} of narrower networks, as `in_corner` takes
+    them, of all layers whose weights are drawn with numbers of neurons that differ. None where what such a layer begins
+    with is not drawn each by itself.
+    """
+    found = {}
+    for number, layer in enumerate(network.layers):
+        own = [each.layers[number] for each in narrow]
+        drawn = [(one.rows, *network.fans(one)) for network, one in zip(narrow, own, strict=True)]
+        wide = (layer.rows, *network.fans(layer))
+        if all(one == wide for one in drawn):
+            continue
+        if layer.activation.parameters and not all(_learned_in_corner(layer, one.size) for one in own):
+            return None
+        if not wide[1]:  # without weights
+            continue
+        columns = [_columns(each[1:3], wide[1:3]) for each in drawn]
+        if layer.initializer.each is None or any(one is None for one in columns):
+            return None
+        fan_ins = np.array([sum(fans.values()) for _, _, fans, _ in drawn], np.int32)
+        spreads = [layer.initializer.each.spread(int(into), one[3]) for into, one in zip(fan_ins, drawn, strict=True)]
+        found[layer.name] = fan_ins, np.array(spreads), np.array(columns, np.int32)
+    return found
+
+
+def _learned_in_corner(layer: Layer, size: int) -> bool:
+    """Are the learned parameters that a narrower layer begins with a corner of this one's?"""
+    if layer.activation.drawn is not None:
+        return False
+    few, many = (learned_at_start(layer.activation, count, precision.default()) for count in (size, layer.size))
+    return all(np.array_equal(x, many[name][tuple(map(slice, x.shape))]) for name, x in few.items())
+
+
+def _columns(own: tuple[dict[str, Shape], dict[str, int]], wide: tuple[dict[str, Shape], dict[str, int]]) -> np.ndarray:
+    """Of each column of the wide layer's weights, as they are drawn, the number of the narrower one's that stands
+    there; where none does, any. None where weights of which some are read at a time are of another number of those.
+    """
+    (shapes, fans), (wide_shapes, wide_fans), found, drawn = own, wide, [], 0
+    for source, shape in shapes.items():
+        wider, fan = wide_shapes[source][1:], wide_fans[source]
+        if math.prod(wider) == fan:
+            places = np.minimum(np.indices(wider).reshape(len(wider), -1), np.array(shape[1:])[:, None] - 1)
+            found.append(drawn + np.ravel_multi_index(tuple(places), shape[1:]))
+        elif (shape[1:], fans[source]) == (wider, fan):
+            found.append(drawn + np.arange(fan))
+        else:
+            return None
+        drawn += fans[source]
+    return np.concatenate(found)
 
 
 def _common(networks: list[Network]) -> list[Network]:

@@ -21,7 +21,7 @@ from jax import Array
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from functional_nn import checks, platforms
+from functional_nn import checks, compiler, platforms
 from functional_nn.gradients import rules
 from functional_nn.gradients.views import said_bytes
 from functional_nn.networks.network import Network
@@ -464,7 +464,8 @@ def _programs(make: Maker, length: int, shared: bool, axes: Batch, mesh: Mesh) -
         out_specs=(member, PartitionSpec(None, mesh.axis_names)),
         check_vma=False,
     )  # fmt: skip
-    return jax.jit(begin), jax.jit(advance, donate_argnums=0)
+    jit = functools.partial(jax.jit, compiler_options=compiler.options(platforms.name(mesh)))
+    return jit(begin), jit(advance, donate_argnums=0)
 
 
 class _Training:

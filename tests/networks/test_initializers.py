@@ -8,6 +8,7 @@ from cases import DTYPES, TRAINABLE
 
 import functional_nn as fnn
 from functional_nn import activations, initializers
+from functional_nn.precision import at_least_float32
 
 KEY = jax.random.key(0)
 ROWS, FAN_IN, FAN_OUT = 300, 400, 150  # as of a maxout layer of two pieces: rows and neurons differ
@@ -216,3 +217,39 @@ def test_a_name_that_is_taken_is_refused():
 
     with pytest.raises(ValueError, match="initializer 'he_normal' is already registered"):
         initializers.register(he_normal)
+
+
+# Compiled and not, wide and narrow ------------------------------------------------------------------------------------
+
+
+@pytest.mark.newest
+@pytest.mark.sampled(every=4)
+@pytest.mark.usefixtures("brisk")
+@pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
+@pytest.mark.parametrize("shape", [(1, 1), (64, 64), (64, 65)])  # 64 x 64 are drawn at a time
+@pytest.mark.parametrize("name", ["normal(0.3)", "he_normal", "uniform(0.3)", "xavier_uniform", "constant(0.2)"])
+def test_weights_drawn_each_by_itself_are_the_same_however_they_are_drawn(name, dtype, shape):
+    initializer, dtype = initializers.get(name), jnp.dtype(dtype)
+    drawn = lambda key: initializer.draw(key, *shape, 5, dtype)[0]  # noqa: E731
+    wide = at_least_float32(dtype)
+    each = initializer.each
+    simply = each.weights(KEY, shape, each.spread(shape[1], 5), wide).astype(dtype)
+    ways = [drawn(KEY), jax.jit(drawn)(KEY), jax.jit(lambda: drawn(KEY))(), jax.vmap(drawn)(KEY[None])[0]]
+    for way in ways:
+        np.testing.assert_array_equal(way, simply)
+        assert way.dtype == dtype
+
+
+def test_layers_of_many_shapes_are_drawn_by_one_program():
+    compiled = []
+
+    def count(name, seconds, fun_name=None, **more):
+        compiled.extend([fun_name] if name.endswith("backend_compile_duration") else [])
+
+    first = draw("xavier_uniform", 17, 19)
+    jax.monitoring.register_event_duration_secs_listener(count)
+    try:
+        others = [draw("xavier_uniform", rows, 31)[0] for rows in range(40, 50)]
+    finally:
+        jax.monitoring.unregister_event_duration_listener(count)
+    assert compiled == [] and first[0].shape == (17, 19) and [len(x) for x in others] == list(range(40, 50))

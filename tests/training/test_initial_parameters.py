@@ -1,0 +1,175 @@
+"""Where members of a padded population begin: at what each narrow network draws by itself, and by one program."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import functional_nn as fnn
+from functional_nn import activations, initializers, training
+from functional_nn.training import keys, members
+
+pytestmark = [pytest.mark.usefixtures("brisk"), pytest.mark.newest]
+
+KEY, Q = jax.random.key(5), 6
+DRAW = np.random.default_rng(0)
+PICTURES, VECTORS = DRAW.normal(size=(Q, 5, 5, 2)), DRAW.normal(size=(Q, 3))
+TARGETS = np.eye(2)[DRAW.integers(0, 2, Q)]
+
+
+def chain(initializer=None, activation="tanh"):
+    return lambda width: fnn.multilayer((3, width, 2 * width, 2), (activation, "tanh", "softmax"),
+                                        initializer=initializer)  # fmt: skip
+
+
+def looking(width):
+    layers = [
+        fnn.Layer("first", width, "relu", [("image", "conv((3, 3))")]),
+        fnn.Layer("second", width + 1, "sigmoid", [("first", "conv((2, 2))"), ("image", "conv((4, 4))")]),
+        fnn.Layer("pooled", width + 1, "linear", [("second", "mean_pool")], bias="none"),
+        fnn.Layer("output", 2, "softmax", ["pooled"], initializer="lecun_normal"),
+    ]
+    return fnn.graph(inputs={"image": (5, 5, 2)}, layers=layers)
+
+
+def joined(width):
+    """Layers that read several others, of which the first is not always the one that is padded."""
+    layers = [
+        fnn.Layer("left", width, "relu", ["input"]),
+        fnn.Layer("right", 7 - width, "tanh", ["input"], bias="shared", initializer="normal(0.7)"),
+        fnn.Layer("both", 3, "sigmoid", ["left", "input", "right"], initializer="xavier_normal"),
+        fnn.Layer("output", 2, "softmax", ["both", "left"], initializer="uniform(0.3)"),
+    ]
+    return fnn.graph(inputs={"input": 3}, layers=layers)
+
+
+def group(network, widths, seeds=None, key=KEY):
+    """The one group of a padded population."""
+    columns = {"width": np.array(widths), "seed": np.arange(len(widths)) if seeds is None else np.array(seeds)}
+    inputs = PICTURES if network(2).inputs[0][0] == "image" else VECTORS
+    settings = {"loss": "cross_entropy", "stop": (), "gradient": "manual", "correct": None, "track": (), "augment": ()}
+    (found,) = members.grouped(
+        network, "gd(0.1)", None, columns, (inputs, TARGETS), None, weights=(None, None), epochs=1, key=key, plan=None,
+        rule="exact", settings=settings, static=(), pad=True,
+    )  # fmt: skip
+    return found
+
+
+def programs(draw):
+    """What `draw` gives, and how many programs were compiled for it."""
+    counted = []
+
+    def count(name, seconds, **more):
+        counted.append(name)
+
+    jax.monitoring.register_event_duration_secs_listener(count)
+    try:
+        return draw(), sum(name.endswith("backend_compile_duration") for name in counted)
+    finally:
+        jax.monitoring.unregister_event_duration_listener(count)
+
+
+def initial_of(found):
+    """Each member's initial parameters, in its own shapes."""
+    initial = jax.tree.map(np.asarray, found.initial(np.arange(len(found.ids))))
+    return [members.unpadded(network, jax.tree.map(lambda x, place=place: x[place], initial))
+            for place, network in enumerate(found.networks)]  # fmt: skip
+
+
+def alone_of(found):
+    """What each member's network draws by itself."""
+    return [network.init(keys.parameters(key)) for network, key in zip(found.networks, found.keys, strict=True)]
+
+
+def check(found):
+    """Each member's are what its own network draws, to the last bit, and 0 beyond; the same by its own program."""
+    initial = found.initial(np.arange(len(found.ids)))
+    for place, (own, alone) in enumerate(zip(initial_of(found), alone_of(found), strict=True)):
+        jax.tree.map(np.testing.assert_array_equal, own, alone)
+        padded = jax.tree.map(lambda x, place=place: x[place], initial)
+        nonzero = [sum(int((x != 0).sum()) for x in jax.tree.leaves(tree)) for tree in (padded, alone)]
+        assert nonzero[0] == nonzero[1] > 0
+
+
+@pytest.mark.parametrize(
+    "network",
+    [*map(chain, (None, "he_normal", "xavier_uniform", "normal(0.3)", "constant(0.2)")),
+     chain(activation="maxout(2)"), chain(activation="prelu"), looking, joined],
+)  # fmt: skip
+def test_a_padded_member_begins_where_its_own_network_does(network):
+    found = group(network, [2, 5, 3, 5])
+    assert members.corners_of(found.network, found.networks) is not None
+    check(found)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_in_both_dtypes_of_jax(dtype):
+    with jax.enable_x64(dtype == "float64"):
+        found = group(chain("he_normal"), [2, 5])
+        assert found.initial(np.arange(2))["layer1"]["bias"].dtype == dtype
+        check(found)
+
+
+def test_one_program_draws_for_64_widths():
+    found = group(chain(), np.arange(8, 136, 2))
+    # beside it a few that take keys apart and try the law out
+    assert programs(lambda: found.initial(np.arange(64)))[1] <= 10
+    own, alone = initial_of(found)[7], found.networks[7].init(keys.parameters(found.keys[7]))
+    jax.tree.map(np.testing.assert_array_equal, own, alone)
+    others = group(chain(), [134, *range(9, 134, 2)])  # within the same
+    assert others.network == found.network and others.networks != found.networks
+    assert programs(lambda: others.initial(np.arange(64)))[1] == 0
+
+
+def of_its_own(key, rows, fan_in, fan_out, dtype):
+    """Weights that know how many there are."""
+    return jnp.arange(rows * fan_in, dtype=dtype).reshape(rows, fan_in) / (rows * fan_in), jnp.zeros(rows, dtype)
+
+
+@pytest.mark.parametrize("initializer", ["nguyen_widrow", initializers.Initializer("of its own", of_its_own)])
+def test_what_is_not_drawn_each_by_itself_is_drawn_by_each_structure(initializer):
+    found = group(chain(initializer), [2, 4, 2])
+    assert members.corners_of(found.network, found.networks) is None
+    for own, alone in zip(initial_of(found), alone_of(found), strict=True):
+        jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-14), own, alone)  # compiled and not
+
+
+def test_learned_parameters_that_are_no_corner_are_drawn_by_each_structure():
+    slopes = lambda size, dtype: {"slope": jnp.linspace(0.1, 0.9, size, dtype=dtype)}  # noqa: E731
+    prelu = activations.get("prelu")
+    leaning = dataclasses.replace(prelu, name="leaning", parameters=slopes)
+    found = group(chain(activation=leaning), [2, 4])
+    assert members.corners_of(found.network, found.networks) is None
+    check(found)
+
+
+@pytest.mark.parametrize("impl", ["rbg", "unsafe_rbg"])
+def test_keys_whose_draws_depend_on_the_shape(impl):
+    """Here they are drawn by each structure; several at a time, such keys draw other numbers than alone."""
+    key = jax.random.key(0, impl=impl)
+    assert not initializers.draws_by_place(key) and initializers.draws_by_place(KEY)
+    for place, params in enumerate(initial_of(group(chain(), [2, 4], key=key))):
+        assert params["layer1"]["weights"]["input"].shape == (2 + 2 * place, 3)
+        assert all((w != 0).all() for layer in params.values() for w in layer["weights"].values())
+
+
+def test_keys_of_jax_that_depend_on_the_shape_where_it_is_told_so():
+    before = jax.config.jax_threefry_partitionable
+    try:
+        jax.config.update("jax_threefry_partitionable", False)
+        assert not initializers.draws_by_place(KEY)
+        check(group(chain(), [2, 4]))
+    finally:
+        jax.config.update("jax_threefry_partitionable", before)
+
+
+def test_the_whole_population_begins_there():
+    found = training.fit_population(
+        chain("he_normal"), "cross_entropy", "gd(0.1)", {"width": [2, 3], "seed": [0, 1]}, (VECTORS, TARGETS),
+        key=KEY, epochs=1, pad=True,
+    )  # fmt: skip
+    for member, width in enumerate((2, 3)):
+        alone = chain("he_normal")(width).init(keys.parameters(keys.member(KEY, member)))
+        jax.tree.map(np.testing.assert_array_equal, found.initial_params(member), alone)
