@@ -23,7 +23,6 @@ from functional_nn.lab import datasets, environment, events, pages, runs, texts
 from functional_nn.lab.datasets import Dataset
 from functional_nn.lab.interruptions import checkpointed
 from functional_nn.lab.progress import progress
-from functional_nn.lab.separability import separability
 from functional_nn.lab.texts import Text
 from functional_nn.networks.connections import Shape
 from functional_nn.networks.network import dtype_of
@@ -654,6 +653,8 @@ def _separable(task: Prepared) -> str:
     """Of which classes a threshold neuron can tell all training examples from the others, in words; and after how many
     mistakes at most, where the rule is trained as Novikoff's bound asks.
     """
+    from functional_nn.lab.separability import separability  # by SciPy's optimizers, a quarter of a second to import
+
     (x, t), classes, config = task.training, task.held_out.classes, task.config
     if len(x) > _JUDGED:
         return f"whether one layer can be right was not asked of more than {_JUDGED} training examples"
