@@ -267,7 +267,7 @@ def curves(axis, rows: list[dict]) -> None:
 
 def bars(axis, rows: list[dict]) -> None:
     """Rates as shares of the largest of their unit and network, and beside each what it is."""
-    of = lambda row: (row["unit"], row["what"].rpartition(", ")[0])  # noqa: E731
+    of = lambda row: (row["unit"], row["what"].split(", ")[:-1][:1])  # noqa: E731
     labels = list(dict.fromkeys(row["what"] for row in rows))
     for place, label in enumerate(labels):
         own = [row for row in rows if row["what"] == label]
@@ -279,7 +279,7 @@ def bars(axis, rows: list[dict]) -> None:
             axis.text(share + 0.02, at, f"{short(row['per second'])} {row['unit']}", va="center", fontsize=6.5)
     axis.set_yticks(range(len(labels)), labels, fontsize=7)
     axis.invert_yaxis()
-    axis.set(xlim=(0, 1.35), xlabel="a second, beside the most of its kind")
+    axis.set(xlim=(0, 1.4), xlabel="a second, beside the most of its kind")
     axis.grid(axis="y", visible=False)
 
 

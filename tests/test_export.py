@@ -474,7 +474,7 @@ def test_curvature_is_of_full_precision(name):
 def test_a_curves_parameters_and_their_covariance_are_of_full_precision(sigma, platform):
     def fitted(x, y):
         fit = curve_fit(lambda x, a, b, c: decaying((a, b, c), x, 0), x, y, (1.0, 1.0, 0.0), sigma=sigma)
-        return fit.params, fit.covariance
+        return fit.params, fit.covariance, fit.band(x)
 
     program = lowered(fitted, LINE, LINE, platform=platform)
     assert program.precise == program.products > 0
@@ -483,7 +483,9 @@ def test_a_curves_parameters_and_their_covariance_are_of_full_precision(sigma, p
 # Comparison -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("what", ["compare", "compare_callables", "compare_activation", "compare_connection"])
+@pytest.mark.parametrize(
+    "what", ["compare", "monitor", "compare_callables", "compare_activation", "compare_connection"]
+)
 def test_comparisons_trace_everything_at_full_precision(what):
     """Whatever is asked for outside: what is traced or computed says under which precision."""
     seen = set()
@@ -508,6 +510,8 @@ def test_comparisons_trace_everything_at_full_precision(what):
     with jax.default_matmul_precision("bfloat16"):
         if what == "compare":
             fnn.compare(network, LOSS, network.init(jax.random.key(0)), x, t)
+        elif what == "monitor":
+            fnn.comparison.monitor(network, LOSS, x, t)(network.init(jax.random.key(0)))
         elif what == "compare_callables":
             fnn.compare_callables(lambda x: noted(jnp.cos(x)), jax.grad(lambda x: jnp.sum(noted(jnp.sin(x)))), x)
         elif what == "compare_activation":

@@ -325,6 +325,7 @@ def monitor(network: Network, loss: Loss, inputs: Inputs, targets: Array) -> Cal
     """
     by_hand, automatically, _ = _callables(network, loss, backpropagate, None)
 
+    @precision.full
     def differences(params: Params) -> tuple[Difference, ...]:
         prepared = network.prepare(params, inputs)
         args = (params, prepared, network.prepare_targets(prepared, targets, loss, dtype_of(params)))

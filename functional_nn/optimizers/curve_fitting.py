@@ -84,6 +84,7 @@ class CurveFit:
         ]
         return sides[0], sides[1]
 
+    @precision.full
     def band(self, x: Any, level: float = 0.95, prediction: bool = False) -> tuple[Array, Array]:
         """(lower, upper) around f(x, b), each in f's shape: where the curve itself is at this confidence level, for
         each x alone, or with `prediction` a new observation of sigma 1. Of one fit; of several, under `vmap`.
