@@ -520,13 +520,18 @@ class Parts(NamedTuple):
     update((state, sound), row, limit, training) -> ((state, sound), Metrics): one update, not made beyond the
     `limit`-th, nor from the first on whose loss or gradient is not finite;
     judge(limit, low, high, before, state, metrics) -> Verdict;
-    close(run, state, metrics, verdict, training, held_out) -> (Run, History): the epoch's end, and its row.
+    close(run, state, metrics, verdict, training, held_out) -> (Run, History): the epoch's end, and its row; of two
+    parts, where an epoch is trained on in several chunks: over(metrics, training) -> Metrics, scalars, of all of these
+    updates, and end(run, state, Metrics, shown, failed, training, held_out), failed the update of the whole run that
+    was not made, 0 where all were.
     """
 
     rows: Callable
     update: Callable
     judge: Callable
     close: Callable
+    over: Callable
+    end: Callable
 
 
 class Verdict(NamedTuple):
@@ -600,8 +605,7 @@ def parts(settings: Settings, examples: int, dtype) -> Parts:
         low, high = jnp.where(good, made, low), jnp.where(good, jnp.minimum(first, high), made)
         return Verdict(low, high, good & (high == low + 1))
 
-    def close(run: Run, state, metrics: Metrics, verdict: Verdict, training: Batch, held_out: Batch | None):
-        done, failed = run.epoch, verdict.high <= updates
+    def over(metrics: Metrics, training: Batch) -> Metrics:
         weight = jnp.sum(metrics.weight)
         if loss.reduction == "sum":
             total = jnp.sum(metrics.loss)
@@ -609,13 +613,21 @@ def parts(settings: Settings, examples: int, dtype) -> Parts:
             total = jnp.sum(metrics.loss * share)
         else:
             total = jnp.sum(metrics.loss * metrics.weight) / weight
+        right = None if metrics.right is None else jnp.sum(metrics.right)
+        return Metrics(total, weight, right, jnp.mean(metrics.gradient_norm))
+
+    def close(run: Run, state, metrics: Metrics, verdict: Verdict, training: Batch, held_out: Batch | None):
         shown = metrics.loss[jnp.minimum(verdict.low, updates - 1)]  # of the update that is not made
-        total = jnp.where(failed, jnp.where(jnp.isfinite(shown), jnp.nan, shown), total)
-        accuracy = _share(None if metrics.right is None else jnp.sum(metrics.right), weight)
+        failed = jnp.where(verdict.high <= updates, run.epoch * updates + verdict.high, 0)
+        return end(run, state, over(metrics, training), shown, failed, training, held_out)
+
+    def end(run: Run, state, metrics: Metrics, shown: Array, failed: Array, training: Batch, held_out: Batch | None):
+        done, broken = run.epoch, failed > 0
+        total = jnp.where(broken, jnp.where(jnp.isfinite(shown), jnp.nan, shown), metrics.loss)
         after = (None, None)
         if held_out is not None:
             after = _evaluate(laid_out, loss, state.params, held_out, settings.correct)
-        columns = (total, accuracy, jnp.mean(metrics.gradient_norm), *after)
+        columns = (total, metrics.accuracy, metrics.gradient_norm, *after)
         columns = (None if x is None else jnp.asarray(x, dtype) for x in columns)
         row = History(done + 1, *columns, _measure(settings, training, state, done + 1))
 
@@ -630,19 +642,19 @@ def parts(settings: Settings, examples: int, dtype) -> Parts:
         if best is not None:
             score = scores[0](row).astype(best.score.dtype)  # not below the best where it is nan or infinite
             latest = Best(state.params, done + 1, score)
-            best = where(~failed & (score < best.score), latest, best)
+            best = where(~broken & (score < best.score), latest, best)
         after = Run(
             state,
             tuple(memory for memory, _ in judged),
             best,
             done + 1,
-            jnp.where(failed, DIVERGED, ended),
-            jnp.where(failed, done * updates + verdict.high, 0),
+            jnp.where(broken, DIVERGED, ended),
+            failed,
             shown.astype(run.shown.dtype),
         )
         return after, row
 
-    return Parts(rows, update, judge, close)
+    return Parts(rows, update, judge, close, over, end)
 
 
 def _by_hand(gradient: Gradient) -> bool:
