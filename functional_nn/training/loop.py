@@ -86,7 +86,7 @@ class FitResult(NamedTuple):
 
     def __repr__(self) -> str:
         columns = {name.replace("_", " "): getattr(self.history, name) for name in _SHOWN}
-        last = [f"{name} {column[-1]:.6g}" for name, column in columns.items() if np.isfinite(column[-1:]).all()]
+        last = [f"{name} {x:.6g}" for name, column in columns.items() for x in column[-1:] if np.isfinite(x)]
         return f"<{self.status}, {self.reason}: {', '.join(last) or 'no epoch was run'}>"
 
 

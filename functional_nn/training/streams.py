@@ -153,18 +153,19 @@ def _of_items(items: Any, weights: Any, size: int | None, strip: int | None) -> 
     if _examples(last) > length:
         raise ValueError(f"chunks: the last item has {_examples(last)} examples, the first {length}; it may have fewer")
     examples = (count - 1) * length + _examples(last)
-    held: list = [None, None]  # the item read last, which may be needed for two chunks
+    held: list[tuple[int | None, Any]] = [(None, None)]  # the item read last, which may be needed for two chunks
 
     def part(start: int, stop: int) -> tuple:
         number = start // length
-        if held[0] != number:
-            held[:] = None, None  # before another is made
+        kept, item = held[0]
+        if kept != number:
+            held[0] = None, None  # before there is another
             item = _item(items, number, like)
             wanted = min(length, examples - number * length)
             if _examples(item) != wanted:
                 raise ValueError(f"chunks: item {number} has {_examples(item)} examples, expected {wanted}")
-            held[:] = number, item
-        return jax.tree.map(lambda x: x[start - number * length : stop - number * length], held[1])
+            held[0] = number, item
+        return jax.tree.map(lambda x: x[start - number * length : stop - number * length], item)
 
     return Chunks(examples, min(examples, size or length), length, like, part)
 
@@ -210,6 +211,8 @@ def _member(path: Path, file: Any, info: zipfile.ZipInfo) -> np.ndarray:
 
 def _all_opened(inputs: Any, targets: Any, weights: Any = None) -> tuple:
     """(inputs, targets, weights or None), of as many examples each."""
+    if isinstance(inputs, Mapping) and not inputs:
+        raise ValueError("inputs: expected one or more arrays by name, got none")
     opened = (
         {name: _opened(f"inputs[{name!r}]", x) for name, x in inputs.items()}
         if isinstance(inputs, Mapping)
@@ -408,19 +411,22 @@ def prepared(read: tuple, found: Sequence[Piece], prepare: Callable[..., Batch])
         return prepare(*read)
     except (TypeError, ValueError) as error:
         refused = error
-    # by halves, as long as one of them is refused by itself
     numbers, low, high = np.concatenate([np.arange(*piece) for piece in sorted(found)]), 0, len(read[1])
-    while high - low > 1:
+
+    def trouble(start: int, stop: int) -> Exception | None:
+        try:
+            prepare(*jax.tree.map(lambda x: x[start:stop], read))
+        except (TypeError, ValueError) as error:
+            return error
+        return None
+
+    while high - low > 1:  # the first is found by halves
         half = (low + high) // 2
-        for start, stop in ((low, half), (half, high)):
-            try:
-                prepare(*jax.tree.map(lambda x, start=start, stop=stop: x[start:stop], read))
-            except (TypeError, ValueError) as error:
-                refused, low, high = error, start, stop
-                break
-        else:
-            raise refused
-    raise type(refused)(f"example {numbers[low]}: {refused}") from None
+        low, high = (low, half) if trouble(low, half) else (half, high)
+    if low == 0 and trouble(len(read[1]) - 1, len(read[1])):  # all of them, as for their shape
+        raise type(refused)(f"{refused}, in a chunk of examples from number {numbers[0]} on")
+    refused = trouble(low, high) or refused
+    raise type(refused)(f"example {numbers[low]}: {refused}")
 
 
 def mean_weight(first: Batch, into: Cut, ask: Callable[[Place], Callable[[], Batch]]) -> Array | None:
