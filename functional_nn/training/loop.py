@@ -29,7 +29,7 @@ from functional_nn.gradients.backprop import Along, check_trainable, value_and_g
 from functional_nn.networks import losses
 from functional_nn.networks.losses import Loss
 from functional_nn.networks.network import Inputs, Network, Params
-from functional_nn.networks.stored import Windows, whole
+from functional_nn.networks.stored import Windows, in_place, placed, whole
 from functional_nn.optimizers import regularizers
 from functional_nn.optimizers.first_order import Optimizer
 from functional_nn.optimizers.regularizers import Regularizer
@@ -222,7 +222,8 @@ def fit(
             lambda: seconds is not None and time.monotonic() - began > seconds, mesh, checkpoint, resume,
         )  # fmt: skip
     plan_key = keys.plan(key)
-    training, held_out = prepared(settings, params, inputs, targets, validation, weights, class_weights)
+    place = in_place if mesh is None else placed
+    training, held_out = prepared(settings, params, inputs, targets, validation, weights, class_weights, place)
     settings.optimizer.check_start(params)
     settings = with_plan(settings, training, epochs)
     if mesh is not None:
@@ -277,22 +278,22 @@ def _fit_chunks(
     settings.optimizer.check_start(params)
     settings = suited(settings, data.examples, data.weighted or class_weights is not None, epochs)
     plan, into, plan_key = settings.plan, streams.cut(data, settings.plan), keys.plan(key)
-    placed = jax.device_put
+    put = jax.device_put
     if mesh is not None:
         settings = dataclasses.replace(settings, mesh=_divides(mesh, plan.size, settings.optimizer))
-        placed = functools.partial(_everywhere, mesh=settings.mesh)
+        put = functools.partial(_everywhere, mesh=settings.mesh)
 
     def prepare(inputs, targets, weights, given=params) -> Batch:
         batch = prepare_batch(settings.network, settings.loss, given, inputs, targets, weights, class_weights)
         _check_learnable(settings, batch)
-        return placed(batch)
+        return put(batch)
 
     with streams.reading(data, into, plan, plan_key, prepare) as ask:
         at, training = (0, 0), ask((0, 0))()
         _, held_out = prepared(settings, params, training.inputs, training.targets, validation, training.weights)
         augmentation.check_shapes(settings.augment, training.inputs, plan.size)
         mean = streams.mean_weight(training, into, ask)
-        params, held_out, plan_key = placed((params, held_out, plan_key))
+        params, held_out, plan_key = put((params, held_out, plan_key))
         begin, advance, end = _compiled_for_chunks(settings)
         run, nothing = begin(params, training), streams.nothing(settings, training)
         row = filled(jax.eval_shape(end, run, nothing, training, held_out)[1])
@@ -312,7 +313,7 @@ def _fit_chunks(
                 history = jax.tree.map(lambda x: jax.ShapeDtypeStruct((at[0], *x.shape), x.dtype), row)
                 tree = restore(found, tree | {"history": history})
                 _check_end(settings, tree["run"], at[0], found)
-        run, so_far, table = *placed((tree["run"], tree["so_far"])), Table()
+        run, so_far, table = *put((tree["run"], tree["so_far"])), Table()
         table.add(tree["history"])
         going, asked, chunks, fresh = not int(run.ended) and at[0] < epochs, None, 0, 0
         if going and at != (0, 0) and into.count > 1:
@@ -324,14 +325,15 @@ def _fit_chunks(
 
         with interruptible(checkpoint is not None) as interrupted:
             while going and asked is None:
-                made = into.made(plan, at)
-                run, so_far = advance(run, so_far, training, plan_key, into.number(at), made, mean)
-                at, upcoming, trouble = into.after(at), training, None
-                if into.count > 1 and at[0] < epochs:
-                    try:
-                        upcoming = ask(at)()  # is read and copied to the device while the other trains
-                    except Exception as error:  # what is trained on until here is kept
-                        trouble = error
+                number, made, at = into.number(at), into.made(plan, at), into.after(at)
+                # asked for before the device has work to do, after which it would draw the order
+                ready = ask(at) if into.count > 1 and at[0] < epochs else lambda same=training: same
+                run, so_far = advance(run, so_far, training, plan_key, number, made, mean)
+                upcoming = trouble = None
+                try:
+                    upcoming = ready()  # is read and copied to the device while the other trains
+                except Exception as error:  # what is trained on until here is kept
+                    trouble = error
                 closes = at[1] == 0 or int(run.failed) > 0
                 if closes:
                     run, row = end(run, so_far, training, held_out)
@@ -645,10 +647,10 @@ def _check_rule(rule: rules.Rule | rules.ByLayer, settings: Settings, plan: Batc
 
 
 def prepared(
-    settings: Settings, params, inputs, targets, validation, weights=None, class_weights=None
+    settings: Settings, params, inputs, targets, validation, weights=None, class_weights=None, place: Callable = placed
 ) -> tuple[Batch, Batch | None]:
     network, loss = settings.network, settings.loss
-    training = prepare_batch(network, loss, params, inputs, targets, weights, class_weights)
+    training = prepare_batch(network, loss, params, inputs, targets, weights, class_weights, place)
     _check_learnable(settings, training)
     for criterion in settings.stop:
         if criterion.validation and validation is None:
@@ -664,7 +666,7 @@ def prepared(
         given = f"{type(validation).__name__}{f' of {len(validation)}' if isinstance(validation, tuple | list) else ''}"
         raise TypeError(f"validation: expected a pair (inputs, targets), got {given}; weights (Q,) may be third")
     try:
-        held_out = prepare_batch(network, loss, params, *validation)
+        held_out = prepare_batch(network, loss, params, *validation, place=place)
         _check_learnable(settings, held_out)
         return training, held_out
     except (TypeError, ValueError) as error:

@@ -43,7 +43,7 @@ from functional_nn.networks.network import (
     inference_mode,
     renewed,
 )
-from functional_nn.networks.stored import Labels, Windows, at_most_32_bits, taken, whole
+from functional_nn.networks.stored import Labels, Rows, Windows, at_most_32_bits, in_place, placed, taken, whole
 from functional_nn.optimizers.first_order import Asked, Optimizer
 from functional_nn.optimizers.regularizers import Regularizer
 from functional_nn.optimizers.second_order import Problem, SecondOrder
@@ -364,16 +364,19 @@ def evaluate(
     loss.check_outputs(network.output.activation)
     loss.check_classes(network.output.size)
     check_statistics(network, params)
-    data = prepare_batch(network, loss, params, inputs, targets, weights, class_weights)
+    data = prepare_batch(network, loss, params, inputs, targets, weights, class_weights, in_place)
     value, accuracy = _evaluate(network, loss, params, data, correct)
     return value, np.asarray(np.nan, at_least_float32(value.dtype)) if accuracy is None else accuracy
 
 
-def prepare_batch(network, loss, params, inputs, targets, weights=None, class_weights=None) -> Batch:
+def prepare_batch(
+    network, loss, params, inputs, targets, weights=None, class_weights=None, place: Callable = placed
+) -> Batch:
     """Data as the network and the loss take it, checked; the weights of examples are those of their classes, too.
 
     Windows of a stream stay what they are, and so do integer labels of positions, of which the classes of a whole data
-    set would take as many times their room.
+    set would take as many times their room. place: `in_place`, where large arrays of the host, and their labels,
+    are to stay where and what they are.
     """
     stream = _stream(inputs)
     if isinstance(targets, Labels):  # prepared before
@@ -384,19 +387,21 @@ def prepare_batch(network, loss, params, inputs, targets, weights=None, class_we
             raise ValueError(f"{given}: windows of a stream bring their targets along, one at each position; give None")
         prepared, coded = _prepare_stream(network, loss, stream, dtype_of(params))
     else:
-        prepared = network.prepare(params, inputs)
-        coded = _labels_of_positions(network, loss, params, prepared, targets)
+        prepared = network.prepare(params, inputs, place)
+        coded = _labels(network, loss, params, prepared, targets)
         if coded is None:
-            coded = network.prepare_targets(prepared, targets, loss, dtype_of(params))
+            coded = network.prepare_targets(prepared, targets, loss, dtype_of(params), place)
     if class_weights is not None:
         if isinstance(coded, Labels):
             of_class = losses.weights_of_labels(coded.numbers, coded.outputs, class_weights)
         else:
             # integers at positions look like rows of classes, unless they are coded
-            of_class = losses.class_weights(targets if coded.ndim == 2 else coded, class_weights)
+            given = targets if isinstance(coded, Rows) or coded.ndim == 2 else coded
+            of_class = losses.class_weights(given, class_weights)
         own = None if weights is None else network.prepare_weights(prepared, weights)
         weights = of_class if own is None else losses.spread(own, of_class.shape) * of_class
-    loss.check_targets(coded[:1] if isinstance(coded, Labels) else coded)  # what one label is coded as, all are
+    # what one label is coded as, all are
+    loss.check_targets(coded[:1] if isinstance(coded, Labels) else targets if isinstance(coded, Rows) else coded)
     return Batch(prepared, coded, network.prepare_weights(prepared, weights))
 
 
@@ -405,12 +410,16 @@ def _stream(inputs: Any) -> Windows | None:
     return next((x for x in given if isinstance(x, Windows)), None)
 
 
-def _labels_of_positions(network, loss, params, prepared, targets) -> Labels | None:
-    """Integer labels (Q, *P) of outputs with positions and several classes, checked; None of other targets."""
+def _labels(network, loss, params, prepared, targets) -> Labels | None:
+    """Integer labels (Q, *P) of several classes, checked, where outputs have positions or inputs are read in place; None
+    of other targets.
+    """
     checks.numeric("targets", targets)
     each = (len(next(iter(prepared.values()))), *network.shapes[network.output.name][:-1])
     outputs = network.output.size
-    if targets.shape != each or len(each) == 1 or outputs == 1 or targets.dtype.kind not in "biu":
+    if targets.shape != each or outputs == 1 or targets.dtype.kind not in "biu":
+        return None
+    if len(each) == 1 and not any(isinstance(x, Rows) for x in prepared.values()):
         return None
     losses.check_labels(targets, outputs)
     return Labels(at_most_32_bits(targets), loss, outputs, dtype_of(params))
