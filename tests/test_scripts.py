@@ -295,6 +295,18 @@ def test_the_benchmark_runs_small(tmp_path, monkeypatch):
     assert {row["trained by"] for row in rows} >= {"fit, again", "jitted step in a loop, again"}
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux tells what is resident")
+def test_memory_is_measured_small(tmp_path, monkeypatch):
+    """64 MiB are 4 chunks or fewer: that they are fewer than the data, the full run shows."""
+    module = load("larger_than_memory")
+    module.ARRAYS = module.ARRAYS[:1]
+    rows = run(module, tmp_path / "table", monkeypatch, "--mebibytes", "200", "--arrays", "100")
+    by_name = {row["run"]: row for row in rows}
+    assert len(by_name) == 4 and float(by_name["and resumed"]["validation accuracy"]) > 0.9
+    assert 1 <= float(rows[0]["beyond / data"]) < 1.9  # a copy would make it 2, and more than that
+
+
 @pytest.fixture
 def mnist_1d(monkeypatch):
     monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "1")  # which it sets

@@ -334,6 +334,7 @@ def _fit_chunks(
                     upcoming = ready()  # is read and copied to the device while the other trains
                 except Exception as error:  # what is trained on until here is kept
                     trouble = error
+                ready = None  # which holds what was read
                 closes = at[1] == 0 or int(run.failed) > 0
                 if closes:
                     run, row = end(run, so_far, training, held_out)

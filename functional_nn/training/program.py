@@ -411,8 +411,8 @@ def _stream(inputs: Any) -> Windows | None:
 
 
 def _labels(network, loss, params, prepared, targets) -> Labels | None:
-    """Integer labels (Q, *P) of several classes, checked, where outputs have positions or inputs are read in place; None
-    of other targets.
+    """Integer labels (Q, *P) of several classes, checked, where outputs have positions or inputs are read in place;
+    None of other targets.
     """
     checks.numeric("targets", targets)
     each = (len(next(iter(prepared.values()))), *network.shapes[network.output.name][:-1])

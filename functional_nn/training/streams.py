@@ -101,8 +101,8 @@ def chunks(
     inputs (Q, *P, R), or {name: such}, targets (Q, *P, S) or labels (Q, *P), and weights as in `fit`: each a path to an
     NPY file; an array, mapped into memory (`np.load(path, mmap_mode="r")`, `training.mapped` for NPZ files) or not; or
     whatever has a shape, a dtype and rows x[a:b]. Or in the place of all three a sequence of chunks, with a length and
-    items (inputs, targets) or (inputs, targets, weights), each of as many examples, but for the last, which may have
-    fewer. Items are read in another thread, and again in every epoch: item i is to be the same each time.
+    items (inputs, targets) or (inputs, targets, weights), arrays or paths, each of as many examples, but for the last,
+    which may have fewer. Items are read in another thread, and again in every epoch: each is to be the same every time.
     Numbers stay as they are stored until they are on the device, where they become the parameters' dtype, as in `fit`.
 
     size: examples in a chunk, rounded down to whole batches; by default as many as take 64 MiB as they are stored, or
@@ -126,13 +126,51 @@ def chunks(
     if targets is None and not isinstance(inputs, str | os.PathLike | Mapping) and not _is_array(inputs):
         return _of_items(inputs, weights, size, strip)
     try:
-        opened = _all_opened(inputs, targets, weights)
+        part = _OfArrays(inputs, targets, weights)
     except (TypeError, ValueError) as error:
         raise type(error)(f"chunks: {error}") from None
-    like, examples = jax.tree.map(_row, opened), _examples(opened)
+    like, examples = jax.tree.map(_row, part.opened), _examples(part.opened)
     size = min(examples, size or max(1, BYTES // max(1, _bytes(like))))
     strip = strip or max(1, size // STRIPS)
-    return Chunks(examples, size, strip, like, lambda start, stop: jax.tree.map(lambda x: x[start:stop], opened))
+    return Chunks(examples, size, strip, like, part)
+
+
+class _OfArrays:
+    """Parts of arrays; where these were given as paths, a copy in another process opens them again."""
+
+    def __init__(self, *given: Any):
+        self.given, self.opened = given, _all_opened(*given)
+
+    def __reduce__(self):
+        return type(self), self.given
+
+    def __call__(self, start: int, stop: int) -> tuple:
+        return jax.tree.map(lambda x: x[start:stop], self.opened)
+
+
+class _OfItems:
+    """Parts of a sequence's items, all but the last of `length` examples. The last read is kept: two chunks may
+    need it.
+    """
+
+    def __init__(self, items: Any, like: tuple, length: int, examples: int):
+        self.given, self.held = (items, like, length, examples), (None, None)
+
+    def __reduce__(self):
+        return type(self), self.given
+
+    def __call__(self, start: int, stop: int) -> tuple:
+        items, like, length, examples = self.given
+        number = start // length
+        kept, item = self.held
+        if kept != number:
+            item, self.held = None, (None, None)  # before there is another
+            item = _item(items, number, like)
+            wanted = min(length, examples - number * length)
+            if _examples(item) != wanted:
+                raise ValueError(f"chunks: item {number} has {_examples(item)} examples, expected {wanted}")
+            self.held = number, item
+        return jax.tree.map(lambda x: x[start - number * length : stop - number * length], item)
 
 
 def _of_items(items: Any, weights: Any, size: int | None, strip: int | None) -> Chunks:
@@ -153,21 +191,7 @@ def _of_items(items: Any, weights: Any, size: int | None, strip: int | None) -> 
     if _examples(last) > length:
         raise ValueError(f"chunks: the last item has {_examples(last)} examples, the first {length}; it may have fewer")
     examples = (count - 1) * length + _examples(last)
-    held: list[tuple[int | None, Any]] = [(None, None)]  # the item read last, which may be needed for two chunks
-
-    def part(start: int, stop: int) -> tuple:
-        number = start // length
-        kept, item = held[0]
-        if kept != number:
-            held[0] = None, None  # before there is another
-            item = _item(items, number, like)
-            wanted = min(length, examples - number * length)
-            if _examples(item) != wanted:
-                raise ValueError(f"chunks: item {number} has {_examples(item)} examples, expected {wanted}")
-            held[0] = number, item
-        return jax.tree.map(lambda x: x[start - number * length : stop - number * length], item)
-
-    return Chunks(examples, min(examples, size or length), length, like, part)
+    return Chunks(examples, min(examples, size or length), length, like, _OfItems(items, like, length, examples))
 
 
 def mapped(path: str | os.PathLike) -> dict[str, np.ndarray]:
@@ -238,8 +262,13 @@ def _opened(label: str, x: Any) -> Any:
             raise ValueError(f"{label}: {path} is no NPY file that can be mapped: {error}") from None
     if not _is_array(x):
         raise TypeError(f"{label}: expected an array, mapped or not, or the path of an NPY file, got {_kind(x)}")
-    if not (jax.dtypes.issubdtype(x.dtype, np.number) or x.dtype == np.bool_):
-        raise TypeError(f"{label}: expected an array of numbers, got dtype {x.dtype}")
+    try:
+        dtype = np.dtype(x.dtype)
+    except TypeError:  # of an array of others
+        checks.numeric(label, x)
+        raise
+    if not (jax.dtypes.issubdtype(dtype, np.number) or dtype == np.bool_):
+        raise TypeError(f"{label}: expected an array of numbers, got dtype {dtype}")
     if not x.shape:
         raise ValueError(f"{label}: expected examples along the first axis, got shape ()")
     return x

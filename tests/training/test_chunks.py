@@ -5,6 +5,7 @@ Letters: Q examples, C chunks an epoch, B the batch size.
 """
 
 import os
+import pickle
 import signal
 import threading
 import zipfile
@@ -258,6 +259,16 @@ def test_classes_weigh_what_they_are_given():
         np.testing.assert_allclose(x, y, rtol=1e-9)  # float64, the mean of the weights rounded to float32 in both
 
 
+def test_chunks_are_pickled_by_the_paths_they_were_given(tmp_path):
+    np.save(tmp_path / "x.npy", X)
+    np.save(tmp_path / "t.npy", T)
+    listed = [(X[at : at + 24], T[at : at + 24]) for at in range(0, Q, 24)]
+    for data, limit in ((chunks(tmp_path / "x.npy", tmp_path / "t.npy", size=24), 1500), (chunks(listed), 10**5)):
+        pickled = pickle.dumps(data)
+        assert len(pickled) < limit
+        assert same(orders(pickle.loads(pickled), training.minibatch(B)), orders(data, training.minibatch(B)))
+
+
 def test_memory_of_a_private_copy_is_not_given_back(tmp_path):
     np.save(tmp_path / "t.npy", T)
     changed = np.load(tmp_path / "t.npy", mmap_mode="c")
@@ -432,6 +443,13 @@ def test_what_is_trained_on_before_a_bad_chunk_is_saved(tmp_path):
     assert kept.numbers() == (2,)
 
 
+class Foreign(Rows):
+    """An array of another library, whose dtypes are none of NumPy's."""
+
+    def __init__(self):
+        self.shape, self.dtype = (Q,), object()
+
+
 @pytest.mark.parametrize(
     ("make", "error", "says"),
     [
@@ -449,6 +467,8 @@ def test_what_is_trained_on_before_a_bad_chunk_is_saved(tmp_path):
         (lambda: chunks(X[:0], T[:0]), ValueError, "chunks: expected one or more examples"),
         (lambda: chunks({}, T), ValueError, "chunks: inputs: expected one or more arrays by name, got none"),
         (lambda: chunks(X, np.array(["a"] * Q)), TypeError, "chunks: targets: expected an array of numb"),
+        (lambda: chunks(X, Foreign()), TypeError, "chunks: targets: expected an array of numbers, got .*Foreign"),
+        (lambda: chunks(X, jax.random.split(KEY, Q)), TypeError, "chunks: targets: expected an array of numbers, got"),
         (lambda: chunks(X, np.float32(3)), ValueError, "chunks: targets: expected examples along the first"),
         (lambda: chunks(X, T, size=0), ValueError, "chunks: size must be an integer >= 1, got 0"),
         (lambda: chunks(X, T, strip=1.5), ValueError, "chunks: strip must be an integer >= 1, got 1.5"),
