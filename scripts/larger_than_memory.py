@@ -79,8 +79,8 @@ def made(labels: np.ndarray, numbers: int, seed: int) -> np.ndarray:
 
 
 def stored(inputs: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """Numbers of that dtype, bytes as those of pixels."""
-    return (inputs if dtype.kind == "f" else np.clip(inputs * 8 + 128, 0, 255)).astype(dtype)
+    """Numbers of that dtype; bytes are not negative."""
+    return (inputs if dtype.kind == "f" else np.clip(inputs, 0, 255)).astype(dtype)
 
 
 def make(folder: Path, examples: int) -> None:
