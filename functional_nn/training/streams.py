@@ -261,14 +261,14 @@ def _opened(label: str, x: Any) -> Any:
         except ValueError as error:
             raise ValueError(f"{label}: {path} is no NPY file that can be mapped: {error}") from None
     if not _is_array(x):
-        raise TypeError(f"{label}: expected an array, mapped or not, or the path of an NPY file, got {_kind(x)}")
-    try:
-        dtype = np.dtype(x.dtype)
-    except TypeError:  # of an array of others
+        raise TypeError(
+            f"{label}: expected an array, mapped or not, or the path of an NPY file, got "
+            f"{'None' if x is None else type(x).__name__}"
+        )
+    if isinstance(x, np.ndarray | jax.Array) or not _is_dtype(x.dtype):
         checks.numeric(label, x)
-        raise
-    if not (jax.dtypes.issubdtype(dtype, np.number) or dtype == np.bool_):
-        raise TypeError(f"{label}: expected an array of numbers, got dtype {dtype}")
+    elif not (jax.dtypes.issubdtype(x.dtype, np.number) or x.dtype == np.bool_):
+        raise TypeError(f"{label}: expected an array of numbers, got dtype {x.dtype}")
     if not x.shape:
         raise ValueError(f"{label}: expected examples along the first axis, got shape ()")
     return x
@@ -299,8 +299,13 @@ def _is_array(x: Any) -> bool:
     return all(hasattr(x, name) for name in ("shape", "dtype", "__getitem__"))
 
 
-def _kind(x: Any) -> str:
-    return "None" if x is None else type(x).__name__
+def _is_dtype(dtype: Any) -> bool:
+    """Is it one of NumPy's?"""
+    try:
+        np.dtype(dtype)
+    except TypeError:
+        return False
+    return True
 
 
 def _examples(opened: tuple) -> int:

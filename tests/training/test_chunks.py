@@ -8,6 +8,7 @@ import os
 import pickle
 import signal
 import threading
+import time
 import zipfile
 
 import hypothesis
@@ -19,7 +20,7 @@ from hypothesis import strategies as st
 
 import functional_nn as fnn
 from functional_nn import optimizers, training
-from functional_nn.training import checkpoints, keys, minibatches, streams
+from functional_nn.training import checkpoints, keys, loop, minibatches, streams
 
 pytestmark = pytest.mark.usefixtures("brisk")
 
@@ -232,6 +233,27 @@ def test_a_sequence_of_chunks_is_read_item_by_item_in_another_thread():
         assert len(items.asked) == 2 + 5
     listed = [(X[at : at + 24], T[at : at + 24]) for at in range(0, Q, 24)]
     assert same(train(chunks(listed), epochs=2).state, train(chunks(Items(24)), epochs=2).state)
+
+
+def test_the_next_chunk_is_read_while_one_trains(monkeypatch):
+    """Here each chunk but the last trains until the next one is asked for: for ever, where it is not before its end."""
+    items, waited, compiled = Items(24), [], loop._compiled_for_chunks
+
+    def waiting(settings):
+        begin, advance, end = compiled(settings)
+
+        def until_the_next_is_read(*given):
+            wanted, late = 2 + 1 + len(waited) + 1, time.monotonic() + 20  # two for their shapes, and the first
+            while len(items.asked) < wanted and len(waited) < 7 and time.monotonic() < late:
+                time.sleep(0.01)
+            waited.append(len(items.asked) >= wanted)
+            return advance(*given)
+
+        return begin, until_the_next_is_read, end
+
+    monkeypatch.setattr(loop, "_compiled_for_chunks", waiting)
+    found = train(chunks(items), epochs=2)  # four chunks an epoch
+    assert waited[:3] == [True] * 3 and int(found.state.step) == 26
 
 
 def test_several_inputs_and_weights_come_along():
@@ -467,6 +489,8 @@ class Foreign(Rows):
         (lambda: chunks(X[:0], T[:0]), ValueError, "chunks: expected one or more examples"),
         (lambda: chunks({}, T), ValueError, "chunks: inputs: expected one or more arrays by name, got none"),
         (lambda: chunks(X, np.array(["a"] * Q)), TypeError, "chunks: targets: expected an array of numb"),
+        (lambda: chunks(np.ma.masked_greater(X, 2), T), ValueError, "chunks: inputs: masked at index"),
+        (lambda: chunks(Rows(X.astype(str)), T), TypeError, "chunks: inputs: expected an array of numb"),
         (lambda: chunks(X, Foreign()), TypeError, "chunks: targets: expected an array of numbers, got .*Foreign"),
         (lambda: chunks(X, jax.random.split(KEY, Q)), TypeError, "chunks: targets: expected an array of numbers, got"),
         (lambda: chunks(X, np.float32(3)), ValueError, "chunks: targets: expected examples along the first"),
