@@ -141,7 +141,8 @@ def fit(
 
     A long stream of tokens is given as `fnn.windows(tokens, context)` in the place of both, and of `validation`: there
     is one copy of it, and a batch's windows and the tokens that follow are made in the compiled step. Data larger than
-    memory are given as `training.chunks(...)` in the place of inputs, targets and weights: see there and below.
+    memory are given as `training.chunks(...)` in the place of inputs, targets and weights: see there and below. On CPU,
+    NumPy arrays of 64 MiB and more are read where they lie, not copied: leave them as they are until `fit` is done.
     optimizer: of first or of second order. Of the second, an epoch is a step on all examples (on each mini-batch, for
     those made with minibatches=True), the run also ends where the method says that it has converged or found nothing
     lower, and `state` is a `second_order.State` with counts of what was asked.
@@ -292,7 +293,7 @@ def _fit_chunks(
         at, training = (0, 0), ask((0, 0))()
         _, held_out = prepared(settings, params, training.inputs, training.targets, validation, training.weights)
         augmentation.check_shapes(settings.augment, training.inputs, plan.size)
-        mean = streams.mean_weight(training, into, ask)
+        mean = streams.mean_weight(training, into, ask) if settings.loss.reduction == "mean" else None
         params, held_out, plan_key = put((params, held_out, plan_key))
         begin, advance, end = _compiled_for_chunks(settings)
         run, nothing = begin(params, training), streams.nothing(settings, training)

@@ -110,7 +110,8 @@ def chunks(
     strip: examples that stay neighbours, in the file and in their chunk; by default a 64th of a chunk, or an item. Each
     epoch draws the order of the strips, lays them end to end, cuts that into chunks and shuffles each chunk, see
     `training.streams`. Smaller strips mix more, larger ones are read faster; with strip=1 every example is drawn
-    from all. Items are mixed where a chunk is of several: give a `size` that is larger than theirs.
+    from all, and drawing takes some 100 bytes for each. Items are mixed where a chunk is of several: give a `size` that
+    is larger than theirs.
 
     >>> import numpy as np
     >>> from functional_nn import training
@@ -340,6 +341,7 @@ def _release(x: Any) -> None:
     while isinstance(x, np.ndarray):
         mode = getattr(x, "mode", mode)
         x = x.base
+    # "w+" and "r+" are written to the file itself, wherever its pages are
     if isinstance(x, mmap.mmap) and mode in ("r", "r+", "w+") and hasattr(mmap, "MADV_DONTNEED"):
         x.madvise(mmap.MADV_DONTNEED)
 

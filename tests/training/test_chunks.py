@@ -7,6 +7,8 @@ Letters: Q examples, C chunks an epoch, B the batch size.
 import os
 import pickle
 import signal
+import subprocess
+import sys
 import threading
 import time
 import zipfile
@@ -254,6 +256,29 @@ def test_the_next_chunk_is_read_while_one_trains(monkeypatch):
     monkeypatch.setattr(loop, "_compiled_for_chunks", waiting)
     found = train(chunks(items), epochs=2)  # four chunks an epoch
     assert waited[:3] == [True] * 3 and int(found.state.step) == 26
+
+
+TWO_DEVICES = """
+import jax, numpy as np, functional_nn as fnn
+from functional_nn import training
+x, t = np.random.default_rng(0).normal(size=(103, 4)).astype(np.float32), np.arange(103) % 3
+data, network = training.chunks(x, t, size=24), fnn.multilayer((4, 6, 3), ("tanh", "softmax"))
+found = [
+    fnn.fit(network, "cross_entropy", "adam(0.02)", data,
+            key=jax.random.key(0), epochs=2, plan=training.minibatch(8), validation=(x, t), mesh=mesh)
+    for mesh in (None, jax.sharding.Mesh(np.array(jax.devices()), ("examples",)))
+]
+assert len(jax.devices()) == 2
+for a, b in zip(*(jax.tree.leaves((each.params, each.history)) for each in found), strict=True):
+    np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-6)  # float32, sums in another order
+"""
+
+
+@pytest.mark.slow
+def test_chunks_are_laid_over_devices():
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run([sys.executable, "-c", TWO_DEVICES], env=os.environ | flags, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_several_inputs_and_weights_come_along():
