@@ -336,6 +336,18 @@ def test_an_accelerators_table_says_where_it_is_full(monkeypatch):
     assert [module.short(rate) for rate in (12.34, 1234, 1.234e7, 5e12)] == ["12.3", "1.23k", "12.3M", "5T"]
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux tells what is resident")
+def test_memory_is_measured_small(tmp_path, monkeypatch):
+    """64 MiB are 4 chunks or fewer: that they are fewer than the data, the full run shows."""
+    module = load("larger_than_memory")
+    module.ARRAYS = module.ARRAYS[:1]
+    rows = run(module, tmp_path / "table", monkeypatch, "--mebibytes", "200", "--arrays", "100")
+    by_name = {row["run"]: row for row in rows}
+    assert len(by_name) == 4 and float(by_name["and resumed"]["validation accuracy"]) > 0.9
+    assert 1 <= float(rows[0]["beyond / data"]) < 1.9  # a copy would make it 2, and more than that
+
+
 @pytest.fixture
 def mnist_1d(monkeypatch):
     monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "1")  # which it sets

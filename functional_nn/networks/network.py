@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
@@ -26,6 +26,7 @@ from functional_nn.networks.activations import Activation
 from functional_nn.networks.connections import Connection, Shape, dense
 from functional_nn.networks.initializers import Initializer
 from functional_nn.networks.losses import Loss
+from functional_nn.networks.stored import placed
 
 Bias = Literal["per_neuron", "per_position", "shared", "none"]
 Params = dict[str, dict]
@@ -273,9 +274,9 @@ class Network:
                 raise ValueError(f"offsets[{name!r}]: expected shape {expected}, got {offset.shape}")
         return forward(self, params, inputs, offsets, key)
 
-    def prepare(self, params: Params, inputs: Inputs) -> dict[str, Array]:
+    def prepare(self, params: Params, inputs: Inputs, place: Callable[[Array, Any], Any] = placed) -> dict[str, Array]:
         """Checked inputs by name, (Q, *P, R) each, in the parameters' dtype, tokens as int32; see `forward` for what is
-        raised.
+        raised. place(x, dtype): how numbers get there; `stored.in_place` leaves large arrays where they are.
         """
         check_params(self, params)
         dtype = dtype_of(params)
@@ -287,7 +288,7 @@ class Network:
         for name, _ in self.inputs:
             label = f"inputs[{name!r}]" if isinstance(inputs, Mapping) else "inputs"
             kind = "lengths" if name in self.lengths else "tokens"
-            prepared[name] = _batch(label, by_name[name], self.shapes[name], dtype, self.tokens.get(name), kind)
+            prepared[name] = _batch(label, by_name[name], self.shapes[name], dtype, self.tokens.get(name), kind, place)
         examples = {name: x.shape[0] for name, x in prepared.items()}
         if len(set(examples.values())) > 1:
             raise ValueError(f"inputs: expected the same number of examples in each, got {examples}")
@@ -315,11 +316,14 @@ class Network:
                 raise ValueError("weights: expected at least one above 0, got none")
         return jnp.asarray(weights, precision.at_least_float32(_float_of(inputs)))
 
-    def prepare_targets(self, inputs: dict[str, Array], targets: Array, loss: Loss | None = None, dtype=None) -> Array:
+    def prepare_targets(
+        self, inputs: dict[str, Array], targets: Array, loss: Loss | None = None, dtype=None,
+        place: Callable[[Array, Any], Any] = placed,
+    ) -> Array:  # fmt: skip
         """Checked targets, as large as the outputs, (Q, *P, S); integer labels (Q, *P) are coded as `loss` wants them.
 
-        dtype: theirs; that of the prepared `inputs` where not given, which do not say it where all are tokens. Raises
-        ValueError for another shape, and for labels that are none.
+        dtype: theirs; that of the prepared `inputs` where not given, which do not say it where all are tokens. place as
+        in `prepare`. Raises ValueError for another shape, and for labels that are none.
         """
         examples, dtype = _count(inputs), dtype or _float_of(inputs)
         checks.numeric("targets", targets, dtype)
@@ -332,7 +336,7 @@ class Network:
             hint = f"; integers {of} are taken for classes, and fnn.one_hot makes rows of them" if labels else ""
             raise ValueError(f"targets: expected shape {expected} to match the outputs, got {targets.shape}{hint}")
         checks.finite("targets", targets)
-        return jnp.asarray(targets, dtype)
+        return place(targets, dtype)
 
 
 def _count(inputs: dict[str, Array]) -> int:
@@ -555,7 +559,7 @@ def abstract_params(network: Network, dtype) -> Params:
     return jax.eval_shape(lambda: network.init(jax.random.key(0), dtype))
 
 
-def _batch(label: str, x: Array, shape: Shape, dtype, tokens: int | None, kind: str) -> Array:
+def _batch(label: str, x: Array, shape: Shape, dtype, tokens: int | None, kind: str, place: Callable) -> Array:
     checks.numeric(label, x, dtype)
     if x.shape[1:] != shape or x.ndim == 0:
         raise ValueError(f"{label}: expected shape {_of_batch(shape)}, got {x.shape}")
@@ -565,9 +569,7 @@ def _batch(label: str, x: Array, shape: Shape, dtype, tokens: int | None, kind: 
         return _tokens_of(label, x, tokens, kind)
     checks.finite(label, x)
     checks.representable(label, x, dtype)
-    if x.dtype.kind in "biu" and x.dtype.itemsize <= 2:  # bytes go to the device as they are, and are widened there
-        return jnp.asarray(x).astype(dtype)
-    return jnp.asarray(x, dtype)
+    return place(x, dtype)
 
 
 def _tokens_of(label: str, x: Array, tokens: int, kind: str) -> Array:

@@ -5,6 +5,7 @@ row of an array is: it has a shape, a dtype and a length, and `x[numbers]` gives
 `taken` and `whole` read trees in which there may be some of either.
 """
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +19,9 @@ from functional_nn.networks import losses
 from functional_nn.networks.losses import Loss
 
 _STATIC = {"static": True}
+
+LARGE = 64 * 2**20  # bytes of an array from which on a copy of it matters
+_ALIGNED = 64  # bytes
 
 
 class Stored:
@@ -76,6 +80,62 @@ class Labels(Stored):
         return jnp.asarray(losses.coded(self.loss, self.numbers[numbers], self.outputs), self.dtype)
 
 
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class Rows(Stored):
+    """A large array (Q, *P, R) of the host's, which the compiled program reads where it lies and as it is stored, so
+    that there is no copy of it; made by `in_place`. Examples have the shape of `first`'s, and `dtype`.
+    """
+
+    rest: Array  # (N,) its numbers in order, from the first that lies where XLA reads the host's memory
+    first: Array  # (H, *P, R) the few examples that begin before it
+    examples: int = field(metadata=_STATIC)
+    dtype: Any = field(metadata=_STATIC)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(Q, *P, R)."""
+        return (self.examples, *self.first.shape[1:])
+
+    def __getitem__(self, numbers) -> Array:
+        numbers = jnp.arange(*numbers.indices(len(self)), dtype=jnp.int32) if isinstance(numbers, slice) else numbers
+        one, early = math.prod(self.first.shape[1:]), self.first.shape[0]
+        starts = jnp.maximum(numbers * one - (self.examples * one - self.rest.shape[0]), 0)
+        rows = jax.vmap(lambda start: lax.dynamic_slice(self.rest, (start,), (one,)))(starts)
+        rows = rows.reshape(-1, *self.first.shape[1:])
+        if early:
+            before = self.first[jnp.minimum(numbers, early - 1)]
+            rows = jnp.where((numbers < early).reshape(-1, *[1] * (rows.ndim - 1)), before, rows)
+        return rows.astype(self.dtype)
+
+
+def placed(x: Array, dtype: Any) -> Array:
+    """On the device, in that dtype."""
+    if _is_narrow(x):  # bytes go there as they are, and are widened there
+        return jnp.asarray(x).astype(dtype)
+    return jnp.asarray(x, dtype)
+
+
+def in_place(x: Array, dtype: Any) -> Array | Rows:
+    """A large NumPy array as examples of that dtype, without a copy of it where that can be, as on CPU; else `placed`.
+
+    Kept as they are stored are numbers of that dtype, and narrower ones that it holds exactly; of others, and of arrays
+    that are not in C order, there is one copy. The array is not to be written to as long as it is read. XLA reads the
+    host's memory from multiples of 64 bytes on.
+    """
+    whole_numbers = x.dtype.kind in "biu" and not _is_narrow(x)
+    if not isinstance(x, np.ndarray) or x.nbytes < LARGE or x.size >= 2**31 or whole_numbers:
+        return placed(x, dtype)
+    if jax.default_backend() != "cpu":
+        return placed(x, dtype)
+    kept = _is_narrow(x) or x.dtype.itemsize <= np.dtype(dtype).itemsize
+    x = np.require(x, x.dtype.newbyteorder("=") if kept else dtype, ["C_CONTIGUOUS", "ALIGNED"])
+    start = -x.ctypes.data % _ALIGNED // x.dtype.itemsize
+    early = -(-start // math.prod(x.shape[1:]))
+    rest = jax.device_put(x.reshape(-1)[start:], may_alias=True)
+    return Rows(rest, jnp.asarray(x[:early]), len(x), np.dtype(dtype))
+
+
 def windows(tokens: Array, context: int) -> Windows:
     """A stream of tokens (N,), integers, as examples for `fit`, `evaluate` and the like, in the place of inputs and
     targets: it is kept once, in its own dtype, bytes as bytes, and cut into windows batch by batch.
@@ -109,6 +169,10 @@ def windows(tokens: Array, context: int) -> Windows:
 def at_most_32_bits(x: Array) -> Array:
     """Integers on the device, in their own dtype where that has no more than 32 bits."""
     return jnp.asarray(x) if x.dtype.itemsize <= 4 else jnp.asarray(x, jnp.int32)
+
+
+def _is_narrow(x: Array) -> bool:
+    return x.dtype.kind in "biu" and x.dtype.itemsize <= 2
 
 
 def is_stored(tree: Any) -> bool:

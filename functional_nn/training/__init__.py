@@ -13,6 +13,7 @@ from functional_nn.training.program import Batch, History, Metrics, evaluate, of
 from functional_nn.training.restarts import Restarts, best_of
 from functional_nn.training.results import Drift, Population
 from functional_nn.training.search import grid, random_search, successive_halving
+from functional_nn.training.streams import Chunks, chunks, mapped
 from functional_nn.training.termination import (
     Criterion,
     cycle,
@@ -32,6 +33,7 @@ __all__ = [
     "Batch",
     "BatchPlan",
     "CheckpointError",
+    "Chunks",
     "Criterion",
     "Division",
     "Drift",
@@ -46,6 +48,7 @@ __all__ = [
     "batch",
     "best_of",
     "checkpoints",
+    "chunks",
     "clipped",
     "cycle",
     "divide",
@@ -58,6 +61,7 @@ __all__ = [
     "grid",
     "importance",
     "loss_below",
+    "mapped",
     "minibatch",
     "no_change",
     "of_state",

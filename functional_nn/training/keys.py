@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jax import Array
 
-_NOISE, _SUBSET, _LABELS, _AUGMENTATION = (2**32 - number for number in (1, 2, 3, 4))
+_NOISE, _SUBSET, _LABELS, _AUGMENTATION, _STRIPS = (2**32 - number for number in (1, 2, 3, 4, 5))
 
 
 def parameters(key: Array) -> Array:
@@ -27,6 +27,11 @@ def plan(key: Array) -> Array:
 def epoch(plan_key: Array, number: Array | int) -> Array:
     """Of the batches' key: the order, or the draws, of that epoch."""
     return jax.random.fold_in(plan_key, number)
+
+
+def strips(plan_key: Array, epoch: Array | int) -> Array:
+    """Of the batches' key: the order in which that epoch reads the strips of data in chunks."""
+    return jax.random.fold_in(jax.random.fold_in(plan_key, _STRIPS), epoch)
 
 
 def updates(plan_key: Array, epoch: Array, count: int) -> Array:

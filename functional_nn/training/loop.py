@@ -29,13 +29,13 @@ from functional_nn.gradients.backprop import Along, check_trainable, value_and_g
 from functional_nn.networks import losses
 from functional_nn.networks.losses import Loss
 from functional_nn.networks.network import Inputs, Network, Params
-from functional_nn.networks.stored import Windows, whole
+from functional_nn.networks.stored import Windows, in_place, placed, whole
 from functional_nn.optimizers import regularizers
 from functional_nn.optimizers.first_order import Optimizer
 from functional_nn.optimizers.regularizers import Regularizer
 from functional_nn.optimizers.second_order import REASONS, STATUSES, SecondOrder
 from functional_nn.registry import cached
-from functional_nn.training import augmentation, keys, termination
+from functional_nn.training import augmentation, keys, streams, termination
 from functional_nn.training.augmentation import Augment
 from functional_nn.training.checkpoints import Checkpoint, CheckpointError, Checkpoints, check_config, restore
 from functional_nn.training.configuration import describe
@@ -58,6 +58,7 @@ from functional_nn.training.program import (
     start,
     where,
 )
+from functional_nn.training.streams import Chunks
 from functional_nn.training.termination import Criterion
 
 Track = Sequence[str | Mapping[str, Callable]] | Mapping[str, Callable[[Params, Inputs, Array], Any]]
@@ -85,7 +86,7 @@ class FitResult(NamedTuple):
 
     def __repr__(self) -> str:
         columns = {name.replace("_", " "): getattr(self.history, name) for name in _SHOWN}
-        last = [f"{name} {column[-1]:.6g}" for name, column in columns.items() if np.isfinite(column[-1:]).all()]
+        last = [f"{name} {x:.6g}" for name, column in columns.items() for x in column[-1:] if np.isfinite(x)]
         return f"<{self.status}, {self.reason}: {', '.join(last) or 'no epoch was run'}>"
 
 
@@ -112,7 +113,7 @@ def fit(
     network: Network,
     loss: Loss | str,
     optimizer: Optimizer | SecondOrder | str,
-    inputs: Inputs | Windows,
+    inputs: Inputs | Windows | Chunks,
     targets: Array | None = None,
     *,
     key: Array,
@@ -139,7 +140,9 @@ def fit(
     """Trains `network` on inputs (Q, *P, R) or {name: (Q, *P, R)} and targets (Q, *P, S), or integer labels (Q, *P).
 
     A long stream of tokens is given as `fnn.windows(tokens, context)` in the place of both, and of `validation`: there
-    is one copy of it, and a batch's windows and the tokens that follow are made in the compiled step.
+    is one copy of it, and a batch's windows and the tokens that follow are made in the compiled step. Data larger than
+    memory are given as `training.chunks(...)` in the place of inputs, targets and weights: see there and below. On CPU,
+    NumPy arrays of 64 MiB and more are read where they lie, not copied: leave them as they are until `fit` is done.
     optimizer: of first or of second order. Of the second, an epoch is a step on all examples (on each mini-batch, for
     those made with minibatches=True), the run also ends where the method says that it has converged or found nothing
     lower, and `state` is a `second_order.State` with counts of what was asked.
@@ -172,6 +175,13 @@ def fit(
     checkpoint: `checkpoints.keep(folder)`, saved after chunks and at the end; resume=True goes on from the newest one
     there, bitwise as if it had never stopped (also with more `epochs`). Ctrl-C then saves and raises KeyboardInterrupt.
 
+    Of `training.chunks`, the next is read and copied to the device while one trains. What looks at all examples at once
+    is refused: plan=batch(), importance() and replacement, methods that need them, tracked quantities and functions of
+    the data, class_weights="balanced". Where a mean loss has weights, these are read through once before the first
+    update, with all else. Checkpoints are saved, Ctrl-C heard and seconds looked at after each chunk of data, also
+    within an epoch, whose chunks so far are then kept; on_chunk is called after `chunk` epochs, as always. What is
+    refused of a chunk, as nan, is refused when it is read, with the example's number; checkpoints are there by then.
+
     Compiles one program, whatever `epochs` is, and keeps it for later runs with the same network, loss, optimizer,
     plan and settings (the same object, where it is a wrapped optimizer). An update whose loss, gradient or result is
     not finite is not made: the run stops there, keeps the last finite state and says which update it was. A parameter
@@ -197,13 +207,24 @@ def fit(
     if not (on_chunk is None or callable(on_chunk)):
         raise TypeError(f"on_chunk: expected a function of state and history, got {type(on_chunk).__name__}")
     checks.prng_key("key", key)
+    if resume and checkpoint is None:
+        raise ValueError("resume: expected checkpoint=checkpoints.keep(folder) to resume from")
     settings = settle(
         network, loss, optimizer, plan=plan, regularizer=regularizer, stop=stop, gradient=gradient, rule=rule,
         correct=correct, track=track, augment=augment,
     )  # fmt: skip
     params = initial(settings, key, params)
+    if isinstance(inputs, Chunks):
+        for name, value in (("targets", targets), ("weights", weights)):
+            if value is not None:
+                raise ValueError(f"{name}: chunks bring their own; give None")
+        return _fit_chunks(
+            settings, inputs, params, key, epochs, validation, class_weights, chunk, on_chunk,
+            lambda: seconds is not None and time.monotonic() - began > seconds, mesh, checkpoint, resume,
+        )  # fmt: skip
     plan_key = keys.plan(key)
-    training, held_out = prepared(settings, params, inputs, targets, validation, weights, class_weights)
+    place = in_place if mesh is None else placed
+    training, held_out = prepared(settings, params, inputs, targets, validation, weights, class_weights, place)
     settings.optimizer.check_start(params)
     settings = with_plan(settings, training, epochs)
     if mesh is not None:
@@ -218,8 +239,6 @@ def fit(
         config = {"kind": "a run of fit",
                   **describe(settings, training, held_out, key, settings.optimizer, settings.regularizer)}  # fmt: skip
         saved = begun(checkpoint, resume)
-    elif resume:
-        raise ValueError("resume: expected checkpoint=checkpoints.keep(folder) to resume from")
     if saved is not None:
         done, found = saved
         check_config(found, config)
@@ -228,8 +247,7 @@ def fit(
         row = filled(jax.eval_shape(advance, run, training, held_out, plan_key, 1)[1])
         history = jax.tree.map(lambda x: jax.ShapeDtypeStruct((done, *x.shape[1:]), x.dtype), row)
         tree = restore(found, {"run": run, "history": history})
-        if int(tree["run"].epoch) != done or not -len(STATUSES) < int(tree["run"].ended) < STOPPED + len(settings.stop):
-            raise CheckpointError(f"checkpoint {found.path}: its run cannot have ended as it says")
+        _check_end(settings, tree["run"], done, found)
         run = jax.device_put(tree["run"]) if mesh is None else _everywhere(tree["run"], settings.mesh)
         table.add(tree["history"])
     with interruptible(checkpoint is not None) as interrupted:
@@ -240,20 +258,114 @@ def fit(
             ends = bool(int(run.ended)) or int(run.epoch) >= epochs
             due = checkpoint is not None and (checkpoint.due(chunks) or ends)
             if due:
-                _save(checkpoint, run, table.rows, config)
+                _save(checkpoint, int(run.epoch), {"run": run, "history": table.rows}, config)
             told = on_chunk and on_chunk(run.state, table.rows)
             asked = None if ends else stopped_by(told, seconds is not None and time.monotonic() - began > seconds)
             if checkpoint is not None and not due and (interrupted() or asked):
-                _save(checkpoint, run, table.rows, config)
+                _save(checkpoint, int(run.epoch), {"run": run, "history": table.rows}, config)
             if interrupted() and not ends:
                 raise KeyboardInterrupt(f"after epoch {int(run.epoch)}; saved in {checkpoint.folder}")
     status, reason = how_it_ended(settings, run, asked)
     return FitResult(run.state, table.rows, status, reason, run.best)
 
 
-def _save(checkpoint: Checkpoints, run: Run, history: History, config: dict[str, Any]) -> None:
+def _fit_chunks(
+    settings: Settings, data: Chunks, params: Params, key: Array, epochs: int, validation: Any, class_weights: Any,
+    chunk: int, on_chunk: Callable | None, late: Callable[[], bool], mesh: Mesh | None, checkpoint: Checkpoints | None,
+    resume: bool,
+) -> FitResult:  # fmt: skip
+    """`fit` on data in chunks: a call of the compiled program for each, and one more at the end of an epoch."""
+    streams.check(settings, class_weights)
+    settings.optimizer.check_start(params)
+    settings = suited(settings, data.examples, data.weighted or class_weights is not None, epochs)
+    plan, into, plan_key = settings.plan, streams.cut(data, settings.plan), keys.plan(key)
+    put = jax.device_put
+    if mesh is not None:
+        settings = dataclasses.replace(settings, mesh=_divides(mesh, plan.size, settings.optimizer))
+        put = functools.partial(_everywhere, mesh=settings.mesh)
+
+    def prepare(inputs, targets, weights, given=params) -> Batch:
+        batch = prepare_batch(settings.network, settings.loss, given, inputs, targets, weights, class_weights)
+        _check_learnable(settings, batch)
+        return put(batch)
+
+    with streams.reading(data, into, plan, plan_key, prepare) as ask:
+        at, training = (0, 0), ask((0, 0))()
+        _, held_out = prepared(settings, params, training.inputs, training.targets, validation, training.weights)
+        augmentation.check_shapes(settings.augment, training.inputs, plan.size)
+        mean = streams.mean_weight(training, into, ask) if settings.loss.reduction == "mean" else None
+        params, held_out, plan_key = put((params, held_out, plan_key))
+        begin, advance, end = _compiled_for_chunks(settings)
+        run, nothing = begin(params, training), streams.nothing(settings, training)
+        row = filled(jax.eval_shape(end, run, nothing, training, held_out)[1])
+        tree = {"run": run, "so_far": nothing, "history": jax.tree.map(lambda x: np.zeros((0, *x.shape), x.dtype), row)}
+        config = None
+        if checkpoint is not None:
+            config = {"kind": "a run of fit on chunks", **streams.describe(data, into, class_weights),
+                      **describe(settings, Batch(*data.sample()), held_out, key, settings.optimizer,
+                                 settings.regularizer)}  # fmt: skip
+            saved = begun(checkpoint, resume)
+            if saved is not None:
+                number, found = saved
+                check_config(found, config)
+                at = into.place(number)
+                if at > (epochs, 0):
+                    raise ValueError(f"resume: the newest checkpoint is after epoch {at[0]}, beyond epochs={epochs}")
+                history = jax.tree.map(lambda x: jax.ShapeDtypeStruct((at[0], *x.shape), x.dtype), row)
+                tree = restore(found, tree | {"history": history})
+                _check_end(settings, tree["run"], at[0], found)
+        run, so_far, table = *put((tree["run"], tree["so_far"])), Table()
+        table.add(tree["history"])
+        going, asked, chunks, fresh = not int(run.ended) and at[0] < epochs, None, 0, 0
+        if going and at != (0, 0) and into.count > 1:
+            training = ask(at)()
+
+        def save():
+            number = into.number(at)
+            _save(checkpoint, number, {"run": run, "so_far": so_far, "history": table.rows}, config)
+
+        with interruptible(checkpoint is not None) as interrupted:
+            while going and asked is None:
+                number, made, at = into.number(at), into.made(plan, at), into.after(at)
+                # asked for before the device has work to do, after which it would draw the order
+                ready = ask(at) if into.count > 1 and at[0] < epochs else lambda same=training: same
+                run, so_far = advance(run, so_far, training, plan_key, number, made, mean)
+                upcoming = trouble = None
+                try:
+                    upcoming = ready()  # is read and copied to the device while the other trains
+                except Exception as error:  # what is trained on until here is kept
+                    trouble = error
+                ready = None  # which holds what was read
+                closes = at[1] == 0 or int(run.failed) > 0
+                if closes:
+                    run, row = end(run, so_far, training, held_out)
+                    table.add(jax.tree.map(lambda x: np.asarray(x)[None], filled(row)))
+                    at, so_far, fresh = (int(run.epoch), 0), nothing, fresh + 1
+                training, chunks = upcoming, chunks + 1
+                going = not int(run.ended) and at[0] < epochs
+                due = checkpoint is not None and (checkpoint.due(chunks) or not going)
+                if due:
+                    save()
+                told = on_chunk and closes and (fresh % chunk == 0 or not going) and on_chunk(run.state, table.rows)
+                asked = stopped_by(told, late()) if going else None
+                if checkpoint is not None and not due and (interrupted() or asked or trouble):
+                    save()
+                if going and interrupted():
+                    raise KeyboardInterrupt(f"after epoch {at[0]}{into.said(at)}; saved in {checkpoint.folder}")
+                if going and trouble is not None and asked is None:
+                    raise trouble
+    status, reason = how_it_ended(settings, run, asked, into.said(at))
+    return FitResult(run.state, table.rows, status, reason, run.best)
+
+
+def _save(checkpoint: Checkpoints, number: int, tree: dict[str, Any], config: dict[str, Any]) -> None:
     if jax.process_index() == 0:  # every process has the same
-        checkpoint.save(int(run.epoch), {"run": run, "history": history}, config)
+        checkpoint.save(number, tree, config)
+
+
+def _check_end(settings: Settings, run: Run, done: int, found: Checkpoint) -> None:
+    if int(run.epoch) != done or not -len(STATUSES) < int(run.ended) < STOPPED + len(settings.stop):
+        raise CheckpointError(f"checkpoint {found.path}: its run cannot have ended as it says")
 
 
 ASKED = {"stopped": "on_chunk asked to stop", "seconds": "its time was over"}
@@ -537,10 +649,10 @@ def _check_rule(rule: rules.Rule | rules.ByLayer, settings: Settings, plan: Batc
 
 
 def prepared(
-    settings: Settings, params, inputs, targets, validation, weights=None, class_weights=None
+    settings: Settings, params, inputs, targets, validation, weights=None, class_weights=None, place: Callable = placed
 ) -> tuple[Batch, Batch | None]:
     network, loss = settings.network, settings.loss
-    training = prepare_batch(network, loss, params, inputs, targets, weights, class_weights)
+    training = prepare_batch(network, loss, params, inputs, targets, weights, class_weights, place)
     _check_learnable(settings, training)
     for criterion in settings.stop:
         if criterion.validation and validation is None:
@@ -556,7 +668,7 @@ def prepared(
         given = f"{type(validation).__name__}{f' of {len(validation)}' if isinstance(validation, tuple | list) else ''}"
         raise TypeError(f"validation: expected a pair (inputs, targets), got {given}; weights (Q,) may be third")
     try:
-        held_out = prepare_batch(network, loss, params, *validation)
+        held_out = prepare_batch(network, loss, params, *validation, place=place)
         _check_learnable(settings, held_out)
         return training, held_out
     except (TypeError, ValueError) as error:
@@ -569,7 +681,8 @@ def _check_learnable(settings: Settings, data: Batch) -> None:
             own.check_targets(settings.network, whole(data.targets))
 
 
-def how_it_ended(settings: Settings, run: Run, asked: str | None) -> tuple[str, str]:
+def how_it_ended(settings: Settings, run: Run, asked: str | None, further: str = "") -> tuple[str, str]:
+    """further: what is done beyond the last epoch."""
     ended, epoch = int(run.ended), int(run.epoch)
     best = ""
     if run.best is not None:
@@ -578,7 +691,7 @@ def how_it_ended(settings: Settings, run: Run, asked: str | None) -> tuple[str, 
             "; what decides which epoch is best was never finite, so that the last parameters stay"
         )  # fmt: skip
     if ended == 0 and asked is not None:
-        return asked, f"after epoch {epoch}: {ASKED[asked]}{best}"
+        return asked, f"after epoch {epoch}{further}: {ASKED[asked]}{best}"
     if ended == 0:
         return "completed", f"all {epoch} epochs{best}"
     if ended == DIVERGED:
@@ -597,6 +710,18 @@ def how_it_ended(settings: Settings, run: Run, asked: str | None) -> tuple[str, 
 @functools.partial(cached, size=32)
 def _compiled(settings: Settings, length: int) -> tuple[Callable, Callable]:
     """The compiled program, the same one for the same settings."""
+    jit = _for_platform(settings)
+    return jit(functools.partial(start, settings)), jit(program(settings, length))
+
+
+@functools.partial(cached, size=32)
+def _compiled_for_chunks(settings: Settings) -> tuple[Callable, Callable, Callable]:
+    """The same of a run on chunks: its begin, a chunk and the end of an epoch."""
+    made = functools.partial(start, settings), streams.chunk_program(settings), streams.end_program(settings)
+    return tuple(map(_for_platform(settings), made))
+
+
+def _for_platform(settings: Settings) -> Callable[[Callable], Callable]:
+    """`jax.jit`, as it suits the platform that the settings are for."""
     there, options = platforms.aimed_at(settings.mesh), compiler.options(platforms.name(settings.mesh))
-    jit = functools.partial(jax.jit, compiler_options=options)
-    return jit(there(functools.partial(start, settings))), jit(there(program(settings, length)))
+    return lambda function: jax.jit(there(function), compiler_options=options)

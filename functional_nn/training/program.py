@@ -43,7 +43,7 @@ from functional_nn.networks.network import (
     inference_mode,
     renewed,
 )
-from functional_nn.networks.stored import Labels, Windows, at_most_32_bits, taken, whole
+from functional_nn.networks.stored import Labels, Rows, Windows, at_most_32_bits, in_place, placed, taken, whole
 from functional_nn.optimizers.first_order import Asked, Optimizer
 from functional_nn.optimizers.regularizers import Regularizer
 from functional_nn.optimizers.second_order import Problem, SecondOrder
@@ -362,16 +362,19 @@ def evaluate(
     loss.check_outputs(network.output.activation)
     loss.check_classes(network.output.size)
     check_statistics(network, params)
-    data = prepare_batch(network, loss, params, inputs, targets, weights, class_weights)
+    data = prepare_batch(network, loss, params, inputs, targets, weights, class_weights, in_place)
     value, accuracy = _evaluate(network, loss, params, data, correct)
     return value, np.asarray(np.nan, at_least_float32(value.dtype)) if accuracy is None else accuracy
 
 
-def prepare_batch(network, loss, params, inputs, targets, weights=None, class_weights=None) -> Batch:
+def prepare_batch(
+    network, loss, params, inputs, targets, weights=None, class_weights=None, place: Callable = placed
+) -> Batch:
     """Data as the network and the loss take it, checked; the weights of examples are those of their classes, too.
 
     Windows of a stream stay what they are, and so do integer labels of positions, of which the classes of a whole data
-    set would take as many times their room.
+    set would take as many times their room. place: `in_place`, where large arrays of the host, and their labels,
+    are to stay where and what they are.
     """
     stream = _stream(inputs)
     if isinstance(targets, Labels):  # prepared before
@@ -382,19 +385,21 @@ def prepare_batch(network, loss, params, inputs, targets, weights=None, class_we
             raise ValueError(f"{given}: windows of a stream bring their targets along, one at each position; give None")
         prepared, coded = _prepare_stream(network, loss, stream, dtype_of(params))
     else:
-        prepared = network.prepare(params, inputs)
-        coded = _labels_of_positions(network, loss, params, prepared, targets)
+        prepared = network.prepare(params, inputs, place)
+        coded = _labels(network, loss, params, prepared, targets)
         if coded is None:
-            coded = network.prepare_targets(prepared, targets, loss, dtype_of(params))
+            coded = network.prepare_targets(prepared, targets, loss, dtype_of(params), place)
     if class_weights is not None:
         if isinstance(coded, Labels):
             of_class = losses.weights_of_labels(coded.numbers, coded.outputs, class_weights)
         else:
             # integers at positions look like rows of classes, unless they are coded
-            of_class = losses.class_weights(targets if coded.ndim == 2 else coded, class_weights)
+            given = targets if isinstance(coded, Rows) or coded.ndim == 2 else coded
+            of_class = losses.class_weights(given, class_weights)
         own = None if weights is None else network.prepare_weights(prepared, weights)
         weights = of_class if own is None else losses.spread(own, of_class.shape) * of_class
-    loss.check_targets(coded[:1] if isinstance(coded, Labels) else coded)  # what one label is coded as, all are
+    # what one label is coded as, all are
+    loss.check_targets(coded[:1] if isinstance(coded, Labels) else targets if isinstance(coded, Rows) else coded)
     return Batch(prepared, coded, network.prepare_weights(prepared, weights))
 
 
@@ -403,12 +408,16 @@ def _stream(inputs: Any) -> Windows | None:
     return next((x for x in given if isinstance(x, Windows)), None)
 
 
-def _labels_of_positions(network, loss, params, prepared, targets) -> Labels | None:
-    """Integer labels (Q, *P) of outputs with positions and several classes, checked; None of other targets."""
+def _labels(network, loss, params, prepared, targets) -> Labels | None:
+    """Integer labels (Q, *P) of several classes, checked, where outputs have positions or inputs are read in place;
+    None of other targets.
+    """
     checks.numeric("targets", targets)
     each = (len(next(iter(prepared.values()))), *network.shapes[network.output.name][:-1])
     outputs = network.output.size
-    if targets.shape != each or len(each) == 1 or outputs == 1 or targets.dtype.kind not in "biu":
+    if targets.shape != each or outputs == 1 or targets.dtype.kind not in "biu":
+        return None
+    if len(each) == 1 and not any(isinstance(x, Rows) for x in prepared.values()):
         return None
     losses.check_labels(targets, outputs)
     return Labels(at_most_32_bits(targets), loss, outputs, dtype_of(params))
@@ -519,13 +528,17 @@ class Parts(NamedTuple):
     """rows(key, epoch, state, training) -> what the epoch's updates read, each array (U, ...);
     update(state, row, training) -> (state, Metrics): one update;
     judge(search, before, state, metrics) -> (Search, settled): after a pass of `search.limit` updates over the epoch;
-    close(run, state, metrics, search, training, held_out) -> (Run, History): the epoch's end, and its row.
+    close(run, state, metrics, search, training, held_out) -> (Run, History): the epoch's end, and its row; of two
+    parts, where an epoch is trained on in several chunks: over(metrics, search, training) -> Found, of these updates,
+    and end(run, state, found, training, held_out), failed counted over the whole run.
     """
 
     rows: Callable
     update: Callable
     judge: Callable
     close: Callable
+    over: Callable
+    end: Callable
 
 
 class Search(NamedTuple):
@@ -544,6 +557,16 @@ class Search(NamedTuple):
     def begin(cls, updates: int, shape: tuple[int, ...] = ()) -> "Search":
         """Before the first pass, which makes all."""
         return cls(*(jnp.full(shape, number, jnp.int32) for number in (0, updates + 1, updates)))
+
+
+class Found(NamedTuple):
+    """Of an epoch's updates: metrics of all of them, scalars; shown: the loss of the last that was tried; failed: which
+    was not made, 0 where all were.
+    """
+
+    metrics: Metrics
+    shown: Array
+    failed: Array
 
 
 def parts(settings: Settings, examples: int, dtype) -> Parts:
@@ -606,8 +629,8 @@ def parts(settings: Settings, examples: int, dtype) -> Parts:
         limit = jnp.where(broken, first - 1, (low + high) // 2)
         return Search(low, high, limit), good & (high == low + 1)
 
-    def close(run: Run, state, metrics: Metrics, search: Search, training: Batch, held_out: Batch | None):
-        done, failed, seen = run.epoch, search.high <= updates, jnp.minimum(search.high, updates)
+    def over(metrics: Metrics, search: Search, training: Batch) -> Found:
+        seen = jnp.minimum(search.high, updates)
         metrics = jax.tree.map(lambda column: jnp.where(numbers <= seen, column, 0), metrics)
         weight = jnp.sum(metrics.weight)
         if loss.reduction == "sum":
@@ -616,13 +639,22 @@ def parts(settings: Settings, examples: int, dtype) -> Parts:
             total = jnp.sum(metrics.loss * share)
         else:
             total = jnp.sum(metrics.loss * metrics.weight) / weight
-        shown = metrics.loss[seen - 1]  # of the update that is not made
-        total = jnp.where(failed, jnp.where(jnp.isfinite(shown), jnp.nan, shown), total)
-        accuracy = _share(None if metrics.right is None else jnp.sum(metrics.right), weight)
+        right = None if metrics.right is None else jnp.sum(metrics.right)
+        found = Metrics(total, weight, right, jnp.sum(metrics.gradient_norm) / seen.astype(dtype))
+        return Found(found, metrics.loss[seen - 1], jnp.where(search.high <= updates, search.high, 0))
+
+    def close(run: Run, state, metrics: Metrics, search: Search, training: Batch, held_out: Batch | None):
+        found = over(metrics, search, training)
+        failed = jnp.where(found.failed > 0, run.epoch * updates + found.failed, 0)
+        return end(run, state, found._replace(failed=failed), training, held_out)
+
+    def end(run: Run, state, found: Found, training: Batch, held_out: Batch | None):
+        done, broken, shown, metrics = run.epoch, found.failed > 0, found.shown, found.metrics
+        total = jnp.where(broken, jnp.where(jnp.isfinite(shown), jnp.nan, shown), metrics.loss)
         after = (None, None)
         if held_out is not None:
             after = _evaluate(laid_out, loss, state.params, held_out, settings.correct)
-        columns = (total, accuracy, jnp.sum(metrics.gradient_norm) / seen.astype(dtype), *after)
+        columns = (total, metrics.accuracy, metrics.gradient_norm, *after)
         columns = (None if x is None else jnp.asarray(x, dtype) for x in columns)
         row = History(done + 1, *columns, _measure(settings, training, state, done + 1))
 
@@ -637,19 +669,19 @@ def parts(settings: Settings, examples: int, dtype) -> Parts:
         if best is not None:
             score = scores[0](row).astype(best.score.dtype)  # not below the best where it is nan or infinite
             latest = Best(state.params, done + 1, score)
-            best = where(~failed & (score < best.score), latest, best)
+            best = where(~broken & (score < best.score), latest, best)
         after = Run(
             state,
             tuple(memory for memory, _ in judged),
             best,
             done + 1,
-            jnp.where(failed, DIVERGED, ended),
-            jnp.where(failed, done * updates + search.high, 0),
+            jnp.where(broken, DIVERGED, ended),
+            found.failed,
             shown.astype(run.shown.dtype),
         )
         return after, row
 
-    return Parts(rows, update, judge, close)
+    return Parts(rows, update, judge, close, over, end)
 
 
 def _by_hand(gradient: Gradient) -> bool:
@@ -666,7 +698,7 @@ def program(settings: Settings, length: int, alone: bool = True) -> Callable:
     Runs up to `count` <= `length` epochs; `count` may be traced, so that a last, shorter chunk compiles nothing. The
     table is a History of arrays (length,), the last row again and again after the end. alone: not to be vmapped.
     """
-    walk = _as_far_as if alone else _all_of_it
+    walk = as_far_as if alone else all_of_it
 
     def advance(run: Run, training: Batch, held_out: Batch | None, key: Array, count):
         own = parts(settings, *training.targets.shape[:1], training.targets.dtype)
@@ -688,7 +720,7 @@ def program(settings: Settings, length: int, alone: bool = True) -> Callable:
             run, *_ = carry
             return (run.epoch - first < count) & (run.ended == 0)
 
-        metrics, search = _blank(settings, training, updates), Search.begin(updates)
+        metrics, search = blank(settings, training, updates), Search.begin(updates)
         table = _table(jax.eval_shape(own.close, run, run.state, metrics, search, training, held_out)[1], length)
         run, table, *_ = lax.while_loop(unfinished, epoch, (run, table, metrics, search))
         ran = run.epoch - first
@@ -739,7 +771,7 @@ def lanes(common: Common, make: Callable[[Any], Settings], length: int, shared: 
             going = run.ended == 0
             limit = jnp.where(going, search.limit, 0)
             update_all = lambda state, row: update(values, state, row, training)  # noqa: E731
-            state, metrics = _all_of_it(update_all, limit, run.state, metrics, rows(clock, run.state))
+            state, metrics = all_of_it(update_all, limit, run.state, metrics, rows(clock, run.state))
             search, settled = judge(values, search, run.state, state, metrics)
             after, row = close(values, run, state, metrics, search, training, held_out)
             settled = jnp.all(settled | ~going)
@@ -754,7 +786,7 @@ def lanes(common: Common, make: Callable[[Any], Settings], length: int, shared: 
             return (clock - first < count) & jnp.any(run.ended == 0)
 
         search = Search.begin(updates, run.ended.shape)
-        metrics = _blank(common, training, updates, run.ended.shape)
+        metrics = blank(common, training, updates, run.ended.shape)
         blanks = values, run, run.state, metrics, search, training, held_out
         table = _table(jax.eval_shape(close, *blanks)[1], length)
         clock = jnp.asarray(first, jnp.int32)
@@ -768,7 +800,7 @@ def lanes(common: Common, make: Callable[[Any], Settings], length: int, shared: 
 # `limit`-th in the place of those of an earlier pass.
 
 
-def _as_far_as(update: Callable, limit: Array, state: Any, metrics: Metrics, rows: Any) -> tuple[Any, Metrics]:
+def as_far_as(update: Callable, limit: Array, state: Any, metrics: Metrics, rows: Any) -> tuple[Any, Metrics]:
     """Ends with the `limit`-th update, or one that is not finite: nothing has to be chosen, and no state kept."""
     limit = limit.astype(jnp.uint32)  # the compiler does not ask whether such numbers are below 0
 
@@ -782,7 +814,7 @@ def _as_far_as(update: Callable, limit: Array, state: Any, metrics: Metrics, row
     return state, metrics
 
 
-def _all_of_it(update: Callable, limit: Array, state: Any, metrics: Metrics, rows: Any) -> tuple[Any, Metrics]:
+def all_of_it(update: Callable, limit: Array, state: Any, metrics: Metrics, rows: Any) -> tuple[Any, Metrics]:
     """Makes all updates, and keeps no result beyond the `limit`-th: for lanes, each of which has its own (M,)."""
     numbers = jnp.arange(1, len(metrics.loss) + 1, dtype=jnp.int32)
     choose = jax.vmap(where) if limit.ndim else where
@@ -798,7 +830,7 @@ def _all_of_it(update: Callable, limit: Array, state: Any, metrics: Metrics, row
     return state, jax.tree.map(lambda new, old: jnp.where(made, new, old), found, metrics)
 
 
-def _blank(settings: Common, training: Batch, updates: int, lanes: tuple[int, ...] = ()) -> Metrics:
+def blank(settings: Common, training: Batch, updates: int, lanes: tuple[int, ...] = ()) -> Metrics:
     """The metrics of an epoch's updates before the first, (U, *lanes)."""
     column = jnp.zeros((updates, *lanes), at_least_float32(training.targets.dtype))
     return Metrics(column, column, column if settings.correct or settings.loss.correct else None, column)
