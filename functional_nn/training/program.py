@@ -696,7 +696,8 @@ def program(settings: Settings, length: int, alone: bool = True) -> Callable:
     """advance(run, training, held_out, key, count) -> (Run, table, epochs run), for one run.
 
     Runs up to `count` <= `length` epochs; `count` may be traced, so that a last, shorter chunk compiles nothing. The
-    table is a History of arrays (length,), the last row again and again after the end. alone: not to be vmapped.
+    table is a History of arrays (length,), after the end 0, and the last row again and again where it is not `alone`.
+    alone: not to be vmapped.
     """
     walk = as_far_as if alone else all_of_it
 
@@ -713,7 +714,9 @@ def program(settings: Settings, length: int, alone: bool = True) -> Callable:
             search, settled = own.judge(search, run.state, state, metrics)
             after, row = own.close(run, state, metrics, search, training, held_out)
             written = write(table, row, run.epoch - first)
-            run, table, search = where(settled, (after, written, Search.begin(updates)), (run, table, search))
+            run, table, search = lax.cond(  # a choice of each array by itself takes longer to compile
+                settled, lambda: (after, written, Search.begin(updates)), lambda: (run, table, search)
+            )
             return run, table, metrics, search
 
         def unfinished(carry):
@@ -724,6 +727,8 @@ def program(settings: Settings, length: int, alone: bool = True) -> Callable:
         table = _table(jax.eval_shape(own.close, run, run.state, metrics, search, training, held_out)[1], length)
         run, table, *_ = lax.while_loop(unfinished, epoch, (run, table, metrics, search))
         ran = run.epoch - first
+        if alone:
+            return run, table, ran
         written = jnp.minimum(jnp.arange(length, dtype=ran.dtype), jnp.maximum(ran - 1, 0))
         return run, jax.tree.map(lambda column: column[written], table), ran
 
