@@ -178,9 +178,10 @@ def fit(
     Of `training.chunks`, the next is read and copied to the device while one trains. What looks at all examples at once
     is refused: plan=batch(), importance() and replacement, methods that need them, tracked quantities and functions of
     the data, class_weights="balanced". Where a mean loss has weights, these are read through once before the first
-    update, with all else. Checkpoints are saved, Ctrl-C heard and seconds looked at after each chunk of data, also
-    within an epoch, whose chunks so far are then kept; on_chunk is called after `chunk` epochs, as always. What is
-    refused of a chunk, as nan, is refused when it is read, with the example's number; checkpoints are there by then.
+    update, with all else. Checkpoints are saved each `every` chunks of data, Ctrl-C heard and seconds looked at after
+    each, also within an epoch, whose updates so far then stay; on_chunk is called after `chunk` epochs, as always. What
+    is refused of a chunk, as nan, is refused when it is read, with the example's number; what is trained on until then
+    is saved. There are two programs, for a chunk and for an epoch's end, and one more for a last chunk of another size.
 
     Compiles one program, whatever `epochs` is, and keeps it for later runs with the same network, loss, optimizer,
     plan and settings (the same object, where it is a wrapped optimizer). An update whose loss, gradient or result is
