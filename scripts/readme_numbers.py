@@ -308,6 +308,17 @@ def training(t: Tables) -> str:
     {pictures("scikit-learn MLPClassifier")} times: [results/benchmark_training.txt](results/benchmark_training.txt)."""
 
 
+def larger_than_memory(t: Tables) -> str:
+    table = "larger_than_memory"
+    file = {"run": "file in chunks"}
+    size, peak, before = (t.cell(table, f"{column}, MiB", **file) for column in ("data", "peak", "before"))
+    arrays = {"run": "arrays of float32, 784 an example"}
+    beyond, own = t.cell(table, "beyond / data", **arrays), t.cell(table, "data, MiB", **arrays)
+    return f"""A file of {size:d} MiB trains within {peak:d} MiB, {before:d} of them Python, JAX and the compiled program;
+    {own:d} MiB of float32 in memory take {beyond} times their size, themselves included:
+    [larger_than_memory.txt](results/larger_than_memory.txt)."""
+
+
 def populations(t: Tables) -> str:
     table, small, large = "benchmark_populations", {"sizes": "64-32-10"}, {"sizes": "64-128-64-10"}
 
@@ -417,7 +428,7 @@ def second_order_digits(t: Tables) -> str:
 
 TEXTS = (
     demo, proved, quantities, population, rules, ten_methods, tracing, pytorchs_quantities, convolutions, sequences,
-    character_model, training, populations, standard_functions, cutest, nist, second_order, hagan_menhaj,
+    character_model, training, larger_than_memory, populations, standard_functions, cutest, nist, second_order, hagan_menhaj,
     second_order_digits,
 )  # fmt: skip
 
