@@ -145,7 +145,7 @@ def test_the_gradient_has_products_of_the_precision_asked_for_and_reads_by_numbe
     made, rows = NETWORKS[name]
     network, inputs, targets = made()
     given = parameters(network), inputs, targets, None, *([key()] if network.drops else [])
-    for precision in (None, "highest"):
+    for precision in (None, "highest") if platform == "cuda" else (None,):
         program = lowered(fnn.value_and_grad(network, LOSS), *given, platform=platform, precision=precision)
         assert program.products > 0 and program.precise == (program.products if precision else 0)
         assert not program.calls
@@ -205,7 +205,7 @@ def test_fit_gathers_the_rows_of_its_batches_and_nothing_else(platform):
     settings = {"stop": training.early_stopping(patience=2), "regularizer": "l2(1e-4)"}
     (begin, first), (advance, given) = fit_programs(network, "adam", training.minibatch(Q), **settings)
     assert not lowered(begin, *first, platform=platform).gathers
-    for precision in (None, "highest"):
+    for precision in (None, "highest") if platform == "cuda" else (None,):
         program = lowered(advance, *given, platform=platform, precision=precision)
         assert program.gathers == BATCHES + HISTORY and not program.calls
         assert program.products > 0 and program.precise == (program.products if precision else 0)
@@ -275,7 +275,8 @@ def test_a_population_gathers_each_batch_once_for_all_lanes(platform):
     # and one number a lane, the loss of the update that was not made, of 7
     assert program.gathers == BATCHES + Counter(["5x7xf32"]) and not program.scatters
     assert ("optimization_barrier" in program.text) == (platform == "cpu")  # by which columns are kept standing
-    assert lowered(advance, *given, platform=platform, precision="highest").precise == program.products
+    if platform == "cuda":
+        assert lowered(advance, *given, platform=platform, precision="highest").precise == program.products
 
 
 @pytest.mark.parametrize("platform", ("cpu", *PLATFORMS))
