@@ -29,7 +29,7 @@ from jax import Array, lax
 from functional_nn import platforms
 from functional_nn.networks.connections import Connection, Factors, dense, rows
 from functional_nn.networks.network import NOT_MOVED, Network, Params, Trace
-from functional_nn.precision import at_least_float32, full, wide
+from functional_nn.precision import full, wide
 from functional_nn.reductions import over_columns
 
 
@@ -165,20 +165,23 @@ def square_norms(f: Factors) -> Array:
 
 
 @full
-def second_moment(f: Factors, part: Array) -> Array:
-    """sum_q part_q of the squares of each element, over directions, too: (S, K) or (S,), at least float32."""
+def second_moment(f: Factors, part: Array | None = None) -> Array:
+    """sum_q part_q of the squares of each element, over directions, too: (S, K) or (S,), at least float32.
+
+    part (Q,): None for ones.
+    """
     if is_shared(f):
-        part = part.astype(at_least_float32(f.left.dtype))
 
         def squares(own):
             few, part = own
             strips = (wide(strip) ** 2 for strip in _formed_strips(few))
             strips = [jnp.sum(x.reshape(len(x), -1, *x.shape[-2:]), axis=1) for x in strips]
-            return jnp.concatenate(strips, axis=-1) * part[:, None, None]
+            found = jnp.concatenate(strips, axis=-1)
+            return found if part is None else over_rows(found, part)
 
         return jnp.sum(_a_few_at_a_time(squares, (f, part)), axis=0)
     squares = jnp.sum((wide(f.left) ** 2).reshape(len(f.left), -1, f.left.shape[-1]), axis=1)
-    squares = squares * part.astype(squares.dtype)[:, None]
+    squares = squares if part is None else over_rows(squares, part)
     if f.right is None:
         return dense.total(squares)
     return dense.outer(squares, wide(f.right) ** 2)

@@ -57,7 +57,8 @@ from functional_nn.networks import losses
 from functional_nn.networks.activations import Activation, Theta
 from functional_nn.networks.losses import Loss
 from functional_nn.networks.network import Inputs, Layer, Network, Params, moved, theta
-from functional_nn.precision import full, wide
+from functional_nn.precision import wide
+from functional_nn.reductions import gram
 
 # Sums of factors ------------------------------------------------------------------------------------------------------
 
@@ -73,7 +74,7 @@ def _layer_squares(factored: Params) -> dict[str, Array]:
     return {name: sum(map(factors.square_norms, own)) for name, own in leaves.items() if own}
 
 
-def _second_moments(factored: Params, part: Array, params: Params) -> Params:
+def _second_moments(factored: Params, part: Array | None, params: Params) -> Params:
     return factors.shaped(factors.each(functools.partial(factors.second_moment, part=part), factored), params)
 
 
@@ -679,13 +680,13 @@ def gauss_newton_diagonal(view):
     fused (softmax, sigmoid), else the outputs. For cross-entropy over softmax and one-hot targets it is the Fisher
     matrix's. Schraudolph 2002.
     """
-    return view.over_curvature(lambda columns: _second_moments(columns, view.share, view.params))
+    return view.over_curvature(lambda columns: _second_moments(columns, None, view.params))
 
 
 @register(adds=True)
 def sampled_gauss_newton_diagonal(view, *, key, samples=1):
     """A Monte Carlo estimate of the same, unbiased, from `samples` sweeps: random signs on the root of H."""
-    return _second_moments(view.sampled_curvature(key, samples), view.share, view.params)
+    return _second_moments(view.sampled_curvature(key, samples), None, view.params)
 
 
 class KroneckerFactors(NamedTuple):
@@ -708,29 +709,26 @@ Shared = Literal["expand", "reduce"]
 
 def _kronecker(view: View, over: Callable, shared: Shared) -> dict[str, KroneckerFactors]:
     # over(measure): measure(the columns swept back), or the sum of it over some columns after others
-    @full
-    def products(left, part):  # (Q, ..., S) -> (S, S)
-        left = left.reshape(len(left), math.prod(left.shape[1:-1]), left.shape[-1])
-        return jnp.einsum("qcs,qct->st", left * part.astype(left.dtype)[:, None, None], left)
-
     def of_sensitivities(f):
         summed = shared == "reduce" and factors.is_shared(f)
-        return products(jnp.sum(f.left, axis=-2) if summed else f.left, view.share)
+        return gram(jnp.sum(f.left, axis=-2) if summed else f.left)
 
     def of_read(x):  # (Q, A), or (Q, T, A)
-        if x.ndim == 2:
-            return products(x, view.part)
-        return products(jnp.mean(x, axis=1), view.part) if shared == "reduce" else products(x, view.part / x.shape[1])
+        part = view.part
+        if x.ndim > 2 and shared == "reduce":
+            x = jnp.mean(x, axis=1)
+        elif x.ndim > 2:
+            part = part / x.shape[1]
+        return gram(factors.over_rows(x, jnp.sqrt(part)))
 
     def squares(factored):
         found = {}
         for layer in view.network.layers:
             own = factored[layer.name]
-            block = lambda f: products(f.left, view.share) if f.right is None else of_sensitivities(f)  # noqa: E731
             G = jnp.zeros((0, 0), view.dtype)
             if layer.weighted:
                 G = of_sensitivities(own["weights"][layer.weighted[0][0]])
-            found[layer.name] = G, factors.each(block, _alone(layer, own))
+            found[layer.name] = G, factors.each(of_sensitivities, _alone(layer, own))
         return found
 
     def with_read(G, f):
@@ -812,12 +810,9 @@ def kfac(view, *, key, samples=1, shared="expand"):
 def gauss_newton(view):
     """The generalised Gauss-Newton matrix (P, P) of a small network, in `ravel_pytree`'s order."""
 
-    @full
     def squares(columns):
-        rows = [factors.formed(f) for f in factors.leaves(columns)]
-        flat = jnp.concatenate([row.reshape(*row.shape[:2], -1) for row in rows], axis=2)
-        flat = flat * jnp.sqrt(view.share).astype(flat.dtype)[:, None, None]
-        return jnp.einsum("qcp,qcr->pr", flat, flat)
+        each = [factors.formed(f) for f in factors.leaves(columns)]
+        return gram(jnp.concatenate([x.reshape(*x.shape[:2], -1) for x in each], axis=2))
 
     return view.over_curvature(squares)
 

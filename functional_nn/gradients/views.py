@@ -102,8 +102,9 @@ class View:
         return self._factors["jacobian", of]
 
     def over_curvature(self, measure: Callable[[Params], Any]) -> Any:
-        """The sum of measure(columns of J^T V, factored) over the columns, V V^T the loss's second derivative, of which
-        `measure` is a sum: some columns at a time, (Q, 16, S) numbers in place of (Q, S, S).
+        """The sum of measure(columns of J^T V, factored) over the columns, V V^T the second derivative of what each
+        example's loss counts for in F, of which `measure` is a sum: some columns at a time, (Q, 16, S) numbers in place
+        of (Q, S, S).
         """
         count, examples = self._curved[3], len(self.part)
         blocks = -(-count // COLUMNS)
@@ -216,10 +217,11 @@ class View:
         return of, x, curvature, of_each * math.prod(x.shape[1:-1])
 
     def _combined(self, z: Array) -> Params:
-        """What sum_c z_qkc V_qc is swept back to, z (Q, K, C), V never whole."""
+        """What sqrt(share_q) sum_c z_qkc V_qc is swept back to, z (Q, K, C), V never whole."""
         of, x, _, _ = self._curved
+        share = jnp.sqrt(self.share)  # here, where what is weighed is smallest
         if x.ndim == 2:
-            return self._swept_along(self._root_times(z, x, self.examples.targets), of)
+            return self._swept_along(factors.over_rows(self._root_times(z, x, self.examples.targets), share), of)
         # V is a block for each position, of which each is asked for by itself
         examples, positions = len(x), x.shape[1:-1]
         z = jnp.moveaxis(z.reshape(*z.shape[:2], math.prod(positions), -1), 1, 2)  # (Q, T, K, C)
@@ -227,7 +229,7 @@ class View:
             z.reshape(-1, *z.shape[2:]), connections.rows(x), connections.rows(self.examples.targets)
         )
         found = jnp.moveaxis(found.reshape(*z.shape[:3], -1), 1, 2)  # (Q, K, T, S)
-        root = jnp.sqrt(self._in_example).astype(found.dtype).reshape(examples, 1, -1, 1)
+        root = factors.over_rows(jnp.sqrt(self._in_example), share).astype(found.dtype).reshape(examples, 1, -1, 1)
         return self._swept_along((found * root).reshape(examples, -1, *x.shape[1:]), of)
 
     def _root_times(self, z: Array, x: Array, targets: Array) -> Array:
