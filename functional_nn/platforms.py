@@ -28,7 +28,7 @@ class Suited(NamedTuple):
     sums_as_products: sums over examples, rows and positions are products with ones, and sums and maxima of whole arrays
     go by halves, since XLA's own reductions are slow (`reductions`).
     gram_strips: into how many strips of rows a symmetric product is cut, of which only what is above the diagonal is
-    computed; fewer where they would be narrow, one where it has few terms for its size (`reductions.gram`).
+    computed; fewer where they would be narrow, one where it has few terms for its size (`gradients.factors`).
     transposed: where a gradient's product s^T x takes at most so many multiplications, s^T is written down for it
     (`networks.connections`).
     one_memory: devices of one process are parts of one machine, whose memory they share.

@@ -1,11 +1,10 @@
-"""Sums, maxima and Gram matrices, in the way that suits the platform.
+"""Sums and maxima, in the way that suits the platform.
 
 On CPU, XLA's own go through an array one number at a time: in a small network's update they took as long as its largest
 product. There they go by halves of the first axis, which vectorize (of an array made flat, every number is found by a
-division), and along the other axes they are products with ones. Of a large symmetric product, half is computed.
+division), and along the other axes they are products with ones.
 """
 
-import math
 from collections.abc import Callable
 from functools import reduce
 
@@ -51,33 +50,6 @@ def over_positions(x: Array) -> Array:
         return jnp.sum(x, axis=1)
     ones = jnp.ones(x.shape[:2], x.dtype)
     return lax.dot_general(ones, x, (((1,), (1,)), ((0,), (0,))), precision=lax.Precision.HIGHEST)
-
-
-def gram(x: Array) -> Array:
-    """(..., S) -> (S, S): the sum of x_q x_q^T over all its rows, of full precision and symmetric to the last digit.
-
-    On CPU by strips of rows, each from the diagonal on, and what is below it copied.
-    """
-    x = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
-    rows, columns = x.shape
-    strips = min(platforms.here().gram_strips, columns // _STRIP) if columns <= 4 * rows else 1
-    if strips < 2:
-        return _gram_strip(x, x)
-    width = -(-columns // strips)
-    at = range(0, columns, width)
-    upper = [_gram_strip(x[:, i : i + width], x[:, i:]) for i in at]
-    blocks = []
-    for own, i in zip(upper, at, strict=True):
-        below = [strip[:, i - j : i - j + width].T for strip, j in zip(upper, at, strict=True) if j < i]
-        blocks.append(jnp.concatenate([*below, own], axis=1))
-    return jnp.concatenate(blocks)
-
-
-_STRIP = 64  # columns that a strip has at least
-
-
-def _gram_strip(x: Array, y: Array) -> Array:
-    return lax.dot_general(x, y, (((0,), (0,)), ((), ())), precision=lax.Precision.HIGHEST)
 
 
 def unit(x: Array) -> Array:

@@ -32,6 +32,8 @@ from functional_nn.networks.network import NOT_MOVED, Network, Params, Trace
 from functional_nn.precision import full, wide
 from functional_nn.reductions import over_columns
 
+STRIP = 64  # columns of a symmetric product that go by themselves, at least
+
 
 def total(f: Factors, parameter: Array, add: Callable[[Array], Array] = dense.total) -> Array:
     """The gradient: the sum over all examples, in the parameter's shape.
@@ -210,6 +212,27 @@ def traced_products(one: Factors, other: Factors) -> Array:
     if is_shared(one):
         return _paired("qcts,rcus->qrtu", "qcts,rcts->qr", one, other, "qrtu,qrtu->qr")
     return jnp.einsum("qcs,rcs->qr", one.left, other.left) * _source_products(one, other)
+
+
+@full
+def gram(x: Array) -> Array:
+    """(..., S) -> (S, S): the sum of x_q x_q^T over all its rows, symmetric to the last digit.
+
+    On CPU by strips of rows, each from the diagonal on, and what is below it copied.
+    """
+    x = rows(x)
+    columns = x.shape[1]
+    strips = min(platforms.here().gram_strips, columns // STRIP) if columns <= 4 * len(x) else 1
+    if strips < 2:
+        return dense.outer(x, x)
+    width = -(-columns // strips)
+    at = range(0, columns, width)
+    upper = [dense.outer(x[:, i : i + width], x[:, i:]) for i in at]
+    blocks = []
+    for own, i in zip(upper, at, strict=True):
+        left = [strip[:, i - j : i - j + width].T for strip, j in zip(upper, at, strict=True) if j < i]
+        blocks.append(jnp.concatenate([*left, own], axis=1))
+    return jnp.concatenate(blocks)
 
 
 def _source_products(one: Factors, other: Factors) -> Array:

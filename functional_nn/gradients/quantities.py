@@ -58,7 +58,6 @@ from functional_nn.networks.activations import Activation, Theta
 from functional_nn.networks.losses import Loss
 from functional_nn.networks.network import Inputs, Layer, Network, Params, moved, theta
 from functional_nn.precision import wide
-from functional_nn.reductions import gram
 
 # Sums of factors ------------------------------------------------------------------------------------------------------
 
@@ -711,7 +710,7 @@ def _kronecker(view: View, over: Callable, shared: Shared) -> dict[str, Kronecke
     # over(measure): measure(the columns swept back), or the sum of it over some columns after others
     def of_sensitivities(f):
         summed = shared == "reduce" and factors.is_shared(f)
-        return gram(jnp.sum(f.left, axis=-2) if summed else f.left)
+        return factors.gram(jnp.sum(f.left, axis=-2) if summed else f.left)
 
     def of_read(x):  # (Q, A), or (Q, T, A)
         part = view.part
@@ -719,7 +718,7 @@ def _kronecker(view: View, over: Callable, shared: Shared) -> dict[str, Kronecke
             x = jnp.mean(x, axis=1)
         elif x.ndim > 2:
             part = part / x.shape[1]
-        return gram(factors.over_rows(x, jnp.sqrt(part)))
+        return factors.gram(factors.over_rows(x, jnp.sqrt(part)))
 
     def squares(factored):
         found = {}
@@ -812,7 +811,7 @@ def gauss_newton(view):
 
     def squares(columns):
         each = [factors.formed(f) for f in factors.leaves(columns)]
-        return gram(jnp.concatenate([x.reshape(*x.shape[:2], -1) for x in each], axis=2))
+        return factors.gram(jnp.concatenate([x.reshape(*x.shape[:2], -1) for x in each], axis=2))
 
     return view.over_curvature(squares)
 

@@ -106,7 +106,11 @@ class View:
         example's loss counts for in F, of which `measure` is a sum: some columns at a time, (Q, 16, S) numbers in place
         of (Q, S, S).
         """
-        count, examples = self._curved[3], len(self.part)
+        of, x, curvature, count = self._curved
+        examples = len(self.part)
+        if curvature.least_root is not None and x.ndim == 2 and x.shape[1] <= COLUMNS + 1:
+            columns = curvature.least_root(x, self.examples.targets)
+            return measure(self._swept_along(factors.over_rows(columns, self._root_share), of))
         blocks = -(-count // COLUMNS)
 
         def some(numbers):  # those that fill up the last block are columns of 0
@@ -216,12 +220,17 @@ class View:
         of_each = jax.eval_shape(curvature.root, *map(connections.rows, (x, self.examples.targets))).shape[1]
         return of, x, curvature, of_each * math.prod(x.shape[1:-1])
 
+    @property
+    def _root_share(self) -> Array:
+        # what columns are multiplied by, (Q,), before they are swept back: nowhere else are they as few numbers
+        return jnp.sqrt(self.share)
+
     def _combined(self, z: Array) -> Params:
         """What sqrt(share_q) sum_c z_qkc V_qc is swept back to, z (Q, K, C), V never whole."""
         of, x, _, _ = self._curved
-        share = jnp.sqrt(self.share)  # here, where what is weighed is smallest
         if x.ndim == 2:
-            return self._swept_along(factors.over_rows(self._root_times(z, x, self.examples.targets), share), of)
+            columns = self._root_times(z, x, self.examples.targets)
+            return self._swept_along(factors.over_rows(columns, self._root_share), of)
         # V is a block for each position, of which each is asked for by itself
         examples, positions = len(x), x.shape[1:-1]
         z = jnp.moveaxis(z.reshape(*z.shape[:2], math.prod(positions), -1), 1, 2)  # (Q, T, K, C)
@@ -229,7 +238,8 @@ class View:
             z.reshape(-1, *z.shape[2:]), connections.rows(x), connections.rows(self.examples.targets)
         )
         found = jnp.moveaxis(found.reshape(*z.shape[:3], -1), 1, 2)  # (Q, K, T, S)
-        root = factors.over_rows(jnp.sqrt(self._in_example), share).astype(found.dtype).reshape(examples, 1, -1, 1)
+        root = factors.over_rows(jnp.sqrt(self._in_example), self._root_share)
+        root = root.astype(found.dtype).reshape(examples, 1, -1, 1)
         return self._swept_along((found * root).reshape(examples, -1, *x.shape[1:]), of)
 
     def _root_times(self, z: Array, x: Array, targets: Array) -> Array:
