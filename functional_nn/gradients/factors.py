@@ -190,6 +190,33 @@ def second_moment(f: Factors, part: Array | None = None) -> Array:
 
 
 @full
+def variance(f: Factors, part: Array) -> Array:
+    """sum_q part_q of the squares of each element, less the square of the sum of part_q of it, of what no positions
+    share, and of one direction: (S, K) or (S,), at least float32.
+    """
+    if f.right is None:
+        return about(second_moment(f, part), dense.total(over_rows(f.left, part)))
+    left, right = wide(f.left), wide(f.right)
+    squares = right**2
+
+    def strip(left):
+        weighed = over_rows(left, part)
+        return about(dense.outer(weighed * left, squares), dense.outer(weighed, right))
+
+    (Q, S), K = left.shape, right.shape[1]
+    size = S * K * left.dtype.itemsize
+    strips = math.gcd(S, 2 ** (-(-size // (platforms.here().paired or size)) - 1).bit_length())
+    if strips == 1:
+        return strip(left)
+    return lax.map(strip, jnp.moveaxis(left.reshape(Q, strips, -1), 1, 0)).reshape(S, K)
+
+
+def about(second: Array, mean: Array) -> Array:
+    """The variance, from mean squares and means. Rounding may leave less than nothing where all examples agree."""
+    return jnp.maximum(second - wide(mean) ** 2, 0)
+
+
+@full
 def inner_products(one: Factors, other: Factors) -> Array:
     """Of all pairs of examples, (Q, Q')."""
     if is_shared(one):
@@ -216,9 +243,10 @@ def traced_products(one: Factors, other: Factors) -> Array:
 
 @full
 def gram(x: Array) -> Array:
-    """(..., S) -> (S, S): the sum of x_q x_q^T over all its rows, symmetric to the last digit.
+    """(..., S) -> (S, S): the sum of x_q x_q^T over all its rows.
 
-    On CPU by strips of rows, each from the diagonal on, and what is below it copied.
+    On CPU a large one by strips of rows, each from its block on the diagonal on; what is below these is a copy, and so
+    the same to the last digit.
     """
     x = rows(x)
     columns = x.shape[1]
