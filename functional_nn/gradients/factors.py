@@ -196,19 +196,22 @@ def variance(f: Factors, part: Array) -> Array:
     """
     if f.right is None:
         return about(second_moment(f, part), dense.total(over_rows(f.left, part)))
-    left, right = wide(f.left), wide(f.right)
-    squares = right**2
-
-    def strip(left):
-        weighed = over_rows(left, part)
-        return about(dense.outer(weighed * left, squares), dense.outer(weighed, right))
-
+    left, right, suited = wide(f.left), wide(f.right), platforms.here()
     (Q, S), K = left.shape, right.shape[1]
-    size = S * K * left.dtype.itemsize
-    strips = math.gcd(S, 2 ** (-(-size // (platforms.here().paired or size)) - 1).bit_length())
+    squares, size = right**2, S * K * left.dtype.itemsize
+    strips = math.gcd(S, 2 ** (-(-size // (suited.paired or size)) - 1).bit_length())
+    standing = strips > 1 and K % suited.tile == 0
+    shares = part.astype(left.dtype)[None, :] if standing else part.astype(left.dtype)[:, None]
+    product = lax.dot if standing else dense.outer
+
+    def strip(left):  # of some neurons, (Q, S), or (S, Q) where it is standing
+        weighed = left * shares
+        return about(product(weighed * left, squares), product(weighed, right))
+
     if strips == 1:
         return strip(left)
-    return lax.map(strip, jnp.moveaxis(left.reshape(Q, strips, -1), 1, 0)).reshape(S, K)
+    lefts = left.T.reshape(strips, -1, Q) if standing else jnp.moveaxis(left.reshape(Q, strips, -1), 1, 0)
+    return lax.map(strip, lefts).reshape(S, K)
 
 
 def about(second: Array, mean: Array) -> Array:

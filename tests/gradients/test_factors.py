@@ -155,9 +155,12 @@ def test_half_of_a_large_gram_matrix_is_computed_and_on_an_accelerator_it_is_one
 
 @pytest.mark.parametrize("neurons", [1, 6, 12, 15])
 @pytest.mark.parametrize("paired", [None, 1, 8 * 5 * 3])
-def test_a_variance_by_strips_of_neurons_is_that_of_the_derivatives(neurons, paired, monkeypatch):
-    """paired: the bytes of a row and less, and of three rows: as many strips as halve the neurons."""
-    monkeypatch.setattr(platforms, "CPU", platforms.CPU._replace(paired=paired))
+@pytest.mark.parametrize("tile", [5, 128])
+def test_a_variance_by_strips_of_neurons_is_that_of_the_derivatives(neurons, paired, tile, monkeypatch):
+    """paired: less bytes than a row takes, and those of three rows: as many strips as halve the neurons. tile: what is
+    read has as many columns, or no multiple of them.
+    """
+    monkeypatch.setattr(platforms, "CPU", platforms.CPU._replace(paired=paired, tile=tile))
     left, right, part = DRAW.normal(size=(9, neurons)), DRAW.normal(size=(9, 5)), DRAW.uniform(size=9)
     part /= part.sum()
     formed = left[:, :, None] * right[:, None, :]
