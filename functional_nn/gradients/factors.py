@@ -29,8 +29,10 @@ from jax import Array, lax
 from functional_nn import platforms
 from functional_nn.networks.connections import Connection, Factors, dense, rows
 from functional_nn.networks.network import NOT_MOVED, Network, Params, Trace
-from functional_nn.precision import at_least_float32, full, wide
+from functional_nn.precision import full, wide
 from functional_nn.reductions import over_columns
+
+STRIP = 64  # columns of a symmetric product that go by themselves, at least
 
 
 def total(f: Factors, parameter: Array, add: Callable[[Array], Array] = dense.total) -> Array:
@@ -165,23 +167,56 @@ def square_norms(f: Factors) -> Array:
 
 
 @full
-def second_moment(f: Factors, part: Array) -> Array:
-    """sum_q part_q of the squares of each element, over directions, too: (S, K) or (S,), at least float32."""
+def second_moment(f: Factors, part: Array | None = None) -> Array:
+    """sum_q part_q of the squares of each element, over directions, too: (S, K) or (S,), at least float32.
+
+    part (Q,): None for ones.
+    """
     if is_shared(f):
-        part = part.astype(at_least_float32(f.left.dtype))
 
         def squares(own):
             few, part = own
             strips = (wide(strip) ** 2 for strip in _formed_strips(few))
             strips = [jnp.sum(x.reshape(len(x), -1, *x.shape[-2:]), axis=1) for x in strips]
-            return jnp.concatenate(strips, axis=-1) * part[:, None, None]
+            found = jnp.concatenate(strips, axis=-1)
+            return found if part is None else over_rows(found, part)
 
         return jnp.sum(_a_few_at_a_time(squares, (f, part)), axis=0)
     squares = jnp.sum((wide(f.left) ** 2).reshape(len(f.left), -1, f.left.shape[-1]), axis=1)
-    squares = squares * part.astype(squares.dtype)[:, None]
+    squares = squares if part is None else over_rows(squares, part)
     if f.right is None:
         return dense.total(squares)
     return dense.outer(squares, wide(f.right) ** 2)
+
+
+@full
+def variance(f: Factors, part: Array) -> Array:
+    """sum_q part_q of the squares of each element, less the square of the sum of part_q of it, of what no positions
+    share, and of one direction: (S, K) or (S,), at least float32.
+    """
+    if f.right is None:
+        return about(second_moment(f, part), dense.total(over_rows(f.left, part)))
+    left, right, suited = wide(f.left), wide(f.right), platforms.here()
+    (Q, S), K = left.shape, right.shape[1]
+    squares, size = right**2, S * K * left.dtype.itemsize
+    strips = math.gcd(S, 2 ** (-(-size // (suited.paired or size)) - 1).bit_length())
+    standing = strips > 1 and K % suited.tile == 0
+    shares = part.astype(left.dtype)[None, :] if standing else part.astype(left.dtype)[:, None]
+    product = lax.dot if standing else dense.outer
+
+    def strip(left):  # of some neurons, (Q, S), or (S, Q) where it is standing
+        weighed = left * shares
+        return about(product(weighed * left, squares), product(weighed, right))
+
+    if strips == 1:
+        return strip(left)
+    lefts = left.T.reshape(strips, -1, Q) if standing else jnp.moveaxis(left.reshape(Q, strips, -1), 1, 0)
+    return lax.map(strip, lefts).reshape(S, K)
+
+
+def about(second: Array, mean: Array) -> Array:
+    """The variance, from mean squares and means. Rounding may leave less than nothing where all examples agree."""
+    return jnp.maximum(second - wide(mean) ** 2, 0)
 
 
 @full
@@ -207,6 +242,28 @@ def traced_products(one: Factors, other: Factors) -> Array:
     if is_shared(one):
         return _paired("qcts,rcus->qrtu", "qcts,rcts->qr", one, other, "qrtu,qrtu->qr")
     return jnp.einsum("qcs,rcs->qr", one.left, other.left) * _source_products(one, other)
+
+
+@full
+def gram(x: Array) -> Array:
+    """(..., S) -> (S, S): the sum of x_q x_q^T over all its rows.
+
+    On CPU a large one by strips of rows, each from its block on the diagonal on; what is below these is a copy, and so
+    the same to the last digit.
+    """
+    x = rows(x)
+    columns = x.shape[1]
+    strips = min(platforms.here().gram_strips, columns // STRIP) if columns <= 4 * len(x) else 1
+    if strips < 2:
+        return dense.outer(x, x)
+    width = -(-columns // strips)
+    at = range(0, columns, width)
+    upper = [dense.outer(x[:, i : i + width], x[:, i:]) for i in at]
+    blocks = []
+    for own, i in zip(upper, at, strict=True):
+        left = [strip[:, i - j : i - j + width].T for strip, j in zip(upper, at, strict=True) if j < i]
+        blocks.append(jnp.concatenate([*left, own], axis=1))
+    return jnp.concatenate(blocks)
 
 
 def _source_products(one: Factors, other: Factors) -> Array:

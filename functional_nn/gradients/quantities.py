@@ -57,7 +57,7 @@ from functional_nn.networks import losses
 from functional_nn.networks.activations import Activation, Theta
 from functional_nn.networks.losses import Loss
 from functional_nn.networks.network import Inputs, Layer, Network, Params, moved, theta
-from functional_nn.precision import full, wide
+from functional_nn.precision import wide
 
 # Sums of factors ------------------------------------------------------------------------------------------------------
 
@@ -73,7 +73,7 @@ def _layer_squares(factored: Params) -> dict[str, Array]:
     return {name: sum(map(factors.square_norms, own)) for name, own in leaves.items() if own}
 
 
-def _second_moments(factored: Params, part: Array, params: Params) -> Params:
+def _second_moments(factored: Params, part: Array | None, params: Params) -> Params:
     return factors.shaped(factors.each(functools.partial(factors.second_moment, part=part), factored), params)
 
 
@@ -108,12 +108,14 @@ class Whole(NamedTuple):
 class _Rule(NamedTuple):
     """measure(view, **options): rows (Q, ...) that are put side by side or, where it adds, sums over the examples.
 
-    finish(measured, whole, **options) makes the result of that. elements(whole, **options): numbers in the result.
+    finish(measured, whole, **options) makes the result of that. at_once(view, **options): both in one, of all examples.
+    elements(whole, **options): numbers in the result.
     """
 
     measure: Callable
     adds: bool
     finish: Callable | None
+    at_once: Callable | None
     reads_loss: bool
     elements: Callable | None
     instead: str
@@ -138,14 +140,15 @@ def names() -> tuple[str, ...]:
     return tuple(_rules)
 
 
-def register(*, adds=False, finish=None, reads_loss=True, elements=None, instead=""):
+def register(*, adds=False, finish=None, at_once=None, reads_loss=True, elements=None, instead=""):
     """Makes `measure(view, *, options)` a quantity that `compute` knows, and a function of its own. A decorator.
 
     measure: of a block of examples, a `views.View`: rows (Q, ...), which are put side by side, or with adds=True sums
     over its examples, weighed by `view.part`. finish(measured, whole, **options) makes the result of what all blocks
-    gave, where that is not the result yet. reads_loss: False where neither loss nor targets are needed. elements(whole,
-    **options): how many numbers the result has, where it may be too large; instead: what to do then. Raises ValueError
-    for a name that is taken.
+    gave, where that is not the result yet. at_once(view, **options): the result, of a view of all examples, where that
+    takes less than the two one after the other. reads_loss: False where neither loss nor targets are needed.
+    elements(whole, **options): how many numbers the result has, where it may be too large; instead: what to do then.
+    Raises ValueError for a name that is taken.
     """
 
     def declare(measure):
@@ -154,7 +157,7 @@ def register(*, adds=False, finish=None, reads_loss=True, elements=None, instead
             raise ValueError(f"quantity {name!r} is already registered; choose another name")
         own = [p for p in inspect.signature(measure).parameters.values() if p.kind is p.KEYWORD_ONLY]
         options = {p.name: p.default for p in own}
-        _rules[name] = _Rule(measure, adds, finish, reads_loss, elements, instead, options)
+        _rules[name] = _Rule(measure, adds, finish, at_once, reads_loss, elements, instead, options)
 
         def function(network, loss, params, inputs, targets=None, **settings):
             return compute(network, loss, params, inputs, targets, (name,), **settings)[name]
@@ -231,6 +234,11 @@ def compute(
     whole = Whole(network, loss, params, examples, total, block)
     own = {name: {key: options.get(key, rule.options[key]) for key in rule.options} for name, rule in asked.items()}
     _check_budget(asked, own, whole, budget)
+    if len(block_order(whole.count, block)) == 1:
+        asked = {
+            name: rule if rule.at_once is None else rule._replace(measure=rule.at_once, finish=None)
+            for name, rule in asked.items()
+        }
 
     def measure(part_of: Examples):
         own_key = jax.random.fold_in(rule_key, part_of.number[0]) if drawing else None
@@ -408,20 +416,30 @@ def second_moment(view):
     return _second_moments(view.gradients, view.part, view.params)
 
 
+def _moment_pair(view):
+    return _second_moments(view.gradients, view.part, view.params), view.contract(view.part)
+
+
 def _variance(moments, whole):
-    second, first = moments
-    # Rounding may leave less than nothing where all examples agree.
-    return jax.tree.map(lambda m2, m: jnp.maximum(m2 - wide(m) ** 2, 0), second, first)
+    return jax.tree.map(factors.about, *moments)
 
 
-@register(adds=True, finish=_variance)
+def _variance_at_once(view):
+    if any(map(factors.is_shared, factors.leaves(view.gradients))):
+        return _variance(_moment_pair(view), None)
+    return factors.shaped(
+        factors.each(functools.partial(factors.variance, part=view.part), view.gradients), view.params
+    )
+
+
+@register(adds=True, finish=_variance, at_once=_variance_at_once)
 def variance(view):
     """The variance of g_q over the examples, elementwise: the mean of g_q^2 less the square of the mean of g_q.
 
     A difference, whose relative error is that of g_q^2 times mean^2 / variance: in float32, a mean of a thousand
     deviations leaves one digit of it. The same holds of `noise_scale` and `signal_to_noise`.
     """
-    return _second_moments(view.gradients, view.part, view.params), view.contract(view.part)
+    return _moment_pair(view)
 
 
 # Of a learning rule ---------------------------------------------------------------------------------------------------
@@ -679,13 +697,13 @@ def gauss_newton_diagonal(view):
     fused (softmax, sigmoid), else the outputs. For cross-entropy over softmax and one-hot targets it is the Fisher
     matrix's. Schraudolph 2002.
     """
-    return view.over_curvature(lambda columns: _second_moments(columns, view.share, view.params))
+    return view.over_curvature(lambda columns: _second_moments(columns, None, view.params))
 
 
 @register(adds=True)
 def sampled_gauss_newton_diagonal(view, *, key, samples=1):
     """A Monte Carlo estimate of the same, unbiased, from `samples` sweeps: random signs on the root of H."""
-    return _second_moments(view.sampled_curvature(key, samples), view.share, view.params)
+    return _second_moments(view.sampled_curvature(key, samples), None, view.params)
 
 
 class KroneckerFactors(NamedTuple):
@@ -708,29 +726,26 @@ Shared = Literal["expand", "reduce"]
 
 def _kronecker(view: View, over: Callable, shared: Shared) -> dict[str, KroneckerFactors]:
     # over(measure): measure(the columns swept back), or the sum of it over some columns after others
-    @full
-    def products(left, part):  # (Q, ..., S) -> (S, S)
-        left = left.reshape(len(left), math.prod(left.shape[1:-1]), left.shape[-1])
-        return jnp.einsum("qcs,qct->st", left * part.astype(left.dtype)[:, None, None], left)
-
     def of_sensitivities(f):
         summed = shared == "reduce" and factors.is_shared(f)
-        return products(jnp.sum(f.left, axis=-2) if summed else f.left, view.share)
+        return factors.gram(jnp.sum(f.left, axis=-2) if summed else f.left)
 
     def of_read(x):  # (Q, A), or (Q, T, A)
-        if x.ndim == 2:
-            return products(x, view.part)
-        return products(jnp.mean(x, axis=1), view.part) if shared == "reduce" else products(x, view.part / x.shape[1])
+        part = view.part
+        if x.ndim > 2 and shared == "reduce":
+            x = jnp.mean(x, axis=1)
+        elif x.ndim > 2:
+            part = part / x.shape[1]
+        return factors.gram(factors.over_rows(x, jnp.sqrt(part)))
 
     def squares(factored):
         found = {}
         for layer in view.network.layers:
             own = factored[layer.name]
-            block = lambda f: products(f.left, view.share) if f.right is None else of_sensitivities(f)  # noqa: E731
             G = jnp.zeros((0, 0), view.dtype)
             if layer.weighted:
                 G = of_sensitivities(own["weights"][layer.weighted[0][0]])
-            found[layer.name] = G, factors.each(block, _alone(layer, own))
+            found[layer.name] = G, factors.each(of_sensitivities, _alone(layer, own))
         return found
 
     def with_read(G, f):
@@ -812,12 +827,9 @@ def kfac(view, *, key, samples=1, shared="expand"):
 def gauss_newton(view):
     """The generalised Gauss-Newton matrix (P, P) of a small network, in `ravel_pytree`'s order."""
 
-    @full
     def squares(columns):
-        rows = [factors.formed(f) for f in factors.leaves(columns)]
-        flat = jnp.concatenate([row.reshape(*row.shape[:2], -1) for row in rows], axis=2)
-        flat = flat * jnp.sqrt(view.share).astype(flat.dtype)[:, None, None]
-        return jnp.einsum("qcp,qcr->pr", flat, flat)
+        each = [factors.formed(f) for f in factors.leaves(columns)]
+        return factors.gram(jnp.concatenate([x.reshape(*x.shape[:2], -1) for x in each], axis=2))
 
     return view.over_curvature(squares)
 

@@ -102,10 +102,15 @@ class View:
         return self._factors["jacobian", of]
 
     def over_curvature(self, measure: Callable[[Params], Any]) -> Any:
-        """The sum of measure(columns of J^T V, factored) over the columns, V V^T the loss's second derivative, of which
-        `measure` is a sum: some columns at a time, (Q, 16, S) numbers in place of (Q, S, S).
+        """The sum of measure(columns of J^T V, factored) over the columns, V V^T the second derivative of what each
+        example's loss counts for in F, of which `measure` is a sum: some columns at a time, (Q, 16, S) numbers in place
+        of (Q, S, S).
         """
-        count, examples = self._curved[3], len(self.part)
+        of, x, curvature, count = self._curved
+        examples = len(self.part)
+        if curvature.least_root is not None and x.ndim == 2 and x.shape[1] <= COLUMNS + 1:
+            columns = curvature.least_root(x, self.examples.targets)
+            return measure(self._swept_along(factors.over_rows(columns, self._root_share), of))
         blocks = -(-count // COLUMNS)
 
         def some(numbers):  # those that fill up the last block are columns of 0
@@ -215,11 +220,17 @@ class View:
         of_each = jax.eval_shape(curvature.root, *map(connections.rows, (x, self.examples.targets))).shape[1]
         return of, x, curvature, of_each * math.prod(x.shape[1:-1])
 
+    @property
+    def _root_share(self) -> Array:
+        # what columns are multiplied by, (Q,), before they are swept back: nowhere else are they as few numbers
+        return jnp.sqrt(self.share)
+
     def _combined(self, z: Array) -> Params:
-        """What sum_c z_qkc V_qc is swept back to, z (Q, K, C), V never whole."""
+        """What sqrt(share_q) sum_c z_qkc V_qc is swept back to, z (Q, K, C), V never whole."""
         of, x, _, _ = self._curved
         if x.ndim == 2:
-            return self._swept_along(self._root_times(z, x, self.examples.targets), of)
+            columns = self._root_times(z, x, self.examples.targets)
+            return self._swept_along(factors.over_rows(columns, self._root_share), of)
         # V is a block for each position, of which each is asked for by itself
         examples, positions = len(x), x.shape[1:-1]
         z = jnp.moveaxis(z.reshape(*z.shape[:2], math.prod(positions), -1), 1, 2)  # (Q, T, K, C)
@@ -227,7 +238,8 @@ class View:
             z.reshape(-1, *z.shape[2:]), connections.rows(x), connections.rows(self.examples.targets)
         )
         found = jnp.moveaxis(found.reshape(*z.shape[:3], -1), 1, 2)  # (Q, K, T, S)
-        root = jnp.sqrt(self._in_example).astype(found.dtype).reshape(examples, 1, -1, 1)
+        root = factors.over_rows(jnp.sqrt(self._in_example), self._root_share)
+        root = root.astype(found.dtype).reshape(examples, 1, -1, 1)
         return self._swept_along((found * root).reshape(examples, -1, *x.shape[1:]), of)
 
     def _root_times(self, z: Array, x: Array, targets: Array) -> Array:

@@ -133,7 +133,7 @@ def _part_of(row: str, name: str) -> Connection:
 
 def rows(x: Array) -> Array:
     """(Q, *P, S) -> (Q T, S): every position as an example of its own."""
-    return x.reshape(-1, x.shape[-1])
+    return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])  # S may be 0
 
 
 def _by_position(x: Array) -> Array:

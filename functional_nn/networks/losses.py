@@ -67,11 +67,14 @@ class Curvature:
     product(r, x, t) -> H_q r_q (Q, S). root(x, t) -> V (Q, C, S), sum_c V_qc V_qc^T = H_q: the columns that curvature
     is swept back with; None where H_q may have negative eigenvalues. combine(z, x, t) -> sum_c z_qkc V_qc (Q, K, S), z
     (Q, K, C), without forming V; None where `root` must be asked, which is done for a few examples at a time.
+    least_root(x, t): a root of fewer columns, as many as H_q has rank, for where all are swept; None where `root` has
+    no more.
     """
 
     product: Callable[[Array, Array, Array], Array]
     root: Callable[[Array, Array], Array] | None
     combine: Callable[[Array, Array, Array], Array] | None = None
+    least_root: Callable[[Array, Array], Array] | None = None
 
 
 @dataclass(frozen=True)
@@ -505,13 +508,30 @@ def _softmax_combine(z, n, t):
     return scaled - p[:, None, :] * jnp.sum(scaled, axis=-1, keepdims=True)
 
 
+def _softmax_least_root(n, t):
+    # L D L^T of the same (Tanabe and Sagae 1992), S - 1 columns: with r_c = sum_(i >= c) p_i, L_ic = -p_i / r_(c+1)
+    # below the diagonal and D_c = p_c r_(c+1) / r_c. Nothing cancels; where all that follows is 0, so is the column.
+    p = jnp.exp(_log_softmax(n))
+    size = p.shape[-1]
+    r = lax.cumsum(p, axis=p.ndim - 1, reverse=True)
+    shares = p[:, None, :] / _or_1(r[:, 1:, None])
+    below = np.arange(size - 1)[:, None] < np.arange(size)[None, :]
+    columns = jnp.eye(size - 1, size, dtype=p.dtype)[None, :, :] - jnp.where(below[None, :, :], shares, 0)
+    scale = jnp.sqrt(jnp.sum(t, axis=-1, keepdims=True) * p[:, :-1] * (r[:, 1:] / _or_1(r[:, :-1])))
+    return scale[:, :, None] * columns
+
+
+def _or_1(x):
+    return jnp.where(x == 0, 1, x)
+
+
 def _softmax_product(r, n, t):
     p = jnp.exp(_log_softmax(n))
     return jnp.sum(t, axis=-1, keepdims=True) * p * _away_from_mean(p, r)
 
 
 # Shared, as the first derivative is, by cross-entropy and Kullback-Leibler
-_softmax_curvature = Curvature(_softmax_product, _softmax_root, _softmax_combine)
+_softmax_curvature = Curvature(_softmax_product, _softmax_root, _softmax_combine, _softmax_least_root)
 
 
 # What a right answer is -----------------------------------------------------------------------------------------------

@@ -99,3 +99,79 @@ def test_float16_is_added_up_in_float32():
     norms, moment = factors.square_norms(narrow), factors.second_moment(narrow, jnp.ones(6))
     assert norms.dtype == moment.dtype == jnp.float32
     np.testing.assert_allclose(norms, (formed**2).sum(axis=(1, 2)), rtol=2e-2)
+
+
+# Symmetric products and variances -------------------------------------------------------------------------------------
+
+
+def products_in(function, *args):
+    """Multiplications of every product of matrices in the program, traced anew, those of loops as often as made."""
+
+    def of(jaxpr, times=1):
+        for equation in jaxpr.eqns:
+            if equation.primitive.name == "dot_general":
+                (over, _), _ = equation.params["dimension_numbers"]
+                terms = np.prod([equation.invars[0].aval.shape[axis] for axis in over])
+                yield times * int(terms * equation.outvars[0].aval.size)
+            inner = [p for p in equation.params.values() if hasattr(p, "jaxpr") or hasattr(p, "eqns")]
+            for each in inner:
+                yield from of(getattr(each, "jaxpr", each), times * equation.params.get("length", 1))
+
+    return list(of(jax.make_jaxpr(lambda *args: function(*args))(*args).jaxpr))
+
+
+@pytest.mark.parametrize(
+    "shape", [(5, 3), (40, 131), (300, 257), (70, 128), (64, 255), (3, 50, 321), (2, 3, 40, 200), (4, 130), (7, 0)]
+)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_gram_matrix_is_the_product_and_what_is_copied_is_exactly_symmetric(shape, dtype):
+    x = DRAW.normal(size=shape).astype(dtype)
+    rows = x.reshape(int(np.prod(shape[:-1])), shape[-1]).astype(np.float64)
+    found = np.asarray(jax.jit(factors.gram)(x))
+    assert found.dtype == dtype and found.shape == (shape[-1], shape[-1])
+    scale = np.sqrt(np.sum(rows**2, axis=0))  # |g_ij| <= |x_i| |x_j|, and so its rounding, of as many terms
+    allowed = len(rows) * np.finfo(dtype).eps * scale[:, None] * scale[None, :]
+    assert (np.abs(found - rows.T @ rows) <= allowed).all()
+    if 128 <= shape[-1] <= 4 * len(rows):
+        i, j = np.indices(found.shape)
+        far = abs(i - j) >= (shape[-1] + 1) // 2  # in no block on the diagonal, however many strips there are
+        np.testing.assert_array_equal(found[far], found.T[far])
+
+
+def test_gram_matrices_of_lanes_are_those_of_each():
+    x = DRAW.normal(size=(3, 50, 150))
+    np.testing.assert_allclose(jax.vmap(factors.gram)(x), np.einsum("lqs,lqt->lst", x, x), rtol=1e-11, atol=1e-12)
+
+
+def test_half_of_a_large_gram_matrix_is_computed_and_on_an_accelerator_it_is_one_product():
+    x = jnp.zeros((300, 512))
+    whole = 300 * 512 * 512
+    assert 0.5 * whole < sum(products_in(factors.gram, x)) < 0.65 * whole
+    assert products_in(factors.gram, jnp.zeros((300, 100))) == [300 * 100 * 100]
+    assert products_in(factors.gram, jnp.zeros((30, 512))) == [30 * 512 * 512]  # copying would cost more
+    with platforms.aimed_at("tpu"):
+        assert products_in(factors.gram, x) == [whole]
+
+
+@pytest.mark.parametrize("neurons", [1, 6, 12, 15])
+@pytest.mark.parametrize("paired", [None, 1, 8 * 5 * 3])
+@pytest.mark.parametrize("tile", [5, 128])
+def test_a_variance_by_strips_of_neurons_is_that_of_the_derivatives(neurons, paired, tile, monkeypatch):
+    """paired: less bytes than a row takes, and those of three rows: as many strips as halve the neurons. tile: what is
+    read has as many columns, or no multiple of them.
+    """
+    monkeypatch.setattr(platforms, "CPU", platforms.CPU._replace(paired=paired, tile=tile))
+    left, right, part = DRAW.normal(size=(9, neurons)), DRAW.normal(size=(9, 5)), DRAW.uniform(size=9)
+    part /= part.sum()
+    formed = left[:, :, None] * right[:, None, :]
+    expected = np.einsum("q,qsk->sk", part, (formed - np.einsum("q,qsk->sk", part, formed)) ** 2)
+    given = Factors(jnp.asarray(left), jnp.asarray(right)), jnp.asarray(part)
+    found = jax.jit(lambda *given: factors.variance(*given))(*given)  # a new function: nothing is remembered
+    np.testing.assert_allclose(found, expected, rtol=1e-10)
+    strips = 1 if paired is None else {6: 2, 12: 4}.get(neurons, 1)
+    assert products_in(factors.variance, *given) == 2 * [9 * 5 * neurons]  # each once, in a loop or not
+    assert (f"length={strips}" in str(jax.make_jaxpr(lambda *given: factors.variance(*given))(*given))) == (strips > 1)
+    bias = factors.variance(Factors(jnp.asarray(left), None), jnp.asarray(part))
+    np.testing.assert_allclose(bias, part @ (left - part @ left) ** 2, rtol=1e-10)
+    alike = Factors(jnp.asarray(left[:1].repeat(9, axis=0)), jnp.asarray(right[:1].repeat(9, axis=0)))
+    assert (np.asarray(factors.variance(alike, jnp.asarray(part))) >= 0).all()
