@@ -509,16 +509,15 @@ def _softmax_combine(z, n, t):
 
 
 def _softmax_least_root(n, t):
-    # L D L^T of the same (Tanabe and Sagae 1992), S - 1 columns: with r_c = sum_(i >= c) p_i, L_ic = -p_i / r_(c+1)
-    # below the diagonal and D_c = p_c r_(c+1) / r_c. Nothing cancels; where all that follows is 0, so is the column.
+    # L D L^T of the same (Tanabe and Sagae 1992), S - 1 columns: with r_c = sum_(i > c) p_i, L_ic = -p_i / r_c below
+    # the diagonal and D_c = p_c r_c / (p_c + r_c). Nothing cancels; where all that follows is 0, so is the column.
     p = jnp.exp(_log_softmax(n))
-    size = p.shape[-1]
-    r = lax.cumsum(p, axis=p.ndim - 1, reverse=True)
-    shares = p[:, None, :] / _or_1(r[:, 1:, None])
+    size, own = p.shape[-1], p[:, :-1]
     below = np.arange(size - 1)[:, None] < np.arange(size)[None, :]
-    columns = jnp.eye(size - 1, size, dtype=p.dtype)[None, :, :] - jnp.where(below[None, :, :], shares, 0)
-    scale = jnp.sqrt(jnp.sum(t, axis=-1, keepdims=True) * p[:, :-1] * (r[:, 1:] / _or_1(r[:, :-1])))
-    return scale[:, :, None] * columns
+    later = jnp.where(below[None, :, :], p[:, None, :], 0)
+    r = jnp.sum(later, axis=-1)
+    columns = jnp.eye(size - 1, size, dtype=p.dtype)[None, :, :] - later / _or_1(r)[:, :, None]
+    return jnp.sqrt(jnp.sum(t, axis=-1, keepdims=True) * own * (r / _or_1(own + r)))[:, :, None] * columns
 
 
 def _or_1(x):
