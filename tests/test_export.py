@@ -156,7 +156,7 @@ def test_the_gradient_has_products_of_the_precision_asked_for_and_reads_by_numbe
 def test_sums_are_by_halves_and_by_products_on_cpus_and_reductions_elsewhere(platform):
     """Each by itself, and where they are made use of: a bias's gradient, squares of sensitivities, a normalization."""
     on_cpu = platform == "cpu"
-    for function in (reductions.total, reductions.largest):
+    for function in (reductions.total, reductions.largest, reductions.over_examples):
         assert ("stablehlo.slice" in lowered(function, numbers(Q, 64), platform=platform).text) == on_cpu
     network = fnn.graph(
         inputs={"x": (8, 4)},
@@ -168,7 +168,7 @@ def test_sums_are_by_halves_and_by_products_on_cpus_and_reductions_elsewhere(pla
     given = parameters(network), numbers(Q, 8, 4), numbers(Q, 3)
     norms = lambda *given: quantities.per_example_layer_norms(network, LOSS, *given)["output"]  # noqa: E731
     for function, *own in (
-        (reductions.over_examples, numbers(Q, 64)),
+        (reductions.over_examples, numbers(Q, 16)),  # few columns
         (reductions.over_columns, numbers(Q, 64)),
         (reductions.over_positions, numbers(Q, 8, 64)),
         (network.apply, *given[:2]),
