@@ -52,11 +52,12 @@ OURS, FLOOR = "fit_population", "floor"
 
 
 class Case(NamedTuple):
-    """Layers, batch size, and how far above the floor fit_population may be."""
+    """Layers, batch size, how far above the floor fit_population may be, and which part of plain vmap it may take."""
 
     sizes: tuple[int, ...]
     batch: int
     above_floor: float
+    of_vmap: float = 0.45
 
     @property
     def name(self) -> str:
@@ -78,8 +79,8 @@ class Case(NamedTuple):
         return 2 * self.batch * (2 * sum(products) + sum(products[1:]))
 
 
-CASES = (Case((64, 32, 10), 32, 3.2), Case((64, 128, 64, 10), 128, 1.6))
-LIMITS = {"plain vmap": (0.45, "<="), "jitted step": (8, ">="), "PyTorch": (40, ">="), "scikit-learn": (30, ">=")}
+CASES = (Case((64, 32, 10), 32, 2.5, 0.35), Case((64, 128, 64, 10), 128, 1.5, 0.45))
+LIMITS = {"jitted step": (8, ">="), "PyTorch": (40, ">="), "scikit-learn": (30, ">=")}
 
 
 # The ways: seed -> training, done when it returns ---------------------------------------------------------------------
@@ -235,7 +236,7 @@ def compare(case: Case, x, t, options, advance: Callable) -> tuple[list[dict], l
         + ", ".join(f"{speed / 1e9:.0f} GFLOP/s by {name}" for name, speed in speeds.items())
         + f".\n  Without what comes before and after training, {OURS} takes {1e6 * median(spent[1:]):.3g} us."
     ]
-    for name, (bound, sign) in LIMITS.items():
+    for name, (bound, sign) in {"plain vmap": (case.of_vmap, "<="), **LIMITS}.items():
         own = min((other for label, other in times.items() if label.startswith(name)), key=median, default=None)
         if own is None:
             said.append(f"  {name}: not installed, not measured")

@@ -379,7 +379,7 @@ TARGETS = (
     Target("norms / one jax.grad", NORMS, "ours / jax.grad", 1.2, at="middle"),
     Target("norms by vmap(grad) / norms", NORMS, "autodiff / ours", 50, at_least=True, at="middle"),
     Target("clipped / one jax.grad", CLIPPED, "ours / jax.grad", 1.3),
-    Target("variance / one jax.grad", "variance", "ours / jax.grad", 1.6),
+    Target("variance / one jax.grad", "variance", "ours / jax.grad", 1.4),
     Target("through the Jacobian / tangent kernel", KERNELS, "autodiff / ours", 50, at_least=True),
     Target("per-example gradients / vmap(grad)", "per_example_gradients", "autodiff / ours", 1.0, inverse=True),
     Target("Hessian-vector product / jvp(grad)", "hessian_vector_product", "autodiff / ours", 1.05, inverse=True),

@@ -314,8 +314,8 @@ def larger_than_memory(t: Tables) -> str:
     size, peak, before = (t.cell(table, f"{column}, MiB", **file) for column in ("data", "peak", "before"))
     arrays = {"run": "arrays of float32, 784 an example"}
     beyond, own = t.cell(table, "beyond / data", **arrays), t.cell(table, "data, MiB", **arrays)
-    return f"""A file of {size:d} MiB trains within {peak:d} MiB, {before:d} of them Python, JAX and the compiled program;
-    {own:d} MiB of float32 in memory take {beyond} times their size, themselves included:
+    return f"""A file of {size:d} MiB trains within {peak:d} MiB, {before:d} of them Python, JAX and the compiled
+    program; {own:d} MiB of float32 in memory take {beyond} times their size, themselves included:
     [larger_than_memory.txt](results/larger_than_memory.txt)."""
 
 
@@ -428,8 +428,8 @@ def second_order_digits(t: Tables) -> str:
 
 TEXTS = (
     demo, proved, quantities, population, rules, ten_methods, tracing, pytorchs_quantities, convolutions, sequences,
-    character_model, training, larger_than_memory, populations, standard_functions, cutest, nist, second_order, hagan_menhaj,
-    second_order_digits,
+    character_model, training, larger_than_memory, populations, standard_functions, cutest, nist, second_order,
+    hagan_menhaj, second_order_digits,
 )  # fmt: skip
 
 
