@@ -63,11 +63,10 @@ def heard(warning: str) -> bool:
 
 
 def _root() -> Path | None:
-    told = os.environ.get(VARIABLE)
-    if told is not None:
-        return None if told.lower() in OFF else Path(told).expanduser()
-    own = os.environ.get("XDG_CACHE_HOME")
+    told, own = os.environ.get(VARIABLE), os.environ.get("XDG_CACHE_HOME")
     try:
+        if told is not None:
+            return None if told.lower() in OFF else Path(told).expanduser()
         return Path(own if own and Path(own).is_absolute() else Path.home() / ".cache") / "functional-nn"
     except RuntimeError:  # nobody's home
         return None

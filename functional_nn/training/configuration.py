@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from functional_nn.networks.network import Layer, Network, graph
-from functional_nn.networks.stored import Rows
+from functional_nn.networks.stored import Labels, Rows
 from functional_nn.training.checkpoints import MADE_OF
 from functional_nn.training.contents import digest
 from functional_nn.training.program import Batch, Common
@@ -122,12 +122,18 @@ def describe_factory(factory: Any) -> Any:
 
 
 def fingerprint(tree: Any) -> str:
-    """A digest of every array's dtype, shape and bytes; of one that is read in place, of what it is read as."""
+    """A digest of every array's dtype, shape and bytes; of one that is read in place, and of its labels, of what they
+    are read as: by copies of them a run may go on.
+    """
+
+    def in_place(x: Any) -> bool:
+        return isinstance(x, Rows) or isinstance(x, Labels) and len(x.shape) == 2
+
     digest = hashlib.sha256()
-    for leaf in jax.tree.leaves(tree, is_leaf=lambda x: isinstance(x, Rows)):
+    for leaf in jax.tree.leaves(tree, is_leaf=in_place):
         if hasattr(leaf, "dtype") and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             leaf = jax.random.key_data(leaf)
-        array = leaf if isinstance(leaf, Rows) else np.atleast_1d(np.asarray(leaf))
+        array = leaf if in_place(leaf) else np.atleast_1d(np.asarray(leaf))
         digest.update(f"{array.dtype}{array.shape}".encode())
         step = max(1, _BLOCK * len(array) // max(1, math.prod(array.shape)))
         for start in range(0, len(array), step):  # so that there is no copy of the whole

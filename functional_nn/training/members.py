@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, lax
 
 from functional_nn import optimizers, precision, registry
 from functional_nn.gradients import rules
@@ -456,6 +456,7 @@ def _draw(network: Network, rule: rules.Rule | rules.ByLayer = rules.exact) -> C
 
 
 def _scaled(params: Params, scale: Array) -> Params:
+    params = lax.optimization_barrier(params)  # or the compiler joins the scale with a factor of the draw's own
     return jax.tree.map(
         lambda acts, w: w * scale.astype(w.dtype) if acts else w, regularizers.penalized(params), params
     )

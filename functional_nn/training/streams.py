@@ -539,18 +539,19 @@ def chunk_program(settings: Settings) -> Callable:
         state, metrics, search, _ = lax.while_loop(lambda carry: ~carry[-1], attempt, first)
         found = own.over(metrics, search, training)
         failed = jnp.where(found.failed > 0, made + found.failed, 0)
-        so_far = _and(so_far, found.metrics, updates, loss.reduction == "sum")
+        tried = jnp.minimum(search.high, updates)
+        so_far = _and(so_far, found.metrics, tried, loss.reduction == "sum")
         run = run._replace(state=state, failed=failed, shown=found.shown.astype(run.shown.dtype))
         return run, so_far
 
     return advance
 
 
-def _and(so_far: SoFar, found: Metrics, updates: int, summed: bool) -> SoFar:
+def _and(so_far: SoFar, found: Metrics, updates: Array, summed: bool) -> SoFar:
     """Sums are added; means are moved by the new ones' part, so that a first is what it is, bit for bit."""
     before, count = so_far.metrics, so_far.updates + updates
     weight = before.weight + found.weight
-    part = (updates / count).astype(weight.dtype)
+    part = updates.astype(weight.dtype) / count.astype(weight.dtype)  # of integers, JAX makes it a float32
     loss = before.loss + (found.loss if summed else (found.loss - before.loss) * (found.weight / weight))
     right = None if found.right is None else before.right + found.right
     norm = before.gradient_norm + (found.gradient_norm - before.gradient_norm) * part

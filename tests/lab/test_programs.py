@@ -111,6 +111,8 @@ def test_a_folder_that_cannot_be_made_is_none(config, monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv(programs.VARIABLE, str(tmp_path / "file"))
     assert programs.keep() is None and config.jax_compilation_cache_dir is None
+    monkeypatch.setenv(programs.VARIABLE, "~nobody-of-this-name/programs")
+    assert programs.keep() is None and config.jax_compilation_cache_dir is None
 
 
 def test_other_machines_have_other_folders(config, monkeypatch):

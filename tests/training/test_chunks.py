@@ -420,6 +420,21 @@ def test_an_update_that_diverges_is_not_made(size):
         np.testing.assert_allclose(a, b, rtol=1e-12)  # float64, some ten updates
 
 
+@pytest.mark.parametrize("last", range(8, 13))
+def test_the_gradient_norm_of_an_epoch_that_diverged_is_the_mean_of_the_updates_tried(last):
+    """Of any chunk's, as in memory: data that are one strip and stay in their order are the same batches."""
+    network, plan = fnn.multilayer((R, S), ("linear",)), training.minibatch(B, shuffle="never")
+    huge = optimizers.gd(lambda step: jax.numpy.where(step >= last, 1.7e308, 0.01))  # an infinite result
+    settings = {"key": KEY, "epochs": 1, "plan": plan}
+    targets = 10 * X[:, :S]
+    found, expected = (
+        fnn.fit(network, "mean_square_error", huge, *data, **settings)
+        for data in ((chunks(X, targets, size=24, strip=Q),), (X, targets))
+    )
+    assert found.reason == expected.reason and "its gradient or its result was not finite" in found.reason
+    np.testing.assert_allclose(found.history.gradient_norm, expected.history.gradient_norm, rtol=1e-12)
+
+
 @pytest.mark.parametrize("size", [24, Q])
 def test_an_update_with_an_infinite_result_is_searched_for(size):
     found = train(chunked(size), optimizer=optimizers.gd(lambda k: jax.numpy.where(k == 17, jax.numpy.inf, 0.01)))

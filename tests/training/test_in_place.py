@@ -133,6 +133,18 @@ def test_a_checkpoint_does_not_care_where_its_data_lie(all_in_place, tmp_path):
         trained(lying(other, 5), T, checkpoint=kept, resume=True)
 
 
+def test_a_run_on_copies_goes_on_where_data_and_labels_lie(monkeypatch, tmp_path):
+    kept = checkpoints.keep(tmp_path)
+    trained(X, LABELS, epochs=1, checkpoint=kept)
+    monkeypatch.setattr(stored, "LARGE", 1)
+    resumed = trained(lying(X, 5), LABELS, checkpoint=kept, resume=True)
+    assert resumed.history.epoch.tolist() == [1, 2, 3]
+    other = LABELS.copy()
+    other[-1] = (other[-1] + 1) % S
+    with pytest.raises(training.CheckpointError, match="made with training"):
+        trained(lying(X, 5), other, checkpoint=kept, resume=True)
+
+
 def test_a_digest_is_of_all_bytes(all_in_place, monkeypatch):
     copied = configuration.fingerprint(jax.numpy.asarray(X))
     monkeypatch.setattr(configuration, "_BLOCK", 7)

@@ -112,6 +112,20 @@ def test_in_both_dtypes_of_jax(dtype):
         check(found)
 
 
+@pytest.mark.parametrize("initializer", ["he_normal", "normal(0.3)", "xavier_uniform"])
+def test_scaled_ones_are_what_each_network_draws_times_the_scale(initializer):
+    """To the last bit, drawn beside others or alone: the compiler may join no factor of a draw with the scale."""
+    found = group(chain(initializer), [2, 5, 7, 3])
+    scaled = found._replace(scales=np.array([0.1, 2.0, 0.37, 1.3], found.scales.dtype))
+    together, alone = initial_of(scaled), alone_of(found)
+    for place, scale in enumerate(scaled.scales):
+        single = jax.tree.map(lambda x: x[0], scaled.initial(np.array([place])))
+        for own in (together[place], members.unpadded(found.networks[place], single)):
+            for name, layer in own.items():
+                for source, w in layer["weights"].items():
+                    np.testing.assert_array_equal(w, np.asarray(alone[place][name]["weights"][source]) * scale)
+
+
 def test_one_program_draws_for_64_widths():
     found = group(chain(), np.arange(8, 136, 2))
     # beside it a few that take keys apart and try the law out
