@@ -22,3 +22,13 @@ def test_sums_over_examples_of_16_bits_are_rounded_once(rows, columns, dtype):
 def test_what_cancels_does_not_overflow_on_the_way():
     x = jnp.asarray(np.tile([[2000.0], [-2000.0]], (64, 40)), jnp.float16)
     assert (reductions.over_examples(x) == 0).all()
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (17,), (0, 40), (1, 40), (33, 65), (5, 3, 2, 7)])
+def test_all_of_an_array_of_any_shape(shape):
+    x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    np.testing.assert_allclose(reductions.total(jnp.asarray(x)), x.astype(np.float64).sum(), rtol=1e-5, atol=1e-5)
+    if x.size:
+        assert reductions.largest(jnp.asarray(x)) == x.max()
+    if len(shape) == 2:
+        np.testing.assert_allclose(reductions.over_examples(jnp.asarray(x)), x.sum(axis=0), rtol=1e-5, atol=1e-5)

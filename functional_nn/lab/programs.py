@@ -16,7 +16,7 @@ from pathlib import Path
 
 import jax
 
-VARIABLE, OFF = "FUNCTIONAL_NN_CACHE", ("off", "0", "")
+VARIABLE, OFF = "FUNCTIONAL_NN_CACHE", ("off", "false", "no", "0", "")
 MOST = 512 * 2**20  # bytes in all; beyond, the oldest are dropped until half is left
 _SUFFIX = "-cache"  # of JAX's files, after the program's name and a hash
 _JAX_SAYS = re.compile(r"Error (?:reading|writing) persistent compilation cache entry for '(?P<program>[^']*)'")
