@@ -182,10 +182,7 @@ def test_sums_are_by_halves_and_by_products_on_cpus_and_reductions_elsewhere(pla
 
 X, LABELS = np.zeros((100, 64), np.float32), np.arange(100) % 10
 T = np.eye(10, dtype=np.float32)[LABELS]
-# the rows of a batch; and at the end of a call each column of the history, in which rows after the last are the last
-# again
-BATCHES = Counter(["100x64xf32", "100x10xf32"])
-HISTORY = Counter({"3xi32": 1, "3xf32": 5})
+BATCHES = Counter(["100x64xf32", "100x10xf32"])  # the rows of a batch
 
 
 def fit_programs(network, optimizer, plan, loss="cross_entropy", **settings):
@@ -207,7 +204,7 @@ def test_fit_gathers_the_rows_of_its_batches_and_nothing_else(platform):
     assert not lowered(begin, *first, platform=platform).gathers
     for precision in (None, "highest") if platform == "cuda" else (None,):
         program = lowered(advance, *given, platform=platform, precision=precision)
-        assert program.gathers == BATCHES + HISTORY and not program.calls
+        assert program.gathers == BATCHES and not program.calls
         assert program.products > 0 and program.precise == (program.products if precision else 0)
         assert not program.scatters
 
@@ -217,7 +214,7 @@ def test_fit_of_all_examples_at_once_gathers_none():
         _, (advance, given) = fit_programs(
             fnn.multilayer((64, 32, 10), ("tanh", "softmax")), optimizer, training.batch()
         )
-        assert lowered(advance, *given).gathers == HISTORY
+        assert lowered(advance, *given).gathers == Counter()
 
 
 @pytest.mark.parametrize("platform", PLATFORMS)

@@ -121,14 +121,18 @@ def _named(name: str) -> Connection:
 
 
 def _remembered(row: Connection) -> Connection:
-    for name in ("twin", "in_lanes"):
-        if getattr(row, name) is not None:
-            remember(getattr(row, name), _part_of, (row.name, name))
+    for own, named in ((row.twin, _twin_of), (row.in_lanes, _in_lanes_of)):
+        if own is not None:
+            remember(own, named, (row.name,))
     return row
 
 
-def _part_of(row: str, name: str) -> Connection:
-    return getattr(get(row), name)
+def _twin_of(name: str) -> Connection:
+    return get(name).twin
+
+
+def _in_lanes_of(name: str) -> Connection:
+    return get(name).in_lanes
 
 
 def rows(x: Array) -> Array:
