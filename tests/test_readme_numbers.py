@@ -54,6 +54,8 @@ ALLOWED = {
     "arXiv 1510.01799": "a paper",
     "finds 6 digits or more": "the script's bar",
     "what a third opinion": "of three",
+    "three quarters of a GPU": "JAX's default",
+    "at most 512 MiB of them": "a setting",
     "2 to 3 us each": "of CUDA (jax issue 2491), not measured here",
     "False at the half of the weights that are": "what the example's 0.5 means",
 }
