@@ -29,8 +29,6 @@ class Suited(NamedTuple):
     go by halves, since XLA's own reductions are slow (`reductions`).
     gram_strips: into how many strips of rows a symmetric product is cut, of which only what is above the diagonal is
     computed; fewer where they would be narrow, one where it has few terms for its size (`gradients.factors`).
-    paired: bytes of a result that two products are combined in at once; None for all of it (`gradients.factors`).
-    tile: s^T is written down for that where x has a multiple of so many columns.
     transposed: where a gradient's product s^T x takes at most so many multiplications, s^T is written down for it
     (`networks.connections`).
     one_memory: devices of one process are parts of one machine, whose memory they share.
@@ -45,8 +43,6 @@ class Suited(NamedTuple):
     columns: bool
     sums_as_products: bool
     gram_strips: int
-    paired: int | None
-    tile: int
     transposed: int
     one_memory: bool
     starts: int
@@ -61,8 +57,6 @@ CPU = Suited(
     columns=True,  # a step takes 0.6 of the time
     sums_as_products=True,  # XLA's own take four to six times as long
     gram_strips=4,  # 0.65 to 0.8 of the time of one product, of 256 to 1024 columns; eight gain a hundredth more
-    paired=MiB // 2,  # 0.8 to 0.9 of the time, of 1024 x 784 and 1024 x 1024: the products stay in a cache
-    tile=128,  # 0.9 of the time at 1024 columns, 1.2 at 784: XLA's fast kernels take so many at once
     transposed=2**18,  # 0.3 of the time at 2^11, 0.8 at 2^18, 1.2 at 2^22: XLA's fast kernels contract rows by columns
     one_memory=True,
     starts=1,  # a batch of small factorizations gains nothing over a loop, and each start ends by itself
@@ -79,8 +73,6 @@ ACCELERATOR = Suited(
     columns=False,  # batched products take any order, and the compiler chooses it
     sums_as_products=False,  # a reduction is one kernel with what its terms are made of, a product one beside it
     gram_strips=1,  # several small kernels would leave a large device idle
-    paired=None,  # the compiler's own
-    tile=1,  # of no account where a result is in one piece
     transposed=0,  # the compiler chooses
     one_memory=False,
     starts=1024,  # a step is some hundred small kernels, whose starts are shared by as many lanes as fill the device

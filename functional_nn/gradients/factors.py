@@ -190,36 +190,6 @@ def second_moment(f: Factors, part: Array | None = None) -> Array:
 
 
 @full
-def variance(f: Factors, part: Array) -> Array:
-    """sum_q part_q of the squares of each element, less the square of the sum of part_q of it, of what no positions
-    share, and of one direction: (S, K) or (S,), at least float32.
-    """
-    if f.right is None:
-        return about(second_moment(f, part), dense.total(over_rows(f.left, part)))
-    left, right, suited = wide(f.left), wide(f.right), platforms.here()
-    (Q, S), K = left.shape, right.shape[1]
-    squares, size = right**2, S * K * left.dtype.itemsize
-    strips = math.gcd(S, 2 ** (-(-size // (suited.paired or size)) - 1).bit_length())
-    standing = strips > 1 and K % suited.tile == 0
-    shares = part.astype(left.dtype)[None, :] if standing else part.astype(left.dtype)[:, None]
-    product = lax.dot if standing else dense.outer
-
-    def strip(left):  # of some neurons, (Q, S), or (S, Q) where it is standing
-        weighed = left * shares
-        return about(product(weighed * left, squares), product(weighed, right))
-
-    if strips == 1:
-        return strip(left)
-    lefts = left.T.reshape(strips, -1, Q) if standing else jnp.moveaxis(left.reshape(Q, strips, -1), 1, 0)
-    return lax.map(strip, lefts).reshape(S, K)
-
-
-def about(second: Array, mean: Array) -> Array:
-    """The variance, from mean squares and means. Rounding may leave less than nothing where all examples agree."""
-    return jnp.maximum(second - wide(mean) ** 2, 0)
-
-
-@full
 def inner_products(one: Factors, other: Factors) -> Array:
     """Of all pairs of examples, (Q, Q')."""
     if is_shared(one):

@@ -108,14 +108,12 @@ class Whole(NamedTuple):
 class _Rule(NamedTuple):
     """measure(view, **options): rows (Q, ...) that are put side by side or, where it adds, sums over the examples.
 
-    finish(measured, whole, **options) makes the result of that. at_once(view, **options): both in one, of all examples.
-    elements(whole, **options): numbers in the result.
+    finish(measured, whole, **options) makes the result of that. elements(whole, **options): numbers in the result.
     """
 
     measure: Callable
     adds: bool
     finish: Callable | None
-    at_once: Callable | None
     reads_loss: bool
     elements: Callable | None
     instead: str
@@ -140,15 +138,14 @@ def names() -> tuple[str, ...]:
     return tuple(_rules)
 
 
-def register(*, adds=False, finish=None, at_once=None, reads_loss=True, elements=None, instead=""):
+def register(*, adds=False, finish=None, reads_loss=True, elements=None, instead=""):
     """Makes `measure(view, *, options)` a quantity that `compute` knows, and a function of its own. A decorator.
 
     measure: of a block of examples, a `views.View`: rows (Q, ...), which are put side by side, or with adds=True sums
     over its examples, weighed by `view.part`. finish(measured, whole, **options) makes the result of what all blocks
-    gave, where that is not the result yet. at_once(view, **options): the result, of a view of all examples, where that
-    takes less than the two one after the other. reads_loss: False where neither loss nor targets are needed.
-    elements(whole, **options): how many numbers the result has, where it may be too large; instead: what to do then.
-    Raises ValueError for a name that is taken.
+    gave, where that is not the result yet. reads_loss: False where neither loss nor targets are needed. elements(whole,
+    **options): how many numbers the result has, where it may be too large; instead: what to do then. Raises ValueError
+    for a name that is taken.
     """
 
     def declare(measure):
@@ -157,7 +154,7 @@ def register(*, adds=False, finish=None, at_once=None, reads_loss=True, elements
             raise ValueError(f"quantity {name!r} is already registered; choose another name")
         own = [p for p in inspect.signature(measure).parameters.values() if p.kind is p.KEYWORD_ONLY]
         options = {p.name: p.default for p in own}
-        _rules[name] = _Rule(measure, adds, finish, at_once, reads_loss, elements, instead, options)
+        _rules[name] = _Rule(measure, adds, finish, reads_loss, elements, instead, options)
 
         def function(network, loss, params, inputs, targets=None, **settings):
             return compute(network, loss, params, inputs, targets, (name,), **settings)[name]
@@ -234,11 +231,6 @@ def compute(
     whole = Whole(network, loss, params, examples, total, block)
     own = {name: {key: options.get(key, rule.options[key]) for key in rule.options} for name, rule in asked.items()}
     _check_budget(asked, own, whole, budget)
-    if len(block_order(whole.count, block)) == 1:
-        asked = {
-            name: rule if rule.at_once is None else rule._replace(measure=rule.at_once, finish=None)
-            for name, rule in asked.items()
-        }
 
     def measure(part_of: Examples):
         own_key = jax.random.fold_in(rule_key, part_of.number[0]) if drawing else None
@@ -416,30 +408,20 @@ def second_moment(view):
     return _second_moments(view.gradients, view.part, view.params)
 
 
-def _moment_pair(view):
-    return _second_moments(view.gradients, view.part, view.params), view.contract(view.part)
-
-
 def _variance(moments, whole):
-    return jax.tree.map(factors.about, *moments)
+    second, first = moments
+    # Rounding may leave less than nothing where all examples agree.
+    return jax.tree.map(lambda m2, m: jnp.maximum(m2 - wide(m) ** 2, 0), second, first)
 
 
-def _variance_at_once(view):
-    if any(map(factors.is_shared, factors.leaves(view.gradients))):
-        return _variance(_moment_pair(view), None)
-    return factors.shaped(
-        factors.each(functools.partial(factors.variance, part=view.part), view.gradients), view.params
-    )
-
-
-@register(adds=True, finish=_variance, at_once=_variance_at_once)
+@register(adds=True, finish=_variance)
 def variance(view):
     """The variance of g_q over the examples, elementwise: the mean of g_q^2 less the square of the mean of g_q.
 
     A difference, whose relative error is that of g_q^2 times mean^2 / variance: in float32, a mean of a thousand
     deviations leaves one digit of it. The same holds of `noise_scale` and `signal_to_noise`.
     """
-    return _moment_pair(view)
+    return _second_moments(view.gradients, view.part, view.params), view.contract(view.part)
 
 
 # Of a learning rule ---------------------------------------------------------------------------------------------------

@@ -101,7 +101,7 @@ def test_float16_is_added_up_in_float32():
     np.testing.assert_allclose(norms, (formed**2).sum(axis=(1, 2)), rtol=2e-2)
 
 
-# Symmetric products and variances -------------------------------------------------------------------------------------
+# Symmetric products ---------------------------------------------------------------------------------------------------
 
 
 def products_in(function, *args):
@@ -151,27 +151,3 @@ def test_half_of_a_large_gram_matrix_is_computed_and_on_an_accelerator_it_is_one
     assert products_in(factors.gram, jnp.zeros((30, 512))) == [30 * 512 * 512]  # copying would cost more
     with platforms.aimed_at("tpu"):
         assert products_in(factors.gram, x) == [whole]
-
-
-@pytest.mark.parametrize("neurons", [1, 6, 12, 15])
-@pytest.mark.parametrize("paired", [None, 1, 8 * 5 * 3])
-@pytest.mark.parametrize("tile", [5, 128])
-def test_a_variance_by_strips_of_neurons_is_that_of_the_derivatives(neurons, paired, tile, monkeypatch):
-    """paired: less bytes than a row takes, and those of three rows: as many strips as halve the neurons. tile: what is
-    read has as many columns, or no multiple of them.
-    """
-    monkeypatch.setattr(platforms, "CPU", platforms.CPU._replace(paired=paired, tile=tile))
-    left, right, part = DRAW.normal(size=(9, neurons)), DRAW.normal(size=(9, 5)), DRAW.uniform(size=9)
-    part /= part.sum()
-    formed = left[:, :, None] * right[:, None, :]
-    expected = np.einsum("q,qsk->sk", part, (formed - np.einsum("q,qsk->sk", part, formed)) ** 2)
-    given = Factors(jnp.asarray(left), jnp.asarray(right)), jnp.asarray(part)
-    found = jax.jit(lambda *given: factors.variance(*given))(*given)  # a new function: nothing is remembered
-    np.testing.assert_allclose(found, expected, rtol=1e-10)
-    strips = 1 if paired is None else {6: 2, 12: 4}.get(neurons, 1)
-    assert products_in(factors.variance, *given) == 2 * [9 * 5 * neurons]  # each once, in a loop or not
-    assert (f"length={strips}" in str(jax.make_jaxpr(lambda *given: factors.variance(*given))(*given))) == (strips > 1)
-    bias = factors.variance(Factors(jnp.asarray(left), None), jnp.asarray(part))
-    np.testing.assert_allclose(bias, part @ (left - part @ left) ** 2, rtol=1e-10)
-    alike = Factors(jnp.asarray(left[:1].repeat(9, axis=0)), jnp.asarray(right[:1].repeat(9, axis=0)))
-    assert (np.asarray(factors.variance(alike, jnp.asarray(part))) >= 0).all()
