@@ -327,6 +327,8 @@ def main() -> None:
     out = Path("results/benchmark_training")
     parser.add_argument("--out", type=Path, default=out, help=f"writes OUT.csv, .txt and .html; default {out}")
     options = parser.parse_args()
+    # no path of this machine goes into the tables
+    sys.argv = ["FOLDER" if word == str(options.before) else word for word in sys.argv]
     if options.worker is not None:
         work(CASES[options.worker])
         return
