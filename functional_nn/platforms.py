@@ -31,7 +31,7 @@ class Suited(NamedTuple):
     computed; fewer where they would be narrow, one where it has few terms for its size (`gradients.factors`).
     transposed: where a gradient's product s^T x takes at most so many multiplications, s^T is written down for it
     (`networks.connections`).
-    one_memory: devices of one process are parts of one machine, whose memory they share.
+    one_memory: devices of one process are parts of one machine, whose memory they share, and read the host's arrays.
     starts: how many a device runs side by side in `restarts`.
     lanes: bytes that an update of a population's block may go through; None for as many lanes as memory has room for.
     evaluated: bytes of net inputs and outputs that are measured at once.

@@ -18,9 +18,9 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from statistics import median
-from typing import NamedTuple
 
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(os.cpu_count()))
 
@@ -51,25 +51,12 @@ WIDTHS, WIDEST, START = 64, 128, 10  # networks of random widths up to so many, 
 OURS, FLOOR = "fit_population", "floor"
 
 
-class Case(NamedTuple):
+@dataclass(frozen=True)
+class Case(experiments.Chain):
     """Layers, batch size, how far above the floor fit_population may be, and which part of plain vmap it may take."""
 
-    sizes: tuple[int, ...]
-    batch: int
     above_floor: float
     of_vmap: float = 0.45
-
-    @property
-    def name(self) -> str:
-        return "-".join(map(str, self.sizes))
-
-    @property
-    def network(self) -> fnn.Network:
-        return fnn.multilayer(self.sizes, ("tanh",) * (len(self.sizes) - 2) + ("softmax",))
-
-    @property
-    def plan(self) -> fnn.training.BatchPlan:
-        return fnn.training.minibatch(self.batch)
 
     @property
     def operations(self) -> int:

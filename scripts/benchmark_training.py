@@ -24,10 +24,10 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -54,33 +54,20 @@ RATE = 1e-3
 LOSS = "cross_entropy"
 
 
-class Case(NamedTuple):
-    """A network and its data; turn: trainings in a row, so that what the one before left in the caches counts less."""
+@dataclass(frozen=True)
+class Case(experiments.Chain):
+    """A network with its data; turn: trainings in a row, so that what the one before left in the caches counts less."""
 
     data: str
-    sizes: tuple[int, ...]
-    batch: int
     epochs: int
     turn: int
     firsts: bool  # are first calls measured, too?
 
-    @property
-    def name(self) -> str:
-        return "-".join(map(str, self.sizes))
-
-    @property
-    def network(self) -> fnn.Network:
-        return fnn.multilayer(self.sizes, ("tanh",) * (len(self.sizes) - 2) + ("softmax",))
-
-    @property
-    def plan(self) -> fnn.training.BatchPlan:
-        return fnn.training.minibatch(self.batch)
-
 
 CASES = (
-    Case("digits", (64, 32, 10), 32, 50, 3, True),
-    Case("digits", (64, 128, 10), 32, 50, 3, True),
-    Case("fashion_mnist", (784, 256, 128, 10), 128, 1, 1, False),
+    Case((64, 32, 10), 32, "digits", 50, 3, True),
+    Case((64, 128, 10), 32, "digits", 50, 3, True),
+    Case((784, 256, 128, 10), 128, "fashion_mnist", 1, 1, False),
 )
 Train = Callable[[int], Callable[[], float]]  # seed -> what measures the loss on the training set afterwards
 

@@ -290,7 +290,7 @@ def test_the_race_runs_small(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_the_benchmark_runs_small(tmp_path, monkeypatch):
     module = load("benchmark_training")
-    module.CASES = (module.Case("digits", (64, 8, 10), 32, 2, 1, True),)
+    module.CASES = (module.Case((64, 8, 10), 32, "digits", 2, 1, True),)
     rows = run(module, tmp_path / "table", monkeypatch, "--rounds", "1")
     assert {row["trained by"] for row in rows} >= {"fit, again", "jitted step in a loop, again", "products"}
     (made,) = read(tmp_path / "table_kernels.csv")

@@ -6,12 +6,14 @@ import contextlib
 import csv
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
 
+import functional_nn as fnn
 from functional_nn.lab import datasets, environment, report
 
 
@@ -34,6 +36,26 @@ class Task(NamedTuple):
     def test(self) -> tuple[np.ndarray, np.ndarray]:
         """(test_inputs, test_targets), as `fit` takes its validation data."""
         return self.test_inputs, self.test_targets
+
+
+@dataclass(frozen=True)
+class Chain:
+    """What benchmarks train: layers of these sizes, tanh and at last softmax, in mini-batches of `batch` examples."""
+
+    sizes: tuple[int, ...]
+    batch: int
+
+    @property
+    def name(self) -> str:
+        return "-".join(map(str, self.sizes))
+
+    @property
+    def network(self) -> fnn.Network:
+        return fnn.multilayer(self.sizes, ("tanh",) * (len(self.sizes) - 2) + ("softmax",))
+
+    @property
+    def plan(self) -> fnn.training.BatchPlan:
+        return fnn.training.minibatch(self.batch)
 
 
 def load(name: str) -> Task:

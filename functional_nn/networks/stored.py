@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from functional_nn import checks
+from functional_nn import checks, platforms
 from functional_nn.networks import losses
 from functional_nn.networks.losses import Loss
 
@@ -124,9 +124,8 @@ def in_place(x: Array, dtype: Any) -> Array | Rows:
     host's memory from multiples of 64 bytes on.
     """
     whole_numbers = x.dtype.kind in "biu" and not _is_narrow(x)
-    if not isinstance(x, np.ndarray) or x.nbytes < LARGE or x.size >= 2**31 or whole_numbers:
-        return placed(x, dtype)
-    if jax.default_backend() != "cpu":
+    elsewhere = not platforms.here().one_memory
+    if elsewhere or not isinstance(x, np.ndarray) or x.nbytes < LARGE or x.size >= 2**31 or whole_numbers:
         return placed(x, dtype)
     kept = _is_narrow(x) or x.dtype.itemsize <= np.dtype(dtype).itemsize
     x = np.require(x, x.dtype.newbyteorder("=") if kept else dtype, ["C_CONTIGUOUS", "ALIGNED"])

@@ -775,8 +775,10 @@ def lanes(common: Common, make: Callable[[Any], Settings], length: int, shared: 
             clock, run, table, metrics, search = carry
             going = run.ended == 0
             limit = jnp.where(going, search.limit, 0)
-            update_all = lambda state, row: update(values, state, row, training)  # noqa: E731
-            state, metrics = all_of_it(update_all, limit, run.state, metrics, rows(clock, run.state))
+            state, metrics = all_of_it(
+                lambda state, row: update(values, state, row, training), limit, run.state, metrics,
+                rows(clock, run.state),
+            )  # fmt: skip
             search, settled = judge(values, search, run.state, state, metrics)
             after, row = close(values, run, state, metrics, search, training, held_out)
             settled = jnp.all(settled | ~going)
@@ -791,7 +793,7 @@ def lanes(common: Common, make: Callable[[Any], Settings], length: int, shared: 
             return (clock - first < count) & jnp.any(run.ended == 0)
 
         search = Search.begin(updates, run.ended.shape)
-        metrics = blank(common, training, updates, run.ended.shape)
+        metrics = blank(common, training, updates, *run.ended.shape)
         blanks = values, run, run.state, metrics, search, training, held_out
         table = _table(jax.eval_shape(close, *blanks)[1], length)
         clock = jnp.asarray(first, jnp.int32)
@@ -835,9 +837,9 @@ def all_of_it(update: Callable, limit: Array, state: Any, metrics: Metrics, rows
     return state, jax.tree.map(lambda new, old: jnp.where(made, new, old), found, metrics)
 
 
-def blank(settings: Common, training: Batch, updates: int, lanes: tuple[int, ...] = ()) -> Metrics:
-    """The metrics of an epoch's updates before the first, (U, *lanes)."""
-    column = jnp.zeros((updates, *lanes), at_least_float32(training.targets.dtype))
+def blank(settings: Common, training: Batch, *shape: int) -> Metrics:
+    """Metrics of that shape before any update is made: (U,) of an epoch's, (U, M) of lanes."""
+    column = jnp.zeros(shape, at_least_float32(training.targets.dtype))
     return Metrics(column, column, column if settings.correct or settings.loss.correct else None, column)
 
 

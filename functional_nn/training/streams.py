@@ -31,7 +31,6 @@ import numpy as np
 from jax import Array, lax
 
 from functional_nn import checks
-from functional_nn.precision import at_least_float32
 from functional_nn.training import keys
 from functional_nn.training.minibatches import BatchPlan, permutation
 from functional_nn.training.program import (
@@ -506,9 +505,7 @@ class SoFar(NamedTuple):
 
 def nothing(settings: Settings, training: Batch) -> SoFar:
     """Before an epoch's first chunk."""
-    zero = jnp.zeros((), at_least_float32(training.targets.dtype))
-    judged = settings.correct or settings.loss.correct
-    return SoFar(Metrics(zero, zero, zero if judged else None, zero), jnp.zeros((), jnp.int32))
+    return SoFar(blank(settings, training), jnp.zeros((), jnp.int32))
 
 
 def chunk_program(settings: Settings) -> Callable:
