@@ -86,13 +86,18 @@ def row(name: str, network: fnn.Network, losses: np.ndarray, errors: np.ndarray,
     errors, norms = errors[best], norms[best]
     ratios = norms[..., 0] / norms[..., -1]
     return {
-        "network": name, "T": norms.shape[-1],
-        "parameters": sum(one["parameters"] for one in fnn.presets.layer_rows(network)), "best rate": RATES[best],
-        "error": float(np.median(errors[:, -1])), "least": float(errors[:, -1].min()),
-        "most": float(errors[:, -1].max()), "solved": f"{np.sum(errors.min(axis=1) < SOLVED)} of {len(errors)}",
+        "network": name,
+        "T": norms.shape[-1],
+        "parameters": sum(one["parameters"] for one in fnn.presets.layer_rows(network)),
+        "best rate": RATES[best],
+        "error": float(np.median(errors[:, -1])),
+        "least": float(errors[:, -1].min()),
+        "most": float(errors[:, -1].max()),
+        "solved": f"{np.sum(errors.min(axis=1) < SOLVED)} of {len(errors)}",
         "updates to it": float(np.median(reached(errors))),
-        "s_1 / s_T, start": float(np.median(ratios[:, 0])), "end": float(np.median(ratios[:, -1])),
-    }  # fmt: skip
+        "s_1 / s_T, start": float(np.median(ratios[:, 0])),
+        "end": float(np.median(ratios[:, -1])),
+    }
 
 
 def reached(errors: np.ndarray) -> np.ndarray:

@@ -58,8 +58,16 @@ COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
 
 def row(part: str, what: str, precision: str, number: int, rates: list[float], unit: str) -> dict[str, Any]:
     """A line of the table."""
-    return {"part": part, "what": what, "precision": precision, "number": number, "per second": median(rates),
-            "lowest": min(rates), "highest": max(rates), "unit": unit}  # fmt: skip
+    return {
+        "part": part,
+        "what": what,
+        "precision": precision,
+        "number": number,
+        "per second": median(rates),
+        "lowest": min(rates),
+        "highest": max(rates),
+        "unit": unit,
+    }
 
 
 def timed(function: Callable, *given: Any) -> Callable:
@@ -99,8 +107,9 @@ def arithmetic(options, advance: Callable) -> list[dict]:
     half = x.astype(jnp.bfloat16)
     small = jnp.eye(16) * 0.99
     much = jnp.ones(min(side**2, 2**26))
-    ways = {("product", precision, side): (timed(jnp.matmul, x, x), 2 * side**3 / 1e12, "TFLOP")
-            for precision in PRECISIONS}  # fmt: skip
+    ways = {
+        ("product", precision, side): (timed(jnp.matmul, x, x), 2 * side**3 / 1e12, "TFLOP") for precision in PRECISIONS
+    }
     ways["product of bfloat16", "default", side] = timed(jnp.matmul, half, half), 2 * side**3 / 1e12, "TFLOP"
     ways["memory", "", much.size] = timed(lambda x: x + 1, much), 2 * much.nbytes / 1e9, "GB"
     loop = timed(lambda x: lax.fori_loop(0, LOOP, lambda _, y: x @ y, x), small)
@@ -226,8 +235,13 @@ def name_of(case: Case) -> str:
     return f"{case.name}, batch {case.batch}"
 
 
-PARTS = {"arithmetic": arithmetic, "populations": populations, "fit": fit, "quantities": of_examples,
-         "restarts": restarts}  # fmt: skip
+PARTS = {
+    "arithmetic": arithmetic,
+    "populations": populations,
+    "fit": fit,
+    "quantities": of_examples,
+    "restarts": restarts,
+}
 
 
 # What it comes to -----------------------------------------------------------------------------------------------------
@@ -255,9 +269,15 @@ def curves(axis, rows: list[dict]) -> None:
         own = [row for row in rows if (row["what"], row["precision"]) == (name, precision)]
         color, full = COLORS[names.index(name)], precision == "default"
         axis.plot(
-            [row["number"] for row in own], [row["per second"] for row in own], "-" if full else "--", color=color,
-            marker="o", markersize=4, markerfacecolor=color if full else "white", label=f"{name}, {precision}",
-        )  # fmt: skip
+            [row["number"] for row in own],
+            [row["per second"] for row in own],
+            "-" if full else "--",
+            color=color,
+            marker="o",
+            markersize=4,
+            markerfacecolor=color if full else "white",
+            label=f"{name}, {precision}",
+        )
     unit = rows[0]["unit"]
     axis.set(xscale="log", yscale="log", xlabel=unit, ylabel=f"{unit} a second")
     axis.set_xticks(*[sorted({row["number"] for row in rows})] * 2)
@@ -295,8 +315,9 @@ def told(rows: list[dict], options) -> str:
     rates = {(row["what"], row["precision"], row["number"]): row["per second"] for row in rows}
     said = [
         f"{options.epochs} epochs of {ROWS} rows, {options.rounds} rounds, {jax.device_count()} devices. What is held "
-        f"to suit this platform, measured or not: {platforms.here()}.", ""
-    ]  # fmt: skip
+        f"to suit this platform, measured or not: {platforms.here()}.",
+        "",
+    ]
     for case in CASES:
         for precision in PRECISIONS:
             own = [row for row in rows if (row["what"], row["precision"]) == (name_of(case), precision)]

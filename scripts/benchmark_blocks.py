@@ -277,10 +277,23 @@ def rows_of(p: Problem, max_norm: float) -> list[Row]:
 
 
 COLUMNS = (
-    "network", "examples", "asked", "ours ms", "autodiff ms", "ours / autodiff", "ours / gradient", "trace ms",
-    "autodiff trace ms", "trace / autodiff", "compile s", "autodiff compile s", "temp MiB", "autodiff temp MiB",
-    "temp / gradient", "apart",
-)  # fmt: skip
+    "network",
+    "examples",
+    "asked",
+    "ours ms",
+    "autodiff ms",
+    "ours / autodiff",
+    "ours / gradient",
+    "trace ms",
+    "autodiff trace ms",
+    "trace / autodiff",
+    "compile s",
+    "autodiff compile s",
+    "temp MiB",
+    "autodiff temp MiB",
+    "temp / gradient",
+    "apart",
+)
 
 
 def traced(function: Callable, args: tuple, rounds: int) -> float:
@@ -326,14 +339,30 @@ def _row(p, row, batch, plainly, ours, auto, gradient, error, rounds) -> dict[st
     seconds = in_turns(calls, rounds)
     tracing = traced(row.ours, batch, rounds), traced(row.autodiff, plainly, rounds)
     mib = lambda count: count / 2**20  # noqa: E731
-    return dict(zip(COLUMNS, (
-        p.name, p.examples, row.asked,
-        1e3 * median(seconds["ours"]), 1e3 * median(seconds["autodiff"]),
-        ratio(seconds["ours"], seconds["autodiff"]), ratio(seconds["ours"], seconds["gradient"]),
-        1e3 * tracing[0], 1e3 * tracing[1], tracing[0] / tracing[1],
-        ours.compile_seconds, auto.compile_seconds,
-        mib(ours.temporary), mib(auto.temporary), ours.temporary / gradient.temporary, error,
-    ), strict=True))  # fmt: skip
+    return dict(
+        zip(
+            COLUMNS,
+            (
+                p.name,
+                p.examples,
+                row.asked,
+                1e3 * median(seconds["ours"]),
+                1e3 * median(seconds["autodiff"]),
+                ratio(seconds["ours"], seconds["autodiff"]),
+                ratio(seconds["ours"], seconds["gradient"]),
+                1e3 * tracing[0],
+                1e3 * tracing[1],
+                tracing[0] / tracing[1],
+                ours.compile_seconds,
+                auto.compile_seconds,
+                mib(ours.temporary),
+                mib(auto.temporary),
+                ours.temporary / gradient.temporary,
+                error,
+            ),
+            strict=True,
+        )
+    )
 
 
 def of_population(p: Problem, rounds: int) -> dict[str, Any]:
@@ -448,8 +477,10 @@ def main() -> None:
         f"gradients of {POPULATION}: of as many networks, on one batch, by us one after the other in one program, as",
         "fit_population takes networks of this size on a CPU; gradient beside it is one network's, apart the median of",
         "the networks (of some a net input is within rounding of a kink).",
-        "", "targets:", *verdicts(rows),
-    ]  # fmt: skip
+        "",
+        "targets:",
+        *verdicts(rows),
+    ]
     experiments.write(options.out, rows, notes="\n".join(notes))
     if importlib.util.find_spec("torch"):
         # In a process of its own: PyTorch's threads go on spinning between calls, in the turns of whatever is timed.

@@ -157,17 +157,28 @@ def main() -> None:
             call, threads = _at_its_best(by[1])
             seconds = in_turns({"theirs": call, "gradient": gradient}, options.rounds)
             own, milliseconds = float(ours[p.name, asked]["ours ms"]), 1e3 * median(seconds["theirs"])
-            table.append({
-                "network": p.name, "examples": p.examples, "asked": asked, "by": by[0], "threads": threads,
-                "theirs ms": milliseconds, "ours ms": own, "theirs / ours": milliseconds / own,
-                "theirs / torch gradient": ratio(seconds["theirs"], seconds["gradient"]), "apart": error,
-            })  # fmt: skip
-    notes = "\n".join([
-        f"float32, {options.rounds} rounds; PyTorch {torch.__version__}, eager; in a process of its own, after ours.",
-        "threads: one or as many as there are cores, whichever is faster in this row. ours: of the first table.",
-        "theirs / torch gradient: taking turns with one plain loss and torch.autograd.grad.",
-        "apart: the largest relative difference between theirs and ours, of any array.",
-    ])  # fmt: skip
+            table.append(
+                {
+                    "network": p.name,
+                    "examples": p.examples,
+                    "asked": asked,
+                    "by": by[0],
+                    "threads": threads,
+                    "theirs ms": milliseconds,
+                    "ours ms": own,
+                    "theirs / ours": milliseconds / own,
+                    "theirs / torch gradient": ratio(seconds["theirs"], seconds["gradient"]),
+                    "apart": error,
+                }
+            )
+    notes = "\n".join(
+        [
+            f"float32, {options.rounds} rounds; PyTorch {torch.__version__}, eager; in a process of its own, after ours.",
+            "threads: one or as many as there are cores, whichever is faster in this row. ours: of the first table.",
+            "theirs / torch gradient: taking turns with one plain loss and torch.autograd.grad.",
+            "apart: the largest relative difference between theirs and ours, of any array.",
+        ]
+    )
     experiments.write(options.out, table, notes=notes)
 
 

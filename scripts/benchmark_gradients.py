@@ -22,8 +22,19 @@ from functional_nn.gradients.comparison import Cost, measure_costs
 from functional_nn.lab import environment
 
 SIZES = (((64, 32, 10), 32), ((784, 256, 128, 10), 128), ((784, 1024, 1024, 10), 512))
-COLUMNS = ("sizes", "batch", "engine", "passes", "trace ms", "compile ms", "run us", "run / jax.grad",
-           "trace / jax.grad", "FLOPs", "temporary KiB")  # fmt: skip
+COLUMNS = (
+    "sizes",
+    "batch",
+    "engine",
+    "passes",
+    "trace ms",
+    "compile ms",
+    "run us",
+    "run / jax.grad",
+    "trace / jax.grad",
+    "FLOPs",
+    "temporary KiB",
+)
 
 
 def engines(network, loss, params):

@@ -83,10 +83,17 @@ def by_population(case: Case, x, t, epochs: int, networks: int, spent: list[floa
 
     def train(seed):
         fit_population(
-            case.network, "cross_entropy", "adam", members, (x, t), key=jax.random.key(seed), epochs=epochs,
-            chunk=epochs, plan=case.plan,
+            case.network,
+            "cross_entropy",
+            "adam",
+            members,
+            (x, t),
+            key=jax.random.key(seed),
+            epochs=epochs,
+            chunk=epochs,
+            plan=case.plan,
             on_chunk=None if spent is None else lambda at: spent.append(1 / at.updates_per_second),
-        )  # fmt: skip
+        )
 
     return train
 
@@ -130,9 +137,16 @@ def by_scikit_learn(case: Case, x, t, epochs: int) -> Callable:
 
     def train(seed):
         model = MLPClassifier(
-            case.sizes[1:-1], activation="tanh", batch_size=case.batch, learning_rate_init=RATE, alpha=0.0,
-            max_iter=epochs, tol=0.0, n_iter_no_change=epochs + 1, random_state=seed,
-        )  # fmt: skip
+            case.sizes[1:-1],
+            activation="tanh",
+            batch_size=case.batch,
+            learning_rate_init=RATE,
+            alpha=0.0,
+            max_iter=epochs,
+            tol=0.0,
+            n_iter_no_change=epochs + 1,
+            random_state=seed,
+        )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that it has not converged after so many epochs, which nobody asked for
             model.fit(x, labels)
@@ -213,11 +227,19 @@ def compare(case: Case, x, t, options, advance: Callable) -> tuple[list[dict], l
     times[FLOOR] = [floor] * options.rounds
 
     rows = [
-        {"sizes": case.name, "batch": case.batch, "trained by": name, "networks": trained.get(name, ""),
-         "us": median(own), "lowest": min(own), "highest": max(own), f"/ {OURS}": ratio(own, times[OURS]),
-         "/ floor": ratio(own, times[FLOOR])}
+        {
+            "sizes": case.name,
+            "batch": case.batch,
+            "trained by": name,
+            "networks": trained.get(name, ""),
+            "us": median(own),
+            "lowest": min(own),
+            "highest": max(own),
+            f"/ {OURS}": ratio(own, times[OURS]),
+            "/ floor": ratio(own, times[FLOOR]),
+        }
         for name, own in times.items()
-    ]  # fmt: skip
+    ]
     said = [
         f"{case.name}, batch {case.batch}: {case.operations:,} operations an update; the machine makes "
         + ", ".join(f"{speed / 1e9:.0f} GFLOP/s by {name}" for name, speed in speeds.items())
@@ -248,11 +270,16 @@ def against_number(x, t, options, advance: Callable) -> tuple[list[dict], list[s
     seconds = in_turns(ways, options.rounds, advance)
     updates = options.epochs * ROWS // CASES[0].batch
     rows = [
-        {"sizes": CASES[0].name, "batch": CASES[0].batch, "networks": size,
-         "us": 1e6 * median(seconds[size]) / updates / size, "of training": 1e6 * median(spent[size][1:]),
-         "seconds": median(seconds[size])}
+        {
+            "sizes": CASES[0].name,
+            "batch": CASES[0].batch,
+            "networks": size,
+            "us": 1e6 * median(seconds[size]) / updates / size,
+            "of training": 1e6 * median(spent[size][1:]),
+            "seconds": median(seconds[size]),
+        }
         for size in sizes
-    ]  # fmt: skip
+    ]
     said = []
     for column in ("us", "of training"):
         own = [row[column] for row in rows]
@@ -289,14 +316,28 @@ def compilation(x, t, rounds: int) -> list[str]:
     for rate, b1 in zip(rates_around(SETTINGS), np.linspace(0.8, 0.95, SETTINGS), strict=True):
         made.clear()
         members = {"seed": [0, 1], "learning_rate": [rate, 2 * rate], "b1": [b1, b1]}
-        fit_population(case.network, "cross_entropy", "adam", members, (x[few], t[few]), key=jax.random.key(0),
-                       epochs=1, plan=case.plan, gradient=counted)  # fmt: skip
+        fit_population(
+            case.network,
+            "cross_entropy",
+            "adam",
+            members,
+            (x[few], t[few]),
+            key=jax.random.key(0),
+            epochs=1,
+            plan=case.plan,
+            gradient=counted,
+        )
         calls += "traced" in made or "backend_compile_duration" in made
     return [
-        target(f"compile seconds of {COMPILED[1]:,} updates / of {COMPILED[0]} ({median(many):.2f} / "
-               f"{median(few_updates):.2f})", ratio(many, few_updates), 1.5, "<="),
+        target(
+            f"compile seconds of {COMPILED[1]:,} updates / of {COMPILED[0]} ({median(many):.2f} / "
+            f"{median(few_updates):.2f})",
+            ratio(many, few_updates),
+            1.5,
+            "<=",
+        ),
         target(f"calls, of {SETTINGS} with other settings, that traced the gradient or compiled", calls, 1, "<="),
-    ]  # fmt: skip
+    ]
 
 
 def start_up(x, t, rounds: int) -> str:
@@ -313,9 +354,17 @@ def start_up(x, t, rounds: int) -> str:
         began = time.perf_counter()
         fit_population(
             lambda width: fnn.multilayer((CASES[0].sizes[0], width, CASES[0].sizes[-1]), ("tanh", "softmax")),
-            "cross_entropy", "adam", {"width": widths, "seed": range(WIDTHS)}, (x, t), key=jax.random.key(0), epochs=1,
-            chunk=1, plan=CASES[0].plan, pad=True, on_chunk=waited,
-        )  # fmt: skip
+            "cross_entropy",
+            "adam",
+            {"width": widths, "seed": range(WIDTHS)},
+            (x, t),
+            key=jax.random.key(0),
+            epochs=1,
+            chunk=1,
+            plan=CASES[0].plan,
+            pad=True,
+            on_chunk=waited,
+        )
     return target(f"seconds before {WIDTHS} random widths padded into one program train", median(seconds), START, "<=")
 
 
@@ -337,8 +386,10 @@ def main() -> None:
         sizes, flat = against_number(x, t, options, advance)
         flat += [*compilation(x, t, options.rounds), start_up(x, t, options.rounds)]
     torch_said = f"; PyTorch {torch.__version__}" if torch else "; without PyTorch; pip install torch"
-    notes = [f"us: microseconds an update and network, medians over the rounds. {written}{torch_said}.",
-             *(line for _, lines in compared for line in ("", *lines))]  # fmt: skip
+    notes = [
+        f"us: microseconds an update and network, medians over the rounds. {written}{torch_said}.",
+        *(line for _, lines in compared for line in ("", *lines)),
+    ]
     experiments.write(options.out, [row for rows, _ in compared for row in rows], notes="\n".join(notes))
     notes = [f"us: microseconds an update and network of whole calls, and of training alone. {written}.", "", *flat]
     experiments.write(options.out.with_name(f"{options.out.name}_sizes"), sizes, notes="\n".join(notes))

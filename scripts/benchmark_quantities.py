@@ -124,15 +124,19 @@ def rows_of(p: Problem) -> list[Row]:
         Row("per_example_gradients", ours("per_example_gradients"), auto.gradients, p.batch),
         Row(f"jacobian of {len(few)}", of_outputs("jacobian"), auto.jacobian, (params, few)),
         Row(f"tangent_kernel of {KERNEL}", of_outputs("tangent_kernel"), auto.kernel, (params, for_kernel)),
-        Row(f"tangent_kernel_trace of {KERNEL}", of_outputs("tangent_kernel_trace"), auto.kernel_trace,
-            (params, for_kernel)),
+        Row(
+            f"tangent_kernel_trace of {KERNEL}",
+            of_outputs("tangent_kernel_trace"),
+            auto.kernel_trace,
+            (params, for_kernel),
+        ),
         Row("gauss_newton_diagonal", ours("gauss_newton_diagonal"), auto.gauss_newton_diagonal, p.batch),
         Row("sampled_gauss_newton_diagonal", _keyed(ours, "sampled_gauss_newton_diagonal"), None, with_key),
         Row("kfac", _keyed(ours, "kfac"), None, with_key),
         Row("kflr", ours("kflr"), None, p.batch),
         Row("hessian_vector_product", hessian_product, auto.hessian_product, (*p.batch, p.vector)),
         Row("hessian", hessian, auto.hessian, p.batch, large),
-    ]  # fmt: skip
+    ]
 
 
 def kernel_inputs(p: Problem) -> jax.Array:
@@ -315,10 +319,23 @@ def check(what: str, found, expected) -> float:
 
 
 COLUMNS = (
-    "sizes", "batch", "quantity", "ours ms", "autodiff ms", "autodiff / ours", "ours / jax.grad", "compile s",
-    "autodiff compile s", "temp KiB", "autodiff temp KiB", "temp / jax.grad", "peak KiB", "autodiff peak KiB",
-    "peak / jax.grad", "apart",
-)  # fmt: skip
+    "sizes",
+    "batch",
+    "quantity",
+    "ours ms",
+    "autodiff ms",
+    "autodiff / ours",
+    "ours / jax.grad",
+    "compile s",
+    "autodiff compile s",
+    "temp KiB",
+    "autodiff temp KiB",
+    "temp / jax.grad",
+    "peak KiB",
+    "autodiff peak KiB",
+    "peak / jax.grad",
+    "apart",
+)
 
 
 def measure(p: Problem, rounds: int, advance: Callable[[str], None]) -> tuple[list[dict], list[str]]:
@@ -346,17 +363,30 @@ def _measured(p: Problem, row: Row, gradient: Program, rounds: int) -> dict[str,
     )
     ours, auto = programs["ours"], programs.get("autodiff")
     kib = lambda count: count / 1024  # noqa: E731
-    return dict(zip(COLUMNS, (
-        p.name, len(p.inputs), row.quantity,
-        1e3 * median(seconds["ours"]),
-        1e3 * median(seconds["autodiff"]) if auto else "-",
-        ratio(seconds["autodiff"], seconds["ours"]) if auto else "-",
-        ratio(seconds["ours"], seconds["jax.grad"]),
-        ours.compile_seconds, auto.compile_seconds if auto else "-",
-        kib(ours.temporary), kib(auto.temporary) if auto else "-", ours.temporary / gradient.temporary,
-        kib(ours.peak), kib(auto.peak) if auto else "-", ours.peak / gradient.peak,
-        error if auto else "-",
-    ), strict=True))  # fmt: skip
+    return dict(
+        zip(
+            COLUMNS,
+            (
+                p.name,
+                len(p.inputs),
+                row.quantity,
+                1e3 * median(seconds["ours"]),
+                1e3 * median(seconds["autodiff"]) if auto else "-",
+                ratio(seconds["autodiff"], seconds["ours"]) if auto else "-",
+                ratio(seconds["ours"], seconds["jax.grad"]),
+                ours.compile_seconds,
+                auto.compile_seconds if auto else "-",
+                kib(ours.temporary),
+                kib(auto.temporary) if auto else "-",
+                ours.temporary / gradient.temporary,
+                kib(ours.peak),
+                kib(auto.peak) if auto else "-",
+                ours.peak / gradient.peak,
+                error if auto else "-",
+            ),
+            strict=True,
+        )
+    )
 
 
 # Targets --------------------------------------------------------------------------------------------------------------
@@ -407,19 +437,23 @@ def verdicts(rows: list[dict], names: list[str]) -> list[str]:
 
 
 def notes(rows: list[dict], names: list[str], skipped: list[str], rounds: int) -> str:
-    return "\n".join([
-        f"float32, {rounds} rounds; tanh, softmax, cross_entropy. All times are of compiled programs.",
-        "jax.grad: of the whole batch, also beside Jacobian and kernels, which are of as many examples as said.",
-        "autodiff: vmap(jax.grad), vmap(jacrev), jvp of jax.grad, jax.hessian, and what is made of them;",
-        "gauss_newton_diagonal by jacrev and hessian, eight examples at a time. clipped_gradient: at the median norm.",
-        f"kfac, sampled_gauss_newton_diagonal: one sample. What would take above {SLOW:g} s in all has fewer rounds.",
-        "temp: the compiler's temporaries; peak: with the results. The two differ for a gradient: the compiler keeps",
-        "activations and sensitivities in the buffers of its results until those are written, and only what finds no",
-        "room there is temporary. Norms have no such room: their results are a number an example.",
-        f"apart: the largest relative difference of the two ways, of any array; above {AGREEMENT:g} nothing is timed.",
-        *skipped,
-        "", "targets:", *verdicts(rows, names),
-    ])  # fmt: skip
+    return "\n".join(
+        [
+            f"float32, {rounds} rounds; tanh, softmax, cross_entropy. All times are of compiled programs.",
+            "jax.grad: of the whole batch, also beside Jacobian and kernels, which are of as many examples as said.",
+            "autodiff: vmap(jax.grad), vmap(jacrev), jvp of jax.grad, jax.hessian, and what is made of them;",
+            "gauss_newton_diagonal by jacrev and hessian, eight examples at a time. clipped_gradient: at the median norm.",
+            f"kfac, sampled_gauss_newton_diagonal: one sample. What would take above {SLOW:g} s in all has fewer rounds.",
+            "temp: the compiler's temporaries; peak: with the results. The two differ for a gradient: the compiler keeps",
+            "activations and sensitivities in the buffers of its results until those are written, and only what finds no",
+            "room there is temporary. Norms have no such room: their results are a number an example.",
+            f"apart: the largest relative difference of the two ways, of any array; above {AGREEMENT:g} nothing is timed.",
+            *skipped,
+            "",
+            "targets:",
+            *verdicts(rows, names),
+        ]
+    )
 
 
 def main() -> None:

@@ -210,20 +210,30 @@ def main() -> None:
             call, threads = _at_its_best(way.run)
             seconds = in_turns({"theirs": call, "gradient": gradient}, options.rounds)
             own, milliseconds = ours[name, batch, way.quantity], 1e3 * median(seconds["theirs"])
-            table.append({
-                "sizes": name, "batch": batch, "quantity": way.quantity, "by": way.by, "threads": threads,
-                "theirs ms": milliseconds, "ours ms": float(own["ours ms"]),
-                "theirs / ours": milliseconds / float(own["ours ms"]),
-                "theirs / torch gradient": ratio(seconds["theirs"], seconds["gradient"]),
-                "ours / jax.grad": float(own["ours / jax.grad"]), "apart": error,
-            })  # fmt: skip
+            table.append(
+                {
+                    "sizes": name,
+                    "batch": batch,
+                    "quantity": way.quantity,
+                    "by": way.by,
+                    "threads": threads,
+                    "theirs ms": milliseconds,
+                    "ours ms": float(own["ours ms"]),
+                    "theirs / ours": milliseconds / float(own["ours ms"]),
+                    "theirs / torch gradient": ratio(seconds["theirs"], seconds["gradient"]),
+                    "ours / jax.grad": float(own["ours / jax.grad"]),
+                    "apart": error,
+                }
+            )
     versions = f"PyTorch {torch.__version__}, eager, backpack-for-pytorch {metadata.version('backpack-for-pytorch')}"
-    notes = "\n".join([
-        f"float32, {options.rounds} rounds; {versions}; in a process of its own, after ours.",
-        "threads: one or as many as there are cores, whichever is faster in this row. ours: of the first table.",
-        "theirs / torch gradient: taking turns with one plain loss and torch.autograd.grad.",
-        "apart: the largest relative difference between theirs and ours, of any array; - for random estimates.",
-    ])  # fmt: skip
+    notes = "\n".join(
+        [
+            f"float32, {options.rounds} rounds; {versions}; in a process of its own, after ours.",
+            "threads: one or as many as there are cores, whichever is faster in this row. ours: of the first table.",
+            "theirs / torch gradient: taking turns with one plain loss and torch.autograd.grad.",
+            "apart: the largest relative difference between theirs and ours, of any array; - for random estimates.",
+        ]
+    )
     experiments.write(options.out, table, notes=notes)
 
 

@@ -28,14 +28,30 @@ from functional_nn import optimizers, training
 from functional_nn.lab import datasets, environment
 
 ONE_SWEEP = (
-    "exact", "feedback_alignment", "direct_feedback", "sign_symmetric", "sign_symmetric(random)",
-    "sign_symmetric(fixed)", "kolen_pollack", "noisy(0.1)", "rounded(4)", "rounded(4, stochastic=false)",
-    "dropped_back(0.5)", "clipped_back(1)", "surrogate",
-)  # fmt: skip
+    "exact",
+    "feedback_alignment",
+    "direct_feedback",
+    "sign_symmetric",
+    "sign_symmetric(random)",
+    "sign_symmetric(fixed)",
+    "kolen_pollack",
+    "noisy(0.1)",
+    "rounded(4)",
+    "rounded(4, stochastic=false)",
+    "dropped_back(0.5)",
+    "clipped_back(1)",
+    "surrogate",
+)
 OTHERS = (
-    "weight_mirror", "local_loss", "forward_gradient", "weight_perturbation", "node_perturbation", "spsa",
-    "target_propagation", "predictive_coding",
-)  # fmt: skip
+    "weight_mirror",
+    "local_loss",
+    "forward_gradient",
+    "weight_perturbation",
+    "node_perturbation",
+    "spsa",
+    "target_propagation",
+    "predictive_coding",
+)
 COLUMNS = ("network", "batch", "rule", "step us", "step / exact", "compile ms", "temporary KiB")
 RULES = ("exact", "feedback_alignment", "direct_feedback", "sign_symmetric", "noisy(0.1)")
 DEPTHS, SEEDS, EPOCHS = 5, 40, 20
@@ -98,9 +114,15 @@ def population(epochs: int, seeds: int) -> str:
     members = training.grid(rule=list(RULES), depth=list(range(1, DEPTHS + 1)), seed=range(seeds), learning_rate=[3e-3])
     began = time.perf_counter()
     found = training.fit_population(
-        lambda depth: chain(64, *[32] * depth, 10), "cross_entropy", "adam", members, scaled[0],
-        key=jax.random.key(0), epochs=epochs, validation=scaled[1],
-    )  # fmt: skip
+        lambda depth: chain(64, *[32] * depth, 10),
+        "cross_entropy",
+        "adam",
+        members,
+        scaled[0],
+        key=jax.random.key(0),
+        epochs=epochs,
+        validation=scaled[1],
+    )
     seconds = time.perf_counter() - began
     accuracy = found.history.validation_accuracy[-1].reshape(len(RULES), DEPTHS, seeds).mean(axis=-1)
     lines = [

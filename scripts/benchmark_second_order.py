@@ -62,12 +62,18 @@ TURN = 0.02  # seconds that a way's turn should last
 NIST = ("ENSO", "Gauss1", "Kirby2", "MGH17", "Rat42", "Thurber")
 STANDARD = ("Watson, n = 6", "Chebyquad, n = 8")
 SCIPYS = {
-    "levenberg_marquardt": ("lm",), "bfgs": ("BFGS",), "lbfgs": ("L-BFGS-B",), "conjugate_gradient": ("CG",),
+    "levenberg_marquardt": ("lm",),
+    "bfgs": ("BFGS",),
+    "lbfgs": ("L-BFGS-B",),
+    "conjugate_gradient": ("CG",),
     "newton": ("Newton-CG", "trust-exact"),
-}  # fmt: skip
+}
 OPTIMISTIXS = {
-    "levenberg_marquardt": "LevenbergMarquardt", "bfgs": "BFGS", "lbfgs": "LBFGS", "conjugate_gradient": "NonlinearCG",
-}  # fmt: skip
+    "levenberg_marquardt": "LevenbergMarquardt",
+    "bfgs": "BFGS",
+    "lbfgs": "LBFGS",
+    "conjugate_gradient": "NonlinearCG",
+}
 GOALS, LANE_STEPS = (1e-4, 1e-6, 1e-8), 500  # of many starts
 EACH = {"optimistix, vmap": 8, "SciPy lm": 32}  # of which each so many-th is solved
 OURS, JIT = "ours", ", in jit"
@@ -133,9 +139,15 @@ class Way(NamedTuple):
 def by_us(case: Case, in_jit: bool = False) -> Way:
     def solve(problem, start, goal, tolerance, own):
         return fnn.optimizers.minimize(
-            problem, case.method, start, steps=STEPS, goal=goal, gradient_tolerance=tolerance, change_tolerance=own,
+            problem,
+            case.method,
+            start,
+            steps=STEPS,
+            goal=goal,
+            gradient_tolerance=tolerance,
+            change_tolerance=own,
             path=False,
-        )  # fmt: skip
+        )
 
     if in_jit:
         program = jax.jit(lambda *given: solve(*given).params)
@@ -217,7 +229,7 @@ def by_scipy(case: Case, method: str, steps: int = STEPS, by_numpy: bool = False
         scale = "jac" if case.scaled else 1.0
         return least_squares(
             watched, x0, slopes, method="lm", x_scale=scale, ftol=own, xtol=own, gtol=own, max_nfev=steps
-        ).x  # fmt: skip
+        ).x
 
     def scalar(x0, test):
         told = method in ("Newton-CG", "trust-exact")  # no such test, or of another norm
@@ -230,13 +242,15 @@ def by_scipy(case: Case, method: str, steps: int = STEPS, by_numpy: bool = False
             return F, g
 
         own = {
-            "BFGS": {"gtol": test.tolerance}, "CG": {"gtol": test.tolerance}, "trust-exact": {"gtol": 0.0},
+            "BFGS": {"gtol": test.tolerance},
+            "CG": {"gtol": test.tolerance},
+            "trust-exact": {"gtol": 0.0},
             "L-BFGS-B": {"gtol": test.tolerance, "ftol": 0.0, "maxcor": 10, "maxfun": 10 * steps},
             "Newton-CG": {"xtol": 1e-15},
-        }[method]  # fmt: skip
+        }[method]
         return scipy_minimize(
             watched, x0, method=method, jac=True, hess=hessian if told else None, options={"maxiter": steps} | own
-        ).x  # fmt: skip
+        ).x
 
     if case.squares:
         few = max(0, first.size - jax.eval_shape(at, first).size)  # MINPACK wants N >= P: zeros are added
@@ -304,12 +318,18 @@ def nist() -> list[Case]:
         ours = fnn.optimizers.problem_from(residuals=residuals, data=data)
         cases.append(
             Case(
-                problem.name, residuals, True, data, ours, method,
+                problem.name,
+                residuals,
+                True,
+                data,
+                ours,
+                method,
                 {f"start {k + 1}": jnp.asarray(start) for k, start in enumerate(problem.starts)},
                 (Test(goal=(1 + CLOSE) * end), Test(own=OWN, end=end)),
-                scaled=True, by_numpy=thurber(problem) if problem.name == "Thurber" else (),
+                scaled=True,
+                by_numpy=thurber(problem) if problem.name == "Thurber" else (),
             )
-        )  # fmt: skip
+        )
     return cases
 
 
@@ -323,10 +343,15 @@ def of_network(sizes, x, t, method, goal: float, seeds=(0,)) -> Case:
         return r if squares else jnp.vdot(r, r)
 
     return Case(
-        f"network {'-'.join(map(str, sizes))}, {len(x)} examples", function, squares, (x, t),
-        fnn.training.problem(network, "mean_square_error", x, t), method,
-        {f"seed {seed}": network.init(jax.random.key(seed), float) for seed in seeds}, (Test(goal=goal),),
-    )  # fmt: skip
+        f"network {'-'.join(map(str, sizes))}, {len(x)} examples",
+        function,
+        squares,
+        (x, t),
+        fnn.training.problem(network, "mean_square_error", x, t),
+        method,
+        {f"seed {seed}": network.init(jax.random.key(seed), float) for seed in seeds},
+        (Test(goal=goal),),
+    )
 
 
 def sine(goal: float, seeds=(0,)) -> Case:
@@ -355,11 +380,18 @@ def smooth(method: fnn.optimizers.SecondOrder, hidden: int = 14, goal: float = 0
     ]
     cases = [
         Case(
-            name, function, False, (), fnn.optimizers.problem_from(function), method,
-            {"": jnp.asarray(start, float)}, (Test(tolerance=1e-6, end=end),), by_numpy=by_numpy,
+            name,
+            function,
+            False,
+            (),
+            fnn.optimizers.problem_from(function),
+            method,
+            {"": jnp.asarray(start, float)},
+            (Test(tolerance=1e-6, end=end),),
+            by_numpy=by_numpy,
         )
         for name, function, start, end, by_numpy in functions
-    ]  # fmt: skip
+    ]
     task = experiments.load("diabetes")
     return [*cases, of_network((10, hidden, 1), task.inputs, task.targets, method, goal, (0, 1))]
 
@@ -409,13 +441,19 @@ def solved(case: Case, rounds: int, advance: Callable) -> list[dict]:
                 us = OURS + JIT if name.endswith(JIT) else OURS
                 both = name != us and reached[name] and reached[us]
                 rows.append(
-                    {"method": case.method.name, "problem": ", ".join(filter(None, (case.name, where))),
-                     "stopped by": str(test), "solved by": name, "ms": 1e3 * median(seconds[name]),
-                     "ours / it": ratio(seconds[us], seconds[name]) if both else "-",
-                     "evaluations": "-" if asked is None else asked, "F": F,
-                     "reached": "yes" if reached[name] else "NO",
-                     "first call, s": first[name]}
-                )  # fmt: skip
+                    {
+                        "method": case.method.name,
+                        "problem": ", ".join(filter(None, (case.name, where))),
+                        "stopped by": str(test),
+                        "solved by": name,
+                        "ms": 1e3 * median(seconds[name]),
+                        "ours / it": ratio(seconds[us], seconds[name]) if both else "-",
+                        "evaluations": "-" if asked is None else asked,
+                        "F": F,
+                        "reached": "yes" if reached[name] else "NO",
+                        "first call, s": first[name],
+                    }
+                )
     return rows
 
 
@@ -458,14 +496,19 @@ def from_many_starts(count: int, rounds: int) -> list[dict]:
         for name, end in ends.items():
             F = np.asarray(values(jax.tree.map(lambda *x: jnp.stack(x), *end) if isinstance(end, list) else end))
             rows.append(
-                {"method": case.method.name,
-                 "problem": f"{case.name}, {count} starts, {jax.device_count()} device{'s' if several else ''}",
-                 "stopped by": str(Test(goal=goal)), "solved by": name, "ms": 1e3 * median(seconds[name]),
-                 "ours / it": "-" if name == "restarts" else ratio(seconds["restarts"], seconds[name]),
-                 "evaluations": "-", "F": float(F.min()),
-                 "reached": f"{(F <= goal * (1 + ROUNDING)).sum()} of {len(F)}",
-                 "first call, s": first.pop(name, "-")}
-            )  # fmt: skip
+                {
+                    "method": case.method.name,
+                    "problem": f"{case.name}, {count} starts, {jax.device_count()} device{'s' if several else ''}",
+                    "stopped by": str(Test(goal=goal)),
+                    "solved by": name,
+                    "ms": 1e3 * median(seconds[name]),
+                    "ours / it": "-" if name == "restarts" else ratio(seconds["restarts"], seconds[name]),
+                    "evaluations": "-",
+                    "F": float(F.min()),
+                    "reached": f"{(F <= goal * (1 + ROUNDING)).sum()} of {len(F)}",
+                    "first call, s": first.pop(name, "-"),
+                }
+            )
     return rows
 
 
@@ -475,9 +518,13 @@ def optimistixs_lanes(case: Case, starts) -> Callable:
 
     def lane(start, goal):
         return optimistix.least_squares(
-            lambda params, data: case.function(params, *data), solver(goal, 0.0, 0.0), start, data,
-            max_steps=LANE_STEPS, throw=False,
-        ).value  # fmt: skip
+            lambda params, data: case.function(params, *data),
+            solver(goal, 0.0, 0.0),
+            start,
+            data,
+            max_steps=LANE_STEPS,
+            throw=False,
+        ).value
 
     program = jax.jit(jax.vmap(lane, (0, None)))
     some = jax.tree.map(lambda x: x[:: EACH["optimistix, vmap"]], starts)
@@ -576,10 +623,14 @@ def main() -> None:
     notes = [
         "ms: of a whole call, median over the rounds; ours / it: median ratio, - where one of the two ended elsewhere;",
         "evaluations: of F, for lm of the residuals; first call: with compilation.",
-        "Ours / theirs, median (and range) over the problems that both solve:", "",
-        *summary(rows), "", *summary_of_lanes(lanes), "",
+        "Ours / theirs, median (and range) over the problems that both solve:",
+        "",
+        *summary(rows),
+        "",
+        *summary_of_lanes(lanes),
+        "",
         f"{options.rounds} rounds, {few} of many starts; SciPy {scipy.__version__}; {other}",
-    ]  # fmt: skip
+    ]
     experiments.write(options.out, [*rows, *lanes], notes="\n".join(notes))
 
 

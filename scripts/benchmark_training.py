@@ -110,9 +110,11 @@ def before(folder: Path | None, number: int) -> Iterator[Train | None]:
 def _elsewhere(folder: Path, word: str, number: int) -> dict:
     """How this script is run in another checkout."""
     return {
-        "args": [sys.executable, __file__, word, str(number)], "env": os.environ | {"PYTHONPATH": str(folder)},
-        "stdout": subprocess.PIPE, "text": True,
-    }  # fmt: skip
+        "args": [sys.executable, __file__, word, str(number)],
+        "env": os.environ | {"PYTHONPATH": str(folder)},
+        "stdout": subprocess.PIPE,
+        "text": True,
+    }
 
 
 def work(case: Case) -> None:
@@ -188,9 +190,17 @@ def by_scikit_learn(case: Case, x, t) -> Train:
     labels = t.argmax(axis=1)
 
     def train(seed):
-        model = MLPClassifier(case.sizes[1:-1], activation="tanh", batch_size=case.batch, learning_rate_init=RATE,
-                              alpha=0.0, max_iter=case.epochs, tol=0.0, n_iter_no_change=case.epochs + 1,
-                              random_state=seed)  # fmt: skip
+        model = MLPClassifier(
+            case.sizes[1:-1],
+            activation="tanh",
+            batch_size=case.batch,
+            learning_rate_init=RATE,
+            alpha=0.0,
+            max_iter=case.epochs,
+            tol=0.0,
+            n_iter_no_change=case.epochs + 1,
+            random_state=seed,
+        )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that it has not converged after so many epochs, which nobody asked for
             model.fit(x, labels)

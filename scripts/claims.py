@@ -140,8 +140,18 @@ def population(net, rates, seeds: int, epochs: int, optimizer: Any = "gd", *, da
     if "examples" in own:
         members["subset"] = members["seed"]
     part, held_out, _ = digits()
-    return training.fit_population(net, LOSS, optimizer, members, data or part, key=jax.random.key(0), epochs=epochs,
-                                   validation=held_out, plan=training.minibatch(batch), track=track)  # fmt: skip
+    return training.fit_population(
+        net,
+        LOSS,
+        optimizer,
+        members,
+        data or part,
+        key=jax.random.key(0),
+        epochs=epochs,
+        validation=held_out,
+        plan=training.minibatch(batch),
+        track=track,
+    )
 
 
 @functools.cache  # the same function, so that the same program is not compiled twice
@@ -277,8 +287,10 @@ def never_sigmoid(seeds: int, epochs: int, axis) -> list[dict]:
         said = f"{depth} hidden: test accuracy, relu - sigmoid, points"
         rows.append(judged(said, "> 0", 100 * (right["relu"][0] - right["sigmoid"][0])))
         # the highest rate that learns; where that is the grid's last, a higher one may
-        least = [np.max(RATES[:, None] * (runs[name].validation[..., -1] < math.log(10)), axis=0, initial=RATES[0])
-                 for name in ("tanh", "relu")]  # fmt: skip
+        least = [
+            np.max(RATES[:, None] * (runs[name].validation[..., -1] < math.log(10)), axis=0, initial=RATES[0])
+            for name in ("tanh", "relu")
+        ]
         most = [np.where(rate == RATES[-1], np.inf, rate) for rate in least]
         said = f"{depth} hidden: highest rate that learns, tanh / relu"
         rows.append(judged(said, "> 1", least[0] / most[1], most[0] / least[1]))
@@ -301,8 +313,10 @@ def units(seeds: int, epochs: int, axis) -> list[dict]:
     last = {name: own["layer4"] for name, own in found.items()}
     rows = []
     for place, when in enumerate(("untrained", f"rate {MODERATE:g}")):
-        off = {name: np.abs(own.activation_mean[place, :, -1] / own.activation_deviation[place, :, -1])
-               for name, own in last.items()}  # fmt: skip
+        off = {
+            name: np.abs(own.activation_mean[place, :, -1] / own.activation_deviation[place, :, -1])
+            for name, own in last.items()
+        }
         said = f"{when}: share of zeros among outputs of relu"
         rows.append(judged(said, "> 0.5", last["relu"].saturated[place, :, -1]))
         for name, claimed in {"relu": "> 0.2", "tanh": "< 0.2", "elu": "< 0.2"}.items():
@@ -374,8 +388,13 @@ def rprop_on_batches(seeds: int, epochs: int, axis) -> list[dict]:
     Then digits, each method at its best rate or first step, by the training loss of the last epoch, the same batches.
     """
     rprop = functools.partial(optimizers.rprop, minibatches=True)
-    methods = {"gd": optimizers.gd(0.01), "adagrad": optimizers.adagrad(0.01), "rmsprop": optimizers.rmsprop(0.01),
-               "rmsprop, decay 0.99": optimizers.rmsprop(0.01, 0.99), "rprop": rprop(0.01)}  # fmt: skip
+    methods = {
+        "gd": optimizers.gd(0.01),
+        "adagrad": optimizers.adagrad(0.01),
+        "rmsprop": optimizers.rmsprop(0.01),
+        "rmsprop, decay 0.99": optimizers.rmsprop(0.01, 0.99),
+        "rprop": rprop(0.01),
+    }
     generator, rows = np.random.default_rng(0), []
     for odd in (-0.9, -1.1):
         cycles = np.broadcast_to([0.1] * 9 + [odd], (seeds, 20, 10))
@@ -395,11 +414,18 @@ def rprop_on_batches(seeds: int, epochs: int, axis) -> list[dict]:
     axis.set(xlabel="update, in each ten nine of +0.1 and one of -0.9", ylabel="weight")
     axis.legend(fontsize=8)
     steps = 2.0 ** np.arange(-14, 1, 2)
-    contest = {"rprop": (steps, lambda learning_rate: rprop(learning_rate)), "gd": (RATES, "gd"),
-               "rmsprop": (steps, "rmsprop")}  # fmt: skip
+    contest = {
+        "rprop": (steps, lambda learning_rate: rprop(learning_rate)),
+        "gd": (RATES, "gd"),
+        "rmsprop": (steps, "rmsprop"),
+    }
     for batch, length, claimed in ((BATCH, epochs, "> 1"), (TRAINED_ON, 5 * epochs, "< 1")):
-        loss = {name: trained(network("tanh", WIDTH), rates, seeds, length, optimizer, batch=batch)
-                .last("training", "training") for name, (rates, optimizer) in contest.items()}  # fmt: skip
+        loss = {
+            name: trained(network("tanh", WIDTH), rates, seeds, length, optimizer, batch=batch).last(
+                "training", "training"
+            )
+            for name, (rates, optimizer) in contest.items()
+        }
         for other in ("gd", "rmsprop"):
             rates = f"rprop ({loss['rprop'][1]}) / {other} ({loss[other][1]})"
             said = f"digits, batches of {batch}: training loss of {rates}"
@@ -430,8 +456,9 @@ def momentum_rate(seeds: int, epochs: int, axis) -> list[dict]:
             said = f"alpha {decay:g}, equal and opposite gradients: effective rate / eta"
             rows.append(judged(said, "< 1", opposite))
             rows.append(judged(f"{said}, over 1 / (1 + alpha): error", "< 1e-8", abs(opposite * (1 + decay) - 1)))
-    axis.set(xscale="log", yscale="log", xlabel="update (dotted: equal and opposite gradients)",
-             ylabel="|step| / (eta |g|)")  # fmt: skip
+    axis.set(
+        xscale="log", yscale="log", xlabel="update (dotted: equal and opposite gradients)", ylabel="|step| / (eta |g|)"
+    )
     axis.legend(fontsize=8)
     return rows
 
@@ -481,20 +508,30 @@ def rare_features(seeds: int, epochs: int, axis) -> list[dict]:
     total = found["adagrad"][0].sum_of_squares["layer1"]["weights"]["input"][:, :, 0]  # (seeds, updates, 2)
     effective, (adagrad, gd) = 1 / np.sqrt(1e-10 + total), (found[name][2] for name in ("adagrad", "gd"))
     rows = [
-        judged("rate of the rare feature's weight / the frequent's, after 200 updates", "> 1",
-               effective[:, -1, 1] / effective[:, -1, 0]),
-        judged(f"rare weight (true: {TRUE:g}), adagrad ({adagrad}) - gd ({gd})", "> 0",
-               of_input["adagrad"][:, 1] - of_input["gd"][:, 1]),
+        judged(
+            "rate of the rare feature's weight / the frequent's, after 200 updates",
+            "> 1",
+            effective[:, -1, 1] / effective[:, -1, 0],
+        ),
+        judged(
+            f"rare weight (true: {TRUE:g}), adagrad ({adagrad}) - gd ({gd})",
+            "> 0",
+            of_input["adagrad"][:, 1] - of_input["gd"][:, 1],
+        ),
         judged(f"test loss of gd ({gd}) / adagrad ({adagrad})", "> 1", found["gd"][1] / found["adagrad"][1]),
-    ]  # fmt: skip
+    ]
     for place, name in enumerate(("frequent", "rare")):
         band(axis, np.arange(1, 201), effective[..., place], COLORS[place], f"{name} feature")
     axis.set(xscale="log", yscale="log", xlabel="update", ylabel="AdaGrad's rate / eta", ylim=(None, 100))
     axis.legend(fontsize=8)
     for scale in (1.0, 4.0):
         rates = 2.0 ** np.arange(-10, 1)
-        loss = {name: trained(network("tanh", WIDTH), rates, seeds, epochs, name, initial_scale=scale)
-                .last("training", "training") for name in ("adagrad", "rmsprop", "adam")}  # fmt: skip
+        loss = {
+            name: trained(network("tanh", WIDTH), rates, seeds, epochs, name, initial_scale=scale).last(
+                "training", "training"
+            )
+            for name in ("adagrad", "rmsprop", "adam")
+        }
         for other in ("rmsprop", "adam"):
             said = f"digits, initial weights x {scale:g}: training loss of adagrad ({loss['adagrad'][1]}) / {other} "
             rows.append(judged(f"{said}({loss[other][1]})", "> 1", loss["adagrad"][0] / loss[other][0]))
@@ -516,13 +553,23 @@ def small_batches(seeds: int, epochs: int, axis) -> list[dict]:
     budgets = (f"equal updates, {updates}", f"equal epochs, {epochs}", "each run's best epoch")
     for size in sizes:
         same = max(1, updates * size // examples)
-        runs = trained(network("tanh", WIDTH), 2.0 ** np.arange(-8, 3), seeds, max(epochs, same), batch=size,
-                       examples=examples, label_noise=0.2)  # fmt: skip
+        runs = trained(
+            network("tanh", WIDTH),
+            2.0 ** np.arange(-8, 3),
+            seeds,
+            max(epochs, same),
+            batch=size,
+            examples=examples,
+            label_noise=0.2,
+        )
         early = np.nan_to_num(runs.validation, nan=np.inf).argmin(axis=-1)
-        for budget, epoch in zip(budgets, (np.full_like(early, same - 1), np.full_like(early, epochs - 1), early),
-                                 strict=True):  # fmt: skip
-            chooses, test, right = (np.take_along_axis(of, epoch[..., None], -1)[..., 0]
-                                    for of in (runs.validation, runs.test, runs.accuracy))  # fmt: skip
+        for budget, epoch in zip(
+            budgets, (np.full_like(early, same - 1), np.full_like(early, epochs - 1), early), strict=True
+        ):
+            chooses, test, right = (
+                np.take_along_axis(of, epoch[..., None], -1)[..., 0]
+                for of in (runs.validation, runs.test, runs.accuracy)
+            )
             best = best_by_others(chooses)
             found[budget, size] = at(test, best), 100 * at(right, best), said_rate(runs.rates, best)
     rows = []
@@ -580,9 +627,12 @@ def lucky_start(seeds: int, epochs: int, axis) -> list[dict]:
             said = f"initial weights x {scale:g} ({rate})"
             rows += [
                 judged(f"{said}: accuracy lost against x 1, points", "> 1", 100 * (right[1.0][0] - own)),
-                judged(f"{said}: relative distance from the seeds' median test loss / that of x 1", "> 1",
-                       apart[scale] / np.median(apart[1.0])),
-            ]  # fmt: skip
+                judged(
+                    f"{said}: relative distance from the seeds' median test loss / that of x 1",
+                    "> 1",
+                    apart[scale] / np.median(apart[1.0]),
+                ),
+            ]
     axis.set_xticks(range(len(scales)), [f"x {scale:g}" for scale in scales])
     axis.set(xlabel="initial weights (1: Xavier), each at its best rate", ylabel="test accuracy, %; a dot a seed")
     said = "XOR, 2-2-1 tanh: share of starts that never solve it, by groups of 16"
@@ -645,8 +695,9 @@ def feature_detectors(seeds: int, epochs: int, axis) -> list[dict]:
         if own is every:
             filters = np.stack([each["layer1"]["weights"]["input"] for each in params]).reshape(2, seeds, WIDTH, 8, 8)
             before, after = np.median(smoothness(filters), axis=-1)
-            rows.append(judged("correlation of neighbouring first-layer weights, trained - untrained", "> 0",
-                               after - before))  # fmt: skip
+            rows.append(
+                judged("correlation of neighbouring first-layer weights, trained - untrained", "> 0", after - before)
+            )
             draw_filters(axis, filters[:, 0])
     return rows
 

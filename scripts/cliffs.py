@@ -101,13 +101,20 @@ def row(rate: float, largest: float | None, points: np.ndarray, F: np.ndarray, g
     norms = np.linalg.norm(gradients, axis=-1)
     longest = np.linalg.norm(np.diff(points, axis=1), axis=-1).max(axis=1)
     return {
-        "rate": rate, "clipped to": "no" if largest is None else largest,
-        "F": F[0, -1], "w": points[0, -1, 0], "b": points[0, -1, 1], "largest gradient": norms[0].max(),
-        "at step": int(norms[0].argmax()), "longest step": longest[0],
+        "rate": rate,
+        "clipped to": "no" if largest is None else largest,
+        "F": F[0, -1],
+        "w": points[0, -1, 0],
+        "b": points[0, -1, 1],
+        "largest gradient": norms[0].max(),
+        "at step": int(norms[0].argmax()),
+        "longest step": longest[0],
         "from jax.grad": differences(points[0], gradients[0]).max(),
-        f"% below {SOLVED}": 100 * np.mean(F[1:, -1] < SOLVED), "median F": np.median(F[1:, -1]),
-        "% thrown": 100 * np.mean(longest[1:] > THROWN), "largest gradient of all": norms[1:].max(),
-    }  # fmt: skip
+        f"% below {SOLVED}": 100 * np.mean(F[1:, -1] < SOLVED),
+        "median F": np.median(F[1:, -1]),
+        "% thrown": 100 * np.mean(longest[1:] > THROWN),
+        "largest gradient of all": norms[1:].max(),
+    }
 
 
 def draw(drawn: dict):
@@ -170,8 +177,9 @@ def main() -> None:
     starts = np.concatenate([[DRAWN], lattice(STARTS, (options.starts,) * 2).reshape(-1, 2)])
     found = {
         (rate, largest): tuple(map(np.asarray, descend(jnp.asarray(rate), largest, options.steps, starts)))
-        for rate in RATES for largest in LARGEST
-    }  # fmt: skip
+        for rate in RATES
+        for largest in LARGEST
+    }
     rows = [row(*of, *each) for of, each in found.items()]
     drawn = {largest: tuple(each[0] for each in found[RATE, largest]) for largest in COLORS}
     experiments.write(options.out, rows, draw(drawn), notes(rows, options.steps, options.starts))

@@ -154,13 +154,14 @@ def search(name: str, pictures: Pictures, seeds: int, epochs: int) -> Searched:
                     chunk=epochs,
                     validation=(pictures.test_inputs, pictures.test_targets),
                     track=("per_example_norms", "per_example_losses"),
-                )  # fmt: skip
+                )
             )
             advance(seed + 1)
     tracked = zip(SCORES, ("per_example_norms", "per_example_losses"), strict=True)
     scores = {score: np.stack([one.history.tracked[quantity] for one in results]) for score, quantity in tracked}
-    accuracies = (np.stack([getattr(one.history, f"{part}_accuracy") for one in results])
-                  for part in ("training", "validation"))  # fmt: skip
+    accuracies = (
+        np.stack([getattr(one.history, f"{part}_accuracy") for one in results]) for part in ("training", "validation")
+    )
     return Searched(scores, given, wrong, *accuracies, results[0].params)
 
 
@@ -170,19 +171,21 @@ def found_rows(name: str, searched: Searched, epochs: tuple[int, ...]) -> list[d
         for score in SCORES:
             at = searched.scores[score][:, epoch - 1]
             found, average = precision(at, searched.wrong)[:, planted - 1], average_precision(at, searched.wrong)
-            rows.append({
-                "data": name,
-                "epoch": epoch,
-                "ranked by": score,
-                "planted": int(planted),
-                "found among as many": float(found.mean()),
-                "sd": float(found.std()),
-                "by chance": WRONG,
-                "average precision": float(average.mean()),
-                "average precision, sd": float(average.std()),
-                "accuracy, labels given": float(searched.accuracy[:, epoch - 1].mean()),
-                "test accuracy": float(searched.test_accuracy[:, epoch - 1].mean()),
-            })  # fmt: skip
+            rows.append(
+                {
+                    "data": name,
+                    "epoch": epoch,
+                    "ranked by": score,
+                    "planted": int(planted),
+                    "found among as many": float(found.mean()),
+                    "sd": float(found.std()),
+                    "by chance": WRONG,
+                    "average precision": float(average.mean()),
+                    "average precision, sd": float(average.std()),
+                    "accuracy, labels given": float(searched.accuracy[:, epoch - 1].mean()),
+                    "test accuracy": float(searched.test_accuracy[:, epoch - 1].mean()),
+                }
+            )
     return rows
 
 
@@ -263,8 +266,13 @@ def kernels_of(pictures: Pictures, searched: Searched) -> Kernels:
 def kernel_rows(name: str, found: Kernels) -> list[dict]:
     """A row a kernel: its norm, and those of its gradients."""
     norm = lambda x: np.linalg.norm(x.reshape(len(x), -1), axis=1)  # noqa: E731
-    columns = {"norm": found.kernels, "gradient": found.right + found.wrong, "by right labels": found.right,
-               "by wrong labels": found.wrong, "by the most suspicious": found.one}  # fmt: skip
+    columns = {
+        "norm": found.kernels,
+        "gradient": found.right + found.wrong,
+        "by right labels": found.right,
+        "by wrong labels": found.wrong,
+        "by the most suspicious": found.one,
+    }
     norms = {column: norm(values) for column, values in columns.items()}
     return [
         {"data": name, "kernel": k} | {column: float(values[k]) for column, values in norms.items()}
@@ -283,8 +291,12 @@ def draw_kernels(of: dict[str, tuple[Pictures, Searched, Kernels]]):
             part.suptitle(
                 f"{name}, first layer after {searched.accuracy.shape[1]} epochs; purple below 0, orange above"
             )
-            rows = {"kernels": found.kernels, "gradient,\nright labels": found.right,
-                    "gradient,\nwrong labels": found.wrong, "gradient,\none picture": found.one}  # fmt: skip
+            rows = {
+                "kernels": found.kernels,
+                "gradient,\nright labels": found.right,
+                "gradient,\nwrong labels": found.wrong,
+                "gradient,\none picture": found.one,
+            }
             sizes = {said: np.abs(values).max() for said, values in rows.items()}
             shared = max(np.abs(found.right).max(), np.abs(found.wrong).max())
             for line, (said, values) in zip(axes, rows.items(), strict=True):
@@ -314,9 +326,17 @@ def digits_row(name: str, recipe: Recipe, pictures: Pictures, seeds: int, epochs
     with progress(f"digits, {name}", seeds) as advance:
         for seed in range(seeds):
             result = fnn.fit(
-                network, "cross_entropy", optimizer, pictures.inputs, targets, key=jax.random.key(seed), epochs=epochs,
-                plan=training.minibatch(BATCH), augment=recipe.augment, chunk=epochs,
-            )  # fmt: skip
+                network,
+                "cross_entropy",
+                optimizer,
+                pictures.inputs,
+                targets,
+                key=jax.random.key(seed),
+                epochs=epochs,
+                plan=training.minibatch(BATCH),
+                augment=recipe.augment,
+                chunk=epochs,
+            )
             test = pictures.test_inputs, pictures.test_targets
             accuracy.append(float(training.evaluate(network, "cross_entropy", result.params, *test)[1]))
             advance(seed + 1)
@@ -369,9 +389,11 @@ def main() -> None:
         for when, params in {"initial": start, "trained": searched[name].params}.items():
             own, found = agreement(name, when, pictures, params)
             rows += own
-            agreements.append(f"{name}, {when}: {found.verdict}; the whole gradient {found.total.relative:.1e} apart, "
-                              f"bound {found.total.bound:.1e}; third opinion: {found.third_opinion.says}; Taylor test: "
-                              f"{found.taylor.says}.")  # fmt: skip
+            agreements.append(
+                f"{name}, {when}: {found.verdict}; the whole gradient {found.total.relative:.1e} apart, "
+                f"bound {found.total.bound:.1e}; third opinion: {found.third_opinion.says}; Taylor test: "
+                f"{found.taylor.says}."
+            )
     notes = paragraphs(*agreements, f"On {COMPARED} pictures of each; relative differences, float32.")
     experiments.write(beside(options.out, "agreement"), rows, notes=notes)
 
@@ -389,9 +411,12 @@ def main() -> None:
         )
     both = {name: (every[name], searched[name]) for name in every}
     experiments.write(
-        beside(options.out, "wrong_labels"), rows, draw_wrong_labels(both, epochs), paragraphs(*lines),
+        beside(options.out, "wrong_labels"),
+        rows,
+        draw_wrong_labels(both, epochs),
+        paragraphs(*lines),
         "Share of wrong labels among the pictures with the highest gradient norm and loss, and those pictures",
-    )  # fmt: skip
+    )
 
     found = {name: kernels_of(*both[name]) for name in every}
     rows = [row for name in every for row in kernel_rows(name, found[name])]
@@ -404,12 +429,17 @@ def main() -> None:
             f"{right:.2g}; the cosine between the two is {turned:.2f}."
         )
     experiments.write(
-        options.out, rows, draw_kernels({name: (*both[name], found[name]) for name in every}), paragraphs(*lines),
+        options.out,
+        rows,
+        draw_kernels({name: (*both[name], found[name]) for name in every}),
+        paragraphs(*lines),
         "Kernels of the first layer and their gradients, as small pictures",
-    )  # fmt: skip
+    )
 
-    rows = [digits_row(name, recipe, every["digits"], options.seeds, most(recipe.epochs))
-            for name, recipe in RECIPES.items()]  # fmt: skip
+    rows = [
+        digits_row(name, recipe, every["digits"], options.seeds, most(recipe.epochs))
+        for name, recipe in RECIPES.items()
+    ]
     last = rows[-1]
     reached = "reached" if last["test accuracy"] >= GOAL else "MISSED"
     notes = paragraphs(

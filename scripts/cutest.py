@@ -152,9 +152,13 @@ def by_scipy(name: str) -> Callable:
             except (ValueError, np.linalg.LinAlgError) as error:  # trust-exact does not survive a Hessian that is nan
                 return Ended(np.full(case.start.size, np.nan), type(error).__name__, 0, 0, count["products"], 0)
             return Ended(
-                found.x, f"{found.status}", int(found.nit), int(found.nfev), count["products"],
+                found.x,
+                f"{found.status}",
+                int(found.nit),
+                int(found.nfev),
+                count["products"],
                 int(found.get("nhev", 0)) if name == "trust-exact" else 0,
-            )  # fmt: skip
+            )
 
         return run
 
@@ -207,11 +211,19 @@ def measured(case: Case, name: str, made: Callable, turns: int) -> dict:
                 break
     least = min(seconds[1:])
     return {
-        "problem": case.name, "variables": case.start.size, "solver": name, "F": float(value(jnp.asarray(ended.x))),
-        "F at the start": float(value(case.start)), "status": ended.status, "iterations": ended.iterations,
-        "evaluations": ended.evaluations, "products": ended.products, "matrices": ended.matrices, "ms": 1e3 * least,
+        "problem": case.name,
+        "variables": case.start.size,
+        "solver": name,
+        "F": float(value(jnp.asarray(ended.x))),
+        "F at the start": float(value(case.start)),
+        "status": ended.status,
+        "iterations": ended.iterations,
+        "evaluations": ended.evaluations,
+        "products": ended.products,
+        "matrices": ended.matrices,
+        "ms": 1e3 * least,
         "compiling, s": max(seconds[0] - least, 0.0),
-    }  # fmt: skip
+    }
 
 
 def resumed(path: Path) -> list[dict]:
@@ -294,13 +306,19 @@ def summary(rows: list[dict], found: Judged, names: list[str]) -> list[dict]:
     table = []
     for k, name in enumerate(names):
         own = [row for row in rows if row["solver"] == name]
-        table.append({
-            "solver": name, "problems": found.solved.shape[1], "solved": int(found.solved[k].sum()),
-            "strictly": int(found.strictly[k].sum()), "area, evaluations": float(by_asked[k]),
-            "area, time": float(by_time[k]), "median evaluations": float(np.median(found.asked[k])),
-            "median ms": float(np.median(found.ms[k])),
-            "median compiling, s": float(np.median([row["compiling, s"] for row in own])),
-        })  # fmt: skip
+        table.append(
+            {
+                "solver": name,
+                "problems": found.solved.shape[1],
+                "solved": int(found.solved[k].sum()),
+                "strictly": int(found.strictly[k].sum()),
+                "area, evaluations": float(by_asked[k]),
+                "area, time": float(by_time[k]),
+                "median evaluations": float(np.median(found.asked[k])),
+                "median ms": float(np.median(found.ms[k])),
+                "median compiling, s": float(np.median([row["compiling, s"] for row in own])),
+            }
+        )
     return table
 
 

@@ -46,21 +46,50 @@ class Scene(NamedTuple):
 
 
 SCENES = (
-    Scene("gradient-descent", "gradient_descent", (("rate-0", "value", 0.094), ("steps", "value", 60)), 1,
-          ("rate-0", "value", (0.02, 0.03)), "path"),
+    Scene(
+        "gradient-descent",
+        "gradient_descent",
+        (("rate-0", "value", 0.094), ("steps", "value", 60)),
+        1,
+        ("rate-0", "value", (0.02, 0.03)),
+        "path",
+    ),
     Scene("adam", "adam", (), 1, ("steps", "value", (300, 310)), "path-3"),
     Scene("backpropagation", "backpropagation", (("step", "value", 9),), 1, ("step", "value", (5, 6)), "nodes"),
     Scene("convolution", "convolution", (), 1, ("number", "value", (2, 3)), "back", 1080),
-    Scene("decision-boundary", "decision_boundary",
-          (("data", "value", "two spirals"), ("hidden", "value", "16, 16"), ("rate", "value", "0.02"),
-           ("speed", "value", 20), ("go", "active", True)), 30, ("layer", "value", ("layer2", "layer1")), "units"),
-    Scene("populations", "populations",
-          (("choose-across", "value", [-1.2, 1]), ("choose-upwards", "active", [0, 1])), 1,
-          ("choose-upwards", "active", ([0], [0, 1, 2])), "lines"),
+    Scene(
+        "decision-boundary",
+        "decision_boundary",
+        (
+            ("data", "value", "two spirals"),
+            ("hidden", "value", "16, 16"),
+            ("rate", "value", "0.02"),
+            ("speed", "value", 20),
+            ("go", "active", True),
+        ),
+        30,
+        ("layer", "value", ("layer2", "layer1")),
+        "units",
+    ),
+    Scene(
+        "populations",
+        "populations",
+        (("choose-across", "value", [-1.2, 1]), ("choose-upwards", "active", [0, 1])),
+        1,
+        ("choose-upwards", "active", ([0], [0, 1, 2])),
+        "lines",
+    ),
     Scene("attention", "attention", (), 1, ("count", "value", (20, 21)), "back", 1080),
-    Scene("learning-rules", "learning_rules", (("go", "active", True),), 10, ("task", "value", ("XOR", "moons")),
-          "field-0", 1080),
-)  # fmt: skip
+    Scene(
+        "learning-rules",
+        "learning_rules",
+        (("go", "active", True),),
+        10,
+        ("task", "value", ("XOR", "moons")),
+        "field-0",
+        1080,
+    ),
+)
 
 _ANSWERED = """
 const done = arguments[arguments.length - 1], [name, attribute, value, shown] = arguments;
@@ -80,8 +109,17 @@ def chromium(folder: Path):
         return None
     options = webdriver.ChromeOptions()
     options.binary_location = browser
-    for word in ("headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-sync",
-                 "disable-background-networking", "disable-component-update", f"user-data-dir={folder}"):  # fmt: skip
+    for word in (
+        "headless",
+        "no-sandbox",
+        "disable-gpu",
+        "disable-quic",
+        "no-first-run",
+        "disable-sync",
+        "disable-background-networking",
+        "disable-component-update",
+        f"user-data-dir={folder}",
+    ):
         options.add_argument(f"--{word}")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     return webdriver.Chrome(options=options, service=webdriver.ChromeService(executable_path=driver))
@@ -104,8 +142,10 @@ def served() -> Iterator[str]:
 def ready(browser) -> float:
     """Waits until the page is drawn and has said what it shows; the seconds that took."""
     start = time.perf_counter()
-    ended = "const page = window.Bokeh?.documents[0]; return page?.is_idle && " \
-            "!/comput|compil/.test(page.get_model_by_name('status')?.text ?? 'comput')"  # fmt: skip
+    ended = (
+        "const page = window.Bokeh?.documents[0]; return page?.is_idle && "
+        "!/comput|compil/.test(page.get_model_by_name('status')?.text ?? 'comput')"
+    )
     while not browser.execute_script(ended):
         time.sleep(0.02)
     return time.perf_counter() - start
@@ -139,8 +179,14 @@ def measure(browser, address: str, scene: Scene, rounds: int, folder: Path) -> d
         browser.execute_async_script(_ANSWERED, name, attribute, values[i % len(values)], scene.shown)
         for i in range(rounds + 1)
     ][1:]
-    return {"page": scene.path, "opened s": opened, "set": name, "answered ms (median)": float(np.median(taken)),
-            "slowest ms": max(taken), "rounds": rounds}  # fmt: skip
+    return {
+        "page": scene.path,
+        "opened s": opened,
+        "set": name,
+        "answered ms (median)": float(np.median(taken)),
+        "slowest ms": max(taken),
+        "rounds": rounds,
+    }
 
 
 def main() -> None:

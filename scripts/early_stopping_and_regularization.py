@@ -113,13 +113,16 @@ def row(method: str, setting: str, hidden: int, members: Member, i: int) -> dict
     """Medians and quartiles over the seeds of the i-th setting."""
     losses, accuracies = (np.percentile(column[i], (50, 25, 75)) for column in members.test)
     return {
-        "method": method, "setting": setting, "hidden": hidden,
-        "training loss": np.median(members.training[0][i]), "validation loss": np.median(members.validation[0][i]),
+        "method": method,
+        "setting": setting,
+        "hidden": hidden,
+        "training loss": np.median(members.training[0][i]),
+        "validation loss": np.median(members.validation[0][i]),
         **dict(zip(("test loss", "loss q1", "loss q3"), losses, strict=True)),
         "training accuracy": np.median(members.training[1][i]),
         **dict(zip(("test accuracy", "accuracy q1", "accuracy q3"), accuracies, strict=True)),
         "epochs": np.median(members.epochs[i]),
-    }  # fmt: skip
+    }
 
 
 def study(data, options, advance) -> tuple[list[dict], dict[str, Member]]:

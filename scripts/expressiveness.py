@@ -178,8 +178,14 @@ def draw(fits: dict[tuple, Fit], rows: list[dict]):
                         axis.plot(dense[:, 0], values, color="#D55E00", lw=1.2)
                     axis.set(ylim=(-0.1, 1.1), xticks=(-1, 0, 1), yticks=(0, 1))
                 else:
-                    axis.imshow(values.reshape(cells, cells), vmin=0, vmax=1, cmap="viridis", origin="lower",
-                                extent=(-1, 1, -1, 1))  # fmt: skip
+                    axis.imshow(
+                        values.reshape(cells, cells),
+                        vmin=0,
+                        vmax=1,
+                        cmap="viridis",
+                        origin="lower",
+                        extent=(-1, 1, -1, 1),
+                    )
                     axis.set(xticks=(-1, 0, 1), yticks=(-1, 0, 1))
                     axis.grid(False)
             line[0].set_ylabel(name)
@@ -188,8 +194,17 @@ def draw(fits: dict[tuple, Fit], rows: list[dict]):
                 count, label = [r["parameters"] for r in own], f"{layers} layer" + "s" * (layers > 1)
                 columns = [[r[f"on grid{end}"] for r in own] for end in ("", " 25 %", " 75 %")]
                 middle, low, high = np.maximum(columns, ENOUGH)
-                line[-1].errorbar(count, middle, (middle - low, high - middle), fmt="o-", ms=4, lw=1.2, capsize=2,
-                                  color=color, label=label)  # fmt: skip
+                line[-1].errorbar(
+                    count,
+                    middle,
+                    (middle - low, high - middle),
+                    fmt="o-",
+                    ms=4,
+                    lw=1.2,
+                    capsize=2,
+                    color=color,
+                    label=label,
+                )
                 line[-1].plot(count, [r["everywhere"] for r in own], "o:", ms=3, lw=1, color=color)
             line[-1].set(xscale="log", yscale="log", xlim=(1.5, 300), ylim=(0.7 * ENOUGH, 1))
             line[-1].set_title("error on grid (dotted: everywhere)", fontsize=10)

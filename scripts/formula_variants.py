@@ -132,21 +132,43 @@ VARIANTS = (
     Variant("adagrad", "epsilon outside", "PyTorch", scaled(1, 1, outside)),
     Variant("rmsprop", "R + (1-gamma) g^2", "corrected; optax", scaled(DECAY, 1 - DECAY), "rmsprop"),
     Variant("rmsprop", "R + gamma g^2", "Kordecki, as printed", scaled(DECAY, DECAY)),
-    Variant("rmsprop", "R + gamma g^2, 3 eta", "printed, rate mended",
-            scaled(DECAY, DECAY, rate=RATE * (DECAY / (1 - DECAY)) ** 0.5)),
+    Variant(
+        "rmsprop",
+        "R + gamma g^2, 3 eta",
+        "printed, rate mended",
+        scaled(DECAY, DECAY, rate=RATE * (DECAY / (1 - DECAY)) ** 0.5),
+    ),
     Variant("rmsprop", "epsilon outside", "PyTorch", scaled(DECAY, 1 - DECAY, outside)),
     Variant("adadelta", "RMS[D] / RMS[g]", "Zeiler; optax, PyTorch at rate 1", adadelta(1.0), "adadelta"),
     Variant("adadelta", "eta / RMS[g]", "Kordecki's first form", scaled(DECAY, 1 - DECAY)),
     Variant("adadelta", "eta RMS[D] / RMS[g]", "optax, PyTorch at rate eta", adadelta(RATE)),
-    Variant("adam", "Eq. 3.31-3.33", "Hagan; Kingma and Ba; optax",
-            adam(lambda m, v, c1, c2: m / c1 / (jnp.sqrt(v / c2) + EPSILON)), "adam"),
-    Variant("adam", "Eq. 3.34 righted", "Kingma and Ba, section 2",
-            adam(lambda m, v, c1, c2: jnp.sqrt(c2) / c1 * outside(m, v)), "adam (efficient)"),
-    Variant("adam", "Eq. 3.34 upside down", "Hagan, as printed",
-            adam(lambda m, v, c1, c2: c1 / jnp.sqrt(c2) * outside(m, v))),
-    Variant("adam", "sqrt(v) / sqrt(1-b2^k)", "PyTorch",
-            adam(lambda m, v, c1, c2: m / c1 / (jnp.sqrt(v) / jnp.sqrt(c2) + EPSILON))),
-)  # fmt: skip
+    Variant(
+        "adam",
+        "Eq. 3.31-3.33",
+        "Hagan; Kingma and Ba; optax",
+        adam(lambda m, v, c1, c2: m / c1 / (jnp.sqrt(v / c2) + EPSILON)),
+        "adam",
+    ),
+    Variant(
+        "adam",
+        "Eq. 3.34 righted",
+        "Kingma and Ba, section 2",
+        adam(lambda m, v, c1, c2: jnp.sqrt(c2) / c1 * outside(m, v)),
+        "adam (efficient)",
+    ),
+    Variant(
+        "adam",
+        "Eq. 3.34 upside down",
+        "Hagan, as printed",
+        adam(lambda m, v, c1, c2: c1 / jnp.sqrt(c2) * outside(m, v)),
+    ),
+    Variant(
+        "adam",
+        "sqrt(v) / sqrt(1-b2^k)",
+        "PyTorch",
+        adam(lambda m, v, c1, c2: m / c1 / (jnp.sqrt(v) / jnp.sqrt(c2) + EPSILON)),
+    ),
+)
 ON_CONTOURS = ("diagonal", "full matrix G^(-1/2)", "Eq. 3.31-3.33", "Eq. 3.34 upside down")
 
 

@@ -91,10 +91,19 @@ def row(swept: str, name: str, width: int, directions: int, examples: int, keys:
     expected = {"node_perturbation": node, "spsa": P - 1}.get(name, P + 1) / directions
     mean, error = found.mean(), found.std(ddof=1) / np.sqrt(len(found))
     return {
-        "swept": swept, "rule": name, "hidden": width, "neurons": width + 10, "parameters": P,
-        "directions": directions, "examples": examples, "measured": float(mean), "se": float(error),
-        "theory": float(expected), "measured / theory": float(mean / expected), "z": float((mean - expected) / error),
-    }  # fmt: skip
+        "swept": swept,
+        "rule": name,
+        "hidden": width,
+        "neurons": width + 10,
+        "parameters": P,
+        "directions": directions,
+        "examples": examples,
+        "measured": float(mean),
+        "se": float(error),
+        "theory": float(expected),
+        "measured / theory": float(mean / expected),
+        "z": float((mean - expected) / error),
+    }
 
 
 def slope(rows: list[dict], swept: str, name: str) -> float:
@@ -132,10 +141,18 @@ def notes(rows: list[dict], keys: int) -> str:
     lines = [
         f"measured: mean of {keys} keys, and se its standard error; z: (measured - theory) / se. {len(rows)} settings: "
         f"{sum(abs(r['z']) < 2 for r in rows)} within 2 standard errors, {len(far)} beyond 3"
-        + (": " + ", ".join(f"{r['rule']} P {r['parameters']} N {r['directions']} Q {r['examples']} "
-                            f"({r['measured / theory']:.3g} of theory)" for r in far) if far else "")
+        + (
+            ": "
+            + ", ".join(
+                f"{r['rule']} P {r['parameters']} N {r['directions']} Q {r['examples']} "
+                f"({r['measured / theory']:.3g} of theory)"
+                for r in far
+            )
+            if far
+            else ""
+        )
         + "."
-    ]  # fmt: skip
+    ]
     for swept, column in SWEPT.items():
         found = ", ".join(f"{name} {slope(rows, swept, name):.2f}" for name in RULES)
         lines.append(f"The error goes like {column} to the power: {found}.")

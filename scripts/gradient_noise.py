@@ -117,9 +117,17 @@ def tradeoff(task, keys, start, epochs: int, advance) -> tuple[list[dict], np.nd
         best = int(np.argmin(np.median(needed, axis=1)))
         updates.append(needed[best] * (examples // size))
         middle = float(np.median(updates[-1]))
-        rows.append({"batch": size, "best rate": float(RATES[best]), "epochs": float(np.median(needed[best])),
-                     "updates": middle, "fewest": float(updates[-1].min()), "most": float(updates[-1].max()),
-                     "examples": middle * size})  # fmt: skip
+        rows.append(
+            {
+                "batch": size,
+                "best rate": float(RATES[best]),
+                "epochs": float(np.median(needed[best])),
+                "updates": middle,
+                "fewest": float(updates[-1].min()),
+                "most": float(updates[-1].max()),
+                "examples": middle * size,
+            }
+        )
     return rows, np.stack(updates)
 
 
@@ -148,8 +156,16 @@ def draw(checked: list[dict], watched: dict, rows: list[dict], fitted, critical)
             size = [row["batch"] * 1.1 ** (2 * k - 1) for row in of]  # side by side
             for term, color in (("noise", "#0072B2"), ("signal", "#D55E00")):
                 mean, error = ([row[f"{term}{column}"] for row in of] for column in (" / full", ", se"))
-                a.errorbar(size, mean, 2 * np.array(error), fmt="os"[k], mfc=(color, "none")[k], color=color, capsize=2,
-                           label=f"{term}, {name}")  # fmt: skip
+                a.errorbar(
+                    size,
+                    mean,
+                    2 * np.array(error),
+                    fmt="os"[k],
+                    mfc=(color, "none")[k],
+                    color=color,
+                    capsize=2,
+                    label=f"{term}, {name}",
+                )
         a.axhline(1, color="grey", lw=1)
         a.set(xscale="log", xlabel="batch size", ylabel="mean over batches / full data", ylim=(-0.5, 2.5))
         for (name, of), line in zip(watched.items(), ("-", ":"), strict=True):
@@ -167,8 +183,15 @@ def draw(checked: list[dict], watched: dict, rows: list[dict], fitted, critical)
         there, (S, E) = [row for row in rows if np.isfinite(row["updates"])], fitted
         if there:
             size, updates, low, high = (np.array([r[k] for r in there]) for k in ("batch", "updates", "fewest", "most"))
-            c.errorbar(size, updates, np.nan_to_num([updates - low, high - updates], posinf=0), fmt="o", color="black",
-                       capsize=2, label="median, range of seeds")  # fmt: skip
+            c.errorbar(
+                size,
+                updates,
+                np.nan_to_num([updates - low, high - updates], posinf=0),
+                fmt="o",
+                color="black",
+                capsize=2,
+                label="median, range of seeds",
+            )
             d.plot(updates * size, updates, "o", color="black")
             for row in there:
                 place = {"xy": (row["examples"], row["updates"]), "xytext": (6, 4), "textcoords": "offset points"}
@@ -183,8 +206,12 @@ def draw(checked: list[dict], watched: dict, rows: list[dict], fitted, critical)
         d.set(xlabel=f"examples to loss {GOAL}", ylabel=f"updates to loss {GOAL}")
         for axis in (c, d) if there else ():
             axis.set(xscale="log", yscale="log")
-        titles = ("a  unbiased: noise and signal, ± 2 se", f"b  noise scale in training (grey: loss {GOAL})",
-                  "c  updates, at the best rate of each B", "d  the tradeoff (numbers: B)")  # fmt: skip
+        titles = (
+            "a  unbiased: noise and signal, ± 2 se",
+            f"b  noise scale in training (grey: loss {GOAL})",
+            "c  updates, at the best rate of each B",
+            "d  the tradeoff (numbers: B)",
+        )
         for axis, title in zip((a, b, c, d), titles, strict=True):
             axis.set_title(title, loc="left")
         for axis in (a, b, c):

@@ -137,21 +137,30 @@ METHODS = {
     LM: Method(  # two passes at the start stand for one Jacobian; then F, and a Jacobian where the step is made
         by_library(
             fnn.optimizers.levenberg_marquardt(mu=0.01, rule="factor", increase=10, decrease=0.1, space="parameters")
-        ), 1000,
-        lambda price, k, passes: k * (price.value + price.solution) + (passes - k - 1) * price.matrix, "#D55E00",
+        ),
+        1000,
+        lambda price, k, passes: k * (price.value + price.solution) + (passes - k - 1) * price.matrix,
+        "#D55E00",
     ),
     CG: Method(  # a gradient at the start and after each search, which asks for F alone
         by_library(fnn.optimizers.conjugate_gradient("fletcher_reeves", "gradient", "golden_section(tolerance=0.01)")),
-        5000, lambda price, k, passes: (passes - k - 1) * price.value + (k + 1) * price.gradient, "#0072B2",
+        5000,
+        lambda price, k, passes: (passes - k - 1) * price.value + (k + 1) * price.gradient,
+        "#0072B2",
     ),
     "CG (PR+, Wolfe)": Method(
-        by_library(fnn.optimizers.conjugate_gradient("polak_ribiere_plus", "never")), 5000,
-        lambda price, k, passes: passes * price.gradient, "#56B4E9",
+        by_library(fnn.optimizers.conjugate_gradient("polak_ribiere_plus", "never")),
+        5000,
+        lambda price, k, passes: passes * price.gradient,
+        "#56B4E9",
     ),
     BP: Method(
-        by_library(VARIABLE), 2**62, lambda price, k, passes: passes * price.gradient, "#009E73",
+        by_library(VARIABLE),
+        2**62,
+        lambda price, k, passes: passes * price.gradient,
+        "#009E73",
     ),
-}  # fmt: skip
+}
 
 
 class Run(NamedTuple):

@@ -96,10 +96,15 @@ def measure(described: fnn.Network, params) -> dict:
         described, LOSS, params, x[:CURVED], t[:CURVED], key=jax.random.key(2), steps=PRODUCTS
     )
     return found | {
-        "norm": middle, "norm, 10 %": low, "norm, 90 %": high, "gradient": jnp.sqrt(jnp.maximum(noise.signal, 0)),
-        "noise scale": noise.scale, "lambda_max": extremes.largest, "lambda_min": extremes.smallest,
+        "norm": middle,
+        "norm, 10 %": low,
+        "norm, 90 %": high,
+        "gradient": jnp.sqrt(jnp.maximum(noise.signal, 0)),
+        "noise scale": noise.scale,
+        "lambda_max": extremes.largest,
+        "lambda_min": extremes.smallest,
         "residual": extremes.residuals[1] / extremes.largest,
-    }  # fmt: skip
+    }
 
 
 @cache
@@ -143,8 +148,12 @@ def first(rows: list[dict], holds) -> float:
 def summary(rows: list[dict]) -> dict:
     """Of one training: when the heads are there, when the loss falls, and where the quantities have their extremes."""
     last = rows[-1]
-    out = {"layers": last["layers"], "seed": last["seed"], "loss, new": last["loss, new"],
-           "loss, again": last["loss, again"]}  # fmt: skip
+    out = {
+        "layers": last["layers"],
+        "seed": last["seed"],
+        "loss, new": last["loss, new"],
+        "loss, again": last["loss, again"],
+    }
     half = lambda name: lambda r: r["layers"] > 1 and r[name] > last[name] / 2  # noqa: E731
     there = {
         "previous, layer 1": last["previous, layer 1"],
@@ -173,15 +182,27 @@ def draw(every: dict[tuple, list[dict]], steps: int):
             style = {"lw": 1.8 if seed == 0 else 0.8}
             losses.plot(at, column("loss, again"), color="#0072B2", **style, label=label("repeated, 2 layers"))
             losses.plot(at, column("loss, new"), color="#E69F00", **style, label=label("new tokens, 2 layers"))
-            attention.plot(at, column("induction, layer 2"), color="#0072B2", **style,
-                           label=label("layer 2, on the token after the same one (induction)"))  # fmt: skip
+            attention.plot(
+                at,
+                column("induction, layer 2"),
+                color="#0072B2",
+                **style,
+                label=label("layer 2, on the token after the same one (induction)"),
+            )
             attention.plot(
                 at, column("previous, layer 1"), color="#D55E00", **style, label=label("layer 1, on the token before")
             )
             norms.plot(at, column("norm"), color="#0072B2", **style, label=label("an example's: median"))
             if seed == 0:
-                norms.fill_between(at, column("norm, 10 %"), column("norm, 90 %"), color="#0072B2", alpha=0.15, lw=0,
-                                   label="an example's: 10 % to 90 %")  # fmt: skip
+                norms.fill_between(
+                    at,
+                    column("norm, 10 %"),
+                    column("norm, 90 %"),
+                    color="#0072B2",
+                    alpha=0.15,
+                    lw=0,
+                    label="an example's: 10 % to 90 %",
+                )
             norms.plot(at, column("gradient"), color="#D55E00", **style, label=label("their mean's, less its noise"))
             curvature.plot(at, column("lambda_max"), color="#0072B2", **style, label=label(r"$\lambda_{max}$"))
             curvature.plot(at, -column("lambda_min"), color="#D55E00", **style, label=label(r"$-\lambda_{min}$"))
@@ -205,8 +226,9 @@ def draw(every: dict[tuple, list[dict]], steps: int):
         noise.minorticks_off()
         losses.set_title(
             "two layers of attention learn to copy; thick and the line, where its induction head is half there: seed 0",
-            loc="left", fontsize=10,
-        )  # fmt: skip
+            loc="left",
+            fontsize=10,
+        )
     return figure
 
 
@@ -233,8 +255,10 @@ def notes(summaries: list[dict], every: dict[tuple, list[dict]]) -> str:
         plateau, there = rows[max(1, at // 2)], rows[at]
         ratios.append([there[name] / plateau[name] for name in names])
         moved = "; ".join(f"{name} {plateau[name]:.3g}, {there[name]:.3g}, {rows[-1][name]:.3g}" for name in names)
-        lines.append(f"{said}; the head is there from step {appears}. At steps {plateau['step']} (half way), {appears} "
-                     f"and {rows[-1]['step']}: {moved}.")  # fmt: skip
+        lines.append(
+            f"{said}; the head is there from step {appears}. At steps {plateau['step']} (half way), {appears} "
+            f"and {rows[-1]['step']}: {moved}."
+        )
     if ratios:
         said = "; ".join(
             f"{name} {min(of):.2g} to {max(of):.2g} times"
@@ -264,9 +288,12 @@ def main() -> None:
     summaries = [summary(rows) for rows in every.values()]
     said = f"{notes(summaries, every)}\nEverything together, with compilation: {time.perf_counter() - began:.0f} s."
     experiments.write(
-        options.out, summaries, draw(every, options.steps), said,
+        options.out,
+        summaries,
+        draw(every, options.steps),
+        said,
         "Losses, attention, gradient norms, curvature and noise scale against the update",
-    )  # fmt: skip
+    )
 
 
 if __name__ == "__main__":

@@ -73,8 +73,9 @@ def histories(task, activation: str, seeds: int, epochs: int) -> dict[str, np.nd
 def draw(found):
     """Distinct units above, test error below, against epochs; median over seeds."""
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(2, len(ACTIVATIONS), figsize=(12, 6.4), sharex=True, sharey="row",
-                                    layout="constrained")  # fmt: skip
+        figure, axes = plt.subplots(
+            2, len(ACTIVATIONS), figsize=(12, 6.4), sharex=True, sharey="row", layout="constrained"
+        )
         for (activation, initializer), history in found.items():
             top, bottom = axes[:, ACTIVATIONS.index(activation)]
             place = INITIALIZERS.index(initializer)
@@ -92,8 +93,16 @@ def draw(found):
             for units in set(ends.values()):
                 names = textwrap.fill(", ".join(name for name in INITIALIZERS if ends[name] == units), 34)
                 place, side = (-6, "top") if units > HIDDEN / 2 else (6, "bottom")
-                axis.annotate(names, (0.5, units), (0, place), xycoords=("axes fraction", "data"), va=side, ha="center",
-                              textcoords="offset points", fontsize=9)  # fmt: skip
+                axis.annotate(
+                    names,
+                    (0.5, units),
+                    (0, place),
+                    xycoords=("axes fraction", "data"),
+                    va=side,
+                    ha="center",
+                    textcoords="offset points",
+                    fontsize=9,
+                )
         axes[0, 0].set_ylabel(f"distinct hidden units of {HIDDEN}")
         axes[1, 0].set_ylabel("test error rate")
         figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right center")
@@ -112,13 +121,20 @@ def main() -> None:
     rows = []
     for (activation, initializer), history in found.items():
         last = {name: values[:, -1] for name, values in history.items()}
-        rows.append({
-            "hidden": activation, "initializer": initializer,
-            "units at start": int(np.median(history["units"][:, 0])), "units at end": int(np.median(last["units"])),
-            "most units": int(history["units"].max()), "rank at end": int(np.median(last["rank"])),
-            "training accuracy": float(last["training"].mean()), "test accuracy": float(last["test"].mean()),
-            "lowest": float(last["test"].min()), "highest": float(last["test"].max()),
-        })  # fmt: skip
+        rows.append(
+            {
+                "hidden": activation,
+                "initializer": initializer,
+                "units at start": int(np.median(history["units"][:, 0])),
+                "units at end": int(np.median(last["units"])),
+                "most units": int(history["units"].max()),
+                "rank at end": int(np.median(last["rank"])),
+                "training accuracy": float(last["training"].mean()),
+                "test accuracy": float(last["test"].mean()),
+                "lowest": float(last["test"].min()),
+                "highest": float(last["test"].max()),
+            }
+        )
     alike = [row for row in rows if row["initializer"] in ("zeros", "constant")]
     drawn = [row for row in rows if row not in alike]
     chance = float(np.mean(task.test_targets, axis=0).max())

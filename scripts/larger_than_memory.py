@@ -45,9 +45,17 @@ def main() -> None:
         command = [sys.executable, __file__, "measure", *map(str, words)]
         found = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
         beyond = (found["peak"] - found["before"]) / size
-        rows.append({"run": name, "data, MiB": size / MIB, "before, MiB": found["before"] / MIB,
-                     "peak, MiB": found["peak"] / MIB, "beyond / data": beyond, "seconds": found["seconds"],
-                     "validation accuracy": found["accuracy"]})  # fmt: skip
+        rows.append(
+            {
+                "run": name,
+                "data, MiB": size / MIB,
+                "before, MiB": found["before"] / MIB,
+                "peak, MiB": found["peak"] / MIB,
+                "beyond / data": beyond,
+                "seconds": found["seconds"],
+                "validation accuracy": found["accuracy"],
+            }
+        )
         return found
 
     for dtype, numbers in ARRAYS:
@@ -103,8 +111,17 @@ def measure(kind: str, *words: str) -> None:
     held_out = stored(made(few, numbers, 0), dtype), few
 
     def trained(*data, **more) -> training.FitResult:
-        return fnn.fit(network, "cross_entropy", "adam", *data, key=jax.random.key(0), epochs=1, plan=PLAN,
-                       validation=held_out, **more)  # fmt: skip
+        return fnn.fit(
+            network,
+            "cross_entropy",
+            "adam",
+            *data,
+            key=jax.random.key(0),
+            epochs=1,
+            plan=PLAN,
+            validation=held_out,
+            **more,
+        )
 
     trained(*held_out)
     before, more = resident("VmRSS"), {}
@@ -119,14 +136,26 @@ def measure(kind: str, *words: str) -> None:
         folder, how = Path(words[0]), words[1:]
         data = (training.chunks(folder / "inputs.npy", folder / "labels.npy"),)
         if how:
-            more = {"checkpoint": training.checkpoints.keep(folder / "kept"), "resume": how == ("resumed",),
-                    "seconds": 1e-9 if how == ("stopped",) else None}  # fmt: skip
+            more = {
+                "checkpoint": training.checkpoints.keep(folder / "kept"),
+                "resume": how == ("resumed",),
+                "seconds": 1e-9 if how == ("stopped",) else None,
+            }
     began = time.perf_counter()
     result = trained(*data, **more)
     seconds, accuracy = time.perf_counter() - began, result.history.validation_accuracy
     digest = hashlib.sha256(b"".join(np.asarray(x).tobytes() for x in jax.tree.leaves(result.params))).hexdigest()
-    print(json.dumps({"before": before, "peak": resident("VmHWM"), "seconds": seconds, "digest": digest,
-                      "accuracy": float(accuracy[-1]) if len(accuracy) else float("nan")}))  # fmt: skip
+    print(
+        json.dumps(
+            {
+                "before": before,
+                "peak": resident("VmHWM"),
+                "seconds": seconds,
+                "digest": digest,
+                "accuracy": float(accuracy[-1]) if len(accuracy) else float("nan"),
+            }
+        )
+    )
 
 
 def resident(which: str) -> int:

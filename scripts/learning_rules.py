@@ -38,17 +38,36 @@ import matplotlib.pyplot as plt  # isort: skip
 
 RATES, LENET_RATES = (0.003, 0.01, 0.03, 0.1, 0.3), (0.001, 0.003, 0.01, 0.03, 0.1)
 RULES = {  # what its rates are multiplied by
-    "exact": 1, "feedback_alignment": 1, "direct_feedback": 1, "sign_symmetric(uniform)": 1,
-    "sign_symmetric(random)": 1, "sign_symmetric(fixed)": 1, "kolen_pollack": 1, "weight_mirror": 1, "local_loss": 1,
-    "noisy(1)": 0.1, "rounded(2)": 0.1, "target_propagation": 1, "predictive_coding(10, 0.2)": 1,
-    "node_perturbation": 0.1, "forward_gradient": 1e-2, "weight_perturbation": 1e-2,
-}  # fmt: skip
+    "exact": 1,
+    "feedback_alignment": 1,
+    "direct_feedback": 1,
+    "sign_symmetric(uniform)": 1,
+    "sign_symmetric(random)": 1,
+    "sign_symmetric(fixed)": 1,
+    "kolen_pollack": 1,
+    "weight_mirror": 1,
+    "local_loss": 1,
+    "noisy(1)": 0.1,
+    "rounded(2)": 0.1,
+    "target_propagation": 1,
+    "predictive_coding(10, 0.2)": 1,
+    "node_perturbation": 0.1,
+    "forward_gradient": 1e-2,
+    "weight_perturbation": 1e-2,
+}
 OF_LENET = ("exact", "sign_symmetric(uniform)", "direct_feedback", "feedback_alignment")
 PUBLISHED = dict(zip(OF_LENET, (0.91, 0.94, 1.61, 1.70), strict=True))  # BioTorch, LeNet on MNIST, % of error
 DEPTHS, WIDTH = (1, 3, 5), 32
 DEEP = 3  # hidden layers of which every rule's networks are; other depths only of these rules:
-OF_DEPTHS = ("exact", "feedback_alignment", "direct_feedback", "sign_symmetric(uniform)", "kolen_pollack",
-             "weight_mirror", "target_propagation")  # fmt: skip
+OF_DEPTHS = (
+    "exact",
+    "feedback_alignment",
+    "direct_feedback",
+    "sign_symmetric(uniform)",
+    "kolen_pollack",
+    "weight_mirror",
+    "target_propagation",
+)
 PARTS = {"digits": (1152, 285, 360), "fashion_mnist": (1920, 480, 2000)}  # pictures: training, held out, test
 BEYOND = 2.4  # standard errors
 LAST = 3  # epochs that count as the end
@@ -108,9 +127,10 @@ def jobs(epochs: int) -> list[Job]:
     half = -(-epochs // 2)
     return [
         *(Job("digits", depth, tuple(RULES) if depth == DEEP else OF_DEPTHS, epochs) for depth in DEPTHS),
-        Job("digits", 0, OF_LENET, epochs), Job("fashion_mnist", DEEP, tuple(RULES), half),
+        Job("digits", 0, OF_LENET, epochs),
+        Job("fashion_mnist", DEEP, tuple(RULES), half),
         Job("fashion_mnist", 0, OF_LENET, half),
-    ]  # fmt: skip
+    ]
 
 
 def train(job: Job, seeds: int) -> dict[tuple, Trained]:
@@ -121,11 +141,19 @@ def train(job: Job, seeds: int) -> dict[tuple, Trained]:
         for rule in job.rules
     ]
     population = training.fit_population(
-        network_of(job.depth, data[0][0].shape[1:]), "cross_entropy", "momentum",
-        {name: np.concatenate([grid[name] for grid in grids]) for name in grids[0]}, data[0], key=jax.random.key(0),
-        epochs=job.epochs, validation=data[1], plan=training.minibatch(32), shuffle="independent",
-        track=("alignment",) if job.data == "digits" and job.depth else (), chunk=job.epochs,
-    )  # fmt: skip
+        network_of(job.depth, data[0][0].shape[1:]),
+        "cross_entropy",
+        "momentum",
+        {name: np.concatenate([grid[name] for grid in grids]) for name in grids[0]},
+        data[0],
+        key=jax.random.key(0),
+        epochs=job.epochs,
+        validation=data[1],
+        plan=training.minibatch(32),
+        shuffle="independent",
+        track=("alignment",) if job.data == "digits" and job.depth else (),
+        chunk=job.epochs,
+    )
     members = np.arange(len(population)).reshape(len(job.rules), len(job.rates), seeds)
     return {
         (job.data, job.network, rule): chosen(population, own, data)
@@ -164,14 +192,27 @@ def table(found: dict[tuple, Trained]) -> list[dict]:
         error, exact = 100 * (1 - own.test), 100 * (1 - found[name, network, "exact"].test)
         ends = at_end(own) if own.gradient else None
         behind = error - exact
-        rows.append({
-            "data": name, "network": network, "rule": rule, "rate": own.rate,
-            "held out %": 100 * float(own.held_out.mean()), "test error %": float(error.mean()),
-            "sd": float(error.std(ddof=1)), "above exact": float(behind.mean()), "se": deviation(behind),
-            **{column: "" if ends is None else float(of(ends)) for column, of in (
-                ("angle, first layer", lambda x: x[0].mean()), ("last hidden", lambda x: x[-1].mean()),
-                ("largest", np.max))},
-        })  # fmt: skip
+        rows.append(
+            {
+                "data": name,
+                "network": network,
+                "rule": rule,
+                "rate": own.rate,
+                "held out %": 100 * float(own.held_out.mean()),
+                "test error %": float(error.mean()),
+                "sd": float(error.std(ddof=1)),
+                "above exact": float(behind.mean()),
+                "se": deviation(behind),
+                **{
+                    column: "" if ends is None else float(of(ends))
+                    for column, of in (
+                        ("angle, first layer", lambda x: x[0].mean()),
+                        ("last hidden", lambda x: x[-1].mean()),
+                        ("largest", np.max),
+                    )
+                },
+            }
+        )
     return rows
 
 
@@ -252,7 +293,7 @@ def notes(rows: list[dict], found: dict[tuple, Trained], seeds: int, epochs: int
         "mean on held-out pictures. above exact: the error less the exact rule's, seed by seed, with its standard "
         "error. Angles in degrees between a layer's gradient and the exact one, of the mean cosine of the last "
         f"{LAST} epochs; largest: of hidden layers and seeds."
-    ]  # fmt: skip
+    ]
     for name, network in settings:
         of = sorted((r for r in rows if (r["data"], r["network"]) == (name, network)), key=lambda r: r["test error %"])
         lines.append(

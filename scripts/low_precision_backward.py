@@ -34,17 +34,30 @@ def train(data: list, seeds: int, epochs: int) -> tuple[training.Population, lis
     """Members in the order of the settings, each (way, bits), rates and seeds; the exact rule's first."""
     settings = [("exact", 0), *((way, bits) for way in WAYS for bits in BITS)]
     grids = [
-        training.grid(rule="rounded" if bits else "exact", bits=max(bits, 1), stochastic=way != "nearest",
-                      learning_rate=RATES, seed=range(seeds))
+        training.grid(
+            rule="rounded" if bits else "exact",
+            bits=max(bits, 1),
+            stochastic=way != "nearest",
+            learning_rate=RATES,
+            seed=range(seeds),
+        )
         for way, bits in settings
-    ]  # fmt: skip
+    ]
     with progress("low precision", epochs) as advance:
         population = training.fit_population(
-            network_of(DEEP), "cross_entropy", "momentum",
-            {name: np.concatenate([grid[name] for grid in grids]) for name in grids[0]}, data[0],
-            key=jax.random.key(0), epochs=epochs, validation=data[1], plan=training.minibatch(32),
-            shuffle="independent", track=("alignment",), on_chunk=lambda at: advance(at.epoch),
-        )  # fmt: skip
+            network_of(DEEP),
+            "cross_entropy",
+            "momentum",
+            {name: np.concatenate([grid[name] for grid in grids]) for name in grids[0]},
+            data[0],
+            key=jax.random.key(0),
+            epochs=epochs,
+            validation=data[1],
+            plan=training.minibatch(32),
+            shuffle="independent",
+            track=("alignment",),
+            on_chunk=lambda at: advance(at.epoch),
+        )
     return population, settings
 
 
@@ -55,11 +68,19 @@ def table(population: training.Population, settings: list, data: list, seeds: in
         error = 100 * (1 - found.test)
         exact = error if exact is None else exact  # the first
         behind, angles = error - exact, at_end(found).mean(axis=1)
-        rows.append({
-            "rounded": way, "bits": bits or "", "rate": found.rate, "held out %": 100 * float(found.held_out.mean()),
-            "test error %": float(error.mean()), "sd": float(error.std(ddof=1)), "above exact": float(behind.mean()),
-            "se": deviation(behind), **{f"angle, layer{i}": float(angle) for i, angle in enumerate(angles, start=1)},
-        })  # fmt: skip
+        rows.append(
+            {
+                "rounded": way,
+                "bits": bits or "",
+                "rate": found.rate,
+                "held out %": 100 * float(found.held_out.mean()),
+                "test error %": float(error.mean()),
+                "sd": float(error.std(ddof=1)),
+                "above exact": float(behind.mean()),
+                "se": deviation(behind),
+                **{f"angle, layer{i}": float(angle) for i, angle in enumerate(angles, start=1)},
+            }
+        )
     return rows
 
 
@@ -74,12 +95,24 @@ def draw(rows: list[dict]):
             of = [r for r in others if r["rounded"] == way]
             bits = np.array([r["bits"] for r in of])
             left.errorbar(
-                bits + 0.1 * place, [r["test error %"] for r in of], [r["sd"] for r in of], fmt="o-", ms=4,
-                color=color, capsize=2, label=way,
-            )  # fmt: skip
+                bits + 0.1 * place,
+                [r["test error %"] for r in of],
+                [r["sd"] for r in of],
+                fmt="o-",
+                ms=4,
+                color=color,
+                capsize=2,
+                label=way,
+            )
             for layer, line in zip(range(1, DEEP + 1), ("-", "--", ":"), strict=True):
-                right.plot(bits, [r[f"angle, layer{layer}"] for r in of], line, marker=".", color=color,
-                           label=f"{way}, layer{layer}")  # fmt: skip
+                right.plot(
+                    bits,
+                    [r[f"angle, layer{layer}"] for r in of],
+                    line,
+                    marker=".",
+                    color=color,
+                    label=f"{way}, layer{layer}",
+                )
         left.set(xlabel="bits of a sensitivity", ylabel="test error, %", yscale="log")
         left.set_yticks([2, 5, 10, 20, 50, 90], [2, 5, 10, 20, 50, 90])
         left.minorticks_off()
@@ -96,7 +129,7 @@ def notes(rows: list[dict], seeds: int, epochs: int, seconds: float) -> str:
         f"{seeds} seeds, {epochs} epochs; above exact: the test error less the exact rule's, seed by seed, with its "
         f"standard error; angles in degrees between a layer's gradient, over all training pictures, and the exact "
         f"one, means of the last {LAST} epochs. Trained in {seconds:.0f} seconds."
-    ]  # fmt: skip
+    ]
     for way in WAYS:
         worse = [str(r["bits"]) for r in others if r["rounded"] == way and r["above exact"] > BEYOND * r["se"]]
         better = [str(r["bits"]) for r in others if r["rounded"] == way and r["above exact"] < -BEYOND * r["se"]]

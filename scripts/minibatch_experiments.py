@@ -89,8 +89,18 @@ def seconds_an_epoch(task, found: dict[str, dict], keys, epochs: int) -> dict[st
             params, optimizer = NETWORK.init(key), fnn.optimizers.gd(found[name]["rate"])
             count = epochs * regime.longer
             start = time.perf_counter()
-            fnn.fit(NETWORK, task.loss, optimizer, task.inputs, task.targets, key=key, epochs=count,
-                    plan=regime.plan, params=params, chunk=count)  # fmt: skip
+            fnn.fit(
+                NETWORK,
+                task.loss,
+                optimizer,
+                task.inputs,
+                task.targets,
+                key=key,
+                epochs=count,
+                plan=regime.plan,
+                params=params,
+                chunk=count,
+            )
             seconds[name].append((time.perf_counter() - start) / count)
     return {name: float(np.median(values[1:])) for name, values in seconds.items()}
 

@@ -41,11 +41,17 @@ TRAINED_ON, BATCH = 3200, 100  # of the 4000 signals; the others choose rate and
 RATES = (0.003, 0.01, 0.03)
 DATA = {"as they are": False, "shuffled": True}  # places
 PRINTED = {  # % of test signals right: places as they are, and shuffled
-    "linear": (32, 32), "dense": (68, 68), "convolutional": (94, 56), "recurrent": (91, 57),
-}  # fmt: skip
+    "linear": (32, 32),
+    "dense": (68, 68),
+    "convolutional": (94, 56),
+    "recurrent": (91, 57),
+}
 NOTEBOOK = {  # the one run whose log quickstart.ipynb keeps
-    "linear": 31.5, "dense": 64.6, "convolutional": 92.3, "recurrent": 92.1,
-}  # fmt: skip
+    "linear": 31.5,
+    "dense": 64.6,
+    "convolutional": 92.3,
+    "recurrent": 92.1,
+}
 NEAR = 2  # points below what is printed that count as the same
 COLORS = {"linear": "#0072B2", "dense": "#E69F00", "convolutional": "#009E73", "recurrent": "#CC79A7"}  # Okabe and Ito
 
@@ -123,12 +129,18 @@ def train(name: str, network: fnn.Network, parts: dict, seeds: int, epochs: int)
     held = {part: (as_read(network, x), labels) for part, (x, labels) in parts.items()}
     with progress(name, epochs) as advance:
         return training.fit_population(
-            network, "cross_entropy", lambda rate: optimizers.adam(optimizers.schedules.cosine(rate, steps=steps)),
-            training.grid(rate=RATES, seed=range(seeds)), held["training"], key=jax.random.key(0), epochs=epochs,
-            validation=held["held out"], plan=training.minibatch(BATCH),
+            network,
+            "cross_entropy",
+            lambda rate: optimizers.adam(optimizers.schedules.cosine(rate, steps=steps)),
+            training.grid(rate=RATES, seed=range(seeds)),
+            held["training"],
+            key=jax.random.key(0),
+            epochs=epochs,
+            validation=held["held out"],
+            plan=training.minibatch(BATCH),
             stop=training.early_stopping(patience=epochs, monitor="validation_accuracy"),
             on_chunk=lambda at: advance(at.epoch),
-        )  # fmt: skip
+        )
 
 
 def chosen(population: training.Population, seeds: int) -> tuple[float, np.ndarray, np.ndarray]:
@@ -163,7 +175,7 @@ def row(data: str, name: str, added: str, population: training.Population, parts
         "their log %": NOTEBOOK[name] if data == "as they are" else "",
         "verdict": verdict(test.mean() - printed),
         "seconds": population.seconds,
-    }  # fmt: skip
+    }
 
 
 def verdict(points: float) -> str:
@@ -189,17 +201,22 @@ def draw(rows: list[dict], curves: dict, parts: dict):
             epochs = np.arange(1, len(accuracy) + 1)
             label = f"{name}, {added}" if added else name
             left.plot(epochs, 100 * accuracy.mean(1), "--" if added else "-", color=COLORS[name], label=label)
-            left.fill_between(epochs, *(100 * f(accuracy, axis=1) for f in (np.min, np.max)),
-                              color=COLORS[name], alpha=0.15, lw=0)  # fmt: skip
+            left.fill_between(
+                epochs, *(100 * f(accuracy, axis=1) for f in (np.min, np.max)), color=COLORS[name], alpha=0.15, lw=0
+            )
         left.set(xlabel="epoch", ylabel="% right", ylim=(0, 100))
         left.set_title("held-out part, places as they are", loc="left")
         left.legend(fontsize=8, loc="lower right")
         for place, one in enumerate(rows):
             right.bar(place, one["test %"], color=COLORS[one["network"]], alpha=0.5 if one["added"] else 0.9)
             right.errorbar(
-                place, one["test %"], np.abs([[one[end] - one["test %"]] for end in ("lowest", "highest")]),
-                color="black", capsize=4, lw=1,
-            )  # fmt: skip
+                place,
+                one["test %"],
+                np.abs([[one[end] - one["test %"]] for end in ("lowest", "highest")]),
+                color="black",
+                capsize=4,
+                lw=1,
+            )
             right.plot([place - 0.42, place + 0.42], [one["printed %"]] * 2, color="#D55E00", lw=2.5)
             right.text(place, 3, f"{one['test %']:.1f}", ha="center", fontsize=9)
         right.plot([], [], color="#D55E00", lw=2.5, label="printed by the authors")
@@ -226,8 +243,11 @@ def main() -> None:
             if not shuffled:
                 curves[name, added] = population.history.validation_accuracy[:, members]
     above = sum(one["verdict"] != "LOWER" for one in rows)
-    edges = [", ".join(filter(None, (one["network"], one["added"], one["places"])))
-             for one in rows if one["rate"] in (RATES[0], RATES[-1])]  # fmt: skip
+    edges = [
+        ", ".join(filter(None, (one["network"], one["added"], one["places"])))
+        for one in rows
+        if one["rate"] in (RATES[0], RATES[-1])
+    ]
     text = [
         f"{above} of {len(rows)} networks come within {NEAR} points of what Greydanus and Kobak print, or above it, "
         f"trained on {TRAINED_ON} of the 4000 signals; each number is the mean of {options.seeds} seeds.",

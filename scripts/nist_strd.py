@@ -134,10 +134,17 @@ def ours(problem: NistProblem, start, steps: int) -> dict:
 
     solution = fnn.optimizers.minimize(
         fnn.optimizers.problem_from(residuals=residuals, data=(jnp.asarray(problem.x), jnp.asarray(problem.y))),
-        "levenberg_marquardt", jnp.asarray(start), steps=steps,
-    )  # fmt: skip
-    return {"digits": problem.digits(solution.params), "status": solution.status, "iterations": int(solution.steps),
-            "residuals": int(solution.counts.values), "Jacobians": int(solution.counts.matrices)}  # fmt: skip
+        "levenberg_marquardt",
+        jnp.asarray(start),
+        steps=steps,
+    )
+    return {
+        "digits": problem.digits(solution.params),
+        "status": solution.status,
+        "iterations": int(solution.steps),
+        "residuals": int(solution.counts.values),
+        "Jacobians": int(solution.counts.matrices),
+    }
 
 
 def curve(problem: NistProblem, start) -> dict:
@@ -155,12 +162,24 @@ def scipys(problem: NistProblem, start, steps: int, tolerance: float) -> dict:
 
     with np.errstate(all="ignore"):  # it may try points where the model overflows
         solution = least_squares(
-            jax.jit(residuals), start, jax.jit(jax.jacfwd(residuals)), method="lm", x_scale="jac",
-            ftol=tolerance, xtol=tolerance, gtol=tolerance, max_nfev=steps,
-        )  # fmt: skip
+            jax.jit(residuals),
+            start,
+            jax.jit(jax.jacfwd(residuals)),
+            method="lm",
+            x_scale="jac",
+            ftol=tolerance,
+            xtol=tolerance,
+            gtol=tolerance,
+            max_nfev=steps,
+        )
     status = {0: "too many", 1: "gtol", 2: "ftol", 3: "xtol", 4: "both"}.get(solution.status, "failed")
-    return {"digits": problem.digits(solution.x), "status": status, "iterations": int(solution.njev),
-            "residuals": int(solution.nfev), "Jacobians": int(solution.njev)}  # fmt: skip
+    return {
+        "digits": problem.digits(solution.x),
+        "status": status,
+        "iterations": int(solution.njev),
+        "residuals": int(solution.nfev),
+        "Jacobians": int(solution.njev),
+    }
 
 
 def notes(rows: list[dict]) -> str:
@@ -179,8 +198,10 @@ def notes(rows: list[dict]) -> str:
         both = [row for row in rows if min(row["digits, ours"], row[f"digits, {who}"]) >= 6]
         if both:
             ratios = [row["residuals, ours"] / row[f"residuals, {who}"] for row in both]
-            lines.append(f"residual evaluations, ours / {who}, median of the {len(both)} in which both have 6 digits: "
-                         f"{np.median(ratios):.3g}")  # fmt: skip
+            lines.append(
+                f"residual evaluations, ours / {who}, median of the {len(both)} in which both have 6 digits: "
+                f"{np.median(ratios):.3g}"
+            )
     least = {key: min(row[key] for row in rows) for key in ("digits, curve_fit", "digits of standard errors")}
     lines.append("least " + ", ".join(f"{key}: {value:.1f}" for key, value in least.items()))
     lines.append(f"SciPy {scipy.__version__}: least_squares, method lm, x_scale jac, tolerances 1e-15 and 1e-8")

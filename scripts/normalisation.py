@@ -53,8 +53,13 @@ STEPS = {  # from the output back: what the step is, and the derivative by it
 }
 ONE_LINE = "s = (h - <h> - x <h x>) / sigma, h = g gain"
 
-NORMS = {"none": "#000000", "rms_norm": "#CC79A7", "layer_norm": "#009E73", "group_norm(4)": "#0072B2",
-         "batch_norm": "#D55E00"}  # fmt: skip
+NORMS = {
+    "none": "#000000",
+    "rms_norm": "#CC79A7",
+    "layer_norm": "#009E73",
+    "group_norm(4)": "#0072B2",
+    "batch_norm": "#D55E00",
+}
 EXAMPLES, EVERY, PRODUCTS = 256, 20, 20  # updates between measurements, Hessian-vector products of one
 FACTORS, UPDATES, FOLLOWED, DISPLACEMENT = (0.5, 0.9, 1.1, 1.5), 60, 5, 1e-3  # of the stable rate, and the tests
 
@@ -134,11 +139,20 @@ def exercise(norm: str) -> list[dict]:
     lines.append(("in one line", ONE_LINE, "net inputs", n, direct, automatic["net inputs"]))
     lines += [("the library's row", "", step, values[step], ours[step], automatic[step]) for step in ours]
     return [
-        {"norm": norm, "step": step, "is": forward, "dF/d of it": backward, "number": k + 1, "value": value,
-         "by hand": hand, "jax.grad": grad, "difference": abs(hand - grad)}
+        {
+            "norm": norm,
+            "step": step,
+            "is": forward,
+            "dF/d of it": backward,
+            "number": k + 1,
+            "value": value,
+            "by hand": hand,
+            "jax.grad": grad,
+            "difference": abs(hand - grad),
+        }
         for forward, backward, step, *three in lines
         for k, (value, hand, grad) in enumerate(zip(*(np.ravel(each).tolist() for each in three), strict=True))
-    ]  # fmt: skip
+    ]
 
 
 # Sharpness ------------------------------------------------------------------------------------------------------------
@@ -197,9 +211,14 @@ def follow(norm: str, task, seeds: int, measurements: int) -> dict[str, np.ndarr
         found = sharpest(params)
         growth, tested, sharper = jax.lax.map(lambda factor: tests(params, found, factor), jnp.array(FACTORS))
         return {
-            "largest": jnp.append(largest, found.largest), "residual": jnp.append(residual, found.residuals[1]),
-            "shifts": shifts, "loss": losses.ravel(), "growth": growth, "tested": tested, "sharper": sharper,
-        }  # fmt: skip
+            "largest": jnp.append(largest, found.largest),
+            "residual": jnp.append(residual, found.residuals[1]),
+            "shifts": shifts,
+            "loss": losses.ravel(),
+            "growth": growth,
+            "tested": tested,
+            "sharper": sharper,
+        }
 
     starts = jax.vmap(trained.init)(jax.random.split(jax.random.key(0), seeds))
     return jax.tree.map(np.asarray, jax.jit(lambda starts: jax.lax.map(run, starts))(starts))
@@ -209,12 +228,19 @@ def rows_of(norm: str, found: dict[str, np.ndarray]) -> list[dict]:
     rows = []
     for seed, (largest, losses) in enumerate(zip(found["largest"], found["loss"], strict=True)):
         row = {
-            "norm": norm, "seed": seed, "lambda_max before": largest[0], "lowest": largest.min(),
-            "lambda_max after": largest[-1], "residual / lambda_max": (found["residual"][seed] / np.abs(largest)).max(),
-            "in shifts before": found["shifts"][seed, 0], "stable rate before": 2 / largest[0],
-            "stable rate after": 2 / largest[-1], "loss before": losses[0], "highest in training": losses.max(),
+            "norm": norm,
+            "seed": seed,
+            "lambda_max before": largest[0],
+            "lowest": largest.min(),
+            "lambda_max after": largest[-1],
+            "residual / lambda_max": (found["residual"][seed] / np.abs(largest)).max(),
+            "in shifts before": found["shifts"][seed, 0],
+            "stable rate before": 2 / largest[0],
+            "stable rate after": 2 / largest[-1],
+            "loss before": losses[0],
+            "highest in training": losses.max(),
             "loss after": found["tested"][seed, 0, 0],
-        }  # fmt: skip
+        }
         for place, factor in enumerate(FACTORS):
             tested = np.nan_to_num(found["tested"][seed, place], nan=np.inf)
             row |= {
@@ -246,8 +272,10 @@ def draw(runs: dict):
         axes[0, 2].axhline(1, color="grey", lw=1, ls=":")
         axes[0, 0].set(yscale="log", xlabel="update", title=r"sharpness $\lambda_{max}$ in training")
         axes[0, 1].set(yscale="log", xlabel="update", title=r"loss, at rate $1 / \lambda_{max}$ of the moment")
-        axes[0, 2].set(xlabel=r"rate / $(2 / \lambda_{max})$",
-                       title=f"growth an update of a displacement,\nover {FOLLOWED} updates")  # fmt: skip
+        axes[0, 2].set(
+            xlabel=r"rate / $(2 / \lambda_{max})$",
+            title=f"growth an update of a displacement,\nover {FOLLOWED} updates",
+        )
         for axis, factor in zip(axes[1], FACTORS[1:], strict=True):
             axis.axhline(1, color="grey", lw=1, ls=":")
             axis.set(xlabel="update after training", title=f"loss / that at the end, {factor:g} x stable rate")

@@ -96,8 +96,9 @@ def draw(results: dict[str, list[dict]]):
     """Above: test scores, medians and quartiles over the seeds. Below: the training loss, medians."""
     color = {label: c for c, members in FAMILIES.values() for label in members}
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(2, len(results), figsize=(4.2 * len(results), 7.4), layout="constrained",
-                                    height_ratios=(1.5, 1))  # fmt: skip
+        figure, axes = plt.subplots(
+            2, len(results), figsize=(4.2 * len(results), 7.4), layout="constrained", height_ratios=(1.5, 1)
+        )
         for (dots, curves), (name, found) in zip(axes.T, results.items(), strict=True):
             found = sorted(found, key=lambda one: (np.median(one["score"]), -np.median(one["loss"])))
             for place, one in enumerate(found):
@@ -131,13 +132,23 @@ def main() -> None:
     for name, found in results.items():
         for one in sorted(found, key=lambda one: one["validation"]):
             low, middle, high = np.quantile(one["score"], (0.25, 0.5, 0.75))
-            rows.append({"data": name, "optimizer": one["optimizer"], "best rate": one["rate"],
-                         "edge": "edge" if one["at_edge"] else "", "validation loss": one["validation"],
-                         "test loss": float(np.median(one["loss"])), "score 25 %": low, "score": middle,
-                         "score 75 %": high})  # fmt: skip
+            rows.append(
+                {
+                    "data": name,
+                    "optimizer": one["optimizer"],
+                    "best rate": one["rate"],
+                    "edge": "edge" if one["at_edge"] else "",
+                    "validation loss": one["validation"],
+                    "test loss": float(np.median(one["loss"])),
+                    "score 25 %": low,
+                    "score": middle,
+                    "score 75 %": high,
+                }
+            )
     winner, task = min(results["digits"], key=lambda one: one["validation"]), experiments.load("digits")
-    _, ((_, accuracy),) = train(task, winner["optimizer"], [winner["rate"]],
-                                jax.random.split(further, FURTHER_SEEDS), options.epochs, task.test)  # fmt: skip
+    _, ((_, accuracy),) = train(
+        task, winner["optimizer"], [winner["rate"]], jax.random.split(further, FURTHER_SEEDS), options.epochs, task.test
+    )
     notes = (
         f"The best of digits by validation loss, {winner['optimizer']} at {winner['rate']:.3g}, trained on the whole "
         f"training set from {FURTHER_SEEDS} further seeds:\nmean test accuracy {accuracy.mean():.2%} "

@@ -26,10 +26,14 @@ WRONG, FLAGGED = 0.05, 0.1  # shares of the training examples
 EPOCHS = (1, 5, 20, 100)  # of the table
 NETWORK, OPTIMIZER = fnn.multilayer((64, 64, 10), ("tanh", "softmax")), fnn.optimizers.adam(0.003)
 SCORES = {  # colour (Okabe and Ito) and line
-    "gradient norm": ("#0072B2", "-"), "norm, hidden layer": ("#56B4E9", "-"), "norm, output layer": ("#009E73", "-"),
-    "error norm": ("#CC79A7", "-"), "loss": ("#D55E00", "-"),
-    "gradient norm, mean so far": ("#0072B2", "--"), "loss, mean so far": ("#D55E00", "--"),
-}  # fmt: skip
+    "gradient norm": ("#0072B2", "-"),
+    "norm, hidden layer": ("#56B4E9", "-"),
+    "norm, output layer": ("#009E73", "-"),
+    "error norm": ("#CC79A7", "-"),
+    "loss": ("#D55E00", "-"),
+    "gradient norm, mean so far": ("#0072B2", "--"),
+    "loss, mean so far": ("#D55E00", "--"),
+}
 MAIN = ("gradient norm", "loss")
 
 

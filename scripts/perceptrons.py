@@ -44,10 +44,19 @@ def learned(name: str, logic: str, bias: bool, orders: int) -> training.Populati
     network = fnn.multilayer((2, 1), (activation,), bias="per_neuron" if bias else "none", initializer="zeros")
     stop = (training.loss_below(0), training.cycle(), training.unchanged())
     return training.fit_population(
-        network, "sum_square_error", "gd(1)", {"seed": range(orders)}, examples(name, false), key=jax.random.key(0),
-        epochs=EPOCHS, plan=training.stochastic(), shuffle="independent", gradient="perceptron", stop=stop,
+        network,
+        "sum_square_error",
+        "gd(1)",
+        {"seed": range(orders)},
+        examples(name, false),
+        key=jax.random.key(0),
+        epochs=EPOCHS,
+        plan=training.stochastic(),
+        shuffle="independent",
+        gradient="perceptron",
+        stop=stop,
         chunk=EPOCHS,
-    )  # fmt: skip
+    )
 
 
 def row_of(name: str, logic: str, bias: bool, orders: int) -> dict:

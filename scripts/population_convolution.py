@@ -65,9 +65,17 @@ def train(data: tuple, held_out: tuple, seeds: int, epochs: int, label: str) -> 
     members = training.grid(kernel=KERNELS, learning_rate=RATES, seed=range(seeds))
     with progress(label, epochs) as advance:
         return training.fit_population(
-            build, "cross_entropy", "adam", members, data, key=jax.random.key(0), epochs=epochs, validation=held_out,
-            plan=PLAN, on_chunk=lambda at: advance(at.epoch),
-        )  # fmt: skip
+            build,
+            "cross_entropy",
+            "adam",
+            members,
+            data,
+            key=jax.random.key(0),
+            epochs=epochs,
+            validation=held_out,
+            plan=PLAN,
+            on_chunk=lambda at: advance(at.epoch),
+        )
 
 
 class Alone(NamedTuple):
@@ -86,9 +94,15 @@ def alone(data: tuple, held_out: tuple, epochs: int) -> dict[int, Alone]:
         for rate, seed in ((RATES[0], 0), (RATES[1], 0), *((RATES[1], seed) for seed in range(1, ALONE + 1))):
             began = time.perf_counter()
             fnn.fit(
-                build(kernel), "cross_entropy", optimizers.adam(rate), *data, key=jax.random.key(seed), epochs=epochs,
-                plan=PLAN, validation=held_out,
-            )  # fmt: skip
+                build(kernel),
+                "cross_entropy",
+                optimizers.adam(rate),
+                *data,
+                key=jax.random.key(seed),
+                epochs=epochs,
+                plan=PLAN,
+                validation=held_out,
+            )
             took.append(time.perf_counter() - began)
         found[kernel] = Alone(took[0], took[1], float(np.mean(took[2:])))
     return found
@@ -105,17 +119,19 @@ def table(population: training.Population, test: tuple, seeds: int) -> list[dict
         measure = jax.jit(lambda params, network=network: training.evaluate(network, "cross_entropy", params, *test)[1])
         for j, rate in enumerate(RATES):
             tested = [float(measure(population.params(m))) for m in members[i, j]] if j == best[i] else []
-            rows.append({
-                "kernel": f"{kernel} x {kernel}",
-                "parameters": sum(row["parameters"] for row in fnn.presets.layer_rows(network)),
-                "rate": rate,
-                "validation accuracy": float(accuracy[i, j].mean()),
-                "sd": float(accuracy[i, j].std()),
-                "lowest": float(accuracy[i, j].min()),
-                "highest": float(accuracy[i, j].max()),
-                "validation loss": float(loss[i, j].mean()),
-                "test accuracy": float(np.mean(tested)) if tested else "",
-            })  # fmt: skip
+            rows.append(
+                {
+                    "kernel": f"{kernel} x {kernel}",
+                    "parameters": sum(row["parameters"] for row in fnn.presets.layer_rows(network)),
+                    "rate": rate,
+                    "validation accuracy": float(accuracy[i, j].mean()),
+                    "sd": float(accuracy[i, j].std()),
+                    "lowest": float(accuracy[i, j].min()),
+                    "highest": float(accuracy[i, j].max()),
+                    "validation loss": float(loss[i, j].mean()),
+                    "test accuracy": float(np.mean(tested)) if tested else "",
+                }
+            )
     return rows
 
 

@@ -49,9 +49,16 @@ def train(task, optimizer: str, seeds: int, epochs: int) -> fnn.training.Populat
     part, held_out = ((task.inputs[rows], task.targets[rows]) for rows in (slice(TRAINED_ON), slice(TRAINED_ON, None)))
     with progress("training", epochs) as advance:
         return fnn.training.fit_population(
-            NETWORK, task.loss, optimizer, members, part, key=jax.random.key(0), epochs=epochs, validation=held_out,
+            NETWORK,
+            task.loss,
+            optimizer,
+            members,
+            part,
+            key=jax.random.key(0),
+            epochs=epochs,
+            validation=held_out,
             on_chunk=lambda at: advance(at.epoch, f"{at.updates_per_second:.3g} updates/s"),
-        )  # fmt: skip
+        )
 
 
 def medians(loss: np.ndarray) -> np.ndarray:
@@ -90,11 +97,14 @@ def measure_rules(loss: np.ndarray) -> dict[str, float]:
     best, changes = loss.argmin(axis=-1), {}
     for name, power in RULES.items():
         steps = round(2 * power)
-        changes[name] = np.concatenate([
-            np.abs(np.log(after[steps : end + steps] / before[:end]))
-            for before, after, end in zip(loss, loss[1:], np.minimum(best[:-1], best[1:] - steps), strict=False)
-            if end > 0
-        ] or [[np.nan]])  # fmt: skip
+        changes[name] = np.concatenate(
+            [
+                np.abs(np.log(after[steps : end + steps] / before[:end]))
+                for before, after, end in zip(loss, loss[1:], np.minimum(best[:-1], best[1:] - steps), strict=False)
+                if end > 0
+            ]
+            or [[np.nan]]
+        )
     return {name: float(np.expm1(np.median(own))) for name, own in changes.items()}
 
 
@@ -110,20 +120,44 @@ def draw(rates, loss, log_best, interval, middle: float):
             left.fill_between(rates, low, high, color=color, alpha=0.2, lw=0)
             left.axvline(np.exp(at), 0, 0.03, color=color, lw=2)
         lowest, highest = medians(loss).min(), np.nan_to_num(medians(loss)[:, 0]).max()
-        left.set(xscale="log", yscale="log", xlabel="learning rate (marks: the best)", ylabel="validation loss",
-                 ylim=(0.6 * lowest, 8 * highest))  # fmt: skip
+        left.set(
+            xscale="log",
+            yscale="log",
+            xlabel="learning rate (marks: the best)",
+            ylabel="validation loss",
+            ylim=(0.6 * lowest, 8 * highest),
+        )
         left.xaxis.set_minor_formatter("")  # which would write one label over the other
         left.legend(title="batch size", fontsize=8, ncols=2)
         best, (low, high) = np.exp(log_best), np.exp(interval)
-        right.errorbar(BATCH_SIZES, best, np.maximum([best - low, high - best], 0), color="#000000", marker="o",
-                       lw=0, elinewidth=1.5, label="best rate, 95 %", zorder=3)  # fmt: skip
+        right.errorbar(
+            BATCH_SIZES,
+            best,
+            np.maximum([best - low, high - best], 0),
+            color="#000000",
+            marker="o",
+            lw=0,
+            elinewidth=1.5,
+            label="best rate, 95 %",
+            zorder=3,
+        )
         for (name, power), color in zip(RULES.items(), ("#0072b2", "#d55e00"), strict=True):
-            right.plot(BATCH_SIZES, best[0] * (BATCH_SIZES / BATCH_SIZES[0]) ** power, "--", color=color,
-                       label=f"{name}, from the smallest batch")  # fmt: skip
+            right.plot(
+                BATCH_SIZES,
+                best[0] * (BATCH_SIZES / BATCH_SIZES[0]) ** power,
+                "--",
+                color=color,
+                label=f"{name}, from the smallest batch",
+            )
         fitted = np.exp(log_best.mean()) * (BATCH_SIZES / np.exp(np.log(BATCH_SIZES).mean())) ** middle
         right.plot(BATCH_SIZES, fitted, color="grey", label=f"fitted, slope {middle:.2f}")
-        right.set(xscale="log", yscale="log", xlabel="batch size", ylabel="best learning rate",
-                  ylim=(0.6 * min(low.min(), fitted.min()), 4 * max(high.max(), best[0])))  # fmt: skip
+        right.set(
+            xscale="log",
+            yscale="log",
+            xlabel="batch size",
+            ylabel="best learning rate",
+            ylim=(0.6 * min(low.min(), fitted.min()), 4 * max(high.max(), best[0])),
+        )
         right.set_xticks(BATCH_SIZES, BATCH_SIZES)
         right.minorticks_off()
         right.legend(fontsize=8, loc="upper left")
@@ -153,8 +187,11 @@ def notes(population, optimizer: str, slopes: dict[str, np.ndarray], changes, ro
         "Below the best rates, doubling the batch and raising the rate with it changes the validation loss by a median "
         f"of {by_rule}: there training is nearer to the {closer} rule. The best rate is {near[0]} to {near[-1]} of the "
         "highest of the grid that learns at all. "
-        + (f"WARNING: that of batch size {', '.join(edges)} is the grid's first or last; read no slope from it."
-           if edges else "None is the grid's first or last."),
+        + (
+            f"WARNING: that of batch size {', '.join(edges)} is the grid's first or last; read no slope from it."
+            if edges
+            else "None is the grid's first or last."
+        ),
         f"{len(population)} networks x {epochs} epochs in {population.seconds:.1f} s, compilation of "
         f"{len(population.parts)} programs included, on {jax.device_count()} x {jax.devices()[0].platform}{target}.",
         f"{TRAINED_ON} rows are trained on, the others of the training set validate. Equal epochs are equal numbers of "
@@ -163,7 +200,7 @@ def notes(population, optimizer: str, slopes: dict[str, np.ndarray], changes, ro
         f"2.5 %, 97.5 % and what stands in brackets: {DRAWS} bootstrap draws of the seeds. learns up to: the highest "
         "rate of the grid whose validation loss is below log 10, that of guessing. validation loss and test accuracy: "
         "at the best rate of the grid. All are medians over the seeds.",
-    ]  # fmt: skip
+    ]
     head = f"Slope of log(best rate) against log(batch size), {optimizer}; square-root is 1/2, linear is 1:"
     return "\n".join([head, *found, "", *(textwrap.fill(paragraph, 118) for paragraph in paragraphs)])
 

@@ -44,9 +44,14 @@ from functional_nn.registry import unknown
 NETWORKS = ("linear", "2", "4", "8", "16", "24", "32", "2+2", "4+2", "4+4", "8+4", "8+8", "16+8")  # the report's
 INITIAL, STEPS, ALPHA, PROGRESS, STRIP = 0.5, (0.05, 0.2), 5.0, 0.1, 5
 QUANTITIES = (
-    "training error", "validation error", "test error", "test classification error", "overfit", "total epochs",
+    "training error",
+    "validation error",
+    "test error",
+    "test classification error",
+    "overfit",
+    "total epochs",
     "relevant epochs",
-)  # fmt: skip
+)
 
 
 def begin(key, rows, fan_in, fan_out, dtype):
@@ -108,21 +113,36 @@ def study(problem: proben1.Problem, name: str, setting: Setting) -> dict[str, np
     (x, t), held_out, (x_test, t_test) = problem.parts.take((problem.inputs, problem.targets))
     net = network(name, x.shape[1], t.shape[1], setting.shortcuts, setting.activation, setting.output)
     population = training.fit_population(
-        net, "mean_square_error", rprop(), {"seed": np.arange(setting.runs)}, (x, t), validation=held_out,
-        key=jax.random.key(0), epochs=setting.epochs, plan=training.batch(), chunk=50,
+        net,
+        "mean_square_error",
+        rprop(),
+        {"seed": np.arange(setting.runs)},
+        (x, t),
+        validation=held_out,
+        key=jax.random.key(0),
+        epochs=setting.epochs,
+        plan=training.batch(),
+        chunk=50,
         stop=(training.generalization_loss(ALPHA, strip=STRIP), training.progress_below(PROGRESS, STRIP)),
-    )  # fmt: skip
+    )
     low, high = outputs_range(problem)
-    own, validation = (100 * (high - low) * x for x in (population.history.training_loss,
-                                                        population.history.validation_loss))  # fmt: skip
+    own, validation = (
+        100 * (high - low) * x for x in (population.history.training_loss, population.history.validation_loss)
+    )
     apply, found = jax.jit(net.apply), []
     for member in range(setting.runs):
         a = np.asarray(apply(population.params(member), x_test))
         wrong = 100 * np.mean(a.argmax(axis=1) != t_test.argmax(axis=1)) if problem.classes else np.nan
         found.append((proben1.squared_error_percentage(t_test, a, low, high), wrong))
     lowest, last = np.nanmin(validation, axis=0), (population.epochs - 1, np.arange(setting.runs))
-    columns = (np.nanmin(own, axis=0), lowest, *np.array(found).T, 100 * (validation[last] / lowest - 1),
-               population.epochs, np.nanargmin(validation, axis=0) + 1)  # fmt: skip
+    columns = (
+        np.nanmin(own, axis=0),
+        lowest,
+        *np.array(found).T,
+        100 * (validation[last] / lowest - 1),
+        population.epochs,
+        np.nanargmin(validation, axis=0) + 1,
+    )
     return dict(zip(QUANTITIES, columns, strict=True))
 
 
@@ -178,8 +198,15 @@ def picture(rows: list[dict]) -> plt.Figure:
         for axis, problem in zip(axes.flat, problems, strict=False):
             own = [row for row in rows if row["problem"] == problem and row["quantity"] == "test error"]
             at = np.arange(len(own))
-            axis.errorbar(at, [r["mean"] for r in own], [r["deviation"] for r in own], fmt="o", color=plots.TRAINING,
-                          capsize=3, label="here")  # fmt: skip
+            axis.errorbar(
+                at,
+                [r["mean"] for r in own],
+                [r["deviation"] for r in own],
+                fmt="o",
+                color=plots.TRAINING,
+                capsize=3,
+                label="here",
+            )
             theirs = [(r.get("paper's mean", np.nan), r.get("paper's deviation", np.nan)) for r in own]
             if np.isfinite(theirs).any():
                 axis.errorbar(at + 0.2, *np.array(theirs).T, fmt="s", color=plots.HELD_OUT, capsize=3, label="paper")
@@ -214,8 +241,14 @@ def _network(text: str) -> str:
 def main(given: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("problems", type=Path, nargs="+", metavar="FILE.dt", help="PROBEN1's files")
-    parser.add_argument("--networks", type=_network, nargs="+", default=list(NETWORKS), metavar="NETWORK",
-                        help=f"default {' '.join(NETWORKS)}")  # fmt: skip
+    parser.add_argument(
+        "--networks",
+        type=_network,
+        nargs="+",
+        default=list(NETWORKS),
+        metavar="NETWORK",
+        help=f"default {' '.join(NETWORKS)}",
+    )
     parser.add_argument("--runs", type=int, default=10, help="2 or more; default 10")
     parser.add_argument("--epochs", type=int, default=3000, help="default 3000")
     parser.add_argument("--no-shortcuts", action="store_true", help="each layer reads the one before it alone")

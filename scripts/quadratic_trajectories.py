@@ -134,8 +134,12 @@ def draw(axes, problem: Problem, model: fnn.curvature.QuadraticModel, paths: dic
     below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.17), "ncol": 2, "fontsize": 8}
     runs = list(paths)
     colors = dict(zip(runs, COLORS + COLORS[1:] + COLORS[:1], strict=True))  # none twice in a panel of paths
-    panels = (("a small rate", runs[:1], 100), ("near, at and over the limit", runs[1:4], 14),
-              ("one example an update, nearer", [runs[0], runs[4]], 400), ("other methods", runs[5:], 100))  # fmt: skip
+    panels = (
+        ("a small rate", runs[:1], 100),
+        ("near, at and over the limit", runs[1:4], 14),
+        ("one example an update, nearer", [runs[0], runs[4]], 400),
+        ("other methods", runs[5:], 100),
+    )
     for axis, (title, group, updates) in zip(axes, panels, strict=False):
         levels = float(F.max()) * np.linspace(0.05, 1, 12) ** 2
         axis.contour(x, y, F, levels=levels, colors="0.75", linewidths=0.7, zorder=0)
@@ -143,9 +147,14 @@ def draw(axes, problem: Problem, model: fnn.curvature.QuadraticModel, paths: dic
             path = paths[run][: updates + 1]  # one that diverges leaves the picture, where it is clipped
             below_others = run[1] if run[0] == "GD" else 0  # a large rate below a small one, both below other methods
             axis.plot(
-                *path.T, "-o", color=colors[run], ms=2.5, lw=1, zorder=3 - below_others,
+                *path.T,
+                "-o",
+                color=colors[run],
+                ms=2.5,
+                lw=1,
+                zorder=3 - below_others,
                 label=f"{run[0]}, rate {run[1]:g}",
-            )  # fmt: skip
+            )
         axis.plot(*minimum, "k+", ms=9)
         axis.set(xlim=(x[0], x[-1]), ylim=(y[0], y[-1]), aspect="equal", xlabel="$w_{1,1}$", title=title)
         axis.legend(**below)
@@ -171,13 +180,25 @@ def draw(axes, problem: Problem, model: fnn.curvature.QuadraticModel, paths: dic
 
 
 EQ315 = Problem(
-    "Eq. 3.15", jnp.array([[-1.0, 2], [2, -1], [0, -1], [-1, 0]]), jnp.array([[-1.0], [-1], [1], [1]]),
-    (-1.0, -2.95), (0.01, 0.09, 0.1, 0.11), 0.06, center=(-1, -1), half_width=2.3,
-)  # fmt: skip
+    "Eq. 3.15",
+    jnp.array([[-1.0, 2], [2, -1], [0, -1], [-1, 0]]),
+    jnp.array([[-1.0], [-1], [1], [1]]),
+    (-1.0, -2.95),
+    (0.01, 0.09, 0.1, 0.11),
+    0.06,
+    center=(-1, -1),
+    half_width=2.3,
+)
 P33 = Problem(
-    "P3.3", jnp.array([[-4.0, 2], [1, 2]]), jnp.array([[-1.0], [1]]),
-    (1.0, 1.0), (0.01, 0.045, 0.05, 0.06), 0.015, center=(0.5, 0.45), half_width=1.1,
-)  # fmt: skip
+    "P3.3",
+    jnp.array([[-4.0, 2], [1, 2]]),
+    jnp.array([[-1.0], [1]]),
+    (1.0, 1.0),
+    (0.01, 0.045, 0.05, 0.06),
+    0.015,
+    center=(0.5, 0.45),
+    half_width=1.1,
+)
 
 
 def main() -> None:
@@ -191,9 +212,20 @@ def main() -> None:
             draw(line, problem, model, paths, values)
             for (method, rate), x in paths.items():
                 F, run = values[method, rate], (problem.name, method, rate)
-                rows.append({"problem": problem.name, "method": method, "rate": rate, "updates": len(x) - 1,
-                             "start": shown(x[0]), "end": shown(x[-1]), "F": float(F[-1]), "verdict": verdict(F),
-                             "printed": PRINTED.get(run, ""), "recomputed": RECOMPUTED.get(run, "")})  # fmt: skip
+                rows.append(
+                    {
+                        "problem": problem.name,
+                        "method": method,
+                        "rate": rate,
+                        "updates": len(x) - 1,
+                        "start": shown(x[0]),
+                        "end": shown(x[-1]),
+                        "F": float(F[-1]),
+                        "verdict": verdict(F),
+                        "printed": PRINTED.get(run, ""),
+                        "recomputed": RECOMPUTED.get(run, ""),
+                    }
+                )
             eigen = zip(np.asarray(model.eigenvalues), np.asarray(model.eigenvectors).T, strict=True)
             along = [f"{value:.4g} along {shown(z / abs(z).min())}" for value, z in eigen]
             at_limit = ", ".join(f"{F:.6g}" for F in values["GD", problem.rates[2]][:4])

@@ -341,9 +341,12 @@ def populations(t: Tables) -> str:
 
 def standard_functions(t: Tables) -> str:
     pairs = {
-        "levenberg_marquardt": "lm", "bfgs": "BFGS", "lbfgs": "L-BFGS-B", "conjugate_gradient": "CG",
+        "levenberg_marquardt": "lm",
+        "bfgs": "BFGS",
+        "lbfgs": "L-BFGS-B",
+        "conjugate_gradient": "CG",
         "newton": "Newton-CG",
-    }  # fmt: skip
+    }
     found = [t.note("standard_functions", f"\n{us} / {them}: # (# to #) over # of #") for us, them in pairs.items()]
     lm, bfgs, lbfgs, cg, newton = (ratio for ratio, *_ in found)
     return f"""Second order, on {found[0][-1]:d} functions of More, Garbow and Hillstrom from the published starts:
@@ -427,10 +430,27 @@ def second_order_digits(t: Tables) -> str:
 
 
 TEXTS = (
-    demo, proved, quantities, population, rules, ten_methods, tracing, pytorchs_quantities, convolutions, sequences,
-    character_model, training, larger_than_memory, populations, standard_functions, cutest, nist, second_order,
-    hagan_menhaj, second_order_digits,
-)  # fmt: skip
+    demo,
+    proved,
+    quantities,
+    population,
+    rules,
+    ten_methods,
+    tracing,
+    pytorchs_quantities,
+    convolutions,
+    sequences,
+    character_model,
+    training,
+    larger_than_memory,
+    populations,
+    standard_functions,
+    cutest,
+    nist,
+    second_order,
+    hagan_menhaj,
+    second_order_digits,
+)
 
 
 # Into the pages -------------------------------------------------------------------------------------------------------
@@ -445,9 +465,13 @@ def written(page: str, folder: str, tables: Tables) -> str:
         name, indent = block["name"], block["indent"]
         words = " ".join(texts[name](tables).split()).replace("](results/", f"]({results}/")
         lines = textwrap.wrap(
-            words, WIDTH, initial_indent=indent, subsequent_indent=indent, break_long_words=False,
+            words,
+            WIDTH,
+            initial_indent=indent,
+            subsequent_indent=indent,
+            break_long_words=False,
             break_on_hyphens=False,
-        )  # fmt: skip
+        )
         return f"{MARK} {name} -->\n" + "\n".join(lines) + f"\n{block['end']}"
 
     return BLOCK.sub(made, page)

@@ -86,14 +86,22 @@ def row(kind: str, norm: str, depth: int, norms: np.ndarray, losses: np.ndarray,
     ratios, last = over(norms[0, :, 0]), by_epoch[best, :, -1]
     ratio = float(np.median(ratios))
     return {
-        "kind": kind, "norm": norm, "blocks": depth,
-        "first": float(np.median(norms[0, :, 0, 0])), "last": float(np.median(norms[0, :, 0, -1])),
-        "first / last": ratio, "lowest": float(ratios.min()), "highest": float(ratios.max()),
+        "kind": kind,
+        "norm": norm,
+        "blocks": depth,
+        "first": float(np.median(norms[0, :, 0, 0])),
+        "last": float(np.median(norms[0, :, 0, -1])),
+        "first / last": ratio,
+        "lowest": float(ratios.min()),
+        "highest": float(ratios.max()),
         "factor a block": ratio ** (1 / (depth - 1)),
         "after training": float(np.median(over(norms[best, :, -1]))),
-        "best rate": RATES[best], "loss, first epoch": float(np.median(by_epoch[best, :, 0])),
-        "last epoch": float(np.median(last)), "least": float(last.min()), "most": float(last.max()),
-    }  # fmt: skip
+        "best rate": RATES[best],
+        "loss, first epoch": float(np.median(by_epoch[best, :, 0])),
+        "last epoch": float(np.median(last)),
+        "least": float(last.min()),
+        "most": float(last.max()),
+    }
 
 
 def draw(rows: list[dict], profiles: dict):

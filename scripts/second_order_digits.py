@@ -45,15 +45,29 @@ RATES = np.array([0.01, 0.03, 0.1])
 PLANS = {"adam, full batch": (fnn.training.batch(), 2500), "adam, batches of 32": (fnn.training.minibatch(32), 500)}
 METHODS = {  # loss: what is run on it
     "cross_entropy": (
-        "newton", "newton(saddle_free=True)", "newton(damping=0.01, saddle_free=True)", "conjugate_gradient",
-        "conjugate_gradient('fletcher_reeves')", "conjugate_gradient(restart='powell_beale')",
-        "scaled_conjugate_gradient", "bfgs", "lbfgs", "hessian_free", "hessian_free(damping=0.01)", "kfac",
-        "kfac(damping=0.01)", *PLANS,
+        "newton",
+        "newton(saddle_free=True)",
+        "newton(damping=0.01, saddle_free=True)",
+        "conjugate_gradient",
+        "conjugate_gradient('fletcher_reeves')",
+        "conjugate_gradient(restart='powell_beale')",
+        "scaled_conjugate_gradient",
+        "bfgs",
+        "lbfgs",
+        "hessian_free",
+        "hessian_free(damping=0.01)",
+        "kfac",
+        "kfac(damping=0.01)",
+        *PLANS,
     ),
     "mean_square_error": (
-        "levenberg_marquardt", "bayesian_regularization", "lbfgs", "hessian_free(damping=0.01)", "adam, batches of 32",
+        "levenberg_marquardt",
+        "bayesian_regularization",
+        "lbfgs",
+        "hessian_free(damping=0.01)",
+        "adam, batches of 32",
     ),
-}  # fmt: skip
+}
 LINES = {  # Okabe and Ito's colours; what is not named here stands in the table alone
     "newton": ("#000000", "-"),
     "newton(damping=0.01, saddle_free=True)": ("#000000", "--"),
@@ -145,8 +159,16 @@ def adam(loss: str, plan, epochs: int, data, test, starts, key) -> tuple[float, 
     stop = fnn.training.loss_below(END)  # of the mean over the epoch's batches, each before its update
 
     def member(rate, start):
-        train = fnn.training.pure_fit(NETWORK, loss, fnn.optimizers.adam(rate), epochs=epochs, plan=plan, stop=stop,
-                                      track={"loss": objective}, correct=fnn.losses.largest)  # fmt: skip
+        train = fnn.training.pure_fit(
+            NETWORK,
+            loss,
+            fnn.optimizers.adam(rate),
+            epochs=epochs,
+            plan=plan,
+            stop=stop,
+            track={"loss": objective},
+            correct=fnn.losses.largest,
+        )
         return train(key, *data, test, start)
 
     lanes = jax.jit(jax.vmap(jax.vmap(member, (None, 0)), (0, None)))
@@ -157,8 +179,18 @@ def adam(loss: str, plan, epochs: int, data, test, starts, key) -> tuple[float, 
     best = np.lexsort((np.median(np.nanmin(losses, axis=-1), axis=1), needed))[0]
 
     def fit():
-        result = fnn.fit(NETWORK, loss, fnn.optimizers.adam(RATES[best]), *data, key=key, epochs=epochs, plan=plan,
-                         params=starts[0], chunk=epochs, stop=stop)  # fmt: skip
+        result = fnn.fit(
+            NETWORK,
+            loss,
+            fnn.optimizers.adam(RATES[best]),
+            *data,
+            key=key,
+            epochs=epochs,
+            plan=plan,
+            params=starts[0],
+            chunk=epochs,
+            stop=stop,
+        )
         return result.params, len(result.history.epoch)
 
     (_, compiled), ((_, count), whole), curves = timed(fit, times=1), timed(fit), []

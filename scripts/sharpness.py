@@ -46,16 +46,33 @@ def follow(task, rate: float, seed: int, epochs: int) -> dict:
         measured.append((epoch, *map(float, sharpness(params))))
         if epoch >= epochs:
             break
-        result = fnn.fit(NETWORK, LOSS, optimizer, task.inputs, task.targets, key=key, params=params,
-                         epochs=min(EVERY, epochs - epoch), chunk=EVERY, plan=training.batch())  # fmt: skip
+        result = fnn.fit(
+            NETWORK,
+            LOSS,
+            optimizer,
+            task.inputs,
+            task.targets,
+            key=key,
+            params=params,
+            epochs=min(EVERY, epochs - epoch),
+            chunk=EVERY,
+            plan=training.batch(),
+        )
         losses.append(result.history.training_loss)
         params, epoch = result.params, epoch + len(result.history.epoch)
         if result.status == "diverged":
             break
     accuracy = float(training.evaluate(NETWORK, LOSS, params, *task.test, correct=fnn.losses.largest)[1])
     at, largest, residuals = map(np.array, zip(*measured, strict=True))
-    return {"loss": np.concatenate(losses), "at": at, "largest": largest, "ratio": largest * rate / 2,
-            "residual": residuals / np.abs(largest), "status": result.status, "test accuracy": accuracy}  # fmt: skip
+    return {
+        "loss": np.concatenate(losses),
+        "at": at,
+        "largest": largest,
+        "ratio": largest * rate / 2,
+        "residual": residuals / np.abs(largest),
+        "status": result.status,
+        "test accuracy": accuracy,
+    }
 
 
 def row(rate: float, seed: int, run: dict) -> dict:
@@ -65,14 +82,22 @@ def row(rate: float, seed: int, run: dict) -> dict:
     since = 0 if below.size == 0 else below[-1] + 1  # the first measurement from which on it stays near, or above
     rises = np.diff(run["loss"][3 * len(run["loss"]) // 4 :]) > 0
     return {
-        "rate": rate, "seed": seed, "2 / rate": 2 / rate,
-        "lambda_max before": run["largest"][0], "lowest": run["largest"].min(), "after": run["largest"][-1],
-        "ratio, last quarter": ratio[late].mean(), "its sd": ratio[late].std(), "its largest": ratio[late].max(),
+        "rate": rate,
+        "seed": seed,
+        "2 / rate": 2 / rate,
+        "lambda_max before": run["largest"][0],
+        "lowest": run["largest"].min(),
+        "after": run["largest"][-1],
+        "ratio, last quarter": ratio[late].mean(),
+        "its sd": ratio[late].std(),
+        "its largest": ratio[late].max(),
         f"above {NEAR:g} from epoch": int(run["at"][since]) if since < len(ratio) else "never",
         "loss rises, last quarter": float(np.mean(rises)) if rises.size else np.nan,
         "largest residual / lambda_max": run["residual"].max(),
-        "loss": run["loss"][-1], "test accuracy": run["test accuracy"], "ended": run["status"],
-    }  # fmt: skip
+        "loss": run["loss"][-1],
+        "test accuracy": run["test accuracy"],
+        "ended": run["status"],
+    }
 
 
 def draw(runs: dict):

@@ -33,9 +33,13 @@ from scipy.optimize import minimize as scipy_minimize  # noqa: E402
 TOLERANCE = 1e-8  # of the largest |dF/dx_i|
 LEAST = 1e-15  # of MINPACK's own tolerances: it takes none under the machine epsilon
 PAIRS = {
-    "levenberg_marquardt": "lm", "newton": "Newton-CG", "bfgs": "BFGS", "lbfgs": "L-BFGS-B",
-    "conjugate_gradient": "CG", "scaled_conjugate_gradient": "CG",
-}  # fmt: skip
+    "levenberg_marquardt": "lm",
+    "newton": "Newton-CG",
+    "bfgs": "BFGS",
+    "lbfgs": "L-BFGS-B",
+    "conjugate_gradient": "CG",
+    "scaled_conjugate_gradient": "CG",
+}
 
 
 class StandardFunction(NamedTuple):
@@ -114,8 +118,9 @@ def gaussian(x):
     return x[0] * jnp.exp(-x[1] * (t - x[2]) ** 2 / 2) - np.append(GAUSSIAN, GAUSSIAN[-2::-1])
 
 
-MEYER = np.array([34780.0, 28610, 23650, 19630, 16370, 13720, 11540, 9744, 8261, 7030, 6005, 5147, 4427, 3820, 3307,
-                  2872])  # fmt: skip
+MEYER = np.array(
+    [34780.0, 28610, 23650, 19630, 16370, 13720, 11540, 9744, 8261, 7030, 6005, 5147, 4427, 3820, 3307, 2872]
+)
 
 
 def meyer(x):
@@ -163,11 +168,43 @@ def brown_dennis(x):
     return (x[0] + t * x[1] - np.exp(t)) ** 2 + (x[2] + x[3] * np.sin(t) - np.cos(t)) ** 2
 
 
-OSBORNE_1 = np.array([
-    0.844, 0.908, 0.932, 0.936, 0.925, 0.908, 0.881, 0.850, 0.818, 0.784, 0.751, 0.718, 0.685, 0.658, 0.628, 0.603,
-    0.580, 0.558, 0.538, 0.522, 0.506, 0.490, 0.478, 0.467, 0.457, 0.448, 0.438, 0.431, 0.424, 0.420, 0.414, 0.411,
-    0.406,
-])  # fmt: skip
+OSBORNE_1 = np.array(
+    [
+        0.844,
+        0.908,
+        0.932,
+        0.936,
+        0.925,
+        0.908,
+        0.881,
+        0.850,
+        0.818,
+        0.784,
+        0.751,
+        0.718,
+        0.685,
+        0.658,
+        0.628,
+        0.603,
+        0.580,
+        0.558,
+        0.538,
+        0.522,
+        0.506,
+        0.490,
+        0.478,
+        0.467,
+        0.457,
+        0.448,
+        0.438,
+        0.431,
+        0.424,
+        0.420,
+        0.414,
+        0.411,
+        0.406,
+    ]
+)
 
 
 def osborne_1(x):
@@ -185,13 +222,75 @@ def biggs_exp6(x):
     return x[2] * jnp.exp(-t * x[0]) - x[3] * jnp.exp(-t * x[1]) + x[5] * jnp.exp(-t * x[4]) - y
 
 
-OSBORNE_2 = np.array([
-    1.366, 1.191, 1.112, 1.013, 0.991, 0.885, 0.831, 0.847, 0.786, 0.725, 0.746, 0.679, 0.608, 0.655, 0.616, 0.606,
-    0.602, 0.626, 0.651, 0.724, 0.649, 0.649, 0.694, 0.644, 0.624, 0.661, 0.612, 0.558, 0.533, 0.495, 0.500, 0.423,
-    0.395, 0.375, 0.372, 0.391, 0.396, 0.405, 0.428, 0.429, 0.523, 0.562, 0.607, 0.653, 0.672, 0.708, 0.633, 0.668,
-    0.645, 0.632, 0.591, 0.559, 0.597, 0.625, 0.739, 0.710, 0.729, 0.720, 0.636, 0.581, 0.428, 0.292, 0.162, 0.098,
-    0.054,
-])  # fmt: skip
+OSBORNE_2 = np.array(
+    [
+        1.366,
+        1.191,
+        1.112,
+        1.013,
+        0.991,
+        0.885,
+        0.831,
+        0.847,
+        0.786,
+        0.725,
+        0.746,
+        0.679,
+        0.608,
+        0.655,
+        0.616,
+        0.606,
+        0.602,
+        0.626,
+        0.651,
+        0.724,
+        0.649,
+        0.649,
+        0.694,
+        0.644,
+        0.624,
+        0.661,
+        0.612,
+        0.558,
+        0.533,
+        0.495,
+        0.500,
+        0.423,
+        0.395,
+        0.375,
+        0.372,
+        0.391,
+        0.396,
+        0.405,
+        0.428,
+        0.429,
+        0.523,
+        0.562,
+        0.607,
+        0.653,
+        0.672,
+        0.708,
+        0.633,
+        0.668,
+        0.645,
+        0.632,
+        0.591,
+        0.559,
+        0.597,
+        0.625,
+        0.739,
+        0.710,
+        0.729,
+        0.720,
+        0.636,
+        0.581,
+        0.428,
+        0.292,
+        0.162,
+        0.098,
+        0.054,
+    ]
+)
 
 
 def osborne_2(x):
@@ -331,9 +430,16 @@ def minpack(function: StandardFunction, steps: int) -> Run:
 
     try:
         solution = least_squares(
-            counted("residuals", residuals), function.start, counted("Jacobians", jacobian_or_end), method="lm",
-            x_scale="jac", ftol=LEAST, xtol=LEAST, gtol=LEAST, max_nfev=10 * steps,
-        )  # fmt: skip
+            counted("residuals", residuals),
+            function.start,
+            counted("Jacobians", jacobian_or_end),
+            method="lm",
+            x_scale="jac",
+            ftol=LEAST,
+            xtol=LEAST,
+            gtol=LEAST,
+            max_nfev=10 * steps,
+        )
         x, status = solution.x, "change" if solution.success else "budget"
     except StopIteration as stopped:
         x, status = stopped.value, "gradient"
@@ -358,10 +464,14 @@ def scipys(function: StandardFunction, method: str, steps: int) -> Run:
     if method == "L-BFGS-B":
         own |= {"ftol": 0.0, "maxcor": 10, "maxfun": 50 * steps}
     solution = scipy_minimize(
-        jax.jit(function.value), np.array(function.start, float), method=method, jac=gradient,
-        hess=jax.jit(jax.hessian(function.value)) if newton else None, callback=end if newton else None,
+        jax.jit(function.value),
+        np.array(function.start, float),
+        method=method,
+        jac=gradient,
+        hess=jax.jit(jax.hessian(function.value)) if newton else None,
+        callback=end if newton else None,
         options={"maxiter": steps} | own,
-    )  # fmt: skip
+    )
     status = {1: "budget", 2: "search_failed", 3: "diverged"}.get(solution.status, "change")
     status = "gradient" if flat(solution.x) else status
     return Run(float(solution.fun), status, solution.nit, solution.nfev, solution.njev, solution.get("nhev", 0))

@@ -82,8 +82,14 @@ def train(initializer: str, width: int, data, test, seeds: int, epochs: int) -> 
         init_key, fit_key, lanczos_key = jax.random.split(key, 3)
         start = network.init(init_key)
         stable = fnn.curvature.stable_rate(network, LOSS, start, *data, key=lanczos_key, steps=STEPS)
-        fit = training.pure_fit(network, LOSS, fnn.optimizers.gd(SHARE * stable), epochs=epochs, plan=training.batch(),
-                                stop=training.loss_below(GOAL))  # fmt: skip
+        fit = training.pure_fit(
+            network,
+            LOSS,
+            fnn.optimizers.gd(SHARE * stable),
+            epochs=epochs,
+            plan=training.batch(),
+            stop=training.loss_below(GOAL),
+        )
         outcome = fit(fit_key, *data, params=start)
 
         def kernel(inputs):
@@ -92,8 +98,13 @@ def train(initializer: str, width: int, data, test, seeds: int, epochs: int) -> 
 
         end = training.evaluate(network, LOSS, outcome.params, *data)[0]
         right = training.evaluate(network, LOSS, outcome.params, *test, correct=fnn.losses.largest)[1]
-        return {"kernels": kernel(data[0]), "of test": kernel(test[0]), "accuracy": right,
-                "epochs": outcome.epochs, "loss": end}  # fmt: skip
+        return {
+            "kernels": kernel(data[0]),
+            "of test": kernel(test[0]),
+            "accuracy": right,
+            "epochs": outcome.epochs,
+            "loss": end,
+        }
 
     keys = jax.random.split(jax.random.key(0), seeds)
     found = jax.jit(jax.vmap(member, in_axes=(0, None, None)))(keys, data, test)
@@ -105,11 +116,17 @@ def measure(found: dict[str, np.ndarray], t, t_test) -> list[dict]:
     measured = []
     for i, (before, after) in enumerate(found["kernels"]):
         sizes = np.linalg.norm(before), np.linalg.norm(after)
-        row = {"change": np.linalg.norm(after - before) / sizes[0], "size": sizes[1] / sizes[0],
-               "turn": 1 - np.sum(before * after) / sizes[0] / sizes[1]}  # fmt: skip
+        row = {
+            "change": np.linalg.norm(after - before) / sizes[0],
+            "size": sizes[1] / sizes[0],
+            "turn": 1 - np.sum(before * after) / sizes[0] / sizes[1],
+        }
         for when, K, K_test in zip(("before", "after"), (before, after), found["of test"][i], strict=True):
-            row |= {f"alignment {when}": alignment(K, t), f"rank {when}": rank(K),
-                    f"accuracy, kernel {when}": regression_accuracy(K, K_test, t, t_test)}  # fmt: skip
+            row |= {
+                f"alignment {when}": alignment(K, t),
+                f"rank {when}": rank(K),
+                f"accuracy, kernel {when}": regression_accuracy(K, K_test, t, t_test),
+            }
         row |= {"accuracy, network": found["accuracy"][i], "epochs": found["epochs"][i], "loss": found["loss"][i]}
         measured.append({name: float(value) for name, value in row.items()})
     return measured
@@ -139,10 +156,15 @@ def draw(by_seed: dict, kernels: dict, labels: np.ndarray):
             panels = (
                 (change, (("change", "-", start),)),
                 (aligned, (("alignment before", ":", f"{start}, before"), ("alignment after", "-", f"{start}, after"))),
-                (accuracy, (("accuracy, kernel before", ":", f"{start}, kernel before"),
-                            ("accuracy, kernel after", "--", f"{start}, kernel after"),
-                            ("accuracy, network", "-", f"{start}, network"))),
-            )  # fmt: skip
+                (
+                    accuracy,
+                    (
+                        ("accuracy, kernel before", ":", f"{start}, kernel before"),
+                        ("accuracy, kernel after", "--", f"{start}, kernel after"),
+                        ("accuracy, network", "-", f"{start}, network"),
+                    ),
+                ),
+            )
             for axis, lines in panels:
                 for column, line, label in lines:
                     of = np.array([[row[column] for row in by_seed[start, width]] for width in WIDTHS])
@@ -192,11 +214,15 @@ def notes(rows: list[dict], by_seed: dict) -> str:
                 f"{row['accuracy, network']:.3f}"
             )
     pairs = [row for of in by_seed.values() for row in of]
-    for one, other in (("accuracy, kernel after", "accuracy, kernel before"),
-                       ("accuracy, kernel after", "accuracy, network")):  # fmt: skip
+    for one, other in (
+        ("accuracy, kernel after", "accuracy, kernel before"),
+        ("accuracy, kernel after", "accuracy, network"),
+    ):
         gains = np.array([row[one] - row[other] for row in pairs])
-        lines.append(f"{one} less {other}: {gains.mean():+.4f} on average, higher in {np.sum(gains > 0)} of "
-                     f"{len(gains)}, lower in {np.sum(gains < 0)} runs.")  # fmt: skip
+        lines.append(
+            f"{one} less {other}: {gains.mean():+.4f} on average, higher in {np.sum(gains > 0)} of "
+            f"{len(gains)}, lower in {np.sum(gains < 0)} runs."
+        )
     late = sum(row["loss"] > 1.01 * GOAL for row in pairs)
     lines.append(f"{late} of {len(pairs)} runs did not come to the loss {GOAL}." if late else f"All came to {GOAL}.")
     return "\n".join(lines)

@@ -144,8 +144,13 @@ def bits(network: fnn.Network, params, tokens: np.ndarray) -> float:
 
 
 def row(model: str, found: float, minutes: float = np.nan, processor: float = np.nan, training_bits: float = np.nan):
-    return {"model": model, "bits a character": found, "minutes": minutes, "processor minutes": processor,
-            "bits, training": training_bits}  # fmt: skip
+    return {
+        "model": model,
+        "bits a character": found,
+        "minutes": minutes,
+        "processor minutes": processor,
+        "bits, training": training_bits,
+    }
 
 
 # Training -------------------------------------------------------------------------------------------------------------
@@ -234,15 +239,17 @@ def attention_rows(source: Source, params) -> list[dict]:
         for head in range(p.shape[1]):
             of = p[:, head, CONTEXT // 2 :]  # (Q, T / 2, T): with something before them
             at = t[CONTEXT // 2 :]
-            rows.append({
-                "layer": layer,
-                "head": head + 1,
-                "itself": float(of[:, at - CONTEXT // 2, at].mean()),
-                "the one before": float(of[:, at - CONTEXT // 2, at - 1].mean()),
-                "after the same": float(np.sum(of * follows[:, CONTEXT // 2 :], axis=2).mean()),
-                "characters back": float(np.sum(of * (at[:, None] - t[None, :]), axis=2).mean()),
-                "entropy, bits": float(-np.sum(of * np.log2(np.maximum(of, 1e-30)), axis=2).mean()),
-            })  # fmt: skip
+            rows.append(
+                {
+                    "layer": layer,
+                    "head": head + 1,
+                    "itself": float(of[:, at - CONTEXT // 2, at].mean()),
+                    "the one before": float(of[:, at - CONTEXT // 2, at - 1].mean()),
+                    "after the same": float(np.sum(of * follows[:, CONTEXT // 2 :], axis=2).mean()),
+                    "characters back": float(np.sum(of * (at[:, None] - t[None, :]), axis=2).mean()),
+                    "entropy, bits": float(-np.sum(of * np.log2(np.maximum(of, 1e-30)), axis=2).mean()),
+                }
+            )
     return rows
 
 
@@ -262,8 +269,10 @@ def draw(rows: list[dict]):
             minutes, [r["bits a character"] for r in own], color="#0072B2", marker=".", label="transformer, held out"
         )
         for name, color, style in (
-            ("gzip, held out alone", shades["gzip"], "--"), ("3-gram", "#009E73", "-."), ("5-gram", "#009E73", ":"),
-        ):  # fmt: skip
+            ("gzip, held out alone", shades["gzip"], "--"),
+            ("3-gram", "#009E73", "-."),
+            ("5-gram", "#009E73", ":"),
+        ):
             level = next(r["bits a character"] for r in rest if r["model"] == name)
             curve.axhline(level, color=color, ls=style, lw=1.2, label=name)
         curve.set(
@@ -337,9 +346,11 @@ def notes(source: Source, rows: list[dict], sample: str) -> str:
     ]
     for rival in ("gzip, held out alone", "gzip, added to the rest", "3-gram", "5-gram", "xz, added to the rest"):
         below = next((r for r in own if r["bits a character"] < by[rival]), None)
-        when = "never reached" if below is None else (
-            f"below after {below['minutes']:.1f} minutes, {below['processor minutes']:.1f} of processor"
-        )  # fmt: skip
+        when = (
+            "never reached"
+            if below is None
+            else (f"below after {below['minutes']:.1f} minutes, {below['processor minutes']:.1f} of processor")
+        )
         lines.append(f"{rival}, {by[rival]:.3f}: {when}.")
     goal = min(by["gzip, held out alone"], by["3-gram"])
     reached = "reached" if any(r["bits a character"] < goal and r["minutes"] <= MINUTES for r in own) else "MISSED"
@@ -362,27 +373,35 @@ def main() -> None:
     own, params = train(source, options.updates)
     rows += own
     experiments.write(
-        options.out, rows, draw(rows), notes(source, rows, written(source, params)),
+        options.out,
+        rows,
+        draw(rows),
+        notes(source, rows, written(source, params)),
         "Bits a held-out character in training, and those of compressors and n-grams",
-    )  # fmt: skip
+    )
 
     compared, said = [], []
     for when, at in {"initial": source.network.init(jax.random.key(0)), "trained": params}.items():
         layers, found = agreement(source, when, at)
         compared += layers
-        said.append(f"{when}: {found.verdict}; the whole gradient {found.total.relative:.1e} apart, bound "
-                    f"{found.total.bound:.1e}; third opinion: {found.third_opinion.says}; Taylor test: "
-                    f"{found.taylor.says}.")  # fmt: skip
-    said.append(f"On {COMPARED} windows; relative differences, float32; of a layer's gradients the one nearest its "
-                "bound.")  # fmt: skip
+        said.append(
+            f"{when}: {found.verdict}; the whole gradient {found.total.relative:.1e} apart, bound "
+            f"{found.total.bound:.1e}; third opinion: {found.third_opinion.says}; Taylor test: "
+            f"{found.taylor.says}."
+        )
+    said.append(
+        f"On {COMPARED} windows; relative differences, float32; of a layer's gradients the one nearest its bound."
+    )
     experiments.write(beside(options.out, "agreement"), compared, notes="\n".join(said))
 
     experiments.write(
-        beside(options.out, "attention"), attention_rows(source, params), draw_attention(source, params),
+        beside(options.out, "attention"),
+        attention_rows(source, params),
+        draw_attention(source, params),
         f"Means over {CONTEXT // 2} positions of {LOOKED} held-out windows at most; after the same: positions that "
         "follow an earlier one\nof the same character as the one that reads. Drawn: the beginning of a window.",
         "Attention of every head over a piece of held-out text",
-    )  # fmt: skip
+    )
 
 
 if __name__ == "__main__":

@@ -94,8 +94,9 @@ def draw(norms: dict, ratios: dict, curves: dict):
     with plt.rc_context(STYLE):
         figure, axes = plt.subplot_mosaic(
             [[f"{row}{k // 3}" for k in range(12)] for row in "ab"] + [[f"c{k // 4}" for k in range(12)]],
-            figsize=(13, 9.6), layout="constrained",
-        )  # fmt: skip
+            figsize=(13, 9.6),
+            layout="constrained",
+        )
         for place, activation in enumerate(ACTIVATIONS):
             top, bottom = axes[f"a{place}"], axes[f"b{place}"]
             for color, initializer in zip(COLORS, INITIALIZERS, strict=True):
@@ -103,8 +104,13 @@ def draw(norms: dict, ratios: dict, curves: dict):
                 if not np.any(norms[activation, DEPTHS[-1], initializer][:, :-1]):
                     label = f"{initializer} (hidden: 0)"
                 values = np.median(norms[activation, DEPTHS[-1], initializer], axis=0)
-                top.plot(range(1, len(values) + 1), np.where(values > 0, values, np.nan), color=color, label=label,
-                         marker="o" if np.sum(values > 0) == 1 else None)  # fmt: skip
+                top.plot(
+                    range(1, len(values) + 1),
+                    np.where(values > 0, values, np.nan),
+                    color=color,
+                    label=label,
+                    marker="o" if np.sum(values > 0) == 1 else None,
+                )
                 shown = [ratios[activation, depth, initializer] for depth in DEPTHS]
                 bottom.plot(DEPTHS, shown, ".-", color=color)
             top.set(title=activation, yscale="log", xlabel="layer m (the last is the output)")
@@ -122,8 +128,12 @@ def draw(norms: dict, ratios: dict, curves: dict):
                 axes[panel].fill_between(epochs, errors.min(axis=0), errors.max(axis=0), color=color, alpha=0.15, lw=0)
                 axes[panel].set(yscale="log", xlabel="epoch", ylabel="training error rate", title=f"{start} start")
                 axes[panel].legend(fontsize=8)
-        axes["c0"].set(yscale="log", xlabel="net inputs n, -n of a wrong and the right class", ylabel=r"$\|s^M\|$",
-                       title="output: the surer, the wronger")  # fmt: skip
+        axes["c0"].set(
+            yscale="log",
+            xlabel="net inputs n, -n of a wrong and the right class",
+            ylabel=r"$\|s^M\|$",
+            title="output: the surer, the wronger",
+        )
         axes["c0"].legend(fontsize=8, loc="lower left")
     return figure
 
@@ -147,10 +157,18 @@ def main() -> None:
     for (activation, depth, initializer), values in norms.items():
         first, last = values[:, 0], values[:, -2]
         ratios[activation, depth, initializer] = ratio = float(np.median(first / last)) if last.all() else np.nan
-        rows.append({"activation": activation, "initializer": initializer, "hidden layers": depth,
-                     "first": float(np.median(first)), "last hidden": float(np.median(last)),
-                     "output": float(np.median(values[:, -1])), "first / last": ratio,
-                     "factor a layer": ratio ** (1 / (depth - 1))})  # fmt: skip
+        rows.append(
+            {
+                "activation": activation,
+                "initializer": initializer,
+                "hidden layers": depth,
+                "first": float(np.median(first)),
+                "last hidden": float(np.median(last)),
+                "output": float(np.median(values[:, -1])),
+                "first / last": ratio,
+                "factor a layer": ratio ** (1 / (depth - 1)),
+            }
+        )
     outputs = [
         {"output and loss": pair, "start": start, "best rate": rate}
         | {f"error in epoch {k + 1}": float(np.median(errors[:, k])) for k in sorted({0, errors.shape[1] - 1})}
@@ -159,14 +177,18 @@ def main() -> None:
     ]
     deepest = [row for row in rows if row["hidden layers"] == DEPTHS[-1]]
     silent = sorted({f"{row['activation']} {row['initializer']}" for row in deepest if row["last hidden"] == 0})
-    notes = [f"No sensitivity reaches any hidden layer: {', '.join(silent)}. (Weights that are equal for all softmax "
-             "outputs add up a - t, which is 0.)"]  # fmt: skip
+    notes = [
+        f"No sensitivity reaches any hidden layer: {', '.join(silent)}. (Weights that are equal for all softmax "
+        "outputs add up a - t, which is 0.)"
+    ]
     for activation in ACTIVATIONS:
         alive = [row for row in deepest if row["activation"] == activation and row["last hidden"] > 0]
         best = min(alive, key=lambda row: abs(np.log(row["first / last"])))
         factors = ", ".join(f"{row['initializer']} {row['factor a layer']:.3g}" for row in alive)
-        notes.append(f"{activation}: factor a layer {factors}; {best['initializer']} keeps {best['first / last']:.2g} "
-                     f"over {DEPTHS[-1]} layers.")  # fmt: skip
+        notes.append(
+            f"{activation}: factor a layer {factors}; {best['initializer']} keeps {best['first / last']:.2g} "
+            f"over {DEPTHS[-1]} layers."
+        )
     experiments.write(options.out, rows, draw(norms, ratios, curves), "\n".join(notes))
     ended = {run: float(np.median(errors[:, -1])) for run, (_, errors) in curves.items()}
     slower = "; ".join(f"{pair} {ended[pair, 'sure']:.2g} against {ended[pair, 'usual']:.2g}" for pair in PAIRS)

@@ -46,9 +46,18 @@ def train(task, depths, seeds: int, epochs: int, pad: bool = False) -> fnn.train
     part, held_out = ((task.inputs[of], task.targets[of]) for of in (slice(rows), slice(rows, None)))
     with progress("padded" if pad else f"depth {', '.join(map(str, depths))}", epochs) as advance:
         return fnn.training.fit_population(
-            build, task.loss, "adam", members, part, key=jax.random.key(0), epochs=epochs, validation=held_out, pad=pad,
-            plan=fnn.training.minibatch(32), on_chunk=lambda at: advance(at.epoch),
-        )  # fmt: skip
+            build,
+            task.loss,
+            "adam",
+            members,
+            part,
+            key=jax.random.key(0),
+            epochs=epochs,
+            validation=held_out,
+            pad=pad,
+            plan=fnn.training.minibatch(32),
+            on_chunk=lambda at: advance(at.epoch),
+        )
 
 
 def weights_and_biases(network: fnn.Network) -> int:
@@ -73,19 +82,21 @@ def table(population, task, seeds: int) -> list[dict]:
         chosen = (*at, best[at])
         loss, accuracy = tested(population, members[chosen], task)
         low, middle, high = np.quantile(accuracy, (0.25, 0.5, 0.75))
-        rows.append({
-            "depth": DEPTHS[at[0]],
-            "width": WIDTHS[at[1]],
-            "parameters": weights_and_biases(population.network(members[chosen][0])),
-            "best rate": RATES[best[at]],
-            "edge": "edge" if best[at] in (0, len(RATES) - 1) else "",
-            "training loss": float(np.median(training[chosen])),
-            "validation loss": float(np.median(validation[chosen])),
-            "test loss": float(np.median(loss)),
-            "accuracy 25 %": float(low),
-            "test accuracy": float(middle),
-            "accuracy 75 %": float(high),
-        })  # fmt: skip
+        rows.append(
+            {
+                "depth": DEPTHS[at[0]],
+                "width": WIDTHS[at[1]],
+                "parameters": weights_and_biases(population.network(members[chosen][0])),
+                "best rate": RATES[best[at]],
+                "edge": "edge" if best[at] in (0, len(RATES) - 1) else "",
+                "training loss": float(np.median(training[chosen])),
+                "validation loss": float(np.median(validation[chosen])),
+                "test loss": float(np.median(loss)),
+                "accuracy 25 %": float(low),
+                "test accuracy": float(middle),
+                "accuracy 75 %": float(high),
+            }
+        )
     return rows
 
 
@@ -99,8 +110,14 @@ def draw(rows: list[dict]):
         for row in rows:
             at = WIDTHS.index(row["width"]), DEPTHS.index(row["depth"])
             dark = image.norm(row["test accuracy"]) < 0.6
-            left.text(*at, f"{row['test accuracy']:.1%}\n{row['parameters']:,}", ha="center", va="center",
-                      fontsize=8, color="white" if dark else "black")  # fmt: skip
+            left.text(
+                *at,
+                f"{row['test accuracy']:.1%}\n{row['parameters']:,}",
+                ha="center",
+                va="center",
+                fontsize=8,
+                color="white" if dark else "black",
+            )
         left.set_xticks(range(len(WIDTHS)), WIDTHS)
         left.set_yticks(range(len(DEPTHS)), DEPTHS)
         left.grid(False)
@@ -163,7 +180,7 @@ def notes(rows: list[dict], population, alone, padded, seeds: int, epochs: int) 
         "training amplifies where the rate is large.",
         "test accuracy: median and quartiles over the seeds at the best rate; edge: that is the first or last tried"
         + (f" ({', '.join(edges)}, width x hidden)." if edges else "."),
-    ]  # fmt: skip
+    ]
     return "\n".join(textwrap.fill(paragraph, 118) for paragraph in paragraphs)
 
 

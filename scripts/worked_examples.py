@@ -150,29 +150,35 @@ def example1():
     conjugate = linear.steps(fnn.optimizers.conjugate_gradient(), start, 2)
     return [
         *sourced(
-            "printed", "Hagan Eq. 3.23",
+            "printed",
+            "Hagan Eq. 3.23",
             Row(1, "A (Eq. 3.23)", [[12, -8], [-8, 12]], model.A),
             Row(1, "d (Eq. 3.23)", [4, 4], model.d),
             Row(1, "c (Eq. 3.23)", 4, model.c),
         ),
         *sourced(
-            "printed", "Hagan Eq. 3.24, whose rate is 0.01; the sentence above it says 0.1",
+            "printed",
+            "Hagan Eq. 3.24, whose rate is 0.01; the sentence above it says 0.1",
             Row(1, "GD step at 0.01: matrix (Eq. 3.24)", [[0.88, 0.08], [0.08, 0.88]], matrix),
         ),
         *sourced(
-            "printed, mended", "Hagan Eq. 3.24, printed with a plus",
+            "printed, mended",
+            "Hagan Eq. 3.24, printed with a plus",
             Row(1, "GD step at 0.01: constant (Eq. 3.24)", [-0.04, -0.04], constant),
         ),
         *sourced(
-            "printed", "Hagan, below Figure 3.4",
+            "printed",
+            "Hagan, below Figure 3.4",
             Row(1, "eigenvalues of A", [4, 20], model.eigenvalues),
         ),
         *sourced(
-            "printed", 'Hagan, below Eq. 3.28: "will converge in one iteration"',
+            "printed",
+            'Hagan, below Eq. 3.28: "will converge in one iteration"',
             Row(1, "Newton from (-1, -2.95): iterations", 1, newton.steps),
         ),
         *sourced(
-            "recomputed", "Hagan Eq. 3.15-3.28",
+            "recomputed",
+            "Hagan Eq. 3.15-3.28",
             Row(1, "eigenvectors in rows, from 1", [[1, 1], [1, -1]], (model.eigenvectors / model.eigenvectors[0]).T),
             Row(1, "minimum x* = -A^-1 d", [-1, -1], model.minimum),
             Row(1, "F(x*)", 0, batch(model.minimum)[0]),
@@ -181,7 +187,8 @@ def example1():
             Row(1, "Newton from (-1, -2.95) (Eq. 3.28)", [-1, -1], vector(newton.params)),
         ),
         *sourced(
-            "recomputed", "Hagan's demonstration dl3gd on Eq. 3.15, from (-1, -2.95)",
+            "recomputed",
+            "Hagan's demonstration dl3gd on Eq. 3.15, from (-1, -2.95)",
             Row(1, "dl3gd: F at (-1, -2.95)", 22.815, F[0.01][0]),
             Row(1, "dl3gd at 0.01: x_100", [-1.0164, -1.0164], paths[0.01][100], 4),
             Row(1, "dl3gd at 0.01: F(x_100)", 0.00108, F[0.01][100], 5),
@@ -190,12 +197,13 @@ def example1():
             Row(1, "dl3gd at 0.11: diverges", True, F[0.11][100] > 1e9 * F[0.11][0]),
         ),
         *sourced(
-            "recomputed", "Hagan Eq. 3.15, as CSE 475 19.72 and 19.73.2 step",
+            "recomputed",
+            "Hagan Eq. 3.15, as CSE 475 19.72 and 19.73.2 step",
             Row(1, "damped Newton from 0, alpha = 1", [-0.8, -0.8], linear.steps(damped, (0, 0))[1]),
             Row(1, "conjugate gradient: x_1", [-379 / 210, -61 / 35], conjugate[1]),  # -1.80476, -1.74286
             Row(1, "conjugate gradient: x_2 is x*", [-1, -1], conjugate[2]),
         ),
-    ]  # fmt: skip
+    ]
 
 
 def example2():
@@ -208,13 +216,15 @@ def example2():
     ends = {rate: batch(descend(fnn.optimizers.gd(rate), [batch] * 100, (1, 1))[-1])[0] for rate in (0.045, 0.06)}
     return [
         *sourced(
-            "printed", "Hagan P3.3 i",
+            "printed",
+            "Hagan P3.3 i",
             Row(2, "c", 2, model.c),
             Row(2, "d", [-10, 0], model.d),
             Row(2, "A", [[34, -12], [-12, 16]], A),
         ),
         *sourced(
-            "printed", "Hagan P3.3 iii",
+            "printed",
+            "Hagan P3.3 iii",
             Row(2, "|A - lambda I|: coefficients", [1, -50, 400], np.poly(A)),
             Row(2, "eigenvalues", [10, 40], eigenvalues),
             Row(2, "A - lambda_1 I", [[24, -12], [-12, 6]], A - eigenvalues[0] * np.eye(2)),
@@ -223,15 +233,18 @@ def example2():
             Row(2, "v_2, to 1", [-2, 1], v2 / v2[1]),
         ),
         *sourced(
-            "printed, mended", "Hagan P3.3 iv, -A^-1 d printed without its minus in the numbers",
+            "printed, mended",
+            "Hagan P3.3 iv, -A^-1 d printed without its minus in the numbers",
             Row(2, "minimum x* = -A^-1 d", [0.4, 0.3], model.minimum),
         ),
         *sourced(
-            "printed", "Hagan P3.3 v",
+            "printed",
+            "Hagan P3.3 v",
             Row(2, "largest stable rate, 2 / 40", 0.05, model.stable_rate),
         ),
         *sourced(
-            "recomputed", "Hagan P3.3 v, from W = [1 1] (iv)",
+            "recomputed",
+            "Hagan P3.3 v, from W = [1 1] (iv)",
             Row(2, "F(x*)", 0, batch(model.minimum)[0]),
             Row(2, "Newton from (1, 1) (Eq. 3.28)", [0.4, 0.3], linear.steps(NEWTON, (1, 1))[1]),
             Row(2, "GD at 0.05: F(x_0), ..., F(x_4)", [5, 2, 1.25, 1.0625, 1.015625], F[:5]),
@@ -240,7 +253,7 @@ def example2():
             Row(2, "GD at 0.045: converges", True, ends[0.045] < 1e-9),
             Row(2, "GD at 0.06: diverges", True, ends[0.06] > 1e9),
         ),
-    ]  # fmt: skip
+    ]
 
 
 def example3():
@@ -251,20 +264,22 @@ def example3():
     descended, newton = descend(fnn.optimizers.gd(0.1), [performance], (0, 0))[1], linear.steps(NEWTON, (0, 0))[1]
     return [
         *sourced(
-            "exercise", "Hagan E3.1",
+            "exercise",
+            "Hagan E3.1",
             Row(3, "F at w = b = 0 (E3.1)", 8.75, F),
             Row(3, "dF/d(w, b) there (E3.1)", [-8, -3], gradient),
             Row(3, "GD step at 0.1: (w, b) (Eq. 3.14)", [0.8, 0.3], descended),
             Row(3, "GD step at 0.1: F", 3.0, performance(descended)[0]),
         ),
         *sourced(
-            "exercise", "Hagan E3.2",
+            "exercise",
+            "Hagan E3.2",
             Row(3, "Hessian by (w, b)", [[4, 0], [0, 6]], linear.model().A[::-1, ::-1]),
             Row(3, "Newton step: (w, b) (Eq. 3.28)", [2, 0.5], newton),
             Row(3, "Newton step: F", 0, performance(newton)[0]),
             Row(3, "Newton step: dF/d(w, b)", [0, 0], performance(newton)[1]),
         ),
-    ]  # fmt: skip
+    ]
 
 
 def logsig(n):
@@ -316,10 +331,14 @@ def example4():
         Row(4, f"s^{m} ({named.get(m, 'Eq. 3.49')})", [s_q[m] for s_q in s], found.sensitivities[m]) for m in s[0]
     ]
     gradients = [
-        Row(4, f"dF/dW, from {source} to {m} ({named.get((m, source), 'Eq. 3.39')})", dW[m, source],
-            found.gradients[m]["weights"][source])
+        Row(
+            4,
+            f"dF/dW, from {source} to {m} ({named.get((m, source), 'Eq. 3.39')})",
+            dW[m, source],
+            found.gradients[m]["weights"][source],
+        )
         for m, source in W
-    ]  # fmt: skip
+    ]
     return [
         *sourced("exercise", "Hagan E3.4, on a graph and parameters chosen here", *sensitivities),
         *sourced("equation", "Hagan Eq. 3.17, 3.39 and P3.2 there", Row(4, "F (Eq. 3.17)", F, found.value), *gradients),
@@ -362,12 +381,13 @@ def example5():
         *sourced("exercise", "Hagan E3.5, on parameters drawn here", *fused_rows),
         *sourced("exercise", "Hagan E3.6, on parameters drawn here", *composed_rows),
         *sourced(
-            "equation", "Hagan P3.1, on parameters drawn here",
+            "equation",
+            "Hagan P3.1, on parameters drawn here",
             Row(5, "one logistic neuron: s = a - t (P3.1)", a - t, s),
             Row(5, "one logistic neuron: F (P3.1)", F, value),
             Row(5, "its F by Eq. 3.9 (P3.1)", F, two_neurons),
         ),
-    ]  # fmt: skip
+    ]
 
 
 def example6():
@@ -397,7 +417,8 @@ def example6():
     shift_slope = abs(0.9950 * (1 - 0.9950) - 0.004942)
     return [
         *sourced(
-            "printed", "Kordecki, forward pass",
+            "printed",
+            "Kordecki, forward pass",
             Row(6, "v_1^(1)", 4.3, v1[0]),
             Row(6, "y_1^(1)", 0.9866, y1[0], 4),
             Row(6, "v_2^(1)", 5.3, v1[1]),
@@ -411,7 +432,8 @@ def example6():
             Row(6, "e_2", -0.7504, error[1], 4),
         ),
         *sourced(
-            "printed", "Kordecki, backward pass, 2nd layer",
+            "printed",
+            "Kordecki, backward pass, 2nd layer",
             Row(6, "dE/dw_11^(1)", 0.0765, dw1[0, 0], 4),
             Row(6, "dE/dw_12^(1)", 0.1183, dw1[0, 1], 4),
             Row(6, "dE/dw_21^(1)", 0.0772, dw1[1, 0], 4),
@@ -419,7 +441,8 @@ def example6():
             Row(6, "dE/dw_0^(1), of rounded y", 0.1974, grads["layer2"]["bias"][0], 4, shift_dw),
         ),
         *sourced(
-            "printed", "Kordecki, backward pass, 1st layer",
+            "printed",
+            "Kordecki, backward pass, 1st layer",
             Row(6, "dv_1^(1)/dw_11^(0)", 1, input_slope[0]),
             Row(6, "dy_1^(1)/dv_1^(1)", 0.0132, slope[0, 0], 4),
             Row(6, "dE/dw_11^(0)", 0.0020, dw0[0, 0], 4),
@@ -432,33 +455,40 @@ def example6():
             Row(6, "dE/dw_32^(0)", 0.0020, dw0[2, 1], 4),
         ),
         *sourced(
-            "printed, mended", "Kordecki, backward pass, 1st layer, labelled dE/dw_1^(0)",
+            "printed, mended",
+            "Kordecki, backward pass, 1st layer, labelled dE/dw_1^(0)",
             Row(6, "dE/dy_1^(1)", 0.1502, dy1[0], 4),
         ),
         *sourced(
-            "printed, mended", "Kordecki, backward pass, 1st layer, labelled dE/dw_12^(0)",
+            "printed, mended",
+            "Kordecki, backward pass, 1st layer, labelled dE/dw_12^(0)",
             Row(6, "dE/dy_2^(1)", 0.0818, dy1[1], 4),
         ),
         *sourced(
-            "printed", "Kordecki, weight update",
+            "printed",
+            "Kordecki, weight update",
             Row(6, "new w_0^(0), four decimals", 0.5000, new["layer1"]["bias"][0], 4),
             Row(6, "dE/dw_0^(1), of the update", 0.1975, grads["layer2"]["bias"][0], 4),
             Row(6, "new w_0^(1), four decimals", 0.4980, new["layer2"]["bias"][0], 4),
         ),
         *sourced(
-            "printed, mended", "Kordecki, weight update, from w_22^(1) as printed, with w_21^(1)'s number",
+            "printed, mended",
+            "Kordecki, weight update, from w_22^(1) as printed, with w_21^(1)'s number",
             Row(6, "new w_21^(1)", 0.8992, new_w1[1, 0], 4),
         ),
         *sourced(
-            "printed, mended", "Kordecki, weight update, printed 0.9881",
+            "printed, mended",
+            "Kordecki, weight update, printed 0.9881",
             Row(6, "new w_22^(1)", 0.0988, new_w1[1, 1], 4),
         ),
         *sourced(
-            "printed, mended", "Kordecki, weight update, printed 0.0008",
+            "printed, mended",
+            "Kordecki, weight update, printed 0.0008",
             Row(6, "dE/dw_0^(0), of the update", 0.0024, grads["layer1"]["bias"][0], 4),
         ),
         *sourced(
-            "recomputed", "Kordecki's example in six decimals, no step rounded",
+            "recomputed",
+            "Kordecki's example in six decimals, no step rounded",
             Row(6, "net inputs, layer 1", [4.3, 5.3], n["layer1"][0]),
             Row(6, "outputs, layer 1", [0.986613, 0.995033], y["layer1"][0], 6),
             Row(6, "slopes, layer 1", [0.013208, 0.004942], slope[0], 6),
@@ -476,7 +506,7 @@ def example6():
             Row(6, "new E", 0.592452, fnn.objective(network, loss)(new, x, t), 6),
             Row(6, "new w^(0)", [[0.09998, 0.199996], [0.299921, 0.399984], [0.499901, 0.59998]], text_w0(new), 6),
         ),
-    ]  # fmt: skip
+    ]
 
 
 def threshold_neurons(activation, neurons, p):
@@ -514,24 +544,29 @@ def example7():
         layer2 = {"weights": {"layer1": weights[1:2, :2]}, "bias": weights[1, 2:]}  # OR
         two_layers = fnn.multilayer((2, 2, 1), (activation, activation))
         a = two_layers.apply({"layer1": layer1, "layer2": layer2}, p)[:, 0]
-        rows.append([
-            *(Row(7, f"{gate}, {logic}", *pair) for gate, *pair in zip(gates, truths, outputs, strict=True)),
-            Row(7, f"without bias the same four, {logic}", bare, [tuple(v) in found_bare for v in truths]),
-            Row(7, f"functions one neuron represents, {logic}", 14, len(found)),
-            Row(7, f"XOR among them, {logic}", False, tuple(xor) in found),
-            Row(7, f"XOR = A B' + A' B, two layers, {logic}", xor, a),
-        ])  # fmt: skip
+        rows.append(
+            [
+                *(Row(7, f"{gate}, {logic}", *pair) for gate, *pair in zip(gates, truths, outputs, strict=True)),
+                Row(7, f"without bias the same four, {logic}", bare, [tuple(v) in found_bare for v in truths]),
+                Row(7, f"functions one neuron represents, {logic}", 14, len(found)),
+                Row(7, f"XOR among them, {logic}", False, tuple(xor) in found),
+                Row(7, f"XOR = A B' + A' B, two layers, {logic}", xor, a),
+            ]
+        )
     (*answers, count, single, double), (*signed_answers, signed_count, signed_single, signed_double) = rows
     return [
         *sourced("printed", "CSE 475 17.61.2, in words", single),
         *sourced("printed", 'Lecture 2, the table of "How to implement XOR?"', double),
         *sourced("exercise", "CSE 475 17.61.1, its weights left blank and its questions", *answers),
         *sourced(
-            "exercise", 'CSE 475 17.61.1, "assume we use -1, 1 representation"',
-            *signed_answers, signed_single, signed_double,
+            "exercise",
+            'CSE 475 17.61.1, "assume we use -1, 1 representation"',
+            *signed_answers,
+            signed_single,
+            signed_double,
         ),
         *sourced("recomputed", "CSE 475 17.61.1, the neuron", count, signed_count),
-    ]  # fmt: skip
+    ]
 
 
 def example8():
@@ -584,13 +619,15 @@ def example8():
     at_target, (start, g) = value_and_gradient(jnp.array([10.0, 1])), value_and_gradient(jnp.array([4.0, 4]))
     return [
         *sourced(
-            "recomputed", "Hagan's demonstration dl3aa; the text only names it",
+            "recomputed",
+            "Hagan's demonstration dl3aa; the text only names it",
             Row(8, "F at (10, 1)", 0, at_target[0]),
             Row(8, "dF/dx at (10, 1)", [0, 0], at_target[1]),
             Row(8, "x_1: a step of the rate in each weight", [3.9, 3.9], found[1], 7),  # epsilon / |g| is below 1e-7
         ),
         *sourced(
-            "equation", "Hagan Eq. 3.29-3.33, on dl3aa's network",
+            "equation",
+            "Hagan Eq. 3.29-3.33, on dl3aa's network",
             Row(8, "F at (4, 4)", F(path[0]), start),
             Row(8, "dF/dx at (4, 4)", gradient(path[0]), g),
             Row(8, "x_10", path[10], found[10]),
@@ -598,18 +635,19 @@ def example8():
             Row(8, "F(x_100)", F(path[100]), value_and_gradient(jnp.asarray(found[100]))[0]),
             Row(8, "x_600", path[600], found[600]),
         ),
-    ]  # fmt: skip
+    ]
 
 
 def example9():
     """CSE 475, 19.71: measures between p = (0.5, 0.5) and q = (0.9, 0.1)."""
     p, q = np.array([[0.5, 0.5]]), np.array([[0.9, 0.1]])
     return sourced(
-        "equation", "CSE 475 19.71, on distributions chosen here",
+        "equation",
+        "CSE 475 19.71, on distributions chosen here",
         Row(9, "KL(p||q)", 0.5108, fnn.losses.kullback_leibler().value(q, p), 4),  # D(targets || outputs)
         Row(9, "KL(q||p)", 0.3681, fnn.losses.kullback_leibler().value(p, q), 4),
         Row(9, "Bhattacharyya distance", 0.1116, fnn.losses.bhattacharyya().value(q, p), 4),
-    )  # fmt: skip
+    )
 
 
 def example10():
@@ -626,8 +664,9 @@ def example10():
     s1 = W2.T @ s2  # Eq. 3.49
     dW1, dW2 = np.outer(s1, p), np.outer(s2, a1)  # Eq. 3.39; the biases' are s1 and s2 (Eq. 3.40)
     new_W1, new_b1, new_W2, new_b2 = (
-        x - 0.1 * g for x, g in zip((W1, b1, W2, b2), (dW1, s1, dW2, s2), strict=True)  # Eq. 3.14
-    )  # fmt: skip
+        x - 0.1 * g
+        for x, g in zip((W1, b1, W2, b2), (dW1, s1, dW2, s2), strict=True)  # Eq. 3.14
+    )
     new_e = t - (new_W2 @ (new_W1 @ p + new_b1) + new_b2)
 
     network = fnn.multilayer((2, 2, 1), ("linear", "linear"))
@@ -639,7 +678,8 @@ def example10():
     new = optimizer.update(optimizer.init(params), found.gradients).params
     new_first, new_second = new["layer1"], new["layer2"]
     return sourced(
-        "exercise", "Hagan E3.3, on a network chosen here",
+        "exercise",
+        "Hagan E3.3, on a network chosen here",
         Row(10, "F", (t - a2) @ (t - a2), found.value),
         Row(10, "s^2", s2, found.sensitivities["layer2"][0]),
         Row(10, "s^1", s1, found.sensitivities["layer1"][0]),
@@ -652,22 +692,32 @@ def example10():
         Row(10, "new W^1", new_W1, new_first["weights"]["input"]),
         Row(10, "new b^1", new_b1, new_first["bias"]),
         Row(10, "new F", new_e @ new_e, fnn.objective(network, SQUARES)(new, *example)),
-    )  # fmt: skip
+    )
 
 
 def example11():
     """Lecture 2, Gradient Descent v.s. SGD: updates in an epoch of 20 examples."""
     return sourced(
-        "printed", "Lecture 2, Gradient Descent v.s. SGD",
+        "printed",
+        "Lecture 2, Gradient Descent v.s. SGD",
         Row(11, "gradient descent, all examples at once", 1, fnn.training.batch().updates(20)),
         Row(11, "SGD, one example at a time", 20, fnn.training.stochastic().updates(20)),
-    )  # fmt: skip
+    )
 
 
 EXAMPLES = {
-    1: example1, 2: example2, 3: example3, 4: example4, 5: example5, 6: example6,
-    7: example7, 8: example8, 9: example9, 10: example10, 11: example11,
-}  # fmt: skip
+    1: example1,
+    2: example2,
+    3: example3,
+    4: example4,
+    5: example5,
+    6: example6,
+    7: example7,
+    8: example8,
+    9: example9,
+    10: example10,
+    11: example11,
+}
 
 
 def shown(values, digits):

@@ -47,9 +47,24 @@ def admitted(loss, activation) -> bool:
 
 # what networks are made of in the proofs: every family once, and both ways of sharing a learned slope
 _BY_THEIR_DERIVATIVES = (
-    "leaky_relu(-0.5)", "elu(0.7)", "celu(0.7)", "maxout(3)", "softplus", "softsign", "silu", "mish", "gelu",
-    "gelu(tanh)", "celu", "selu", "relu6", "hard_tanh", "hard_sigmoid", "swiglu", "geglu",
-)  # fmt: skip
+    "leaky_relu(-0.5)",
+    "elu(0.7)",
+    "celu(0.7)",
+    "maxout(3)",
+    "softplus",
+    "softsign",
+    "silu",
+    "mish",
+    "gelu",
+    "gelu(tanh)",
+    "celu",
+    "selu",
+    "relu6",
+    "hard_tanh",
+    "hard_sigmoid",
+    "swiglu",
+    "geglu",
+)
 PROVED = tuple(name for name in TRAINABLE if name not in _BY_THEIR_DERIVATIVES)
 OUTPUT_PAIRS = tuple((f, loss) for f in PROVED for loss in LOSSES if admitted(loss, f))
 

@@ -40,8 +40,11 @@ def room_for_programs():
 @pytest.fixture(autouse=True)
 def names_as_they_were():
     """What a test lists under a name of its own is gone after it: other tests go through all names there are."""
-    registries = [module._registry for name, module in tuple(sys.modules.items())
-                  if name.startswith("functional_nn.") and hasattr(module, "_registry")]  # fmt: skip
+    registries = [
+        module._registry
+        for name, module in tuple(sys.modules.items())
+        if name.startswith("functional_nn.") and hasattr(module, "_registry")
+    ]
     tables = [table for registry in registries for table in (registry._factories, registry._aliases)]
     tables.append(functional_nn.quantities._rules)
     before = [dict(table) for table in tables]

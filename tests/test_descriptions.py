@@ -20,8 +20,11 @@ NETWORK = fnn.multilayer((1, 2), ("softmax",))
 CONSTANTS = {"noisy": "(0.1)", "rounded": "(4)", "dropped_back": "(0.2)", "clipped_back": "(1)"}
 ROWS = {
     "network": NETWORK,
-    "graph": fnn.graph(inputs={"p": 2}, layers=[fnn.Layer("a", 2, "maxout(3)", "p", dropout=0.1)] + [
-        fnn.Layer("b", 1, "prelu(layer)", ("a", "p"), bias="shared", initializer="normal(0.2)")]),
+    "graph": fnn.graph(
+        inputs={"p": 2},
+        layers=[fnn.Layer("a", 2, "maxout(3)", "p", dropout=0.1)]
+        + [fnn.Layer("b", 1, "prelu(layer)", ("a", "p"), bias="shared", initializer="normal(0.2)")],
+    ),
     **{f"activation {name}": fnn.activations.get(name) for name in fnn.activations.names()},
     **{f"loss {name}": fnn.losses.get(f"{name}(sum)") for name in fnn.losses.names()},
     **{f"optimizer {name}": O.get(name) for name in (*O.names(), *O.second_order.names())},
@@ -35,7 +38,7 @@ ROWS = {
     "clipped": T.clipped(1.0),
     **{f"rule {name}": fnn.rules.get(f"{name}{CONSTANTS.get(name, '')}") for name in fnn.rules.names()},
     "along": T.program.along(fnn.value_and_grad, "{layer1: noisy(0.1), others: surrogate}"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -95,8 +98,9 @@ def test_arrays_that_a_wrapper_holds_go_along():
 
 def scaled_error(reduction="mean", scale=1.0):
     """A loss of the user's with a constant."""
-    return fnn.Loss("scaled_error", reduction, lambda a, t: scale * jnp.sum((a - t) ** 2, -1),
-                    lambda a, t: 2 * scale * (a - t))  # fmt: skip
+    return fnn.Loss(
+        "scaled_error", reduction, lambda a, t: scale * jnp.sum((a - t) ** 2, -1), lambda a, t: 2 * scale * (a - t)
+    )
 
 
 def test_a_loss_takes_constants_and_is_known_by_them(monkeypatch):

@@ -250,9 +250,21 @@ def population_program(network, platform, lanes=5):
     columns = {"learning_rate": np.full(lanes, 0.1), "seed": np.arange(lanes)}
     settings = {"loss": LOSS, "stop": (), "gradient": "manual", "correct": None, "track": (), "augment": ()}
     (group,) = members.grouped(
-        network, "adam", None, columns, (x, T), None, weights=(None, None), epochs=2, key=jax.random.key(0),
-        plan=training.minibatch(Q), rule="exact", settings=settings, static=(), pad=False,
-    )  # fmt: skip
+        network,
+        "adam",
+        None,
+        columns,
+        (x, T),
+        None,
+        weights=(None, None),
+        epochs=2,
+        key=jax.random.key(0),
+        plan=training.minibatch(Q),
+        rule="exact",
+        settings=settings,
+        static=(),
+        pad=False,
+    )
     mesh = Mesh(np.array(jax.local_devices()[:1]), ("members",))
     with platforms.aimed_at(platform):
         made = populations._Lanes(group, lanes, 2, mesh, True, jax.random.key(0))
@@ -492,8 +504,10 @@ def test_comparisons_trace_everything_at_full_precision(what):
         seen.add(jax.config.jax_default_matmul_precision)
         return x
 
-    derivatives = {"derivative": lambda n, a: noted(1 / (1 + n**2)),
-                   "second_derivative": lambda n, a: noted(-2 * n / (1 + n**2) ** 2)}  # fmt: skip
+    derivatives = {
+        "derivative": lambda n, a: noted(1 / (1 + n**2)),
+        "second_derivative": lambda n, a: noted(-2 * n / (1 + n**2) ** 2),
+    }
     arctan = fnn.activations.elementwise("noted", lambda n: noted(jnp.arctan(n)), **derivatives)
     weighing = fnn.Connection(
         "noted",

@@ -23,13 +23,15 @@ CASES = {
     "cholesky": (linalg.cholesky, np.linalg.cholesky, (A,)),
     "cholesky_solve": (linalg.cholesky_solve, lambda L, b: np.linalg.solve(L @ L.T, b), (np.linalg.cholesky(A), FEW)),
     "cholesky_solve, columns": (
-        linalg.cholesky_solve, lambda L, b: np.linalg.solve(L @ L.T, b), (np.linalg.cholesky(A), MANY)
+        linalg.cholesky_solve,
+        lambda L, b: np.linalg.solve(L @ L.T, b),
+        (np.linalg.cholesky(A), MANY),
     ),
     "positive_solve": (linalg.positive_solve, np.linalg.solve, (A, FEW)),
     "positive_solve, columns": (linalg.positive_solve, np.linalg.solve, (A, MANY)),
     "least_squares": (linalg.least_squares, lambda J, b: np.linalg.lstsq(J, b)[0], (J, TALL)),
     "eigenvalues": (lambda A: linalg.eigh(A)[0], np.linalg.eigvalsh, (A - np.eye(P),)),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -22,11 +22,19 @@ FUNCTIONS = """
 """.split()
 
 OPTIMIZERS = {
-    "traingd": "gd", "traingdm": "momentum", "traingda": "variable_learning_rate", "traingdx": "variable_learning_rate",
-    "trainrp": "rprop", "traincgf": "conjugate_gradient", "traincgp": "conjugate_gradient",
-    "traincgb": "conjugate_gradient", "trainscg": "scaled_conjugate_gradient", "trainbfg": "bfgs",
-    "trainbr": "bayesian_regularization", "trainlm": "levenberg_marquardt",
-}  # fmt: skip
+    "traingd": "gd",
+    "traingdm": "momentum",
+    "traingda": "variable_learning_rate",
+    "traingdx": "variable_learning_rate",
+    "trainrp": "rprop",
+    "traincgf": "conjugate_gradient",
+    "traincgp": "conjugate_gradient",
+    "traincgb": "conjugate_gradient",
+    "trainscg": "scaled_conjugate_gradient",
+    "trainbfg": "bfgs",
+    "trainbr": "bayesian_regularization",
+    "trainlm": "levenberg_marquardt",
+}
 # whose programs take seconds to compile, and whose siblings are among the others
 SLOW = ("traingd", "traingda", "traincgf", "traincgp", "traincgb", "trainscg", "trainbfg", "trainbr")
 
@@ -113,8 +121,12 @@ def test_every_training_functions_optimizer_is_known():
 def test_constants_are_those_of_matlab(ran):
     _, gave = ran
     assert {name: of("mu", gave).constants[name] for name in ("mu", "rule", "decrease", "increase", "largest")} == {
-        "mu": 1e-3, "rule": "factor", "decrease": 0.1, "increase": 10, "largest": 1e10,
-    }  # fmt: skip
+        "mu": 1e-3,
+        "rule": "factor",
+        "decrease": 0.1,
+        "increase": 10,
+        "largest": 1e10,
+    }
     rprop = next(row for row in ROWS if row[0] == "`trainrp`")[1]
     for constant in ("0.07", "decrease=0.5", "increase=1.2", "largest=50"):
         assert constant in rprop

@@ -43,9 +43,16 @@ def at_a_point():
 
 def population():
     found = training.fit_population(
-        NETWORK, LOSS, "adam", {"learning_rate": [0.01, 0.1, 0.2], "seed": range(3)}, DATA, key=jax.random.key(1),
-        epochs=2, plan=training.minibatch(8), validation=DATA,
-    )  # fmt: skip
+        NETWORK,
+        LOSS,
+        "adam",
+        {"learning_rate": [0.01, 0.1, 0.2], "seed": range(3)},
+        DATA,
+        key=jax.random.key(1),
+        epochs=2,
+        plan=training.minibatch(8),
+        validation=DATA,
+    )
     return found.history, found.params(1)
 
 

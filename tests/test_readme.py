@@ -48,9 +48,12 @@ def in_a_shell(commands: str, folder: Path) -> str:
     """What they say, in a shell where the environment is active; every command must end well."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
-        [shutil.which("bash"), "-euc", commands], cwd=folder, env=os.environ | {"PATH": path}, capture_output=True,
+        [shutil.which("bash"), "-euc", commands],
+        cwd=folder,
+        env=os.environ | {"PATH": path},
+        capture_output=True,
         text=True,
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -104,12 +104,32 @@ def test_nothing_is_allowed_that_no_page_says(hidden):
 @pytest.mark.parametrize(
     "words",
     [
-        "takes 0.57 of the time", "in 62 s on two cores", "90.8 % of the pictures", "after 3 minutes", "in 127 ms",
-        "norms take 1 / 152 of it", "a 16th of a step", "an 80th", "a third to a half", "two thirds", "twice as fast",
-        "half the time", "55 times as long", "three times faster", "10x", "with 1.6 MiB", "512 KiB", "solves 98 of 107",
-        "down to 2e-3", "takes half as long", "(0.40)", "1,200 s", "three seconds", "catches 30",
+        "takes 0.57 of the time",
+        "in 62 s on two cores",
+        "90.8 % of the pictures",
+        "after 3 minutes",
+        "in 127 ms",
+        "norms take 1 / 152 of it",
+        "a 16th of a step",
+        "an 80th",
+        "a third to a half",
+        "two thirds",
+        "twice as fast",
+        "half the time",
+        "55 times as long",
+        "three times faster",
+        "10x",
+        "with 1.6 MiB",
+        "512 KiB",
+        "solves 98 of 107",
+        "down to 2e-3",
+        "takes half as long",
+        "(0.40)",
+        "1,200 s",
+        "three seconds",
+        "catches 30",
     ],
-)  # fmt: skip
+)
 def test_a_typed_number_is_seen(words):
     assert measured(f"It {words} here.")
 
@@ -117,11 +137,23 @@ def test_a_typed_number_is_seen(words):
 @pytest.mark.parametrize(
     "words",
     [
-        "jaxlib 0.10.2 to 0.12.0.1", "0.1.0", "784-256-128-10", "P3.3", "2 / lambda_max", "28 x 28", "`0.5`", "(1978)",
-        "[a](b_0.5)", "60,000 pictures", "one half", "```\n0.5 s\n```", "a 1-2-1 network", "ten second-order methods",
+        "jaxlib 0.10.2 to 0.12.0.1",
+        "0.1.0",
+        "784-256-128-10",
+        "P3.3",
+        "2 / lambda_max",
+        "28 x 28",
+        "`0.5`",
+        "(1978)",
+        "[a](b_0.5)",
+        "60,000 pictures",
+        "one half",
+        "```\n0.5 s\n```",
+        "a 1-2-1 network",
+        "ten second-order methods",
         "one network twice",
     ],
-)  # fmt: skip
+)
 def test_what_is_no_measured_number_is_let_be(words):
     assert not measured(f"It {words} here.")
 
@@ -199,18 +231,26 @@ def rewrite(path, rows):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (cell_changed("benchmark_training", "/ jitted step", "7.7654321", sizes="64-32-10", trained_by="fit, again"),
-         "take 7.8 and "),
-        (cell_changed("benchmark_populations", "/ fit_population", "1.234", sizes="64-32-10", trained_by="plain vmap"),
-         "costs 1.23 times as"),
+        (
+            cell_changed("benchmark_training", "/ jitted step", "7.7654321", sizes="64-32-10", trained_by="fit, again"),
+            "take 7.8 and ",
+        ),
+        (
+            cell_changed(
+                "benchmark_populations", "/ fit_population", "1.234", sizes="64-32-10", trained_by="plain vmap"
+            ),
+            "costs 1.23 times as",
+        ),
         (cell_changed("planted_faults", "compare", "agree", fault="sign"), r"it catches and places \d+ of \d"),
         (cell_changed("planted_faults", "where", "", fault="sign"), r"it catches and places \d+ of \d"),
         (note_changed("population_minibatch", r"in [\d.]+ s,", "in 1162.2 s,"), "each, in 1160 s on"),
-        (note_changed("nist_strd", r"ours: 6 digits or more in \d+ of", "ours: 6 digits or more in 2 of"),
-         r"digits or more in 2 of \d+ runs"),
+        (
+            note_changed("nist_strd", r"ours: 6 digits or more in \d+ of", "ours: 6 digits or more in 2 of"),
+            r"digits or more in 2 of \d+ runs",
+        ),
     ],
     ids=["training", "populations", "caught", "placed", "minibatch", "nist"],
-)  # fmt: skip
+)
 def test_a_changed_table_makes_a_page_stale_until_it_is_written(change, said, copy, monkeypatch, capsys):
     assert run(monkeypatch, copy) is None
     before = on_pages(copy)
@@ -271,11 +311,24 @@ def test_every_text_follows_its_tables(text):
 @pytest.mark.parametrize(
     ("number", "said"),
     [
-        (0.395, "0.40"), (1.034, "1.03"), (1, "1.00"), (393.6, "390"), (2530, "2500"), (62.2, "62"), (127, "127"),
-        (0.0499, "0.050"), (9.96, "10"), (0.1996, "0.200"), (1.996, "2.00"), (0, "0.0"), (-1.24, "-1.24"),
-        (0.00123, "0.00123"), (152.3, "152"), (1555, "1560"),
+        (0.395, "0.40"),
+        (1.034, "1.03"),
+        (1, "1.00"),
+        (393.6, "390"),
+        (2530, "2500"),
+        (62.2, "62"),
+        (127, "127"),
+        (0.0499, "0.050"),
+        (9.96, "10"),
+        (0.1996, "0.200"),
+        (1.996, "2.00"),
+        (0, "0.0"),
+        (-1.24, "-1.24"),
+        (0.00123, "0.00123"),
+        (152.3, "152"),
+        (1555, "1560"),
     ],
-)  # fmt: skip
+)
 def test_numbers_are_rounded_in_one_way(number, said):
     assert f"{readme_numbers.Measured(number)}" == said
     assert number == 0 or abs(float(said) - number) <= 0.025 * abs(number)

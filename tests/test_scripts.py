@@ -129,15 +129,22 @@ def test_trajectories_are_the_texts(tmp_path, monkeypatch):
     rows = run(load("quadratic_trajectories"), tmp_path / "table", monkeypatch)
     found = {(row["problem"], row["method"], float(row["rate"])): row for row in rows}
     for key, F in {
-        ("Eq. 3.15", "GD", 0.01): 0.00108, ("Eq. 3.15", "GD", 0.1): 19.0125, ("P3.3", "GD", 0.05): 1.0,
-    }.items():  # fmt: skip
+        ("Eq. 3.15", "GD", 0.01): 0.00108,
+        ("Eq. 3.15", "GD", 0.1): 19.0125,
+        ("P3.3", "GD", 0.05): 1.0,
+    }.items():
         assert float(found[key]["F"]) == pytest.approx(F, rel=5e-3)
     verdicts = {key[:1] + key[2:]: row["verdict"] for key, row in found.items() if key[1] == "GD"}
     assert verdicts == {
-        ("Eq. 3.15", 0.01): "converged", ("Eq. 3.15", 0.09): "converged", ("Eq. 3.15", 0.1): "oscillates",
-        ("Eq. 3.15", 0.11): "diverges", ("P3.3", 0.01): "converged", ("P3.3", 0.045): "converged",
-        ("P3.3", 0.05): "oscillates", ("P3.3", 0.06): "diverges",
-    }  # fmt: skip
+        ("Eq. 3.15", 0.01): "converged",
+        ("Eq. 3.15", 0.09): "converged",
+        ("Eq. 3.15", 0.1): "oscillates",
+        ("Eq. 3.15", 0.11): "diverges",
+        ("P3.3", 0.01): "converged",
+        ("P3.3", 0.045): "converged",
+        ("P3.3", 0.05): "oscillates",
+        ("P3.3", 0.06): "diverges",
+    }
     assert all(float(row["F"]) < 1e-20 for row in rows if row["method"] == "Newton")
 
 
@@ -356,8 +363,11 @@ def mnist_1d(monkeypatch):
 
 def test_networks_on_mnist_1d_are_its_authors(mnist_1d):
     """As many parameters as the log of their notebook tells."""
-    sizes = {of: sum(row["parameters"] for row in fnn.presets.layer_rows(network))
-             for of, network in mnist_1d.NETWORKS.items() if not of[1]}  # fmt: skip
+    sizes = {
+        of: sum(row["parameters"] for row in fnn.presets.layer_rows(network))
+        for of, network in mnist_1d.NETWORKS.items()
+        if not of[1]
+    }
     assert sizes == {
         ("linear", ""): 410,
         ("dense", ""): 15210,
@@ -783,11 +793,21 @@ def test_profiles_are_dolan_and_mores(cutest):
     costs = {"ours": (1, 4, 3, 9), "SciPy BFGS": (2, 1, 7, 9)}
     ends = {"ours": (0.0, 0.0, 1e-7, np.nan), "SciPy BFGS": (0.0, 1e-7, 1e-3, np.inf)}
     rows = [
-        {"problem": f"P{k}", "variables": k + 1, "solver": name, "F": ends[name][k], "F at the start": 1.0,
-         "evaluations": costs[name][k] - 1, "products": 0, "matrices": 1, "ms": 2.0 * costs[name][k],
-         "compiling, s": 1.0}
-        for k in range(4) for name in costs
-    ]  # fmt: skip
+        {
+            "problem": f"P{k}",
+            "variables": k + 1,
+            "solver": name,
+            "F": ends[name][k],
+            "F at the start": 1.0,
+            "evaluations": costs[name][k] - 1,
+            "products": 0,
+            "matrices": 1,
+            "ms": 2.0 * costs[name][k],
+            "compiling, s": 1.0,
+        }
+        for k in range(4)
+        for name in costs
+    ]
     names = list(costs)
     found = cutest.judged(rows[:6], names)
     np.testing.assert_array_equal(found.solved, [[True, True, True], [True, True, False]])

@@ -82,21 +82,64 @@ def test_the_input_connection_multiplies_the_element_j_of_the_input():
 # What each text prints as a result, in its order, slips included; the blog prints none
 PRINTED = {
     "Hagan": [
-        [12, -8, -8, 12], [4, 4], 4,  # Eq. 3.23
-        [0.88, 0.08, 0.08, 0.88], [0.04, 0.04],  # Eq. 3.24
-        [4, 20], 1,  # below Figure 3.4, "in one iteration"
-        2, [-10, 0], [34, -12, -12, 16], [1, -50, 400], [10, 40], [24, -12, -12, 6], [-1, -2], [-6, -12, -12, -24],
-        [-2, 1], [0.4, 0.3], 0.05,  # P3.3
+        [12, -8, -8, 12],
+        [4, 4],
+        4,  # Eq. 3.23
+        [0.88, 0.08, 0.08, 0.88],
+        [0.04, 0.04],  # Eq. 3.24
+        [4, 20],
+        1,  # below Figure 3.4, "in one iteration"
+        2,
+        [-10, 0],
+        [34, -12, -12, 16],
+        [1, -50, 400],
+        [10, 40],
+        [24, -12, -12, 6],
+        [-1, -2],
+        [-6, -12, -12, -24],
+        [-2, 1],
+        [0.4, 0.3],
+        0.05,  # P3.3
     ],
     "Kordecki": [
-        4.3, 0.9866, 5.3, 0.9950, 2.0862, 0.8896, 1.3888, 0.8004, 0.5933, -0.7896, -0.7504,  # forward
-        0.0765, 0.1183, 0.0772, 0.1193, 0.1974,  # backward, 2nd layer
-        1, 0.0132, 0.1502, 0.0020, 1, 0.0050, 0.0818, 0.0004, 0.0079, 0.0016, 0.0099, 0.0020,  # 1st layer
-        0.8992, 0.9881, 0.0008, 0.5000, 0.1975, 0.4980,  # update
+        4.3,
+        0.9866,
+        5.3,
+        0.9950,
+        2.0862,
+        0.8896,
+        1.3888,
+        0.8004,
+        0.5933,
+        -0.7896,
+        -0.7504,  # forward
+        0.0765,
+        0.1183,
+        0.0772,
+        0.1193,
+        0.1974,  # backward, 2nd layer
+        1,
+        0.0132,
+        0.1502,
+        0.0020,
+        1,
+        0.0050,
+        0.0818,
+        0.0004,
+        0.0079,
+        0.0016,
+        0.0099,
+        0.0020,  # 1st layer
+        0.8992,
+        0.9881,
+        0.0008,
+        0.5000,
+        0.1975,
+        0.4980,  # update
     ],
     "CSE 475": [False],  # 17.61.2: one neuron and EXOR
     "Lecture 2": [[0, 1, 1, 0], 1, 20],
-}  # fmt: skip
+}
 MENDED = {"Hagan": {(0.04, 0.04): (-0.04, -0.04)}, "Kordecki": {(0.9881,): (0.0988,), (0.0008,): (0.0024,)}}
 
 
@@ -152,8 +195,10 @@ def test_a_wrong_newton_is_seen(monkeypatch):
 
     module = sys.modules["functional_nn.optimizers.second_order.newton"]
     assert wrong(monkeypatch, "example3", "newton", module, "_by_shifts", half) == {
-        "Newton step: (w, b) (Eq. 3.28)", "Newton step: F", "Newton step: dF/d(w, b)"
-    }  # fmt: skip
+        "Newton step: (w, b) (Eq. 3.28)",
+        "Newton step: F",
+        "Newton step: dF/d(w, b)",
+    }
 
 
 def late(decay, k):
@@ -233,6 +278,9 @@ def test_the_table_says_where_the_numbers_come_from(tmp_path, capsys, monkeypatc
     *kinds, last = lines[-6:]
     assert kinds[0].startswith("printed 1 of 1 agree, 1 of them to one in the last digit")
     assert kinds[1:] == [
-        "printed, mended 0 of 0 agree", "recomputed 0 of 0 agree", "exercise 1 of 1 agree", "equation 0 of 0 agree"
-    ]  # fmt: skip
+        "printed, mended 0 of 0 agree",
+        "recomputed 0 of 0 agree",
+        "exercise 1 of 1 agree",
+        "equation 0 of 0 agree",
+    ]
     assert last == "2 of 2 quantities agree to the digits given"

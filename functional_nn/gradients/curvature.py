@@ -188,9 +188,14 @@ def _hessian_product(view: View) -> Product:
                 r_g = share * at_positions(curvature.product, moved.activations[name], *start)
             r_s, learned = backprop.pullback(layer, params, trace, r_g)
             bent, more = layer.activation.second_order(
-                g[name], r_n, theta(layer, vector[name]), trace.net_inputs[name], trace.activations[name],
-                trace.kept.get(name), theta(layer, params[name], trace.activations),
-            )  # fmt: skip
+                g[name],
+                r_n,
+                theta(layer, vector[name]),
+                trace.net_inputs[name],
+                trace.activations[name],
+                trace.kept.get(name),
+                theta(layer, params[name], trace.activations),
+            )
             return r_s + bent, {
                 each: factors.joined(f, more[each]) if each in more else f for each, f in learned.items()
             }

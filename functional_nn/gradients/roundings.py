@@ -33,16 +33,52 @@ _DRAWS = 16  # as many as a uint16 has bits; of fewer, the root mean square of a
 
 # Operations that move, choose or copy what is there
 _EXACT = {
-    "abs", "broadcast_in_dim", "concatenate", "copy", "copy_p", "device_put", "dynamic_slice", "dynamic_update_slice",
-    "expand_dims", "gather", "iota", "max", "min", "neg", "optimization_barrier", "pad", "pbroadcast", "reduce_max",
-    "reduce_min", "reduce_window_max", "reduce_window_min", "reshape", "rev", "scatter", "select_n", "sign", "slice",
-    "sort", "split", "squeeze", "stop_gradient", "transpose",
-}  # fmt: skip
+    "abs",
+    "broadcast_in_dim",
+    "concatenate",
+    "copy",
+    "copy_p",
+    "device_put",
+    "dynamic_slice",
+    "dynamic_update_slice",
+    "expand_dims",
+    "gather",
+    "iota",
+    "max",
+    "min",
+    "neg",
+    "optimization_barrier",
+    "pad",
+    "pbroadcast",
+    "reduce_max",
+    "reduce_min",
+    "reduce_window_max",
+    "reduce_window_min",
+    "reshape",
+    "rev",
+    "scatter",
+    "select_n",
+    "sign",
+    "slice",
+    "sort",
+    "split",
+    "squeeze",
+    "stop_gradient",
+    "transpose",
+}
 # Programs that stand inside another as they are; under custom derivatives the function itself
 _CALLS = {
-    "pjit", "jit", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr", "remat",
-    "remat2", "checkpoint",
-}  # fmt: skip
+    "pjit",
+    "jit",
+    "closed_call",
+    "core_call",
+    "custom_jvp_call",
+    "custom_vjp_call",
+    "custom_vjp_call_jaxpr",
+    "remat",
+    "remat2",
+    "checkpoint",
+}
 
 
 def unit_roundoff(dtype) -> float:
@@ -99,9 +135,9 @@ class _Unmoved:
     def __call__(self, equation, operands: list) -> list:
         outputs = _bind(equation, operands)
         exact = equation.primitive.name in _EXACT
-        self.record.append([
-            _Decided(x) if not _is_float(x) else None if exact else self.size(equation, operands, x) for x in outputs
-        ])  # fmt: skip
+        self.record.append(
+            [_Decided(x) if not _is_float(x) else None if exact else self.size(equation, operands, x) for x in outputs]
+        )
         return outputs
 
     def size(self, equation, operands: list, result: Array):
@@ -231,8 +267,12 @@ def _bind(equation, operands: list) -> list:
 
 def _operations(equation) -> int:
     """How many stand one after the other in it: 1, or all those of a loop's or a branch's program."""
-    programs = [getattr(p, "jaxpr", p) for value in equation.params.values()
-                for p in (value if isinstance(value, tuple) else (value,)) if hasattr(p, "eqns")]  # fmt: skip
+    programs = [
+        getattr(p, "jaxpr", p)
+        for value in equation.params.values()
+        for p in (value if isinstance(value, tuple) else (value,))
+        if hasattr(p, "eqns")
+    ]
     inside = sum(_operations(each) for program in programs for each in program.eqns)
     return max(1, inside * equation.params.get("length", 1))
 

@@ -544,9 +544,12 @@ def weight_mirror(rate: float = 1.0, samples: int = 16) -> Rule:
         return found | ({"feedback": learned} if learned else {})
 
     return Rule(
-        f"weight_mirror({number(rate)}, {samples})", weights=lambda edge: edge.feedback, begin=_begin_like_weights,
-        learn=learn, random=True,
-    )  # fmt: skip
+        f"weight_mirror({number(rate)}, {samples})",
+        weights=lambda edge: edge.feedback,
+        begin=_begin_like_weights,
+        learn=learn,
+        random=True,
+    )
 
 
 @register

@@ -56,9 +56,17 @@ class View:
     """
 
     def __init__(
-        self, network, loss, params, examples: Examples, total=1.0, key=None, input_gradients=False, rule=rules.exact,
+        self,
+        network,
+        loss,
+        params,
+        examples: Examples,
+        total=1.0,
+        key=None,
+        input_gradients=False,
+        rule=rules.exact,
         rule_key=None,
-    ):  # fmt: skip
+    ):
         self.network, self.loss, self.params, self.examples = network, loss, params, examples
         self.part, self.share, self.input_gradients = examples.part, examples.part * total, input_gradients
         self.trace = forward(network, params, examples.inputs, {}, key)
@@ -154,9 +162,15 @@ class View:
         share, positions = self.share.astype(self.dtype), self.examples.positions
         weights = share if positions is None else factors.over_rows(positions, share)
         found = backprop.backpropagate(
-            self.network, alone, self.params, self.examples.inputs, self.examples.targets, weights,
-            self.rule_key if key is None else key, rule=self.rule,
-        )  # fmt: skip
+            self.network,
+            alone,
+            self.params,
+            self.examples.inputs,
+            self.examples.targets,
+            weights,
+            self.rule_key if key is None else key,
+            rule=self.rule,
+        )
         return found.gradients, found.sensitivities
 
     def contract(self, scale: Array) -> Params:

@@ -22,9 +22,15 @@ IDX_NAME = re.compile(r"(-ubyte|\.idx[13]?)(\.gz)?$", re.IGNORECASE)
 IDX_DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 _IDX_PAIRS = (("images-idx3", "labels-idx1"), ("images.idx3", "labels.idx1"), ("-images", "-labels"))
 _PAIRS = (
-    ("inputs", "targets"), ("x", "y"), ("X", "y"), ("data", "target"), ("images", "labels"), ("data", "labels"),
-    ("features", "labels"), ("X", "Y"),
-)  # fmt: skip
+    ("inputs", "targets"),
+    ("x", "y"),
+    ("X", "y"),
+    ("data", "target"),
+    ("images", "labels"),
+    ("data", "labels"),
+    ("features", "labels"),
+    ("X", "Y"),
+)
 # How peers call a part that is to be trained on and one that is to be held out: Keras, MedMNIST, ...
 _PARTS = (("{}_train", "{}_test"), ("train_{}", "test_{}"), ("training_{}", "test_{}"), ("{}", "{}_test"))
 

@@ -33,10 +33,22 @@ from functional_nn.training.program import evaluation_block
 
 _ASKED = ("target", "header", "columns", "drop", "delimiter", "decimal", "missing", "weights")  # of a table
 _NOT_OF_TEXT = {
-    "target": None, "weights": None, "labels": None, "task": "auto", "header": "auto", "columns": (), "drop": (),
-    "delimiter": "auto", "decimal": "auto", "missing": "refuse", "class_weights": None, "label_smoothing": 0.0,
-    "augment": (), "window": None, "horizon": 1,
-}  # fmt: skip
+    "target": None,
+    "weights": None,
+    "labels": None,
+    "task": "auto",
+    "header": "auto",
+    "columns": (),
+    "drop": (),
+    "delimiter": "auto",
+    "decimal": "auto",
+    "missing": "refuse",
+    "class_weights": None,
+    "label_smoothing": 0.0,
+    "augment": (),
+    "window": None,
+    "horizon": 1,
+}
 # what methods that judge their own steps have to tell, by their names
 _STATE = {
     "levenberg_marquardt": {"mu": fnn.training.of_state(lambda state: state.memory.mu)},
@@ -107,13 +119,31 @@ def train(source: str, settings: dict[str, Any], out: Path, replace: bool, resum
             advance(epoch, f"loss {history.training_loss[-1]:.4g}")
 
         result = fnn.fit(
-            network, loss, optimizer, x, t, key=key, epochs=epochs, plan=plan, params=params,
-            validation=held_out, weights=task.weights, class_weights=task.class_weights, regularizer=regularizer,
-            stop=criteria(settings, restore=True), gradient=settings["gradient"],
-            rule=settings["rule"], correct=right_answers(task.held_out.task), track=(*config["track"], state),
-            augment=settings["augment"], chunk=chunk, on_chunk=on_chunk, seconds=settings["seconds"], checkpoint=kept,
+            network,
+            loss,
+            optimizer,
+            x,
+            t,
+            key=key,
+            epochs=epochs,
+            plan=plan,
+            params=params,
+            validation=held_out,
+            weights=task.weights,
+            class_weights=task.class_weights,
+            regularizer=regularizer,
+            stop=criteria(settings, restore=True),
+            gradient=settings["gradient"],
+            rule=settings["rule"],
+            correct=right_answers(task.held_out.task),
+            track=(*config["track"], state),
+            augment=settings["augment"],
+            chunk=chunk,
+            on_chunk=on_chunk,
+            seconds=settings["seconds"],
+            checkpoint=kept,
             resume=resumed,
-        )  # fmt: skip
+        )
         watch(len(result.history.epoch), result.state.params, last=True)
         seconds = time.perf_counter() - began
         with runs.writing(out, replace) as folder:

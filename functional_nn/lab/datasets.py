@@ -41,8 +41,17 @@ _MOST_CHANNELS = 4  # of pictures, where these might come first as well as last
 # Xiao, Rasul and Vollgraf 2017; Debian's package has the four files of its authors
 _FASHION, _FASHION_FOLDER = "FASHION_MNIST", "/usr/share/datasets/fashion-mnist"
 _GARMENTS = (
-    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
-)  # fmt: skip
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+)
 
 # (rows, columns) of grey pictures, (rows, columns, channels) of others
 ImageShape = tuple[int, int] | tuple[int, int, int]
@@ -135,9 +144,15 @@ class Dataset(NamedTuple):
     def reading(self) -> Reading:
         """How its file was read, for others."""
         return Reading(
-            self.features, self.task, self.classes, self.image_shape, self.table, self.pictures, series=self.series,
+            self.features,
+            self.task,
+            self.classes,
+            self.image_shape,
+            self.table,
+            self.pictures,
+            series=self.series,
             tokens=self.tokens,
-        )  # fmt: skip
+        )
 
 
 # Loading --------------------------------------------------------------------------------------------------------------
@@ -203,8 +218,15 @@ def load(
         raise ValueError(f"unknown task {task!r}; expected one of {', '.join(get_args(Task))}")
     kind = _kind(source, target, labels)
     columns, drop = ((names,) if isinstance(names, str | int) else names for names in (columns, drop))
-    of_table = {"header": header, "columns": tuple(columns), "drop": tuple(drop), "delimiter": delimiter,
-                "decimal": decimal, "missing": missing, "weights": weights}  # fmt: skip
+    of_table = {
+        "header": header,
+        "columns": tuple(columns),
+        "drop": tuple(drop),
+        "delimiter": delimiter,
+        "decimal": decimal,
+        "missing": missing,
+        "weights": weights,
+    }
     asked = of_table | {"window": window}
     given = [name for name, value in asked.items() if value not in ("auto", "refuse", (), None)]
     if given and kind != "csv":
@@ -403,8 +425,10 @@ def _of_table(source: str | Path, table: Table, target, task: Task, reading: Rea
         _check_whole(answers.values)
     if reading:
         names = reading.classes
-        labels = [_known(names, cell if cell in names else str(key), f"line {line}, column {read.target!r}: ")
-                  for (line, cell), key in zip(read.answers, answers.keys, strict=True)]  # fmt: skip
+        labels = [
+            _known(names, cell if cell in names else str(key), f"line {line}, column {read.target!r}: ")
+            for (line, cell), key in zip(read.answers, answers.keys, strict=True)
+        ]
     else:
         distinct = sorted(set(answers.keys), key=lambda key: (0 if answers.values is None else float(key), str(key)))
         places = {key: label for label, key in enumerate(distinct)}
@@ -510,9 +534,17 @@ def _of_labels_each(
         raise ValueError("targets: expected at least two classes, got only '0'")
     counted = None if stored.lengths is None else _counted(stored.lengths, labels.shape)
     return Dataset(
-        Path(source).name, inputs, labels, labels, classes, _input_names(inputs.shape[1:]), None,
-        own_test=stored.own_test, tokens=tokens, counted=counted,
-    )  # fmt: skip
+        Path(source).name,
+        inputs,
+        labels,
+        labels,
+        classes,
+        _input_names(inputs.shape[1:]),
+        None,
+        own_test=stored.own_test,
+        tokens=tokens,
+        counted=counted,
+    )
 
 
 def _tokens(values: np.ndarray, count: int = 0, what: str = "inputs") -> np.ndarray:

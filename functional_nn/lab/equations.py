@@ -30,13 +30,45 @@ OF_UPDATES = (
 
 _NAMESPACE = "{http://www.w3.org/1998/Math/MathML}"
 _ELEMENTS = frozenset(
-    ("math", "mrow", "mi", "mo", "mn", "mtext", "mspace", "mfrac", "msqrt", "msub", "msup", "msubsup", "mover",
-     "munder", "munderover", "mtable", "mtr", "mtd")
-)  # fmt: skip
+    (
+        "math",
+        "mrow",
+        "mi",
+        "mo",
+        "mn",
+        "mtext",
+        "mspace",
+        "mfrac",
+        "msqrt",
+        "msub",
+        "msup",
+        "msubsup",
+        "mover",
+        "munder",
+        "munderover",
+        "mtable",
+        "mtr",
+        "mtd",
+    )
+)
 _ATTRIBUTES = frozenset(
-    ("accent", "columnalign", "display", "displaystyle", "fence", "form", "linethickness", "mathvariant", "maxsize",
-     "minsize", "movablelimits", "scriptlevel", "stretchy", "width")
-)  # fmt: skip
+    (
+        "accent",
+        "columnalign",
+        "display",
+        "displaystyle",
+        "fence",
+        "form",
+        "linethickness",
+        "mathvariant",
+        "maxsize",
+        "minsize",
+        "movablelimits",
+        "scriptlevel",
+        "stretchy",
+        "width",
+    )
+)
 
 
 @functools.lru_cache(maxsize=1024)

@@ -396,8 +396,12 @@ def _grids(network: Network, params: Params) -> dict[str, np.ndarray]:
         LW += [own.get(name, none) for name in names]
         b.append(bias[:, None])
         functions.append(function)
-    return {"IW": _cell(IW, (count, 1)), "LW": _cell(LW, (count, count)), "b": _cell(b, (count, 1)),
-            "transferFcn": _cell(functions, (count, 1))}  # fmt: skip
+    return {
+        "IW": _cell(IW, (count, 1)),
+        "LW": _cell(LW, (count, count)),
+        "b": _cell(b, (count, 1)),
+        "transferFcn": _cell(functions, (count, 1)),
+    }
 
 
 def _settings_fields(of: str, scaling: Standardizer | None, rows: int) -> dict[str, np.ndarray]:
@@ -408,9 +412,21 @@ def _settings_fields(of: str, scaling: Standardizer | None, rows: int) -> dict[s
     mean, scale = (np.asarray(x, np.float64)[:, None] for x in scaling[:2])
     least, most = mean - scale, mean + scale
     settings = {
-        "name": "mapminmax", "xrows": float(rows), "xmax": most, "xmin": least, "xrange": most - least,
-        "yrows": float(rows), "ymax": 1.0, "ymin": -1.0, "yrange": 2.0, "gain": 1 / scale, "xoffset": least,
+        "name": "mapminmax",
+        "xrows": float(rows),
+        "xmax": most,
+        "xmin": least,
+        "xrange": most - least,
+        "yrows": float(rows),
+        "ymax": 1.0,
+        "ymin": -1.0,
+        "yrange": 2.0,
+        "gain": 1 / scale,
+        "xoffset": least,
         "no_change": False,
-    }  # fmt: skip
-    return {f"{of}Fcns": _cell(["mapminmax"], (1, 1)), f"{of}Settings": _cell([settings], (1, 1)),
-            f"{of}Range": np.concatenate([least, most], axis=1)}  # fmt: skip
+    }
+    return {
+        f"{of}Fcns": _cell(["mapminmax"], (1, 1)),
+        f"{of}Settings": _cell([settings], (1, 1)),
+        f"{of}Range": np.concatenate([least, most], axis=1),
+    }

@@ -152,9 +152,7 @@ def compared(folder: Path, run: runs.Run, agreement: fnn.Agreement, examples: in
         (f"{total.bound:.1e}", "bound, derived from rounding"),
     ]
     of_network = report.Equations("The equations", _of_network(config), equations.OF_LAYERS)
-    parts = [
-        *_angles_table(agreement), _agreement_table("Agreement", agreement), _costs_table(agreement), of_network
-    ]  # fmt: skip
+    parts = [*_angles_table(agreement), _agreement_table("Agreement", agreement), _costs_table(agreement), of_network]
     return report.render(
         f"functional_nn: gradients of {folder.name}",
         f"A trained network {_layers(config)}, {config['loss']}, in {config['dtype']}, on {examples} of its training "
@@ -234,11 +232,15 @@ def _network(network: fnn.Network, params: Any) -> list[report.Panel | report.Ta
         parts.append(report.Panel("The network", plots.network(network), "; ".join(reads) + ".", caption))
     count, flops = (sum(row[name] for row in rows) for name in ("parameters", "flops"))
     cells = [
-        (row["layer"], plots.size_text(row["shape"]),
-         *(report.Quantity(f"{row[name]:,}", row[name]) for name in ("parameters", "flops")),
-         row["activation"], row["reads"])
+        (
+            row["layer"],
+            plots.size_text(row["shape"]),
+            *(report.Quantity(f"{row[name]:,}", row[name]) for name in ("parameters", "flops")),
+            row["activation"],
+            row["reads"],
+        )
         for row in rows
-    ]  # fmt: skip
+    ]
     caption = f"{count:,} parameters; {flops:,} FLOPs an example, forward. Shapes are those of one example's signal."
     header = ("layer", "shape", "parameters", "FLOPs", "activation", "reads")
     parts.append(report.Table("Layers", header, cells, caption))
@@ -279,10 +281,15 @@ def _angles_table(agreement: fnn.Agreement) -> list[report.Table]:
     if not agreement.angles:
         return []
     rows = [
-        (angle.name, *(report.Quantity("-" if np.isnan(x) else f"{x:.4g}", x) for x in (
-            angle.degrees, angle.ratio, angle.sensitivity_degrees, angle.sensitivity_ratio)))
+        (
+            angle.name,
+            *(
+                report.Quantity("-" if np.isnan(x) else f"{x:.4g}", x)
+                for x in (angle.degrees, angle.ratio, angle.sensitivity_degrees, angle.sensitivity_ratio)
+            ),
+        )
         for angle in agreement.angles
-    ]  # fmt: skip
+    ]
     return [
         report.Table(
             f"What {agreement.rule} gives, beside the gradient",

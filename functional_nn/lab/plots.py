@@ -548,9 +548,14 @@ def rate_curves(found: Rates, label: str = "held-out loss") -> Figure:
         columns = min(3, len(panel_values))
         rows = -(-len(panel_values) // columns)
         figure, axes = plt.subplots(
-            rows, columns, figsize=(7.2 if columns == 1 else 3.6 * columns, 3.6 * rows), layout="constrained",
-            sharex=True, sharey=True, squeeze=False,
-        )  # fmt: skip
+            rows,
+            columns,
+            figsize=(7.2 if columns == 1 else 3.6 * columns, 3.6 * rows),
+            layout="constrained",
+            sharex=True,
+            sharey=True,
+            squeeze=False,
+        )
         for axis in axes.flat[len(panel_values) :]:
             axis.remove()
         for axis, panel in zip(axes.flat, panel_values, strict=False):

@@ -65,9 +65,10 @@ def _problem(name: str, file) -> Problem:
             raise ValueError(f"line {number}: {field}: expected a count, got {value[:60]!r}")
         counts[field] = int(value)
     inputs, outputs, sizes = (
-        sum(counts[field] for field in HEADER[:2]), sum(counts[field] for field in HEADER[2:4]),
+        sum(counts[field] for field in HEADER[:2]),
+        sum(counts[field] for field in HEADER[2:4]),
         [counts[field] for field in HEADER[4:]],
-    )  # fmt: skip
+    )
     if not (inputs and outputs and sizes[0]):
         raise ValueError("expected at least one input, one output and one training example, got none")
     examples, width = sum(sizes), inputs + outputs

@@ -71,9 +71,12 @@ def render(
 def templates() -> jinja2.Environment:
     """All pages' templates, which escape what they are given."""
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("functional_nn.lab"), autoescape=True, undefined=jinja2.StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
+        loader=jinja2.PackageLoader("functional_nn.lab"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     environment.filters["picture"] = _picture
     environment.tests["a"] = lambda part, kind: type(part).__name__ == kind
     return environment

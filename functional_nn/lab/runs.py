@@ -26,8 +26,21 @@ from functional_nn.networks.network import abstract_params, param_shapes
 from functional_nn.training.configuration import describe_network, network_from
 
 CONFIG, PARAMETERS = "config.json", "parameters.npz"
-_REQUIRED = ("data", "task", "network", "loss", "dtype", "classes", "features", "inputs", "targets", "seed",
-             "test_fraction", "target", "labels")  # fmt: skip
+_REQUIRED = (
+    "data",
+    "task",
+    "network",
+    "loss",
+    "dtype",
+    "classes",
+    "features",
+    "inputs",
+    "targets",
+    "seed",
+    "test_fraction",
+    "target",
+    "labels",
+)
 
 
 class Run(NamedTuple):

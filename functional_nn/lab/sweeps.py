@@ -270,14 +270,33 @@ def sweep(source: str, settings: dict[str, Any], out: Path, replace: bool, resum
 
             try:
                 population = fnn.training.fit_population(
-                    _networks(task, settings), task.loss, optimizer, varied, task.training,
-                    key=jax.random.key(settings["seed"]), epochs=epochs, validation=task.validation,
-                    weights=task.weights, class_weights=task.class_weights, plan=plan,
-                    regularizer=regularizer, stop=stop, rule=rule, correct=commands.right_answers(task.held_out.task),
-                    shuffle=settings["shuffle"], pad=settings["pad"], halving=halving, chunk=chunk,
-                    block=settings["block"], budget=None if budget is None else budget * 2**20, mesh=mesh,
-                    checkpoint=kept, resume=resumed, on_chunk=on_chunk, seconds=settings["seconds"],
-                )  # fmt: skip
+                    _networks(task, settings),
+                    task.loss,
+                    optimizer,
+                    varied,
+                    task.training,
+                    key=jax.random.key(settings["seed"]),
+                    epochs=epochs,
+                    validation=task.validation,
+                    weights=task.weights,
+                    class_weights=task.class_weights,
+                    plan=plan,
+                    regularizer=regularizer,
+                    stop=stop,
+                    rule=rule,
+                    correct=commands.right_answers(task.held_out.task),
+                    shuffle=settings["shuffle"],
+                    pad=settings["pad"],
+                    halving=halving,
+                    chunk=chunk,
+                    block=settings["block"],
+                    budget=None if budget is None else budget * 2**20,
+                    mesh=mesh,
+                    checkpoint=kept,
+                    resume=resumed,
+                    on_chunk=on_chunk,
+                    seconds=settings["seconds"],
+                )
             except TypeError as error:  # such as a regularizer without its strength
                 raise ValueError(str(error)) from None
         record(population)
@@ -296,9 +315,13 @@ def _networks(task: Prepared, settings: dict[str, Any]) -> Callable[..., fnn.Net
     """A member's network by what the members may differ in; the rest is as the settings say."""
 
     def network(
-        width=None, depth=None, hidden=None, activation=settings["activation"], initializer=None,
+        width=None,
+        depth=None,
+        hidden=None,
+        activation=settings["activation"],
+        initializer=None,
         dropout=settings["dropout"],
-    ):  # fmt: skip
+    ):
         if hidden is not None:
             if not (width is None and depth is None):
                 raise ValueError(f"hidden is given as whole networks, beside {'depth' if width is None else 'width'}")
@@ -400,11 +423,15 @@ def _write(population: Population, columns, task: Prepared, settings, out: Path,
         measured = commands.measures(task.config, population.network(best), task.loss, params, *task.validation)
     own = {name: value for name, value in settings.items() if name not in task.config}
     own |= {"log_dir": settings["log_dir"] and str(settings["log_dir"])}
-    config = task.config | own | {
-        "hyperparameters": {name: _summary(column) for name, column in columns.items()},
-        "members": len(population),
-        "results": {"seconds": round(population.seconds, 2), "status": counts, "best": best, "held out": measured},
-    }  # fmt: skip
+    config = (
+        task.config
+        | own
+        | {
+            "hyperparameters": {name: _summary(column) for name, column in columns.items()},
+            "members": len(population),
+            "results": {"seconds": round(population.seconds, 2), "status": counts, "best": best, "held out": measured},
+        }
+    )
     with runs.writing(out, replace) as folder:
         population.to_csv(folder / "results.csv")
         population.save_history(folder / "history.npz")
@@ -567,8 +594,11 @@ def _lowest(found: plots.Rates) -> str:
     for values, quartiles in found.quartiles.items():
         medians = np.where(np.isfinite(quartiles[:, 1]), quartiles[:, 1], np.inf)
         if np.isfinite(medians).any():
-            where = [f"{name} {plots.value_text(value, name)}"
-                     for name, value in zip(found.names, values, strict=True) if name]  # fmt: skip
+            where = [
+                f"{name} {plots.value_text(value, name)}"
+                for name, value in zip(found.names, values, strict=True)
+                if name
+            ]
             said.append(f"{found.rates[medians.argmin()]:.3g}" + (f" for {', '.join(where)}" if where else ""))
     return f"Lowest at {'; '.join(said)}." if said else "Nowhere finite."
 
@@ -594,8 +624,9 @@ def _bands_panel(carried: np.ndarray, varied, losses, diverged) -> report.Panel:
         plots.quantile_bands(shown),
         "Quantiles of the held-out loss over the epochs: " + ", ".join(title for title, _ in shown) + "." + also,
         "Median, half and four fifths of the members. One that has stopped counts on with its last value"
-        + (f"; {lost} that diverged count until then." if lost else ".") + also,
-    )  # fmt: skip
+        + (f"; {lost} that diverged count until then." if lost else ".")
+        + also,
+    )
 
 
 def _best_table(population: Population, table, columns, losses, task: Prepared) -> report.Table:
@@ -606,13 +637,15 @@ def _best_table(population: Population, table, columns, losses, task: Prepared) 
     accuracy, lowest = table["validation_accuracy"], table["best_validation_loss"]
     rows = [
         (
-            str(m), *(_cell(column[m].item(), name) for name, column in columns.items()),
+            str(m),
+            *(_cell(column[m].item(), name) for name, column in columns.items()),
             report.Quantity(f"{losses[m] + 0:.4g}", losses[m]),
             *([report.Quantity(f"{100 * accuracy[m]:.2f} %", accuracy[m])] if classes else []),
-            report.Quantity(f"{lowest[m] + 0:.4g}", lowest[m]), str(table["best_epoch"][m]),
+            report.Quantity(f"{lowest[m] + 0:.4g}", lowest[m]),
+            str(table["best_epoch"][m]),
         )
         for m in order
-    ]  # fmt: skip
+    ]
     return report.Table(
         f"The {len(rows)} best" if len(rows) > 1 else "The best" if rows else "No member has a finite held-out loss",
         header,

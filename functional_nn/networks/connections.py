@@ -275,9 +275,14 @@ def _convolution(window: Window, groups: int) -> Connection:
     axes = len(window.size)
     one = (1,) * axes
     name = with_constants(
-        "conv", window.size, {"stride": one, "padding": "same", "dilation": one, "groups": 1},
-        stride=window.stride, padding=window.padding, dilation=window.dilation, groups=groups,
-    )  # fmt: skip
+        "conv",
+        window.size,
+        {"stride": one, "padding": "same", "dilation": one, "groups": 1},
+        stride=window.stride,
+        padding=window.padding,
+        dilation=window.dilation,
+        groups=groups,
+    )
     # XLA's letters for the axes: examples N, channels C read and given, I and O of the kernel. On CPU its fast kernels
     # take this order alone; elsewhere than in the outermost program (in `scan`, `while_loop`) it does not bring other
     # orders into it, and takes up to a hundred times as long. So what is in another order is turned here.
@@ -295,9 +300,14 @@ def _convolution(window: Window, groups: int) -> Connection:
         if jnp.iscomplexobj(w):  # XLA makes three real convolutions of it, in whose sums the complex step is lost
             return _complex_convolution(window, groups, x, w)
         return lax.conv_general_dilated(
-            x, lax.transpose(w, (*inner, axes + 1, 0)), window.stride, window.pads(x.shape[1:-1]),
-            rhs_dilation=window.dilation, dimension_numbers=in_order, feature_group_count=groups,
-        )  # fmt: skip
+            x,
+            lax.transpose(w, (*inner, axes + 1, 0)),
+            window.stride,
+            window.pads(x.shape[1:-1]),
+            rhs_dilation=window.dilation,
+            dimension_numbers=in_order,
+            feature_group_count=groups,
+        )
 
     def back(s, w, like):
         # s, with the gaps that the stride left, meets the kernel turned round; of each group its own channels
@@ -313,9 +323,15 @@ def _convolution(window: Window, groups: int) -> Connection:
             first = reach - 1 - before
             edges.append((first, length + reach - 1 - ((places - 1) * step + 1) - first))
         return lax.conv_general_dilated(
-            s, turned, one, edges, lhs_dilation=window.stride, rhs_dilation=window.dilation,
-            dimension_numbers=in_order, feature_group_count=groups,
-        )  # fmt: skip
+            s,
+            turned,
+            one,
+            edges,
+            lhs_dilation=window.stride,
+            rhs_dilation=window.dilation,
+            dimension_numbers=in_order,
+            feature_group_count=groups,
+        )
 
     def outer(s, x):
         # a convolution over the examples: x is gone over by s, whose elements lie a stride apart
@@ -328,9 +344,14 @@ def _convolution(window: Window, groups: int) -> Connection:
             lax.transpose(s, (*inner, 0, axes + 1)),
         )  # (R, *P, Q), (*P', Q, S)
         found = lax.conv_general_dilated(
-            x, s, window.dilation, edges, rhs_dilation=window.stride, dimension_numbers=in_order,
+            x,
+            s,
+            window.dilation,
+            edges,
+            rhs_dilation=window.stride,
+            dimension_numbers=in_order,
             batch_group_count=groups,
-        )  # fmt: skip
+        )
         return lax.transpose(found, (axes + 1, *inner, 0))  # of (R / G, *kernel, S)
 
     def unfold(s, x):

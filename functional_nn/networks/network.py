@@ -317,9 +317,13 @@ class Network:
         return jnp.asarray(weights, precision.at_least_float32(_float_of(inputs)))
 
     def prepare_targets(
-        self, inputs: dict[str, Array], targets: Array, loss: Loss | None = None, dtype=None,
+        self,
+        inputs: dict[str, Array],
+        targets: Array,
+        loss: Loss | None = None,
+        dtype=None,
         place: Callable[[Array, Any], Any] = placed,
-    ) -> Array:  # fmt: skip
+    ) -> Array:
         """Checked targets, as large as the outputs, (Q, *P, S); integer labels (Q, *P) are coded as `loss` wants them.
 
         dtype: theirs; that of the prepared `inputs` where not given, which do not say it where all are tokens. place as

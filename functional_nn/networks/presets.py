@@ -249,7 +249,7 @@ def transformer(
                 "sinusoidal" if positions == "sinusoidal" else "linear",
                 (_read_sequence(tokens),),
                 bias="per_position" if positions == "learned" else "per_neuron",
-            )  # fmt: skip
+            )
         ]
 
         def normalized(name: str) -> Layer:

@@ -303,8 +303,14 @@ def _program(f: Callable, method: SecondOrder, steps: int, loss: str, absolute: 
         limits = jnp.asarray(-precision.largest(flat.dtype)), None, None, jnp.asarray(np.iinfo(np.int32).max, jnp.int32)
         found = run_to_end(method, steps, False, problem, p0, *limits)
         state = _polished(method, problem, found.state)
-        found = found._replace(params=state.params, value=state.value, gradient=state.gradient, counts=state.counts,
-                               steps=state.step, state=None)  # fmt: skip
+        found = found._replace(
+            params=state.params,
+            value=state.value,
+            gradient=state.gradient,
+            counts=state.counts,
+            steps=state.step,
+            state=None,
+        )
         plain = Flat(problem_from(residuals=_residuals(f), data=data[-3:]), p0)
         r, J = plain.jacobian(plain.flatten(state.params))
         if loss != "linear":

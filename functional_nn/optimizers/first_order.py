@@ -300,9 +300,13 @@ def rprop(
 
     state, rule = (BacktrackingRpropState, taking_back) if backtracking else (RpropState, staying)
     optimizer = _elementwise(
-        "rprop", state, rule, constants, start={"step_size": initial_step},
+        "rprop",
+        state,
+        rule,
+        constants,
+        start={"step_size": initial_step},
         options={"initial_step": initial_step, "backtracking": backtracking, "minibatches": minibatches},
-    )  # fmt: skip
+    )
 
     def init(params):
         state = optimizer.init(params)

@@ -255,9 +255,14 @@ def strong_wolfe(decrease: float = 1e-4, curvature: float = 0.9, evaluations: in
             inside = jnp.where(slow, (low_end.step + high_end.step) / 2, _between(low_end, high_end))
             outward = _beyond(b.low, new)
             return _Bracket(
-                low_end, high_end, closed, jnp.where(closed, inside, outward),
-                (jnp.where(closed, width, largest(width.dtype)), b.widths[0]), accepted, b.count + 1,
-            )  # fmt: skip
+                low_end,
+                high_end,
+                closed,
+                jnp.where(closed, inside, outward),
+                (jnp.where(closed, width, largest(width.dtype)), b.widths[0]),
+                accepted,
+                b.count + 1,
+            )
 
         widest = largest(first.dtype)
         begun = _Bracket(start, start, jnp.asarray(False), first, (widest, widest), jnp.asarray(False), _int(0))

@@ -62,10 +62,12 @@ def elastic_net(l1: float, l2: float, biases: bool = False) -> Regularizer:
     """Omega = lambda_1 sum |w| + lambda_2 sum w^2: Zou and Hastie 2005."""
     constants = {"l1": _strength("elastic_net", "l1", l1), "l2": _strength("elastic_net", "l2", l2)}
     return _penalty(
-        "elastic_net", constants, biases,
+        "elastic_net",
+        constants,
+        biases,
         lambda w, s1, s2: s1 * _size(w) + s2 * w**2,
         lambda w, s1, s2: s1 * jnp.sign(w) + 2 * s2 * w,
-    )  # fmt: skip
+    )
 
 
 def _size(w: Array) -> Array:
@@ -112,8 +114,9 @@ def _penalty(name: str, constants: dict[str, Any], biases: bool, element, deriva
     def gradient(params):
         return jax.tree.map(
             lambda acts, w: derivative(*with_strengths(w)).astype(w.dtype) if acts else jnp.zeros_like(w),
-            penalized(params, biases), params,
-        )  # fmt: skip
+            penalized(params, biases),
+            params,
+        )
 
     return Regularizer(name, value, gradient, constants | {"biases": biases})
 
@@ -145,9 +148,8 @@ def magnitude_masks(params: Any, fraction: float, scope: Literal["network", "lay
         kept = [_largest(w, fraction) for w in weights]
     kept = iter(kept)
     masks = [
-        next(kept).reshape(w.shape) if acts else jnp.ones(w.shape, bool)
-        for w, acts in zip(leaves, chosen, strict=True)
-    ]  # fmt: skip
+        next(kept).reshape(w.shape) if acts else jnp.ones(w.shape, bool) for w, acts in zip(leaves, chosen, strict=True)
+    ]
     return structure.unflatten(masks)
 
 

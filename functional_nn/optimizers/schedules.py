@@ -56,9 +56,10 @@ def step(initial: float, every: int, factor: float = 0.1) -> Schedule:
     initial, every = _rate("step", "initial", initial), _steps("step", "every", every)
     factor = _factor("step", "factor", factor)
     return Schedule(
-        "step", lambda k: initial * factor ** jnp.floor(k / every),
+        "step",
+        lambda k: initial * factor ** jnp.floor(k / every),
         {"initial": initial, "every": every, "factor": factor},
-    )  # fmt: skip
+    )
 
 
 @register
@@ -67,9 +68,10 @@ def exponential(initial: float, factor: float, steps: int = 1) -> Schedule:
     initial, steps = _rate("exponential", "initial", initial), _steps("exponential", "steps", steps)
     factor = _factor("exponential", "factor", factor)
     return Schedule(
-        "exponential", lambda k: initial * factor ** (k / steps),
+        "exponential",
+        lambda k: initial * factor ** (k / steps),
         {"initial": initial, "factor": factor, "steps": steps},
-    )  # fmt: skip
+    )
 
 
 @register
@@ -88,9 +90,10 @@ def cosine(initial: float, steps: int, final: float = 0.0) -> Schedule:
     initial, final = _rate("cosine", "initial", initial), _rate("cosine", "final", final)
     steps = _steps("cosine", "steps", steps)
     return Schedule(
-        "cosine", lambda k: _half_cosine(initial, final, k / steps),
+        "cosine",
+        lambda k: _half_cosine(initial, final, k / steps),
         {"initial": initial, "steps": steps, "final": final},
-    )  # fmt: skip
+    )
 
 
 @register

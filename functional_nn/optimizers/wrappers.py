@@ -144,8 +144,9 @@ def _before(optimizer: Optimizer, name: str, constants: dict[str, Any], change: 
         first_order.check_gradients(state.params, grads)
         return optimizer.update(state, change(state, grads))
 
-    return dataclasses.replace(optimizer, name=f"{name}({optimizer.name})", update=update,
-                               constants=optimizer.constants | {name: constants})  # fmt: skip
+    return dataclasses.replace(
+        optimizer, name=f"{name}({optimizer.name})", update=update, constants=optimizer.constants | {name: constants}
+    )
 
 
 # Parameters changed on their way out ----------------------------------------------------------------------------------
@@ -177,9 +178,11 @@ def decoupled_weight_decay(optimizer: Optimizer, decay: Constant, biases: bool =
         return with_iterate(after, jax.tree.map(shrink, regularizers.penalized(before, biases), before, iterate(after)))
 
     return dataclasses.replace(
-        optimizer, name=f"decoupled_weight_decay({optimizer.name})", update=update,
+        optimizer,
+        name=f"decoupled_weight_decay({optimizer.name})",
+        update=update,
         constants=optimizer.constants | {"decoupled_weight_decay": {"decay": decay, "biases": biases}},
-    )  # fmt: skip
+    )
 
 
 # Wrappers that remember -----------------------------------------------------------------------------------------------
@@ -384,13 +387,21 @@ def reduce_on_plateau(
         reduced = jnp.minimum(jnp.maximum(state.learning_rate * factor, smallest), state.learning_rate)
         rate = jnp.where(reduce, reduced, state.learning_rate).astype(state.learning_rate.dtype)
         return PlateauState(
-            make(state.learning_rate).observe(state.inner, loss), rate,
-            jnp.where(fell, loss, state.best), jnp.where(reduce, 0, waited).astype(jnp.int32),
+            make(state.learning_rate).observe(state.inner, loss),
+            rate,
+            jnp.where(fell, loss, state.best),
+            jnp.where(reduce, 0, waited).astype(jnp.int32),
             jnp.where(reduce, cooldown, cooling).astype(jnp.int32),
-        )  # fmt: skip
+        )
 
-    constants = {"learning_rate": learning_rate, "factor": factor, "patience": patience, "tolerance": tolerance,
-                 "cooldown": cooldown, "smallest": smallest}  # fmt: skip
+    constants = {
+        "learning_rate": learning_rate,
+        "factor": factor,
+        "patience": patience,
+        "tolerance": tolerance,
+        "cooldown": cooldown,
+        "smallest": smallest,
+    }
     wrapped = _around(inner, name, init, update, constants)
     return dataclasses.replace(
         wrapped, observe=observe, point=lambda state: make(state.learning_rate).point(state.inner)
@@ -400,12 +411,15 @@ def reduce_on_plateau(
 def _around(optimizer: Optimizer, name: str, init, update, constants: dict[str, Any]) -> Optimizer:
     """A wrapper with a state of its own around that of `optimizer`, which is told and asked as before."""
     return Optimizer(
-        f"{name}({optimizer.name})", init, update, optimizer.constants | {name: constants},
+        f"{name}({optimizer.name})",
+        init,
+        update,
+        optimizer.constants | {name: constants},
         point=lambda state: optimizer.point(state.inner),
         observe=lambda state, loss: state._replace(inner=optimizer.observe(state.inner, loss)),
         full_batch=optimizer.full_batch,
         gathers=optimizer.gathers,
-    )  # fmt: skip
+    )
 
 
 # One of several -------------------------------------------------------------------------------------------------------
@@ -466,10 +480,13 @@ def choose(index: int | Array, candidates: Sequence[Optimizer]) -> Optimizer:
         return ChoiceState(pick([a.params for a in after]), state.step + 1, pick(own))
 
     return Optimizer(
-        f"choose({', '.join(candidate.name for candidate in candidates)})", init, update, {"index": index},
+        f"choose({', '.join(candidate.name for candidate in candidates)})",
+        init,
+        update,
+        {"index": index},
         point=lambda state: pick([c.point(own) for c, own in zip(candidates, states(state), strict=True)]),
         full_batch=any(candidate.full_batch for candidate in candidates),
-    )  # fmt: skip
+    )
 
 
 # Somebody else's ------------------------------------------------------------------------------------------------------

@@ -84,9 +84,15 @@ def describe_network(network: Network) -> dict[str, Any]:
     """
     layers = []
     for layer in network.layers:
-        told = {"name": layer.name, "size": layer.size, "activation": layer.activation.name,
-                "sources": list(layer.sources), "bias": layer.bias, "initializer": layer.initializer.name,
-                "dropout": layer.dropout}  # fmt: skip
+        told = {
+            "name": layer.name,
+            "size": layer.size,
+            "activation": layer.activation.name,
+            "sources": list(layer.sources),
+            "bias": layer.bias,
+            "initializer": layer.initializer.name,
+            "dropout": layer.dropout,
+        }
         if not layer.is_dense:
             told["connections"] = [by.name for by in layer.connections]
         if layer.lengths is not None:
@@ -146,8 +152,10 @@ def _row(row: Any) -> dict[str, Any] | None:
 
 
 def _plain(constants: dict[str, Any]) -> dict[str, Any]:
-    return {name: value if isinstance(value, bool | int | float | str) else _said(value)
-            for name, value in constants.items()}  # fmt: skip
+    return {
+        name: value if isinstance(value, bool | int | float | str) else _said(value)
+        for name, value in constants.items()
+    }
 
 
 def _said(value: Any) -> str:

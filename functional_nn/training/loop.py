@@ -211,18 +211,38 @@ def fit(
     if resume and checkpoint is None:
         raise ValueError("resume: expected checkpoint=checkpoints.keep(folder) to resume from")
     settings = settle(
-        network, loss, optimizer, plan=plan, regularizer=regularizer, stop=stop, gradient=gradient, rule=rule,
-        correct=correct, track=track, augment=augment,
-    )  # fmt: skip
+        network,
+        loss,
+        optimizer,
+        plan=plan,
+        regularizer=regularizer,
+        stop=stop,
+        gradient=gradient,
+        rule=rule,
+        correct=correct,
+        track=track,
+        augment=augment,
+    )
     params = initial(settings, key, params)
     if isinstance(inputs, Chunks):
         for name, value in (("targets", targets), ("weights", weights)):
             if value is not None:
                 raise ValueError(f"{name}: chunks bring their own; give None")
         return _fit_chunks(
-            settings, inputs, params, key, epochs, validation, class_weights, chunk, on_chunk,
-            lambda: seconds is not None and time.monotonic() - began > seconds, mesh, checkpoint, resume,
-        )  # fmt: skip
+            settings,
+            inputs,
+            params,
+            key,
+            epochs,
+            validation,
+            class_weights,
+            chunk,
+            on_chunk,
+            lambda: seconds is not None and time.monotonic() - began > seconds,
+            mesh,
+            checkpoint,
+            resume,
+        )
     plan_key = keys.plan(key)
     place = in_place if mesh is None else placed
     training, held_out = prepared(settings, params, inputs, targets, validation, weights, class_weights, place)
@@ -237,8 +257,10 @@ def fit(
     run, table, chunks, asked = begin(params, training), Table(), 0, None
     config = saved = None
     if checkpoint is not None:
-        config = {"kind": "a run of fit",
-                  **describe(settings, training, held_out, key, settings.optimizer, settings.regularizer)}  # fmt: skip
+        config = {
+            "kind": "a run of fit",
+            **describe(settings, training, held_out, key, settings.optimizer, settings.regularizer),
+        }
         saved = begun(checkpoint, resume)
     if saved is not None:
         done, found = saved
@@ -271,10 +293,20 @@ def fit(
 
 
 def _fit_chunks(
-    settings: Settings, data: Chunks, params: Params, key: Array, epochs: int, validation: Any, class_weights: Any,
-    chunk: int, on_chunk: Callable | None, late: Callable[[], bool], mesh: Mesh | None, checkpoint: Checkpoints | None,
+    settings: Settings,
+    data: Chunks,
+    params: Params,
+    key: Array,
+    epochs: int,
+    validation: Any,
+    class_weights: Any,
+    chunk: int,
+    on_chunk: Callable | None,
+    late: Callable[[], bool],
+    mesh: Mesh | None,
+    checkpoint: Checkpoints | None,
     resume: bool,
-) -> FitResult:  # fmt: skip
+) -> FitResult:
     """`fit` on data in chunks: a call of the compiled program for each, and one more at the end of an epoch."""
     streams.check(settings, class_weights)
     settings.optimizer.check_start(params)
@@ -302,9 +334,11 @@ def _fit_chunks(
         tree = {"run": run, "so_far": nothing, "history": jax.tree.map(lambda x: np.zeros((0, *x.shape), x.dtype), row)}
         config = None
         if checkpoint is not None:
-            config = {"kind": "a run of fit on chunks", **streams.describe(data, into, class_weights),
-                      **describe(settings, Batch(*data.sample()), held_out, key, settings.optimizer,
-                                 settings.regularizer)}  # fmt: skip
+            config = {
+                "kind": "a run of fit on chunks",
+                **streams.describe(data, into, class_weights),
+                **describe(settings, Batch(*data.sample()), held_out, key, settings.optimizer, settings.regularizer),
+            }
             saved = begun(checkpoint, resume)
             if saved is not None:
                 number, found = saved
@@ -479,9 +513,18 @@ def pure_fit(
     """
     checks.integer("", "epochs", epochs, 1)
     settled = settle(
-        network, loss, optimizer, plan=plan, regularizer=regularizer, stop=stop, gradient=gradient, rule=rule,
-        correct=correct, track=track, augment=augment,
-    )  # fmt: skip
+        network,
+        loss,
+        optimizer,
+        plan=plan,
+        regularizer=regularizer,
+        stop=stop,
+        gradient=gradient,
+        rule=rule,
+        correct=correct,
+        track=track,
+        augment=augment,
+    )
 
     def train(key, inputs, targets=None, validation=None, params=None, weights=None, class_weights=None) -> Outcome:
         checks.prng_key("key", key)
@@ -552,9 +595,19 @@ def initial(settings: Settings, key: Array, params: Params | None = None) -> Par
 
 
 def settle(
-    network, loss, optimizer, *, plan=None, regularizer=None, stop=(), gradient="manual", rule="exact", correct=None,
-    track=(), augment=(),
-) -> Settings:  # fmt: skip
+    network,
+    loss,
+    optimizer,
+    *,
+    plan=None,
+    regularizer=None,
+    stop=(),
+    gradient="manual",
+    rule="exact",
+    correct=None,
+    track=(),
+    augment=(),
+) -> Settings:
     """The settings of `fit`, checked; what of them goes with the data is checked by `prepared` and `suited`."""
     if isinstance(gradient, str) and gradient not in GRADIENTS:
         raise ValueError(registry.unknown("gradient", gradient, GRADIENTS))
@@ -584,10 +637,17 @@ def settle(
     if plan is not None and not isinstance(plan, BatchPlan):
         raise TypeError(f"plan: expected training.batch(), minibatch(size) or stochastic(), got {plan!r}")
     return Settings(
-        network=network, loss=loss, optimizer=optimizer, plan=plan, regularizer=regularizer, stop=stop,
-        gradient=gradient, correct=correct, track=_tracked(track),
+        network=network,
+        loss=loss,
+        optimizer=optimizer,
+        plan=plan,
+        regularizer=regularizer,
+        stop=stop,
+        gradient=gradient,
+        correct=correct,
+        track=_tracked(track),
         augment=augmentation.settled(augment, {name: network.shapes[name] for name, _ in network.inputs}),
-    )  # fmt: skip
+    )
 
 
 def _tracked(track: Track) -> tuple[tuple[str, Callable | None], ...]:
@@ -688,9 +748,11 @@ def how_it_ended(settings: Settings, run: Run, asked: str | None, further: str =
     best = ""
     if run.best is not None:
         restored = int(run.best.epoch)
-        best = f"; parameters of epoch {restored} restored" if restored else (
-            "; what decides which epoch is best was never finite, so that the last parameters stay"
-        )  # fmt: skip
+        best = (
+            f"; parameters of epoch {restored} restored"
+            if restored
+            else ("; what decides which epoch is best was never finite, so that the last parameters stay")
+        )
     if ended == 0 and asked is not None:
         return asked, f"after epoch {epoch}{further}: {ASKED[asked]}{best}"
     if ended == 0:

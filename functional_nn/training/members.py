@@ -202,9 +202,12 @@ def grouped(
             raise ValueError("hyperparameters: " + registry.unknown("name", name, everything))
         if len(takers) > 1:
             raise ValueError(f"hyperparameters: {name!r} is taken by {' and by '.join(takers)}; rename one of them")
-    for taker, make in (("network", network if of_network else None), ("regularizer", penalty.make),
-                        *(("optimizer", maker.make) for maker in makers.values()),
-                        *(("rule", maker.make) for maker in of_rule.values())):  # fmt: skip
+    for taker, make in (
+        ("network", network if of_network else None),
+        ("regularizer", penalty.make),
+        *(("optimizer", maker.make) for maker in makers.values()),
+        *(("rule", maker.make) for maker in of_rule.values()),
+    ):
         missing = [name for name in _required(make) if name not in columns]
         if missing:
             raise ValueError(f"hyperparameters: the {taker} needs {missing[0]!r}, which is not among them")
@@ -233,9 +236,13 @@ def grouped(
         own_rule = of_rule[str(first.get("rule", ""))]
         _check_made((*makers.values(), penalty, own_rule), rows, ids)
         settled = settle(
-            shape, optimizer=_optimizer(makers.values(), first, _choice(first, makers)), regularizer=penalty(first),
-            rule=own_rule(first), plan=_plan(plan, given), **settings,
-        )  # fmt: skip
+            shape,
+            optimizer=_optimizer(makers.values(), first, _choice(first, makers)),
+            regularizer=penalty(first),
+            rule=own_rule(first),
+            plan=_plan(plan, given),
+            **settings,
+        )
         training, held_out = prepared(settled, shapes(shape), *data, validation, *weights)
         own_data = _data(training, given.get("examples"), columns, np.array(ids), key)
         noise, classes = own_data.label_noise, training.targets.shape[-1] > 1 or settled.loss.targets == "signs"
@@ -254,9 +261,17 @@ def grouped(
         scales = columns["initial_scale"][ids] if "initial_scale" in columns else np.ones(len(ids))
         scales = scales.astype(precision.default())
         built.append(
-            Group(np.array(ids), tuple(networks[i] for i in ids), maker, values, own_keys[np.array(ids)], scales,
-                  own_data, held_out)
-        )  # fmt: skip
+            Group(
+                np.array(ids),
+                tuple(networks[i] for i in ids),
+                maker,
+                values,
+                own_keys[np.array(ids)],
+                scales,
+                own_data,
+                held_out,
+            )
+        )
     return built
 
 
@@ -640,8 +655,10 @@ def _data(training: Batch, examples: int | None, columns, ids, key: Array) -> Da
     rows = None
     if "subset" in columns or examples < whole:
         subsets = columns["subset"][ids] if "subset" in columns else np.zeros(1, np.int64)
-        chosen = {s: np.asarray(jax.random.permutation(keys.subset(key, int(s)), whole))[:examples]
-                  for s in np.unique(subsets)}  # fmt: skip
+        chosen = {
+            s: np.asarray(jax.random.permutation(keys.subset(key, int(s)), whole))[:examples]
+            for s in np.unique(subsets)
+        }
         rows = np.stack([chosen[s] for s in subsets]) if "subset" in columns else chosen[0]
     return Data(training, rows, noise, examples)
 

@@ -163,13 +163,30 @@ def fit_population(
         raise TypeError(f"data: expected a pair (inputs, targets), got {given}")
     columns = search.normalized(hyperparameters)
     mesh = _mesh(mesh)
-    settings = {"loss": loss, "stop": stop, "gradient": gradient, "correct": correct, "track": track,
-                "augment": augment}  # fmt: skip
+    settings = {
+        "loss": loss,
+        "stop": stop,
+        "gradient": gradient,
+        "correct": correct,
+        "track": track,
+        "augment": augment,
+    }
     groups = grouped(
-        network, optimizer, regularizer, columns, tuple(data), validation,
-        weights=(weights, class_weights), epochs=epochs, key=key, plan=plan, rule=rule, settings=settings,
-        static=static, pad=pad,
-    )  # fmt: skip
+        network,
+        optimizer,
+        regularizer,
+        columns,
+        tuple(data),
+        validation,
+        weights=(weights, class_weights),
+        epochs=epochs,
+        key=key,
+        plan=plan,
+        rule=rule,
+        settings=settings,
+        static=static,
+        pad=pad,
+    )
     if halving is not None:
         _check_halving(halving, epochs, validation)
     if min(len(group.ids) for group in groups) < jax.process_count():
@@ -409,9 +426,13 @@ class _Lanes:
 
     def to_save(self, epoch: int) -> dict[str, Any]:
         self.harvest()
-        return {"runs": self.runs, "ended": self.ended, "epoch": self.epoch,
-                "history": jax.tree.map(lambda x: x[:epoch], self.history),
-                "packing": [one.ids[one.ids >= 0] for one in self.blocks]}  # fmt: skip
+        return {
+            "runs": self.runs,
+            "ended": self.ended,
+            "epoch": self.epoch,
+            "history": jax.tree.map(lambda x: x[:epoch], self.history),
+            "packing": [one.ids[one.ids >= 0] for one in self.blocks],
+        }
 
     def saved_like(self, epoch: int, blocks: list[np.ndarray]) -> dict[str, Any]:
         """The shapes of what `to_save` gives after `epoch` epochs."""
@@ -463,7 +484,7 @@ def _programs(make: Maker, length: int, shared: bool, axes: Batch, mesh: Mesh) -
         in_specs=(member, member, Batch(*map(laid, axes[:3])), whole, whole if shared else member, whole, whole),
         out_specs=(member, PartitionSpec(None, mesh.axis_names)),
         check_vma=False,
-    )  # fmt: skip
+    )
     jit = functools.partial(jax.jit, compiler_options=compiler.options(platforms.name(mesh)))
     return jit(begin), jit(advance, donate_argnums=0)
 
@@ -586,19 +607,25 @@ class _Training:
         first = self.trained[0].group.make
         return {
             "kind": "a population",
-            "hyperparameters": {name: fingerprint(np.char.encode(c) if c.dtype.kind == "U" else c)
-                                for name, c in self.columns.items()},
-            "members": self.count, "shuffle": self.shuffle, "halving": repr(self.halving),
+            "hyperparameters": {
+                name: fingerprint(np.char.encode(c) if c.dtype.kind == "U" else c) for name, c in self.columns.items()
+            },
+            "members": self.count,
+            "shuffle": self.shuffle,
+            "halving": repr(self.halving),
             "optimizer": [describe_factory(factory) for factory in first.candidates],
             "regularizer": describe_factory(first.regularizer),
             MADE_OF: made_of(
                 optimizer=[factory.make or factory.row for factory in first.candidates],
                 regularizer=first.regularizer.make or first.regularizer.row,
             ),
-            "process": jax.process_index(), "processes": jax.process_count(),
-            "groups": {str(i): describe(one.group.make.common, one.group.data.whole, one.group.held_out, one.plan_key)
-                       for i, one in enumerate(self.trained)},
-        }  # fmt: skip
+            "process": jax.process_index(),
+            "processes": jax.process_count(),
+            "groups": {
+                str(i): describe(one.group.make.common, one.group.data.whole, one.group.held_out, one.plan_key)
+                for i, one in enumerate(self.trained)
+            },
+        }
 
     def save(self) -> None:
         tree = {"groups": [one.to_save(self.epoch) for one in self.trained]}

@@ -572,13 +572,22 @@ class Found(NamedTuple):
 def parts(settings: Settings, examples: int, dtype) -> Parts:
     """What an epoch is made of, for data of that many examples and of that dtype."""
     network, loss, optimizer, plan, stop = (
-        settings.network, settings.loss, settings.optimizer, settings.plan, settings.stop
-    )  # fmt: skip
+        settings.network,
+        settings.loss,
+        settings.optimizer,
+        settings.plan,
+        settings.stop,
+    )
     laid_out = network if settings.columns is None else for_lanes(network, settings.columns)
     step = train_step(
-        laid_out if _by_hand(settings.gradient) else network, loss, optimizer, settings.gradient,
-        correct=settings.correct, regularizer=settings.regularizer, mask=settings.mask,
-    )  # fmt: skip
+        laid_out if _by_hand(settings.gradient) else network,
+        loss,
+        optimizer,
+        settings.gradient,
+        correct=settings.correct,
+        regularizer=settings.regularizer,
+        mask=settings.mask,
+    )
     random = needs_key(network, settings.gradient)
     scores = [criterion.score for criterion in stop if criterion.score]
     updates, dtype = plan.updates(examples), at_least_float32(dtype)
@@ -776,9 +785,12 @@ def lanes(common: Common, make: Callable[[Any], Settings], length: int, shared: 
             going = run.ended == 0
             limit = jnp.where(going, search.limit, 0)
             state, metrics = all_of_it(
-                lambda state, row: update(values, state, row, training), limit, run.state, metrics,
+                lambda state, row: update(values, state, row, training),
+                limit,
+                run.state,
+                metrics,
                 rows(clock, run.state),
-            )  # fmt: skip
+            )
             search, settled = judge(values, search, run.state, state, metrics)
             after, row = close(values, run, state, metrics, search, training, held_out)
             settled = jnp.all(settled | ~going)
@@ -872,9 +884,16 @@ def _measure(settings: Settings, training: Batch, state: Any, epoch: Array) -> d
     if asked:
         rule = rule_of(settings.gradient)
         found = quantities.compute(
-            network, settings.loss, params, training.inputs, training.targets, asked, weights=training.weights,
-            rule=rule, rule_key=keys.tracked(epoch) if rules.is_random(rule) else None,
-        )  # fmt: skip
+            network,
+            settings.loss,
+            params,
+            training.inputs,
+            training.targets,
+            asked,
+            weights=training.weights,
+            rule=rule,
+            rule_key=keys.tracked(epoch) if rules.is_random(rule) else None,
+        )
     inputs = training.inputs if len(network.inputs) > 1 else training.inputs[network.inputs[0][0]]
     for name, function in track:
         if function is not None:

@@ -204,13 +204,24 @@ class Population:
         if any(function is not None for _, function in settings.track):
             track = dict(settings.track)
         return fit(
-            group.networks[place], settings.loss, settings.optimizer, inputs, targets,
+            group.networks[place],
+            settings.loss,
+            settings.optimizer,
+            inputs,
+            targets,
             key=self.key if self.shuffle == "shared" else group.keys[place],
-            epochs=max(1, int(part.epoch[place])), plan=settings.plan, validation=held_out,
-            params=self.initial_params(member), weights=weights, regularizer=settings.regularizer, stop=settings.stop,
-            gradient=settings.gradient, correct=settings.correct, track=track,
+            epochs=max(1, int(part.epoch[place])),
+            plan=settings.plan,
+            validation=held_out,
+            params=self.initial_params(member),
+            weights=weights,
+            regularizer=settings.regularizer,
+            stop=settings.stop,
+            gradient=settings.gradient,
+            correct=settings.correct,
+            track=track,
             augment=dict(settings.augment),
-        )  # fmt: skip
+        )
 
     def drift(self, member: int) -> Drift:
         """Runs the member alone and says, in ulps, where that parts from its lane."""
@@ -284,9 +295,11 @@ def _apart(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def _why(epoch: int | None, ulps: np.ndarray, params_ulps: float, relative: float) -> str:
     if epoch is None and params_ulps == 0:
         return "bitwise what `fit` gives alone"
-    began = "its training losses are bitwise those of `fit` alone" if epoch is None else (
-        f"parts from `fit` alone in epoch {epoch}, by {ulps[epoch - 1]:.0f} ulps of the training loss"
-    )  # fmt: skip
+    began = (
+        "its training losses are bitwise those of `fit` alone"
+        if epoch is None
+        else (f"parts from `fit` alone in epoch {epoch}, by {ulps[epoch - 1]:.0f} ulps of the training loss")
+    )
     return (
         f"{began}; at the end parameters differ by {relative:.1e} relatively, one by {params_ulps:.3g} ulps. The two "
         "are the same arithmetic in another order: products of many networks at once are summed in other blocks, and "

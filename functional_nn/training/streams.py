@@ -291,8 +291,10 @@ def _item(items: Any, number: int, like: tuple | None) -> tuple:
     given = items[number]
     if not isinstance(given, tuple | list) or len(given) not in (2, 3):
         of = f" of {len(given)}" if isinstance(given, tuple | list) else ""
-        raise TypeError(f"chunks: item {number}: expected (inputs, targets) or (inputs, targets, weights), got "
-                        f"{type(given).__name__}{of}")  # fmt: skip
+        raise TypeError(
+            f"chunks: item {number}: expected (inputs, targets) or (inputs, targets, weights), got "
+            f"{type(given).__name__}{of}"
+        )
     try:
         item = _all_opened(*given)
     except (TypeError, ValueError) as error:
@@ -400,8 +402,10 @@ class Cut(NamedTuple):
 def cut(data: Chunks, plan: BatchPlan) -> Cut:
     """Raises ValueError where a chunk is smaller than a batch."""
     if data.size < plan.size:
-        raise ValueError(f"chunks: a chunk has {data.size} examples, fewer than a batch of {plan.size}; give a larger "
-                         "size, or a smaller batch")  # fmt: skip
+        raise ValueError(
+            f"chunks: a chunk has {data.size} examples, fewer than a batch of {plan.size}; give a larger "
+            "size, or a smaller batch"
+        )
     return Cut(data.examples, data.size // plan.size * plan.size, plan.size)
 
 
@@ -571,15 +575,23 @@ def check(settings: Settings, class_weights: Any) -> None:
     """Raises ValueError for settings that look at all of the data at once."""
     optimizer, plan = settings.optimizer, settings.plan
     if isinstance(class_weights, str):
-        raise ValueError(f"class_weights: {class_weights!r} counts all labels at once, and chunks are read one after "
-                         "the other; give a weight for each class")  # fmt: skip
+        raise ValueError(
+            f"class_weights: {class_weights!r} counts all labels at once, and chunks are read one after "
+            "the other; give a weight for each class"
+        )
     if optimizer.full_batch:
-        raise ValueError(f"chunks: {optimizer.name} steps on all examples at once, which are larger than memory; "
-                         "use a method that takes mini-batches, such as 'adam'")  # fmt: skip
+        raise ValueError(
+            f"chunks: {optimizer.name} steps on all examples at once, which are larger than memory; "
+            "use a method that takes mini-batches, such as 'adam'"
+        )
     if plan is not None and (plan.size is None or plan.importance is not None or plan.replacement):
-        asked = ("batch() takes all examples" if plan.size is None else
-                 "importance() measures all gradients" if plan.importance is not None else
-                 "replacement=True draws from all examples")  # fmt: skip
+        asked = (
+            "batch() takes all examples"
+            if plan.size is None
+            else "importance() measures all gradients"
+            if plan.importance is not None
+            else "replacement=True draws from all examples"
+        )
         raise ValueError(f"plan: {asked} at once, and chunks are read one after the other; use minibatch(size)")
     for name, function in settings.track:
         if not isinstance(function, OfState):

@@ -89,9 +89,11 @@ def gradient_below(norm: float) -> Criterion:
     """Stops when the mean over the epoch's updates of ||g|| is at most `norm`. Raises ValueError unless it is > 0."""
     norm = checks.constant("gradient_below", "norm", norm, lambda v: (v > 0) & np.isfinite(v), "> 0")
     return Criterion(
-        "gradient_below", tuple, lambda memory, row: (memory, row.gradient_norm <= norm),
+        "gradient_below",
+        tuple,
+        lambda memory, row: (memory, row.gradient_norm <= norm),
         f"the gradient norm is at most {_said(norm)}",
-    )  # fmt: skip
+    )
 
 
 @register
@@ -101,9 +103,11 @@ def loss_below(goal: float) -> Criterion:
     """
     goal = checks.constant("loss_below", "goal", goal, np.isfinite, "a finite number")
     return Criterion(
-        "loss_below", tuple, lambda memory, row: (memory, row.training_loss <= goal),
+        "loss_below",
+        tuple,
+        lambda memory, row: (memory, row.training_loss <= goal),
         f"the training loss is at most {_said(goal)}",
-    )  # fmt: skip
+    )
 
 
 @register

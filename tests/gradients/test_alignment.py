@@ -25,9 +25,13 @@ from functional_nn import quantities, rules, training
 
 # rules under which each example is by itself, whatever the others in its block
 BY_EXAMPLE = (
-    "feedback_alignment(3)", "direct_feedback(3)", "sign_symmetric", "clipped_back(0.2)", "kolen_pollack(0.1)",
+    "feedback_alignment(3)",
+    "direct_feedback(3)",
+    "sign_symmetric",
+    "clipped_back(0.2)",
+    "kolen_pollack(0.1)",
     {"output": "feedback_alignment(3)", "second": "clipped_back(0.1)"},
-)  # fmt: skip
+)
 METHODS = ("local_loss", "predictive_coding(5)")
 
 
@@ -135,9 +139,20 @@ def test_alignment_is_tracked_by_fit_along_its_own_rule(rule):
     params, inputs, targets = begun(rule, TINY)
     seen = []
     result = training.fit(
-        TINY, LOSS, "gd(0.5)", inputs, targets, key=KEY, epochs=20, rule=rule, track=("alignment",), params=params,
-        plan=training.minibatch(3), chunk=10, on_chunk=lambda state, history: seen.append(state.params),
-    )  # fmt: skip
+        TINY,
+        LOSS,
+        "gd(0.5)",
+        inputs,
+        targets,
+        key=KEY,
+        epochs=20,
+        rule=rule,
+        track=("alignment",),
+        params=params,
+        plan=training.minibatch(3),
+        chunk=10,
+        on_chunk=lambda state, history: seen.append(state.params),
+    )
     tracked = result.history.tracked["alignment"]
     assert tracked["layer1"].gradient_cosine.shape == (20,)
     np.testing.assert_allclose(tracked["layer2"].sensitivity_cosine, 1, atol=0.05 if "noisy" in rule else 1e-12)
@@ -215,17 +230,31 @@ def test_what_is_made_of_s_and_a_is_of_each_examples_gradient_by_the_rule(rule):
     norms = np.linalg.norm(rows, axis=1)
     bound = np.median(norms)
     found = quantities.compute(
-        SKIP, LOSS, params, inputs, targets,
-        ("per_example_norms", "per_example_gradients", "inner_products", "clipped_gradient", "second_moment",
-         "gradient"),
-        max_norm=bound, rule=rule,
-    )  # fmt: skip
+        SKIP,
+        LOSS,
+        params,
+        inputs,
+        targets,
+        (
+            "per_example_norms",
+            "per_example_gradients",
+            "inner_products",
+            "clipped_gradient",
+            "second_moment",
+            "gradient",
+        ),
+        max_norm=bound,
+        rule=rule,
+    )
     np.testing.assert_allclose(found["per_example_norms"], norms, rtol=1e-12)
     close(found["per_example_gradients"], jax.tree.map(lambda *x: np.stack(x), *each), 1e-12)
     np.testing.assert_allclose(found["inner_products"], rows @ rows.T, rtol=0, atol=1e-12 * (norms @ norms))
     clipped = (rows * np.minimum(1, bound / norms)[:, None]).mean(axis=0)
-    for name, expected in (("clipped_gradient", clipped), ("second_moment", (rows**2).mean(axis=0)),
-                           ("gradient", rows.mean(axis=0))):  # fmt: skip
+    for name, expected in (
+        ("clipped_gradient", clipped),
+        ("second_moment", (rows**2).mean(axis=0)),
+        ("gradient", rows.mean(axis=0)),
+    ):
         own = flat(jax.tree.map(lambda x: np.asarray(x)[None], found[name]))[0]
         np.testing.assert_allclose(own, expected, rtol=0, atol=1e-12 * np.linalg.norm(expected))
 

@@ -247,9 +247,13 @@ def test_quadratic_models_of_the_texts(p, t, A, d, c, eigenvalues, minimum, rate
     start = {"layer1": {"weights": {"input": jnp.array([[0.7, -2.0]])}}}  # wherever it is expanded
     model = curvature.quadratic_model(network, "sum_square_error", start, inputs, targets)
     for found, expected in (
-        (model.A, A), (model.d, d), (model.c, c), (model.eigenvalues, eigenvalues), (model.minimum, minimum),
+        (model.A, A),
+        (model.d, d),
+        (model.c, c),
+        (model.eigenvalues, eigenvalues),
+        (model.minimum, minimum),
         (model.stable_rate, rate),
-    ):  # fmt: skip
+    ):
         np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
     for value, vector in zip(model.eigenvalues, model.eigenvectors.T, strict=True):
         np.testing.assert_allclose(model.A @ vector, value * vector, atol=1e-12)

@@ -151,10 +151,20 @@ def definitions(network, loss, params, inputs, targets, weights=None):
 def measured(network, loss, params, inputs, targets, weights=None, **settings):
     """The same of ours, flattened likewise."""
     names = (
-        "per_example_gradients", "per_example_norms", "inner_products", "input_gradients", "gradient", "second_moment",
-        "clipped_gradient", "variance", "jacobian", "tangent_kernel", "tangent_kernel_trace", "gauss_newton_diagonal",
+        "per_example_gradients",
+        "per_example_norms",
+        "inner_products",
+        "input_gradients",
+        "gradient",
+        "second_moment",
+        "clipped_gradient",
+        "variance",
+        "jacobian",
+        "tangent_kernel",
+        "tangent_kernel_trace",
+        "gauss_newton_diagonal",
         "gauss_newton",
-    )  # fmt: skip
+    )
 
     @jax.jit
     def compute(params, inputs, targets, weights):
@@ -760,8 +770,16 @@ def test_a_loss_that_does_not_admit_a_quantity_says_why(given):
         quantities.jacobian(network, None, network.init(KEY), jnp.ones((4, 2)))
     for name in ("alignment", "per_example_norms"):  # a rule that needs no derivative has none to compare with
         with pytest.raises(ValueError, match="layer 'layer1': 'hardlim' has no derivative"):
-            quantities.compute(network, "cross_entropy", network.init(KEY), jnp.ones((4, 2)), jnp.array([0, 1, 0, 1]),
-                               (name,), rule="weight_perturbation", rule_key=KEY)  # fmt: skip
+            quantities.compute(
+                network,
+                "cross_entropy",
+                network.init(KEY),
+                jnp.ones((4, 2)),
+                jnp.array([0, 1, 0, 1]),
+                (name,),
+                rule="weight_perturbation",
+                rule_key=KEY,
+            )
     with pytest.raises(ValueError, match="needs outputs that are"):
         quantities.variance(
             chain((2, 3), "tanh", "linear"), "cross_entropy", *problem(chain((2, 3), "tanh", "linear"), "cross_entropy")

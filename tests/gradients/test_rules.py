@@ -40,10 +40,21 @@ networks = pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS)
 
 # every rule that goes the way back along the connections
 ONE_SWEEP = (
-    "feedback_alignment(0)", "direct_feedback(0)", "sign_symmetric", "sign_symmetric(random)", "sign_symmetric(fixed)",
-    "kolen_pollack", "weight_mirror", "noisy(0.1)", "rounded(4)", "rounded(1)", "rounded(4, stochastic=false)",
-    "dropped_back(0.5)", "clipped_back(0.1)", "surrogate",
-)  # fmt: skip
+    "feedback_alignment(0)",
+    "direct_feedback(0)",
+    "sign_symmetric",
+    "sign_symmetric(random)",
+    "sign_symmetric(fixed)",
+    "kolen_pollack",
+    "weight_mirror",
+    "noisy(0.1)",
+    "rounded(4)",
+    "rounded(1)",
+    "rounded(4, stochastic=false)",
+    "dropped_back(0.5)",
+    "clipped_back(0.1)",
+    "surrogate",
+)
 
 
 def found_by(rule, network, params, inputs, targets, weights=None, key=KEY):
@@ -68,10 +79,14 @@ def one(gradient):
 @pytest.mark.parametrize(
     "rule",
     [
-        "feedback_alignment(3)", "feedback_alignment(3, 0.5)", "direct_feedback(3)", "direct_feedback(1, 2.0)",
-        "sign_symmetric", "sign_symmetric(fixed, 4)",
+        "feedback_alignment(3)",
+        "feedback_alignment(3, 0.5)",
+        "direct_feedback(3)",
+        "direct_feedback(1, 2.0)",
+        "sign_symmetric",
+        "sign_symmetric(fixed, 4)",
     ],
-)  # fmt: skip
+)
 def test_what_crosses_is_the_matrix_that_is_shown(rule, network):
     """g = s B, and of direct feedback g = s^M B; all else as always. B is told by `feedback_weights`, of every edge."""
     params, inputs, targets = numbers(network)
@@ -196,9 +211,12 @@ def test_learned_feedback_begins_as_large_as_the_weights_and_is_what_crosses(rul
     close(again, params, 0)  # what is there stays
     found = found_by(rule, network, params, inputs, targets, WEIGHTS)
     _, s = backward(
-        network, params, inputs, mean_error(targets, WEIGHTS),
+        network,
+        params,
+        inputs,
+        mean_error(targets, WEIGHTS),
         lambda layer, source, s, errors: s @ params[layer]["feedback"][source],
-    )  # fmt: skip
+    )
     close(found.sensitivities, s)
 
 
@@ -209,9 +227,12 @@ def test_kolen_and_pollack_move_both_by_the_same_and_let_both_decay(network):
     params, inputs, targets = begun(f"kolen_pollack({decay})", network)
     found = found_by(f"kolen_pollack({decay})", network, params, inputs, targets, WEIGHTS)
     gradient, _ = backward(
-        network, params, inputs, mean_error(targets, WEIGHTS),
+        network,
+        params,
+        inputs,
+        mean_error(targets, WEIGHTS),
         lambda layer, source, s, errors: s @ params[layer]["feedback"][source],
-    )  # fmt: skip
+    )
     for layer, source in edges(network):
         own, moved = params[layer], gradient[layer]["weights"]
         gradient[layer].setdefault("feedback", {})[source] = moved[source] + decay * own["feedback"][source]
@@ -385,8 +406,18 @@ def test_rounded_by_chance_is_one_of_the_two_levels_beside_it(bits):
     unbiased(drawn.reshape(len(drawn), -1), s.ravel(), deviation=deviation.ravel())
 
 
-@pytest.mark.parametrize("rule", ["rounded(4)", "rounded(1)", "rounded(4, stochastic=false)", "rounded(1, false)",
-                                  "noisy(0.1)", "dropped_back(0.5)", "clipped_back(1)"])  # fmt: skip
+@pytest.mark.parametrize(
+    "rule",
+    [
+        "rounded(4)",
+        "rounded(1)",
+        "rounded(4, stochastic=false)",
+        "rounded(1, false)",
+        "noisy(0.1)",
+        "dropped_back(0.5)",
+        "clipped_back(1)",
+    ],
+)
 def test_nothing_is_left_nothing(rule):
     """s = 0 throughout, where the outputs are the targets: no nan, and no level beside 0."""
     network = fnn.multilayer((3, 4, 2), ("tanh", "linear"))
@@ -524,10 +555,13 @@ def test_a_rule_that_changes_s_sees_layer_trace_and_parameters():
     share = WEIGHTS / WEIGHTS.sum()
     a = forward(MLP, params, inputs)[1]
     gradient, _ = backward(
-        MLP, params, inputs, mean_error(targets, WEIGHTS),
+        MLP,
+        params,
+        inputs,
+        mean_error(targets, WEIGHTS),
         lambda layer, source, s, errors: 2 * s @ params[layer]["weights"][source],
         lambda layer, s: s * a[layer] * share[:, None],
-    )  # fmt: skip
+    )
     close(found_by(rule, MLP, params, inputs, targets, WEIGHTS).gradients, jax.tree.map(lambda x: 3 * x, gradient))
 
 
@@ -800,9 +834,10 @@ def test_direct_feedback_refuses_positions_that_the_outputs_do_not_have():
         ],
     )
     with pytest.raises(
-        ValueError, match=r"direct_feedback brings the output's error to 'one', but the output has positions \(3,\) "
-        r"and 'one' has \(6,\), so that there is no telling which error belongs where"
-    ):  # fmt: skip
+        ValueError,
+        match=r"direct_feedback brings the output's error to 'one', but the output has positions \(3,\) "
+        r"and 'one' has \(6,\), so that there is no telling which error belongs where",
+    ):
         fnn.value_and_grad(network, LOSS, rule="direct_feedback")
 
 

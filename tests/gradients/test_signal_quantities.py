@@ -164,10 +164,23 @@ def definitions(network, loss, params, inputs, targets, weights, vector):
 
 
 MEASURED = (
-    "per_example_losses", "per_example_gradients", "per_example_norms", "inner_products", "input_gradients", "gradient",
-    "clipped_gradient", "second_moment", "variance", "noise_scale", "jacobian", "tangent_kernel",
-    "tangent_kernel_trace", "gauss_newton", "gauss_newton_diagonal", "sampled_gauss_newton_diagonal",
-)  # fmt: skip
+    "per_example_losses",
+    "per_example_gradients",
+    "per_example_norms",
+    "inner_products",
+    "input_gradients",
+    "gradient",
+    "clipped_gradient",
+    "second_moment",
+    "variance",
+    "noise_scale",
+    "jacobian",
+    "tangent_kernel",
+    "tangent_kernel_trace",
+    "gauss_newton",
+    "gauss_newton_diagonal",
+    "sampled_gauss_newton_diagonal",
+)
 
 
 @functools.cache

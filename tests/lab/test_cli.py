@@ -23,9 +23,15 @@ import functional_nn as fnn
 from functional_nn.lab import cli, commands, datasets, equations, pages, runs
 
 FILES = {
-    "config.json", "history.csv", "parameters.npz", "agreement.csv", "agreement.json", "learning_curves.png",
-    "gradient_agreement.png", "report.html",
-}  # fmt: skip
+    "config.json",
+    "history.csv",
+    "parameters.npz",
+    "agreement.csv",
+    "agreement.json",
+    "learning_curves.png",
+    "gradient_agreement.png",
+    "report.html",
+}
 COLUMNS = "epoch,training_loss,training_accuracy,gradient_norm,validation_loss,validation_accuracy"
 
 
@@ -89,9 +95,20 @@ def lab(tmp_path_factory):
         "kinds": (folder / "kinds.csv", *ONE_EPOCH),
         "numbers": (folder / "numbers.npz", *ONE_EPOCH, "--dtype", "float64", "--optimizer", "gd(0.3)"),
         "toy": (folder / "toy", *ONE_EPOCH, "--test-fraction", 0.5, "--track", "noise_scale"),
-        "diverged": ("diabetes", "--hidden", 2, "--activation", "relu", "--epochs", 3, "--optimizer", "gd",
-                     "--learning-rate", 1e30),
-    }  # fmt: skip
+        "diverged": (
+            "diabetes",
+            "--hidden",
+            2,
+            "--activation",
+            "relu",
+            "--epochs",
+            3,
+            "--optimizer",
+            "gd",
+            "--learning-rate",
+            1e30,
+        ),
+    }
     compare = commands.fnn.compare  # the costs of both programs are measured in one run only
     with warnings.catch_warnings(), pytest.MonkeyPatch.context() as patch:
         # test_plots.py has the tests of this one
@@ -485,7 +502,7 @@ def test_train_writes_over_nothing(lab, tmp_path, what, replace):
         (("compare", "--dtypes", "--out", "{lab}/none"), ("dtypes",)),
     ],
     ids=lambda value: " ".join(map(str, value)) if isinstance(value, tuple) else None,
-)  # fmt: skip
+)
 def test_others_refuse_in_one_line(lab, words, texts):
     check_refused(call(*(str(word).format(lab=lab[0]) for word in words)), *texts)
 

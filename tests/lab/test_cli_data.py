@@ -58,8 +58,10 @@ def config_of(folder, name):
 
 def test_what_is_left_out_is_said_in_one_line(made):
     folder, said = made
-    assert said["things"].err == f"functional-nn: {folder}/things.csv: the column at index 0 has no name and numbers " \
-                                 "the rows: left out\n"  # fmt: skip
+    assert (
+        said["things"].err == f"functional-nn: {folder}/things.csv: the column at index 0 has no name and numbers "
+        "the rows: left out\n"
+    )
     assert {said[name].code for name in said} == {0} and said["seconds"].err == said["bytes"].err == ""
 
 
@@ -67,8 +69,23 @@ def test_fewer_examples_than_a_batch_are_one(made):
     """24 rows to train on, and nothing said of batches: as `fit` has it, not refused."""
     folder, _ = made
     assert config_of(folder, "things")["batch_size"] == 24 and config_of(folder, "bytes")["batch_size"] == 20
-    check_refused(call("train", folder / "things.csv", "--missing", "mean", *ONE_EPOCH[:3], "--batch-size", 25,
-                       "--drop", 0, "--out", folder / "new"), "1 to 24", "got 25")  # fmt: skip
+    check_refused(
+        call(
+            "train",
+            folder / "things.csv",
+            "--missing",
+            "mean",
+            *ONE_EPOCH[:3],
+            "--batch-size",
+            25,
+            "--drop",
+            0,
+            "--out",
+            folder / "new",
+        ),
+        "1 to 24",
+        "got 25",
+    )
 
 
 def test_a_full_batch_method_has_its_batch(made, monkeypatch):

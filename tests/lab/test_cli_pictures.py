@@ -101,8 +101,9 @@ def test_a_run_of_a_named_network_comes_back(made, monkeypatch):
     assert run.network == fnn.presets.get(SMALL)((8, 6, 3), 3)
     assert run.reading == datasets.load(made / "colours.npz").reading
     said = call("evaluate", made / "run", made / "colours.npz", "--part", "held-out")
-    assert said.out.endswith(f": loss {config['results']['held out']['loss']}, accuracy "
-                             f"{config['results']['held out']['accuracy']}\n")  # fmt: skip
+    assert said.out.endswith(
+        f": loss {config['results']['held out']['loss']}, accuracy {config['results']['held out']['accuracy']}\n"
+    )
     monkeypatch.setattr(commands, "evaluation_block", lambda *given: 7)
     rows = list(csv.DictReader(io.StringIO(call("predict", made / "run", made / "colours.npz").out)))
     with jax.enable_x64(False):

@@ -346,8 +346,9 @@ def test_an_example_that_counts_for_nothing_is_not_there(weighted, tmp_path):
     at = training.weights > 0
     with jax.enable_x64(False):
         x, t = run.inputs.apply(training.inputs[at], dtype=np.float32), training.targets[at].astype(np.float32)
-        alone = fnn.fit(run.network, "cross_entropy", "gd(0.1)", x, t, key=jax.random.key(0), epochs=3,
-                        plan=fnn.training.batch())  # fmt: skip
+        alone = fnn.fit(
+            run.network, "cross_entropy", "gd(0.1)", x, t, key=jax.random.key(0), epochs=3, plan=fnn.training.batch()
+        )
         for own, other in zip(jax.tree.leaves(run.params), jax.tree.leaves(alone.params), strict=True):
             assert np.allclose(own, other, rtol=1e-4, atol=1e-6)
 

@@ -16,10 +16,16 @@ from functional_nn.lab.equations import By
 from functional_nn.optimizers import first_order, second_order
 
 HOSTILE = [
-    r"\text{<script>alert(1)</script>}", r"\text{<img src=x onerror=alert(1)>}", "\\text{<mi\nonclick='x'>a</mi>}",
-    r"\href{javascript:alert(1)}{a}", "\\text{<mtext\nstyle='color:red'/>}", r"\text{</math>}", r"a & b", "",
+    r"\text{<script>alert(1)</script>}",
+    r"\text{<img src=x onerror=alert(1)>}",
+    "\\text{<mi\nonclick='x'>a</mi>}",
+    r"\href{javascript:alert(1)}{a}",
+    "\\text{<mtext\nstyle='color:red'/>}",
+    r"\text{</math>}",
+    r"a & b",
+    "",
     r"\begin{aligned} a &= b \end{aligned}",
-]  # fmt: skip
+]
 ENDS = ("", "+", "-", ")", "]", "}", ",", "&", "=", ">", "<", r"\le", r"\ge", r"\\", r"\end", "|", r"\quad")
 
 
@@ -27,8 +33,14 @@ ENDS = ("", "+", "-", ")", "]", "}", ",", "&", "=", ">", "<", r"\le", r"\ge", r"
 
 TOKEN = re.compile(r"\\[A-Za-z]+|\\\\|\\[,{}]|\d+(?:\.\d+)?|\S")
 SPACES = (r"\,", r"\left", r"\right")
-FUNCTIONS = {r"\ln": np.log, r"\tanh": np.tanh, "sign": np.sign, r"\Phi": norm.cdf, r"\varphi": norm.pdf,
-             r"\sigmoid": lambda n: 1 / (1 + np.exp(-n))}  # fmt: skip
+FUNCTIONS = {
+    r"\ln": np.log,
+    r"\tanh": np.tanh,
+    "sign": np.sign,
+    r"\Phi": norm.cdf,
+    r"\varphi": norm.pdf,
+    r"\sigmoid": lambda n: 1 / (1 + np.exp(-n)),
+}
 
 
 class Reader:
@@ -161,20 +173,40 @@ def lines_of(name, **options):
 
 # Optimizers -----------------------------------------------------------------------------------------------------------
 
-LETTERS = {r"\alpha": "learning_rate", r"\gamma": "decay", r"\beta_1": "b1", r"\beta_2": "b2", r"\epsilon": "epsilon",
-           r"\lambda": "weight_decay"}  # fmt: skip
+LETTERS = {
+    r"\alpha": "learning_rate",
+    r"\gamma": "decay",
+    r"\beta_1": "b1",
+    r"\beta_2": "b2",
+    r"\epsilon": "epsilon",
+    r"\lambda": "weight_decay",
+}
 RULES = [
-    ("gd", {}), ("momentum", {}), ("nesterov", {}), ("adagrad", {}), ("adadelta", {}), ("rmsprop", {}),
-    ("rmsprop", {"centered": True}), ("adam", {}), ("adam", {"order": "efficient"}), ("adamax", {}), ("amsgrad", {}),
-    ("amsgrad", {"bias_correction": False}), ("nadam", {}), ("adamw", {}),
-]  # fmt: skip
+    ("gd", {}),
+    ("momentum", {}),
+    ("nesterov", {}),
+    ("adagrad", {}),
+    ("adadelta", {}),
+    ("rmsprop", {}),
+    ("rmsprop", {"centered": True}),
+    ("adam", {}),
+    ("adam", {"order": "efficient"}),
+    ("adamax", {}),
+    ("amsgrad", {}),
+    ("amsgrad", {"bias_correction": False}),
+    ("nadam", {}),
+    ("adamw", {}),
+]
 
 
 @pytest.mark.parametrize(("name", "options"), RULES, ids=lambda one: one if isinstance(one, str) else str(list(one)))
 def test_first_order_rules_are_the_updates(name, options):
     """Five updates from the page's own equations, beside those of the optimizer."""
-    row = first_order.factory(name)(epsilon=0.1, **options) if name not in ("gd", "momentum", "nesterov") else (
-        fnn.optimizers.get(name))  # fmt: skip
+    row = (
+        first_order.factory(name)(epsilon=0.1, **options)
+        if name not in ("gd", "momentum", "nesterov")
+        else (fnn.optimizers.get(name))
+    )
     known = {letter: row.constants[constant] for letter, constant in LETTERS.items() if constant in row.constants}
     x, draw = np.array([1.0, -2.0, 0.5]), np.random.default_rng(0)
     state = row.init(jnp.asarray(x))

@@ -27,8 +27,9 @@ def test_tasks_are_the_fixed_split_scaled_by_its_training_part(name, loss, outpu
         assert task.inputs.min() == 0 and task.inputs.max() == 1
     else:
         for part in (task.inputs, task.targets):
-            np.testing.assert_allclose((part.mean(axis=0), part.std(axis=0)), np.array([[0.0], [1.0]]) * np.ones(
-                (2, part.shape[1])), atol=1e-5)  # fmt: skip
+            np.testing.assert_allclose(
+                (part.mean(axis=0), part.std(axis=0)), np.array([[0.0], [1.0]]) * np.ones((2, part.shape[1])), atol=1e-5
+            )
         mean, scale = training.inputs.mean(axis=0), training.inputs.std(axis=0)
         np.testing.assert_allclose(task.test_inputs, (test.inputs - mean) / scale, atol=1e-5)
 
@@ -74,9 +75,13 @@ def test_a_table_and_its_picture_say_where_they_come_from(monkeypatch, capsys, t
 
 @pytest.mark.parametrize(
     ("source", "about"),
-    [('"""What it\nmeasures.\n\nMore."""\nx = 1\n', "What it measures."), ("x = 1\n", "own.py"), ("x = (\n", "own.py"),
-     ('"""Of <b> & "so"."""', 'Of <b> & "so".')],
-)  # fmt: skip
+    [
+        ('"""What it\nmeasures.\n\nMore."""\nx = 1\n', "What it measures."),
+        ("x = 1\n", "own.py"),
+        ("x = (\n", "own.py"),
+        ('"""Of <b> & "so"."""', 'Of <b> & "so".'),
+    ],
+)
 def test_a_page_says_what_the_script_says_of_itself(monkeypatch, tmp_path, source, about):
     script = tmp_path / "own.py"
     script.write_text(source)

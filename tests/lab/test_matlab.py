@@ -23,7 +23,7 @@ FUNCTIONS = {
     "satlin": lambda n: np.clip(n, 0, 1),
     "satlins": lambda n: np.clip(n, -1, 1),
     "elliotsig": lambda n: n / (1 + np.abs(n)),
-}  # fmt: skip
+}
 
 
 def cell(values, shape=None):
@@ -37,24 +37,51 @@ def cell(values, shape=None):
 def minmax(x, low=-1.0, high=1.0):
     """mapminmax's settings for x (rows, examples), as MATLAB has them."""
     least, most = x.min(axis=1, keepdims=True), x.max(axis=1, keepdims=True)
-    return {"name": "mapminmax", "xrows": float(len(x)), "xmax": most, "xmin": least, "xrange": most - least,
-            "yrows": float(len(x)), "ymax": high, "ymin": low, "yrange": high - low,
-            "gain": (high - low) / (most - least), "xoffset": least, "no_change": False}  # fmt: skip
+    return {
+        "name": "mapminmax",
+        "xrows": float(len(x)),
+        "xmax": most,
+        "xmin": least,
+        "xrange": most - least,
+        "yrows": float(len(x)),
+        "ymax": high,
+        "ymin": low,
+        "yrange": high - low,
+        "gain": (high - low) / (most - least),
+        "xoffset": least,
+        "no_change": False,
+    }
 
 
 def std(x, mean=0.0, deviation=1.0):
     at, spread = x.mean(axis=1, keepdims=True), x.std(axis=1, ddof=1, keepdims=True)
-    return {"name": "mapstd", "xrows": float(len(x)), "yrows": float(len(x)), "xmean": at, "xstd": spread,
-            "ymean": mean, "ystd": deviation, "gain": deviation / spread, "xoffset": at,
-            "no_change": False}  # fmt: skip
+    return {
+        "name": "mapstd",
+        "xrows": float(len(x)),
+        "yrows": float(len(x)),
+        "xmean": at,
+        "xstd": spread,
+        "ymean": mean,
+        "ystd": deviation,
+        "gain": deviation / spread,
+        "xoffset": at,
+        "no_change": False,
+    }
 
 
 def constant_rows(x):
     gone = np.flatnonzero((x == x[:, :1]).all(axis=1))
     kept = np.setdiff1d(np.arange(len(x)), gone)
-    return {"max_range": 0.0, "keep": 1.0 + kept[None], "remove": 1.0 + gone[None], "value": x[gone, :1],
-            "xrows": float(len(x)), "yrows": float(len(kept)), "constants": x[gone, :1],
-            "no_change": not gone.size}  # fmt: skip
+    return {
+        "max_range": 0.0,
+        "keep": 1.0 + kept[None],
+        "remove": 1.0 + gone[None],
+        "value": x[gone, :1],
+        "xrows": float(len(x)),
+        "yrows": float(len(kept)),
+        "constants": x[gone, :1],
+        "no_change": not gone.size,
+    }
 
 
 def column(settings, name):
@@ -136,7 +163,7 @@ class Toolbox:
             "transferFcn": cell(self.functions, (count, 1)),
             **{f"{of}Fcns": cell(self.fcns[of]) for of in self.fcns},
             **{f"{of}Settings": cell(self.settings[of]) for of in self.settings},
-        }  # fmt: skip
+        }
 
     def save(self, path, **others):
         scipy.io.savemat(path, self.fields | others)
@@ -172,8 +199,10 @@ def test_a_chain_is_multilayer_and_a_cascade_reads_all_before(tmp_path):
     assert saved.network == fnn.multilayer((3, 5, 2), ("tanh", "linear"))
     layers = matlab.read(NETWORKS["cascade"].save(tmp_path / "net.mat")).network.layers
     assert [layer.sources for layer in layers] == [
-        ("input",), ("input", "layer1"), ("input", "layer1", "layer2"),
-    ]  # fmt: skip
+        ("input",),
+        ("input", "layer1"),
+        ("input", "layer1", "layer2"),
+    ]
 
 
 def test_every_transfer_function_is_what_it_is_called():
@@ -193,8 +222,10 @@ def test_a_struct_in_a_variable_is_read_too(tmp_path):
 
 def test_settings_of_older_versions_have_no_gain(tmp_path):
     net = NETWORKS["mapstd"]
-    older = {of: [{name: x for name, x in own.items() if name not in ("gain", "xoffset")} for own in net.settings[of]]
-             for of in net.settings}  # fmt: skip
+    older = {
+        of: [{name: x for name, x in own.items() if name not in ("gain", "xoffset")} for own in net.settings[of]]
+        for of in net.settings
+    }
     scipy.io.savemat(tmp_path / "net.mat", net.fields | {f"{of}Settings": cell(older[of]) for of in older})
     np.testing.assert_allclose(predicted(matlab.read(tmp_path / "net.mat"), net.x), net(net.x), rtol=1e-12)
 
@@ -295,7 +326,8 @@ BAD = {
     "another": (lambda path: scipy.io.savemat(path, {"net": 1.0}), "IW is missing, of net; the lines of MATLAB"),
     "no b": (without("b"), "expected IW, LW, b, transferFcn; b is missing, of IW, LW, transferFcn"),
     "no braces": (
-        lambda path: scipy.io.savemat(path, {"s": np.zeros((2, 1), [("IW", object)])}), "expected one struct, got 2",
+        lambda path: scipy.io.savemat(path, {"s": np.zeros((2, 1), [("IW", object)])}),
+        "expected one struct, got 2",
     ),
     "no cells": (changed(IW=np.ones((3, 1))), "IW: expected a cell array, got float64"),
     "two inputs": (changed(IW=cell([np.ones((3, 2))] * 6, (3, 2))), "expected cells of layers x 1, .*, got 3 x 2"),
@@ -308,7 +340,8 @@ BAD = {
     "tansg": (changed(transferFcn=cell(["tansg", "tansig", "purelin"])), "'tansg' .*did you mean 'tansig'"),
     "numbers": (changed(transferFcn=cell([1.0, 2.0, 3.0])), "transferFcn: expected cells of a word each, got"),
     "shapes": (
-        changed(b=cell([np.ones((9, 1)), *CASCADE.b[1:]], (3, 1))), r"b\{1,1\}: expected 3 numbers, got 9",
+        changed(b=cell([np.ones((9, 1)), *CASCADE.b[1:]], (3, 1))),
+        r"b\{1,1\}: expected 3 numbers, got 9",
     ),
     "columns": (
         changed(IW=cell([np.ones((3, 2)), np.ones((2, 5)), CASCADE.IW[2]], (3, 1))),
@@ -332,7 +365,7 @@ BAD = {
         r"inputSettings\{1\}, mapminmax: xrows: expected an integer from 1 to 10000000, got 1e\+12",
     ),
     "xrows": (settings(xrows=7.0), "mapminmax: xrows: expected 2, got 7"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", BAD)
@@ -367,23 +400,27 @@ def test_no_file_is_said(tmp_path):
     [
         (fnn.multilayer((3, 2), ("gelu",)), (), "layer 'layer1' has no counterpart in MATLAB: .* got gelu"),
         (
-            fnn.graph(inputs={"a": 1, "b": 2}, layers=[fnn.Layer("c", 1, "tanh", ("a", "b"))]), (),
+            fnn.graph(inputs={"a": 1, "b": 2}, layers=[fnn.Layer("c", 1, "tanh", ("a", "b"))]),
+            (),
             "MATLAB's have one input of R numbers here, got a 1, b 2",
         ),
         (
-            fnn.graph(inputs={"a": (4, 1)}, layers=[fnn.Layer("c", 1, "tanh", [("a", "full")])]), (),
+            fnn.graph(inputs={"a": (4, 1)}, layers=[fnn.Layer("c", 1, "tanh", [("a", "full")])]),
+            (),
             r"one input of R numbers here, got a \(4, 1\)",
         ),
         (
-            fnn.multilayer((3, 2), ("tanh",)), (datasets.fit_min_max(np.eye(2)),),
+            fnn.multilayer((3, 2), ("tanh",)),
+            (datasets.fit_min_max(np.eye(2)),),
             "inputs: expected a scaling of 3 columns, got 2",
         ),
         (
-            fnn.multilayer((3, 2), ("tanh",)), (datasets.fit_min_max(np.eye(3))._replace(fill=np.ones(3)),),
+            fnn.multilayer((3, 2), ("tanh",)),
+            (datasets.fit_min_max(np.eye(3))._replace(fill=np.ones(3)),),
             "inputs: the scaling fills missing values",
         ),
     ],
-)  # fmt: skip
+)
 def test_what_matlab_cannot_be_is_not_written(network, scalings, said, tmp_path):
     with pytest.raises(ValueError, match=said):
         matlab.write(tmp_path / "net.mat", network, network.init(jax.random.key(0)), *scalings)

@@ -179,8 +179,10 @@ def test_the_state_of_training_counts_failures():
     figure = draw(plots.training_state(columns, {"mu": np.geomspace(1e-3, 1e3, 6), "$rate": np.ones(6)}))
     assert [axis.get_ylabel() for axis in figure.axes] == ["gradient norm", "mu", "$rate", "failures"]
     assert [axis.lines[0].get_ydata().tolist() for axis in figure.axes[1:]] == [
-        np.geomspace(1e-3, 1e3, 6).tolist(), [1.0] * 6, [0, 0, 1, 2, 3, 0],
-    ]  # fmt: skip
+        np.geomspace(1e-3, 1e3, 6).tolist(),
+        [1.0] * 6,
+        [0, 0, 1, 2, 3, 0],
+    ]
     without = draw(plots.training_state(columns._replace(validation_loss=np.full(6, np.nan))))
     assert [axis.get_ylabel() for axis in without.axes] == ["gradient norm"]
 

@@ -12,8 +12,15 @@ import functional_nn as fnn
 from functional_nn.lab import datasets, proben1
 from functional_nn.training import History
 
-COUNTS = {"bool_in": 1, "real_in": 2, "bool_out": 2, "real_out": 0,
-          "training_examples": 2, "validation_examples": 1, "test_examples": 1}  # fmt: skip
+COUNTS = {
+    "bool_in": 1,
+    "real_in": 2,
+    "bool_out": 2,
+    "real_out": 0,
+    "training_examples": 2,
+    "validation_examples": 1,
+    "test_examples": 1,
+}
 ROWS = ["1 0.5 -0.25 1 0", "0 1e-3 2 0 1", "1 0 0 0 1", "0 .5 1. 1 0"]
 
 
@@ -64,10 +71,12 @@ BAD = {
     "no outputs": (lambda path: written(path, bool_out=0), "expected at least one input, one output and one training"),
     "underscore": (lambda path: written(path, ["1 0 1_0 0 1", *ROWS[1:]]), "line 8: expected .*, got '1_0'"),
     "few numbers": (
-        lambda path: written(path, ["1 0 0 1", *ROWS[1:]]), "line 8: expected 3 inputs and 2 outputs, got 4 numbers",
+        lambda path: written(path, ["1 0 0 1", *ROWS[1:]]),
+        "line 8: expected 3 inputs and 2 outputs, got 4 numbers",
     ),
     "no number": (
-        lambda path: written(path, [ROWS[0], "0 ? 0 0 1", *ROWS[2:]]), r"line 9: expected finite numbers, got '\?'",
+        lambda path: written(path, [ROWS[0], "0 ? 0 0 1", *ROWS[2:]]),
+        r"line 9: expected finite numbers, got '\?'",
     ),
     "nan": (lambda path: written(path, ["1 nan 0 1 0", *ROWS[1:]]), "line 8: expected finite numbers, got 'nan'"),
     "more": (lambda path: written(path, [*ROWS, ROWS[0]]), "line 12: expected 4 examples, .*, got more"),
@@ -79,7 +88,7 @@ BAD = {
     "bytes": (lambda path: path.write_bytes(b"\xff\xfe\x00"), "expected text, got bytes that are none"),
     "gzip": (lambda path: path.write_bytes(gzip.compress(b"bool_in=1")[:-9]), "damaged gzip file"),
     "huge": (lambda path: written(path, training_examples=10**15), "examples: .* at most"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", BAD)
@@ -129,12 +138,16 @@ def cancer(tmp_path_factory):
 def test_networks_read_all_before_them_unless_told_not_to(script):
     made = lambda *given: script.network(*given, "softsign", "sigmoid")  # noqa: E731
     assert [layer.sources for layer in made("8+4", 9, 2, True).layers] == [
-        ("input",), ("input", "layer1"), ("input", "layer1", "layer2"),
-    ]  # fmt: skip
+        ("input",),
+        ("input", "layer1"),
+        ("input", "layer1", "layer2"),
+    ]
     assert [layer.sources for layer in made("8+4", 9, 2, False).layers] == [("input",), ("layer1",), ("layer2",)]
     assert [(layer.size, layer.activation.name) for layer in made("8+4", 9, 2, True).layers] == [
-        (8, "softsign"), (4, "softsign"), (2, "sigmoid"),
-    ]  # fmt: skip
+        (8, "softsign"),
+        (4, "softsign"),
+        (2, "sigmoid"),
+    ]
     (linear,) = made("linear", 9, 2, True).layers
     assert (linear.size, linear.activation.name, linear.sources) == (2, "linear", ("input",))
     params = made("32", 200, 2, True).init(jax.random.key(0))
@@ -185,9 +198,19 @@ def test_the_script_runs_whole_beside_the_papers_table(script, cancer, tmp_path,
         file.write("problem,network,quantity,mean,deviation\ncancer,linear,test error,7,0.5\ncancer,9,overfit,1,1\n")
     with jax.enable_x64(False):
         rows = run(
-            script, tmp_path / "table", monkeypatch, str(cancer), "--networks", "linear", "--runs", "3",
-            "--epochs", "400", "--paper", str(tmp_path / "paper.csv"),
-        )  # fmt: skip
+            script,
+            tmp_path / "table",
+            monkeypatch,
+            str(cancer),
+            "--networks",
+            "linear",
+            "--runs",
+            "3",
+            "--epochs",
+            "400",
+            "--paper",
+            str(tmp_path / "paper.csv"),
+        )
     found = {row["quantity"]: row for row in rows}
     assert list(found) == list(script.QUANTITIES) and {row["runs"] for row in rows} == {"3"}
     mean = {name: float(row["mean"]) for name, row in found.items()}

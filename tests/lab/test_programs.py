@@ -26,8 +26,11 @@ print(json.dumps(counts))
 
 def info(**environment):
     """What `functional-nn info` says in a process of its own: lines, standard error, programs read and written."""
-    kept = {name: value for name, value in os.environ.items()
-            if not name.startswith(("JAX_", "TF_", "XDG_", programs.VARIABLE))}  # fmt: skip
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("JAX_", "TF_", "XDG_", programs.VARIABLE))
+    }
     done = subprocess.run([sys.executable, "-c", COMMAND], capture_output=True, text=True, env=kept | environment)
     assert done.returncode == 0, done.stderr
     *lines, counts = done.stdout.splitlines()

@@ -13,9 +13,16 @@ from functional_nn.lab import equations, plots, report
 from functional_nn.training import History
 
 HOSTILE = [
-    "<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "a & b", "' onload='x", "{{ 7*7 }}", "</svg>",
-    "</script>", "</style><b>", "<math><mtext></mtext></math>",
-]  # fmt: skip
+    "<script>alert(1)</script>",
+    '"><img src=x onerror=alert(1)>',
+    "a & b",
+    "' onload='x",
+    "{{ 7*7 }}",
+    "</svg>",
+    "</script>",
+    "</style><b>",
+    "<math><mtext></mtext></math>",
+]
 TEMPLATE = (Path(report.__file__).parent / "templates" / "report.html").read_text(encoding="utf-8")
 _VOID = {"meta", "br", "img", "link", "input", "hr"}
 

@@ -14,9 +14,13 @@ ROWS = [
     ("layer20", report.Quantity("none", float("nan")), "-inf", "2", "a"),
 ]
 HEADER = ("name", "run", "count", "relative", "kind")
-NUMBERS = {"run": ([1, 3, 0, 2, 4], [2, 0, 3, 1, 4]), "count": ([4, 1, 0, 2, 3], [3, 2, 0, 1, 4]),
-           "relative": ([0, 2, 4, 1, 3], [4, 2, 0, 1, 3]), "name": ([2, 1, 3, 0, 4], [4, 0, 3, 1, 2]),
-           "kind": ([0, 2, 4, 1, 3], [1, 3, 0, 2, 4])}  # fmt: skip
+NUMBERS = {
+    "run": ([1, 3, 0, 2, 4], [2, 0, 3, 1, 4]),
+    "count": ([4, 1, 0, 2, 3], [3, 2, 0, 1, 4]),
+    "relative": ([0, 2, 4, 1, 3], [4, 2, 0, 1, 3]),
+    "name": ([2, 1, 3, 0, 4], [4, 0, 3, 1, 2]),
+    "kind": ([0, 2, 4, 1, 3], [1, 3, 0, 2, 4]),
+}
 
 
 @pytest.fixture(scope="module")
@@ -26,11 +30,17 @@ def page(tmp_path_factory):
     axis.plot([0, 1], [0, 1], color=plots.TRAINING)
     wide = [[f"column {i}" for i in range(30)], [[f"{i} and more words" for i in range(30)]]]
     html = report.render(
-        "A page <b>", "of one of everything " + "x" * 300, [("97 %", "accuracy"), ("x" * 60, "long")],
-        [report.Panel("Figure", figure, "A line."), report.Table("Units", HEADER, ROWS), report.Table("Wide", *wide),
-         report.Equations("Equations", [(name, equations.optimizer(name)) for name in equations.OPTIMIZERS])],
+        "A page <b>",
+        "of one of everything " + "x" * 300,
+        [("97 %", "accuracy"), ("x" * 60, "long")],
+        [
+            report.Panel("Figure", figure, "A line."),
+            report.Table("Units", HEADER, ROWS),
+            report.Table("Wide", *wide),
+            report.Equations("Equations", [(name, equations.optimizer(name)) for name in equations.OPTIMIZERS]),
+        ],
         {"command": "functional-nn train " + "word " * 40, "path": "/" + "x" * 150},
-    )  # fmt: skip
+    )
     path = tmp_path_factory.mktemp("page") / "report.html"
     path.write_text(html, encoding="utf-8")
     return path.as_uri()

@@ -25,9 +25,15 @@ from functional_nn.training import checkpoints, grid, search
 GRID = ("learning_rate=0.01,0.1", "batch_size=40", "seed=0..3")
 ITS = ("sweep", "iris", "--grid", *GRID, "--hidden", 3, "--epochs", 4)
 FILES = {
-    "config.json", "results.csv", "history.npz", "parameters.npz", "report.html", "parallel_coordinates.png",
-    "learning_rates.png", "quantile_bands.png",
-}  # fmt: skip
+    "config.json",
+    "results.csv",
+    "history.npz",
+    "parameters.npz",
+    "report.html",
+    "parallel_coordinates.png",
+    "learning_rates.png",
+    "quantile_bands.png",
+}
 
 
 # The syntax -----------------------------------------------------------------------------------------------------------
@@ -457,8 +463,22 @@ def test_an_interrupted_process_goes_on_as_if_it_had_not_been(tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_give_the_same_table(tmp_path):
-    words = ("sweep", "iris", "--grid", "learning_rate=log:1e-3:1e-1:3", "seed=0..4", "batch_size=8,40",
-             "--epochs", 9, "--halving", 3, "--keep", 0.5, "--devices", 1)  # fmt: skip
+    words = (
+        "sweep",
+        "iris",
+        "--grid",
+        "learning_rate=log:1e-3:1e-1:3",
+        "seed=0..4",
+        "batch_size=8,40",
+        "--epochs",
+        9,
+        "--halving",
+        3,
+        "--keep",
+        0.5,
+        "--devices",
+        1,
+    )
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]

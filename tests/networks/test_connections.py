@@ -373,16 +373,18 @@ FAULTS = {  # row, and the first of its laws that is broken
         "twin/adjoint in w",
     ),
     "padding counted on the way back": (
-        dataclasses.replace(POOL, back=lambda s, w, like: connections.conv(3, 2, groups=2).back(
-            s, jnp.full((2, 3, 1), 1 / 3), like)),
+        dataclasses.replace(
+            POOL, back=lambda s, w, like: connections.conv(3, 2, groups=2).back(s, jnp.full((2, 3, 1), 1 / 3), like)
+        ),
         "adjoint in x",
     ),
     "squared": (
-        dataclasses.replace(POOL, forward=lambda x, w: x**2, back=lambda s, w, like: 2 * like * s,
-                            shapes=lambda x, channels: (x, None)),
+        dataclasses.replace(
+            POOL, forward=lambda x, w: x**2, back=lambda s, w, like: 2 * like * s, shapes=lambda x, channels: (x, None)
+        ),
         "adjoint in x",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -611,8 +613,15 @@ def test_dense_programs_stay_what_they_are(monkeypatch):
 
     monkeypatch.setattr(populations, "_programs", spied)
     fnn.training.fit_population(
-        network, loss, "adam", {"learning_rate": [0.1, 0.2]}, (x, t), key=key, epochs=2, validation=(x, t),
+        network,
+        loss,
+        "adam",
+        {"learning_rate": [0.1, 0.2]},
+        (x, t),
+        key=key,
+        epochs=2,
+        validation=(x, t),
         plan=fnn.training.minibatch(4),
-    )  # fmt: skip
+    )
     laid_out = {"dot_general": 7, "optimization_barrier": 4 * 2 + 3 + 2 * 2 + 2, "transpose": 22}
     assert counted(traced[0].jaxpr, names) == laid_out | {"while": 1, "scan": 1}

@@ -602,10 +602,20 @@ def test_curvature_is_the_hessian_of_the_value(curvature, value, x, t):
 @pytest.mark.parametrize(
     "n",
     [
-        [1e4, -1e4, 0, 5], [-1e4, 1e4, 0, 5], [0, 5, -1e4, 1e4], [0, 0, 0, 200], [200, 0, 0, 0], [0, 30, 0, -30],
-        [-200, -200, 1, 0], [1, 0, -200, -200], [0, -200, -200, 1], [17, 0, 0, -9], [-9, 0, 1, 17], [-40, 40, 39, -41],
+        [1e4, -1e4, 0, 5],
+        [-1e4, 1e4, 0, 5],
+        [0, 5, -1e4, 1e4],
+        [0, 0, 0, 200],
+        [200, 0, 0, 0],
+        [0, 30, 0, -30],
+        [-200, -200, 1, 0],
+        [1, 0, -200, -200],
+        [0, -200, -200, 1],
+        [17, 0, 0, -9],
+        [-9, 0, 1, 17],
+        [-40, 40, 39, -41],
     ],
-)  # fmt: skip
+)
 def test_the_least_root_of_softmax_is_exact_where_outputs_are_saturated(name, n):
     """Beside a (1 - a) in twice the digits, 1 - a summed from the others: also where a is 1 to the last digit."""
     t = np.asarray([[0.2, 0.5, 0.0, 0.3]])

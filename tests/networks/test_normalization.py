@@ -317,9 +317,15 @@ def test_no_optimizer_moves_statistics(optimizer):
 
 def test_a_population_of_them_is_each_by_itself(trained):
     found = fnn.training.fit_population(
-        NETWORK, "cross_entropy", fnn.optimizers.adam, {"learning_rate": [0.01, 0.1]}, (X, T), key=KEY, epochs=3,
+        NETWORK,
+        "cross_entropy",
+        fnn.optimizers.adam,
+        {"learning_rate": [0.01, 0.1]},
+        (X, T),
+        key=KEY,
+        epochs=3,
         plan=fnn.training.minibatch(4),
-    )  # fmt: skip
+    )
     params = found.params(0)
     assert float(params["conv"]["statistics"]["count"][0]) == 3
     assert np.isfinite(np.asarray(NETWORK.apply(params, X))).all()

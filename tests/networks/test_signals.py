@@ -285,8 +285,10 @@ def graphs(draw):
         else:
             sources = [source]
         layer = Layer(name, size, pick("tanh", "sigmoid", "relu", "prelu"), sources=sources, bias=bias)
-        made = fnn.graph(inputs={other: known[other] for other in layer.sources}, layers=[layer] + (
-            [] if layer.weighted or bias != "none" else [Layer("end", 1, sources=[name])]))  # fmt: skip
+        made = fnn.graph(
+            inputs={other: known[other] for other in layer.sources},
+            layers=[layer] + ([] if layer.weighted or bias != "none" else [Layer("end", 1, sources=[name])]),
+        )
         known[name] = made.shapes[name]
         layers.append(layer)
         unread = (unread - set(layer.sources)) | {name}

@@ -20,8 +20,10 @@ STEPS = 6
 
 def tree(draw):
     """Two layers, all arrays of one shape: what is not jitted compiles each operation once."""
-    return {name: {"weights": {source: draw()}, "bias": draw()}
-            for name, source in (("layer1", "input"), ("layer2", "layer1"))}  # fmt: skip
+    return {
+        name: {"weights": {source: draw()}, "bias": draw()}
+        for name, source in (("layer1", "input"), ("layer2", "layer1"))
+    }
 
 
 PARAMS = tree(lambda: DRAW.standard_normal(2))
@@ -40,10 +42,19 @@ def trained(optimizer, params=PARAMS, grads=GRADS):
 
 # two values of every constant of every method; one that is not here has no test
 TWO = {
-    "learning_rate": (0.1, 0.02), "decay": (0.9, 0.5), "b1": (0.9, 0.5), "b2": (0.999, 0.9), "epsilon": (1e-8, 1e-2),
-    "weight_decay": (0.01, 0.3), "initial": (0.0, 0.5), "initial_step": (0.1, 0.02), "decrease": (0.5, 0.3),
-    "increase": (1.2, 1.5), "smallest": (1e-6, 1e-3), "largest": (0.11, 0.15),
-}  # fmt: skip
+    "learning_rate": (0.1, 0.02),
+    "decay": (0.9, 0.5),
+    "b1": (0.9, 0.5),
+    "b2": (0.999, 0.9),
+    "epsilon": (1e-8, 1e-2),
+    "weight_decay": (0.01, 0.3),
+    "initial": (0.0, 0.5),
+    "initial_step": (0.1, 0.02),
+    "decrease": (0.5, 0.3),
+    "increase": (1.2, 1.5),
+    "smallest": (1e-6, 1e-3),
+    "largest": (0.11, 0.15),
+}
 WORDS = {"form", "order", "backtracking", "minibatches", "centered", "bias_correction"}
 
 
@@ -215,9 +226,15 @@ def test_a_population_has_rates_that_are_traced():
     """Gradient descent of a linear neuron in NumPy, weights and bias at rates of their own."""
     rates = np.array([0.05, 0.2])
     population = training.fit_population(
-        NETWORK, "mean_square_error", lambda rate: optimizers.gd({"layer1": {"weights": rate, "others": 0.01}}),
-        {"rate": rates}, (X, T), key=jax.random.key(0), epochs=STEPS, plan=training.batch(),
-    )  # fmt: skip
+        NETWORK,
+        "mean_square_error",
+        lambda rate: optimizers.gd({"layer1": {"weights": rate, "others": 0.01}}),
+        {"rate": rates},
+        (X, T),
+        key=jax.random.key(0),
+        epochs=STEPS,
+        plan=training.batch(),
+    )
     start = NETWORK.init(training.keys.parameters(jax.random.key(0)))["layer1"]
     for member, rate in enumerate(rates):
         W, b = (np.asarray(each) for each in (start["weights"]["input"], start["bias"]))
@@ -231,8 +248,18 @@ def test_a_population_has_rates_that_are_traced():
 
 def test_a_run_goes_on_with_the_same_mapping_only(tmp_path):
     def train(optimizer, **settings):
-        return fnn.fit(NETWORK, "mean_square_error", optimizer, X, T, key=jax.random.key(0), plan=training.batch(),
-                       chunk=1, checkpoint=checkpoints.keep(tmp_path), **settings)  # fmt: skip
+        return fnn.fit(
+            NETWORK,
+            "mean_square_error",
+            optimizer,
+            X,
+            T,
+            key=jax.random.key(0),
+            plan=training.batch(),
+            chunk=1,
+            checkpoint=checkpoints.keep(tmp_path),
+            **settings,
+        )
 
     train("gd({layer1: {bias: 0.01, weights: 0.1}})", epochs=1)
     same = {"layer1": {"weights": 0.1, "bias": 0.01}}

@@ -57,9 +57,15 @@ def test_nists_parameters_and_standard_deviations(name):
         assert own.digits(fit.params) >= 8
         np.testing.assert_allclose(fit.standard_errors, own.deviations, rtol=1e-8)
         b, covariance = optimize.curve_fit(
-            lambda x, *b: np.asarray(value(np.array(b))), own.x, own.y, np.asarray(fit.params), ftol=1e-15, xtol=1e-15,
-            gtol=1e-15, jac=lambda x, *b: np.asarray(slope(np.array(b))),
-        )  # fmt: skip
+            lambda x, *b: np.asarray(value(np.array(b))),
+            own.x,
+            own.y,
+            np.asarray(fit.params),
+            ftol=1e-15,
+            xtol=1e-15,
+            gtol=1e-15,
+            jac=lambda x, *b: np.asarray(slope(np.array(b))),
+        )
         np.testing.assert_allclose(fit.params, b, rtol=1e-8)
         size = np.sqrt(np.outer(np.diag(covariance), np.diag(covariance)))
         np.testing.assert_allclose(fit.covariance / size, covariance / size, atol=1e-8)
@@ -69,11 +75,16 @@ def test_nists_parameters_and_standard_deviations(name):
 @pytest.mark.parametrize(
     "settings",
     [
-        {}, {"absolute_sigma": True}, {"sigma": SIGMA}, {"sigma": SIGMA, "absolute_sigma": True},
-        {"sigma": COVARIANCE, "absolute_sigma": True}, {"sigma": COVARIANCE}, {"sigma": 0.05, "absolute_sigma": True},
+        {},
+        {"absolute_sigma": True},
+        {"sigma": SIGMA},
+        {"sigma": SIGMA, "absolute_sigma": True},
+        {"sigma": COVARIANCE, "absolute_sigma": True},
+        {"sigma": COVARIANCE},
+        {"sigma": 0.05, "absolute_sigma": True},
     ],
     ids=["plain", "absolute", "sigma", "absolute sigma", "absolute covariance", "covariance", "one sigma"],
-)  # fmt: skip
+)
 def test_covariance_is_scipys(settings):
     params, covariance = curve_fit(decay, X, Y, P0, **settings)
     if np.ndim(settings.get("sigma", X)) == 0:  # SciPy's takes no single number together with a Jacobian

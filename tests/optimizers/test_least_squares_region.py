@@ -139,8 +139,9 @@ def test_bounds_are_kept_and_where_they_hold_the_rest_is_a_minimum():
     scipy = pytest.importorskip("scipy.optimize")
     lower, upper = [0.0, 0.0, 0.52], [2.0, 1.2, 9.0]
     residuals = jax.jit(lambda b: decay(b, X, NOISY))
-    theirs = scipy.least_squares(lambda b: np.asarray(residuals(b)), [1.0, 1.0, 1.0], bounds=(lower, upper),
-                                 ftol=1e-15, xtol=1e-15, gtol=1e-15)  # fmt: skip
+    theirs = scipy.least_squares(
+        lambda b: np.asarray(residuals(b)), [1.0, 1.0, 1.0], bounds=(lower, upper), ftol=1e-15, xtol=1e-15, gtol=1e-15
+    )
     ours = fitted(y=NOISY, bounds=within(lower, upper), start=np.ones(3))
     np.testing.assert_allclose(ours.value, 2 * theirs.cost, rtol=1e-8)
     np.testing.assert_allclose(ours.params, theirs.x, atol=1e-5)
@@ -193,8 +194,16 @@ def test_robust_losses_are_scipys(loss):
     y = NOISY.copy()
     y[::4] += 3.0
     found = fitted(y=y, loss=loss, loss_scale=0.1)
-    theirs = scipy.least_squares(lambda b: np.asarray(decay(b, X, y)), START, loss=loss, f_scale=0.1,
-                                 ftol=1e-15, xtol=1e-15, gtol=1e-15, max_nfev=5000)  # fmt: skip
+    theirs = scipy.least_squares(
+        lambda b: np.asarray(decay(b, X, y)),
+        START,
+        loss=loss,
+        f_scale=0.1,
+        ftol=1e-15,
+        xtol=1e-15,
+        gtol=1e-15,
+        max_nfev=5000,
+    )
     np.testing.assert_allclose(found.value, 2 * theirs.cost, rtol=1e-6)
     np.testing.assert_allclose(found.params, theirs.x, rtol=1e-3)
     assert np.linalg.norm(found.params - TRUTH) < 0.3 * np.linalg.norm(fitted(y=y).params - TRUTH)

@@ -80,9 +80,14 @@ ALL = {name: made.numbers() for name, made in (FUNCTIONS | HOPELESS).items()}
 FIRST = (1e-6, 0.1, 1.0, 2.3, 1e3)  # steps tried first
 # where the minimum is, of functions that have a single one ahead
 MINIMA = {
-    "parabola": 1.5, "steep parabola": 5e-4, "quartic": 2 + 0.25 ** (1 / 3), "one dip": 2**0.5,
-    "flat, then a valley": 1.6 - 0.004, "a wall of nan": 2 / 3, "a wall of infinity": 0.25,
-}  # fmt: skip
+    "parabola": 1.5,
+    "steep parabola": 5e-4,
+    "quartic": 2 + 0.25 ** (1 / 3),
+    "one dip": 2**0.5,
+    "flat, then a valley": 1.6 - 0.004,
+    "a wall of nan": 2 / 3,
+    "a wall of infinity": 0.25,
+}
 UNEVEN = 0.7  # the second element of the gradient: any number, to tell whose gradient it is
 
 

@@ -73,8 +73,10 @@ def test_gradients_are_jax_grads_of_the_value(specification):
 def test_elastic_net_is_the_sum_of_its_parts(weights, strength):
     w = jnp.array(weights)  # a tree without "weights" is penalized whole
     net, first, second = (
-        regularizers.elastic_net(strength, 0.5), regularizers.l1(strength), regularizers.l2(0.5),
-    )  # fmt: skip
+        regularizers.elastic_net(strength, 0.5),
+        regularizers.l1(strength),
+        regularizers.l2(0.5),
+    )
     np.testing.assert_allclose(net.value(w), first.value(w) + second.value(w), rtol=1e-14)
     np.testing.assert_allclose(net.gradient(w), first.gradient(w) + second.gradient(w), rtol=1e-14)
 
@@ -203,9 +205,12 @@ def test_weights_are_told_by_their_place_whatever_layers_are_called():
     """A layer called "weights", which reads one called "bias"; and trees that are no network's."""
     network = fnn.graph(
         inputs={"p": 2},
-        layers=[fnn.Layer("bias", 3, "tanh", "p"), fnn.Layer("weights", 2, "prelu", ("bias", "p")),
-                fnn.Layer("out", 1, "linear", "weights")],
-    )  # fmt: skip
+        layers=[
+            fnn.Layer("bias", 3, "tanh", "p"),
+            fnn.Layer("weights", 2, "prelu", ("bias", "p")),
+            fnn.Layer("out", 1, "linear", "weights"),
+        ],
+    )
     marked = regularizers.penalized(network.init(jax.random.key(0)))
     assert marked == {
         "bias": {"weights": {"p": True}, "bias": False},

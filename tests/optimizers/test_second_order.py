@@ -167,9 +167,15 @@ CONSTANT |= {"scaled_conjugate_gradient": 1e-6, "hessian_free": 1.0}
 OWN = dict.fromkeys(BOWLS, (QUARTIC, START)) | dict.fromkeys(CURVES, (BENT, START))
 OWN["hessian_free"] = LONG, np.resize(START, WIDE)
 SLOW = (
-    *(f"cg {beta}" for beta in BETAS if beta != "polak_ribiere_plus"), "newton, saddle-free", "newton_cg",
-    "cg restarted", "lm samples", "lm scaled factor", "lm qr", "lm gain samples",
-)  # fmt: skip
+    *(f"cg {beta}" for beta in BETAS if beta != "polak_ribiere_plus"),
+    "newton, saddle-free",
+    "newton_cg",
+    "cg restarted",
+    "lm samples",
+    "lm scaled factor",
+    "lm qr",
+    "lm gain samples",
+)
 
 
 def marked(names, fast=()):
@@ -587,10 +593,14 @@ def test_without_any_curvature_newton_steps_along_the_gradient():
 # Levenberg-Marquardt --------------------------------------------------------------------------------------------------
 
 LM = {
-    "lm gain": ("gain", False), "lm factor": ("factor", False), "lm scaled qr": ("gain", True),
-    "lm samples": ("factor", False), "lm scaled factor": ("factor", True), "lm qr": ("gain", False),
+    "lm gain": ("gain", False),
+    "lm factor": ("factor", False),
+    "lm scaled qr": ("gain", True),
+    "lm samples": ("factor", False),
+    "lm scaled factor": ("factor", True),
+    "lm qr": ("gain", False),
     "lm gain samples": ("gain", False),
-}  # fmt: skip
+}
 TWICE = BENT._replace(B=BENT.B[:, np.arange(P) // 2])  # every column stands there twice: J has rank P / 2
 LEAST_SQUARES = ((BENT, START, 1e-3), (BENT, 4 * START, 1e-6), (BENT, -2 * START, 1e-3), (TWICE, START, 1e-3))
 
@@ -1218,9 +1228,14 @@ def test_the_smaller_space_is_taken():
     problem = lambda q: fnn.training.problem(SINE, "mean_square_error", np.ones((q, 1)), np.ones((q, 1)))  # noqa: E731
     params = SINE.init(jax.random.key(0))
     for q, constants, shape in (
-        (7, {}, (7, 7)), (13, {}, (13, 13)), (40, {}, (13, 13)), (7, {"space": "parameters"}, (13, 13)),
-        (7, {"scaling": "marquardt"}, (13, 13)), (7, {"solver": "qr"}, (7, 13)), (40, {"space": "samples"}, (40, 40)),
-    ):  # fmt: skip
+        (7, {}, (7, 7)),
+        (13, {}, (13, 13)),
+        (40, {}, (13, 13)),
+        (7, {"space": "parameters"}, (13, 13)),
+        (7, {"scaling": "marquardt"}, (13, 13)),
+        (7, {"solver": "qr"}, (7, 13)),
+        (40, {"space": "samples"}, (40, 40)),
+    ):
         state = jax.eval_shape(levenberg_marquardt(**constants).init, params, problem(q))
         assert state.memory.matrix.shape == shape, (q, constants)
 
@@ -1325,9 +1340,19 @@ def test_kfac_is_martens_and_grosses():
 
 def test_names_are_the_public_functions():
     names = second_order.names()
-    assert sorted(names) == ["bayesian_regularization", "bfgs", "conjugate_gradient", "hessian_free", "kfac", "lbfgs",
-                             "levenberg_marquardt", "newton", "newton_cg", "scaled_conjugate_gradient",
-                             "variable_learning_rate"]  # fmt: skip
+    assert sorted(names) == [
+        "bayesian_regularization",
+        "bfgs",
+        "conjugate_gradient",
+        "hessian_free",
+        "kfac",
+        "lbfgs",
+        "levenberg_marquardt",
+        "newton",
+        "newton_cg",
+        "scaled_conjugate_gradient",
+        "variable_learning_rate",
+    ]
     for name in names:
         assert optimizers.get(name) is getattr(optimizers, name)()
     assert optimizers.get("lbfgs(history=5)") is optimizers.lbfgs(5)
@@ -1348,17 +1373,25 @@ POSITIVE = ("a finite number > 0", (0.0, -1.0, NAN, INF, None))
 SHARE = ("in (0, 1)", (0.0, 1.0, NAN, None))
 DECAY = ("in [0, 1)", (1.0, -0.1, NAN, None))
 WORDS = {
-    "beta": ("fast",), "restart": ("always", None), "rule": ("gain",), "scaling": (True,), "space": ("sample",),
-    "solver": ("svd",), "preconditioner": ("diagonal",), "curvature": ("fisher",), "globalization": ("none",),
-}  # fmt: skip
+    "beta": ("fast",),
+    "restart": ("always", None),
+    "rule": ("gain",),
+    "scaling": (True,),
+    "space": ("sample",),
+    "solver": ("svd",),
+    "preconditioner": ("diagonal",),
+    "curvature": ("fisher",),
+    "globalization": ("none",),
+}
 # what each constant accepts, and what not; one that is not here has no test
 ACCEPTED = {
     **dict.fromkeys(("mu", "largest", "radius", "scale", "tolerance", "learning_rate"), POSITIVE),
-    "decrease": SHARE, "increase": ("a number > 1", (1.0, 0.5, NAN, None)),
+    "decrease": SHARE,
+    "increase": ("a number > 1", (1.0, 0.5, NAN, None)),
     **dict.fromkeys(("warm", "decay"), DECAY),
     **dict.fromkeys(("budget", "history", "iterations"), ("an integer >= 1", (0, 1.5, True))),
     **dict.fromkeys(("saddle_free", "minibatches", "momentum", "wait", "geodesic"), ("True or False", ("yes", 1))),
-}  # fmt: skip
+}
 NON_NEGATIVE = ("a finite number >= 0", (-1.0, NAN, INF, None))
 DAMPING = {"newton": NON_NEGATIVE, "hessian_free": POSITIVE, "kfac": POSITIVE}
 
@@ -1395,10 +1428,12 @@ REFUSED = {
     ),
     "budget of bfgs": (lambda: minimize(PLAIN, optimizers.bfgs(budget=799), START), "would take 800 bytes"),
     "budget among the samples": (
-        lambda: minimize(NETWORKS, levenberg_marquardt(budget=7 * 7 * 8 - 1), PARAMS), "would take 392 bytes"
+        lambda: minimize(NETWORKS, levenberg_marquardt(budget=7 * 7 * 8 - 1), PARAMS),
+        "would take 392 bytes",
     ),
     "budget among the parameters": (
-        lambda: minimize(NETWORKS, levenberg_marquardt(budget=400, space="parameters"), PARAMS), "would take 1352 bytes"
+        lambda: minimize(NETWORKS, levenberg_marquardt(budget=400, space="parameters"), PARAMS),
+        "would take 1352 bytes",
     ),
     "no residuals": (
         lambda: minimize(PLAIN, "levenberg_marquardt", START),
@@ -1412,10 +1447,12 @@ REFUSED = {
         "levenberg_marquardt: space='samples' solves with J J^T",
     ),
     "samples by QR": (
-        lambda: levenberg_marquardt(scaling="identity", space="samples", solver="qr"), "got 'identity' and 'qr'"
+        lambda: levenberg_marquardt(scaling="identity", space="samples", solver="qr"),
+        "got 'identity' and 'qr'",
     ),
     "first order": (
-        lambda: minimize(PLAIN, "adam(0.1)", START), "minimize: adam(0.1) is a first-order method, which `fit` runs"
+        lambda: minimize(PLAIN, "adam(0.1)", START),
+        "minimize: adam(0.1) is a first-order method, which `fit` runs",
     ),
     "first order, made": (lambda: minimize(PLAIN, optimizers.gd(), START), "minimize: gd is a first-order method"),
     "a name": (lambda: minimize(PLAIN, "lbfg", START), "unknown optimizer 'lbfg'; did you mean 'lbfgs'?"),
@@ -1424,18 +1461,18 @@ REFUSED = {
         lambda: minimize(lambda x: x @ x, "bfgs", START),
         "problem: expected one from optimizers.problem_from(function) or training.problem(network, ...), got function",
     ),
-    "parameters": (
-        lambda: minimize(PLAIN, "bfgs", "start"), "bfgs: params: expected an array of numbers, got str"
-    ),
+    "parameters": (lambda: minimize(PLAIN, "bfgs", "start"), "bfgs: params: expected an array of numbers, got str"),
     "sparse parameters": (
-        lambda: minimize(PLAIN, "bfgs", scipy.sparse.eye(2)), "bfgs: params: expected an array of numbers, got scipy's"
+        lambda: minimize(PLAIN, "bfgs", scipy.sparse.eye(2)),
+        "bfgs: params: expected an array of numbers, got scipy's",
     ),
     "optax": (
         lambda: minimize(PLAIN, optax.adam(0.1), START),
         "minimize: method: expected one of conjugate_gradient, ",
     ),
     "optax, what to do": (
-        lambda: minimize(PLAIN, optax.adam(0.1), START), "by optimizers.from_optax(...), which `fit` runs"
+        lambda: minimize(PLAIN, optax.adam(0.1), START),
+        "by optimizers.from_optax(...), which `fit` runs",
     ),
     "a dictionary for residuals": (
         lambda: minimize(problem_from(residuals=lambda x: {"a": x}), "levenberg_marquardt", START),
@@ -1461,7 +1498,8 @@ REFUSED = {
     "steps": (lambda: minimize(PLAIN, "bfgs", START, steps=0), "minimize: steps must be an integer >= 1, got 0"),
     "evaluations": (lambda: minimize(PLAIN, "bfgs", START, evaluations=0), "minimize: evaluations must be an integer"),
     "tolerance": (
-        lambda: minimize(PLAIN, "bfgs", START, gradient_tolerance=-1.0), "minimize: gradient_tolerance must be a finite"
+        lambda: minimize(PLAIN, "bfgs", START, gradient_tolerance=-1.0),
+        "minimize: gradient_tolerance must be a finite",
     ),
     "path": (lambda: minimize(PLAIN, "bfgs", START, path=1), "minimize: path must be True or False, got 1"),
     "starts": (
@@ -1469,7 +1507,7 @@ REFUSED = {
         "starts: expected a leading axis of the same length in every array, got [(2,), (3,)]",
     ),
     "block": (lambda: second_order.restarts(PLAIN, "bfgs", START[None], block=0), "restarts: block must be an integer"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", REFUSED)

@@ -147,8 +147,17 @@ def test_a_network_is_trained_by_the_rules():
     jax.tree.map(same, found.params, as_params(x[-1]))
     assert (found.status, int(found.counts.evaluations), int(found.damped)) == ("budget", 201, 0)
     plan = training.batch()
-    fitted = fnn.fit(NETWORK, "mean_square_error", method, X, T, key=jax.random.key(0), epochs=200, plan=plan,
-                     params=as_params(start))  # fmt: skip
+    fitted = fnn.fit(
+        NETWORK,
+        "mean_square_error",
+        method,
+        X,
+        T,
+        key=jax.random.key(0),
+        epochs=200,
+        plan=plan,
+        params=as_params(start),
+    )
     np.testing.assert_allclose(fitted.history.training_loss[1:], error[:-1], rtol=1e-12)  # of where an epoch begins
     jax.tree.map(same, fitted.params, found.params)
     assert error[-1] < 0.1 * mean_square(start)

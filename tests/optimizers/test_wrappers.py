@@ -615,7 +615,7 @@ def refused(build, error):
             for value in values
         ),
     ],
-)  # fmt: skip
+)
 def test_constants_out_of_range_are_refused(build, message):
     assert refused(build, ValueError).endswith(message)
 

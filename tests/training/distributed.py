@@ -21,26 +21,47 @@ def main(out: str, *coordinator: str) -> None:
 
     columns = training.grid(learning_rate=[0.01, 0.1], seed=range(3))
     population = training.fit_population(
-        network, "cross_entropy", "adam", columns, (x, t), epochs=6, chunk=2,
-        halving=training.successive_halving((2, 4), keep=0.5), **settings,
-    )  # fmt: skip
+        network,
+        "cross_entropy",
+        "adam",
+        columns,
+        (x, t),
+        epochs=6,
+        chunk=2,
+        halving=training.successive_halving((2, 4), keep=0.5),
+        **settings,
+    )
     mesh = jax.make_mesh((len(jax.devices()),), ("examples",))
     alone = fnn.fit(network, "cross_entropy", "adam", x, t, epochs=6, mesh=mesh, **settings)
 
     if mesh.size > 1:
         try:
-            fnn.fit(network, "cross_entropy", "adam", x, t, epochs=1, mesh=mesh, key=jax.random.key(0),
-                    plan=training.minibatch(7))  # fmt: skip
+            fnn.fit(
+                network,
+                "cross_entropy",
+                "adam",
+                x,
+                t,
+                epochs=1,
+                mesh=mesh,
+                key=jax.random.key(0),
+                plan=training.minibatch(7),
+            )
         except ValueError as error:
             assert "batches of 7 examples do not divide evenly over 2 devices" in str(error)
         else:
             raise AssertionError("uneven batches were not refused")
 
     np.savez(
-        out, losses=population.history.validation_loss, epochs=population.epochs, status=population.status,
+        out,
+        losses=population.history.validation_loss,
+        epochs=population.epochs,
+        status=population.status,
         params=np.stack([population.params(m)["layer1"]["weights"]["input"] for m in range(6)]),
-        alone=alone.history.validation_loss, devices=len(jax.devices()), processes=jax.process_count(),
-    )  # fmt: skip
+        alone=alone.history.validation_loss,
+        devices=len(jax.devices()),
+        processes=jax.process_count(),
+    )
 
 
 if __name__ == "__main__":

@@ -19,13 +19,27 @@ def main(folder: str, epochs: str, out: str) -> None:
     network = fnn.multilayer((3, 4, 2), ("tanh", "softmax"))
     kept = training.checkpoints.keep(folder, last=2)
     population = training.fit_population(
-        network, "cross_entropy", "adam", training.grid(learning_rate=[0.01, 0.1], seed=range(4)), (x, t),
-        key=jax.random.key(0), epochs=int(epochs), chunk=1, plan=training.minibatch(6), validation=(x, t),
-        stop=training.early_stopping(1000), checkpoint=kept, resume=True, block=4,
+        network,
+        "cross_entropy",
+        "adam",
+        training.grid(learning_rate=[0.01, 0.1], seed=range(4)),
+        (x, t),
+        key=jax.random.key(0),
+        epochs=int(epochs),
+        chunk=1,
+        plan=training.minibatch(6),
+        validation=(x, t),
+        stop=training.early_stopping(1000),
+        checkpoint=kept,
+        resume=True,
+        block=4,
         on_chunk=lambda progress: print(progress.epoch, flush=True),
-    )  # fmt: skip
-    np.savez(out, losses=population.history.training_loss,
-             params=population.parts[0].runs.state.params["layer1"]["weights"]["input"])  # fmt: skip
+    )
+    np.savez(
+        out,
+        losses=population.history.training_loss,
+        params=population.parts[0].runs.state.params["layer1"]["weights"]["input"],
+    )
 
 
 if __name__ == "__main__":

@@ -201,9 +201,17 @@ def test_a_function_of_ones_own_is_told_by_its_code(tmp_path):
 @pytest.mark.parametrize("shuffle", ["shared", pytest.param("independent", marks=pytest.mark.slow)])
 def test_members_of_a_population_are_their_runs_alone(shuffle):
     found = training.fit_population(
-        NETWORK, "cross_entropy", "gd", training.grid(learning_rate=[0.1, 0.2], seed=[0, 1]), (X, LABELS), key=KEY,
-        epochs=2, plan=training.minibatch(4), augment=AUGMENT, shuffle=shuffle,
-    )  # fmt: skip
+        NETWORK,
+        "cross_entropy",
+        "gd",
+        training.grid(learning_rate=[0.1, 0.2], seed=[0, 1]),
+        (X, LABELS),
+        key=KEY,
+        epochs=2,
+        plan=training.minibatch(4),
+        augment=AUGMENT,
+        shuffle=shuffle,
+    )
     key = KEY if shuffle == "shared" else jax.random.fold_in(KEY, 1)
     alone = train(optimizer="gd(0.2)", epochs=2, params=found.initial_params(3), key=key)
     assert relative_error(found.params(3), alone.params) < 1e-12  # compiled in another program
@@ -214,9 +222,17 @@ def test_members_of_a_population_are_their_runs_alone(shuffle):
 @pytest.mark.slow
 def test_pure_fit_and_its_starts_are_augmented_alike():
     found = training.best_of(
-        2, NETWORK, "cross_entropy", "gd(0.1)", X, LABELS, key=KEY, epochs=2, plan=training.minibatch(4),
+        2,
+        NETWORK,
+        "cross_entropy",
+        "gd(0.1)",
+        X,
+        LABELS,
+        key=KEY,
+        epochs=2,
+        plan=training.minibatch(4),
         augment=AUGMENT,
-    )  # fmt: skip
+    )
     alone = train(optimizer="gd(0.1)", epochs=2, key=jax.random.split(KEY, 2)[found.index])
     assert relative_error(found.params, alone.params) < 1e-12
 
@@ -283,10 +299,18 @@ def two_results(key, x):
 @pytest.mark.parametrize(
     ("network", "changes", "error", "message"),
     [
-        (VECTORS, {"augment": "flip"}, ValueError,
-         r"flip needs pictures \(H, W, C\), got input 'input' of shape \(40,\)"),
-        (NETWORK, {"augment": "shift(3)"}, ValueError,
-         r"shift\(pixels=3\) needs pictures of at least 6 x 6 pixels, got input 'image' of shape \(5, 4, 2\)"),
+        (
+            VECTORS,
+            {"augment": "flip"},
+            ValueError,
+            r"flip needs pictures \(H, W, C\), got input 'input' of shape \(40,\)",
+        ),
+        (
+            NETWORK,
+            {"augment": "shift(3)"},
+            ValueError,
+            r"shift\(pixels=3\) needs pictures of at least 6 x 6 pixels, got input 'image' of shape \(5, 4, 2\)",
+        ),
         (NETWORK, {"augment": "cutout(5)"}, ValueError, "cutout.* needs pictures of at least 5 x 5 pixels"),
         (NETWORK, {"augment": "flop"}, ValueError, "unknown augmentation 'flop'; did you mean 'flip'"),
         (NETWORK, {"augment": "flip(left)"}, ValueError, "axis must be 'horizontal' or 'vertical', got 'left'"),
@@ -296,15 +320,23 @@ def two_results(key, x):
         (NETWORK, {"augment": {"imag": "flip"}}, ValueError, "augment: unknown input 'imag'; did you mean 'image'"),
         (TWO, {"augment": {"numbers": "flip"}}, ValueError, r"got input 'numbers' of shape \(3,\)"),
         (STEREO, {"augment": "flip"}, ValueError, r"expected \{input: ...\}.* 2 inputs, of which 2 have pictures"),
-        (NETWORK, {"augment": wrong_shape}, ValueError,
-         r"wrong_shape must give what it gets, float64 of shape \(4, 5, 4, 2\), got float64 of shape \(4, 4, 4, 2\)"),
+        (
+            NETWORK,
+            {"augment": wrong_shape},
+            ValueError,
+            r"wrong_shape must give what it gets, float64 of shape \(4, 5, 4, 2\), got float64 of shape \(4, 4, 4, 2\)",
+        ),
         (NETWORK, {"augment": wrong_dtype}, ValueError, "got float32 of shape"),
         (NETWORK, {"augment": two_results}, ValueError, "got tuple"),
-        (NETWORK, {"optimizer": "rprop(minibatches=False)", "plan": training.batch()}, ValueError,
-         "augment: rprop builds each step on the last"),
+        (
+            NETWORK,
+            {"optimizer": "rprop(minibatches=False)", "plan": training.batch()},
+            ValueError,
+            "augment: rprop builds each step on the last",
+        ),
         (NETWORK, {"optimizer": "bfgs", "plan": training.batch()}, ValueError, "augment: bfgs builds each step"),
     ],
-)  # fmt: skip
+)
 def test_what_does_not_fit_is_refused_in_one_line(network, changes, error, message):
     x = {name: np.ones((14, *network.shapes[name])) for name, _ in network.inputs}
     with pytest.raises(error, match=message) as refusal:
@@ -314,5 +346,13 @@ def test_what_does_not_fit_is_refused_in_one_line(network, changes, error, messa
 
 def test_a_population_refuses_likewise():
     with pytest.raises(ValueError, match="wrong_shape must give what it gets"):
-        training.fit_population(NETWORK, "cross_entropy", "gd", {"learning_rate": [0.1]}, (X, LABELS), key=KEY,
-                                epochs=1, augment=wrong_shape)  # fmt: skip
+        training.fit_population(
+            NETWORK,
+            "cross_entropy",
+            "gd",
+            {"learning_rate": [0.1]},
+            (X, LABELS),
+            key=KEY,
+            epochs=1,
+            augment=wrong_shape,
+        )

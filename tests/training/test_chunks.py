@@ -65,9 +65,12 @@ def orders(data, plan, key=KEY, epochs=2):
 
 
 @given(
-    examples=st.integers(1, 200), batch=st.integers(1, 20), size=st.integers(1, 60), strip=st.integers(1, 70),
+    examples=st.integers(1, 200),
+    batch=st.integers(1, 20),
+    size=st.integers(1, 60),
+    strip=st.integers(1, 70),
     shuffle=st.sampled_from(["each_epoch", "once", "never"]),
-)  # fmt: skip
+)
 @hypothesis.settings(max_examples=40)
 def test_an_epoch_has_every_example_once(examples, batch, size, strip, shuffle):
     batch = min(batch, examples)
@@ -132,8 +135,12 @@ def test_chunks_are_trained_on_in_the_order_that_is_stated(weights):
 @pytest.mark.parametrize("last", ["kept", "weighted", "dropped"])
 @pytest.mark.parametrize("weights", [None, W])
 def test_what_is_one_chunk_is_trained_on_as_in_memory_bit_for_bit(last, weights):
-    more = {"plan": training.minibatch(B, last=last), "validation": (X[:20], T[:20]), "epochs": 6,
-            "stop": (training.early_stopping(2), "loss_below(1e-9)")}  # fmt: skip
+    more = {
+        "plan": training.minibatch(B, last=last),
+        "validation": (X[:20], T[:20]),
+        "epochs": 6,
+        "stop": (training.early_stopping(2), "loss_below(1e-9)"),
+    }
     whole = train((X, T), DROPPING, weights=weights, **more)
     one = train(chunks(X, T, weights), DROPPING, **more)
     assert same((one.state, one.history, one.best), (whole.state, whole.history, whole.best))
@@ -149,8 +156,10 @@ def test_the_history_of_chunks_is_that_of_all_updates():
         np.testing.assert_allclose(found.training_loss, found.validation_loss, rtol=1e-12)
         np.testing.assert_allclose(found.training_accuracy, found.validation_accuracy, rtol=1e-12)
     summed = fnn.losses.cross_entropy(reduction="sum")
-    a, b = (fnn.fit(NETWORK, summed, "gd(1e-30)", *data, key=KEY, epochs=1, plan=training.minibatch(B)).history
-            for data in ((chunked(),), (X, T)))  # fmt: skip
+    a, b = (
+        fnn.fit(NETWORK, summed, "gd(1e-30)", *data, key=KEY, epochs=1, plan=training.minibatch(B)).history
+        for data in ((chunked(),), (X, T))
+    )
     np.testing.assert_allclose(a.training_loss, b.training_loss, rtol=1e-12)
 
 
@@ -286,8 +295,9 @@ def test_several_inputs_and_weights_come_along():
     parts = {"p": X[:, :2], "q": X[:, 2:]}
     whole = train((parts, T), network, weights=W)
     assert same(train(chunks(parts, T, W), network).state, whole.state)
-    listed = [({n: x[at : at + 24] for n, x in parts.items()}, T[at : at + 24], W[at : at + 24])
-              for at in range(0, Q, 24)]  # fmt: skip
+    listed = [
+        ({n: x[at : at + 24] for n, x in parts.items()}, T[at : at + 24], W[at : at + 24]) for at in range(0, Q, 24)
+    ]
     a = train(chunks(listed), network)
     assert same(a.state, train(chunks(parts, T, W, size=24, strip=24), network).state)
 
@@ -448,8 +458,9 @@ def test_criteria_callbacks_and_time_end_a_run():
     stopped = train(chunked(), stop="loss_below(10)")
     assert (stopped.status, len(stopped.history.epoch)) == ("loss_below", 1)
     told = []
-    asked = train(chunked(), chunk=2, epochs=9, on_chunk=lambda state, history: told.append(len(history.epoch)) or
-                  len(told) == 2)  # fmt: skip
+    asked = train(
+        chunked(), chunk=2, epochs=9, on_chunk=lambda state, history: told.append(len(history.epoch)) or len(told) == 2
+    )
     assert (asked.status, told) == ("stopped", [2, 4])
     late = train(chunked(), epochs=10**6, seconds=1e-6)
     assert late.reason == "after epoch 0 and 1 of 4 chunks of the next: its time was over"
@@ -469,27 +480,36 @@ def spoilt(at, value=np.nan):
 @pytest.mark.parametrize(
     ("data", "says"),
     [
-        (lambda: chunks(spoilt((77, 2)), T, size=24, strip=5), r"example 77: inputs: expected finite numbers, "
-         r"got nan at index \(0, 2\)"),
+        (
+            lambda: chunks(spoilt((77, 2)), T, size=24, strip=5),
+            r"example 77: inputs: expected finite numbers, "
+            r"got nan at index \(0, 2\)",
+        ),
         (lambda: chunks(spoilt(0), T, size=Q), r"example 0: inputs: expected finite"),
         (lambda: chunks(spoilt([102, 50]), T, size=Q), r"example 50: inputs: expected finite"),
         (lambda: chunks(X, np.where(np.arange(Q) == 60, 9, T), size=24, strip=5), "example 60: .*labels: exp"),
         (lambda: chunks(X, T, np.where(np.arange(Q) == 60, -1, W), size=24, strip=5), "example 60: weights:"),
-        (lambda: chunks(X, T, np.arange(Q) < 3, size=24, strip=24), "weights: expected at least one above 0 in "
-         "every chunk, got none among 24 examples"),
+        (
+            lambda: chunks(X, T, np.arange(Q) < 3, size=24, strip=24),
+            "weights: expected at least one above 0 in every chunk, got none among 24 examples",
+        ),
         (lambda: chunks(X[:, :3], T), r"inputs: expected shape \(Q, 4\), got \(103, 3\)"),
         (lambda: chunks({"other": X}, T), r"inputs: expected {'input': \(Q, 4\)}, got \['other'\]"),
         (lambda: chunks(X, X), r"targets: expected shape \(103, 3\) to match the outputs, got \(103, 4\)"),
         (lambda: chunks(X, T, size=5), "chunks: a chunk has 5 examples, fewer than a batch of 8"),
-        (lambda: chunks([(X[:50], T[:50]), (X[50:99], T[50:99]), (X[:50], T[:50])]),
-         "chunks: item 1 has 49 examples, expected 50"),
-        (lambda: chunks([(X[:50], T[:50]), (X[:50], T[:50].astype(int)), (X[:50], T[:50])]),
-         r"chunks: item 1: expected examples of inputs float32 \(4,\), targets int8 \(\), as in item 0, got inputs "
-         r"float32 \(4,\), targets int64 \(\)"),
+        (
+            lambda: chunks([(X[:50], T[:50]), (X[50:99], T[50:99]), (X[:50], T[:50])]),
+            "chunks: item 1 has 49 examples, expected 50",
+        ),
+        (
+            lambda: chunks([(X[:50], T[:50]), (X[:50], T[:50].astype(int)), (X[:50], T[:50])]),
+            r"chunks: item 1: expected examples of inputs float32 \(4,\), targets int8 \(\), as in item 0, got inputs "
+            r"float32 \(4,\), targets int64 \(\)",
+        ),
         (lambda: chunks([(X[:50], T[:50]), (X[:50, :2], T[:50]), (X[:50], T[:50])]), "chunks: item 1: expec"),
         (lambda: chunks([(X[:50], T[:50]), (X[:50], T[:50], W[:50]), (X[:50], T[:50])]), "chunks: item 1: ex"),
     ],
-)  # fmt: skip
+)
 def test_what_is_wrong_with_a_chunk_is_said_when_it_is_read(data, says):
     with pytest.raises(ValueError, match=says):
         train(data(), epochs=1)
@@ -519,8 +539,12 @@ class Foreign(Rows):
         (lambda: chunks(iter([])), TypeError, "chunks: expected arrays, paths .* got list_iterator"),
         (lambda: chunks([X, T]), TypeError, r"chunks: item 0: expected \(inputs, targets\) or .* got ndarray"),
         (lambda: chunks([(X,)]), TypeError, "chunks: item 0: expected .* got tuple of 1"),
-        (lambda: chunks([(X, T[:9])]), ValueError, r"chunks: item 0: expected one or more examples, as many in "
-         r"each, got {'inputs': 103, 'targets': 9}"),
+        (
+            lambda: chunks([(X, T[:9])]),
+            ValueError,
+            r"chunks: item 0: expected one or more examples, as many in "
+            r"each, got {'inputs': 103, 'targets': 9}",
+        ),
         (lambda: chunks([(X[:9], T[:9]), (X, T)]), ValueError, "chunks: the last item has 103 examples, the f"),
         (lambda: chunks([(X, T)], strip=3), ValueError, "strip: of a sequence of chunks each brings its own"),
         (lambda: chunks([(X, T)], None, W), ValueError, "weights: of a sequence of chunks each brings its own"),
@@ -547,7 +571,7 @@ class Foreign(Rows):
         (lambda: train((X, T), validation=chunked()), TypeError, "validation: expected a pair"),
         (lambda: training.evaluate(NETWORK, "cross_entropy", NETWORK.init(KEY), chunked()), TypeError, "inputs: ex"),
     ],
-)  # fmt: skip
+)
 def test_what_makes_no_sense_is_refused(make, error, says):
     with pytest.raises(error, match=says):
         make()

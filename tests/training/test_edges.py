@@ -38,8 +38,9 @@ def masked(network, value):
 @pytest.mark.parametrize("optimizer", ["adam(0.1)", "momentum(0.1)"])
 def test_a_class_masked_by_minus_infinity_trains_as_one_masked_by_a_large_number(optimizer):
     wrapped = optimizers.average(optimizers.clip_by_global_norm(optimizer, 1.0))
-    infinite, large = (train(wrapped, params=masked(NETWORK, value), regularizer="l2(0.01)")
-                       for value in (-np.inf, -1e30))  # fmt: skip
+    infinite, large = (
+        train(wrapped, params=masked(NETWORK, value), regularizer="l2(0.01)") for value in (-np.inf, -1e30)
+    )
     assert infinite.status == "completed" and np.isneginf(infinite.params["layer2"]["bias"][2])
     np.testing.assert_allclose(infinite.history.training_loss, large.history.training_loss, rtol=1e-12)
 
@@ -65,8 +66,9 @@ def test_sixteen_bits_do_not_overflow_in_the_number_of_examples(dtype, weighed):
     x = draw.normal(size=(70_000, 2)).astype(np.float32)
     t = np.eye(3, dtype=np.float32)[(x[:, 0] > 0).astype(int) + (x[:, 1] > 0)]
     weights = np.full(70_000, 3.0) if weighed else None
-    found, exact = (value_and_grad(NETWORK, "cross_entropy")(NETWORK.init(KEY, dt), x, t, weights)
-                    for dt in (dtype, "float32"))  # fmt: skip
+    found, exact = (
+        value_and_grad(NETWORK, "cross_entropy")(NETWORK.init(KEY, dt), x, t, weights) for dt in (dtype, "float32")
+    )
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(exact), strict=True):
         a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
         assert np.abs(a - b).max() <= 0.02 * np.abs(b).max() + 4e-3 * (dtype == "bfloat16")
@@ -97,8 +99,18 @@ def test_accuracies_are_counts(size):
     params = {"layer1": {"weights": {"input": jnp.full((1, 1), 9.0, jnp.float32)}, "bias": jnp.zeros(1, jnp.float32)}}
     for right in (7, 41):
         t = np.where(np.arange(41)[:, None] < right, x > 0, x <= 0).astype(np.float32)
-        found = fit(fnn.multilayer((1, 1), ("sigmoid",)), "binary_cross_entropy", "gd(1e-6)", x, t, key=KEY, epochs=2,
-                    params=params, plan=training.minibatch(size), validation=(x, t))  # fmt: skip
+        found = fit(
+            fnn.multilayer((1, 1), ("sigmoid",)),
+            "binary_cross_entropy",
+            "gd(1e-6)",
+            x,
+            t,
+            key=KEY,
+            epochs=2,
+            params=params,
+            plan=training.minibatch(size),
+            validation=(x, t),
+        )
         for column in (found.history.training_accuracy, found.history.validation_accuracy):
             assert (column == 1).all() if right == 41 else np.abs(column * 41 - right).max() < 1e-6
 
@@ -226,8 +238,17 @@ def test_jax_debug_nans_and_infs_let_finite_training_pass():
         found = fit(NETWORK, "cross_entropy", plateau, *data, key=KEY, epochs=20, validation=data, stop=stop)
         assert found.status == "early_stopping" or len(found.history.epoch) == 20
         assert np.isnan(fit(line, "mean_square_error", "gd", *regression, key=KEY, epochs=1).history[2]).all()
-        training.fit_population(NETWORK, "cross_entropy", "adam", {"seed": [0, 1], "learning_rate": [0.1, 0.2]}, data,
-                                key=KEY, epochs=5, stop=stop[:1], validation=data)  # fmt: skip
+        training.fit_population(
+            NETWORK,
+            "cross_entropy",
+            "adam",
+            {"seed": [0, 1], "learning_rate": [0.1, 0.2]},
+            data,
+            key=KEY,
+            epochs=5,
+            stop=stop[:1],
+            validation=data,
+        )
         training.best_of(2, line, "mean_square_error", "gd", *regression, key=KEY, epochs=3, stop=stop[1:2])
         training.evaluate(line, "mean_square_error", line.init(KEY), *regression)
         with pytest.raises(FloatingPointError):
@@ -236,8 +257,10 @@ def test_jax_debug_nans_and_infs_let_finite_training_pass():
 
 # Words ------------------------------------------------------------------------------------------------------------
 
-tensor = types.new_class("Tensor", exec_body=lambda body: body.update(
-    __module__="torch", shape=(9, 2), dtype="torch.float32", numpy=lambda self: X))  # fmt: skip
+tensor = types.new_class(
+    "Tensor",
+    exec_body=lambda body: body.update(__module__="torch", shape=(9, 2), dtype="torch.float32", numpy=lambda self: X),
+)
 WORDS = {
     "sparse": (lambda: train("gd", inputs=scipy.sparse.csr_matrix(X)), "inputs: .* scipy's csr_matrix; x.toarray()"),
     "torch": (lambda: train("gd", inputs=tensor()), r"inputs: .* got torch's Tensor; x.numpy\(\) makes one of it"),
@@ -248,7 +271,7 @@ WORDS = {
     "accumulate": (lambda: train(optimizers.accumulate("gd", 50)), "accumulate: .* in 50 updates, but the run has 6"),
     "nothing": (lambda: fnn.activations.elementwise("x", jnp.tanh, None), "'x': derivative must be a function"),
     "track": (lambda: train("gd", track=(["noise_scale"],)), r"track: unknown quantity \"\['noise_scale'\]\""),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", WORDS)

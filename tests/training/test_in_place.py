@@ -69,8 +69,9 @@ def test_small_arrays_and_those_of_jax_are_copied():
 
 
 def trained(x, t, **more):
-    return fnn.fit(NETWORK, more.pop("loss", "cross_entropy"), more.pop("optimizer", "adam(0.05)"), x, t,
-                   **SETTINGS | more)  # fmt: skip
+    return fnn.fit(
+        NETWORK, more.pop("loss", "cross_entropy"), more.pop("optimizer", "adam(0.05)"), x, t, **SETTINGS | more
+    )
 
 
 X = DRAW.normal(size=(Q, R))
@@ -95,8 +96,9 @@ def test_training_on_what_lies_in_place_is_that_on_copies(case, monkeypatch):
     monkeypatch.setattr(stored, "LARGE", 1)
     found = trained(lying(x, 3), lying(t, 1), **more)
     assert same(found.history.epoch, copied.history.epoch)
-    for a, b in zip(jax.tree.leaves((found.params, found.history)), jax.tree.leaves((copied.params, copied.history)),
-                    strict=True):  # fmt: skip
+    for a, b in zip(
+        jax.tree.leaves((found.params, found.history)), jax.tree.leaves((copied.params, copied.history)), strict=True
+    ):
         # float64; another program, in which the compiler may order sums otherwise
         np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
 

@@ -20,8 +20,9 @@ TARGETS = np.eye(2)[DRAW.integers(0, 2, Q)]
 
 
 def chain(initializer=None, activation="tanh"):
-    return lambda width: fnn.multilayer((3, width, 2 * width, 2), (activation, "tanh", "softmax"),
-                                        initializer=initializer)  # fmt: skip
+    return lambda width: fnn.multilayer(
+        (3, width, 2 * width, 2), (activation, "tanh", "softmax"), initializer=initializer
+    )
 
 
 def looking(width):
@@ -51,9 +52,21 @@ def group(network, widths, seeds=None, key=KEY):
     inputs = PICTURES if network(2).inputs[0][0] == "image" else VECTORS
     settings = {"loss": "cross_entropy", "stop": (), "gradient": "manual", "correct": None, "track": (), "augment": ()}
     (found,) = members.grouped(
-        network, "gd(0.1)", None, columns, (inputs, TARGETS), None, weights=(None, None), epochs=1, key=key, plan=None,
-        rule="exact", settings=settings, static=(), pad=True,
-    )  # fmt: skip
+        network,
+        "gd(0.1)",
+        None,
+        columns,
+        (inputs, TARGETS),
+        None,
+        weights=(None, None),
+        epochs=1,
+        key=key,
+        plan=None,
+        rule="exact",
+        settings=settings,
+        static=(),
+        pad=True,
+    )
     return found
 
 
@@ -74,8 +87,10 @@ def programs(draw):
 def initial_of(found):
     """Each member's initial parameters, in its own shapes."""
     initial = jax.tree.map(np.asarray, found.initial(np.arange(len(found.ids))))
-    return [members.unpadded(network, jax.tree.map(lambda x, place=place: x[place], initial))
-            for place, network in enumerate(found.networks)]  # fmt: skip
+    return [
+        members.unpadded(network, jax.tree.map(lambda x, place=place: x[place], initial))
+        for place, network in enumerate(found.networks)
+    ]
 
 
 def alone_of(found):
@@ -95,9 +110,14 @@ def check(found):
 
 @pytest.mark.parametrize(
     "network",
-    [*map(chain, (None, "he_normal", "xavier_uniform", "normal(0.3)", "constant(0.2)")),
-     chain(activation="maxout(2)"), chain(activation="prelu"), looking, joined],
-)  # fmt: skip
+    [
+        *map(chain, (None, "he_normal", "xavier_uniform", "normal(0.3)", "constant(0.2)")),
+        chain(activation="maxout(2)"),
+        chain(activation="prelu"),
+        looking,
+        joined,
+    ],
+)
 def test_a_padded_member_begins_where_its_own_network_does(network):
     found = group(network, [2, 5, 3, 5])
     assert members.corners_of(found.network, found.networks) is not None
@@ -181,9 +201,15 @@ def test_keys_of_jax_that_depend_on_the_shape_where_it_is_told_so():
 
 def test_the_whole_population_begins_there():
     found = training.fit_population(
-        chain("he_normal"), "cross_entropy", "gd(0.1)", {"width": [2, 3], "seed": [0, 1]}, (VECTORS, TARGETS),
-        key=KEY, epochs=1, pad=True,
-    )  # fmt: skip
+        chain("he_normal"),
+        "cross_entropy",
+        "gd(0.1)",
+        {"width": [2, 3], "seed": [0, 1]},
+        (VECTORS, TARGETS),
+        key=KEY,
+        epochs=1,
+        pad=True,
+    )
     for member, width in enumerate((2, 3)):
         alone = chain("he_normal")(width).init(keys.parameters(keys.member(KEY, member)))
         jax.tree.map(np.testing.assert_array_equal, found.initial_params(member), alone)

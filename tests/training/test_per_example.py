@@ -134,9 +134,11 @@ def test_a_run_by_norm_that_diverges_keeps_its_last_finite_state():
 def test_what_is_tracked_is_measured_after_each_epoch_on_all_examples():
     seen = []
     result = fit(
-        plan=training.minibatch(4), chunk=2, track=("noise_scale", "per_example_norms", "layer_statistics"),
+        plan=training.minibatch(4),
+        chunk=2,
+        track=("noise_scale", "per_example_norms", "layer_statistics"),
         on_chunk=lambda state, history: seen.append((state.params, history.tracked)),
-    )  # fmt: skip
+    )
     tracked = result.history.tracked
     assert tracked["per_example_norms"].shape == (3, 11) and isinstance(tracked["per_example_norms"], np.ndarray)
     assert tracked["noise_scale"].layers["layer2"].signal.shape == (3,)
@@ -173,9 +175,17 @@ def test_what_the_optimizers_state_has_is_tracked_too():
         "bias": lambda params, x, t: params["layer2"]["bias"],
     }
     result = fnn.fit(
-        network, "mean_square_error", "levenberg_marquardt", x, jnp.sin(3 * x), key=KEY, epochs=4, chunk=1, track=track,
+        network,
+        "mean_square_error",
+        "levenberg_marquardt",
+        x,
+        jnp.sin(3 * x),
+        key=KEY,
+        epochs=4,
+        chunk=1,
+        track=track,
         on_chunk=lambda state, history: seen.append((float(state.memory.mu), float(state.params["layer2"]["bias"][0]))),
-    )  # fmt: skip
+    )
     mu, bias = np.array(seen).T
     np.testing.assert_array_equal(result.history.tracked["mu"], mu)
     np.testing.assert_array_equal(result.history.tracked["bias"][:, 0], bias)

@@ -64,9 +64,17 @@ def test_every_member_is_its_run_alone(main):
     for member in (4,):
         init_key, _ = jax.random.split(jax.random.fold_in(KEY, MAIN["seed"][member]))
         alone = fnn.fit(
-            NETWORK, "cross_entropy", optimizers.adam(jnp.asarray(MAIN["learning_rate"][member])), *DATA, key=KEY,
-            epochs=EPOCHS, params=NETWORK.init(init_key), plan=training.minibatch(5), validation=VALIDATION, stop=STOP,
-        )  # fmt: skip
+            NETWORK,
+            "cross_entropy",
+            optimizers.adam(jnp.asarray(MAIN["learning_rate"][member])),
+            *DATA,
+            key=KEY,
+            epochs=EPOCHS,
+            params=NETWORK.init(init_key),
+            plan=training.minibatch(5),
+            validation=VALIDATION,
+            stop=STOP,
+        )
         epochs = len(alone.history.epoch)
         assert (alone.status, epochs) == (main.status[member], main.epochs[member])
         lane = jax.tree.map(lambda x, m=member: x[:, m], main.history)
@@ -184,14 +192,24 @@ def test_a_varied_member_is_its_run_alone(varied, member):
     own = {name: column[member].item() for name, column in varied.hyperparameters.items()}
     key = jax.random.fold_in(KEY, own["seed"])
     params = NETWORK.init(jax.random.split(key)[0])
-    params = jax.tree.map(lambda acts, w: w * own["initial_scale"] if acts else w,
-                          optimizers.regularizers.penalized(params), params)  # fmt: skip
+    params = jax.tree.map(
+        lambda acts, w: w * own["initial_scale"] if acts else w, optimizers.regularizers.penalized(params), params
+    )
     optimizer = {1: optimizers.gd(0.1), 2: optimizers.momentum(0.05, 0.8)}[member]
     x, t = varied.data(member)
     alone = fnn.fit(
-        NETWORK, "cross_entropy", optimizer, x, t, key=key, epochs=4, plan=training.minibatch(5), params=params,
-        validation=VALIDATION, regularizer=optimizers.regularizers.l2(own["strength"]),
-    )  # fmt: skip
+        NETWORK,
+        "cross_entropy",
+        optimizer,
+        x,
+        t,
+        key=key,
+        epochs=4,
+        plan=training.minibatch(5),
+        params=params,
+        validation=VALIDATION,
+        regularizer=optimizers.regularizers.l2(own["strength"]),
+    )
     np.testing.assert_allclose(varied.history.training_loss[:, member], alone.history.training_loss, rtol=1e-9)
     np.testing.assert_allclose(varied.history.validation_loss[:, member], alone.history.validation_loss, rtol=1e-9)
 
@@ -224,8 +242,9 @@ def test_widths_padded_into_one_program_are_the_widths_alone():
         np.testing.assert_allclose(getattr(padded.history, name), getattr(grouped.history, name), rtol=1e-12)
     for member, width in enumerate(columns["width"]):
         assert padded.params(member)["layer1"]["weights"]["input"].shape == (width, 3)
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-11),
-                     padded.params(member), grouped.params(member))  # fmt: skip
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-11), padded.params(member), grouped.params(member)
+        )
         beyond = runs_of(padded, member).state.params["layer2"]["weights"]["layer1"][:, width:]
         assert (beyond == 0).all() and beyond.shape == (2, 5 - width)
 
@@ -357,7 +376,7 @@ def test_a_resumed_population_is_bitwise_the_uninterrupted_one(main, tmp_path):
         ({"seed": [1]}, {"resume": True}, "resume: expected checkpoint="),
         ({"seed": [1]}, {"shuffle": "both"}, "shuffle must be 'shared' or 'independent'"),
     ],
-)  # fmt: skip
+)
 def test_bad_input_is_refused_before_anything_is_compiled(hyperparameters, settings, message, monkeypatch):
     monkeypatch.setattr(populations, "_programs", lambda *_: pytest.fail("compiled"))
     with pytest.raises(ValueError, match=message):

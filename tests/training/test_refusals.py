@@ -36,10 +36,11 @@ REFUSED = {
     "b1": (lambda: O.get("adam(0.01, b1=constant(1.0))"), r"adam: b1 must be in \[0, 1\), got constant"),
     # what has no right answers
     "accuracy": (
-        lambda: fit(LINEAR, "mean_square_error", validation=(X, Y),
-                    stop=T.early_stopping(2, monitor="validation_accuracy")),
+        lambda: fit(
+            LINEAR, "mean_square_error", validation=(X, Y), stop=T.early_stopping(2, monitor="validation_accuracy")
+        ),
         "stop: mean_square_error knows no right answers to count; give fit correct=",
-    ),  # fmt: skip
+    ),
     "complex inputs": (lambda: fit(x=X + 1j), "inputs: expected real numbers, got dtype complex128"),
     "complex targets": (lambda: fit(y=Y + 1j), "targets: expected real numbers, got dtype complex128"),
     "key": (lambda: fit(key=0), r"key: expected a single key such as jax.random.key\(0\), got int"),
@@ -65,9 +66,10 @@ REFUSED = {
     "traced data": (lambda: jax.jit(lambda x: fit(x=x).params)(X), "fit is not pure and cannot be traced"),
     "no key for dropout": (
         lambda: T.train_step(fnn.multilayer((3, 4, 2), ("tanh", "softmax"), dropout=0.5), "cross_entropy", "gd")(
-            O.gd().init(PARAMS), T.Batch({"input": X}, Y)),
+            O.gd().init(PARAMS), T.Batch({"input": X}, Y)
+        ),
         r"batch: a network with dropout needs a key; give Batch\(..., key=key\)",
-    ),  # fmt: skip
+    ),
     "a plan": (lambda: T.BatchPlan(0), "batch size must be an integer >= 1, got 0"),
     # wrappers, masks and states
     "a wrapped nothing": (lambda: O.average(None), "optimizer: expected a name or an Optimizer, got NoneType"),
@@ -79,7 +81,8 @@ REFUSED = {
         r"masks: layer1/bias expected shape \(5,\), got \(4,\)",
     ),
     "masks left out": (
-        lambda: O.keep_pruned("gd", {"layer1": MASKS["layer1"]}).init(PARAMS), "masks: layer2/bias is missing"
+        lambda: O.keep_pruned("gd", {"layer1": MASKS["layer1"]}).init(PARAMS),
+        "masks: layer2/bias is missing",
     ),
     "masks of floats": (lambda: O.keep_pruned("gd", PARAMS).init(PARAMS), "masks: layer1/bias expected booleans"),
     "no weights": (lambda: O.regularizers.magnitude_masks({}, 0.5), "magnitude_masks: params: expected at least one"),
@@ -91,10 +94,11 @@ REFUSED = {
     "integers": (lambda: O.adam().init({"w": jnp.arange(3)}), "adam: params: w expected an array of real numbers"),
     "a single array for two": (
         lambda: fnn.graph(inputs={"a": 1, "b": 2}, layers=[fnn.Layer("o", 1, "linear", ("a", "b"))]).apply(
-            {"o": {"weights": {"a": jnp.ones((1, 1)), "b": jnp.ones((1, 2))}, "bias": jnp.ones(1)}}, X),
+            {"o": {"weights": {"a": jnp.ones((1, 1)), "b": jnp.ones((1, 2))}, "bias": jnp.ones(1)}}, X
+        ),
         "got a single array",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -126,8 +130,14 @@ def test_thresholds_may_be_traced():
 def test_pruned_parameters_are_what_comes_back_from_a_run_that_never_improved():
     masks = O.regularizers.magnitude_masks(start := LINEAR.init(KEY), 0.5)
     result = fit(
-        LINEAR, "mean_square_error", O.keep_pruned(O.gd(1e308), masks), params=start, plan=T.batch(), epochs=9,
-        validation=(X, Y), stop=T.early_stopping(3),
-    )  # fmt: skip
+        LINEAR,
+        "mean_square_error",
+        O.keep_pruned(O.gd(1e308), masks),
+        params=start,
+        plan=T.batch(),
+        epochs=9,
+        validation=(X, Y),
+        stop=T.early_stopping(3),
+    )
     assert result.status == "diverged" and int(result.best.epoch) == 0
     assert float(O.regularizers.sparsity(result.params)) == 0.5

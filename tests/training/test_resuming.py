@@ -145,14 +145,16 @@ CHANGES = {
     "a chain": ("optimizer", *(optimizers.from_optax(optax.chain(optax.clip(c), optax.sgd(0.1))) for c in (1.0, 2.0))),
     "a schedule": ("optimizer", optimizers.adam(lambda k: 0.01), optimizers.adam(lambda k: 1.0)),
     "keep_pruned": ("optimizer", *(optimizers.keep_pruned("adam", _masks(f)) for f in (0.5, 0.9))),
-    "plateau": ("optimizer", *(optimizers.reduce_on_plateau(lambda r, d=d: optimizers.momentum(r, d), 0.1)
-                               for d in (0.5, 0.9))),
+    "plateau": (
+        "optimizer",
+        *(optimizers.reduce_on_plateau(lambda r, d=d: optimizers.momentum(r, d), 0.1) for d in (0.5, 0.9)),
+    ),
     "gradient": ("gradient", _own_gradient(1.0), _own_gradient(2.0)),
     "least": ("stop", *((training.early_stopping(30, least=least),) for least in (0.0, 0.1))),
     "restore": ("stop", *((training.early_stopping(30, restore=restore),) for restore in (True, False))),
     "correct": ("correct", fnn.losses.largest, lambda a, t: a[:, 0] > 0.5),
     "track": ("track", *({"it": lambda p, x, t, c=c: c} for c in (1.0, 2.0))),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", CHANGES)
@@ -233,8 +235,9 @@ def test_a_population_is_not_continued_with_another_optimizer(tmp_path):
     def go_on(decay, **settings):
         make = lambda learning_rate: optimizers.momentum(learning_rate, decay)  # noqa: E731
         network = fnn.multilayer((3, 2), ("softmax",))
-        return training.fit_population(network, "cross_entropy", make, grid, (X, T), key=jax.random.key(0), chunk=1,
-                                       checkpoint=kept, **settings)  # fmt: skip
+        return training.fit_population(
+            network, "cross_entropy", make, grid, (X, T), key=jax.random.key(0), chunk=1, checkpoint=kept, **settings
+        )
 
     go_on(0.5, epochs=1)
     with pytest.raises(checkpoints.CheckpointError, match="made with another optimizer"):

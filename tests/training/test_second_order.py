@@ -281,9 +281,15 @@ LINEAR = fnn.multilayer((X.shape[1], T.shape[1]), ("linear",))  # whose minimum 
 
 def train_linear(epochs, **settings):
     return fnn.fit(
-        LINEAR, LOSS, "levenberg_marquardt", X, NOISY, key=jax.random.key(0), epochs=epochs,
+        LINEAR,
+        LOSS,
+        "levenberg_marquardt",
+        X,
+        NOISY,
+        key=jax.random.key(0),
+        epochs=epochs,
         **({"validation": (X, NOISY), "stop": training.early_stopping(500)} | settings),
-    )  # fmt: skip
+    )
 
 
 def equal(a, b) -> bool:
@@ -388,9 +394,16 @@ def test_each_start_of_best_of_is_fit():
 
 # name -> constants
 FITTED = {
-    "conjugate_gradient": "", "newton": "", "levenberg_marquardt": "(rule=factor)", "bayesian_regularization": "",
-    "scaled_conjugate_gradient": "", "bfgs": "", "lbfgs": "(history=3)", "hessian_free": "", "kfac": "",
-}  # fmt: skip
+    "conjugate_gradient": "",
+    "newton": "",
+    "levenberg_marquardt": "(rule=factor)",
+    "bayesian_regularization": "",
+    "scaled_conjugate_gradient": "",
+    "bfgs": "",
+    "lbfgs": "(history=3)",
+    "hessian_free": "",
+    "kfac": "",
+}
 
 
 @pytest.mark.parametrize("name", FITTED)
@@ -475,8 +488,15 @@ REFUSED = {
     ),
     "clipped": (lambda: train("bfgs", gradient=training.clipped(1.0)), "gradient: bfgs asks for more than a gradient"),
     "dropout": (
-        lambda: fnn.fit(fnn.multilayer((2, 3, 1), ("tanh", "linear"), dropout=0.5), LOSS, "lbfgs", X, T,
-                        key=jax.random.key(0), epochs=1),
+        lambda: fnn.fit(
+            fnn.multilayer((2, 3, 1), ("tanh", "linear"), dropout=0.5),
+            LOSS,
+            "lbfgs",
+            X,
+            T,
+            key=jax.random.key(0),
+            epochs=1,
+        ),
         "network: with dropout, F is another function at every evaluation",
     ),
     "dropout, as a problem": (
@@ -502,15 +522,17 @@ REFUSED = {
         ),
         "optimizer: populations train with first-order methods, got 'lbfgs'; training.best_of and optimizers.restarts",
     ),
-    "a name": (lambda: train("levenberg_marquart"), "unknown optimizer 'levenberg_marquart'; did you mean "
-                                                    "'levenberg_marquardt'?"),
+    "a name": (
+        lambda: train("levenberg_marquart"),
+        "unknown optimizer 'levenberg_marquart'; did you mean 'levenberg_marquardt'?",
+    ),
     "a short name": (lambda: train("lbfg"), "unknown optimizer 'lbfg'; did you mean 'lbfgs'?"),
     "an argument": (lambda: train("bfgs(lines=full_step)"), "got an unexpected keyword argument 'lines'"),
     "no network": (lambda: training.problem("net", LOSS, X, T), "network: expected fnn.multilayer(...)"),
     "nan": (lambda: training.problem(NETWORK, LOSS, X * np.nan, T), "inputs: expected finite numbers, got nan"),
     "targets": (lambda: training.problem(NETWORK, LOSS, X, T * np.inf), "targets: expected finite numbers, got"),
     "a wrapped one": (lambda: optimizers.clip_by_global_norm("lbfgs", 1.0), "optimizer"),
-}  # fmt: skip
+}
 
 
 def test_all_but_three_need_whole_batches():

@@ -228,10 +228,19 @@ def test_residuals_at_positions_square_to_the_loss(loss):
     np.testing.assert_allclose(functions.hessian(params, data), jax.hessian(of_flat)(flat), atol=1e-12)
 
 
-SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in (
-    "kfac", "newton", "bfgs", "lbfgs", "conjugate_gradient", "hessian_free", "bayesian_regularization",
-    "levenberg_marquardt(space=samples)",
-)]  # fmt: skip
+SLOW = [
+    pytest.param(name, marks=pytest.mark.slow)
+    for name in (
+        "kfac",
+        "newton",
+        "bfgs",
+        "lbfgs",
+        "conjugate_gradient",
+        "hessian_free",
+        "bayesian_regularization",
+        "levenberg_marquardt(space=samples)",
+    )
+]
 
 
 @pytest.mark.parametrize("method", ["levenberg_marquardt(space=parameters)", *SLOW])
@@ -281,8 +290,13 @@ def test_lanes_of_convolutions_are_their_runs_alone():
 @pytest.mark.parametrize("shuffle", ["shared", pytest.param("independent", marks=pytest.mark.slow)])
 def test_lanes_with_answers_at_positions_are_their_runs_alone(shuffle):
     """With a mask, on subsets, some answers of which are wrong."""
-    varied = {"learning_rate": [0.1, 0.01], "seed": [0, 1], "label_noise": [0.0, 0.3], "subset": [0, 1],
-              "examples": [9, 9]}  # fmt: skip
+    varied = {
+        "learning_rate": [0.1, 0.01],
+        "seed": [0, 1],
+        "label_noise": [0.0, 0.3],
+        "subset": [0, 1],
+        "examples": [9, 9],
+    }
     found = population(TEXT, varied, TOKENS, LOSS, weights=MASK, validation=(*TOKENS, MASK), shuffle=shuffle)
     check_alone(found, (0, 1))
     (_, right), (tokens, wrong) = found.data(0), found.data(1)

@@ -200,9 +200,12 @@ def test_a_loss_that_is_not_finite_is_shown():
 
 def test_a_divergence_gives_back_the_best_parameters_where_they_were_asked_for():
     result = run(
-        LINEAR, "mean_square_error", optimizers.gd(lambda step: jnp.where(step < 9, 0.05, 1e200)),
-        stop=early_stopping(30), epochs=30,
-    )  # fmt: skip
+        LINEAR,
+        "mean_square_error",
+        optimizers.gd(lambda step: jnp.where(step < 9, 0.05, 1e200)),
+        stop=early_stopping(30),
+        epochs=30,
+    )
     assert result.status == "diverged" and int(result.best.epoch) <= 4
     assert np.isfinite(float(result.best.score)) and "restored" in result.reason
 

@@ -47,8 +47,9 @@ def test_the_batches_of_an_epoch_make_the_whole_gradient(plan, reduction):
     """Moves so small that all gradients are taken at one point: of a mean their average, of a sum their sum."""
     loss = fnn.losses.cross_entropy(reduction)
     rate = 1e-9
-    moved = fit(NETWORK, loss, fnn.optimizers.gd(rate), X, T, key=KEY, params=PARAMS, epochs=1, weights=WEIGHTS,
-                plan=plan)  # fmt: skip
+    moved = fit(
+        NETWORK, loss, fnn.optimizers.gd(rate), X, T, key=KEY, params=PARAMS, epochs=1, weights=WEIGHTS, plan=plan
+    )
     _, whole = value_and_grad(NETWORK, loss)(PARAMS, X, T, WEIGHTS)
     share = plan.size / len(X) if reduction == "mean" else 1
     step = jax.tree.map(lambda a, b: share * (a - b) / rate, PARAMS, moved.params)
@@ -86,15 +87,30 @@ def test_class_weights_are_weights():
 )
 def test_members_are_weighed_as_they_would_be_alone(shuffle, columns):
     population = training.fit_population(
-        NETWORK, "cross_entropy", "gd", {"learning_rate": [0.1, 0.2], "seed": [0, 1]} | columns, (X, T), key=KEY,
-        epochs=2, plan=minibatch(5), weights=WEIGHTS + 0.5, class_weights="balanced", shuffle=shuffle,
-    )  # fmt: skip
+        NETWORK,
+        "cross_entropy",
+        "gd",
+        {"learning_rate": [0.1, 0.2], "seed": [0, 1]} | columns,
+        (X, T),
+        key=KEY,
+        epochs=2,
+        plan=minibatch(5),
+        weights=WEIGHTS + 0.5,
+        class_weights="balanced",
+        shuffle=shuffle,
+    )
     for member in range(2):
         assert population.drift(member).relative < 1e-12
         alone = fit(
-            NETWORK, "cross_entropy", fnn.optimizers.gd([0.1, 0.2][member]), *population.data(member), epochs=2,
-            key=KEY, plan=minibatch(5), params=population.initial_params(member),
-        )  # fmt: skip
+            NETWORK,
+            "cross_entropy",
+            fnn.optimizers.gd([0.1, 0.2][member]),
+            *population.data(member),
+            epochs=2,
+            key=KEY,
+            plan=minibatch(5),
+            params=population.initial_params(member),
+        )
         assert not np.allclose(population.history.training_loss[:, member], alone.history.training_loss)
 
 
@@ -110,8 +126,9 @@ def test_pure_fit_and_best_of_weigh_too():
     best = training.best_of(2, NETWORK, "cross_entropy", "gd(0.1)", X, T, key=KEY, epochs=3, **settings)
     value, _ = evaluate(NETWORK, "cross_entropy", best.params, X, T, **settings)
     assert float(value) == pytest.approx(best.losses.min())
-    judged = training.best_of(2, NETWORK, "cross_entropy", "gd(0.1)", X, T, key=KEY, epochs=3, **settings,
-                              validation=(X, T, WEIGHTS))  # fmt: skip
+    judged = training.best_of(
+        2, NETWORK, "cross_entropy", "gd(0.1)", X, T, key=KEY, epochs=3, **settings, validation=(X, T, WEIGHTS)
+    )
     value, _ = evaluate(NETWORK, "cross_entropy", judged.params, X, T, weights=WEIGHTS)
     assert float(value) == pytest.approx(judged.losses.min())
 

@@ -260,10 +260,14 @@ def finite_differences(step: float | None = None) -> Rule:
         flat, unravel = ravel_pytree(asked.params)
         moving = np.flatnonzero(
             np.concatenate(
-                [np.full(x.size, moved) for x, moved in zip(
-                    jax.tree.leaves(asked.params), jax.tree.leaves(moves(asked.params)), strict=True)]
+                [
+                    np.full(x.size, moved)
+                    for x, moved in zip(
+                        jax.tree.leaves(asked.params), jax.tree.leaves(moves(asked.params)), strict=True
+                    )
+                ]
             )
-        )  # fmt: skip
+        )
 
         def slope(i):
             own = flat[i]

@@ -133,13 +133,16 @@ class _Page:
         add = Button(label="add the most probable", button_type="primary", name="add", **wide)
         self.network = Select(title="network", options=list(PRESETS), value=_START.network, name="network", **wide)
         self.count = page.slider("characters read", 1, len(_START.text), _START.count, 1, "count")
-        self.follows = Select(title="the prediction, F = −ln p of", options=[_FOLLOWS, _MOST], value=_FOLLOWS,
-                              name="follows", **wide)  # fmt: skip
-        self.view = Select(title="look at", options=list(views(_START.network)), value=views(_START.network)[0],
-                           name="view", **wide)  # fmt: skip
+        self.follows = Select(
+            title="the prediction, F = −ln p of", options=[_FOLLOWS, _MOST], value=_FOLLOWS, name="follows", **wide
+        )
+        self.view = Select(
+            title="look at", options=list(views(_START.network)), value=views(_START.network)[0], name="view", **wide
+        )
 
-        self.cells = {name: page.source(name, "x", "y", "color", "words", "text", "ink")
-                      for name in ("strip", "back", "inside")}  # fmt: skip
+        self.cells = {
+            name: page.source(name, "x", "y", "color", "words", "text", "ink") for name in ("strip", "back", "inside")
+        }
         self.marks = {name: page.source(f"{name}-marks", "left", "right", "bottom", "top") for name in self.cells}
         self.next, self.true = page.source("next", "x", "p"), page.source("true", "x", "p")
         self.curves = {name: page.source(name, "x", "y") for name in ("sensitivity", "change")}
@@ -166,40 +169,77 @@ class _Page:
         self.view.on_change("value", lambda attribute, old, new: self.look())
         controls = column(self.text.model, add, self.network, self.count, self.follows, self.bars, **wide)
         page.lay_out(
-            document, TITLE, ABOUT, status=self.status.model, controls=controls,
-            main=column(self.plotted["strip"], self.key, self.plotted["back"], page.words(_BACK), self.time,
-                        self.legend, **wide),
+            document,
+            TITLE,
+            ABOUT,
+            status=self.status.model,
+            controls=controls,
+            main=column(
+                self.plotted["strip"], self.key, self.plotted["back"], page.words(_BACK), self.time, self.legend, **wide
+            ),
             side=column(self.view, self.plotted["inside"], self.inside_key, **wide),
             below=column(self.equations, self.compared, **wide),
-        )  # fmt: skip
+        )
         self.live.ask(self.question)
 
     # The figures -----------------------------------------------------------------------------------------------------
 
     def cell_plot(self, name: str, alternative: str, rows: int, height: int):
         """Rows of cells, whose columns are the text's characters."""
-        plotted = page.plot(alternative, tools="", toolbar_location=None, height=height, min_border_left=_LEFT,
-                            x_range=Range1d(0, len(_START.text)), y_range=Range1d(rows, 0), min_border_right=4,
-                            name=f"{name}-cells")  # fmt: skip
+        plotted = page.plot(
+            alternative,
+            tools="",
+            toolbar_location=None,
+            height=height,
+            min_border_left=_LEFT,
+            x_range=Range1d(0, len(_START.text)),
+            y_range=Range1d(rows, 0),
+            min_border_right=4,
+            name=f"{name}-cells",
+        )
         for axis in plotted.axis:
             axis.ticker = FixedTicker(ticks=[])  # kept: a new one has the whole document looked through
         plotted.grid.visible = False
         plotted.axis.axis_line_color = plotted.axis.major_tick_line_color = None
         plotted.axis.minor_tick_line_color = None
         plotted.axis.major_label_standoff = 0
-        drawn = plotted.rect("x", "y", 1, 1, source=self.cells[name], fill_color="color", line_color="#e4e7ed",
-                             line_width=0.5)  # fmt: skip
+        drawn = plotted.rect(
+            "x", "y", 1, 1, source=self.cells[name], fill_color="color", line_color="#e4e7ed", line_width=0.5
+        )
         plotted.add_tools(HoverTool(renderers=[drawn], tooltips="@words"))
-        plotted.text("x", "y", "text", source=self.cells[name], text_color="ink", text_font_size="12px",
-                     text_align="center", text_baseline="middle")  # fmt: skip
-        plotted.quad("left", "right", "bottom", "top", source=self.marks[name], fill_color=None,
-                     line_color=page.COLORS[2], line_width=2)  # fmt: skip
+        plotted.text(
+            "x",
+            "y",
+            "text",
+            source=self.cells[name],
+            text_color="ink",
+            text_font_size="12px",
+            text_align="center",
+            text_baseline="middle",
+        )
+        plotted.quad(
+            "left",
+            "right",
+            "bottom",
+            "top",
+            source=self.marks[name],
+            fill_color=None,
+            line_color=page.COLORS[2],
+            line_width=2,
+        )
         return plotted
 
     def bar_plot(self):
-        plotted = page.plot("The most probable next characters", tools="", toolbar_location=None, height=170,
-                            x_range=Range1d(-0.6, _BARS + 0.6), y_range=Range1d(0, 1.18), min_border_right=0,
-                            name="next-bars")  # fmt: skip
+        plotted = page.plot(
+            "The most probable next characters",
+            tools="",
+            toolbar_location=None,
+            height=170,
+            x_range=Range1d(-0.6, _BARS + 0.6),
+            y_range=Range1d(0, 1.18),
+            min_border_right=0,
+            name="next-bars",
+        )
         plotted.vbar("x", top="p", width=0.8, source=self.next, color=_BLUES[-1])
         plotted.scatter("x", "p", source=self.true, marker="inverted_triangle", size=9, color=page.COLORS[2])
         plotted.xaxis.axis_label, plotted.yaxis.axis_label = "next; ▼ what follows in the text", "p"
@@ -208,9 +248,17 @@ class _Page:
         return plotted
 
     def time_plot(self):
-        plotted = page.log_plot("How far the prediction depends on every character, on a log scale", "", "",
-                                tools="", toolbar_location=None, height=190, min_border_left=_LEFT,
-                                min_border_right=4, name="time")  # fmt: skip
+        plotted = page.log_plot(
+            "How far the prediction depends on every character, on a log scale",
+            "",
+            "",
+            tools="",
+            toolbar_location=None,
+            height=190,
+            min_border_left=_LEFT,
+            min_border_right=4,
+            name="time",
+        )
         for source, color, dash in zip(self.curves.values(), page.COLORS[1::-1], page.DASHES, strict=False):
             plotted.line("x", "y", source=source, color=color, line_width=2, line_dash=dash)
             plotted.scatter("x", "y", source=source, color=color, size=5)
@@ -296,14 +344,27 @@ class _Page:
         self.compared.text = str(page.tables(*(page.Table(header, part) for part in parts)))
         self.say()
 
-    def fill(self, name: str, rows: int, colors: list[str], words: list[str], texts: list[str] | None = None,
-             inks: list[str] | None = None) -> None:  # fmt: skip
+    def fill(
+        self,
+        name: str,
+        rows: int,
+        colors: list[str],
+        words: list[str],
+        texts: list[str] | None = None,
+        inks: list[str] | None = None,
+    ) -> None:
         """A figure's cells, row by row."""
         L, plotted = len(self.question.text), self.plotted[name]
         y, x = np.indices((rows, L))
         nothing = [""] * rows * L
-        self.cells[name].data = {"x": x.ravel() + 0.5, "y": y.ravel() + 0.5, "color": colors, "words": words,
-                                 "text": texts or nothing, "ink": inks or nothing}  # fmt: skip
+        self.cells[name].data = {
+            "x": x.ravel() + 0.5,
+            "y": y.ravel() + 0.5,
+            "color": colors,
+            "words": words,
+            "text": texts or nothing,
+            "ink": inks or nothing,
+        }
         plotted.x_range.end, plotted.y_range.start = L, rows
         label(plotted.xaxis, seen(self.question.text))
 
@@ -335,8 +396,11 @@ class _Page:
         found, text = lengths(self.found), seen(self.question.text)
         names = list(reversed(self.found.sensitivities))
         shade = found / np.maximum(found.max(axis=1, keepdims=True), np.finfo(found.dtype).tiny)
-        words = [f"layer {name}, at {one} (number {at + 1}): {said(found[i, at])}"
-                 for i, name in enumerate(names) for at, one in enumerate(text)]  # fmt: skip
+        words = [
+            f"layer {name}, at {one} (number {at + 1}): {said(found[i, at])}"
+            for i, name in enumerate(names)
+            for at, one in enumerate(text)
+        ]
         self.fill("back", len(names), shaded(shade, _ORANGES), words)
         self.plotted["back"].height = 40 + 16 * len(names)
         label(self.plotted["back"].yaxis, list(map(called, names)))
@@ -346,20 +410,27 @@ class _Page:
         values, attends = self.found.inside[view], self.question.network == "transformer"
         plotted = self.plotted["inside"]
         if attends:
-            words = [f"{one} (number {i + 1}) to {other} (number {j + 1}): {said(values[i, j])}"
-                     for i, one in enumerate(text) for j, other in enumerate(text)]  # fmt: skip
+            words = [
+                f"{one} (number {i + 1}) to {other} (number {j + 1}): {said(values[i, j])}"
+                for i, one in enumerate(text)
+                for j, other in enumerate(text)
+            ]
             self.fill("inside", len(text), shaded(values, _BLUES), words)
             label(plotted.yaxis, text)
         else:
             shown, gate = values.T / max(1.0, np.abs(values).max()), "gate" in view
             palette, low = (_BLUES, 0) if gate else (_DIVERGING, -1)
-            words = [f"{view} of neuron {i + 1}, after {one} (number {j + 1}): {said(values[j, i] + 0)}"
-                     for i in range(values.shape[1]) for j, one in enumerate(text)]  # fmt: skip
+            words = [
+                f"{view} of neuron {i + 1}, after {one} (number {j + 1}): {said(values[j, i] + 0)}"
+                for i in range(values.shape[1])
+                for j, one in enumerate(text)
+            ]
             self.fill("inside", values.shape[1], shaded(shown, palette, low), words)
             label(plotted.yaxis, [])
         plotted.yaxis.axis_label = "" if attends else "neurons"
-        self.inside_key.text = str(Markup('<p class="soft">{}</p>').format(
-            _ATTENDED if attends else _OPEN if gate else _SIGNED))  # fmt: skip
+        self.inside_key.text = str(
+            Markup('<p class="soft">{}</p>').format(_ATTENDED if attends else _OPEN if gate else _SIGNED)
+        )
 
     def draw_time(self) -> None:
         first, L = self.found.sensitivities[reader(self.question.network)], len(self.question.text)
@@ -384,9 +455,11 @@ class _Page:
         first = ", ".join(f"{one} {100 * each:.0f} %" for one, each in zip(seen(shown[:3]), p[:3], strict=True))
         F, most = found.value.item(), max(*found.differences.values(), found.gradient_difference).item()
         wanted = seen(found.character)[0]
-        text = (f"After {question.count} character{'s' if question.count > 1 else ''} the {question.network} says "
-                f"{first}; F = −ln p({wanted}) = {said(F)}; by hand and by jax.grad: at most {precise(most)} "
-                "apart.")  # fmt: skip
+        text = (
+            f"After {question.count} character{'s' if question.count > 1 else ''} the {question.network} says "
+            f"{first}; F = −ln p({wanted}) = {said(F)}; by hand and by jax.grad: at most {precise(most)} "
+            "apart."
+        )
         self.status.say(text)
 
 

@@ -81,16 +81,23 @@ def nodes(example: Example, question: Question, found: Found, at: int) -> dict[s
         for i, (x, y) in enumerate(places):
             a, n, s = found.activations[name][i], found.net_inputs.get(name), found.sensitivities.get(name)
             bias = own.get("bias")
-            rows.append({
-                "x": x, "y": y, "name": neuron("a", name, i), "a": float(a),
-                "n": np.nan if n is None else float(n[i]), "s": np.nan if s is None else float(s[i]),
-                "value": said(a) if n is None or ("activations", name) in known else "",
-                "net": f"n {said(n[i])}" if ("net inputs", name) in known else "",
-                "back": f"s {said(s[i] + 0)}" if ("sensitivities", name) in known else "",
-                "bias": "" if bias is None else f"b {said(bias[min(i, len(bias) - 1)])}",
-                "fill": fill if name in part else "white", "line": line_color if name in part else page.GREY,
-                "width": 3 if name in part else 1.5,
-            })  # fmt: skip
+            rows.append(
+                {
+                    "x": x,
+                    "y": y,
+                    "name": neuron("a", name, i),
+                    "a": float(a),
+                    "n": np.nan if n is None else float(n[i]),
+                    "s": np.nan if s is None else float(s[i]),
+                    "value": said(a) if n is None or ("activations", name) in known else "",
+                    "net": f"n {said(n[i])}" if ("net inputs", name) in known else "",
+                    "back": f"s {said(s[i] + 0)}" if ("sensitivities", name) in known else "",
+                    "bias": "" if bias is None else f"b {said(bias[min(i, len(bias) - 1)])}",
+                    "fill": fill if name in part else "white",
+                    "line": line_color if name in part else page.GREY,
+                    "width": 3 if name in part else 1.5,
+                }
+            )
     return _columns(rows)
 
 
@@ -108,13 +115,25 @@ def edges(example: Example, question: Question, found: Found, at: int, wide: flo
         shown = {"gradient": found.gradients, "update": found.updated}.get(step.kind, question.params)
         value = entry.of(shown if here else question.params)
         lx, ly = at_labels[entry]
-        rows.append({
-            "x0": start[0], "y0": start[1], "x1": end[0], "y1": end[1], "lx": lx, "ly": ly, "entry": entry.words,
-            "weight": weight, "gradient": entry.of(found.gradients), "label": said(value),
-            "color": page.COLORS[0] if weight >= 0 else page.COLORS[1], "dash": "solid" if weight >= 0 else "dashed",
-            "width": 1 + 4 * min(1.0, abs(weight) / largest), "alpha": 1.0 if here else 0.3,
-            "text": "#1c2330" if here else "#4d586a",
-        })  # fmt: skip
+        rows.append(
+            {
+                "x0": start[0],
+                "y0": start[1],
+                "x1": end[0],
+                "y1": end[1],
+                "lx": lx,
+                "ly": ly,
+                "entry": entry.words,
+                "weight": weight,
+                "gradient": entry.of(found.gradients),
+                "label": said(value),
+                "color": page.COLORS[0] if weight >= 0 else page.COLORS[1],
+                "dash": "solid" if weight >= 0 else "dashed",
+                "width": 1 + 4 * min(1.0, abs(weight) / largest),
+                "alpha": 1.0 if here else 0.3,
+                "text": "#1c2330" if here else "#4d586a",
+            }
+        )
     return _columns(rows)
 
 
@@ -199,10 +218,27 @@ class _Page:
         self.weight = Form([self.value], lambda values: None, self.weighed, self.status)
         update = Button(label="make this update", button_type="primary", name="update", **wide)
         again = Button(label="start again", name="again", **wide)
-        self.nodes = page.source("nodes", "x", "y", "name", "a", "n", "s", "value", "net", "back", "bias", "fill",
-                                 "line", "width")  # fmt: skip
-        self.edges = page.source("edges", "x0", "y0", "x1", "y1", "lx", "ly", "entry", "weight", "gradient", "label",
-                                 "color", "dash", "width", "alpha", "text")  # fmt: skip
+        self.nodes = page.source(
+            "nodes", "x", "y", "name", "a", "n", "s", "value", "net", "back", "bias", "fill", "line", "width"
+        )
+        self.edges = page.source(
+            "edges",
+            "x0",
+            "y0",
+            "x1",
+            "y1",
+            "lx",
+            "ly",
+            "entry",
+            "weight",
+            "gradient",
+            "label",
+            "color",
+            "dash",
+            "width",
+            "alpha",
+            "text",
+        )
         self.flow, self.titles = page.source("flow", "x0", "y0", "x1", "y1"), page.source("titles", "x", "y", "text")
         self.plotted = self.drawing()
         self.key, self.panel = page.words(name="about"), page.words(name="panel", min_height=300)
@@ -217,26 +253,74 @@ class _Page:
             self.plotted.on_change(side, self.resized)
         update.on_click(self.update)
         again.on_click(lambda: self.begin(self.example))
-        controls = column(self.choice, self.slot, row(back, forth, **wide), *(box.model for box in self.given.boxes),
-                          row(self.entry, self.value.model, **wide), row(update, again, **wide), **wide)  # fmt: skip
-        page.lay_out(document, TITLE, ABOUT, status=self.status.model, controls=controls,
-                     main=column(self.plotted, self.key, **wide), side=self.panel, below=self.compared)  # fmt: skip
+        controls = column(
+            self.choice,
+            self.slot,
+            row(back, forth, **wide),
+            *(box.model for box in self.given.boxes),
+            row(self.entry, self.value.model, **wide),
+            row(update, again, **wide),
+            **wide,
+        )
+        page.lay_out(
+            document,
+            TITLE,
+            ABOUT,
+            status=self.status.model,
+            controls=controls,
+            main=column(self.plotted, self.key, **wide),
+            side=self.panel,
+            below=self.compared,
+        )
         self.begin(self.example)
 
     def drawing(self):
-        plotted = page.plot("The network: neurons in columns, an arrow where values flow at this step", tools="",
-                            toolbar_location=None, x_range=Range1d(0, 1), y_range=Range1d(0, 1), height=380,
-                            name="drawing")  # fmt: skip
+        plotted = page.plot(
+            "The network: neurons in columns, an arrow where values flow at this step",
+            tools="",
+            toolbar_location=None,
+            x_range=Range1d(0, 1),
+            y_range=Range1d(0, 1),
+            height=380,
+            name="drawing",
+        )
         plotted.axis.visible = plotted.grid.visible = False
-        plotted.segment("x0", "y0", "x1", "y1", source=self.edges, line_color="color", line_width="width",
-                        line_dash="dash", line_alpha="alpha")  # fmt: skip
+        plotted.segment(
+            "x0",
+            "y0",
+            "x1",
+            "y1",
+            source=self.edges,
+            line_color="color",
+            line_width="width",
+            line_dash="dash",
+            line_alpha="alpha",
+        )
         head = NormalHead(size=11, fill_color="#1c2330", line_color="#1c2330")
-        plotted.add_layout(Arrow(end=head, source=self.flow, x_start="x0", y_start="y0", x_end="x1", y_end="y1",
-                                 line_color="#1c2330", line_width=3))  # fmt: skip
+        plotted.add_layout(
+            Arrow(
+                end=head,
+                source=self.flow,
+                x_start="x0",
+                y_start="y0",
+                x_end="x1",
+                y_end="y1",
+                line_color="#1c2330",
+                line_width=3,
+            )
+        )
         small = {"text_align": "center", "text_baseline": "middle", "text_font_size": "11px", "text_color": "#1c2330"}
         plotted.scatter("x", "y", source=self.nodes, size=44, fill_color="fill", line_color="line", line_width="width")
-        plotted.text("lx", "ly", "label", source=self.edges, background_fill_color="white", padding=1,
-                     background_fill_alpha=0.85, **(small | {"text_color": "text"}))  # fmt: skip
+        plotted.text(
+            "lx",
+            "ly",
+            "label",
+            source=self.edges,
+            background_fill_color="white",
+            padding=1,
+            background_fill_alpha=0.85,
+            **(small | {"text_color": "text"}),
+        )
         plotted.text("x", "y", "value", source=self.nodes, **(small | {"text_font_size": "12px"}))
         paper = {"background_fill_color": "white", "background_fill_alpha": 0.8}
         plotted.text("x", "y", "name", source=self.nodes, x_offset=-14, y_offset=-31, **small, **paper)
@@ -257,8 +341,11 @@ class _Page:
         self.plotted.y_range.update(start=low - 0.58, end=high + 0.68)
         tops = {name: places[0] for name, places in spots(example).items()}
         names = {layer.name: f"layer {layer.name}: {layer.activation.name}" for layer in example.network.layers}
-        self.titles.data = {"x": [x for x, _ in tops.values()], "y": [y + 0.55 for _, y in tops.values()],
-                            "text": [names.get(name, "input") for name in tops]}  # fmt: skip
+        self.titles.data = {
+            "x": [x for x, _ in tops.values()],
+            "y": [y + 0.55 for _, y in tops.values()],
+            "text": [names.get(name, "input") for name in tops],
+        }
         # another slider: the key End would go where it went in the one of another example
         self.step = page.slider("step", 1, len(steps(example.network)), 1, 1, "step")
         self.step.on_change("value", self.moved)
@@ -269,10 +356,12 @@ class _Page:
             box.input.title = f"{box.input.name} ({len(box.value)} number{'s' if len(box.value) > 1 else ''})"
         self.entry.options = [entry.words for entry in example.entries]
         self.entry.value = self.entry.options[0]
-        self.key.text = str(Markup(
-            '<p class="soft">{} Blue: a positive weight; orange and dashed: a negative one; the thicker, the larger. '
-            "In a neuron its output a, above it its bias, below net input n and sensitivity s.</p>"
-        ).format(example.about))  # fmt: skip
+        self.key.text = str(
+            Markup(
+                '<p class="soft">{} Blue: a positive weight; orange and dashed: a negative one; the thicker, the larger. '
+                "In a neuron its output a, above it its bias, below net input n and sensitivity s.</p>"
+            ).format(example.about)
+        )
         self.quiet = False
         self.show_entry()
         self.live.ask(self.question)

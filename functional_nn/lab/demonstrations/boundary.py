@@ -65,16 +65,19 @@ class _Page:
         self.data = Select(title="data", options=list(classifier.DATA), value=first.data, name="data", **wide)
         self.hidden = Box("hidden neurons", "hidden", classifier.hidden_sizes, first.hidden)
         Form([self.hidden], lambda values: None, self.restart, self.status)
-        self.activation = Select(title="activation", options=list(classifier.ACTIVATIONS), value=first.activation,
-                                 name="activation", **wide)  # fmt: skip
+        self.activation = Select(
+            title="activation", options=list(classifier.ACTIVATIONS), value=first.activation, name="activation", **wide
+        )
         self.loss = Select(title="loss", options=list(classifier.LOSSES), value=first.loss, name="loss", **wide)
         options = {"first order": list(first_order.names()), "second order": list(second_order.names())}
         self.optimizer = Select(title="optimizer", options=options, value=first.optimizer, name="optimizer", **wide)
-        self.size = Select(title="batch size", options=list(_SIZES), value=str(first.batch_size), name="batch-size",
-                           **wide)  # fmt: skip
+        self.size = Select(
+            title="batch size", options=list(_SIZES), value=str(first.batch_size), name="batch-size", **wide
+        )
         self.rate = Box("learning rate", "rate", typed.number, 0.01)
-        self.rates = Form([self.rate], lambda values: classifier.check_rate(self.optimizer.value, *values),
-                          lambda: None, self.status)  # fmt: skip
+        self.rates = Form(
+            [self.rate], lambda values: classifier.check_rate(self.optimizer.value, *values), lambda: None, self.status
+        )
         self.speed = page.slider("epochs a picture", 1, EPOCHS, 5, 1, "speed")
         self.layer = Select(title="boundaries of", options=["layer1"], value="layer1", name="layer", **wide)
         self.go = Toggle(label="Train", name="go", button_type="primary", **wide)
@@ -92,18 +95,34 @@ class _Page:
         self.go.js_on_change("label", page.keeps_focus())
         self.step.on_click(lambda: self.ask(self.speed.value))
         self.again.on_click(self.new_weights)
-        controls = column(row(self.go, self.step, self.again, **wide), self.data,
-                          row(self.hidden.model, self.activation, **wide), self.optimizer,
-                          row(self.rate.model, self.size, **wide), self.loss, self.speed, self.layer,
-                          **wide)  # fmt: skip
-        page.lay_out(document, TITLE, ABOUT, status=self.status.model, controls=controls, main=self.plane.figure,
-                     side=column(self.error, self.readout, **wide))  # fmt: skip
+        controls = column(
+            row(self.go, self.step, self.again, **wide),
+            self.data,
+            row(self.hidden.model, self.activation, **wide),
+            self.optimizer,
+            row(self.rate.model, self.size, **wide),
+            self.loss,
+            self.speed,
+            self.layer,
+            **wide,
+        )
+        page.lay_out(
+            document,
+            TITLE,
+            ABOUT,
+            status=self.status.model,
+            controls=controls,
+            main=self.plane.figure,
+            side=column(self.error, self.readout, **wide),
+        )
         self.restart()
 
     def curve(self):
         plotted = page.log_plot("Training and held-out loss against epochs", "epoch", "loss", height=300)
-        for name, color, dash, label in (("training", page.COLORS[0], "solid", "training"),
-                                         ("held_out", page.COLORS[1], "dashed", "held out")):  # fmt: skip
+        for name, color, dash, label in (
+            ("training", page.COLORS[0], "solid", "training"),
+            ("held_out", page.COLORS[1], "dashed", "held out"),
+        ):
             plotted.line("x", name, source=self.curves, color=color, line_dash=dash, line_width=2, legend_label=label)
         plotted.legend.location, plotted.legend.background_fill_alpha = "bottom_left", 0.6
         return plotted
@@ -111,8 +130,15 @@ class _Page:
     # What the visitor does -------------------------------------------------------------------------------------------
 
     def choice(self) -> Choice:
-        return Choice(self.data.value, self.hidden.value, self.activation.value, self.loss.value, self.optimizer.value,
-                      _SIZES[self.size.value], self.seed).suited  # fmt: skip
+        return Choice(
+            self.data.value,
+            self.hidden.value,
+            self.activation.value,
+            self.loss.value,
+            self.optimizer.value,
+            _SIZES[self.size.value],
+            self.seed,
+        ).suited
 
     def restart(self) -> None:
         """A new network, as the controls say."""
@@ -176,8 +202,10 @@ class _Page:
         history, epochs = self.now.history, len(self.now.history.epoch)
         word = "steps" if choice.second_order else "epochs"
         if not epochs:
-            self.status.say(f"{choice.data}: {' - '.join(map(str, (2, *choice.hidden, 1)))} {choice.activation}, "
-                            f"{choice.optimizer}, {choice.loss}. Press Train or Step.")  # fmt: skip
+            self.status.say(
+                f"{choice.data}: {' - '.join(map(str, (2, *choice.hidden, 1)))} {choice.activation}, "
+                f"{choice.optimizer}, {choice.loss}. Press Train or Step."
+            )
             self.readout.text = ""
             return
         last = f"loss {said(history.training_loss[-1])}, held out {said(history.validation_loss[-1])}"
@@ -188,8 +216,10 @@ class _Page:
             pauses = f" Train pauses after {_LONGEST}; Step goes on." if epochs >= _LONGEST else ""
             self.status.say(f"{epochs} {word} of {choice.optimizer}: {last}.{pauses}")
         accuracy = history.training_accuracy[-1], history.validation_accuracy[-1]
-        rows = [("training", said(history.training_loss[-1]), f"{100 * accuracy[0]:.1f} %"),
-                ("held out", said(history.validation_loss[-1]), f"{100 * accuracy[1]:.1f} %")]  # fmt: skip
+        rows = [
+            ("training", said(history.training_loss[-1]), f"{100 * accuracy[0]:.1f} %"),
+            ("held out", said(history.validation_loss[-1]), f"{100 * accuracy[1]:.1f} %"),
+        ]
         rate = "" if choice.second_order else f", learning rate {said(self.rate.value)}"
         caption = f"{choice.optimizer}{rate}; |gradient| {said(history.gradient_norm[-1])}"
         self.readout.text = str(page.tables(page.Table(("", choice.loss, "right"), rows, caption)))

@@ -18,8 +18,15 @@ class Box:
     read(text) -> value raises ValueError; written(value) -> text, of numbers by default.
     """
 
-    def __init__(self, title: str, name: str, read: Callable[[str], Any], value: Any,
-                 written: Callable[[Any], str] = typed.written, **settings: Any):  # fmt: skip
+    def __init__(
+        self,
+        title: str,
+        name: str,
+        read: Callable[[str], Any],
+        value: Any,
+        written: Callable[[Any], str] = typed.written,
+        **settings: Any,
+    ):
         self.read, self.written, self.quiet, self.changed = read, written, False, lambda: None
         self.input = TextInput(title=title, name=name, sizing_mode="stretch_width")
         self.why = page.words(name=f"{name}-refused", visible=False)
@@ -62,8 +69,9 @@ class Form:
     refused is also said in `status`.
     """
 
-    def __init__(self, boxes: Sequence[Box], check: Callable[[list], None], accepted: Callable[[], None],
-                 status: Status):  # fmt: skip
+    def __init__(
+        self, boxes: Sequence[Box], check: Callable[[list], None], accepted: Callable[[], None], status: Status
+    ):
         self.boxes, self.check, self.accepted, self.status = boxes, check, accepted, status
         for box in boxes:
             box.changed = self.settle

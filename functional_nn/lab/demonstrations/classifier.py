@@ -97,8 +97,9 @@ class Choice:
         """The same with what the optimizer needs: all examples at once, square errors."""
         whole = self.second_order or first_order.get(self.optimizer).full_batch
         loss = LOSSES[1] if self.optimizer in _RESIDUALS else self.loss
-        return Choice(self.data, self.hidden, self.activation, loss, self.optimizer, 0 if whole else self.batch_size,
-                      self.seed)  # fmt: skip
+        return Choice(
+            self.data, self.hidden, self.activation, loss, self.optimizer, 0 if whole else self.batch_size, self.seed
+        )
 
 
 def hidden_sizes(text: str) -> tuple[int, ...]:
@@ -170,8 +171,13 @@ def check_rate(optimizer: str, rate: float) -> None:
 
 def _key(choice: Choice) -> Choice:
     """The choice with what changes no program made equal."""
-    return Choice(hidden=choice.hidden, activation=choice.activation, loss=choice.loss, optimizer=choice.optimizer,
-                  batch_size=choice.batch_size)  # fmt: skip
+    return Choice(
+        hidden=choice.hidden,
+        activation=choice.activation,
+        loss=choice.loss,
+        optimizer=choice.optimizer,
+        batch_size=choice.batch_size,
+    )
 
 
 def _settings(choice: Choice, rate) -> Settings:

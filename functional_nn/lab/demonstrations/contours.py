@@ -16,14 +16,35 @@ class Drawing:
     """A figure of F over two weights: its contours and what is known of it, over which paths are drawn."""
 
     def __init__(self, alternative: str, height: int, surface: Surface):
-        self.figure = page.plot(alternative, tools="pan,wheel_zoom,tap,reset,save", height=height,
-                                x_range=Range1d(0, 1), y_range=Range1d(0, 1))  # fmt: skip
+        self.figure = page.plot(
+            alternative,
+            tools="pan,wheel_zoom,tap,reset,save",
+            height=height,
+            x_range=Range1d(0, 1),
+            y_range=Range1d(0, 1),
+        )
         self.figure.toolbar.active_tap = None
         self.known = page.source("known", "x", "y", "marker", "text", "align")
-        self.figure.scatter("x", "y", marker="marker", source=self.known, size=13, line_color=page.INK,
-                            fill_color="white", line_width=1.5)  # fmt: skip
-        self.figure.text("x", "y", "text", source=self.known, text_align="align", y_offset=-9, text_font_size="11px",
-                         text_color=page.INK)  # fmt: skip
+        self.figure.scatter(
+            "x",
+            "y",
+            marker="marker",
+            source=self.known,
+            size=13,
+            line_color=page.INK,
+            fill_color="white",
+            line_width=1.5,
+        )
+        self.figure.text(
+            "x",
+            "y",
+            "text",
+            source=self.known,
+            text_align="align",
+            y_offset=-9,
+            text_font_size="11px",
+            text_color=page.INK,
+        )
         self.lines: list[Renderer] = []
         self.frame(surface)
 
@@ -56,7 +77,7 @@ class Drawing:
             "marker": [_MARKERS[point.kind] for point in surface.stationary],
             "text": [f"{point.kind}, F = {said(point.value)}" for point in surface.stationary],
             "align": ["left" if point.x[0] < np.mean(surface.window[0]) else "right" for point in surface.stationary],
-        }  # fmt: skip
+        }
 
 
 def draw_path(plotted: figure, path: ColumnDataSource, ends: ColumnDataSource, number: int = 0) -> None:
@@ -73,8 +94,12 @@ def show_path(path: ColumnDataSource, ends: ColumnDataSource, points: np.ndarray
     away = ~(np.abs(points - middle) <= _FAR * size).all(axis=1)
     shown = points[: max(1, int(away.argmax()))] if away.any() else points
     path.data = {"x": shown[:, 0], "y": shown[:, 1]}
-    ends.data = {"x": shown[[0, -1], 0], "y": shown[[0, -1], 1], "marker": ["square", "circle"],
-                 "fill": ["white", page.COLORS[number]]}  # fmt: skip
+    ends.data = {
+        "x": shown[[0, -1], 0],
+        "y": shown[[0, -1], 1],
+        "marker": ["square", "circle"],
+        "fill": ["white", page.COLORS[number]],
+    }
     return bool(away.any())
 
 

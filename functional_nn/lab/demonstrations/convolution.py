@@ -85,9 +85,12 @@ class Maps(NamedTuple):
 
     def words(self, letter: str) -> list[str]:
         """Of every pixel, what it is of."""
-        return [f"{own(letter, name)}, channel {c + 1}, row {i + 1}, column {j + 1}"
-                for name, (height, width, channels) in zip(self.names, self.shapes, strict=True)
-                for c in range(channels) for i, j in np.ndindex(height, width)]  # fmt: skip
+        return [
+            f"{own(letter, name)}, channel {c + 1}, row {i + 1}, column {j + 1}"
+            for name, (height, width, channels) in zip(self.names, self.shapes, strict=True)
+            for c in range(channels)
+            for i, j in np.ndindex(height, width)
+        ]
 
     def pixel(self, x: float, y: float) -> tuple[int, int, int, int] | None:
         """Of a point: the row, channel, and the pixel's row and column; None between the maps."""
@@ -127,8 +130,13 @@ def kernels(found: Found, channel: int, position: int) -> dict[str, np.ndarray]:
     return dict(zip(_KERNELS, (window, share, total, *own), strict=True))
 
 
-_TITLES = {"window": "xₚ: the window", "share": "sₚ xₚ: its share", "sum": "sum of the shares",
-           "by-hand": "∂F/∂W by hand", "automatic": "∂F/∂W by jax.grad"}  # fmt: skip
+_TITLES = {
+    "window": "xₚ: the window",
+    "share": "sₚ xₚ: its share",
+    "sum": "sum of the shares",
+    "by-hand": "∂F/∂W by hand",
+    "automatic": "∂F/∂W by jax.grad",
+}
 _FORWARD = mathml(r"n_p = \sum_i W_i \, x_{p+i} + b, \quad a_p = \text{relu}(n_p):")
 _SHOWN = Markup(
     '<p class="soft">{} The darkest of a row is its largest; ▼ the target. Click a map of layer 1 to choose its '
@@ -157,8 +165,9 @@ class _Page:
         classes = [str(digit) for digit in range(CLASSES)]
         self.ink = page.slider("ink (0 erases)", 0, 1, 1, 1 / 16, "ink", format="0.00")
         clear = Button(label="clear", name="clear", **wide)
-        self.digit = Select(title="held-out digit", options=[*classes, _BY_HAND], value=classes[_START[0]],
-                            name="digit", **wide)  # fmt: skip
+        self.digit = Select(
+            title="held-out digit", options=[*classes, _BY_HAND], value=classes[_START[0]], name="digit", **wide
+        )
         self.number = page.slider("which of its pictures", 1, HELD_OUT, _START[1] + 1, 1, "number")
         self.target = Select(title="target", options=classes, value=self.digit.value, name="target", **wide)
         self.rate = Box("learning rate", "rate", typed.number, self.question.rate)
@@ -166,27 +175,37 @@ class _Page:
         step = Button(label="train one step", button_type="primary", name="train", **wide)
         again = Button(label="as trained", name="again", **wide)
         channels = next(layer.size for layer in network().layers if layer.name == CONVOLVED)
-        self.channel = Select(title="kernel of channel", options=[str(i + 1) for i in range(channels)], value="1",
-                              name="channel", width=130)  # fmt: skip
+        self.channel = Select(
+            title="kernel of channel",
+            options=[str(i + 1) for i in range(channels)],
+            value="1",
+            name="channel",
+            width=130,
+        )
         self.position = page.slider("position p", 0, SIDE * SIDE - 1, _POSITION, 1, "position")
 
         self.ground = page.source("picture", "x", "y", "ink")
-        self.signals = {name: page.source(name, "x", "y", "w", "h", "value", "shade", "words")
-                        for name in ("forward", "back")}  # fmt: skip
-        self.marks = {name: page.source(f"{name}-marks", "left", "right", "bottom", "top")
-                      for name in ("drawing", "forward", "back")}  # fmt: skip
+        self.signals = {
+            name: page.source(name, "x", "y", "w", "h", "value", "shade", "words") for name in ("forward", "back")
+        }
+        self.marks = {
+            name: page.source(f"{name}-marks", "left", "right", "bottom", "top")
+            for name in ("drawing", "forward", "back")
+        }
         self.labels = {name: page.source(f"{name}-labels", "x", "y", "text") for name in ("forward", "back")}
         self.outputs = page.source("outputs", "x", "a", "s", "a_color", "s_color")
         self.wanted = page.source("wanted", "x", "y")
-        self.kernels = {name: page.source(f"kernel-{name}", "x", "y", "value", "shade", "text", "ink")
-                        for name in _KERNELS}  # fmt: skip
+        self.kernels = {
+            name: page.source(f"kernel-{name}", "x", "y", "value", "shade", "text", "ink") for name in _KERNELS
+        }
         self.laid = {"forward": forward_maps(), "back": back_maps()}
         self.drawing = self.canvas()
         self.plotted = {
             "forward": self.maps("forward", "The digit and the activations of three layers, as maps", _BLUES, 0),
-            "back": self.maps("back", "The derivatives by the pixels and the net inputs of three layers", _DIVERGING,
-                              -1),
-        }  # fmt: skip
+            "back": self.maps(
+                "back", "The derivatives by the pixels and the net inputs of three layers", _DIVERGING, -1
+            ),
+        }
         self.explained, self.key = page.words(name="explained"), page.words(name="key")
         self.compared = page.words(name="compared", min_width=235)
 
@@ -207,16 +226,28 @@ class _Page:
         again.on_click(self.reset)
         for control in self.channel, self.position:
             control.on_change("value", lambda attribute, old, new: self.moved())
-        controls = column(self.drawing, row(self.ink, clear, **wide), row(self.digit, self.target, **wide), self.number,
-                          self.rate.model, row(step, again, **wide), **wide)  # fmt: skip
+        controls = column(
+            self.drawing,
+            row(self.ink, clear, **wide),
+            row(self.digit, self.target, **wide),
+            self.number,
+            self.rate.model,
+            row(step, again, **wide),
+            **wide,
+        )
         pictures = row(*map(self.kernel, _KERNELS), self.compared, stylesheets=[page.wraps()], **wide)
         page.lay_out(
-            document, TITLE, ABOUT, status=self.status.model, controls=controls,
+            document,
+            TITLE,
+            ABOUT,
+            status=self.status.model,
+            controls=controls,
             main=column(self.plotted["forward"], self.bars("a", 0), self.key, **wide),
             side=column(self.plotted["back"], self.bars("s", -1), page.words(_SENT_BACK), **wide),
-            below=column(page.words(_TOGETHER), row(self.channel, self.position, **wide), self.explained, pictures,
-                         **wide),
-        )  # fmt: skip
+            below=column(
+                page.words(_TOGETHER), row(self.channel, self.position, **wide), self.explained, pictures, **wide
+            ),
+        )
         self.live.ask(self.question)
 
     # The figures -----------------------------------------------------------------------------------------------------
@@ -238,38 +269,78 @@ class _Page:
         )
         plotted.axis.visible = plotted.grid.visible = False
         plotted.outline_line_color = page.INK
-        plotted.rect("x", "y", 1, 1, source=self.ground, line_color="#e4e7ed",
-                     fill_color=linear_cmap("ink", _GREYS, 0, 1))  # fmt: skip
+        plotted.rect(
+            "x", "y", 1, 1, source=self.ground, line_color="#e4e7ed", fill_color=linear_cmap("ink", _GREYS, 0, 1)
+        )
         self.outlined(plotted, "drawing")
         return plotted
 
     def maps(self, name: str, alternative: str, palette: Sequence[str], low: float):
         """One of `signals`, each row under a line that says what it is."""
         source, (width, height) = self.signals[name], self.laid[name].size
-        plotted = page.plot(alternative, tools="", toolbar_location=None, x_range=Range1d(-0.04, width),
-                            y_range=Range1d(-height, 0), width=500, height=round(500 * height / width),
-                            sizing_mode="scale_width", frame_align=False, min_border=0,
-                            name=f"{name}-maps")  # fmt: skip
+        plotted = page.plot(
+            alternative,
+            tools="",
+            toolbar_location=None,
+            x_range=Range1d(-0.04, width),
+            y_range=Range1d(-height, 0),
+            width=500,
+            height=round(500 * height / width),
+            sizing_mode="scale_width",
+            frame_align=False,
+            min_border=0,
+            name=f"{name}-maps",
+        )
         plotted.axis.visible = plotted.grid.visible = False
-        drawn = plotted.rect("x", "y", "w", "h", source=source, line_color="#e4e7ed", line_width=0.5,
-                             fill_color=linear_cmap("shade", palette, low, 1))  # fmt: skip
+        drawn = plotted.rect(
+            "x",
+            "y",
+            "w",
+            "h",
+            source=source,
+            line_color="#e4e7ed",
+            line_width=0.5,
+            fill_color=linear_cmap("shade", palette, low, 1),
+        )
         plotted.add_tools(
             HoverTool(renderers=[drawn], tooltips="@words: @value{%.4g}", formatters={"@value": "printf"})
         )
-        plotted.text("x", "y", "text", source=self.labels[name], text_font_size="11px", text_color=page.INK,
-                     text_baseline="middle")  # fmt: skip
+        plotted.text(
+            "x",
+            "y",
+            "text",
+            source=self.labels[name],
+            text_font_size="11px",
+            text_color=page.INK,
+            text_baseline="middle",
+        )
         self.outlined(plotted, name)
         return plotted
 
     def outlined(self, plotted, name: str) -> None:
-        plotted.quad("left", "right", "bottom", "top", source=self.marks[name], fill_color=None,
-                     line_color=page.COLORS[2], line_width=2)  # fmt: skip
+        plotted.quad(
+            "left",
+            "right",
+            "bottom",
+            "top",
+            source=self.marks[name],
+            fill_color=None,
+            line_color=page.COLORS[2],
+            line_width=2,
+        )
 
     def bars(self, letter: str, low: float):
         output = network().output.name.translate(ABOVE)
-        plotted = page.plot(f"{letter} of the ten outputs", tools="", toolbar_location=None, height=120,
-                            x_range=Range1d(-0.6, CLASSES - 0.4), y_range=Range1d(low, 1.22), min_border_right=0,
-                            name=f"bars-{letter}")  # fmt: skip
+        plotted = page.plot(
+            f"{letter} of the ten outputs",
+            tools="",
+            toolbar_location=None,
+            height=120,
+            x_range=Range1d(-0.6, CLASSES - 0.4),
+            y_range=Range1d(low, 1.22),
+            min_border_right=0,
+            name=f"bars-{letter}",
+        )
         plotted.vbar("x", top=letter, width=0.8, source=self.outputs, color=f"{letter}_color")
         plotted.scatter("x", "y", source=self.wanted, marker="inverted_triangle", size=9, color=page.COLORS[2])
         plotted.xaxis.ticker = FixedTicker(ticks=list(range(CLASSES)))
@@ -279,17 +350,36 @@ class _Page:
         return plotted
 
     def kernel(self, name: str):
-        plotted = page.plot(_TITLES[name], tools="", toolbar_location=None, x_range=Range1d(0, 3),
-                            y_range=Range1d(3, 0), width=168, height=150, sizing_mode="fixed", min_border=2,
-                            title=_TITLES[name], name=f"kernel-{name}-picture")  # fmt: skip
+        plotted = page.plot(
+            _TITLES[name],
+            tools="",
+            toolbar_location=None,
+            x_range=Range1d(0, 3),
+            y_range=Range1d(3, 0),
+            width=168,
+            height=150,
+            sizing_mode="fixed",
+            min_border=2,
+            title=_TITLES[name],
+            name=f"kernel-{name}-picture",
+        )
         plotted.axis.visible = plotted.grid.visible = False
         plotted.title.text_font_size, plotted.title.text_color, plotted.title.align = "13px", page.INK, "center"
         low, palette = (0, _GREYS) if name == "window" else (-1, _DIVERGING)
         source = self.kernels[name]
-        plotted.rect("x", "y", 1, 1, source=source, line_color=page.GREY,
-                     fill_color=linear_cmap("shade", palette, low, 1))  # fmt: skip
-        plotted.text("x", "y", "text", source=source, text_font_size="11px", text_color="ink", text_align="center",
-                     text_baseline="middle")  # fmt: skip
+        plotted.rect(
+            "x", "y", 1, 1, source=source, line_color=page.GREY, fill_color=linear_cmap("shade", palette, low, 1)
+        )
+        plotted.text(
+            "x",
+            "y",
+            "text",
+            source=source,
+            text_font_size="11px",
+            text_color="ink",
+            text_align="center",
+            text_baseline="middle",
+        )
         return plotted
 
     # What the visitor does -------------------------------------------------------------------------------------------
@@ -374,9 +464,12 @@ class _Page:
         output = network().output.name
         a, s = found.activations[output], found.sensitivities[output]
         self.outputs.data = {
-            "x": np.arange(CLASSES), "a": a, "a_color": [_BLUES[-1]] * CLASSES,
-            "s": s, "s_color": np.where(s < 0, _DIVERGING[0], _DIVERGING[-1]),
-        }  # fmt: skip
+            "x": np.arange(CLASSES),
+            "a": a,
+            "a_color": [_BLUES[-1]] * CLASSES,
+            "s": s,
+            "s_color": np.where(s < 0, _DIVERGING[0], _DIVERGING[-1]),
+        }
         self.wanted.data = {"x": [question.target], "y": [1.1]}
         rows = [(name, f"{each:.1e}" if each else "0") for name, each in found.differences.items()]
         self.compared.text = str(page.tables(page.Table(("by hand − jax.grad", "at most"), rows)))
@@ -395,8 +488,11 @@ class _Page:
         self.signals[name].data = laid.pixels() | {"value": value, "shade": shade, "words": laid.words(letter)}
         corners = [laid.corner(at, 0) for at in range(len(laid.names))]
         texts = [f"{described(letter, each)}: {extent(signal)}" for each, signal in zip(laid.names, shown, strict=True)]
-        self.labels[name].data = {"x": [x for x, _ in corners], "y": [y + 0.45 * _LABEL for _, y in corners],
-                                  "text": texts}  # fmt: skip
+        self.labels[name].data = {
+            "x": [x for x, _ in corners],
+            "y": [y + 0.45 * _LABEL for _, y in corners],
+            "text": texts,
+        }
 
     def draw_kernels(self) -> None:
         channel, position = self.channel.options.index(self.channel.value), self.position.value
@@ -407,29 +503,41 @@ class _Page:
         for name, values in pictures.items():
             shade = values.ravel() / (1.0 if name == "window" else largest)
             self.kernels[name].data = {
-                "x": columns.ravel() + 0.5, "y": rows.ravel() + 0.5, "value": values.ravel(), "shade": shade,
+                "x": columns.ravel() + 0.5,
+                "y": rows.ravel() + 0.5,
+                "value": values.ravel(),
+                "shade": shade,
                 "text": [short(value) for value in values.ravel()],
                 "ink": np.where(np.abs(shade) > _DARK[name == "window"], "#ffffff", page.INK),
-            }  # fmt: skip
+            }
         s = self.found.sensitivities[CONVOLVED][i, j, channel]
         at_rest = self.found.activations[CONVOLVED][i, j, channel] == 0
         rest = " Its relu is at rest, so that its share is zero." if at_rest else ""
         beyond = " A part of its window is beyond the edge, where there are zeros." if {i, j} & {0, SIDE - 1} else ""
-        self.explained.text = str(Markup(
-            "<p>Position {} is row {}, column {}: s<sub>p</sub> of channel {} is <b>{}</b>.{}{} "
-            "The sum is over positions 0 to {}.</p>"
-        ).format(position, i + 1, j + 1, channel + 1, said(s + 0), rest, beyond, position))  # fmt: skip
+        self.explained.text = str(
+            Markup(
+                "<p>Position {} is row {}, column {}: s<sub>p</sub> of channel {} is <b>{}</b>.{}{} "
+                "The sum is over positions 0 to {}.</p>"
+            ).format(position, i + 1, j + 1, channel + 1, said(s + 0), rest, beyond, position)
+        )
         self.mark(channel, i, j)
 
     def mark(self, channel: int, i: int, j: int) -> None:
         """The window in the picture, its position in the layer, and the channel."""
         window = max(i - 1, 0), min(i + 2, SIDE), max(j - 1, 0), min(j + 2, SIDE)
-        self.marks["drawing"].data = {"left": [window[2]], "right": [window[3]], "bottom": [window[1]],
-                                      "top": [window[0]]}  # fmt: skip
+        self.marks["drawing"].data = {
+            "left": [window[2]],
+            "right": [window[3]],
+            "bottom": [window[1]],
+            "top": [window[0]],
+        }
         for name, laid in self.laid.items():
             at = laid.names.index(CONVOLVED)
-            boxes = [laid.outline(0, 0, window), laid.outline(at, channel, (0, SIDE, 0, SIDE)),
-                     laid.outline(at, channel, (i, i + 1, j, j + 1))]  # fmt: skip
+            boxes = [
+                laid.outline(0, 0, window),
+                laid.outline(at, channel, (0, SIDE, 0, SIDE)),
+                laid.outline(at, channel, (i, i + 1, j, j + 1)),
+            ]
             edges = zip(*boxes, strict=True)
             self.marks[name].data = dict(zip(("left", "right", "bottom", "top"), map(list, edges), strict=True))
 
@@ -437,8 +545,10 @@ class _Page:
         a, target = self.found.outputs, self.question.target
         made = f" after {self.updates} step{'s' if self.updates > 1 else ''}" if self.updates else ""
         F, new = self.found.value.item(), self.found.updated_value.item()
-        text = (f"The network says {a.argmax()} ({100 * a.max():.3g} %); the target is {target} "
-                f"({100 * a[target]:.3g} %): F = {said(F)}{made}; a step makes it {said(new)}.")  # fmt: skip
+        text = (
+            f"The network says {a.argmax()} ({100 * a.max():.3g} %); the target is {target} "
+            f"({100 * a[target]:.3g} %): F = {said(F)}{made}; a step makes it {said(new)}."
+        )
         if np.isfinite(F) and np.isfinite(new) and new <= F:
             self.status.say(text)
         else:

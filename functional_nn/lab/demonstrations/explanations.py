@@ -149,9 +149,12 @@ def _sensitivities(example, question, found, network, name) -> Explained:
     return Explained(
         f"Back across the activation of layer {name}: its derivative at the net inputs.",
         mathml(equations.RECURSION["recursion"][1], display=True),
-        chunks(symbol("s", name) + " =", product(found.slopes[name], found.received[name]),
-               f"= {matrix(found.sensitivities[name])}"),
-    )  # fmt: skip
+        chunks(
+            symbol("s", name) + " =",
+            product(found.slopes[name], found.received[name]),
+            f"= {matrix(found.sensitivities[name])}",
+        ),
+    )
 
 
 def _gradient(example, question, found, network, name) -> Explained:
@@ -182,8 +185,11 @@ def _update(example, question, found, network, name) -> Explained:
             numbers += _moved(symbol("b", layer.name), old["bias"], rate, g["bias"], new["bias"])
     before, after = number(found.value.item()), number(found.updated_value.item())
     numbers = chunks(f"F = {before}", r"\text{before, and after the update}", after) + numbers
-    return Explained("All parameters move at once, against the gradient; the edges show the new weights.",
-                     equations.optimizer("gd") or Markup(""), numbers)  # fmt: skip
+    return Explained(
+        "All parameters move at once, against the gradient; the edges show the new weights.",
+        equations.optimizer("gd") or Markup(""),
+        numbers,
+    )
 
 
 def _moved(name: str, old: np.ndarray, rate: str, g: np.ndarray, new: np.ndarray) -> Markup:
@@ -207,10 +213,12 @@ def comparison(example: Example, found: Found) -> Markup:
     header = ("by hand", "jax.grad", "difference")
     gradients = [_compared(each.words, each.of(found.gradients), each.of(found.automatic)) for each in example.entries]
     sensitivities = [
-        _compared(neuron("s", layer.name, i), found.sensitivities[layer.name][i],
-                  found.automatic_sensitivities[layer.name][i])
-        for layer in example.network.layers for i in range(layer.size)
-    ]  # fmt: skip
+        _compared(
+            neuron("s", layer.name, i), found.sensitivities[layer.name][i], found.automatic_sensitivities[layer.name][i]
+        )
+        for layer in example.network.layers
+        for i in range(layer.size)
+    ]
     half = -(-len(gradients) // 2)  # side by side, so that all are seen at once
     return page.tables(
         page.Table(("dF/d", *header), gradients[:half], "The gradient"),

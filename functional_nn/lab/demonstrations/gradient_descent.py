@@ -88,15 +88,20 @@ class _Page:
         # One of its own for each surface: another end does not reach the keys that move a slider.
         self.sliders = {
             surface.name: page.slider(
-                "learning rate", 0, surface.largest_rate, surface.rate, surface.largest_rate / 300, f"rate-{number}",
-                format="0.[0000]", stylesheets=[page.sheet("controls"), InlineStyleSheet(css="")],
+                "learning rate",
+                0,
+                surface.largest_rate,
+                surface.rate,
+                surface.largest_rate / 300,
+                f"rate-{number}",
+                format="0.[0000]",
+                stylesheets=[page.sheet("controls"), InlineStyleSheet(css="")],
                 visible=surface is first,
             )
             for number, surface in enumerate(every.values())
-        }  # fmt: skip
+        }
         self.typed = Box("or any rate", "typed-rate", typed.number, first.rate)
-        self.rates = Form([self.typed], lambda values: first_order.factory("gd")(*values),
-                          self.new_rate, self.status)  # fmt: skip
+        self.rates = Form([self.typed], lambda values: first_order.factory("gd")(*values), self.new_rate, self.status)
         self.steps = page.slider("updates", 1, STEPS, 100, 1, "steps")
         self.start = Start(first.labels, first.start, self.status, self.ask)
         self.path, self.values = page.source("path", "x", "y"), page.source("values", "x", "y")
@@ -108,8 +113,16 @@ class _Page:
         contours.draw_path(self.plotted, self.path, self.ends)
         color = page.COLORS[1]
         self.plotted.segment("x0", "y0", "x1", "y1", source=self.arrows, color=color, line_width=2)
-        self.plotted.text("x", "y", "text", source=self.names, text_color=color, text_font_size="12px",
-                          text_align="align", x_offset="offset")  # fmt: skip
+        self.plotted.text(
+            "x",
+            "y",
+            "text",
+            source=self.names,
+            text_color=color,
+            text_font_size="12px",
+            text_align="align",
+            x_offset="offset",
+        )
         self.error = contours.error_plot(300)
         self.error.line("x", "y", source=self.values, color=page.COLORS[0], line_width=2)
         self.readout = page.words(name="readout")
@@ -120,8 +133,16 @@ class _Page:
         for slider in self.sliders.values():
             slider.on_change("value", lambda attribute, old, new: self.slid(new))
         self.plotted.on_event(Tap, lambda event: self.start.tapped(self.plotted, event))
-        controls = column(self.surface, self.examples, *self.sliders.values(), self.typed.model, self.steps,
-                          row(*(box.model for box in self.start.boxes), **wide), _equations(), **wide)  # fmt: skip
+        controls = column(
+            self.surface,
+            self.examples,
+            *self.sliders.values(),
+            self.typed.model,
+            self.steps,
+            row(*(box.model for box in self.start.boxes), **wide),
+            _equations(),
+            **wide,
+        )
         side = column(self.error, self.readout, **wide)
         page.lay_out(document, TITLE, ABOUT, status=self.status.model, controls=controls, main=self.plotted, side=side)
         self.ask()
@@ -194,8 +215,13 @@ class _Page:
         self.arrows.data = {"x0": center[[0, 0]], "y0": center[[1, 1]], "x1": tips[:, 0], "y1": tips[:, 1]}
         names = [f"λ = {said(value)}" for value in bend.eigenvalues]
         left = tips[:, 0] < middle[0]
-        self.names.data = {"x": tips[:, 0], "y": tips[:, 1], "text": names,
-                           "align": np.where(left, "left", "right"), "offset": np.where(left, 4, -4)}  # fmt: skip
+        self.names.data = {
+            "x": tips[:, 0],
+            "y": tips[:, 1],
+            "text": names,
+            "align": np.where(left, "left", "right"),
+            "offset": np.where(left, 4, -4),
+        }
         share = 100 * bend.stable_rate / self.slider.end
         side = f"right: {100 - share:.3f}%; border-right" if share > 50 else f"left: {share:.3f}%; border-left"
         mark = _LIMIT.format(share=share, side=side, rate=said(bend.stable_rate))

@@ -47,10 +47,14 @@ _LAYERS = ("0", "1", "2", "3", "4")
 _WIDTHS = ("4", "8", "16", "32", "64")
 # Constants, of rules that have none by default or that show more with these.
 _WRITTEN = {
-    "feedback_alignment": "feedback_alignment(0)", "direct_feedback": "direct_feedback(0)", "noisy": "noisy(1)",
-    "kolen_pollack": "kolen_pollack(0.01)", "rounded": "rounded(2)", "dropped_back": "dropped_back(0.5)",
+    "feedback_alignment": "feedback_alignment(0)",
+    "direct_feedback": "direct_feedback(0)",
+    "noisy": "noisy(1)",
+    "kolen_pollack": "kolen_pollack(0.01)",
+    "rounded": "rounded(2)",
+    "dropped_back": "dropped_back(0.5)",
     "clipped_back": "clipped_back(0.1)",
-}  # fmt: skip
+}
 _BY_LAYER = "by layer"
 _MIXED = "{layer1: noisy(1), others: exact}"
 _SIDES = ("left", "right")
@@ -94,10 +98,21 @@ class _Side:
         wide = {"sizing_mode": "stretch_width"}
         color, dash = page.COLORS[number], page.DASHES[number]
         key = Markup('<div style="border-top: 4px {} {}"></div>').format(dash, color)
-        self.choice = Select(title=f"learning rule, {_SIDES[number]}", options=[*rules.names(), _BY_LAYER],
-                             min_width=170, name=f"rule-{number}", **wide)  # fmt: skip
-        self.text = Box(f"the {_SIDES[number]} rule, with its constants", f"text-{number}", two_networks.read,
-                        first.rule, written=str, min_width=230)  # fmt: skip
+        self.choice = Select(
+            title=f"learning rule, {_SIDES[number]}",
+            options=[*rules.names(), _BY_LAYER],
+            min_width=170,
+            name=f"rule-{number}",
+            **wide,
+        )
+        self.text = Box(
+            f"the {_SIDES[number]} rule, with its constants",
+            f"text-{number}",
+            two_networks.read,
+            first.rule,
+            written=str,
+            min_width=230,
+        )
         self.rate = Box("learning rate", f"rate-{number}", typed.number, first.rate, min_width=90, max_width=110)
         self.rule = Form([self.text], lambda values: None, restart, status)
         self.rates = Form([self.rate], check_rate, lambda: None, status)
@@ -110,23 +125,40 @@ class _Side:
         self.confusion = self.confusion_plot(f"Digits that were held out, by class and by the class said, {where}")
         self.angles = page.source(f"angles-{number}", "x", *map(str, range(len(_COLORS))))
         self.ratios = page.source(f"ratios-{number}", "x", *map(str, range(len(_COLORS))))
-        self.angle = page.plot(f"Angle to the exact gradient by layer against epochs, {where}", tools="save",
-                               height=190, toolbar_location=None, x_range=Range1d(0, 1), y_range=Range1d(-6, 180),
-                               min_width=160, name=f"angle-{number}")  # fmt: skip
+        self.angle = page.plot(
+            f"Angle to the exact gradient by layer against epochs, {where}",
+            tools="save",
+            height=190,
+            toolbar_location=None,
+            x_range=Range1d(0, 1),
+            y_range=Range1d(-6, 180),
+            min_width=160,
+            name=f"angle-{number}",
+        )
         self.angle.xaxis.axis_label, self.angle.yaxis.axis_label = "epoch", "angle by layer, °"
         self.angle.yaxis.ticker = FixedTicker(ticks=[0, 45, 90, 135, 180])
         self.angle.add_layout(Span(location=90, dimension="width", line_color=page.GREY, line_width=1))
-        self.ratio = page.log_plot(f"Norm beside the exact gradient's by layer against epochs, {where}", "epoch",
-                                   "ratio of norms", tools="save", height=190, toolbar_location=None,
-                                   min_width=190, name=f"ratio-{number}")  # fmt: skip
+        self.ratio = page.log_plot(
+            f"Norm beside the exact gradient's by layer against epochs, {where}",
+            "epoch",
+            "ratio of norms",
+            tools="save",
+            height=190,
+            toolbar_location=None,
+            min_width=190,
+            name=f"ratio-{number}",
+        )
         self.ratio.yaxis.ticker = FixedTicker(ticks=[10.0**k for k in range(-16, 17)], num_minor_ticks=0)
-        self.ends = {plotted: self.draw(plotted, curves)
-                     for plotted, curves in ((self.angle, self.angles), (self.ratio, self.ratios))}  # fmt: skip
+        self.ends = {
+            plotted: self.draw(plotted, curves)
+            for plotted, curves in ((self.angle, self.angles), (self.ratio, self.ratios))
+        }
         self.legend = self.name_layers()
         self.readout = page.words(name=f"readout-{number}", min_width=205, max_width=205)
         boxes = row(self.choice, self.rate.model, stylesheets=[page.wraps()], **wide)
-        self.model = column(page.key(key), boxes, self.text.model, self.plane.figure, self.confusion, min_width=230,
-                            **wide)  # fmt: skip
+        self.model = column(
+            page.key(key), boxes, self.text.model, self.plane.figure, self.confusion, min_width=230, **wide
+        )
         aligned = row(self.angle, self.ratio, self.readout, stylesheets=[page.wraps()], **wide)
         self.alignment = column(page.key(key), aligned, min_width=230, **wide)
 
@@ -143,17 +175,40 @@ class _Side:
         """The legend of both, beside the second."""
         lines = self.ratio.renderers[: len(_COLORS)]
         items = [LegendItem(label=f"{i + 1}", renderers=[line]) for i, line in enumerate(lines)]
-        legend = Legend(items=items, padding=0, margin=4, spacing=0, glyph_width=18, label_standoff=3,
-                        label_text_font_size="11px", border_line_color=None)  # fmt: skip
+        legend = Legend(
+            items=items,
+            padding=0,
+            margin=4,
+            spacing=0,
+            glyph_width=18,
+            label_standoff=3,
+            label_text_font_size="11px",
+            border_line_color=None,
+        )
         self.ratio.add_layout(legend, "right")
         return legend
 
     def confusion_plot(self, alternative: str):
-        plotted = page.plot(alternative, tools="", toolbar_location=None, height=280, visible=False,
-                            x_range=Range1d(-0.5, CLASSES - 0.5), y_range=Range1d(CLASSES - 0.5, -0.5))  # fmt: skip
+        plotted = page.plot(
+            alternative,
+            tools="",
+            toolbar_location=None,
+            height=280,
+            visible=False,
+            x_range=Range1d(-0.5, CLASSES - 0.5),
+            y_range=Range1d(CLASSES - 0.5, -0.5),
+        )
         plotted.rect("x", "y", 1, 1, source=self.cells, fill_color="color", line_color="#e4e7ed")
-        plotted.text("x", "y", "text", source=self.cells, text_color="ink", text_font_size="11px", text_align="center",
-                     text_baseline="middle")  # fmt: skip
+        plotted.text(
+            "x",
+            "y",
+            "text",
+            source=self.cells,
+            text_color="ink",
+            text_font_size="11px",
+            text_align="center",
+            text_baseline="middle",
+        )
         plotted.grid.visible = False
         for axis in plotted.axis:
             axis.ticker = FixedTicker(ticks=list(range(CLASSES)))
@@ -203,8 +258,11 @@ class _Side:
         for plotted, curves, values in pairs:
             each = [values[:, i] if i < layers else blank for i in range(len(_COLORS))]
             curves.data = {"x": measured.epochs, **{str(i): own for i, own in enumerate(each)}}
-            self.ends[plotted].data = {"x": np.repeat(measured.epochs[-1:], layers), "y": values[-1],
-                                       "color": _COLORS[:layers]}  # fmt: skip
+            self.ends[plotted].data = {
+                "x": np.repeat(measured.epochs[-1:], layers),
+                "y": values[-1],
+                "color": _COLORS[:layers],
+            }
         for i, item in enumerate(self.legend.items):
             item.visible = i < layers
         last = max(1, int(measured.epochs[-1]))
@@ -217,9 +275,13 @@ def _cells(counts: np.ndarray) -> dict[str, list]:
     """Of each class (rows) how many were taken for each, shaded by the share of the row."""
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     y, x = np.indices(counts.shape)
-    return {"x": x.ravel(), "y": y.ravel(), "text": [str(n) if n else "" for n in counts.ravel()],
-            "color": [_BLUES[round(64 * each)] for each in shares.ravel()],
-            "ink": ["#ffffff" if each > _DARK else page.INK for each in shares.ravel()]}  # fmt: skip
+    return {
+        "x": x.ravel(),
+        "y": y.ravel(),
+        "text": [str(n) if n else "" for n in counts.ravel()],
+        "color": [_BLUES[round(64 * each)] for each in shares.ravel()],
+        "ink": ["#ffffff" if each > _DARK else page.INK for each in shares.ravel()],
+    }
 
 
 def _table(found: Training) -> Markup:
@@ -228,8 +290,10 @@ def _table(found: Training) -> Markup:
     if not np.isfinite(angles).all():
         return Markup('<p class="soft">{}</p>').format("This network has no exact gradient to point from.")
     last = len(angles)
-    rows = [(f"{i + 1}{' (output)' if i + 1 == last else ''}", f"{angle:.1f}°", said(ratio))
-            for i, (angle, ratio) in enumerate(zip(angles, ratios, strict=True))]  # fmt: skip
+    rows = [
+        (f"{i + 1}{' (output)' if i + 1 == last else ''}", f"{angle:.1f}°", said(ratio))
+        for i, (angle, ratio) in enumerate(zip(angles, ratios, strict=True))
+    ]
     return page.tables(page.Table(("layer", "angle", "ratio"), rows, short(rules.said(found.rule))))
 
 
@@ -246,28 +310,44 @@ class _Page:
         self.again = Button(label="Reset", name="again", **wide)
         self.speed = page.slider("epochs a picture", 1, EPOCHS, 5, 1, "speed")
         self.task = Select(title="task", options=list(two_networks.TASKS), value=first.task, name="task", **wide)
-        self.depth = Select(title="hidden layers", options=list(_LAYERS), value=str(len(first.hidden)), name="depth",
-                            **wide)  # fmt: skip
-        self.width = Select(title="neurons in each", options=list(_WIDTHS), value=str(first.hidden[0]), name="width",
-                            **wide)  # fmt: skip
-        self.activation = Select(title="activation", options=list(two_networks.ACTIVATIONS), value=first.activation,
-                                 name="activation", **wide)  # fmt: skip
-        self.optimizer = Select(title="optimizer", options=list(two_networks.OPTIMIZERS), value=first.optimizer,
-                                name="optimizer", **wide)  # fmt: skip
-        self.sides = [_Side(number, learner, self.restart, self.check_rate, self.status)
-                      for number, learner in enumerate(_FIRST)]  # fmt: skip
+        self.depth = Select(
+            title="hidden layers", options=list(_LAYERS), value=str(len(first.hidden)), name="depth", **wide
+        )
+        self.width = Select(
+            title="neurons in each", options=list(_WIDTHS), value=str(first.hidden[0]), name="width", **wide
+        )
+        self.activation = Select(
+            title="activation",
+            options=list(two_networks.ACTIVATIONS),
+            value=first.activation,
+            name="activation",
+            **wide,
+        )
+        self.optimizer = Select(
+            title="optimizer", options=list(two_networks.OPTIMIZERS), value=first.optimizer, name="optimizer", **wide
+        )
+        self.sides = [
+            _Side(number, learner, self.restart, self.check_rate, self.status) for number, learner in enumerate(_FIRST)
+        ]
         self.curves = [page.source(f"curves-{number}", "x", "training", "held_out", "right") for number in (0, 1)]
-        self.error = page.log_plot("Training and held-out loss of both networks against epochs", "epoch", "loss",
-                                   height=210, min_width=230)  # fmt: skip
-        self.right = page.plot("Share of held-out examples that each network has right, against epochs", height=210,
-                               x_range=Range1d(0, 1), y_range=Range1d(0, 103), min_width=230)  # fmt: skip
+        self.error = page.log_plot(
+            "Training and held-out loss of both networks against epochs", "epoch", "loss", height=210, min_width=230
+        )
+        self.right = page.plot(
+            "Share of held-out examples that each network has right, against epochs",
+            height=210,
+            x_range=Range1d(0, 1),
+            y_range=Range1d(0, 103),
+            min_width=230,
+        )
         self.right.xaxis.axis_label, self.right.yaxis.axis_label = "epoch", "held out, right, %"
         self.draw()
         # Pictures are asked for no faster than the browser draws them, so that it is never behind what it is told.
         self.picture, self.drawn = page.source("picture", "number"), True
-        self.picture.js_on_change("data", CustomJS(
-            code="requestAnimationFrame(() => setTimeout(() => { cb_obj.tags = [...cb_obj.data.number] }))"
-        ))  # fmt: skip
+        self.picture.js_on_change(
+            "data",
+            CustomJS(code="requestAnimationFrame(() => setTimeout(() => { cb_obj.tags = [...cb_obj.data.number] }))"),
+        )
         self.picture.on_change("tags", lambda attribute, old, new: self.seen())
         self.go.tags = [self.picture]  # by which it is in the document
 
@@ -277,8 +357,15 @@ class _Page:
         self.go.js_on_change("label", page.keeps_focus())
         self.step.on_click(lambda: self.ask(self.speed.value))
         self.again.on_click(self.new_weights)
-        controls = column(row(self.go, self.step, self.again, **wide), self.speed, self.task,
-                          row(self.depth, self.width, **wide), self.activation, self.optimizer, **wide)  # fmt: skip
+        controls = column(
+            row(self.go, self.step, self.again, **wide),
+            self.speed,
+            self.task,
+            row(self.depth, self.width, **wide),
+            self.activation,
+            self.optimizer,
+            **wide,
+        )
         both = row(*(side.model for side in self.sides), stylesheets=[page.wraps()], **wide)
         aligned = row(*(side.alignment for side in self.sides), stylesheets=[page.wraps()], **wide)
         curves = row(self.error, self.right, stylesheets=[page.wraps()], **wide)
@@ -301,8 +388,13 @@ class _Page:
 
     @property
     def choice(self) -> Choice:
-        return Choice(self.task.value, (int(self.width.value),) * int(self.depth.value), self.activation.value,
-                      self.optimizer.value, self.seed)  # fmt: skip
+        return Choice(
+            self.task.value,
+            (int(self.width.value),) * int(self.depth.value),
+            self.activation.value,
+            self.optimizer.value,
+            self.seed,
+        )
 
     def check_rate(self, values: list) -> None:
         classifier.check_rate(self.optimizer.value, *values)
@@ -371,8 +463,12 @@ class _Page:
             history = one.history
             own = history.training_loss, history.validation_loss
             shown, held_out = (page.curve(each, 1) for each in own)
-            curves.data = {"x": shown["x"], "training": shown["y"], "held_out": held_out["y"],
-                           "right": 100 * history.validation_accuracy}  # fmt: skip
+            curves.data = {
+                "x": shown["x"],
+                "training": shown["y"],
+                "held_out": held_out["y"],
+                "right": 100 * history.validation_accuracy,
+            }
             losses += own
             last = max(last, len(history.epoch))
         page.scale_log(self.error, 0, last, losses)

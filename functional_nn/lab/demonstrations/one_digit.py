@@ -54,8 +54,15 @@ def trained() -> Trained:
     """Trained once a process, always the same, on four fifths of scikit-learn's digits."""
     seen, held_out = datasets.split(datasets.load("digits"))
     pictures = lambda part: part.inputs.reshape(-1, SIDE, SIDE, 1)  # noqa: E731
-    found = fnn.fit(network(), "cross_entropy", fnn.optimizers.adam(0.01), pictures(seen), seen.targets,
-                    key=jax.random.key(0), epochs=EPOCHS)  # fmt: skip
+    found = fnn.fit(
+        network(),
+        "cross_entropy",
+        fnn.optimizers.adam(0.01),
+        pictures(seen),
+        seen.targets,
+        key=jax.random.key(0),
+        epochs=EPOCHS,
+    )
     # measured once, and not each epoch: to compile that takes as long as the training
     outputs = jax.jit(network().apply)(found.params, pictures(held_out))
     by_class = (pictures(held_out)[held_out.labels == digit, :, :, 0] for digit in range(CLASSES))

@@ -127,8 +127,11 @@ class Step(NamedTuple):
     @property
     def words(self) -> str:
         way = "forward" if self.forward else "backward"
-        special = {"loss": f"{way}: the loss", "start": f"{way}: the start, sensitivities of layer {self.layer}",
-                   "update": "the update"}  # fmt: skip
+        special = {
+            "loss": f"{way}: the loss",
+            "start": f"{way}: the start, sensitivities of layer {self.layer}",
+            "update": "the update",
+        }
         return special.get(self.kind, f"{way}: {self.kind} of layer {self.layer}")
 
 
@@ -212,11 +215,15 @@ def _kordecki() -> Example:
         "One bias for all neurons of a layer. The text's y is our a, its w from i to j our w in row j, column i.",
         fnn.graph(inputs={"p": 3}, layers=layers),
         fnn.losses.half_sum_square_error(reduction="sum"),
-        {"1": _parameters({"p": [[0.1, 0.3, 0.5], [0.2, 0.4, 0.6]]}, [0.5]),
-         "2": _parameters({"1": [[0.7, 0.9], [0.8, 0.1]]}, [0.5])},
-        (1.0, 4.0, 5.0), (0.1, 0.05), 0.01,
+        {
+            "1": _parameters({"p": [[0.1, 0.3, 0.5], [0.2, 0.4, 0.6]]}, [0.5]),
+            "2": _parameters({"1": [[0.7, 0.9], [0.8, 0.1]]}, [0.5]),
+        },
+        (1.0, 4.0, 5.0),
+        (0.1, 0.05),
+        0.01,
         {"p": (0, 0), "1": (1, 0), "2": (2, 0)},
-    )  # fmt: skip
+    )
 
 
 def _two_ways() -> Example:
@@ -226,11 +233,15 @@ def _two_ways() -> Example:
         "Hagan: the second summing junction also receives the input; the text's W³ is our W²ᵖ. The numbers are ours.",
         fnn.graph(inputs={"p": 2}, layers=layers),
         fnn.losses.sum_square_error(reduction="sum"),
-        {"1": _parameters({"p": [[0.5, -0.3], [-0.2, 0.8]]}, [0.1, -0.1]),
-         "2": _parameters({"p": [[0.3, -0.5], [-0.4, 0.2]], "1": [[0.6, -0.7], [0.9, 0.4]]}, [0.2, 0.1])},
-        (1.0, 0.5), (0.5, -0.5), 0.1,
+        {
+            "1": _parameters({"p": [[0.5, -0.3], [-0.2, 0.8]]}, [0.1, -0.1]),
+            "2": _parameters({"p": [[0.3, -0.5], [-0.4, 0.2]], "1": [[0.6, -0.7], [0.9, 0.4]]}, [0.2, 0.1]),
+        },
+        (1.0, 0.5),
+        (0.5, -0.5),
+        0.1,
         {"p": (0, -0.35), "1": (1, 1.15), "2": (2, -0.35)},
-    )  # fmt: skip
+    )
 
 
 def _two_readers() -> Example:
@@ -245,13 +256,17 @@ def _two_readers() -> Example:
         "Hagan: what two layers send back to the one they read is added. The figure is lost; sizes, numbers are ours.",
         fnn.graph(inputs={"p": 2}, layers=layers),
         fnn.losses.sum_square_error(reduction="sum"),
-        {"1": _parameters({"p": [[0.4, -0.6], [0.7, 0.2]]}, [0.1, -0.2]),
-         "2": _parameters({"1": [[0.8, -0.5]]}, [0.3]),
-         "3": _parameters({"1": [[-0.3, 0.9]]}, [0.1]),
-         "4": _parameters({"2": [[1.2]], "3": [[-0.7]]}, [0.2])},
-        (1.0, 2.0), (1.0,), 0.1,
+        {
+            "1": _parameters({"p": [[0.4, -0.6], [0.7, 0.2]]}, [0.1, -0.2]),
+            "2": _parameters({"1": [[0.8, -0.5]]}, [0.3]),
+            "3": _parameters({"1": [[-0.3, 0.9]]}, [0.1]),
+            "4": _parameters({"2": [[1.2]], "3": [[-0.7]]}, [0.2]),
+        },
+        (1.0, 2.0),
+        (1.0,),
+        0.1,
         {"p": (0, 0), "1": (1, 0), "2": (2, 0.6), "3": (2, -0.6), "4": (3, 0)},
-    )  # fmt: skip
+    )
 
 
 def _softmax() -> Example:
@@ -261,11 +276,15 @@ def _softmax() -> Example:
         "Loss and output layer together start the recursion (Hagan E3.5); the derivative of softmax is not needed.",
         fnn.graph(inputs={"p": 2}, layers=layers),
         fnn.losses.cross_entropy(reduction="sum"),
-        {"1": _parameters({"p": [[0.5, 0.4], [-0.6, 0.9]]}, [0.1, 0.0]),
-         "2": _parameters({"1": [[0.8, -0.4], [-0.5, 0.7], [0.2, 0.3]]}, [0.0, 0.1, -0.1])},
-        (1.0, -0.5), (0.0, 1.0, 0.0), 0.5,
+        {
+            "1": _parameters({"p": [[0.5, 0.4], [-0.6, 0.9]]}, [0.1, 0.0]),
+            "2": _parameters({"1": [[0.8, -0.4], [-0.5, 0.7], [0.2, 0.3]]}, [0.0, 0.1, -0.1]),
+        },
+        (1.0, -0.5),
+        (0.0, 1.0, 0.0),
+        0.5,
         {"p": (0, 0), "1": (1, 0), "2": (2, 0)},
-    )  # fmt: skip
+    )
 
 
 def _relu() -> Example:
@@ -275,11 +294,15 @@ def _relu() -> Example:
         "A neuron whose net input is negative gives 0 and passes nothing back: its weights stay as they are.",
         fnn.graph(inputs={"p": 2}, layers=layers),
         fnn.losses.half_sum_square_error(reduction="sum"),
-        {"1": _parameters({"p": [[0.5, 0.3], [-0.8, -0.4], [0.2, 0.6]]}, [0.1, 0.2, -0.3]),
-         "2": _parameters({"1": [[0.7, -0.9, 0.4]]}, [0.1])},
-        (1.0, 2.0), (0.5,), 0.1,
+        {
+            "1": _parameters({"p": [[0.5, 0.3], [-0.8, -0.4], [0.2, 0.6]]}, [0.1, 0.2, -0.3]),
+            "2": _parameters({"1": [[0.7, -0.9, 0.4]]}, [0.1]),
+        },
+        (1.0, 2.0),
+        (0.5,),
+        0.1,
         {"p": (0, 0), "1": (1, 0), "2": (2, 0)},
-    )  # fmt: skip
+    )
 
 
 def _parameters(weights: dict[str, list], bias: list[float]) -> dict:

@@ -111,8 +111,15 @@ def _trained(name: str) -> Trained:
     each = len(training) // BATCH
     epochs = -(-UPDATES[name] // each)
     rate = fnn.optimizers.schedules.cosine(RATES[name], epochs * each, RATES[name] / 50)
-    found = fnn.fit(network(name), "cross_entropy", fnn.optimizers.adam(rate), training, key=jax.random.key(0),
-                    epochs=epochs, plan=minibatch(BATCH))  # fmt: skip
+    found = fnn.fit(
+        network(name),
+        "cross_entropy",
+        fnn.optimizers.adam(rate),
+        training,
+        key=jax.random.key(0),
+        epochs=epochs,
+        plan=minibatch(BATCH),
+    )
     nats, _ = fnn.training.evaluate(network(name), "cross_entropy", found.params, fnn.windows(read[seen:], T))
     return Trained(jax.tree.map(np.asarray, found.params), float(nats / np.log(2)))
 
@@ -200,8 +207,9 @@ def _program(name: str) -> Callable[..., tuple]:
         differences = {layer: _apart(s[layer], automatic_s[layer]) for layer in s}
         inside, changes = _inside(name, params, trace)
         alone = functools.partial(jax.tree.map, lambda x: x[0])
-        return Found(character, by_hand.value, said, alone(s), inside, changes, differences,
-                     _apart(by_hand.gradients, automatic))  # fmt: skip
+        return Found(
+            character, by_hand.value, said, alone(s), inside, changes, differences, _apart(by_hand.gradients, automatic)
+        )
 
     return run
 

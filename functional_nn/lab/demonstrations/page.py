@@ -132,8 +132,9 @@ def lay_out(document: Document, title: str, about: str | Markup, **areas: Model)
         model.name = name if model.name is None else model.name
         document.add_root(model)
     document.title = f"{title} · functional_nn"
-    document.theme = Theme(json={"attrs": {"Widget": {"stylesheets": [sheet("controls")]},
-                                           "Plot": {"stylesheets": [sheet("figures")]}}})  # fmt: skip
+    document.theme = Theme(
+        json={"attrs": {"Widget": {"stylesheets": [sheet("controls")]}, "Plot": {"stylesheets": [sheet("figures")]}}}
+    )
     document.template = templates().get_template("demonstration.html")
     document.template_variables.update(
         heading=title, about=about, base=FILE, areas={area: model.name for area, model in areas.items()}

@@ -7,8 +7,18 @@ from bokeh.models import LinearColorMapper, Range1d
 from functional_nn.lab.demonstrations import classifier, page
 from functional_nn.lab.demonstrations.classifier import WINDOW
 
-_BLUES_AND_ORANGES = ("#2b6cb0", "#5a8fc4", "#8ab1d8", "#b9d3ea", "#e3eef7", "#fdf0e3", "#f9d4ac", "#f3b575", "#e8954a",
-                      "#d97a2b")  # fmt: skip
+_BLUES_AND_ORANGES = (
+    "#2b6cb0",
+    "#5a8fc4",
+    "#8ab1d8",
+    "#b9d3ea",
+    "#e3eef7",
+    "#fdf0e3",
+    "#f9d4ac",
+    "#f3b575",
+    "#e8954a",
+    "#d97a2b",
+)
 
 
 class Plane:
@@ -28,14 +38,19 @@ class Plane:
         self.figure.image("image", x=low, y=low, dw=high - low, dh=high - low, source=self.image, color_mapper=colors)
         self.figure.multi_line("xs", "ys", source=self.units, color=page.INK, line_alpha=0.45, line_width=1)
         self.figure.multi_line("xs", "ys", source=self.edge, color=page.INK, line_width=3)
-        self.figure.scatter("x", "y", source=self.points, fill_color="color", marker="marker", size=7,
-                            line_color="white")  # fmt: skip
+        self.figure.scatter(
+            "x", "y", source=self.points, fill_color="color", marker="marker", size=7, line_color="white"
+        )
         self.figure.xaxis.axis_label, self.figure.yaxis.axis_label = "p₁", "p₂"
 
     def show(self, x: np.ndarray, t: np.ndarray, outputs: np.ndarray, net_inputs: np.ndarray = ()) -> None:
         """Examples x (Q, 2) of classes t (Q,), outputs (N, N) over the grid, net inputs of hidden neurons (S, N, N)."""
-        self.points.data = {"x": x[:, 0], "y": x[:, 1], "color": np.where(t > 0.5, "#b4540a", "#0b4f8a"),
-                            "marker": np.where(t > 0.5, "triangle", "circle")}  # fmt: skip
+        self.points.data = {
+            "x": x[:, 0],
+            "y": x[:, 1],
+            "color": np.where(t > 0.5, "#b4540a", "#0b4f8a"),
+            "marker": np.where(t > 0.5, "triangle", "circle"),
+        }
         self.image.data = {"image": [outputs]}
         self.edge.data, self.units.data = lines([outputs - 0.5]), lines(net_inputs)
 

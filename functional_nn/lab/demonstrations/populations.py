@@ -112,9 +112,15 @@ class Chooser:
                 else "return String(Number(tick.toPrecision(4)))"
             )
             self.model = RangeSlider(
-                title=of.name.replace("_", " "), start=low, end=high, value=(low, high), step=(high - low) / 200,
-                format=CustomJSTickFormatter(code=text), name=name, sizing_mode="stretch_width",
-            )  # fmt: skip
+                title=of.name.replace("_", " "),
+                start=low,
+                end=high,
+                value=(low, high),
+                step=(high - low) / 200,
+                format=CustomJSTickFormatter(code=text),
+                name=name,
+                sizing_mode="stretch_width",
+            )
             self.model.on_change("value", self._moved)
             self.models = [self.model]
 
@@ -226,18 +232,40 @@ class _Page:
         self.controls = column(self.about, sizing_mode="stretch_width")
         self.best, self.note = page.words(name="best"), page.words(name="note")
         self.choosers: list[Chooser] = []
-        page.lay_out(document, TITLE, ABOUT, status=self.status.model, controls=self.controls,
-                     main=self.scatter, side=self.curves, below=self.best)  # fmt: skip
+        page.lay_out(
+            document,
+            TITLE,
+            ABOUT,
+            status=self.status.model,
+            controls=self.controls,
+            main=self.scatter,
+            side=self.curves,
+            below=self.best,
+        )
         self.live.ask(None)
 
     def drawing(self):
-        plotted = page.plot("The members by two hyperparameters, coloured by their loss", tools="", height=335,
-                            x_range=Range1d(0, 1), y_range=Range1d(0, 1), name="members")  # fmt: skip
+        plotted = page.plot(
+            "The members by two hyperparameters, coloured by their loss",
+            tools="",
+            height=335,
+            x_range=Range1d(0, 1),
+            y_range=Range1d(0, 1),
+            name="members",
+        )
         self.found, self.lost = (
-            plotted.scatter("x", "y", source=self.points, marker=marker, fill_color="color", line_color=line,
-                            alpha="alpha", line_width=1.5)
+            plotted.scatter(
+                "x",
+                "y",
+                source=self.points,
+                marker=marker,
+                fill_color="color",
+                line_color=line,
+                alpha="alpha",
+                line_width=1.5,
+            )
             for marker, line in (("circle", "#4d586a"), ("x", _LOST))
-        )  # fmt: skip
+        )
         box = BoxSelectTool(renderers=[])  # the page itself marks what the box selects
         plotted.add_tools(box, HoverTool(tooltips="@text"))
         plotted.toolbar.active_drag = box
@@ -246,8 +274,13 @@ class _Page:
         return plotted
 
     def curve_plot(self):
-        plotted = page.plot("Loss over the epochs of the selected members", y_axis_type="log", x_range=Range1d(1, 2),
-                            y_range=Range1d(0.1, 10), height=335)  # fmt: skip
+        plotted = page.plot(
+            "Loss over the epochs of the selected members",
+            y_axis_type="log",
+            x_range=Range1d(1, 2),
+            y_range=Range1d(0.1, 10),
+            height=335,
+        )
         plotted.multi_line("xs", "ys", source=self.behind, color="#c6ccd6", line_width=1, alpha=0.6)
         plotted.multi_line("xs", "ys", source=self.lines, color="color", line_width=1.3, alpha=0.75)
         plotted.line("x", "y", source=self.middle, color="#1c2330", line_width=4)
@@ -264,8 +297,13 @@ class _Page:
         loss = np.where(shown.lost, np.nan, np.clip(shown.loss, low, high))
         share = np.nan_to_num(np.log(loss / low) / np.log(high / low))
         self.colors = np.where(shown.lost, _LOST, np.array(_PALETTE)[((len(_PALETTE) - 1) * share).astype(int)])
-        key = ColorBar(color_mapper=mapper, title=next(iter(shown.curves)), height=8, padding=4,
-                       ticker=LogTicker(desired_num_ticks=4))  # fmt: skip
+        key = ColorBar(
+            color_mapper=mapper,
+            title=next(iter(shown.curves)),
+            height=8,
+            padding=4,
+            ticker=LogTicker(desired_num_ticks=4),
+        )
         self.scatter.add_layout(key, "below")
         many = len(shown) > _MANY
         for drawn_as, which in ((self.found, ~shown.lost), (self.lost, shown.lost)):
@@ -278,13 +316,23 @@ class _Page:
         others = [name for name in names if name not in wanted]
         first, second, *_ = [*wanted, *sorted(others, key=lambda name: name in ("seed", "subset")), _NONE]
         self.axes = [
-            Select(title=title, options=[*names, *([] if title == "across" else [_NONE])], value=value, name=title,
-                   sizing_mode="stretch_width")
+            Select(
+                title=title,
+                options=[*names, *([] if title == "across" else [_NONE])],
+                value=value,
+                name=title,
+                sizing_mode="stretch_width",
+            )
             for title, value in (("across", first), ("upwards", second))
-        ]  # fmt: skip
+        ]
         self.row = row(*self.axes, sizing_mode="stretch_width")
-        self.metric = Select(title="curves", options=list(shown.curves), value=next(iter(shown.curves)), name="metric",
-                             sizing_mode="stretch_width")  # fmt: skip
+        self.metric = Select(
+            title="curves",
+            options=list(shown.curves),
+            value=next(iter(shown.curves)),
+            name="metric",
+            sizing_mode="stretch_width",
+        )
         for one in self.axes:
             one.on_change("value", self.other_axis)
         self.metric.on_change("value", lambda attribute, old, new: self.lay_curves())
@@ -339,10 +387,15 @@ class _Page:
         """What a point says of its member."""
         columns = {name: values.tolist() for name, values in self.shown.columns.items()}
         return [
-            "\n".join([f"member {m}", *(f"{name} {value_text(own[m], name)}" for name, own in columns.items()),
-                       "diverged" if self.shown.lost[m] else f"loss {said(self.shown.loss[m])}"])
+            "\n".join(
+                [
+                    f"member {m}",
+                    *(f"{name} {value_text(own[m], name)}" for name, own in columns.items()),
+                    "diverged" if self.shown.lost[m] else f"loss {said(self.shown.loss[m])}",
+                ]
+            )
             for m in range(len(self.shown))
-        ]  # fmt: skip
+        ]
 
     def lay_curves(self) -> None:
         """Another loss on the axis; behind the curves of the selected a few of all members."""
@@ -394,9 +447,10 @@ class _Page:
         self.points.data["alpha"] = np.where(chosen.mask, 1.0, 0.12)
         lines = drawn(curves[np.ix_(epochs - 1, chosen.lines)])
         self.lines.data = {  # lists: of arrays each would be a message of its own
-            "xs": [epochs.tolist()] * lines.shape[1], "ys": lines.T.tolist(),
+            "xs": [epochs.tolist()] * lines.shape[1],
+            "ys": lines.T.tolist(),
             "color": self.colors[chosen.lines].tolist(),
-        }  # fmt: skip
+        }
         self.middle.data = {"x": epochs, "y": chosen.median}
         self.say(chosen)
 
@@ -405,10 +459,12 @@ class _Page:
         lost = int((shown.lost & chosen.mask).sum())
         self.best.text = str(self.tables(chosen.best))
         drawn = f"{len(chosen.lines)} of the {count} selected curves are drawn, from the best to the worst. "
-        self.note.text = str(Markup('<p class="soft">{}{}</p>').format(
-            drawn if len(chosen.lines) < count else "",
-            "Thick: the median of the selected, where what diverged is worse than all others. Faint: others.",
-        ))  # fmt: skip
+        self.note.text = str(
+            Markup('<p class="soft">{}{}</p>').format(
+                drawn if len(chosen.lines) < count else "",
+                "Thick: the median of the selected, where what diverged is worse than all others. Faint: others.",
+            )
+        )
         if not count:
             self.status.warn(f"Nothing is selected, of {len(shown)}: widen a range, or check a value.")
             return
@@ -427,10 +483,14 @@ class _Page:
             return page.tables(page.Table(("member",), [], "No member with a finite loss is selected"))
         shown, classes = self.shown, self.shown.accuracy is not None
         rows = [
-            (str(m), *(value_text(own[m].item(), name) for name, own in shown.columns.items()), said(shown.loss[m]),
-             *([f"{100 * shown.accuracy[m]:.2f} %"] if classes else []))
+            (
+                str(m),
+                *(value_text(own[m].item(), name) for name, own in shown.columns.items()),
+                said(shown.loss[m]),
+                *([f"{100 * shown.accuracy[m]:.2f} %"] if classes else []),
+            )
             for m in best
-        ]  # fmt: skip
+        ]
         header = "member", *shown.columns, next(iter(shown.curves)), *(["held-out accuracy"] if classes else [])
         title = (
             f"The {len(rows)} best of the selected, after the last epoch"

@@ -56,45 +56,61 @@ class Preset(NamedTuple):
 
     @property
     def question(self) -> Question:
-        racers = tuple((name, surfaces.constants_of(name) | {"learning_rate": rate})
-                       for name, rate in zip(_FIRST, self.rates, strict=True))  # fmt: skip
+        racers = tuple(
+            (name, surfaces.constants_of(name) | {"learning_rate": rate})
+            for name, rate in zip(_FIRST, self.rates, strict=True)
+        )
         return Question(self.surface, 400, self.start, racers)
 
 
 PRESETS = (
     Preset(
-        "A flat valley", "Two minima and a saddle", (8.0, 20.0), (10.0, 10.0, _ADAPTIVE, _ADAPTIVE),
+        "A flat valley",
+        "Two minima and a saddle",
+        (8.0, 20.0),
+        (10.0, 10.0, _ADAPTIVE, _ADAPTIVE),
         "The second hidden neuron is saturated here: the slope along b¹₂ is small, but keeps its sign. Gradient "
         "descent falls to the floor of the valley and then creeps along it, at any rate that is stable. Adam divides "
         "by the root of the smoothed squared gradient: its steps are about as long as its rate, however small the "
         "slope.",
     ),
     Preset(
-        "A narrow valley", "Weights of two layers (dl3aa)", (14.0, 1.3), (1.65, 0.5, _ADAPTIVE, _ADAPTIVE),
+        "A narrow valley",
+        "Weights of two layers (dl3aa)",
+        (14.0, 1.3),
+        (1.65, 0.5, _ADAPTIVE, _ADAPTIVE),
         "F is curved much more across the valley than along it. Gradient descent, at a rate near its limit, jumps from "
         "side to side and creeps along the valley. In Adam, gradients across it change sign and average out while "
         "their squares do not, so the steps across get small; along it the sign stays, and the steps stay long.",
         ((8.0, 15.0), (0.0, 2.0)),
     ),
     Preset(
-        "A large rate", "Quadratic, Hagan Eq. 3.15", (-1.0, -2.95), (0.2, 0.2, 0.2, 0.2),
+        "A large rate",
+        "Quadratic, Hagan Eq. 3.15",
+        (-1.0, -2.95),
+        (0.2, 0.2, 0.2, 0.2),
         "One rate for all, above gradient descent's limit. Gradient descent and momentum diverge. RMSprop goes on "
         "jumping from side to side. Adam's steps get smaller, because the gradient changes sign. Below the limit "
         "gradient descent is faster than Adam here: the eigenvalues differ little.",
     ),
     Preset(
-        "Adam in a local minimum", "Two minima and a saddle", (7.0, 5.0), (10.0, 10.0, _ADAPTIVE, _ADAPTIVE),
+        "Adam in a local minimum",
+        "Two minima and a saddle",
+        (7.0, 5.0),
+        (10.0, 10.0, _ADAPTIVE, _ADAPTIVE),
         "Adam's first steps are equally long in both weights, whatever the slopes: from here they lead to the local "
         "minimum, where the gradient is zero and Adam stays. Gradient descent follows the slope to the other minimum. "
         "Start and path decide which minimum is found, not how good a method is.",
     ),
     Preset(
-        "GD in a local minimum", "Two minima and a saddle", (-10.0, -10.0),
+        "GD in a local minimum",
+        "Two minima and a saddle",
+        (-10.0, -10.0),
         (10.0, 10.0, _ADAPTIVE, _ADAPTIVE),
         "The other way round: from here the slope leads gradient descent to the local minimum, and Adam's equally long "
         "steps lead past it. Start and path decide which minimum is found, not how good a method is.",
     ),
-)  # fmt: skip
+)
 
 
 class Answer(NamedTuple):
@@ -146,8 +162,11 @@ def _preset(question: Question) -> Preset | None:
 
 def _arrivals(question: Question, paths: Sequence[Path | None]) -> str:
     """From which update on F stays below the goal, of each racer; and who does not get there."""
-    reached = [(surfaces.reached(path, _GOAL), racer[0])
-               for racer, path in zip(question.racers, paths, strict=True) if racer and path]  # fmt: skip
+    reached = [
+        (surfaces.reached(path, _GOAL), racer[0])
+        for racer, path in zip(question.racers, paths, strict=True)
+        if racer and path
+    ]
     there = [f"with {name} from update {k}" for k, name in sorted(each for each in reached if each[0] is not None)]
     away = [name for k, name in reached if k is None]
     parts = [", ".join(there), f"not with {', '.join(away)}" if away else ""]
@@ -171,11 +190,17 @@ class _Lane:
         self.ends = page.source(f"ends-{number}", "x", "y", "marker", "fill")
         border = ("solid", "dashed", "dashed", "dotted")[number]
         key = Markup('<div style="border-top: 4px {} {}"></div>').format(border, page.COLORS[number])
-        self.choice = Select(title=f"optimizer {number + 1}", value=optimizer, name=f"optimizer-{number}",
-                             options=[_NONE, *first_order.names()], sizing_mode="stretch_width")  # fmt: skip
+        self.choice = Select(
+            title=f"optimizer {number + 1}",
+            value=optimizer,
+            name=f"optimizer-{number}",
+            options=[_NONE, *first_order.names()],
+            sizing_mode="stretch_width",
+        )
         most = max(len(surfaces.constants_of(name)) for name in first_order.names())
-        self.boxes = [Box("", f"constant-{number}-{i}", typed.number, 0.0, min_width=90, max_width=150)
-                      for i in range(most)]  # fmt: skip
+        self.boxes = [
+            Box("", f"constant-{number}-{i}", typed.number, 0.0, min_width=90, max_width=150) for i in range(most)
+        ]
         self.form = Form(self.boxes, self.check, ask, status)
         self.result = page.words(name=f"result-{number}")
         boxes = row(*(box.model for box in self.boxes), sizing_mode="stretch_width", stylesheets=[page.wraps()])
@@ -235,11 +260,17 @@ class _Page:
         self.status = Status()
         self.live = Live(document, answer, self.show, self.status)
         wide = {"sizing_mode": "stretch_width"}
-        self.preset = Select(title="preset", options=[*(each.name for each in PRESETS), _OWN], value=PRESETS[0].name,
-                             name="preset", **wide)  # fmt: skip
+        self.preset = Select(
+            title="preset",
+            options=[*(each.name for each in PRESETS), _OWN],
+            value=PRESETS[0].name,
+            name="preset",
+            **wide,
+        )
         self.lesson = page.words(name="lesson")
-        self.surface = Select(title="surface", options=list(surfaces.surfaces()), value=first.name, name="surface",
-                              **wide)  # fmt: skip
+        self.surface = Select(
+            title="surface", options=list(surfaces.surfaces()), value=first.name, name="surface", **wide
+        )
         self.steps = page.slider("updates", 1, STEPS, 400, 1, "steps")
         self.start = Start(first.labels, first.start, self.status, self.ask)
         self.lanes = [_Lane(number, name, first, self.ask, self.status) for number, name in enumerate(_FIRST)]
@@ -248,8 +279,9 @@ class _Page:
         self.error = contours.error_plot(400)
         for number, lane in enumerate(self.lanes):
             contours.draw_path(self.plotted, lane.path, lane.ends, number)
-            self.error.line("x", "y", source=lane.values, color=page.COLORS[number], line_dash=page.DASHES[number],
-                            line_width=2)  # fmt: skip
+            self.error.line(
+                "x", "y", source=lane.values, color=page.COLORS[number], line_dash=page.DASHES[number], line_width=2
+            )
         for lane in self.lanes:
             lane.choice.on_change("value", lambda attribute, old, new, lane=lane: self.other_optimizer(lane))
         self.preset.on_change("value", self.other_preset)
@@ -259,8 +291,16 @@ class _Page:
         starts = row(*(box.model for box in self.start.boxes), **wide)
         controls = column(self.preset, self.lesson, self.surface, self.steps, starts, **wide)
         lanes = row(*(lane.model for lane in self.lanes), stylesheets=[page.wraps()], **wide)
-        page.lay_out(document, TITLE, ABOUT, status=self.status.model, controls=controls, main=self.plotted,
-                     side=self.error, below=lanes)  # fmt: skip
+        page.lay_out(
+            document,
+            TITLE,
+            ABOUT,
+            status=self.status.model,
+            controls=controls,
+            main=self.plotted,
+            side=self.error,
+            below=lanes,
+        )
         self.ask()
 
     def other_preset(self, attribute, old, new) -> None:
@@ -310,8 +350,11 @@ class _Page:
         self.drawing.draw(surface)
         self.lesson.text = str(_lesson(question, bend))
         shown = [lane.show(surface, path) for lane, path in zip(self.lanes, paths, strict=True)]
-        there = [(racer[0], how, path.values[-1])
-                 for racer, how, path in zip(question.racers, shown, paths, strict=True) if racer]  # fmt: skip
+        there = [
+            (racer[0], how, path.values[-1])
+            for racer, how, path in zip(question.racers, shown, paths, strict=True)
+            if racer
+        ]
         if not there:
             self.status.say("No optimizer is chosen.")
             return

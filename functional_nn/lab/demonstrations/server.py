@@ -87,10 +87,14 @@ def start(port: int = 5006, address: str = LOOPBACK, waiting: Sequence[Demonstra
     pages = {f"/{one.path}": FunctionHandler(functools.partial(_page, one)) for one in DEMONSTRATIONS}
     server = Server(
         {path: Application(handler) for path, handler in pages.items()},
-        port=number, address=address, extra_patterns=[("/", _Index, {"waiting": waiting})], use_index=False,
+        port=number,
+        address=address,
+        extra_patterns=[("/", _Index, {"waiting": waiting})],
+        use_index=False,
         allow_websocket_origin=[f"{host}:{number}" for host in dict.fromkeys((address, LOOPBACK, "localhost"))],
-        unused_session_lifetime_milliseconds=_UNUSED, check_unused_sessions_milliseconds=_UNUSED // 5,
-    )  # fmt: skip
+        unused_session_lifetime_milliseconds=_UNUSED,
+        check_unused_sessions_milliseconds=_UNUSED // 5,
+    )
     server.start()
     return Served(server, f"http://{address}:{number}/")
 

@@ -257,8 +257,15 @@ def _linear(inputs, targets, **rest) -> Surface:
     """Hagan's linear neuron of two inputs, without a bias: both weights are searched."""
     network = fnn.multilayer((2, 1), ("linear",), bias="none")
     params = {"layer1": {"weights": {"input": np.zeros((1, 2))}}}
-    return Surface(network=network, inputs=np.array(inputs, float), targets=np.array(targets, float)[:, None],
-                   params=params, places=(0, 1), labels=("w₁,₁", "w₁,₂"), **rest)  # fmt: skip
+    return Surface(
+        network=network,
+        inputs=np.array(inputs, float),
+        targets=np.array(targets, float)[:, None],
+        params=params,
+        places=(0, 1),
+        labels=("w₁,₁", "w₁,₂"),
+        **rest,
+    )
 
 
 def _sigmoid(n: np.ndarray) -> np.ndarray:
@@ -275,8 +282,15 @@ def _logistic(first: tuple[float, float], places: tuple[str, str], **rest) -> Su
     inputs = np.linspace(-2, 2, 41)[:, None]
     order = ("b1_1", "b1_2", "w1_1", "w1_2", "b2", "w2_1", "w2_2")  # as the parameters lie in one vector
     targets = _sigmoid(_sigmoid(inputs * first + [-5.0, 5.0]).sum(axis=1, keepdims=True) - 1)
-    return Surface(network=network, inputs=inputs, targets=targets, params=params,
-                   places=tuple(order.index(name) for name in places), batch_size=8, **rest)  # fmt: skip
+    return Surface(
+        network=network,
+        inputs=inputs,
+        targets=targets,
+        params=params,
+        places=tuple(order.index(name) for name in places),
+        batch_size=8,
+        **rest,
+    )
 
 
 @functools.cache
@@ -284,29 +298,56 @@ def surfaces() -> dict[str, Surface]:
     """All surfaces by name; made when first asked for, so that 64-bit mode may be switched on before."""
     every = [
         _linear(
-            [(-1, 2), (2, -1), (0, -1), (-1, 0)], [-1, -1, 1, 1],
-            name="Quadratic, Hagan Eq. 3.15", about="A linear neuron with two weights; eigenvalues 4 and 20.",
-            start=(-1.0, -2.95), rate=0.01, largest_rate=0.3, window=((-4, 2), (-4, 2)), batch_size=2,
+            [(-1, 2), (2, -1), (0, -1), (-1, 0)],
+            [-1, -1, 1, 1],
+            name="Quadratic, Hagan Eq. 3.15",
+            about="A linear neuron with two weights; eigenvalues 4 and 20.",
+            start=(-1.0, -2.95),
+            rate=0.01,
+            largest_rate=0.3,
+            window=((-4, 2), (-4, 2)),
+            batch_size=2,
             stationary=(Point("minimum", (-1.0, -1.0), 0.0),),
         ),
         _linear(
-            [(-4, 2), (1, 2)], [-1, 1],
-            name="Quadratic, Hagan P3.3", about="A linear neuron with two weights; eigenvalues 10 and 40.",
-            start=(1.0, 1.0), rate=0.01, largest_rate=0.15, window=((-1, 2), (-1, 2)), batch_size=2,
+            [(-4, 2), (1, 2)],
+            [-1, 1],
+            name="Quadratic, Hagan P3.3",
+            about="A linear neuron with two weights; eigenvalues 10 and 40.",
+            start=(1.0, 1.0),
+            rate=0.01,
+            largest_rate=0.15,
+            window=((-1, 2), (-1, 2)),
+            batch_size=2,
             stationary=(Point("minimum", (0.4, 0.3), 0.0),),
         ),
         _logistic(
-            (10.0, 5.0), ("b1_1", "b1_2"),
-            name="Two minima and a saddle", about="The two hidden biases of a 1-2-1 logistic network.",
-            labels=("b¹₁", "b¹₂"), start=(8.0, 20.0), rate=10.0, largest_rate=300.0, window=((-12, 14), (-12, 24)),
-            stationary=(Point("minimum", (-5.0, 5.0), 0.0), Point("local minimum", (9.874, -2.572), 0.0154),
-                        Point("saddle", (1.352, 0.622), 0.3442)),
+            (10.0, 5.0),
+            ("b1_1", "b1_2"),
+            name="Two minima and a saddle",
+            about="The two hidden biases of a 1-2-1 logistic network.",
+            labels=("b¹₁", "b¹₂"),
+            start=(8.0, 20.0),
+            rate=10.0,
+            largest_rate=300.0,
+            window=((-12, 14), (-12, 24)),
+            stationary=(
+                Point("minimum", (-5.0, 5.0), 0.0),
+                Point("local minimum", (9.874, -2.572), 0.0154),
+                Point("saddle", (1.352, 0.622), 0.3442),
+            ),
         ),
         _logistic(
-            (10.0, 10.0), ("w1_1", "w2_1"),
-            name="Weights of two layers (dl3aa)", about="A weight of each layer of a 1-2-1 logistic network.",
-            labels=("w¹₁,₁", "w²₁,₁"), start=(-3.0, 9.0), rate=0.1, largest_rate=10.0, window=((-5, 15), (-5, 15)),
+            (10.0, 10.0),
+            ("w1_1", "w2_1"),
+            name="Weights of two layers (dl3aa)",
+            about="A weight of each layer of a 1-2-1 logistic network.",
+            labels=("w¹₁,₁", "w²₁,₁"),
+            start=(-3.0, 9.0),
+            rate=0.1,
+            largest_rate=10.0,
+            window=((-5, 15), (-5, 15)),
             stationary=(Point("minimum", (10.0, 1.0), 0.0), Point("saddle", (2.683, 3.293), 0.2379)),
         ),
-    ]  # fmt: skip
+    ]
     return {surface.name: surface for surface in every}

@@ -56,9 +56,13 @@ def members_of(source: str, names: list[str], table: dict[str, np.ndarray], hist
     accuracy = np.asarray(table["validation_accuracy"], np.float64)
     columns = {name: table[name] for name in names if len(np.unique(table[name])) > 1}
     return Members(
-        source, columns or {"member": np.arange(len(loss))}, loss, accuracy if np.isfinite(accuracy).any() else None,
-        diverged | ~np.isfinite(loss), curves or {HELD_OUT: np.full((1, len(loss)), np.nan)},
-    )  # fmt: skip
+        source,
+        columns or {"member": np.arange(len(loss))},
+        loss,
+        accuracy if np.isfinite(accuracy).any() else None,
+        diverged | ~np.isfinite(loss),
+        curves or {HELD_OUT: np.full((1, len(loss)), np.nan)},
+    )
 
 
 def read(folder: Path) -> Members:
@@ -127,9 +131,17 @@ def train() -> Population:
     rates = fnn.training.search.log_spaced(1e-3, 10, 9)
     settings = fnn.training.grid(learning_rate=rates, batch_size=[4, 16, 64], seed=range(4))
     return fnn.training.fit_population(
-        fnn.multilayer((13, 8, 3), ("relu", "softmax")), task.loss, "gd", settings, (task.inputs, task.targets),
-        key=jax.random.key(0), epochs=20, chunk=20, validation=task.test, correct=fnn.losses.largest,
-    )  # fmt: skip
+        fnn.multilayer((13, 8, 3), ("relu", "softmax")),
+        task.loss,
+        "gd",
+        settings,
+        (task.inputs, task.targets),
+        key=jax.random.key(0),
+        epochs=20,
+        chunk=20,
+        validation=task.test,
+        correct=fnn.losses.largest,
+    )
 
 
 _training = threading.Lock()  # so that two first visitors do not both train it

@@ -187,10 +187,13 @@ def _key(choice: Choice) -> Choice:
 def _settings(choice: Choice, rule: rules.Given, rate) -> Settings:
     size, digits = _BATCH.get(choice.task, 20), choice.task == DIGITS
     settings = loop.settle(
-        network(choice), "cross_entropy" if digits else "binary_cross_entropy",
-        first_order.factory(choice.optimizer)(rate), plan=training.minibatch(size), rule=rule,
+        network(choice),
+        "cross_entropy" if digits else "binary_cross_entropy",
+        first_order.factory(choice.optimizer)(rate),
+        plan=training.minibatch(size),
+        rule=rule,
         correct=None if digits else classifier.right,
-    )  # fmt: skip
+    )
     return loop.suited(settings, len(data(choice.task)[0].targets), False, EPOCHS)
 
 
@@ -222,8 +225,9 @@ def _measures(choice: Choice, rule: rules.Rule | rules.ByLayer) -> Callable:
             nothing = jnp.full(len(own.layers), jnp.nan)
             return nothing, nothing
         # all examples at once, so that a random rule draws for them as it does for one batch
-        found = fnn.quantities.compute(own, loss, params, examples.inputs, examples.targets, ("alignment",), block=None,
-                                       rule=rule, rule_key=key)["alignment"]  # fmt: skip
+        found = fnn.quantities.compute(
+            own, loss, params, examples.inputs, examples.targets, ("alignment",), block=None, rule=rule, rule_key=key
+        )["alignment"]
         layers = [found[layer.name] for layer in own.layers]
         return jnp.stack([each.gradient_cosine for each in layers]), jnp.stack([each.gradient_ratio for each in layers])
 

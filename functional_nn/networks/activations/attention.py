@@ -125,9 +125,13 @@ def _attention(heads: int, causal: bool, rotary: bool) -> Activation:
 
     return Activation(
         f"attention({heads}, {causal}, {rotary})",
-        forward, pullback, pushforward, second_order,
-        pieces=3, by_length=True,
-    )  # fmt: skip
+        forward,
+        pullback,
+        pushforward,
+        second_order,
+        pieces=3,
+        by_length=True,
+    )
 
 
 def _check(heads: int, rotary: bool, n: tuple[int, ...]) -> None:

@@ -161,9 +161,17 @@ def _normalization(
         return gain | ({"shift": jnp.zeros(size, dtype)} if over.centred else {})
 
     return Activation(
-        name, forward, pullback, pushforward, second_order,
-        slopes=slopes, parameters=parameters, initializer="he_normal", statistics=statistics, running=running,
-    )  # fmt: skip
+        name,
+        forward,
+        pullback,
+        pushforward,
+        second_order,
+        slopes=slopes,
+        parameters=parameters,
+        initializer="he_normal",
+        statistics=statistics,
+        running=running,
+    )
 
 
 def _of_channels(x: Array, like: Array) -> Array:
@@ -292,6 +300,13 @@ def _by_statistics(name: str, epsilon: float) -> Activation:
         return {"gain": jnp.ones(size, dtype), "shift": jnp.zeros(size, dtype)}
 
     return Activation(
-        name, forward, pullback, pushforward, second_order,
-        parameters=parameters, initializer="he_normal", alone=True, statistics=_no_statistics,
-    )  # fmt: skip
+        name,
+        forward,
+        pullback,
+        pushforward,
+        second_order,
+        parameters=parameters,
+        initializer="he_normal",
+        alone=True,
+        statistics=_no_statistics,
+    )

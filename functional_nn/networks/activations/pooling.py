@@ -48,9 +48,12 @@ def max_pool(window=None, stride=None, padding="valid") -> Activation:
 @functools.cache
 def _of_windows(window: Window) -> Activation:
     name = with_constants(
-        "max_pool", window.size, {"stride": window.size, "padding": "valid"},
-        stride=window.stride, padding=window.padding,
-    )  # fmt: skip
+        "max_pool",
+        window.size,
+        {"stride": window.size, "padding": "valid"},
+        stride=window.stride,
+        padding=window.padding,
+    )
 
     def met(n: Array) -> Array:
         # of every window its elements, (K, Q, *P', C)

@@ -174,10 +174,18 @@ def _recurrence(
 
     return Activation(
         f"{name}({', '.join(map(str, constants))})",
-        forward, pullback, pushforward, by_forward_derivative(forward, pullback),
-        kink_distance=kinks, parameters=parameters, drawn=drawn, pieces=cell.gates, by_length=True, through_time=True,
+        forward,
+        pullback,
+        pushforward,
+        by_forward_derivative(forward, pullback),
+        kink_distance=kinks,
+        parameters=parameters,
+        drawn=drawn,
+        pieces=cell.gates,
+        by_length=True,
+        through_time=True,
         cuts=truncate is not None,
-    )  # fmt: skip
+    )
 
 
 def _by_time(x: Array) -> Array:

@@ -117,9 +117,14 @@ def hessian_free(
         return moved._replace(here=moved.here._replace(counts=added(found.counts, asked)))
 
     constants = {
-        "damping": damping, "iterations": iterations, "tolerance": tolerance, "warm": warm,
-        "preconditioner": preconditioner, "curvature": curvature, "minibatches": minibatches,
-    }  # fmt: skip
+        "damping": damping,
+        "iterations": iterations,
+        "tolerance": tolerance,
+        "warm": warm,
+        "preconditioner": preconditioner,
+        "curvature": curvature,
+        "minibatches": minibatches,
+    }
     return SecondOrder("hessian_free", look, move, constants, (f"{curvature}_product",), full_batch=not minibatches)
 
 

@@ -346,10 +346,18 @@ def _method(name: str, made_of: dict[str, Any], bayesian: bool) -> SecondOrder:
         return count**2 if among_samples(size, count) else size * max(size, count or 0)
 
     return SecondOrder(
-        name, look, move, made_of, ("residuals", "jacobian"), full_batch=not made_of["minibatches"],
-        elements=elements, budget=made_of["budget"], stationary=stationary,
-        verdict=_verdict if bayesian else no_verdict, bounded=rule in ("auto", "trust_region"),
-    )  # fmt: skip
+        name,
+        look,
+        move,
+        made_of,
+        ("residuals", "jacobian"),
+        full_batch=not made_of["minibatches"],
+        elements=elements,
+        budget=made_of["budget"],
+        stationary=stationary,
+        verdict=_verdict if bayesian else no_verdict,
+        bounded=rule in ("auto", "trust_region"),
+    )
 
 
 def _square(scale: Array, flat) -> Array:

@@ -169,9 +169,17 @@ class SecondOrder(Described):
         sound = jnp.isfinite(here.value) & jnp.all(jnp.isfinite(here.gradient))
         nothing = jnp.zeros_like(here.value)
         return State(
-            params, zero, here.value, here.gradient, nothing, nothing,
-            jnp.where(sound, RUNNING, DIVERGED).astype(jnp.int32), here.counts, zero, here.memory,
-        )  # fmt: skip
+            params,
+            zero,
+            here.value,
+            here.gradient,
+            nothing,
+            nothing,
+            jnp.where(sound, RUNNING, DIVERGED).astype(jnp.int32),
+            here.counts,
+            zero,
+            here.memory,
+        )
 
     @precision.full
     def update(self, state: State, problem: Problem, renewed: bool = False) -> State:
@@ -188,11 +196,17 @@ class SecondOrder(Described):
         length = norm(made.tried) / jnp.maximum(norm(x), jnp.finfo(x.dtype).tiny)
         failed = jnp.where(jnp.asarray(made.failed), SEARCH_FAILED, RUNNING)
         return State(
-            flat.unflatten(after.x), state.step + 1, after.value, after.gradient, length,
+            flat.unflatten(after.x),
+            state.step + 1,
+            after.value,
+            after.gradient,
+            length,
             jnp.asarray(made.expected, after.value.dtype),
             jnp.where(sound, failed, DIVERGED).astype(jnp.int32),
-            added(state.counts, after.counts), state.damped + jnp.asarray(made.damped, jnp.int32), after.memory,
-        )  # fmt: skip
+            added(state.counts, after.counts),
+            state.damped + jnp.asarray(made.damped, jnp.int32),
+            after.memory,
+        )
 
     @precision.full
     def renew(self, state: State, problem: Problem) -> State:
@@ -365,9 +379,14 @@ def search(line_search: LineSearch, flat: Flat, here: Here, direction: Array, fi
     found = line_search.search(line, jnp.asarray(first, here.value.dtype) * size)
     at, missed = found.point, ~found.found
     return Searched(
-        here.x + at.step * d, at.value, at.gradient, at.step / size, missed,
-        missed & jnp.all(direction == -here.gradient), counts(found.values, found.gradients),
-    )  # fmt: skip
+        here.x + at.step * d,
+        at.value,
+        at.gradient,
+        at.step / size,
+        missed,
+        missed & jnp.all(direction == -here.gradient),
+        counts(found.values, found.gradients),
+    )
 
 
 def first_step(here: Here, direction: Array, before: Array) -> Array:

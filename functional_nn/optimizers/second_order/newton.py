@@ -81,9 +81,12 @@ def newton(
         return moved._replace(here=moved.here._replace(counts=added(found.counts, counts(matrices=1))), failed=failed)
 
     constants = {
-        "damping": damping, "saddle_free": saddle_free, "line_search": line_search, "globalization": "line_search",
+        "damping": damping,
+        "saddle_free": saddle_free,
+        "line_search": line_search,
+        "globalization": "line_search",
         "budget": budget,
-    }  # fmt: skip
+    }
     return SecondOrder("newton", look, move, constants, elements=lambda size, count: size**2, budget=budget)
 
 

@@ -243,9 +243,16 @@ def _of_residuals(function: Callable) -> Functions:
         return r, J @ J.T, lambda y: Layout(params).unflatten(J.T @ y)
 
     return Functions(
-        value, value_and_gradient, hessian_product, gauss_newton_product, _hessian(hessian_product),
-        residuals, jacobian, kernel, measured=True,
-    )  # fmt: skip
+        value,
+        value_and_gradient,
+        hessian_product,
+        gauss_newton_product,
+        _hessian(hessian_product),
+        residuals,
+        jacobian,
+        kernel,
+        measured=True,
+    )
 
 
 def _hessian(product: Function) -> Function:

@@ -146,12 +146,15 @@ def test_it_learns_to_tell_two_rings_apart():
 @pytest.mark.parametrize(
     ("network", "rule", "message"),
     [
-        (fnn.multilayer((3, 4, 2), ("tanh", "softmax")), "forward_forward",
-         r"rule: forward_forward needs an input 'label' of the classes, \(2,\) as the outputs, got {'input': \(3,\)}"),
+        (
+            fnn.multilayer((3, 4, 2), ("tanh", "softmax")),
+            "forward_forward",
+            r"rule: forward_forward needs an input 'label' of the classes, \(2,\) as the outputs, got {'input': \(3,\)}",
+        ),
         (network_of(3), "forward_forward(1, class)", "forward_forward needs an input 'class' of the classes"),
         (network_of(3), "forward_forward(0)", "forward_forward: threshold must be a finite number > 0, got 0"),
     ],
-)  # fmt: skip
+)
 def test_what_it_cannot_learn_is_refused(network, rule, message):
     with pytest.raises(ValueError, match=message) as refusal:
         fnn.value_and_grad(network, LOSS, rule=rule)

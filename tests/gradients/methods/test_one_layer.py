@@ -98,9 +98,19 @@ def test_novikoffs_bound_holds_in_any_order_and_at_any_rate():
     network = fnn.multilayer((3, 1), ("hardlim",), initializer="zeros")
     rates = np.repeat([0.01, 1.0, 7.3], 4)
     population = fit_population(
-        network, "sum_square_error", "gd", {"learning_rate": rates, "seed": np.arange(12)}, (p, t), key=KEY,
-        epochs=300, plan=stochastic(), shuffle="independent", gradient="perceptron", stop=ENDS, chunk=300,
-    )  # fmt: skip
+        network,
+        "sum_square_error",
+        "gd",
+        {"learning_rate": rates, "seed": np.arange(12)},
+        (p, t),
+        key=KEY,
+        epochs=300,
+        plan=stochastic(),
+        shuffle="independent",
+        gradient="perceptron",
+        stop=ENDS,
+        chunk=300,
+    )
     mistakes = np.nansum(population.history.training_loss, axis=0)
     assert known.separable and set(population.status) == {"loss_below"}
     assert 0 < mistakes.min() and mistakes.max() <= known.bound < np.inf
@@ -140,8 +150,16 @@ def test_a_second_order_method_does_not_take_it():
     with pytest.raises(
         ValueError, match="gradient: newton asks for exact derivatives, which the perceptron rule does not give"
     ):
-        fit(network, "sum_square_error", "newton", *gate("AND", 0.0), key=KEY, epochs=1, gradient="perceptron",
-            plan=training.batch())  # fmt: skip
+        fit(
+            network,
+            "sum_square_error",
+            "newton",
+            *gate("AND", 0.0),
+            key=KEY,
+            epochs=1,
+            gradient="perceptron",
+            plan=training.batch(),
+        )
 
 
 @pytest.mark.parametrize(
@@ -161,9 +179,19 @@ def test_in_any_order_xor_ends_as_a_cycle_and_not_as_at_rest():
     """An epoch that undoes all that it did leaves the parameters as they were before it."""
     network = fnn.multilayer((2, 1), ("hardlim",), initializer="zeros")
     found = fit_population(
-        network, "sum_square_error", "gd(1)", {"seed": range(32)}, gate("XOR", 0.0), key=KEY, epochs=200,
-        plan=stochastic(), shuffle="independent", gradient="perceptron", stop=(*ENDS, training.unchanged()), chunk=200,
-    )  # fmt: skip
+        network,
+        "sum_square_error",
+        "gd(1)",
+        {"seed": range(32)},
+        gate("XOR", 0.0),
+        key=KEY,
+        epochs=200,
+        plan=stochastic(),
+        shuffle="independent",
+        gradient="perceptron",
+        stop=(*ENDS, training.unchanged()),
+        chunk=200,
+    )
     assert set(found.status) == {"cycle"}
 
 
@@ -184,9 +212,17 @@ def test_delta_is_the_lms_loop_of_widrow_and_hoff(activation):
     t = signs if activation == "hardlims" else real
     network = fnn.multilayer((3, 2), (activation,))
     result = fit(
-        network, "sum_square_error", "gd(0.05)", p, t, key=KEY, epochs=3, plan=stochastic(shuffle="never"),
-        params=params, rule="delta",
-    )  # fmt: skip
+        network,
+        "sum_square_error",
+        "gd(0.05)",
+        p,
+        t,
+        key=KEY,
+        epochs=3,
+        plan=stochastic(shuffle="never"),
+        params=params,
+        rule="delta",
+    )
     weights, bias = params["layer1"]["weights"]["input"], params["layer1"]["bias"]
     losses = []
     for _ in range(3):

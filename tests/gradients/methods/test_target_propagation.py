@@ -35,9 +35,11 @@ def test_inverses_are_of_the_layers_between_the_first_and_the_output():
     params, _, _ = begun()
     found = {layer: {name: x.shape for name, x in own.get("feedback", {}).items()} for layer, own in params.items()}
     assert found == {
-        "layer1": {}, "layer2": {"inverse": (5, 4), "inverse_bias": (5,)},
-        "layer3": {"inverse": (4, 4), "inverse_bias": (4,)}, "layer4": {},
-    }  # fmt: skip
+        "layer1": {},
+        "layer2": {"inverse": (5, 4), "inverse_bias": (5,)},
+        "layer3": {"inverse": (4, 4), "inverse_bias": (4,)},
+        "layer4": {},
+    }
 
 
 @pytest.mark.parametrize("rate", [0.1, 2.0])
@@ -102,8 +104,9 @@ def test_with_exact_inverses_a_linear_network_hands_down_what_gauss_and_newton_w
     params = rules.begin("target_propagation", network, params, KEY)
     w = np.asarray(params["layer2"]["weights"]["layer1"])
     params["layer2"]["feedback"] = {
-        "inverse": np.linalg.inv(w), "inverse_bias": -np.linalg.solve(w, params["layer2"]["bias"])
-    }  # fmt: skip
+        "inverse": np.linalg.inv(w),
+        "inverse_bias": -np.linalg.solve(w, params["layer2"]["bias"]),
+    }
     found = fnn.backpropagate(network, loss, params, inputs, targets, None, KEY, rule="target_propagation(0.1, 0)")
     s2 = found.sensitivities["layer2"]
     close(found.sensitivities["layer1"], np.linalg.solve(w, np.asarray(s2).T).T, 1e-11)
@@ -125,8 +128,10 @@ def test_noise_is_drawn_anew_for_every_update_and_every_layer():
     ("network", "message"),
     [
         (
-            fnn.graph(inputs={"p": 3}, layers=[
-                fnn.Layer("one", 4, "tanh", ("p",)), fnn.Layer("two", 2, "softmax", ("one", "p"))]),
+            fnn.graph(
+                inputs={"p": 3},
+                layers=[fnn.Layer("one", 4, "tanh", ("p",)), fnn.Layer("two", 2, "softmax", ("one", "p"))],
+            ),
             "target_propagation inverts layer after layer.* 'two' reads 'one' by dense, 'p' by dense",
         ),
         (fnn.multilayer((3, 4, 2), ("maxout", "softmax")), "neuron by neuron; layer 'layer1' has activation 'maxout"),
@@ -134,12 +139,14 @@ def test_noise_is_drawn_anew_for_every_update_and_every_layer():
         (fnn.multilayer((3, 4, 2), ("softmax", "softmax")), "neuron by neuron; layer 'layer1' has activation 'softmax"),
         (fnn.multilayer((3, 4, 2), ("tanh", "softmax"), dropout=0.5), "neuron by neuron; layer 'layer1' has dropout"),
         (
-            fnn.graph(inputs={"p": (4, 2)}, layers=[
-                fnn.Layer("one", 3, "tanh", ("p",)), fnn.Layer("two", 2, "softmax", (("one", "full"),))]),
+            fnn.graph(
+                inputs={"p": (4, 2)},
+                layers=[fnn.Layer("one", 3, "tanh", ("p",)), fnn.Layer("two", 2, "softmax", (("one", "full"),))],
+            ),
             r"target_propagation inverts layers of vectors; layer 'one' has shape \(4, 3\)",
         ),
     ],
-)  # fmt: skip
+)
 def test_what_is_no_chain_of_single_neurons_is_refused(network, message):
     with pytest.raises(ValueError, match=message) as refusal:
         fnn.value_and_grad(network, LOSS, rule="target_propagation")
@@ -153,7 +160,9 @@ def test_what_it_needs_is_asked_for():
         step(params, inputs, targets)
     with pytest.raises(ValueError, match=r"target_propagation.* learns layer2/feedback, expected shapes .*inverse"):
         step(rules.without_feedback(params), inputs, targets, None, KEY)
-    for rule, message in (("target_propagation(0)", "rate must be a finite number > 0, got 0"),
-                          ("target_propagation(1, -1)", "noise must be a finite number >= 0, got -1")):  # fmt: skip
+    for rule, message in (
+        ("target_propagation(0)", "rate must be a finite number > 0, got 0"),
+        ("target_propagation(1, -1)", "noise must be a finite number >= 0, got -1"),
+    ):
         with pytest.raises(ValueError, match=message):
             fnn.value_and_grad(CHAIN, LOSS, rule=rule)

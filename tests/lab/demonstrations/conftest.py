@@ -12,8 +12,17 @@ pytest.importorskip("bokeh")
 from functional_nn.lab import demonstrations
 from functional_nn.lab.demonstrations import one_text, server
 
-_KEYS = {"ArrowRight": 39, "ArrowLeft": 37, "ArrowUp": 38, "ArrowDown": 40, "Home": 36, "End": 35, "Tab": 9,
-         "Enter": 13, " ": 32}  # fmt: skip
+_KEYS = {
+    "ArrowRight": 39,
+    "ArrowLeft": 37,
+    "ArrowUp": 38,
+    "ArrowDown": 40,
+    "Home": 36,
+    "End": 35,
+    "Tab": 9,
+    "Enter": 13,
+    " ": 32,
+}
 # The view of the model of a name.
 _VIEW = """
 function all(v) { return [v, ...(v.child_views ?? []).flatMap(all)]; }
@@ -75,16 +84,18 @@ class Visitor:
             "return value && value.constructor === Object"
             " ? Object.fromEntries(Object.entries(value).map(([k, v]) => [k, plain(v)]))"
             " : value instanceof Map ? Object.fromEntries([...value].map(([k, v]) => [k, plain(v)])) : plain(value)",
-            name, attribute,
-        )  # fmt: skip
+            name,
+            attribute,
+        )
 
     def data(self, name):
         return self.get(name, "data")
 
     def set(self, name, attribute, value):
         """As the widget itself does when it is used."""
-        self.script("Bokeh.documents[0].get_model_by_name(arguments[0])[arguments[1]] = arguments[2]",
-                    name, attribute, value)  # fmt: skip
+        self.script(
+            "Bokeh.documents[0].get_model_by_name(arguments[0])[arguments[1]] = arguments[2]", name, attribute, value
+        )
 
     def said(self):
         text = self.script("return window.Bokeh && Bokeh.documents[0]?.get_model_by_name('status')?.text") or ""
@@ -117,8 +128,10 @@ class Visitor:
             "const plotted = view(arguments[0]), box = plotted.canvas_view.el.getBoundingClientRect();"
             "return [box.x + plotted.frame.x_scale.compute(arguments[1]),"
             "        box.y + plotted.frame.y_scale.compute(arguments[2])]",
-            figure, x, y,
-        )  # fmt: skip
+            figure,
+            x,
+            y,
+        )
 
     def click(self, figure, x, y):
         """A real click at data coordinates of a figure."""
@@ -147,8 +160,12 @@ class Visitor:
         text = {"Enter": "\r", " ": " "}.get(key)
         for _ in range(times):
             for kind in ("keyDown", "keyUp"):
-                event = {"type": kind, "key": key, "code": "Space" if key == " " else key,
-                         "windowsVirtualKeyCode": _KEYS[key]}  # fmt: skip
+                event = {
+                    "type": kind,
+                    "key": key,
+                    "code": "Space" if key == " " else key,
+                    "windowsVirtualKeyCode": _KEYS[key],
+                }
                 if text and kind == "keyDown":
                     event["text"] = text
                 self.browser.execute_cdp_cmd("Input.dispatchKeyEvent", event)

@@ -42,8 +42,11 @@ def test_one_prediction_and_its_way_back(name):
     assert last.character == CHARACTERS[last.probabilities[-1].argmax()]
     alone = asked(name, text=TEXT[:9], follows=False)  # what comes later changes nothing
     np.testing.assert_allclose(alone.probabilities, most.probabilities[:9], rtol=1e-12)
-    jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other[:9], atol=1e-14),
-                 alone.sensitivities, most.sensitivities)  # fmt: skip
+    jax.tree.map(
+        lambda one, other: np.testing.assert_allclose(one, other[:9], atol=1e-14),
+        alone.sensitivities,
+        most.sensitivities,
+    )
 
 
 def test_sensitivities_of_the_embedding_are_the_derivatives_by_its_biases():
@@ -150,8 +153,10 @@ def test_a_text_is_typed_and_a_prediction_followed(visit):
     page.until(lambda: page.said().startswith("After 6 characters"))
     assert page.get("count", "end") == page.get("count", "value") == 6
     found = one_text.answer(Question("transformer", "sum of", 6, True))[1]
-    assert page.data("strip")["text"] == [*"sum␣of", *attention.seen("".join(
-        CHARACTERS[at] for at in found.probabilities.argmax(axis=1)))]  # fmt: skip
+    assert page.data("strip")["text"] == [
+        *"sum␣of",
+        *attention.seen("".join(CHARACTERS[at] for at in found.probabilities.argmax(axis=1))),
+    ]
     np.testing.assert_allclose(page.data("next")["p"], np.sort(found.probabilities[-1])[::-1][:10], rtol=1e-5)
     assert page.data("true")["x"] == []
 

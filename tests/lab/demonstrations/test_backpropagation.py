@@ -18,13 +18,15 @@ each_example = pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: 
 GRADIENTS = {
     ("1", "p"): [[0.001984, 0.007936, 0.009920], [0.000404, 0.001617, 0.002021]],
     ("2", "1"): [[0.076535, 0.077188], [0.118279, 0.119288]],
-    ("1",): [0.002388], ("2",): [0.197457],
-}  # fmt: skip
+    ("1",): [0.002388],
+    ("2",): [0.197457],
+}
 UPDATED = {
     ("1", "p"): [[0.099980, 0.299921, 0.499901], [0.199996, 0.399984, 0.599980]],
     ("2", "1"): [[0.699235, 0.899228], [0.798817, 0.098807]],
-    ("1",): [0.499976], ("2",): [0.498025],
-}  # fmt: skip
+    ("1",): [0.499976],
+    ("2",): [0.498025],
+}
 
 
 def parts(params):
@@ -43,11 +45,14 @@ def answer(example, **changes):
 def test_kordeckis_numbers():
     found = answer(KORDECKI)
     printed = {
-        "F": (found.value, 0.593245), "F after": (found.updated_value, 0.592452),
-        "n1": (found.net_inputs["1"], [4.3, 5.3]), "n2": (found.net_inputs["2"], [2.086159, 1.388794]),
-        "a1": (found.activations["1"], [0.986613, 0.995033]), "a2": (found.activations["2"], [0.889551, 0.8004]),
+        "F": (found.value, 0.593245),
+        "F after": (found.updated_value, 0.592452),
+        "n1": (found.net_inputs["1"], [4.3, 5.3]),
+        "n2": (found.net_inputs["2"], [2.086159, 1.388794]),
+        "a1": (found.activations["1"], [0.986613, 0.995033]),
+        "a2": (found.activations["2"], [0.889551, 0.8004]),
         "g1": (found.received["1"], [0.150209, 0.081805]),
-    }  # fmt: skip
+    }
     for name, (computed, expected) in printed.items():
         np.testing.assert_allclose(computed, expected, atol=5e-7, err_msg=name)
     for tree, expected in ((found.gradients, GRADIENTS), (found.updated, UPDATED)):
@@ -60,9 +65,11 @@ FUNCTIONS = {
     "tanh": (np.tanh, lambda n: np.diag(1 - np.tanh(n) ** 2)),
     "sigmoid": (lambda n: 1 / (1 + np.exp(-n)), lambda n: np.diag(np.exp(-n) / (1 + np.exp(-n)) ** 2)),
     "relu": (lambda n: np.maximum(n, 0), lambda n: np.diag((n > 0) * 1.0)),
-    "softmax": (lambda n: np.exp(n) / np.exp(n).sum(),
-                lambda n: np.diag(np.exp(n) / np.exp(n).sum()) - np.outer(np.exp(n), np.exp(n)) / np.exp(n).sum() ** 2),
-}  # fmt: skip
+    "softmax": (
+        lambda n: np.exp(n) / np.exp(n).sum(),
+        lambda n: np.diag(np.exp(n) / np.exp(n).sum()) - np.outer(np.exp(n), np.exp(n)) / np.exp(n).sum() ** 2,
+    ),
+}
 LOSSES = {
     "half_sum_square_error": (lambda a, t: np.sum((t - a) ** 2) / 2, lambda a, t: a - t),
     "sum_square_error": (lambda a, t: np.sum((t - a) ** 2), lambda a, t: 2 * (a - t)),
@@ -131,9 +138,11 @@ def test_steps_and_what_they_show(example):
         assert explained.words and "<math" in explained.equation and "<math" in explained.numbers
         arrows = backpropagation.flow(example, at)
         right = np.array(arrows["x1"]) > np.array(arrows["x0"])
-        assert right.size == 0 if step.kind not in ("net inputs", "derivatives by the activations") else (
-            right.size > 0 and (right == step.forward).all()
-        )  # fmt: skip
+        assert (
+            right.size == 0
+            if step.kind not in ("net inputs", "derivatives by the activations")
+            else (right.size > 0 and (right == step.forward).all())
+        )
     assert every[0] == Step("net inputs", "1") and every[-1] == Step("update")
     rows = str(explanations.comparison(example, found)).count("<tr>") - 3  # headers
     assert rows == len(example.entries) + sum(layer.size for layer in example.network.layers)
@@ -240,9 +249,12 @@ def test_numbers_of_edges_are_clear_of_each_other_and_of_neurons(example, wide):
 
 @pytest.mark.parametrize(
     ("example", "changes", "said"),
-    [(SOFTMAX, {"targets": (-1.0, 1.0, 1.0)}, "targets: cross_entropy accepts"),
-     (KORDECKI, {"rate": -1.0}, "learning_rate"), (KORDECKI, {"rate": float("nan")}, "learning_rate")],
-)  # fmt: skip
+    [
+        (SOFTMAX, {"targets": (-1.0, 1.0, 1.0)}, "targets: cross_entropy accepts"),
+        (KORDECKI, {"rate": -1.0}, "learning_rate"),
+        (KORDECKI, {"rate": float("nan")}, "learning_rate"),
+    ],
+)
 def test_what_is_refused(example, changes, said):
     with pytest.raises(ValueError, match=said):
         one_example.check(example.start._replace(**changes))
@@ -369,8 +381,12 @@ def test_bad_lines_are_refused_and_stay_while_the_last_good_count(visit):
     page.changed(lambda: page.press(" "), lambda: page.data("nodes")["a"])
     page.until(lambda: "after 1 update" in page.said())
     assert page.box("value")[0] == "1,000" and page.box("value")[1]
-    for name, text, shown in (("inputs", "1 4 5", "1, 4, 5"), ("targets", "0,05 0,1", "0.05, 0.1"),
-                              ("rate", "0,02", "0.02"), ("value", "0,3", "0.3")):  # fmt: skip
+    for name, text, shown in (
+        ("inputs", "1 4 5", "1, 4, 5"),
+        ("targets", "0,05 0,1", "0.05, 0.1"),
+        ("rate", "0,02", "0.02"),
+        ("value", "0,3", "0.3"),
+    ):
         page.type(name, text)
         page.until(lambda name=name, shown=shown: page.box(name) == (shown, ""))
     page.until(lambda: page.kind() == "")

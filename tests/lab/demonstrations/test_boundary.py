@@ -19,10 +19,17 @@ def fitted(choice, rate, epochs):
     plan = fnn.training.minibatch(choice.batch_size) if choice.batch_size else fnn.training.batch()
     optimizer = choice.optimizer if choice.second_order else f"{choice.optimizer}({rate})"
     return fnn.fit(
-        network, choice.loss, optimizer, found.inputs[0], found.targets[0], epochs=epochs, plan=plan,
-        key=jax.random.key(0), params=network.init(jax.random.key(choice.seed)),
+        network,
+        choice.loss,
+        optimizer,
+        found.inputs[0],
+        found.targets[0],
+        epochs=epochs,
+        plan=plan,
+        key=jax.random.key(0),
+        params=network.init(jax.random.key(choice.seed)),
         validation=(found.inputs[1], found.targets[1]),
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.parametrize(

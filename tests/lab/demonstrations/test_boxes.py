@@ -104,8 +104,12 @@ def test_a_box_for_each_constant_marks_the_one_that_is_wrong(name):
 
     constants = surfaces.constants_of(name)
     boxes = [Box(each, each, typed.number, value) for each, value in constants.items()]
-    form = Form(boxes, lambda values: first_order.factory(name)(**dict(zip(constants, values, strict=True))),
-                lambda: None, page.Status())  # fmt: skip
+    form = Form(
+        boxes,
+        lambda values: first_order.factory(name)(**dict(zip(constants, values, strict=True))),
+        lambda: None,
+        page.Status(),
+    )
     for box in boxes:
         for text in ("x", "-1", "inf"):
             box.input.value = text

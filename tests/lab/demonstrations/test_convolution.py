@@ -129,8 +129,12 @@ def test_strokes_leave_no_gaps_and_stay_inside():
 @pytest.mark.parametrize("maps", [convolution.forward_maps(), convolution.back_maps()])
 def test_a_click_means_the_pixel_below_it(maps):
     places = maps.pixels()
-    expected = [(at, channel, i, j) for at, (height, width, channels) in enumerate(maps.shapes)
-                for channel in range(channels) for i, j in np.ndindex(height, width)]  # fmt: skip
+    expected = [
+        (at, channel, i, j)
+        for at, (height, width, channels) in enumerate(maps.shapes)
+        for channel in range(channels)
+        for i, j in np.ndindex(height, width)
+    ]
     assert [maps.pixel(x, y) for x, y in zip(places["x"], places["y"], strict=True)] == expected
     assert maps.pixel(0.5, -0.1) is maps.pixel(1.05, -2.5) is maps.pixel(3.0, -0.8) is maps.pixel(-0.1, -0.8) is None
 
@@ -139,8 +143,12 @@ def test_maps_are_shown_number_by_number():
     """Each pixel is the number that its words name, and black is the largest of its layer."""
     found = asked(PICTURES["drawn"])
     maps = convolution.back_maps()
-    signals = {"∂F/∂p": found.input_gradient, "s¹": found.sensitivities["1"], "s²": found.sensitivities["2"],
-               "s³": found.sensitivities["3"]}  # fmt: skip
+    signals = {
+        "∂F/∂p": found.input_gradient,
+        "s¹": found.sensitivities["1"],
+        "s²": found.sensitivities["2"],
+        "s³": found.sensitivities["3"],
+    }
     values, shades = convolution.shades(list(signals.values()))
     for words, value_, shade in zip(maps.words("s"), values, shades, strict=True):
         name, *numbers = words.replace(",", "").split()

@@ -21,9 +21,16 @@ def fitted(surface, start, steps, rate, plan=None):
     updates = plan.updates(len(surface.targets))
     assert steps % updates == 0
     found = fnn.fit(
-        surface.network, "sum_square_error", fnn.optimizers.gd(rate), surface.inputs, surface.targets, params=params,
-        key=jax.random.key(0), epochs=steps // updates, plan=plan,
-    )  # fmt: skip
+        surface.network,
+        "sum_square_error",
+        fnn.optimizers.gd(rate),
+        surface.inputs,
+        surface.targets,
+        params=params,
+        key=jax.random.key(0),
+        epochs=steps // updates,
+        plan=plan,
+    )
     return np.asarray(found.params["layer1"]["weights"]["input"][0])
 
 
@@ -47,12 +54,17 @@ def test_paths_are_the_texts():
 @pytest.mark.parametrize(
     ("surface", "start", "rate", "how"),
     [
-        (EQ315, (-1, -2.95), 0.01, "still falling"), (EQ315, (-1, -2.95), 0.09, "converged"),
-        (EQ315, (-1, -2.95), 0.1, "oscillates"), (EQ315, (-1, -2.95), 0.11, "diverges"),
-        (EQ315, (-1, -2.95), 1e6, "diverges"), (EQ315, (-1, -2.95), 1e300, "diverges"),
-        (P33, (1, 1), 0.05, "oscillates"), (P33, (1, 1), 0.06, "diverges"), (EQ315, (-1, -2.95), 0.0, "stands still"),
+        (EQ315, (-1, -2.95), 0.01, "still falling"),
+        (EQ315, (-1, -2.95), 0.09, "converged"),
+        (EQ315, (-1, -2.95), 0.1, "oscillates"),
+        (EQ315, (-1, -2.95), 0.11, "diverges"),
+        (EQ315, (-1, -2.95), 1e6, "diverges"),
+        (EQ315, (-1, -2.95), 1e300, "diverges"),
+        (P33, (1, 1), 0.05, "oscillates"),
+        (P33, (1, 1), 0.06, "diverges"),
+        (EQ315, (-1, -2.95), 0.0, "stands still"),
     ],
-)  # fmt: skip
+)
 def test_how_it_goes_on(surface, start, rate, how):
     path = surfaces.descend(surface, start, 100, "gd", {"learning_rate": rate})
     assert surfaces.verdict(path) == how
@@ -86,10 +98,11 @@ def test_the_hessian_and_what_is_marked(surface):
     [
         ({"rate": -0.1}, "learning_rate must be a finite number >= 0, got -0.1"),
         ({"rate": float("nan")}, "learning_rate"),
-        ({"steps": 0}, "steps must be"), ({"steps": 601}, "steps must be 1 to 600, got 601"),
+        ({"steps": 0}, "steps must be"),
+        ({"steps": 601}, "steps must be 1 to 600, got 601"),
         ({"start": (float("inf"), 0.0)}, "start: expected two finite numbers"),
     ],
-)  # fmt: skip
+)
 def test_what_is_refused(given, said):
     question = Question(EQ315.name, "all examples (batch)", 0.01, 10, (0.0, 0.0))
     with pytest.raises(ValueError, match=said):

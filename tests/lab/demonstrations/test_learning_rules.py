@@ -31,15 +31,23 @@ def fitted(choice, rule, epochs, rate=0.02):
     """The same training by `fit` alone, of the same key."""
     own, held_out = examples(choice.task)
     digits = choice.task == DIGITS
-    sizes, last, loss, batch = ((64, 10), "softmax", "cross_entropy", 50) if digits else (
-        (2, 1), "sigmoid", "binary_cross_entropy", 20)  # fmt: skip
+    sizes, last, loss, batch = (
+        ((64, 10), "softmax", "cross_entropy", 50) if digits else ((2, 1), "sigmoid", "binary_cross_entropy", 20)
+    )
     activations = (choice.activation,) * len(choice.hidden) + (last,)
     network = fnn.multilayer((sizes[0], *choice.hidden, sizes[1]), activations)
     return network, fnn.fit(
-        network, loss, f"{choice.optimizer}({rate})", *own, key=jax.random.key(choice.seed), epochs=epochs,
-        plan=fnn.training.minibatch(batch), validation=held_out, rule=rule,
+        network,
+        loss,
+        f"{choice.optimizer}({rate})",
+        *own,
+        key=jax.random.key(choice.seed),
+        epochs=epochs,
+        plan=fnn.training.minibatch(batch),
+        validation=held_out,
+        rule=rule,
         correct=None if digits else lambda a, t: ((a > 0.5) == (t > 0.5))[:, 0],
-    )  # fmt: skip
+    )
 
 
 def flat(tree):
@@ -143,13 +151,18 @@ def test_every_rule_is_offered_with_constants_that_it_takes(name):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("noizy(1)", "unknown rule 'noizy'; did you mean 'noisy'?"), ("", "unknown rule ''"),
-        ("noisy(-1)", "noisy: sigma must be"), ("noisy(a)", "noisy"), ("noisy", "sigma"),
-        ("rounded(0)", "rounded: bits"), ("{layer1: noisy(1)", "expected {name: value"),
+        ("noizy(1)", "unknown rule 'noizy'; did you mean 'noisy'?"),
+        ("", "unknown rule ''"),
+        ("noisy(-1)", "noisy: sigma must be"),
+        ("noisy(a)", "noisy"),
+        ("noisy", "sigma"),
+        ("rounded(0)", "rounded: bits"),
+        ("{layer1: noisy(1)", "expected {name: value"),
         ("exact(", "the parentheses do not match"),
-        ("{layer1: 3}", "rule"), ("{layer1: spsa}", "it cannot be one layer's"),
+        ("{layer1: 3}", "rule"),
+        ("{layer1: spsa}", "it cannot be one layer's"),
     ],
-)  # fmt: skip
+)
 def test_texts_that_are_no_rule(text, said):
     with pytest.raises(ValueError, match=re.escape(said)) as refused:
         two_networks.read(text)
@@ -225,8 +238,9 @@ def test_both_learn_while_one_watches_and_pause_when_told(visit):
         losses = page.data(f"curves-{number}")["held_out"][:20]
         np.testing.assert_allclose(losses, side.history.validation_loss, rtol=1e-5)
         where = page.data(f"angles-{number}")["x"].index(20)
-        np.testing.assert_allclose([page.data(f"angles-{number}")[str(i)][where] for i in range(3)],
-                                   side.measured.angles[-1], atol=1e-2)  # fmt: skip
+        np.testing.assert_allclose(
+            [page.data(f"angles-{number}")[str(i)][where] for i in range(3)], side.measured.angles[-1], atol=1e-2
+        )
     page.focus("step", "button")
     page.press("Enter")
     page.until(lambda: epochs(page) == at + 5)

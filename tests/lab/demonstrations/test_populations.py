@@ -33,11 +33,17 @@ def made(**changes):
     losses[np.arange(E)[:, None] >= epochs[None, :]] = np.nan
     last = epochs - 1, np.arange(count)
     table = {
-        "member": np.arange(count), **settings, "status": status, "epochs": epochs, "updates": epochs * 5,
-        "training_loss": 2 * losses[last], "training_accuracy": np.full(count, np.nan),
-        "gradient_norm": np.ones(count), "validation_loss": losses[last],
+        "member": np.arange(count),
+        **settings,
+        "status": status,
+        "epochs": epochs,
+        "updates": epochs * 5,
+        "training_loss": 2 * losses[last],
+        "training_accuracy": np.full(count, np.nan),
+        "gradient_norm": np.ones(count),
+        "validation_loss": losses[last],
         "validation_accuracy": rng.uniform(size=count),
-    }  # fmt: skip
+    }
     return list(settings), table, {"training_loss": 2 * losses, "validation_loss": losses}
 
 
@@ -71,9 +77,17 @@ def test_a_population_as_it_is_trained_and_written(tmp_path):
     task = experiments.load("wine")
     settings = fnn.training.grid(learning_rate=[0.01, 1e6], seed=range(2))
     population = fnn.training.fit_population(
-        fnn.multilayer((13, 3), ("softmax",)), "mean_square_error", "gd", settings, (task.inputs, task.targets),
-        key=jax.random.key(0), epochs=3, plan=fnn.training.batch(), validation=task.test, chunk=3,
-    )  # fmt: skip
+        fnn.multilayer((13, 3), ("softmax",)),
+        "mean_square_error",
+        "gd",
+        settings,
+        (task.inputs, task.targets),
+        key=jax.random.key(0),
+        epochs=3,
+        plan=fnn.training.batch(),
+        validation=task.test,
+        chunk=3,
+    )
     population.to_csv(tmp_path / "results.csv")
     population.save_history(tmp_path / "history.npz")
     read = sweep_members.read(tmp_path)
@@ -88,19 +102,25 @@ def test_a_population_as_it_is_trained_and_written(tmp_path):
         (lambda f: (f / "results.csv").unlink(), "is not a sweep's folder: it has no results.csv"),
         (lambda f: (f / "history.npz").unlink(), "is not a sweep's folder: it has no history.npz"),
         (lambda f: (f / "history.npz").write_bytes(b"PK\x03\x04 cut off"), "not this sweep's history"),
-        (lambda f: np.savez(f / "history.npz", training_loss=np.ones((2, 3)), validation_loss=np.ones((2, 3))),
-         r"training_loss expected shape \(epochs, 30\), got \(2, 3\)"),
-        (lambda f: np.savez(f / "history.npz", training_loss=np.ones((2, N)), validation_loss=np.ones((2, N))),
-         "expected 12 epochs, as in results.csv, got 2"),
+        (
+            lambda f: np.savez(f / "history.npz", training_loss=np.ones((2, 3)), validation_loss=np.ones((2, 3))),
+            r"training_loss expected shape \(epochs, 30\), got \(2, 3\)",
+        ),
+        (
+            lambda f: np.savez(f / "history.npz", training_loss=np.ones((2, N)), validation_loss=np.ones((2, N))),
+            "expected 12 epochs, as in results.csv, got 2",
+        ),
         (lambda f: (f / "results.csv").write_text(""), "the column 'member' is missing"),
         (lambda f: (f / "results.csv").write_bytes(b"\xff\xfe\x00"), "not a sweep's table"),
         (lambda f: (f / "results.csv").write_text("a,b\n1,2\n"), "the column 'member' is missing"),
         (lambda f: cut(f, lambda lines: lines[:1]), "it has no members"),
         (lambda f: cut(f, lambda lines: [*lines[:2], "1,2"]), "line 3: expected 12 values, got 2"),
-        (lambda f: cut(f, lambda lines: [line.replace("completed,12", "completed,x") for line in lines]),
-         "epochs: expected integers"),
+        (
+            lambda f: cut(f, lambda lines: [line.replace("completed,12", "completed,x") for line in lines]),
+            "epochs: expected integers",
+        ),
     ],
-)  # fmt: skip
+)
 def test_folders_that_are_not_sweeps(tmp_path, damage, said):
     write(tmp_path, *made())
     damage(tmp_path)
@@ -164,12 +184,14 @@ def test_no_more_curves_than_are_told_apart():
 @pytest.mark.parametrize(
     ("name", "values", "options", "power"),
     [
-        ("learning_rate", np.geomspace(1e-3, 1, 9), [], True), ("momentum", np.linspace(0, 0.9, 9), [], False),
-        ("batch_size", np.array([16, 0, 4, 16]), ["4", "16", "all"], False), ("width", np.arange(2, 40), [], False),
+        ("learning_rate", np.geomspace(1e-3, 1, 9), [], True),
+        ("momentum", np.linspace(0, 0.9, 9), [], False),
+        ("batch_size", np.array([16, 0, 4, 16]), ["4", "16", "all"], False),
+        ("width", np.arange(2, 40), [], False),
         ("activation", np.array(["tanh", "relu", "tanh"]), ["relu", "tanh"], False),
         ("decay", np.array([0.5, 0.9]), ["0.5", "0.9"], False),
     ],
-)  # fmt: skip
+)
 def test_scales(name, values, options, power):
     of = populations.scale(name, values)
     assert (
@@ -210,10 +232,7 @@ def selected(page):
 
 def drag(page, figure, start, end):
     """A real drag between data coordinates of a figure."""
-    places = [
-        page.at(figure, *point)
-        for point in (start, (np.add(start, end) / 2).tolist(), end)
-    ]  # fmt: skip
+    places = [page.at(figure, *point) for point in (start, (np.add(start, end) / 2).tolist(), end)]
     moves = [("mouseMoved", 0), ("mousePressed", 0), ("mouseMoved", 1), ("mouseMoved", 2), ("mouseReleased", 2)]
     for kind, at in moves:
         place = {"x": places[at][0], "y": places[at][1], "button": "left", "buttons": 1, "clickCount": 1}
@@ -306,12 +325,16 @@ def test_what_a_point_says_is_seen_whole(visit, sweep):
         for near in (1, 0):
             place = {"type": "mouseMoved", "x": x - near, "y": y}
             page.browser.execute_cdp_cmd("Input.dispatchMouseEvent", place)
-        tip = page.until(lambda m=m: page.script("""
+        tip = page.until(
+            lambda m=m: page.script(
+                """
             const tip = document.querySelector(".bk-Tooltip"), box = tip?.getBoundingClientRect();
             const said = tip?.shadowRoot.querySelector(".bk-tooltip-content").innerText ?? "";
             const ground = tip && getComputedStyle(tip).backgroundColor;
             return said.startsWith(arguments[0]) && [box.left, box.right, ground, said]""",
-            f"member {m}\n"))  # fmt: skip
+                f"member {m}\n",
+            )
+        )
         assert 0 <= tip[0] < tip[1] <= 400 and tip[2] == "rgb(27, 33, 43)" and "learning_rate" in tip[3]
 
 
@@ -319,8 +342,10 @@ def test_the_ten_best_are_seen_at_once(visit, sweep):
     """On a screen of 1280 x 720, without scrolling."""
     page = visit("populations")
     page.until(lambda: page.said().startswith(f"{N} of {N} selected"))
-    rows = page.seen("return [...view('best').shadow_el.querySelectorAll('tbody tr')]"
-                       ".map(row => row.getBoundingClientRect()).map(box => [box.right, box.bottom])")  # fmt: skip
+    rows = page.seen(
+        "return [...view('best').shadow_el.querySelectorAll('tbody tr')]"
+        ".map(row => row.getBoundingClientRect()).map(box => [box.right, box.bottom])"
+    )
     assert len(rows) == 10 and np.max(rows, axis=0).tolist() < [1280, 720]
 
 

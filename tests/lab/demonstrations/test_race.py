@@ -33,10 +33,12 @@ def by_optax(surface, start, steps, optimizer):
 @pytest.mark.parametrize(
     ("name", "optimizer"),
     [
-        ("gd", optax.sgd(10.0)), ("momentum", optax.sgd(10.0, 0.9)), ("adam", optax.adam(0.1)),
+        ("gd", optax.sgd(10.0)),
+        ("momentum", optax.sgd(10.0, 0.9)),
+        ("adam", optax.adam(0.1)),
         ("adamax", optax.adamax(0.1)),
     ],
-)  # fmt: skip
+)
 def test_each_lane_is_optax_s(name, optimizer):
     path = surfaces.descend(TWO, TWO.start, 150, name, race.constants(name, TWO))
     np.testing.assert_allclose(path.points[-1], by_optax(TWO, TWO.start, 150, optimizer), atol=1e-6)
@@ -163,9 +165,15 @@ def test_a_preset_s_paths_in_numpy(preset):
 
 @pytest.mark.parametrize(
     ("values", "first"),
-    [([3, 2, 1], None), ([3, 0.5, 2, 0.5, 0.4], 3), ([0.5, 0.5], 0), ([3, np.nan, 0.5], 2), ([0.5, np.nan], None),
-     ([1, 1], None)],
-)  # fmt: skip
+    [
+        ([3, 2, 1], None),
+        ([3, 0.5, 2, 0.5, 0.4], 3),
+        ([0.5, 0.5], 0),
+        ([3, np.nan, 0.5], 2),
+        ([0.5, np.nan], None),
+        ([1, 1], None),
+    ],
+)
 def test_when_a_goal_is_reached(values, first):
     assert surfaces.reached(surfaces.Path(np.zeros((len(values), 2)), np.array(values, float)), 1.0) == first
 

@@ -15,22 +15,72 @@ PLAIN = st.one_of(FINITE, st.integers(-1500, 1500).map(float), st.integers(-1500
 @pytest.mark.parametrize(
     ("text", "value"),
     [
-        ("0.05", 0.05), ("0,05", 0.05), ("  0,05 ", 0.05), (",05", 0.05), (".5", 0.5), ("1.", 1.0), ("-0,1", -0.1),
-        ("−2.95", -2.95), ("+3", 3.0), ("1e-3", 1e-3), ("1,5E-3", 1.5e-3), ("1e−3", 1e-3), ("007", 7.0), ("0", 0.0),
-        ("-0", 0.0), ("0,125", 0.125), ("1,5", 1.5), ("12,3456", 12.3456), ("1.000", 1.0), ("0e5", 0.0),
-        ("1000,5", 1000.5), ("5e-324", 5e-324), ("0,000", 0.0),
+        ("0.05", 0.05),
+        ("0,05", 0.05),
+        ("  0,05 ", 0.05),
+        (",05", 0.05),
+        (".5", 0.5),
+        ("1.", 1.0),
+        ("-0,1", -0.1),
+        ("−2.95", -2.95),
+        ("+3", 3.0),
+        ("1e-3", 1e-3),
+        ("1,5E-3", 1.5e-3),
+        ("1e−3", 1e-3),
+        ("007", 7.0),
+        ("0", 0.0),
+        ("-0", 0.0),
+        ("0,125", 0.125),
+        ("1,5", 1.5),
+        ("12,3456", 12.3456),
+        ("1.000", 1.0),
+        ("0e5", 0.0),
+        ("1000,5", 1000.5),
+        ("5e-324", 5e-324),
+        ("0,000", 0.0),
     ],
-)  # fmt: skip
+)
 def test_numbers_alone(text, value):
     assert typed.number(text) == value
 
 
 @pytest.mark.parametrize(
     "text",
-    ["", " ", "abc", "1 2", "1,2,3", "1;2", "0,05,", "5,", "1,,5", "1..5", "1.000,5", "1,000.5", "1 000", "1_000",
-     "0x10", "1e", "e5", "1e400", "-1e400", "1e-400", "inf", "nan", "-Infinity", "٣", "½", "1/2", "5%", "--1", "1-2",
-     "1e5.5", "True", "[1]"],
-)  # fmt: skip
+    [
+        "",
+        " ",
+        "abc",
+        "1 2",
+        "1,2,3",
+        "1;2",
+        "0,05,",
+        "5,",
+        "1,,5",
+        "1..5",
+        "1.000,5",
+        "1,000.5",
+        "1 000",
+        "1_000",
+        "0x10",
+        "1e",
+        "e5",
+        "1e400",
+        "-1e400",
+        "1e-400",
+        "inf",
+        "nan",
+        "-Infinity",
+        "٣",
+        "½",
+        "1/2",
+        "5%",
+        "--1",
+        "1-2",
+        "1e5.5",
+        "True",
+        "[1]",
+    ],
+)
 def test_what_is_no_number(text):
     with pytest.raises(ValueError, match="expected a finite number, as in 0.05 or 1e-3, got "):
         typed.number(text)
@@ -45,13 +95,27 @@ def test_a_comma_before_three_digits_is_refused(text):
 @pytest.mark.parametrize(
     ("text", "values"),
     [
-        ("0,05 0,1", (0.05, 0.1)), ("0.05, 0.1", (0.05, 0.1)), ("0.05,0.1", (0.05, 0.1)), ("0,05; 0,1", (0.05, 0.1)),
-        ("0,05, 0,1", (0.05, 0.1)), ("0,05 , 0,1", (0.05, 0.1)), ("1 2 3", (1, 2, 3)), ("1;2", (1, 2)),
-        ("1; 2", (1, 2)), ("1, 4, 5", (1, 4, 5)), ("1,4,5", (1, 4, 5)), (" 1  4\t5 ", (1, 4, 5)), ("1, 4.5", (1, 4.5)),
-        ("0,5", (0.5,)), ("2.5", (2.5,)), ("1e-3 2e3", (1e-3, 2e3)),
-        ("−1, 2", (-1, 2)), ("1 ,2", (1, 2)), ("0.5 1, 2", (0.5, 1, 2)),
+        ("0,05 0,1", (0.05, 0.1)),
+        ("0.05, 0.1", (0.05, 0.1)),
+        ("0.05,0.1", (0.05, 0.1)),
+        ("0,05; 0,1", (0.05, 0.1)),
+        ("0,05, 0,1", (0.05, 0.1)),
+        ("0,05 , 0,1", (0.05, 0.1)),
+        ("1 2 3", (1, 2, 3)),
+        ("1;2", (1, 2)),
+        ("1; 2", (1, 2)),
+        ("1, 4, 5", (1, 4, 5)),
+        ("1,4,5", (1, 4, 5)),
+        (" 1  4\t5 ", (1, 4, 5)),
+        ("1, 4.5", (1, 4.5)),
+        ("0,5", (0.5,)),
+        ("2.5", (2.5,)),
+        ("1e-3 2e3", (1e-3, 2e3)),
+        ("−1, 2", (-1, 2)),
+        ("1 ,2", (1, 2)),
+        ("0.5 1, 2", (0.5, 1, 2)),
     ],
-)  # fmt: skip
+)
 def test_lists(text, values):
     assert typed.numbers(text, len(values)) == values
 
@@ -59,17 +123,30 @@ def test_lists(text, values):
 @pytest.mark.parametrize(
     ("text", "count", "said"),
     [
-        ("1,5", 2, "'1,5' may be 2 or 1 numbers"), ("1, 4,5", 3, "'1, 4,5' may be 3 or 2 numbers"),
-        ("0,5 1", 3, "may be 3 or 2 numbers"), ("1,000", 2, "expected 2"), ("1,2;3", 3, "3 or 2 numbers"),
-        ("0,05", 2, "expected 2 finite numbers, as in 1, 0.5, got '0,05'"), ("0,1,0,05", 2, "expected 2"),
-        ("0,1,0,05", 4, "expected 4"), ("1, 4", 3, "expected 3 finite numbers, as in 1, 0.5, -2, got '1, 4'"),
-        ("1, 4, 5, 6", 3, "expected 3"), ("1, four, 5", 3, "expected 3"), ("1, inf, 5", 3, "expected 3"),
-        ("1,,2", 2, "expected 2"), ("1, 2,", 2, "expected 2"), (",1 2", 3, "expected 3"), ("", 2, "got nothing"),
+        ("1,5", 2, "'1,5' may be 2 or 1 numbers"),
+        ("1, 4,5", 3, "'1, 4,5' may be 3 or 2 numbers"),
+        ("0,5 1", 3, "may be 3 or 2 numbers"),
+        ("1,000", 2, "expected 2"),
+        ("1,2;3", 3, "3 or 2 numbers"),
+        ("0,05", 2, "expected 2 finite numbers, as in 1, 0.5, got '0,05'"),
+        ("0,1,0,05", 2, "expected 2"),
+        ("0,1,0,05", 4, "expected 4"),
+        ("1, 4", 3, "expected 3 finite numbers, as in 1, 0.5, -2, got '1, 4'"),
+        ("1, 4, 5, 6", 3, "expected 3"),
+        ("1, four, 5", 3, "expected 3"),
+        ("1, inf, 5", 3, "expected 3"),
+        ("1,,2", 2, "expected 2"),
+        ("1, 2,", 2, "expected 2"),
+        (",1 2", 3, "expected 3"),
+        ("", 2, "got nothing"),
         ("1 2", 1, "expected one finite number, as in 1, got '1 2'"),
-        ("[1, 2]", 2, "expected 2"), ("1,000 2,000", 2, "may be decimals or thousands"), ("1|2", 2, "expected 2"),
-        ("nan, 4, 5", 3, "expected 3"), ("1, 2", 5, r"expected 5 finite numbers, as in 1, 0.5, \.\.\., -2, got '1, 2'"),
+        ("[1, 2]", 2, "expected 2"),
+        ("1,000 2,000", 2, "may be decimals or thousands"),
+        ("1|2", 2, "expected 2"),
+        ("nan, 4, 5", 3, "expected 3"),
+        ("1, 2", 5, r"expected 5 finite numbers, as in 1, 0.5, \.\.\., -2, got '1, 2'"),
     ],
-)  # fmt: skip
+)
 def test_lists_that_are_none_or_may_be_two(text, count, said):
     with pytest.raises(ValueError, match=said):
         typed.numbers(text, count)
