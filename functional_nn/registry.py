@@ -108,7 +108,9 @@ class FrozenMapping(Mapping):
     __slots__ = ("_values",)
 
     def __init__(self, values: Mapping):
-        frozen = lambda value: FrozenMapping(value) if isinstance(value, Mapping) else _frozen(value)  # noqa: E731
+        def frozen(value):
+            return FrozenMapping(value) if isinstance(value, Mapping) else _frozen(value)
+
         self._values = {name: frozen(values[name]) for name in sorted(values, key=str)}
 
     def __getitem__(self, name):

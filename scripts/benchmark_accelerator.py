@@ -287,7 +287,10 @@ def curves(axis, rows: list[dict]) -> None:
 
 def bars(axis, rows: list[dict]) -> None:
     """Rates as shares of the largest of their unit and network, and beside each what it is."""
-    of = lambda row: (row["unit"], row["what"].split(", ")[:-1][:1])  # noqa: E731
+
+    def of(row):
+        return (row["unit"], row["what"].split(", ")[:-1][:1])
+
     labels = list(dict.fromkeys(row["what"] for row in rows))
     for place, label in enumerate(labels):
         own = [row for row in rows if row["what"] == label]

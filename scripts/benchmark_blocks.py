@@ -338,7 +338,10 @@ def _row(p, row, batch, plainly, ours, auto, gradient, error, rounds) -> dict[st
     }
     seconds = in_turns(calls, rounds)
     tracing = traced(row.ours, batch, rounds), traced(row.autodiff, plainly, rounds)
-    mib = lambda count: count / 2**20  # noqa: E731
+
+    def mib(count):
+        return count / 2**20
+
     return dict(
         zip(
             COLUMNS,

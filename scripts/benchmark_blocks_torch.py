@@ -173,7 +173,7 @@ def main() -> None:
             )
     notes = "\n".join(
         [
-            f"float32, {options.rounds} rounds; PyTorch {torch.__version__}, eager; in a process of its own, after ours.",
+            f"float32, {options.rounds} rounds; PyTorch {torch.__version__}, eager; in its own process, after ours.",
             "threads: one or as many as there are cores, whichever is faster in this row. ours: of the first table.",
             "theirs / torch gradient: taking turns with one plain loss and torch.autograd.grad.",
             "apart: the largest relative difference between theirs and ours, of any array.",

@@ -235,7 +235,9 @@ class Autodiff:
 
 def _square_norms(gradients) -> dict[str, jax.Array]:
     # {layer: (Q,)} of per-example gradients
-    square = lambda g: jnp.sum(g.reshape(len(g), -1) ** 2, axis=1)  # noqa: E731
+    def square(g):
+        return jnp.sum(g.reshape(len(g), -1) ** 2, axis=1)
+
     return {name: sum(map(square, jax.tree.leaves(own))) for name, own in gradients.items()}
 
 
@@ -362,7 +364,10 @@ def _measured(p: Problem, row: Row, gradient: Program, rounds: int) -> dict[str,
         {name: functools.partial(program.call, *program.args) for name, program in programs.items()}, rounds
     )
     ours, auto = programs["ours"], programs.get("autodiff")
-    kib = lambda count: count / 1024  # noqa: E731
+
+    def kib(count):
+        return count / 1024
+
     return dict(
         zip(
             COLUMNS,
@@ -442,12 +447,12 @@ def notes(rows: list[dict], names: list[str], skipped: list[str], rounds: int) -
             f"float32, {rounds} rounds; tanh, softmax, cross_entropy. All times are of compiled programs.",
             "jax.grad: of the whole batch, also beside Jacobian and kernels, which are of as many examples as said.",
             "autodiff: vmap(jax.grad), vmap(jacrev), jvp of jax.grad, jax.hessian, and what is made of them;",
-            "gauss_newton_diagonal by jacrev and hessian, eight examples at a time. clipped_gradient: at the median norm.",
-            f"kfac, sampled_gauss_newton_diagonal: one sample. What would take above {SLOW:g} s in all has fewer rounds.",
-            "temp: the compiler's temporaries; peak: with the results. The two differ for a gradient: the compiler keeps",
-            "activations and sensitivities in the buffers of its results until those are written, and only what finds no",
+            "gauss_newton_diagonal by jacrev and hessian, eight examples at a time. clipped_gradient: at median norm.",
+            f"kfac, sampled_gauss_newton_diagonal: one sample. What would take over {SLOW:g} s has fewer rounds.",
+            "temp: the compiler's temporaries; peak: with the results. They differ for a gradient: the compiler keeps",
+            "activations and sensitivities in the buffers of its results until those are written; only what finds no",
             "room there is temporary. Norms have no such room: their results are a number an example.",
-            f"apart: the largest relative difference of the two ways, of any array; above {AGREEMENT:g} nothing is timed.",
+            f"apart: the largest relative difference of the two ways, of any array; above {AGREEMENT:g}, not timed.",
             *skipped,
             "",
             "targets:",

@@ -257,7 +257,10 @@ def compare(case: Case, earlier: Train | None, rounds: int, advance: Callable) -
             losses[name] = loss_after()
             advance(f"{case.name}: {name}")
     updates = case.epochs * case.plan.updates(len(task.inputs))
-    ratio = lambda name, to: median(a / b for a, b in zip(seconds[name], seconds[to], strict=True))  # noqa: E731
+
+    def ratio(name, to):
+        return median(a / b for a, b in zip(seconds[name], seconds[to], strict=True))
+
     return [
         {
             "sizes": case.name,

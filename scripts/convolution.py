@@ -265,7 +265,10 @@ def kernels_of(pictures: Pictures, searched: Searched) -> Kernels:
 
 def kernel_rows(name: str, found: Kernels) -> list[dict]:
     """A row a kernel: its norm, and those of its gradients."""
-    norm = lambda x: np.linalg.norm(x.reshape(len(x), -1), axis=1)  # noqa: E731
+
+    def norm(x):
+        return np.linalg.norm(x.reshape(len(x), -1), axis=1)
+
     columns = {
         "norm": found.kernels,
         "gradient": found.right + found.wrong,
@@ -375,7 +378,9 @@ def main() -> None:
     options = parser.parse_args()
     if options.seeds < 1 or (options.epochs or 1) < 1:
         parser.error(f"expected --seeds and --epochs >= 1, got {options.seeds} and {options.epochs}")
-    most = lambda epochs: min(epochs, options.epochs or epochs)  # noqa: E731
+
+    def most(epochs):
+        return min(epochs, options.epochs or epochs)
 
     began = time.perf_counter()
     every = {name: load(name, options.full) for name in EPOCHS}

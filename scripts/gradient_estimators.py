@@ -60,7 +60,9 @@ def errors_of(rule: str, width: int, examples: int, keys: int) -> tuple[np.ndarr
     task, network = experiments.load("digits"), network_of(width)
     x, t = jnp.asarray(task.inputs[:examples]), jnp.asarray(task.targets[:examples])
     params = network.init(jax.random.key(0))
-    square = lambda tree: sum(jnp.sum(x**2) for x in jax.tree.leaves(tree))  # noqa: E731
+
+    def square(tree):
+        return sum(jnp.sum(x**2) for x in jax.tree.leaves(tree))
 
     @jax.jit
     def measure(keys):

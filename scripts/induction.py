@@ -121,7 +121,9 @@ def programs(layers: int):
     def on(state, key):
         return jax.lax.scan(update, state, jax.random.split(key, EVERY))[0]
 
-    start = lambda key: optimizer.init(described.init(key))  # noqa: E731
+    def start(key):
+        return optimizer.init(described.init(key))
+
     return start, jax.jit(on), jax.jit(lambda state: measure(described, state.params))
 
 
@@ -154,7 +156,10 @@ def summary(rows: list[dict]) -> dict:
         "loss, new": last["loss, new"],
         "loss, again": last["loss, again"],
     }
-    half = lambda name: lambda r: r["layers"] > 1 and r[name] > last[name] / 2  # noqa: E731
+
+    def half(name):
+        return lambda r: r["layers"] > 1 and r[name] > last[name] / 2
+
     there = {
         "previous, layer 1": last["previous, layer 1"],
         "previous, from step": first(rows, half("previous, layer 1")),
@@ -174,8 +179,13 @@ def draw(every: dict[tuple, list[dict]], steps: int):
         losses, attention, norms, curvature, noise = axes
         for (layers, seed), rows in every.items():
             at = [r["step"] for r in rows]
-            column = lambda name, rows=rows: np.array([r[name] for r in rows])  # noqa: E731
-            label = lambda text, seed=seed: text if seed == 0 else None  # noqa: E731
+
+            def column(name, rows=rows):
+                return np.array([r[name] for r in rows])
+
+            def label(text, seed=seed):
+                return text if seed == 0 else None
+
             if layers == 1:
                 losses.plot(at, column("loss, again"), color="grey", lw=1, label=label("repeated, 1 layer"))
                 continue

@@ -55,7 +55,10 @@ def scores(params, inputs, targets) -> dict:
     result = fnn.backpropagate(NETWORK, "cross_entropy", params, inputs, targets)
     names = [layer.name for layer in NETWORK.layers]
     hidden, output = (len(inputs) * jnp.linalg.norm(result.sensitivities[name], axis=1) for name in names)
-    of_layer = lambda s, a: s * jnp.sqrt(1 + jnp.sum(a**2, axis=1))  # noqa: E731
+
+    def of_layer(s, a):
+        return s * jnp.sqrt(1 + jnp.sum(a**2, axis=1))
+
     return {
         "gradient norm": found["per_example_norms"],
         "norm, hidden layer": of_layer(hidden, inputs),

@@ -210,7 +210,9 @@ def dropped_derivative(*args):
 
 def derivative_of_net_input(*args):
     def sweep(network, params, trace, started):
-        wrong = lambda g, n, a, kept, theta: (g * n * (1 - n), {})  # noqa: E731 (a (1 - a) asked of n)
+        def wrong(g, n, a, kept, theta):
+            return (g * n * (1 - n), {})  # a (1 - a) asked of n
+
         return backprop.sweep(with_pullback(network, "second", wrong), params, trace, started)
 
     return pieces(*args, sweep=sweep)
@@ -296,7 +298,9 @@ def padding_counted_in_a_mean(*args):
 
 def lost_residual(*args):
     def sweep(network, params, trace, started):
-        nothing = lambda s, w, like: jnp.zeros_like(like)  # noqa: E731
+        def nothing(s, w, like):
+            return jnp.zeros_like(like)
+
         return backprop.sweep(with_connection(network, "block", "narrow", back=nothing), params, trace, started)
 
     return pieces(*args, sweep=sweep)
@@ -305,7 +309,10 @@ def lost_residual(*args):
 def positions_not_summed(*args):
     def contract(network, params, trace, swept):
         right = connection(network, "deep", "narrow").outer
-        last = lambda s, x: right(s.at[:, :-1].set(0).at[:, :, :-1].set(0), x)  # noqa: E731 (`:=` for `+=`)
+
+        def last(s, x):
+            return right(s.at[:, :-1].set(0).at[:, :, :-1].set(0), x)  # `:=` for `+=`
+
         return backprop.contract(with_connection(network, "deep", "narrow", outer=last), params, trace, swept)
 
     return pieces(*args, contract=contract)
@@ -322,7 +329,9 @@ def bias_of_one_position(*args):
 
 def repeated_tokens_not_added(*args):
     def contract(network, params, trace, swept):
-        last = lambda s, x: jnp.zeros((3, s.shape[-1]), s.dtype).at[x].set(s).T  # noqa: E731 (`:=` for `+=`)
+        def last(s, x):
+            return jnp.zeros((3, s.shape[-1]), s.dtype).at[x].set(s).T  # `:=` for `+=`
+
         return backprop.contract(with_connection(network, "embedded", "text", outer=last), params, trace, swept)
 
     return pieces(*args, contract=contract)
@@ -358,7 +367,9 @@ def gain_summed_over_channels(*args):
 def pool_gives_all_that_tie(*args):
     def pullback(g, n, a, kept, theta):
         # the whole of g to each of the largest, where several tie
-        repeated = lambda x: jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)  # noqa: E731
+        def repeated(x):
+            return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
+
         return jnp.where(n == repeated(a), repeated(g), 0), {}
 
     def sweep(network, params, trace, started):
@@ -388,7 +399,10 @@ def swept_with(name, pullback, *args):
 
     def sweep(network, params, trace, started):
         own = next(layer for layer in network.layers if layer.name == name).activation.pullback
-        other = lambda *given: pullback(own, *given)  # noqa: E731
+
+        def other(*given):
+            return pullback(own, *given)
+
         return backprop.sweep(with_pullback(network, name, other), params, trace, started)
 
     return pieces(*args, sweep=sweep)

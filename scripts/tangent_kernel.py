@@ -93,7 +93,9 @@ def train(initializer: str, width: int, data, test, seeds: int, epochs: int) -> 
         outcome = fit(fit_key, *data, params=start)
 
         def kernel(inputs):
-            by = lambda p: fnn.quantities.tangent_kernel_trace(network, None, p, inputs, others=data[0])  # noqa: E731
+            def by(p):
+                return fnn.quantities.tangent_kernel_trace(network, None, p, inputs, others=data[0])
+
             return jnp.stack([by(start), by(outcome.params)])
 
         end = training.evaluate(network, LOSS, outcome.params, *data)[0]

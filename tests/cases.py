@@ -130,7 +130,10 @@ def random_params(network, key, dtype=jnp.float64):
     error, so is any gradient that has it as a factor, and two right answers may differ.
     """
     draw = generator(key)
-    normal = lambda *shape: jnp.asarray(0.5 * draw.standard_normal(shape), dtype)  # noqa: E731
+
+    def normal(*shape):
+        return jnp.asarray(0.5 * draw.standard_normal(shape), dtype)
+
     params = {}
     for layer in network.layers:
         widths = {source: network.sizes[source] for source in layer.sources}

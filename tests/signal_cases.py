@@ -221,7 +221,10 @@ def signal_problem(network, loss="cross_entropy", seed=0, examples=4, dtype=jnp.
     """(params, inputs, targets): nothing at 0 or at its starting value, a token that repeats, classes as integers."""
     keys = jax.random.split(jax.random.key(seed), 3)
     draw = generator(keys[1])
-    jittered = lambda x: jnp.asarray(np.asarray(x) + 0.1 * draw.standard_normal(x.shape), dtype)  # noqa: E731
+
+    def jittered(x):
+        return jnp.asarray(np.asarray(x) + 0.1 * draw.standard_normal(x.shape), dtype)
+
     params = jax.tree.map(jittered, network.init(keys[0], jnp.float64))
     inputs = {}
     for name, _ in network.inputs:

@@ -166,7 +166,10 @@ def test_sums_are_by_halves_and_by_products_on_cpus_and_reductions_elsewhere(pla
         ],
     )
     given = parameters(network), numbers(Q, 8, 4), numbers(Q, 3)
-    norms = lambda *given: quantities.per_example_layer_norms(network, LOSS, *given)["output"]  # noqa: E731
+
+    def norms(*given):
+        return quantities.per_example_layer_norms(network, LOSS, *given)["output"]
+
     for function, *own in (
         (reductions.over_examples, numbers(Q, 16)),  # few columns
         (reductions.over_columns, numbers(Q, 64)),
@@ -327,9 +330,10 @@ def test_all_quantities_together(name, platform):
 def test_matrices_over_examples_are_of_full_precision_where_gradients_are_not(name):
     network, inputs, targets = convolutional()
     given = parameters(network), inputs, targets
-    compute = lambda *names: lowered(  # noqa: E731
-        lambda *given: quantities.compute(network, LOSS, *given, names, budget=2**40), *given
-    )
+
+    def compute(*names):
+        return lowered(lambda *given: quantities.compute(network, LOSS, *given, names, budget=2**40), *given)
+
     assert compute("jacobian", "input_gradients").precise == 0 < compute(name).precise
 
 
@@ -414,8 +418,13 @@ def test_a_method_in_a_loop_of_ones_own_is_of_full_precision():
     """Its start, a step, and the same point seen by another batch."""
     problem, start = of_residuals()
     method = second_order.get("levenberg_marquardt(minibatches=True)")
-    of = lambda data: Problem(problem.functions, data, problem.name)  # noqa: E731
-    init = lambda data, params: method.init(params, of(data))  # noqa: E731
+
+    def of(data):
+        return Problem(problem.functions, data, problem.name)
+
+    def init(data, params):
+        return method.init(params, of(data))
+
     state = jax.eval_shape(init, problem.data, start)
     for function, given in (
         (init, start),

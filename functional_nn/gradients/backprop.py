@@ -331,7 +331,9 @@ def way_back(
     if of_layer is None:
         return None
     stream = None if key is None else draws.of_key(key)
-    drawn = lambda *names: None if stream is None else draws.inside(stream, *names)  # noqa: E731
+
+    def drawn(*names):
+        return None if stream is None else draws.inside(stream, *names)
 
     def place(layer: Layer) -> Place:
         return Place(layer, params[layer.name], trace, share, drawn(layer.name))

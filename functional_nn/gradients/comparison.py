@@ -261,7 +261,10 @@ def compare(
             third, taylor = dataclasses.replace(third, says=says), dataclasses.replace(taylor, says="inconclusive")
     measured = ()
     if costs:
-        value_and_gradient = lambda *args: (lambda r: (r["value"], r["parameters"]))(by_hand(*args))  # noqa: E731
+
+        def value_and_gradient(*args):
+            return (lambda r: (r["value"], r["parameters"]))(by_hand(*args))
+
         callables = {"manual": value_and_gradient, "automatic": jax.value_and_grad(objective)}
         measured = measure_costs(callables, params, inputs, targets)
     # Where F itself has overflowed, as after a divergence, there is no gradient to be right or wrong about.
@@ -330,7 +333,10 @@ def monitor(network: Network, loss: Loss, inputs: Inputs, targets: Array) -> Cal
         prepared = network.prepare(params, inputs)
         args = (params, prepared, network.prepare_targets(prepared, targets, loss, dtype_of(params)))
         found = _Examination(by_hand, automatically, args, _rounded(loss), None, jit=True)
-        gradient = lambda tree: tree["parameters"]  # noqa: E731
+
+        def gradient(tree):
+            return tree["parameters"]
+
         return (found.total(gradient), *found.differences(gradient))
 
     return differences
@@ -543,7 +549,10 @@ def compare_connection(
     examples, dtype = 3, precision.default()
     key = jax.random.key(0) if key is None else key
     keys = iter(jax.random.split(key, 5))
-    draw = lambda *size: jax.random.normal(next(keys), size, dtype)  # noqa: E731
+
+    def draw(*size):
+        return jax.random.normal(next(keys), size, dtype)
+
     s, w, dw = draw(examples, *given), *(None if of_weights is None else draw(*of_weights) for _ in range(2))
     if by.tokens is None:
         x, dx = draw(examples, *shape), draw(examples, *shape)
@@ -570,7 +579,10 @@ def compare_connection(
             own["adjoint in x"] = jnp.vdot(s, forward(dx, w))
             own["linear in x"] = forward(x, w) + 2 * forward(dx, w)
         if w is not None:
-            adjoint = lambda s, x: jax.vjp(lambda w: forward(x, w), w)[1](s)[0]  # noqa: E731
+
+            def adjoint(s, x):
+                return jax.vjp(lambda w: forward(x, w), w)[1](s)[0]
+
             own["outer"] = adjoint(s, x)
             own["unfolded"] = jnp.stack([adjoint(s[q : q + 1], x[q : q + 1]) for q in range(examples)])
             own["adjoint in w"] = jnp.vdot(s, forward(x, dw))
@@ -647,7 +659,10 @@ class _Examination:
         paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(part(self.automatic))]
         rows = []
         for number, path in enumerate(paths):
-            leaf = lambda tree, number=number: jax.tree.leaves(part(tree))[number]  # noqa: E731
+
+            def leaf(tree, number=number):
+                return jax.tree.leaves(part(tree))[number]
+
             name = jax.tree_util.keystr(path, simple=True, separator="/") or "result"
             rows.append(_difference(name, leaf(self.manual), leaf(self.automatic), self.allowed(leaf)))
         return tuple(rows)
@@ -661,7 +676,10 @@ class _Examination:
         )
         if manual.ndim < 3:
             return None
-        norm = lambda x: np.linalg.norm(np.moveaxis(x, 0, -2).reshape(-1, len(x) * x.shape[-1]), axis=1)  # noqa: E731
+
+        def norm(x):
+            return np.linalg.norm(np.moveaxis(x, 0, -2).reshape(-1, len(x) * x.shape[-1]), axis=1)
+
         with np.errstate(invalid="ignore"):  # of infinities
             apart = np.flatnonzero(~(norm(manual - automatic) <= _LAMBDA * self.unit * norm(delta)))
         if not apart.size:

@@ -461,7 +461,10 @@ def kronecker_solve(network: Network, kronecker: dict, damping: Array | float, v
             if has_bias:
                 solved["bias"] = columns[-1][:, 0]
         alone = {name: given[name] for name in own.others}
-        solve = lambda block, x: (_solve_pair if _is_pair(block) else _solve_alone)(block, damping, x)  # noqa: E731
+
+        def solve(block, x):
+            return (_solve_pair if _is_pair(block) else _solve_alone)(block, damping, x)
+
         found[layer.name] = solved | jax.tree.map(solve, own.others, alone, is_leaf=_is_pair)
     return jax.tree.map(lambda x, v: x.astype(v.dtype), {name: found[name] for name in vector}, vector)
 

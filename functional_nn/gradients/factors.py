@@ -67,7 +67,10 @@ def of_examples(network: Network, params: Params, trace: Trace, s: dict[str, Arr
             factored[layer.name]["learned"] = {name: _share(f, own["learned"][name], along) for name, f in shares}
         for name in NOT_MOVED:  # which no example's loss is changed by
             if name in own:
-                nothing = lambda x, lead=given.shape[: 1 + along]: Factors(jnp.zeros((*lead, x.size), x.dtype), None)  # noqa: E731
+
+                def nothing(x, lead=given.shape[: 1 + along]):
+                    return Factors(jnp.zeros((*lead, x.size), x.dtype), None)
+
                 factored[layer.name][name] = jax.tree.map(nothing, own[name])
     return factored
 
@@ -265,7 +268,9 @@ def _paired(lefts: str, whole: str, one: Factors, other: Factors, both: str) -> 
         left = jnp.pad(f.left, ((0, 0),) * (f.left.ndim - 1) + ((0, chunks * width - neurons),))
         return f._replace(left=lax.dynamic_slice_in_dim(left, i * width, width, axis=-1))
 
-    some = lambda i: products(chunk(one, i), chunk(other, i))  # noqa: E731
+    def some(i):
+        return products(chunk(one, i), chunk(other, i))
+
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(some, 0))
     return lax.fori_loop(0, chunks, lambda i, total: total + some(i), zeros)
 
@@ -305,7 +310,10 @@ def _a_few_at_a_time(function: Callable, rows: Any) -> Array:
     size = max(1, platforms.here().formed // _formed_bytes(f))
     if size >= len(f.left):
         return function(rows)
-    single = lambda own: function(jax.tree.map(lambda x: x[None], own))[0]  # noqa: E731
+
+    def single(own):
+        return function(jax.tree.map(lambda x: x[None], own))[0]
+
     return lax.map(single, rows, batch_size=size)
 
 

@@ -620,7 +620,10 @@ def _kernel(products: Callable, factored: Params, whole: Whole, others: Inputs |
     # all pairs of the examples' Jacobians and the others'
     if others is None:
         return _paired(products, factored, factored, whole.block)
-    measure = lambda some: (View(whole.network, None, whole.params, some).jacobian(of), None)  # noqa: E731
+
+    def measure(some):
+        return (View(whole.network, None, whole.params, some).jacobian(of), None)
+
     return _paired(products, factored, in_blocks(measure, _others(whole, others), whole.block)[0], whole.block)
 
 
@@ -885,7 +888,10 @@ def layer_statistics(view, *, saturation=0.01):
         kept, own = view.trace.kept.get(layer.name), theta(layer, view.params[layer.name], view.trace.activations)
         slope = _own_slopes(layer.activation, n, a, kept, own)
         over = tuple(range(1, a.ndim))
-        mean = lambda x: jnp.sum(jnp.mean(wide(x), axis=tuple(range(1, x.ndim))) * view.part)  # noqa: E731
+
+        def mean(x):
+            return jnp.sum(jnp.mean(wide(x), axis=tuple(range(1, x.ndim))) * view.part)
+
         found[layer.name] = {
             "mean": mean(a),
             "square": mean(wide(a) ** 2),

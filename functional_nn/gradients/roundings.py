@@ -110,7 +110,10 @@ def displacements(function: Callable, args: tuple, key: Array) -> Any:
         found = lax.map(lambda i: delta(_Signs(drawn, i)), jnp.arange(_DRAWS))
     else:
         generator = np.random.default_rng(np.ravel(jax.random.key_data(key)))
-        draw = lambda size: generator.integers(0, 2, size.shape, np.int8) * 2 - 1  # noqa: E731
+
+        def draw(size):
+            return generator.integers(0, 2, size.shape, np.int8) * 2 - 1
+
         with np.errstate(all="ignore"):
             found = [np.stack(column) for column in zip(*(delta(draw) for _ in range(_DRAWS)), strict=True)]
     return jax.tree.unflatten(jax.tree.structure(result), [_root_mean_square(x, first.np) for x in found])
@@ -206,7 +209,10 @@ class _Signs:
 def _run(jaxpr, consts, args: list, outcome: Callable) -> list:
     """The results of a program, each operation's as `outcome(equation, operands)` says."""
     values = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*consts, *args), strict=True))
-    read = lambda v: v.val if hasattr(v, "val") else values[v]  # noqa: E731 (a literal holds its value)
+
+    def read(v):
+        return v.val if hasattr(v, "val") else values[v]  # a literal holds its value
+
     for equation in jaxpr.eqns:
         name, operands = equation.primitive.name, list(map(read, equation.invars))
         inner = _INNER.get(name)
@@ -245,7 +251,10 @@ def _scan(equation, args: list, outcome: Callable) -> list:
     # what is scanned has an axis more outside than inside; how many there are of what JAX tells by names that change
     params = equation.params
     inside = getattr(params["jaxpr"], "jaxpr", params["jaxpr"])
-    same = lambda outer, inner: sum(x.aval.ndim == y.aval.ndim for x, y in zip(outer, inner, strict=True))  # noqa: E731
+
+    def same(outer, inner):
+        return sum(x.aval.ndim == y.aval.ndim for x, y in zip(outer, inner, strict=True))
+
     kept, carried = same(equation.invars, inside.invars), same(equation.outvars, inside.outvars)
     consts, carry, xs = args[: kept - carried], args[kept - carried : kept], args[kept:]
     rows, count = [], params["length"]

@@ -509,7 +509,10 @@ def kolen_pollack(decay: float = 1e-3) -> Rule:
 
     def learn(place: Place, found: dict) -> dict:
         own, moved = place.params.get("feedback", {}), found["weights"]
-        shrunk = lambda x: x * jnp.asarray(decay, x.dtype)  # noqa: E731
+
+        def shrunk(x):
+            return x * jnp.asarray(decay, x.dtype)
+
         learned = {source: moved[source] + shrunk(b) for source, b in own.items()}
         kept = {source: moved[source] + shrunk(place.params["weights"][source]) for source in own}
         return found | {"weights": moved | kept} | ({"feedback": learned} if own else {})

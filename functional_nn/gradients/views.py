@@ -88,7 +88,10 @@ class View:
         if scale is not None:
             weights = scale if weights is None else factors.over_rows(weights, scale)
         started = backprop.start(self.network, alone, self.params, trace, self.examples.targets, weights)
-        share = lambda: jnp.ones_like(self.part) if scale is None else scale  # noqa: E731
+
+        def share():
+            return jnp.ones_like(self.part) if scale is None else scale
+
         way = backprop.way_back(self.rule, self.network, self.params, trace, self.rule_key, share)
         return backprop.sweep(self.network, self.params, trace, started, self.input_gradients, way)
 

@@ -387,7 +387,10 @@ def _grids(network: Network, params: Params) -> dict[str, np.ndarray]:
                 f"activation of {', '.join(_NAMES)}, got {layer.activation.name} by "
                 f"{', '.join(by.name for by in layer.connections)}"
             )
-        wide = lambda x: np.asarray(x).astype(np.float64)  # noqa: E731 (bfloat16, too)
+
+        def wide(x):
+            return np.asarray(x).astype(np.float64)  # bfloat16, too
+
         own = {name: wide(W) for name, W in params[layer.name]["weights"].items()}
         bias = np.zeros(layer.size) + wide(params[layer.name].get("bias", np.zeros(1)))  # one that is shared, each
         if layer.activation.name == "hard_sigmoid":

@@ -210,7 +210,10 @@ def _layers(config: dict[str, Any]) -> str:
     width = plots.size_text(shape) if isinstance(shape, list) else shape
     if config.get("preset"):  # its graph is drawn
         return f"{config['preset']} of {_plural(len(config['network']['layers']), 'layer')} on {width} inputs"
-    read = lambda layer: "".join(f" by {by}" for by in layer.get("connections", ()) if by != "dense")  # noqa: E731
+
+    def read(layer):
+        return "".join(f" by {by}" for by in layer.get("connections", ()) if by != "dense")
+
     layers = (f"{x['size']} {x['activation']}{read(x)}" for x in config["network"]["layers"])
     return f"{width} - " + " - ".join(layers)
 
@@ -403,7 +406,10 @@ def _tracked(history: fnn.training.History, but: Sequence[str] = ()) -> list[rep
 
 def _agreement_figure(watched, dtype: str, unit: str):
     epochs = [epoch for epoch, _ in watched]
-    relative = lambda d: math.nan if d.vanishes else d.relative  # noqa: E731 (relative to nothing)
+
+    def relative(d):
+        return math.nan if d.vanishes else d.relative  # relative to nothing
+
     errors = {d.name: [relative(found[i]) for _, found in watched] for i, d in enumerate(watched[0][1])}
     total, *arrays = errors
     largest = sorted(arrays, key=lambda name: np.max(np.nan_to_num(errors[name], nan=-1.0)))[1 - _MOST_ARRAYS :]

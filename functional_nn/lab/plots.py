@@ -185,7 +185,10 @@ def confusion(counts: np.ndarray, classes: Sequence[str], percentages: bool = Fa
 def _confusion_with_percentages(counts: np.ndarray, classes: Sequence[str]) -> Figure:
     C, right, total = len(classes), np.diag(counts), counts.sum()
     side = 1.6 + 0.62 * (C + 1)
-    share = lambda part, of: f"{100 * part / of:.3g} %" if of else "-"  # noqa: E731
+
+    def share(part, of):
+        return f"{100 * part / of:.3g} %" if of else "-"
+
     with plt.rc_context(STYLE | {"axes.grid": False}):
         figure, axis = plt.subplots(figsize=(side, side), layout="constrained")
         shade = np.full((C + 1, C + 1), np.nan)

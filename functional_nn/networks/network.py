@@ -86,7 +86,10 @@ class Layer:
     def __post_init__(self):
         activation = activations.get(self.activation)
         initializer = initializers.get(self.initializer or activation.initializer)
-        settle = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731 (the class is frozen)
+
+        def settle(name, value):
+            return object.__setattr__(self, name, value)  # the class is frozen
+
         settle("activation", activation)
         settle("initializer", initializer)
         for name, value in zip(("sources", "connections"), _read_by(self), strict=True):
@@ -161,7 +164,9 @@ class Network:
     lengths: frozenset[str] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self):
-        settle = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731 (the class is frozen)
+        def settle(name, value):
+            return object.__setattr__(self, name, value)  # the class is frozen
+
         shapes = [(name, _input_shape(name, shape)) for name, shape in self.inputs]
         settle("inputs", tuple((name, shape[0] if len(shape) == 1 else shape) for name, shape in shapes))
         _check_graph(self.inputs, self.layers)
@@ -230,7 +235,10 @@ class Network:
             own = weights[:, columns]
             if many > 1:  # of which one is read at a time, as of an embedding's: each is drawn by itself
                 keys = jax.random.split(jax.random.fold_in(key, number), many)
-                one = lambda own: layer.initializer.draw(own, layer.rows, fan_in, fan_out, dtype)[0][:, columns]  # noqa: E731, B023
+
+                def one(own):
+                    return layer.initializer.draw(own, layer.rows, fan_in, fan_out, dtype)[0][:, columns]  # noqa: B023
+
                 own = jnp.moveaxis(jax.vmap(one)(keys), 0, 1)
             params["weights"][source] = own.reshape(shape)
         if layer.bias != "none":

@@ -54,7 +54,10 @@ class Window(NamedTuple):
             raise ValueError(f"needs a signal ({axes}, channels), got shape {x}")
         same = self.padding == "same"
         padded = x[:-1] if same else tuple(n + sum(pad) for n, pad in zip(x[:-1], self.pads(x[:-1]), strict=True))
-        larger = lambda sizes: any(size > n for size, n in zip(sizes, padded, strict=True))  # noqa: E731
+
+        def larger(sizes):
+            return any(size > n for size, n in zip(sizes, padded, strict=True))
+
         signal = f"larger than the signal's {said(padded)}" + (", padding included" if padded != x[:-1] else "")
         if larger(self.reaches):
             hint = "; padding given in numbers lets it" if same else ""

@@ -91,7 +91,10 @@ class CurveFit:
         """
         checks.boolean("band", "prediction", prediction)
         layout = Layout(self.params)
-        at = lambda b: _called(self.function, layout.unflatten(b), x)  # noqa: E731
+
+        def at(b):
+            return _called(self.function, layout.unflatten(b), x)
+
         b = layout.flatten(self.params)
         middle, slopes = at(b), jax.jacfwd(at)(b)
         covariance = self.covariance.astype(middle.dtype)
@@ -190,7 +193,10 @@ def _real(name: str, x: Any, infinite: bool = False) -> Array:
 
 def _reals(name: str, tree: Any) -> Any:
     """A tree of real numbers; a list of numbers is an array, a list of arrays a tree."""
-    listed = lambda node: isinstance(node, list | tuple) and all(map(np.isscalar, jax.tree.leaves(node)))  # noqa: E731
+
+    def listed(node):
+        return isinstance(node, list | tuple) and all(map(np.isscalar, jax.tree.leaves(node)))
+
     leaves, structure = jax.tree.flatten(tree, is_leaf=listed)
     names = checks.by_path(structure.unflatten(range(len(leaves))))
     return structure.unflatten([_real("/".join(filter(None, (name, at))), leaves[i]) for at, i in names.items()])

@@ -220,7 +220,10 @@ def nesterov(
     def ahead(state):
         decays = of_each(at_step(constants["decay"], state.step), state.params)
         decays = jax.tree.structure(state.params).unflatten(decays)
-        further = lambda w, v, decay: moved(w, in_dtype(decay, v.dtype) * v)  # noqa: E731
+
+        def further(w, v, decay):
+            return moved(w, in_dtype(decay, v.dtype) * v)
+
         return jax.tree.map(further, state.params, state.change, decays)
 
     if form == "gradient":
@@ -754,7 +757,10 @@ def of_each(constant: Any, params: Any) -> list:
 
 def _paths(params: Any) -> list[tuple[str, ...]]:
     """The names that lead to each array, such as ("layer1", "weights", "input")."""
-    said = lambda key: jax.tree_util.keystr((key,), simple=True)  # noqa: E731
+
+    def said(key):
+        return jax.tree_util.keystr((key,), simple=True)
+
     return [tuple(map(said, path)) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
 
 

@@ -90,7 +90,10 @@ def clip_by_value(optimizer: Optimizer, largest: Constant) -> Optimizer:
 
     def clipped(state, grads):
         now = first_order.at_step(largest, state.step)
-        bounded = lambda g, bound: jnp.clip(g, -bound, bound)  # noqa: E731
+
+        def bounded(g, bound):
+            return jnp.clip(g, -bound, bound)
+
         return jax.tree.map(lambda g: bounded(g, first_order.in_dtype(now, g.dtype)), grads)
 
     return _before(optimizer, "clip_by_value", {"largest": largest}, clipped)
@@ -211,7 +214,9 @@ def freeze(optimizer: Optimizer, layers: Sequence[str]) -> Optimizer:
     """
     optimizer = first_order.get(optimizer)
     layers = (layers,) if isinstance(layers, str) else tuple(layers)
-    trained = lambda tree: {name: own for name, own in tree.items() if name not in layers}  # noqa: E731
+
+    def trained(tree):
+        return {name: own for name, own in tree.items() if name not in layers}
 
     def init(params):
         for name in layers:
@@ -356,7 +361,10 @@ def reduce_on_plateau(
     defaults. Raises ValueError for constants out of range.
     """
     name = "reduce_on_plateau"
-    plain = lambda owner, name, value: checks.constant(owner, name, value, *checks.NON_NEGATIVE)  # noqa: E731
+
+    def plain(owner, name, value):
+        return checks.constant(owner, name, value, *checks.NON_NEGATIVE)
+
     learning_rate = first_order.one_for_all(plain, name, "learning_rate", learning_rate)
     smallest = checks.constant(name, "smallest", smallest, *checks.NON_NEGATIVE)
     if not callable(make):
@@ -454,7 +462,10 @@ def choose(index: int | Array, candidates: Sequence[Optimizer]) -> Optimizer:
 
     def memories_of(state: State) -> tuple:
         own = tuple(state[2:]) if isinstance(state, tuple) and state._fields[:2] == ("params", "step") else None
-        kind = lambda tree: (jax.tree.structure(tree), checks.shapes(tree))  # noqa: E731
+
+        def kind(tree):
+            return (jax.tree.structure(tree), checks.shapes(tree))
+
         if own is None or any(kind(memory) != kind(state.params) for memory in own):
             raise TypeError(
                 f"choose: expected elementwise methods such as adam, got {type(state).__name__}, the state of a method "

@@ -139,7 +139,10 @@ def _told(factory: Any, args: tuple, keywords: dict[str, Any]) -> dict[str, Any]
     signature = inspect.signature(factory)
     bound = signature.bind(*args, **keywords).arguments
     default = {name: parameter.default for name, parameter in signature.parameters.items()}
-    plain = lambda name, x: isinstance(x, _PLAIN) and type(x) is type(default[name]) and x == default[name]  # noqa: E731
+
+    def plain(name, x):
+        return isinstance(x, _PLAIN) and type(x) is type(default[name]) and x == default[name]
+
     return {name: x for name, x in bound.items() if not plain(name, x)}
 
 

@@ -64,7 +64,10 @@ class BatchPlan:
             raise ValueError(f"last must be 'kept', 'dropped' or 'weighted', got {self.last!r}")
         if self.importance is not None:
             checks.integer("importance", "batch size", self.size, 1)
-            accepts = lambda v: (v > 0) & (v <= 1)  # noqa: E731
+
+            def accepts(v):
+                return (v > 0) & (v <= 1)
+
             checks.constant("importance", "uniform", self.importance, accepts, "in (0, 1]")
         if checks.boolean("minibatch", "replacement", self.replacement):
             if self.size is None or self.importance is not None:

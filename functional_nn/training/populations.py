@@ -476,7 +476,10 @@ def _empty(table: History, epochs: int, members: int) -> History:
 def _programs(make: Maker, length: int, shared: bool, axes: Batch, mesh: Mesh) -> tuple[Callable, Callable]:
     """The compiled programs, the same ones for the same settings."""
     member, whole = PartitionSpec(mesh.axis_names), PartitionSpec()
-    laid = lambda axis: member if axis == 0 else whole  # noqa: E731
+
+    def laid(axis):
+        return member if axis == 0 else whole
+
     begin = jax.vmap(functools.partial(_start, make))
     advance = jax.shard_map(
         lanes(make.common, make, length, shared, axes),

@@ -232,7 +232,10 @@ class Population:
         params = jax.tree.leaves(self.params(member))
         others = [np.asarray(x) for x in jax.tree.leaves(alone.params)]
         params_ulps = max(float(_apart(a, b).max()) for a, b in zip(params, others, strict=True))
-        wide = lambda tree: np.concatenate([np.asarray(x, np.float64).ravel() for x in tree])  # noqa: E731
+
+        def wide(tree):
+            return np.concatenate([np.asarray(x, np.float64).ravel() for x in tree])
+
         size = np.linalg.norm(wide(others))
         relative = float(np.linalg.norm(wide(params) - wide(others)) / (size or 1.0))
         differs = np.flatnonzero(ulps > 0)

@@ -421,7 +421,9 @@ def test_jit_vmap_and_eager_agree(hidden, output, loss):
     members = [problem(network, loss, seed)[0] for seed in range(3)]
     _, inputs, targets = problem(network, loss)
     eager = [step(params, inputs, targets) for params in members]
-    stack = lambda trees: jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)  # noqa: E731
+
+    def stack(trees):
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
     compiled = jax.jit(step)(members[0], inputs, targets)
     assert relative_error(compiled, eager[0]) <= 1e-12

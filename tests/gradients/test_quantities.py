@@ -604,7 +604,10 @@ def test_the_diagonal_keeps_its_digits_where_softmax_saturates():
 def test_no_root_of_many_outputs_is_formed(name):
     """Of 512 examples of 1200 outputs it would take 2.7 GiB."""
     network = fnn.multilayer((20, 1200), ("softmax",))
-    float32 = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)  # noqa: E731
+
+    def float32(*shape):
+        return jax.ShapeDtypeStruct(shape, jnp.float32)
+
     params = jax.tree.map(lambda x: float32(*x.shape), jax.eval_shape(network.init, KEY))
     options = {"key": KEY} if name in ("kfac", "sampled_gauss_newton_diagonal") else {}
 

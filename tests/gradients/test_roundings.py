@@ -264,7 +264,10 @@ def _signal_alarms(configurations, seeds, dtypes=("float64", "float32", "bfloat1
         dtype, examples = str(draw.choice(dtypes)), int(draw.choice([1, 4, 16]))
         for seed in seeds:
             p, x, t = signal_problem(network, loss, 1000 * number + seed, examples, dtype)
-            signs = lambda v: jnp.sign(v) if v.dtype.kind == "f" else v  # noqa: E731
+
+            def signs(v):
+                return jnp.sign(v) if v.dtype.kind == "f" else v
+
             kinds = {
                 "as they are": (p, x, t),
                 "one example many times": (p, *jax.tree.map(lambda v: jnp.broadcast_to(v[:1], v.shape), (x, t))),

@@ -487,7 +487,10 @@ STEPS = fnn.multilayer((3, 5, 4, 2), ("hardlim", "hardlims", "softmax"))
 def test_a_surrogate_stands_where_a_derivative_is_missing(slope):
     """s = g h / (1 + slope |n|)^2: Zenke and Ganguli 2018, Eq. 5, h the height of the step; the outputs stay steps."""
     params, inputs, targets = numbers(STEPS)
-    fast = lambda height: lambda n, a: height / (1 + slope * np.abs(n)) ** 2  # noqa: E731
+
+    def fast(height):
+        return lambda n, a: height / (1 + slope * np.abs(n)) ** 2
+
     gradient, s = backward(
         STEPS, params, inputs, mean_error(targets), slopes={"hardlim": fast(1.0), "hardlims": fast(2.0)}
     )
@@ -599,7 +602,10 @@ def test_by_layer_other_layers_s_stays():
     params, inputs, targets = numbers(MLP)
     share = np.full(EXAMPLES, 1 / EXAMPLES)
     clip = clip_in_numpy(0.2, share)
-    alter = lambda layer, s: clip(layer, s) if layer == "layer2" else s  # noqa: E731
+
+    def alter(layer, s):
+        return clip(layer, s) if layer == "layer2" else s
+
     found = found_by({"layer2": "clipped_back(0.2)"}, MLP, params, inputs, targets, key=None)
     close(found.gradients, backward(MLP, params, inputs, mean_error(targets), alter=alter)[0])
     steps = numbers(STEPS)

@@ -25,7 +25,12 @@ LOSS = fnn.losses.cross_entropy()
 MASK = np.array(
     [[1, 1, 0, 1, 1], [0, 0, 0, 0, 0], [1, 0, 0, 0, 0], [1, 1, 1, 1, 1]], float
 )  # the second counts nowhere
-sequence = lambda name, shape, **told: fnn.presets.get(name)(shape, 3, **told)  # noqa: E731
+
+
+def sequence(name, shape, **told):
+    return fnn.presets.get(name)(shape, 3, **told)
+
+
 # (network, loss, weights, block): of outputs without and with positions, their mean and their sum, weighed and masked
 CASES = {
     "images": (images(), "cross_entropy", None, None),

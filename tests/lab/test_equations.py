@@ -336,7 +336,10 @@ def test_normalization():
     """The bars are means over the channels here; of rms_norm there is no mean and no shift."""
     draw = np.random.default_rng(4)
     n, g, gain, shift = draw.normal(size=(3, 5)), draw.normal(size=(3, 5)), draw.normal(size=5), draw.normal(size=5)
-    bar = lambda x: x.mean(axis=-1, keepdims=True)  # noqa: E731
+
+    def bar(x):
+        return x.mean(axis=-1, keepdims=True)
+
     for name, mean in (("layer_norm", bar(n)), ("rms_norm", 0)):
         theta = {"gain": jnp.asarray(gain), "shift": jnp.asarray(shift)}
         row = fnn.activations.get(name)

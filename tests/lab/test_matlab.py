@@ -135,7 +135,10 @@ class Toolbox:
         sizes = [self.rows["input"], *sizes[1:-1], self.rows["output"]]
         count = len(functions)
         self.functions, none = functions, np.zeros((0, 0))
-        normal = lambda *shape: draw.normal(size=shape)  # noqa: E731
+
+        def normal(*shape):
+            return draw.normal(size=shape)
+
         self.IW = [normal(sizes[i + 1], sizes[0]) if i == 0 or cascade else none for i in range(count)]
         self.LW = [
             [normal(sizes[i + 1], sizes[j + 1]) if j == i - 1 or (cascade and j < i) else none for j in range(count)]
@@ -264,7 +267,10 @@ def test_what_is_written_is_read(network, dtype, tmp_path):
     for given, found in zip(scalings, saved[2:], strict=True):
         np.testing.assert_allclose(found.mean, given.mean, rtol=1e-13)
         np.testing.assert_allclose(found.scale, given.scale, rtol=1e-13)
-    wide = lambda tree: np.concatenate([np.asarray(x, np.float64).ravel() for x in jax.tree.leaves(tree)])  # noqa: E731
+
+    def wide(tree):
+        return np.concatenate([np.asarray(x, np.float64).ravel() for x in jax.tree.leaves(tree)])
+
     if network is not GRAPH:
         np.testing.assert_array_equal(wide(saved.params), wide(params))  # each is a float64 on the way
     inputs = jnp.asarray(scalings[0].apply(x), dtype)
@@ -293,7 +299,10 @@ def test_what_is_written_is_in_matlabs_shapes(tmp_path):
 def test_the_lines_of_matlab_are_the_readmes_too():
     readme = (Path(__file__).parents[2] / "README.md").read_text()
     blocks = re.findall(r"```matlab\n(.*?)```", readme, re.DOTALL)
-    plain = lambda text: " ".join(text.split())  # noqa: E731
+
+    def plain(text):
+        return " ".join(text.split())
+
     assert len(blocks) == 2 and all(plain(block) in plain(matlab.__doc__) for block in blocks)
 
 

@@ -136,7 +136,9 @@ def cancer(tmp_path_factory):
 
 
 def test_networks_read_all_before_them_unless_told_not_to(script):
-    made = lambda *given: script.network(*given, "softsign", "sigmoid")  # noqa: E731
+    def made(*given):
+        return script.network(*given, "softsign", "sigmoid")
+
     assert [layer.sources for layer in made("8+4", 9, 2, True).layers] == [
         ("input",),
         ("input", "layer1"),

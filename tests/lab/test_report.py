@@ -112,14 +112,22 @@ def test_a_page_says_all_it_was_given():
 @pytest.mark.parametrize("text", HOSTILE)
 def test_hostile_text_stays_text(text):
     """Wherever it stands, it is read back as it was given, and makes no element of its own."""
-    parts = lambda t: [  # noqa: E731
-        report.Panel(f"p {t}", figure(t), t, t),
-        report.Table(t, (t, "b"), [(t, "ok"), (report.Quantity(t, t), "ok")], t),
-        report.Equations(t, [(t, equations.optimizer("gd")), ("a formula", t)], t),
-    ]
-    build = lambda t: page_of(t, t, [(t, t)], parts(t), {t: t})  # noqa: E731
+
+    def parts(t):
+        return [
+            report.Panel(f"p {t}", figure(t), t, t),
+            report.Table(t, (t, "b"), [(t, "ok"), (report.Quantity(t, t), "ok")], t),
+            report.Equations(t, [(t, equations.optimizer("gd")), ("a formula", t)], t),
+        ]
+
+    def build(t):
+        return page_of(t, t, [(t, t)], parts(t), {t: t})
+
     hostile, tame = check_self_contained(build(text)), check_self_contained(build("tame"))
-    names = lambda page: [tag for tag, _ in page.elements if tag not in ("g", "use", "defs", "path")]  # noqa: E731
+
+    def names(page):
+        return [tag for tag, _ in page.elements if tag not in ("g", "use", "defs", "path")]
+
     assert names(hostile) == names(tame)
     for tag in ("title", "h1", "strong", "figcaption", "th", "dt", "dd", "td"):
         assert page_text(hostile, tag, text)

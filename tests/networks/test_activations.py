@@ -23,7 +23,10 @@ def drawn(name, seed=0, dtype=jnp.float64):
     """(f, n, g, r, theta, r_theta): an activation, net inputs, dF/da, and tangents of n and theta, all at random."""
     f = activations.get(name)
     draw = generator(jax.random.key(seed))
-    normal = lambda *shape: jnp.asarray(draw.standard_normal(shape), dtype)  # noqa: E731
+
+    def normal(*shape):
+        return jnp.asarray(draw.standard_normal(shape), dtype)
+
     theta = f.parameters(NEURONS, dtype) if f.parameters else {}
     theta, r_theta = ({key: 1.5 * normal(*value.shape) for key, value in theta.items()} for _ in range(2))
     wide, narrow = (EXAMPLES, NEURONS * f.pieces), (EXAMPLES, NEURONS)
@@ -455,7 +458,9 @@ def test_what_looks_at_single_examples_refuses_those_that_are_mixed():
 
 
 def test_padding_asks_whether_each_neuron_is_alone():
-    build = lambda width: fnn.multilayer((2, width, 1), (OVER_NEURONS, "linear"))  # noqa: E731
+    def build(width):
+        return fnn.multilayer((2, width, 1), (OVER_NEURONS, "linear"))
+
     data = jnp.ones((4, 2)), jnp.ones((4, 1))
     with pytest.raises(ValueError, match="pad: a layer of activation 'normalized.1.', which mixes neurons"):
         fnn.training.fit_population(

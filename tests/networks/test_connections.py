@@ -43,7 +43,10 @@ def met_along(length, size, step, gap, padding):
 
 def windows(positions, size, stride=None, dilation=1, padding="same"):
     """(place, [(where in the window, position)]) of every window, what is padding left out."""
-    each = lambda x: x if isinstance(x, tuple) else (x,) * len(positions)  # noqa: E731
+
+    def each(x):
+        return x if isinstance(x, tuple) else (x,) * len(positions)
+
     axes = list(map(met_along, positions, each(size), each(stride), each(dilation), each(padding)))
     for place in itertools.product(*(range(len(axis)) for axis in axes)):
         elements = itertools.product(*(axis[at] for axis, at in zip(axes, place, strict=True)))
@@ -69,7 +72,10 @@ def terms(name, constants, shape, channels):
     if name == "upsample":
         by = constants["factor"] if isinstance(constants["factor"], tuple) else (constants["factor"],)
         larger = itertools.product(*(range(n * many) for n, many in zip(positions, by, strict=True)))
-        nearest = lambda p: tuple(i // many for i, many in zip(p, by, strict=True))  # noqa: E731
+
+        def nearest(p):
+            return tuple(i // many for i, many in zip(p, by, strict=True))
+
         return [((*p, r), (*nearest(p), r), None, 1) for p in larger for r in range(R)]
     if name == "mean_pool" and not constants:
         return [((r,), (*p, r), None, 1 / len(everywhere)) for p in everywhere for r in range(R)]
@@ -401,7 +407,10 @@ SIZES = st.integers(1, 3)
 def convolutions(draw):
     """(constants, shape, channels) of a convolution with any settings, on a signal that it fits."""
     axes, groups = draw(st.integers(1, 2)), draw(SIZES)
-    each = lambda sizes: draw(st.one_of(sizes, st.tuples(*[sizes] * axes)))  # noqa: E731
+
+    def each(sizes):
+        return draw(st.one_of(sizes, st.tuples(*[sizes] * axes)))
+
     kernel, pads = draw(st.tuples(*[SIZES] * axes)), st.integers(0, 2)
     padding = st.tuples(*[st.one_of(pads, st.tuples(pads, pads))] * axes)
     padding = draw(st.one_of(st.sampled_from(["same", "valid", 1]), padding))

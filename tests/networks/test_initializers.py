@@ -230,7 +230,10 @@ def test_a_name_that_is_taken_is_refused():
 @pytest.mark.parametrize("name", ["normal(0.3)", "he_normal", "uniform(0.3)", "xavier_uniform", "constant(0.2)"])
 def test_weights_drawn_each_by_itself_are_the_same_however_they_are_drawn(name, dtype, shape):
     initializer, dtype = initializers.get(name), jnp.dtype(dtype)
-    drawn = lambda key: initializer.draw(key, *shape, 5, dtype)[0]  # noqa: E731
+
+    def drawn(key):
+        return initializer.draw(key, *shape, 5, dtype)[0]
+
     wide = at_least_float32(dtype)
     each = initializer.each
     simply = each.weights(KEY, shape, each.spread(shape[1], 5), wide).astype(dtype)

@@ -237,7 +237,10 @@ def test_a_masked_class_with_target_zero_counts_as_absent(name, output, dtype):
     rest, t_rest = (jnp.asarray(np.delete(np.asarray(x), 1, axis=1)) for x in (n, t))
     pair = loss.fused[output]
     eps = 8 * float(jnp.finfo(dtype).eps)
-    wide = lambda x: np.asarray(x).astype(float)  # noqa: E731
+
+    def wide(x):
+        return np.asarray(x).astype(float)
+
     np.testing.assert_allclose(wide(pair.value(n, t)), wide(pair.value(rest, t_rest)), rtol=eps)
     for gradient in (pair.gradient(n, t), jax.grad(lambda n: jnp.sum(pair.value(n, t)))(n)):
         assert (wide(gradient)[:, 1] == 0).all()
@@ -472,8 +475,11 @@ def test_smoothed_labels_train_and_count_as_the_labels_they_were():
         loss = losses.get(name)
         loss.check_targets(smoothed)
         np.testing.assert_array_equal(loss.correct(a, smoothed), loss.correct(a, rows))
+
     # H(q', p) = (1 - rate) H(q, p) + rate H(u, p): Szegedy et al. 2016, sec. 7
-    value = lambda t: np.asarray(losses.cross_entropy().example_value(a, t))  # noqa: E731
+    def value(t):
+        return np.asarray(losses.cross_entropy().example_value(a, t))
+
     np.testing.assert_allclose(value(smoothed), 0.8 * value(rows) + 0.2 * value(jnp.full(rows.shape, 0.25)), rtol=1e-14)
     # one column says two classes: what two would say of the second
     pair = fnn.one_hot(np.array([0, 1]), 2)

@@ -59,7 +59,10 @@ def test_forward_is_the_definition(name, shape):
 def test_derivatives_are_autodiffs(name, shape):
     """Pullback, pushforward and second order, of gain and shift, too; at gains and shifts of all sizes."""
     f, n, theta, draw = activations.get(name), drawn(shape), theta_of(name), np.random.default_rng(2)
-    normal = lambda x: jnp.asarray(draw.standard_normal(x.shape))  # noqa: E731
+
+    def normal(x):
+        return jnp.asarray(draw.standard_normal(x.shape))
+
     g, r, r_theta = normal(n), normal(n), jax.tree.map(normal, theta)
 
     def by_hand(n, theta):

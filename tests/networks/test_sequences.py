@@ -33,7 +33,10 @@ names = pytest.mark.parametrize("name", ROWS)
 def drawn(name, positions, examples=3, dtype=jnp.float64, lengths=False):
     """n and theta, nothing at its start; lengths 0, T and one between."""
     f, draw = activations.get(name), np.random.default_rng(positions)
-    normal = lambda shape: jnp.asarray(draw.standard_normal(shape), dtype)  # noqa: E731
+
+    def normal(shape):
+        return jnp.asarray(draw.standard_normal(shape), dtype)
+
     theta = {key: normal(x.shape) for key, x in activations.started(f, NEURONS, jnp.float64).items()}
     if lengths:
         theta["lengths"] = jnp.asarray([positions, 0, (positions + 1) // 2][:examples], jnp.int32)
@@ -50,7 +53,10 @@ def attention_by_definition(n, heads, causal, rotary, lengths):
     for q in range(Q):
         count = T if lengths is None else int(lengths[q])
         for h in range(heads):
-            part = lambda t, block: n[q, t, block * NEURONS + h * d : block * NEURONS + (h + 1) * d]  # noqa: B023, E731
+
+            def part(t, block):
+                return n[q, t, block * NEURONS + h * d : block * NEURONS + (h + 1) * d]  # noqa: B023
+
             for t in range(count):
                 seen = range(min(t + 1, count) if causal else count)
                 turn = (lambda x, t: turned(x, t)) if rotary else (lambda x, t: x)
@@ -127,10 +133,17 @@ def derivatives(f, n, theta, seed=0):
     """By hand and by autodiff: the pullback, the pushforward, and the pullback's change, of learned parameters too."""
     draw, learned = np.random.default_rng(seed), {key: x for key, x in theta.items() if key != "lengths"}
     rest = {key: x for key, x in theta.items() if key == "lengths"}
-    normal = lambda x: jnp.asarray(draw.standard_normal(x.shape), x.dtype)  # noqa: E731
-    outputs = lambda n, learned: f.forward(n, learned | rest)[0]  # noqa: E731
+
+    def normal(x):
+        return jnp.asarray(draw.standard_normal(x.shape), x.dtype)
+
+    def outputs(n, learned):
+        return f.forward(n, learned | rest)[0]
+
     g, r, r_theta = normal(jax.eval_shape(outputs, n, learned)), normal(n), jax.tree.map(normal, learned)
-    summed = lambda shares: {key: factors.total(share, learned[key]) for key, share in shares.items()}  # noqa: E731
+
+    def summed(shares):
+        return {key: factors.total(share, learned[key]) for key, share in shares.items()}
 
     def by_hand(n, learned):
         own = learned | rest
@@ -140,7 +153,9 @@ def derivatives(f, n, theta, seed=0):
         return (s, summed(shares)), f.pushforward(r, r_theta, n, a, kept, own), (bent, summed(more) if more else {})
 
     def automatic(n, learned):
-        back = lambda *x: jax.vjp(outputs, *x)[1](g)  # noqa: E731
+        def back(*x):
+            return jax.vjp(outputs, *x)[1](g)
+
         pushed = jax.jvp(outputs, (n, learned), (r, r_theta))[1]
         return back(n, learned), pushed, jax.jvp(back, (n, learned), (r, r_theta))[1]
 

@@ -65,7 +65,10 @@ def data(network, examples=4, classes=3):
 def parameters(network, key=KEY):
     """With nothing at zero; weights shrink with what reaches a neuron. Drawn by NumPy, which compiles nothing."""
     draw = generator(key)
-    drawn = lambda x: jnp.asarray(draw.standard_normal(x.shape) / math.sqrt(max(1, math.prod(x.shape[1:]))))  # noqa: E731
+
+    def drawn(x):
+        return jnp.asarray(draw.standard_normal(x.shape) / math.sqrt(max(1, math.prod(x.shape[1:]))))
+
     return jax.tree.map(drawn, jax.eval_shape(network.init, KEY))
 
 
@@ -263,14 +266,20 @@ def test_every_opinion_is_that_signals_are_right(build, dtype):
 @st.composite
 def graphs(draw):
     """Chains and graphs of convolutions, pooling, residuals and dense layers on signals of one or two axes."""
-    pick = lambda *of: draw(st.sampled_from(of))  # noqa: E731
+
+    def pick(*of):
+        return draw(st.sampled_from(of))
+
     inputs = {"x": (*(draw(st.integers(2, 5)) for _ in range(pick(1, 2))), pick(2, 4))}
     known, layers, unread = dict(inputs), [], set(inputs)
     for number in range(draw(st.integers(1, 4))):
         name, source = f"layer{number}", pick(*known)
         *positions, channels = known[source]
         size, bias = pick(2, 4), pick("per_neuron", "per_position", "shared", "none")
-        each = lambda most, positions=positions: tuple(draw(st.integers(1, min(most, p))) for p in positions)  # noqa: E731
+
+        def each(most, positions=positions):
+            return tuple(draw(st.integers(1, min(most, p))) for p in positions)
+
         conv = f"conv({each(3)}, stride={each(2)}, padding={pick('same', 'valid', 1)}, groups={pick(1, 2)})"
         kind = pick("conv", "conv", "pool", "residual", "dense")
         if kind == "conv":

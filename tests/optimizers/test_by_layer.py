@@ -105,7 +105,10 @@ def adam_by_hand(rates, b1s):
 
 def test_names_as_deep_as_wanted_schedules_among_them():
     """Adam in NumPy, the constants of each array looked up by hand."""
-    cosine = lambda k: 0.05 * (1 + np.cos(np.pi * min(k / 4, 1)))  # noqa: E731
+
+    def cosine(k):
+        return 0.05 * (1 + np.cos(np.pi * min(k / 4, 1)))
+
     expected = {
         "layer1": {"weights": {"input": (lambda k: 0.1, 0.9)}, "bias": (cosine, 0.9)},
         "layer2": {"weights": {"layer1": (lambda k: 0.03 / (1 + k), 0.5)}, "bias": (lambda k: 0.2, 0.8)},
@@ -124,7 +127,10 @@ def test_names_as_deep_as_wanted_schedules_among_them():
         (("layer2", "weights", "layer1"), expected["layer2"]["weights"]["layer1"]),
         (("layer2", "bias"), expected["layer2"]["bias"]),
     ):
-        at = lambda tree, path=path: tree if not path else at(tree[path[0]], path[1:])  # noqa: E731, B023
+
+        def at(tree, path=path):
+            return tree if not path else at(tree[path[0]], path[1:])
+
         by_hand = adam_by_hand(rate, lambda k, b1=b1: b1)(at(PARAMS), [at(grads) for grads in GRADS])
         np.testing.assert_allclose(at(found), by_hand, rtol=1e-12, err_msg="/".join(path))
 

@@ -30,7 +30,10 @@ COVARIANCE = np.diag(SIGMA**2) + 1e-3
 def theirs(*args, **settings):
     """SciPy's parameters and covariance, from its MINPACK, as far as it goes."""
     optimize = pytest.importorskip("scipy.optimize")
-    f = lambda x, *b: np.asarray(decay(x, *b))  # noqa: E731
+
+    def f(x, *b):
+        return np.asarray(decay(x, *b))
+
     tight = {} if "loss" in settings or "bounds" in settings else {"jac": slopes}
     return optimize.curve_fit(f, *args, ftol=1e-15, xtol=1e-15, gtol=1e-15, **tight, **settings)
 
@@ -51,7 +54,10 @@ def test_nists_parameters_and_standard_deviations(name):
     own, optimize = NIST[name], pytest.importorskip("scipy.optimize")
     value = jax.jit(lambda b: own.model(b, own.x))
     slope = jax.jit(jax.jacfwd(value))
-    f = lambda x, *b: own.model(jnp.stack([jnp.asarray(each) for each in b]), x)  # noqa: E731
+
+    def f(x, *b):
+        return own.model(jnp.stack([jnp.asarray(each) for each in b]), x)
+
     for start in own.starts:
         fit = curve_fit(f, own.x, own.y, start)
         assert own.digits(fit.params) >= 8
@@ -141,11 +147,17 @@ def test_a_line_is_the_text_books():
 
 def test_lists_halves_and_starts_between_bounds():
     """Lists of numbers are arrays, 16 bits are widened, and without p0 the start is within the bounds, as SciPy's."""
-    line = lambda x, a, b: a + b * x.astype(a.dtype)  # noqa: E731
+
+    def line(x, a, b):
+        return a + b * x.astype(a.dtype)
+
     np.testing.assert_allclose(curve_fit(line, [0, 1, 2], [1, 3, 5]).params, [1.0, 2.0], rtol=1e-6)
     half = np.arange(3, dtype=np.float16)
     np.testing.assert_allclose(curve_fit(line, half, 1 + 2 * half).params, [1.0, 2.0], rtol=1e-3)
-    starts = lambda bounds: curve_fit(line, [0.0], [0.0], bounds=bounds, steps=1).params  # noqa: E731
+
+    def starts(bounds):
+        return curve_fit(line, [0.0], [0.0], bounds=bounds, steps=1).params
+
     assert np.all(np.asarray(starts(([2.0, -np.inf], [3.0, -4.0]))) <= [3.0, -4.0])
 
 

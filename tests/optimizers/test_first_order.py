@@ -328,7 +328,9 @@ def test_momentum_of_nadam_is_constant():
 
 def test_momentum_keeps_the_rates_its_changes_were_made_with():
     """Of optax and PyTorch, the whole average is multiplied by the latest rate."""
-    rate = lambda k: 0.1 * 0.5 ** (k // 20)  # noqa: E731
+
+    def rate(k):
+        return 0.1 * 0.5 ** (k // 20)
 
     def ours(k, x, g, change):
         change = 0.9 * change - rate(k - 1) * g
@@ -353,7 +355,9 @@ def test_adams_orders_differ_by_where_epsilon_stands():
         m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g**2
         return x - 0.01 * m / (1 - b1**k) / (np.sqrt(v / (1 - b2**k)) + epsilon_at(k)), m, v, epsilon_at
 
-    by_hand = lambda epsilon_at: written_out(corrected, *np.zeros((2, SIZE)), epsilon_at)  # noqa: E731
+    def by_hand(epsilon_at):
+        return written_out(corrected, *np.zeros((2, SIZE)), epsilon_at)
+
     first = trajectory(optimizers.adam(0.01, b1, b2, 1e-2))
     second = trajectory(optimizers.adam(0.01, b1, b2, 1e-2, order="efficient"))
     assert_one_trajectory(first, by_hand(lambda k: 1e-2))
@@ -437,13 +441,18 @@ def test_gradient_descent_is_hagans_first_step():
 def test_gradient_descent_is_stable_below_two_over_the_largest_eigenvalue():
     """Worked example 2, Hagan P3.3: eigenvalues 10 and 40, so 0.05 is the edge; one program for all rates."""
     a, d, c = jnp.array([[34.0, -12.0], [-12.0, 16.0]]), jnp.array([-10.0, 0.0]), 2.0
-    value = lambda x: c + d @ x + x @ a @ x / 2  # noqa: E731
+
+    def value(x):
+        return c + d @ x + x @ a @ x / 2
 
     @jax.jit
     @jax.vmap
     def values(rate):  # F at the start and after each of 300 steps
         optimizer = optimizers.gd(rate)
-        step = lambda state, _: (optimizer.update(state, a @ state.params + d), value(state.params))  # noqa: E731
+
+        def step(state, _):
+            return (optimizer.update(state, a @ state.params + d), value(state.params))
+
         return jax.lax.scan(step, optimizer.init(jnp.ones(2)), length=301)[1]
 
     below, edge, above = values(jnp.array([0.0499, 0.05, 0.06]))
@@ -542,7 +551,10 @@ def bowl(params, scale):
 def run(optimizer, params, scale, steps):
     """The states before and after some updates."""
     before = optimizer.init(params)
-    step = lambda state, _: (optimizer.update(state, bowl(optimizer.point(state), scale)), None)  # noqa: E731
+
+    def step(state, _):
+        return (optimizer.update(state, bowl(optimizer.point(state), scale)), None)
+
     return before, jax.lax.scan(step, before, length=steps)[0]
 
 
@@ -551,9 +563,9 @@ def hundred_updates(name):
     """(rate, decay, scale) -> the states before and after 100 updates in each dtype: one program for several laws."""
 
     def states(rate, decay, scale):
-        make = lambda dtype: run(  # noqa: E731
-            ALL[name](rate, decay), jax.tree.map(lambda x: x.astype(dtype), PARAMS), scale, 100
-        )
+        def make(dtype):
+            return run(ALL[name](rate, decay), jax.tree.map(lambda x: x.astype(dtype), PARAMS), scale, 100)
+
         return {np.dtype(dtype).name: make(dtype) for dtype in DTYPES}
 
     return jax.jit(states)
@@ -586,7 +598,10 @@ def test_100_updates_keep_what_they_must(name):
     updates, rate = hundred_updates(name), RATES[name]
     with promotion(name):
         moved, still = updates(rate, 0.01, 1.0), updates(rate, 0.0, 0.0)
-    distance = lambda x: relative_error(x, jax.tree.map(lambda x: jnp.full_like(x, -0.5), x))  # noqa: E731
+
+    def distance(x):
+        return relative_error(x, jax.tree.map(lambda x: jnp.full_like(x, -0.5), x))
+
     for dtype, (before, after) in moved.items():
         assert_kept(name, dtype, before, after)
         assert distance(after.params) < 0.95 * distance(before.params)
@@ -597,7 +612,10 @@ def test_100_updates_keep_what_they_must(name):
 @slow_but("gd", "rprop", "amsgrad", "average", "reduce_on_plateau")
 def test_a_sweep_of_64_rates_is_64_runs(name):
     rates = np.geomspace(1e-4, 0.1, 64)
-    one = lambda rate: run(ALL[name](rate, 0.01), PARAMS, 1.0, 25)[1].params  # noqa: E731
+
+    def one(rate):
+        return run(ALL[name](rate, 0.01), PARAMS, 1.0, 25)[1].params
+
     with promotion(name):
         swept, alone = jax.jit(jax.vmap(one))(rates), jax.jit(one)
         single = jax.tree.map(lambda *xs: np.stack(xs), *(jax.device_get(alone(rate)) for rate in rates))
@@ -610,7 +628,10 @@ def test_a_sweep_of_64_rates_is_64_runs(name):
 def test_decays_can_be_swept_by_vmap(name, constant):
     """A decay of 0 among them, of which 1 - decay^k must not become 0 / 0; plain numbers beside arrays."""
     make = getattr(optimizers, name)
-    one = lambda decay: run(make(**{constant: decay}), jnp.asarray(START), 1.0, 20)[1].params  # noqa: E731
+
+    def one(decay):
+        return run(make(**{constant: decay}), jnp.asarray(START), 1.0, 20)[1].params
+
     swept = jax.jit(jax.vmap(one))(jnp.array([0.0, 0.5]))
     plain = jax.jit(lambda: [one(0.0), one(0.5)])()
     for i in (0, 1):

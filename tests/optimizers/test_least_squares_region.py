@@ -106,7 +106,10 @@ def test_units_change_nothing(method, dtype):
 
 def test_geodesic_acceleration_bends_the_step():
     """a solves (J'J + mu D^2) a = -J'r'' with r'' by differences; along a curved valley fewer steps are needed."""
-    valley = lambda x: jnp.stack([1e3 * (x[1] - x[0] ** 2), 1 - x[0]])  # noqa: E731
+
+    def valley(x):
+        return jnp.stack([1e3 * (x[1] - x[0] ** 2), 1 - x[0]])
+
     problem, start = problem_from(residuals=valley), jnp.array([-1.2, 1.0])
     state = levenberg_marquardt(geodesic=True).init(start, problem)
     after = levenberg_marquardt(geodesic=True).update(state, problem)
@@ -127,7 +130,10 @@ def test_geodesic_acceleration_bends_the_step():
 
 def test_bounds_are_kept_and_where_they_hold_the_rest_is_a_minimum():
     """b2 <= 1 holds it at 1: the others solve the least squares problem that is left."""
-    within = lambda lower, upper: tuple(jnp.asarray(b, float) for b in (lower, upper))  # noqa: E731
+
+    def within(lower, upper):
+        return tuple(jnp.asarray(b, float) for b in (lower, upper))
+
     found = fitted(y=NOISY, bounds=within([-np.inf] * 3, [np.inf, 1.0, np.inf]))
     assert found.status == "gradient" and found.params[1] == 1.0
     A = np.stack([np.exp(-X), np.ones_like(X)], axis=1)
@@ -149,7 +155,10 @@ def test_bounds_are_kept_and_where_they_hold_the_rest_is_a_minimum():
 
 def test_what_a_bound_holds_is_not_said_to_be_undetermined():
     """At x <= 0.5 the residuals still tell both parameters; without a word of data, the last one they do not."""
-    residuals = lambda x, t: x[:2] - t  # noqa: E731
+
+    def residuals(x, t):
+        return x[:2] - t
+
     problem = problem_from(residuals=residuals, data=(jnp.array([3.0, 4.0]),), bounds=(0.0, 0.5))
     assert minimize(problem, "levenberg_marquardt", jnp.array([0.0, 0.5])).advice == ""
     assert "parameters 2 apart" in minimize(problem, "levenberg_marquardt", jnp.array([0.0, 0.5, 0.1])).advice

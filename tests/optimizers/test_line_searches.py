@@ -236,7 +236,10 @@ def test_backtracking_decreases_enough():
     """Armijo's condition at the step found; and where the first step meets it, that is the one."""
     first_taken = 0
     for case in cases("backtracking"):
-        enough = lambda step: phi(case.name, 0) + case.c1 * step * slope(case.name, 0)  # noqa: B023, E731
+
+        def enough(step):
+            return phi(case.name, 0) + case.c1 * step * slope(case.name, 0)  # noqa: B023
+
         if case.found.found:
             assert 0 < case.step <= case.first
             assert phi(case.name, case.step) <= enough(case.step) + rounding(case.name), case
@@ -336,7 +339,10 @@ def test_lanes_are_what_they_are_alone(search):
     """Each ends by itself, whatever those beside it do. To rounding: XLA fuses otherwise."""
     alone = cases(search)
     rows = [jnp.asarray(np.array([[case.first, case.c1, case.c2][i] for case in alone])) for i in range(3)]
-    make = lambda numbers, first, c1, c2: SEARCHES[search](c1, c2).search(line(numbers), first)  # noqa: E731
+
+    def make(numbers, first, c1, c2):
+        return SEARCHES[search](c1, c2).search(line(numbers), first)
+
     together = jax.jit(jax.vmap(make))(jnp.asarray(np.array([ALL[case.name] for case in alone])), *rows)
     np.testing.assert_array_equal(together.found, [case.found.found for case in alone])
     near = {"golden_section": 1e-6, "strong_wolfe": 1e-6}.get(search, 1e-9)  # a search magnifies a last place's change

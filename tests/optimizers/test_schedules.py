@@ -181,7 +181,10 @@ FORMULAS_OF_RATES = {
 @pytest.mark.parametrize("constant", ["b1", "b2"])
 def test_other_constants_can_be_schedules_too(constant):
     """Adam with a decay that rises from 0: 1 - decay^k with the decay of the step."""
-    rising = lambda k: 0.9 * min(k, 10) / 10  # noqa: E731
+
+    def rising(k):
+        return 0.9 * min(k, 10) / 10
+
     x, m, v, expected = START.copy(), 0.0, 0.0, []
     for k in range(30):
         decays = {"b1": 0.8, "b2": 0.95} | {constant: rising(k)}

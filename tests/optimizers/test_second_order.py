@@ -180,7 +180,10 @@ SLOW = (
 
 def marked(names, fast=()):
     """Cases of which only those not SLOW, or those in `fast`, are in the fast suite."""
-    slow = lambda name: name not in fast if fast else name in SLOW  # noqa: E731
+
+    def slow(name):
+        return name not in fast if fast else name in SLOW
+
     return [pytest.param(name, marks=pytest.mark.slow if slow(name) else ()) for name in names]
 
 
@@ -746,7 +749,10 @@ def martens(function, x, lam, warm, iterations=250, tolerance=5e-4):
     """A step of Martens 2010 without preconditioner, in NumPy: (x, lambda, where it ended, products made)."""
     J, g = function.jacobian(x), function.gradient(x)
     B = 2 * J.T @ J + lam * np.eye(len(x))
-    q = lambda delta: g @ delta + delta @ B @ delta / 2  # noqa: E731
+
+    def q(delta):
+        return g @ delta + delta @ B @ delta / 2
+
     delta, past, marked = 0.95 * warm, [], []
     residual = B @ delta + g
     p, past = -residual, [q(delta)]
@@ -1012,7 +1018,10 @@ def test_no_choice_of_units_converges_elsewhere(name, dtype):
 )
 def test_single_precision_bears_any_unit_of_f(name):
     """F times 1e24, as where data are in other units by 1e12: squares of its gradient are no numbers there."""
-    valley = lambda x, c: c * (100 * (x[1] - x[0] ** 2) ** 2 + (1 - x[0]) ** 2)  # noqa: E731
+
+    def valley(x, c):
+        return c * (100 * (x[1] - x[0] ** 2) ** 2 + (1 - x[0]) ** 2)
+
     steps = []
     for c in (1.0, 1e24, 1e-24):
         found = minimize(problem_from(valley, data=(jnp.float32(c),)), name, jnp.array([-1.2, 1.0], jnp.float32))
@@ -1025,7 +1034,10 @@ def test_single_precision_bears_any_unit_of_f(name):
 def test_no_change_is_said_of_a_step_that_was_damped():
     """A rate constant of 1e10 beside an exponent: unscaled, no step moves it in single precision."""
     T = jnp.linspace(300, 1200, 60, dtype=jnp.float32)
-    rate = lambda b, T: b[0] / 1e10 * (T / 300) ** b[1] * jnp.exp(-b[2] / (8.314 * T))  # noqa: E731
+
+    def rate(b, T):
+        return b[0] / 1e10 * (T / 300) ** b[1] * jnp.exp(-b[2] / (8.314 * T))
+
     truth, start = (jnp.array(b, jnp.float32) for b in ((1e10, 0.5, 5e3), (5e9, 0.0, 3e3)))
     problem = problem_from(residuals=lambda b, T, y: rate(b, T) - y, data=(T, rate(truth, T)))
     found = minimize(problem, "levenberg_marquardt", start)
@@ -1056,7 +1068,10 @@ def test_a_function_that_is_dropped_goes_with_its_programs():
 
     held = Held()
     gone = weakref.ref(held)
-    shifted = lambda x, held=held: jnp.sum((x - held.data) ** 2)  # noqa: E731
+
+    def shifted(x, held=held):
+        return jnp.sum((x - held.data) ** 2)
+
     minimize(problem_from(shifted), "conjugate_gradient", jnp.zeros(2), steps=3)
     second_order.restarts(problem_from(shifted), "conjugate_gradient", np.zeros((2, 2)), steps=3)
     del held, shifted
@@ -1172,7 +1187,10 @@ def test_an_update_leaves_structure_shapes_and_dtypes(name, kind):
     method = optimizers.get(name)
     state = jax.eval_shape(method.init, params, problem)
     after = jax.eval_shape(method.update, state, problem)
-    kinds = lambda tree: jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree)  # noqa: E731
+
+    def kinds(tree):
+        return jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree)
+
     assert kinds(after) == kinds(state)
     assert kinds(state.params) == kinds(params)
     assert {leaf.dtype for leaf in jax.tree.leaves((state.value, state.gradient))} == {jnp.dtype("float32")}
@@ -1225,7 +1243,10 @@ def test_samples_give_the_parameters_steps(rule):
 
 def test_the_smaller_space_is_taken():
     """auto: among the samples only where those are fewer, and D is the identity; shapes alone tell."""
-    problem = lambda q: fnn.training.problem(SINE, "mean_square_error", np.ones((q, 1)), np.ones((q, 1)))  # noqa: E731
+
+    def problem(q):
+        return fnn.training.problem(SINE, "mean_square_error", np.ones((q, 1)), np.ones((q, 1)))
+
     params = SINE.init(jax.random.key(0))
     for q, constants, shape in (
         (7, {}, (7, 7)),
@@ -1282,7 +1303,10 @@ def test_bayesian_regularization_keeps_a_network_from_noise():
 @pytest.mark.slow
 def test_hessian_free_takes_the_hessian_of_what_is_no_sum_of_squares():
     """log cosh along a bent valley, which has no Gauss-Newton matrix here; with it, it is refused."""
-    valley = lambda x: 1 + jnp.log(jnp.cosh(3 * (x[1] - x[0] ** 2))) + jnp.log(jnp.cosh(1 - x[0]))  # noqa: E731
+
+    def valley(x):
+        return 1 + jnp.log(jnp.cosh(3 * (x[1] - x[0] ** 2))) + jnp.log(jnp.cosh(1 - x[0]))
+
     found = minimize(problem_from(valley), optimizers.hessian_free(curvature="hessian"), jnp.array([-1.2, 1.0]))
     assert found.status == "gradient" and int(found.counts.products) > 0
     np.testing.assert_allclose(found.params, 1, atol=1e-3)

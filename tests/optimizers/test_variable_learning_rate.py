@@ -143,7 +143,10 @@ def test_a_network_is_trained_by_the_rules():
     found = minimize(problem, method, as_params(start), steps=200)
     np.testing.assert_allclose(found.path.value, error, rtol=1e-12)
     np.testing.assert_allclose(found.state.memory.rate, rate[-1], rtol=1e-12)
-    same = lambda ours, theirs: np.testing.assert_allclose(ours, theirs, rtol=1e-10, atol=1e-12)  # noqa: E731
+
+    def same(ours, theirs):
+        return np.testing.assert_allclose(ours, theirs, rtol=1e-10, atol=1e-12)
+
     jax.tree.map(same, found.params, as_params(x[-1]))
     assert (found.status, int(found.counts.evaluations), int(found.damped)) == ("budget", 201, 0)
     plan = training.batch()

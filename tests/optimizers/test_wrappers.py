@@ -74,7 +74,10 @@ def taken(wrap):
 def test_the_global_norm_is_clipped_and_the_direction_kept():
     """min(1, c / ||g||) of the norm over all parameters; every bit where it is within bounds, and no 0 / 0."""
     clipped = taken(lambda gd: optimizers.clip_by_global_norm(gd, 2.0))
-    norm = lambda tree: np.sqrt(sum((np.asarray(g) ** 2).sum() for g in jax.tree.leaves(tree)))  # noqa: E731
+
+    def norm(tree):
+        return np.sqrt(sum((np.asarray(g) ** 2).sum() for g in jax.tree.leaves(tree)))
+
     for size in (1e-100, 1e-3, 1.9, 2.0, 2.1, 10.0, 1e100):
         grads = jax.tree.map(lambda g, size=size: g * (size / norm(PARAMS)), PARAMS)
         out = clipped(grads)
@@ -136,7 +139,9 @@ def test_coupled_decay_is_the_penaltys_gradient(biases):
         decayed = jax.tree.leaves(params if biases else params["layer1"])
         return 0.3 / 2 * sum(jnp.sum(w**2) for w in decayed)
 
-    by_hand = lambda gradient: jax.tree.map(lambda *gs: sum(gs), slope(PARAMS, first), gradient)  # noqa: E731
+    def by_hand(gradient):
+        return jax.tree.map(lambda *gs: sum(gs), slope(PARAMS, first), gradient)
+
     first = jax.tree.map(lambda e: e[0], NOISE)
     decayed = optimizer.update(optimizer.init(PARAMS), slope(PARAMS, first))
     for gradient in (jax.grad(half_square)(PARAMS), l2.gradient(PARAMS)):
@@ -196,7 +201,10 @@ def test_micro_batches_are_one_update_with_their_mean():
 
     adam = optimizers.adam(0.1)
     mean = jax.tree.map(lambda e: e[:20].reshape(4, 5, *e.shape[1:]).mean(axis=1), NOISE)
-    step = lambda own, noise: (adam.update(own, slope(own.params, noise)),) * 2  # noqa: E731
+
+    def step(own, noise):
+        return (adam.update(own, slope(own.params, noise)),) * 2
+
     expected = jax.jit(lambda: jax.lax.scan(step, adam.init(PARAMS), mean)[1])()
     assert_close(jax.tree.map(lambda x: x[5::5], state.inner), expected)
 

@@ -261,7 +261,9 @@ def test_the_input_that_has_pictures_is_the_one():
 
 @pytest.mark.slow
 def test_vectors_are_augmented_by_functions_of_ones_own():
-    noisy = lambda key, x: x + 0.5 * jax.random.normal(key, x.shape, x.dtype)  # noqa: E731
+    def noisy(key, x):
+        return x + 0.5 * jax.random.normal(key, x.shape, x.dtype)
+
     found, plain = (train(VECTORS, X.reshape(14, -1), augment=augment) for augment in (noisy, ()))
     assert relative_error(found.params, plain.params) > 1e-3
 

@@ -57,7 +57,10 @@ def same(a, b) -> bool:
 def orders(data, plan, key=KEY, epochs=2):
     """The examples of each chunk of each epoch, in the order in which they are read."""
     into = streams.cut(data, plan)
-    read = lambda at: data.read(streams.pieces(data, into, plan, keys.plan(key), at))  # noqa: E731
+
+    def read(at):
+        return data.read(streams.pieces(data, into, plan, keys.plan(key), at))
+
     return [[read((epoch, chunk)) for chunk in range(into.count)] for epoch in range(epochs)]
 
 

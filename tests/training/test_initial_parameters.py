@@ -171,7 +171,9 @@ def test_what_is_not_drawn_each_by_itself_is_drawn_by_each_structure(initializer
 
 
 def test_learned_parameters_that_are_no_corner_are_drawn_by_each_structure():
-    slopes = lambda size, dtype: {"slope": jnp.linspace(0.1, 0.9, size, dtype=dtype)}  # noqa: E731
+    def slopes(size, dtype):
+        return {"slope": jnp.linspace(0.1, 0.9, size, dtype=dtype)}
+
     prelu = activations.get("prelu")
     leaning = dataclasses.replace(prelu, name="leaning", parameters=slopes)
     found = group(chain(activation=leaning), [2, 4])

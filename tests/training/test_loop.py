@@ -203,7 +203,10 @@ def test_a_regularizer_adds_its_gradient_and_leaves_the_loss():
     l2 = fnn.optimizers.regularizers.l2(0.05)
     result = run(regularizer=l2, optimizer=fnn.optimizers.gd(0.1), plan=batch(), epochs=2)
     params = NETWORK.init(jax.random.split(KEY)[0])
-    penalized = lambda p: fnn.objective(NETWORK, LOSS)(p, X, T) + l2.value(p)  # noqa: E731
+
+    def penalized(p):
+        return fnn.objective(NETWORK, LOSS)(p, X, T) + l2.value(p)
+
     for loss, norm in zip(result.history.training_loss, result.history.gradient_norm, strict=True):
         grads = jax.grad(penalized)(params)
         assert loss == pytest.approx(float(fnn.objective(NETWORK, LOSS)(params, X, T)), rel=1e-12)

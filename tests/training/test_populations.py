@@ -36,7 +36,9 @@ def train(hyperparameters, optimizer="adam", network=NETWORK, **settings):
 
 
 def equal(a, b) -> bool:
-    same = lambda x, y: np.array_equal(np.asarray(x), np.asarray(y), equal_nan=True)  # noqa: E731
+    def same(x, y):
+        return np.array_equal(np.asarray(x), np.asarray(y), equal_nan=True)
+
     return jax.tree.all(jax.tree.map(same, a, b))
 
 
@@ -102,7 +104,10 @@ def test_one_nan_among_sixty_four_leaves_the_others_bitwise_unchanged():
     broken = train(members | {"initial_scale": scales}, stop=STOP, block=64)
     assert broken.status[4] == "diverged" and sound.status[4] != "diverged"
     others = np.arange(64) != 4
-    at = lambda tree: jax.tree.map(lambda x: x[:, others], tree)  # noqa: E731
+
+    def at(tree):
+        return jax.tree.map(lambda x: x[:, others], tree)
+
     assert equal(at(sound.history), at(broken.history))
     assert equal(*(jax.tree.map(lambda x: x[others], found.parts[0].runs) for found in (sound, broken)))
     assert broken.table()["updates"][4] == 0 and not np.isfinite(broken.history.training_loss[0, 4])
@@ -155,9 +160,15 @@ def test_fifty_settings_are_one_trace():
         traced.append(1)
         return fnn.losses.largest(outputs, targets)
 
-    many = lambda seed: search.random_search(  # noqa: E731
-        50, search_seed=seed, learning_rate=search.log_uniform(1e-4, 1), b1=search.uniform(0, 0.9), seed=list(range(50))
-    )
+    def many(seed):
+        return search.random_search(
+            50,
+            search_seed=seed,
+            learning_rate=search.log_uniform(1e-4, 1),
+            b1=search.uniform(0, 0.9),
+            seed=list(range(50)),
+        )
+
     train(many(0), correct=correct, epochs=1, chunk=1)
     once = len(traced)
     train(many(1), correct=correct, epochs=1, chunk=1)
@@ -233,7 +244,10 @@ def test_members_alike_but_in_what_their_optimizer_does_not_take(varied):
 def test_widths_padded_into_one_program_are_the_widths_alone():
     """Sigmoid is not 0 at 0, so that units beyond the width would be felt; momentum and a penalty act on all."""
     columns = {"width": [2, 5, 2], "seed": [0, 1, 2], "strength": [0.01] * 3}
-    network = lambda width: chain(width, activation="sigmoid")  # noqa: E731
+
+    def network(width):
+        return chain(width, activation="sigmoid")
+
     settings = {"network": network, "regularizer": "l2", "epochs": 4, "chunk": 4}
     padded = train(columns, optimizers.momentum(0.3), pad=True, **settings)
     grouped = train(columns, optimizers.momentum(0.3), **settings)
@@ -400,7 +414,10 @@ def test_names_that_two_take_and_words_that_none_is(monkeypatch):
         own = optimizers.from_optax(optax.sgd(0.1))
         train({"optimizer": ["mine"]}, {"adam": "adam", "mine": own})
     with pytest.raises(ValueError, match="pad: a layer of dropout"):
-        dropping = lambda width: fnn.multilayer((3, width, 2), ("tanh", "softmax"), dropout=0.5)  # noqa: E731
+
+        def dropping(width):
+            return fnn.multilayer((3, width, 2), ("tanh", "softmax"), dropout=0.5)
+
         train({"width": [2, 3]}, network=dropping, pad=True)
     with pytest.raises(ValueError, match="pad: track would see the units that fill a network up"):
         train({"width": [2, 3]}, network=chain, pad=True, track=("noise_scale",))

@@ -29,7 +29,9 @@ def train(network=NETWORK, **settings):
 
 
 def equal(a, b) -> bool:
-    same = lambda x, y: np.array_equal(np.asarray(x), np.asarray(y), equal_nan=True)  # noqa: E731
+    def same(x, y):
+        return np.array_equal(np.asarray(x), np.asarray(y), equal_nan=True)
+
     return jax.tree.all(jax.tree.map(same, a, b))
 
 
@@ -233,7 +235,9 @@ def test_a_population_is_not_continued_with_another_optimizer(tmp_path):
     grid = {"learning_rate": [0.1, 0.2]}
 
     def go_on(decay, **settings):
-        make = lambda learning_rate: optimizers.momentum(learning_rate, decay)  # noqa: E731
+        def make(learning_rate):
+            return optimizers.momentum(learning_rate, decay)
+
         network = fnn.multilayer((3, 2), ("softmax",))
         return training.fit_population(
             network, "cross_entropy", make, grid, (X, T), key=jax.random.key(0), chunk=1, checkpoint=kept, **settings

@@ -140,7 +140,9 @@ def test_groups_that_track_other_things_stand_in_one_table(main):
 
 
 def test_depths_that_track_by_layer_stand_in_one_table():
-    deep = lambda depth: fnn.multilayer((3, *[4] * depth, 2), ("tanh",) * depth + ("softmax",))  # noqa: E731
+    def deep(depth):
+        return fnn.multilayer((3, *[4] * depth, 2), ("tanh",) * depth + ("softmax",))
+
     columns = {"depth": [1, 2], "learning_rate": [0.1, 0.1], "rule": ["noisy(0.1)", "exact"]}
     found = train(columns, deep, track=("alignment", "per_example_norms")).history.tracked
     assert np.isnan(found["alignment"]["layer3"].gradient_ratio[:, 0]).all()

@@ -91,13 +91,21 @@ def answers(name):
         each = jax.vmap(lambda w: jax.grad(lambda x: objective(unravel(x), inputs, targets, w))(x))(jnp.eye(len(share)))
         found["squares of gradients"] = mean_share @ each**2
         if loss.name == "cross_entropy":  # convex in the net inputs n, with -sum t ln softmax(n)
-            n = lambda x: network.forward(unravel(x), inputs).net_inputs[network.output.name]  # noqa: E731
-            entropy = lambda n: -jnp.sum(share[:, None] * targets * jax.nn.log_softmax(n))  # noqa: E731
+
+            def n(x):
+                return network.forward(unravel(x), inputs).net_inputs[network.output.name]
+
+            def entropy(n):
+                return -jnp.sum(share[:, None] * targets * jax.nn.log_softmax(n))
+
             J = jax.jacrev(n)(x).reshape(-1, x.size)
             inner = jax.hessian(lambda flat: entropy(flat.reshape(targets.shape)))(n(x).reshape(-1))
             return found | {"Gv": J.T @ (inner @ (J @ v)) + bend(x) @ v}
         root = jnp.sqrt(share * SQUARES[loss.name])[:, None]
-        residuals = lambda x: (root * (network.apply(unravel(x), inputs) - targets)).reshape(-1)  # noqa: E731
+
+        def residuals(x):
+            return (root * (network.apply(unravel(x), inputs) - targets)).reshape(-1)
+
         r, J = residuals(x), jax.jacrev(residuals)(x)
         found["Gv"] = 2 * J.T @ (J @ v) + bend(x) @ v
         if penalty is None:
@@ -217,7 +225,10 @@ EXAMPLE_1 = [(-1, 2), (2, -1), (0, -1), (-1, 0)], [-1, -1, 1, 1]
 
 def test_hagans_one_layer_example_by_conjugate_gradients():
     """Worked example 1, from (-1, -2.95): one exact line search, and the second ends at the minimum."""
-    exact = lambda _: optimizers.conjugate_gradient(line_search="strong_wolfe(curvature=1e-10)")  # noqa: E731
+
+    def exact(_):
+        return optimizers.conjugate_gradient(line_search="strong_wolfe(curvature=1e-10)")
+
     (first, _), (second, F) = updated(NEURON, *EXAMPLE_1, exact, weights(-1.0, -2.95), steps=2)
     np.testing.assert_allclose(first["layer1"]["weights"]["input"], [[-1.80476, -1.74286]], atol=5e-6)
     np.testing.assert_allclose(second["layer1"]["weights"]["input"], [[-1, -1]], atol=1e-9)
@@ -293,7 +304,9 @@ def train_linear(epochs, **settings):
 
 
 def equal(a, b) -> bool:
-    same = lambda x, y: np.array_equal(np.asarray(x), np.asarray(y), equal_nan=True)  # noqa: E731
+    def same(x, y):
+        return np.array_equal(np.asarray(x), np.asarray(y), equal_nan=True)
+
     return jax.tree.all(jax.tree.map(same, a, b))
 
 
@@ -372,7 +385,10 @@ def test_best_of_keeps_the_best_of_several_starts():
     """Each from its own key's parameters; what counts is the loss at the end, here by the reference."""
     neuron, keys = fnn.multilayer((2, 1), ("tanh",)), jax.random.split(jax.random.key(3), 3)
     found = training.best_of(3, neuron, LOSS, "levenberg_marquardt", X, NOISY, key=jax.random.key(3), epochs=3)
-    loss_of = lambda params: reference_objective(neuron, fnn.losses.get(LOSS), params, X, NOISY)  # noqa: E731
+
+    def loss_of(params):
+        return reference_objective(neuron, fnn.losses.get(LOSS), params, X, NOISY)
+
     first = [loss_of(neuron.init(jax.random.split(key)[0])) for key in keys]
     np.testing.assert_allclose(found.outcomes.history.training_loss[:, 0], first, rtol=1e-12)
     last = [loss_of(jax.tree.map(lambda leaf, i=i: leaf[i], found.outcomes.params)) for i in range(3)]
@@ -453,8 +469,13 @@ def test_mini_batches_descend(name):
 @pytest.mark.slow
 def test_pure_fit_is_fit():
     """And may be vmapped over traced constants."""
-    method = lambda mu: optimizers.levenberg_marquardt(mu, rule="factor")  # noqa: E731
-    run = lambda mu: training.pure_fit(NETWORK, LOSS, method(mu), epochs=8)(jax.random.key(0), X, NOISY)  # noqa: E731
+
+    def method(mu):
+        return optimizers.levenberg_marquardt(mu, rule="factor")
+
+    def run(mu):
+        return training.pure_fit(NETWORK, LOSS, method(mu), epochs=8)(jax.random.key(0), X, NOISY)
+
     mus = np.array([1e-3, 0.1])
     found = jax.jit(jax.vmap(run))(mus)
     for i, mu in enumerate(mus):

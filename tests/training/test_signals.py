@@ -216,7 +216,10 @@ def test_residuals_at_positions_square_to_the_loss(loss):
     problem = training.problem(SQUARES, loss, *SMALL, weights=AT)
     functions, data, (flat, unravel) = problem.functions, problem.data, ravel_pytree(params)
     value = fnn.objective(SQUARES, fnn.losses.get(loss))
-    of_flat = lambda x: value(unravel(x), *data)  # noqa: E731
+
+    def of_flat(x):
+        return value(unravel(x), *data)
+
     r, J = functions.jacobian(params, data)
     np.testing.assert_allclose(r, functions.residuals(params, data), rtol=1e-14)
     np.testing.assert_allclose(r @ r, of_flat(flat), rtol=1e-12)
@@ -327,7 +330,9 @@ def test_narrow_channels_are_padded_where_connections_pad(network, data, loss):
 
 
 def test_padding_is_refused_where_a_narrow_kernel_is_no_corner():
-    padded = lambda make, **k: population(make, {"width": [2, 4]}, pad=True, **k)  # noqa: E731
+    def padded(make, **k):
+        return population(make, {"width": [2, 4]}, pad=True, **k)
+
     with pytest.raises(ValueError, match="pad: layer 'pooled' reads 'block' by full, of which a narrower"):
         padded(lambda width: looking(width, read="full"))
 
@@ -460,7 +465,9 @@ def with_first(by):
 
 
 def test_another_connection_is_refused_and_named(tmp_path):
-    run = lambda by, **k: fnn.fit(with_first(by), "cross_entropy", "gd", *PICTURES, key=KEY, epochs=1, **k)  # noqa: E731
+    def run(by, **k):
+        return fnn.fit(with_first(by), "cross_entropy", "gd", *PICTURES, key=KEY, epochs=1, **k)
+
     run("conv((3, 3))", checkpoint=checkpoints.keep(tmp_path))
     with pytest.raises(
         checkpoints.CheckpointError, match=r"first/connections = \['conv\(\(3, 3\)\)'\], now .*dilation"

@@ -184,7 +184,9 @@ def test_overflow_keeps_the_last_finite_state(optimizer, dtype):
 @pytest.mark.sampled(every=2)
 @pytest.mark.parametrize("update", [2, 3])  # in the middle of an epoch of three, and its last
 def test_a_finite_gradient_may_still_overflow_the_parameters(update):
-    rate = lambda step: jnp.where(step == update - 1, 1e308, 1e-9)  # noqa: E731
+    def rate(step):
+        return jnp.where(step == update - 1, 1e308, 1e-9)
+
     sum_of_squares = fnn.losses.sum_square_error("sum")
     params = jax.tree.map(lambda x: 1e3 * x, LINEAR.init(KEY))
     result = run(LINEAR, sum_of_squares, optimizers.gd(rate), params=params, epochs=4)

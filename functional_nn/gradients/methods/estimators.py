@@ -84,9 +84,15 @@ def _averaged(asked: Asked, directions: int, along: Callable[[draws.Stream], Any
     if directions == 1:
         return along(draws.inside(stream, 0))
     numbers = jnp.arange(directions, dtype=jnp.uint32)
-    each = lambda number: along(draws.inside(stream, number))  # noqa: E731
+
+    def each(number):
+        return along(draws.inside(stream, number))
+
     whole, rest = divmod(directions, min(directions, _AT_ONCE))
-    add = lambda sums, some: jax.tree.map(lambda a, x: a + jnp.sum(x, axis=0), sums, jax.vmap(each)(some))  # noqa: E731
+
+    def add(sums, some):
+        return jax.tree.map(lambda a, x: a + jnp.sum(x, axis=0), sums, jax.vmap(each)(some))
+
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(each, numbers[0]))
     blocks = numbers[: directions - rest].reshape(whole, -1)
     sums = lax.scan(lambda sums, some: (add(sums, some), None), zeros, blocks)[0]

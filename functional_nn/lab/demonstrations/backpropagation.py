@@ -358,7 +358,7 @@ class _Page:
         self.entry.value = self.entry.options[0]
         self.key.text = str(
             Markup(
-                '<p class="soft">{} Blue: a positive weight; orange and dashed: a negative one; the thicker, the larger. '
+                '<p class="soft">{} Blue: positive weights; orange and dashed: negative ones; the thicker, the larger. '
                 "In a neuron its output a, above it its bias, below net input n and sensitivity s.</p>"
             ).format(example.about)
         )

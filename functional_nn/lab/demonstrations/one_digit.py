@@ -53,7 +53,10 @@ class Trained(NamedTuple):
 def trained() -> Trained:
     """Trained once a process, always the same, on four fifths of scikit-learn's digits."""
     seen, held_out = datasets.split(datasets.load("digits"))
-    pictures = lambda part: part.inputs.reshape(-1, SIDE, SIDE, 1)  # noqa: E731
+
+    def pictures(part):
+        return part.inputs.reshape(-1, SIDE, SIDE, 1)
+
     found = fnn.fit(
         network(),
         "cross_entropy",

@@ -165,7 +165,10 @@ def _program(network: fnn.Network, loss: fnn.Loss) -> Callable[..., Found]:
 
     def slopes(layer, params, trace):
         """F'(n)^T, column i the pullback of e_i."""
-        across = lambda x: jnp.repeat(x[layer.name], layer.size, axis=0)  # noqa: E731
+
+        def across(x):
+            return jnp.repeat(x[layer.name], layer.size, axis=0)
+
         n, a = across(trace.net_inputs), across(trace.activations)
         kept = jax.tree.map(lambda x: jnp.repeat(x, layer.size, axis=0), trace.kept.get(layer.name))
         unit, own = jnp.eye(layer.size, dtype=a.dtype), theta(layer, params[layer.name])

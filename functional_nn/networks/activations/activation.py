@@ -206,7 +206,10 @@ def mixes(activation: Activation, n: Shape) -> tuple[bool, bool]:
         a, with_example, with_neuron = (
             np.asarray(activation.forward(jnp.asarray(own), theta)[0]) for own in (x, other_example, other_neuron)
         )
-    apart = lambda x, y: not np.allclose(x, y, rtol=1e-5, atol=1e-6, equal_nan=True)  # noqa: E731
+
+    def apart(x, y):
+        return not np.allclose(x, y, rtol=1e-5, atol=1e-6, equal_nan=True)
+
     return apart(a[1:], with_example[1:]), apart(a[..., 1:], with_neuron[..., 1:])
 
 

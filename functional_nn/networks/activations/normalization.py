@@ -132,7 +132,10 @@ def _normalization(
         # L h, its two means from the sums that gain and shift get
         gain, x = theta["gain"], wide(kept.x)
         h, gains, shifts = wide(g * _of_channels(gain, g)), over.sums(wide(g) * x), over.sums(wide(g))
-        weighed = lambda sums: over.mean(h, sums * _of_channels(wide(gain), sums))  # noqa: E731
+
+        def weighed(sums):
+            return over.mean(h, sums * _of_channels(wide(gain), sums))
+
         centred = h - weighed(shifts) if over.centred else h
         s = (centred - x * weighed(gains)) * kept.inverse
         return s.astype(g.dtype), _shares(gains.astype(g.dtype), shifts.astype(g.dtype), theta)

@@ -223,7 +223,10 @@ def kfac(
         else:
             k = memory.step.astype(x.dtype) + 1
             old = jnp.minimum(1 - 1 / k, jnp.asarray(decay, x.dtype))
-            average = lambda before, new: before + (1 - old).astype(new.dtype) * (new - before)  # noqa: E731
+
+            def average(before, new):
+                return before + (1 - old).astype(new.dtype) * (new - before)
+
             memory = memory._replace(factors=jax.tree.map(average, memory.factors, factors))
         return Here(x, value, g, memory, counts(gradients=1, matrices=1))
 

@@ -134,7 +134,10 @@ class TrustRegion(NamedTuple):
         D, determined = _units(memory.scale), _determined(memory.squares, self.orthogonal)
         mu = damping(memory.squares, memory.slopes, memory.radius, determined)
         inverse = jnp.where(determined, 1 / jnp.where(determined, memory.squares + mu, 1), 0)
-        solve = lambda slopes: -(slopes * inverse) @ memory.vectors / D  # noqa: E731
+
+        def solve(slopes):
+            return -(slopes * inverse) @ memory.vectors / D
+
         delta, products = solve(memory.slopes), 0
         length = jnp.linalg.norm(D * delta)
         if self.geodesic:

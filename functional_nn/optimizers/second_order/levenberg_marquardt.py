@@ -297,7 +297,10 @@ def _method(name: str, made_of: dict[str, Any], bayesian: bool) -> SecondOrder:
         predicted = jnp.vdot(delta, memory.mu * square * delta - slope)
         x = here.x + delta
         value = flat.value(x)
-        objective = lambda value, x: value + penalty * jnp.vdot(x, x)  # noqa: E731
+
+        def objective(value, x):
+            return value + penalty * jnp.vdot(x, x)
+
         fall = objective(here.value, here.x) - objective(value, x)
         ratio = fall / jnp.where(predicted > 0, predicted, 1)
         made = ~broken & jnp.isfinite(value) & (fall > 0) & (predicted > 0)
@@ -308,11 +311,16 @@ def _method(name: str, made_of: dict[str, Any], bayesian: bool) -> SecondOrder:
             eased, growth = memory.mu * decrease, memory.growth
         mu = jnp.where(made, jnp.maximum(eased, jnp.finfo(x.dtype).tiny), memory.mu * memory.growth)
 
-        stay = lambda: here  # noqa: E731
+        def stay():
+            return here
+
         if bayesian:
             # a step that is refused, and was worth little, as at a minimum of F, has settled, too
             settled = (memory.waits > 0) & ~broken & (predicted <= _SETTLED * here.value)
-            stay = lambda: lax.cond(settled, lambda: _settled(here), lambda: here)  # noqa: E731
+
+            def stay():
+                return lax.cond(settled, lambda: _settled(here), lambda: here)
+
         after = lax.cond(made, lambda: landed(flat, look, here, x, value, memory), stay)
         # A Jacobian comes with its residuals, but those at x were the trial's already.
         asked = counts(values=1, matrices=after.counts.matrices)
@@ -407,7 +415,10 @@ def _settled(here: Here) -> Here:
     memory, x = here.memory, here.x
     last = memory.evidence
     lighter, waits = _lighter(last, memory.waits, True)
-    found = lambda: _evidence(last, memory.matrix, x, here.value, memory.residuals.size)  # noqa: E731
+
+    def found():
+        return _evidence(last, memory.matrix, x, here.value, memory.residuals.size)
+
     evidence = lax.cond(waits > 0, lambda: lighter, found)
     gradient = here.gradient + 2 * (evidence.alpha / evidence.beta - last.alpha / last.beta) * x
     return here._replace(gradient=gradient, memory=memory._replace(evidence=evidence, waits=waits))

@@ -625,7 +625,10 @@ def _ended(numpy, found: Solution) -> Path:
     """The path with nan after the end, by `jax.numpy` or, where numbers are there, by NumPy."""
     rows = jax.tree.map(numpy.asarray, found.path)
     after = numpy.arange(rows.value.shape[0], dtype=np.int32) >= numpy.asarray(found.steps)
-    missing = lambda x: numpy.where(after, numpy.asarray(np.nan, x.dtype), x)  # noqa: E731
+
+    def missing(x):
+        return numpy.where(after, numpy.asarray(np.nan, x.dtype), x)
+
     return Path(*map(missing, rows[:3]), rows.passes)
 
 
@@ -669,8 +672,11 @@ def settled(
         finite = np.clip(goal, -end, end) if checks.is_concrete(goal) else goal
         most = np.iinfo(np.int32).max if evaluations is None else evaluations
         given = (finite, dtype), (gradient_tolerance, dtype), (change_tolerance, dtype), (most, np.int32)
+
         # of NumPy where it can be: JAX's take a tenth of a short run to be made
-        array = lambda x, dtype: (np if isinstance(x, int | float | np.generic) else jnp).asarray(x, dtype)  # noqa: E731
+        def array(x, dtype):
+            return (np if isinstance(x, int | float | np.generic) else jnp).asarray(x, dtype)
+
         return tuple(None if x is None else array(x, dtype) for x, dtype in given)
 
     return method, limits

@@ -232,7 +232,10 @@ def _of_residuals(function: Callable) -> Functions:
     def jacobian(params, data):
         layout = Layout(params)
         x = layout.flatten(params)
-        flat = lambda x: residuals(layout.unflatten(x), data)  # noqa: E731
+
+        def flat(x):
+            return residuals(layout.unflatten(x), data)
+
         r, push = jax.linearize(flat, x)
         if r.size < x.size:
             return r, jax.vmap(lambda y: jax.linear_transpose(push, x)(y)[0])(jnp.eye(r.size, dtype=r.dtype))
@@ -356,7 +359,10 @@ class Flat(Layout):
 
     def second_derivative(self, x: Array, direction: Array) -> Array:
         """d^2 r(x + t direction) / dt^2 at t = 0, (N,)."""
-        along = lambda x: jax.jvp(lambda x: self._ask("residuals", x), (x,), (direction,))[1]  # noqa: E731
+
+        def along(x):
+            return jax.jvp(lambda x: self._ask("residuals", x), (x,), (direction,))[1]
+
         return jax.jvp(along, (x,), (direction,))[1].astype(self.dtype)
 
     def kernel(self, x: Array) -> tuple[Array, Array, Callable[[Array], Array]]:

@@ -106,7 +106,10 @@ def test_an_evolution_strategy_gives_the_gradient_of_what_a_gaussian_has_smoothe
     """Of one weight, E[F'(w + sigma v)] by Gauss and Hermite's nodes; far from F'(w), at a sigma that wide."""
     network, loss, sigma, w = fnn.multilayer((1, 1), ("tanh",), bias="none"), "half_sum_square_error", 0.8, 0.7
     params = {"layer1": {"weights": {"input": np.array([[w]])}}}
-    slope_at = lambda w: (np.tanh(w) - -0.5) * (1 - np.tanh(w) ** 2)  # noqa: E731
+
+    def slope_at(w):
+        return (np.tanh(w) - -0.5) * (1 - np.tanh(w) ** 2)
+
     nodes, weights = np.polynomial.hermite_e.hermegauss(80)
     smoothed = weights @ slope_at(w + sigma * nodes) / weights.sum()
     for rule in (f"evolution_strategy(2, {sigma})", f"weight_perturbation({sigma})"):
@@ -135,7 +138,10 @@ def test_node_perturbation_moves_each_examples_net_inputs(rule, directions):
     example by itself.
     """
     params, inputs, targets = DATA
-    of_key = lambda key: fnn.backpropagate(TINY, LOSS, *DATA, WEIGHTS, key, rule=rule)[1:3]  # noqa: E731
+
+    def of_key(key):
+        return fnn.backpropagate(TINY, LOSS, *DATA, WEIGHTS, key, rule=rule)[1:3]
+
     gradients, s = over_keys(of_key, COUNT)
     exact, expected = backward(TINY, params, inputs, mean_error(targets, WEIGHTS))
     unbiased(flat(gradients), one(exact))

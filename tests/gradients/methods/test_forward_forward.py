@@ -52,7 +52,10 @@ def losses(network, params, p, t, wrong, share, threshold):
     """
     classes = t.shape[1]
     right, other = layers_of(network, params, p, t)[0], layers_of(network, params, p, jnp.eye(classes)[wrong])[0]
-    good = lambda a: jnp.mean(a**2, axis=1)  # noqa: E731
+
+    def good(a):
+        return jnp.mean(a**2, axis=1)
+
     found = [
         share @ (jax.nn.softplus(threshold - good(right[name])) + jax.nn.softplus(good(other[name]) - threshold))
         for name in right
@@ -149,7 +152,7 @@ def test_it_learns_to_tell_two_rings_apart():
         (
             fnn.multilayer((3, 4, 2), ("tanh", "softmax")),
             "forward_forward",
-            r"rule: forward_forward needs an input 'label' of the classes, \(2,\) as the outputs, got {'input': \(3,\)}",
+            r"forward_forward needs an input 'label' of the classes, \(2,\) as the outputs, got {'input': \(3,\)}",
         ),
         (network_of(3), "forward_forward(1, class)", "forward_forward needs an input 'class' of the classes"),
         (network_of(3), "forward_forward(0)", "forward_forward: threshold must be a finite number > 0, got 0"),

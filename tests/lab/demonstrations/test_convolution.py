@@ -62,7 +62,10 @@ def test_every_derivative_against_jax_grad_of_the_equations(picture):
     found, own = asked(picture), params()
     offsets = {name: jnp.zeros(shape) for name, shape in NETWORK.net_shapes.items()}
     expected, (gradients, by_pixels, sensitivities) = DERIVATIVES(own, picture, offsets)
-    close = lambda one, other: np.testing.assert_allclose(one, other, rtol=0, atol=1e-12)  # noqa: E731
+
+    def close(one, other):
+        return np.testing.assert_allclose(one, other, rtol=0, atol=1e-12)
+
     close(found.value, expected)
     for by_hand in (found.gradients, found.automatic):
         jax.tree.map(close, by_hand, gradients)
