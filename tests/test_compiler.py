@@ -79,6 +79,7 @@ def optimized():
 
 
 def test_training_is_compiled_at_the_second_level_where_nobody_says_another(optimized, monkeypatch):
+    jax.devices()  # XLA starts here, with the flags that the other tests of this process need
     monkeypatch.delenv("XLA_FLAGS", raising=False)
     optimized(True)
     second = compiler.options("cpu")
