@@ -1,174 +1,85 @@
-"""Names that users type (`"tanh"`, `"maxout(3)"`, `"cross_entropy"`) and the rows they stand for."""
+"""Registries: names that users type (`"tanh"`, `"maxout(3)"`, `"cross_entropy"`), and the rows they stand for."""
 
-import copy
-import copyreg
+import contextlib
 import difflib
-import functools
 import inspect
 import re
-from collections.abc import Callable, Iterable, Mapping
-from types import MappingProxyType
-from typing import Any, Generic, TypeVar
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, ClassVar, Generic, TypeVar
+
+from functional_nn.rows import Described, FrozenMapping, _make, cached, made_by, remember
+
+__all__ = [
+    "Described",
+    "FrozenMapping",
+    "Registry",
+    "_make",  # pickles of earlier versions find it and FrozenMapping here
+    "cached",
+    "did_you_mean",
+    "made_by",
+    "mapping",
+    "remember",
+    "split",
+    "temporarily",
+    "unknown",
+]
 
 Row = TypeVar("Row")
 
 _QUOTES = re.compile(r"'[^']*'|\"[^\"]*\"")
 _QUOTED = re.compile(r"(['\"])(.*)\1")  # a name that is more than a word
-_PLAIN = re.compile(r"\w([\w .-]*\w)?")  # a name that needs no quotes
 _SPECIFICATION = re.compile(r"\s*([A-Za-z_]\w*)\s*(?:\((.*)\))?\s*")
 
 
 def did_you_mean(given: str, accepted: Iterable[str]) -> str:
-    """The hint "; did you mean 'relu'?", or nothing where no accepted name is near."""
+    """Returns the hint "; did you mean 'relu'?", or "" if no accepted name is close."""
     nearest = difflib.get_close_matches(given, list(accepted), n=1, cutoff=0.5)
     return f"; did you mean {nearest[0]!r}?" if nearest else ""
 
 
 def unknown(kind: str, given: str, accepted: Iterable[str]) -> str:
-    """The one-line message for a name that nobody registered, with the nearest known one."""
+    """Returns the one-line message for a name that is not registered, with the closest name that is."""
     accepted = sorted(accepted)
     return f"unknown {kind} {given!r}{did_you_mean(given, accepted)} (accepted: {', '.join(accepted)})"
 
 
-class Described:
-    """A frozen row that knows how it was made. A copy is the row itself; unpickled, it is made again, by the same
-    function of the same constants, so that it is what that process knows by its name.
-    """
-
-    def __copy__(self):
-        return self
-
-    def __deepcopy__(self, memo):
-        return self
-
-    def __reduce__(self):
-        made = made_by(self)
-        if made is None:  # by hand, of functions that pickle must find or carry
-            return copyreg.__newobj__, (type(self),), vars(self)
-        factory, args, keywords = made
-        return _make, (factory, args, keywords)
-
-
-def made_by(row: Any) -> tuple[Callable, tuple, dict[str, Any]] | None:
-    """The function that a row was made by, and what it was given; None for what is no row, or was made by hand."""
-    return vars(row).get("_made_by") if isinstance(row, Described) else None
-
-
-def _make(factory: Callable, args: tuple, keywords: dict[str, Any]) -> Any:
-    return factory(*args, **keywords)
-
-
-def remember(row: Row, factory: Callable, args: tuple = (), keywords: Mapping[str, Any] = MappingProxyType({})) -> Row:
-    """The row, told once what it was made by; the innermost function that makes it is the one that counts."""
-    if isinstance(row, Described) and "_made_by" not in vars(row):
-        object.__setattr__(row, "_made_by", (factory, args, dict(keywords)))
-    return row
-
-
-def cached(factory: Callable[..., Row], size: int | None = None) -> Callable[..., Row]:
-    """`factory`, giving the same object for the same constants however they are given: what `jit` compiled stays good.
-
-    size: how many are remembered, the latest; None for all. Rows are told what they were made by.
-
-    >>> from functional_nn import activations
-    >>> activations.leaky_relu() is activations.leaky_relu(slope=0.01)
-    True
-    """
-    signature = inspect.signature(factory)
-    rows = functools.lru_cache(maxsize=size, typed=True)(factory)
-
-    @functools.wraps(factory)
-    def same(*args, **keywords):
-        given = signature.bind(*map(_frozen, args), **{name: _frozen(x) for name, x in keywords.items()})
-        bound = copy.copy(given)
-        bound.arguments = dict(given.arguments)
-        bound.apply_defaults()
-        try:
-            hash((bound.args, *bound.kwargs.values()))
-        except TypeError:  # an array, a tracer, a callable of the user's: nothing to remember it by
-            row = factory(*bound.args, **bound.kwargs)
-        else:
-            row = rows(*bound.args, **bound.kwargs)
-        return remember(row, same, given.args, given.kwargs)
-
-    same.remembers = factory
-    return same
-
-
-class FrozenMapping(Mapping):
-    """A mapping that rows can be remembered by, in the order of its names; a mapping in it is frozen, too.
-
-    Equal to another where names and values are, and the types of the values: what refuses True takes 1. Hashable where
-    its values are. Written as `Registry.get` reads it.
-
-    >>> FrozenMapping({"others": 0.01, "layer1": 0.1})
-    {layer1: 0.1, others: 0.01}
-    """
-
-    __slots__ = ("_values",)
-
-    def __init__(self, values: Mapping):
-        def frozen(value):
-            return FrozenMapping(value) if isinstance(value, Mapping) else _frozen(value)
-
-        self._values = {name: frozen(values[name]) for name in sorted(values, key=str)}
-
-    def __getitem__(self, name):
-        return self._values[name]
-
-    def __iter__(self):
-        return iter(self._values)
-
-    def __len__(self):
-        return len(self._values)
-
-    def _typed(self) -> tuple:
-        return tuple((name, type(value), value) for name, value in self._values.items())
-
-    def __eq__(self, other):
-        return self._typed() == other._typed() if isinstance(other, FrozenMapping) else NotImplemented
-
-    def __hash__(self):
-        return hash(self._typed())
-
-    def __repr__(self):
-        said = (name if _PLAIN.fullmatch(str(name)) else repr(name) for name in self._values)
-        return f"{{{', '.join(f'{name}: {value}' for name, value in zip(said, self._values.values(), strict=True))}}}"
-
-    def __reduce__(self):
-        return FrozenMapping, (self._values,)
-
-
-def _frozen(value: Any) -> Any:
-    """A list as the tuple, and a mapping of what has a hash as the mapping, that it can be remembered by."""
-    if isinstance(value, Mapping):
-        frozen = FrozenMapping(value)
-        try:
-            hash(frozen)
-        except TypeError:  # of arrays, such as masks: given on as it came, and not as it may become
-            return _copied(value)
-        return frozen
-    return tuple(map(_frozen, value)) if isinstance(value, list) else value
-
-
-def _copied(value: Any) -> Any:
-    """A tree whose dicts are its own, also the empty ones: of a layer that has no weights."""
-    return {name: _copied(own) for name, own in value.items()} if type(value) is dict else value
-
-
 class Registry(Generic[Row]):
-    """Factories by name; `get("leaky_relu(0.1)")` calls the factory `leaky_relu` with 0.1.
+    """Factories by name: `get("leaky_relu(0.1)")` calls the factory `leaky_relu` with 0.1.
 
-    `kind` is the field's word for what is listed ("activation"), which begins every message; `row` is its type.
+    Args:
+        kind: the field's word for what is registered ("activation"), with which every message begins.
+        row: the type of what the factories return.
+
+    Example:
+        >>> from functional_nn.registry import Registry
+        >>> powers = Registry("power", float)
+        >>> @powers.register
+        ... def square(x: float = 2.0) -> float:
+        ...     return x**2
+        >>> powers.get("square(3.0)"), powers.names()
+        (9.0, ('square',))
     """
 
-    def __init__(self, kind: str, row: type[Row]):
+    _all: ClassVar[weakref.WeakSet] = weakref.WeakSet()
+
+    def __init__(self, kind: str, row: type[Row]) -> None:
         self.kind, self.row = kind, row
         self._factories: dict[str, Callable[..., Row]] = {}
         self._aliases: dict[str, str] = {}
+        Registry._all.add(self)
 
     def add(self, name: str, factory: Callable[..., Row], aliases: tuple[str, ...] = ()) -> None:
-        """Lists `factory` under `name` (and `aliases`). Raises ValueError where a name is taken."""
+        """Registers `factory` under `name` and `aliases`.
+
+        Args:
+            name: an identifier.
+            factory: a function that returns a row.
+            aliases: further names for it.
+
+        Raises:
+            ValueError: a name is taken or is not an identifier.
+        """
         for new in (name, *aliases):
             if new in self._factories or new in self._aliases:
                 raise ValueError(f"{self.kind} {new!r} is already registered; choose another name")
@@ -178,41 +89,74 @@ class Registry(Generic[Row]):
         self._aliases.update(dict.fromkeys(aliases, name))
 
     def register(self, factory: Callable[..., Row]) -> Callable[..., Row]:
-        """Lists a factory under its own name and gives it back, its results cached. A decorator.
+        """Registers a factory under its own name. A decorator.
 
-        Equal constants give the same row, so that what was compiled for it serves again. Raises ValueError where the
-        name is taken.
+        Args:
+            factory: a function that returns a row.
+
+        Returns:
+            The factory, its results cached: equal constants return the same row, so that a program which was compiled
+            for it is used again.
+
+        Raises:
+            ValueError: the name is taken.
         """
         same = cached(factory)
         self.add(factory.__name__, same)
         return same
 
+    @contextlib.contextmanager
+    def temporarily(self) -> Iterator[None]:
+        """A context after which the registry is as it was: names registered inside are removed.
+
+        Example:
+            >>> from functional_nn.registry import Registry
+            >>> numbers = Registry("number", float)
+            >>> with numbers.temporarily():
+            ...     numbers.add("half", lambda: 0.5)
+            >>> numbers.names()
+            ()
+        """
+        before = dict(self._factories), dict(self._aliases)
+        try:
+            yield
+        finally:
+            self._factories, self._aliases = before
+
     def names(self) -> tuple[str, ...]:
-        """The registered names, aliases left out, in the order they were added."""
+        """Returns the registered names in the order in which they were added, without aliases."""
         return tuple(self._factories)
 
     def knows(self, specification: str | Row) -> bool:
-        """Is it a row, or does it begin with a registered name?"""
+        """Returns True for a row, and for text that begins with a registered name."""
         if not isinstance(specification, str):
             return isinstance(specification, self.row)
         name = specification.partition("(")[0].strip()
         return name in self._factories or name in self._aliases
 
     def factory(self, name: str) -> Callable[..., Row]:
-        """The function behind a bare name. Raises ValueError as `get`."""
+        """Returns the factory registered under a bare name or alias.
+
+        Raises:
+            ValueError: the name is unknown; the message suggests the closest one.
+        """
         name = self._aliases.get(name, name)
         if name not in self._factories:
             raise ValueError(unknown(self.kind, name, (*self._factories, *self._aliases)))
         return self._factories[name]
 
     def get(self, specification: str | Row) -> Row:
-        """The row that `specification` names: a bare name, or a name with arguments as in `maxout(3)`; rows pass.
+        """Returns the row that a name stands for.
 
-        Arguments are numbers, true and false, words, names with arguments, tuples of such, as in `conv((3, 3))`, and
-        mappings of names to them, as in `gd({layer1: 0.1, others: 0.01})`.
+        Args:
+            specification: a name, or a name with arguments such as `maxout(3)`. Arguments are numbers, true and false,
+                words, names with arguments, tuples such as in `conv((3, 3))`, and mappings such as in
+                `gd({layer1: 0.1, others: 0.01})`. A row is returned unchanged.
 
-        Raises ValueError for an unknown name (with the nearest known one) and for arguments the factory refuses,
-        TypeError for anything but a name or a row.
+        Raises:
+            ValueError: the name is unknown, or the factory refuses the arguments. The message suggests the closest
+                name, or lists the factory's arguments.
+            TypeError: neither a name nor a row.
         """
         if isinstance(specification, self.row):
             return specification
@@ -228,7 +172,7 @@ class Registry(Generic[Row]):
         match = _SPECIFICATION.fullmatch(specification)
         name = match.group(1) if match else specification
         factory = self.factory(name)
-        positional, keywords = _arguments(match.group(2) or "")
+        positional, keywords = _arguments((match.group(2) if match else "") or "")
         try:
             inspect.signature(factory).bind(*positional, **keywords)
         except TypeError as error:
@@ -238,24 +182,48 @@ class Registry(Generic[Row]):
         row = factory(*positional, **keywords)
         if not isinstance(row, self.row):
             expected = self.row.__name__
-            raise TypeError(f"{self.kind} {name!r}: its function is to give a {expected}, got {type(row).__name__}")
+            raise TypeError(f"{self.kind} {name!r}: its function must return a {expected}, got {type(row).__name__}")
         return row
 
 
-def _arguments(text: str) -> tuple[list, dict]:
+@contextlib.contextmanager
+def temporarily() -> Iterator[None]:
+    """A context after which all registries are as they were: names registered inside are removed.
+
+    Example:
+        >>> import functional_nn as fnn
+        >>> from functional_nn import registry
+        >>> cubic = fnn.activations.elementwise("cubic", lambda n: n**3, lambda n, a: 3 * n**2)
+        >>> with registry.temporarily():
+        ...     cubic = fnn.activations.register(cubic)
+        ...     "cubic" in fnn.activations.names()
+        True
+        >>> "cubic" in fnn.activations.names()
+        False
+    """
+    with contextlib.ExitStack() as stack:
+        for each in tuple(Registry._all):
+            stack.enter_context(each.temporarily())
+        yield
+
+
+# The arguments in a specification -------------------------------------------------------------------------------------
+
+
+def _arguments(text: str) -> tuple[list[Any], dict[str, Any]]:
     positional, keywords = [], {}
-    for part in filter(None, map(str.strip, split(text))):
-        key, equals, value = part.partition("=")
+    for argument in filter(None, map(str.strip, split(text))):
+        key, equals, value = argument.partition("=")
         if equals and key.strip().isidentifier():
             keywords[key.strip()] = _literal(value)
         else:
-            positional.append(_literal(part))
+            positional.append(_literal(argument))
     return positional, keywords
 
 
 def split(text: str, at: str = ",") -> list[str]:
-    """The parts between commas that stand in no parentheses, braces or quotes: "1, f(2, 3)" has two."""
-    parts, depth, quote = [""], 0, ""
+    """Splits text at commas outside parentheses, braces and quotes: "1, f(2, 3)" has two pieces."""
+    pieces, depth, quote = [""], 0, ""
     for character in text:
         if quote:
             quote = "" if character == quote else quote
@@ -264,10 +232,10 @@ def split(text: str, at: str = ",") -> list[str]:
         else:
             depth += {"(": 1, ")": -1, "{": 1, "}": -1}.get(character, 0)
         if character == at and depth == 0 and not quote:
-            parts.append("")
+            pieces.append("")
         else:
-            parts[-1] += character
-    return parts
+            pieces[-1] += character
+    return pieces
 
 
 def _literal(text: str) -> bool | int | float | str | dict | tuple:
@@ -287,12 +255,16 @@ def _literal(text: str) -> bool | int | float | str | dict | tuple:
 
 
 def mapping(text: str) -> dict[str, Any]:
-    """What "{layer1: 0.1, others: {bias: 1, weights: 2}}" says."""
-    found = {}
-    for part in split(text[1:-1]) if text[1:-1].strip() else ():
-        name, *rest = split(part, ":")
+    """Returns the mapping that text such as "{layer1: 0.1, others: {bias: 1, weights: 2}}" describes.
+
+    Raises:
+        ValueError: the text is not of this form, or a name occurs twice.
+    """
+    entries: dict[str, Any] = {}
+    for entry in split(text[1:-1]) if text[1:-1].strip() else ():
+        name, *rest = split(entry, ":")
         name, value = _QUOTED.sub(r"\2", name.strip()), ":".join(rest)
-        if not (name and value.strip()) or name in found or not text.endswith("}"):
+        if not (name and value.strip()) or name in entries or not text.endswith("}"):
             raise ValueError(f"expected {{name: value, ...}}, each name once, got {text}")
-        found[name] = _literal(value)
-    return found
+        entries[name] = _literal(value)
+    return entries

@@ -961,7 +961,7 @@ def test_a_function_that_makes_no_rule_is_told_so():
     def nothing_in_tests():
         pass
 
-    with pytest.raises(TypeError, match="rule 'nothing_in_tests': its function is to give a Rule, got NoneType"):
+    with pytest.raises(TypeError, match="rule 'nothing_in_tests': its function must return a Rule, got NoneType"):
         fnn.value_and_grad(TINY, LOSS, rule="nothing_in_tests")
 
 
