@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, TypeVar
 
-__all__ = ["Described", "FrozenMapping", "cached", "made_by", "remember"]
+__all__ = ["Described", "FrozenMapping", "cached", "documented", "made_by", "remember"]
 
 Row = TypeVar("Row")
 
@@ -54,6 +54,12 @@ def remember(row: Row, factory: Callable, args: tuple = (), keywords: Mapping[st
     """Returns the row, after recording in it once what made it. The first record, of the innermost factory, counts."""
     if isinstance(row, Described) and "_made_by" not in vars(row):
         object.__setattr__(row, "_made_by", (factory, args, dict(keywords)))
+    return row
+
+
+def documented(row: Row, text: str) -> Row:
+    """Returns the row, after giving it a docstring, which `help` shows instead of its class's."""
+    object.__setattr__(row, "__doc__", inspect.cleandoc(text))
     return row
 
 

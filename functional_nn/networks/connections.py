@@ -1,38 +1,43 @@
-"""What enters a summing junction: connections, each bilinear in what it reads and in its weights.
+r"""Connections, which carry a source to a summing junction: each is bilinear in what it reads and in its weights.
 
 Letters: Q examples, S channels of what enters (neurons, times the pieces of their activation), R of what is read, P
 positions of a signal along each of its axes, T their number, K of what one neuron reads at a position; x what is read
-(Q, *P, R), w the weights, z = x * w what enters (Q, *P', S), s = dF/dz. A vector has no positions: (Q, R). That z is
-linear in x and linear in w is all that the recursion, the R-operator and every derived quantity need of it (Hagan Eq.
-3.42-3.48, weight and net-input functions; CSE 475 18.64, criteria A and B): s reaches x through the adjoint of
+`(Q, *P, R)`, w the weights, z = x * w what enters `(Q, *P', S)`, s = dF/dz. A vector has no positions: (Q, R).
+
+That z is linear in x and linear in w is all that the recursion, the R-operator and every derived quantity need (Hagan
+Eq. 3.42-3.48, weight and net-input functions; CSE 475 18.64, criteria A and B): s reaches x through the adjoint of
 dx -> dx * w, and w through that of dw -> x * dw,
 
-    <s, forward(dx, w)> = <back(s, w, x), dx>        <s, forward(x, dw)> = <outer(s, x), dw>
+.. math::
 
-and `outer` is, summed over the examples, what `unfold` gives of each: sum_t left_t right_t^T. A row proves itself by
+    \langle s, \mathrm{forward}(dx, w) \rangle = \langle \mathrm{back}(s, w, x), dx \rangle, \qquad
+    \langle s, \mathrm{forward}(x, dw) \rangle = \langle \mathrm{outer}(s, x), dw \rangle
+
+and `outer` is the sum over the examples of what `unfold` returns for each, sum_t left_t right_t^T. A row is proved by
 these three laws (`comparison.compare_connection`). The rows:
 
-    dense        z_p = W x_p                        the layer of the texts, at every position the same weights
-    full         z = W (all of x in one vector)     every neuron reads everything, positions side by side
-    conv         z_p = sum_i W_i x_(p stride + i dilation - padding)
-                 back: a position receives from all that read it, the kernel turned round; outer: W_i has met
-                 x_(p stride + i dilation - padding) at every p, so its derivative is a sum over positions
-    embedding    z_p = the column of W that token x_p names: dense of one-hot rows, which are never made
-    identity     z = x: a residual; mean_pool, take, upsample: a window's mean, one position of a signal, each repeated
+    - `dense`, the layer of the texts, at every position the same weights: :math:`z_p = W x_p`.
+    - `full`, where every neuron reads everything, positions concatenated: :math:`z = W \, \mathrm{vec}(x)`.
+    - `conv`: :math:`z_p = \sum_i W_i \, x_{p \cdot \mathrm{stride} + i \cdot \mathrm{dilation} - \mathrm{padding}}`.
+      In `back` a position receives from all that read it, with the kernel reversed. In `outer` W_i has met
+      x_(p stride + i dilation - padding) at every p, so that its derivative is a sum over positions.
+    - `embedding`: z_p is the column of W for token x_p. It is dense for one-hot rows, which are never made.
+    - `identity`, z = x, a residual; `mean_pool`, a window's mean; `take`, one position of a signal; `upsample`, each
+      position repeated.
 
-Each says what is meant and leaves the order of memory to the compiler. A row of its own behind the same shapes may
-stand in for it in populations (`network.for_lanes`). The `twin` of `dense`, for CPUs, keeps x and s as (S, Q) in
-memory, so that every product of a whole population of small networks is one that XLA's fast kernels take as it stands:
-a step takes 0.6 of the time. `in_lanes`, `conv` copies the windows side by side and makes one product of them, since
-kernels that differ by lane would be a grouped convolution, for which XLA on CPU has no fast kernel, and cuDNN slow ones
-(measured by others: pytorch issues 70954 and 41167; not here).
+`register` adds a custom one. Each row states what it computes and leaves the order of memory to the compiler. Another
+row with the same shapes may replace it in populations (`network.for_lanes`). The `twin` of `dense`, for CPUs, keeps x
+and s as (S, Q) in memory, so that every product of a whole population of small networks is one that XLA's fast kernels
+take directly: a step takes 0.6 of the time. `in_lanes`, `conv` copies the windows side by side and makes one product of
+them, since kernels that differ between members would be a grouped convolution. For that XLA on CPU has no fast kernel,
+and cuDNN slow ones (measured by others: pytorch issues 70954 and 41167; not here).
 """
 
 import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -40,39 +45,107 @@ import numpy as np
 from jax import Array, lax
 
 from functional_nn import checks, platforms
-from functional_nn.networks.windows import Shape, Window, said, window_of, with_constants
+from functional_nn.networks.windows import Padding, Shape, Sizes, Window, window_of, with_constants, written
 from functional_nn.reductions import over_examples
-from functional_nn.registry import Described, Registry, cached, remember
+from functional_nn.registry import Registry
+from functional_nn.rows import Described, cached, documented, remember
+
+__all__ = [
+    "Connection",
+    "Factors",
+    "conv",
+    "dense",
+    "embedding",
+    "full",
+    "get",
+    "identity",
+    "knows",
+    "mean_pool",
+    "names",
+    "register",
+    "take",
+    "upsample",
+]
 
 
 class Factors(NamedTuple):
-    """An example's derivative by one array of parameters, in two factors: see `gradients.factors`.
+    """An example's derivative with respect to one array of parameters, in two factors, sum_t left_t right_t^T.
 
-    left (Q, ..., S) and right (Q, K), or (Q, ..., T, S) and (Q, T, K); left alone where right is None. Of shared
-    weights right may be several such arrays, whose columns side by side are the K.
+    Attributes:
+        left: (Q, ..., S), or (Q, ..., T, S) with right (Q, T, K). The derivative itself if right is None.
+        right: (Q, K) or (Q, T, K), or None. For shared weights it may be several arrays, whose concatenated columns are
+            the K.
+
+    Example:
+        >>> import jax.numpy as jnp, functional_nn as fnn
+        >>> s, x = jnp.ones((5, 4)), jnp.ones((5, 3))
+        >>> factors = fnn.connections.Factors(*fnn.connections.dense.unfold(s, x))
+        >>> factors.left.shape, factors.right.shape
+        ((5, 4), (5, 3))
     """
 
     left: Array
     right: Array | tuple[Array, ...] | None
 
 
+def _dense_fans(w: Shape) -> tuple[int, int]:
+    """Returns (fan_in, fan_out) of weights `(S, *K)`, where each neuron reads all of its row."""
+    return math.prod(w[1:]), w[0]
+
+
 @dataclass(frozen=True)
 class Connection(Described):
-    """shapes(x, channels) -> (z, w): of one example's signal, and of the weights, None where it has none; ValueError
-    where it cannot read x, in words that say what it reads.
+    """How a layer reads a source: z = x * w, linear in x and linear in w.
 
-    forward(x, w) -> z (Q, *P', S); back(s, w, like) -> dF/dx (Q, *P, R), like: what was read, whose shape is looked
-    at; outer(s, x) -> dF/dw; unfold(s, x) -> each example's share of it, (left (Q, T, S), right (Q, T, K)) of weights
-    that are (S, K) when their axes but the first are put in one. The last two are None where it has no weights, where w
-    is None. strips(s, x): the same with right in several arrays (Q, T, K_i), where to put them in one costs more than
-    what is made of them; None where `unfold` serves.
-    fans(w) -> (fan_in, fan_out): how many numbers reach a neuron's net input through w, and how many net inputs a
-    number that is read reaches.
-    pads: a corner of w is a narrower network's w, and what pads it stays out of all else.
-    tokens: how many there are, where it reads integers and not numbers; None where it reads numbers.
-    total(s) -> sum_q s_q (S,): what a bias, which reads a 1 of every example, gets of s (Q, S) laid out as here.
-    twin: the same connection in the order of memory for populations on CPU; in_lanes: the same for populations on every
-    platform, whose weights differ by lane. None where it serves as it is.
+    A custom connection is made of its functions, as in the example. `register` gives it a name, and
+    `comparison.compare_connection` proves that its functions agree with each other and with autodiff. Letters are those
+    of the module: Q examples, P positions, T their number, R channels that are read, S channels that enter.
+
+    Attributes:
+        name: how it is shown, and under what it is registered.
+        shapes: shapes(x, channels) -> (z, w), the shapes of one example's signal and of the weights, for a source of
+            shape x and so many net inputs a position; w is None for a connection without weights. It raises ValueError
+            if it cannot read x, with a message such as "needs a signal with positions, got shape (3,)".
+        forward: forward(x, w) -> z `(Q, *P', S)`. w is None for a connection without weights.
+        back: back(s, w, like) -> dF/dx `(Q, *P, R)`. like is what was read; only its shape is used.
+        outer: outer(s, x) -> dF/dw. None for a connection without weights.
+        unfold: unfold(s, x) -> (left (Q, T, S), right (Q, T, K)), each example's share of `outer`, for weights that are
+            (S, K) when their axes but the first are put in one. None for a connection without weights.
+        strips: strips(s, x): the same with right in several arrays (Q, T, K_i), where concatenating them costs more
+            than what is computed from them. None where `unfold` serves.
+        fans: fans(w) -> (fan_in, fan_out): how many numbers reach a net input through weights of shape w, and how many
+            net inputs a number that is read reaches.
+        pads: True if a corner of w is the w of a narrower network, and padding has no effect on anything else.
+        tokens: how many different tokens it reads; None for a connection that reads numbers.
+        total: total(s) -> sum_q s_q (S,), which a bias gets, of s (Q, S) in this row's memory order.
+        twin: the same connection in the memory order for populations on CPU. None where it serves as it is.
+        in_lanes: the same for populations on every platform, with different weights in each member. None where it
+            serves as it is.
+
+    Example:
+        Weights on the diagonal alone, one for each channel:
+
+        >>> import jax.numpy as jnp, functional_nn as fnn
+        >>> def shapes(x, channels):
+        ...     if x[-1:] != (channels,):
+        ...         raise ValueError(f"needs {channels} channels, got shape {x}")
+        ...     return x, (channels, 1)
+        >>> def by_position(x):  # (Q, *P, S) -> (Q, T, S)
+        ...     return x.reshape(len(x), -1, x.shape[-1])
+        >>> scaled = fnn.Connection(
+        ...     "scaled",
+        ...     shapes,
+        ...     forward=lambda x, w: x * w[:, 0],
+        ...     back=lambda s, w, like: s * w[:, 0],
+        ...     outer=lambda s, x: jnp.sum((s * x).reshape(-1, s.shape[-1]), axis=0)[:, None],
+        ...     unfold=lambda s, x: (by_position(s * x), by_position(jnp.ones_like(s[..., :1]))),
+        ... )
+        >>> network = fnn.graph(
+        ...     inputs={"x": 3},
+        ...     layers=[fnn.Layer("scale", 3, sources=[("x", scaled)]), fnn.Layer("output", 1, sources=["scale"])],
+        ... )
+        >>> network.layers[0].connections
+        (<connection scaled>,)
     """
 
     name: str
@@ -82,7 +155,7 @@ class Connection(Described):
     outer: Callable[[Array, Array], Array] | None = None
     unfold: Callable[[Array, Array], tuple[Array, Array]] | None = None
     strips: Callable[[Array, Array], tuple[Array, tuple[Array, ...]]] | None = None
-    fans: Callable[[Shape], tuple[int, int]] = lambda w: (math.prod(w[1:]), w[0])
+    fans: Callable[[Shape], tuple[int, int]] = _dense_fans
     pads: bool = False
     tokens: int | None = None
     total: Callable[[Array], Array] = over_examples
@@ -94,17 +167,88 @@ class Connection(Described):
 
 
 _registry: Registry[Connection] = Registry("connection", Connection)
-names, get, knows = _registry.names, _registry.get, _registry.knows
+Registered = TypeVar("Registered", bound=Connection | Callable[..., Connection])
 
 
-def register(connection: Connection | Callable[..., Connection], *, aliases: tuple[str, ...] = ()):
-    """Makes a connection, or a factory of connections with constants, known by name; returns it. Also a decorator.
+def names() -> tuple[str, ...]:
+    """Returns the names of the registered connections.
 
-    Raises ValueError where the name is taken.
+    Example:
+        >>> from functional_nn import connections
+        >>> connections.names()[:3]
+        ('dense', 'full', 'conv')
+    """
+    return _registry.names()
+
+
+def knows(specification: str | Connection) -> bool:
+    """Returns True for a connection, and for text that begins with the name of one.
+
+    Args:
+        specification: text such as "conv((3, 3))", or a `Connection`.
+
+    Example:
+        >>> from functional_nn import connections
+        >>> connections.knows("conv((3, 3))"), connections.knows("image")
+        (True, False)
+    """
+    return _registry.knows(specification)
+
+
+def get(connection: str | Connection) -> Connection:
+    """Returns the connection that a name stands for.
+
+    Args:
+        connection: a name such as "dense", a name with constants such as "conv((3, 3), stride=2)", or a `Connection`,
+            which is returned unchanged.
+
+    Raises:
+        ValueError: the name is unknown (the message suggests the closest one), or its constants are refused.
+        TypeError: neither a name nor a connection.
+
+    Example:
+        >>> from functional_nn import connections
+        >>> connections.get("conv((3, 3), stride=2)")
+        <connection conv((3, 3), stride=(2, 2))>
+    """
+    return _registry.get(connection)
+
+
+def register(connection: Registered, *, aliases: tuple[str, ...] = (), doc: str | None = None) -> Registered:
+    """Gives a connection, or a function that makes connections from constants, a name. Also a decorator.
+
+    Afterwards the name may be used wherever a connection is expected: in the sources of a `Layer` and in `get`.
+
+    Args:
+        connection: a `Connection`, registered under its `name`; or a function of constants that returns one, registered
+            under the function's name and called as in "name(0.5)".
+        aliases: further names.
+        doc: the docstring of a `Connection`, which `help` shows; a function has its own.
+
+    Returns:
+        The connection that was passed; or the function, its results cached.
+
+    Raises:
+        ValueError: a name is taken or is not an identifier.
+
+    Example:
+        >>> import functional_nn as fnn
+        >>> @fnn.connections.register
+        ... def times(factor: float = 1.0) -> fnn.Connection:
+        ...     return fnn.Connection(
+        ...         f"times({factor})",
+        ...         shapes=lambda x, channels: (x, None),  # it has no weights
+        ...         forward=lambda x, w: factor * x,
+        ...         back=lambda s, w, like: factor * s,
+        ...     )
+        >>> fnn.Layer("half", 3, sources=[("input", "times(0.5)")]).connections
+        (<connection times(0.5)>,)
     """
     if isinstance(connection, Connection):
         _registry.add(connection.name, lambda: connection, aliases)
         remember(connection, _named, (connection.name,))
+        if doc is not None:
+            documented(connection, doc)
         return _remembered(connection)
 
     @cached
@@ -121,9 +265,9 @@ def _named(name: str) -> Connection:
 
 
 def _remembered(row: Connection) -> Connection:
-    for own, named in ((row.twin, _twin_of), (row.in_lanes, _in_lanes_of)):
-        if own is not None:
-            remember(own, named, (row.name,))
+    for variant, named in ((row.twin, _twin_of), (row.in_lanes, _in_lanes_of)):
+        if variant is not None:
+            remember(variant, named, (row.name,))
     return row
 
 
@@ -136,12 +280,12 @@ def _in_lanes_of(name: str) -> Connection:
 
 
 def rows(x: Array) -> Array:
-    """(Q, *P, S) -> (Q T, S): every position as an example of its own."""
+    """`(Q, *P, S)` -> (Q T, S): every position as an example by itself."""
     return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])  # S may be 0
 
 
 def _by_position(x: Array) -> Array:
-    """(Q, *P, S) -> (Q, T, S)."""
+    """`(Q, *P, S)` -> (Q, T, S)."""
     return x.reshape(x.shape[0], -1, x.shape[-1])
 
 
@@ -174,7 +318,7 @@ def _dense_unfold(s: Array, x: Array) -> tuple[Array, Array]:
 
 
 def _standing(x: Array) -> Array:
-    """The transpose, written down: without the barrier XLA would fold it into the product beside it."""
+    """The transpose, written to memory: without the barrier XLA would fold it into the product next to it."""
     return lax.optimization_barrier(x.T)
 
 
@@ -222,7 +366,14 @@ dense = register(
         _dense_unfold,
         pads=True,
         twin=_in_columns,
-    )
+    ),
+    doc="""The layer of the texts, z = W x; for a signal, at every position with the same weights W (S, R).
+
+    Example:
+        >>> from functional_nn import connections
+        >>> connections.dense.shapes((28, 28, 3), 16)
+        ((28, 28, 16), (16, 3))
+    """,
 )
 
 
@@ -244,7 +395,16 @@ def _flattened(row: Connection, name: str, twin: Connection | None = None) -> Co
     )
 
 
-full = register(_flattened(dense, "full", _flattened(_in_columns, "full in columns")))
+full = register(
+    _flattened(dense, "full", _flattened(_in_columns, "full in columns")),
+    doc="""Every neuron reads everything a source holds, its positions concatenated: W (S, T R).
+
+    Example:
+        >>> from functional_nn import connections
+        >>> connections.full.shapes((28, 28, 3), 10)
+        ((10,), (10, 2352))
+    """,
+)
 
 
 _COLUMNS = 32  # of a strip of windows
@@ -254,50 +414,62 @@ _COLUMNS = 32  # of a strip of windows
 
 
 @register
-def conv(kernel, stride=1, padding="same", dilation=1, groups: int = 1) -> Connection:
-    """z_p = sum_i W_i x_(p stride + i dilation - padding), W (S, *kernel, R / groups): a convolution, as learning has
-    it: the kernel is not turned round on the way forward, but on the way back (Lecture 2).
+def conv(
+    kernel: Sizes, stride: Sizes = 1, padding: Padding = "same", dilation: Sizes = 1, groups: int = 1
+) -> Connection:
+    """A convolution: z_p = sum_i W_i x_(p stride + i dilation - padding), with W `(S, *kernel, R / groups)`.
 
-    kernel: (height, width), or a length for signals (T, R) of one axis; up to three axes. stride, dilation: one for
-    each axis or one for all. padding: "same" (ceil(P / stride) positions come out), "valid" (none), or zeros before and
-    after: p, (p, p'), ((before, after), ...). groups: of channels, each of which reads its own part of what is read.
+    As usual in machine learning, the kernel is not reversed on the way forward, but on the way back (Lecture 2).
 
-    >>> from functional_nn import connections
-    >>> connections.conv((3, 3), stride=2).shapes((28, 28, 1), 16)
-    ((14, 14, 16), (16, 3, 3, 1))
+    Args:
+        kernel: (height, width), or a length for signals (T, R) of one axis; up to three axes.
+        stride: the step from one output position to the next, one for each axis or one for all.
+        padding: "same" (ceil(P / stride) positions come out), "valid" (none), or zeros before and after: p, (p, p'),
+            ((before, after), ...).
+        dilation: the step inside the kernel, one for each axis or one for all.
+        groups: of channels; each group reads its own share of the source's channels.
+
+    Raises:
+        ValueError: sizes are not positive integers, or not one for each axis. A layer raises it for a signal that the
+            kernel does not fit, or channels that groups do not divide.
+
+    Example:
+        >>> from functional_nn import connections
+        >>> connections.conv((3, 3), stride=2).shapes((28, 28, 1), 16)
+        ((14, 14, 16), (16, 3, 3, 1))
     """
     window = window_of("conv", "kernel", kernel, stride, dilation, padding)
     return _convolution(window, checks.integer("conv", "groups", groups, 1))
 
 
-@functools.cache  # one row, however its constants are given
+@functools.cache  # one row, however its constants are passed
 def _convolution(window: Window, groups: int) -> Connection:
     axes = len(window.size)
-    one = (1,) * axes
+    ones = (1,) * axes
     name = with_constants(
         "conv",
         window.size,
-        {"stride": one, "padding": "same", "dilation": one, "groups": 1},
+        {"stride": ones, "padding": "same", "dilation": ones, "groups": 1},
         stride=window.stride,
         padding=window.padding,
         dilation=window.dilation,
         groups=groups,
     )
     # XLA's letters for the axes: examples N, channels C read and given, I and O of the kernel. On CPU its fast kernels
-    # take this order alone; elsewhere than in the outermost program (in `scan`, `while_loop`) it does not bring other
-    # orders into it, and takes up to a hundred times as long. So what is in another order is turned here.
+    # take only this order. Inside `scan` and `while_loop` XLA does not convert other orders to it, and takes up to a
+    # hundred times as long. Arrays in another order are therefore transposed here.
     letters, inner = "XYZ"[:axes], tuple(range(1, axes + 1))
     in_order = (f"N{letters}C", f"{letters}IO", f"N{letters}C")
 
     def shapes(x: Shape, channels: int) -> tuple[Shape, Shape]:
         window.check(x)
-        for what, count in (("reads", x[-1]), ("gives", channels)):
+        for verb, count in (("reads", x[-1]), ("gives", channels)):
             if count % groups:
-                raise ValueError(f"{what} {count} channels, which groups={groups} does not divide")
+                raise ValueError(f"{verb} {count} channels, which groups={groups} does not divide")
         return (*window.places(x[:-1]), channels), (channels, *window.size, x[-1] // groups)
 
     def forward(x, w):
-        if jnp.iscomplexobj(w):  # XLA makes three real convolutions of it, in whose sums the complex step is lost
+        if jnp.iscomplexobj(w):  # XLA makes three real convolutions of it, whose sums lose the complex step
             return _complex_convolution(window, groups, x, w)
         return lax.conv_general_dilated(
             x,
@@ -310,7 +482,7 @@ def _convolution(window: Window, groups: int) -> Connection:
         )
 
     def back(s, w, like):
-        # s, with the gaps that the stride left, meets the kernel turned round; of each group its own channels
+        # s, with the gaps that the stride left, meets the reversed kernel; each group with its own channels
         turned = lax.rev(w, inner)
         if groups == 1:
             turned = lax.transpose(turned, (*inner, 0, axes + 1))
@@ -325,7 +497,7 @@ def _convolution(window: Window, groups: int) -> Connection:
         return lax.conv_general_dilated(
             s,
             turned,
-            one,
+            ones,
             edges,
             lhs_dilation=window.stride,
             rhs_dilation=window.dilation,
@@ -334,7 +506,7 @@ def _convolution(window: Window, groups: int) -> Connection:
         )
 
     def outer(s, x):
-        # a convolution over the examples: x is gone over by s, whose elements lie a stride apart
+        # a convolution over the examples: s slides over x, its elements a stride apart
         edges = []
         lengths = zip(x.shape[1:-1], s.shape[1:-1], window.pads(x.shape[1:-1]), strict=True)
         for (length, places, (before, _)), reach, step in zip(lengths, window.reaches, window.stride, strict=True):
@@ -343,7 +515,7 @@ def _convolution(window: Window, groups: int) -> Connection:
             lax.transpose(x, (axes + 1, *inner, 0)),
             lax.transpose(s, (*inner, 0, axes + 1)),
         )  # (R, *P, Q), (*P', Q, S)
-        found = lax.conv_general_dilated(
+        derivative = lax.conv_general_dilated(
             x,
             s,
             window.dilation,
@@ -352,26 +524,26 @@ def _convolution(window: Window, groups: int) -> Connection:
             dimension_numbers=in_order,
             batch_group_count=groups,
         )
-        return lax.transpose(found, (axes + 1, *inner, 0))  # of (R / G, *kernel, S)
+        return lax.transpose(derivative, (axes + 1, *inner, 0))  # from (R / G, *kernel, S)
 
     def unfold(s, x):
         left, right = _by_position(s), _by_position(jnp.concatenate(window.read(x), axis=-1))
         if groups == 1:
             return left, right
-        # of each group the positions once: its own channels of s, and what they read
-        own = np.repeat(np.eye(groups), s.shape[-1] // groups, axis=1)
-        left = left[:, None] * jnp.asarray(own, s.dtype)[None, :, None, :]
+        # the positions once for each group: its own channels of s, and what they read
+        members = np.repeat(np.eye(groups), s.shape[-1] // groups, axis=1)
+        left = left[:, None] * jnp.asarray(members, s.dtype)[None, :, None, :]
         right = right.reshape(*right.shape[:2], len(window.offsets()), groups, -1)
         right = jnp.moveaxis(right, 3, 1)
         return left.reshape(len(s), -1, s.shape[-1]), right.reshape(len(s), left.shape[1] * left.shape[2], -1)
 
     def strips(s, x):
-        # of so many elements of the window that a product with them is a good one, and no more: copied side by side
-        # they are as many times the signal
-        parts = window.read(x)
+        # Each strip has just enough elements of the window for an efficient product: copied side by side, all of them
+        # would take as many times the signal's memory.
+        elements = window.read(x)
         many = -(-_COLUMNS // x.shape[-1])
-        pieces = (parts[at : at + many] for at in range(0, len(parts), many))
-        return _by_position(s), tuple(_by_position(jnp.concatenate(some, axis=-1)) for some in pieces)
+        pieces = (elements[at : at + many] for at in range(0, len(elements), many))
+        return _by_position(s), tuple(_by_position(jnp.concatenate(piece, axis=-1)) for piece in pieces)
 
     def fans(w: Shape) -> tuple[int, int]:
         return math.prod(w[1:]), w[0] // groups * math.prod(window.size)
@@ -384,8 +556,8 @@ def _convolution(window: Window, groups: int) -> Connection:
 
 
 def _complex_convolution(window: Window, groups: int, x: Array, w: Array) -> Array:
-    parts = zip(jnp.split(x, groups, axis=-1), jnp.split(w, groups, axis=0), strict=True)
-    return jnp.concatenate([_as_product(window)["forward"](*pair) for pair in parts], axis=-1)
+    pairs = zip(jnp.split(x, groups, axis=-1), jnp.split(w, groups, axis=0), strict=True)
+    return jnp.concatenate([_as_product(window)["forward"](*pair) for pair in pairs], axis=-1)
 
 
 def _as_product(window: Window) -> dict[str, Callable]:
@@ -398,8 +570,8 @@ def _as_product(window: Window) -> dict[str, Callable]:
         return jnp.concatenate(window.read(x), axis=-1)
 
     def back(s, w, like):
-        parts = jnp.split(_dense_back(s, flat(w), s), len(window.offsets()), axis=-1)
-        return window.write(parts, like.shape[1:-1])
+        elements = jnp.split(_dense_back(s, flat(w), s), len(window.offsets()), axis=-1)
+        return window.write(elements, like.shape[1:-1])
 
     def outer(s, x):
         return _dense_outer(s, windows(x)).reshape(s.shape[-1], *window.size, x.shape[-1])
@@ -412,10 +584,21 @@ def _as_product(window: Window) -> dict[str, Callable]:
 
 @register
 def embedding(tokens: int) -> Connection:
-    """z_p = the x_p-th column of W (S, tokens): of an input of integers 0 to tokens - 1, (Q, *P) -> (Q, *P, S).
+    """The column of W (S, tokens) that belongs to each token: integers `(Q, *P)` -> `(Q, *P, S)`.
 
-    A signal of tokens has no channels: an input of 32 of them is {"text": 32}. A token out of range, where its value
-    is not known, as under `jit`, gives nan, so that none is lost silently. Integers have no derivative.
+    A signal of tokens has no channels: an input of 32 tokens is {"text": 32}. A token that is out of range where its
+    value is not known, as under `jit`, gives nan, so that none is lost silently. Integers have no derivative.
+
+    Args:
+        tokens: how many there are; inputs are 0 to tokens - 1.
+
+    Raises:
+        ValueError: tokens is not a positive integer.
+
+    Example:
+        >>> from functional_nn import connections
+        >>> connections.embedding(5).shapes((32,), 8)  # of 32 positions; the weights of 5 tokens
+        ((32, 8), (8, 5))
     """
     return _of_tokens(checks.integer("embedding", "tokens", tokens, 1))
 
@@ -426,14 +609,14 @@ def _of_tokens(tokens: int) -> Connection:
         return (x >= 0) & (x < tokens)
 
     def forward(x, w):
-        chosen = jnp.asarray(w).T[jnp.where(inside(x), x, 0)]  # NumPy's could not be asked for tokens that are traced
+        chosen = jnp.asarray(w).T[jnp.where(inside(x), x, 0)]  # a NumPy array cannot be indexed by tracers
         return jnp.where(inside(x)[..., None], chosen, jnp.nan)
 
     def back(s, w, like):
         return np.zeros(like.shape, jax.dtypes.float0)
 
     def outer(s, x):
-        # one that is out of range goes to no column: -1 would be the last
+        # a token out of range goes to no column: -1 would be the last
         return jnp.zeros((tokens, s.shape[-1]), s.dtype).at[jnp.where(inside(x), x, tokens)].add(s, mode="drop").T
 
     def unfold(s, x):
@@ -446,7 +629,7 @@ def _of_tokens(tokens: int) -> Connection:
         back,
         outer,
         unfold,
-        fans=lambda w: (1, w[0]),  # of all columns one is read
+        fans=lambda w: (1, w[0]),  # one of all columns is read
         pads=True,
         tokens=tokens,
     )
@@ -455,43 +638,68 @@ def _of_tokens(tokens: int) -> Connection:
 # Without weights ------------------------------------------------------------------------------------------------------
 
 identity = register(
-    Connection("identity", lambda x, channels: (x, None), lambda x, w: x, lambda s, w, like: s, pads=True)
+    Connection("identity", lambda x, channels: (x, None), lambda x, w: x, lambda s, w, like: s, pads=True),
+    doc="""z = x, without weights: a residual connection, or the way into a pooling or normalization layer.
+
+    Example:
+        >>> from functional_nn import connections
+        >>> connections.identity.shapes((28, 28, 3), 3)
+        ((28, 28, 3), None)
+    """,
 )
 
 
 @register
-def mean_pool(window=None, stride=None, padding="valid") -> Connection:
-    """The mean of each window, (height, width) or a length; windows stand side by side where no stride is given.
+def mean_pool(window: Sizes | None = None, stride: Sizes | None = None, padding: Padding = "valid") -> Connection:
+    """The mean of each window, or of all positions: `(Q, *P, R)` -> `(Q, *P', R)` or (Q, R). It has no weights.
 
-    What pads a signal counts in no mean. Without a window, the mean over all positions: (Q, *P, R) -> (Q, R).
+    Padding does not count in any mean.
+
+    Args:
+        window: (height, width), or a length for signals of one axis; None takes all positions.
+        stride: the step from one window to the next, one for each axis or one for all; by default the window's size.
+        padding: as for `conv`.
+
+    Raises:
+        ValueError: sizes are not positive integers, or stride and padding are given without a window. A layer raises it
+            for a signal that the window does not fit.
+
+    Example:
+        >>> from functional_nn import connections
+        >>> connections.mean_pool((2, 2)).shapes((28, 28, 6), 6)
+        ((14, 14, 6), None)
     """
     if window is None:
         if stride is not None or padding != "valid":
-            raise ValueError("mean_pool: stride and padding are those of a window, and none is given")
+            raise ValueError("mean_pool: stride and padding belong to a window, and none is given")
         return Connection("mean_pool", _all_positions, _mean, _back_of_mean, pads=True)
     return _mean_of_windows(window_of("mean_pool", "window", window, window if stride is None else stride, 1, padding))
 
 
 @functools.cache
-def _mean_of_windows(own: Window) -> Connection:
+def _mean_of_windows(window: Window) -> Connection:
     name = with_constants(
-        "mean_pool", own.size, {"stride": own.size, "padding": "valid"}, stride=own.stride, padding=own.padding
+        "mean_pool",
+        window.size,
+        {"stride": window.size, "padding": "valid"},
+        stride=window.stride,
+        padding=window.padding,
     )
 
     def shapes(x: Shape, channels: int) -> tuple[Shape, None]:
-        own.check(x)
-        own.check_met(x[:-1])
-        return (*own.places(x[:-1]), x[-1]), None
+        window.check(x)
+        window.check_met(x[:-1])
+        return (*window.places(x[:-1]), x[-1]), None
 
     def share(positions: Shape, dtype) -> Array:
-        return jnp.asarray(1 / own.met(positions)[None, ..., None], dtype)
+        return jnp.asarray(1 / window.met(positions)[None, ..., None], dtype)
 
     def forward(x, w):
-        return sum(own.read(x)) * share(x.shape[1:-1], x.dtype)
+        return sum(window.read(x)) * share(x.shape[1:-1], x.dtype)
 
     def back(s, w, like):
-        part = s * share(like.shape[1:-1], s.dtype)
-        return own.write([part] * len(own.offsets()), like.shape[1:-1])
+        element = s * share(like.shape[1:-1], s.dtype)
+        return window.write([element] * len(window.offsets()), like.shape[1:-1])
 
     return Connection(name, shapes, forward, back, pads=True)
 
@@ -508,13 +716,26 @@ def _mean(x: Array, w: None) -> Array:
 
 def _back_of_mean(s: Array, w: None, like: Array) -> Array:
     positions = like.shape[1:-1]
-    part = (s / math.prod(positions)).reshape(len(s), *(1,) * len(positions), -1)
-    return jnp.broadcast_to(part, like.shape)
+    share = (s / math.prod(positions)).reshape(len(s), *(1,) * len(positions), -1)
+    return jnp.broadcast_to(share, like.shape)
 
 
 @register
-def take(position) -> Connection:
-    """One position of a signal, (Q, *P, R) -> (Q, R): take(-1) of (T, R) is the last; a pair (i, j) of (H, W, R)."""
+def take(position: Sizes) -> Connection:
+    """One position of a signal, `(Q, *P, R)` -> (Q, R). It has no weights.
+
+    Args:
+        position: an integer for (T, R), so that take(-1) is the last; a pair (i, j) for (H, W, R).
+
+    Raises:
+        ValueError: position is not an integer or one for each axis. A layer raises it for a position outside the
+            signal.
+
+    Example:
+        >>> import jax.numpy as jnp, functional_nn as fnn
+        >>> fnn.connections.take(-1).forward(jnp.array([[[1.0], [2.0]]]), None).tolist()
+        [[2.0]]
+    """
     given = position if isinstance(position, tuple | list) else (position,)
     if not given or any(isinstance(each, bool) or not isinstance(each, int | np.integer) for each in given):
         raise ValueError(f"take: position must be an integer, or one for each axis, got {position!r}")
@@ -528,7 +749,7 @@ def _at(given: Shape) -> Connection:
             raise ValueError(f"needs a signal with {len(given)} axes of positions, got shape {x}")
         for at, length in zip(given, x[:-1], strict=True):
             if not -length <= at < length:
-                raise ValueError(f"has position {said(given)}, outside the signal's {x[:-1]}")
+                raise ValueError(f"has position {written(given)}, outside the signal's {x[:-1]}")
         return x[-1:], None
 
     def forward(x, w):
@@ -538,17 +759,28 @@ def _at(given: Shape) -> Connection:
         places = [
             (at % length, length - 1 - at % length, 0) for at, length in zip(given, like.shape[1:-1], strict=True)
         ]
-        one = s.reshape(len(s), *(1,) * len(places), -1)
-        return lax.pad(one, np.zeros((), s.dtype), [(0, 0, 0), *places, (0, 0, 0)])
+        single = s.reshape(len(s), *(1,) * len(places), -1)
+        return lax.pad(single, np.zeros((), s.dtype), [(0, 0, 0), *places, (0, 0, 0)])
 
-    return Connection(f"take({said(given)})", shapes, forward, back, pads=True)
+    return Connection(f"take({written(given)})", shapes, forward, back, pads=True)
 
 
 @register
-def upsample(factor) -> Connection:
-    """Every position `factor` times along each axis, (Q, P, R) -> (Q, factor P, R): the nearest neighbour's value.
+def upsample(factor: Sizes) -> Connection:
+    """Every position repeated `factor` times along each axis, (Q, P, R) -> (Q, factor P, R). It has no weights.
 
-    factor: (2, 2) of pictures, or a number for signals of one axis. Back, what was repeated is added up.
+    This is the value of the nearest neighbour. On the way back, the repetitions are added.
+
+    Args:
+        factor: (2, 2) for pictures, or a number for signals of one axis.
+
+    Raises:
+        ValueError: a factor is not a positive integer.
+
+    Example:
+        >>> import jax.numpy as jnp, functional_nn as fnn
+        >>> fnn.connections.upsample(2).forward(jnp.array([[[1.0], [2.0]]]), None)[0, :, 0].tolist()
+        [1.0, 1.0, 2.0, 2.0]
     """
     factor = factor if isinstance(factor, tuple | list) else (factor,)
     return _repeated(tuple(checks.integer("upsample", "factor", each, 1) for each in factor))
@@ -569,7 +801,7 @@ def _repeated(factor: Shape) -> Connection:
         return x
 
     def back(s, w, like):
-        apart = [n for pair in zip(like.shape[1:-1], factor, strict=True) for n in pair]
-        return jnp.sum(s.reshape(len(s), *apart, s.shape[-1]), axis=tuple(2 * axis for axis in axes))
+        pairs = [n for pair in zip(like.shape[1:-1], factor, strict=True) for n in pair]
+        return jnp.sum(s.reshape(len(s), *pairs, s.shape[-1]), axis=tuple(2 * axis for axis in axes))
 
-    return Connection(f"upsample({said(factor)})", shapes, forward, back, pads=True)
+    return Connection(f"upsample({written(factor)})", shapes, forward, back, pads=True)

@@ -1,45 +1,61 @@
-"""Performance functions F: the value and dF/da of each example, and the pairs that are fused with an output layer.
+r"""Losses: the value and dF/da of each example, and the pairs that are fused with an output layer.
 
-Letters: Q examples, S outputs. `a` outputs, `t` targets and `n` net inputs of the output layer are (Q, S);
-`weights`, where given, weighs each example, (Q,).
+Letters: Q examples, S outputs. `a` outputs, `t` targets and `n` net inputs of the output layer are (Q, S); `weights`,
+if passed, weighs each example, (Q,).
 
-A loss is F = sum_q w_q F_q, divided by sum_q w_q where `reduction` is "mean"; without weights every w_q is 1. A row
-gives F_q and dF_q/da. Where a row is fused with an output activation it also gives F_q and s_q = dF_q/dn from the net
-inputs: exact and finite where the composition would be log(0) or 0/0. Every value keeps the dtype of the outputs;
-sums are accumulated in at least float32.
+A loss (the texts' performance function) is a sum over examples, or their mean if `reduction` is "mean":
 
-Where outputs have positions, (Q, *P, S), a row is asked at each of their T, and F_q is the mean of what it gives there,
-or their sum where `positions` is "sum". Weights may be given at each position, (Q, *P), 0 for one that is masked: F_q
-is then the mean by them, and w_q is their mean, so that a position counts as its weight says, whatever example it is
-of.
+.. math::
 
-What cancels in the two pairs everybody uses, of one example, with H = ds/dn (S, S):
+    F = \sum_q w_q F_q, \qquad \text{or} \qquad F = \frac{\sum_q w_q F_q}{\sum_q w_q}
 
-    softmax    F_q = -sum_i t_i ln a_i
-               s = (diag(a) - a a^T)(-t / a) = a sum(t) - t              Hagan E3.5; a - t where sum(t) = 1
-               H = sum(t) (diag(a) - a a^T) = V V^T, whose columns are sqrt(sum(t) a_c) (e_c - a)
-    sigmoid    F_q = -sum_i (t_i ln a_i + (1 - t_i) ln(1 - a_i))
-               s = a (1 - a) (a - t) / (a (1 - a)) = a - t               Hagan P3.1
-               H = diag(a (1 - a))
+where every w_q is 1 without weights. A row computes F_q and dF_q/da. A row that is fused with an output activation also
+computes F_q and s_q = dF_q/dn from the net inputs: exact and finite where the composition would be log(0) or 0/0. Every
+value keeps the dtype of the outputs; sums are accumulated in at least float32.
 
-Kullback-Leibler differs from cross-entropy by sum t ln t, which no output moves: the same s, the same H.
+Where outputs have positions, `(Q, *P, S)`, a row is computed at each of their T, and F_q is the mean of its values
+there, or their sum if `positions` is "sum". Weights may be given at each position, `(Q, *P)`, 0 for one that is masked:
+F_q is then the weighted mean, and w_q the mean of the weights, so that a position counts by its weight, whichever
+example it belongs to.
 
-Most losses are -ln of how likely the targets are, where the outputs say their distribution (Hagan 3.6-3.9, Lecture 2's
-Normal, Bernoulli and Multinomial units): the parameters that minimise F are those that make the data the most likely.
+What cancels in the two most used pairs, for one example, with H = ds/dn (S, S). Softmax and cross-entropy (Hagan E3.5):
 
-    half_sum_, sum_, mean_square_error       Normal of variance 1, 1/2, S/2 around each output
-    binary_cross_entropy                     Bernoulli of probability a, each output by itself
-    logistic                                 Bernoulli of t = +1 with probability 1 / (1 + e^-a)
-    cross_entropy, kullback_leibler          categorical (Multinomial with one draw): class i with probability a_i
+.. math::
 
-The hinges, the symmetric divergence and Bhattacharyya's distance are given none.
+    \begin{aligned}
+    F_q &= -\sum_i t_i \ln a_i \\
+    s &= (\mathrm{diag}(a) - a a^T)(-t / a) = a \sum_i t_i - t, \qquad \text{which is } a - t \text{ if the targets sum
+    to 1} \\ H &= \sum_i t_i \, (\mathrm{diag}(a) - a a^T) = V V^T,
+        \qquad \text{with columns } \sqrt{a_c \textstyle\sum_i t_i} \, (e_c - a)
+    \end{aligned}
+
+Sigmoid and binary cross-entropy (Hagan P3.1):
+
+.. math::
+
+    \begin{aligned}
+    F_q &= -\sum_i \left(t_i \ln a_i + (1 - t_i) \ln(1 - a_i)\right) \\
+    s &= \frac{a (1 - a)(a - t)}{a (1 - a)} = a - t, \qquad H = \mathrm{diag}(a (1 - a))
+    \end{aligned}
+
+Kullback-Leibler differs from cross-entropy by sum t ln t, which does not depend on the outputs: the same s, the same H.
+
+Most losses are -ln of how likely the targets are, given a distribution that the outputs describe (Hagan 3.6-3.9,
+Lecture 2's Normal, Bernoulli and Multinomial units). The parameters that minimize F then make the data the most likely:
+
+    - half_sum_square_error, sum_square_error, mean_square_error: Normal of variance 1, 1/2, S/2 around each output;
+    - binary_cross_entropy: Bernoulli of probability a, each output by itself;
+    - logistic: Bernoulli of t = +1 with probability 1 / (1 + e^-a);
+    - cross_entropy, kullback_leibler: categorical (Multinomial with one draw), class i with probability a_i.
+
+The hinges, the symmetric divergence and Bhattacharyya's distance have no likelihood.
 """
 
 import dataclasses
 import functools
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -47,28 +63,66 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
+from jax.typing import ArrayLike, DTypeLike
 
 from functional_nn import checks, precision
 from functional_nn.networks import activations
 from functional_nn.networks.activations import Activation, Range, largest_in_row
 from functional_nn.networks.connections import rows
 from functional_nn.precision import at_least_float32
-from functional_nn.registry import Described, Registry, cached
+from functional_nn.registry import Registry
+from functional_nn.rows import Described, cached
 
-_SAID = {"real": "real numbers", "unit interval": "numbers in [0, 1]", "distribution": "a distribution"}
+__all__ = [
+    "Curvature",
+    "FusedPair",
+    "Likelihood",
+    "Loss",
+    "bhattacharyya",
+    "binary_cross_entropy",
+    "class_weights",
+    "cross_entropy",
+    "get",
+    "half_sum_square_error",
+    "hinge",
+    "kullback_leibler",
+    "largest",
+    "logistic",
+    "mean_square_error",
+    "multiclass_hinge",
+    "names",
+    "one_hot",
+    "register",
+    "smooth_labels",
+    "sum_square_error",
+    "symmetric_kullback_leibler",
+]
+
+_RANGE_IN_WORDS = {"real": "real numbers", "unit interval": "numbers in [0, 1]", "distribution": "a distribution"}
 Reduction = Literal["mean", "sum"]
-_RANGES: tuple[Range, ...] = ("real", "unit interval", "distribution")  # each is also all that stand before it
+_RANGES: tuple[Range, ...] = ("real", "unit interval", "distribution")  # each is also all that come before it
 
 
 @dataclass(frozen=True)
 class Curvature:
-    """The second derivative H_q (S, S) of F_q by the x that it reads: outputs, or net inputs in a fused pair.
+    """The second derivative H_q (S, S) of F_q with respect to x: the outputs, or the net inputs in a fused pair.
 
-    product(r, x, t) -> H_q r_q (Q, S). root(x, t) -> V (Q, C, S), sum_c V_qc V_qc^T = H_q: the columns that curvature
-    is swept back with; None where H_q may have negative eigenvalues. combine(z, x, t) -> sum_c z_qkc V_qc (Q, K, S), z
-    (Q, K, C), without forming V; None where `root` must be asked, which is done for a few examples at a time.
-    least_root(x, t): a root of fewer columns, as many as H_q has rank, for where all are swept; None where `root` has
-    no more.
+    Attributes:
+        product: product(r, x, t) -> H_q r_q (Q, S).
+        root: root(x, t) -> V (Q, C, S), with sum_c V_qc V_qc^T = H_q: the columns that curvature is propagated back
+            with. None if H_q may have negative eigenvalues.
+        combine: combine(z, x, t) -> sum_c z_qkc V_qc (Q, K, S), for z (Q, K, C), without forming V. None if `root` must
+            be formed, which is done for a few examples at a time.
+        least_root: least_root(x, t) -> a root with as few columns as H_q has rank, for when all are propagated. None if
+            `root` has no more.
+
+    Example:
+        >>> import jax.numpy as jnp, functional_nn as fnn
+        >>> def root(x, t):
+        ...     return jnp.broadcast_to(jnp.eye(x.shape[-1], dtype=x.dtype), (len(x), x.shape[-1], x.shape[-1]))
+        >>> identity = fnn.losses.Curvature(product=lambda r, x, t: r, root=root)  # of half the sum of squares
+        >>> identity.root(jnp.zeros((5, 2)), None).shape
+        (5, 2, 2)
     """
 
     product: Callable[[Array, Array, Array], Array]
@@ -79,12 +133,20 @@ class Curvature:
 
 @dataclass(frozen=True)
 class Likelihood:
-    """The distribution of the targets that outputs stand for: F_q = -log(a, t) + what no output moves.
+    """The distribution of the targets that outputs describe: F_q = -log(a, t) + what does not depend on the outputs.
 
-    name: the family; means: what the outputs are in it. log(a, t) -> (Q,) in the dtype of the outputs: ln of the
-    density of each example's targets, or of their probability where they are classes, 0 and 1, or signs; normalized.
-    Shares for targets (between 0 and 1) are no event: there it is the expected ln of one drawn with these shares.
-    Counts of classes are that many draws in their order, the prod a^t of Hagan Eq. 3.8.
+    Attributes:
+        name: the family.
+        means: what the outputs are in it.
+        log: log(a, t) -> (Q,) in the dtype of the outputs: ln of the normalized density of each example's targets, or
+            of their probability where they are classes, 0 and 1, or signs. For shares as targets (between 0 and 1),
+            which are not outcomes, it is the expected ln of an outcome drawn with these shares. Counts of classes are
+            that many draws in their order, the prod a^t of Hagan Eq. 3.8.
+
+    Example:
+        >>> import functional_nn as fnn
+        >>> fnn.losses.cross_entropy().likelihood.name
+        'categorical'
     """
 
     name: str
@@ -97,28 +159,65 @@ class Likelihood:
 
 @dataclass(frozen=True)
 class FusedPair:
-    """F_q and dF_q/dn of an output activation and a loss together, from net inputs: (n, t) -> (Q,) and (Q, S)."""
+    """F_q and dF_q/dn of an output activation and a loss together, from net inputs.
+
+    Attributes:
+        value: value(n, t) -> F_q (Q,).
+        gradient: gradient(n, t) -> dF_q/dn (Q, S).
+        curvature: its second derivative by the net inputs; None if not given.
+
+    Example:
+        >>> import jax.numpy as jnp, functional_nn as fnn
+        >>> pair = fnn.losses.cross_entropy().fused["softmax"]
+        >>> pair.gradient(jnp.array([[0.0, 0.0]]), jnp.array([[1.0, 0.0]])).tolist()
+        [[-0.5, 0.5]]
+    """
 
     value: Callable[[Array, Array], Array]
     gradient: Callable[[Array, Array], Array]
     curvature: Curvature | None = None
 
 
+def _no_doubt(gives: Range) -> str | None:
+    """Returns None: outputs of every range train well."""
+    return None
+
+
 @dataclass(frozen=True)
 class Loss(Described):
-    """A performance function. Usually made by one of the factories below, such as `cross_entropy(reduction="mean")`.
+    """A loss (performance function): made by a factory such as `cross_entropy(reduction="mean")`, or from its
+    functions.
 
-    example_value(a, t) -> F_q (Q,); example_gradient(a, t) -> dF_q/da (Q, S).
-    fused: output activation's name -> FusedPair.
-    curvature: its second derivative by the outputs; only second derivatives of the network ask for it.
-    needs: what the outputs must be; targets: what concrete targets must be.
-    correct(a, t) -> (Q,) booleans, which examples are classified rightly; None where the question has no sense.
-    kink_distance(a, t) -> (Q, S), as in `Activation`.
-    least_outputs: how many outputs it needs at least; doubt: a word where outputs of that range train to no good end.
-    square_weight(S) -> c, where F_q = c sum_i (a_i - t_i)^2: a sum of squares has residuals, sqrt(c) (a - t).
-    constants: what else than its reduction it was made with, by name; filled in by `register`.
-    likelihood: the distribution of the targets whose -ln it is; None where there is none, or nobody said.
-    positions: what F_q is of what is found at each position of the outputs, their "mean" or their "sum".
+    Attributes:
+        name: how it is shown, and under what it is registered.
+        reduction: "mean" over the examples, or their "sum".
+        example_value: example_value(a, t) -> F_q (Q,).
+        example_gradient: example_gradient(a, t) -> dF_q/da (Q, S).
+        fused: {output activation: FusedPair}, the activations with which value and gradient are computed together.
+        needs: what the outputs must be: "real", "unit interval" or "distribution".
+        targets: what concrete targets must be.
+        correct: correct(a, t) -> (Q,) booleans, which examples are classified correctly. None where this is undefined.
+        kink_distance: kink_distance(a, t) -> (Q, S), as in `Activation`; None for a smooth loss.
+        curvature: its second derivative by the outputs, which only second derivatives of the network need.
+        square_weight: square_weight(S) -> c, where F_q = c sum_i (a_i - t_i)^2. A sum of squares has residuals,
+            sqrt(c) (a - t), which least-squares methods need. None for other losses.
+        least_outputs: how many outputs it needs at least.
+        doubt: doubt(gives) -> a warning if outputs of that range are legal but do not train well; else None.
+        constants: its constants other than the reduction, by name; `register` fills them in.
+        likelihood: the distribution of the targets whose -ln it is; None if there is none, or none was given.
+        positions: F_q is the "mean" or the "sum" of the values at each position of the outputs.
+
+    Example:
+        A custom loss, the fourth power of the error, and its name:
+
+        >>> import jax.numpy as jnp, functional_nn as fnn
+        >>> quartic = fnn.Loss(
+        ...     "quartic", "mean", lambda a, t: jnp.sum((a - t) ** 4, axis=-1), lambda a, t: 4 * (a - t) ** 3
+        ... )
+        >>> quartic.value(jnp.array([[1.0, 2.0]]), jnp.array([[1.0, 0.0]])).item()
+        16.0
+        >>> quartic.gradient(jnp.array([[1.0, 2.0]]), jnp.array([[1.0, 0.0]])).tolist()
+        [[0.0, 32.0]]
     """
 
     name: str
@@ -133,7 +232,7 @@ class Loss(Described):
     curvature: Curvature | None = None
     square_weight: Callable[[int], float] | None = None
     least_outputs: int = 1
-    doubt: Callable[[Range], str | None] = lambda gives: None
+    doubt: Callable[[Range], str | None] = _no_doubt
     constants: dict[str, Any] = field(default_factory=dict, hash=False)
     likelihood: Likelihood | None = None
     positions: Reduction = "mean"
@@ -143,7 +242,7 @@ class Loss(Described):
 
     @property
     def specification(self) -> str:
-        """What `get` makes it of again, such as "cross_entropy(mean)" or "huber(mean, delta=0.5)"."""
+        """The text from which `get` makes it again, such as "cross_entropy(mean)" or "huber(mean, delta=0.5)"."""
         constants = [f"{name}={x}" for name, x in self.constants.items()]
         constants += ["positions=sum"] if self.positions == "sum" else []
         return f"{self.name}({', '.join([self.reduction, *constants])})"
@@ -154,17 +253,30 @@ class Loss(Described):
         return self.kink_distance is None
 
     def value(self, outputs: Array, targets: Array, weights: Array | None = None) -> Array:
-        """F, a scalar."""
+        """Returns F, a scalar.
+
+        Args:
+            outputs: `(Q, *P, S)`.
+            targets: of the same shape.
+            weights: (Q,), or `(Q, *P)` for each position; all 1 if None.
+        """
         return self.reduce(at_positions(self.example_value, outputs, targets), weights)
 
     def gradient(self, outputs: Array, targets: Array, weights: Array | None = None) -> Array:
-        """dF/da (Q, *P, S), reduction included."""
+        """Returns dF/da `(Q, *P, S)`, reduction included.
+
+        Args:
+            outputs: `(Q, *P, S)`.
+            targets: of the same shape.
+            weights: (Q,), or `(Q, *P)` for each position; all 1 if None.
+        """
         return self.scale(at_positions(self.example_gradient, outputs, targets), weights)
 
     def fused_with(self, activation: Activation) -> FusedPair | None:
-        """The pair that takes over from `activation` in the output layer, if there is one.
+        """Returns the pair that replaces the derivative of `activation` in the output layer; None if there is none.
 
-        Only from the functions of the registered activation: another that goes by its name keeps its own derivative.
+        It replaces only the functions of the registered activation. Another activation of the same name keeps its
+        derivative.
         """
         pair = self.fused.get(activation.name)
         if pair is None:
@@ -173,10 +285,12 @@ class Loss(Described):
         return pair if (known.forward, known.pullback) == (activation.forward, activation.pullback) else None
 
     def convex_in(self, activation: Activation) -> tuple[Literal["net_inputs", "outputs"], Curvature]:
-        """What of the output layer F_q is a convex function of, and its curvature there: where Gauss-Newton splits F.
+        """Returns of what F_q is a convex function, with its curvature there: Gauss-Newton splits F at that point.
 
-        The net inputs of a fused pair that is convex in them, else the outputs. Raises ValueError where the loss was
-        given no such curvature.
+        It is the net inputs of the output layer for a fused pair that is convex in them, else the outputs.
+
+        Raises:
+            ValueError: the loss has no such curvature.
         """
         pair = self.fused_with(activation)
         if pair and pair.curvature and pair.curvature.root:
@@ -189,11 +303,11 @@ class Loss(Described):
         )
 
     def of_position(self, count: int) -> float:
-        """What each of so many positions counts for in its example."""
+        """Returns how much each of `count` positions counts in its example."""
         return 1 / count if self.positions == "mean" else 1.0
 
     def of_example(self, values: Array, weights: Array | None = None) -> Array:
-        """F_q (Q,), from what is found at each position (Q, *P), and the positions' weights, whose mean is 1."""
+        """Returns F_q (Q,), from the values at each position `(Q, *P)` and the positions' weights, whose mean is 1."""
         if values.ndim == 1:
             return values
         wide = values.astype(at_least_float32(values.dtype))
@@ -202,8 +316,11 @@ class Loss(Described):
         return found.astype(values.dtype)
 
     def reduce(self, values: Array, weights: Array | None = None) -> Array:
-        """sum_q w_q F_q, over sum_q w_q for "mean" (0 where that is 0): from what is found of each example (Q,), or at
-        each position (Q, *P), a scalar.
+        """Returns sum_q w_q F_q, divided by sum_q w_q for "mean" (0 if that sum is 0).
+
+        Args:
+            values: of each example (Q,), or at each position `(Q, *P)`.
+            weights: (Q,), or `(Q, *P)` for each position; all 1 if None.
         """
         wide, count = values.astype(at_least_float32(values.dtype)), math.prod(values.shape[1:])
         if weights is None:
@@ -215,8 +332,13 @@ class Loss(Described):
         return _times(total, self.of_all(count)).astype(values.dtype)
 
     def scale(self, gradients: Array, weights: Array | None = None) -> Array:
-        """dF_q/d. -> dF/d. : each row times its share w_q (/ sum w) of F, (Q, *P, S) -> (Q, *P, S)."""
-        # in at least float32: neither Q nor 1 / Q need be a number of a 16-bit dtype
+        """Returns dF/dx from dF_q/dx: each row times its share w_q (/ sum w) of F, `(Q, *P, S)` -> `(Q, *P, S)`.
+
+        Args:
+            gradients: dF_q/dx `(Q, *P, S)`.
+            weights: (Q,), or `(Q, *P)` for each position; all 1 if None.
+        """
+        # in at least float32: Q and 1 / Q may be out of range of a 16-bit dtype
         dtype, wide = gradients.dtype, gradients.astype(at_least_float32(gradients.dtype))
         counted = self.of_all(math.prod(gradients.shape[1:-1]))
         if weights is None:
@@ -229,31 +351,31 @@ class Loss(Described):
         return (wide * _times(share, counted)[..., None]).astype(dtype)
 
     def of_all(self, positions: int) -> float:
-        """What a mean over all positions of all examples is to be multiplied by, or a sum over them."""
+        """Returns the factor of a mean, or of a sum, over all positions of all examples."""
         if self.reduction == "sum":
             return self.of_position(positions)
         return 1.0 if self.positions == "mean" else float(positions)
 
     def check_outputs(self, activation: Activation) -> None:
-        """Raises ValueError where the loss needs probabilities and the output layer gives something else."""
+        """Raises ValueError if the loss needs probabilities and the output layer computes something else."""
         if _RANGES.index(activation.gives) < _RANGES.index(self.needs):
             raise ValueError(
-                f"{self.name} needs outputs that are {_SAID[self.needs]}, but the output layer's activation "
-                f"{activation.name!r} gives {_SAID[activation.gives]}; use "
+                f"{self.name} needs outputs that are {_RANGE_IN_WORDS[self.needs]}, but the output layer's activation "
+                f"{activation.name!r} gives {_RANGE_IN_WORDS[activation.gives]}; use "
                 + ("'softmax'" if self.needs == "distribution" else "'softmax' or 'sigmoid'")
             )
 
     def check_classes(self, size: int) -> None:
-        """Raises ValueError where there are too few outputs for the loss to tell classes apart."""
+        """Raises ValueError if there are too few outputs for the loss to distinguish classes."""
         if size < self.least_outputs:
             raise ValueError(
-                f"{self.name} needs at least {self.least_outputs} outputs, one for each class, got {size}, of which "
-                f"every answer would be right; use binary_cross_entropy with one 'sigmoid' output, or {self.name} with "
-                "one output for each class"
+                f"{self.name} needs at least {self.least_outputs} outputs, one for each class, got {size}, for which "
+                "every answer would be correct; use binary_cross_entropy with one 'sigmoid' output, or "
+                f"{self.name} with one output for each class"
             )
 
-    def check_targets(self, targets) -> None:
-        """Raises ValueError at the first concrete target this loss has no meaning for."""
+    def check_targets(self, targets: Array | np.ndarray) -> None:
+        """Raises ValueError at the first concrete target for which the loss is undefined."""
         if self.targets != "real":
             _check_targets(self.name, self.targets, targets)
 
@@ -262,7 +384,7 @@ def _sums_to_1(t: np.ndarray) -> np.ndarray:
     return np.abs(t.sum(axis=-1, keepdims=True) - 1) <= 1e-2
 
 
-# what a target must not be, (Q, S) -> (Q, S) booleans, and how what it may be is said
+# which targets are wrong, (Q, S) -> (Q, S) booleans, and the right ones in words
 _WRONG_TARGETS = {
     "non-negative": (lambda t: t < 0, "values >= 0"),
     "unit interval": (lambda t: (t < 0) | (t > 1), "values in [0, 1]"),
@@ -287,7 +409,7 @@ def _check_targets(owner: str, kind: str, targets: Array) -> None:
 
 
 def at_positions(function: Callable[..., Array], *signals: Array) -> Array:
-    """What a function of rows (Q, S) gives at every position of signals (Q, *P, S): (Q, *P, ...)."""
+    """Returns a function of rows (Q, S) at every position of signals `(Q, *P, S)`: `(Q, *P, ...)`."""
     if signals[0].ndim == 2:
         return function(*signals)
     found = function(*map(rows, signals))
@@ -295,7 +417,7 @@ def at_positions(function: Callable[..., Array], *signals: Array) -> Array:
 
 
 def spread(weights: Array, shape: tuple[int, ...]) -> Array:
-    """Weights of examples (Q,) at all of their positions (Q, *P)."""
+    """Returns weights of examples (Q,) at all of their positions `(Q, *P)`."""
     return jnp.broadcast_to(jnp.expand_dims(weights, tuple(range(weights.ndim, len(shape)))), shape)
 
 
@@ -304,24 +426,74 @@ def _times(x: Array, factor: float) -> Array:
 
 
 def positive(total: Array) -> Array:
-    """What is divided by: 1 where it is 0, as the sum of weights that are all 0."""
+    """Returns a divisor: 1 where the total is 0, as the sum of weights that are all 0."""
     return jnp.where(total > 0, total, 1)
 
 
 _registry: Registry[Loss] = Registry("loss", Loss)
-names, get = _registry.names, _registry.get
+
+
+def names() -> tuple[str, ...]:
+    """Returns the names of the registered losses.
+
+    Example:
+        >>> from functional_nn import losses
+        >>> "cross_entropy" in losses.names()
+        True
+    """
+    return _registry.names()
+
+
+def get(loss: str | Loss) -> Loss:
+    """Returns the loss that a name stands for.
+
+    Args:
+        loss: a name such as "cross_entropy" or "cross_entropy(sum)", a name with constants such as
+            "huber(mean, delta=0.5)", or a `Loss`, which is returned unchanged.
+
+    Raises:
+        ValueError: the name is unknown (the message suggests the closest one), or its constants are refused.
+        TypeError: neither a name nor a loss.
+
+    Example:
+        >>> from functional_nn import losses
+        >>> losses.get("cross_entropy")
+        <loss cross_entropy(mean)>
+    """
+    return _registry.get(loss)
 
 
 def register(factory: Callable[..., Loss]) -> Callable[..., Loss]:
-    """Makes a factory `(reduction=..., ...) -> Loss` known by its name; returns it, its results cached. A decorator.
+    """Gives a function `(reduction=..., constants) -> Loss` its name. A decorator.
 
-    Its other arguments are the loss's constants: `get("huber(mean, delta=0.5)")` gives them, too. Each takes
-    positions="mean" or "sum" beside them, for outputs that have positions.
-    Raises TypeError for a factory without `reduction`, ValueError where the name is taken.
+    Afterwards the name may be used wherever a loss is expected, with its constants: "huber(mean, delta=0.5)".
+
+    Args:
+        factory: its first argument is `reduction`; the others are the loss's constants.
+
+    Returns:
+        The factory, its results cached. It also takes positions="mean" or "sum", for outputs that have positions.
+
+    Raises:
+        TypeError: the factory's first argument is not `reduction`.
+        ValueError: the name is taken or is not an identifier.
+
+    Example:
+        >>> import jax.numpy as jnp, functional_nn as fnn
+        >>> @fnn.losses.register
+        ... def smooth_error(reduction="mean", width: float = 1.0) -> fnn.Loss:
+        ...     return fnn.Loss(
+        ...         "smooth_error",
+        ...         reduction,
+        ...         lambda a, t: jnp.sum(width * jnp.sqrt(1 + ((a - t) / width) ** 2), axis=-1),
+        ...         lambda a, t: (a - t) / (width * jnp.sqrt(1 + ((a - t) / width) ** 2)),
+        ...     )
+        >>> fnn.losses.get("smooth_error(sum, width=0.5)")
+        <loss smooth_error(sum, width=0.5)>
     """
     signature = inspect.signature(factory)
     if next(iter(signature.parameters), None) != "reduction":
-        raise TypeError(f"losses.register: {factory.__name__} must take reduction='mean' first, beside its constants")
+        raise TypeError(f"losses.register: {factory.__name__} must take reduction='mean' first, before its constants")
 
     def checked(reduction: Reduction, *args, positions: Reduction = "mean", **keywords):
         for name, value in (("reduction", reduction), ("positions", positions)):
@@ -334,42 +506,63 @@ def register(factory: Callable[..., Loss]) -> Callable[..., Loss]:
         return dataclasses.replace(loss, constants=constants, positions=positions)
 
     functools.update_wrapper(checked, factory)
-    told = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+    named = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
     rest = [p for p in signature.parameters.values() if p.kind is p.VAR_KEYWORD]
     positions = inspect.Parameter("positions", inspect.Parameter.KEYWORD_ONLY, default="mean", annotation=Reduction)
-    checked.__signature__ = signature.replace(parameters=[*told, positions, *rest])
-    made = cached(checked)
-    _registry.add(factory.__name__, made)
-    return made
+    checked.__signature__ = signature.replace(parameters=[*named, positions, *rest])
+    same = cached(checked)
+    _registry.add(factory.__name__, same)
+    return same
 
 
-def one_hot(labels, classes: int, dtype=None) -> Array:
-    """Labels (Q,) of integers 0..classes-1 as rows (Q, classes) with a single 1; (Q, T) as (Q, T, classes).
+def one_hot(labels: ArrayLike, classes: int, dtype: DTypeLike | None = None) -> Array:
+    """Returns labels (Q,) as rows (Q, classes) with a single 1; labels (Q, T) as (Q, T, classes).
 
-    Raises ValueError for concrete labels out of range or not integers, and for a column (Q, 1); under `jit`, where
-    values are not known, such a label gives a row of nan, so that no example is lost silently. dtype: JAX's default
-    float where not given.
+    Args:
+        labels: integers 0 to classes - 1.
+        classes: how many there are.
+        dtype: of the result; by default JAX's default float.
+
+    Raises:
+        ValueError: concrete labels are out of range or not integers, or are a column (Q, 1). Under `jit`, where values
+            are not known, a label out of range gives a row of nan, so that no example is lost silently.
+
+    Example:
+        >>> import jax.numpy as jnp, functional_nn as fnn
+        >>> fnn.one_hot(jnp.array([2, 0]), 3).tolist()
+        [[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]]
     """
     labels = jnp.asarray(labels)
     if labels.ndim < 1 or labels.shape[1:] == (1,) or not jnp.issubdtype(labels.dtype, jnp.integer):
         raise ValueError(
-            f"labels: expected integers of shape (Q,), got {labels.dtype} of shape {labels.shape}; of positions (Q, T)"
+            "labels: expected integers of shape (Q,), or with positions (Q, T), got "
+            f"{labels.dtype} of shape {labels.shape}"
         )
     return _one_hot(labels, classes, precision.default() if dtype is None else precision.available(dtype))
 
 
-def smooth_labels(targets: Array, rate: float) -> Array:
-    """Label smoothing: (1 - rate) t + rate / C of targets (Q, *P, C), one for each class: Szegedy et al. 2016, sec. 7.
+def smooth_labels(targets: Array | np.ndarray, rate: float) -> Array:
+    """Returns smoothed targets, (1 - rate) t + rate / C (label smoothing: Szegedy et al. 2016, sec. 7).
 
-    A share `rate` of each example is given to all C classes alike, so that no output is driven to exactly 1; the
-    largest target, by which answers are counted, stays the same. Integer labels are made rows by `one_hot` first. A
-    single column (Q, *P, 1), of 0 and 1, says two classes: C = 2. In the dtype of the targets, or JAX's default float
-    for integers and booleans. Raises ValueError unless the rate is in [0, 1), and for concrete targets that are no
-    distribution.
+    A share `rate` of each example is divided equally among all C classes, so that no output is driven to exactly 1. The
+    largest target, by which correct answers are counted, stays the same. `one_hot` turns integer labels into rows
+    first.
 
-    >>> import jax.numpy as jnp, functional_nn as fnn
-    >>> fnn.smooth_labels(fnn.one_hot(jnp.array([2]), 4), 0.2).round(2).tolist()
-    [[0.05, 0.05, 0.85, 0.05]]
+    Args:
+        targets: `(Q, *P, C)`, one column for each class, each row a distribution. A single column `(Q, *P, 1)` of 0 and
+            1 has two classes: C = 2.
+        rate: in [0, 1).
+
+    Returns:
+        Targets of the same shape and dtype; in JAX's default float for integers and booleans.
+
+    Raises:
+        ValueError: the rate is out of range, or concrete targets are not a distribution.
+
+    Example:
+        >>> import jax.numpy as jnp, functional_nn as fnn
+        >>> fnn.smooth_labels(fnn.one_hot(jnp.array([2]), 4), 0.5).tolist()
+        [[0.125, 0.125, 0.625, 0.125]]
     """
     rate = checks.constant("smooth_labels", "rate", rate, lambda v: (v >= 0) & (v < 1), "in [0, 1)")
     checks.numeric("targets", targets, precision.default())
@@ -377,7 +570,7 @@ def smooth_labels(targets: Array, rate: float) -> Array:
     if targets.ndim < 2:
         raise ValueError(
             f"targets: expected shape (Q, C), one column for each class, got {targets.shape}; fnn.one_hot(labels, C) "
-            "makes rows of integer labels"
+            "turns integer labels into rows"
         )
     if not jnp.issubdtype(targets.dtype, jnp.floating):
         targets = targets.astype(precision.default())
@@ -404,11 +597,11 @@ def check_labels(labels: Array, classes: int) -> None:
 
 
 def coded(loss: Loss | None, labels: Array, outputs: int) -> Array:
-    """Integer labels (Q, *P) as the targets (Q, *P, S) of S outputs: one-hot rows, or -1 and +1 where the loss wants
-    signs.
+    """Returns integer labels `(Q, *P)` as targets `(Q, *P, S)` of S outputs: one-hot rows, or -1 and +1 if the loss
+    needs signs.
 
-    Of a single output, which 0 and 1 (or False and True) are the labels of: a column of them. Raises ValueError for
-    labels out of range, and for a single output whose loss has no classes.
+    For a single output, whose labels are 0 and 1 (or False and True), a column of them. Raises ValueError for labels
+    out of range, and for a single output whose loss has no classes.
     """
     signs = loss is not None and loss.targets == "signs"
     if outputs > 1:
@@ -421,16 +614,25 @@ def coded(loss: Loss | None, labels: Array, outputs: int) -> Array:
     return 2 * coding - 1 if signs else coding
 
 
-def class_weights(targets: Array, weights: Any = "balanced") -> Array:
-    """The weight of each example (Q,) by its class: of targets (Q, S) the largest, of a single column > 1/2, or > 0
-    where there are numbers below 0; of integers (Q,) the label. Of targets with positions, (Q, *P, S), of each (Q, *P).
+def class_weights(targets: Array | np.ndarray, weights: ArrayLike | Mapping[int, float] | str = "balanced") -> Array:
+    """Returns the weight of each example by its class, (Q,).
 
-    weights: one for each class, (C,) or {class: weight}, 1 where it has none; or "balanced", Q / (C Q_c) for a class of
-    Q_c examples, so that every class counts alike (King and Zeng 2001; scikit-learn's). Raises ValueError for others.
+    Args:
+        targets: (Q, S), whose class is the largest; a single column (Q, 1), whose class is whether it is > 1/2, or > 0
+            if there are numbers below 0; or integer labels (Q,). Targets with positions, `(Q, *P, S)`, get `(Q, *P)`
+            weights.
+        weights: one for each class, (C,), or {class: weight}, 1 for the others; or "balanced", Q / (C Q_c) for a class
+            of Q_c examples, so that every class counts equally (King and Zeng 2001; as in scikit-learn).
 
-    >>> import numpy as np, functional_nn as fnn
-    >>> fnn.class_weights(np.array([0, 0, 0, 1])).round(2).tolist()
-    [0.67, 0.67, 0.67, 2.0]
+    Raises:
+        ValueError: targets have no classes, or weights are negative, not finite, or not one for each class.
+
+    Example:
+        >>> import numpy as np, functional_nn as fnn
+        >>> fnn.class_weights(np.array([0, 0, 1, 1, 1, 1])).tolist()
+        [1.5, 1.5, 0.75, 0.75, 0.75, 0.75]
+        >>> fnn.class_weights(np.array([0, 1]), {1: 5.0}).tolist()
+        [1.0, 5.0]
     """
     checks.numeric("targets", targets)
     targets = jnp.asarray(targets)
@@ -446,11 +648,11 @@ def class_weights(targets: Array, weights: Any = "balanced") -> Array:
 
 
 def weights_of_labels(labels: Array, count: int | None, weights: Any) -> Array:
-    """The same of integer labels (Q, *P), of so many classes; None: as many as there are labels."""
+    """`class_weights` for integer labels `(Q, *P)` of `count` classes; None: as many as there are labels."""
     given = dict(enumerate(weights)) if isinstance(weights, list | tuple | np.ndarray | jax.Array) else weights
     if count is None:
         if not checks.is_concrete(labels):
-            raise ValueError("class_weights: integer labels that are traced do not say how many classes there are")
+            raise ValueError("class_weights: traced integer labels do not show how many classes there are")
         count = max(int(labels.max()) + 1, len(given) if isinstance(given, dict) else 1)
     if isinstance(given, str) and given == "balanced":
         found = jnp.bincount(labels.ravel(), length=count).astype(precision.default())
@@ -487,7 +689,7 @@ def _diagonal(second_derivative: Callable[[Array, Array], Array]) -> Curvature:
     return Curvature(lambda r, x, t: second_derivative(x, t) * r, root, combine)
 
 
-_flat = _diagonal(lambda x, t: jnp.zeros_like(x))  # pieces of planes
+_flat = _diagonal(lambda x, t: jnp.zeros_like(x))  # piecewise linear
 
 
 def _away_from_mean(p, r):
@@ -533,15 +735,30 @@ def _softmax_product(r, n, t):
 _softmax_curvature = Curvature(_softmax_product, _softmax_root, _softmax_combine, _softmax_least_root)
 
 
-# What a right answer is -----------------------------------------------------------------------------------------------
+# What a correct answer is ---------------------------------------------------------------------------------------------
 
 
 def largest(outputs: Array, targets: Array) -> Array:
-    """(Q,): is the largest output where the largest target is? Raises ValueError for a single output."""
+    """Returns for each example whether its largest output is at its largest target, (Q,).
+
+    It is `Loss.correct` of the losses that compare classes.
+
+    Args:
+        outputs: (Q, S).
+        targets: (Q, S).
+
+    Raises:
+        ValueError: there is a single output.
+
+    Example:
+        >>> import jax.numpy as jnp, functional_nn as fnn
+        >>> fnn.losses.largest(jnp.array([[0.2, 0.8], [0.6, 0.4]]), jnp.array([[0.0, 1.0], [0.0, 1.0]])).tolist()
+        [True, False]
+    """
     if outputs.shape[-1] < 2:
         raise ValueError(
-            f"correct: 'largest' compares outputs with each other, and there is one, of shape {outputs.shape}; give "
-            "correct=lambda outputs, targets: ..., such as (outputs[:, 0] > 0.5) == (targets[:, 0] > 0.5)"
+            f"correct: 'largest' compares outputs with each other, and there is only one, of shape {outputs.shape}; "
+            "pass correct=lambda outputs, targets: ..., such as (outputs[:, 0] > 0.5) == (targets[:, 0] > 0.5)"
         )
     return jnp.argmax(outputs, axis=-1) == jnp.argmax(targets, axis=-1)
 
@@ -554,7 +771,7 @@ def _above(threshold: float) -> Callable[[Array, Array], Array]:
 
 
 def _normal(variance: str, square_weight: Callable[[int], float]) -> Likelihood:
-    """c |a - t|^2 is the exponent of a Normal of variance 1 / (2 c), whose height is sqrt(c / pi) for each output."""
+    """The Normal with exponent c (a - t)^2: of variance 1 / (2 c), with height sqrt(c / pi), for each output."""
 
     def log(a, t):
         c = square_weight(a.shape[-1])
@@ -569,7 +786,20 @@ def _half_square_sum(a, t):
 
 @register
 def mean_square_error(reduction: Reduction = "mean") -> Loss:
-    """F = 1/(Q S) sum_q sum_i (t - a)^2: Hagan Eq. 3.5. With "sum", the 1/Q is left out (Eq. 3.51, one example)."""
+    """F = 1/(Q S) sum_q sum_i (t - a)^2 (Hagan Eq. 3.5).
+
+    With "sum", the 1/Q is left out (Eq. 3.51, one example).
+
+    Args:
+        reduction: "mean" over the examples, or their "sum".
+        positions: F_q is the "mean" or the "sum" of the values at each position of the outputs.
+
+    Example:
+        >>> import jax.numpy as jnp, functional_nn as fnn
+        >>> loss = fnn.losses.mean_square_error("sum")
+        >>> f"{loss.value(jnp.array([[1.0, 3.0]]), jnp.array([[0.0, 0.0]])):.2f}"
+        '5.00'
+    """
     return Loss(
         "mean_square_error",
         reduction,
@@ -583,7 +813,18 @@ def mean_square_error(reduction: Reduction = "mean") -> Loss:
 
 @register
 def sum_square_error(reduction: Reduction = "sum") -> Loss:
-    """F = sum_q sum_i (t - a)^2: Hagan Eq. 3.17, CSE 475 19.71."""
+    """F = sum_q sum_i (t - a)^2 (Hagan Eq. 3.17, CSE 475 19.71).
+
+    Args:
+        reduction: "mean" over the examples, or their "sum".
+        positions: F_q is the "mean" or the "sum" of the values at each position of the outputs.
+
+    Example:
+        >>> import jax.numpy as jnp, functional_nn as fnn
+        >>> loss = fnn.losses.sum_square_error("sum")
+        >>> f"{loss.value(jnp.array([[1.0, 3.0]]), jnp.array([[0.0, 0.0]])):.2f}"
+        '10.00'
+    """
     return Loss(
         "sum_square_error",
         reduction,
@@ -597,7 +838,18 @@ def sum_square_error(reduction: Reduction = "sum") -> Loss:
 
 @register
 def half_sum_square_error(reduction: Reduction = "sum") -> Loss:
-    """F = 1/2 sum_q sum_i (t - a)^2: Kordecki; blog 001 Eq. 5."""
+    """F = 1/2 sum_q sum_i (t - a)^2 (Kordecki; blog 001 Eq. 5).
+
+    Args:
+        reduction: "mean" over the examples, or their "sum".
+        positions: F_q is the "mean" or the "sum" of the values at each position of the outputs.
+
+    Example:
+        >>> import jax.numpy as jnp, functional_nn as fnn
+        >>> loss = fnn.losses.half_sum_square_error("sum")
+        >>> f"{loss.value(jnp.array([[1.0, 3.0]]), jnp.array([[0.0, 0.0]])):.2f}"
+        '5.00'
+    """
     return Loss(
         "half_sum_square_error",
         reduction,
@@ -618,12 +870,12 @@ def _log_softmax(n):
 
 
 def _weighted(t, x):
-    # sum_i t_i x_i in which t_i = 0 counts as nothing, even where x_i is infinite: a masked class has log a = -inf
+    # sum_i t_i x_i, where t_i = 0 adds nothing even if x_i is infinite: a masked class has log a = -inf
     return jnp.sum(jnp.where(t == 0, 0, t * x), axis=-1)
 
 
 def _softplus(x):
-    # ln(1 + e^x); the smaller exponent only, so that neither side overflows
+    # ln(1 + e^x), with the smaller exponent only, so that neither side overflows
     return jnp.where(x > 0, x, 0) + jnp.log1p(jnp.exp(jnp.where(x > 0, -x, x)))
 
 
@@ -646,7 +898,7 @@ def _target_over_square(a, t):
 
 
 def _log_where(t, a):
-    # ln a where a target asks for it; the rest is masked before the logarithm so that autodiff never meets 0 inf
+    # ln a where the target is not 0; the rest is masked before the logarithm so that autodiff never meets 0 inf
     return jnp.log(jnp.where(t == 0, 1, a))
 
 
@@ -659,7 +911,20 @@ _categorical = Likelihood(
 
 @register
 def cross_entropy(reduction: Reduction = "mean") -> Loss:
-    """F = -sum_q sum_i t ln a: Hagan Eq. 3.9 ("sum"). Fused with softmax: s = a sum(t) - t (E3.5); else -t/a (E3.6)."""
+    """F = -sum_q sum_i t ln a (Hagan Eq. 3.9), for outputs that are probabilities.
+
+    Fused with softmax: s = a sum(t) - t (E3.5); else dF/da = -t/a (E3.6).
+
+    Args:
+        reduction: "mean" over the examples, or their "sum".
+        positions: F_q is the "mean" or the "sum" of the values at each position of the outputs.
+
+    Example:
+        >>> import jax.numpy as jnp, functional_nn as fnn
+        >>> loss = fnn.losses.cross_entropy("sum")
+        >>> f"{loss.value(jnp.array([[0.5, 0.5]]), jnp.array([[1.0, 0.0]])):.2f}"
+        '0.69'
+    """
     return Loss(
         "cross_entropy",
         reduction,
@@ -692,8 +957,8 @@ def _of_both_signs(gives: Range) -> str | None:
     if gives == "real":
         return None
     return (
-        "targets are -1 or +1, and told by the sign of the output, but the output layer gives numbers in [0, 1] alone: "
-        "use 'linear' or 'tanh' outputs, or binary_cross_entropy with targets 0 and 1"
+        "targets are -1 or +1, and compared with the sign of the output, but the output layer gives numbers in "
+        "[0, 1] only: use 'linear' or 'tanh' outputs, or binary_cross_entropy with targets 0 and 1"
     )
 
 
@@ -707,7 +972,20 @@ def _binary_gradient(a, t):
 
 @register
 def binary_cross_entropy(reduction: Reduction = "mean") -> Loss:
-    """F = -sum_q sum_i [t ln a + (1 - t) ln(1 - a)]: Hagan P3.1. Fused with sigmoid: s = a - t."""
+    """F = -sum_q sum_i [t ln a + (1 - t) ln(1 - a)] (Hagan P3.1), for outputs in [0, 1].
+
+    Each output is a question by itself. Fused with sigmoid: s = a - t.
+
+    Args:
+        reduction: "mean" over the examples, or their "sum".
+        positions: F_q is the "mean" or the "sum" of the values at each position of the outputs.
+
+    Example:
+        >>> import jax.numpy as jnp, functional_nn as fnn
+        >>> loss = fnn.losses.binary_cross_entropy("sum")
+        >>> f"{loss.value(jnp.array([[0.5]]), jnp.array([[1.0]])):.2f}"
+        '0.69'
+    """
     return Loss(
         "binary_cross_entropy",
         reduction,
@@ -735,9 +1013,20 @@ def binary_cross_entropy(reduction: Reduction = "mean") -> Loss:
 
 @register
 def kullback_leibler(reduction: Reduction = "mean") -> Loss:
-    """F = sum_q sum_i t ln(t / a), the divergence D(t || a): CSE 475 19.71. Fused with softmax.
+    """F = sum_q sum_i t ln(t / a), the divergence D(t || a) (CSE 475 19.71). Fused with softmax.
 
-    Of cross-entropy's likelihood: the entropy of the targets, by which the two differ, is moved by no output.
+    Its likelihood is that of cross-entropy: the two differ by the entropy of the targets, which does not depend on the
+    outputs.
+
+    Args:
+        reduction: "mean" over the examples, or their "sum".
+        positions: F_q is the "mean" or the "sum" of the values at each position of the outputs.
+
+    Example:
+        >>> import jax.numpy as jnp, functional_nn as fnn
+        >>> loss = fnn.losses.kullback_leibler("sum")
+        >>> f"{loss.value(jnp.array([[0.5, 0.5]]), jnp.array([[1.0, 0.0]])):.2f}"
+        '0.69'
     """
     return Loss(
         "kullback_leibler",
@@ -770,7 +1059,7 @@ def _symmetric_fused_gradient(n, t):
 
 
 def _symmetric_fused_product(r, n, t):
-    # the derivative of the line above along r: of ln a it is r less its mean, of a it is a times that
+    # the derivative of the gradient above along r: of ln a it is r minus its mean, of a it is a times that
     log_a = _log_softmax(n)
     a = jnp.exp(log_a)
     ratio, r_log = log_a - jnp.log(t), _away_from_mean(a, r)
@@ -780,7 +1069,20 @@ def _symmetric_fused_product(r, n, t):
 
 @register
 def symmetric_kullback_leibler(reduction: Reduction = "mean") -> Loss:
-    """F = D(t || a) + D(a || t) = sum (t - a) ln(t / a): CSE 475 19.71. Targets > 0. Fused with softmax."""
+    """F = D(t || a) + D(a || t) = sum (t - a) ln(t / a) (CSE 475 19.71). Fused with softmax.
+
+    Targets must be > 0.
+
+    Args:
+        reduction: "mean" over the examples, or their "sum".
+        positions: F_q is the "mean" or the "sum" of the values at each position of the outputs.
+
+    Example:
+        >>> import jax.numpy as jnp, functional_nn as fnn
+        >>> loss = fnn.losses.symmetric_kullback_leibler("sum")
+        >>> f"{loss.value(jnp.array([[0.5, 0.5]]), jnp.array([[0.5, 0.5]])):.2f}"
+        '0.00'
+    """
     return Loss(
         "symmetric_kullback_leibler",
         reduction,
@@ -802,7 +1104,7 @@ def symmetric_kullback_leibler(reduction: Reduction = "mean") -> Loss:
 
 
 def _geometric(t, log_a):
-    # ln sqrt(t a), term by term; -inf where t = 0, set there by hand since complex infinities do not survive arithmetic
+    # ln sqrt(t a), term by term; -inf where t = 0, set explicitly since complex infinities do not survive arithmetic
     absent = t == 0
     return jnp.where(absent, -jnp.inf, (jnp.log(jnp.where(absent, 1, t)) + log_a) / 2)
 
@@ -813,13 +1115,24 @@ def _log_sum_exp(x):
 
 
 def _root_products(a, t):
-    # sqrt(t a), with 0 where t = 0 and a derivative there that is 0 too
+    # sqrt(t a), and 0 where t = 0, with a derivative of 0 there
     return jnp.where(t == 0, 0, jnp.sqrt(jnp.where(t == 0, 1, t * a)))
 
 
 @register
 def bhattacharyya(reduction: Reduction = "mean") -> Loss:
-    """F = -sum_q ln sum_i sqrt(t a), the Bhattacharyya distance: CSE 475 19.71. Fused with softmax."""
+    """F = -sum_q ln sum_i sqrt(t a), the Bhattacharyya distance (CSE 475 19.71). Fused with softmax.
+
+    Args:
+        reduction: "mean" over the examples, or their "sum".
+        positions: F_q is the "mean" or the "sum" of the values at each position of the outputs.
+
+    Example:
+        >>> import jax.numpy as jnp, functional_nn as fnn
+        >>> loss = fnn.losses.bhattacharyya("sum")
+        >>> f"{loss.value(jnp.array([[0.5, 0.5]]), jnp.array([[1.0, 0.0]])):.2f}"
+        '0.35'
+    """
 
     def gradient(a, t):
         roots = _root_products(a, t)
@@ -881,7 +1194,20 @@ def bhattacharyya(reduction: Reduction = "mean") -> Loss:
 
 @register
 def hinge(reduction: Reduction = "mean") -> Loss:
-    """F = sum_q sum_i max(0, 1 - t a), t = -1 or +1: CSE 475 19.69, Lecture 2. dF/da = 0 at t a = 1, as for relu."""
+    """F = sum_q sum_i max(0, 1 - t a), for targets -1 and +1 (CSE 475 19.69, Lecture 2).
+
+    dF/da = 0 at t a = 1, as for relu.
+
+    Args:
+        reduction: "mean" over the examples, or their "sum".
+        positions: F_q is the "mean" or the "sum" of the values at each position of the outputs.
+
+    Example:
+        >>> import jax.numpy as jnp, functional_nn as fnn
+        >>> loss = fnn.losses.hinge("sum")
+        >>> f"{loss.value(jnp.array([[0.5]]), jnp.array([[1.0]])):.2f}"
+        '0.50'
+    """
     return Loss(
         "hinge",
         reduction,
@@ -901,10 +1227,21 @@ def _positive_part(x):
 
 @register
 def multiclass_hinge(reduction: Reduction = "mean") -> Loss:
-    """F = sum_q sum_(j != y) max(0, 1 + a_j - a_y), one-hot targets (Weston and Watkins 1999)."""
+    """F = sum_q sum_(j != y) max(0, 1 + a_j - a_y), for one-hot targets (Weston and Watkins 1999).
+
+    Args:
+        reduction: "mean" over the examples, or their "sum".
+        positions: F_q is the "mean" or the "sum" of the values at each position of the outputs.
+
+    Example:
+        >>> import jax.numpy as jnp, functional_nn as fnn
+        >>> loss = fnn.losses.multiclass_hinge("sum")
+        >>> f"{loss.value(jnp.array([[0.5, 1.0]]), jnp.array([[1.0, 0.0]])):.2f}"
+        '1.50'
+    """
 
     def margins(a, t):
-        # of the wrong classes; the right one is given no margin to violate
+        # of the wrong classes; the right one has no margin that could be violated
         return jnp.where(t == 1, -1, 1 + a - jnp.sum(t * a, axis=-1, keepdims=True))
 
     def gradient(a, t):
@@ -926,7 +1263,18 @@ def multiclass_hinge(reduction: Reduction = "mean") -> Loss:
 
 @register
 def logistic(reduction: Reduction = "mean") -> Loss:
-    """F = sum_q sum_i ln(1 + e^(-t a)), t = -1 or +1: Lecture 2."""
+    """F = sum_q sum_i ln(1 + e^(-t a)), for targets -1 and +1 (Lecture 2).
+
+    Args:
+        reduction: "mean" over the examples, or their "sum".
+        positions: F_q is the "mean" or the "sum" of the values at each position of the outputs.
+
+    Example:
+        >>> import jax.numpy as jnp, functional_nn as fnn
+        >>> loss = fnn.losses.logistic("sum")
+        >>> f"{loss.value(jnp.array([[0.0]]), jnp.array([[1.0]])):.2f}"
+        '0.69'
+    """
     return Loss(
         "logistic",
         reduction,

@@ -1,9 +1,16 @@
-"""Layer and Network: a feedforward graph in topological order, as data; parameters are a plain pytree beside it.
+r"""Layer and Network: a feedforward graph in topological order, as data. Its parameters are a plain pytree apart from
+it.
 
 Letters: Q examples, R inputs, S neurons, k pieces a neuron (of maxout), P positions along each axis of a signal.
-Batches are rows, weights (S_out, S_in) as in the texts: n = sum over sources of a_source W_source^T, plus b; a = f(n).
-(Hagan Eq. 3.3; P3.2 for several sources.) By other connections than the dense one what is read may be a signal, (Q, *P,
-R), channels last, and n is one, (Q, *P', S): an image is (Q, height, width, channels), a vector (Q, R).
+Batches are rows, and weights are (S_out, S_in) as in the texts. A layer adds what its sources contribute
+(Hagan Eq. 3.3; P3.2 for several sources):
+
+.. math::
+
+    n = \sum_{\text{sources}} a_{\text{source}} W_{\text{source}}^T + b, \qquad a = f(n)
+
+Connections other than the dense one may read a signal, `(Q, *P, R)` with channels last, and n is then a signal too,
+`(Q, *P', S)`: an image is (Q, height, width, channels), a vector (Q, R).
 """
 
 import dataclasses
@@ -19,6 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
+from jax.typing import DTypeLike
 
 from functional_nn import checks, precision, registry
 from functional_nn.networks import activations, connections, initializers, losses
@@ -34,12 +42,21 @@ Inputs = Array | Mapping[str, Array]
 
 
 class Trace(NamedTuple):
-    """What the forward pass leaves behind for the backward one.
+    """What the forward pass computes and the backward pass reads.
 
-    net_inputs: {layer: (Q, *P, S)}, (Q, *P, S k) where a neuron has pieces; activations: the same for the outputs, (Q,
-    *P, S), and for the network's inputs under their own names, (Q, R): a^0 = p (Hagan Eq. 3.2). dropped: {layer:
-    Dropped} where neurons were dropped; there `activations` are what the next layers read. kept: {layer: what its
-    activation's derivatives use again}, where there is any.
+    Attributes:
+        net_inputs: {layer: `(Q, *P, S)`}; `(Q, *P, S k)` where a neuron has k pieces.
+        activations: {layer: `(Q, *P, S)`}, and the network's inputs under their own names, (Q, R): a^0 = p (Hagan Eq.
+            3.2). Where neurons were dropped, these are what the next layers read.
+        dropped: {layer: Dropped} of the layers in which neurons were dropped.
+        kept: {layer: what the derivatives of its activation use again}, of the layers that keep something.
+
+    Example:
+        >>> import jax, functional_nn as fnn
+        >>> network = fnn.multilayer((3, 4, 2), ("tanh", "softmax"))
+        >>> trace = network.forward(network.init(jax.random.key(0)), jax.numpy.ones((5, 3)))
+        >>> trace.net_inputs["layer1"].shape, sorted(trace.activations)
+        ((5, 4), ['input', 'layer1', 'layer2'])
     """
 
     net_inputs: dict[str, Array]
@@ -49,7 +66,12 @@ class Trace(NamedTuple):
 
 
 class Dropped(NamedTuple):
-    """Dropout in one layer: mask (Q, *P, S) of 0 and 1 / (1 - rate); activations f(n), as large, before it."""
+    """Dropout in one layer.
+
+    Attributes:
+        mask: `(Q, *P, S)` of 0 and 1 / (1 - rate).
+        activations: f(n) before the mask, of the same shape.
+    """
 
     mask: Array
     activations: Array
@@ -59,18 +81,33 @@ class Dropped(NamedTuple):
 class Layer:
     """One summing junction and its activation: n = sum over sources of W a + b, a = f(n).
 
-    size: S, how many neurons it has; of a signal, how many at each position, its channels.
-    sources: names of inputs and earlier layers whose weighted contributions add; filled in for you in a chain. A bare
-    name is read by `dense`; ("image", connections.conv((3, 3))) or ("image", "conv((3, 3))") by what stands beside it.
-    bias: "per_neuron" (S,), which all positions share, "per_position" (*P, S), "shared" by the whole layer (1,)
-    (Kordecki), or "none".
-    initializer: a name or an Initializer; by default the activation's own.
-    dropout: the rate in [0, 1) at which neurons are dropped in training, that is wherever a key is given; those left
-    are divided by 1 - rate, so that nothing changes where none is (Srivastava et al. 2014, section 10).
-    connections: by which each source is read, where not told beside it.
-    lengths: the input, declared with the shape (), whose integers (Q,) say how many of an example's positions count;
-    attention, the recurrences and mean_pool ask; None: all do.
-    Raises ValueError for a size < 1, an unknown name, an initializer that the bias does not suit, another rate.
+    Attributes:
+        name: the layer's name in `params`, in `Trace` and in messages; it has no "/".
+        size: S, the number of neurons; for a signal the number at each position, which is its channels.
+        activation: a name such as "tanh" or "maxout(3)", or an `Activation`.
+        sources: names of inputs and earlier layers, whose contributions add; `multilayer` fills them in. A bare name is
+            read by `connections.dense`. A pair such as ("image", connections.conv((3, 3))) or ("image", "conv((3, 3))")
+            names the connection that reads it.
+        bias: "per_neuron" (S,), which all positions share; "per_position" `(*P, S)`; "shared" by the whole layer (1,)
+            (Kordecki); or "none".
+        initializer: a name or an `Initializer`; by default the one that suits the activation.
+        dropout: the rate in [0, 1) at which neurons are dropped in training, which is wherever a key is passed. The
+            others are divided by 1 - rate, so that nothing changes where none is dropped (Srivastava et al. 2014,
+            section 10).
+        connections: the connections of the sources that are bare names; by default all dense.
+        lengths: the name of an input, declared with the shape (), whose integers (Q,) are the numbers of positions that
+            count in each example. Attention, the recurrences and mean_pool read it. None: all positions count.
+
+    Raises:
+        ValueError: the size is < 1, a name is unknown, the initializer does not suit the bias, or the rate is out of
+            range.
+        TypeError: a source is neither a name nor a pair, or lengths is not a name.
+
+    Example:
+        >>> import functional_nn as fnn
+        >>> layer = fnn.Layer("hidden", 4, "tanh", sources=("p1", ("image", "conv((3, 3))")), dropout=0.5)
+        >>> layer.sources, layer.is_dense
+        (('p1', 'image'), False)
     """
 
     name: str
@@ -87,73 +124,91 @@ class Layer:
         activation = activations.get(self.activation)
         initializer = initializers.get(self.initializer or activation.initializer)
 
-        def settle(name, value):
-            return object.__setattr__(self, name, value)  # the class is frozen
+        def set_field(name, value):
+            object.__setattr__(self, name, value)  # the class is frozen
 
-        settle("activation", activation)
-        settle("initializer", initializer)
+        set_field("activation", activation)
+        set_field("initializer", initializer)
         for name, value in zip(("sources", "connections"), _read_by(self), strict=True):
-            settle(name, value)
+            set_field(name, value)
         rate = checks.constant(
             f"layer {self.name!r}", "dropout", self.dropout, lambda r: (r >= 0) & (r < 1), "in [0, 1)"
         )
-        settle("dropout", rate)
+        set_field("dropout", rate)
         _check_name("layer", self.name)
         _check_size(f"layer {self.name!r}", self.size)
         _check_learned(self.name, self.size, activation)
         if self.lengths is not None and not activation.by_length:
             raise ValueError(
-                f"layer {self.name!r}: {activation.name} asks for no lengths; attention, recurrences and mean_pool do"
+                f"layer {self.name!r}: {activation.name} does not read lengths; attention, recurrences and mean_pool do"
             )
         if not (self.lengths is None or isinstance(self.lengths, str)):
-            raise TypeError(f"layer {self.name!r}: lengths is the name of an input, got {self.lengths!r}")
+            raise TypeError(f"layer {self.name!r}: lengths must be the name of an input, got {self.lengths!r}")
         if self.bias not in Bias.__args__:
             raise ValueError(f"layer {self.name!r}: " + registry.unknown("bias", str(self.bias), Bias.__args__))
         if initializer.sets_bias and self.bias == "shared":
             raise ValueError(
-                f"layer {self.name!r}: initializer {initializer.name!r} gives every neuron a bias of its own; "
+                f"layer {self.name!r}: initializer {initializer.name!r} gives every neuron its own bias; "
                 "bias must be 'per_neuron', 'per_position' or 'none', got 'shared'"
             )
 
     def __repr__(self) -> str:
         left_out = {"connections": self.is_dense, "lengths": self.lengths is None}
-        told = [field for field in dataclasses.fields(self) if not left_out.get(field.name)]
-        return f"Layer({', '.join(f'{field.name}={vars(self)[field.name]!r}' for field in told)})"
+        shown = [field for field in dataclasses.fields(self) if not left_out.get(field.name)]
+        return f"Layer({', '.join(f'{field.name}={vars(self)[field.name]!r}' for field in shown)})"
 
     @property
     def rows(self) -> int:
-        """How many net inputs the layer has, at each position: S, or S k for maxout."""
+        """The number of net inputs of the layer at each position: S, or S k for maxout."""
         return self.size * self.activation.pieces
 
     @property
     def reads(self) -> tuple[tuple[str, Connection], ...]:
-        """Each source, and the connection by which it is read."""
+        """Each source with the connection that reads it."""
         return tuple(zip(self.sources, self.connections, strict=True))
 
     @property
     def is_dense(self) -> bool:
-        """True where every source is read by `dense`, as where nothing else is told."""
+        """True if every source is read by `dense`, which is the default."""
         return all(by is dense for by in self.connections)
 
     @property
     def weighted(self) -> tuple[tuple[str, Connection], ...]:
-        """Of them, those that have weights."""
+        """The pairs of `reads` whose connection has weights."""
         return tuple((source, by) for source, by in self.reads if by.outer is not None)
 
     def total(self, s: Array) -> Array:
-        """sum_q s_q, of sensitivities (Q, S) as its connections lay them out."""
+        """Returns sum_q s_q (S,), which the bias gets.
+
+        Args:
+            s: sensitivities (Q, S) in the memory order of the layer's connections.
+        """
         return self.connections[0].total(s)
 
 
 @dataclass(frozen=True)
 class Network:
-    """A feedforward graph: a frozen, hashable description. Made by `multilayer` or `graph`.
+    """A feedforward graph: a frozen, hashable description, made by `multilayer` or `graph`. It holds no parameters.
 
-    inputs: ((name, R), ...) of vectors, or the shape (*P, R) of one example, of tokens (*P,). layers: in an order in
-    which every layer reads only what stands before it; the last is the output.
-    shapes: {name: of one example's signal} of all inputs and layers; net_shapes: {layer: of its net inputs}; tokens:
-    {input: how many it may be}, of the inputs that are integers; lengths: those that are numbers of positions, (Q,).
-    Raises ValueError for whatever is wrong with the graph.
+    Attributes:
+        inputs: ((name, R), ...) for vectors; the shape `(*P, R)` of one example for signals, `(*P,)` for tokens.
+        layers: in an order in which every layer reads only what comes before it; the last is the output.
+        shapes: {name: the shape of one example's signal} of all inputs and layers.
+        net_shapes: {layer: the shape of one example's net inputs}.
+        tokens: {input: the number of different tokens} of the inputs that are integers.
+        lengths: the names of the inputs that are numbers of positions, (Q,).
+
+    Raises:
+        ValueError: the graph is inconsistent. The message says where.
+
+    Example:
+        >>> import jax, functional_nn as fnn
+        >>> network = fnn.multilayer((3, 4, 2), ("tanh", "softmax"))
+        >>> params = network.init(jax.random.key(0))
+        >>> params["layer1"]["weights"]["input"].shape, params["layer1"]["bias"].shape
+        ((4, 3), (4,))
+        >>> network.apply(params, jax.numpy.ones((5, 3))).shape
+        (5, 2)
     """
 
     inputs: tuple[tuple[str, int | Shape], ...]
@@ -164,16 +219,16 @@ class Network:
     lengths: frozenset[str] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self):
-        def settle(name, value):
-            return object.__setattr__(self, name, value)  # the class is frozen
+        def set_field(name, value):
+            object.__setattr__(self, name, value)  # the class is frozen
 
         shapes = [(name, _input_shape(name, shape)) for name, shape in self.inputs]
-        settle("inputs", tuple((name, shape[0] if len(shape) == 1 else shape) for name, shape in shapes))
+        set_field("inputs", tuple((name, shape[0] if len(shape) == 1 else shape) for name, shape in shapes))
         _check_graph(self.inputs, self.layers)
-        settle("lengths", frozenset(layer.lengths for layer in self.layers if layer.lengths))
-        settle("tokens", _tokens(self.inputs, self.layers))
-        settle("shapes", dict(shapes))
-        settle("net_shapes", {})
+        set_field("lengths", frozenset(layer.lengths for layer in self.layers if layer.lengths))
+        set_field("tokens", _tokens(self.inputs, self.layers))
+        set_field("shapes", dict(shapes))
+        set_field("net_shapes", {})
         for layer in self.layers:
             n = _net_shape(layer, self.shapes)
             self.net_shapes[layer.name], self.shapes[layer.name] = n, _output_shape(layer, n)
@@ -187,37 +242,52 @@ class Network:
 
     @property
     def sizes(self) -> dict[str, int]:
-        """How many numbers one example's signal has, by name of the input or layer."""
+        """{name: how many numbers one example's signal has} of the inputs and layers."""
         return {name: math.prod(shape) for name, shape in self.shapes.items()}
 
     @property
     def trace_size(self) -> int:
-        """How many numbers one example's trace has: net inputs, outputs and what else is kept of all layers."""
+        """How many numbers one example's trace has: net inputs, outputs, and what activations keep for their
+        derivatives.
+        """
         signals = (self.shapes[layer.name] for layer in self.layers)
         kept = (activations.kept_size(layer.activation, self.net_shapes[layer.name]) for layer in self.layers)
         return sum(map(math.prod, (*self.net_shapes.values(), *signals))) + sum(kept)
 
     @property
     def drops(self) -> bool:
-        """True where some layer has dropout: training then needs a key an update."""
+        """True if some layer has dropout: training then needs a key for each update."""
         return any(layer.dropout for layer in self.layers)
 
-    def init(self, key: Array, dtype=None) -> Params:
-        """Parameters at the start: {layer: {"weights": {source: (S, S_source)}, "bias": (S,) or (1,), ...}}.
+    def init(self, key: Array, dtype: DTypeLike | None = None) -> Params:
+        """Returns parameters at the start of training.
 
-        Weights are as their connection has them, of a convolution (S, *kernel, S_source); sources that are read without
-        weights have none, layers without bias no "bias". Learned parameters of an activation stand under "learned",
-        {"slope": (S,) or (1,)} of prelu, running statistics of batch_norm under "statistics".
-        dtype: float64, float32, bfloat16 or float16; JAX's default float where not given. Raises ValueError for
-        float64 while `jax_enable_x64` is off.
+        Args:
+            key: a JAX random key.
+            dtype: float64, float32, bfloat16 or float16; by default JAX's default float.
+
+        Returns:
+            {layer: {"weights": {source: (S, S_source)}, "bias": (S,) or (1,), ...}}. Weights have the shape that their
+            connection needs, `(S, *kernel, S_source)` for a convolution. Sources that are read without weights have
+            none, and layers without bias have no "bias". Learned parameters of an activation are under "learned", such
+            as {"slope": (S,) or (1,)} of prelu; the running statistics of batch_norm are under "statistics".
+
+        Raises:
+            ValueError: dtype is float64 and `jax_enable_x64` is off, or it is no float.
         """
         dtype = precision.default() if dtype is None else precision.available(dtype)
         keys = jax.random.split(key, len(self.layers))
         return {layer.name: self._init_layer(layer, key, dtype) for layer, key in zip(self.layers, keys, strict=True)}
 
     def fans(self, layer: Layer) -> tuple[dict[str, Shape], dict[str, int], int]:
-        """The shapes of a layer's weights by source, how many of each source's are read at a time, which together are
-        the layer's fan-in, and its fan-out.
+        """Returns the shapes of a layer's weights, its fan-in from each source, and its fan-out.
+
+        Args:
+            layer: one of the network's layers.
+
+        Returns:
+            {source: shape of its weights}; {source: how many of its numbers reach a net input}, whose sum is the
+            layer's fan-in; and the fan-out.
         """
         shapes = {source: by.shapes(self.shapes[source], layer.rows)[1] for source, by in layer.weighted}
         fans = {source: by.fans(shapes[source]) for source, by in layer.weighted}
@@ -233,13 +303,13 @@ class Network:
             columns = slice(drawn, drawn + fans[source])
             drawn, many = columns.stop, math.prod(shape[1:]) // fans[source]
             own = weights[:, columns]
-            if many > 1:  # of which one is read at a time, as of an embedding's: each is drawn by itself
+            if many > 1:  # only one of them is read at a time, as in an embedding: each is drawn by itself
                 keys = jax.random.split(jax.random.fold_in(key, number), many)
 
-                def one(own):
-                    return layer.initializer.draw(own, layer.rows, fan_in, fan_out, dtype)[0][:, columns]  # noqa: B023
+                def draw(key, columns=columns):
+                    return layer.initializer.draw(key, layer.rows, fan_in, fan_out, dtype)[0][:, columns]
 
-                own = jnp.moveaxis(jax.vmap(one)(keys), 0, 1)
+                own = jnp.moveaxis(jax.vmap(draw)(keys), 0, 1)
             params["weights"][source] = own.reshape(shape)
         if layer.bias != "none":
             bias = jnp.zeros(layer.rows, dtype) if bias is None else bias
@@ -253,10 +323,17 @@ class Network:
         return params
 
     def apply(self, params: Params, inputs: Inputs) -> Array:
-        """Outputs (Q, *P, S) for inputs (Q, *P, R), or {name: (Q, *P, R)} of several.
+        """Returns the outputs, `(Q, *P, S)`.
 
-        They are those of `inference_mode`: where there is batch normalization, by its running statistics, each
-        example's by itself. Raises as `forward`, and ValueError where there are no such statistics yet.
+        They are those of `inference_mode`: batch normalization uses its running statistics, so that each example's
+        outputs do not depend on the others.
+
+        Args:
+            params: as `init` returns them.
+            inputs: `(Q, *P, R)`, or {name: `(Q, *P, R)`} of several inputs.
+
+        Raises:
+            ValueError: as `forward`, and if batch normalization has no running statistics yet.
         """
         check_statistics(self, params)
         return inference_mode(self).forward(params, inputs).activations[self.output.name]
@@ -264,13 +341,20 @@ class Network:
     def forward(
         self, params: Params, inputs: Inputs, offsets: Mapping[str, Array] | None = None, key: Array | None = None
     ) -> Trace:
-        """The forward pass, with everything it computed on the way (Hagan Eq. 3.2-3.4); batch normalization is by the
-        batch's own statistics, as in training.
+        """Returns the trace of the forward pass: everything it computed (Hagan Eq. 3.2-3.4).
 
-        Computes in the dtype of the parameters, to which the inputs are converted. offsets: {layer: as large as its net
-        inputs, (Q, *P, rows)}, added to them: the derivative with respect to a zero put there is the layer's
-        sensitivity. key: draws which neurons are dropped in layers with dropout; none are without it.
-        Raises ValueError for inputs or parameters of the wrong names or shapes and for non-finite concrete inputs.
+        Batch normalization uses the batch's own statistics, as in training. Everything is computed in the dtype of the
+        parameters, to which the inputs are converted.
+
+        Args:
+            params: as `init` returns them.
+            inputs: `(Q, *P, R)`, or {name: `(Q, *P, R)`} of several inputs.
+            offsets: {layer: `(Q, *P, rows)`}, added to its net inputs. The derivative with respect to an offset of 0 is
+                the layer's sensitivity.
+            key: draws which neurons are dropped in layers with dropout. Without it none are dropped.
+
+        Raises:
+            ValueError: inputs or parameters have wrong names or shapes, or concrete inputs are not finite.
         """
         inputs, offsets = self.prepare(params, inputs), offsets or {}
         examples = next(iter(inputs.values())).shape[0]
@@ -283,8 +367,15 @@ class Network:
         return forward(self, params, inputs, offsets, key)
 
     def prepare(self, params: Params, inputs: Inputs, place: Callable[[Array, Any], Any] = placed) -> dict[str, Array]:
-        """Checked inputs by name, (Q, *P, R) each, in the parameters' dtype, tokens as int32; see `forward` for what is
-        raised. place(x, dtype): how numbers get there; `stored.in_place` leaves large arrays where they are.
+        """Returns checked inputs by name, `(Q, *P, R)` each, in the dtype of the parameters; tokens as int32.
+
+        Args:
+            params: as `init` returns them.
+            inputs: `(Q, *P, R)`, or {name: `(Q, *P, R)`} of several inputs.
+            place: place(x, dtype) moves numbers to the device; `stored.in_place` leaves large arrays where they are.
+
+        Raises:
+            ValueError: as `forward`.
         """
         check_params(self, params)
         dtype = dtype_of(params)
@@ -303,10 +394,14 @@ class Network:
         return prepared
 
     def prepare_weights(self, inputs: dict[str, Array], weights: Array | None) -> Array | None:
-        """Checked weights of the examples (Q,), or of the positions of the outputs, (Q, *P), in at least float32, or
-        None; of True and False, 1 and 0.
+        """Returns checked weights of the examples, in at least float32. True and False count as 1 and 0.
 
-        Raises ValueError for another shape, for negative or non-finite concrete weights, and where all are 0.
+        Args:
+            inputs: as `prepare` returns them.
+            weights: (Q,), or one for each position of the outputs, `(Q, *P)`; None is returned unchanged.
+
+        Raises:
+            ValueError: the shape is another, or concrete weights are negative, not finite or all 0.
         """
         if weights is None:
             return None
@@ -329,13 +424,20 @@ class Network:
         inputs: dict[str, Array],
         targets: Array,
         loss: Loss | None = None,
-        dtype=None,
+        dtype: DTypeLike | None = None,
         place: Callable[[Array, Any], Any] = placed,
     ) -> Array:
-        """Checked targets, as large as the outputs, (Q, *P, S); integer labels (Q, *P) are coded as `loss` wants them.
+        """Returns checked targets of the shape of the outputs, `(Q, *P, S)`.
 
-        dtype: theirs; that of the prepared `inputs` where not given, which do not say it where all are tokens. place as
-        in `prepare`. Raises ValueError for another shape, and for labels that are none.
+        Args:
+            inputs: as `prepare` returns them.
+            targets: `(Q, *P, S)`, or integer labels `(Q, *P)`, which are coded as `loss` needs them.
+            loss: decides how labels are coded; one-hot if None.
+            dtype: of the result; by default that of `inputs`, or JAX's default float if all inputs are tokens.
+            place: as in `prepare`.
+
+        Raises:
+            ValueError: the shape is another, or labels are out of range.
         """
         examples, dtype = _count(inputs), dtype or _float_of(inputs)
         checks.numeric("targets", targets, dtype)
@@ -344,8 +446,8 @@ class Network:
             targets = losses.coded(loss, targets, self.output.size)
         if targets.shape != expected:
             labels = targets.dtype.kind in "iu" and self.output.size > 1
-            of = f"({', '.join(['Q', *map(str, expected[1:-1])])}{',' if len(expected) == 2 else ''})"
-            hint = f"; integers {of} are taken for classes, and fnn.one_hot makes rows of them" if labels else ""
+            shape = f"({', '.join(['Q', *map(str, expected[1:-1])])}{',' if len(expected) == 2 else ''})"
+            hint = f"; integers {shape} are taken for classes, and fnn.one_hot turns them into rows" if labels else ""
             raise ValueError(f"targets: expected shape {expected} to match the outputs, got {targets.shape}{hint}")
         checks.finite("targets", targets)
         return place(targets, dtype)
@@ -356,7 +458,7 @@ def _count(inputs: dict[str, Array]) -> int:
 
 
 def _float_of(inputs: dict[str, Array]) -> Any:
-    """The dtype of those that are no tokens; JAX's default float where all are."""
+    """The dtype of the inputs that are not tokens; JAX's default float where all are tokens."""
     return next((x.dtype for x in inputs.values() if x.dtype.kind not in "iu"), precision.default())
 
 
@@ -368,11 +470,28 @@ def multilayer(
     initializer: str | Initializer | Sequence[str | Initializer | None] | None = None,
     dropout: float | Sequence[float] = 0.0,
 ) -> Network:
-    """A chain: `multilayer((64, 32, 10), activations=("tanh", "softmax"))` reads 64 inputs and gives 10 outputs.
+    """Returns a chain of layers, each reading the one before.
 
-    Layers are called layer1, layer2, ...; the input is called input. `activations` names one for each layer; `bias`
-    and `initializer` may be one for all, or one for each; so may `dropout`, where one for all means all but the last.
-    Raises ValueError where the counts do not match.
+    The layers are called layer1, layer2, ...; the input is called input.
+
+    Args:
+        sizes: the number of inputs, and the number of neurons of each layer.
+        activations: a name or an `Activation` for each layer.
+        bias: one for all layers or one for each: "per_neuron", "per_position", "shared" or "none", as in `Layer`.
+        initializer: one for all layers or one for each; None takes the one that suits the activation.
+        dropout: one rate for each layer; a single rate is that of all layers but the last.
+
+    Returns:
+        The `Network`.
+
+    Raises:
+        ValueError: the counts do not match, or a layer is refused as in `Layer`.
+
+    Example:
+        >>> import functional_nn as fnn
+        >>> network = fnn.multilayer((64, 32, 10), activations=("tanh", "softmax"), dropout=0.2)
+        >>> [(layer.name, layer.size, layer.dropout) for layer in network.layers]
+        [('layer1', 32, 0.2), ('layer2', 10, 0.0)]
     """
     count = len(sizes) - 1
     if count < 1:
@@ -397,30 +516,40 @@ def multilayer(
 
 
 def graph(*, inputs: Mapping[str, int | Shape], layers: Sequence[Layer]) -> Network:
-    """Any feedforward graph: `inputs` {name: R, or the shape (*P, R) of one example}, `layers` each after those it
-    reads; the last layer is the output.
+    """Returns any feedforward graph of layers.
 
-    >>> import functional_nn as fnn
-    >>> network = fnn.graph(
-    ...     inputs={"image": (8, 8, 1)},
-    ...     layers=[
-    ...         fnn.Layer("conv", 4, "relu", sources=[("image", "conv((3, 3), stride=2)")]),
-    ...         fnn.Layer("deep", 4, "linear", sources=[("conv", "conv((3, 3))")]),
-    ...         fnn.Layer("block", 4, "relu", sources=[("deep", "identity"), ("conv", "identity")], bias="none"),
-    ...         fnn.Layer("output", 10, "softmax", sources=[("block", "full")]),
-    ...     ],
-    ... )
-    >>> network.shapes["block"]
-    (4, 4, 4)
+    Args:
+        inputs: {name: R}, or {name: the shape `(*P, R)` of one example}.
+        layers: each after the layers it reads; the last layer is the output.
 
-    Raises ValueError for duplicate names, a layer reading what does not exist or comes later, what is not read, and a
-    signal that a connection cannot read.
+    Returns:
+        The `Network`.
+
+    Raises:
+        ValueError: a name is used twice, a layer reads what does not exist or comes later, an input or layer is not
+            read, or a connection cannot read a signal.
+
+    Example:
+        >>> import functional_nn as fnn
+        >>> network = fnn.graph(
+        ...     inputs={"image": (8, 8, 1)},
+        ...     layers=[
+        ...         fnn.Layer("conv", 4, "relu", sources=[("image", "conv((3, 3), stride=2)")]),
+        ...         fnn.Layer("deep", 4, "linear", sources=[("conv", "conv((3, 3))")]),
+        ...         fnn.Layer("block", 4, "relu", sources=[("deep", "identity"), ("conv", "identity")], bias="none"),
+        ...         fnn.Layer("output", 10, "softmax", sources=[("block", "full")]),
+        ...     ],
+        ... )
+        >>> network.shapes["block"]
+        (4, 4, 4)
     """
     return Network(tuple(inputs.items()), tuple(layers))
 
 
 def for_lanes(network: Network, columns: bool) -> Network:
-    """The same network, its connections as they suit populations; columns: in the order of memory that does on CPU."""
+    """Returns the same network with the connections that suit populations; columns: those in the memory order for
+    CPUs.
+    """
 
     def suited(by: Connection) -> Connection:
         return by.in_lanes or (by.twin if columns else None) or by
@@ -436,7 +565,7 @@ def forward(
     offsets: Mapping[str, Array],
     key: Array | None = None,
 ) -> Trace:
-    """`Network.forward` without its checks, for inputs that `Network.prepare` gave."""
+    """`Network.forward` without its checks, for inputs that `Network.prepare` returned."""
     net_inputs, outputs, dropped, kept = {}, dict(inputs), {}, {}
     for number, layer in enumerate(network.layers):
         name, own = layer.name, params[layer.name]
@@ -445,7 +574,7 @@ def forward(
         if name in offsets:
             n = n + offsets[name]
         a, keeps = layer.activation.forward(n, theta(layer, own, outputs))
-        if layer.lengths is not None:  # one out of range, which only a program meets, is lost as little as a token
+        if layer.lengths is not None:  # one out of range, which is found only here under jit, gives nan as a token does
             outside = outputs[layer.lengths] < 0
             a = jnp.where(jnp.expand_dims(outside, tuple(range(1, a.ndim))), jnp.asarray(jnp.nan, a.dtype), a)
         if keeps is not None:
@@ -460,12 +589,15 @@ def forward(
 
 
 def weights_of(layer_params: dict, source: str, by: Connection) -> Array | None:
-    """Those by which a source is read, None of a connection that has none: a layer may read a source by both kinds."""
+    """Returns the weights by which a source is read; None for a connection without weights.
+
+    A layer may read the same source by both kinds of connections.
+    """
     return None if by.outer is None else layer_params["weights"][source]
 
 
 def plus_bias(n: Array, layer_params: dict) -> Array:
-    """n + b, where the layer has a bias: the same at every position, or one for each."""
+    """Returns n + b where the layer has a bias, the same at every position or one for each; else n."""
     if "bias" not in layer_params:
         return n
     bias = layer_params["bias"]
@@ -473,8 +605,10 @@ def plus_bias(n: Array, layer_params: dict) -> Array:
 
 
 def theta(layer: Layer, layer_params: dict, signals: Mapping[str, Array] = MappingProxyType({})) -> dict[str, Array]:
-    """What the layer's activation reads beside its net inputs, {} for most: what it has learned, what statistics it
-    has, and, of the network's signals, the "lengths" (Q,) of the examples. Of a tangent there are no signals.
+    """Returns what the layer's activation reads in addition to its net inputs: {} for most.
+
+    These are its learned parameters, its statistics, and the "lengths" (Q,) of the examples, from the network's
+    signals. A tangent has no signals.
     """
     found = layer_params.get("learned", {}) | layer_params.get("statistics", {})
     return found | {"lengths": signals[layer.lengths]} if layer.lengths in signals else found
@@ -482,10 +616,25 @@ def theta(layer: Layer, layer_params: dict, signals: Mapping[str, Array] = Mappi
 
 @functools.lru_cache(maxsize=256)
 def inference_mode(network: Network) -> Network:
-    """The network as it predicts: batch normalization by its running statistics, so that each example is by itself.
+    """Returns the network as it predicts: batch normalization by its running statistics.
 
-    The same parameters serve it, and every quantity of single examples is to be had of it; the network itself, where
-    there is no batch normalization.
+    Each example's outputs then do not depend on the others, so that every per-example quantity is defined. The same
+    parameters fit both networks.
+
+    Args:
+        network: any network.
+
+    Returns:
+        The network for prediction; the network itself if it has no batch normalization.
+
+    Example:
+        >>> import functional_nn as fnn
+        >>> network = fnn.multilayer((3, 4, 2), ("batch_norm", "softmax"))
+        >>> fnn.inference_mode(network).layers[0].activation.alone
+        True
+        >>> plain = fnn.multilayer((3, 4, 2), ("tanh", "softmax"))
+        >>> fnn.inference_mode(plain) == plain
+        True
     """
     if not any(layer.activation.running for layer in network.layers):
         return network
@@ -497,7 +646,7 @@ def inference_mode(network: Network) -> Network:
 
 
 def check_statistics(network: Network, params: Params) -> None:
-    """Raises ValueError where batch normalization has seen no batch yet."""
+    """Raises ValueError if batch normalization has seen no batch yet."""
     if inference_mode(network) is network:
         return
     check_params(network, params)
@@ -506,13 +655,13 @@ def check_statistics(network: Network, params: Params) -> None:
             count = params[layer.name]["statistics"]["count"]
             if checks.is_concrete(count) and not np.asarray(count).any():
                 raise ValueError(
-                    f"layer {layer.name!r}: {layer.activation.name} has no running statistics yet, by which outputs "
-                    "are normalized; train the network with fit, or take the batch's own by network.forward"
+                    f"layer {layer.name!r}: {layer.activation.name} has no running statistics yet, which "
+                    "normalize its outputs; train the network with fit, or use the batch's own by network.forward"
                 )
 
 
 def renewed(network: Network, params: Params, trace: Trace) -> Params:
-    """The parameters with the running statistics after one batch more, whose trace this is."""
+    """Returns the parameters with the running statistics updated by one more batch, whose trace this is."""
     params = dict(params)
     for layer in network.layers:
         if layer.activation.running:
@@ -522,38 +671,37 @@ def renewed(network: Network, params: Params, trace: Trace) -> Params:
     return params
 
 
-NOT_MOVED = ("statistics", "feedback")  # of a layer's parameters: what F has no derivative by
+NOT_MOVED = ("statistics", "feedback")  # parameters of a layer with respect to which F has no derivative
 
 
 def moved(layer_params: dict) -> dict:
-    """Of a layer's parameters, or of a gradient of them, those that F has a derivative by."""
+    """Returns the entries of a layer's parameters, or of their gradient, with respect to which F has a derivative."""
     return {name: x for name, x in layer_params.items() if name not in NOT_MOVED}
 
 
 def dtype_of(params: Params) -> np.dtype:
-    """The parameters', which is the network's."""
+    """Returns the dtype of the parameters, which is the network's."""
     return jax.tree_util.tree_leaves(params)[0].dtype
 
 
-_LEARNED_BESIDE = re.compile(
-    r"[^/]+/feedback(/|$)"
-)  # by a learning rule, which knows its shapes; nothing forward reads it
+# what a learning rule learns, which knows its shapes; the forward pass does not read it
+_FEEDBACK = re.compile(r"[^/]+/feedback(/|$)")
 
 
 def check_params(network: Network, params: Params) -> None:
     """Raises ValueError at the first parameter whose place, shape or dtype is not the network's."""
     if not isinstance(params, Mapping):
-        raise TypeError(f"params: expected the dict that Network.init gives, got {type(params).__name__}")
+        raise TypeError(f"params: expected the dict that Network.init returns, got {type(params).__name__}")
     given = checks.by_path(params)
     try:
-        shapes = {path: leaf.shape for path, leaf in given.items() if not _LEARNED_BESIDE.match(path)}
+        shapes = {path: leaf.shape for path, leaf in given.items() if not _FEEDBACK.match(path)}
     except AttributeError:
-        raise TypeError("params: expected a dict of arrays as Network.init gives") from None
+        raise TypeError("params: expected a dict of arrays as Network.init returns") from None
     checks.same_shapes("params", shapes, param_shapes(network), "the network")
     for layer in network.layers:
         if not isinstance(params.get(layer.name), Mapping) or "weights" not in params[layer.name]:
             raise ValueError(
-                f"params: {layer.name}/weights is missing; a layer that has none holds an empty dict there"
+                f"params: {layer.name}/weights is missing; a layer without weights has an empty dict there"
             )
     dtypes = {str(leaf.dtype) for leaf in given.values()}
     if len(dtypes) > 1:
@@ -561,13 +709,13 @@ def check_params(network: Network, params: Params) -> None:
 
 
 def param_shapes(network: Network) -> dict[str, tuple[int, ...]]:
-    """The shape of every parameter by its path, such as "layer1/weights/input"."""
+    """Returns {path: shape} of every parameter, such as "layer1/weights/input"."""
     return checks.shapes(abstract_params(network, jnp.float32))
 
 
 @functools.lru_cache(maxsize=256)
 def abstract_params(network: Network, dtype) -> Params:
-    """What `init` gives, as shapes and dtypes, nothing drawn."""
+    """Returns what `init` returns as shapes and dtypes, without drawing anything."""
     return jax.eval_shape(lambda: network.init(jax.random.key(0), dtype))
 
 
@@ -591,7 +739,7 @@ def _tokens_of(label: str, x: Array, tokens: int, kind: str) -> Array:
         index = checks.first(x, lambda block: (block < 0) | (block >= tokens))
         if index is not None:
             raise ValueError(f"{label}: expected {kind} 0 to {tokens - 1}, got {np.asarray(x)[index]} at index {index}")
-    # what does not fit into 32 bits would come back as another token
+    # a number that does not fit into 32 bits would become another token
     return jnp.where((x >= 0) & (x < tokens), jnp.asarray(x).astype(jnp.int32), -1)
 
 
@@ -608,7 +756,7 @@ def _check_name(kind: str, name: str) -> None:
         raise ValueError(f"{kind} name: expected a non-empty string without '/', got {name!r}")
 
 
-_LARGEST = 2**31 - 1  # what XLA's indices can tell
+_LARGEST = 2**31 - 1  # XLA's indices are of 32 bits
 
 
 def _check_size(label: str, size: int) -> None:
@@ -628,15 +776,14 @@ def _check_learned(layer: str, size: int, activation: Activation) -> None:
             if "/" in name:
                 raise ValueError(
                     f"layer {layer!r}: activation {activation.name!r} calls a learned parameter {name!r}; it needs "
-                    "another name, since '/' divides names"
+                    "another name, since '/' separates names"
                 )
 
 
 def _read_by(layer: Layer) -> tuple[tuple[str, ...], tuple[Connection, ...]]:
-    """Names of the layer's sources, and the connection by which each is read, told beside it or by `connections`."""
+    """The names of a layer's sources, and the connection of each, from the pair or from `connections`."""
     given = layer.sources if isinstance(layer.sources, tuple | list) else (layer.sources,)
-    told = [source for source in given if not isinstance(source, str)]
-    for source in told:
+    for source in (source for source in given if not isinstance(source, str)):
         pair = isinstance(source, tuple | list) and len(source) == 2 and isinstance(source[0], str)
         if not pair or not isinstance(source[1], str | Connection):
             raise TypeError(
@@ -663,25 +810,25 @@ def _input_shape(name: str, shape: int | Sequence[int]) -> Shape:
 
 
 def _net_shape(layer: Layer, shapes: Mapping[str, Shape]) -> Shape:
-    """Of what enters the layer's junction; raises ValueError where what it reads does not add up."""
+    """The shape of a layer's net inputs; ValueError if the shapes that it adds differ."""
     label, entering = f"layer {layer.name!r}", {}
     for source, by in layer.reads:
         try:
             entering[source] = by.shapes(shapes[source], layer.rows)[0]
         except ValueError as error:
             raise ValueError(f"{label} reads {source!r} by {by.name}, which {error}") from None
-    told = ", ".join(f"{source!r} by {by.name} {entering[source]}" for source, by in layer.reads)
+    shapes_read = ", ".join(f"{source!r} by {by.name} {entering[source]}" for source, by in layer.reads)
     if len(set(entering.values())) > 1:
-        raise ValueError(f"{label}: what is added must be of one shape, but it gets of {told}")
+        raise ValueError(f"{label}: the terms it adds must have one shape, but it gets {shapes_read}")
     shape = entering[layer.sources[0]]
     if shape[-1] != layer.rows:
         pieces = f" of {layer.activation.pieces} pieces" if layer.activation.pieces > 1 else ""
-        raise ValueError(f"{label} has {layer.size} neurons{pieces}, but gets of {told}")
+        raise ValueError(f"{label} has {layer.size} neurons{pieces}, but gets {shapes_read}")
     return shape
 
 
 def _output_shape(layer: Layer, n: Shape) -> Shape:
-    """Of the layer's outputs."""
+    """The shape of a layer's outputs."""
     if layer.activation.alone:
         return (*n[:-1], layer.size)
     try:
@@ -695,43 +842,47 @@ def _bias_shape(layer: Layer, n: Shape) -> Shape:
 
 
 def _tokens(inputs: tuple[tuple[str, int | Shape], ...], layers: tuple[Layer, ...]) -> dict[str, int]:
-    """How many tokens there are, of the inputs that are read as such."""
-    found: dict[str, int] = {}
-    told = {layer.lengths for layer in layers}
+    """How many different tokens there are, for each input that is read as tokens."""
+    counts: dict[str, int] = {}
+    lengths = {layer.lengths for layer in layers}
     for name, shape in inputs:
-        if (shape == ()) != (name in told):
+        if (shape == ()) != (name in lengths):
             raise ValueError(
-                f"input {name!r}: the shape (), a number an example, is that of lengths, which layers with lengths="
-                f"{name!r} read, and no other; got {shape}"
+                f"input {name!r}: the shape (), one number an example, is that of lengths, and only of lengths, which "
+                f"layers with lengths={name!r} read; got {shape}"
             )
-        if name in told:
+        if name in lengths:
             continue
         limits = {by.tokens for layer in layers for source, by in layer.reads if source == name}
         if limits != {None} and None in limits:
             raise ValueError(f"input {name!r} is read as tokens by one layer and as numbers by another; name it twice")
         if None not in limits:
-            found[name] = min(limits)
+            counts[name] = min(limits)
     for layer in layers:
         for source, by in layer.reads:
-            if by.tokens is not None and source in told:
-                raise ValueError(f"layer {layer.name!r} reads the lengths {source!r} by {by.name}: they are no signal")
-            if by.tokens is not None and source not in found:
+            if by.tokens is not None and source in lengths:
                 raise ValueError(
-                    f"layer {layer.name!r} reads {source!r} by {by.name}: only an input is of integers, a layer is not"
+                    f"layer {layer.name!r} reads the lengths {source!r} by {by.name}: they are not a signal"
                 )
-    return found
+            if by.tokens is not None and source not in counts:
+                raise ValueError(
+                    f"layer {layer.name!r} reads {source!r} by {by.name}: only inputs can be integers, not layers"
+                )
+    return counts
 
 
 def _longest(name: str, layers: tuple[Layer, ...], net_shapes: Mapping[str, Shape]) -> int:
-    """How many positions the layers have that count by these lengths; ValueError where that is not one number."""
-    found = {layer.name: math.prod(net_shapes[layer.name][:-1]) for layer in layers if layer.lengths == name}
-    if len(set(found.values())) > 1:
-        raise ValueError(f"input {name!r}: lengths are of as many positions in each layer that asks, got {found}")
-    return next(iter(found.values()))
+    """The number of positions of the layers that read these lengths; ValueError if it is not the same in all."""
+    positions = {layer.name: math.prod(net_shapes[layer.name][:-1]) for layer in layers if layer.lengths == name}
+    if len(set(positions.values())) > 1:
+        raise ValueError(
+            f"input {name!r}: the layers that read lengths must have equally many positions, got {positions}"
+        )
+    return next(iter(positions.values()))
 
 
 def _check_graph(inputs: tuple[tuple[str, int | Shape], ...], layers: tuple[Layer, ...]) -> None:
-    """Raises ValueError for what is wrong with names and their order."""
+    """Raises ValueError if names or their order are wrong."""
     if not inputs or not layers:
         raise ValueError(f"a network needs at least one input and one layer, got {len(inputs)} and {len(layers)}")
     known: dict[str, None] = {}
@@ -755,19 +906,19 @@ def _check_graph(inputs: tuple[tuple[str, int | Shape], ...], layers: tuple[Laye
                 raise ValueError(f"layer {layer.name!r} reads {source!r}, which does not come before it")
             problem = registry.unknown("source", source, known)
             if connections.knows(source):
-                problem = f"a connection is told beside what it reads, in a pair, as in sources=[('x', {source!r})]"
+                problem = f"a connection is given in a pair with what it reads, as in sources=[('x', {source!r})]"
             raise ValueError(
                 f"layer {layer.name!r} reads {source!r}, which is not an input or an earlier layer: {problem}"
             )
         if layer.lengths is not None and layer.lengths not in {name for name, _ in inputs}:
             problem = registry.unknown("input", str(layer.lengths), [name for name, _ in inputs])
-            raise ValueError(f"layer {layer.name!r}: lengths name an input: {problem}")
+            raise ValueError(f"layer {layer.name!r}: lengths must be the name of an input: {problem}")
         known[layer.name] = None
     if layers[-1].dropout:
         raise ValueError(f"layer {layers[-1].name!r}: the output cannot drop neurons; dropout must be 0 there")
     read = {source for layer in layers for source in (*layer.sources, layer.lengths)}
     for name in known:
         if name not in read and name != layers[-1].name:
-            raise ValueError(f"{name!r} is read by no layer, so it cannot reach the output {layers[-1].name!r}")
+            raise ValueError(f"{name!r} is not read by any layer, so it cannot reach the output {layers[-1].name!r}")
     if not any(layer.weighted or layer.bias != "none" or layer.activation.parameters for layer in layers):
         raise ValueError("a network needs parameters, and none of these layers has weights or a bias")

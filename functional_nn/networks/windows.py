@@ -1,11 +1,11 @@
-"""Windows that go over the positions of a signal: of a convolution, of pooling.
+"""Windows that slide over the positions of a signal, for convolution and pooling.
 
 Letters: Q examples, P positions along each axis of a signal, C channels.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import product
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jax import Array, lax
@@ -13,11 +13,18 @@ from jax import Array, lax
 from functional_nn import checks
 
 Shape = tuple[int, ...]  # one example's signal: (*positions, channels); a vector is (R,), an image (H, W, C)
+Sizes = int | Sequence[int]  # one for each axis, or one for all
+Padding = Literal["same", "valid"] | int | Sequence[int | Sequence[int]]
 
 
 class Window(NamedTuple):
-    """Where a window meets a signal, along each axis of positions: its size, the step from one window to the next, the
-    step inside it, and the padding: "same", "valid", or how many zeros before and after.
+    """Where a window meets a signal.
+
+    Attributes:
+        size: along each axis of positions.
+        stride: the step from one window to the next, along each axis.
+        dilation: the step inside a window, along each axis.
+        padding: "same", "valid", or how many zeros before and after, for each axis.
     """
 
     size: Shape
@@ -26,7 +33,10 @@ class Window(NamedTuple):
     padding: Any
 
     def pads(self, positions: Shape) -> tuple[tuple[int, int], ...]:
-        """Zeros before and after each axis; "same": so that there are ceil(P / stride) windows, the odd zero behind."""
+        """Returns how many zeros are before and after each axis.
+
+        With "same" they are such that there are ceil(P / stride) windows, an odd zero behind.
+        """
         if self.padding == "valid":
             return ((0, 0),) * len(self.size)
         if self.padding != "same":
@@ -39,16 +49,16 @@ class Window(NamedTuple):
 
     @property
     def reaches(self) -> Shape:
-        """How far a window reaches, gaps included."""
+        """How many positions a window spans, gaps included."""
         return tuple((size - 1) * gap + 1 for size, gap in zip(self.size, self.dilation, strict=True))
 
     def places(self, positions: Shape) -> Shape:
-        """How many windows there are along each axis."""
+        """Returns how many windows there are along each axis."""
         axes = zip(positions, self.pads(positions), self.reaches, self.stride, strict=True)
         return tuple((length + sum(pad) - reach) // stride + 1 for length, pad, reach, stride in axes)
 
     def check(self, x: Shape) -> None:
-        """Raises ValueError for a signal that it cannot go over."""
+        """Raises ValueError for a signal that the window does not fit."""
         if len(x) != len(self.size) + 1:
             axes = ", ".join("PQR"[: len(self.size)])
             raise ValueError(f"needs a signal ({axes}, channels), got shape {x}")
@@ -58,19 +68,19 @@ class Window(NamedTuple):
         def larger(sizes):
             return any(size > n for size, n in zip(sizes, padded, strict=True))
 
-        signal = f"larger than the signal's {said(padded)}" + (", padding included" if padded != x[:-1] else "")
+        signal = f"larger than the signal's {written(padded)}" + (", padding included" if padded != x[:-1] else "")
         if larger(self.reaches):
-            hint = "; padding given in numbers lets it" if same else ""
-            raise ValueError(f"has a window over {said(self.reaches)} positions, {signal}{hint}")
+            hint = "; padding given as numbers allows it" if same else ""
+            raise ValueError(f"has a window over {written(self.reaches)} positions, {signal}{hint}")
         if larger(self.stride):
-            raise ValueError(f"has a stride of {said(self.stride)} positions, {signal}")
+            raise ValueError(f"has a stride of {written(self.stride)} positions, {signal}")
 
     def offsets(self) -> list[Shape]:
-        """Where in a window its elements are."""
+        """Returns the positions of a window's elements in it."""
         return list(product(*(range(0, reach, gap) for reach, gap in zip(self.reaches, self.dilation, strict=True))))
 
     def met(self, positions: Shape) -> np.ndarray:
-        """How many of the signal's positions each window meets, P'."""
+        """Returns how many of the signal's positions each window meets, of shape P'."""
         counts = np.ones(())
         axes = zip(positions, self.places(positions), self.pads(positions), self.size, self.stride, strict=True)
         for length, places, (before, _), size, step in axes:
@@ -80,12 +90,14 @@ class Window(NamedTuple):
         return counts
 
     def check_met(self, positions: Shape) -> None:
-        """Raises ValueError where a window meets nothing but padding, of which there is no mean and no largest."""
+        """Raises ValueError if a window meets only padding, which has no mean and no largest."""
         if (self.met(positions) < 1).any():
             raise ValueError(f"has windows that meet nothing but padding, over positions {positions}")
 
     def read(self, x: Array, fill: float = 0) -> list[Array]:
-        """x (Q, *P, C) -> of each element of a window what it meets at all places, (Q, *P', C); fill: what pads x."""
+        """Returns, for each element of a window, what it meets at all places, `(Q, *P', C)` each; `fill` pads x
+        `(Q, *P, C)`.
+        """
         pads, places = self.pads(x.shape[1:-1]), self.places(x.shape[1:-1])
         padded = x
         if any(map(any, pads)):
@@ -98,33 +110,37 @@ class Window(NamedTuple):
 
     def write(
         self,
-        parts: list[Array],
+        elements: list[Array],
         positions: Shape,
         combine: Callable[[Array, Array], Array] = lax.add,
         empty: float = 0,
     ) -> Array:
-        """The adjoint of `read`: what was read at several places adds up, what was padding is left out.
+        """The adjoint of `read`: what was read at several places is added, what was padding is left out.
 
-        combine, empty: another operation than the sum, and what is where nothing was read.
+        combine, empty: another operation than the sum, and its value where nothing was read.
         """
         total = None
-        for start, part in zip(self.offsets(), parts, strict=True):
+        for start, element in zip(self.offsets(), elements, strict=True):
             edges = []
-            axes = zip(start, self.pads(positions), part.shape[1:-1], self.stride, positions, strict=True)
+            axes = zip(start, self.pads(positions), element.shape[1:-1], self.stride, positions, strict=True)
             for at, (before, _), count, step, length in axes:
                 first = at - before
                 edges.append((first, length - first - (count - 1) * step - 1, step - 1))
-            back = lax.pad(part, np.asarray(empty, part.dtype), ((0, 0, 0), *edges, (0, 0, 0)))
+            back = lax.pad(element, np.asarray(empty, element.dtype), ((0, 0, 0), *edges, (0, 0, 0)))
             total = back if total is None else combine(total, back)
         return total
 
 
-def said(sizes: Shape) -> str:
+def written(sizes: Shape) -> str:
+    """Returns sizes as they are written in a name: a single one without parentheses."""
     return str(sizes[0]) if len(sizes) == 1 else str(sizes)
 
 
 def window_of(owner: str, called: str, size, stride, dilation, padding) -> Window:
-    """Raises ValueError for sizes that are no positive integers, or not one for each axis. called: what the size is."""
+    """Returns a checked window; called: what the size is called in messages.
+
+    Raises ValueError for sizes that are not positive integers, or not one for each axis.
+    """
     size = _each(owner, called, size, None)
     if len(size) > 3:
         raise ValueError(f"{owner}: one, two or three axes of positions, got {len(size)}")
@@ -142,7 +158,7 @@ def window_of(owner: str, called: str, size, stride, dilation, padding) -> Windo
 
 
 def _each(owner: str, name: str, given, count: int | None, least: int = 1) -> Shape:
-    """One integer for each axis; a single one serves all."""
+    """One integer for each axis; a single one serves all axes."""
     given = given if isinstance(given, tuple | list) else (given,) * (count or 1)
     if not given or (count is not None and len(given) != count):
         raise ValueError(f"{owner}: {name} must be an integer or {count or 'several'} of them, got {given!r}")
@@ -150,13 +166,13 @@ def _each(owner: str, name: str, given, count: int | None, least: int = 1) -> Sh
 
 
 def with_constants(name: str, first, defaults: dict[str, Any], **given) -> str:
-    """As `get` reads it: what is not the default is said."""
+    """The name with its constants, as `get` reads it; defaults are left out."""
 
-    def say(x):
+    def text(x):
         if isinstance(x, str | int):
             return x
         edges = {edge for pad in x if isinstance(pad, tuple) for edge in pad}  # of padding
-        return edges.pop() if len(edges) == 1 else x if edges else said(x)
+        return edges.pop() if len(edges) == 1 else x if edges else written(x)
 
-    told = [f"{key}={say(x)}" for key, x in given.items() if x != defaults[key]]
-    return f"{name}({', '.join([said(first), *told])})"
+    others = [f"{key}={text(x)}" for key, x in given.items() if x != defaults[key]]
+    return f"{name}({', '.join([written(first), *others])})"

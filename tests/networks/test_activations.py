@@ -453,7 +453,7 @@ def test_what_looks_at_single_examples_refuses_those_that_are_mixed():
     params, x, t = network.init(jax.random.key(0)), jnp.eye(2), jnp.ones((2, 1))
     assert fnn.compare(network, "mean_square_error", params, x, t, second_opinions=False, jit=False).verdict == "agree"
     for quantity in (fnn.quantities.per_example_norms, jax.jit(fnn.quantities.variance, static_argnums=(0, 1))):
-        with pytest.raises(ValueError, match="mixes examples: .* no quantity of single examples is to be had"):
+        with pytest.raises(ValueError, match="mixes examples: .* per-example quantities are undefined"):
             quantity(network, "mean_square_error", params, x, t)
 
 

@@ -331,7 +331,7 @@ def test_the_same_constants_are_one_row_however_they_are_said(spellings):
         ("conv(3, padding=(1, 2))", ValueError, "conv: padding must be 'same', 'valid' or 1, one for each axis, got"),
         ("conv((3, 3), padding=(1, (2,)))", ValueError, "conv: padding must be an integer or 2 of them, got (2,)"),
         ("mean_pool(0)", ValueError, "mean_pool: window must be an integer >= 1, got 0"),
-        ("mean_pool(stride=2)", ValueError, "mean_pool: stride and padding are those of a window, and none is given"),
+        ("mean_pool(stride=2)", ValueError, "mean_pool: stride and padding belong to a window, and none is given"),
         ("take(last)", ValueError, "take: position must be an integer, or one for each axis, got 'last'"),
         ("take(())", ValueError, "take: position must be an integer, or one for each axis, got ()"),
         ("embedding(0)", ValueError, "embedding: tokens must be an integer >= 1, got 0"),

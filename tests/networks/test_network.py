@@ -229,7 +229,7 @@ def multilayer(*given, **named):
         (lambda: Layer(3, 2), "layer name: expected a non-empty string without '/', got 3"),
         (
             lambda: Layer("a", 2, "tanh", bias="shared", initializer="nguyen_widrow"),
-            "layer 'a': initializer 'nguyen_widrow' gives every neuron a bias of its own",
+            "layer 'a': initializer 'nguyen_widrow' gives every neuron its own bias",
         ),
         (of(), "a network needs at least one input and one layer, got 1 and 0"),
         (of(Layer("a", 2, sources="p"), inputs={}), "a network needs at least one input and one layer, got 0 and 1"),
@@ -254,9 +254,9 @@ def multilayer(*given, **named):
         (of(Layer("p", 2, sources="p")), "layer 'p': the name is already taken by an input or an earlier layer"),
         (
             of(Layer("a", 2, sources="p"), Layer("b", 2, sources="p"), Layer("c", 1, sources="b")),
-            "'a' is read by no layer, so it cannot reach the output 'c'",
+            "'a' is not read by any layer, so it cannot reach the output 'c'",
         ),
-        (of(Layer("a", 2, sources="p"), inputs={"p": 1, "q": 1}), "'q' is read by no layer"),
+        (of(Layer("a", 2, sources="p"), inputs={"p": 1, "q": 1}), "'q' is not read by any layer"),
         (multilayer((3,), ()), "sizes: expected the input's size and at least one layer's, got (3,)"),
         (multilayer((), ()), "sizes: expected the input's size and at least one layer's, got ()"),
         (multilayer((3, 2, 1), ("tanh",)), "activations: expected 2, one for each layer, got 1"),
@@ -334,7 +334,7 @@ def test_parameters_of_another_network_are_refused_at_the_first_path(two_inputs,
 @pytest.mark.parametrize("params", [{"first": 1.0}, {"layer1": "weights"}])
 def test_parameters_that_are_no_arrays_are_refused(two_inputs, params):
     network, _, inputs = two_inputs
-    with pytest.raises(TypeError, match="params: expected a dict of arrays as Network.init gives"):
+    with pytest.raises(TypeError, match="params: expected a dict of arrays as Network.init returns"):
         network.apply(params, inputs)
 
 
@@ -342,7 +342,7 @@ def test_no_parameters_are_refused(two_inputs):
     network, _, inputs = two_inputs
     with pytest.raises(ValueError, match="params: first/bias is missing"):
         network.apply({}, inputs)
-    with pytest.raises(TypeError, match="params: expected the dict that Network.init gives, got NoneType"):
+    with pytest.raises(TypeError, match="params: expected the dict that Network.init returns, got NoneType"):
         network.apply(None, inputs)
 
 

@@ -117,7 +117,7 @@ def test_dtype_is_kept_and_nan_and_infinities_stay(name, dtype):
     ("given", "message"),
     [
         ("max_pool(0)", "max_pool: window must be an integer >= 1, got 0"),
-        ("max_pool(stride=2)", "max_pool: stride and padding are those of a window, and none is given"),
+        ("max_pool(stride=2)", "max_pool: stride and padding belong to a window, and none is given"),
         ("max_pool((2, 2), stride=(1, 2, 3))", "max_pool: stride must be an integer or 2 of them"),
         ("max_pool((2, 2), padding=full)", "max_pool: padding must be 'same' or 'valid', got 'full'"),
         ("max_pool((1, 1, 1, 1))", "max_pool: one, two or three axes of positions, got 4"),

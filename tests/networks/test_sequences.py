@@ -290,8 +290,8 @@ def graph_of(activation, size=6, inputs=(4, 3), **layer):
         (lambda: activations.recurrent("softmax"), "recurrent: needs an elementwise activation"),
         (lambda: activations.recurrent("maxout"), "recurrent: needs an elementwise activation"),
         (lambda: activations.lstm(math.inf), "lstm: forget_bias must be"),
-        (lambda: graph_of("tanh", lengths="lengths"), "layer 'first': tanh asks for no lengths"),
-        (lambda: graph_of("gru", lengths="length"), "lengths name an input.*did you mean 'lengths'"),
+        (lambda: graph_of("tanh", lengths="lengths"), "layer 'first': tanh does not read lengths"),
+        (lambda: graph_of("gru", lengths="length"), "lengths must be the name of an input.*did you mean 'lengths'"),
     ],
 )
 def test_what_is_refused(call, message):
@@ -310,9 +310,9 @@ def test_lengths_are_integers_of_each_example():
     }.items():
         with pytest.raises(ValueError, match=message):
             network.apply(params, {"x": x, "lengths": np.array(given)})
-    with pytest.raises(ValueError, match=r"input 'x': the shape \(\), a number an example, is that of lengths"):
+    with pytest.raises(ValueError, match=r"input 'x': the shape \(\), one number an example, is that of lengths"):
         fnn.graph(inputs={"x": ()}, layers=[Layer("output", 2, "linear", ["x"])])
-    with pytest.raises(ValueError, match="lengths are of as many positions in each layer that asks"):
+    with pytest.raises(ValueError, match="the layers that read lengths must have equally many positions"):
         fnn.graph(
             inputs={"x": (4, 3), "lengths": ()},
             layers=[

@@ -378,7 +378,7 @@ PAIRS = "layer 'a': sources are names, or pairs of a name and a connection such 
         (
             one(("x", "conv((3, 3))"), x=(2, 8, 1)),
             "layer 'a' reads 'x' by conv((3, 3)), which has a window over (3, 3) positions, larger than the signal's "
-            "(2, 8); padding given in numbers lets it",
+            "(2, 8); padding given as numbers allows it",
         ),
         (
             one(("x", "conv(3, dilation=2, padding=1)"), x=(2, 1)),
@@ -402,21 +402,21 @@ PAIRS = "layer 'a': sources are names, or pairs of a name and a connection such 
         (one(("x", "mean_pool"), x=4), "which needs a signal with positions, got shape (4,)"),
         (one(("x", "take(4)"), x=(4, 4)), "which has position 4, outside the signal's (4,)"),
         (one(("x", "take(0)"), x=(4, 4, 4)), "which needs a signal with 1 axes of positions, got shape (4, 4, 4)"),
-        (one(("x", "identity"), x=(8, 2)), "layer 'a' has 4 neurons, but gets of 'x' by identity (8, 2)"),
+        (one(("x", "identity"), x=(8, 2)), "layer 'a' has 4 neurons, but gets 'x' by identity (8, 2)"),
         (
             one(("x", "identity"), activation="maxout(2)", x=(8, 4)),
-            "layer 'a' has 4 neurons of 2 pieces, but gets of 'x' by identity (8, 4)",
+            "layer 'a' has 4 neurons of 2 pieces, but gets 'x' by identity (8, 4)",
         ),
         (
             one(("x", "identity"), ("y", "identity"), x=(8, 4), y=(7, 4)),
-            "layer 'a': what is added must be of one shape, but it gets of 'x' by identity (8, 4), 'y' by identity",
+            "layer 'a': the terms it adds must have one shape, but it gets 'x' by identity (8, 4), 'y' by identity",
         ),
-        (one(("x", "identity"), "y", x=(8, 4), y=4), "it gets of 'x' by identity (8, 4), 'y' by dense (4,)"),
+        (one(("x", "identity"), "y", x=(8, 4), y=4), "it gets 'x' by identity (8, 4), 'y' by dense (4,)"),
         (
             lambda: fnn.graph(
                 inputs={"x": 3}, layers=[Layer("h", 4, sources="x"), Layer("a", 4, sources=[("h", "embedding(5)")])]
             ),
-            "layer 'a' reads 'h' by embedding(5): only an input is of integers, a layer is not",
+            "layer 'a' reads 'h' by embedding(5): only inputs can be integers, not layers",
         ),
         (
             lambda: fnn.graph(
@@ -431,12 +431,12 @@ PAIRS = "layer 'a': sources are names, or pairs of a name and a connection such 
             ),
             "a network needs parameters, and none of these layers has weights or a bias",
         ),
-        (one("x", x=()), "input 'x': the shape (), a number an example, is that of lengths"),
+        (one("x", x=()), "input 'x': the shape (), one number an example, is that of lengths"),
         (one("x", x=(3, 0)), "input 'x': size must be an integer >= 1, got 0"),
         (one("x", x=(3, 2.0)), "input 'x': size must be an integer >= 1, got 2.0"),
         (
             one("x", "conv(3)", x=(3, 2)),
-            "a connection is told beside what it reads, in a pair, as in sources=[('x', 'conv",
+            "a connection is given in a pair with what it reads, as in sources=[('x', 'conv",
         ),
         (one(("x", "cnv(3)"), x=(3, 2)), "unknown connection 'cnv'; did you mean 'conv'?"),
         (one("x", fnn.connections.full, x=3), f"{PAIRS}; got <connection full>"),

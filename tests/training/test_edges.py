@@ -127,7 +127,7 @@ def test_one_output_has_no_classes_for_cross_entropy(output):
     ):
         with pytest.raises(ValueError, match="cross_entropy needs at least 2 outputs.* use binary_cross_entropy"):
             attempt()
-    with pytest.raises(ValueError, match="'largest' compares outputs with each other, and there is one"):
+    with pytest.raises(ValueError, match="'largest' compares outputs with each other, and there is only one"):
         training.evaluate(network, "mean_square_error", network.init(KEY), X, t, fnn.losses.largest)
 
 

@@ -1,28 +1,31 @@
 """Activations a = f(n): each row holds its forward map, its hand-written pullback and its second-order action.
 
-Of single neurons (`neurons.py`: elementwise functions, softmax, maxout), and of whole signals: the largest number of a
-window (`pooling.py`), what is centred and scaled by a mean and a deviation (`normalization.py`), gates and positions
-(`gates.py`), and what goes over sequences: attention (`attention.py`) and recurrences (`recurrence.py`).
+An activation is named in a layer: `fnn.Layer("hidden", 8, "leaky_relu(0.1)")`. The rows are those of single neurons
+(elementwise functions, softmax, maxout), and of whole signals: pooling, normalization, gates, positions, attention and
+recurrences. `elementwise` makes a custom one, `register` gives it a name, and `Activation` says what each of its
+functions computes.
 """
 
 from functional_nn.networks.activations.activation import (
     Activation,
-    Range,
     Running,
-    Theta,
-    check_examples_apart,
-    counted,
     elementwise,
     get,
-    kept_size,
-    learned_at_start,
-    mixes,
-    mixes_examples,
     names,
     output_shape,
     register,
-    started,
 )
+
+# for the other floors and the rest of this one
+from functional_nn.networks.activations.activation import Range as Range
+from functional_nn.networks.activations.activation import Theta as Theta
+from functional_nn.networks.activations.activation import check_examples_apart as check_examples_apart
+from functional_nn.networks.activations.activation import counted as counted
+from functional_nn.networks.activations.activation import kept_size as kept_size
+from functional_nn.networks.activations.activation import learned_at_start as learned_at_start
+from functional_nn.networks.activations.activation import mixes as mixes
+from functional_nn.networks.activations.activation import mixes_examples as mixes_examples
+from functional_nn.networks.activations.activation import started as started
 from functional_nn.networks.activations.attention import attention
 from functional_nn.networks.activations.gates import geglu, glu, sinusoidal, swiglu
 from functional_nn.networks.activations.neurons import (
@@ -33,7 +36,6 @@ from functional_nn.networks.activations.neurons import (
     hard_tanh,
     hardlim,
     hardlims,
-    largest_in_row,
     leaky_relu,
     linear,
     maxout,
@@ -50,20 +52,17 @@ from functional_nn.networks.activations.neurons import (
     softsign,
     tanh,
 )
+from functional_nn.networks.activations.neurons import largest_in_row as largest_in_row
 from functional_nn.networks.activations.normalization import batch_norm, group_norm, layer_norm, rms_norm
 from functional_nn.networks.activations.pooling import max_pool, mean_pool
 from functional_nn.networks.activations.recurrence import gru, lstm, recurrent
 
 __all__ = [
     "Activation",
-    "Range",
     "Running",
-    "Theta",
     "attention",
     "batch_norm",
     "celu",
-    "check_examples_apart",
-    "counted",
     "elementwise",
     "elu",
     "geglu",
@@ -76,19 +75,14 @@ __all__ = [
     "hard_tanh",
     "hardlim",
     "hardlims",
-    "kept_size",
-    "largest_in_row",
     "layer_norm",
     "leaky_relu",
-    "learned_at_start",
     "linear",
     "lstm",
     "max_pool",
     "maxout",
     "mean_pool",
     "mish",
-    "mixes",
-    "mixes_examples",
     "names",
     "output_shape",
     "prelu",
@@ -105,7 +99,6 @@ __all__ = [
     "softmax",
     "softplus",
     "softsign",
-    "started",
     "swiglu",
     "tanh",
 ]

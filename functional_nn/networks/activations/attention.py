@@ -1,32 +1,44 @@
-"""Attention: every position reads a mean of all, weighed by how well its query meets their keys.
+r"""Attention: every position reads a mean of all positions, weighted by how well its query matches their keys.
 
-Letters: Q examples, P positions along each axis, T of them in all, H heads, d = S / H numbers a head has of each of
-query, key and value; n (Q, *P, 3 S) holds them in three blocks, [query | key | value], of S each; of one head
+Letters: Q examples, P positions along each axis, T of them in all, H heads, d = S / H numbers of each of query, key and
+value in a head; n `(Q, *P, 3 S)` holds them in three blocks, [query | key | value], of S each. For one head (Vaswani et
+al. 2017, Eq. 1; the heads are concatenated in a)
 
-    x_tu = q_t . k_u / sqrt(d),    p_t = softmax over u of x_tu,    a_t = sum_u p_tu v_u
+.. math::
 
-(Vaswani et al. 2017, Eq. 1; the heads stand side by side in a). A sum over u is over all positions, where `causal` over
-those up to t, where lengths are told over those of the example; of positions beyond, p and a are 0.
+    x_{tu} = \frac{q_t \cdot k_u}{\sqrt{d}}, \qquad p_t = \mathrm{softmax}_u(x_{tu}), \qquad a_t = \sum_u p_{tu} v_u
 
-Backward. p_t is a softmax's output, so that dp_tu/dx_tw = p_tu (delta_uw - p_tw); with g_t = dF/da_t
+A sum over u is over all positions; with `causal` over those up to t; with lengths over those of the example. Of
+positions beyond, p and a are 0.
 
-    dF/dv_u = sum_t p_tu g_t
-    dF/dp_tu = g_t . v_u,    dF/dx_tu = p_tu (g_t . v_u - sum_w p_tw g_t . v_w) =: y_tu
-    dF/dq_t = sum_u y_tu k_u / sqrt(d),    dF/dk_u = sum_t y_tu q_t / sqrt(d).
+Backward. p_t is a softmax's output, so that :math:`\partial p_{tu} / \partial x_{tw} = p_{tu} (\delta_{uw} - p_{tw})`.
+With :math:`g_t = \partial F / \partial a_t`,
 
-What is masked has p_tu = 0, and so y_tu = 0: nothing comes back from it. Along r = (r_q, r_k, r_v), each line changes
-as a product does:
+.. math::
 
-    R{x_tu} = (r_q,t . k_u + q_t . r_k,u) / sqrt(d),    R{p_tu} = p_tu (R{x_tu} - sum_w p_tw R{x_tw})
-    R{a_t} = sum_u R{p_tu} v_u + p_tu r_v,u
-    R{y_tu} = R{p_tu} (g_t . v_u - sum_w p_tw g_t . v_w)
-              + p_tu (g_t . r_v,u - sum_w p_tw g_t . r_v,w + R{p_tw} g_t . v_w),    g fixed.
+    \begin{aligned}
+    \frac{\partial F}{\partial v_u} &= \sum_t p_{tu} g_t \\
+    \frac{\partial F}{\partial p_{tu}} &= g_t \cdot v_u, \qquad
+    \frac{\partial F}{\partial x_{tu}} = p_{tu} \left(g_t \cdot v_u - \sum_w p_{tw} \, g_t \cdot v_w\right) =: y_{tu} \\
+    \frac{\partial F}{\partial q_t} &= \frac{1}{\sqrt{d}} \sum_u y_{tu} k_u, \qquad
+    \frac{\partial F}{\partial k_u} = \frac{1}{\sqrt{d}} \sum_t y_{tu} q_t
+    \end{aligned}
 
-A number that is added to all keys adds the same to all scores of a query, which softmax does not see: without rotary
-positions a bias of the keys has no part in a, and its derivative is 0, or what rounding makes of it.
+A masked position has p_tu = 0, and so y_tu = 0: nothing comes back from it. Along r = (r_q, r_k, r_v), each line
+changes as a product does, with g fixed:
 
-Rotary positions turn q_t and k_u, pair by pair of their numbers, by angles in proportion to t and u, so that their
-product knows u - t alone (Su et al. 2021, Eq. 15); a turn's adjoint is the turn back.
+.. math::
+
+    \begin{aligned}
+    R\{x_{tu}\} &= \frac{r_{q,t} \cdot k_u + q_t \cdot r_{k,u}}{\sqrt{d}}, \qquad
+    R\{p_{tu}\} = p_{tu} \left(R\{x_{tu}\} - \sum_w p_{tw} R\{x_{tw}\}\right) \\
+    R\{a_t\} &= \sum_u R\{p_{tu}\} v_u + p_{tu} r_{v,u} \\
+    R\{y_{tu}\} &= R\{p_{tu}\} \left(g_t \cdot v_u - \sum_w p_{tw} \, g_t \cdot v_w\right)
+        + p_{tu} \left(g_t \cdot r_{v,u} - \sum_w p_{tw} \, g_t \cdot r_{v,w} + R\{p_{tw}\} \, g_t \cdot v_w\right)
+    \end{aligned}
+
+A number that is added to all keys adds the same to all scores of a query, which softmax ignores: without rotary
+positions a bias of the keys has no effect on a, and its derivative is 0, or what rounding makes of it.
 """
 
 import functools
@@ -41,17 +53,21 @@ from functional_nn import checks
 from functional_nn.networks.activations.activation import Activation, Theta, counted, register
 from functional_nn.networks.activations.neurons import largest_in_row
 from functional_nn.precision import at_least_float32
-from functional_nn.registry import cached
+from functional_nn.rows import cached
 
 
 class Attended(NamedTuple):
-    """probabilities: p (Q, H, T, T), of each query's position a row, in at least float32."""
+    """What attention keeps.
+
+    Attributes:
+        probabilities: p (Q, H, T, T), each row those of one query's position, in at least float32.
+    """
 
     probabilities: Array
 
 
 class _Heads(NamedTuple):
-    """Query, key and value of every head, (Q, H, T, d) each, as they meet."""
+    """Query, key and value of every head, (Q, H, T, d) each, as their products take them."""
 
     query: Array
     key: Array
@@ -61,17 +77,24 @@ class _Heads(NamedTuple):
 @register
 @cached
 def attention(heads: int = 1, causal: bool = False, rotary: bool = False) -> Activation:
-    """Scaled dot-product attention of a signal to itself, (Q, *P, 3 S) -> (Q, *P, S): three pieces a neuron.
+    """Scaled dot-product attention of a signal to itself, `(Q, *P, 3 S)` -> `(Q, *P, S)`: three net inputs a neuron.
 
-    The layer's weights (3 S, R) hold those of queries, keys and values one under the other. heads: H, which divides S.
-    causal: no position reads a later one. rotary: with rotary positions, of base 10000, the first half of a head's
-    numbers paired with the second. Positions along several axes are taken row by row. The probabilities stay in the
-    trace: `trace.kept[layer].probabilities`. Raises ValueError unless heads is a positive integer; a layer's where they
-    do not divide its neurons, or rotary needs an even number of them a head.
+    The layer's weights (3 S, R) hold those of queries, keys and values in three blocks. Positions along several axes
+    are taken row by row. The probabilities stay in the trace: `trace.kept[layer].probabilities`.
 
-    >>> from functional_nn import activations
-    >>> activations.output_shape(activations.attention(2), (5, 24))
-    (5, 8)
+    Args:
+        heads: H, which divides S.
+        causal: no position reads a later one.
+        rotary: with rotary positions, of base 10000: the first half of a head's numbers is paired with the second.
+
+    Raises:
+        ValueError: heads is not a positive integer. A layer raises it if heads do not divide its neurons, or if rotary
+            needs an even number of them a head.
+
+    Example:
+        >>> from functional_nn import activations
+        >>> activations.output_shape(activations.attention(2), (5, 24))
+        (5, 8)
     """
     heads = checks.integer("attention", "heads", heads, 1)
     for name, value in {"causal": causal, "rotary": rotary}.items():
@@ -81,13 +104,13 @@ def attention(heads: int = 1, causal: bool = False, rotary: bool = False) -> Act
     return _attention(heads, causal, rotary)
 
 
-@functools.cache  # one row, whatever integer heads is
+@functools.cache  # one row, whichever type of integer heads is
 def _attention(heads: int, causal: bool, rotary: bool) -> Activation:
     def split(n: Array) -> _Heads:
         return _Heads(*_turned(_blocks(n, heads), 1 if rotary else 0))
 
     def joined(of_heads: _Heads, n: Array) -> Array:
-        # each block turned back, and where n has it
+        # each block turned back, and put where n has it
         x = jnp.stack(_turned(of_heads, -1 if rotary else 0))  # (3, Q, H, T, d)
         return lax.transpose(x, (1, 3, 0, 2, 4)).reshape(n.shape)
 
@@ -148,22 +171,22 @@ def _check(heads: int, rotary: bool, n: tuple[int, ...]) -> None:
 
 
 def _blocks(n: Array, heads: int) -> Array:
-    """(Q, *P, 3 S) -> (3, Q, H, T, d)."""
+    """`(Q, *P, 3 S)` -> (3, Q, H, T, d)."""
     return lax.transpose(n.reshape(len(n), -1, 3, heads, n.shape[-1] // 3 // heads), (2, 0, 3, 1, 4))
 
 
 def _of_heads(x: Array, heads: int) -> Array:
-    """(Q, *P, S) -> (Q, H, T, d)."""
+    """`(Q, *P, S)` -> (Q, H, T, d)."""
     return lax.transpose(x.reshape(len(x), -1, heads, x.shape[-1] // heads), (0, 2, 1, 3))
 
 
 def _side_by_side(x: Array, n: Array) -> Array:
-    """(Q, H, T, d) -> (Q, *P, S), the positions those of n."""
+    """(Q, H, T, d) -> `(Q, *P, S)`, the positions those of n."""
     return lax.transpose(x, (0, 2, 1, 3)).reshape(*n.shape[:-1], -1)
 
 
 def _turned(x, direction: int):
-    """Queries and keys (Q, H, T, d) turned by the angles of their positions, or back (-1); as they are (0)."""
+    """Queries and keys (Q, H, T, d) turned by the angles of their positions, back by them (-1), or unchanged (0)."""
     query, key, value = x
     if direction == 0:
         return query, key, value
@@ -171,8 +194,8 @@ def _turned(x, direction: int):
 
     def turn(x: Array) -> Array:
         first, second = jnp.split(x, 2, axis=-1)
-        own = direction * sine
-        return jnp.concatenate([first * cosine - second * own, second * cosine + first * own], axis=-1)
+        turned = direction * sine
+        return jnp.concatenate([first * cosine - second * turned, second * cosine + first * turned], axis=-1)
 
     return turn(query), turn(key), value
 
@@ -192,7 +215,7 @@ def _product(x: Array, y: Array, over_x: int, over_y: int, dtype=None) -> Array:
 
 
 def _meet(x: Array, y: Array) -> Array:
-    """x_t . y_u (Q, H, T, T), in at least float32: what 16 bits leave of it is no difference, and may be no number."""
+    """x_t . y_u (Q, H, T, T), in at least float32: in 16 bits their differences would be lost, or overflow."""
     return _product(x, y, 3, 3, at_least_float32(x.dtype))
 
 
@@ -207,12 +230,12 @@ def _gathered(p: Array, x: Array) -> Array:
 
 
 def _dot(x: Array, y: Array) -> Array:
-    """The sum over the last axis, which stays."""
+    """The sum over the last axis, which is kept."""
     return jnp.sum(x * y, axis=-1, keepdims=True)
 
 
 def _softmax_product(x: Array, p: Array) -> Array:
-    """(diag(p) - p p^T) x of each row, softmax's Jacobian, which is symmetric."""
+    """(diag(p) - p p^T) x of each row: the Jacobian of softmax, which is symmetric."""
     return p * (x - _dot(p, x))
 
 
@@ -227,7 +250,7 @@ def _seen(positions: int, causal: bool, theta: Theta) -> Array | None:
 
 
 def _softmax(x: Array, seen: Array | None, empty: bool) -> Array:
-    """Of each row, over what is seen of it. empty: there may be rows of which nothing is, and they are 0."""
+    """Of each row, over the positions that are seen. empty: there may be rows where none is, which are 0."""
     if seen is not None:
         x = jnp.where(seen, x, jnp.asarray(jnp.finfo(x.dtype).min, x.dtype))
     e = jnp.exp(x - largest_in_row(x))

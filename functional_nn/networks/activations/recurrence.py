@@ -1,38 +1,61 @@
-"""Recurrences: a state that goes from position to position of a signal, in time.
+r"""Recurrences: a state that goes from position to position of a signal, in time.
 
 Letters: Q examples, T positions, S neurons, k pieces of each; n (Q, T, k S) in blocks of S, one for each gate. At every
-step the layer reads its own state h beside what enters: with U (k S, S) the recurrent weights,
+step the layer reads its own state h in addition to its net inputs: with U (k S, S) the recurrent weights and h_0
+learned,
 
-    z_t = U h_(t-1),    h_t = cell(n_t, z_t, h_(t-1)),    a_t = h_t                    h_0 learned
+.. math::
 
-    recurrent    h_t = f(n_t + z_t)                                                    Elman 1990
-    gru          r = sigmoid(n^r + z^r), u = sigmoid(n^u + z^u), c = tanh(n^c + r z^c)
-                 h_t = (1 - u) c + u h_(t-1)                                           Cho et al. 2014, Eq. 5-8, with
-                                                                                       r after U, as cuDNN and PyTorch
-    lstm         i, p, o = sigmoid(n^i + z^i), sigmoid(n^p + z^p + 1), sigmoid(n^o + z^o), c = tanh(n^c + z^c)
-                 m_t = p m_(t-1) + i c,  h_t = o tanh(m_t)                             Hochreiter and Schmidhuber 1997,
-                                                                                       p: Gers et al. 2000
+    z_t = U h_{t-1}, \qquad h_t = \mathrm{cell}(n_t, z_t, h_{t-1}), \qquad a_t = h_t
+
+`recurrent` (Elman 1990):
+
+.. math::
+
+    h_t = f(n_t + z_t)
+
+`gru` (Cho et al. 2014, Eq. 5-8, with r after U, as in cuDNN and PyTorch):
+
+.. math::
+
+    \begin{aligned}
+    r &= \mathrm{sigmoid}(n^r + z^r), \quad u = \mathrm{sigmoid}(n^u + z^u), \quad c = \tanh(n^c + r z^c) \\
+    h_t &= (1 - u) \, c + u \, h_{t-1}
+    \end{aligned}
+
+`lstm` (Hochreiter and Schmidhuber 1997; the forget gate p is that of Gers et al. 2000):
+
+.. math::
+
+    \begin{aligned}
+    i &= \mathrm{sigmoid}(n^i + z^i), \quad p = \mathrm{sigmoid}(n^p + z^p + 1), \quad o = \mathrm{sigmoid}(n^o + z^o)
+    \\ c &= \tanh(n^c + z^c), \quad m_t = p \, m_{t-1} + i \, c, \quad h_t = o \tanh(m_t)
+    \end{aligned}
 
 Backward, through time (Werbos 1990; Hagan et al., Neural Network Design, 2nd ed., ch. 14, dynamic backpropagation). F
-depends on h_t in two ways: by a_t, g_t = dF/da_t, and by all that comes later, through h_(t+1). Let d_t be the sum of
-both, e_t = dF/dz_t and s_t = dF/dn_t, so that
+depends on h_t in two ways: by a_t, with g_t = dF/da_t, and by all that comes later, through h_(t+1). Let d_t be the sum
+of both, e_t = dF/dz_t and s_t = dF/dn_t. Then, with d_T = g_T,
 
-    d_t = g_t + U^T e_(t+1) + what the cell itself carries back of d_(t+1)              d_T = g_T
-    s_t, e_t = the cell's derivatives times d_t                                         of `recurrent` f'(n_t + z_t) d_t
+.. math::
 
-which is one scan over the positions, from the last. U is met at every step: example q's share is sum_t e_t h_(t-1)^T, a
-sum of outer products as of any weights that positions share; that of h_0 is d_0. The size of s_t by t shows whether
-gradients vanish or explode: through j steps they are multiplied by j factors f'(.) U (CSE 475, 19.73.1; Pascanu et al.
-2013, Eq. 5).
+    \begin{aligned}
+    d_t &= g_t + U^T e_{t+1} + \text{what the cell itself carries back from } d_{t+1} \\
+    (s_t, e_t) &= \text{the cell's derivatives times } d_t
+    \end{aligned}
 
-`truncate=j` cuts time in pieces of j steps: values are handed on from one to the next, derivatives are not. The result
-is not the derivative of F, but that of a forward map whose state is held fixed there, which `forward` says to JAX, too.
+where the second line is s_t = e_t = f'(n_t + z_t) d_t for `recurrent`. This is one scan over the positions, from the
+last. U acts at every step: its derivative of example q is sum_t e_t h_(t-1)^T, a sum of outer products as of any
+weights that positions share; that of h_0 is d_0. The size of s_t by t shows whether gradients vanish or explode:
+through j steps they are multiplied by j factors f'(.) U (CSE 475, 19.73.1; Pascanu et al. 2013, Eq. 5).
+
+`truncate=j` cuts time in segments of j steps: values are passed from one to the next, derivatives are not. The result
+is not the derivative of F, but that of a forward map whose state is held fixed there, and `forward` tells JAX so, too.
 
 From an example's length on (theta["lengths"]) its state is held: a_t = h_length, so that the last position has the last
 state that counts.
 
-Forward along a tangent each cell moves as its products do. The change of the pullback itself would be longer by hand
-than it is worth: it is taken as the forward derivative of the pullback below.
+Forward along a tangent each cell changes as its products do. The change of the pullback itself would be long to write
+by hand: it is the forward derivative of the pullback below.
 """
 
 import functools
@@ -55,17 +78,17 @@ from functional_nn.networks.activations.activation import (
 )
 from functional_nn.networks.connections import Factors
 from functional_nn.precision import at_least_float32
-from functional_nn.registry import cached
+from functional_nn.rows import cached
 
-State = tuple[Array, ...]  # (Q, S) each: h, and what else goes on to the next step
+State = tuple[Array, ...]  # (Q, S) each: h, and what else the next step reads
 
 
 class _Cell(NamedTuple):
-    """One step. gates: k; initial: what the learned initial states are called, that of h first.
+    """One step. gates: k; initial: the names of the learned initial states, that of h first.
 
-    forward(n, z, state) -> (the next state, kept); back(d, kept, state, after) -> (s, e, dF/dstate but for what goes
-    through z), d the derivatives by the next state, `after`, all that is learned of it included; push(r_n, r_z,
-    r_state, kept, state, after) -> R{the next state}.
+    forward(n, z, state) -> (the next state, kept). back(d, kept, state, after) -> (s, e, dF/dstate without what goes
+    through z), with d the derivatives with respect to the next state, `after`, which include all later steps. push(r_n,
+    r_z, r_state, kept, state, after) -> R{the next state}.
     """
 
     gates: int
@@ -76,14 +99,21 @@ class _Cell(NamedTuple):
 
 
 class Unrolled(NamedTuple):
-    """Of all steps: what the cell kept (T, Q, ...), and its states beside h, (T, Q, S) each."""
+    """What a recurrence keeps of all steps.
+
+    Attributes:
+        cells: what the cell kept, (T, Q, ...).
+        states: its states other than h, (T, Q, S) each.
+    """
 
     cells: Any
     states: State
 
 
 class _Step(NamedTuple):
-    """Of one step, or with T in front of all: does it count for each example (Q, 1), is the state cut off before it?"""
+    """Of one step, or of all with T in front: does it count for each example (Q, 1); is the state cut off before
+    it?
+    """
 
     counts: Array | None
     cut: Array | None
@@ -105,35 +135,35 @@ def _recurrence(
     def started(n: Array, theta: Theta) -> State:
         return tuple(jnp.broadcast_to(theta[each][None], (len(n), theta[each].size)) for each in cell.initial)
 
-    def run(one: Callable, first: State, n: Array, *rest: Any, reverse: bool = False):
-        return lax.scan(one, first, (_by_time(n), *rest), reverse=reverse)
+    def run(body: Callable, first: State, n: Array, *rest: Any, reverse: bool = False):
+        return lax.scan(body, first, (_by_time(n), *rest), reverse=reverse)
 
     def forward(n, theta):
         if n.ndim != 3:
             raise ValueError(f"needs a signal (T, channels), got shape {n.shape[1:]}")
 
-        def one(state, own):
-            entering, step = own
+        def advance(state, scanned):
+            entering, step = scanned
             state = _cut(state, step.cut)
             after, kept = cell.forward(entering, _through(state[0], theta["recurrent"]), state)
             after = _held(step.counts, after, state)
             return after, (after, kept)
 
-        _, (states, kept) = run(one, started(n, theta), n, steps(n, theta))
+        _, (states, kept) = run(advance, started(n, theta), n, steps(n, theta))
         return _by_time(states[0]), Unrolled(kept, states[1:])
 
     def before(n, a, kept, theta) -> tuple[State, State]:
-        # the states before every step, and after it, (T, Q, S) each
+        # the states before and after every step, (T, Q, S) each
         after = (_by_time(a), *kept.states)
         first = started(n, theta)
         return tuple(jnp.concatenate([h[None], x[:-1]]) for h, x in zip(first, after, strict=True)), after
 
     def pullback(g, n, a, kept, theta):
-        own_steps, (states, after) = steps(n, theta), before(n, a, kept, theta)
-        states = _cut(states, own_steps.cut)
+        all_steps, (states, after) = steps(n, theta), before(n, a, kept, theta)
+        states = _cut(states, all_steps.cut)
 
-        def one(d, own):
-            g, step, kept, state, after = own
+        def back(d, scanned):
+            g, step, kept, state, after = scanned
             d = (d[0] + g, *d[1:])
             arriving = _held(step.counts, d, _zeros(d))
             s, e, direct = cell.back(arriving, kept, state, after)
@@ -144,23 +174,23 @@ def _recurrence(
             return through, (s, None if s is e else e)
 
         none = _zeros(tuple(x[0] for x in states))
-        first, (s, e) = run(one, none, g, own_steps, kept.cells, states, after, reverse=True)
+        first, (s, e) = run(back, none, g, all_steps, kept.cells, states, after, reverse=True)
         s = _by_time(s)
         shares = {"recurrent": Factors(s if e is None else _by_time(e), _by_time(states[0]))}
         return s, shares | {each: Factors(d, None) for each, d in zip(cell.initial, first, strict=True)}
 
     def pushforward(r, r_theta, n, a, kept, theta):
-        own_steps, (states, after) = steps(n, theta), before(n, a, kept, theta)
+        all_steps, (states, after) = steps(n, theta), before(n, a, kept, theta)
 
-        def one(r_state, own):
-            r_n, step, kept, state, after = own
+        def push(r_state, scanned):
+            r_n, step, kept, state, after = scanned
             if step.cut is not None:
                 r_state = tuple(jnp.where(step.cut, 0, x) for x in r_state)
             r_z = _through(r_state[0], theta["recurrent"]) + _through(state[0], r_theta["recurrent"])
             moved = _held(step.counts, cell.push(r_n, r_z, r_state, kept, state, after), r_state)
             return moved, moved[0]
 
-        return _by_time(run(one, started(n, r_theta), r, own_steps, kept.cells, states, after)[1])
+        return _by_time(run(push, started(n, r_theta), r, all_steps, kept.cells, states, after)[1])
 
     def parameters(size: int, dtype) -> Theta:
         return {"recurrent": jnp.zeros((cell.gates * size, size), dtype)} | {
@@ -169,8 +199,8 @@ def _recurrence(
 
     def drawn(size: int, dtype, key: Array) -> Theta:
         # an orthogonal matrix for each gate: through it, lengths stay as they are (Saxe et al. 2014)
-        own = jax.random.orthogonal(key, size, (cell.gates,), at_least_float32(dtype))
-        return {"recurrent": own.reshape(-1, size).astype(dtype)}
+        matrices = jax.random.orthogonal(key, size, (cell.gates,), at_least_float32(dtype))
+        return {"recurrent": matrices.reshape(-1, size).astype(dtype)}
 
     return Activation(
         f"{name}({', '.join(map(str, constants))})",
@@ -213,7 +243,7 @@ def _held(counts: Array | None, new: State, old: State) -> State:
 
 
 def _cut(state: State, cut: Array | None) -> State:
-    # the values, without what they come from; of all steps (T, Q, S), cut (T,)
+    # the values, detached from what they depend on; for all steps (T, Q, S), cut (T,)
     if cut is None:
         return state
     cut = cut.reshape(*cut.shape, *(1,) * (state[0].ndim - cut.ndim))
@@ -221,7 +251,7 @@ def _cut(state: State, cut: Array | None) -> State:
 
 
 def _slope(y: Array) -> Array:
-    # of a sigmoid, by its value
+    # of a sigmoid, from its value
     return y * (1 - y)
 
 
@@ -235,10 +265,21 @@ def _tanh_slope(y: Array) -> Array:
 @register
 @cached
 def recurrent(activation: str | Activation = "tanh", truncate: int | None = None) -> Activation:
-    """h_t = f(n_t + U h_(t-1)), (Q, T, S) -> (Q, T, S): Elman 1990, f elementwise by name or an Activation.
+    """A plain recurrence: h_t = f(n_t + U h_(t-1)), (Q, T, S) -> (Q, T, S) (Elman 1990).
 
-    Learned: "recurrent" U (S, S), from an orthogonal matrix, and "initial" h_0 (S,), from 0. truncate: derivatives go
-    through so many steps, see above. Raises ValueError for an f that is not elementwise or has no derivative.
+    Learned: "recurrent" U (S, S), from an orthogonal matrix, and "initial" h_0 (S,), from 0.
+
+    Args:
+        activation: f, elementwise, by name or as an `Activation`.
+        truncate: derivatives go through this many steps, as the module describes; None: through all.
+
+    Raises:
+        ValueError: f is not elementwise or has no derivative, or truncate is not a positive integer.
+
+    Example:
+        >>> from functional_nn import activations
+        >>> activations.recurrent("relu", truncate=10)
+        <activation recurrent(relu, truncate=10)>
     """
     f = get(activation)
     if not f.alone or f.pieces > 1 or f.parameters or f.pullback is None:
@@ -246,7 +287,7 @@ def recurrent(activation: str | Activation = "tanh", truncate: int | None = None
     return _elman(f, truncate)
 
 
-@functools.cache  # one row, however f is named
+@functools.cache  # one row, whether f is passed by name or as a row
 def _elman(f: Activation, truncate: int | None) -> Activation:
     def forward(n, z, state):
         entered = n + z
@@ -267,12 +308,22 @@ def _elman(f: Activation, truncate: int | None) -> Activation:
 @register
 @cached
 def gru(truncate: int | None = None) -> Activation:
-    """A gated recurrent unit, (Q, T, 3 S) -> (Q, T, S): Cho et al. 2014 (arXiv 1406.1078), blocks [reset | update |
-    candidate].
+    """A gated recurrent unit, (Q, T, 3 S) -> (Q, T, S): Cho et al. 2014 (arXiv 1406.1078).
 
-    The reset gate meets the state after its weights, as in cuDNN and PyTorch, whose GRU this is with a second bias of
-    0. Learned: "recurrent" U (3 S, S), from orthogonal matrices, and "initial" h_0 (S,), from 0. truncate as of
-    `recurrent`.
+    The three net inputs of a neuron are in blocks [reset | update | candidate]. The reset gate acts on the state after
+    its weights, as in cuDNN and PyTorch, whose GRU this is with a second bias of 0. Learned: "recurrent" U (3 S, S),
+    from orthogonal matrices, and "initial" h_0 (S,), from 0.
+
+    Args:
+        truncate: as for `recurrent`.
+
+    Raises:
+        ValueError: truncate is not a positive integer.
+
+    Example:
+        >>> from functional_nn import activations
+        >>> activations.output_shape(activations.gru(), (5, 24))
+        (5, 8)
     """
 
     def forward(n, z, state):
@@ -301,17 +352,29 @@ def gru(truncate: int | None = None) -> Activation:
 @register
 @cached
 def lstm(forget_bias: float = 1.0, truncate: int | None = None) -> Activation:
-    """Long short-term memory, (Q, T, 4 S) -> (Q, T, S): Hochreiter and Schmidhuber 1997 with the forget gate of Gers,
-    Schmidhuber and Cummins 2000; blocks [input | forget | cell | output], as PyTorch's.
+    """Long short-term memory, (Q, T, 4 S) -> (Q, T, S): Hochreiter and Schmidhuber 1997.
 
-    forget_bias: added to the forget gate's net inputs, so that at the start the memory is kept (Jozefowicz et al.
-    2015). Learned: "recurrent" U (4 S, S), from orthogonal matrices, "initial" h_0 and "initial_cell" m_0, (S,) each,
-    from 0. truncate as of `recurrent`. Raises ValueError unless forget_bias is finite.
+    It has the forget gate of Gers, Schmidhuber and Cummins 2000. The four net inputs of a neuron are in blocks
+    [input | forget | cell | output], as in PyTorch. Learned: "recurrent" U (4 S, S), from orthogonal matrices,
+    "initial" h_0 and "initial_cell" m_0, (S,) each, from 0.
+
+    Args:
+        forget_bias: added to the forget gate's net inputs, so that at the start the memory is kept (Jozefowicz et al.
+            2015).
+        truncate: as for `recurrent`.
+
+    Raises:
+        ValueError: forget_bias is not finite, or truncate is not a positive integer.
+
+    Example:
+        >>> from functional_nn import activations
+        >>> activations.output_shape(activations.lstm(), (5, 32))
+        (5, 8)
     """
     return _lstm(float(checks.constant("lstm", "forget_bias", forget_bias, np.isfinite, "finite")), truncate)
 
 
-@functools.cache  # one row, whatever number forget_bias is
+@functools.cache  # one row, whichever type of number forget_bias is
 def _lstm(forget_bias: float, truncate: int | None) -> Activation:
     def forward(n, z, state):
         _, m = state
