@@ -1,8 +1,8 @@
-"""Compilers known to compute wrongly, what is done about it as the library is imported, and how hard they are to try.
+"""Compilers that are known to compute wrongly, the cure, which is applied at import, and the optimization level.
 
-From jaxlib 0.10.2 on, XLA's CPU compiler fuses some batched products with a constant operand into programs that give
-other numbers, off by two thirds or by 1e27 (jax issues 39103, 39257, 40412). A flag keeps each product by itself, which
-cures it at no loss of speed that was seen. XLA reads its flags once, as it starts, when JAX first computes something.
+From jaxlib 0.10.2 on, XLA's CPU compiler fuses some batched products with a constant operand into programs that return
+wrong numbers, off by two thirds or by 1e27 (jax issues 39103, 39257, 40412). A flag keeps each product separate, which
+cures it without a loss of speed that was measured. XLA reads its flags once, when JAX first computes something.
 """
 
 import logging
@@ -12,7 +12,7 @@ from importlib import metadata
 
 import jax
 
-# each tried on a CPU; 0.10.0 and 0.10.1 are right
+# each tried on a CPU; 0.10.0 and 0.10.1 are correct
 _WRONG = ("0.10.2", "0.11.0", "0.11.1", "0.11.2", "0.12.0", "0.12.0.1")
 _OPTION = "--xla_cpu_experimental_ynn_fusion_type"
 CURE = f"{_OPTION}=individual_dot"
@@ -20,15 +20,14 @@ _LEVEL = "xla_backend_optimization_level"
 
 
 class CompilerWarning(UserWarning):
-    """The installed compiler computes wrongly, and nothing could be done about it."""
+    """The installed compiler computes wrongly, and it was too late to prevent it."""
 
 
 def make_safe() -> None:
-    """Sets the flag for this process and those it starts, where the compiler needs it; a word on standard error.
+    """Sets the flag for this process and those it starts, if the compiler needs it, and logs that.
 
-    Where XLA has started already, it is too late: a CompilerWarning says so. Nothing is done for versions not known to
-    be wrong, since XLA stops at a flag that it does not know; nor where the user has set the same flag, or left CPUs
-    out.
+    If XLA has started already, it is too late, and a CompilerWarning says so. Nothing is done for versions not known to
+    be wrong, since XLA stops at a flag that it does not know; nor if the user has set the same flag, or excluded CPUs.
     """
     version = metadata.version("jaxlib")
     flags = os.environ.get("XLA_FLAGS", "")
@@ -50,17 +49,20 @@ def make_safe() -> None:
 
 
 def options(platform: str) -> dict[str, int] | None:
-    """`jax.jit`'s compiler_options for a program of training, on that platform.
+    """Returns `jax.jit`'s compiler_options for a training program on that platform.
 
-    Of what XLA has LLVM do by default on a CPU a quarter of the time is for the third level, by which such programs run
-    no faster than by the second. None where the user has set the level, or has asked for next to no optimizations.
+    By default a quarter of the time that XLA spends on a CPU with LLVM is for the third optimization level, with which
+    such programs run no faster than with the second. None if the user has set the level, or has asked for few
+    optimizations.
     """
-    told = _LEVEL in os.environ.get("XLA_FLAGS", "") or jax.config.values["jax_disable_most_optimizations"]
-    return {_LEVEL: 2} if platform == "cpu" and not told else None
+    chosen = _LEVEL in os.environ.get("XLA_FLAGS", "") or jax.config.values["jax_disable_most_optimizations"]
+    return {_LEVEL: 2} if platform == "cpu" and not chosen else None
 
 
 def _started() -> bool:
-    """Has XLA read its flags? Then JAX refuses another number of devices, which is asked for only to be told so."""
+    """Returns True if XLA has read its flags. JAX then refuses another number of devices, which is how this finds
+    out.
+    """
     devices = jax.config.jax_num_cpu_devices
     try:
         jax.config.update("jax_num_cpu_devices", max(devices, 0) + 1)

@@ -1,8 +1,9 @@
-"""Dense factorizations, lane by lane on CPU.
+"""Dense factorizations, one matrix at a time on CPU.
 
-There, under `vmap`, XLA hands a whole batch of matrices to one LAPACK call, which spreads it over the threads that
-devices run on: two devices of one process that do so at once wait for each other for ever (jaxlib 0.10.1, 2 threads),
-and for matrices of some 40 columns it takes twice the time of one call a lane. On accelerators the batch is kept.
+On CPU, under `vmap`, XLA passes a whole batch of matrices to one LAPACK call, which spreads it over the threads on
+which devices run. Two devices of one process that do so at the same time wait for each other forever (jaxlib 0.10.1, 2
+threads), and for matrices of some 40 columns it takes twice the time of one call a matrix. On accelerators the batch is
+kept.
 """
 
 import functools
@@ -16,7 +17,7 @@ from jax.scipy.linalg import cho_solve, solve_triangular
 from functional_nn import precision
 
 
-def _lane_by_lane(function: Callable) -> Callable:
+def _matrix_by_matrix(function: Callable) -> Callable:
     each = jax.custom_batching.sequential_vmap(function)
 
     @functools.wraps(function)
@@ -26,27 +27,27 @@ def _lane_by_lane(function: Callable) -> Callable:
     return dispatched
 
 
-@_lane_by_lane
+@_matrix_by_matrix
 def cholesky(matrix: Array) -> Array:
-    """L (P, P), lower, L L^T = matrix; nan where it is not positive definite."""
+    """Returns the lower L (P, P) with L L^T = matrix; nan if it is not positive definite."""
     return jnp.linalg.cholesky(matrix)
 
 
-@_lane_by_lane
+@_matrix_by_matrix
 def cholesky_solve(L: Array, right: Array) -> Array:
-    """(L L^T)^-1 right, for right (P,) or (P, K)."""
+    """Returns (L L^T)^-1 right, for right (P,) or (P, K)."""
     return cho_solve((L, True), right)
 
 
-@_lane_by_lane
+@_matrix_by_matrix
 def positive_solve(matrix: Array, right: Array) -> Array:
-    """matrix^-1 right, for right (P,) or (P, K); nan where the matrix is not positive definite."""
+    """Returns matrix^-1 right, for right (P,) or (P, K); nan if the matrix is not positive definite."""
     return cho_solve((jnp.linalg.cholesky(matrix), True), right)
 
 
-@_lane_by_lane
+@_matrix_by_matrix
 def least_squares(matrix: Array, right: Array) -> Array:
-    """The x (P,) for which |matrix x - right| is least, by the R of both; matrix (N, P) of full rank, N >= P."""
+    """Returns the x (P,) that minimizes the norm of matrix x - right, by QR; matrix (N, P) of full rank, N >= P."""
     R, c = _triangle(matrix, right)
     return solve_triangular(R, c)
 
@@ -57,16 +58,16 @@ def _triangle(matrix: Array, right: Array) -> tuple[Array, Array]:
     return R[:size, :size], R[:size, size]
 
 
-@_lane_by_lane
+@_matrix_by_matrix
 def triangle(matrix: Array, right: Array) -> tuple[Array, Array]:
-    """R (P, P) and Q^T right (P,) of matrix (N, P) = Q R, N >= P."""
+    """Returns R (P, P) and Q^T right (P,) for matrix (N, P) = Q R, N >= P."""
     return _triangle(matrix, right)
 
 
 @jax.custom_jvp
-@_lane_by_lane
+@_matrix_by_matrix
 def eigh(matrix: Array) -> tuple[Array, Array]:
-    """Eigenvalues in rising order, and eigenvectors in columns, of a symmetric matrix; has reverse derivatives, too."""
+    """Returns rising eigenvalues and eigenvectors in columns, of a symmetric matrix; both have reverse derivatives."""
     values, vectors = jnp.linalg.eigh(matrix)
     return values, vectors
 
@@ -74,17 +75,17 @@ def eigh(matrix: Array) -> tuple[Array, Array]:
 @eigh.defjvp
 @precision.full
 def _eigh_jvp(primals, tangents):
-    # of A V = V diag(l), V^T V = I: dl_i = v_i^T dA v_i, dV = V S, S_ij = v_i^T dA v_j / (l_j - l_i), S_ii = 0
+    # from A V = V diag(l), V^T V = I: dl_i = v_i^T dA v_i, dV = V S, S_ij = v_i^T dA v_j / (l_j - l_i), S_ii = 0
     values, vectors = eigh(*primals)
     (change,) = tangents
     along = vectors.T @ ((change + change.T) / 2) @ vectors
-    own = jnp.eye(len(values), dtype=bool)
-    gaps = jnp.where(own, 1, values[None, :] - values[:, None])
-    return (values, vectors), (jnp.diagonal(along), vectors @ jnp.where(own, 0, along / gaps))
+    diagonal = jnp.eye(len(values), dtype=bool)
+    gaps = jnp.where(diagonal, 1, values[None, :] - values[:, None])
+    return (values, vectors), (jnp.diagonal(along), vectors @ jnp.where(diagonal, 0, along / gaps))
 
 
-@_lane_by_lane
+@_matrix_by_matrix
 def singular(matrix: Array) -> tuple[Array, Array, Array]:
-    """U (N, K), s (K,) and V^T (K, P) of matrix (N, P) = U diag(s) V^T, K = min(N, P), s falling."""
+    """Returns U (N, K), s (K,) and V^T (K, P) with matrix (N, P) = U diag(s) V^T, K = min(N, P), s falling."""
     U, s, V = jnp.linalg.svd(matrix, full_matrices=False)
     return U, s, V

@@ -1,14 +1,14 @@
-"""What suits a platform: every choice that is made for speed or memory, and by the machine, in one table.
+"""What suits a platform: every choice that depends on the machine, for speed or memory, in one table.
 
-Whatever the choices are, the numbers are the same, to rounding. The CPU's are measured on two cores (x86, XLA of
-jaxlib 0.10.1), each where it is made use of. Those of accelerators are not measured: they are what the compiler does by
-itself, and where a number is needed, it is derived here from published figures; `scripts/benchmark_accelerator.py`
-measures what they come to.
+Results are the same, to rounding, whatever the choices are. The CPU's choices are measured on two cores (x86, XLA of
+jaxlib 0.10.1), each where it is used. Those for accelerators are not measured: they leave the choice to the compiler,
+and where a number is needed, it is derived here from published figures. `scripts/benchmark_accelerator.py` measures
+their effect.
 
-A program is made for the platform that it is traced for: that of a mesh, where one is given, else JAX's default device
-(`jax_default_device`, or the first of all). `aimed_at` says otherwise, such as to export a program from a machine that
-has no accelerator. Only the factorizations of `linalg`, where the wrong choice may hang, are chosen as a program is
-lowered.
+A program is made for the platform for which it is traced: that of a mesh, where one is given, else JAX's default device
+(`jax_default_device`, or the first of all). `aimed_at` chooses another, for example to export a program from a machine
+without an accelerator. Only the factorizations of `linalg`, where the wrong choice may hang, are chosen when a program
+is lowered.
 """
 
 import contextlib
@@ -23,21 +23,26 @@ MiB = 2**20
 
 
 class Suited(NamedTuple):
-    """columns: dense layers of a population keep x and s as (S, Q) in memory, so that every product of all lanes is one
-    that XLA's fast kernels take as it stands (`networks.connections`).
-    sums_as_products: sums over examples, rows and positions are products with ones, and sums and maxima of whole arrays
-    go by halves, since XLA's own reductions are slow (`reductions`).
-    gram_strips: into how many strips of rows a symmetric product is cut, of which only what is above the diagonal is
-    computed; fewer where they would be narrow, one where it has few terms for its size (`gradients.factors`).
-    transposed: where a gradient's product s^T x takes at most so many multiplications, s^T is written down for it
-    (`networks.connections`).
-    one_memory: devices of one process are parts of one machine, whose memory they share, and read the host's arrays.
-    starts: how many a device runs side by side in `restarts`.
-    lanes: bytes that an update of a population's block may go through; None for as many lanes as memory has room for.
-    evaluated: bytes of net inputs and outputs that are measured at once.
-    swept: bytes that a block of examples takes in `quantities`, of networks that read signals; 8 examples where these
-    fit in `most_swept`.
-    formed: bytes of examples' derivatives that are formed at once (`gradients.factors`).
+    """The choices for a platform.
+
+    Attributes:
+        columns: dense layers of a population keep x and s as (S, Q) in memory, so that every product of all members is
+            one that XLA's fast kernels take directly (`networks.connections`).
+        sums_as_products: sums over examples, rows and positions are products with ones, and sums and maxima of whole
+            arrays combine halves, since XLA's own reductions are slow (`reductions`).
+        gram_strips: into how many strips of rows a symmetric product is cut, of which only the part above the diagonal
+            is computed; fewer where they would be narrow, one where it has few terms for its size
+            (`gradients.factors`).
+        transposed: where a gradient's product s^T x takes at most this many multiplications, s^T is written to memory
+            for it (`networks.connections`).
+        one_memory: devices of one process are parts of one machine, share its memory, and read the host's arrays.
+        starts: how many starts a device runs at the same time in `restarts`.
+        lanes: bytes that an update of a population's block may touch; None: as many members as memory has room for.
+        evaluated: bytes of net inputs and outputs that are evaluated at once.
+        swept: bytes that a block of examples takes in `quantities`, for networks that read signals; 8 examples where
+            these fit in `most_swept`.
+        most_swept: see `swept`.
+        formed: bytes of examples' derivatives that are formed at once (`gradients.factors`).
     """
 
     columns: bool
@@ -59,24 +64,24 @@ CPU = Suited(
     gram_strips=4,  # 0.65 to 0.8 of the time of one product, of 256 to 1024 columns; eight gain a hundredth more
     transposed=2**18,  # 0.3 of the time at 2^11, 0.8 at 2^18, 1.2 at 2^22: XLA's fast kernels contract rows by columns
     one_memory=True,
-    starts=1,  # a batch of small factorizations gains nothing over a loop, and each start ends by itself
-    lanes=3 * MiB,  # what stays in a core's caches; twice and half cost a tenth
+    starts=1,  # a batch of small factorizations gains nothing over a loop, and each start ends independently
+    lanes=3 * MiB,  # fits in a core's caches; twice and half as much cost a tenth
     evaluated=64 * MiB,
-    swept=32 * MiB,  # memory that has just been taken is slow
+    swept=32 * MiB,  # newly allocated memory is slow
     most_swept=256 * MiB,
     formed=64 * MiB,
 )
 
-# A kernel takes 2 to 3 us to be started (CUDA; jax issue 2491), and goes through 1 to 3 bytes a picosecond (A100 to
-# H200, TPU v4 to v5p): in 256 MiB the starts are a few percent, and memories of 16 GiB and more have room for them.
+# Starting a kernel takes 2 to 3 us (CUDA; jax issue 2491), and it processes 1 to 3 bytes a picosecond (A100 to H200,
+# TPU v4 to v5p): for 256 MiB the starts are a few percent, and memories of 16 GiB and more have room for them.
 ACCELERATOR = Suited(
     columns=False,  # batched products take any order, and the compiler chooses it
-    sums_as_products=False,  # a reduction is one kernel with what its terms are made of, a product one beside it
+    sums_as_products=False,  # a reduction is fused with the kernel that computes its terms, a product is another kernel
     gram_strips=1,  # several small kernels would leave a large device idle
     transposed=0,  # the compiler chooses
     one_memory=False,
-    starts=1024,  # a step is some hundred small kernels, whose starts are shared by as many lanes as fill the device
-    lanes=None,  # likewise: the more, until the device is full
+    starts=1024,  # a step is some hundred small kernels; members that fill the device share their starts
+    lanes=None,  # for the same reason as many as fill the device
     evaluated=256 * MiB,
     swept=256 * MiB,
     most_swept=256 * MiB,
@@ -88,19 +93,22 @@ _aim: contextvars.ContextVar[str | None] = contextvars.ContextVar("aim", default
 
 @contextlib.contextmanager
 def aimed_at(where: str | Mesh | None) -> Iterator[None]:
-    """What is traced inside is made for that platform, by JAX's name of it ("cpu", "cuda", "rocm", "tpu", ...), or a
-    mesh's; None changes nothing. Also a decorator of the function that is traced.
+    """A context in which programs are traced for another platform. Also a decorator of the function that is traced.
 
-    JAX keeps what it has traced, by function: what was traced before, for another platform, stays as it is.
+    JAX keeps what it has traced, by function: a function that was traced before, for another platform, stays as it is.
 
-    >>> import jax, functional_nn as fnn
-    >>> from functional_nn import platforms
-    >>> network = fnn.multilayer((3, 2), ("softmax",))
-    >>> params, x = network.init(jax.random.key(0)), jax.ShapeDtypeStruct((4, 3), "float32")
-    >>> with platforms.aimed_at("tpu"):
-    ...     exported = jax.export.export(jax.jit(lambda x: network.apply(params, x)), platforms=["tpu"])(x)
-    >>> exported.platforms
-    ('tpu',)
+    Args:
+        where: JAX's name of the platform ("cpu", "cuda", "rocm", "tpu", ...), or a mesh; None changes nothing.
+
+    Example:
+        >>> import jax, functional_nn as fnn
+        >>> from functional_nn import platforms
+        >>> network = fnn.multilayer((3, 2), ("softmax",))
+        >>> params, x = network.init(jax.random.key(0)), jax.ShapeDtypeStruct((4, 3), "float32")
+        >>> with platforms.aimed_at("tpu"):
+        ...     exported = jax.export.export(jax.jit(lambda x: network.apply(params, x)), platforms=["tpu"])(x)
+        >>> exported.platforms
+        ('tpu',)
     """
     token = _aim.set(name(where) if where is not None else _aim.get())
     try:
@@ -110,19 +118,19 @@ def aimed_at(where: str | Mesh | None) -> Iterator[None]:
 
 
 def here() -> Suited:
-    """What suits the platform that programs are traced for."""
+    """Returns the choices for the platform for which programs are traced."""
     return suited(name())
 
 
 def name(where: str | Mesh | None = None) -> str:
-    """JAX's name of a platform: of a mesh's, or of the one that programs are traced for."""
+    """Returns JAX's name of a mesh's platform, or of the one for which programs are traced."""
     if isinstance(where, Mesh):
         return where.devices.flat[0].platform
     return where or _aim.get() or _default()
 
 
 def suited(platform: str) -> Suited:
-    """What suits a platform, by JAX's name of it."""
+    """Returns the choices for a platform, by JAX's name of it."""
     return CPU if platform == "cpu" else ACCELERATOR
 
 

@@ -1,1 +1,1 @@
-"""What is computed: activations, losses, initializers and the networks made of them."""
+"""What is computed: activations, connections, losses, initializers, and the networks made of them."""

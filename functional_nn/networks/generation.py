@@ -1,4 +1,4 @@
-"""Sequences drawn from a network, one token after the other, each from what the network says of those before.
+"""Sequences drawn from a network, one token after the other, each from the network's outputs for those before.
 
 Letters: Q sequences, T positions of the network, T_0 of the prompt, V tokens.
 """
@@ -23,21 +23,40 @@ from functional_nn.networks.network import (
 
 
 def generate(
-    network: Network, params: Params, prompt: Array, key: Array, count: int = 100, temperature: float = 1.0
+    network: Network,
+    params: Params,
+    prompt: Array | np.ndarray,
+    key: Array,
+    count: int = 100,
+    temperature: float = 1.0,
 ) -> Array:
-    """The `count` tokens that follow a prompt (T_0,) or (Q, T_0): (count,) or (Q, count), int32.
+    """Returns tokens that follow a prompt, each drawn from the network's outputs for those before.
 
-    network: one that reads T tokens, and has at each position as many outputs as there are tokens, of softmax, or
-    linear ones that are taken for its net inputs. Each token is drawn with probabilities softmax(n / temperature), n
-    the output's net inputs at the last position there is; 0 takes the most probable. Of more than T tokens the last T
-    are read, so that a recurrence begins anew with each. Raises ValueError for another network, one that looks ahead,
-    a prompt that is empty, longer than T or of other tokens, count < 1 and temperature < 0.
+    Each token is drawn with probabilities softmax(n / temperature), where n are the output's net inputs at the last
+    position. Of more than T tokens the last T are read, so that a recurrence starts from its initial state for each.
 
-    >>> import jax, functional_nn as fnn
-    >>> network = fnn.presets.get("gru(width=4)")(8, 5, tokens=5, each_position=True)
-    >>> params = network.init(jax.random.key(0))
-    >>> fnn.generate(network, params, jax.numpy.array([0, 1, 2]), jax.random.key(1), count=6).shape
-    (6,)
+    Args:
+        network: reads T tokens, and has at each position one output for each token: a softmax, or linear outputs, which
+            are taken as net inputs of a softmax. Outputs must not depend on later positions.
+        params: its parameters.
+        prompt: (T_0,) or (Q, T_0) integers, 1 <= T_0 <= T.
+        key: a JAX random key.
+        count: how many tokens are drawn.
+        temperature: >= 0; 0 takes the most probable token.
+
+    Returns:
+        (count,) or (Q, count), int32.
+
+    Raises:
+        ValueError: the network is another, or looks ahead; the prompt is empty, longer than T or has tokens out of
+            range; count < 1; or temperature < 0.
+
+    Example:
+        >>> import jax, functional_nn as fnn
+        >>> network = fnn.presets.get("gru(width=4)")(8, 5, tokens=5, each_position=True)
+        >>> params = network.init(jax.random.key(0))
+        >>> fnn.generate(network, params, jax.numpy.array([0, 1, 2]), jax.random.key(1), count=6).shape
+        (6,)
     """
     name, positions = _read(network)
     tokens = network.tokens[name]
@@ -46,9 +65,7 @@ def generate(
     temperature = checks.constant("generate", "temperature", temperature, *checks.NON_NEGATIVE)
     checks.numeric("prompt", prompt)
     if not checks.is_concrete(prompt):
-        raise ValueError(
-            "prompt: expected tokens, got an array that a program is traced with; jit inside generate does"
-        )
+        raise ValueError("prompt: expected tokens, got a traced array; call generate outside jit, which it uses itself")
     if prompt.dtype.kind not in "iu":
         raise ValueError(f"prompt: expected tokens, integers 0 to {tokens - 1}, got dtype {prompt.dtype}")
     prompt = np.asarray(prompt)
@@ -58,7 +75,7 @@ def generate(
     if rows.shape[1] > positions:
         raise ValueError(
             f"prompt: expected at most {positions} tokens, which are the network's positions, got {rows.shape[1]}; "
-            f"give the last {positions}"
+            f"pass the last {positions}"
         )
     index = checks.first(rows, lambda block: (block < 0) | (block >= tokens))
     if index is not None:
@@ -73,15 +90,15 @@ def generate(
     with jax.ensure_compile_time_eval():  # also where a program around it is traced
         _check_causal(network, params, name, window[:1], tokens)
     temperature = jnp.asarray(temperature, precision.at_least_float32(dtype_of(params)))
-    found = _drawing(network, name, count)(params, jnp.asarray(window), rows.shape[1], key, temperature)
-    return found[0] if prompt.ndim == 1 else found
+    drawn = _drawing(network, name, count)(params, jnp.asarray(window), rows.shape[1], key, temperature)
+    return drawn[0] if prompt.ndim == 1 else drawn
 
 
 def _read(network: Network) -> tuple[str, int]:
     """The input of tokens, and how many positions it has."""
-    told = [name for name, _ in network.inputs if name not in network.lengths]
-    name, output = told[0], network.output
-    if len(told) > 1 or name not in network.tokens or len(network.shapes[name]) != 1:
+    signals = [name for name, _ in network.inputs if name not in network.lengths]
+    name, output = signals[0], network.output
+    if len(signals) > 1 or name not in network.tokens or len(network.shapes[name]) != 1:
         raise ValueError(f"generate needs a network that reads one sequence of tokens, got inputs {network.inputs}")
     expected = (*network.shapes[name], network.tokens[name])
     if network.shapes[output.name] != expected or output.activation.name not in ("softmax", "linear"):
@@ -93,7 +110,7 @@ def _read(network: Network) -> tuple[str, int]:
 
 
 def _check_causal(network: Network, params: Params, name: str, window, tokens: int) -> None:
-    """Raises ValueError where an output depends on a later token: tried out, with others in the second half."""
+    """Raises ValueError if an output depends on a later token, which is tried by changing the second half."""
     half = window.shape[1] // 2
     if half == 0 or not all(map(checks.is_concrete, jax.tree.leaves(params))):
         return
@@ -104,13 +121,13 @@ def _check_causal(network: Network, params: Params, name: str, window, tokens: i
     n = np.asarray(n.net_inputs[network.output.name]).astype(np.float64)[:, :half]
     if not np.allclose(*n, rtol=1e-3, atol=1e-3, equal_nan=True):
         raise ValueError(
-            "generate needs a causal network, and outputs of this one depend on later tokens, as of attention without "
-            "causal=True"
+            "generate needs a causal network, but outputs of this one depend on later tokens, as they do with "
+            "attention without causal=True"
         )
 
 
 def _inputs(network: Network, name: str, window: Array, filled: Array | int) -> dict[str, Array]:
-    # what is behind the last token does not count
+    # positions after the last token do not count
     lengths = jnp.full(len(window), filled, jnp.int32)
     return {name: window} | dict.fromkeys(network.lengths, lengths)
 

@@ -1,17 +1,20 @@
-"""Weights and biases at the start of training.
+r"""Weights and biases at the start of training.
 
-An initializer draws all weights that meet at one summing junction as one matrix, whatever number of sources they
-come from, so that fan-in is the true number of incoming connections: `draw(key, rows, fan_in, fan_out, dtype)`
-gives the weights (rows, fan_in) and the bias (rows,). Rows are neurons (neurons times pieces for maxout), fan_out
-the number of neurons. Draws are made in at least float32 and then rounded to the dtype asked for.
+An initializer draws all weights of one summing junction as one matrix, however many sources they come from, so that
+fan-in is the true number of incoming connections: `draw(key, rows, fan_in, fan_out, dtype)` returns the weights
+(rows, fan_in) and the bias (rows,). Rows are neurons (neurons times pieces for maxout), fan_out is the number of
+neurons. Draws are made in at least float32 and then rounded to the requested dtype.
 
-Where the variances come from: let R = fan_in, S = fan_out, and the weights be independent, of mean 0. Then
+Where the variances come from: let R = fan_in, S = fan_out, and let the weights be independent with mean 0. Then forward
+n_i is a sum of R terms w_ij a_j, and backward g_j is a sum of S terms w_ij s_i:
 
-    forward    n_i = sum of R terms w_ij a_j      Var(n) = R Var(w) E[a^2]
-    back       g_j = sum of S terms w_ij s_i      Var(g) = S Var(w) E[s^2]
+.. math::
 
-so that Var(w) = 1 / R keeps the size of what goes forward, 1 / S of what comes back, and 2 / (R + S) stands between the
-two. relu halves the mean square, E[relu(n)^2] = E[n^2] / 2 for n symmetric about 0: 2 / R. U(-l, l) has variance l^2/3.
+    \mathrm{Var}(n) = R \, \mathrm{Var}(w) \, E[a^2], \qquad \mathrm{Var}(g) = S \, \mathrm{Var}(w) \, E[s^2]
+
+Var(w) = 1 / R keeps the size of what goes forward, 1 / S of what comes back, and 2 / (R + S) is between the two. relu
+halves the mean square, E[relu(n)^2] = E[n^2] / 2 for n symmetric about 0, which needs 2 / R. The uniform distribution
+on [-l, l] has variance l^2 / 3.
 """
 
 import math
@@ -26,15 +29,37 @@ from jax import Array, lax
 
 from functional_nn import checks
 from functional_nn.precision import at_least_float32
-from functional_nn.registry import Described, Registry
+from functional_nn.registry import Registry
+from functional_nn.rows import Described
 
-_FEW, _MANY = 4096, 2**20  # of weights that are drawn for several shapes; more are drawn as many as they are
+__all__ = [
+    "Initializer",
+    "constant",
+    "get",
+    "he_normal",
+    "he_uniform",
+    "lecun_normal",
+    "lecun_uniform",
+    "names",
+    "nguyen_widrow",
+    "normal",
+    "register",
+    "uniform",
+    "xavier_normal",
+    "xavier_uniform",
+    "zeros",
+]
+
+_FEW, _MANY = 4096, 2**20  # weights drawn for several shapes at once, and the most that are drawn in this way
 Draw = Callable[[Array, int, int, int, jnp.dtype], tuple[Array, Array]]
 
 
 class Each(NamedTuple):
-    """Weights of which each is drawn by itself, by weights(key, shape, spread, dtype), spread(fan_in, fan_out); biases
-    are 0.
+    """Weights that are each drawn independently; biases are 0.
+
+    Attributes:
+        weights: weights(key, shape, spread, dtype) -> array.
+        spread: spread(fan_in, fan_out) -> the deviation or the limit.
     """
 
     weights: Callable[[Array, tuple[int, ...], float | Array, jnp.dtype], Array]
@@ -43,8 +68,24 @@ class Each(NamedTuple):
 
 @dataclass(frozen=True)
 class Initializer(Described):
-    """A rule for the parameters of a layer; `sets_bias` where the biases it gives differ between neurons; `each` where
-    it draws each weight by itself, so that one program draws for layers of many widths (`in_corner`).
+    """A rule for the parameters of a layer at the start.
+
+    Attributes:
+        name: how it is shown.
+        draw: draw(key, rows, fan_in, fan_out, dtype) -> (weights (rows, fan_in), bias (rows,)).
+        sets_bias: True if its biases differ between neurons, so that a layer cannot share one.
+        each: set if it draws each weight independently, so that one program draws for layers of many widths
+            (`in_corner`).
+
+    Example:
+        A custom initializer, whose weights are +1 or -1:
+
+        >>> import jax, jax.numpy as jnp, functional_nn as fnn
+        >>> def draw(key, rows, fan_in, fan_out, dtype):
+        ...     return jax.random.rademacher(key, (rows, fan_in), dtype), jnp.zeros(rows, dtype)
+        >>> signs = fnn.initializers.Initializer("signs", draw)
+        >>> fnn.multilayer((3, 4, 2), ("tanh", "softmax"), initializer=signs).layers[0].initializer
+        <initializer signs>
     """
 
     name: str
@@ -57,7 +98,62 @@ class Initializer(Described):
 
 
 _registry: Registry[Initializer] = Registry("initializer", Initializer)
-register, names, get = _registry.register, _registry.names, _registry.get
+
+
+def names() -> tuple[str, ...]:
+    """Returns the names of the registered initializers.
+
+    Example:
+        >>> from functional_nn import initializers
+        >>> "he_normal" in initializers.names()
+        True
+    """
+    return _registry.names()
+
+
+def get(initializer: str | Initializer) -> Initializer:
+    """Returns the initializer that a name stands for.
+
+    Args:
+        initializer: a name such as "he_normal", a name with constants such as "normal(0.2)", or an `Initializer`,
+            which is returned unchanged.
+
+    Raises:
+        ValueError: the name is unknown (the message suggests the closest one), or its constants are refused.
+        TypeError: neither a name nor an initializer.
+
+    Example:
+        >>> from functional_nn import initializers
+        >>> initializers.get("normal(0.2)")
+        <initializer normal(0.2)>
+    """
+    return _registry.get(initializer)
+
+
+def register(factory: Callable[..., Initializer]) -> Callable[..., Initializer]:
+    """Gives a function that makes initializers from constants its name. A decorator.
+
+    Args:
+        factory: a function that returns an `Initializer`.
+
+    Returns:
+        The function, its results cached.
+
+    Raises:
+        ValueError: the name is taken.
+
+    Example:
+        >>> import jax.numpy as jnp, functional_nn as fnn
+        >>> @fnn.initializers.register
+        ... def eye(scale: float = 1.0) -> fnn.initializers.Initializer:
+        ...     def draw(key, rows, fan_in, fan_out, dtype):
+        ...         return scale * jnp.eye(rows, fan_in, dtype=dtype), jnp.zeros(rows, dtype)
+        ...
+        ...     return fnn.initializers.Initializer(f"eye({scale})", draw)
+        >>> fnn.multilayer((3, 3), ("relu",), initializer="eye(0.5)").layers[0].initializer
+        <initializer eye(0.5)>
+    """
+    return _registry.register(factory)
 
 
 def _zero_bias(name: str, each: Each) -> Initializer:
@@ -70,8 +166,8 @@ def _zero_bias(name: str, each: Each) -> Initializer:
 
 
 def _drawn(each: Each, key: Array, shape: tuple[int, int], spread: float, dtype) -> Array:
-    """The weights. Where nothing is traced each shape would be a program to compile, a fifth of a second: instead the
-    first are taken of as many as layers of many shapes have drawn, which are the same.
+    """The weights. Where nothing is traced each shape would be a program to compile, a fifth of a second. Instead they
+    are the first of a fixed number of draws that layers of many shapes share; the values are the same.
     """
     count, many = math.prod(shape), _FEW
     if not checks.is_concrete(key) or count > _MANY or not draws_by_place(key):
@@ -86,8 +182,8 @@ def _drawn(each: Each, key: Array, shape: tuple[int, int], spread: float, dtype)
 
 def _normal(name: str, variance: Callable[[int, int], float]) -> Initializer:
     def weights(key, shape, deviation, dtype):
-        # The draw has a factor of its own, sqrt(2), with which the compiler would join the deviation: by a rounding
-        # other weights than where nothing is compiled.
+        # The draw itself has a factor sqrt(2), with which the compiler would combine the deviation: the weights would
+        # differ by a rounding from those that are drawn without compiling.
         return deviation * lax.optimization_barrier(jax.random.normal(key, shape, dtype))
 
     return _zero_bias(name, Each(weights, lambda fan_in, fan_out: math.sqrt(variance(fan_in, fan_out))))
@@ -102,16 +198,19 @@ def _uniform(name: str, variance: Callable[[int, int], float]) -> Initializer:
 
 
 def draws_by_place(key: Array) -> bool:
-    """Does what this key draws for a place in an array depend on nothing but the place's number, so that a larger array
-    begins with a smaller one's draws? So it is by JAX's own kind of key, unless JAX is told otherwise.
+    """Returns True if what this key draws for an entry depends only on the entry's number, so that a larger array
+    begins with the draws of a smaller one. This holds for JAX's default kind of key, unless JAX is configured
+    otherwise.
     """
     return str(jax.random.key_impl(key)) == "threefry2x32" and jax.config.jax_threefry_partitionable
 
 
 def in_corner(initializer: Initializer, fan_in: Array, spread: Array, columns: Array) -> Initializer:
-    """What draws for a layer, bitwise, the weights that `initializer`, which has `each`, draws for a narrower one, by
-    keys that `draws_by_place`: in the first of its rows, and in each of its columns that one of the narrower layer's
-    whose number `columns` (fan-in of the wide,) has. All three may be traced. What is in other rows means nothing.
+    """Returns an initializer for a wide layer that draws, bitwise, the weights of a narrower one.
+
+    They are those that `initializer`, which has `each`, draws for the narrower layer, with keys that `draws_by_place`:
+    in the first rows, and in each column the narrower layer's column whose number is in `columns` (wide fan-in,).
+    fan_in, spread and columns may be traced. The other rows have no meaning.
     """
 
     def draw(key, rows, wide_fan_in, fan_out, dtype):
@@ -130,13 +229,31 @@ def _positive(initializer: str, constant: str, value: float) -> None:
 
 @register
 def zeros() -> Initializer:
-    """Every weight and bias 0: nothing tells the neurons of a layer apart (CSE 475 19.70.1)."""
+    """Every weight and bias 0: the neurons of a layer then stay the same (CSE 475 19.70.1).
+
+    Example:
+        >>> import functional_nn as fnn
+        >>> fnn.initializers.get("zeros")
+        <initializer constant(0.0)>
+    """
     return constant(0.0)
 
 
 @register
 def constant(value: float = 0.1) -> Initializer:
-    """Every weight `value`, every bias 0."""
+    """Every weight `value`, every bias 0.
+
+    Args:
+        value: a finite number.
+
+    Raises:
+        ValueError: value is not a finite number.
+
+    Example:
+        >>> import functional_nn as fnn
+        >>> fnn.initializers.get("constant(0.5)")
+        <initializer constant(0.5)>
+    """
     if not (isinstance(value, int | float) and math.isfinite(value)):
         raise ValueError(f"constant: value must be a finite number, got {value!r}")
     each = Each(lambda key, shape, spread, dtype: jnp.full(shape, spread, dtype), lambda fan_in, fan_out: value)
@@ -145,61 +262,126 @@ def constant(value: float = 0.1) -> Initializer:
 
 @register
 def normal(deviation: float = 0.1) -> Initializer:
-    """Weights from N(0, deviation^2), whatever the fan-in."""
+    """Weights from N(0, deviation^2), whatever the fan-in; biases 0.
+
+    Args:
+        deviation: > 0.
+
+    Raises:
+        ValueError: deviation is not a positive number.
+
+    Example:
+        >>> import functional_nn as fnn
+        >>> fnn.initializers.get("normal(0.2)")
+        <initializer normal(0.2)>
+    """
     _positive("normal", "deviation", deviation)
     return _normal(f"normal({deviation})", lambda fan_in, fan_out: deviation**2)
 
 
 @register
 def uniform(limit: float = 0.1) -> Initializer:
-    """Weights from U(-limit, limit), whatever the fan-in."""
+    """Weights from the uniform distribution on [-limit, limit], whatever the fan-in; biases 0.
+
+    Args:
+        limit: > 0.
+
+    Raises:
+        ValueError: limit is not a positive number.
+
+    Example:
+        >>> import functional_nn as fnn
+        >>> fnn.initializers.get("uniform(0.2)")
+        <initializer uniform(0.2)>
+    """
     _positive("uniform", "limit", limit)
     return _uniform(f"uniform({limit})", lambda fan_in, fan_out: limit**2 / 3)
 
 
 @register
 def xavier_uniform() -> Initializer:
-    """Variance 2 / (fan_in + fan_out), uniform: Glorot and Bengio 2010, Eq. 16."""
+    """Uniform weights of variance 2 / (fan_in + fan_out): Glorot and Bengio 2010, Eq. 16.
+
+    Example:
+        >>> import functional_nn as fnn
+        >>> fnn.initializers.get("xavier_uniform")
+        <initializer xavier_uniform>
+    """
     return _uniform("xavier_uniform", lambda fan_in, fan_out: 2 / (fan_in + fan_out))
 
 
 @register
 def xavier_normal() -> Initializer:
-    """Variance 2 / (fan_in + fan_out), normal: Glorot and Bengio 2010, Eq. 12."""
+    """Normal weights of variance 2 / (fan_in + fan_out): Glorot and Bengio 2010, Eq. 12.
+
+    Example:
+        >>> import functional_nn as fnn
+        >>> fnn.initializers.get("xavier_normal")
+        <initializer xavier_normal>
+    """
     return _normal("xavier_normal", lambda fan_in, fan_out: 2 / (fan_in + fan_out))
 
 
 @register
 def he_uniform() -> Initializer:
-    """Variance 2 / fan_in, uniform: He et al. 2015."""
+    """Uniform weights of variance 2 / fan_in: He et al. 2015.
+
+    Example:
+        >>> import functional_nn as fnn
+        >>> fnn.initializers.get("he_uniform")
+        <initializer he_uniform>
+    """
     return _uniform("he_uniform", lambda fan_in, fan_out: 2 / fan_in)
 
 
 @register
 def he_normal() -> Initializer:
-    """Variance 2 / fan_in, normal: He et al. 2015, Eq. 10."""
+    """Normal weights of variance 2 / fan_in: He et al. 2015, Eq. 10.
+
+    Example:
+        >>> import functional_nn as fnn
+        >>> fnn.initializers.get("he_normal")
+        <initializer he_normal>
+    """
     return _normal("he_normal", lambda fan_in, fan_out: 2 / fan_in)
 
 
 @register
 def lecun_uniform() -> Initializer:
-    """Variance 1 / fan_in, uniform: LeCun et al. 1998, Eq. 16."""
+    """Uniform weights of variance 1 / fan_in: LeCun et al. 1998, Eq. 16.
+
+    Example:
+        >>> import functional_nn as fnn
+        >>> fnn.initializers.get("lecun_uniform")
+        <initializer lecun_uniform>
+    """
     return _uniform("lecun_uniform", lambda fan_in, fan_out: 1 / fan_in)
 
 
 @register
 def lecun_normal() -> Initializer:
-    """Variance 1 / fan_in, normal: LeCun et al. 1998, Eq. 16."""
+    """Normal weights of variance 1 / fan_in: LeCun et al. 1998, Eq. 16.
+
+    Example:
+        >>> import functional_nn as fnn
+        >>> fnn.initializers.get("lecun_normal")
+        <initializer lecun_normal>
+    """
     return _normal("lecun_normal", lambda fan_in, fan_out: 1 / fan_in)
 
 
 @register
 def nguyen_widrow() -> Initializer:
-    """Nguyen and Widrow 1990, for sigmoid-like layers whose inputs lie in [-1, 1].
+    """Weights and biases for sigmoid-like layers whose inputs are in [-1, 1]: Nguyen and Widrow 1990.
 
-    Each row of weights has length 0.7 S^(1/R) in a random direction, and the biases are spread evenly over that
-    length, with the sign of the row's first weight, so that the neurons' active regions tile the inputs. (The paper
-    draws the biases at random; evenly spaced, they cover the region without gaps.) Needs a bias per neuron or none.
+    Each row of weights has length 0.7 S^(1/R) in a random direction. The biases are spread evenly over that length,
+    with the sign of the row's first weight, so that the neurons' active regions tile the inputs. (The paper draws the
+    biases at random; evenly spaced, they cover the region without gaps.) It needs a bias per neuron, or none.
+
+    Example:
+        >>> import functional_nn as fnn
+        >>> fnn.initializers.get("nguyen_widrow")
+        <initializer nguyen_widrow>
     """
 
     def draw(key, rows, fan_in, fan_out, dtype):

@@ -1,8 +1,8 @@
-"""Data that stay as they are stored: examples are made of them where they are read, a batch at a time.
+"""Data that stay as they are stored: examples are made from them where they are read, a batch at a time.
 
-Letters: Q examples, N tokens of a stream, T the context, S outputs. A row of `Stored` is to a compiled program what a
-row of an array is: it has a shape, a dtype and a length, and `x[numbers]` gives the examples with these numbers.
-`taken` and `whole` read trees in which there may be some of either.
+Letters: Q examples, N tokens of a stream, T the context, S outputs. A `Stored` behaves in a compiled program as an
+array does: it has a shape, a dtype and a length, and `x[numbers]` returns the examples with these numbers. `taken` and
+`whole` read trees of arrays, `Stored`, or both.
 """
 
 import math
@@ -20,12 +20,12 @@ from functional_nn.networks.losses import Loss
 
 _STATIC = {"static": True}
 
-LARGE = 64 * 2**20  # bytes of an array from which on a copy of it matters
+LARGE = 64 * 2**20  # bytes of an array; a copy of a larger one is avoided
 _ALIGNED = 64  # bytes
 
 
 class Stored:
-    """What is no array yet; `len` is Q."""
+    """Examples that are not an array yet; `len` is Q."""
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -34,7 +34,13 @@ class Stored:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)
 class Windows(Stored):
-    """A stream cut into windows: example q is tokens[qT + offset : (q + 1)T + offset]. Made by `windows`."""
+    """A stream cut into windows: example q is tokens[qT + offset : (q + 1)T + offset]. Made by `windows`.
+
+    Attributes:
+        tokens: (N,) integers of any size.
+        context: T.
+        offset: 0 for inputs, 1 for targets.
+    """
 
     tokens: Array  # (N,) integers, of whatever size
     context: int = field(metadata=_STATIC)
@@ -47,7 +53,7 @@ class Windows(Stored):
 
     @property
     def dtype(self) -> np.dtype:
-        """That of the examples."""
+        """int32, the dtype of the examples."""
         return np.dtype(np.int32)
 
     def __getitem__(self, numbers) -> Array:
@@ -64,7 +70,14 @@ class Windows(Stored):
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)
 class Labels(Stored):
-    """Integer labels (Q, *P) in the place of the targets (Q, *P, S) that `losses.coded` makes of them."""
+    """Integer labels `(Q, *P)` that stand for the targets `(Q, *P, S)` which `losses.coded` makes from them.
+
+    Attributes:
+        numbers: the labels.
+        loss: decides how they are coded.
+        outputs: S.
+        dtype: of the targets.
+    """
 
     numbers: Array | Windows
     loss: Loss = field(metadata=_STATIC)
@@ -73,7 +86,7 @@ class Labels(Stored):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(Q, *P, S)."""
+        """`(Q, *P, S)`."""
         return (*self.numbers.shape, self.outputs)
 
     def __getitem__(self, numbers) -> Array:
@@ -83,8 +96,16 @@ class Labels(Stored):
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)
 class Rows(Stored):
-    """A large array (Q, *P, R) of the host's, which the compiled program reads where it lies and as it is stored, so
-    that there is no copy of it; made by `in_place`. Examples have the shape of `first`'s, and `dtype`.
+    """A large array `(Q, *P, R)` in the host's memory, which the compiled program reads there as it is stored, without
+    a copy.
+
+    Made by `in_place`. Its examples have the shape of those of `first`, and `dtype`.
+
+    Attributes:
+        rest: (N,) its numbers in order, from the first that lies where XLA can read the host's memory.
+        first: `(H, *P, R)` the few examples that begin before it.
+        examples: Q.
+        dtype: of the examples.
     """
 
     rest: Array  # (N,) its numbers in order, from the first that lies where XLA reads the host's memory
@@ -94,14 +115,14 @@ class Rows(Stored):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(Q, *P, R)."""
+        """`(Q, *P, R)`."""
         return (self.examples, *self.first.shape[1:])
 
     def __getitem__(self, numbers) -> Array:
         numbers = jnp.arange(*numbers.indices(len(self)), dtype=jnp.int32) if isinstance(numbers, slice) else numbers
-        one, early = math.prod(self.first.shape[1:]), self.first.shape[0]
-        starts = jnp.maximum(numbers * one - (self.examples * one - self.rest.shape[0]), 0)
-        rows = jax.vmap(lambda start: lax.dynamic_slice(self.rest, (start,), (one,)))(starts)
+        size, early = math.prod(self.first.shape[1:]), self.first.shape[0]
+        starts = jnp.maximum(numbers * size - (self.examples * size - self.rest.shape[0]), 0)
+        rows = jax.vmap(lambda start: lax.dynamic_slice(self.rest, (start,), (size,)))(starts)
         rows = rows.reshape(-1, *self.first.shape[1:])
         if early:
             before = self.first[jnp.minimum(numbers, early - 1)]
@@ -110,17 +131,17 @@ class Rows(Stored):
 
 
 def placed(x: Array, dtype: Any) -> Array:
-    """On the device, in that dtype."""
-    if _is_narrow(x):  # bytes go there as they are, and are widened there
+    """Returns x on the device, in that dtype."""
+    if _is_narrow(x):  # bytes are moved as they are, and widened on the device
         return jnp.asarray(x).astype(dtype)
     return jnp.asarray(x, dtype)
 
 
 def in_place(x: Array, dtype: Any) -> Array | Rows:
-    """A large NumPy array as examples of that dtype, without a copy of it where that can be, as on CPU; else `placed`.
+    """Returns a large NumPy array as examples of that dtype, without a copy where possible, as on CPU; else `placed`.
 
-    Kept as they are stored are numbers of that dtype, and narrower ones that it holds exactly; of others, and of arrays
-    that are not in C order, there is one copy. The array is not to be written to as long as it is read. XLA reads the
+    Numbers of that dtype, and narrower ones that it holds exactly, are read as they are stored. Other dtypes, and
+    arrays that are not in C order, are copied once. The array must not be written to while it is read. XLA reads the
     host's memory from multiples of 64 bytes on.
     """
     whole_numbers = x.dtype.kind in "biu" and not _is_narrow(x)
@@ -135,21 +156,28 @@ def in_place(x: Array, dtype: Any) -> Array | Rows:
     return Rows(rest, jnp.asarray(x[:early]), len(x), np.dtype(dtype))
 
 
-def windows(tokens: Array, context: int) -> Windows:
-    """A stream of tokens (N,), integers, as examples for `fit`, `evaluate` and the like, in the place of inputs and
-    targets: it is kept once, in its own dtype, bytes as bytes, and cut into windows batch by batch.
+def windows(tokens: Array | np.ndarray, context: int) -> Windows:
+    """Returns a stream of tokens as examples for `fit`, `evaluate` and the like, which take it instead of inputs and
+    targets.
 
-    Example q is the `context` tokens from number q context on, and its targets are the tokens that follow each of
-    them: Q = (N - 1) // context examples, of a network with an input of `context` tokens and outputs at each. What is
-    left at the end is not read.
+    The stream is kept once, in its own dtype, bytes as bytes, and cut into windows batch by batch. Example q is the
+    `context` tokens from number q context on, and its targets are the tokens that follow each of them. This gives
+    Q = (N - 1) // context examples, for a network with an input of `context` tokens and outputs at each. The rest at
+    the end is not read.
 
-    >>> import numpy as np, functional_nn as fnn
-    >>> text = np.frombuffer(b"to be or not to be", np.uint8)
-    >>> fnn.windows(text, 4)
-    <windows of 4 tokens, 4 in a stream of 18>
+    Args:
+        tokens: (N,) integers.
+        context: T, the length of a window.
 
-    Raises TypeError for what is no array of integers, ValueError for another shape, a context < 1, and a stream that
-    is shorter than one window and the token after it.
+    Raises:
+        TypeError: tokens are not an array of integers.
+        ValueError: the shape is another, context < 1, or the stream is shorter than one window and the token after it.
+
+    Example:
+        >>> import numpy as np, functional_nn as fnn
+        >>> text = np.frombuffer(b"to be or not to be", np.uint8)
+        >>> fnn.windows(text, 4)
+        <windows of 4 tokens, 4 in a stream of 18>
     """
     context = checks.integer("windows", "context", context, 1)
     checks.numeric("tokens", tokens)
@@ -166,7 +194,7 @@ def windows(tokens: Array, context: int) -> Windows:
 
 
 def at_most_32_bits(x: Array) -> Array:
-    """Integers on the device, in their own dtype where that has no more than 32 bits."""
+    """Returns integers on the device, in their own dtype if it has at most 32 bits."""
     return jnp.asarray(x) if x.dtype.itemsize <= 4 else jnp.asarray(x, jnp.int32)
 
 
@@ -175,19 +203,19 @@ def _is_narrow(x: Array) -> bool:
 
 
 def is_stored(tree: Any) -> bool:
-    """Is any of it no array yet?"""
-    return any(isinstance(x, Stored) for x in jax.tree.leaves(tree, is_leaf=_is_one))
+    """Returns True if a leaf of the tree is `Stored`."""
+    return any(map(_is_leaf, jax.tree.leaves(tree, is_leaf=_is_leaf)))
 
 
 def taken(tree: Any, numbers: Any) -> Any:
-    """The examples with these numbers."""
-    return jax.tree.map(lambda x: x[numbers], tree, is_leaf=_is_one)
+    """Returns the examples with these numbers."""
+    return jax.tree.map(lambda x: x[numbers], tree, is_leaf=_is_leaf)
 
 
 def whole(tree: Any) -> Any:
-    """All of them, as arrays; arrays as they are."""
-    return jax.tree.map(lambda x: x[:] if _is_one(x) else x, tree, is_leaf=_is_one)
+    """Returns all examples as arrays; arrays unchanged."""
+    return jax.tree.map(lambda x: x[:] if _is_leaf(x) else x, tree, is_leaf=_is_leaf)
 
 
-def _is_one(x: Any) -> bool:
+def _is_leaf(x: Any) -> bool:
     return isinstance(x, Stored)

@@ -448,8 +448,14 @@ def test_one_hot_puts_a_single_one_in_each_row():
     [
         ([0, 3, 1], "labels: expected 0 to 2, got 3 at index 1"),
         ([0, 1, -1], "labels: expected 0 to 2, got -1 at index 2"),
-        ([0.0, 1.0], r"labels: expected integers of shape \(Q,\), or with positions \(Q, T\), got float64 of shape \(2,\)"),
-        ([[0], [1]], r"labels: expected integers of shape \(Q,\), or with positions \(Q, T\), got int64 of shape \(2, 1\)"),
+        (
+            [0.0, 1.0],
+            r"labels: expected integers of shape \(Q,\), or with positions \(Q, T\), got float64 of shape \(2,\)",
+        ),
+        (
+            [[0], [1]],
+            r"labels: expected integers of shape \(Q,\), or with positions \(Q, T\), got int64 of shape \(2, 1\)",
+        ),
     ],
 )
 def test_labels_that_are_none_are_refused(labels, message):

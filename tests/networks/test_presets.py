@@ -87,7 +87,7 @@ def test_the_summary_adds_up_and_statistics_are_not_learned():
     ("name", "shape", "message"),
     [
         ("lenett", 3, "unknown network 'lenett'; did you mean 'lenet'?"),
-        ("lenet", 64, "reads signals (*positions, channels), pictures (H, W, C) for one; got (64,)"),
+        ("lenet", 64, "reads signals (*positions, channels), such as pictures (H, W, C); got (64,)"),
         ("lenet((3,))", (8, 8, 1), "lenet: channels must be two, one for each convolution, got (3,)"),
         ("lenet(hidden=(0,))", (8, 8, 1), "lenet: hidden must be an integer >= 1, got 0"),
         ("lenet", (2, 2, 1), "layer 'pool2': its activation max_pool((2, 2)) has a window over (2, 2) positions"),

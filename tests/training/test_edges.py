@@ -263,8 +263,11 @@ tensor = types.new_class(
 )
 WORDS = {
     "sparse": (lambda: train("gd", inputs=scipy.sparse.csr_matrix(X)), "inputs: .* scipy's csr_matrix; x.toarray()"),
-    "torch": (lambda: train("gd", inputs=tensor()), r"inputs: .* got torch's Tensor; x.numpy\(\) makes one of it"),
-    "masked": (lambda: train("gd", inputs=np.ma.masked_less(X, 0)), r"inputs: masked at index \(0, 1\); leave such"),
+    "torch": (lambda: train("gd", inputs=tensor()), r"inputs: .* got torch's Tensor; x.numpy\(\) converts it"),
+    "masked": (
+        lambda: train("gd", inputs=np.ma.masked_less(X, 0)),
+        r"inputs: masked at index \(0, 1\); leave out such",
+    ),
     "optax": (lambda: train(optax.adam(0.1)), "got GradientTransformation.*; optimizers.from_optax"),
     "optax wrapped": (lambda: optimizers.clip_by_value(optax.adam(0.1), 1.0), "optimizers.from_optax"),
     "line search": (lambda: train(optimizers.from_optax(optax.lbfgs())), "asks for more than gradients .*'lbfgs'"),
