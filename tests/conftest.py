@@ -41,14 +41,21 @@ def room_for_programs():
         jax.clear_caches()
 
 
-@pytest.fixture(autouse=True)
-def names_as_they_were(monkeypatch):
-    """Removes the names that a test registered, since other tests go through all registered names."""
-    rules = getattr(functional_nn.quantities, "_rules", None)
-    if type(rules) is dict:  # no registry, and so not covered by `temporarily`
-        monkeypatch.setattr(functional_nn.quantities, "_rules", dict(rules))
-    with registry.temporarily():
-        yield
+class EverywhereInTheSuite:
+    """A plugin, since fixtures of this file do not reach the doctests of the package."""
+
+    @pytest.fixture(autouse=True)
+    def names_as_they_were(self, monkeypatch):
+        """Removes the names that a test registered, since other tests go through all registered names."""
+        rules = getattr(functional_nn.quantities, "_rules", None)
+        if type(rules) is dict:  # no registry, and so not covered by `temporarily`
+            monkeypatch.setattr(functional_nn.quantities, "_rules", dict(rules))
+        with registry.temporarily():
+            yield
+
+
+def pytest_configure(config):
+    config.pluginmanager.register(EverywhereInTheSuite())
 
 
 @pytest.fixture(scope="module")
