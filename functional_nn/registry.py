@@ -6,7 +6,7 @@ import inspect
 import re
 import weakref
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, ParamSpec, TypeVar
 
 from functional_nn.rows import Described, FrozenMapping, _make, cached, made_by, remember
 
@@ -26,6 +26,7 @@ __all__ = [
 ]
 
 Row = TypeVar("Row")
+Constants = ParamSpec("Constants")
 
 _QUOTES = re.compile(r"'[^']*'|\"[^\"]*\"")
 _QUOTED = re.compile(r"(['\"])(.*)\1")  # a name that is more than a word
@@ -88,7 +89,7 @@ class Registry(Generic[Row]):
         self._factories[name] = factory
         self._aliases.update(dict.fromkeys(aliases, name))
 
-    def register(self, factory: Callable[..., Row]) -> Callable[..., Row]:
+    def register(self, factory: Callable[Constants, Row]) -> Callable[Constants, Row]:
         """Registers a factory under its own name. A decorator.
 
         Args:
@@ -161,9 +162,9 @@ class Registry(Generic[Row]):
         if isinstance(specification, self.row):
             return specification
         if not isinstance(specification, str):
-            row = self.row.__name__
-            article = "an" if row[0] in "AEIOU" else "a"
-            raise TypeError(f"{self.kind}: expected a name or {article} {row}, got {type(specification).__name__}")
+            expected = self.row.__name__
+            article = "an" if expected[0] in "AEIOU" else "a"
+            raise TypeError(f"{self.kind}: expected a name or {article} {expected}, got {type(specification).__name__}")
         unquoted = _QUOTES.sub("", specification)
         for (opening, closing), what in (("()", "parentheses"), ("{}", "braces")):
             if unquoted.count(opening) != unquoted.count(closing):
@@ -181,8 +182,9 @@ class Registry(Generic[Row]):
             raise ValueError(f"{self.kind} {specification!r}: {error} (accepted: {name}({accepted}))") from None
         row = factory(*positional, **keywords)
         if not isinstance(row, self.row):
-            expected = self.row.__name__
-            raise TypeError(f"{self.kind} {name!r}: its function must return a {expected}, got {type(row).__name__}")
+            raise TypeError(
+                f"{self.kind} {name!r}: its function must return a {self.row.__name__}, got {type(row).__name__}"
+            )
         return row
 
 

@@ -11,11 +11,12 @@ import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 __all__ = ["Described", "FrozenMapping", "cached", "documented", "made_by", "remember"]
 
 Row = TypeVar("Row")
+Constants = ParamSpec("Constants")
 
 _PLAIN = re.compile(r"\w([\w .-]*\w)?")  # a name that needs no quotes
 
@@ -27,16 +28,16 @@ class Described:
     is identical to the row which that process knows by the name.
     """
 
-    def __copy__(self):
+    def __copy__(self) -> Any:
         return self
 
-    def __deepcopy__(self, memo):
+    def __deepcopy__(self, memo: dict) -> Any:
         return self
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple:
         made = made_by(self)
         if made is None:  # made directly from functions, which pickle must find or carry
-            return copyreg.__newobj__, (type(self),), vars(self)
+            return copyreg.__newobj__, (type(self),), vars(self)  # type: ignore[attr-defined]
         factory, args, keywords = made
         return _make, (factory, args, keywords)
 
@@ -63,7 +64,7 @@ def documented(row: Row, text: str) -> Row:
     return row
 
 
-def cached(factory: Callable[..., Row], size: int | None = None) -> Callable[..., Row]:
+def cached(factory: Callable[Constants, Row], size: int | None = None) -> Callable[Constants, Row]:
     """Returns `factory`, which then returns the same object for the same constants, however they are passed.
 
     A program that `jit` compiled for a row is therefore used again. Rows record what made them.
@@ -84,7 +85,7 @@ def cached(factory: Callable[..., Row], size: int | None = None) -> Callable[...
     rows = functools.lru_cache(maxsize=size, typed=True)(factory)
 
     @functools.wraps(factory)
-    def same(*args, **keywords):
+    def same(*args: Any, **keywords: Any) -> Row:
         given = signature.bind(*map(_frozen, args), **{name: _frozen(x) for name, x in keywords.items()})
         bound = copy.copy(given)
         bound.arguments = dict(given.arguments)
@@ -97,7 +98,7 @@ def cached(factory: Callable[..., Row], size: int | None = None) -> Callable[...
             row = rows(*bound.args, **bound.kwargs)
         return remember(row, same, given.args, given.kwargs)
 
-    same.remembers = factory
+    same.remembers = factory  # type: ignore[attr-defined]
     return same
 
 
@@ -115,7 +116,7 @@ class FrozenMapping(Mapping):
     __slots__ = ("_values",)
 
     def __init__(self, values: Mapping[str, Any]) -> None:
-        def frozen(value):
+        def frozen(value: Any) -> Any:
             return FrozenMapping(value) if isinstance(value, Mapping) else _frozen(value)
 
         self._values = {name: frozen(values[name]) for name in sorted(values, key=str)}
@@ -132,17 +133,17 @@ class FrozenMapping(Mapping):
     def _typed(self) -> tuple:
         return tuple((name, type(value), value) for name, value in self._values.items())
 
-    def __eq__(self, other):
+    def __eq__(self, other: object) -> bool:
         return self._typed() == other._typed() if isinstance(other, FrozenMapping) else NotImplemented
 
-    def __hash__(self):
+    def __hash__(self) -> int:
         return hash(self._typed())
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         quoted = (name if _PLAIN.fullmatch(str(name)) else repr(name) for name in self._values)
         return f"{{{', '.join(f'{name}: {value}' for name, value in zip(quoted, self._values.values(), strict=True))}}}"
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple:
         return FrozenMapping, (self._values,)
 
 

@@ -37,7 +37,7 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, ParamSpec, overload
 
 import jax
 import jax.numpy as jnp
@@ -150,8 +150,8 @@ class Connection(Described):
 
     name: str
     shapes: Callable[[Shape, int], tuple[Shape, Shape | None]]
-    forward: Callable[[Array, Array | None], Array]
-    back: Callable[[Array, Array | None, Array], Array]
+    forward: Callable[[Array, Any], Array]
+    back: Callable[[Array, Any, Array], Array]
     outer: Callable[[Array, Array], Array] | None = None
     unfold: Callable[[Array, Array], tuple[Array, Array]] | None = None
     strips: Callable[[Array, Array], tuple[Array, tuple[Array, ...]]] | None = None
@@ -167,7 +167,7 @@ class Connection(Described):
 
 
 _registry: Registry[Connection] = Registry("connection", Connection)
-Registered = TypeVar("Registered", bound=Connection | Callable[..., Connection])
+Constants = ParamSpec("Constants")
 
 
 def names() -> tuple[str, ...]:
@@ -214,7 +214,19 @@ def get(connection: str | Connection) -> Connection:
     return _registry.get(connection)
 
 
-def register(connection: Registered, *, aliases: tuple[str, ...] = (), doc: str | None = None) -> Registered:
+@overload
+def register(connection: Connection, *, aliases: tuple[str, ...] = (), doc: str | None = None) -> Connection: ...
+
+
+@overload
+def register(
+    connection: Callable[Constants, Connection], *, aliases: tuple[str, ...] = ()
+) -> Callable[Constants, Connection]: ...
+
+
+def register(
+    connection: Connection | Callable[..., Connection], *, aliases: tuple[str, ...] = (), doc: str | None = None
+) -> Connection | Callable[..., Connection]:
     """Gives a connection, or a function that makes connections from constants, a name. Also a decorator.
 
     Afterwards the name may be used wherever a connection is expected: in the sources of a `Layer` and in `get`.
@@ -560,7 +572,7 @@ def _complex_convolution(window: Window, groups: int, x: Array, w: Array) -> Arr
     return jnp.concatenate([_as_product(window)["forward"](*pair) for pair in pairs], axis=-1)
 
 
-def _as_product(window: Window) -> dict[str, Callable]:
+def _as_product(window: Window) -> dict[str, Any]:
     """The convolution as a dense layer of windows that are copied side by side."""
 
     def flat(w):

@@ -20,7 +20,7 @@ on [-l, l] has variance l^2 / 3.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, ParamSpec
 
 import jax
 import jax.numpy as jnp
@@ -99,6 +99,8 @@ class Initializer(Described):
 
 _registry: Registry[Initializer] = Registry("initializer", Initializer)
 
+Constants = ParamSpec("Constants")
+
 
 def names() -> tuple[str, ...]:
     """Returns the names of the registered initializers.
@@ -130,7 +132,7 @@ def get(initializer: str | Initializer) -> Initializer:
     return _registry.get(initializer)
 
 
-def register(factory: Callable[..., Initializer]) -> Callable[..., Initializer]:
+def register(factory: Callable[Constants, Initializer]) -> Callable[Constants, Initializer]:
     """Gives a function that makes initializers from constants its name. A decorator.
 
     Args:

@@ -398,7 +398,7 @@ _WRONG_TARGETS = {
 }
 
 
-def _check_targets(owner: str, kind: str, targets: Array) -> None:
+def _check_targets(owner: str, kind: str, targets: Array | np.ndarray) -> None:
     if not checks.is_concrete(targets):
         return
     wrong, accepted = _WRONG_TARGETS[kind]

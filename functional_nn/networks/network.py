@@ -38,7 +38,7 @@ from functional_nn.networks.stored import placed
 
 Bias = Literal["per_neuron", "per_position", "shared", "none"]
 Params = dict[str, dict]
-Inputs = Array | Mapping[str, Array]
+Inputs = Array | np.ndarray | Mapping[str, Array | np.ndarray]
 
 
 class Trace(NamedTuple):
@@ -62,7 +62,7 @@ class Trace(NamedTuple):
     net_inputs: dict[str, Array]
     activations: dict[str, Array]
     dropped: dict[str, "Dropped"]
-    kept: dict[str, Any] = MappingProxyType({})
+    kept: Mapping[str, Any] = MappingProxyType({})
 
 
 class Dropped(NamedTuple):
@@ -393,7 +393,7 @@ class Network:
             raise ValueError(f"inputs: expected the same number of examples in each, got {examples}")
         return prepared
 
-    def prepare_weights(self, inputs: dict[str, Array], weights: Array | None) -> Array | None:
+    def prepare_weights(self, inputs: dict[str, Array], weights: Array | np.ndarray | None) -> Array | None:
         """Returns checked weights of the examples, in at least float32. True and False count as 1 and 0.
 
         Args:
@@ -422,7 +422,7 @@ class Network:
     def prepare_targets(
         self,
         inputs: dict[str, Array],
-        targets: Array,
+        targets: Array | np.ndarray,
         loss: Loss | None = None,
         dtype: DTypeLike | None = None,
         place: Callable[[Array, Any], Any] = placed,

@@ -15,7 +15,7 @@ axis of the signal. Those for sequences read (T, C), or (T,) tokens.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ParamSpec
 
 import numpy as np
 
@@ -120,6 +120,8 @@ class Preset(Described):
 
 _registry: Registry[Preset] = Registry("network", Preset)
 
+Constants = ParamSpec("Constants")
+
 
 def names() -> tuple[str, ...]:
     """Returns the names of the registered presets.
@@ -165,7 +167,7 @@ def get(preset: str | Preset) -> Preset:
     return _registry.get(preset)
 
 
-def register(factory: Callable[..., Preset]) -> Callable[..., Preset]:
+def register(factory: Callable[Constants, Preset]) -> Callable[Constants, Preset]:
     """Gives a function that makes presets from constants its name. A decorator.
 
     Args:

@@ -27,6 +27,11 @@ _ALIGNED = 64  # bytes
 class Stored:
     """Examples that are not an array yet; `len` is Q."""
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of all examples, Q first."""
+        raise NotImplementedError
+
     def __len__(self) -> int:
         return self.shape[0]
 
@@ -42,7 +47,7 @@ class Windows(Stored):
         offset: 0 for inputs, 1 for targets.
     """
 
-    tokens: Array  # (N,) integers, of whatever size
+    tokens: Array | np.ndarray  # (N,) integers of any size
     context: int = field(metadata=_STATIC)
     offset: int = field(default=0, metadata=_STATIC)
 

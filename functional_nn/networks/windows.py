@@ -119,7 +119,7 @@ class Window(NamedTuple):
 
         combine, empty: another operation than the sum, and its value where nothing was read.
         """
-        total = None
+        total: Any = None
         for start, element in zip(self.offsets(), elements, strict=True):
             edges = []
             axes = zip(start, self.pads(positions), element.shape[1:-1], self.stride, positions, strict=True)

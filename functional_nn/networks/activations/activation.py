@@ -4,7 +4,7 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, ParamSpec, overload
 
 import jax
 import jax.numpy as jnp
@@ -101,14 +101,14 @@ class Activation(Described):
     """
 
     name: str
-    forward: Callable[[Array, Theta], Array]
+    forward: Callable[[Array, Theta], tuple[Array, Any]]
     pullback: Callable | None
     pushforward: Callable | None
     second_order: Callable | None
     kink_distance: Callable[..., Array] | None = None
     slopes: Callable[[Array, Array, Any, Theta], Array] | None = None
-    parameters: Callable[[int, jnp.dtype], Theta] | None = None
-    drawn: Callable[[int, jnp.dtype, Array], Theta] | None = None
+    parameters: Callable[[int, DTypeLike], Theta] | None = None
+    drawn: Callable[[int, DTypeLike, Array], Theta] | None = None
     pieces: int = 1
     gives: Range = "real"
     initializer: str = "xavier_uniform"
@@ -116,7 +116,7 @@ class Activation(Described):
     by_length: bool = False
     through_time: bool = False
     cuts: bool = False
-    statistics: Callable[[int, jnp.dtype], Theta] | None = None
+    statistics: Callable[[int, DTypeLike], Theta] | None = None
     running: Running | None = None
 
     def __repr__(self) -> str:
@@ -303,7 +303,7 @@ def check_examples_apart(activation: Activation, n: Shape) -> None:
 
 
 _registry: Registry[Activation] = Registry("activation", Activation)
-Registered = TypeVar("Registered", bound=Activation | Callable[..., Activation])
+Constants = ParamSpec("Constants")
 
 
 def names() -> tuple[str, ...]:
@@ -336,7 +336,19 @@ def get(activation: str | Activation) -> Activation:
     return _registry.get(activation)
 
 
-def register(activation: Registered, *, aliases: tuple[str, ...] = (), doc: str | None = None) -> Registered:
+@overload
+def register(activation: Activation, *, aliases: tuple[str, ...] = (), doc: str | None = None) -> Activation: ...
+
+
+@overload
+def register(
+    activation: Callable[Constants, Activation], *, aliases: tuple[str, ...] = ()
+) -> Callable[Constants, Activation]: ...
+
+
+def register(
+    activation: Activation | Callable[..., Activation], *, aliases: tuple[str, ...] = (), doc: str | None = None
+) -> Activation | Callable[..., Activation]:
     """Gives an activation, or a function that makes activations from constants, a name. Also a decorator.
 
     Afterwards the name may be used wherever an activation is expected: in `Layer`, `multilayer`, `get` and on the
