@@ -33,13 +33,13 @@ def installed(monkeypatch):
 
 
 @pytest.mark.parametrize("version", ["0.10.2", "0.11.0", "0.12.0.1"])
-def test_a_wrong_compiler_gets_the_flag_and_a_word(installed, caplog, version):
+def test_a_wrong_compiler_gets_the_flag_and_a_log_message(installed, caplog, version):
     assert installed(version) == compiler.CURE
     (said,) = caplog.messages
     assert version in said and compiler.CURE in said
 
 
-def test_flags_that_are_there_stay(installed, caplog):
+def test_existing_flags_are_kept(installed, caplog):
     assert installed("0.11.1", "--xla_dump_to=x") == f"--xla_dump_to=x {compiler.CURE}"
     caplog.clear()
     own = "--xla_cpu_experimental_ynn_fusion_type=all"
@@ -47,7 +47,7 @@ def test_flags_that_are_there_stay(installed, caplog):
 
 
 @pytest.mark.parametrize("version", ["0.10.0", "0.10.1", "0.13.0"])
-def test_others_are_left_alone(installed, caplog, version):
+def test_other_compilers_are_left_unchanged(installed, caplog, version):
     """XLA stops at flags that it does not know, so that versions nobody has tried get none."""
     assert installed(version) is None and not caplog.messages
 
@@ -60,7 +60,7 @@ def test_where_xla_has_started_it_is_too_late(installed):
     assert installed("0.12.0", started=True, platforms="gpu") is None
 
 
-def test_importing_starts_nothing_and_that_is_known():
+def test_importing_does_not_start_xla_which_is_detected():
     program = (
         "import functional_nn, jax, jax.numpy as jnp; from functional_nn.compiler import _started as s;"
         "print(s(), s(), jax.config.jax_num_cpu_devices); jnp.ones(2); print(s(), len(jax.devices()))"
@@ -78,7 +78,7 @@ def optimized():
     jax.config.update(name, before)
 
 
-def test_training_is_compiled_at_the_second_level_where_nobody_says_another(optimized, monkeypatch):
+def test_training_is_compiled_at_the_second_level_by_default(optimized, monkeypatch):
     jax.devices()  # XLA starts here, with the flags that the other tests of this process need
     monkeypatch.delenv("XLA_FLAGS", raising=False)
     optimized(True)

@@ -50,7 +50,7 @@ def test_a_copy_is_equal(name, way):
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_copied_network_is_fused_and_leaves_the_original_alone(way):
+def test_a_copied_network_is_fused_and_does_not_change_the_original(way):
     """ln 0 without the pair that belongs to softmax; the compiled program of one serves the other."""
     copied = WAYS[way](NETWORK)
     params = {"layer1": {"weights": {"input": jnp.array([[200.0], [0.0]])}, "bias": jnp.zeros(2)}}
@@ -88,7 +88,7 @@ def test_what_was_made_by_hand_is_its_own_copy():
     assert copy.deepcopy(by_hand) is by_hand and copy.copy(by_hand) is by_hand
 
 
-def test_arrays_that_a_wrapper_holds_go_along():
+def test_arrays_in_a_wrapper_are_copied_with_it():
     masks = O.regularizers.magnitude_masks(NETWORK.init(jax.random.key(0)), 0.5)
     again = WAYS["pickle"](O.keep_pruned("adam", masks))
     assert O.keep_pruned("adam", masks) != again  # arrays are compared by nobody, but both do the same

@@ -141,7 +141,7 @@ NETWORKS = {
 
 @pytest.mark.parametrize("platform", PLATFORMS)
 @pytest.mark.parametrize("name", NETWORKS)
-def test_the_gradient_has_products_of_the_precision_asked_for_and_reads_by_number_only_tokens(name, platform):
+def test_the_gradient_has_products_of_the_requested_precision_and_gathers_only_tokens(name, platform):
     made, rows = NETWORKS[name]
     network, inputs, targets = made()
     given = parameters(network), inputs, targets, None, *([key()] if network.drops else [])
@@ -414,7 +414,7 @@ def test_second_order_methods_are_of_full_precision(name, platform):
             assert bool(program.calls) == (name in FACTORED)
 
 
-def test_a_method_in_a_loop_of_ones_own_is_of_full_precision():
+def test_a_method_in_a_custom_loop_has_full_precision():
     """Its start, a step, and the same point seen by another batch."""
     problem, start = of_residuals()
     method = second_order.get("levenberg_marquardt(minibatches=True)")

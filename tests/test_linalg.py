@@ -57,7 +57,7 @@ def test_eigenvectors_put_the_matrix_together_again():
 
 
 @pytest.mark.parametrize("name", ["cholesky", "positive_solve", "positive_solve, columns"])
-def test_a_matrix_that_is_not_positive_definite_is_nan_and_alone_in_that(name):
+def test_only_a_matrix_that_is_not_positive_definite_is_nan(name):
     """A lane that cannot be factored says so, and leaves the others bitwise as they are."""
     function, _, arrays = CASES[name]
     lanes = jax.jit(jax.vmap(function))

@@ -74,7 +74,7 @@ def test_what_suits_accelerators_gives_the_same_numbers(function, monkeypatch):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12), found, expected)
 
 
-def test_a_program_is_made_for_the_mesh_the_default_device_or_what_is_asked_for():
+def test_a_program_is_made_for_the_mesh_the_default_device_or_the_given_platform():
     assert platforms.here() is platforms.CPU
     with jax.default_device(jax.devices("cpu")[0]):
         assert platforms.here() is platforms.CPU

@@ -242,7 +242,7 @@ def test_tokens_choose_columns(name, constants, shape, channels):
         np.testing.assert_allclose(own, expected[name], rtol=1e-14, atol=1e-14, err_msg=name)
 
 
-def test_a_token_out_of_range_is_lost_by_nobody():
+def test_a_token_out_of_range_gives_nan():
     """Where its value is not known it gives nan, and no column of the weights gets its derivative."""
     row, w, s = connections.embedding(3), jnp.asarray(DRAW.normal(size=(2, 3))), jnp.ones((1, 5, 2))
     x = jnp.array([[0, -1, 2, 3, 2]])
@@ -305,7 +305,7 @@ def test_a_rows_name_is_how_it_is_made_again(name, constants, shape, channels):
     ],
     ids=lambda spellings: spellings[0],
 )
-def test_the_same_constants_are_one_row_however_they_are_said(spellings):
+def test_equal_constants_are_one_row_however_they_are_written(spellings):
     assert len({connections.get(own) for own in spellings}) == 1
 
 
@@ -338,7 +338,7 @@ def test_the_same_constants_are_one_row_however_they_are_said(spellings):
         ("identity(2)", ValueError, "connection 'identity(2)': too many positional arguments"),
     ],
 )
-def test_what_is_not_a_connection_is_refused(given, error, message):
+def test_other_things_than_connections_are_refused(given, error, message):
     with pytest.raises(error) as refusal:
         connections.get(given)
     assert message in str(refusal.value)
@@ -394,7 +394,7 @@ FAULTS = {  # row, and the first of its laws that is broken
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_wrong_row_is_told_which_law_it_breaks(fault):
+def test_a_wrong_row_fails_the_law_it_breaks(fault):
     row, law = FAULTS[fault]
     found = verdict(row, (5, 2), 3)
     assert found.verdict == "differ" and found.where.startswith(f"{law}: ")
@@ -483,7 +483,7 @@ def registered(monkeypatch):
 
 
 @pytest.mark.slow  # the README does the same
-def test_a_row_of_ones_own_is_proved_and_trained(registered):
+def test_a_custom_row_is_proved_and_trained(registered):
     assert verdict("local(2)", (5, 3), 4).verdict == "agree"
     network = fnn.graph(
         inputs={"x": (5, 3)},

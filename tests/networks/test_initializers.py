@@ -151,7 +151,7 @@ def test_the_variance_of_the_activations_survives_many_layers():
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: dtype.__name__)
 @pytest.mark.parametrize("name", initializers.names())
-def test_dtype_is_the_one_asked_for(name, dtype):
+def test_dtype_is_the_requested_one(name, dtype):
     weights, bias = draw(name, 6, 5, 6, dtype)
     assert weights.dtype == bias.dtype == dtype
     assert weights.shape == (6, 5) and bias.shape == (6,)
@@ -192,7 +192,7 @@ def test_equal_choices_are_the_same_object(name):
         (0.1, TypeError, "initializer: expected a name or an Initializer, got float"),
     ],
 )
-def test_what_is_not_an_initializer_is_refused(given, error, message):
+def test_other_things_than_initializers_are_refused(given, error, message):
     with pytest.raises(error) as refusal:
         initializers.get(given)
     assert message in str(refusal.value)

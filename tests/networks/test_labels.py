@@ -35,7 +35,7 @@ def test_one_hot_puts_a_single_one_in_each_row():
         ),
     ],
 )
-def test_labels_that_are_none_are_refused(labels, message):
+def test_invalid_labels_are_refused(labels, message):
     with pytest.raises(ValueError, match=message):
         fnn.one_hot(jnp.array(labels), 3)
 

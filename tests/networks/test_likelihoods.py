@@ -119,7 +119,7 @@ def test_counts_are_draws_in_their_order_and_shares_their_expectation():
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: dtype.__name__)
 @pytest.mark.parametrize("name", LIKELIHOODS)
-def test_likelihood_keeps_the_dtype_and_an_output_of_zero_where_nothing_is_asked(name, dtype):
+def test_likelihood_keeps_the_dtype_and_ignores_an_output_of_zero_with_target_zero(name, dtype):
     loss, a, t, _ = suited(name, "sum", dtype)
     log = loss.likelihood.log(a, t)
     assert log.dtype == dtype and np.isfinite(np.asarray(log).astype(float)).all()
@@ -127,7 +127,7 @@ def test_likelihood_keeps_the_dtype_and_an_output_of_zero_where_nothing_is_asked
         assert loss.likelihood.log(jnp.array([[0.0, 1.0]], dtype), jnp.array([[0.0, 1.0]], dtype)) == 0
 
 
-def test_a_loss_of_ones_own_may_give_its_likelihood_or_none():
+def test_a_custom_loss_may_have_a_likelihood():
     def value(a, t):
         return jnp.sum(jnp.abs(a - t), axis=-1)
 

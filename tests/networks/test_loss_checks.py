@@ -36,7 +36,7 @@ def test_regression_has_no_right_or_wrong(name):
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_targets_with_a_meaning_are_accepted(name):
+def test_valid_targets_are_accepted(name):
     for seed in range(5):
         losses.get(name).check_targets(targets_for(name, jax.random.key(seed), EXAMPLES, OUTPUTS, jnp.bfloat16))
 
@@ -59,7 +59,7 @@ def test_targets_with_a_meaning_are_accepted(name):
         ("multiclass_hinge", [[-1.0, 1.0]], r"got -1 at index \(0, 0\)"),
     ],
 )
-def test_targets_without_a_meaning_are_refused(name, targets, message):
+def test_invalid_targets_are_refused(name, targets, message):
     with pytest.raises(ValueError, match=message):
         losses.get(name).check_targets(jnp.array(targets))
     jax.jit(lambda t: losses.get(name).check_targets(t))(jnp.array(targets))  # values are not known while tracing
@@ -96,7 +96,7 @@ def test_softmax_suits_every_loss(name):
         (None, TypeError, "loss: expected a name or a Loss, got NoneType"),
     ],
 )
-def test_what_is_not_a_loss_is_refused(given, error, message):
+def test_other_things_than_losses_are_refused(given, error, message):
     with pytest.raises(error) as refusal:
         losses.get(given)
     assert message in str(refusal.value)

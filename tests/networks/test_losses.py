@@ -130,7 +130,7 @@ def test_fused_gradient_is_the_grad_of_the_fused_value(name, output):
     assert relative_error(loss.fused[output].gradient(n, t), automatic) <= 1e-12
 
 
-def test_the_issue_asks_for_these_pairs():
+def test_these_pairs_are_fused():
     assert ("cross_entropy", "softmax") in FUSED and ("binary_cross_entropy", "sigmoid") in FUSED
     assert losses.cross_entropy().fused_with(activations.get("softmax")) is losses.cross_entropy().fused["softmax"]
     assert losses.cross_entropy().fused_with(activations.get("sigmoid")) is None
@@ -228,7 +228,7 @@ def test_a_masked_class_with_target_zero_counts_as_absent(name, output, dtype):
         ("bhattacharyya", [[0.5, 0.5]], [[0.0, 1.0]], [[0.0, -1.0]]),
     ],
 )
-def test_where_the_target_asks_for_nothing_an_output_of_zero_costs_nothing(name, a, t, expected):
+def test_an_output_of_zero_with_target_zero_adds_nothing(name, a, t, expected):
     loss, a, t = losses.get(name), jnp.array(a), jnp.array(t)
     assert np.isfinite(loss.value(a, t))
     np.testing.assert_allclose(loss.gradient(a, t), expected, rtol=8 * EPS)

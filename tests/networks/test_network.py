@@ -386,7 +386,7 @@ def test_wrong_inputs_are_refused(inputs, error, message):
         ((4, 2), "inputs: expected {'p1': (Q, 2), 'p2': (Q, 3)}, got a single array"),
     ],
 )
-def test_several_inputs_must_all_be_there_and_fit(two_inputs, inputs, message):
+def test_several_inputs_must_all_be_given_and_fit(two_inputs, inputs, message):
     network, params, _ = two_inputs
     given = jax.tree.map(jnp.ones, inputs, is_leaf=lambda x: isinstance(x, tuple))
     with pytest.raises(ValueError) as refusal:

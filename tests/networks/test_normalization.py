@@ -272,7 +272,7 @@ def test_decay_inside_an_average_spares_statistics():
     assert relative_error(found, still) <= 1e-12
 
 
-def test_the_decay_holds_where_the_dtype_can_count_no_further():
+def test_the_decay_holds_where_the_dtype_cannot_count_further():
     """A bfloat16 counts to 256: from there on the average is the exponential one."""
     running, kept = (
         activations.batch_norm(0.999).running,

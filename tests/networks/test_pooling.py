@@ -123,7 +123,7 @@ def test_dtype_is_kept_and_nan_and_infinities_stay(name, dtype):
         ("max_pool((1, 1, 1, 1))", "max_pool: one, two or three axes of positions, got 4"),
     ],
 )
-def test_windows_that_are_none_are_refused(given, message):
+def test_invalid_windows_are_refused(given, message):
     with pytest.raises(ValueError, match="max_pool") as refusal:
         activations.get(given)
     assert message in str(refusal.value)

@@ -230,7 +230,7 @@ def test_truncated_derivatives_are_those_of_pieces_whose_state_is_given():
 
 
 @pytest.mark.parametrize("examples", [3, 1])
-def test_what_is_beyond_an_examples_length_reaches_nothing(examples):
+def test_positions_beyond_an_examples_length_have_no_effect(examples):
     for name in ROWS:
         n, theta = drawn(name, 6, lengths=True)
         n, theta = n[-examples:], theta | {"lengths": theta["lengths"][-examples:]}

@@ -148,7 +148,7 @@ def test_parameters_follow_the_connection(layer, expected):
     assert shapes(by_hand) == {"a": expected}
 
 
-def test_whatever_enters_a_junction_is_added():
+def test_all_sources_of_a_junction_are_added():
     """n_p = W (x_p, x_p+1) + y_p + b_p, of a convolution, a residual and a bias at each position."""
     layer = Layer("a", 3, sources=[("x", "conv(2, padding=valid)"), ("y", "identity")], bias="per_position")
     network = fnn.graph(inputs={"x": (5, 2), "y": (4, 3)}, layers=[layer])
@@ -334,7 +334,7 @@ def test_tokens_are_learned_from():
 # Descriptions ---------------------------------------------------------------------------------------------------------
 
 
-def test_descriptions_are_equal_however_connections_are_told_and_survive_copies():
+def test_descriptions_are_equal_however_connections_are_given_and_survive_copies():
     conv = fnn.connections.conv((3, 3), stride=2)
     ways = [
         Layer("a", 4, "tanh", sources=[("x", "conv((3, 3), stride=2)"), ("y", "full")]),

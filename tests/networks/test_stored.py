@@ -53,6 +53,6 @@ def test_stored_data_go_through_transformations_as_trees():
         ("to be or not", 2, TypeError, "tokens: expected an array of numbers, got str"),
     ],
 )
-def test_what_is_no_stream_is_refused(tokens, context, error, says):
+def test_other_things_than_streams_are_refused(tokens, context, error, says):
     with pytest.raises(error, match=says):
         fnn.windows(tokens, context)
