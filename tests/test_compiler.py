@@ -35,8 +35,8 @@ def installed(monkeypatch):
 @pytest.mark.parametrize("version", ["0.10.2", "0.11.0", "0.12.0.1"])
 def test_a_wrong_compiler_gets_the_flag_and_a_log_message(installed, caplog, version):
     assert installed(version) == compiler.CURE
-    (said,) = caplog.messages
-    assert version in said and compiler.CURE in said
+    (message,) = caplog.messages
+    assert version in message and compiler.CURE in message
 
 
 def test_existing_flags_are_kept(installed, caplog):
@@ -48,7 +48,7 @@ def test_existing_flags_are_kept(installed, caplog):
 
 @pytest.mark.parametrize("version", ["0.10.0", "0.10.1", "0.13.0"])
 def test_other_compilers_are_left_unchanged(installed, caplog, version):
-    """XLA stops at flags that it does not know, so that versions nobody has tried get none."""
+    """XLA stops at flags that it does not know, so that untested versions get none."""
     assert installed(version) is None and not caplog.messages
 
 
@@ -65,13 +65,13 @@ def test_importing_does_not_start_xla_which_is_detected():
         "import functional_nn, jax, jax.numpy as jnp; from functional_nn.compiler import _started as s;"
         "print(s(), s(), jax.config.jax_num_cpu_devices); jnp.ones(2); print(s(), len(jax.devices()))"
     )
-    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
-    assert said.split() == ["False", "False", "-1", "True", "1"]
+    output = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert output.split() == ["False", "False", "-1", "True", "1"]
 
 
 @pytest.fixture
 def optimized():
-    """Sets whether JAX is asked for next to no optimizations."""
+    """Sets whether JAX is configured for few optimizations."""
     name = "jax_disable_most_optimizations"
     before = jax.config.values[name]
     yield lambda wanted: jax.config.update(name, not wanted)

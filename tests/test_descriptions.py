@@ -78,8 +78,8 @@ def _in_another_process(blobs):
 
 def test_another_process_has_them_as_its_own():
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        fused, back, said = pool.apply(_in_another_process, ([pickle.dumps(row) for row in ROWS.values()],))
-    assert fused and said == list(map(repr, ROWS.values()))
+        fused, back, texts = pool.apply(_in_another_process, ([pickle.dumps(row) for row in ROWS.values()],))
+    assert fused and texts == list(map(repr, ROWS.values()))
     assert [pickle.loads(blob) for blob in back] == list(ROWS.values())
 
 
@@ -91,7 +91,7 @@ def test_what_was_made_by_hand_is_its_own_copy():
 def test_arrays_in_a_wrapper_are_copied_with_it():
     masks = O.regularizers.magnitude_masks(NETWORK.init(jax.random.key(0)), 0.5)
     again = WAYS["pickle"](O.keep_pruned("adam", masks))
-    assert O.keep_pruned("adam", masks) != again  # arrays are compared by nobody, but both do the same
+    assert O.keep_pruned("adam", masks) != again  # arrays are not compared, but both do the same
     params = NETWORK.init(jax.random.key(1))
     assert jax.tree.all(jax.tree.map(np.array_equal, again.init(params), O.keep_pruned("adam", masks).init(params)))
 
@@ -125,4 +125,4 @@ def test_a_population_survives():
         again = way(population)
         for mine, theirs in zip(population.table().values(), again.table().values(), strict=True):
             np.testing.assert_array_equal(mine, theirs)
-    assert again.drift(1).relative < 1e-12  # it can be trained anew
+    assert again.drift(1).relative < 1e-12  # it can be trained again

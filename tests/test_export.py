@@ -1,7 +1,7 @@
-"""Programs for accelerators, lowered from a machine that has none: what stands in them, and what does not.
+"""Programs for accelerators, lowered on a machine without one: what they contain, and what they do not.
 
-A program is lowered for CUDA, ROCm and TPU, and never compiled. In its StableHLO there is no word to the host, no 64
-bits where they are off, no gather but of rows that were asked for by number, and products of the precision asked for.
+A program is lowered for CUDA, ROCm and TPU, and never compiled. Its StableHLO has no call to the host, no 64 bits where
+they are off, no gather except of rows that were requested by number, and products of the requested precision.
 """
 
 import functools
@@ -26,7 +26,7 @@ from functional_nn.training.program import Batch
 pytestmark = [pytest.mark.usefixtures("brisk"), pytest.mark.newest]
 
 PLATFORMS = ("cuda", "rocm", "tpu")
-# JAX's own words for factorizations; TPUs' compiler knows the others by itself
+# JAX's names for factorizations; the TPU compiler has the others built in
 SOLVERS = re.compile(r"(cu|hip)(solver|blas)_\w+_ffi|Qr|Eigh|ProductOfElementaryHouseholderReflectors")
 Q = 16
 LOSS = fnn.losses.cross_entropy()
@@ -39,8 +39,8 @@ def float32():
 
 
 class Program(NamedTuple):
-    """calls: what is called that is not StableHLO; gathers, scatters: from and into arrays of these shapes; products
-    and precise: how many products and convolutions there are, and of how many full precision is asked; text: itself.
+    """calls: functions outside StableHLO; gathers, scatters: from and into arrays of these shapes; products, precise:
+    how many products and convolutions there are, and how many have full precision; text: the program.
     """
 
     calls: frozenset[str]
@@ -52,9 +52,9 @@ class Program(NamedTuple):
 
 
 def lowered(function, *given, platform="cuda", precision=None) -> Program:
-    """The program for a platform, and that there is nothing in it that no program may have."""
+    """The program for a platform, after checking that it contains nothing forbidden."""
     if not hasattr(function, "lower"):
-        function = jax.jit(functools.partial(function))  # of its own, which was traced for no other platform
+        function = jax.jit(functools.partial(function))  # a new function, not yet traced for another platform
     with platforms.aimed_at(platform), jax.default_matmul_precision(precision):
         text = jax.export.export(function, platforms=[platform])(*given).mlir_module()
     assert not re.search(r"callback|stablehlo\.(send|recv|infeed|outfeed)", text)
@@ -154,7 +154,7 @@ def test_the_gradient_has_products_of_the_requested_precision_and_gathers_only_t
 
 @pytest.mark.parametrize("platform", ("cpu", *PLATFORMS))
 def test_sums_are_by_halves_and_by_products_on_cpus_and_reductions_elsewhere(platform):
-    """Each by itself, and where they are made use of: a bias's gradient, squares of sensitivities, a normalization."""
+    """Each separately, and where they are used: a bias's gradient, squares of sensitivities, a normalization."""
     on_cpu = platform == "cpu"
     for function in (reductions.total, reductions.largest, reductions.over_examples):
         assert ("stablehlo.slice" in lowered(function, numbers(Q, 64), platform=platform).text) == on_cpu
@@ -222,7 +222,7 @@ def test_fit_of_all_examples_at_once_gathers_none():
 
 @pytest.mark.parametrize("platform", PLATFORMS)
 def test_fit_by_levenberg_marquardt_is_of_full_precision(platform):
-    """The method, what says that it has ended, and what is told of it; but for the validation loss, as of all fits."""
+    """The method, its termination test and its reports, but not the validation loss, as in all fits."""
     network = fnn.multilayer((64, 3, 10), ("tanh", "linear"))
     for optimizer, plan in (
         ("levenberg_marquardt", training.batch()),
@@ -234,7 +234,7 @@ def test_fit_by_levenberg_marquardt_is_of_full_precision(platform):
 
 
 def test_fit_of_a_stream_gathers_whole_windows():
-    """Of bytes, which stay bytes: the inputs, and the targets beside them."""
+    """Windows of bytes, which stay bytes: the inputs and their targets."""
     network = of_tokens("gru(width=8)")[0]
     settings = loop.settle(network, "cross_entropy", "adam", plan=training.minibatch(4))
     params = zeros(parameters(network))
@@ -316,11 +316,11 @@ ALL = tuple(name for name in quantities._rules if name != "input_gradients")
 )
 def test_all_quantities_together(name, platform):
     network, inputs, targets = NETWORKS[name][0]()
-    asked = ALL if name == "dense" else ("per_example_norms", "clipped_gradient", "variance", "noise_scale", "kfac")
+    names = ALL if name == "dense" else ("per_example_norms", "clipped_gradient", "variance", "noise_scale", "kfac")
 
     def function(params, inputs, targets, key):
-        keys = {"key": key} if {"kfac", "sampled_gauss_newton_diagonal"} & set(asked) else {}
-        return quantities.compute(network, LOSS, params, inputs, targets, asked, max_norm=1.0, **keys)
+        keys = {"key": key} if {"kfac", "sampled_gauss_newton_diagonal"} & set(names) else {}
+        return quantities.compute(network, LOSS, params, inputs, targets, names, max_norm=1.0, **keys)
 
     program = lowered(function, parameters(network), inputs, targets, key(), platform=platform)
     assert not program.calls and 0 < program.precise < program.products
@@ -404,7 +404,7 @@ def ended(problem, method, lanes=False):
     [(name, platform) for name in second_order.names() for platform in (PLATFORMS if name in FACTORED else ("cuda",))],
 )
 def test_second_order_methods_are_of_full_precision(name, platform):
-    """Whatever is asked for: what is solved, and what says that a run has ended."""
+    """Whatever the default: the systems that are solved, and the termination test."""
     for make in (of_network, of_residuals)[: 1 if name == "kfac" else 2]:
         problem, start = make()
         program = lowered(ended(problem, second_order.get(name)), problem.data, start, platform=platform)
@@ -506,7 +506,7 @@ def test_a_curves_parameters_and_their_covariance_are_of_full_precision(sigma, p
     "what", ["compare", "monitor", "compare_callables", "compare_activation", "compare_connection"]
 )
 def test_comparisons_trace_everything_at_full_precision(what):
-    """Whatever is asked for outside: what is traced or computed says under which precision."""
+    """Whatever the default outside: everything that is traced or computed records its precision."""
     seen = set()
 
     def noted(x):

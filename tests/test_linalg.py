@@ -1,4 +1,4 @@
-"""Dense factorizations against NumPy's, one matrix at a time and in lanes, where one cannot be factored."""
+"""Dense factorizations against NumPy's, of one matrix and under vmap, where one of the matrices cannot be factored."""
 
 import jax
 import jax.numpy as jnp

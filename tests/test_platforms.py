@@ -1,4 +1,4 @@
-"""What suits a platform changes no number, and follows the mesh, the default device or what is asked for."""
+"""The choices for a platform change no number, and follow the mesh, the default device or the given platform."""
 
 import jax
 import jax.numpy as jnp

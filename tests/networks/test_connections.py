@@ -113,8 +113,8 @@ def by_definition(found, s, x, w):
 
 def case(name, shape, channels, **constants):
     """A row with its constants, on a signal (*P, R), giving so many channels."""
-    said = ", ".join([str(shape), *(f"{key}={x}" for key, x in constants.items())])
-    return pytest.param(name, constants, shape, channels, id=f"{name} {said}")
+    text = ", ".join([str(shape), *(f"{key}={x}" for key, x in constants.items())])
+    return pytest.param(name, constants, shape, channels, id=f"{name} {text}")
 
 
 CASES = [
@@ -124,7 +124,7 @@ CASES = [
     case("full", (5,), 4),
     case("full", (2, 3, 2), 4),
     case("conv", (6, 2), 3, kernel=3),
-    case("conv", (8, 2), 3, kernel=3, stride=2, padding="valid"),  # the last position is read by nobody
+    case("conv", (8, 2), 3, kernel=3, stride=2, padding="valid"),  # the last position is not read
     case("conv", (8, 1), 3, kernel=2, stride=3),  # nor are some between
     case("conv", (5, 2), 2, kernel=2, dilation=2, padding=((2, 0),)),  # nothing of what comes later
     case("conv", (3, 1), 2, kernel=2, padding=4),  # windows that are all padding
@@ -440,7 +440,7 @@ def test_any_convolution_is_its_definition_and_proves_itself(case):
     assert verdict(connections.conv(**constants), shape, channels).verdict == "agree"
 
 
-# A row of one's own ---------------------------------------------------------------------------------------------------
+# A custom row ---------------------------------------------------------------------------------------------------------
 
 
 def local(size):
@@ -460,7 +460,7 @@ def local(size):
         places = range(s.shape[1])
         return sum(jnp.zeros_like(like).at[:, p : p + size].set(parts[:, p]) for p in places)
 
-    def unfold(s, x):  # each position has columns of its own
+    def unfold(s, x):  # each position has its own columns
         met = read(x)
         apart = met[:, :, None, :] * jnp.eye(s.shape[1], dtype=x.dtype)[None, :, :, None]
         return s, apart.reshape(*s.shape[:2], -1)
@@ -586,7 +586,7 @@ def test_layers_read_by_dense_connections_and_stay_equal_through_copies():
 
 
 def counted(jaxpr, names):
-    """How often each of these primitives stands in a program, in the programs inside it, too."""
+    """How often each of these primitives occurs in a program, including the programs inside it."""
     found = dict.fromkeys(names, 0)
     for equation in jaxpr.eqns:
         if equation.primitive.name in found:

@@ -14,7 +14,7 @@ KEY = jax.random.key(0)
 ROWS, FAN_IN, FAN_OUT = 300, 400, 150  # as of a maxout layer of two pieces: rows and neurons differ
 COUNT = ROWS * FAN_IN
 
-# the variance each name stands for, and how its draws are spread
+# the variance of each initializer, and its distribution
 VARIANCES = {
     "normal(0.3)": (0.3**2, "normal"),
     "uniform(0.3)": (0.3**2 / 3, "uniform"),

@@ -134,8 +134,10 @@ def test_a_custom_loss_may_have_a_likelihood():
     laplace = losses.Likelihood(
         "Laplace", "each output the median of its target", lambda a, t: -value(a, t) - np.log(2)
     )
-    silent = losses.Loss("absolute", "sum", value, lambda a, t: jnp.sign(a - t))
-    said = dataclasses.replace(silent, likelihood=laplace)
-    assert silent.likelihood is None and said.likelihood is laplace
-    assert said.specification == silent.specification and hash(said) == hash(dataclasses.replace(said))
-    assert said == dataclasses.replace(silent, likelihood=laplace) != silent
+    without = losses.Loss("absolute", "sum", value, lambda a, t: jnp.sign(a - t))
+    with_likelihood = dataclasses.replace(without, likelihood=laplace)
+    assert without.likelihood is None and with_likelihood.likelihood is laplace
+    assert with_likelihood.specification == without.specification and hash(with_likelihood) == hash(
+        dataclasses.replace(with_likelihood)
+    )
+    assert with_likelihood == dataclasses.replace(without, likelihood=laplace) != without

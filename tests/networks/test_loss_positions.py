@@ -68,7 +68,7 @@ def test_value_and_gradient_over_positions_are_the_definition(name, reduction, p
 @pytest.mark.parametrize("positions", REDUCTIONS)
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 def test_a_loss_over_positions_is_a_loss_of_its_examples(reduction, positions, weighing):
-    """sum_q w_q F_q over sum_q w_q, of the F_q that quantities of single examples are told."""
+    """sum_q w_q F_q over sum_q w_q, with the F_q that per-example quantities use."""
     loss = losses.mean_square_error(reduction, positions=positions)
     (a, t), weights = at_places(loss), WEIGHINGS[weighing]
     found = losses.at_positions(loss.example_value, a, t)

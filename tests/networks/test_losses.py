@@ -14,9 +14,9 @@ from functional_nn import activations, losses
 
 
 def test_every_loss_has_a_definition_to_be_held_against():
-    asked = """mean_square_error sum_square_error half_sum_square_error cross_entropy binary_cross_entropy hinge
+    required = """mean_square_error sum_square_error half_sum_square_error cross_entropy binary_cross_entropy hinge
         multiclass_hinge logistic kullback_leibler symmetric_kullback_leibler bhattacharyya""".split()
-    assert set(asked) <= set(LOSSES)
+    assert set(required) <= set(LOSSES)
     assert set(LOSSES) == set(REFERENCE_LOSSES)
 
 

@@ -232,10 +232,10 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("asked", REFUSED)
-def test_what_looks_at_single_examples_is_refused_with_the_reason(asked):
+@pytest.mark.parametrize("quantity", REFUSED)
+def test_per_example_quantities_are_refused_with_the_reason(quantity):
     with pytest.raises(ValueError, match="'batch_norm.0.6, 1e-05.' mixes examples: .*fnn.inference_mode") as refusal:
-        REFUSED[asked](NETWORK.init(KEY))
+        REFUSED[quantity](NETWORK.init(KEY))
     assert "\n" not in str(refusal.value)
 
 
@@ -246,13 +246,13 @@ def test_second_order_methods_are_refused_with_the_reason():
 
 def test_evaluation_before_any_statistics_is_refused():
     params = NETWORK.init(KEY)
-    for ask in (
+    for predict in (
         lambda: NETWORK.apply(params, X),
         lambda: fnn.training.evaluate(NETWORK, "cross_entropy", params, X, T),
     ):
         with pytest.raises(ValueError, match="layer 'conv': batch_norm.0.6, 1e-05. has no running statistics yet"):
-            ask()
-    assert np.isnan(jax.jit(NETWORK.apply)(params, X)).all()  # where nobody can be told
+            predict()
+    assert np.isnan(jax.jit(NETWORK.apply)(params, X)).all()  # under jit, where it cannot raise
 
 
 def test_a_frozen_layers_statistics_are_renewed():

@@ -1,4 +1,4 @@
-"""Max pooling against a loop over windows in NumPy, its derivatives against autodiff, ties and padding told."""
+"""Max pooling against a loop over windows in NumPy, its derivatives against autodiff, with ties and padding."""
 
 import itertools
 

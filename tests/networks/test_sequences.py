@@ -169,7 +169,7 @@ def derivatives(f, n, theta, seed=0):
 def test_derivatives_are_autodiffs(positions, lengths, name):
     found, expected = derivatives(activations.get(name), *drawn(name, positions, lengths=lengths))
     for ours, theirs, tolerance in zip(found, expected, (1e-12, 1e-12, 1e-10), strict=True):
-        # of one position attention's weights are 1, whatever n: what is 0 by hand is rounding by autodiff
+        # for one position attention's weights are 1, whatever n is: derivatives of 0 by hand are rounding by autodiff
         small = max(float(jnp.abs(x).max()) for x in jax.tree.leaves((ours, theirs))) <= 1e-15
         assert small or relative_error(ours, theirs) <= tolerance
 
@@ -205,7 +205,7 @@ def test_scores_of_any_size_are_met():
 
 
 def test_truncated_derivatives_are_those_of_pieces_whose_state_is_given():
-    """Six steps in pieces of two: each piece by itself, from the values that the one before it left."""
+    """Six steps in segments of two: each segment separately, from the final values of the one before."""
     n, theta = drawn("gru", 6)
     cut, whole = activations.gru(truncate=2), activations.gru()
     a, kept = cut.forward(n, theta)

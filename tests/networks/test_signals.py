@@ -289,8 +289,8 @@ def graphs(draw):
             sources = [(source, f"mean_pool({each(3)}, stride={each(2)}, padding={pick('same', 'valid')})")]
         elif kind == "residual":
             size = channels
-            beside = [other for other in known if known[other][:-1] == known[source][:-1] and other != source]
-            sources = [(source, "identity"), *((other, f"conv({each(3)})") for other in beside[-1:])]
+            alike = [other for other in known if known[other][:-1] == known[source][:-1] and other != source]
+            sources = [(source, "identity"), *((other, f"conv({each(3)})") for other in alike[-1:])]
         else:
             sources = [source]
         layer = Layer(name, size, pick("tanh", "sigmoid", "relu", "prelu"), sources=sources, bias=bias)
@@ -323,7 +323,7 @@ def test_random_graphs_agree(network, seed):
 
 
 def test_tokens_are_learned_from():
-    """Each token's class is its own, whatever stands beside it: columns of the embedding move until all are right."""
+    """Each token has its class, whatever its neighbours: columns of the embedding change until all are right."""
     network = tagger()
     x = DRAW.integers(5, size=(12, 6))
     labels = np.array([0, 1, 2, 1, 0])[x]
