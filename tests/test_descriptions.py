@@ -70,6 +70,13 @@ def test_another_activation_of_the_same_name_is_not_fused():
     assert fnn.losses.cross_entropy().fused_with(dressed) is not None  # the functions are what is fused
 
 
+def test_rows_pickled_by_earlier_versions_are_read():
+    """Their functions were in `registry`, from which `rows` was split."""
+    for row in (fnn.activations.leaky_relu(0.2), O.gd({"layer1": 0.1, "others": 0.01}), NETWORK):
+        earlier = pickle.dumps(row, protocol=0).replace(b"functional_nn.rows\n", b"functional_nn.registry\n")
+        assert b"functional_nn.registry\n" in earlier and pickle.loads(earlier) == row
+
+
 def _in_another_process(blobs):
     rows = [pickle.loads(blob) for blob in blobs]
     fused = rows[0].output.activation is fnn.activations.softmax
