@@ -24,8 +24,9 @@ from jax.scipy.special import betainc, ndtri
 
 from functional_nn import checks, linalg, precision
 from functional_nn.optimizers.second_order import SecondOrder, Solution, get
-from functional_nn.optimizers.second_order.method import BUDGET_SPENT, DIVERGED, minimize, run_to_end
-from functional_nn.optimizers.second_order.problem import CURVATURES, Flat, Layout, Problem, problem_from
+from functional_nn.optimizers.second_order.minimization import minimize, run_to_end
+from functional_nn.optimizers.second_order.problem import CURVATURES, FlatProblem, Layout, Problem, problem_from
+from functional_nn.optimizers.second_order.state import BUDGET_SPENT, DIVERGED
 from functional_nn.registry import cached
 
 _POLISH = 100  # Gauss-Newton steps after the end, at most
@@ -172,7 +173,7 @@ def curve_fit(
     sigma = _deviations(sigma, y)
     _check_function(f, p0, x, y)
     given = problem_from(residuals=_residuals(f), data=(x, y, sigma), bounds=bounds, loss=loss, loss_scale=loss_scale)
-    Flat(given, p0).check_start("curve_fit: p0", p0)
+    FlatProblem(given, p0).check_start("curve_fit: p0", p0)
     fit = _program(f, method, steps, loss, absolute_sigma)(given.data, given.bounds, p0)
     if checks.is_concrete(fit.solution.ended) and int(fit.solution.ended) == DIVERGED:
         minimize(given, method, p0, steps=1)  # says where it was not finite
@@ -305,7 +306,7 @@ def _program(f: Callable, method: SecondOrder, steps: int, loss: str, absolute: 
     @precision.full
     def run(data: tuple, bounds: tuple | None, p0: Any) -> CurveFit:
         problem = Problem(functions, data, "of a curve", bounds)
-        flat = Flat(problem, p0)
+        flat = FlatProblem(problem, p0)
         limits = jnp.asarray(-precision.largest(flat.dtype)), None, None, jnp.asarray(np.iinfo(np.int32).max, jnp.int32)
         found = run_to_end(method, steps, False, problem, p0, *limits)
         state = _polished(method, problem, found.state)
@@ -317,7 +318,7 @@ def _program(f: Callable, method: SecondOrder, steps: int, loss: str, absolute: 
             steps=state.step,
             state=None,
         )
-        plain = Flat(problem_from(residuals=_residuals(f), data=data[-3:]), p0)
+        plain = FlatProblem(problem_from(residuals=_residuals(f), data=data[-3:]), p0)
         r, J = plain.jacobian(plain.flatten(state.params))
         if loss != "linear":
             scale = jnp.asarray(data[0], r.dtype)

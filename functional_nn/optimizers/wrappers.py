@@ -15,7 +15,16 @@ from jax import Array
 
 from functional_nn import checks, registry
 from functional_nn.optimizers import first_order, regularizers
-from functional_nn.optimizers.first_order import Constant, Optimizer, State
+from functional_nn.optimizers.constants import (
+    Constant,
+    at_step,
+    decay_rate,
+    in_dtype,
+    non_negative,
+    one_for_all,
+    positive,
+)
+from functional_nn.optimizers.optimizer import Optimizer, State, check_gradients, check_params, moved
 from functional_nn.precision import at_least_float32, largest
 from functional_nn.registry import cached
 
@@ -68,12 +77,12 @@ def clip_by_global_norm(optimizer: Optimizer, largest: Constant) -> Optimizer:
     A norm beyond the largest number of its dtype makes the gradient zero. Raises ValueError unless `largest` is > 0.
     """
     optimizer = first_order.get(optimizer)
-    largest = first_order.one_for_all(first_order.positive, "clip_by_global_norm", "largest", largest)
+    largest = one_for_all(positive, "clip_by_global_norm", "largest", largest)
 
     def clipped(state, grads):
         leaves = jax.tree.leaves(grads)
         dtype = max((at_least_float32(g.dtype) for g in leaves), key=lambda dtype: dtype.itemsize)
-        bound = first_order.in_dtype(first_order.at_step(largest, state.step), dtype)
+        bound = in_dtype(at_step(largest, state.step), dtype)
         norm = jnp.sqrt(sum(jnp.sum(g.astype(dtype) ** 2) for g in leaves))
         # by a quotient that cannot be 0 / 0; a norm within bounds leaves the gradient bitwise as it is
         factor = jnp.where(norm > bound, bound / jnp.maximum(norm, bound), 1)
@@ -86,15 +95,15 @@ def clip_by_global_norm(optimizer: Optimizer, largest: Constant) -> Optimizer:
 def clip_by_value(optimizer: Optimizer, largest: Constant) -> Optimizer:
     """Each element of g kept within [-largest, largest]. Raises ValueError unless `largest` is > 0."""
     optimizer = first_order.get(optimizer)
-    largest = first_order.one_for_all(first_order.positive, "clip_by_value", "largest", largest)
+    largest = one_for_all(positive, "clip_by_value", "largest", largest)
 
     def clipped(state, grads):
-        now = first_order.at_step(largest, state.step)
+        now = at_step(largest, state.step)
 
         def bounded(g, bound):
             return jnp.clip(g, -bound, bound)
 
-        return jax.tree.map(lambda g: bounded(g, first_order.in_dtype(now, g.dtype)), grads)
+        return jax.tree.map(lambda g: bounded(g, in_dtype(now, g.dtype)), grads)
 
     return _before(optimizer, "clip_by_value", {"largest": largest}, clipped)
 
@@ -107,13 +116,13 @@ def coupled_weight_decay(optimizer: Optimizer, decay: Constant, biases: bool = F
     spared unless `biases`. Raises ValueError unless `decay` is >= 0.
     """
     optimizer, biases = first_order.get(optimizer), checks.boolean("coupled_weight_decay", "biases", biases)
-    decay = first_order.one_for_all(first_order.non_negative, "coupled_weight_decay", "decay", decay)
+    decay = one_for_all(non_negative, "coupled_weight_decay", "decay", decay)
 
     def decayed(state, grads):
-        rate = first_order.at_step(decay, state.step)
+        rate = at_step(decay, state.step)
 
         def add(chosen, w, g):
-            return g + (first_order.in_dtype(rate, g.dtype) * w).astype(g.dtype) if chosen else g
+            return g + (in_dtype(rate, g.dtype) * w).astype(g.dtype) if chosen else g
 
         params = optimizer.point(state)
         return jax.tree.map(add, regularizers.penalized(params, biases), params, grads)
@@ -144,7 +153,7 @@ def _before(optimizer: Optimizer, name: str, constants: dict[str, Any], change: 
     """`optimizer`, given `change(state, grads)` for grads; its state is its own."""
 
     def update(state, grads):
-        first_order.check_gradients(state.params, grads)
+        check_gradients(state.params, grads)
         return optimizer.update(state, change(state, grads))
 
     return dataclasses.replace(
@@ -163,10 +172,10 @@ def decoupled_weight_decay(optimizer: Optimizer, decay: Constant, biases: bool =
     are spared unless `biases`. Raises ValueError unless `decay` is in [0, 1).
     """
     optimizer, biases = first_order.get(optimizer), checks.boolean("decoupled_weight_decay", "biases", biases)
-    decay = first_order.one_for_all(first_order.decay_rate, "decoupled_weight_decay", "decay", decay)
+    decay = one_for_all(decay_rate, "decoupled_weight_decay", "decay", decay)
 
     def update(state, grads):
-        rate = first_order.at_step(decay, state.step)
+        rate = at_step(decay, state.step)
         after = optimizer.update(state, grads)
         updates = after.step - state.step  # 0 while gradients are only gathered
 
@@ -174,8 +183,8 @@ def decoupled_weight_decay(optimizer: Optimizer, decay: Constant, biases: bool =
             if not chosen:
                 return new
             wide = old.astype(at_least_float32(old.dtype))
-            lost = first_order.in_dtype(rate, wide.dtype) * updates.astype(wide.dtype) * wide
-            return first_order.moved(new, -lost)
+            lost = in_dtype(rate, wide.dtype) * updates.astype(wide.dtype) * wide
+            return moved(new, -lost)
 
         before = iterate(state)
         return with_iterate(after, jax.tree.map(shrink, regularizers.penalized(before, biases), before, iterate(after)))
@@ -227,7 +236,7 @@ def freeze(optimizer: Optimizer, layers: Sequence[str]) -> Optimizer:
         return FrozenState(optimizer.init(trained(params)), {name: params[name] for name in layers})
 
     def update(state, grads):
-        first_order.check_gradients(state.params, grads)
+        check_gradients(state.params, grads)
         return state._replace(inner=optimizer.update(state.inner, trained(grads)))
 
     return dataclasses.replace(
@@ -262,7 +271,7 @@ def accumulate(optimizer: Optimizer, updates: int, reduction: str = "mean") -> O
         return AccumulationState(optimizer.init(params), zeros, jnp.zeros((), jnp.int32))
 
     def update(state, grads):
-        first_order.check_gradients(state.params, grads)
+        check_gradients(state.params, grads)
         total = jax.tree.map(lambda sum_, g: sum_ + g.astype(sum_.dtype), state.total, grads)
         divisor = updates if reduction == "mean" else 1
         return jax.lax.cond(
@@ -303,7 +312,7 @@ def average(optimizer: Optimizer, decay: Constant | None = None, start: int = 0)
     """
     optimizer = first_order.get(optimizer)
     if decay is not None:
-        decay = first_order.one_for_all(first_order.decay_rate, "average", "decay", decay)
+        decay = one_for_all(decay_rate, "average", "decay", decay)
     checks.integer("average", "start", start, 0)
 
     def init(params):
@@ -314,13 +323,13 @@ def average(optimizer: Optimizer, decay: Constant | None = None, start: int = 0)
     def update(state, grads):
         inner = optimizer.update(state.inner, grads)
         count = inner.step - start  # of the parameters averaged, these included
-        rate = None if decay is None else first_order.at_step(decay, inner.step)
+        rate = None if decay is None else at_step(decay, inner.step)
 
         def mean(a, x):
             x = x.astype(a.dtype)
             share = 1 / jnp.maximum(count, 1).astype(a.dtype)
             if rate is not None:
-                share = jnp.where(count > 1, 1 - first_order.in_dtype(rate, a.dtype), 1).astype(a.dtype)
+                share = jnp.where(count > 1, 1 - in_dtype(rate, a.dtype), 1).astype(a.dtype)
             new = inner.step > state.inner.step  # not where gradients are only gathered
             return jnp.where(new & (x != a), a + share * (x - a), a)
 
@@ -365,7 +374,7 @@ def reduce_on_plateau(
     def plain(owner, name, value):
         return checks.constant(owner, name, value, *checks.NON_NEGATIVE)
 
-    learning_rate = first_order.one_for_all(plain, name, "learning_rate", learning_rate)
+    learning_rate = one_for_all(plain, name, "learning_rate", learning_rate)
     smallest = checks.constant(name, "smallest", smallest, *checks.NON_NEGATIVE)
     if not callable(make):
         raise TypeError(f"{name}: make must be a function of the learning rate such as optimizers.adam, got {make!r}")
@@ -474,7 +483,7 @@ def choose(index: int | Array, candidates: Sequence[Optimizer]) -> Optimizer:
         return own
 
     def init(params):
-        first_order.check_params("choose", params)
+        check_params("choose", params)
         own = [memories_of(candidate.init(params)) for candidate in candidates]
         places = max(map(len, own))
         nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, at_least_float32(x.dtype)), params)
@@ -526,7 +535,7 @@ def from_optax(transformation: Any, name: str = "optax") -> Optimizer:
         return OptaxState(params, jnp.zeros((), jnp.int32), transformation.init(params))
 
     def update(state, grads):
-        first_order.check_gradients(state.params, grads)
+        check_gradients(state.params, grads)
         try:
             updates, after = transformation.update(grads, state.transformation, state.params)
         except TypeError as error:
@@ -537,9 +546,9 @@ def from_optax(transformation: Any, name: str = "optax") -> Optimizer:
                 "such as 'lbfgs', search along lines"
             ) from None
         trained = regularizers.penalized(state.params, biases=True)  # running statistics are not, decay or none
-        moved = jax.tree.map(
+        params = jax.tree.map(
             lambda own, x, change: (x + change).astype(x.dtype) if own else x, trained, state.params, updates
         )
-        return OptaxState(moved, state.step + 1, after)
+        return OptaxState(params, state.step + 1, after)
 
     return Optimizer(name, init, update, {})
