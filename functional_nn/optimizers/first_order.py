@@ -20,7 +20,7 @@ and Ba 2015, Sec. 3).
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -75,8 +75,80 @@ __all__ = [
 ]
 
 _registry: Registry[Optimizer] = Registry("optimizer", Optimizer)
-register, names = _registry.register, _registry.names
-factory, knows = _registry.factory, _registry.knows
+
+
+def register(factory: Callable[..., Optimizer]) -> Callable[..., Optimizer]:
+    """Gives a function that returns a first-order optimizer its name. A decorator.
+
+    Afterwards the name may be used wherever a first-order optimizer is expected. Equal constants
+    return the same object, so that compiled programs are used again.
+
+    Args:
+        factory: The function; its name is the name of the first-order optimizer, and its arguments are the constants.
+
+    Returns:
+        The same function, its results cached.
+
+    Raises:
+        ValueError: The name is taken.
+
+    Example:
+        >>> from functional_nn import optimizers
+        >>> @optimizers.register
+        ... def doubled(learning_rate: float = 0.1):
+        ...     return optimizers.gd(2 * learning_rate)
+        >>> optimizers.get("doubled(0.5)")
+        <optimizer gd(learning_rate=1.0)>
+    """
+    return _registry.register(factory)
+
+
+def names() -> tuple[str, ...]:
+    """Returns the names of the registered first-order optimizers.
+
+    Example:
+        >>> from functional_nn import optimizers
+        >>> "adam" in optimizers.names()
+        True
+    """
+    return _registry.names()
+
+
+def knows(optimizer: Any) -> bool:
+    """Returns whether this is a first-order optimizer, or text that begins with the name of one.
+
+    Args:
+        optimizer: Any object.
+
+    Returns:
+        A bool.
+
+    Example:
+        >>> from functional_nn.optimizers import first_order
+        >>> first_order.knows("gd(0.1)"), first_order.knows("unknown(1)")
+        (True, False)
+    """
+    return _registry.knows(optimizer)
+
+
+def factory(name: str) -> Callable[..., Optimizer]:
+    """Returns the function with this bare name.
+
+    Args:
+        name: A name without arguments.
+
+    Returns:
+        The function that returns the first-order optimizer for its constants.
+
+    Raises:
+        ValueError: The name is unknown.
+
+    Example:
+        >>> from functional_nn.optimizers import first_order
+        >>> first_order.factory("gd") is first_order.gd
+        True
+    """
+    return _registry.factory(name)
 
 
 def get(optimizer: str | Optimizer) -> Optimizer:

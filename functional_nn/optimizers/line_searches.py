@@ -140,7 +140,66 @@ __all__ = [
 ]
 
 _registry: Registry[LineSearch] = Registry("line search", LineSearch)
-register, names, get = _registry.register, _registry.names, _registry.get
+
+
+def register(factory: Callable[..., LineSearch]) -> Callable[..., LineSearch]:
+    """Gives a function that returns a line search its name. A decorator.
+
+    Afterwards the name may be used wherever a line search is expected. Equal constants
+    return the same object, so that compiled programs are used again.
+
+    Args:
+        factory: The function; its name is the name of the line search, and its arguments are the constants.
+
+    Returns:
+        The same function, its results cached.
+
+    Raises:
+        ValueError: The name is taken.
+
+    Example:
+        >>> from functional_nn.optimizers import line_searches
+        >>> @line_searches.register
+        ... def exact(curvature: float = 1e-6):
+        ...     return line_searches.strong_wolfe(curvature=curvature)
+        >>> line_searches.get("exact").name
+        'strong_wolfe'
+    """
+    return _registry.register(factory)
+
+
+def names() -> tuple[str, ...]:
+    """Returns the names of the registered line searches.
+
+    Example:
+        >>> from functional_nn.optimizers import line_searches
+        >>> "strong_wolfe" in line_searches.names()
+        True
+    """
+    return _registry.names()
+
+
+def get(line_search: str | LineSearch) -> LineSearch:
+    """Returns the line search with this name.
+
+    Args:
+        line_search: A name, with arguments where wanted, such as "strong_wolfe(curvature=0.1)"; a line search is
+        returned as it is.
+
+    Returns:
+        The line search.
+
+    Raises:
+        ValueError: The name is unknown, or its arguments are refused.
+        TypeError: It is neither a name nor a line search.
+
+    Example:
+        >>> from functional_nn.optimizers import line_searches
+        >>> line_searches.get("backtracking(evaluations=5)")
+        <line search backtracking(decrease=0.0001, evaluations=5)>
+    """
+    return _registry.get(line_search)
+
 
 _SHARE = (lambda v: (v > 0) & (v < 1), "in (0, 1)")
 
@@ -458,7 +517,7 @@ def quotient(numerator: Array, denominator: Array) -> Array:
 
 
 def _cubic(p: Point, q: Point) -> tuple[Array, Array]:
-    """Returns the minimum of the cubic through two values and slopes (Nocedal and Wright Eq. 3.59), and whether it exists.
+    """Returns the minimum of the cubic through two values and slopes (Nocedal and Wright Eq. 3.59); does it exist?
 
     Where the values differ by little more than rounding, it is the zero of the line through the slopes.
     """
@@ -479,7 +538,7 @@ def _cubic(p: Point, q: Point) -> tuple[Array, Array]:
 
 
 def _between(low: Point, high: Point) -> Array:
-    """Returns the next step inside a bracket: the cubic's minimum, at least a twentieth of the width from either end."""
+    """Returns the next step inside a bracket: the cubic's minimum, a twentieth of the width or more from both ends."""
     middle = (low.step + high.step) / 2
     left, right = jnp.minimum(low.step, high.step), jnp.maximum(low.step, high.step)
     margin = 0.05 * (right - left)

@@ -144,13 +144,13 @@ def elementwise(
     start: dict[str, Any] | None = None,
     options: dict[str, Any] | None = None,
 ) -> Optimizer:
-    """Returns the optimizer that applies `rule` to each parameter array separately.
+    r"""Returns the optimizer that applies a rule to each parameter array separately.
 
     Args:
         name: The optimizer's name.
         state_type: The NamedTuple of its states: params, step, and the fields that the rule remembers.
-        rule: rule(now, g, *remembered) returns (change, *remembered). `now` has the attributes k, x and every constant
-            at this step, in the dtype of the arithmetic.
+        rule: rule(now, g, \*remembered) returns (change, \*remembered). `now` has the attributes k, x and every
+            constant at this step, in the dtype of the arithmetic.
         constants: The constants by name, already checked.
         start: The initial values of remembered fields; 0 for those that are not named.
         options: Other arguments that the optimizer was made with, for `Optimizer.constants`.

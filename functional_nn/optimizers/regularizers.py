@@ -63,8 +63,84 @@ __all__ = [
 ]
 
 _registry: Registry[Regularizer] = Registry("regularizer", Regularizer)
-register, names, get = _registry.register, _registry.names, _registry.get
-factory = _registry.factory
+
+
+def register(factory: Callable[..., Regularizer]) -> Callable[..., Regularizer]:
+    """Gives a function that returns a regularizer its name. A decorator.
+
+    Afterwards the name may be used wherever a regularizer is expected. Equal constants
+    return the same object, so that compiled programs are used again.
+
+    Args:
+        factory: The function; its name is the name of the regularizer, and its arguments are the constants.
+
+    Returns:
+        The same function, its results cached.
+
+    Raises:
+        ValueError: The name is taken.
+
+    Example:
+        >>> from functional_nn.optimizers import regularizers
+        >>> @regularizers.register
+        ... def doubled(strength: float):
+        ...     return regularizers.l2(2 * strength)
+        >>> regularizers.get("doubled(0.5)")
+        <regularizer l2(strength=1.0, biases=False)>
+    """
+    return _registry.register(factory)
+
+
+def names() -> tuple[str, ...]:
+    """Returns the names of the registered regularizers.
+
+    Example:
+        >>> from functional_nn.optimizers import regularizers
+        >>> "l2" in regularizers.names()
+        True
+    """
+    return _registry.names()
+
+
+def factory(name: str) -> Callable[..., Regularizer]:
+    """Returns the function with this bare name.
+
+    Args:
+        name: A name without arguments.
+
+    Returns:
+        The function that returns the regularizer for its constants.
+
+    Raises:
+        ValueError: The name is unknown.
+
+    Example:
+        >>> from functional_nn.optimizers import regularizers
+        >>> regularizers.factory("l2") is regularizers.l2
+        True
+    """
+    return _registry.factory(name)
+
+
+def get(regularizer: str | Regularizer) -> Regularizer:
+    """Returns the regularizer with this name.
+
+    Args:
+        regularizer: A name, with arguments where wanted, such as "l2(0.01)"; a regularizer is returned as it is.
+
+    Returns:
+        The regularizer.
+
+    Raises:
+        ValueError: The name is unknown, or its arguments are refused.
+        TypeError: It is neither a name nor a regularizer.
+
+    Example:
+        >>> from functional_nn.optimizers import regularizers
+        >>> regularizers.get("l2(0.01)")
+        <regularizer l2(strength=0.01, biases=False)>
+    """
+    return _registry.get(regularizer)
 
 
 @register
@@ -176,6 +252,18 @@ def penalized(params: Any, biases: bool = False) -> Any:
     """Returns which arrays a penalty acts on, as Python booleans in the parameters' structure.
 
     It never acts on running statistics, nor on the feedback weights that a learning rule learns.
+
+    Args:
+        params: A network's parameters.
+        biases: Whether biases are penalized, too.
+
+    Returns:
+        Booleans in the parameters' structure.
+
+    Example:
+        >>> from functional_nn.optimizers import regularizers
+        >>> regularizers.penalized({"layer1": {"weights": {"input": 1.0}, "bias": 0.0}})
+        {'layer1': {'bias': False, 'weights': {'input': True}}}
     """
     leaves, structure = jax.tree_util.tree_flatten_with_path(params)
     paths = [tuple(map(_key, path)) for path, _ in leaves]
@@ -198,7 +286,7 @@ def _key(entry) -> Any:
 
 
 def _penalty(name: str, constants: dict[str, Any], biases: bool, element, derivative) -> Regularizer:
-    """Returns the sum of element(w, *constants) over the penalized weights, with derivative(w, *constants) of each."""
+    """Returns the sum of `element(w, *constants)` over the penalized weights, with the derivative of each."""
     checks.boolean(name, "biases", biases)
 
     def with_strengths(w):

@@ -65,7 +65,64 @@ __all__ = [
 ]
 
 _registry: Registry[Schedule] = Registry("schedule", Schedule)
-register, names, get = _registry.register, _registry.names, _registry.get
+
+
+def register(factory: Callable[..., Schedule]) -> Callable[..., Schedule]:
+    """Gives a function that returns a schedule its name. A decorator.
+
+    Afterwards the name may be used wherever a schedule is expected. Equal constants
+    return the same object, so that compiled programs are used again.
+
+    Args:
+        factory: The function; its name is the name of the schedule, and its arguments are the constants.
+
+    Returns:
+        The same function, its results cached.
+
+    Raises:
+        ValueError: The name is taken.
+
+    Example:
+        >>> from functional_nn.optimizers import schedules
+        >>> @schedules.register
+        ... def halved(rate: float):
+        ...     return schedules.Schedule("halved", lambda k: rate / 2 + 0 * k, {"rate": rate})
+        >>> float(schedules.get("halved(1.0)")(3))
+        0.5
+    """
+    return _registry.register(factory)
+
+
+def names() -> tuple[str, ...]:
+    """Returns the names of the registered schedules.
+
+    Example:
+        >>> from functional_nn.optimizers import schedules
+        >>> "cosine" in schedules.names()
+        True
+    """
+    return _registry.names()
+
+
+def get(schedule: str | Schedule) -> Schedule:
+    """Returns the schedule with this name.
+
+    Args:
+        schedule: A name, with arguments where wanted, such as "cosine(0.1, 1000)"; a schedule is returned as it is.
+
+    Returns:
+        The schedule.
+
+    Raises:
+        ValueError: The name is unknown, or its arguments are refused.
+        TypeError: It is neither a name nor a schedule.
+
+    Example:
+        >>> from functional_nn.optimizers import schedules
+        >>> schedules.get("cosine(0.1, 1000)")
+        cosine(initial=0.1, steps=1000, final=0.0)
+    """
+    return _registry.get(schedule)
 
 
 @register

@@ -148,7 +148,7 @@ class Case(NamedTuple):
     first: float
     c1: float
     c2: float
-    found: line_searches.Found
+    found: line_searches.SearchResult
     start: Point
     asked: tuple
 

@@ -20,8 +20,7 @@ import scipy.sparse
 import functional_nn as fnn
 from functional_nn import optimizers
 from functional_nn.optimizers import levenberg_marquardt, line_searches, minimize, problem_from, second_order
-from functional_nn.optimizers.second_order import lanes as lanes_module
-from functional_nn.optimizers.second_order import method
+from functional_nn.optimizers.second_order import many_starts, minimization
 
 P, N, STEPS = 10, 12, 12
 EPS = np.finfo(float).eps
@@ -1077,7 +1076,7 @@ def test_a_function_that_is_dropped_goes_with_its_programs():
     del held, shifted
     for i in range(32):
         problem_from(lambda x, i=i: i)
-        for program in (method._compiled, lanes_module._each):
+        for program in (minimization._compiled, many_starts._in_turn_program):
             program(i, "", optimizers.get("bfgs"), 1, jax.make_mesh((1,), ("lanes",)))
     gc.collect()
     assert gone() is None
@@ -1153,7 +1152,7 @@ def test_restarts_are_minimize_from_each_start():
         assert float(found.best.value) == np.nanmin(found.value)
         np.testing.assert_array_equal(found.best.params, found.params[np.nanargmin(found.value)])
         assert found.path is None and found.state is None
-    with pytest.raises(ValueError, match="best: expected several lanes side by side"):
+    with pytest.raises(ValueError, match="best: expected several runs side by side"):
         _ = found.best.best
 
 
@@ -1500,7 +1499,7 @@ REFUSED = {
     ),
     "a dictionary for residuals": (
         lambda: minimize(problem_from(residuals=lambda x: {"a": x}), "levenberg_marquardt", START),
-        "problem_from: expected the function to give residuals as an array, got dict",
+        "problem_from: expected the function to return residuals as an array, got dict",
     ),
     "sparse residuals": (
         lambda: minimize(problem_from(residuals=lambda x: scipy.sparse.eye(2)), "levenberg_marquardt", START),
@@ -1511,7 +1510,7 @@ REFUSED = {
     "no function": (lambda: problem_from(), "problem_from: expected one function"),
     "a vector for F": (
         lambda: minimize(problem_from(lambda x: x), "bfgs", START),
-        "problem_from: expected the function to give a scalar, got shape (10,)",
+        "problem_from: expected the function to return a scalar, got shape (10,)",
     ),
     "F for residuals": (
         lambda: minimize(problem_from(residuals=lambda x: x @ x), "levenberg_marquardt", START),

@@ -209,9 +209,12 @@ def test_what_to_do_next_is_said_and_true():
     few = minimize(problem_from(bowl, data=(0.0,)), "bfgs", start, steps=3)
     assert few.status == "budget" and "more steps" in few.advice
     blind = minimize(problem_from(bowl, data=(0.0,)), "bfgs", start, steps=3, path=False)
-    assert blind.advice == "go on from params with more steps or evaluations"
+    assert blind.advice == "continue from params with more steps or evaluations"
     # what is said of other falls, F put in by hand: down a wall, then along a floor that slopes by 1e-6 a step; nowhere
-    for values, word in (([9.0, *(1 - 1e-6 * np.arange(20))], "it creeps"), ([1.0] * 20, "it moves no more")):
+    for values, word in (
+        ([9.0, *(1 - 1e-6 * np.arange(20))], "it falls very slowly"),
+        ([1.0] * 20, "it has stopped falling"),
+    ):
         path = few.path._replace(value=np.array(values))
         assert word in few._replace(path=path, steps=jnp.asarray(len(values))).advice
 

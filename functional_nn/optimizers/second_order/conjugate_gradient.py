@@ -104,7 +104,7 @@ def conjugate_gradient(
         >>> from functional_nn import optimizers
         >>> problem = optimizers.problem_from(lambda x: jnp.sum(jnp.array([1.0, 10.0]) * (x - 1) ** 2))
         >>> solution = optimizers.minimize(problem, optimizers.conjugate_gradient(), jnp.zeros(2))
-        >>> solution.status, solution.params.round(3).tolist()
+        >>> solution.status, [round(float(x), 3) for x in solution.params]
         ('gradient', [1.0, 1.0])
     """
     checks.one_of("conjugate_gradient", "beta", beta, tuple(_BETAS))
@@ -203,7 +203,7 @@ def scaled_conjugate_gradient(scale: float | Array = 1e-6) -> SecondOrder:
         >>> from functional_nn import optimizers
         >>> problem = optimizers.problem_from(lambda x: jnp.sum(jnp.array([1.0, 10.0]) * (x - 1) ** 2))
         >>> solution = optimizers.minimize(problem, optimizers.scaled_conjugate_gradient(), jnp.zeros(2))
-        >>> solution.status, solution.params.round(3).tolist()
+        >>> solution.status, [round(float(x), 3) for x in solution.params]
         ('gradient', [1.0, 1.0])
     """
     scale = constant("scaled_conjugate_gradient", "scale", scale, checks.POSITIVE)

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 
 def _size(x: Array) -> Array:
-    """Returns the largest |x_i|; 1 where that is 0."""
+    """Returns the largest `|x_i|`; 1 where that is 0."""
     size = jnp.max(jnp.abs(x))
     return jnp.where(size > 0, size, 1)
 

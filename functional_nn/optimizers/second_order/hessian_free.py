@@ -85,7 +85,7 @@ def hessian_free(
         >>> from functional_nn import optimizers
         >>> problem = optimizers.problem_from(residuals=lambda x: jnp.array([1.0, 3.0]) * (x - 1))
         >>> solution = optimizers.minimize(problem, optimizers.hessian_free(), jnp.zeros(2))
-        >>> solution.status, solution.params.round(2).tolist()
+        >>> solution.status, [round(float(x), 2) for x in solution.params]
         ('gradient', [1.0, 1.0])
     """
     damping = constant("hessian_free", "damping", damping, checks.POSITIVE)

@@ -163,7 +163,7 @@ def levenberg_marquardt(
         >>> data = jnp.exp(-1.5 * t) + 0.25
         >>> problem = optimizers.problem_from(residuals=lambda x: jnp.exp(-x[0] * t) + x[1] - data)
         >>> solution = optimizers.minimize(problem, optimizers.levenberg_marquardt(), jnp.zeros(2))
-        >>> solution.status, solution.params.round(3).tolist()
+        >>> solution.status, [round(float(x), 3) for x in solution.params]
         ('gradient', [1.5, 0.25])
     """
     name = "levenberg_marquardt"

@@ -149,7 +149,7 @@ def _stateless(solution: Solution) -> Solution:
 
 @functools.partial(cached, size=32)
 def _in_turn_program(functions: Any, name: str, method: SecondOrder, steps: int, mesh: Mesh) -> Callable:
-    """Returns (data, starts, *limits) -> Solution, in which each run is made to its end before the next."""
+    """Returns `(data, starts, *limits) -> Solution`, in which each run is made to its end before the next."""
 
     def run(data, starts, *limits):
         problem = Problem(functions, data[0], name, data[1])
@@ -167,8 +167,8 @@ def _side_by_side_programs(
 ) -> tuple[Callable, Callable]:
     """Returns two functions.
 
-    begin(data, starts, *limits) returns states; advance(data, states, fresh, starts, *limits) returns the states after
-    at most `chunk` more steps, where the places in `fresh` first begin at their starts.
+    `begin(data, starts, *limits)` returns states; `advance(data, states, fresh, starts, *limits)` returns the states
+    after at most `chunk` more steps, where the places in `fresh` first begin at their starts.
     """
 
     def begin(data, starts, *limits):

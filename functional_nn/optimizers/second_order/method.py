@@ -75,7 +75,7 @@ class SecondOrder(Described):
         >>> from functional_nn import optimizers
         >>> problem, method = optimizers.problem_from(lambda x: jnp.sum((x - 1) ** 2)), optimizers.newton()
         >>> state = method.update(method.init(jnp.zeros(2), problem), problem)
-        >>> state.params.tolist()
+        >>> [round(float(x), 3) for x in state.params]
         [1.0, 1.0]
     """
 
@@ -259,8 +259,102 @@ _IF_NOT_PROVIDED = {  # the end of the message, by the function that a problem d
 }
 
 _registry: Registry[SecondOrder] = Registry("optimizer", SecondOrder)
-register, names, get, factory = _registry.register, _registry.names, _registry.get, _registry.factory
-knows = _registry.knows
+
+
+def register(factory: Callable[..., SecondOrder]) -> Callable[..., SecondOrder]:
+    """Gives a function that returns a second-order method its name. A decorator.
+
+    Afterwards the name may be used wherever a second-order method is expected. Equal constants
+    return the same object, so that compiled programs are used again.
+
+    Args:
+        factory: The function; its name is the name of the second-order method, and its arguments are the constants.
+
+    Returns:
+        The same function, its results cached.
+
+    Raises:
+        ValueError: The name is taken.
+
+    Example:
+        >>> from functional_nn.optimizers import second_order
+        >>> @second_order.register
+        ... def short_memory(history: int = 2):
+        ...     return second_order.lbfgs(history)
+        >>> second_order.get("short_memory").name
+        'lbfgs'
+    """
+    return _registry.register(factory)
+
+
+def names() -> tuple[str, ...]:
+    """Returns the names of the registered second-order methods.
+
+    Example:
+        >>> from functional_nn.optimizers import second_order
+        >>> "newton" in second_order.names()
+        True
+    """
+    return _registry.names()
+
+
+def knows(method: Any) -> bool:
+    """Returns whether this is a second-order method, or text that begins with the name of one.
+
+    Args:
+        method: Any object.
+
+    Returns:
+        A bool.
+
+    Example:
+        >>> from functional_nn.optimizers import second_order
+        >>> second_order.knows("lbfgs(history=5)"), second_order.knows("unknown(1)")
+        (True, False)
+    """
+    return _registry.knows(method)
+
+
+def factory(name: str) -> Callable[..., SecondOrder]:
+    """Returns the function with this bare name.
+
+    Args:
+        name: A name without arguments.
+
+    Returns:
+        The function that returns the second-order method for its constants.
+
+    Raises:
+        ValueError: The name is unknown.
+
+    Example:
+        >>> from functional_nn.optimizers import second_order
+        >>> second_order.factory("lbfgs") is second_order.lbfgs
+        True
+    """
+    return _registry.factory(name)
+
+
+def get(method: str | SecondOrder) -> SecondOrder:
+    """Returns the second-order method with this name.
+
+    Args:
+        method: A name, with arguments where wanted, such as "lbfgs(history=5)"; a second-order method is returned as it
+        is.
+
+    Returns:
+        The second-order method.
+
+    Raises:
+        ValueError: The name is unknown, or its arguments are refused.
+        TypeError: It is neither a name nor a second-order method.
+
+    Example:
+        >>> from functional_nn.optimizers import second_order
+        >>> second_order.get("lbfgs(history=5)").constants["history"]
+        5
+    """
+    return _registry.get(method)
 
 
 def constant(method: str, name: str, value: Any, accepted: tuple[Callable, str] = checks.NON_NEGATIVE) -> Any:

@@ -75,7 +75,7 @@ def newton(
         >>> from functional_nn import optimizers
         >>> problem = optimizers.problem_from(lambda x: jnp.sum(jnp.array([1.0, 10.0]) * (x - 1) ** 2))
         >>> solution = optimizers.minimize(problem, optimizers.newton(), jnp.zeros(2))
-        >>> int(solution.steps), solution.params.round(3).tolist()
+        >>> int(solution.steps), [round(float(x), 3) for x in solution.params]
         (1, [1.0, 1.0])
     """
     damping = constant("newton", "damping", damping)
@@ -195,7 +195,7 @@ def newton_cg(tolerance: float | Array = 0.5, iterations: int = 1000) -> SecondO
         >>> from functional_nn import optimizers
         >>> problem = optimizers.problem_from(lambda x: jnp.sum(jnp.array([1.0, 10.0]) * (x - 1) ** 2))
         >>> solution = optimizers.minimize(problem, optimizers.newton_cg(), jnp.zeros(2))
-        >>> solution.status, solution.params.round(3).tolist()
+        >>> solution.status, [round(float(x), 3) for x in solution.params]
         ('gradient', [1.0, 1.0])
     """
     tolerance = constant("newton_cg", "tolerance", tolerance, checks.POSITIVE)
@@ -248,7 +248,7 @@ def _by_shifts(H: Array, g: Array, damping) -> tuple[Array, Array]:
 
 
 def _by_size(H: Array, g: Array, damping) -> tuple[Array, Array]:
-    """Returns -|H + damping I|^-1 g, where |A| has A's eigenvectors and the magnitudes of its eigenvalues."""
+    """Returns `-|H + damping I|^-1 g`, where `|A|` has A's eigenvectors and the magnitudes of its eigenvalues."""
     values, vectors = linalg.eigh(H + damping * jnp.eye(len(H), dtype=H.dtype))
     sizes = jnp.abs(values)
     floor = jnp.maximum(jnp.max(sizes) * len(H) * jnp.finfo(H.dtype).eps, jnp.finfo(H.dtype).tiny)

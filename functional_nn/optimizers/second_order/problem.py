@@ -214,7 +214,7 @@ def _log_share(z: Array) -> Array:
 
 @functools.partial(cached, size=32)
 def _robust(residuals: Callable, loss: str) -> Callable:
-    """Returns the residuals (params, scale, *data) -> r, whose squares sum to the loss."""
+    """Returns the residuals `(params, scale, *data) -> r`, whose squares sum to the loss."""
 
     def robust(params, scale, *data):
         r = _array("residuals", residuals(params, *data))

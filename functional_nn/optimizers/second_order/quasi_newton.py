@@ -115,7 +115,7 @@ def bfgs(line_search: LineSearch | str = "strong_wolfe", budget: int = BUDGET) -
         >>> from functional_nn import optimizers
         >>> problem = optimizers.problem_from(lambda x: jnp.sum(jnp.array([1.0, 10.0]) * (x - 1) ** 2))
         >>> solution = optimizers.minimize(problem, optimizers.bfgs(), jnp.zeros(2))
-        >>> solution.status, solution.params.round(3).tolist()
+        >>> solution.status, [round(float(x), 3) for x in solution.params]
         ('gradient', [1.0, 1.0])
     """
     line_search = line_searches.get(line_search)
@@ -199,7 +199,7 @@ def lbfgs(history: int = 10, line_search: LineSearch | str = "strong_wolfe") -> 
         >>> from functional_nn import optimizers
         >>> problem = optimizers.problem_from(lambda x: jnp.sum(jnp.array([1.0, 10.0]) * (x - 1) ** 2))
         >>> solution = optimizers.minimize(problem, optimizers.lbfgs(history=5), jnp.zeros(2))
-        >>> solution.status, solution.params.round(3).tolist()
+        >>> solution.status, [round(float(x), 3) for x in solution.params]
         ('gradient', [1.0, 1.0])
     """
     checks.integer("lbfgs", "history", history, 1)

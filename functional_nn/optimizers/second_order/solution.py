@@ -20,6 +20,14 @@ class Path(NamedTuple):
         gradient_norm: The norm of its gradient.
         length: The length of the move tried, relative to the parameters.
         passes: The number of passes so far.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from functional_nn import optimizers
+        >>> problem = optimizers.problem_from(lambda x: jnp.sum((x - 1) ** 2))
+        >>> path = optimizers.minimize(problem, "newton", jnp.zeros(2), steps=3).path
+        >>> path.value.round(3).tolist(), path.passes.tolist()
+        ([0.0, nan, nan], [3, 0, 0])
     """
 
     value: Array
@@ -49,7 +57,7 @@ class Solution(NamedTuple):
         >>> from functional_nn import optimizers
         >>> problem = optimizers.problem_from(lambda x: jnp.sum((x - 1) ** 2))
         >>> solution = optimizers.minimize(problem, "newton", jnp.zeros(2))
-        >>> solution.status, int(solution.steps), solution.params.tolist()
+        >>> solution.status, int(solution.steps), [round(float(x), 3) for x in solution.params]
         ('gradient', 1, [1.0, 1.0])
         >>> solution.reason
         'converged: the gradient is within tolerance'
