@@ -11,7 +11,6 @@ from functional_nn.optimizers import levenberg_marquardt, minimize, problem_from
 from functional_nn.optimizers.second_order.least_squares_region import damping
 
 pytestmark = pytest.mark.usefixtures("brisk")
-
 X = np.linspace(0, 5, 40)
 TRUTH, START = np.array([2.5, 1.3, 0.5]), np.array([1.0, 1.0, 0.0])
 Y = TRUTH[0] * np.exp(-TRUTH[1] * X) + TRUTH[2]

@@ -10,8 +10,6 @@ from functional_nn.optimizers import minimize, problem_from
 from functional_nn.optimizers.second_order import trust_region
 
 P = 6
-
-
 pytestmark = pytest.mark.usefixtures("brisk")
 
 
