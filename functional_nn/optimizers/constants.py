@@ -31,7 +31,7 @@ _OTHERS = "others"  # in a mapping: everything that it does not name
 # Values at a step -----------------------------------------------------------------------------------------------------
 
 
-def at_step(constant: Constant, step: Array) -> float | Array | FrozenMapping:
+def at_step(constant: Constant, step: Array) -> Any:
     """Returns the constant at a step: the value of a schedule, a number as it is."""
     if isinstance(constant, FrozenMapping):
         return FrozenMapping({name: at_step(value, step) for name, value in constant.items()})
@@ -133,7 +133,8 @@ def check_names(label: str, values: FrozenMapping, params: Any) -> None:
     wrong = []
     paths = _paths(params)
     for path in paths:
-        value, place = values, ()
+        value: Any = values
+        place: tuple[str, ...] = ()
         for depth, name in enumerate(path, 1):
             if not isinstance(value, FrozenMapping):
                 break

@@ -34,7 +34,7 @@ from functional_nn import checks, linalg, precision
 from functional_nn.optimizers.second_order import SecondOrder, Solution, get
 from functional_nn.optimizers.second_order.minimization import minimize, run_to_end
 from functional_nn.optimizers.second_order.problem import CURVATURES, FlatProblem, Layout, Problem, problem_from
-from functional_nn.optimizers.second_order.state import BUDGET_SPENT, DIVERGED
+from functional_nn.optimizers.second_order.state import BUDGET_SPENT, DIVERGED, State
 from functional_nn.registry import cached
 
 _POLISH = 100  # Gauss-Newton steps after the end, at most
@@ -288,7 +288,7 @@ def _called(f: Callable, params: Any, x: Any) -> Array:
     return precision.wide(jnp.asarray(value))
 
 
-def _start(f: Callable, p0: Any, dtype, bounds: tuple | None) -> Any:
+def _start(f: Callable, p0: Any, dtype: np.dtype, bounds: tuple | None) -> Any:
     if p0 is None:
         kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
         names = [each for each in inspect.signature(f).parameters.values() if each.kind in kinds][1:]
@@ -387,7 +387,7 @@ def _program(f: Callable, method: SecondOrder, steps: int, loss: str, absolute: 
     return jax.jit(run)
 
 
-def _polish(method: SecondOrder, problem: Problem, state):
+def _polish(method: SecondOrder, problem: Problem, state: State) -> State:
     """Returns the state after further steps, while one moves: they shrink where F no longer distinguishes them."""
 
     def moving(carry):
@@ -424,7 +424,7 @@ def _covariance(J: Array, variance: Array) -> tuple[Array, Array]:
 _MANY = 300  # degrees of freedom; above, Student's quantile is the normal one and four terms
 
 
-def student(level: float, freedom: float, dtype) -> Array:
+def student(level: float, freedom: float, dtype: np.dtype) -> Array:
     r"""Returns t with :math:`P(\lvert T \rvert \le t)` = level for Student's distribution; nan without freedom.
 
     With z = freedom / (freedom + t^2) and I the regularized incomplete beta function (Abramowitz and Stegun 26.5.27)

@@ -21,7 +21,8 @@ and Ba 2015, Sec. 3).
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, NamedTuple
+from types import SimpleNamespace
+from typing import Any, Literal, NamedTuple, TypeGuard
 
 import jax
 import jax.numpy as jnp
@@ -114,7 +115,7 @@ def names() -> tuple[str, ...]:
     return _registry.names()
 
 
-def knows(optimizer: Any) -> bool:
+def knows(optimizer: Any) -> TypeGuard[str | Optimizer]:
     """Returns whether this is a first-order optimizer, or text that begins with the name of one.
 
     Args:
@@ -254,7 +255,7 @@ def momentum(learning_rate: Constant = 0.1, decay: Constant = 0.9) -> Optimizer:
     return elementwise("momentum", MomentumState, _momentum, _momentum_constants("momentum", learning_rate, decay))
 
 
-def _momentum(now, g, change):
+def _momentum(now: SimpleNamespace, g: Array, change: Array) -> tuple[Array, Array]:
     change = now.decay * change - now.learning_rate * g
     return change, change
 
@@ -868,13 +869,13 @@ def adam(
     return elementwise("adam", AdamState, rule, constants, options={"order": order})
 
 
-def _adam(now, g, m, v):
+def _adam(now: SimpleNamespace, g: Array, m: Array, v: Array) -> tuple[Array, Array, Array]:
     m, v = _moments(now, g, m, v)
     unbiased_m, unbiased_v = m / _total_weight(now.b1, now.k), v / _total_weight(now.b2, now.k)  # Eq. 3.31, 3.32
     return -now.learning_rate * unbiased_m / (jnp.sqrt(unbiased_v) + now.epsilon), m, v  # Eq. 3.33
 
 
-def _moments(now, g, m, v):
+def _moments(now: SimpleNamespace, g: Array, m: Array, v: Array) -> tuple[Array, Array]:
     return now.b1 * m + (1 - now.b1) * g, now.b2 * v + (1 - now.b2) * g**2  # Eq. 3.29, 3.30
 
 

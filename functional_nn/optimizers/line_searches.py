@@ -210,7 +210,7 @@ def _rounding(a: Array, b: Array) -> Array:
     return 4 * jnp.finfo(a.dtype).eps * jnp.where(jnp.isfinite(size), size, 0)
 
 
-def _int(number) -> Array:
+def _int(number: Array | int) -> Array:
     return jnp.asarray(number, jnp.int32)
 
 
@@ -249,7 +249,9 @@ def _computed_once(line: Line) -> Line:
     return Line(lambda step: barrier(line.value(step)), lambda step: barrier(line.point(step)), line.start)
 
 
-def _ended(line: Line, point: Point, accepted: Array | bool, values, gradients=1) -> SearchResult:
+def _ended(
+    line: Line, point: Point, accepted: Array | bool, values: Array | int, gradients: Array | int = 1
+) -> SearchResult:
     """Returns the result: the point if it is finite and accepted, else the start."""
     found = jnp.isfinite(point.value) & jnp.all(jnp.isfinite(point.gradient)) & accepted
     point = jax.tree.map(lambda new, old: jnp.where(found, new, old), point, line.start)

@@ -137,7 +137,7 @@ class Optimizer(Described):
 
 def elementwise(
     name: str,
-    state_type: type,
+    state_type: Any,
     rule: Callable[..., tuple],
     constants: dict[str, Constant],
     *,

@@ -281,11 +281,13 @@ def penalized(params: Any, biases: bool = False) -> Any:
     return structure.unflatten(weights)
 
 
-def _key(entry) -> Any:
+def _key(entry: Any) -> Any:
     return getattr(entry, "key", getattr(entry, "name", None))
 
 
-def _penalty(name: str, constants: dict[str, Any], biases: bool, element, derivative) -> Regularizer:
+def _penalty(
+    name: str, constants: dict[str, Any], biases: bool, element: Callable, derivative: Callable
+) -> Regularizer:
     """Returns the sum of `element(w, *constants)` over the penalized weights, with the derivative of each."""
     checks.boolean(name, "biases", biases)
 
@@ -308,7 +310,7 @@ def _penalty(name: str, constants: dict[str, Any], biases: bool, element, deriva
     return Regularizer(name, value, gradient, constants | {"biases": biases})
 
 
-def _strength(regularizer: str, name: str, value):
+def _strength(regularizer: str, name: str, value: Any) -> Any:
     return checks.constant(regularizer, name, value, *checks.NON_NEGATIVE)
 
 
@@ -352,14 +354,15 @@ def magnitude_masks(params: Any, fraction: float, scope: Literal["network", "lay
         kept = jnp.split(_largest(jnp.concatenate(weights), fraction), sizes)
     else:
         kept = [_largest(w, fraction) for w in weights]
-    kept = iter(kept)
+    following = iter(kept)
     masks = [
-        next(kept).reshape(w.shape) if acts else jnp.ones(w.shape, bool) for w, acts in zip(leaves, chosen, strict=True)
+        next(following).reshape(w.shape) if acts else jnp.ones(w.shape, bool)
+        for w, acts in zip(leaves, chosen, strict=True)
     ]
     return structure.unflatten(masks)
 
 
-def _largest(magnitudes: Array, fraction) -> Array:
+def _largest(magnitudes: Array, fraction: float | Array) -> Array:
     rank = jnp.argsort(jnp.argsort(magnitudes, stable=True))
     return rank >= jnp.floor(fraction * magnitudes.size).astype(rank.dtype)
 

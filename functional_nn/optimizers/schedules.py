@@ -393,17 +393,17 @@ def gradual_reduction(largest: float, final: float, steps: int, hold: int = 0) -
     return Schedule("gradual_reduction", value, {"largest": largest, "final": final, "steps": steps, "hold": hold})
 
 
-def _half_cosine(first, last, share: Array) -> Array:
+def _half_cosine(first: Any, last: Any, share: Array) -> Array:
     return last + (first - last) * (1 + jnp.cos(jnp.pi * jnp.clip(share, 0, 1))) / 2
 
 
-def _rate(schedule: str, name: str, value):
+def _rate(schedule: str, name: str, value: Any) -> Any:
     return checks.constant(schedule, name, value, *checks.NON_NEGATIVE)
 
 
-def _factor(schedule: str, name: str, value):
+def _factor(schedule: str, name: str, value: Any) -> Any:
     return checks.constant(schedule, name, value, lambda v: (v > 0) & (v <= 1), "in (0, 1]")
 
 
-def _steps(schedule: str, name: str, value) -> int:
+def _steps(schedule: str, name: str, value: Any) -> int:
     return checks.integer(schedule, name, value, 1)

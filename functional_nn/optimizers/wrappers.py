@@ -32,12 +32,12 @@ from functional_nn.registry import cached
 _kept = functools.partial(cached, size=128)
 
 
-def _params(state):
+def _params(state: Any) -> Any:
     """Returns the parameters of the wrapped optimizer's state."""
     return state.inner.params
 
 
-def _step(state):
+def _step(state: Any) -> Array:
     """Returns the wrapped optimizer's step: updates of the parameters made so far."""
     return state.inner.step
 
@@ -325,7 +325,7 @@ class FrozenState(NamedTuple):
     step = property(_step)
 
     @property
-    def params(self):
+    def params(self) -> Any:
         """All parameters, the frozen ones unchanged."""
         return {**self.frozen, **self.inner.params}
 
@@ -459,7 +459,7 @@ class AverageState(NamedTuple):
     step = property(_step)
 
     @property
-    def params(self):
+    def params(self) -> Any:
         """The average, in the parameters' dtype: what is reported, measured and kept."""
         return jax.tree.map(lambda a, x: a.astype(x.dtype), self.average, iterate(self.inner))
 
@@ -643,7 +643,9 @@ def reduce_on_plateau(
     )
 
 
-def _with_own_state(optimizer: Optimizer, name: str, init, update, constants: dict[str, Any]) -> Optimizer:
+def _with_own_state(
+    optimizer: Optimizer, name: str, init: Callable, update: Callable, constants: dict[str, Any]
+) -> Optimizer:
     """Returns a wrapper with its own state around that of `optimizer`, whose functions are called as before."""
     return Optimizer(
         f"{name}({optimizer.name})",

@@ -94,13 +94,13 @@ def status_after_step(
     """
     eps = float(jnp.finfo(state.value.dtype).eps)
     predicts = tolerance is None or method.stationary is not None
-    tolerance = eps if tolerance is None else tolerance
+    least: Array | float = eps if tolerance is None else tolerance
     change = jnp.maximum(jnp.abs(before.value - state.value), state.expected)
-    unchanged = change <= tolerance * jnp.maximum(jnp.abs(before.value), jnp.abs(state.value))
-    unchanged = unchanged | ((state.length <= tolerance) & (state.length > 0))
+    unchanged = change <= least * jnp.maximum(jnp.abs(before.value), jnp.abs(state.value))
+    unchanged = unchanged | ((state.length <= least) & (state.length > 0))
     # F may be constant to rounding while its gradient still goes to zero
     unchanged = unchanged & (norm(state.gradient) >= 0.5 * norm(before.gradient))
     if predicts:
-        near = jnp.maximum(tolerance, eps ** (2 / 3)) ** 0.5
+        near = jnp.maximum(least, eps ** (2 / 3)) ** 0.5
         unchanged = unchanged & stationary(method, problem, start, before, state, near)
     return jnp.where(unchanged & (state.status != DIVERGED), CHANGE, state.status)

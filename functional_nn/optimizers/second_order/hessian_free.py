@@ -11,6 +11,7 @@ takes the inverse of each layer's block alone, and approximates that block by a 
 :math:`S \otimes A`, whose inverse maps a layer's part V (S, R) of the gradient to :math:`S^{-1} V A^{-1}`.
 """
 
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import jax
@@ -174,7 +175,15 @@ class _Solved(NamedTuple):
     iterations: Array
 
 
-def _conjugate_gradients(multiply, right, start, weigh, iterations, tolerance, marks) -> _Solved:
+def _conjugate_gradients(
+    multiply: Callable[[Array], Array],
+    right: Array,
+    start: Array,
+    weigh: Array,
+    iterations: int,
+    tolerance: float,
+    marks: np.ndarray,
+) -> _Solved:
     """Solves B delta = right, preconditioned by `weigh` (P,), with Martens' stopping rule."""
     most = max(10, iterations // 10)  # how far back the rule looks at most
     tiny = jnp.finfo(right.dtype).tiny

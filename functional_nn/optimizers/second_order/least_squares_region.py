@@ -43,7 +43,7 @@ from jax import Array, lax
 from functional_nn import linalg
 from functional_nn.optimizers.second_order.method import evaluation_at
 from functional_nn.optimizers.second_order.problem import FlatProblem
-from functional_nn.optimizers.second_order.state import Evaluation, Move, counts
+from functional_nn.optimizers.second_order.state import Evaluation, Move, State, counts
 
 _ACCEPTED, _POOR, _GOOD = 1e-4, 0.25, 0.75  # of the predicted decrease: More 1978, Sec. 5
 _NEAR = 0.1  # |p| may differ from the radius by this share of it
@@ -233,7 +233,7 @@ class TrustRegion(NamedTuple):
         expected = jnp.where(accepted, 0, jnp.maximum(predicted, 0))
         return Move(evaluation._replace(counts=evaluations), tried, failed, ~jnp.all(determined), expected)
 
-    def stationary(self, flat: FlatProblem, state, x0: Array, tolerance: Array | float) -> Array:
+    def stationary(self, flat: FlatProblem, state: State, x0: Array, tolerance: Array | float) -> Array:
         """Returns whether the residuals are nearly orthogonal to the plane, or the Gauss-Newton step is short."""
         memory, x, eps = state.memory, flat.flatten(state.params), jnp.finfo(flat.dtype).eps
         determined = _determined(memory.squares, self.orthogonal)

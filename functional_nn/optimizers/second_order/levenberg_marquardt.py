@@ -43,6 +43,7 @@ from functional_nn.optimizers.second_order.method import (
     keep_status,
     register,
 )
+from functional_nn.optimizers.second_order.problem import FlatProblem
 from functional_nn.optimizers.second_order.state import CHANGE, GRADIENT, NO_EVIDENCE, RUNNING, Evaluation, Move, counts
 
 _GROWS = (lambda v: v > 1, "a number > 1")
@@ -284,7 +285,9 @@ def bayesian_regularization(
     return _method("bayesian_regularization", constants, bayesian=True)
 
 
-def _constants(name, mu, rule, decrease, increase, largest, more: tuple[str, ...] = ()) -> dict[str, Any]:
+def _constants(
+    name: str, mu: Any, rule: str, decrease: Any, increase: Any, largest: Any, more: tuple[str, ...] = ()
+) -> dict[str, Any]:
     checks.one_of(name, "rule", rule, ("factor", "gain_ratio", *more))
     return {
         "mu": constant(name, "mu", mu, checks.POSITIVE),
@@ -452,7 +455,7 @@ def _method(name: str, constants: dict[str, Any], bayesian: bool) -> SecondOrder
     )
 
 
-def _square(scale: Array, flat) -> Array:
+def _square(scale: Array, flat: FlatProblem) -> Array:
     """Returns D^2, positive: a parameter that F does not depend on at this point is damped like the others."""
     return jnp.where(scale > 0, scale, jnp.maximum(jnp.max(scale), jnp.finfo(flat.dtype).tiny))
 
@@ -480,7 +483,7 @@ def _weighed(gamma: Array, x: Array, value: Array, count: int) -> Evidence:
     return Evidence(gamma / jnp.maximum(2 * jnp.vdot(x, x), least), freedom / jnp.maximum(2 * value, least), gamma)
 
 
-def _light(flat, x: Array, value: Array, diagonal: Array) -> Array:
+def _light(flat: FlatProblem, x: Array, value: Array, diagonal: Array) -> Array:
     """Returns alpha / beta during the first fit: small compared to the curvature, and to F in any unit."""
     tiny = jnp.finfo(x.dtype).tiny
     at_zero = flat.value(jnp.zeros_like(x))  # F of the prior's mean; a random start may be far above it
@@ -509,7 +512,7 @@ def _after_stalled_step(current: Evaluation) -> Evaluation:
     return current._replace(gradient=gradient, memory=memory._replace(evidence=evidence, waits=waits))
 
 
-def _verdict(before: LMMemory, memory: LMMemory, status: Array) -> Array:
+def _verdict(before: Any, memory: Any, status: Array) -> Array:
     """Returns the status: the first fit and its last step do not end the run.
 
     An end at which gamma is 0 has its own status.

@@ -8,7 +8,7 @@ which makes one step from there. `convergence` says when a method has converged,
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeGuard
 
 import jax.numpy as jnp
 from jax import Array
@@ -298,7 +298,7 @@ def names() -> tuple[str, ...]:
     return _registry.names()
 
 
-def knows(method: Any) -> bool:
+def knows(method: Any) -> TypeGuard[str | SecondOrder]:
     """Returns whether this is a second-order method, or text that begins with the name of one.
 
     Args:

@@ -251,7 +251,19 @@ def next_state(
     return state._replace(status=_status(status, method, problem, start, before, state, steps, *limits))
 
 
-def _status(status, method, problem, start, before, state, steps, goal, gradient_tolerance, change_tolerance, most):
+def _status(
+    status: Array,
+    method: SecondOrder,
+    problem: Problem,
+    start: Start,
+    before: State | None,
+    state: State,
+    steps: int,
+    goal: Any,
+    gradient_tolerance: Any,
+    change_tolerance: Any,
+    evaluations: Any,
+) -> Array:
     """Returns the status: the method's own, or that of the limit that is met."""
     if gradient_tolerance is None:
         tolerance = min(float(jnp.finfo(state.value.dtype).eps) ** 0.5, 1e-5)
@@ -260,7 +272,7 @@ def _status(status, method, problem, start, before, state, steps, goal, gradient
         converged = jnp.max(jnp.abs(state.gradient)) <= gradient_tolerance
     status = jnp.where(converged, GRADIENT, status)
     status = method.verdict((state if before is None else before).memory, state.memory, status)
-    spent = (state.step >= steps) | (state.counts.evaluations >= most)
+    spent = (state.step >= steps) | (state.counts.evaluations >= evaluations)
     status = jnp.where((status == RUNNING) & spent, BUDGET_SPENT, status)
     has_goal = goal > -largest(state.value.dtype)  # else F that falls without end would reach it
     status = jnp.where(has_goal & (state.value <= goal), GOAL, status)

@@ -219,7 +219,7 @@ def newton_cg(tolerance: float | Array = 0.5, iterations: int = 1000) -> SecondO
     return SecondOrder("newton_cg", evaluate, move, {"tolerance": tolerance, "iterations": iterations})
 
 
-def _by_shifts(H: Array, g: Array, damping) -> tuple[Array, Array]:
+def _by_shifts(H: Array, g: Array, damping: float | Array) -> tuple[Array, Array]:
     """Returns -(H + (damping + shift) I)^-1 g, with the first shift of 0, beta, 10 beta, ... that makes it
     positive definite, and whether it is not 0.
     """
@@ -247,7 +247,7 @@ def _by_shifts(H: Array, g: Array, damping) -> tuple[Array, Array]:
     return -linalg.cholesky_solve(L, g), shift > 0
 
 
-def _by_size(H: Array, g: Array, damping) -> tuple[Array, Array]:
+def _by_size(H: Array, g: Array, damping: float | Array) -> tuple[Array, Array]:
     """Returns `-|H + damping I|^-1 g`, where `|A|` has A's eigenvectors and the magnitudes of its eigenvalues."""
     values, vectors = linalg.eigh(H + damping * jnp.eye(len(H), dtype=H.dtype))
     sizes = jnp.abs(values)
