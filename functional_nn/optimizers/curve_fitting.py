@@ -13,7 +13,7 @@ A standard error is the root of its diagonal (Bates and Watts 1988, Sec. 2.2). f
 .. math:: j^T C j, \qquad j = \frac{\partial f}{\partial b} \text{ at } x
 
 and a new observation there :math:`s^2 \sigma^2` more. As s is an estimate, half a band is as many roots as Student's t
-with N - P degrees of freedom gives. Where sigma is absolute, s is 1, nothing is estimated, and the normal distribution
+with N - P degrees of freedom says. Where sigma is absolute, s is 1, nothing is estimated, and the normal distribution
 replaces Student's.
 """
 

@@ -347,7 +347,7 @@ COMPOSED = {
     "name", [pytest.param(n, marks=pytest.mark.slow if n.startswith("freeze") else ()) for n in COMPOSED]
 )
 def test_wrappers_compose_in_either_order(name):
-    """Under scan and vmap, told losses on the way; a sweep is its single runs."""
+    """Under scan and vmap, with losses observed on the way; a sweep equals its single runs."""
 
     def run(rate):
         optimizer = COMPOSED[name](rate)

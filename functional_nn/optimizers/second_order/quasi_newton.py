@@ -156,7 +156,7 @@ class LBFGSMemory(NamedTuple):
 
     Attributes:
         steps: The last m s (m, P), the newest first, each of unit size.
-        changes: The last m y (m, P), likewise.
+        changes: The last m y (m, P), in the same order and of unit size.
         products: s^T y of these (m,), 0 for a pair that does not exist yet.
         ratios: The size of each s over that of its y (m,).
         scale: s^T y / y^T y of the newest pair.

@@ -97,10 +97,10 @@ def test_the_matrix_has_a_budget():
 
 
 def test_parameters_without_a_gradient_change_nothing_for_the_full_matrix():
-    """As those are that fill a network up: the same steps, to rounding, whatever stands beside."""
+    """As in the padding of a network: the same steps, to rounding, with and without them."""
     g = NOISE[:12]
     wide = jnp.concatenate([g, jnp.zeros((12, 50))], axis=1)
     optimizer = optimizers.full_matrix_adagrad(0.1)
-    alone, beside = (after(optimizer, jnp.zeros(each.shape[1]), each) for each in (g, wide))
-    np.testing.assert_allclose(beside[:, :SIZE], alone, rtol=1e-6, atol=1e-9)
-    assert (beside[:, SIZE:] == 0).all()
+    alone, padded = (after(optimizer, jnp.zeros(each.shape[1]), each) for each in (g, wide))
+    np.testing.assert_allclose(padded[:, :SIZE], alone, rtol=1e-6, atol=1e-9)
+    assert (padded[:, SIZE:] == 0).all()

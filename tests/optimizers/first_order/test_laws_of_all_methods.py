@@ -139,7 +139,7 @@ def test_a_sweep_of_64_rates_is_64_runs(name):
 
 @pytest.mark.parametrize(("name", "constant"), [("momentum", "decay"), ("adam", "b1"), ("adam", "b2"), ("nadam", "b1")])
 def test_decays_can_be_swept_by_vmap(name, constant):
-    """A decay of 0 among them, of which 1 - decay^k must not become 0 / 0; plain numbers beside arrays."""
+    """A decay of 0 among them, of which 1 - decay^k must not become 0 / 0; plain numbers next to arrays."""
     make = getattr(optimizers, name)
 
     def trained_with(decay):
@@ -154,9 +154,9 @@ def test_decays_can_be_swept_by_vmap(name, constant):
 @pytest.mark.sampled(every=2)
 @over_all
 def test_donated_states_are_updated_in_place(name):
-    """What comes out lies where the state lay, and nothing of the parameters' size is set aside beside it.
+    """The new state is in the memory of the old one, and nothing else of the parameters' size is allocated.
 
-    Two wrappers make a gradient of their own, which has to stand somewhere; eigenvectors have to, too.
+    Two wrappers make their own gradient, which needs memory; eigenvectors need it, too.
     """
     side = 16 if name == "full_matrix_adagrad" else 512
     params = {"layer1": jax.ShapeDtypeStruct((side, side), jnp.float32)}
@@ -173,7 +173,7 @@ def test_donated_states_are_updated_in_place(name):
     assert usage.alias_size_in_bytes >= size, f"{usage.alias_size_in_bytes} of {size} bytes are in place"
     own = 512 * 512 * 4 if name in ("clip_by_global_norm", "accumulate") else 0
     own += 4 * size if name == "full_matrix_adagrad" else 0
-    assert usage.temp_size_in_bytes < own + 4096, f"{usage.temp_size_in_bytes} bytes beside a state of {size}"
+    assert usage.temp_size_in_bytes < own + 4096, f"{usage.temp_size_in_bytes} bytes in addition to a state of {size}"
 
 
 @over_all

@@ -67,7 +67,7 @@ def test_bayesian_regularization_step_by_step(wait):
 
 
 def test_evidence_of_a_minimum_of_f_is_estimated_there():
-    """Where Levenberg-Marquardt has ended no step lowers F: the first fit ends, and the search goes on."""
+    """Where Levenberg-Marquardt has ended no step lowers F: the first fit ends, and the search continues."""
     fitted = minimize(problem_of(BENT), "levenberg_marquardt", START)
     found = minimize(problem_of(BENT), "bayesian_regularization", fitted.params)
     assert int(found.state.memory.waits) == 0

@@ -44,15 +44,15 @@ def moller(function, x, scale, steps):
 def test_scaled_conjugate_gradient_is_mollers():
     """Step by step, the same points and the same lambda, steps refused and indefinite ones among them."""
     refused = damped = 0
-    beside = SADDLE.center + 1e-3 * START
-    for function, start, scale in ((QUARTIC, START, 1e-6), (SADDLE, START, 1e-2), (SADDLE, beside, 1e-6)):
+    near_saddle = SADDLE.center + 1e-3 * START
+    for function, start, scale in ((QUARTIC, START, 1e-6), (SADDLE, START, 1e-2), (SADDLE, near_saddle, 1e-6)):
         states = trajectory("scaled_conjugate_gradient", function, start, scale)
         for k, (x, lam) in enumerate(moller(function, start, scale, STEPS)):
             np.testing.assert_allclose(states.params[k], x, rtol=1e-6, atol=1e-7, err_msg=f"step {k}")
             np.testing.assert_allclose(states.memory.scale[k], lam, rtol=1e-5)
-        stood = (np.diff(states.params, axis=0) == 0).all(axis=1)
-        refused, damped = refused + stood.sum(), damped + states.damped[-1]
+        unmoved = (np.diff(states.params, axis=0) == 0).all(axis=1)
+        refused, damped = refused + unmoved.sum(), damped + states.damped[-1]
         np.testing.assert_array_equal(states.counts.gradients, 1 + np.arange(STEPS + 1))
         # the curvature along a direction is asked for once
-        np.testing.assert_array_equal(np.diff(states.counts.products), ~np.append(False, stood[:-1]))
+        np.testing.assert_array_equal(np.diff(states.counts.products), ~np.append(False, unmoved[:-1]))
     assert refused > 0 and damped > 0

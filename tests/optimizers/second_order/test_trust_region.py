@@ -18,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("brisk")
 
 def best_fall(w, c, radius):
     """How far c'v + v'diag(w)v / 2 can fall in |v| <= radius: its dual, max over mu of -c'c/(w + mu)/2 - mu radius^2/2,
-    by ever finer grids; of the hard case as well, where the two are equal all the same.
+    by ever finer grids; of the hard case as well, where the two are equal, too.
     """
     lowest = max(0.0, -w[0])
     size = np.linalg.norm(c) / radius + np.abs(w).max()
@@ -195,7 +195,7 @@ def test_what_to_do_next_is_said_and_true():
     start = jnp.array([15.0, 14.0, 13.0])
     good = minimize(problem_from(bowl, data=(0.0,)), "bfgs", start)
     assert good.status == "gradient" and good.advice == ""
-    # the minimum is 1e12 above 0: F is told apart to 1e-4
+    # the minimum is 1e12 above 0: F is distinguished to 1e-4
     high = minimize(problem_from(bowl, data=(1e12,)), "bfgs", start, gradient_tolerance=0.0)
     assert high.status in ("search_failed", "change") and "rounded by, 0.0002: subtract" in high.advice
     slope = np.abs(np.asarray(high.gradient)).max()
@@ -217,13 +217,13 @@ def test_what_to_do_next_is_said_and_true():
         assert word in few._replace(path=path, steps=jnp.asarray(len(values))).advice
 
 
-def told(x):
+def wrong_gradient(x):
     """A gradient that is not F's."""
     return jnp.sum(x**2) - 2 * (jnp.sum(x**2) - jax.lax.stop_gradient(jnp.sum(x**2)))
 
 
 def test_a_gradient_that_is_not_fs_is_said():
-    found = minimize(problem_from(told), "bfgs", jnp.array([1.0, 2.0]))
+    found = minimize(problem_from(wrong_gradient), "bfgs", jnp.array([1.0, 2.0]))
     assert found.status == "search_failed" and "check_grads" in found.advice
 
 

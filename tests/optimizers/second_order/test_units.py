@@ -73,7 +73,7 @@ def test_single_precision_works_in_any_unit_of_f(name):
 
 
 def test_a_damped_step_is_not_taken_for_convergence():
-    """A rate constant of 1e10 beside an exponent: unscaled, no step moves it in single precision."""
+    """A rate constant of 1e10 next to an exponent: unscaled, no step moves it in single precision."""
     T = jnp.linspace(300, 1200, 60, dtype=jnp.float32)
 
     def rate(b, T):
