@@ -25,7 +25,8 @@ def optimized():
 
 class Phi(NamedTuple):
     """phi(a) = polynomial(a + shift) + dip -a / (a^2 + 2) + barrier -log(1 - a) + ripple sin(wave a); `beyond` from the
-    step `wall` on. slope: phi'(0) as the search is given it, where that is wrong. Numbers, so that one program serves them all.
+    step `wall` on. slope: phi'(0) as the search is given it, where that is wrong. Numbers, so that one program serves
+    them all.
     """
 
     polynomial: tuple[float, ...]  # the constant first
@@ -184,9 +185,9 @@ def slope(name, step):
     """phi'; at 0, what the search was given."""
     given_slope = (FUNCTIONS | HOPELESS)[name].slope
     with np.errstate(all="ignore"):
-        return (
-            given_slope if step == 0 and np.isfinite(given_slope) else float(phi_of(ALL[name], np.float64(step), np)[1])
-        )
+        if step == 0 and np.isfinite(given_slope):
+            return given_slope
+        return float(phi_of(ALL[name], np.float64(step), np)[1])
 
 
 def rounding(name):
