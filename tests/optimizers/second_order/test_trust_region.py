@@ -197,7 +197,7 @@ def test_what_to_do_next_is_said_and_true():
     assert good.status == "gradient" and good.advice == ""
     # the minimum is 1e12 above 0: F is distinguished to 1e-4
     high = minimize(problem_from(bowl, data=(1e12,)), "bfgs", start, gradient_tolerance=0.0)
-    assert high.status in ("search_failed", "change") and "rounded by, 0.0002: subtract" in high.advice
+    assert high.status in ("search_failed", "change") and "rounding error, 0.0002: subtract" in high.advice
     slope = np.abs(np.asarray(high.gradient)).max()
     assert 0 < slope and slope**2 < 2e-4  # F falls by less than g'H^-1 g / 2, with curvatures of 1, 2 and 3
     single = minimize(
