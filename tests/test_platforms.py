@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 import functional_nn as fnn
 from functional_nn import optimizers, platforms, training
 from functional_nn.gradients import quantities
-from functional_nn.optimizers.second_order import lanes
+from functional_nn.optimizers.second_order import many_starts
 
 pytestmark = [pytest.mark.usefixtures("brisk"), pytest.mark.newest]
 
@@ -56,14 +56,14 @@ def population():
     return found.history, found.params(1)
 
 
-def many_starts():
+def restarted():
     problem = training.problem(SINE, "mean_square_error", LINE, np.sin(3 * LINE))
     starts = jax.vmap(SINE.init)(jax.random.split(jax.random.key(2), 5))
     found = optimizers.restarts(problem, "levenberg_marquardt", starts, steps=4)
     return found.params, found.value, found.steps
 
 
-@pytest.mark.parametrize("function", [at_a_point, population, many_starts])
+@pytest.mark.parametrize("function", [at_a_point, population, restarted])
 def test_what_suits_accelerators_gives_the_same_numbers(function, monkeypatch):
     """On this machine: sums, orders of memory, and blocks, here of two examples."""
     expected = function()
@@ -91,13 +91,13 @@ def test_a_program_is_made_for_the_mesh_the_default_device_or_the_given_platform
 
 def test_no_more_lanes_than_starts(monkeypatch):
     """1024 lanes of a device suit an accelerator; of five starts there are five."""
-    run, widths = lanes._side_by_side, []
+    run, widths = many_starts._side_by_side, []
 
     def noted(programs, width, *given):
         widths.append(width)
         return run(programs, width, *given)
 
-    monkeypatch.setattr(lanes, "_side_by_side", noted)
+    monkeypatch.setattr(many_starts, "_side_by_side", noted)
     problem = training.problem(SINE, "mean_square_error", LINE, np.sin(3 * LINE))
     starts = jax.vmap(SINE.init)(jax.random.split(jax.random.key(2), 5))
     found, few = (optimizers.restarts(problem, "levenberg_marquardt", starts, steps=4, block=n) for n in (1024, 2))

@@ -210,7 +210,7 @@ def mixed(now, g, m, v):
 
 
 @pytest.mark.parametrize(
-    "name, slip", [("_missing", late), ("_moments", mixed)], ids=["correction from step 2", "one second moment"]
+    "name, slip", [("_total_weight", late), ("_moments", mixed)], ids=["correction from step 2", "one second moment"]
 )
 def test_the_slips_of_the_demonstration_of_adam_are_seen(name, slip, monkeypatch):
     seen = wrong(monkeypatch, "example8", "adam", first_order, name, slip)

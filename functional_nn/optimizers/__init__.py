@@ -1,8 +1,8 @@
 """How parameters move: pure `(state, grads) -> state` functions, schedules of their constants, penalties, wrappers.
 
-A constant is one for all parameters, or one for each layer or array by its name, as deep as wanted:
-`gd({"layer1": 0.1, "others": 0.01})`, as a name `"gd({layer1: 0.1, others: 0.01})"` (see `first_order`). Methods that
-may ask for more than one gradient a step, `(state, problem) -> state`, are in `second_order`.
+First-order methods are in `first_order`, and their constants in `constants`: one for all parameters, or one for each
+layer or array by its name, `gd({"layer1": 0.1, "others": 0.01})`, also as a name `"gd({layer1: 0.1, others: 0.01})"`.
+Methods that may evaluate more than one gradient a step, `(state, problem) -> state`, are in `second_order`.
 """
 
 from functional_nn import registry
@@ -113,10 +113,25 @@ __all__ = [
 
 
 def get(optimizer: str | Optimizer | SecondOrder) -> Optimizer | SecondOrder:
-    """The optimizer that a name such as "adam(0.01)" or "lbfgs(history=5)" stands for; optimizers pass.
+    """Returns the optimizer with this name, of first or second order.
 
-    `names()` lists the first-order ones, `second_order.names()` the others. Raises ValueError and TypeError for what is
-    neither.
+    Args:
+        optimizer: A name, with arguments where wanted, such as "adam(0.01)" or "lbfgs(history=5)"; an optimizer is
+            returned as it is. `names()` lists the first-order ones, `second_order.names()` the others.
+
+    Returns:
+        The optimizer.
+
+    Raises:
+        ValueError: The name is unknown, or its arguments are refused.
+        TypeError: It is neither a name nor an optimizer.
+
+    Example:
+        >>> from functional_nn import optimizers
+        >>> optimizers.get("adam(0.01)").constants["learning_rate"]
+        0.01
+        >>> optimizers.get("lbfgs(history=5)") is optimizers.lbfgs(history=5)
+        True
     """
     if second_order.knows(optimizer):
         return second_order.get(optimizer)

@@ -1,12 +1,20 @@
-"""Curves fitted to data: parameters, and how well the data determine them.
+r"""Curves fitted to data: parameters, and how well the data determine them.
 
-Letters: N data, P parameters b, r_i = (f(x_i, b) - y_i) / sigma_i, J = dr/db (N, P), F = r^T r, s^2 = F / (N - P).
+Letters: N data, P parameters b, :math:`r_i = (f(x_i, b) - y_i) / \sigma_i`, J = dr/db (N, P), :math:`F = r^T r`,
+:math:`s^2 = F / (N - P)`.
 
-Near the minimum f is taken for linear in b. Errors e of y with variances s^2 sigma_i^2 then move the minimum by
-(J^T J)^-1 J^T (e / sigma): the covariance of b is C = s^2 (J^T J)^-1, a standard error the root of its diagonal (Bates
-and Watts 1988, Sec. 2.2). f(x, b) has the variance j^T C j, j = df/db at x, and a new observation there s^2 sigma^2
-more. As s is an estimate, half a band is so many roots as Student's t with N - P degrees of freedom says; where sigma
-is absolute s is 1, nothing is estimated, and the normal distribution says it.
+Near the minimum f is treated as linear in b. Errors e of y with variances :math:`s^2 \sigma_i^2` then move the minimum
+by :math:`(J^T J)^{-1} J^T (e / \sigma)`, so that the covariance of b is
+
+.. math:: C = s^2 (J^T J)^{-1}
+
+A standard error is the root of its diagonal (Bates and Watts 1988, Sec. 2.2). f(x, b) has the variance
+
+.. math:: j^T C j, \qquad j = \frac{\partial f}{\partial b} \text{ at } x
+
+and a new observation there :math:`s^2 \sigma^2` more. As s is an estimate, half a band is as many roots as Student's t
+with N - P degrees of freedom says. Where sigma is absolute, s is 1, nothing is estimated, and the normal distribution
+replaces Student's.
 """
 
 import functools
@@ -24,8 +32,9 @@ from jax.scipy.special import betainc, ndtri
 
 from functional_nn import checks, linalg, precision
 from functional_nn.optimizers.second_order import SecondOrder, Solution, get
-from functional_nn.optimizers.second_order.method import BUDGET_SPENT, DIVERGED, minimize, run_to_end
-from functional_nn.optimizers.second_order.problem import CURVATURES, Flat, Layout, Problem, problem_from
+from functional_nn.optimizers.second_order.minimization import minimize, run_to_end
+from functional_nn.optimizers.second_order.problem import CURVATURES, FlatProblem, Layout, Problem, problem_from
+from functional_nn.optimizers.second_order.state import BUDGET_SPENT, DIVERGED, State
 from functional_nn.registry import cached
 
 _POLISH = 100  # Gauss-Newton steps after the end, at most
@@ -38,13 +47,27 @@ _POLISH = 100  # Gauss-Newton steps after the end, at most
 )
 @dataclass(frozen=True)
 class CurveFit:
-    """What `curve_fit` found; `params, covariance = fit` unpacks it as SciPy's does.
+    """The result of `curve_fit`; `params, covariance = fit` unpacks it as SciPy's does.
 
-    params: in the structure of p0; covariance (P, P), in `ravel_pytree`'s order; variance: s^2, of an observation with
-    sigma 1 (1 where sigma is absolute); residuals: (f - y) / sigma, flat (N,), where sigma is a matrix those that it
-    makes independent; determined (P,): False of a parameter that the data leave free, whose standard error is infinite;
-    solution: of `minimize`, with its status and counts; absolute: was sigma? A pytree: fits of several data sets side
-    by side, as `vmap` makes them, have a leading axis in each array.
+    It is a pytree: fits of several data sets side by side, as `vmap` makes them, have a leading axis in each array.
+
+    Attributes:
+        params: The parameters, in the structure of p0.
+        covariance: (P, P), in the order of `ravel_pytree`.
+        variance: s^2, of an observation with sigma 1; 1 where sigma is absolute.
+        residuals: (f - y) / sigma, flat (N,); where sigma is a matrix, those that it makes independent.
+        determined: False for a parameter that the data leave free, whose standard error is infinite (P,).
+        solution: The `Solution` of `minimize`, with its status and counts.
+        function: f.
+        absolute: Whether sigma was absolute.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from functional_nn import optimizers
+        >>> x = jnp.arange(4.0)
+        >>> fit = optimizers.curve_fit(lambda x, a, b: a + b * x, x, jnp.array([1.0, 3.0, 5.0, 7.2]))
+        >>> [round(float(b), 2) for b in fit.params], [round(float(e), 3) for e in fit.standard_errors]
+        ([0.96, 2.06], [0.065, 0.035])
     """
 
     params: Any
@@ -61,7 +84,7 @@ class CurveFit:
 
     @property
     def standard_errors(self) -> Any:
-        """Of each parameter, in the structure of params."""
+        """The standard error of each parameter, in the structure of params."""
         roots = jnp.sqrt(jnp.diagonal(self.covariance, axis1=-2, axis2=-1))
         if roots.ndim == 1:
             return Layout(self.params).unflatten(roots)
@@ -69,14 +92,21 @@ class CurveFit:
 
     @property
     def correlation(self) -> Array:
-        """(P, P): covariance over both standard errors; 0 beside a parameter that is not determined."""
+        """Covariance over both standard errors (P, P); 0 for pairs with an undetermined parameter."""
         variances = jnp.diagonal(self.covariance, axis1=-2, axis2=-1)
         roots = jnp.sqrt(jnp.where(jnp.isfinite(variances) & (variances > 0), variances, 1))
-        found = self.covariance / (roots[..., :, None] * roots[..., None, :])
-        return jnp.where(jnp.eye(roots.shape[-1], dtype=bool), 1, jnp.where(jnp.isfinite(found), found, 0))
+        correlation = self.covariance / (roots[..., :, None] * roots[..., None, :])
+        return jnp.where(jnp.eye(roots.shape[-1], dtype=bool), 1, jnp.where(jnp.isfinite(correlation), correlation, 0))
 
     def interval(self, level: float = 0.95) -> tuple[Any, Any]:
-        """(lower, upper) of each parameter, in the structure of params, at this confidence level."""
+        """Returns a confidence interval for each parameter.
+
+        Args:
+            level: The confidence level, in (0, 1).
+
+        Returns:
+            (lower, upper), each in the structure of params.
+        """
         errors, t = self.standard_errors, self._quantile(level)
         sides = [
             jax.tree.map(lambda b, e, sign=sign: b + sign * t.astype(b.dtype) * e, self.params, errors)
@@ -86,8 +116,17 @@ class CurveFit:
 
     @precision.full
     def band(self, x: Any, level: float = 0.95, prediction: bool = False) -> tuple[Array, Array]:
-        """(lower, upper) around f(x, b), each in f's shape: where the curve itself is at this confidence level, for
-        each x alone, or with `prediction` a new observation of sigma 1. Of one fit; of several, under `vmap`.
+        """Returns a band around the curve, for each x alone.
+
+        It is for one fit; for several, use `vmap`.
+
+        Args:
+            x: Where, as in `curve_fit`.
+            level: The confidence level, in (0, 1).
+            prediction: False: where the curve itself is. True: where a new observation of sigma 1 is.
+
+        Returns:
+            (lower, upper), each in the shape of f(x, b).
         """
         checks.boolean("band", "prediction", prediction)
         layout = Layout(self.params)
@@ -100,9 +139,9 @@ class CurveFit:
         covariance = self.covariance.astype(middle.dtype)
         known = jnp.where(jnp.isfinite(covariance), covariance, 0)
         variance = jnp.einsum("...j,jk,...k->...", slopes, known, slopes)
-        # a parameter of which nothing is known moves the curve where its slope is not 0
-        lost = jnp.abs(slopes) @ (~jnp.isfinite(jnp.diagonal(covariance))).astype(middle.dtype)
-        variance = jnp.where(lost > 0, jnp.inf, jnp.maximum(variance, 0))
+        # an undetermined parameter moves the curve where its slope is not 0
+        unknown = jnp.abs(slopes) @ (~jnp.isfinite(jnp.diagonal(covariance))).astype(middle.dtype)
+        variance = jnp.where(unknown > 0, jnp.inf, jnp.maximum(variance, 0))
         if prediction:
             variance = variance + self.variance.astype(variance.dtype)
         half = self._quantile(level).astype(middle.dtype) * jnp.sqrt(variance)
@@ -131,30 +170,46 @@ def curve_fit(
     method: SecondOrder | str = "levenberg_marquardt",
     steps: int = 1000,
 ) -> CurveFit:
-    """The parameters b of f(x, b) that fit y best, by least squares, and their covariance, as SciPy's `curve_fit`.
+    """Fits a curve by least squares, as SciPy's `curve_fit`: the parameters and their covariance.
 
-    f: a JAX function, f(x, b1, b2, ...) where p0 is a sequence, f(x, b1=..., b2=...) where p0 is a dict of starts; its
-    value has y's shape. x: an array, a list of numbers or a tree of both, handed to f as arrays of at least float32; y:
-    an array or list. p0: by default 1 for each of f's parameters; between two bounds their middle, beside one of them
-    1 inside. sigma: y's standard deviations, a number or an array of y's shape, or its covariance (N, N).
-    absolute_sigma: sigma is in y's units, so that the covariance is (J^T J)^-1; else sigma is relative, and it is
-    s^2 (J^T J)^-1. bounds, loss, loss_scale (of r): as `problem_from`. method: levenberg_marquardt with a trust region.
+    After `minimize` has converged, Gauss-Newton steps continue while they shrink: to the last digits that r determines.
+    Under a loss other than "linear", J is weighted by its curvature. Parameters that the data do not determine have
+    infinite standard errors, as all have where N <= P and sigma is relative.
 
-    After `minimize` has converged Gauss-Newton steps go on while they shrink: to the last digits that r tells. Under a
-    loss other than "linear" J is weighted by its curvature. Parameters that the data do not determine have infinite
-    standard errors, as all have where N <= P and sigma is relative.
+    It is pure, and may be jitted and vmapped, over x, y, sigma and p0. Called with plain arrays it compiles once for
+    each f and shapes. It has no derivatives itself.
 
-    Pure, and may be jitted and vmapped, over x, y, sigma and p0; called with plain arrays it compiles once for each f
-    and shapes. It has no derivatives itself.
+    Args:
+        f: A JAX function whose value has the shape of y: f(x, b1, b2, ...) if p0 is a sequence, f(x, b1=..., b2=...) if
+            p0 is a dict.
+        x: An array, a list of numbers or a tree of both; f receives arrays of at least float32.
+        y: An array or list of numbers.
+        p0: The start, one number a parameter. The default is 1 for each of f's parameters; between two bounds their
+            middle, with one bound 1 inside it.
+        sigma: The standard deviations of y, a number or an array of y's shape, or its covariance (N, N).
+        absolute_sigma: True if sigma is in the units of y; then the covariance is :math:`(J^T J)^{-1}`. Else sigma is
+            relative, and it is :math:`s^2 (J^T J)^{-1}`.
+        bounds: As in `problem_from`.
+        loss: As in `problem_from`.
+        loss_scale: As in `problem_from`, in the unit of r.
+        method: "levenberg_marquardt", or such a method with a trust region.
+        steps: The largest number of steps.
 
-    Raises ValueError for data that are not finite or masked, shapes that do not fit and a start that is not finite;
-    TypeError for what are no real numbers, or no function that takes p0 and gives them.
+    Returns:
+        A `CurveFit`.
 
-    >>> import jax.numpy as jnp
-    >>> x = jnp.linspace(0.0, 4.0, 9)
-    >>> fit = curve_fit(lambda x, height, rate: height * jnp.exp(-rate * x), x, 2.5 * jnp.exp(-1.3 * x), (1.0, 1.0))
-    >>> [round(float(b), 3) for b in fit.params], fit.solution.status
-    ([2.5, 1.3], 'gradient')
+    Raises:
+        ValueError: Data are not finite or masked, shapes do not fit, or F is not finite at the start.
+        TypeError: Data are not real numbers, or f does not take p0 or does not return real numbers.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from functional_nn import optimizers
+        >>> x = jnp.linspace(0.0, 4.0, 9)
+        >>> y = 2.5 * jnp.exp(-1.3 * x)
+        >>> fit = optimizers.curve_fit(lambda x, height, rate: height * jnp.exp(-rate * x), x, y)
+        >>> [round(float(b), 3) for b in fit.params], fit.solution.status
+        ([2.5, 1.3], 'gradient')
     """
     if not callable(f):
         raise TypeError(f"curve_fit: f: expected a function f(x, b1, b2, ...), got {type(f).__name__}")
@@ -171,19 +226,19 @@ def curve_fit(
     p0 = _start(f, p0, y.dtype, bounds)
     sigma = _deviations(sigma, y)
     _check_function(f, p0, x, y)
-    given = problem_from(residuals=_residuals(f), data=(x, y, sigma), bounds=bounds, loss=loss, loss_scale=loss_scale)
-    Flat(given, p0).check_start("curve_fit: p0", p0)
-    fit = _program(f, method, steps, loss, absolute_sigma)(given.data, given.bounds, p0)
+    problem = problem_from(residuals=_residuals(f), data=(x, y, sigma), bounds=bounds, loss=loss, loss_scale=loss_scale)
+    FlatProblem(problem, p0).check_start("curve_fit: p0", p0)
+    fit = _program(f, method, steps, loss, absolute_sigma)(problem.data, problem.bounds, p0)
     if checks.is_concrete(fit.solution.ended) and int(fit.solution.ended) == DIVERGED:
-        minimize(given, method, p0, steps=1)  # says where it was not finite
+        minimize(problem, method, p0, steps=1)  # raises, and says where it was not finite
     return fit
 
 
 def _real(name: str, x: Any, infinite: bool = False) -> Array:
-    """Real numbers, finite ones unless `infinite`, in at least float32. Raises TypeError or ValueError for others."""
+    """Returns real numbers in at least float32. Raises TypeError for others, ValueError unless finite or `infinite`."""
     try:
         x = x if isinstance(x, jax.Array) else np.asanyarray(x)
-    except ValueError:  # of lists
+    except ValueError:  # lists of different lengths
         raise ValueError(f"curve_fit: {name}: expected numbers, got rows of different lengths") from None
     checks.numeric(f"curve_fit: {name}", x, np.float32)
     if not infinite:
@@ -192,7 +247,7 @@ def _real(name: str, x: Any, infinite: bool = False) -> Array:
 
 
 def _reals(name: str, tree: Any) -> Any:
-    """A tree of real numbers; a list of numbers is an array, a list of arrays a tree."""
+    """Returns a tree of real numbers; a list of numbers becomes an array, a list of arrays stays a tree."""
 
     def listed(node):
         return isinstance(node, list | tuple) and all(map(np.isscalar, jax.tree.leaves(node)))
@@ -203,14 +258,14 @@ def _reals(name: str, tree: Any) -> Any:
 
 
 def _check_function(f: Callable, p0: Any, x: Any, y: Array) -> None:
-    """Raises TypeError, or ValueError for a shape, for a function that does not suit the parameters and data."""
+    """Raises TypeError, or ValueError for a shape, if the function does not suit the parameters and data."""
     try:
-        given = inspect.signature(f)
-    except ValueError:  # of one that is built in
-        given = None
-    if given is not None:
+        signature = inspect.signature(f)
+    except ValueError:  # a built-in function
+        signature = None
+    if signature is not None:
         try:
-            given.bind(x, **p0) if isinstance(p0, dict) else given.bind(x, *p0)
+            signature.bind(x, **p0) if isinstance(p0, dict) else signature.bind(x, *p0)
         except TypeError as error:
             starts = f"the starts of {', '.join(p0)}" if isinstance(p0, dict) else f"{len(p0)} starts"
             raise TypeError(f"curve_fit: p0: f does not take {starts}: {error}") from None
@@ -223,22 +278,22 @@ def _check_function(f: Callable, p0: Any, x: Any, y: Array) -> None:
     if value.shape != y.shape:
         raise ValueError(f"curve_fit: expected f(x, ...) to have the shape of y, {y.shape}, got {value.shape}")
     if not jnp.issubdtype(value.dtype, jnp.floating):
-        raise TypeError(f"curve_fit: expected f(x, ...) to give real numbers that vary with b, got {value.dtype}")
+        raise TypeError(f"curve_fit: expected f(x, ...) to return real numbers that vary with b, got {value.dtype}")
 
 
 def _called(f: Callable, params: Any, x: Any) -> Array:
     value = f(x, **params) if isinstance(params, dict) else f(x, *params)
     if value is None:
-        raise TypeError("curve_fit: f: expected a function that gives numbers, got None")
+        raise TypeError("curve_fit: f: expected a function that returns numbers, got None")
     return precision.wide(jnp.asarray(value))
 
 
-def _start(f: Callable, p0: Any, dtype, bounds: tuple | None) -> Any:
+def _start(f: Callable, p0: Any, dtype: np.dtype, bounds: tuple | None) -> Any:
     if p0 is None:
         kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
         names = [each for each in inspect.signature(f).parameters.values() if each.kind in kinds][1:]
         if not names:
-            raise ValueError("curve_fit: p0: f does not say how many parameters it has; give their starts")
+            raise ValueError("curve_fit: p0: the number of parameters of f is unknown; give their starts")
         p0 = jnp.ones(len(names), precision.default())
         if bounds is not None and len(bounds) == 2 and all(jnp.ndim(b) < 2 for b in bounds):
             p0 = _between(*(jnp.broadcast_to(jnp.asarray(b, p0.dtype), p0.shape) for b in bounds))
@@ -251,14 +306,14 @@ def _start(f: Callable, p0: Any, dtype, bounds: tuple | None) -> Any:
 
 
 def _between(lower: Array, upper: Array) -> Array:
-    """SciPy's default start: 1, the middle of two bounds, or 1 inside of the only one."""
+    """Returns SciPy's default start: 1, the middle of two bounds, or 1 inside the only one."""
     least, most = jnp.isfinite(lower), jnp.isfinite(upper)
     below, above = jnp.where(least, lower, 0), jnp.where(most, upper, 0)
     return jnp.where(least & most, below / 2 + above / 2, jnp.where(least, below + 1, jnp.where(most, above - 1, 1)))
 
 
 def _deviations(sigma: Any, y: Array) -> Array | None:
-    """None, deviations in y's shape, or of a covariance its Cholesky factor (N, N)."""
+    """Returns None, deviations in y's shape, or the Cholesky factor (N, N) of a covariance."""
     if sigma is None:
         return None
     sigma = _real("sigma", sigma).astype(y.dtype)
@@ -299,17 +354,17 @@ def _residuals(f: Callable) -> Callable:
 
 @functools.partial(cached, size=32)
 def _program(f: Callable, method: SecondOrder, steps: int, loss: str, absolute: bool) -> Callable:
-    """(data, bounds, p0) -> CurveFit."""
+    """Returns the compiled function (data, bounds, p0) -> CurveFit."""
     functions = problem_from(residuals=_residuals(f), data=(), loss=loss).functions
 
     @precision.full
     def run(data: tuple, bounds: tuple | None, p0: Any) -> CurveFit:
         problem = Problem(functions, data, "of a curve", bounds)
-        flat = Flat(problem, p0)
+        flat = FlatProblem(problem, p0)
         limits = jnp.asarray(-precision.largest(flat.dtype)), None, None, jnp.asarray(np.iinfo(np.int32).max, jnp.int32)
-        found = run_to_end(method, steps, False, problem, p0, *limits)
-        state = _polished(method, problem, found.state)
-        found = found._replace(
+        solution = run_to_end(method, steps, False, problem, p0, *limits)
+        state = _polish(method, problem, solution.state)
+        solution = solution._replace(
             params=state.params,
             value=state.value,
             gradient=state.gradient,
@@ -317,27 +372,27 @@ def _program(f: Callable, method: SecondOrder, steps: int, loss: str, absolute: 
             steps=state.step,
             state=None,
         )
-        plain = Flat(problem_from(residuals=_residuals(f), data=data[-3:]), p0)
+        plain = FlatProblem(problem_from(residuals=_residuals(f), data=data[-3:]), p0)
         r, J = plain.jacobian(plain.flatten(state.params))
         if loss != "linear":
             scale = jnp.asarray(data[0], r.dtype)
             J = J * jnp.sqrt(jnp.maximum(CURVATURES[loss](r / scale), jnp.finfo(r.dtype).eps))[:, None]
-        free = r.size - plain.size
+        freedom = r.size - plain.size
         variance = jnp.ones_like(state.value)
         if not absolute:
-            variance = state.value / free if free > 0 else jnp.full_like(state.value, jnp.inf)
+            variance = state.value / freedom if freedom > 0 else jnp.full_like(state.value, jnp.inf)
         covariance, determined = _covariance(J, variance)
-        return CurveFit(state.params, covariance, variance, r, determined, found, f, absolute)
+        return CurveFit(state.params, covariance, variance, r, determined, solution, f, absolute)
 
     return jax.jit(run)
 
 
-def _polished(method: SecondOrder, problem: Problem, state):
-    """Where the run has ended, steps go on as long as one is made: they shrink, where F no longer tells."""
+def _polish(method: SecondOrder, problem: Problem, state: State) -> State:
+    """Returns the state after further steps, while one moves: they shrink where F no longer distinguishes them."""
 
-    def going(carry):
-        _, made, count = carry
-        return made & (count < _POLISH)
+    def moving(carry):
+        _, moved, count = carry
+        return moved & (count < _POLISH)
 
     def step(carry):
         before, _, count = carry
@@ -346,18 +401,18 @@ def _polished(method: SecondOrder, problem: Problem, state):
         return after, jnp.any(layout.flatten(after.params) != layout.flatten(before.params)), count + 1
 
     converged = (state.status != DIVERGED) & (state.status != BUDGET_SPENT) & jnp.isfinite(state.value)
-    return lax.while_loop(going, step, (state, converged, jnp.zeros((), jnp.int32)))[0]
+    return lax.while_loop(moving, step, (state, converged, jnp.zeros((), jnp.int32)))[0]
 
 
 def _covariance(J: Array, variance: Array) -> tuple[Array, Array]:
-    """variance (J^T J)^-1 (P, P), and which parameters J determines (P,); infinite variances of the others."""
+    """Returns variance (J^T J)^-1 (P, P), infinite for parameters that J does not determine, and which it does (P,)."""
     length = jnp.max(jnp.abs(J), axis=0)
     length = jnp.where(length > 0, length, 1)
     _, s, V = linalg.singular(J / length[None, :])
     limits = jnp.finfo(J.dtype)
-    told = s > jnp.max(s) * max(J.shape) * limits.eps
-    rows = V * jnp.where(told, 1 / jnp.where(told, s, 1), 0)[:, None] / length[None, :]
-    spanned = jnp.sum(jnp.where(told[:, None], V**2, 0), axis=0)
+    distinct = s > jnp.max(s) * max(J.shape) * limits.eps
+    rows = V * jnp.where(distinct, 1 / jnp.where(distinct, s, 1), 0)[:, None] / length[None, :]
+    spanned = jnp.sum(jnp.where(distinct[:, None], V**2, 0), axis=0)
     determined = 1 - spanned <= limits.eps**0.5
     inverse = rows.T @ rows
     both = determined[:, None] & determined[None, :]
@@ -366,14 +421,18 @@ def _covariance(J: Array, variance: Array) -> tuple[Array, Array]:
     return jnp.where(jnp.eye(len(inverse), dtype=bool), scaled + infinite, scaled), determined
 
 
-_MANY = 300  # degrees of freedom, above which Student's distribution is the normal one and four terms
+_MANY = 300  # degrees of freedom; above, Student's quantile is the normal one and four terms
 
 
-def student(level: float, freedom: float, dtype) -> Array:
-    """t with P(|T| <= t) = level, of Student's distribution: 1 - level = I_z(freedom / 2, 1 / 2), z = freedom /
-    (freedom + t^2), I the regularized incomplete beta function (Abramowitz and Stegun 26.5.27). nan without freedom.
-    Of many degrees of freedom by the normal quantile z (26.7.5), as the fraction is lost to rounding beside a large a;
-    of infinitely many z itself.
+def student(level: float, freedom: float, dtype: np.dtype) -> Array:
+    r"""Returns t with :math:`P(\lvert T \rvert \le t)` = level for Student's distribution; nan without freedom.
+
+    With z = freedom / (freedom + t^2) and I the regularized incomplete beta function (Abramowitz and Stegun 26.5.27)
+
+    .. math:: 1 - \mathrm{level} = I_z(\mathrm{freedom} / 2, 1 / 2)
+
+    For many degrees of freedom it is computed from the normal quantile (26.7.5), since with a large first argument the
+    fraction is lost to rounding; for infinitely many it is that quantile.
     """
     if freedom <= 0:
         return jnp.full((), jnp.nan, dtype)

@@ -1,7 +1,7 @@
-"""Learning rates, or any other constant of an optimizer, as functions of the step.
+"""Schedules: learning rates, or any other constant of an optimizer, as functions of the step.
 
-k = 0, 1, 2, ... counts the updates made so far, so that the first update uses the value at k = 0. What depends on how
-the training goes rather than on k, `reduce_on_plateau`, is a wrapper: see `optimizers.wrappers`.
+k = 0, 1, 2, ... counts the updates made so far, so that the first update uses the value at k = 0. `reduce_on_plateau`,
+which depends on how the training goes rather than on k, is a wrapper: see `optimizers.wrappers`.
 """
 
 from collections.abc import Callable
@@ -18,9 +18,18 @@ from functional_nn.registry import Described, Registry
 
 @dataclass(frozen=True)
 class Schedule(Described):
-    """`schedule(k)` -> scalar in JAX's default float; k an integer, an int32 scalar or an array of steps.
+    """A constant as a function of the step: `schedule(k)` returns its value.
 
-    value(k, as a float) -> scalar; constants: what it was made with, by name.
+    Attributes:
+        name: Its name, as in `schedules.get`.
+        value: value(k), with k in floating point, returns the value.
+        constants: The constants that it was made with, by name.
+
+    Example:
+        >>> from functional_nn.optimizers import schedules
+        >>> schedule = schedules.cosine(1.0, steps=10)
+        >>> schedule, float(schedule(10))
+        (cosine(initial=1.0, steps=10, final=0.0), 0.0)
     """
 
     name: str
@@ -28,6 +37,11 @@ class Schedule(Described):
     constants: dict[str, Any] = field(default_factory=dict, hash=False)
 
     def __call__(self, step: Array | int) -> Array:
+        """Returns the value at a step, in JAX's default float.
+
+        Args:
+            step: An integer, an int32 scalar or an array of steps.
+        """
         dtype = precision.default()
         return jnp.asarray(self.value(jnp.asarray(step).astype(dtype)), dtype)
 
@@ -35,23 +49,129 @@ class Schedule(Described):
         return f"{self.name}({', '.join(f'{name}={value}' for name, value in self.constants.items())})"
 
 
+__all__ = [
+    "Schedule",
+    "constant",
+    "cosine",
+    "exponential",
+    "get",
+    "gradual_reduction",
+    "inverse",
+    "linear_warmup",
+    "names",
+    "one_cycle",
+    "register",
+    "step",
+]
+
 _registry: Registry[Schedule] = Registry("schedule", Schedule)
-register, names, get = _registry.register, _registry.names, _registry.get
+
+
+def register(factory: Callable[..., Schedule]) -> Callable[..., Schedule]:
+    """Gives a function that returns a schedule its name. A decorator.
+
+    Afterwards the name may be used wherever a schedule is expected. Equal constants
+    return the same object, so that compiled programs are used again.
+
+    Args:
+        factory: The function; its name is the name of the schedule, and its arguments are the constants.
+
+    Returns:
+        The same function, its results cached.
+
+    Raises:
+        ValueError: The name is taken.
+
+    Example:
+        >>> from functional_nn.optimizers import schedules
+        >>> @schedules.register
+        ... def halved(rate: float):
+        ...     return schedules.Schedule("halved", lambda k: rate / 2 + 0 * k, {"rate": rate})
+        >>> float(schedules.get("halved(1.0)")(3))
+        0.5
+    """
+    return _registry.register(factory)
+
+
+def names() -> tuple[str, ...]:
+    """Returns the names of the registered schedules.
+
+    Example:
+        >>> from functional_nn.optimizers import schedules
+        >>> "cosine" in schedules.names()
+        True
+    """
+    return _registry.names()
+
+
+def get(schedule: str | Schedule) -> Schedule:
+    """Returns the schedule with this name.
+
+    Args:
+        schedule: A name, with arguments where wanted, such as "cosine(0.1, 1000)"; a schedule is returned as it is.
+
+    Returns:
+        The schedule.
+
+    Raises:
+        ValueError: The name is unknown, or its arguments are refused.
+        TypeError: It is neither a name nor a schedule.
+
+    Example:
+        >>> from functional_nn.optimizers import schedules
+        >>> schedules.get("cosine(0.1, 1000)")
+        cosine(initial=0.1, steps=1000, final=0.0)
+    """
+    return _registry.get(schedule)
 
 
 @register
 def constant(rate: float) -> Schedule:
-    """alpha_k = rate. Raises ValueError, as all schedules do, for constants out of range."""
+    r"""The same value at every step.
+
+    .. math:: \alpha_k = \mathrm{rate}
+
+    Args:
+        rate: >= 0.
+
+    Returns:
+        The schedule.
+
+    Raises:
+        ValueError: A constant is out of range.
+
+    Example:
+        >>> from functional_nn.optimizers import schedules
+        >>> schedule = schedules.constant(0.1)
+        >>> [round(float(schedule(k)), 3) for k in (0, 100)]
+        [0.1, 0.1]
+    """
     rate = _rate("constant", "rate", rate)
     return Schedule("constant", lambda k: jnp.full_like(k, rate), {"rate": rate})
 
 
 @register
 def step(initial: float, every: int, factor: float = 0.1) -> Schedule:
-    """alpha_k = initial * factor^floor(k / every): multiplied by `factor` in (0, 1] after `every` updates.
+    r"""Multiplies the value by a factor after every so many updates.
 
-    >>> [round(float(step(1.0, every=10)(k)), 3) for k in (0, 9, 10, 20)]
-    [1.0, 1.0, 0.1, 0.01]
+    .. math:: \alpha_k = \alpha_0 \, \mathrm{factor}^{\lfloor k / \mathrm{every} \rfloor}
+
+    Args:
+        initial: :math:`\alpha_0`, >= 0.
+        every: The number of updates between reductions, >= 1.
+        factor: In (0, 1].
+
+    Returns:
+        The schedule.
+
+    Raises:
+        ValueError: A constant is out of range.
+
+    Example:
+        >>> from functional_nn.optimizers import schedules
+        >>> schedule = schedules.step(1.0, every=10)
+        >>> [round(float(schedule(k)), 3) for k in (0, 9, 10, 20)]
+        [1.0, 1.0, 0.1, 0.01]
     """
     initial, every = _rate("step", "initial", initial), _steps("step", "every", every)
     factor = _factor("step", "factor", factor)
@@ -64,7 +184,27 @@ def step(initial: float, every: int, factor: float = 0.1) -> Schedule:
 
 @register
 def exponential(initial: float, factor: float, steps: int = 1) -> Schedule:
-    """alpha_k = initial * factor^(k / steps): `factor` in (0, 1] every `steps` updates, smoothly."""
+    r"""Multiplies the value by a factor in every so many updates, smoothly.
+
+    .. math:: \alpha_k = \alpha_0 \, \mathrm{factor}^{k / \mathrm{steps}}
+
+    Args:
+        initial: :math:`\alpha_0`, >= 0.
+        factor: In (0, 1].
+        steps: The number of updates in which the factor applies once, >= 1.
+
+    Returns:
+        The schedule.
+
+    Raises:
+        ValueError: A constant is out of range.
+
+    Example:
+        >>> from functional_nn.optimizers import schedules
+        >>> schedule = schedules.exponential(1.0, 0.25, steps=10)
+        >>> [round(float(schedule(k)), 3) for k in (0, 5, 10)]
+        [1.0, 0.5, 0.25]
+    """
     initial, steps = _rate("exponential", "initial", initial), _steps("exponential", "steps", steps)
     factor = _factor("exponential", "factor", factor)
     return Schedule(
@@ -76,9 +216,27 @@ def exponential(initial: float, factor: float, steps: int = 1) -> Schedule:
 
 @register
 def inverse(initial: float, steps: int = 1) -> Schedule:
-    """alpha_k = initial / (1 + k / steps), the 1/k of stochastic approximation: half the rate after `steps` updates.
+    r"""The 1/k of stochastic approximation: half the value after `steps` updates.
 
-    Its sum diverges and the sum of its squares does not: Robbins and Monro 1951.
+    .. math:: \alpha_k = \frac{\alpha_0}{1 + k / \mathrm{steps}}
+
+    Its sum diverges and the sum of its squares converges (Robbins and Monro 1951).
+
+    Args:
+        initial: :math:`\alpha_0`, >= 0.
+        steps: >= 1.
+
+    Returns:
+        The schedule.
+
+    Raises:
+        ValueError: A constant is out of range.
+
+    Example:
+        >>> from functional_nn.optimizers import schedules
+        >>> schedule = schedules.inverse(1.0, steps=10)
+        >>> [round(float(schedule(k)), 3) for k in (0, 10, 30)]
+        [1.0, 0.5, 0.25]
     """
     initial, steps = _rate("inverse", "initial", initial), _steps("inverse", "steps", steps)
     return Schedule("inverse", lambda k: initial / (1 + k / steps), {"initial": initial, "steps": steps})
@@ -86,7 +244,30 @@ def inverse(initial: float, steps: int = 1) -> Schedule:
 
 @register
 def cosine(initial: float, steps: int, final: float = 0.0) -> Schedule:
-    """Half a cosine from `initial` to `final` over `steps` updates, then `final`: Loshchilov and Hutter 2017, Eq. 5."""
+    r"""Half a cosine from `initial` to `final`, then `final`.
+
+    .. math:: \alpha_k = \alpha_T + \frac{\alpha_0 - \alpha_T}{2} \Big(1 + \cos \frac{\pi k}{T}\Big)
+
+    Args:
+        initial: :math:`\alpha_0`, >= 0.
+        steps: T, the number of updates until `final`, >= 1.
+        final: :math:`\alpha_T`, >= 0.
+
+    Returns:
+        The schedule.
+
+    Raises:
+        ValueError: A constant is out of range.
+
+    References:
+        Loshchilov and Hutter 2017, Eq. 5.
+
+    Example:
+        >>> from functional_nn.optimizers import schedules
+        >>> schedule = schedules.cosine(1.0, steps=10)
+        >>> [round(float(schedule(k)), 3) for k in (0, 5, 10, 20)]
+        [1.0, 0.5, 0.0, 0.0]
+    """
     initial, final = _rate("cosine", "initial", initial), _rate("cosine", "final", final)
     steps = _steps("cosine", "steps", steps)
     return Schedule(
@@ -98,10 +279,24 @@ def cosine(initial: float, steps: int, final: float = 0.0) -> Schedule:
 
 @register
 def linear_warmup(then: "Schedule | float | str", steps: int, start: float = 0.0) -> Schedule:
-    """A straight line from `start` to the first value of `then` over `steps` updates, then `then`, its k from there.
+    """A straight line from `start` to the first value of another schedule, which then follows with k counted from 0.
 
-    >>> [float(linear_warmup(1.0, steps=4)(k)) for k in (0, 1, 4, 100)]
-    [0.0, 0.25, 1.0, 1.0]
+    Args:
+        then: The other schedule, its name, or a number for a constant.
+        steps: The number of updates of the warmup, >= 1.
+        start: The first value, >= 0.
+
+    Returns:
+        The schedule.
+
+    Raises:
+        ValueError: A constant is out of range.
+
+    Example:
+        >>> from functional_nn.optimizers import schedules
+        >>> schedule = schedules.linear_warmup(1.0, steps=4)
+        >>> [round(float(schedule(k)), 3) for k in (0, 1, 4, 100)]
+        [0.0, 0.25, 1.0, 1.0]
     """
     then = get(then) if isinstance(then, str | Schedule) else constant(then)
     steps, start = _steps("linear_warmup", "steps", steps), _rate("linear_warmup", "start", start)
@@ -117,19 +312,41 @@ def linear_warmup(then: "Schedule | float | str", steps: int, start: float = 0.0
 def one_cycle(
     peak: float, steps: int, *, rise: float = 0.3, start_division: float = 25.0, final_division: float = 1e4
 ) -> Schedule:
-    """Up from peak / start_division in the first `rise` of `steps` updates, down to start / final_division in the rest.
+    """Up to a peak and down again, both as half cosines.
 
-    Both legs are half cosines; the lowest rate is reached at k = steps - 1 and stays. Smith and Topin 2018, in the
-    form PyTorch's OneCycleLR made usual.
+    The value rises from peak / `start_division` in the first share `rise` of the steps, and falls to that start /
+    `final_division` in the rest. The lowest value is reached at k = steps - 1 and stays.
+
+    Args:
+        peak: The largest value, >= 0.
+        steps: The length of the cycle in updates, >= 1.
+        rise: The share of the steps in which the value rises, in (0, 1).
+        start_division: >= 1.
+        final_division: >= 1.
+
+    Returns:
+        The schedule.
+
+    Raises:
+        ValueError: A constant is out of range.
+
+    References:
+        Smith and Topin 2018, in the form of PyTorch's OneCycleLR.
+
+    Example:
+        >>> from functional_nn.optimizers import schedules
+        >>> schedule = schedules.one_cycle(1.0, steps=11, rise=0.5)
+        >>> [round(float(schedule(k)), 3) for k in (0, 4, 10)]
+        [0.04, 0.971, 0.0]
     """
     peak, steps = _rate("one_cycle", "peak", peak), _steps("one_cycle", "steps", steps)
     rise = checks.constant("one_cycle", "rise", rise, lambda v: (v > 0) & (v < 1), "in (0, 1)")
     divisions = {"start_division": start_division, "final_division": final_division}
-    for name, given in divisions.items():
-        divisions[name] = checks.constant("one_cycle", name, given, lambda v: v >= 1, "a number >= 1")
+    for name, division in divisions.items():
+        divisions[name] = checks.constant("one_cycle", name, division, lambda v: v >= 1, "a number >= 1")
     start = peak / divisions["start_division"]
     final = start / divisions["final_division"]
-    top = rise * steps - 1  # where the peak stands; steps - 1 is the last update
+    top = rise * steps - 1  # the step of the peak; steps - 1 is the last update
 
     def value(k):
         up = _half_cosine(start, peak, k / jnp.maximum(top, 1e-9))
@@ -141,10 +358,29 @@ def one_cycle(
 
 @register
 def gradual_reduction(largest: float, final: float, steps: int, hold: int = 0) -> Schedule:
-    """Start large, reduce gradually: Hagan, after Fig. 3.3, the remedy where one rate is either too slow or unstable.
+    """Starts large and reduces gradually: a constant ratio from `largest` to `final`.
 
-    `largest` for `hold` updates, then geometrically down to `final` over `steps` updates, and `final` from there on.
-    Hagan leaves the shape open; a constant ratio spends as many updates on every scale of rate between the two.
+    The value is `largest` for `hold` updates, then falls geometrically to `final` over `steps` updates, and stays
+    there. It is the remedy of Hagan (after Fig. 3.3) where one rate is either too slow or unstable. Hagan leaves the
+    shape open; a constant ratio spends as many updates on every scale of rate between the two.
+
+    Args:
+        largest: > 0.
+        final: > 0.
+        steps: >= 1.
+        hold: >= 0.
+
+    Returns:
+        The schedule.
+
+    Raises:
+        ValueError: A constant is out of range.
+
+    Example:
+        >>> from functional_nn.optimizers import schedules
+        >>> schedule = schedules.gradual_reduction(1.0, 0.01, steps=10, hold=5)
+        >>> [round(float(schedule(k)), 3) for k in (0, 5, 10, 15)]
+        [1.0, 1.0, 0.1, 0.01]
     """
     largest = checks.constant("gradual_reduction", "largest", largest, lambda v: (v > 0) & np.isfinite(v), "> 0")
     final = checks.constant("gradual_reduction", "final", final, lambda v: (v > 0) & np.isfinite(v), "> 0")
@@ -157,17 +393,17 @@ def gradual_reduction(largest: float, final: float, steps: int, hold: int = 0) -
     return Schedule("gradual_reduction", value, {"largest": largest, "final": final, "steps": steps, "hold": hold})
 
 
-def _half_cosine(first, last, share: Array) -> Array:
+def _half_cosine(first: Any, last: Any, share: Array) -> Array:
     return last + (first - last) * (1 + jnp.cos(jnp.pi * jnp.clip(share, 0, 1))) / 2
 
 
-def _rate(schedule: str, name: str, value):
+def _rate(schedule: str, name: str, value: Any) -> Any:
     return checks.constant(schedule, name, value, *checks.NON_NEGATIVE)
 
 
-def _factor(schedule: str, name: str, value):
+def _factor(schedule: str, name: str, value: Any) -> Any:
     return checks.constant(schedule, name, value, lambda v: (v > 0) & (v <= 1), "in (0, 1]")
 
 
-def _steps(schedule: str, name: str, value) -> int:
+def _steps(schedule: str, name: str, value: Any) -> int:
     return checks.integer(schedule, name, value, 1)

@@ -44,7 +44,7 @@ from functional_nn.networks.network import (
     renewed,
 )
 from functional_nn.networks.stored import Labels, Rows, Windows, at_most_32_bits, in_place, placed, taken, whole
-from functional_nn.optimizers.first_order import Asked, Optimizer
+from functional_nn.optimizers.optimizer import BatchFunctions, Optimizer
 from functional_nn.optimizers.regularizers import Regularizer
 from functional_nn.optimizers.second_order import Problem, SecondOrder
 from functional_nn.optimizers.wrappers import iterate, with_iterate, with_statistics
@@ -299,7 +299,7 @@ def train_step(
         penalty = 0 if regularizer is None else regularizer.value(params).astype(value.dtype)
         return Metrics(value - penalty, *counted, jnp.linalg.norm(flat))
 
-    step = optimizer.lifted(Asked(along_gradient, problem, metrics))
+    step = optimizer.training_step(BatchFunctions(along_gradient, problem, metrics))
     if any(layer.activation.running for layer in network.layers):
         return _renewing(network, optimizer, step)
     return step

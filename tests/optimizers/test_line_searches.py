@@ -25,7 +25,8 @@ def optimized():
 
 class Phi(NamedTuple):
     """phi(a) = polynomial(a + shift) + dip -a / (a^2 + 2) + barrier -log(1 - a) + ripple sin(wave a); `beyond` from the
-    step `wall` on. slope: phi'(0) as it is told, where that is not so. Numbers, so that one program serves them all.
+    step `wall` on. slope: phi'(0) as the search is given it, where that is wrong. Numbers, so that one program serves
+    them all.
     """
 
     polynomial: tuple[float, ...]  # the constant first
@@ -104,11 +105,11 @@ def line(numbers, note=None):
         return answer
 
     start = point(jnp.zeros(()))
-    told = jnp.where(jnp.isnan(numbers[-1]), start.slope, numbers[-1])
+    given_slope = jnp.where(jnp.isnan(numbers[-1]), start.slope, numbers[-1])
     return Line(
         lambda step: asked("value", step, point(step).value),
         lambda step: asked("gradient", step, point(step)),
-        start._replace(slope=told),
+        start._replace(slope=given_slope),
     )
 
 
@@ -148,7 +149,7 @@ class Case(NamedTuple):
     first: float
     c1: float
     c2: float
-    found: line_searches.Found
+    found: line_searches.SearchResult
     start: Point
     asked: tuple
 
@@ -181,10 +182,12 @@ def phi(name, step):
 
 
 def slope(name, step):
-    """phi'; at 0, what the search was told."""
-    told = (FUNCTIONS | HOPELESS)[name].slope
+    """phi'; at 0, what the search was given."""
+    given_slope = (FUNCTIONS | HOPELESS)[name].slope
     with np.errstate(all="ignore"):
-        return told if step == 0 and np.isfinite(told) else float(phi_of(ALL[name], np.float64(step), np)[1])
+        if step == 0 and np.isfinite(given_slope):
+            return given_slope
+        return float(phi_of(ALL[name], np.float64(step), np)[1])
 
 
 def rounding(name):
@@ -336,7 +339,7 @@ def test_no_more_is_asked_than_allowed(make, most):
 @over_searches
 @pytest.mark.sampled(every=2)
 def test_lanes_are_what_they_are_alone(search):
-    """Each ends by itself, whatever those beside it do. To rounding: XLA fuses otherwise."""
+    """Each ends by itself, whatever the others do. To rounding: XLA fuses otherwise."""
     alone = cases(search)
     rows = [jnp.asarray(np.array([[case.first, case.c1, case.c2][i] for case in alone])) for i in range(3)]
 

@@ -112,7 +112,7 @@ def test_values_are_optaxs(specification):
     theirs = FORMULAS[specification][1](optax)
     with jax.numpy_dtype_promotion("standard"):
         expected = jax.jit(jax.vmap(lambda k: jnp.asarray(theirs(k), jnp.float64)))(jnp.asarray(STEPS))
-    # optax has constants of its own in float32: pi's cosine reaches 0 only to their rounding
+    # optax has its own constants in float32: pi's cosine reaches 0 only to their rounding
     np.testing.assert_allclose(schedules.get(specification)(STEPS), expected, rtol=1e-12, atol=1e-16)
 
 
@@ -163,7 +163,7 @@ def test_a_constant_schedule_is_its_number(name):
 
 @pytest.mark.parametrize("specification", ["cosine(0.3, 20)", "step(0.3, 5, 0.5)", "linear_warmup(0.3, 10)"])
 def test_the_first_update_uses_the_rate_at_zero(specification):
-    """Under jit and scan as in a Python loop with the rate computed anew: x = x - alpha_k g, k = 0, 1, ..."""
+    """Under jit and scan as in a Python loop with the rate computed again: x = x - alpha_k g, k = 0, 1, ..."""
     x, expected = START.copy(), []
     for k in range(30):
         x = x - FORMULAS_OF_RATES[specification](k) * (x + 0.5)

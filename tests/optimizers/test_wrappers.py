@@ -347,7 +347,7 @@ COMPOSED = {
     "name", [pytest.param(n, marks=pytest.mark.slow if n.startswith("freeze") else ()) for n in COMPOSED]
 )
 def test_wrappers_compose_in_either_order(name):
-    """Under scan and vmap, told losses on the way; a sweep is its single runs."""
+    """Under scan and vmap, with losses observed on the way; a sweep equals its single runs."""
 
     def run(rate):
         optimizer = COMPOSED[name](rate)
@@ -630,7 +630,7 @@ def test_constants_out_of_range_are_refused(build, message):
 
 def test_what_is_no_optimizer_is_refused():
     message = refused(lambda: optimizers.reduce_on_plateau(lambda rate: rate, 0.1), TypeError)
-    assert message == "reduce_on_plateau: make must give an Optimizer for a learning rate, got float"
+    assert message == "reduce_on_plateau: make must return an Optimizer for a learning rate, got float"
     for wrong, kind in ((3, "int"), (optimizers.adam, "function"), (object(), "object")):
         message = refused(lambda wrong=wrong: optimizers.from_optax(wrong), TypeError)
         assert message == f"from_optax: expected an object with init and update, got {kind}"

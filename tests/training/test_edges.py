@@ -270,7 +270,7 @@ WORDS = {
     ),
     "optax": (lambda: train(optax.adam(0.1)), "got GradientTransformation.*; optimizers.from_optax"),
     "optax wrapped": (lambda: optimizers.clip_by_value(optax.adam(0.1), 1.0), "optimizers.from_optax"),
-    "line search": (lambda: train(optimizers.from_optax(optax.lbfgs())), "asks for more than gradients .*'lbfgs'"),
+    "line search": (lambda: train(optimizers.from_optax(optax.lbfgs())), "requires more than gradients .*'lbfgs'"),
     "accumulate": (lambda: train(optimizers.accumulate("gd", 50)), "accumulate: .* in 50 updates, but the run has 6"),
     "nothing": (lambda: fnn.activations.elementwise("x", jnp.tanh, None), "'x': derivative must be a function"),
     "track": (lambda: train("gd", track=(["noise_scale"],)), r"track: unknown quantity \"\['noise_scale'\]\""),

@@ -86,7 +86,7 @@ REFUSED = {
     ),
     "masks of floats": (lambda: O.keep_pruned("gd", PARAMS).init(PARAMS), "masks: layer1/bias expected booleans"),
     "no weights": (lambda: O.regularizers.magnitude_masks({}, 0.5), "magnitude_masks: params: expected at least one"),
-    "params for a state": (lambda: O.adam().update(PARAMS, PARAMS), "adam: expected the AdamState that init gives"),
+    "params for a state": (lambda: O.adam().update(PARAMS, PARAMS), "adam: expected the AdamState that init returns"),
     "value and gradient": (
         lambda: O.adam().update(O.adam().init(PARAMS), (1.0, PARAMS)),
         "grads: expected the structure of the parameters, got a tuple",

@@ -16,7 +16,7 @@ import functional_nn as fnn
 from functional_nn import checks, optimizers, training
 from functional_nn.gradients import curvature, quantities
 from functional_nn.optimizers import minimize, regularizers, second_order
-from functional_nn.optimizers.second_order.problem import Flat
+from functional_nn.optimizers.second_order.problem import FlatProblem
 from functional_nn.training import checkpoints
 
 pytestmark = pytest.mark.usefixtures("brisk")
@@ -65,7 +65,7 @@ def answers(name):
     share = mean_share if loss.reduction == "mean" else share
 
     def ours(x):
-        flat = Flat(asked, params)
+        flat = FlatProblem(asked, params)
         value, gradient = flat.value_and_gradient(x)
         found = {"value": value, "gradient": gradient, "value alone": flat.value(x), "H": flat.hessian(x)}
         found |= {"Hv": flat.product(x, "hessian")(v), "Gv": flat.product(x, "gauss_newton")(v)}

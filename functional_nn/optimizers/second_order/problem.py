@@ -1,9 +1,13 @@
-"""What a second-order method may ask: a value, a gradient, residuals and their Jacobian, products with curvature.
+r"""Problems of second-order methods: a function to be minimized, and the derivatives that can be evaluated.
 
-Letters: P parameters in all, N residuals r, J = dr/dparams (N, P). Where there are residuals, F = r^T r: the sum of
-their squares, without 1/2 (Hagan and Menhaj 1994; More, Garbow and Hillstrom 1981), so that dF/dparams = 2 J^T r and
-the Gauss-Newton matrix of F is 2 J^T J. Matrices and vectors over all parameters are in
-`jax.flatten_util.ravel_pytree`'s order.
+Letters: P parameters in all, N residuals r, J = dr/dparams (N, P). Where there are residuals F is the sum of their
+squares, without 1/2 (Hagan and Menhaj 1994; More, Garbow and Hillstrom 1981):
+
+.. math::
+    F = r^T r, \qquad \frac{\partial F}{\partial \mathrm{params}} = 2 J^T r, \qquad
+    2 J^T J \text{ is the Gauss-Newton matrix of } F
+
+Matrices and vectors over all parameters are in the order of `jax.flatten_util.ravel_pytree`.
 """
 
 import functools
@@ -24,15 +28,32 @@ Function = Callable[..., Any]
 
 
 class Functions(NamedTuple):
-    """What can be asked, each a function of (params, data); None where there is no answer. Trees are in the parameters'
-    structure.
+    """The functions of (params, data) that a problem provides; None where it does not provide one.
 
-    value -> F; value_and_gradient -> F, tree; hessian_product, gauss_newton_product -> (tree -> tree), at one point;
-    hessian -> (P, P); residuals -> r (N,); jacobian -> r (N,), J (N, P); kernel -> r (N,), J J^T (N, N),
-    (y (N,) -> J^T y, a tree); square_gradients -> tree, the mean over the examples of their gradients' squares;
-    factors -> Kronecker factors of the Gauss-Newton matrix; solve(factors, damping, tree) -> the tree that their damped
-    inverse makes of it (of no data). measured: True where each parameter may have a unit and a magnitude of its own, as
-    in a formula, and unlike a network's weights: then Levenberg-Marquardt scales by default.
+    Trees are in the parameters' structure.
+
+    Attributes:
+        value: Returns F.
+        value_and_gradient: Returns F and a tree, dF/dparams.
+        hessian_product: Returns the function tree -> tree that multiplies by the Hessian at one point.
+        gauss_newton_product: The same for the Gauss-Newton matrix.
+        hessian: Returns the Hessian (P, P).
+        residuals: Returns r (N,).
+        jacobian: Returns r (N,) and J (N, P).
+        kernel: Returns r (N,), J J^T (N, N), and the function y (N,) -> J^T y, a tree.
+        square_gradients: Returns a tree, the mean over the examples of the squares of their gradients.
+        factors: Returns Kronecker factors of the Gauss-Newton matrix.
+        solve: solve(factors, damping, tree), which takes no data, returns the product of the factors' damped inverse
+            and the tree.
+        measured: True where each parameter may have its own unit and magnitude, as in a formula and unlike a network's
+            weights; then Levenberg-Marquardt scales by default.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from functional_nn import optimizers
+        >>> functions = optimizers.problem_from(lambda x: jnp.sum(x**2)).functions
+        >>> functions.hessian(jnp.ones(2), ()).tolist(), functions.residuals is None
+        ([[2.0, 0.0], [0.0, 2.0]], True)
     """
 
     value: Function
@@ -52,26 +73,48 @@ class Functions(NamedTuple):
 @functools.partial(jax.tree_util.register_dataclass, data_fields=("data", "bounds"), meta_fields=("functions", "name"))
 @dataclass(frozen=True)
 class Problem:
-    """A function to be minimized, and what is known of it. A pytree of its data: `jit` and `vmap` take it as it is.
+    """A function to be minimized, with its derivatives: a pytree of its data, which `jit` and `vmap` accept.
 
-    Made by `problem_from` of any function, by `training.problem` of a network.
+    `problem_from` makes one from a function, `training.problem` from a network.
+
+    Attributes:
+        functions: The functions that it provides.
+        data: Their second argument, a pytree.
+        name: Its name in messages.
+        bounds: (lower, upper), trees in the parameters' structure; None without bounds.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from functional_nn import optimizers
+        >>> problem = optimizers.problem_from(lambda x, t: jnp.sum((x - t) ** 2), data=(jnp.ones(2),))
+        >>> float(problem.value(jnp.zeros(2)))
+        2.0
     """
 
     functions: Functions
     data: Any
     name: str
-    bounds: Any = None  # (lower, upper), trees in the parameters' structure
+    bounds: Any = None
 
     def __repr__(self) -> str:
         return f"<problem {self.name}>"
 
-    def value(self, params) -> Array:
-        """F, a scalar."""
+    def value(self, params: Any) -> Array:
+        """Returns F, a scalar."""
         return self.functions.value(params, self.data)
 
-    def value_and_gradient(self, params) -> tuple[Array, Any]:
-        """F and dF/dparams."""
+    def value_and_gradient(self, params: Any) -> tuple[Array, Any]:
+        """Returns F and dF/dparams."""
         return self.functions.value_and_gradient(params, self.data)
+
+
+def check_problem(owner: str, problem: Any) -> None:
+    """Raises TypeError unless it is a `Problem`."""
+    if not isinstance(problem, Problem):
+        raise TypeError(
+            f"{owner}: problem: expected one from optimizers.problem_from(function) or training.problem(network, ...), "
+            f"got {type(problem).__name__}"
+        )
 
 
 def problem_from(
@@ -83,37 +126,53 @@ def problem_from(
     loss: str = "linear",
     loss_scale: float | Array = 1.0,
 ) -> Problem:
-    """The problem of a plain JAX function, with derivatives by autodiff.
+    r"""Returns the problem of a plain JAX function, whose derivatives are automatic.
 
-    function(params, *data) -> F, a scalar; or residuals(params, *data) -> r of any shape, whose squares sum to F.
-    The same function with other data of the same shapes compiles nothing anew.
+    The same function with other data of the same shapes compiles nothing again. With a loss other than "linear",
 
-    bounds: (lower, upper), numbers, or trees of the parameters' structure whose arrays have, or broadcast to, their
-    shapes; infinite where there is none. `levenberg_marquardt` keeps them.
-    loss: of residuals, F = sum_i c^2 rho((r_i / c)^2), c the `loss_scale`, in the unit of r: "linear", rho(z) = z;
-    "huber", z or, above 1, 2 sqrt(z) - 1; "soft_l1", 2 (sqrt(1 + z) - 1); "cauchy", log(1 + z). Residuals below c count
-    as squares, larger ones for less, so that single wrong ones do not decide (Huber 1964). Methods see residuals
-    c sign(r) sqrt(rho), whose squares sum to F.
+    .. math:: F = \sum_i c^2 \rho\big((r_i / c)^2\big)
 
-    >>> import jax.numpy as jnp
-    >>> float(problem_from(residuals=lambda x, t: x - t, data=(jnp.ones(2),)).value(jnp.zeros(2)))
-    2.0
+    and methods see the residuals :math:`c \, \mathrm{sign}(r) \sqrt{\rho}`, whose squares sum to F.
 
-    Raises TypeError unless one of the two is given, and for bounds that are no pair; ValueError for an unknown loss,
-    for one without residuals, a loss_scale that is not positive, and a lower bound above the upper.
+    Args:
+        function: function(params, \*data) returns F, a scalar.
+        residuals: residuals(params, \*data) returns r, an array of any shape whose squares sum to F. Give either
+            this or `function`.
+        data: Further arguments of the function.
+        bounds: (lower, upper): numbers, or trees of the parameters' structure whose arrays broadcast to theirs;
+            infinite where a parameter has no bound. Only `levenberg_marquardt` keeps them.
+        loss: How residuals count, :math:`\rho(z)`: "linear", z; "huber", z, or :math:`2 \sqrt z - 1` above 1;
+            "soft_l1", :math:`2 (\sqrt{1 + z} - 1)`; "cauchy", :math:`\log(1 + z)`. Residuals below c count as squares
+            and larger ones for less, so that single outliers do not decide (Huber 1964).
+        loss_scale: c, > 0, in the unit of r.
+
+    Returns:
+        The problem.
+
+    Raises:
+        TypeError: Not exactly one of `function` and `residuals` is given, or the bounds are not a pair.
+        ValueError: The loss is unknown, or given without residuals; `loss_scale` is not positive; or a lower bound is
+            above the upper.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from functional_nn import optimizers
+        >>> problem = optimizers.problem_from(residuals=lambda x, t: x - t, data=(jnp.ones(2),))
+        >>> float(problem.value(jnp.zeros(2)))
+        2.0
     """
-    given = [each for each in (function, residuals) if each is not None]
-    if len(given) != 1 or not callable(given[0]):
+    functions = [each for each in (function, residuals) if each is not None]
+    if len(functions) != 1 or not callable(functions[0]):
         raise TypeError("problem_from: expected one function, of F or (residuals=) of residuals whose squares sum to F")
     checks.one_of("problem_from", "loss", loss, tuple(ROOTS))
     if checks.is_concrete(loss_scale):
         checks.constant("problem_from", "loss_scale", loss_scale, *checks.POSITIVE)
     _check_bounds(bounds)
-    name, data = getattr(given[0], "__name__", "of a function"), tuple(data)
+    name, data = getattr(functions[0], "__name__", "of a function"), tuple(data)
     if residuals is None:
         if loss != "linear":
             raise ValueError(f"problem_from: loss={loss!r} is of residuals; give them by problem_from(residuals=...)")
-        return Problem(_of_function(function), data, name, bounds)
+        return Problem(_of_function(functions[0]), data, name, bounds)
     if loss != "linear":
         residuals, data = _robust(residuals, loss), (loss_scale, *data)
     return Problem(_of_residuals(residuals), data, name, bounds)
@@ -130,7 +189,7 @@ def _check_bounds(bounds: Any) -> None:
                 raise ValueError(f"problem_from: bounds: expected lower <= upper everywhere, got {low} and {high}")
 
 
-# u -> sign(u) sqrt(rho(u^2)), whose square is the loss. What is not taken is computed, too, and must stay finite.
+# u -> sign(u) sqrt(rho(u^2)), whose square is the loss. The branch not taken is computed, too, and must stay finite.
 ROOTS: dict[str, Callable[[Array], Array]] = {
     "linear": lambda u: u,
     "huber": lambda u: jnp.where(jnp.abs(u) <= 1, u, jnp.sign(u) * jnp.sqrt(2 * jnp.maximum(jnp.abs(u), 1) - 1)),
@@ -147,7 +206,7 @@ CURVATURES: dict[str, Callable[[Array], Array]] = {
 
 
 def _log_share(z: Array) -> Array:
-    """log(1 + z) / z, 1 at 0."""
+    """Returns log(1 + z) / z, 1 at 0."""
     small = z < 1e-4
     series = 1 - z / 2 + z**2 / 3 - z**3 / 4
     return jnp.where(small, series, jnp.log1p(z) / jnp.where(small, 1, z))
@@ -155,38 +214,38 @@ def _log_share(z: Array) -> Array:
 
 @functools.partial(cached, size=32)
 def _robust(residuals: Callable, loss: str) -> Callable:
-    """The residuals (scale, *data) -> r, whose squares sum to the loss."""
+    """Returns the residuals `(params, scale, *data) -> r`, whose squares sum to the loss."""
 
-    def of_loss(params, scale, *data):
+    def robust(params, scale, *data):
         r = _array("residuals", residuals(params, *data))
         scale = jnp.asarray(scale, r.dtype)
         return scale * ROOTS[loss](r / scale)
 
-    return of_loss
+    return robust
 
 
-def _array(what: str, found: Any) -> Array:
-    """What a function gave, as an array of real numbers. Raises TypeError where it is none."""
-    if isinstance(found, list | tuple) and all(map(np.isscalar, found)) or np.isscalar(found):
-        found = jnp.asarray(found)
-    if isinstance(found, list | tuple | dict):
+def _array(name: str, result: Any) -> Array:
+    """Returns the result of a function as an array. Raises TypeError unless it holds real numbers."""
+    if isinstance(result, list | tuple) and all(map(np.isscalar, result)) or np.isscalar(result):
+        result = jnp.asarray(result)
+    if isinstance(result, list | tuple | dict):
         raise TypeError(
-            f"problem_from: expected the function to give {what} as an array, got {type(found).__name__}; "
+            f"problem_from: expected the function to return {name} as an array, got {type(result).__name__}; "
             "jnp.concatenate makes one of several"
         )
-    checks.numeric(f"problem_from: {what}", found, np.float32)
-    return jnp.asarray(found)
+    checks.numeric(f"problem_from: {name}", result, np.float32)
+    return jnp.asarray(result)
 
 
 def _scalar(function: Callable) -> Function:
     def value(params, data):
-        found = _array("F", function(params, *data))
-        if found.shape != ():
+        F = _array("F", function(params, *data))
+        if F.shape != ():
             raise ValueError(
-                f"problem_from: expected the function to give a scalar, got shape {found.shape}; of residuals, give "
+                f"problem_from: expected the function to return a scalar, got shape {F.shape}; for residuals use "
                 "problem_from(residuals=function)"
             )
-        return found
+        return F
 
     return value
 
@@ -204,14 +263,14 @@ def _of_function(function: Callable) -> Functions:
 @functools.partial(cached, size=32)
 def _of_residuals(function: Callable) -> Functions:
     def residuals(params, data):
-        found = _array("residuals", function(params, *data))
-        if found.ndim == 0:
+        r = _array("residuals", function(params, *data))
+        if r.ndim == 0:
             raise ValueError(
                 "problem_from: expected an array of residuals, got one number; is it F, without residuals=?"
             )
-        if not found.size:
-            raise ValueError(f"problem_from: expected at least one residual, got shape {found.shape}")
-        return found.reshape(-1)
+        if not r.size:
+            raise ValueError(f"problem_from: expected at least one residual, got shape {r.shape}")
+        return r.reshape(-1)
 
     def value(params, data):
         r = residuals(params, data)
@@ -233,10 +292,10 @@ def _of_residuals(function: Callable) -> Functions:
         layout = Layout(params)
         x = layout.flatten(params)
 
-        def flat(x):
+        def residuals_at(x):
             return residuals(layout.unflatten(x), data)
 
-        r, push = jax.linearize(flat, x)
+        r, push = jax.linearize(residuals_at, x)
         if r.size < x.size:
             return r, jax.vmap(lambda y: jax.linear_transpose(push, x)(y)[0])(jnp.eye(r.size, dtype=r.dtype))
         return r, jax.vmap(push, out_axes=1)(jnp.eye(x.size, dtype=x.dtype))
@@ -268,7 +327,7 @@ def _hessian(product: Function) -> Function:
 
 
 class Layout:
-    """Parameters as one vector (P,), in at least float32, in `ravel_pytree`'s order; also of mixed dtypes."""
+    """Parameters as one vector (P,), in at least float32, in the order of `ravel_pytree`; dtypes may be mixed."""
 
     def __init__(self, params: Any):
         leaves, self._structure = jax.tree.flatten(params)
@@ -277,11 +336,11 @@ class Layout:
         self.dtype = functools.reduce(jnp.promote_types, (at_least_float32(leaf.dtype) for leaf in leaves))
 
     def flatten(self, tree: Any) -> Array:
-        """(P,) of a tree in the parameters' structure."""
+        """Returns the vector (P,) of a tree in the parameters' structure."""
         return jnp.concatenate([leaf.reshape(-1).astype(self.dtype) for leaf in self._structure.flatten_up_to(tree)])
 
     def unflatten(self, x: Array) -> Any:
-        """The parameters that x (P,) stands for, each in its own shape and dtype."""
+        """Returns the parameters that x (P,) stands for, each in its own shape and dtype."""
         leaves, start = [], 0
         for shape, dtype in self._shapes:
             size = int(functools.reduce(int.__mul__, shape, 1))
@@ -290,10 +349,10 @@ class Layout:
         return self._structure.unflatten(leaves)
 
 
-class Flat(Layout):
-    """A problem as methods see it: on vectors x (P,) of parameters of the given structure."""
+class FlatProblem(Layout):
+    """A problem as methods see it: on vectors x (P,) of parameters of one structure."""
 
-    looks = True  # is the end of a step to be looked at, or only where the next begins?
+    evaluates_end = True  # evaluate the end of each step, or only the beginning of the next?
 
     def __init__(self, problem: Problem, params: Any):
         self._functions, self._data = problem.functions, problem.data
@@ -303,7 +362,7 @@ class Flat(Layout):
         self.bounds = None if bounds is None else tuple(self._bound(params, bound) for bound in bounds)
 
     def _bound(self, params: Any, bound: Any) -> Array:
-        """(P,). Raises ValueError where it does not suit the parameters."""
+        """Returns a bound as a vector (P,). Raises ValueError where its shape does not suit the parameters."""
         if jax.tree.structure(bound).num_leaves == 1:
             bound = jax.tree.map(lambda leaf: jax.tree.leaves(bound)[0], params)
         try:
@@ -317,7 +376,7 @@ class Flat(Layout):
         return self.flatten(whole)
 
     def check_start(self, owner: str, params: Any) -> None:
-        """Raises ValueError for the first parameter that is known to be outside its bounds."""
+        """Raises ValueError for the first parameter that is outside its bounds, where both are concrete."""
         if self.bounds is None:
             return
         x, (lower, upper) = self.flatten(params), self.bounds
@@ -329,64 +388,64 @@ class Flat(Layout):
                     f"{owner}: {x[i]:g} of parameter {i} is outside its bounds, {lower[i]:g} to {upper[i]:g}"
                 )
 
-    def _ask(self, what: str, x: Array) -> Any:
-        return getattr(self._functions, what)(self.unflatten(x), self._data)
+    def _evaluate(self, function: str, x: Array) -> Any:
+        return getattr(self._functions, function)(self.unflatten(x), self._data)
 
     def value(self, x: Array) -> Array:
-        """F."""
-        return lax.optimization_barrier(self._ask("value", x).astype(self.dtype))
+        """Returns F."""
+        return lax.optimization_barrier(self._evaluate("value", x).astype(self.dtype))
 
     def value_and_gradient(self, x: Array) -> tuple[Array, Array]:
-        """F and g (P,)."""
-        value, gradient = self._ask("value_and_gradient", x)
-        # Computed once: in two fusions it could be two values, on which two decisions would rest.
+        """Returns F and g (P,)."""
+        value, gradient = self._evaluate("value_and_gradient", x)
+        # Computed once: in two fusions it could be two values, and two decisions would depend on them.
         return lax.optimization_barrier((value.astype(self.dtype), self.flatten(gradient)))
 
     def product(self, x: Array, of: str) -> Callable[[Array], Array]:
-        """v -> A v, (P,) -> (P,), A the Hessian or the Gauss-Newton matrix at x."""
-        multiply = self._ask(f"{of}_product", x)
+        """Returns v -> A v, (P,) -> (P,), with A the Hessian or the Gauss-Newton matrix at x."""
+        multiply = self._evaluate(f"{of}_product", x)
         return lambda v: self.flatten(multiply(self.unflatten(v)))
 
     def hessian(self, x: Array) -> Array:
-        """(P, P), symmetric to the last bit."""
-        H = self._ask("hessian", x).astype(self.dtype)
+        """Returns the Hessian (P, P), symmetric to the last bit."""
+        H = self._evaluate("hessian", x).astype(self.dtype)
         return (H + H.T) / 2
 
     def jacobian(self, x: Array) -> tuple[Array, Array]:
-        """r (N,) and J (N, P)."""
-        r, J = self._ask("jacobian", x)
+        """Returns r (N,) and J (N, P)."""
+        r, J = self._evaluate("jacobian", x)
         return r.astype(self.dtype), J.astype(self.dtype)
 
     def second_derivative(self, x: Array, direction: Array) -> Array:
-        """d^2 r(x + t direction) / dt^2 at t = 0, (N,)."""
+        """Returns d^2 r(x + t direction) / dt^2 at t = 0, (N,)."""
 
         def along(x):
-            return jax.jvp(lambda x: self._ask("residuals", x), (x,), (direction,))[1]
+            return jax.jvp(lambda x: self._evaluate("residuals", x), (x,), (direction,))[1]
 
         return jax.jvp(along, (x,), (direction,))[1].astype(self.dtype)
 
     def kernel(self, x: Array) -> tuple[Array, Array, Callable[[Array], Array]]:
-        """r (N,), J J^T (N, N) and y (N,) -> J^T y (P,)."""
-        r, K, pull = self._ask("kernel", x)
+        """Returns r (N,), J J^T (N, N) and the function y (N,) -> J^T y (P,)."""
+        r, K, pull = self._evaluate("kernel", x)
         return r.astype(self.dtype), K.astype(self.dtype), lambda y: self.flatten(pull(y.astype(r.dtype)))
 
-    def knows(self, what: str) -> bool:
-        """Can the problem be asked that?"""
-        return getattr(self._functions, what) is not None
+    def provides(self, function: str) -> bool:
+        """Returns whether the problem provides this function."""
+        return getattr(self._functions, function) is not None
 
     def residual_count(self) -> int:
-        """N."""
+        """Returns N."""
         x = jax.ShapeDtypeStruct((self.size,), self.dtype)
-        return jax.eval_shape(lambda x: self._ask("residuals", x), x).size
+        return jax.eval_shape(lambda x: self._evaluate("residuals", x), x).size
 
     def square_gradients(self, x: Array) -> Array:
-        """(P,)."""
-        return self.flatten(self._ask("square_gradients", x))
+        """Returns the mean over the examples of the squares of their gradients (P,)."""
+        return self.flatten(self._evaluate("square_gradients", x))
 
     def factors(self, x: Array) -> Any:
-        """Kronecker factors of the Gauss-Newton matrix."""
-        return self._ask("factors", x)
+        """Returns Kronecker factors of the Gauss-Newton matrix."""
+        return self._evaluate("factors", x)
 
     def solve(self, factors: Any, damping: Array, v: Array) -> Array:
-        """(P,) -> (P,): what the factors' damped inverse makes of v."""
+        """Returns the product (P,) of the factors' damped inverse and v (P,)."""
         return self.flatten(self._functions.solve(factors, damping, self.unflatten(v)))

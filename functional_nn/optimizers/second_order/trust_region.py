@@ -1,20 +1,26 @@
-"""Steps of at most a given length: the best such step, from eigenvectors or from products alone, and which length.
+r"""Steps of at most a given length: the best such step, from eigenvectors or from products alone, and which length.
 
 Letters: P parameters, x a point, g (P,) and H (P, P) the gradient and Hessian of F there, d a step, D a diagonal of
-scales (P,), Delta the radius, q(d) = g^T d + d^T H d / 2 what the model says F will change by.
+scales (P,), :math:`\Delta` the radius, and the model of the change of F
 
-The d that makes q least where |D d| <= Delta (More and Sorensen 1983): with D^-1 H D^-1 = V diag(w) V^T and
-c = V^T D^-1 g there is a mu >= 0, and D d = -V u, where
+.. math:: q(d) = g^T d + \tfrac{1}{2} d^T H d
 
-    u_i = c_i / (w_i + mu),   w_i + mu >= 0,   mu (Delta - |u|) = 0
+With eigenvectors (More and Sorensen 1983), the d that makes q least where :math:`\lVert D d \rVert \le \Delta` is as
+follows. With :math:`D^{-1} H D^{-1} = V \mathrm{diag}(w) V^T` and :math:`c = V^T D^{-1} g` there is a
+:math:`\mu \ge 0`, and :math:`D d = -V u`, where
 
-mu = 0 where H is positive definite and its own step short enough. Else |u| = Delta, and 1 / |u| is nearly a straight
-line in mu, on which Newton's iteration for 1 / Delta = 1 / |u| rises to the end from any mu below it. The unknown here
-is nu = mu + min w, which is told from 0 however near mu is to -min w. Where nu is 0 itself, c having no part in the
-lowest eigenvector, and |u| less than Delta (the hard case), a multiple of that eigenvector makes up for it.
+.. math::
+    u_i = \frac{c_i}{w_i + \mu}, \qquad w_i + \mu \ge 0, \qquad \mu \, (\Delta - \lVert u \rVert) = 0
 
-Without a matrix (Steihaug 1983): conjugate gradients begun from 0 make longer steps as they make better ones, so that
-the first that would leave the region ends on its border; so does a direction without curvature.
+:math:`\mu = 0` where H is positive definite and Newton's step short enough. Else
+:math:`\lVert u \rVert = \Delta`, and :math:`1 / \lVert u \rVert` is nearly a straight line in :math:`\mu`, on which
+Newton's iteration for :math:`1 / \Delta = 1 / \lVert u \rVert` rises to the solution from any :math:`\mu` below it. The
+unknown here is :math:`\nu = \mu + \min w`, which can be distinguished from 0 however near :math:`\mu` is to
+:math:`-\min w`. Where :math:`\nu` itself is 0, because c has no component along the lowest eigenvector, and
+:math:`\lVert u \rVert` is less than :math:`\Delta` (the hard case), a multiple of that eigenvector makes up the length.
+
+Without a matrix (Steihaug 1983): conjugate gradients that start from 0 make longer steps as they make better ones, so
+that the first that would leave the region ends on its border; so does a direction without positive curvature.
 """
 
 from collections.abc import Callable
@@ -24,17 +30,24 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from functional_nn import linalg
-from functional_nn.optimizers.second_order.method import Here, Move, counts
-from functional_nn.optimizers.second_order.problem import Flat
+from functional_nn.optimizers.second_order.problem import FlatProblem
+from functional_nn.optimizers.second_order.state import Evaluation, Move, counts
 from functional_nn.precision import largest
 
-ITERATIONS = 40  # on the secular equation, which mostly takes five
+ITERATIONS = 40  # of the secular equation, which mostly takes five
 REFUSALS = 60  # in a row, each at least halving the radius
 
 
-class Proposed(NamedTuple):
-    """A step d (P,); by how much q falls along it; its length |D d|; bound: is that the radius? damped: was H found not
-    to be positive definite? products: how many it took.
+class Proposal(NamedTuple):
+    """A proposed step.
+
+    Attributes:
+        step: d (P,).
+        fall: By how much q falls along it.
+        length: `|D d|`.
+        bound: True if that is the radius.
+        damped: True if H is not positive definite.
+        products: The number of products it took.
     """
 
     step: Array
@@ -46,7 +59,7 @@ class Proposed(NamedTuple):
 
 
 def within(w: Array, c: Array, radius: Array) -> tuple[Array, Array]:
-    """(u (P,), whether |u| is the radius) as above; w (P,) in rising order."""
+    """Returns (u (P,), whether `|u|` is the radius), as in the module's docstring; w (P,) is in rising order."""
     gaps, t = w - w[0], c / radius
 
     def at(nu):
@@ -70,13 +83,14 @@ def within(w: Array, c: Array, radius: Array) -> tuple[Array, Array]:
     return radius * u, (nu > w[0]) | (w[0] <= 0)
 
 
-def by_eigenvectors(H: Array, g: Array, D: Array, x: Array) -> tuple[Callable[[Array], Proposed], Array, Array]:
-    """(radius -> the best step in |D d| <= radius; a first radius; does H bend downward by more than the root of what
-    rounding could have made?)
+def by_eigenvectors(H: Array, g: Array, D: Array, x: Array) -> tuple[Callable[[Array], Proposal], Array, Array]:
+    """Returns a function that proposes steps, a first radius, and whether H bends downward.
 
-    The first radius is the length of Newton's own step or, where H is not positive definite, a tenth of one along the
-    gradient as curved as H is anywhere: too long a first step ends in another valley. Curvature that rounding could
-    have made is taken for the least that can be told from it.
+    The function maps a radius to the best step with `|D d| <= radius`. The first radius is the length of Newton's own
+    step or, where H is not positive definite, a tenth of one along the gradient as curved as H is anywhere: too long a
+    first step ends in another valley. Curvature that may be rounding is replaced by the least that can be distinguished
+    from it. H bends downward where its lowest eigenvalue is below 0 by more than the root of what rounding could have
+    made.
     """
     A = H / D[:, None] / D[None, :]
     w, V = linalg.eigh(jnp.where(jnp.all(jnp.isfinite(A)), A, jnp.eye(len(A), dtype=A.dtype)))
@@ -84,34 +98,36 @@ def by_eigenvectors(H: Array, g: Array, D: Array, x: Array) -> tuple[Callable[[A
     size = jnp.max(jnp.abs(w))
     floor = jnp.maximum(len(w) * jnp.finfo(w.dtype).eps * size, jnp.finfo(w.dtype).tiny)
     damped = w[0] < floor
-    told = jnp.where(jnp.abs(w) < floor, floor, w)
+    distinct = jnp.where(jnp.abs(w) < floor, floor, w)
 
     def propose(radius):
-        u, bound = within(told, c, radius)
-        fall = jnp.vdot(c, u) - jnp.vdot(u, told * u) / 2
-        return Proposed(-(V @ u) / D, fall, jnp.linalg.norm(u), bound, damped, jnp.zeros((), jnp.int32))
+        u, bound = within(distinct, c, radius)
+        fall = jnp.vdot(c, u) - jnp.vdot(u, distinct * u) / 2
+        return Proposal(-(V @ u) / D, fall, jnp.linalg.norm(u), bound, damped, jnp.zeros((), jnp.int32))
 
-    first = jnp.linalg.norm(c / jnp.where(damped, 10 * jnp.where(size > 0, size, 1), told))
-    own = 0.1 * jnp.linalg.norm(D * x)  # of a saddle without a gradient
-    first = jnp.where(first > 0, first, jnp.where(own > 0, own, 1))
+    first = jnp.linalg.norm(c / jnp.where(damped, 10 * jnp.where(size > 0, size, 1), distinct))
+    share = 0.1 * jnp.linalg.norm(D * x)  # at a saddle without a gradient
+    first = jnp.where(first > 0, first, jnp.where(share > 0, share, 1))
     return propose, first, w[0] < -(jnp.finfo(w.dtype).eps ** 0.5) * size
 
 
 def by_products(
     multiply: Callable[[Array], Array], g: Array, tolerance: Array | float, iterations: int
-) -> Callable[[Array], Proposed]:
-    """radius -> the step at which Steihaug's conjugate gradients end: where |g + H d| <= tolerance |g|, on the border
-    |d| = radius, or after so many iterations. multiply: v -> H v.
+) -> Callable[[Array], Proposal]:
+    """Returns a function that maps a radius to the step at which Steihaug's conjugate gradients end.
 
-    For a radius of 0, there is none yet, and what would leave for the border stays: at the last d, or, where the first
-    direction already has no curvature, at a step along -g that is as curved as H is along it.
+    They end where `|g + H d| <= tolerance |g|`, on the border `|d| = radius`, or after so many iterations. `multiply`
+    maps v to H v.
+
+    A radius of 0 means that there is none yet. Then a step that would go to the border stays: at the last d, or, where
+    the first direction already has no positive curvature, at a step along -g that is as curved as H is along it.
     """
 
     size = jnp.max(jnp.abs(g))
     size = jnp.where(size > 0, size, 1)
-    g = g / size  # and d / radius: of unit size, so that squares are numbers whatever the units
+    g = g / size  # and d / radius: of unit size, so that squares are finite in any unit
 
-    def going(carry):
+    def unfinished(carry):
         _, r, _, _, ended, i, _ = carry
         return ~ended & (jnp.linalg.norm(r) > tolerance * jnp.linalg.norm(g)) & (i < iterations)
 
@@ -139,50 +155,53 @@ def by_products(
             return d, new, -new + beta * p, leaves & bounded, leaves, i + 1, damped | ~curved
 
         no, zero = jnp.asarray(False), jnp.zeros((), jnp.int32)
-        d, r, _, bound, _, i, damped = lax.while_loop(going, step, (jnp.zeros_like(g), g, -g, no, no, zero, no))
+        d, r, _, bound, _, i, damped = lax.while_loop(unfinished, step, (jnp.zeros_like(g), g, -g, no, no, zero, no))
         fall = -jnp.vdot(g + r, d) / 2  # as H d = r - g
-        return Proposed(unit * d, unit * fall * size, unit * jnp.linalg.norm(d), bound, damped, i)
+        return Proposal(unit * d, unit * fall * size, unit * jnp.linalg.norm(d), bound, damped, i)
 
     return propose
 
 
-def trusted(flat: Flat, here: Here, propose: Callable[[Array], Proposed], radius: Array, memory: Callable) -> Move:
-    """The first step proposed whose fall in F is a share of the model's, at ever smaller radii; memory(radius) is what
-    the method remembers. Where neither fall can be told from F's rounding they count as equal (Conn, Gould and Toint
-    2000, Sec. 17.4.2).
+def trusted(
+    flat: FlatProblem, current: Evaluation, propose: Callable[[Array], Proposal], radius: Array, memory: Callable
+) -> Move:
+    """Returns the first proposed step whose fall in F is a sufficient share of the model's, at ever smaller radii.
+
+    memory(radius) returns what the method remembers. Where neither fall can be distinguished from F's rounding they
+    count as equal (Conn, Gould and Toint 2000, Sec. 17.4.2).
     """
-    eps = float(jnp.finfo(here.x.dtype).eps)
+    eps = float(jnp.finfo(current.x.dtype).eps)
 
     def refused(carry):
-        _, made, standing, count, *_ = carry
-        return ~made & ~standing & (count < REFUSALS)
+        _, accepted, unmoved, count, *_ = carry
+        return ~accepted & ~unmoved & (count < REFUSALS)
 
     def attempt(carry):
         radius, _, _, count, products, _, _ = carry
         tried = propose(radius)
-        x = here.x + tried.step
+        x = current.x + tried.step
         value, gradient = flat.value_and_gradient(x)
-        sound = jnp.isfinite(value) & jnp.all(jnp.isfinite(gradient))
-        change = jnp.where(sound, value, here.value) - here.value
-        noise = 4 * eps * jnp.abs(here.value)
+        finite = jnp.isfinite(value) & jnp.all(jnp.isfinite(gradient))
+        change = jnp.where(finite, value, current.value) - current.value
+        noise = 4 * eps * jnp.abs(current.value)
         over = tried.fall + noise
-        ratio = jnp.where(sound, (noise - change) / jnp.where(over > 0, over, 1), -1)
+        ratio = jnp.where(finite, (noise - change) / jnp.where(over > 0, over, 1), -1)
         # to the minimum of the parabola through both values and the slope
-        slope = jnp.vdot(here.gradient, tried.step)
+        slope = jnp.vdot(current.gradient, tried.step)
         bend = change - slope
-        least = jnp.where(sound & (bend > 0), -slope / jnp.where(bend > 0, 2 * bend, 1), 0.1)
+        least = jnp.where(finite & (bend > 0), -slope / jnp.where(bend > 0, 2 * bend, 1), 0.1)
         shorter = jnp.clip(least, 0.1, 0.5) * tried.length
         longer = jnp.maximum(radius, jnp.where(ratio > 0.9, 4, 2) * tried.length)
         radius = jnp.where(ratio < 0.25, shorter, jnp.where((ratio > 0.75) & tried.bound, longer, radius))
-        made = ratio > 1e-4
-        return radius, made, jnp.all(x == here.x), count + 1, products + tried.products, tried, (x, value, gradient)
+        accepted, unmoved, trial = ratio > 1e-4, jnp.all(x == current.x), (x, value, gradient)
+        return radius, accepted, unmoved, count + 1, products + tried.products, tried, trial
 
-    none, zero, no = jnp.zeros_like(here.value), jnp.zeros((), jnp.int32), jnp.asarray(False)
-    untried = Proposed(jnp.zeros_like(here.x), none, none, no, no, zero)
-    begun = radius, no, no, zero, zero, untried, here[:3]
-    radius, made, standing, count, products, tried, there = lax.while_loop(refused, attempt, begun)
-    made = made & ~standing
-    x, value, gradient = (jnp.where(made, new, old) for new, old in zip(there, here[:3], strict=True))
-    after = Here(x, value, gradient, memory(radius), counts(gradients=count, products=products))
-    promised = jnp.where(tried.fall > 0, tried.fall, largest(value.dtype))  # nothing could be tried
-    return Move(after, tried.step, ~made, tried.damped, jnp.where(made, 0, promised))
+    none, zero, no = jnp.zeros_like(current.value), jnp.zeros((), jnp.int32), jnp.asarray(False)
+    untried = Proposal(jnp.zeros_like(current.x), none, none, no, no, zero)
+    first = radius, no, no, zero, zero, untried, current[:3]
+    radius, accepted, unmoved, count, products, tried, trial = lax.while_loop(refused, attempt, first)
+    accepted = accepted & ~unmoved
+    x, value, gradient = (jnp.where(accepted, new, old) for new, old in zip(trial, current[:3], strict=True))
+    end = Evaluation(x, value, gradient, memory(radius), counts(gradients=count, products=products))
+    predicted = jnp.where(tried.fall > 0, tried.fall, largest(value.dtype))  # nothing could be tried
+    return Move(end, tried.step, ~accepted, tried.damped, jnp.where(accepted, 0, predicted))

@@ -10,8 +10,6 @@ from functional_nn.optimizers import minimize, problem_from
 from functional_nn.optimizers.second_order import trust_region
 
 P = 6
-
-
 pytestmark = pytest.mark.usefixtures("brisk")
 
 
@@ -20,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("brisk")
 
 def best_fall(w, c, radius):
     """How far c'v + v'diag(w)v / 2 can fall in |v| <= radius: its dual, max over mu of -c'c/(w + mu)/2 - mu radius^2/2,
-    by ever finer grids; of the hard case as well, where the two are equal all the same.
+    by ever finer grids; of the hard case as well, where the two are equal, too.
     """
     lowest = max(0.0, -w[0])
     size = np.linalg.norm(c) / radius + np.abs(w).max()
@@ -197,9 +195,9 @@ def test_what_to_do_next_is_said_and_true():
     start = jnp.array([15.0, 14.0, 13.0])
     good = minimize(problem_from(bowl, data=(0.0,)), "bfgs", start)
     assert good.status == "gradient" and good.advice == ""
-    # the minimum is 1e12 above 0: F is told apart to 1e-4
+    # the minimum is 1e12 above 0: F is distinguished to 1e-4
     high = minimize(problem_from(bowl, data=(1e12,)), "bfgs", start, gradient_tolerance=0.0)
-    assert high.status in ("search_failed", "change") and "rounded by, 0.0002: subtract" in high.advice
+    assert high.status in ("search_failed", "change") and "rounding error, 0.0002: subtract" in high.advice
     slope = np.abs(np.asarray(high.gradient)).max()
     assert 0 < slope and slope**2 < 2e-4  # F falls by less than g'H^-1 g / 2, with curvatures of 1, 2 and 3
     single = minimize(
@@ -209,20 +207,23 @@ def test_what_to_do_next_is_said_and_true():
     few = minimize(problem_from(bowl, data=(0.0,)), "bfgs", start, steps=3)
     assert few.status == "budget" and "more steps" in few.advice
     blind = minimize(problem_from(bowl, data=(0.0,)), "bfgs", start, steps=3, path=False)
-    assert blind.advice == "go on from params with more steps or evaluations"
+    assert blind.advice == "continue from params with more steps or evaluations"
     # what is said of other falls, F put in by hand: down a wall, then along a floor that slopes by 1e-6 a step; nowhere
-    for values, word in (([9.0, *(1 - 1e-6 * np.arange(20))], "it creeps"), ([1.0] * 20, "it moves no more")):
+    for values, word in (
+        ([9.0, *(1 - 1e-6 * np.arange(20))], "it falls very slowly"),
+        ([1.0] * 20, "it has stopped falling"),
+    ):
         path = few.path._replace(value=np.array(values))
         assert word in few._replace(path=path, steps=jnp.asarray(len(values))).advice
 
 
-def told(x):
+def wrong_gradient(x):
     """A gradient that is not F's."""
     return jnp.sum(x**2) - 2 * (jnp.sum(x**2) - jax.lax.stop_gradient(jnp.sum(x**2)))
 
 
 def test_a_gradient_that_is_not_fs_is_said():
-    found = minimize(problem_from(told), "bfgs", jnp.array([1.0, 2.0]))
+    found = minimize(problem_from(wrong_gradient), "bfgs", jnp.array([1.0, 2.0]))
     assert found.status == "search_failed" and "check_grads" in found.advice
 
 

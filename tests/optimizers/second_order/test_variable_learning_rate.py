@@ -91,7 +91,7 @@ def test_it_follows_the_rules_on_hagans_quadratic(lanes, lane):
 
 
 def test_every_rule_is_met():
-    """By the lanes above; where no rise is tolerated, there is none."""
+    """The runs above: where no rise is tolerated, F never rises."""
     found = [by_the_rules(lambda x, s=shift: quadratic(x, s), slope, START, STEPS, *c)[3] for *c, shift in LANES]
     assert {what for whats in found for what in whats} == {"falls", "rises", "refused"}
     assert [set(whats) for whats, lane in zip(found, LANES, strict=True) if lane[3] == 0] == [{"falls", "refused"}]

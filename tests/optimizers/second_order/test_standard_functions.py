@@ -13,8 +13,6 @@ from functional_nn import optimizers
 from functional_nn.optimizers import levenberg_marquardt, minimize, problem_from
 
 pytestmark = pytest.mark.usefixtures("brisk")
-
-
 BY_NAME = {function.name: function for function in FUNCTIONS}
 METHODS = {
     "levenberg_marquardt": levenberg_marquardt(),

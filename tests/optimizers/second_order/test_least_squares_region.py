@@ -11,7 +11,6 @@ from functional_nn.optimizers import levenberg_marquardt, minimize, problem_from
 from functional_nn.optimizers.second_order.least_squares_region import damping
 
 pytestmark = pytest.mark.usefixtures("brisk")
-
 X = np.linspace(0, 5, 40)
 TRUTH, START = np.array([2.5, 1.3, 0.5]), np.array([1.0, 1.0, 0.0])
 Y = TRUTH[0] * np.exp(-TRUTH[1] * X) + TRUTH[2]
@@ -50,10 +49,10 @@ def test_steps_are_mores(method):
         delta = np.linalg.lstsq(np.vstack([J, np.sqrt(mu) * np.diag(D)]), np.append(-r, np.zeros(3)))[0]
         length = np.linalg.norm(D * delta)
         assert length <= 1.1 * radius if mu == 0 else 0.9 * radius <= length <= 1.1 * radius
-        foretold = r @ r - np.sum((r + J @ delta) ** 2)
+        predicted = r @ r - np.sum((r + J @ delta) ** 2)
         with np.errstate(over="ignore"):
             fall = r @ r - np.sum(np.asarray(decay(x + delta, X, NOISY)) ** 2)
-        ratio = fall / foretold
+        ratio = fall / predicted
         moved = np.asarray(following.params) - x
         if abs(fall) < 1e-10 * (r @ r):
             break
@@ -75,9 +74,9 @@ def test_the_damping_solves_the_secular_equation(radius):
     for lowest in (1.0, 1e-9, 0.0):
         s = np.append(np.abs(draw.standard_normal(5)) + 0.1, lowest)
         slopes = s * draw.standard_normal(6)
-        told = s > 1e-12
-        mu = float(damping(jnp.asarray(s**2), jnp.asarray(slopes), jnp.asarray(radius), jnp.asarray(told)))
-        whole, length = (np.linalg.norm(slopes[told] / (s[told] ** 2 + each)) for each in (0, mu))
+        determined = s > 1e-12
+        mu = float(damping(jnp.asarray(s**2), jnp.asarray(slopes), jnp.asarray(radius), jnp.asarray(determined)))
+        whole, length = (np.linalg.norm(slopes[determined] / (s[determined] ** 2 + each)) for each in (0, mu))
         assert whole <= 1.1 * radius if mu == 0 else mu > 0 and abs(length - radius) <= 0.1 * radius < 0.1 * whole
 
 
