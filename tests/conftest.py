@@ -46,7 +46,6 @@ def names_as_they_were():
         if name.startswith("functional_nn.") and hasattr(module, "_registry")
     ]
     tables = [table for registry in registries for table in (registry._factories, registry._aliases)]
-    tables.append(functional_nn.quantities._rules)
     before = [dict(table) for table in tables]
     yield
     for table, kept in zip(tables, before, strict=True):

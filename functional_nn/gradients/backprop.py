@@ -101,16 +101,16 @@ def backpropagate(
     inputs = network.prepare(params, inputs)
     targets = network.prepare_targets(inputs, targets, loss, dtype_of(params))
     weights = network.prepare_weights(inputs, weights)
-    rules.check_begun(rule, network, params)
+    rules.check_initialized(rule, network, params)
     if rules.is_random(rule):
         if key is None:
-            raise ValueError(f"rule: {rules.said(rule)} draws at every update; give key=jax.random.key(...)")
+            raise ValueError(f"rule: {rules.written(rule)} draws at every update; give key=jax.random.key(...)")
         checks.prng_key("key", key)
     method = rules.method_of(rule)
     if method is not None:
         if input_gradients:
-            raise ValueError(f"input_gradients: the rule {rules.said(rule)} has no way back to the inputs")
-        return method(Asked(network, loss, params, inputs, targets, weights, key))
+            raise ValueError(f"input_gradients: the rule {rules.written(rule)} has no way back to the inputs")
+        return method(Request(network, loss, params, inputs, targets, weights, key))
     trace = forward(network, params, inputs, {}, key)
     started = start(network, loss, params, trace, targets, weights)
     way = way_back(rule, network, params, trace, key, lambda: shares(loss, len(targets), weights, dtype_of(params)))
@@ -124,7 +124,7 @@ def backpropagate(
     )
 
 
-class Asked(NamedTuple):
+class Request(NamedTuple):
     """What `backpropagate` was given, checked and prepared: for a rule that makes the whole gradient by itself."""
 
     network: Network
@@ -152,7 +152,7 @@ class Asked(NamedTuple):
         """F of what that forward pass gives."""
         return loss_value(self.network, self.loss, trace, self.targets, self.weights)
 
-    def answer(self, trace: Trace, gradients: Params, s: dict[str, Array] | None = None) -> Backpropagation:
+    def result(self, trace: Trace, gradients: Params, s: dict[str, Array] | None = None) -> Backpropagation:
         """What a method gives back: F and outputs are those of the trace; s where it has sensitivities."""
         return Backpropagation(self.value(trace), gradients, s or {}, {}, trace)
 
@@ -207,7 +207,7 @@ class Along:
         return value_outputs_and_grad(network, loss, self.rule)
 
     def __repr__(self) -> str:
-        return rules.said(self.rule)
+        return rules.written(self.rule)
 
 
 def without_outputs(of_three: Callable[..., tuple[Array, Array, Params]]) -> Callable[..., tuple[Array, Params]]:
@@ -375,7 +375,7 @@ def sweep(
         if way is None:
             return s, learned
         rule = way.of_layer[layer.name]
-        s = s if rule.alter is None else rule.like("alter", rule.alter(way.place(layer), s), s.shape, s.dtype)
+        s = s if rule.alter is None else rule.checked("alter", rule.alter(way.place(layer), s), s.shape, s.dtype)
         errors.append(s)
         return s, learned
 
@@ -452,7 +452,7 @@ def check_trainable(network: Network, rule: Rule | rules.ByLayer = rules.exact) 
     """
     rules.of_layers(rule, network)
     network = rules.rewritten(rule, network)
-    if all(own.has_derivatives for own in rules.every(rule)):
+    if all(own.has_derivatives for own in rules.rules_in(rule)):
         for layer in network.layers:
             if layer.activation.pullback is None:
                 raise ValueError(

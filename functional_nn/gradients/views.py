@@ -31,7 +31,7 @@ BLOCK = 2048  # examples swept at once
 BUDGET = 2 * 2**30  # bytes that one result may take
 COLUMNS = 16  # of the root of the loss's curvature, swept at once
 ROOTS = 8  # examples whose roots are formed at once, of a curvature that cannot do without
-Of = Literal["outputs", "net_inputs"]
+LastLayer = Literal["outputs", "net_inputs"]
 
 
 class Examples(NamedTuple):
@@ -100,7 +100,7 @@ class View:
         """g_q, factored: `Factors` in the parameters' structure."""
         return factors.of_examples(self.network, self.params, self.trace, *self.swept[:2])
 
-    def jacobian(self, of: Of) -> Params:
+    def jacobian(self, of: LastLayer) -> Params:
         """d(outputs)/dparams or d(net inputs of the last layer)/dparams, factored: C of them an example, as many as
         there are.
         """
@@ -228,7 +228,7 @@ class View:
         return own * self.loss.of_position(math.prod(shape))
 
     @functools.cached_property
-    def _curved(self) -> tuple[Of, Array, losses.Curvature, int]:
+    def _curved(self) -> tuple[LastLayer, Array, losses.Curvature, int]:
         """What the loss is convex in, that (Q, *P, S), its curvature there, and how many columns its root has, those of
         each position one after the other.
         """
@@ -271,7 +271,7 @@ class View:
 
         return lax.map(one, (z, x, targets), batch_size=min(ROOTS, len(x)))
 
-    def _swept_along(self, columns: Array, of: Of) -> Params:
+    def _swept_along(self, columns: Array, of: LastLayer) -> Params:
         # columns (Q, C, *P, S) of what the sweep starts from, at the last layer's outputs or net inputs
         network, params, layer = self.network, self.params, self.network.output
 
@@ -293,7 +293,7 @@ class View:
         return factors.of_examples(network, params, self.trace, s, learned)
 
 
-def swept_from(network, of: Of) -> connections.Shape:
+def swept_from(network, of: LastLayer) -> connections.Shape:
     """The shape of what a sweep along directions starts from, of one example."""
     return (network.shapes if of == "outputs" else network.net_shapes)[network.output.name]
 

@@ -798,7 +798,7 @@ def test_a_quantity_of_ones_own():
     @quantities.register()
     def own_losses(view, *, power=1.0):
         """F_q to a power, (Q,)."""
-        return quantities.backprop.example_losses(view.network, view.loss, view.trace, view.examples.targets) ** power
+        return backprop.example_losses(view.network, view.loss, view.trace, view.examples.targets) ** power
 
     network = fnn.multilayer((3, 2), ("tanh",))
     given = network, "mean_square_error", network.init(jax.random.key(0)), np.eye(3), np.ones((3, 2))

@@ -29,8 +29,8 @@ from jax.flatten_util import ravel_pytree
 from functional_nn import checks
 from functional_nn.gradients import draws, factors, rules
 from functional_nn.gradients.backprop import (
-    Asked,
     Backpropagation,
+    Request,
     Sweep,
     contract,
     example_losses,
@@ -44,13 +44,15 @@ from functional_nn.networks.network import NOT_MOVED, Layer, Network, Params, Tr
 _AT_ONCE = 16  # directions that are gone at the same time
 
 
-def _traced(asked: Asked, params: Params | None = None, offsets: dict | None = None) -> Trace:
+def _traced(request: Request, params: Params | None = None, offsets: dict | None = None) -> Trace:
     # the same neurons are dropped whatever is moved
-    return forward(asked.network, asked.params if params is None else params, asked.inputs, offsets or {}, asked.key)
+    return forward(
+        request.network, request.params if params is None else params, request.inputs, offsets or {}, request.key
+    )
 
 
-def _value(asked: Asked, params: Params) -> Array:
-    return asked.value(_traced(asked, params))
+def _value(request: Request, params: Params) -> Array:
+    return request.value(_traced(request, params))
 
 
 def moves(params: Params) -> Params:
@@ -78,9 +80,9 @@ def _scaled(v: Params, by: Array) -> Params:
     return jax.tree.map(lambda d: d * by.astype(d.dtype), v)
 
 
-def _averaged(asked: Asked, directions: int, along: Callable[[draws.Stream], Any]) -> Any:
+def _averaged(request: Request, directions: int, along: Callable[[draws.Stream], Any]) -> Any:
     """The mean over the directions of what is found along each, some of them at once."""
-    stream = draws.of_key(asked.key)
+    stream = draws.of_key(request.key)
     if directions == 1:
         return along(draws.inside(stream, 0))
     numbers = jnp.arange(directions, dtype=jnp.uint32)
@@ -123,9 +125,9 @@ def forward_gradient(directions: int = 1) -> Rule:
     """
     directions = checks.integer("forward_gradient", "directions", directions, 1)
 
-    def method(asked: Asked) -> Backpropagation:
-        network, params, trace, name = asked.network, asked.params, _traced(asked), asked.network.output.name
-        s, learned = start(network, asked.loss, params, trace, asked.targets, asked.weights)
+    def method(request: Request) -> Backpropagation:
+        network, params, trace, name = request.network, request.params, _traced(request), request.network.output.name
+        s, learned = start(network, request.loss, params, trace, request.targets, request.weights)
 
         def along(stream):
             v = _direction(draws.normal, stream, params)
@@ -134,33 +136,33 @@ def forward_gradient(directions: int = 1) -> Rule:
                 slope += jnp.sum(factors.total(f, params[name]["learned"][what]) * v[name]["learned"][what])
             return _scaled(v, slope)
 
-        return asked.answer(trace, _averaged(asked, directions, along))
+        return request.result(trace, _averaged(request, directions, along))
 
     return Rule(_told("forward_gradient", ("directions", directions, 1)), method=method, random=True)
 
 
-def _check_width(name: str, asked: Asked) -> None:
+def _check_width(name: str, request: Request) -> None:
     # w + sigma v is w again there, and a difference of two F's their rounding
-    dtype = dtype_of(asked.params)
+    dtype = dtype_of(request.params)
     if dtype.itemsize < 4:
-        raise ValueError(f"rule: {name} goes a small step, which {dtype} does not tell; give parameters in float32")
+        raise ValueError(f"rule: {name} takes a small step, which {dtype} does not resolve; give parameters in float32")
 
 
 def _by_values(draw: Callable, step: Any, directions: int, two_sided: bool, name: str) -> Rule:
-    def method(asked: Asked) -> Backpropagation:
-        _check_width(name, asked)
-        trace = _traced(asked)
-        here = asked.value(trace)
+    def method(request: Request) -> Backpropagation:
+        _check_width(name, request)
+        trace = _traced(request)
+        here = request.value(trace)
 
         def along(stream):
-            v = _direction(draw, stream, asked.params)
-            ahead = _value(asked, _stepped(asked.params, v, step))
+            v = _direction(draw, stream, request.params)
+            ahead = _value(request, _stepped(request.params, v, step))
             size = jnp.asarray(step, ahead.dtype)
             if two_sided:
-                return _scaled(v, (ahead - _value(asked, _stepped(asked.params, v, -step))) / (2 * size))
+                return _scaled(v, (ahead - _value(request, _stepped(request.params, v, -step))) / (2 * size))
             return _scaled(v, (ahead - here) / size)
 
-        return asked.answer(trace, _averaged(asked, directions, along))
+        return request.result(trace, _averaged(request, directions, along))
 
     return Rule(name, method=method, random=True, has_derivatives=False)
 
@@ -219,12 +221,14 @@ def node_perturbation(sigma: float = 1e-3, directions: int = 1) -> Rule:
     sigma = _step("node_perturbation", "sigma", sigma)
     directions = checks.integer("node_perturbation", "directions", directions, 1)
 
-    def method(asked: Asked) -> Backpropagation:
-        _check_width("node_perturbation", asked)
-        network, trace = asked.network, _traced(asked)
+    def method(request: Request) -> Backpropagation:
+        _check_width("node_perturbation", request)
+        network, trace = request.network, _traced(request)
 
         def losses_of(trace):
-            return asked.loss.of_example(example_losses(network, asked.loss, trace, asked.targets), asked.positions)
+            return request.loss.of_example(
+                example_losses(network, request.loss, trace, request.targets), request.positions
+            )
 
         here = losses_of(trace)
 
@@ -232,13 +236,15 @@ def node_perturbation(sigma: float = 1e-3, directions: int = 1) -> Rule:
             v = {
                 name: draws.normal(draws.inside(stream, name), n.shape, n.dtype) for name, n in trace.net_inputs.items()
             }
-            ahead = losses_of(_traced(asked, offsets={name: x * jnp.asarray(sigma, x.dtype) for name, x in v.items()}))
-            slope = (ahead - here) / jnp.asarray(sigma, here.dtype) * asked.share.astype(here.dtype)
+            ahead = losses_of(
+                _traced(request, offsets={name: x * jnp.asarray(sigma, x.dtype) for name, x in v.items()})
+            )
+            slope = (ahead - here) / jnp.asarray(sigma, here.dtype) * request.share.astype(here.dtype)
             return {name: factors.over_rows(x, slope) for name, x in v.items()}
 
-        s = _averaged(asked, directions, along)
+        s = _averaged(request, directions, along)
         nothing = {layer.name: {} for layer in network.layers}
-        return asked.answer(trace, contract(network, asked.params, trace, Sweep(s, nothing, {})), s)
+        return request.result(trace, contract(network, request.params, trace, Sweep(s, nothing, {})), s)
 
     def check(network: Network, layer: Layer) -> None:
         if activations.mixes_examples(layer.activation, network.net_shapes[layer.name]):
@@ -261,15 +267,15 @@ def finite_differences(step: float | None = None) -> Rule:
     """
     step = step if step is None else _step("finite_differences", "step", step)
 
-    def method(asked: Asked) -> Backpropagation:
-        _check_width("finite_differences", asked)
-        flat, unravel = ravel_pytree(asked.params)
+    def method(request: Request) -> Backpropagation:
+        _check_width("finite_differences", request)
+        flat, unravel = ravel_pytree(request.params)
         moving = np.flatnonzero(
             np.concatenate(
                 [
                     np.full(x.size, moved)
                     for x, moved in zip(
-                        jax.tree.leaves(asked.params), jax.tree.leaves(moves(asked.params)), strict=True
+                        jax.tree.leaves(request.params), jax.tree.leaves(moves(request.params)), strict=True
                     )
                 ]
             )
@@ -280,12 +286,12 @@ def finite_differences(step: float | None = None) -> Rule:
             usual = jnp.asarray(float(jnp.finfo(flat.dtype).eps) ** (1 / 3), flat.dtype) * jnp.maximum(jnp.abs(own), 1)
             h = usual if step is None else jnp.asarray(step, flat.dtype)
             low, high = own - h, own + h  # as they are once rounded
-            there, back = (_value(asked, unravel(flat.at[i].set(x))) for x in (high, low))
+            there, back = (_value(request, unravel(flat.at[i].set(x))) for x in (high, low))
             return (there - back) / (high - low)
 
         found = lax.map(slope, jnp.asarray(moving), batch_size=_AT_ONCE)
         gradients = unravel(jnp.zeros_like(flat).at[moving].set(found.astype(flat.dtype)))
-        return asked.answer(_traced(asked), gradients)
+        return request.result(_traced(request), gradients)
 
     name = "finite_differences" if step is None else _told("finite_differences", ("step", step, None))
     return Rule(name, method=method, has_derivatives=False)

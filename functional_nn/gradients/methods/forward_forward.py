@@ -22,7 +22,7 @@ from jax import Array
 
 from functional_nn import checks
 from functional_nn.gradients import draws, factors, rules
-from functional_nn.gradients.backprop import Asked, Backpropagation, Sweep, contract, pullback, start
+from functional_nn.gradients.backprop import Backpropagation, Request, Sweep, contract, pullback, start
 from functional_nn.gradients.rules import Rule
 from functional_nn.networks.network import Layer, Network, Trace, forward
 
@@ -54,42 +54,44 @@ def neutral(examples: int, classes: int) -> Array:
     return jnp.full((examples, classes), 1 / classes)
 
 
-def _method(threshold: Any, label: str) -> Callable[[Asked], Backpropagation]:
-    def method(asked: Asked) -> Backpropagation:
-        network, params, classes = asked.network, asked.params, asked.network.output.size
-        told = jnp.argmax(asked.targets, axis=-1)
-        drawn = draws.bits(draws.inside(draws.of_key(asked.key), "label"), told.shape) >> 1
+def _method(threshold: Any, label: str) -> Callable[[Request], Backpropagation]:
+    def method(request: Request) -> Backpropagation:
+        network, params, classes = request.network, request.params, request.network.output.size
+        told = jnp.argmax(request.targets, axis=-1)
+        drawn = draws.bits(draws.inside(draws.of_key(request.key), "label"), told.shape) >> 1
         wrong = (told + 1 + (drawn % jnp.uint32(classes - 1)).astype(told.dtype)) % classes
-        dtype = asked.targets.dtype
+        dtype = request.targets.dtype
         labels = {
             "positive": jax.nn.one_hot(told, classes, dtype=dtype),
             "negative": jax.nn.one_hot(wrong, classes, dtype=dtype),
-            "neutral": jnp.full_like(asked.targets, 1 / classes),
+            "neutral": jnp.full_like(request.targets, 1 / classes),
         }
         traces = {
-            name: forward(network, params, asked.inputs | {label: x}, {}, asked.key) for name, x in labels.items()
+            name: forward(network, params, request.inputs | {label: x}, {}, request.key) for name, x in labels.items()
         }
         found = {
-            name: contract(network, params, trace, _swept(asked, trace, sign, threshold))
+            name: contract(network, params, trace, _swept(request, trace, sign, threshold))
             for (name, trace), sign in zip(traces.items(), (-1, 1, 0), strict=True)
         }
         gradients = jax.tree.map(lambda *each: sum(each[1:], start=each[0]), *found.values())
         trace = traces["neutral"]
-        return asked.answer(trace, gradients)
+        return request.result(trace, gradients)
 
     return method
 
 
-def _swept(asked: Asked, trace: Trace, sign: int, threshold: Any) -> Sweep:
+def _swept(request: Request, trace: Trace, sign: int, threshold: Any) -> Sweep:
     """Each layer's s of its own goodness, of which the positive pass (sign -1) is to have more and the negative less;
     of the neutral one, 0, that of the output layer alone.
     """
     s, learned = {}, {}
-    for layer in asked.network.layers:
+    for layer in request.network.layers:
         name = layer.name
-        if layer is asked.network.output and sign == 0:
-            s[name], learned[name] = start(asked.network, asked.loss, asked.params, trace, asked.targets, asked.weights)
-        elif layer is asked.network.output or sign == 0 or not layer.weighted:
+        if layer is request.network.output and sign == 0:
+            s[name], learned[name] = start(
+                request.network, request.loss, request.params, trace, request.targets, request.weights
+            )
+        elif layer is request.network.output or sign == 0 or not layer.weighted:
             s[name], learned[name] = jnp.zeros_like(trace.net_inputs[name]), {}
         else:
             a = trace.activations[name]
@@ -97,6 +99,6 @@ def _swept(asked: Asked, trace: Trace, sign: int, threshold: Any) -> Sweep:
             goodness = jnp.sum(a.reshape(len(a), -1) ** 2, axis=1) / size
             # d softplus(sign (G - threshold)) / dG
             slope = sign * jax.nn.sigmoid(sign * (goodness - jnp.asarray(threshold, a.dtype)))
-            g = factors.over_rows(a * (2 / size), slope * asked.share.astype(a.dtype))
-            s[name], learned[name] = pullback(layer, asked.params, trace, g)
+            g = factors.over_rows(a * (2 / size), slope * request.share.astype(a.dtype))
+            s[name], learned[name] = pullback(layer, request.params, trace, g)
     return Sweep(s, learned, {})

@@ -8,7 +8,7 @@ output layer learns by its own error, as always. The heads are learned with the 
 import jax.numpy as jnp
 
 from functional_nn.gradients import draws, rules
-from functional_nn.gradients.backprop import Asked, Backpropagation, Sweep, contract, pullback, start
+from functional_nn.gradients.backprop import Backpropagation, Request, Sweep, contract, pullback, start
 from functional_nn.gradients.rules import Rule
 from functional_nn.networks.connections import Connection, dense, full
 from functional_nn.networks.network import Layer, Network, Trace, forward, plus_bias
@@ -53,21 +53,21 @@ def _begin(network: Network, layer: Layer, stream: draws.Stream, dtype) -> dict:
     return {"head": head, "head_bias": jnp.zeros(rows, dtype)}
 
 
-def _method(asked: Asked) -> Backpropagation:
-    network, loss, params = asked.network, asked.loss, asked.params
-    trace, output = forward(network, params, asked.inputs, {}, asked.key), network.output
+def _method(request: Request) -> Backpropagation:
+    network, loss, params = request.network, request.loss, request.params
+    trace, output = forward(network, params, request.inputs, {}, request.key), network.output
     s, learned, heads = {}, {}, {}
     for layer in network.layers:
         name = layer.name
         if layer is output:
-            s[name], learned[name] = start(network, loss, params, trace, asked.targets, asked.weights)
+            s[name], learned[name] = start(network, loss, params, trace, request.targets, request.weights)
         elif _has_head(network, layer):
             own, by, a = params[name]["feedback"], _reader(network, layer), trace.activations[name]
             told = plus_bias(by.forward(a, own["head"]), {"bias": own["head_bias"]})
             # the output layer's start, of the head's net inputs in the place of its own
             shown, kept = output.activation.forward(told, {})
             at_head = Trace({output.name: told}, {output.name: shown}, {}, {} if kept is None else {output.name: kept})
-            error, _ = start(network, loss, params, at_head, asked.targets, asked.weights)
+            error, _ = start(network, loss, params, at_head, request.targets, request.weights)
             s[name], learned[name] = pullback(layer, params, trace, by.back(error, own["head"], a))
             over = tuple(range(error.ndim - 1))
             heads[name] = {"head": by.outer(error, a), "head_bias": jnp.sum(error, axis=over)}
@@ -76,4 +76,4 @@ def _method(asked: Asked) -> Backpropagation:
     gradients = contract(network, params, trace, Sweep(s, learned, {}))
     for name, found in heads.items():
         gradients[name]["feedback"] = found
-    return asked.answer(trace, gradients, s)
+    return request.result(trace, gradients, s)

@@ -31,7 +31,7 @@ from jax import Array
 
 from functional_nn import checks
 from functional_nn.gradients import rules
-from functional_nn.gradients.backprop import Asked, Backpropagation, Sweep, contract
+from functional_nn.gradients.backprop import Backpropagation, Request, Sweep, contract
 from functional_nn.gradients.rules import Rule
 from functional_nn.networks.network import Layer, Network, Trace, forward
 
@@ -44,19 +44,19 @@ def _one_layer(
 ) -> Callable:
     """The method that puts something in the place of s, (Q, S), in a network of a single layer."""
 
-    def method(asked: Asked) -> Backpropagation:
-        network, layer = asked.network, asked.network.output
+    def method(request: Request) -> Backpropagation:
+        network, layer = request.network, request.network.output
         if check_targets is not None:
-            check_targets(network, asked.targets)
-        trace = forward(network, asked.params, asked.inputs, {}, asked.key)
-        s = asked.loss.scale(put(layer, trace, asked.targets), asked.weights)
-        change = contract(network, asked.params, trace, Sweep({layer.name: s}, {layer.name: {}}, {}))
+            check_targets(network, request.targets)
+        trace = forward(network, request.params, request.inputs, {}, request.key)
+        s = request.loss.scale(put(layer, trace, request.targets), request.weights)
+        change = contract(network, request.params, trace, Sweep({layer.name: s}, {layer.name: {}}, {}))
         if not (isinstance(decay, float) and decay == 0):
-            own, moved = asked.params[layer.name]["weights"], change[layer.name]["weights"]
+            own, moved = request.params[layer.name]["weights"], change[layer.name]["weights"]
             change[layer.name]["weights"] = {
                 source: moved[source] + jnp.asarray(decay, w.dtype) * w for source, w in own.items()
             }
-        return asked.answer(trace, change, {layer.name: s})
+        return request.result(trace, change, {layer.name: s})
 
     return method
 

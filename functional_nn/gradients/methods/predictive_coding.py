@@ -24,8 +24,8 @@ from jax import Array, lax
 from functional_nn import checks
 from functional_nn.gradients import factors, rules
 from functional_nn.gradients.backprop import (
-    Asked,
     Backpropagation,
+    Request,
     Sweep,
     contract,
     pullback,
@@ -52,18 +52,18 @@ def predictive_coding(steps: int = 20, rate: float = 0.1, precision: float = 1.0
     return Rule(f"predictive_coding({', '.join(given)})", method=_method(steps, rate, precision))
 
 
-def _method(steps: int, rate: Any, precision: Any) -> Callable[[Asked], Backpropagation]:
-    def method(asked: Asked) -> Backpropagation:
-        network, params, output = asked.network, asked.params, asked.network.output
-        first = forward(network, params, asked.inputs, {}, asked.key)
+def _method(steps: int, rate: Any, precision: Any) -> Callable[[Request], Backpropagation]:
+    def method(request: Request) -> Backpropagation:
+        network, params, output = request.network, request.params, request.network.output
+        first = forward(network, params, request.inputs, {}, request.key)
         stiffness, step = (jnp.asarray(value, dtype_of(params)) for value in (precision, rate))
-        each = dataclasses.replace(asked.loss, reduction="sum")  # of an example its own F_q
+        each = dataclasses.replace(request.loss, reduction="sum")  # of an example its own F_q
 
         def differentiated(x: dict[str, Array]) -> tuple[Trace, dict[str, Array], Sweep]:
             """What x predicts, the errors e^m, and dE/dn^m with what of it is sent back."""
-            trace = _predicted(asked, first, x)
+            trace = _predicted(request, first, x)
             errors = {name: own - trace.activations[name] for name, own in x.items()}
-            started = start(network, each, params, trace, asked.targets, asked.positions)
+            started = start(network, each, params, trace, request.targets, request.positions)
 
             def pull(layer: Layer, g: Array | None):
                 return started if layer is output else pullback(layer, params, trace, -stiffness * errors[layer.name])
@@ -82,21 +82,21 @@ def _method(steps: int, rate: Any, precision: Any) -> Callable[[Asked], Backprop
         x = {layer.name: first.activations[layer.name] for layer in network.layers if layer is not output}
         x, _ = lax.scan(settle, x, None, length=steps)
         trace, _, found = differentiated(x)
-        s = {name: factors.over_rows(own, asked.share) for name, own in found.sensitivities.items()}
-        learned = factors.each(lambda f: factors.scaled(f, asked.share), found.learned)
+        s = {name: factors.over_rows(own, request.share) for name, own in found.sensitivities.items()}
+        learned = factors.each(lambda f: factors.scaled(f, request.share), found.learned)
         read = trace._replace(activations=trace.activations | x)
         gradients = contract(network, params, read, Sweep(s, learned, {}))
-        return asked.answer(first, gradients, s)
+        return request.result(first, gradients, s)
 
     return method
 
 
-def _predicted(asked: Asked, first: Trace, x: dict[str, Array]) -> Trace:
+def _predicted(request: Request, first: Trace, x: dict[str, Array]) -> Trace:
     """What the layers predict of what they read, x in the place of hidden layers' outputs; what was dropped stays."""
-    read = dict(asked.inputs) | x
-    net_inputs, outputs, dropped, kept = {}, dict(asked.inputs), {}, {}
-    for layer in asked.network.layers:
-        name, own = layer.name, asked.params[layer.name]
+    read = dict(request.inputs) | x
+    net_inputs, outputs, dropped, kept = {}, dict(request.inputs), {}, {}
+    for layer in request.network.layers:
+        name, own = layer.name, request.params[layer.name]
         terms = [by.forward(read[source], weights_of(own, source, by)) for source, by in layer.reads]
         net_inputs[name] = plus_bias(sum(terms[1:], start=terms[0]), own)
         a, keeps = layer.activation.forward(net_inputs[name], theta(layer, own, read))

@@ -20,7 +20,7 @@ from jax import Array
 
 from functional_nn import checks
 from functional_nn.gradients import draws, factors, rules
-from functional_nn.gradients.backprop import Asked, Backpropagation, Sweep, contract, pullback, start
+from functional_nn.gradients.backprop import Backpropagation, Request, Sweep, contract, pullback, start
 from functional_nn.gradients.rules import Rule
 from functional_nn.networks import losses
 from functional_nn.networks.connections import dense
@@ -74,15 +74,15 @@ def _begin(network: Network, layer: Layer, stream: draws.Stream, dtype) -> dict:
     }
 
 
-def _method(rate: Any, noise: Any) -> Callable[[Asked], Backpropagation]:
-    def method(asked: Asked) -> Backpropagation:
-        network, loss, params, layers = asked.network, asked.loss, asked.params, asked.network.layers
-        trace, output = forward(network, params, asked.inputs, {}, asked.key), network.output
+def _method(rate: Any, noise: Any) -> Callable[[Request], Backpropagation]:
+    def method(request: Request) -> Backpropagation:
+        network, loss, params, layers = request.network, request.loss, request.params, request.network.layers
+        trace, output = forward(network, params, request.inputs, {}, request.key), network.output
         a = trace.activations
         step = jnp.asarray(rate, a[output.name].dtype)
-        stream = draws.of_key(asked.key)
+        stream = draws.of_key(request.key)
         s, learned, inverses = {}, {}, {}
-        s[output.name], learned[output.name] = start(network, loss, params, trace, asked.targets, asked.weights)
+        s[output.name], learned[output.name] = start(network, loss, params, trace, request.targets, request.weights)
         away: Array | None = None  # share (a^m - t^m) / rate, which is dF/da^m of the layer below the output
         for above, layer in zip(layers[:0:-1], layers[-2::-1], strict=True):
             if above is output:
@@ -90,19 +90,19 @@ def _method(rate: Any, noise: Any) -> Callable[[Asked], Backpropagation]:
                 away = dense.back(s[output.name], w, a[layer.name])
             else:
                 # a^m - t^m of each example
-                per_example = factors.over_rows(away, 1 / losses.positive(asked.share)) * step
+                per_example = factors.over_rows(away, 1 / losses.positive(request.share)) * step
                 inverse = _Inverse(layer, params[above.name]["feedback"])
                 moved = inverse(a[above.name] - per_example)[0] - inverse(a[above.name])[0]
-                away = factors.over_rows(-moved / step, asked.share)
+                away = factors.over_rows(-moved / step, request.share)
                 drawn = draws.normal(draws.inside(stream, above.name), a[layer.name].shape, a[layer.name].dtype)
                 inverses[above.name] = _learned(
-                    asked, above, layer, a[layer.name] + jnp.asarray(noise, drawn.dtype) * drawn
+                    request, above, layer, a[layer.name] + jnp.asarray(noise, drawn.dtype) * drawn
                 )
             s[layer.name], learned[layer.name] = pullback(layer, params, trace, away)
         gradients = contract(network, params, trace, Sweep(s, learned, {}))
         for name, found in inverses.items():
             gradients[name]["feedback"] = found
-        return asked.answer(trace, gradients, s)
+        return request.result(trace, gradients, s)
 
     return method
 
@@ -118,10 +118,10 @@ class _Inverse:
         return self.below.activation.forward(n, {})[0], n
 
 
-def _learned(asked: Asked, above: Layer, below: Layer, x: Array) -> dict[str, Array]:
+def _learned(request: Request, above: Layer, below: Layer, x: Array) -> dict[str, Array]:
     """The gradient of |h(f(x)) - x|^2 / 2 by V and c, x (Q, S) held fixed."""
-    own = asked.params[above.name]
+    own = request.params[above.name]
     through = above.activation.forward(plus_bias(dense.forward(x, own["weights"][below.name]), own), {})[0]
     back, n = _Inverse(below, own["feedback"])(through)
-    s, _ = below.activation.pullback(factors.over_rows(back - x, asked.share), n, back, None, {})
+    s, _ = below.activation.pullback(factors.over_rows(back - x, request.share), n, back, None, {})
     return {"inverse": dense.outer(s, through), "inverse_bias": jnp.sum(s, axis=0)}
