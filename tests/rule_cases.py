@@ -9,6 +9,7 @@ import numpy as np
 from cases import problem
 
 import functional_nn as fnn
+from functional_nn import checks
 
 KEY = jax.random.key(20)
 LOSS = "cross_entropy"
@@ -108,8 +109,8 @@ def tree(flat):
 
 def close(found, expected, tolerance=1e-12):
     """Asserts that each array is the expected one, relative to that array's norm."""
-    paths = fnn.comparison.checks.by_path(expected)
-    given = fnn.comparison.checks.by_path(found)
+    paths = checks.by_path(expected)
+    given = checks.by_path(found)
     assert given.keys() == paths.keys()
     for path, x in paths.items():
         difference = np.linalg.norm(np.asarray(given[path]) - np.asarray(x))

@@ -1,6 +1,7 @@
 """`compare` finds what is wrong, says where, and lets what is right pass."""
 
 import csv
+import dataclasses
 import json
 import math
 
@@ -33,9 +34,9 @@ def scaled(factor, layer):
 
         found = next(x for x in network.layers if x.name == layer)
         right = found.activation.pullback
-        activation = comparison.dataclasses.replace(found.activation, pullback=pullback)
+        activation = dataclasses.replace(found.activation, pullback=pullback)
         layers = tuple(
-            comparison.dataclasses.replace(x, activation=activation) if x is found else x for x in network.layers
+            dataclasses.replace(x, activation=activation) if x is found else x for x in network.layers
         )
         return backprop.backpropagate(fnn.Network(network.inputs, layers), loss, params, inputs, targets)
 

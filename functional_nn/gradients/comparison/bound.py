@@ -70,7 +70,7 @@ class Examination:
         return tuple(rows)
 
     def first_position_apart(self, part, last: bool = False) -> tuple[int, ...] | None:
-        """Returns the first position of a signal (Q, *P, S) at which the two differ by more than rounding explains.
+        """Returns the first position of a signal `(Q, *P, S)` at which the two differ by more than rounding explains.
 
         last: the last position instead, which is the first on the way back through time.
         """

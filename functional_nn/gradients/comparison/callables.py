@@ -88,7 +88,7 @@ def compare_activation(activation: str | Activation, shape: Shape | int = 8, *, 
 
     Args:
         activation: An activation, or its name.
-        shape: One example's signal: (*P, S) for S neurons at each position, such as (6, 6, 4) for pooling; an integer
+        shape: One example's signal: `(*P, S)` for S neurons at each position, such as (6, 6, 4) for pooling; an integer
             S.
         key: Random key for the data; a fixed key by default.
 
@@ -181,7 +181,7 @@ def compare_connection(
 
     Args:
         connection: A connection, or its specification.
-        shape: One example's signal that it reads, (*P, R), or an integer R.
+        shape: One example's signal that it reads, `(*P, R)`, or an integer R.
         channels: How many channels it writes; ignored for a connection without weights, which keeps its own.
         key: Random key for the data; a fixed key by default.
 

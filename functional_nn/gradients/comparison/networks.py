@@ -53,12 +53,12 @@ def compare(
         network: The network.
         loss: A loss, or its name.
         params: Parameters, in the dtype to compare in.
-        inputs: (Q, *P, R), or {name: (Q, *P, R)}.
-        targets: (Q, *P, S), or integer classes (Q, *P).
+        inputs: `(Q, *P, R)`, or `{name: (Q, *P, R)}`.
+        targets: `(Q, *P, S)`, or integer classes `(Q, *P)`.
         manual: Your own `backpropagate`: `(network, loss, params, inputs, targets) -> Backpropagation`. It is called
             with prepared inputs, always a dict ({"input": (Q, R)} in a chain), in the parameters' dtype, and with
             `key=` if the network has dropout. Its `value`, its `gradients` in the parameters' structure and its
-            `sensitivities` {layer: (Q, *P, S)} are compared.
+            `sensitivities` `{layer: (Q, *P, S)}` are compared.
         rule: A learning rule of `fnn.rules`, to see how far its gradient is from the exact one. What the rule learns is
             initialized where `params` do not hold it.
         key: Random key for random directions, for what a random rule draws, and for the neurons that dropout drops, the

@@ -217,7 +217,7 @@ _DATA_ARGUMENTS = """
     network: The network.
     loss: {loss}
     params: Its parameters.
-    inputs: (Q, *P, R), or {{name: (Q, *P, R)}}.
+    inputs: `(Q, *P, R)`, or `{{name: (Q, *P, R)}}`.
     targets: {targets}
 """
 _SHARED_ARGUMENTS = """
@@ -238,7 +238,7 @@ def _with_shared_arguments(text: str, reads_loss: bool) -> str:
         gap, after = "\n\n", section.lstrip() + after
     first = _DATA_ARGUMENTS.format(
         loss="A loss, or its name." if reads_loss else "Not needed; may be None.",
-        targets="(Q, *P, S), or integer classes (Q, *P)." if reads_loss else "Not needed; may be None.",
+        targets="`(Q, *P, S)`, or integer classes `(Q, *P)`." if reads_loss else "Not needed; may be None.",
     )
     arguments = "\n".join(filter(None, (first.strip("\n"), own, _SHARED_ARGUMENTS.strip("\n"))))
     return f"{before}\nArgs:\n{arguments}{gap}{after}".rstrip()
@@ -265,10 +265,11 @@ def compute(
         network: The network.
         loss: A loss, or its name; None if no quantity reads it.
         params: Its parameters.
-        inputs: (Q, *P, R), or {name: (Q, *P, R)}.
-        targets: (Q, *P, S), or integer classes (Q, *P); None if no quantity reads them.
+        inputs: `(Q, *P, R)`, or `{name: (Q, *P, R)}`.
+        targets: `(Q, *P, S)`, or integer classes `(Q, *P)`; None if no quantity reads them.
         names: Names of the quantities; `names()` lists them.
-        weights: Weights of the examples (Q,), in everything that sums over them; or of the outputs' positions (Q, *P).
+        weights: Weights of the examples (Q,), in everything that sums over them; or of the outputs' positions `(Q,
+            *P)`.
         block: Examples swept at once; None for all. Fewer are taken if their signals would use more than 256 MiB, on a
             CPU 32 MiB. A larger batch goes in blocks, with the same result, so that only results grow with Q.
         budget: Bytes that one result may take.

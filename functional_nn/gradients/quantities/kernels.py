@@ -29,7 +29,7 @@ def jacobian(view: View, *, of: LastLayer = "outputs") -> Params:
         of: "outputs", or the last layer's "net_inputs".
 
     Returns:
-        d(outputs)/dparams in the parameters' structure, with (Q, *P, S) in front.
+        d(outputs)/dparams in the parameters' structure, with `(Q, *P, S)` in front.
 
     Example:
         >>> import jax, jax.numpy as jnp, functional_nn as fnn
@@ -88,7 +88,7 @@ def tangent_kernel(view: View, *, others: Inputs | None = None, of: LastLayer = 
         of: As in `jacobian`.
 
     Returns:
-        (Q, Q', S, S), or (Q, Q', *P, S, *P, S).
+        (Q, Q', S, S), or `(Q, Q', *P, S, *P, S)`.
 
     References:
         Jacot et al. 2018 (arXiv 1806.07572).

@@ -58,7 +58,7 @@ def _statistics(sums: dict[str, dict], whole: Whole, *, saturation: float) -> di
 
 
 def _own_slopes(activation: Activation, n: Array, a: Array, kept: Any, theta: Theta) -> Array:
-    """Returns da_i/dn_i (Q, *P, S), neuron by neuron where the activation has no `slopes` and mixes neurons."""
+    """Returns da_i/dn_i `(Q, *P, S)`, neuron by neuron where the activation has no `slopes` and mixes neurons."""
     if activation.slopes is not None:
         return jnp.broadcast_to(activation.slopes(n, a, kept, theta), a.shape)
 

@@ -98,7 +98,7 @@ class RuleNoise(NamedTuple):
     """Bias and variance of a random learning rule for one layer, in units of the exact gradient's norm (or its square).
 
     Attributes:
-        bias: |mean of the rule's gradients - exact gradient|.
+        bias: `|mean of the rule's gradients - exact gradient|`.
         bias_error: Standard error of that mean.
         variance: Variance about the mean, summed over the parameters.
 

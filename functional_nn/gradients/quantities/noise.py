@@ -62,7 +62,7 @@ def _square(tree: Params) -> Array:
 
 
 def _layer_moments(view: View) -> tuple[dict[str, Array], Params]:
-    """Returns {layer: mean |g_q|^2}, and the mean of g_q."""
+    """Returns {layer: mean `|g_q|^2`}, and the mean of g_q."""
     part = view.part
     return {name: jnp.sum(n * part) for name, n in layer_squares(view.gradients).items()}, view.contract(part)
 

@@ -13,12 +13,12 @@ from functional_nn.networks.network import Params
 
 
 def norms(view: View) -> Array:
-    """Returns |g_q|, (Q,)."""
+    """Returns `|g_q|`, (Q,)."""
     return jnp.sqrt(sum(layer_squares(view.gradients).values()))
 
 
 def layer_squares(factored: Params) -> dict[str, Array]:
-    """Returns {layer: |g_q|^2 (Q,)} of the layers that have parameters."""
+    """Returns {layer: `|g_q|^2` (Q,)} of the layers that have parameters."""
     leaves = {name: factors.leaves(own) for name, own in factored.items()}
     return {name: sum(map(factors.square_norms, own)) for name, own in leaves.items() if own}
 
@@ -66,7 +66,7 @@ def per_example_norms(view: View) -> Array:
     """Returns the norm of every example's gradient without forming any gradient.
 
     Returns:
-        |g_q|, (Q,), at least float32.
+        `|g_q|`, (Q,), at least float32.
 
     References:
         Goodfellow 2015 (arXiv 1510.01799), here for graphs and shared parameters.
@@ -142,7 +142,7 @@ def input_gradients(view: View) -> dict[str, Array]:
     """Returns dF/dp for every input p, each example's share of F included, as `backpropagate` does.
 
     Returns:
-        {input: (Q, *P, R)}; tokens are left out.
+        `{input: (Q, *P, R)}`; tokens are left out.
 
     Example:
         >>> import jax, jax.numpy as jnp, functional_nn as fnn

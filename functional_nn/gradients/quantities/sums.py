@@ -46,7 +46,7 @@ def clip(view: View, max_norm: Number) -> Params:
     # An example that has overflowed would be scaled down to nothing: nan says so, and stops a run.
     scale = view.share * jnp.where(jnp.isfinite(lengths), jnp.minimum(1, max_norm / lengths), jnp.nan)
     signals = any(len(shape) > 1 for shape in view.network.net_shapes.values())
-    return view.contract_formed(scale) if signals else view.contract_anew(scale)
+    return view.contract_formed(scale) if signals else view.contract_again(scale)
 
 
 def add_noise(clipped: Params, shares: Array, max_norm: Number, noise_multiplier: Number, key: Array | None) -> Params:
@@ -83,8 +83,8 @@ def clipped_gradient(
         key: Random key for the noise.
 
     Returns:
-        The sum, in the parameters' structure. It is nan where some |g_q| is not finite; its square overflows in float32
-        from 1.8e19 on.
+        The sum, in the parameters' structure. It is nan where some `|g_q|` is not finite; its square overflows in
+        float32 from 1.8e19 on.
 
     Raises:
         ValueError: For max_norm <= 0, noise_multiplier < 0, and noise without a key.

@@ -139,7 +139,7 @@ def _scaled(x: Array, scale: Any) -> Array:
 
 
 def places_of(network: Network, source: str, owner: str) -> Literal["whole", "each"]:
-    """Returns how errors of the outputs are matched to a layer's signal (*P, R).
+    """Returns how errors of the outputs are matched to a layer's signal `(*P, R)`.
 
     "whole" takes the whole signal, where the outputs have no positions; "each" takes each position by itself, where
     both have the same ones. Raises ValueError where they differ.

@@ -48,8 +48,8 @@ class Edge(NamedTuple):
         source: Name of the layer or input that it reads.
         connection: The connection.
         weights: W.
-        signal: What was read through it, (Q, *P, R).
-        errors: s^M (Q, *P, S^M), where the way back began.
+        signal: What was read through it, `(Q, *P, R)`.
+        errors: s^M `(Q, *P, S^M)`, where the way back began.
         feedback: What the rule has learned for this connection; None where it learns nothing.
         stream: As in `Place`.
 
@@ -70,7 +70,7 @@ class Edge(NamedTuple):
     stream: Stream | None
 
     def back(self, s: Array, weights: Array | None = None) -> Array:
-        """Returns what of s (Q, *P', S) reaches the source, (Q, *P, R), by W or by the given matrix instead."""
+        """Returns what of s `(Q, *P', S)` reaches the source, `(Q, *P, R)`, by W or by the given matrix instead."""
         return self.connection.back(s, self.weights if weights is None else weights, self.signal)
 
     @property
@@ -96,7 +96,7 @@ class Rule(Described):
         name: How the rule is written.
         weights: weights(edge) -> B, as large as W, which replaces W on the way back.
         direct: direct(edge) -> B (S^M, R): g = s^M B, straight from the outputs.
-        carry: carry(edge, s) -> g (Q, *P, R): what of s reaches the source, where no matrix describes it. At most one
+        carry: carry(edge, s) -> g `(Q, *P, R)`: what of s reaches the source, where no matrix describes it. At most one
             of `weights`, `direct` and `carry` may be given.
         alter: alter(place, s) -> s, for every layer, before its own gradient is made from s and before s goes further
             back.
@@ -159,7 +159,7 @@ class Rule(Described):
         return any(each is not None for each in (self.weights, self.direct, self.carry))
 
     def cross(self, edge: Edge, s: Array) -> Array:
-        """Returns what of s (Q, *P', S) reaches the source, (Q, *P, R). Raises ValueError for other shapes."""
+        """Returns what of s `(Q, *P', S)` reaches the source, `(Q, *P, R)`. Raises ValueError for other shapes."""
         signal, errors = edge.signal, edge.errors
         if self.direct is not None:
             b = self.checked("direct", self.direct(edge), edge.direct_shape, errors.dtype)

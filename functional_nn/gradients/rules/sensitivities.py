@@ -54,13 +54,13 @@ def noisy(sigma: float) -> Rule:
 def rounded(bits: int, stochastic: bool = True) -> Rule:
     """Returns the rule that keeps s in a few bits.
 
-    There are 2^bits - 1 levels, evenly spaced from -m to m with 0 among them, m being the layer's largest |s|; one bit
-    has the two levels m and -m.
+    There are 2^bits - 1 levels, evenly spaced from -m to m with 0 among them, m being the layer's largest `|s|`; one
+    bit has the two levels m and -m.
 
     Args:
         bits: Integer from 1 to 24.
         stochastic: True rounds to one of the two nearest levels at random, which is unbiased. False rounds to the
-            nearest; one bit then takes the sign of s, times the mean of |s|.
+            nearest; one bit then takes the sign of s, times the mean of `|s|`.
 
     Returns:
         The rule. It draws at every update if it is stochastic.
@@ -194,7 +194,7 @@ def clipped_back(norm: float) -> Rule:
 def surrogate(slope: float = 1.0) -> Rule:
     """Returns the rule that puts a derivative where an activation has none.
 
-    Networks of threshold neurons can be trained with it. In a layer without derivative s = g h / (1 + slope |n|)^2,
+    Networks of threshold neurons can be trained with it. In a layer without derivative s = g h / (1 + slope `|n|`)^2,
     with h the height of the step: 1 for hardlim, 2 for hardlims. Layers that have a derivative keep it.
 
     Args:
