@@ -11,7 +11,7 @@ import jax
 import pytest
 from hypothesis import HealthCheck, settings
 
-import functional_nn  # before anything starts the compiler
+import functional_nn  # noqa: F401  (before anything starts the compiler)
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")

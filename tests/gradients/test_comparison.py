@@ -35,9 +35,7 @@ def scaled(factor, layer):
         found = next(x for x in network.layers if x.name == layer)
         right = found.activation.pullback
         activation = dataclasses.replace(found.activation, pullback=pullback)
-        layers = tuple(
-            dataclasses.replace(x, activation=activation) if x is found else x for x in network.layers
-        )
+        layers = tuple(dataclasses.replace(x, activation=activation) if x is found else x for x in network.layers)
         return backprop.backpropagate(fnn.Network(network.inputs, layers), loss, params, inputs, targets)
 
     return wrong

@@ -37,10 +37,10 @@ from functional_nn.gradients.comparison.records import (
     KinkAudit,
     TaylorTest,
     ThirdOpinion,
-    Verdict,
     finite_or_none,
     mark,
 )
+from functional_nn.gradients.comparison.records import Verdict as Verdict
 
 __all__ = [
     "Agreement",
@@ -50,7 +50,6 @@ __all__ = [
     "KinkAudit",
     "TaylorTest",
     "ThirdOpinion",
-    "Verdict",
     "compare",
     "compare_activation",
     "compare_callables",

@@ -216,7 +216,10 @@ def test_an_update_has_directions_of_its_own():
         ("weight_perturbation(0)", "weight_perturbation: sigma must be a finite number > 0, got 0"),
         ("weight_perturbation(0.1, 0)", "weight_perturbation: directions must be an integer >= 1, got 0"),
         ("spsa(-1)", "spsa: c must be a finite number > 0, got -1"),
-        ("evolution_strategy(3)", "evolution_strategy: population must be even, each direction goes both ways, got 3"),
+        (
+            "evolution_strategy(3)",
+            "population must be even, since each direction is taken both ways, got 3",
+        ),
         ("evolution_strategy(0)", "evolution_strategy: population must be an integer >= 2, got 0"),
         ("evolution_strategy(2, 0)", "evolution_strategy: sigma must be a finite number > 0, got 0"),
         ("node_perturbation(0)", "node_perturbation: sigma must be a finite number > 0, got 0"),

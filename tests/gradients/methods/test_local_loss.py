@@ -12,7 +12,7 @@ from functional_nn import rules
 from functional_nn.networks.network import plus_bias, theta, weights_of
 
 
-def begun(network, seed=0):
+def initialized(network, seed=0):
     """(params with heads, whose biases are not at 0, inputs, targets)."""
     params, inputs, targets = numbers(network, seed)
     return with_heads(network, params), inputs, targets
@@ -62,7 +62,7 @@ def expected_of(network, params, inputs, targets, weights=None, whole=True):
 @pytest.mark.parametrize("weights", [None, WEIGHTS], ids=["", "weights"])
 @pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS)
 def test_each_layer_learns_by_its_own_head_alone(network, weights):
-    params, inputs, targets = begun(network)
+    params, inputs, targets = initialized(network)
     heads = {layer for layer, own in params.items() if "feedback" in own}
     assert heads == {layer.name for layer in network.layers} - {network.output.name}
     found = fnn.value_and_grad(network, LOSS, rule="local_loss")(params, inputs, targets, weights)
@@ -107,7 +107,7 @@ def test_heads_read_the_whole_signal_or_each_position_as_the_outputs_are(name):
 
 
 def test_the_output_layer_learns_as_always_and_others_do_not_see_it():
-    params, inputs, targets = begun(MLP)
+    params, inputs, targets = initialized(MLP)
     step, exact = fnn.value_and_grad(MLP, LOSS, rule="local_loss"), fnn.value_and_grad(MLP, LOSS)
     found = step(params, inputs, targets)[1]
     close(found["layer3"], exact(params, inputs, targets)[1]["layer3"])
@@ -128,7 +128,7 @@ def test_heads_begin_as_glorots_weights_and_without_bias():
 
 def test_dropout_is_the_forward_passes():
     network = fnn.multilayer((3, 6, 2), ("tanh", "softmax"), dropout=(0.5, 0))
-    params, inputs, targets = begun(network)
+    params, inputs, targets = initialized(network)
     found = fnn.backpropagate(network, LOSS, params, inputs, targets, None, KEY, rule="local_loss")
     mask, n = np.asarray(found.trace.dropped["layer1"].mask), np.asarray(found.trace.net_inputs["layer1"])
     own = params["layer1"]["feedback"]
