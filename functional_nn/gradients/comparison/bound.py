@@ -3,6 +3,7 @@
 import functools
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ from functional_nn.gradients.comparison.records import Difference, Verdict
 from functional_nn.gradients.roundings import displacements, unit_roundoff
 from functional_nn.registry import cached
 
+Part = Callable[[Any], Any]  # takes a part of a result
 LAMBDA = 6.0
 
 
@@ -22,7 +24,16 @@ SAYS_LITTLE = 0.1  # a bound above this would pass gradients that are wrong by a
 class Examination:
     """Both results at one point, and the automatic one at nearby points, for the condition number."""
 
-    def __init__(self, manual, automatic, args, moved, key, jit, reused=True):
+    def __init__(
+        self,
+        manual: Callable,
+        automatic: Callable,
+        args: tuple,
+        moved: tuple[bool, ...],
+        key: Array | None,
+        jit: bool,
+        reused: bool = True,
+    ) -> None:
         """reused: the automatic callable will be examined again, so its displacements are worth compiling."""
         self.key = jax.random.key(0) if key is None else key
         self.args, self.jit = args, jit
@@ -43,7 +54,7 @@ class Examination:
         draw = generator(self.key, 1)
         self.nearby = [automatic_compiled(*_moved_by_signs(args, moved, draw, self.step)) for _ in range(3)]
 
-    def condition(self, part) -> float:
+    def condition(self, part: Part) -> float:
         """Returns the condition number of a part of the result, at least 1."""
         result = flat(part(self.automatic))
         norm = np.linalg.norm(result)
@@ -52,11 +63,11 @@ class Examination:
         change = max(float(np.linalg.norm(flat(part(moved)) - result)) for moved in self.nearby)
         return max(1.0, change / (self.step * norm)) if norm > 0 else 1.0
 
-    def allowed(self, part) -> float:
+    def allowed(self, part: Part) -> float:
         """Returns how large rounding alone may make the difference of a part of the results."""
         return LAMBDA * self.unit * float(np.linalg.norm(flat(part(self.delta))))
 
-    def differences(self, part) -> tuple[Difference, ...]:
+    def differences(self, part: Part) -> tuple[Difference, ...]:
         """Returns one difference for each array of a part of the results, each with its own bound."""
         paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(part(self.automatic))]
         rows = []
@@ -69,7 +80,7 @@ class Examination:
             rows.append(_difference(name, leaf(self.manual), leaf(self.automatic), self.allowed(leaf)))
         return tuple(rows)
 
-    def first_position_apart(self, part, last: bool = False) -> tuple[int, ...] | None:
+    def first_position_apart(self, part: Part, last: bool = False) -> tuple[int, ...] | None:
         """Returns the first position of a signal `(Q, *P, S)` at which the two differ by more than rounding explains.
 
         last: the last position instead, which is the first on the way back through time.
@@ -89,13 +100,13 @@ class Examination:
             return None
         return tuple(int(i) for i in np.unravel_index(apart[-1 if last else 0], manual.shape[1:-1]))
 
-    def total(self, part) -> Difference:
+    def total(self, part: Part) -> Difference:
         """Returns the difference of all arrays of a part, taken as one vector."""
-        joined = [
+        manual, automatic = (
             np.concatenate([np.ravel(np.asarray(x)) for x in jax.tree.leaves(part(tree))])
             for tree in (self.manual, self.automatic)
-        ]
-        return _difference("total", *joined, self.allowed(part))
+        )
+        return _difference("total", manual, automatic, self.allowed(part))
 
 
 @functools.partial(cached, size=32)
@@ -103,7 +114,7 @@ def _compiled_displacements(automatic: Callable) -> Callable:
     return jax.jit(functools.partial(displacements, automatic))
 
 
-def _difference(name: str, manual, automatic, allowed: float) -> Difference:
+def _difference(name: str, manual: Any, automatic: Any, allowed: float) -> Difference:
     manual, automatic = np.asarray(manual), np.asarray(automatic)
     if manual.shape != automatic.shape:
         raise ValueError(f"{name}: the two results have shapes {manual.shape} and {automatic.shape}")
@@ -188,7 +199,7 @@ def generator(key: Array, purpose: int) -> np.random.Generator:
     return np.random.default_rng([purpose, *np.ravel(jax.random.key_data(key)).tolist()])
 
 
-def flat(tree) -> np.ndarray:
+def flat(tree: Any) -> np.ndarray:
     return np.concatenate([np.ravel(np.asarray(x)).astype(np.float64) for x in jax.tree.leaves(tree)])
 
 

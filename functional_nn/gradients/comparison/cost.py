@@ -34,8 +34,8 @@ def measure_costs(
         ['sine']
     """
     programs, compile_seconds = {}, {}
-    trace_times = {name: [] for name in callables}
-    run_times = {name: [] for name in callables}
+    trace_times: dict[str, list[float]] = {name: [] for name in callables}
+    run_times: dict[str, list[float]] = {name: [] for name in callables}
 
     def trace(f):
         return jax.jit(lambda *a: f(*a)).trace(*args)  # a new function each time: nothing is remembered

@@ -18,7 +18,7 @@ from functional_nn.gradients.backprop import Backpropagation, backpropagate, che
 from functional_nn.gradients.comparison.bound import Examination, first_difference, flat, judge
 from functional_nn.gradients.comparison.cost import measure_costs
 from functional_nn.gradients.comparison.opinions import audit_kinks, opinions, zero_offsets
-from functional_nn.gradients.comparison.records import Agreement, Angle, Difference
+from functional_nn.gradients.comparison.records import Agreement, Angle, Cost, Difference
 from functional_nn.networks import losses
 from functional_nn.networks.losses import Loss
 from functional_nn.networks.network import Inputs, Network, Params, dtype_of, forward, moved
@@ -137,7 +137,7 @@ def compare(
         if cut:
             says = f"{', '.join(cut)}: derivatives are cut off on purpose (truncate), so that they are not F's own"
             third, taylor = dataclasses.replace(third, says=says), dataclasses.replace(taylor, says="inconclusive")
-    measured = ()
+    measured: tuple[Cost, ...] = ()
     if costs:
 
         def value_and_gradient(*args):

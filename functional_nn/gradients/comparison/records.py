@@ -6,16 +6,16 @@ import io
 import json
 import math
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import jax
 
 Verdict = Literal["agree", "differ", "inconclusive", "another rule"]
+Record = TypeVar("Record")
 
 
-def _record(cls):
-    """Makes a frozen dataclass that is a pytree: numbers are leaves, text and positions belong to its structure."""
-    cls = dataclasses.dataclass(frozen=True)(cls)
+def _pytree(cls: type[Record]) -> type[Record]:
+    """Makes a dataclass a pytree: numbers are leaves, text and positions belong to its structure."""
     static = (str, str | None, Verdict, tuple[int, ...])
     names = [f.name for f in dataclasses.fields(cls)]
     meta = [f.name for f in dataclasses.fields(cls) if f.type in static or f.metadata.get("static")]
@@ -23,7 +23,8 @@ def _record(cls):
     return cls
 
 
-@_record
+@_pytree
+@dataclasses.dataclass(frozen=True)
 class Difference:
     r"""How far apart two arrays are, and how far rounding alone may drive them.
 
@@ -72,7 +73,8 @@ class Difference:
         return 0 < self.allowed and self.norm <= self.allowed
 
 
-@_record
+@_pytree
+@dataclasses.dataclass(frozen=True)
 class ThirdOpinion:
     """Directional derivatives in float64 from values of the objective alone, and how far each gradient is from them.
 
@@ -97,7 +99,8 @@ class ThirdOpinion:
     accuracy: float  # what the method itself can be trusted to, relatively
 
 
-@_record
+@_pytree
+@dataclasses.dataclass(frozen=True)
 class TaylorTest:
     """The slope in :math:`h` of the Taylor remainder :math:`|F(x + h d) - F(x) - h g^T d|`.
 
@@ -122,7 +125,8 @@ class TaylorTest:
     conclusive: int  # directions along which the remainder stood above rounding
 
 
-@_record
+@_pytree
+@dataclasses.dataclass(frozen=True)
 class KinkAudit:
     """How many net inputs of a layer (or outputs, for a loss with a kink) are where there is no derivative.
 
@@ -148,7 +152,8 @@ class KinkAudit:
     of: int
 
 
-@_record
+@_pytree
+@dataclasses.dataclass(frozen=True)
 class Cost:
     """What one gradient costs; times are medians.
 
@@ -175,7 +180,8 @@ class Cost:
     temporary_bytes: int
 
 
-@_record
+@_pytree
+@dataclasses.dataclass(frozen=True)
 class Angle:
     """How far a learning rule turns one layer's gradient from the exact one. All are nan where a side is 0 or missing.
 
@@ -202,7 +208,8 @@ class Angle:
     sensitivity_ratio: float
 
 
-@_record
+@_pytree
+@dataclasses.dataclass(frozen=True)
 class Agreement:
     r"""The result of `compare`. It prints as a table, saves as CSV or JSON, and is a pytree of its numbers.
 

@@ -3,6 +3,7 @@
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol, TypeVar, overload
 
@@ -19,7 +20,8 @@ from functional_nn.networks.network import Inputs, Network, Params
 from functional_nn.registry import Registry
 
 
-class Whole(NamedTuple):
+@dataclass(frozen=True)
+class Whole:
     """All examples of a call, for what a quantity computes after its blocks.
 
     Attributes:
@@ -195,7 +197,9 @@ def register(
         declaration = Declaration(measure, adds, finish, reads_loss, elements, instead, options)
         _registry.add(name, lambda: declaration)
 
-        def function(network, loss, params, inputs, targets=None, **settings):
+        def function(
+            network: Network, loss: Any, params: Params, inputs: Inputs, targets: Any = None, **settings: Any
+        ) -> Any:
             return compute(network, loss, params, inputs, targets, (name,), **settings)[name]
 
         shared = inspect.signature(compute).parameters
@@ -204,7 +208,7 @@ def register(
         parameters = [*first, *own, *(shared[each] for each in _SHARED)]
         returned = inspect.signature(measure if finish is None else finish).return_annotation
         functools.update_wrapper(function, measure)
-        del function.__wrapped__
+        del function.__wrapped__  # type: ignore[attr-defined]
         function.__doc__ = _with_shared_arguments(inspect.cleandoc(measure.__doc__ or ""), reads_loss)
         function.__signature__ = inspect.Signature(parameters, return_annotation=returned)
         function.__annotations__ = {p.name: p.annotation for p in parameters} | {"return": returned}

@@ -44,6 +44,7 @@ from functional_nn.gradients.rules.feedback import glorot as glorot
 from functional_nn.gradients.rules.feedback import places_of as places_of
 from functional_nn.gradients.rules.lookup import ByLayer as ByLayer
 from functional_nn.gradients.rules.lookup import Given as Given
+from functional_nn.gradients.rules.lookup import _named as _named  # pickles of earlier versions find it here
 from functional_nn.gradients.rules.lookup import (
     begin,
     exact,
