@@ -136,7 +136,7 @@ def definitions(network, loss, params, inputs, targets, weights=None):
 
 
 def measured(network, loss, params, inputs, targets, weights=None, **settings):
-    """The same of ours, flattened likewise."""
+    """Returns the library's own, flattened in the same way."""
     names = (
         "per_example_gradients",
         "per_example_norms",

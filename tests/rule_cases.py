@@ -1,4 +1,4 @@
-"""What the tests of learning rules share: a backward pass in NumPy that is told what crosses each connection.
+"""What the tests of learning rules share: a backward pass in NumPy that takes what crosses each connection.
 
 Written from the papers' equations, of layers that read vectors; it reads a network's description and parameters and
 calls none of its code. Letters: Q examples, S neurons of a layer, s = dF/dn, g = dF/da.
@@ -90,7 +90,7 @@ def forward(network, params, inputs):
 
 def backward(network, params, inputs, start, cross=None, alter=lambda layer, s: s, slopes=None):
     """(gradient, {layer: s}). start(a) -> s^M; cross(layer, source, s, s^M) -> g, W's by default; alter(layer, s) -> s;
-    slopes: {activation: f'(n, a)} beside those of `TRANSFER`.
+    slopes: {activation: f'(n, a)} in addition to those of `TRANSFER`.
     """
     n, a = forward(network, params, inputs)
     known = {name: slope for name, (_, slope) in TRANSFER.items()} | (slopes or {})
@@ -163,7 +163,7 @@ def over_keys(function, count, seed=1):
 
 
 def initialized(rule, network, seed=0):
-    """Parameters with what the rule learns beside them, in NumPy's arrays, inputs, targets."""
+    """Returns parameters with what the rule learns, inputs and targets, in NumPy's arrays."""
     params, inputs, targets = numbers(network, seed)
     return jax.tree.map(np.asarray, rules.begin(rule, network, params, KEY)), inputs, targets
 

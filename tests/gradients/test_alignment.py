@@ -1,4 +1,4 @@
-"""Quantities of learning rules: where a rule points beside the exact gradient, how it scatters, and what of each
+"""Quantities of learning rules: where a rule points relative to the exact gradient, how it scatters, and what of each
 example comes from its s and a; by hand from two gradients, and one example at a time.
 """
 
@@ -92,7 +92,7 @@ def test_the_exact_gradient_points_where_it_points():
     assert measured(MLP, back, numbers(MLP))["layer2"].gradient_cosine == pytest.approx(-1)
 
 
-def test_where_there_is_nothing_the_angle_is_0_and_where_nothing_is_asked_none():
+def test_angles_are_0_where_a_gradient_is_0_and_none_where_there_is_none():
     """A rule that sends nothing; a rule without sensitivities; a layer without parameters."""
     nothing = fnn.Rule("nothing", carry=lambda edge, s: 0 * edge.back(s))
     found = measured(MLP, nothing, numbers(MLP))
@@ -131,7 +131,7 @@ def test_a_random_rule_draws_from_the_key_that_is_given():
 
 @pytest.mark.parametrize("rule", ["feedback_alignment(1)", "kolen_pollack(0.5)", "noisy(0.2)"])
 def test_alignment_is_tracked_by_fit_along_its_own_rule(rule):
-    """After each epoch, at the parameters of then, what the rule has learned beside them among them."""
+    """After each epoch, at the parameters of then, with what the rule has learned."""
     params, inputs, targets = initialized(rule, TINY)
     seen = []
     result = training.fit(
@@ -257,9 +257,9 @@ def test_what_is_made_of_s_and_a_is_of_each_examples_gradient_by_the_rule(rule):
 
 def test_jacobians_and_curvature_stay_exact():
     data = numbers(TINY)
-    asked = ("jacobian", "gauss_newton_diagonal")
+    names = ("jacobian", "gauss_newton_diagonal")
     each = "feedback_alignment", "exact"
-    both = jax.jit(lambda *data: [quantities.compute(TINY, LOSS, *data, asked, rule=rule) for rule in each])
+    both = jax.jit(lambda *data: [quantities.compute(TINY, LOSS, *data, names, rule=rule) for rule in each])
     found, exact = both(*data)
     assert all((x == y).all() for x, y in zip(*map(jax.tree.leaves, (found, exact)), strict=True))
 

@@ -66,7 +66,7 @@ def test_right_gradients_pass_every_checker(hidden, output, loss, dtype):
 
 
 @pytest.mark.sampled(every=2)
-# The smallest fault each dtype can be asked to see: the bounds for this case are near 1e-14 and 1e-5.
+# The smallest fault that each dtype can show: the bounds for this case are near 1e-14 and 1e-5.
 @pytest.mark.parametrize(("dtype", "fault"), [(jnp.float64, 1e-11), (jnp.float32, 1e-2)])
 @pytest.mark.parametrize("layer", ["first", "second", "third"])
 def test_a_small_fault_is_seen_and_its_layer_named(layer, dtype, fault):

@@ -31,7 +31,7 @@ def test_draws_have_the_documented_moments(name, dtype):
     x = np.asarray(x, np.float64)
     for power, moment in enumerate(expected, start=1):
         error = np.std(x**power) / np.sqrt(COUNT)
-        slack = 0.01 if (name, power) == ("nearly_normal", 4) else 0  # which is told to three digits
+        slack = 0.01 if (name, power) == ("nearly_normal", 4) else 0  # documented to three digits
         assert abs(np.mean(x**power) - moment) <= 5 * error + slack, power
     if name == "uniform":
         assert -1 < x.min() < -0.9999 and 0.9999 < x.max() < 1

@@ -31,7 +31,7 @@ def losses(network, params, inputs, targets, weights, whole):
     """The cross-entropy of the output and of every head, each of its layer alone; whole: of all that a layer gives in
     one vector, or position by position.
     """
-    still = jax.lax.stop_gradient
+    held = jax.lax.stop_gradient
     share = jnp.full(len(targets), 1 / len(targets)) if weights is None else weights / weights.sum()
 
     def of(n):
@@ -41,7 +41,7 @@ def losses(network, params, inputs, targets, weights, whole):
     a, found = dict(inputs), []
     for layer in network.layers:
         own = params[layer.name]
-        terms = [by.forward(still(a[source]), weights_of(own, source, by)) for source, by in layer.reads]
+        terms = [by.forward(held(a[source]), weights_of(own, source, by)) for source, by in layer.reads]
         n = plus_bias(sum(terms[1:], start=terms[0]), own)
         a[layer.name], _ = layer.activation.forward(n, theta(layer, own, a))
         if layer is network.output:
@@ -132,8 +132,8 @@ def test_dropout_is_the_forward_passes():
     found = fnn.backpropagate(network, LOSS, params, inputs, targets, None, KEY, rule="local_loss")
     mask, n = np.asarray(found.trace.dropped["layer1"].mask), np.asarray(found.trace.net_inputs["layer1"])
     own = params["layer1"]["feedback"]
-    told = (np.tanh(n) * mask) @ own["head"].T + own["head_bias"]
-    shown = np.exp(told) / np.exp(told).sum(axis=1, keepdims=True)
+    at_head = (np.tanh(n) * mask) @ own["head"].T + own["head_bias"]
+    shown = np.exp(at_head) / np.exp(at_head).sum(axis=1, keepdims=True)
     error = (shown - targets) / len(targets)
     close(found.sensitivities["layer1"], (error @ own["head"]) * mask * (1 - np.tanh(n) ** 2))
     close(found.gradients["layer1"]["feedback"]["head"], error.T @ (np.tanh(n) * mask))

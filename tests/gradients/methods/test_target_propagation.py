@@ -97,7 +97,7 @@ def test_an_inverse_learns_to_give_back_what_the_layer_was_made_of(noise):
 
 
 def test_with_exact_inverses_a_linear_network_hands_down_what_gauss_and_newton_would():
-    """V = W^-1: the change of a^1 that is asked for is W^-1 times that of a^2, in the place of W^T."""
+    """V = W^-1: the required change of a^1 is W^-1 times that of a^2, instead of W^T."""
     network = fnn.multilayer((3, 4, 4, 2), ("linear",) * 3)
     loss = "half_sum_square_error"
     params, inputs, targets = numbers(network, loss=loss)
@@ -114,7 +114,7 @@ def test_with_exact_inverses_a_linear_network_hands_down_what_gauss_and_newton_w
         np.testing.assert_allclose(x, 0, atol=1e-12)
 
 
-def test_noise_is_drawn_anew_for_every_update_and_every_layer():
+def test_noise_differs_between_updates_and_layers():
     params, inputs, targets = initialized()
     step = fnn.value_and_grad(CHAIN, LOSS, rule="target_propagation")
     one, again, other = (
@@ -153,7 +153,7 @@ def test_what_is_no_chain_of_single_neurons_is_refused(network, message):
     assert "\n" not in str(refusal.value)
 
 
-def test_what_it_needs_is_asked_for():
+def test_missing_keys_and_inverses_are_refused():
     params, inputs, targets = initialized()
     step = fnn.value_and_grad(CHAIN, LOSS, rule="target_propagation")
     with pytest.raises(ValueError, match="rule: target_propagation.* draws at every update; give key="):

@@ -23,9 +23,9 @@ def test_clipping_leaves_small_gradients_alone(data):
 def test_noise_has_the_documented_deviation(data, reduction):
     """sigma max_norm on the sum; 1/Q of it on a mean."""
     loss = fnn.losses.cross_entropy(reduction)
-    asked = {"max_norm": 0.5, "noise_multiplier": 2.0}
+    options = {"max_norm": 0.5, "noise_multiplier": 2.0}
     noiseless = flat(quantities.clipped_gradient(NETWORK, loss, *data, max_norm=0.5))
-    draw = jax.jit(lambda key: quantities.clipped_gradient(NETWORK, loss, *data, key=key, **asked))
+    draw = jax.jit(lambda key: quantities.clipped_gradient(NETWORK, loss, *data, key=key, **options))
     noise = np.stack([flat(draw(key)) - noiseless for key in jax.random.split(KEY, 60)])
     expected = 1.0 / (5 if reduction == "mean" else 1)
     # The standard error of a deviation from n numbers is sigma / sqrt(2 n); five of them.

@@ -56,10 +56,10 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("name", "asked", "error", "message"), REFUSED, ids=[str(i) for i in range(len(REFUSED))])
-def test_bad_arguments_are_refused(data, name, asked, error, message):
+@pytest.mark.parametrize(("name", "options", "error", "message"), REFUSED, ids=[str(i) for i in range(len(REFUSED))])
+def test_bad_arguments_are_refused(data, name, options, error, message):
     with pytest.raises(error) as refusal:
-        quantities.compute(NETWORK, LOSS, *data, (name,), **asked)
+        quantities.compute(NETWORK, LOSS, *data, (name,), **options)
     assert message in str(refusal.value)
 
 

@@ -90,8 +90,10 @@ def test_an_example_of_weight_0_does_not_count(data):
     few = jax.tree.map(lambda x: x[:3], inputs), targets[:3]
     weights = jnp.array([1.0, 1.0, 1.0, 0.0, 0.0])
     names = ("clipped_gradient", "noise_scale", "kflr", "layer_statistics")
-    asked = {"max_norm": MAX_NORM, "noise_multiplier": 1.5, "key": KEY}
-    of = jax.jit(lambda *args, weights=None: quantities.compute(NETWORK, LOSS, *args, names, weights=weights, **asked))
+    options = {"max_norm": MAX_NORM, "noise_multiplier": 1.5, "key": KEY}
+    of = jax.jit(
+        lambda *args, weights=None: quantities.compute(NETWORK, LOSS, *args, names, weights=weights, **options)
+    )
     padded, alone = of(*data, weights=weights), of(params, *few)
     for name in names:
         assert relative_error(padded[name], alone[name]) <= 1e-12

@@ -98,8 +98,8 @@ def test_samples_are_unbiased(data):
     }
 
     def sampled(key):
-        asked = ("sampled_gauss_newton_diagonal", "kfac")
-        found = quantities.compute(NETWORK, LOSS, *data, asked, key=key, samples=2)
+        names = ("sampled_gauss_newton_diagonal", "kfac")
+        found = quantities.compute(NETWORK, LOSS, *data, names, key=key, samples=2)
         return {
             "diagonal": found["sampled_gauss_newton_diagonal"],
             "factors": {name: f._replace(activations=None) for name, f in found["kfac"].items()},
@@ -113,9 +113,9 @@ def test_samples_are_unbiased(data):
 
 
 def test_samples_do_not_depend_on_the_blocks(data):
-    asked = {"key": KEY, "samples": 3}
-    whole = quantities.kfac(NETWORK, LOSS, *data, **asked)
-    assert relative_error(quantities.kfac(NETWORK, LOSS, *data, block=2, **asked), whole) <= 1e-12
+    options = {"key": KEY, "samples": 3}
+    whole = quantities.kfac(NETWORK, LOSS, *data, **options)
+    assert relative_error(quantities.kfac(NETWORK, LOSS, *data, block=2, **options), whole) <= 1e-12
 
 
 @pytest.mark.parametrize(
@@ -179,8 +179,8 @@ def test_blocks_of_columns_are_all_columns(combined, block):
     n = x @ np.asarray(own["weights"]["input"]).T + np.asarray(own["bias"])
     p = np.exp(n) / np.exp(n).sum(axis=1, keepdims=True)
     H = p[:, :, None] * np.eye(37) - p[:, :, None] * p[:, None, :]
-    asked = ("kflr", "gauss_newton_diagonal", "gauss_newton")
-    found = quantities.compute(network, loss, params, x, t, asked, block=block)
+    names = ("kflr", "gauss_newton_diagonal", "gauss_newton")
+    found = quantities.compute(network, loss, params, x, t, names, block=block)
     assert relative_error(found["kflr"]["layer1"].sensitivities, H.mean(axis=0)) <= 1e-12
     diagonal = np.einsum("qs,qr->sr", p * (1 - p), x**2) / 10
     assert relative_error(found["gauss_newton_diagonal"]["layer1"]["weights"]["input"], diagonal) <= 1e-12

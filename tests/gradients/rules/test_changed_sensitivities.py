@@ -44,7 +44,7 @@ def test_random_rules_are_unbiased(rule, network):
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 @pytest.mark.parametrize("rule", ["dropped_back(0.99)", "rounded(2)", "rounded(8)", "noisy(0.1)"])
 def test_random_rules_are_unbiased_in_16_bits(rule, dtype):
-    """Small numbers beside 0 and one that is large: nothing that is 0 becomes anything but by noise, which is there."""
+    """Small numbers next to 0 and one large number: what is 0 stays 0, except under noise."""
     s = jnp.full((1000, 200), 1e-4, dtype).at[::2].set(0).at[0, 0].set(1e-3)
     place = rules.Place(MLP.layers[0], {}, None, None, draws.of_key(KEY))
     found = np.asarray(rules.get(rule).alter(place, s), np.float64)
@@ -140,7 +140,7 @@ def test_a_traced_number_of_bits_rounds_as_a_concrete_one(bits):
     ],
 )
 def test_sensitivities_of_0_stay_0(rule):
-    """s = 0 throughout, where the outputs are the targets: no nan, and no level beside 0."""
+    """s = 0 throughout, where the outputs are the targets: no nan, and no level but 0."""
     network = fnn.multilayer((3, 4, 2), ("tanh", "linear"))
     params, inputs, _ = numbers(network, loss="mean_square_error")
     outputs = np.asarray(network.apply(params, inputs))

@@ -40,7 +40,7 @@ from functional_nn import rules
     ],
 )
 def test_feedback_weights_are_what_crosses(rule, network):
-    """g = s B, and of direct feedback g = s^M B; all else as always. B is told by `feedback_weights`, of every edge."""
+    """g = s B, for direct feedback g = s^M B; all else as always. `feedback_weights` shows B for every edge."""
     params, inputs, targets = numbers(network)
     shown = rules.feedback_weights(network, rule, params)
     assert {(layer, source) for layer, own in shown.items() for source in own} == edges(network)

@@ -125,7 +125,7 @@ def test_a_weight_mirror_moves_its_feedback_towards_the_weights():
 
 
 def test_a_weight_mirror_of_a_convolution_counts_the_products_of_each_weight():
-    """With zeros at the edge: outer weights of a kernel meet fewer positions, and still are what B is drawn to."""
+    """With zeros at the edge: outer weights of a kernel meet fewer positions, and B still converges to them."""
     network = fnn.graph(
         inputs={"x": (5, 2)},
         layers=[

@@ -170,7 +170,7 @@ def test_parts_of_a_rule_that_exclude_each_other_are_refused():
     with pytest.raises(ValueError, match="rule 'two': give one of weights, direct and carry, got weights and carry"):
         fnn.Rule("two", **crossing)
     with pytest.raises(ValueError, match="a method makes the whole gradient, so it cannot be combined with alter"):
-        fnn.Rule("two", method=lambda asked: None, alter=lambda place, s: s)
+        fnn.Rule("two", method=lambda request: None, alter=lambda place, s: s)
     with pytest.raises(
         ValueError, match="rule: feedback_alignment.* is a way back by hand; it goes with gradient='man"
     ):

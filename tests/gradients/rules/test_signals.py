@@ -62,8 +62,8 @@ def crossed(network, params, inputs, targets, shown, direct):
         a[layer.name], _ = layer.activation.forward(n, theta(layer, own, a))
     value = -jnp.mean(jnp.sum(targets * jax.nn.log_softmax(n, axis=-1), axis=-1))
     errors = held(jax.nn.softmax(n, axis=-1) - targets) / len(targets)
-    beside = sum((jnp.sum(x.reshape(len(x), -1) * (errors @ b)) for x, b in direct_reads), start=0.0)
-    return value + beside - held(beside)
+    extra = sum((jnp.sum(x.reshape(len(x), -1) * (errors @ b)) for x, b in direct_reads), start=0.0)
+    return value + extra - held(extra)
 
 
 crossed_and_gradient = jax.jit(jax.value_and_grad(crossed, 1), static_argnums=(0, 5))
