@@ -101,8 +101,8 @@ def _mistakes(layer: Layer, trace: Trace, targets: Array) -> Array:
     return _THRESHOLDS[layer.activation.name][1] * (trace.activations[layer.name] - targets)
 
 
-# As in the text: `fit(network, "sum_square_error", "gd(1)", ..., rule="perceptron", plan=stochastic())`, and
-# `sum_square_error` of hardlim counts mistakes.
+#: The perceptron rule, for a single layer of hardlim or hardlims neurons; the loss "sum_square_error" of hardlim counts
+#: mistakes: `fit(network, "sum_square_error", "gd(1)", ..., rule="perceptron", plan=stochastic())`.
 perceptron = rules.register(
     Rule(
         "perceptron",
@@ -113,6 +113,7 @@ perceptron = rules.register(
     )
 )
 
+#: The delta rule, for a single layer of linear or hardlims neurons.
 delta = rules.register(
     Rule(
         "delta",

@@ -83,6 +83,7 @@ def _named(name: str) -> Rule:
     return _registry.get(name)
 
 
+#: The exact gradient, what `jax.grad` computes.
 exact = register(Rule("exact", pads=True))
 
 
