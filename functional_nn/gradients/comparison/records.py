@@ -324,7 +324,7 @@ def mark(row: dict[str, Any], rule: str | None = None) -> str:
 
 
 def _degrees(degrees: float, ratio: float) -> str:
-    return "nothing to be turned" if math.isnan(degrees) else f"{degrees:.1f} degrees, {ratio:.3g} times as long"
+    return "an undefined angle" if math.isnan(degrees) else f"{degrees:.1f} degrees, {ratio:.3g} times as long"
 
 
 def _as_text(a: Agreement) -> str:
@@ -348,7 +348,7 @@ def _as_text(a: Agreement) -> str:
     if a.where:
         lines.append(f"first apart at {a.where}")
     if a.total.undefined:
-        lines.append(f"{a.total.undefined} elements are nan or infinite in both, so there is little to agree on")
+        lines.append(f"{a.total.undefined} elements are nan or infinite in both, and are left out of the comparison")
     elif a.verdict == "inconclusive":
         lines.append(f"a bound of {a.total.bound:.1e} in {a.dtype} would pass gradients that are wrong; try float64")
     lines.append(f"condition number of the gradient {a.condition:.3g}")
@@ -356,11 +356,13 @@ def _as_text(a: Agreement) -> str:
         t = a.third_opinion
         lines.append(
             f"third opinion (float64, {t.method}): {t.says}; manual {t.manual_error:.1e}, "
-            f"automatic {t.automatic_error:.1e}, itself good to {t.accuracy:.1e}"
+            f"automatic {t.automatic_error:.1e}, itself accurate to {t.accuracy:.1e}"
         )
     if a.taylor:
         t = a.taylor
-        lines.append(f"Taylor test: {t.says}; slope {t.slope:.2f}, {t.conclusive} of {t.directions} directions tell")
+        lines.append(
+            f"Taylor test: {t.says}; slope {t.slope:.2f}, {t.conclusive} of {t.directions} directions conclusive"
+        )
     for k in a.kinks:
         lines.append(f"kinks of {k.name}: {k.at_kink} of {k.of} on one, {k.within_rounding} within rounding of one")
     if a.convention:
