@@ -329,11 +329,11 @@ def _degrees(degrees: float, ratio: float) -> str:
 
 def _as_text(a: Agreement) -> str:
     header = ("", "relative", "bound", "largest", "ulps", "at", "")
-    rows = [header]
-    for row in a.rows():
-        name = f"dF/dn {row['name']}" if row["kind"] == "sensitivity" else row["name"]
-        numbers = [f"{row[column]:.2e}" for column in ("relative", "bound", "largest")]
-        rows.append((name, *numbers, f"{row['ulps']:.3g}", str(row["index"]), mark(row, a.rule)))
+    rows: list[tuple[str, ...]] = [header]
+    for measured in a.rows():
+        name = f"dF/dn {measured['name']}" if measured["kind"] == "sensitivity" else measured["name"]
+        numbers = [f"{measured[column]:.2e}" for column in ("relative", "bound", "largest")]
+        rows.append((name, *numbers, f"{measured['ulps']:.3g}", str(measured["index"]), mark(measured, a.rule)))
     widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
     by_rule = "" if a.rule is None else f" by {a.rule}" if a.verdict != "another rule" else f", not an error: {a.rule}"
     lines = [f"{a.title}, {a.dtype}: {a.verdict}{by_rule}"]
@@ -353,15 +353,16 @@ def _as_text(a: Agreement) -> str:
         lines.append(f"a bound of {a.total.bound:.1e} in {a.dtype} would pass gradients that are wrong; try float64")
     lines.append(f"condition number of the gradient {a.condition:.3g}")
     if a.third_opinion:
-        t = a.third_opinion
+        third = a.third_opinion
         lines.append(
-            f"third opinion (float64, {t.method}): {t.says}; manual {t.manual_error:.1e}, "
-            f"automatic {t.automatic_error:.1e}, itself accurate to {t.accuracy:.1e}"
+            f"third opinion (float64, {third.method}): {third.says}; manual {third.manual_error:.1e}, "
+            f"automatic {third.automatic_error:.1e}, itself accurate to {third.accuracy:.1e}"
         )
     if a.taylor:
-        t = a.taylor
+        taylor = a.taylor
         lines.append(
-            f"Taylor test: {t.says}; slope {t.slope:.2f}, {t.conclusive} of {t.directions} directions conclusive"
+            f"Taylor test: {taylor.says}; slope {taylor.slope:.2f}, "
+            f"{taylor.conclusive} of {taylor.directions} directions conclusive"
         )
     for k in a.kinks:
         lines.append(f"kinks of {k.name}: {k.at_kink} of {k.of} on one, {k.within_rounding} within rounding of one")
