@@ -36,7 +36,7 @@ LOSSES = fnn.losses.names()
 
 
 def admitted(loss, activation) -> bool:
-    """May this activation stand in the output layer of a network trained on this loss?"""
+    """May this activation be in the output layer of a network trained on this loss?"""
     loss, activation = fnn.losses.get(loss), fnn.activations.get(activation)
     try:
         loss.check_outputs(activation)

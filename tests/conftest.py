@@ -12,8 +12,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from sampling import fast_cases
 
-import functional_nn  # before anything starts the compiler
-from functional_nn import registry
+from functional_nn import registry  # before anything starts the compiler
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -45,11 +44,8 @@ class EverywhereInTheSuite:
     """A plugin, since fixtures of this file do not reach the doctests of the package."""
 
     @pytest.fixture(autouse=True)
-    def names_as_they_were(self, monkeypatch):
+    def names_as_they_were(self):
         """Removes the names that a test registered, since other tests go through all registered names."""
-        rules = getattr(functional_nn.quantities, "_rules", None)
-        if type(rules) is dict:  # no registry, and so not covered by `temporarily`
-            monkeypatch.setattr(functional_nn.quantities, "_rules", dict(rules))
         with registry.temporarily():
             yield
 

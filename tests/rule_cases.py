@@ -1,4 +1,4 @@
-"""What the tests of learning rules share: a backward pass in NumPy that is told what crosses each connection.
+"""What the tests of learning rules share: a backward pass in NumPy that takes what crosses each connection.
 
 Written from the papers' equations, of layers that read vectors; it reads a network's description and parameters and
 calls none of its code. Letters: Q examples, S neurons of a layer, s = dF/dn, g = dF/da.
@@ -6,9 +6,12 @@ calls none of its code. Letters: Q examples, S neurons of a layer, s = dF/dn, g 
 
 import jax
 import numpy as np
+import pytest
 from cases import problem
+from signal_cases import signal_problem
 
 import functional_nn as fnn
+from functional_nn import checks, rules
 
 KEY = jax.random.key(20)
 LOSS = "cross_entropy"
@@ -25,7 +28,28 @@ SKIP = fnn.graph(
 )
 TINY = fnn.multilayer((3, 4, 2), ("tanh", "softmax"))
 NETWORKS = {"MLP": MLP, "skip": SKIP}
+STEPS = fnn.multilayer((3, 5, 4, 2), ("hardlim", "hardlims", "softmax"))
 EXAMPLES = 6
+networks = pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS)
+
+# every rule that goes the way back along the connections
+ONE_SWEEP = (
+    "feedback_alignment(0)",
+    "direct_feedback(0)",
+    "sign_symmetric",
+    "sign_symmetric(random)",
+    "sign_symmetric(fixed)",
+    "kolen_pollack",
+    "weight_mirror",
+    "noisy(0.1)",
+    "rounded(4)",
+    "rounded(1)",
+    "rounded(4, stochastic=false)",
+    "dropped_back(0.5)",
+    "clipped_back(0.1)",
+    "surrogate",
+)
+
 WEIGHTS = np.random.default_rng(11).uniform(0.5, 2, EXAMPLES)
 
 
@@ -66,7 +90,7 @@ def forward(network, params, inputs):
 
 def backward(network, params, inputs, start, cross=None, alter=lambda layer, s: s, slopes=None):
     """(gradient, {layer: s}). start(a) -> s^M; cross(layer, source, s, s^M) -> g, W's by default; alter(layer, s) -> s;
-    slopes: {activation: f'(n, a)} beside those of `TRANSFER`.
+    slopes: {activation: f'(n, a)} in addition to those of `TRANSFER`.
     """
     n, a = forward(network, params, inputs)
     known = {name: slope for name, (_, slope) in TRANSFER.items()} | (slopes or {})
@@ -108,8 +132,8 @@ def tree(flat):
 
 def close(found, expected, tolerance=1e-12):
     """Asserts that each array is the expected one, relative to that array's norm."""
-    paths = fnn.comparison.checks.by_path(expected)
-    given = fnn.comparison.checks.by_path(found)
+    paths = checks.by_path(expected)
+    given = checks.by_path(found)
     assert given.keys() == paths.keys()
     for path, x in paths.items():
         difference = np.linalg.norm(np.asarray(given[path]) - np.asarray(x))
@@ -136,3 +160,43 @@ def unbiased(drawn, expected, errors=5.0, deviation=None):
 def over_keys(function, count, seed=1):
     """What function(key) gives of so many keys, side by side, compiled once."""
     return jax.jit(jax.vmap(function))(jax.random.split(jax.random.key(seed), count))
+
+
+def initialized(rule, network, seed=0):
+    """Returns parameters with what the rule learns, inputs and targets, in NumPy's arrays."""
+    params, inputs, targets = numbers(network, seed)
+    return jax.tree.map(np.asarray, rules.begin(rule, network, params, KEY)), inputs, targets
+
+
+def signal_numbers(network):
+    """(params, {name: inputs}, one-hot targets) of three examples."""
+    params, inputs, targets = signal_problem(network, LOSS, examples=3)
+    return params, {network.inputs[0][0]: inputs}, jax.nn.one_hot(targets, network.output.size, dtype=np.float64)
+
+
+def backpropagated(rule, network, params, inputs, targets, weights=None, key=KEY):
+    return fnn.backpropagate(network, LOSS, params, inputs, targets, weights, key, rule=rule)
+
+
+def gradients_over_keys(rule, network, data, count=2000):
+    """(K, P) of so many keys, in the order of `flat`."""
+    step = fnn.value_and_grad(network, LOSS, rule=rule)
+    return flat(over_keys(lambda key: step(*data, None, key)[1], count))
+
+
+def sensitivities_over_keys(rule, network, data, count=2000):
+    """{layer: (K, Q, S)}."""
+    return over_keys(lambda key: backpropagated(rule, network, *data, key=key).sensitivities, count)
+
+
+def clip_in_numpy(norm, share):
+    def alter(layer, s):
+        lengths = np.linalg.norm(s / share[:, None], axis=1)  # of dF_q/dn
+        return s * np.minimum(1, norm / lengths)[:, None]
+
+    return alter
+
+
+def as_vector(gradient):
+    """A gradient as (P,), in the order of `flat`."""
+    return flat(jax.tree.map(lambda x: x[None], gradient))[0]

@@ -126,7 +126,7 @@ def images(output="softmax", outputs=3):
 
 
 def texts():
-    """Tokens, and numbers beside them, to a class at each position."""
+    """Tokens and numbers, to a class at each position."""
     return fnn.graph(
         inputs={"text": 5, "extra": (5, 2)},
         layers=[

@@ -308,7 +308,7 @@ def test_convolutions_of_lanes_are_products_and_those_of_one_network_convolution
 
 # Quantities -----------------------------------------------------------------------------------------------------------
 
-ALL = tuple(name for name in quantities._rules if name != "input_gradients")
+ALL = tuple(name for name in quantities.names() if name != "input_gradients")
 
 
 @pytest.mark.parametrize(

@@ -1,18 +1,25 @@
-"""Backpropagation by hand: the sensitivity recursion over a feedforward graph, and the gradient it gives.
+r"""Backpropagation by hand: the sensitivity recursion over a feedforward graph, and the gradient that it yields.
 
-Letters: Q examples, S neurons of a layer, R of the source it reads. s^m = dF/dn^m (Q, S) is the sensitivity of layer
-m (Hagan Eq. 3.38), a^m its outputs, g^m = dF/da^m. One pass, in three steps:
+Letters: Q examples, S neurons of a layer, R of the source it reads. :math:`s^m = \partial F / \partial n^m` (Q, S) is
+the sensitivity of layer m (Hagan Eq. 3.38), :math:`a^m` its outputs, :math:`g^m = \partial F / \partial a^m`. One
+backward pass has three steps.
 
-    start        s^M, from the loss and the last layer                        Eq. 3.50, E3.5, E3.6
-    recursion    g^m = sum over the layers l that read m of s^l W^(l,m)       Eq. 3.47; P3.2 and E3.4 for graphs
-                 s^m = F'(n^m)^T g^m                                          Eq. 3.49
-    contraction  dF/dW^(m,j) = s^m^T a^j,  dF/db^m = sum_q s^m                Eq. 3.39, 3.40
+Start: :math:`s^M`, from the loss and the last layer (Eq. 3.50, E3.5, E3.6).
 
-Here the products are those of dense layers; of another connection they are its `back` and its `outer`, and of a signal
-with positions, (Q, *P, S), everything has these axes between, over which a bias adds up, too.
+Recursion (Eq. 3.47 and 3.49; P3.2 and E3.4 for graphs), over the layers l that read m:
 
-What crosses a connection on the way back, s W above, is a parameter: a learning rule (`rules`) puts something else
-there. Jacobians, curvature and `differentiable` are always exact.
+.. math:: \begin{aligned} g^m &= \sum_l s^l W^{(l,m)} \\ s^m &= F'(n^m)^T g^m \end{aligned}
+
+Contraction (Eq. 3.39, 3.40):
+
+.. math:: \frac{\partial F}{\partial W^{(m,j)}} = (s^m)^T a^j, \qquad
+   \frac{\partial F}{\partial b^m} = \sum_q s^m_q
+
+These products are those of dense layers. For another connection they are its `back` and its `outer`; for a signal with
+positions, `(Q, *P, S)`, everything has these axes in the middle, and a bias sums over them too.
+
+What crosses a connection on the way back, s W above, is a parameter: a learning rule (`fnn.rules`) replaces it.
+Jacobians, curvature and `differentiable` are always exact.
 
 Nothing here differentiates automatically. The old weights are used throughout: parameters move afterwards.
 """
@@ -25,6 +32,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import ArrayLike
 
 from functional_nn import checks
 from functional_nn.gradients import draws, factors, rules
@@ -51,9 +59,11 @@ from functional_nn.precision import at_least_float32
 class Sweep(NamedTuple):
     """One backward pass.
 
-    sensitivities: {layer: dF/dn (Q, *P, S)}, (Q, *P, S k) for maxout; learned: {layer: {name: Factors}}, what each
-    example adds to dF/d of a learned activation parameter; output_gradients: {name: dF/da (Q, *P, S)} of every layer
-    that another reads, and of the network's inputs, dF/dp (Q, *P, R), where asked for.
+    Attributes:
+        sensitivities: `{layer: dF/dn (Q, *P, S)}`; `(Q, *P, S k)` for maxout.
+        learned: {layer: {name: Factors}}, each example's part of dF by a learned activation parameter.
+        output_gradients: `{name: dF/da (Q, *P, S)}` of every layer that another reads, and, on request, of the
+            network's inputs, dF/dp `(Q, *P, R)`.
     """
 
     sensitivities: dict[str, Array]
@@ -62,7 +72,23 @@ class Sweep(NamedTuple):
 
 
 class Backpropagation(NamedTuple):
-    """Everything `backpropagate` gives: F, dF/dparams in the parameters' structure, dF/dn, dF/dp, and the trace."""
+    """The result of `backpropagate`.
+
+    Attributes:
+        value: F.
+        gradients: dF/dparams, in the parameters' structure.
+        sensitivities: `{layer: dF/dn (Q, *P, S)}`.
+        input_gradients: `{input: dF/dp (Q, *P, R)}` on request, else {}.
+        trace: The forward pass.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, functional_nn as fnn
+        >>> network = fnn.multilayer((3, 4, 2), ("tanh", "softmax"))
+        >>> params, x = network.init(jax.random.key(0)), jnp.ones((5, 3))
+        >>> found = fnn.backpropagate(network, "cross_entropy", params, x, jnp.arange(5) % 2)
+        >>> found.gradients["layer1"]["weights"]["input"].shape, found.trace.activations["layer2"].shape
+        ((4, 3), (5, 2))
+    """
 
     value: Array
     gradients: Params
@@ -73,27 +99,49 @@ class Backpropagation(NamedTuple):
 
 def backpropagate(
     network: Network,
-    loss: Loss,
+    loss: Loss | str,
     params: Params,
     inputs: Inputs,
-    targets: Array,
-    weights: Array | None = None,
+    targets: ArrayLike,
+    weights: ArrayLike | None = None,
     key: Array | None = None,
     *,
     input_gradients: bool = False,
     rule: rules.Given = "exact",
 ) -> Backpropagation:
-    """The loss, its gradient and every sensitivity, from one forward and one backward pass.
+    """Computes the loss, its gradient and every sensitivity, from one forward and one backward pass.
 
-    inputs (Q, *P, R), or {name: (Q, *P, R)}; targets (Q, *P, S), or integer classes (Q, *P); weights (Q,) of the
-    examples, or (Q, *P) of the outputs' positions, 0 where they are masked, or None; all but tokens are converted to
-    the parameters' dtype, which the results have. key: draws the neurons that layers with dropout drop, none where
-    None, the mask stays in the trace; and what a random rule draws. input_gradients: also dF/dp, by name of the input,
-    tokens left out. rule: what crosses connections on the way back, one of `fnn.rules` for all layers or {layer: rule};
-    what it gives stands in the place of dF/dn and dF/dparams.
-    Raises ValueError for shapes that do not match, non-finite concrete data, a layer without derivative (hardlim), a
-    loss whose outputs must be probabilities over a layer that gives something else, a rule that the network has no
-    meaning for, and a random one without key.
+    Args:
+        network: The network.
+        loss: A loss, or its name.
+        params: Parameters. Inputs, targets and weights are converted to their dtype, which the results have; tokens
+            stay integers.
+        inputs: `(Q, *P, R)`, or `{name: (Q, *P, R)}`.
+        targets: `(Q, *P, S)`, or integer classes `(Q, *P)`.
+        weights: Weights of the examples (Q,), or of the outputs' positions `(Q, *P)`, with 0 where they are masked; or
+            None.
+        key: Random key for the neurons that dropout drops, none if None (the mask is in the trace), and for what a
+            random rule draws.
+        input_gradients: Whether to compute dF/dp, by name of the input; tokens are left out.
+        rule: What crosses connections on the way back: a rule of `fnn.rules` for all layers, or {layer: rule}. Its
+            result replaces dF/dn and dF/dparams.
+
+    Returns:
+        A `Backpropagation`.
+
+    Raises:
+        ValueError: For shapes that do not match, concrete data that are not finite, a layer without derivative
+            (hardlim), a loss that needs probabilities over a layer that returns something else, a rule that the network
+            does not support, and a random rule without a key.
+        TypeError: For arguments of other types.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, functional_nn as fnn
+        >>> network = fnn.multilayer((3, 4, 2), ("tanh", "softmax"))
+        >>> params, x = network.init(jax.random.key(0)), jnp.ones((5, 3))
+        >>> found = fnn.backpropagate(network, "cross_entropy", params, x, jnp.arange(5) % 2, input_gradients=True)
+        >>> found.sensitivities["layer1"].shape, found.input_gradients["input"].shape
+        ((5, 4), (5, 3))
     """
     loss, rule = losses.get(loss), rules.get(rule)
     network = check_trainable(network, rule)
@@ -101,16 +149,16 @@ def backpropagate(
     inputs = network.prepare(params, inputs)
     targets = network.prepare_targets(inputs, targets, loss, dtype_of(params))
     weights = network.prepare_weights(inputs, weights)
-    rules.check_begun(rule, network, params)
+    rules.check_initialized(rule, network, params)
     if rules.is_random(rule):
         if key is None:
-            raise ValueError(f"rule: {rules.said(rule)} draws at every update; give key=jax.random.key(...)")
+            raise ValueError(f"rule: {rules.written(rule)} draws at every update; give key=jax.random.key(...)")
         checks.prng_key("key", key)
     method = rules.method_of(rule)
     if method is not None:
         if input_gradients:
-            raise ValueError(f"input_gradients: the rule {rules.said(rule)} has no way back to the inputs")
-        return method(Asked(network, loss, params, inputs, targets, weights, key))
+            raise ValueError(f"input_gradients: the rule {rules.written(rule)} has no way back to the inputs")
+        return method(Request(network, loss, params, inputs, targets, weights, key))
     trace = forward(network, params, inputs, {}, key)
     started = start(network, loss, params, trace, targets, weights)
     way = way_back(rule, network, params, trace, key, lambda: shares(loss, len(targets), weights, dtype_of(params)))
@@ -124,8 +172,8 @@ def backpropagate(
     )
 
 
-class Asked(NamedTuple):
-    """What `backpropagate` was given, checked and prepared: for a rule that makes the whole gradient by itself."""
+class Request(NamedTuple):
+    """The arguments of `backpropagate`, checked and prepared, for a rule that makes the whole gradient by itself."""
 
     network: Network
     loss: Loss
@@ -137,46 +185,65 @@ class Asked(NamedTuple):
 
     @property
     def share(self) -> Array:
-        """What each example's own F_q counts for in F, (Q,)."""
+        """Each example's share of F: what its own F_q counts for, (Q,)."""
         return shares(self.loss, len(self.targets), self.weights, dtype_of(self.params))
 
     @property
     def positions(self) -> Array | None:
-        """What each position of the outputs counts for in its example, (Q, *P), 1 on average; None if all do alike."""
+        """Weight of each position of the outputs in its example, `(Q, *P)`, 1 on average; None if all are equal."""
         if self.weights is None or self.weights.ndim == 1:
             return None
         mean = jnp.mean(self.weights.reshape(len(self.weights), -1), axis=1)
         return factors.over_rows(self.weights, 1 / losses.positive(mean))
 
     def value(self, trace: Trace) -> Array:
-        """F of what that forward pass gives."""
+        """Returns F for the result of a forward pass."""
         return loss_value(self.network, self.loss, trace, self.targets, self.weights)
 
-    def answer(self, trace: Trace, gradients: Params, s: dict[str, Array] | None = None) -> Backpropagation:
-        """What a method gives back: F and outputs are those of the trace; s where it has sensitivities."""
+    def result(self, trace: Trace, gradients: Params, s: dict[str, Array] | None = None) -> Backpropagation:
+        """Returns what a method returns: F and outputs are those of the trace; s where the method has sensitivities."""
         return Backpropagation(self.value(trace), gradients, s or {}, {}, trace)
 
 
-def value_and_grad(network: Network, loss: Loss, rule: rules.Given = "exact") -> Callable[..., tuple[Array, Params]]:
-    """`(params, inputs, targets, weights=None, key=None) -> (F, dF/dparams)`, by hand: autodiff's of `objective`.
+def value_and_grad(
+    network: Network, loss: Loss | str, rule: rules.Given = "exact"
+) -> Callable[..., tuple[Array, Params]]:
+    """Returns a function that computes the loss and its gradient by hand, equal to autodiff's of `objective`.
 
-    rule: as in `backpropagate`; what it gives stands in the place of dF/dparams.
-    Refused at once: a layer without derivative, a loss that does not suit the output layer, and a rule that does not
-    suit the network (ValueError).
+    Args:
+        network: The network.
+        loss: A loss, or its name.
+        rule: What crosses connections on the way back, as in `backpropagate`; its result replaces dF/dparams.
+
+    Returns:
+        `(params, inputs, targets, weights=None, key=None) -> (F, dF/dparams)`.
+
+    Raises:
+        ValueError: At once, for a layer without derivative, a loss that does not suit the output layer, and a rule that
+            the network does not support.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, functional_nn as fnn
+        >>> network = fnn.multilayer((3, 4, 2), ("tanh", "softmax"))
+        >>> params, x, t = network.init(jax.random.key(0)), jnp.ones((5, 3)), jnp.arange(5) % 2
+        >>> value, gradient = fnn.value_and_grad(network, "cross_entropy")(params, x, t)
+        >>> automatic = jax.grad(fnn.objective(network, "cross_entropy"))(params, x, t)
+        >>> jax.tree.all(jax.tree.map(lambda g, h: bool(jnp.allclose(g, h, atol=1e-6)), gradient, automatic))
+        True
     """
     return without_outputs(value_outputs_and_grad(network, loss, rule))
 
 
 def value_outputs_and_grad(
-    network: Network, loss: Loss, rule: rules.Given = "exact"
+    network: Network, loss: Loss | str, rule: rules.Given = "exact"
 ) -> Callable[..., tuple[Array, Array, Params]]:
-    """The same with the outputs (Q, S) that F was measured on: (F, outputs, dF/dparams)."""
+    """Returns the same function with the outputs (Q, S) that F was measured on: (F, outputs, dF/dparams)."""
     loss, rule = losses.get(loss), rules.get(rule)
     check_trainable(network, rule)
     loss.check_outputs(network.output.activation)
 
     def value_outputs_and_gradients(
-        params: Params, inputs: Inputs, targets: Array, weights: Array | None = None, key: Array | None = None
+        params: Params, inputs: Inputs, targets: ArrayLike, weights: ArrayLike | None = None, key: Array | None = None
     ):
         result = backpropagate(network, loss, params, inputs, targets, weights, key, rule=rule)
         return result.value, result.trace.activations[network.output.name], result.gradients
@@ -184,67 +251,112 @@ def value_outputs_and_grad(
     return value_outputs_and_gradients
 
 
-# What a training step asks for, so that its metrics need no forward pass of their own.
+# Training steps call this one, so that metrics need no second forward pass.
 value_and_grad.with_outputs = value_outputs_and_grad
 
 
 @dataclass(frozen=True)
 class Along:
-    """`value_and_grad` by one rule, as what trains asks for a gradient: (network, loss) -> (F, gradients)."""
+    """`value_and_grad` by one rule, as training calls it: (network, loss) -> (F, gradients)."""
 
     rule: Rule | rules.ByLayer
 
     @property
     def random(self) -> bool:
-        """True where a key is needed at every update."""
+        """True if a key is needed at every update."""
         return rules.is_random(self.rule)
 
-    def __call__(self, network: Network, loss: Loss) -> Callable[..., tuple[Array, Params]]:
+    def __call__(self, network: Network, loss: Loss | str) -> Callable[..., tuple[Array, Params]]:
         return value_and_grad(network, loss, self.rule)
 
-    def with_outputs(self, network: Network, loss: Loss) -> Callable[..., tuple[Array, Array, Params]]:
-        """The same with the outputs between the two."""
+    def with_outputs(self, network: Network, loss: Loss | str) -> Callable[..., tuple[Array, Array, Params]]:
+        """Returns the same with the outputs between the two."""
         return value_outputs_and_grad(network, loss, self.rule)
 
     def __repr__(self) -> str:
-        return rules.said(self.rule)
+        return rules.written(self.rule)
 
 
-def without_outputs(of_three: Callable[..., tuple[Array, Array, Params]]) -> Callable[..., tuple[Array, Params]]:
-    """A function's (F, outputs, gradients) as (F, gradients)."""
+def without_outputs(with_outputs: Callable[..., tuple[Array, Array, Params]]) -> Callable[..., tuple[Array, Params]]:
+    """Returns a function's (F, outputs, gradients) as (F, gradients)."""
 
     def value_and_gradients(
-        params: Params, inputs: Inputs, targets: Array, weights: Array | None = None, key: Array | None = None
+        params: Params, inputs: Inputs, targets: ArrayLike, weights: ArrayLike | None = None, key: Array | None = None
     ):
-        value, _, gradients = of_three(params, inputs, targets, weights, key)
+        value, _, gradients = with_outputs(params, inputs, targets, weights, key)
         return value, gradients
 
     return value_and_gradients
 
 
-def sensitivities(network: Network, loss: Loss, params: Params, inputs: Inputs, targets: Array) -> dict[str, Array]:
-    """s^m = dF/dn^m by layer, (Q, *P, S) each ((Q, *P, S k) for maxout): Hagan Eq. 3.38. Raises as `backpropagate`."""
+def sensitivities(
+    network: Network, loss: Loss | str, params: Params, inputs: Inputs, targets: ArrayLike
+) -> dict[str, Array]:
+    r"""Computes the sensitivities :math:`s^m = \partial F / \partial n^m` of all layers (Hagan Eq. 3.38).
+
+    Args:
+        network: The network.
+        loss: A loss, or its name.
+        params: Parameters.
+        inputs: `(Q, *P, R)`, or `{name: (Q, *P, R)}`.
+        targets: `(Q, *P, S)`, or integer classes `(Q, *P)`.
+
+    Returns:
+        `{layer: (Q, *P, S)}`; `(Q, *P, S k)` for maxout.
+
+    Raises:
+        ValueError: As `backpropagate`.
+        TypeError: As `backpropagate`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, functional_nn as fnn
+        >>> network = fnn.multilayer((3, 4, 2), ("tanh", "softmax"))
+        >>> params, x = network.init(jax.random.key(0)), jnp.ones((5, 3))
+        >>> s = fnn.sensitivities(network, "cross_entropy", params, x, jnp.arange(5) % 2)
+        >>> {name: array.shape for name, array in s.items()}
+        {'layer1': (5, 4), 'layer2': (5, 2)}
+    """
     return backpropagate(network, loss, params, inputs, targets).sensitivities
 
 
-def objective(network: Network, loss: Loss) -> Callable[..., Array]:
-    """`(params, inputs, targets, weights=None, key=None) -> F`, plain JAX without a hand-written derivative."""
+def objective(network: Network, loss: Loss | str) -> Callable[..., Array]:
+    """Returns the loss as a plain JAX function without a hand-written derivative, for `jax.grad` and the like.
+
+    Args:
+        network: The network.
+        loss: A loss, or its name.
+
+    Returns:
+        `(params, inputs, targets, weights=None, key=None) -> F`.
+
+    Raises:
+        ValueError: For a loss that does not suit the output layer.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, functional_nn as fnn
+        >>> network = fnn.multilayer((3, 2), ("softmax",))
+        >>> params = jax.tree.map(jnp.zeros_like, network.init(jax.random.key(0)))
+        >>> round(float(fnn.objective(network, "cross_entropy")(params, jnp.ones((5, 3)), jnp.arange(5) % 2)), 4)
+        0.6931
+    """
     both = value_and_outputs(network, loss)
 
     def value(
-        params: Params, inputs: Inputs, targets: Array, weights: Array | None = None, key: Array | None = None
+        params: Params, inputs: Inputs, targets: ArrayLike, weights: ArrayLike | None = None, key: Array | None = None
     ) -> Array:
         return both(params, inputs, targets, weights, key)[0]
 
     return value
 
 
-def value_and_outputs(network: Network, loss: Loss) -> Callable[..., tuple[Array, Array]]:
-    """The same with the outputs (Q, S): (F, outputs)."""
+def value_and_outputs(network: Network, loss: Loss | str) -> Callable[..., tuple[Array, Array]]:
+    """Returns the same function with the outputs (Q, S): (F, outputs)."""
     loss = losses.get(loss)
     loss.check_outputs(network.output.activation)
 
-    def both(params: Params, inputs: Inputs, targets: Array, weights: Array | None = None, key: Array | None = None):
+    def both(
+        params: Params, inputs: Inputs, targets: ArrayLike, weights: ArrayLike | None = None, key: Array | None = None
+    ):
         inputs = network.prepare(params, inputs)
         targets = network.prepare_targets(inputs, targets, loss, dtype_of(params))
         weights = network.prepare_weights(inputs, weights)
@@ -255,13 +367,30 @@ def value_and_outputs(network: Network, loss: Loss) -> Callable[..., tuple[Array
 
 
 def differentiable(network: Network) -> Callable[[Params, Inputs], Array]:
-    """`network.apply` whose reverse derivative is the recursion above, installed as its `jax.custom_vjp`.
+    """Returns `network.apply` with the hand-written recursion as its reverse derivative (`jax.custom_vjp`).
 
-    `jax.grad` of any program around it runs our sensitivities, and may be taken again. Forward mode (`jax.jvp`) is
-    not available through a custom VJP; take it of `network.apply`.
+    `jax.grad` of any program around it runs the sensitivity recursion, and may be applied again. Forward mode
+    (`jax.jvp`) is not available through a custom VJP; take it of `network.apply`.
+
+    Args:
+        network: The network.
+
+    Returns:
+        `(params, inputs) -> outputs`.
+
+    Raises:
+        ValueError: For a layer without derivative.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, functional_nn as fnn
+        >>> network = fnn.multilayer((3, 4, 2), ("tanh", "linear"))
+        >>> params, x = network.init(jax.random.key(0)), jnp.ones((5, 3))
+        >>> f = fnn.differentiable(network)
+        >>> jax.grad(lambda params: jnp.sum(f(params, x) ** 2))(params)["layer1"]["bias"].shape
+        (4,)
     """
     check_trainable(network)
-    whole, network = network, inference_mode(network)
+    given, network = network, inference_mode(network)
 
     @jax.custom_vjp
     def apply(params, inputs):
@@ -274,14 +403,14 @@ def differentiable(network: Network) -> Callable[[Params, Inputs], Array]:
     def apply_backward(residuals, g):
         params, trace = residuals
         swept = sweep(network, params, trace, pullback(network.output, params, trace, g), input_gradients=True)
-        # of integers there is nothing to say, and JAX has a type for that
-        nothing = {name: np.zeros(trace.activations[name].shape, jax.dtypes.float0) for name in network.tokens}
-        return contract(network, params, trace, swept), of_inputs(network, swept) | nothing
+        # integers have no derivative; JAX has a dtype for that
+        of_tokens = {name: np.zeros(trace.activations[name].shape, jax.dtypes.float0) for name in network.tokens}
+        return contract(network, params, trace, swept), of_inputs(network, swept) | of_tokens
 
     apply.defvjp(apply_forward, apply_backward)
 
     def checked(params: Params, inputs: Inputs) -> Array:
-        check_statistics(whole, params)
+        check_statistics(given, params)
         return apply(params, network.prepare(params, inputs))
 
     return checked
@@ -289,16 +418,16 @@ def differentiable(network: Network) -> Callable[[Params, Inputs], Array]:
 
 # The heart ------------------------------------------------------------------------------------------------------------
 
-Started = tuple[Array, dict[str, Factors]]  # s^m and the learned parameters' share of each example
+Start = tuple[Array, dict[str, Factors]]  # s^m and the learned parameters' share of each example
 
 
 def loss_value(network: Network, loss: Loss, trace: Trace, targets: Array, weights: Array | None) -> Array:
-    """F, from net inputs where loss and output layer are fused."""
+    """Returns F, from net inputs where loss and output layer are fused."""
     return loss.reduce(example_losses(network, loss, trace, targets), weights)
 
 
 def example_losses(network: Network, loss: Loss, trace: Trace, targets: Array) -> Array:
-    """F_q (Q,), likewise; of outputs with positions what is found at each, (Q, *P)."""
+    """Returns F_q (Q,), also fused; for outputs with positions, the value at each, `(Q, *P)`."""
     name = network.output.name
     fused = loss.fused_with(network.output.activation)
     if fused:
@@ -306,8 +435,8 @@ def example_losses(network: Network, loss: Loss, trace: Trace, targets: Array) -
     return at_positions(loss.example_value, trace.activations[name], targets)
 
 
-def start(network: Network, loss: Loss, params: Params, trace: Trace, targets: Array, weights: Array | None) -> Started:
-    """s^M (Eq. 3.50): fused with the output layer (E3.5) where the loss has the pair, else F'(n^M)^T dF/da (E3.6)."""
+def start(network: Network, loss: Loss, params: Params, trace: Trace, targets: Array, weights: Array | None) -> Start:
+    """Returns s^M (Eq. 3.50): fused with the output layer (E3.5) if the loss has the pair, else its pullback (E3.6)."""
     name = network.output.name
     fused = loss.fused_with(network.output.activation)
     if fused:
@@ -316,7 +445,7 @@ def start(network: Network, loss: Loss, params: Params, trace: Trace, targets: A
 
 
 class WayBack(NamedTuple):
-    """A learning rule on its way: of_layer {layer: its rule}; place(layer), edge(...): what the rule sees there."""
+    """A learning rule on its way. of_layer: {layer: its rule}; place(layer), edge(...): what the rule sees there."""
 
     of_layer: dict[str, Rule]
     place: Callable[[Layer], Place]
@@ -326,30 +455,31 @@ class WayBack(NamedTuple):
 def way_back(
     rule: Rule | rules.ByLayer, network: Network, params: Params, trace: Trace, key: Array | None, share: Callable
 ) -> WayBack | None:
-    """None for the exact gradient. share() -> (Q,): what each F_q counts for in F."""
+    """Returns a rule on its way, None for the exact gradient. share() -> (Q,): each example's share of F."""
     of_layer = rules.of_layers(rule, network)
     if of_layer is None:
         return None
     stream = None if key is None else draws.of_key(key)
 
-    def drawn(*names):
+    def stream_of(*names: str) -> draws.Stream | None:
         return None if stream is None else draws.inside(stream, *names)
 
     def place(layer: Layer) -> Place:
-        return Place(layer, params[layer.name], trace, share, drawn(layer.name))
+        return Place(layer, params[layer.name], trace, share, stream_of(layer.name))
 
     def edge(layer: Layer, source: str, by: Connection, errors: Array) -> Edge:
         own = params[layer.name]
         learned = own.get("feedback", {}).get(source)
         signal = trace.activations[source]
-        return Edge(layer, source, by, own["weights"][source], signal, errors, learned, drawn(layer.name, source))
+        return Edge(layer, source, by, own["weights"][source], signal, errors, learned, stream_of(layer.name, source))
 
     return WayBack(of_layer, place, edge)
 
 
 def shares(loss: Loss, examples: int, weights: Array | None, dtype) -> Array:
-    """What each example's own F_q counts for in F, (Q,): its weight, or of a mean its part of all weights,
-    0 where these are all 0, as in `Loss.reduce`.
+    """Returns each example's share of F, (Q,): its weight, or for a mean its part of all weights.
+
+    It is 0 where the weights are all 0, as in `Loss.reduce`.
     """
     if weights is None:
         return jnp.full(examples, 1 / examples if loss.reduction == "mean" else 1, at_least_float32(dtype))
@@ -361,21 +491,19 @@ def sweep(
     network: Network,
     params: Params,
     trace: Trace,
-    started: Started,
+    started: Start,
     input_gradients: bool = False,
     way: WayBack | None = None,
 ) -> Sweep:
-    """The recursion, from s^M down to the inputs: each layer adds s W, or what its rule puts there, into the g of all
-    it reads.
-    """
-    errors = []  # s^M, the first that is found
+    """Runs the recursion from s^M to the inputs: a layer adds s W, or its rule's product, to the g of its sources."""
+    errors = []  # s^M comes first
 
-    def pull(layer: Layer, g: Array | None) -> Started:
+    def pull(layer: Layer, g: Array | None) -> Start:
         s, learned = started if layer is network.output else pullback(layer, params, trace, g)
         if way is None:
             return s, learned
         rule = way.of_layer[layer.name]
-        s = s if rule.alter is None else rule.like("alter", rule.alter(way.place(layer), s), s.shape, s.dtype)
+        s = s if rule.alter is None else rule.checked("alter", rule.alter(way.place(layer), s), s.shape, s.dtype)
         errors.append(s)
         return s, learned
 
@@ -386,16 +514,17 @@ def sweep(
         return by.back(s, w, trace.activations[source])  # dense: (Q, S) (S, R), Eq. 3.47
 
     def reaches(source: str) -> bool:
-        return source in params or (input_gradients and source not in network.tokens)  # what has parameters is a layer
+        return source in params or (input_gradients and source not in network.tokens)  # layers have parameters
 
     return recursion(network, pull, carry, reaches)
 
 
 def recursion(network: Network, pull: Callable, carry: Callable, reaches: Callable[[str], bool]) -> Sweep:
-    """The way back through the graph, whatever goes it: derivatives, or the changes of derivatives.
+    """Runs back through the graph with derivatives, or with the changes of derivatives.
 
     pull(layer, g) -> (s, {name: of its learned parameters}), across its activation; g is None at the output.
-    carry(layer, source, by, s) -> what of s reaches a source, by a connection. reaches(source): is that asked for?
+    carry(layer, source, by, s) -> what of s reaches a source through a connection. reaches(source): whether that is
+    needed.
     """
     s, learned, g = {}, {}, {}
     for layer in reversed(network.layers):
@@ -410,12 +539,12 @@ def recursion(network: Network, pull: Callable, carry: Callable, reaches: Callab
 
 
 def of_inputs(network: Network, swept: Sweep) -> dict[str, Array]:
-    """dF/dp by name of the input, from a sweep that was asked for it."""
+    """Returns dF/dp by name of the input, from a sweep with `input_gradients`."""
     return {name: swept.output_gradients[name] for name, _ in network.inputs if name not in network.tokens}
 
 
-def pullback(layer: Layer, params: Params, trace: Trace, g: Array) -> Started:
-    """s = F'(n)^T g across one layer's activation (Eq. 3.46), and its dropout mask where it has one."""
+def pullback(layer: Layer, params: Params, trace: Trace, g: Array) -> Start:
+    """Returns s = F'(n)^T g across one layer's activation (Eq. 3.46), and its dropout mask where it has one."""
     name = layer.name
     n, a = trace.net_inputs[name], trace.activations[name]
     if name in trace.dropped:
@@ -425,39 +554,41 @@ def pullback(layer: Layer, params: Params, trace: Trace, g: Array) -> Started:
 
 
 def contract(network: Network, params: Params, trace: Trace, swept: Sweep, way: WayBack | None = None) -> Params:
-    """The gradient from sensitivities and trace (Eq. 3.39, 3.40), in the parameters' structure."""
+    """Returns the gradient from sensitivities and trace (Eq. 3.39, 3.40), in the parameters' structure."""
     gradients = {}
     for layer in network.layers:
         own, s = params[layer.name], swept.sensitivities[layer.name]
-        found = {"weights": {source: by.outer(s, trace.activations[source]) for source, by in layer.weighted}}
+        gradient = {"weights": {source: by.outer(s, trace.activations[source]) for source, by in layer.weighted}}
         if layer.bias != "none":
-            found["bias"] = factors.total(Factors(s, None), own["bias"], layer.total)
+            gradient["bias"] = factors.total(Factors(s, None), own["bias"], layer.total)
         if swept.learned[layer.name]:
             shares = swept.learned[layer.name].items()
-            found["learned"] = {name: factors.total(f, own["learned"][name], layer.total) for name, f in shares}
+            gradient["learned"] = {name: factors.total(f, own["learned"][name], layer.total) for name, f in shares}
         if way is not None and way.of_layer[layer.name].learn is not None:
-            found = way.of_layer[layer.name].learn(way.place(layer), found)
-        gradients[layer.name] = found | {name: unmoved(x) for name, x in own.items() if name not in found}
+            gradient = way.of_layer[layer.name].learn(way.place(layer), gradient)
+        gradients[layer.name] = gradient | {name: no_gradient(x) for name, x in own.items() if name not in gradient}
     return gradients
 
 
-def unmoved(tree: Any) -> Any:
-    """Zeros: of statistics, of which nothing is learned, and of what another rule than the one at hand learns."""
+def no_gradient(tree: Any) -> Any:
+    """Returns zeros: for statistics, which are not trained, and for what another rule learns."""
     return jax.tree.map(jnp.zeros_like, tree)
 
 
 def check_trainable(network: Network, rule: Rule | rules.ByLayer = rules.exact) -> Network:
-    """The network as the way back takes it. Raises ValueError where an activation has no derivative to propagate
-    through, and none is put in its place, and where the rule has no meaning for the network.
+    """Returns the network as the way back sees it.
+
+    Raises ValueError where an activation has no derivative to propagate through and the rule supplies none, and where
+    the rule does not support the network.
     """
     rules.of_layers(rule, network)
     network = rules.rewritten(rule, network)
-    if all(own.has_derivatives for own in rules.every(rule)):
+    if all(own.has_derivatives for own in rules.rules_in(rule)):
         for layer in network.layers:
             if layer.activation.pullback is None:
                 raise ValueError(
                     f"layer {layer.name!r}: {layer.activation.name!r} has no derivative, so nothing can be trained "
                     "through it; use a differentiable activation such as 'sigmoid' or 'tanh', rule='surrogate', which "
-                    "puts another in its place, or train a single layer of it with fit's gradient='perceptron'"
+                    "supplies a derivative, or train a single layer of it with fit's gradient='perceptron'"
                 )
     return network

@@ -1,26 +1,46 @@
-"""Second derivatives by hand: Pearlmutter's R-operator carried through the forward pass and the recursion.
+r"""Second derivatives by hand: Pearlmutter's R-operator carried through the forward pass and the recursion.
 
-Letters: Q examples, S neurons of a layer, P parameters in all, v a direction in the space of the parameters;
-R{x} = dx(params + r v)/dr at r = 0 (Pearlmutter 1994, Eq. 2). R{} of a product is a product's derivative, so that each
-line below is one line of the recursion, differentiated:
+Letters: Q examples, S neurons of a layer, P parameters in all, v a direction in the space of the parameters.
+The R-operator is the derivative along v (Pearlmutter 1994, Eq. 2):
 
-    forward      R{n^m} = sum over its sources j of V^(m,j) a^j + W^(m,j) R{a^j}, plus v_b;  R{a^m} = F'(n^m) R{n^m}
-    start        R{s^M}, from the loss's second derivative
-    recursion    R{g^m} = sum over the layers l that read m of R{s^l} W^(l,m) + s^l V^(l,m)
-                 R{s^m} = F'(n^m)^T R{g^m} + (F''(n^m) R{n^m})^T g^m
-    contraction  R{dF/dW^(m,j)} = R{s^m}^T a^j + s^m^T R{a^j},  R{dF/db^m} = sum_q R{s^m}
+.. math:: R\{x\} = \left. \frac{d}{dr} x(\mathrm{params} + r v) \right|_{r=0}
 
-and the last is H v, exactly, for the cost of two gradients. Leaving out every term with s or g gives the Gauss-Newton
-product. At a kink, F'' is 0, and no neuron is dropped.
+R{} of a product is the derivative of a product, so that each equation below is one of the recursion, differentiated.
 
-Near a minimum gradient descent multiplies x - x* by I - alpha H, its part along an eigenvector by 1 - alpha lambda: it
-converges where alpha < 2 / lambda_max (Hagan P3.3).
+Forward, over the sources j of layer m:
 
-Running statistics of batch normalization are among the parameters, and F does not depend on them: their rows and
+.. math:: \begin{aligned}
+   R\{n^m\} &= \sum_j \left( V^{(m,j)} a^j + W^{(m,j)} R\{a^j\} \right) + v_b \\
+   R\{a^m\} &= F'(n^m) \, R\{n^m\}
+   \end{aligned}
+
+Start: :math:`R\{s^M\}`, from the loss's second derivative.
+
+Recursion, over the layers l that read m:
+
+.. math:: \begin{aligned}
+   R\{g^m\} &= \sum_l \left( R\{s^l\} W^{(l,m)} + s^l V^{(l,m)} \right) \\
+   R\{s^m\} &= F'(n^m)^T R\{g^m\} + \left( F''(n^m) R\{n^m\} \right)^T g^m
+   \end{aligned}
+
+Contraction:
+
+.. math:: \begin{aligned}
+   R\left\{\frac{\partial F}{\partial W^{(m,j)}}\right\} &= R\{s^m\}^T a^j + (s^m)^T R\{a^j\} \\
+   R\left\{\frac{\partial F}{\partial b^m}\right\} &= \sum_q R\{s^m_q\}
+   \end{aligned}
+
+The last is H v, exactly, for the cost of two gradients. Leaving out every term with s or g gives the Gauss-Newton
+product. At a kink F'' is 0. Dropout drops no neuron.
+
+Near a minimum x*, gradient descent multiplies :math:`x - x^*` by :math:`I - \alpha H`, and its part along an
+eigenvector by :math:`1 - \alpha \lambda`: it converges where :math:`\alpha < 2 / \lambda_{\max}` (Hagan P3.3).
+
+Running statistics of batch normalization are among the parameters, but F does not depend on them: their rows and
 columns of a matrix are 0, and so are as many eigenvalues.
 
-Matrix products are of full precision on every device. Compile what you call again and again. Matrices and vectors over
-all parameters are in `jax.flatten_util.ravel_pytree`'s order.
+Matrix products run at full precision on every device. Compile what you call repeatedly. Matrices and vectors over all
+parameters are in `jax.flatten_util.ravel_pytree`'s order.
 """
 
 from collections.abc import Callable
@@ -30,6 +50,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.flatten_util import ravel_pytree
+from jax.typing import ArrayLike
 
 from functional_nn import checks, linalg
 from functional_nn.gradients import backprop, factors
@@ -43,6 +64,21 @@ from functional_nn.precision import at_least_float32, full
 Matrix = Literal["hessian", "gauss_newton"]
 Product = Callable[[Params], Params]
 
+__all__ = [
+    "Estimate",
+    "Extremes",
+    "QuadraticModel",
+    "extreme_eigenvalues",
+    "gauss_newton_vector_product",
+    "hessian",
+    "hessian_vector_product",
+    "kronecker_solve",
+    "products",
+    "quadratic_model",
+    "stable_rate",
+    "trace",
+]
+
 
 # Products -------------------------------------------------------------------------------------------------------------
 
@@ -52,15 +88,40 @@ def hessian_vector_product(
     loss: Loss | str,
     params: Params,
     inputs: Inputs,
-    targets: Array,
+    targets: ArrayLike,
     vector: Params,
     *,
-    weights: Array | None = None,
+    weights: ArrayLike | None = None,
     block: int | None = BLOCK,
 ) -> Params:
-    """H v in the parameters' structure, H = d2F/dparams2; vector: v, in that structure, shapes and dtype.
+    """Computes H v, with H the Hessian of F by the parameters, exactly, for the cost of about two gradients.
 
-    Raises as `products`.
+    Args:
+        network: The network.
+        loss: A loss, or its name.
+        params: Parameters.
+        inputs: `(Q, *P, R)`, or `{name: (Q, *P, R)}`.
+        targets: `(Q, *P, S)`, or integer classes `(Q, *P)`.
+        vector: v, in the parameters' structure, shapes and dtype.
+        weights: Weights of the examples (Q,), or of the outputs' positions `(Q, *P)`.
+        block: Examples at once; None for all.
+
+    Returns:
+        H v, in the parameters' structure.
+
+    Raises:
+        ValueError: As `products`.
+        TypeError: As `products`.
+
+    References:
+        Pearlmutter 1994 (Neural Computation 6, 147).
+
+    Example:
+        >>> import jax, jax.numpy as jnp, functional_nn as fnn
+        >>> network = fnn.multilayer((3, 4, 2), ("tanh", "softmax"))
+        >>> params, x, t = network.init(jax.random.key(0)), jnp.ones((5, 3)), jnp.arange(5) % 2
+        >>> fnn.curvature.hessian_vector_product(network, "cross_entropy", params, x, t, params)["layer1"]["bias"].shape
+        (4,)
     """
     return products(network, loss, params, inputs, targets, weights=weights, block=block)(vector)
 
@@ -70,13 +131,39 @@ def gauss_newton_vector_product(
     loss: Loss | str,
     params: Params,
     inputs: Inputs,
-    targets: Array,
+    targets: ArrayLike,
     vector: Params,
     *,
-    weights: Array | None = None,
+    weights: ArrayLike | None = None,
     block: int | None = BLOCK,
 ) -> Params:
-    """G v in the parameters' structure, G = J^T H J as in `quantities.gauss_newton`. Raises as `products`."""
+    """Computes G v, with G = J^T H J the generalised Gauss-Newton matrix, as in `quantities.gauss_newton`.
+
+    Args:
+        network: The network.
+        loss: A loss, or its name.
+        params: Parameters.
+        inputs: `(Q, *P, R)`, or `{name: (Q, *P, R)}`.
+        targets: `(Q, *P, S)`, or integer classes `(Q, *P)`.
+        vector: v, in the parameters' structure, shapes and dtype.
+        weights: Weights of the examples (Q,), or of the outputs' positions `(Q, *P)`.
+        block: Examples at once; None for all.
+
+    Returns:
+        G v, in the parameters' structure.
+
+    Raises:
+        ValueError: As `products`.
+        TypeError: As `products`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, functional_nn as fnn
+        >>> network = fnn.multilayer((3, 4, 2), ("tanh", "softmax"))
+        >>> params, x, t = network.init(jax.random.key(0)), jnp.ones((5, 3)), jnp.arange(5) % 2
+        >>> found = fnn.curvature.gauss_newton_vector_product(network, "cross_entropy", params, x, t, params)
+        >>> found["layer1"]["bias"].shape
+        (4,)
+    """
     return products(network, loss, params, inputs, targets, "gauss_newton", weights=weights, block=block)(vector)
 
 
@@ -86,17 +173,42 @@ def products(
     loss: Loss | str,
     params: Params,
     inputs: Inputs,
-    targets: Array,
+    targets: ArrayLike,
     of: Matrix = "hessian",
     *,
-    weights: Array | None = None,
+    weights: ArrayLike | None = None,
     block: int | None = BLOCK,
 ) -> Product:
-    """v -> H v, or v -> G v: for many products at one point, whose trace and sensitivities are computed once.
+    """Returns the function v -> H v or v -> G v at one point, for many products with the same trace and sensitivities.
 
-    of: "hessian" or "gauss_newton". A batch larger than `block` goes in blocks, whose traces are made anew for every
-    product; all at once where batch normalization mixes its examples. Raises ValueError as `backpropagate`, for a loss
-    without the second derivative asked for, and for a vector of other shapes than the parameters'.
+    A batch larger than `block` goes in blocks, whose traces are computed again for every product. All examples go at
+    once where batch normalization mixes them.
+
+    Args:
+        network: The network.
+        loss: A loss, or its name.
+        params: Parameters.
+        inputs: `(Q, *P, R)`, or `{name: (Q, *P, R)}`.
+        targets: `(Q, *P, S)`, or integer classes `(Q, *P)`.
+        of: "hessian" or "gauss_newton".
+        weights: Weights of the examples (Q,), or of the outputs' positions `(Q, *P)`.
+        block: Examples at once; None for all.
+
+    Returns:
+        The product: it takes and returns vectors in the parameters' structure.
+
+    Raises:
+        ValueError: As `backpropagate`; for a loss or an activation without the second derivative that is needed; for a
+            vector of other shapes than the parameters.
+        TypeError: For a vector that has not the parameters' structure.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, functional_nn as fnn
+        >>> network = fnn.multilayer((3, 4, 2), ("tanh", "softmax"))
+        >>> params, x, t = network.init(jax.random.key(0)), jnp.ones((5, 3)), jnp.arange(5) % 2
+        >>> multiply = fnn.curvature.products(network, "cross_entropy", params, x, t, "gauss_newton")
+        >>> multiply(multiply(params))["layer2"]["bias"].shape
+        (2,)
     """
     checks.one_of("products", "of", of, ("hessian", "gauss_newton"))
     if targets is None:
@@ -124,7 +236,7 @@ def products(
         if not isinstance(vector, dict):
             raise TypeError(
                 f"vector: expected the parameters' structure, got {type(vector).__name__}; "
-                "jax.flatten_util.ravel_pytree(params)[1] makes it of a flat one"
+                "jax.flatten_util.ravel_pytree(params)[1] makes it from a flat one"
             )
         checks.same_shapes("vector", checks.shapes(vector), checks.shapes(params), "the parameters")
         for path, leaf in checks.by_path(vector).items():
@@ -135,15 +247,16 @@ def products(
 
 
 class Tangents(NamedTuple):
-    """R{n} and R{a}, {layer: (Q, *P, S)} each: what the forward pass changes by along a direction."""
+    """R{n} and R{a}, `{layer: (Q, *P, S)}` each: the change of the forward pass along a direction."""
 
     net_inputs: dict[str, Array]
     activations: dict[str, Array]
 
 
 def push_forward(network: Network, params: Params, trace: Trace, vector: Params) -> Tangents:
-    """The forward pass, differentiated along `vector`; nothing enters from the inputs, which do not move, and what was
-    dropped stays dropped.
+    """Differentiates the forward pass along `vector`.
+
+    The inputs do not move, so nothing enters from them. What was dropped stays dropped.
     """
     r_n, r_a, a, n = {}, {}, trace.activations, trace.net_inputs
     for layer in network.layers:
@@ -178,14 +291,14 @@ def _hessian_product(view: View) -> Product:
         g[network.output.name] = share * at_positions(view.loss.example_gradient, *start)
 
     def product(vector: Params) -> Params:
-        moved = push_forward(network, params, trace, vector)
+        tangents = push_forward(network, params, trace, vector)
 
         def pull(layer, r_g):
-            name, r_n = layer.name, moved.net_inputs[layer.name]
+            name, r_n = layer.name, tangents.net_inputs[layer.name]
             if layer is network.output and read == "net_inputs":
                 return share * at_positions(curvature.product, r_n, *start), {}
             if layer is network.output:
-                r_g = share * at_positions(curvature.product, moved.activations[name], *start)
+                r_g = share * at_positions(curvature.product, tangents.activations[name], *start)
             r_s, learned = backprop.pullback(layer, params, trace, r_g)
             bent, more = layer.activation.second_order(
                 g[name],
@@ -211,7 +324,7 @@ def _hessian_product(view: View) -> Product:
             for source, by in layer.weighted:
                 if source in params:
                     own = gradients[layer.name]["weights"]
-                    own[source] = own[source] + by.outer(s[layer.name], moved.activations[source])
+                    own[source] = own[source] + by.outer(s[layer.name], tangents.activations[source])
         return gradients
 
     return product
@@ -224,8 +337,8 @@ def _gauss_newton_product(view: View) -> Product:
     share = _share(view)
 
     def product(vector: Params) -> Params:
-        moved = push_forward(network, params, trace, vector)
-        r_x = (moved.net_inputs if read == "net_inputs" else moved.activations)[output.name]
+        tangents = push_forward(network, params, trace, vector)
+        r_x = (tangents.net_inputs if read == "net_inputs" else tangents.activations)[output.name]
         bent = share * at_positions(curvature.product, r_x, x, view.examples.targets)
         started = (bent, {}) if read == "net_inputs" else backprop.pullback(output, params, trace, bent)
         return backprop.contract(network, params, trace, backprop.sweep(network, params, trace, started))
@@ -238,7 +351,7 @@ def _share(view: View) -> Array:
 
 
 def _loss_curvature(view: View):
-    """What of the last layer the loss reads in the gradient, its curvature there, and (that, targets)."""
+    """Returns what the loss reads of the last layer in the gradient, its curvature there, and (that, targets)."""
     output, targets = view.network.output, view.examples.targets
     pair = view.loss.fused_with(output.activation)
     read, curvature = ("net_inputs", pair.curvature) if pair else ("outputs", view.loss.curvature)
@@ -259,15 +372,36 @@ def hessian(
     loss: Loss | str,
     params: Params,
     inputs: Inputs,
-    targets: Array,
+    targets: ArrayLike,
     *,
-    weights: Array | None = None,
+    weights: ArrayLike | None = None,
     block: int | None = BLOCK,
     budget: int = BUDGET,
 ) -> Array:
-    """d2F/dparams2 (P, P), a column for each parameter; for small networks.
+    """Computes the Hessian of F by all parameters of a small network, one product for each column.
 
-    Raises ValueError where it would take more than `budget` bytes, and as `products`.
+    Args:
+        network: The network.
+        loss: A loss, or its name.
+        params: Parameters.
+        inputs: `(Q, *P, R)`, or `{name: (Q, *P, R)}`.
+        targets: `(Q, *P, S)`, or integer classes `(Q, *P)`.
+        weights: Weights of the examples (Q,), or of the outputs' positions `(Q, *P)`.
+        block: Examples at once; None for all.
+        budget: Bytes that the matrix may take.
+
+    Returns:
+        (P, P), in `ravel_pytree`'s order.
+
+    Raises:
+        ValueError: If the matrix would take more than `budget` bytes, and as `products`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, functional_nn as fnn
+        >>> network = fnn.multilayer((3, 2), ("softmax",))
+        >>> params, x, t = network.init(jax.random.key(0)), jnp.ones((5, 3)), jnp.arange(5) % 2
+        >>> fnn.curvature.hessian(network, "cross_entropy", params, x, t).shape
+        (8, 8)
     """
     flat, _ = ravel_pytree(params)
     needed = flat.size**2 * flat.dtype.itemsize
@@ -280,15 +414,28 @@ def hessian(
 
 
 def _on_vectors(product: Product, params: Params) -> Callable[[Array], Array]:
-    # x -> A x for vectors (P,)
+    """Returns x -> A x for vectors (P,)."""
     unravel = ravel_pytree(params)[1]
     return lambda x: ravel_pytree(product(unravel(x)))[0]
 
 
 class Extremes(NamedTuple):
-    """smallest, largest: eigenvalues, in at least float32; residuals (2,): ||A x - lambda x|| of each, measured, than
-    which the next eigenvalue of A is no farther; smallest_vector, largest_vector: their eigenvectors x, ||x|| = 1, in
-    the parameters' structure.
+    r"""The two extreme eigenvalues of a matrix and their eigenvectors.
+
+    Attributes:
+        smallest: Smallest eigenvalue, in at least float32.
+        largest: Largest eigenvalue.
+        residuals: (2,): :math:`\lVert A x - \lambda x \rVert` of each, measured. A has an eigenvalue within that
+            distance.
+        smallest_vector: Eigenvector x of the smallest, :math:`\lVert x \rVert = 1`, in the parameters' structure.
+        largest_vector: Eigenvector of the largest.
+
+    Example:
+        See `extreme_eigenvalues`.
+
+        >>> import functional_nn as fnn
+        >>> fnn.curvature.Extremes._fields[:3]
+        ('smallest', 'largest', 'residuals')
     """
 
     smallest: Array
@@ -304,19 +451,46 @@ def extreme_eigenvalues(
     loss: Loss | str,
     params: Params,
     inputs: Inputs,
-    targets: Array,
+    targets: ArrayLike,
     of: Matrix = "hessian",
     *,
     key: Array,
     steps: int = 40,
-    weights: Array | None = None,
+    weights: ArrayLike | None = None,
     block: int | None = BLOCK,
 ) -> Extremes:
-    """The smallest and the largest eigenvalue of the Hessian or Gauss-Newton matrix, by Lanczos from products alone.
+    """Computes the extreme eigenvalues of the Hessian or Gauss-Newton matrix, by Lanczos from products alone.
 
-    key: for the start, a random vector. steps: products made, at most P of them, in which case all is exact; their
-    vectors are kept, (steps, P), and orthogonalized in full (Golub and Van Loan, Matrix Computations, 10.3). What has
-    converged is told by the residuals. Raises as `products`.
+    Args:
+        network: The network.
+        loss: A loss, or its name.
+        params: Parameters.
+        inputs: `(Q, *P, R)`, or `{name: (Q, *P, R)}`.
+        targets: `(Q, *P, S)`, or integer classes `(Q, *P)`.
+        of: "hessian" or "gauss_newton".
+        key: Random key for the first vector.
+        steps: Number of products, at most P; with P of them the result is exact. Their vectors are kept, (steps, P),
+            and orthogonalized in full. The residuals show what has converged.
+        weights: Weights of the examples (Q,), or of the outputs' positions `(Q, *P)`.
+        block: Examples at once; None for all.
+
+    Returns:
+        `Extremes`.
+
+    Raises:
+        ValueError: As `products`.
+        TypeError: As `products`.
+
+    References:
+        Golub and Van Loan, Matrix Computations, 10.3.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, functional_nn as fnn
+        >>> network = fnn.multilayer((3, 2), ("softmax",))
+        >>> params, x, t = network.init(jax.random.key(0)), jnp.ones((5, 3)), jnp.arange(5) % 2
+        >>> found = fnn.curvature.extreme_eigenvalues(network, "cross_entropy", params, x, t, key=jax.random.key(1))
+        >>> bool(found.largest > 0)
+        True
     """
     checks.prng_key("key", key)
     narrow = _on_vectors(products(network, loss, params, inputs, targets, of, weights=weights, block=block), params)
@@ -329,13 +503,13 @@ def extreme_eigenvalues(
 
     values, vectors = _lanczos(multiply, flat.size, dtype, steps, key)
     values, vectors = values[jnp.array([0, -1])], vectors[:, jnp.array([0, -1])].T
-    # Lanczos tells residuals too, but not what rounding has added to them.
+    # Lanczos yields residuals too, but not what rounding has added to them.
     residuals = [_norm(multiply(x) - value * x) for value, x in zip(values, vectors, strict=True)]
     return Extremes(*values, jnp.stack(residuals), *(unravel(x.astype(flat.dtype)) for x in vectors))
 
 
 def _lanczos(multiply: Callable[[Array], Array], size: int, dtype, steps: int, key: Array):
-    """Ritz values (k,) in rising order and vectors (P, k) after k steps."""
+    """Returns Ritz values (k,) in rising order and vectors (P, k) after k steps."""
     draws, tiny = jax.random.split(key, steps + 1), jnp.finfo(dtype).tiny
 
     def without(basis, x):
@@ -351,7 +525,7 @@ def _lanczos(multiply: Callable[[Array], Array], size: int, dtype, steps: int, k
         scale = _norm(w)
         w = without(basis, w)
         beta = _norm(w)
-        # An invariant subspace is complete: go on from a random vector outside it, to which nothing couples.
+        # An invariant subspace is complete: continue from a random vector outside it, to which nothing couples.
         complete = beta <= size**0.5 * jnp.finfo(dtype).eps * scale
         fresh = without(basis, jax.random.normal(draws[i + 1], (size,), dtype))
         following = jnp.where(complete, fresh / jnp.maximum(_norm(fresh), tiny), w / jnp.where(complete, 1, beta))
@@ -374,7 +548,19 @@ def _norm(x: Array) -> Array:
 
 
 class Estimate(NamedTuple):
-    """A random estimate and its standard error."""
+    """A random estimate.
+
+    Attributes:
+        value: The estimate.
+        standard_error: Its standard error.
+
+    Example:
+        See `trace`.
+
+        >>> import functional_nn as fnn
+        >>> fnn.curvature.Estimate(value=2.0, standard_error=0.1).value
+        2.0
+    """
 
     value: Array
     standard_error: Array
@@ -386,29 +572,57 @@ def trace(
     loss: Loss | str,
     params: Params,
     inputs: Inputs,
-    targets: Array,
+    targets: ArrayLike,
     of: Matrix = "hessian",
     *,
     key: Array,
     samples: int = 100,
-    weights: Array | None = None,
+    weights: ArrayLike | None = None,
     block: int | None = BLOCK,
 ) -> Estimate:
-    """The trace of the Hessian or Gauss-Newton matrix: the mean of z^T A z over random signs z (Hutchinson 1990).
+    """Estimates the trace of the Hessian or Gauss-Newton matrix: the mean of z^T A z over random signs z.
 
-    samples: products made, at least 2. Raises as `products`.
+    Args:
+        network: The network.
+        loss: A loss, or its name.
+        params: Parameters.
+        inputs: `(Q, *P, R)`, or `{name: (Q, *P, R)}`.
+        targets: `(Q, *P, S)`, or integer classes `(Q, *P)`.
+        of: "hessian" or "gauss_newton".
+        key: Random key for the signs.
+        samples: Number of products, at least 2.
+        weights: Weights of the examples (Q,), or of the outputs' positions `(Q, *P)`.
+        block: Examples at once; None for all.
+
+    Returns:
+        An `Estimate`.
+
+    Raises:
+        ValueError: For samples < 2, and as `products`.
+        TypeError: As `products`.
+
+    References:
+        Hutchinson 1990 (Commun. Statist. Simul. 19, 433).
+
+    Example:
+        >>> import jax, jax.numpy as jnp, functional_nn as fnn
+        >>> network = fnn.multilayer((3, 2), ("softmax",))
+        >>> params, x, t = network.init(jax.random.key(0)), jnp.ones((5, 3)), jnp.arange(5) % 2
+        >>> found = fnn.curvature.trace(network, "cross_entropy", params, x, t, key=jax.random.key(1), samples=4)
+        >>> bool(found.value > 0)
+        True
     """
     checks.prng_key("key", key)
     checks.integer("trace", "samples", samples, 2)
     multiply = _on_vectors(products(network, loss, params, inputs, targets, of, weights=weights, block=block), params)
     flat, _ = ravel_pytree(params)
 
-    def one(own_key):
-        z = jax.random.rademacher(own_key, flat.shape, flat.dtype)
+    def sample(sample_key: Array) -> Array:
+        z = jax.random.rademacher(sample_key, flat.shape, flat.dtype)
         return jnp.vdot(z, multiply(z))
 
-    found = lax.map(one, jax.random.split(key, samples))
-    return Estimate(jnp.mean(found), jnp.std(found, ddof=1) / samples**0.5)
+    values = lax.map(sample, jax.random.split(key, samples))
+    return Estimate(jnp.mean(values), jnp.std(values, ddof=1) / samples**0.5)
 
 
 def stable_rate(
@@ -416,57 +630,104 @@ def stable_rate(
     loss: Loss | str,
     params: Params,
     inputs: Inputs,
-    targets: Array,
+    targets: ArrayLike,
     *,
     key: Array,
     steps: int = 40,
-    weights: Array | None = None,
+    weights: ArrayLike | None = None,
     block: int | None = BLOCK,
 ) -> Array:
-    """2 / lambda_max of the Hessian: above it gradient descent moves away (Hagan P3.3); inf where nothing curves up.
+    """Computes 2 / lambda_max of the Hessian, above which gradient descent moves away from a minimum (Hagan P3.3).
 
-    Options as `extreme_eigenvalues`. Raises as `products`.
+    Args:
+        network: The network.
+        loss: A loss, or its name.
+        params: Parameters.
+        inputs: `(Q, *P, R)`, or `{name: (Q, *P, R)}`.
+        targets: `(Q, *P, S)`, or integer classes `(Q, *P)`.
+        key: Random key, as in `extreme_eigenvalues`.
+        steps: As in `extreme_eigenvalues`.
+        weights: Weights of the examples (Q,), or of the outputs' positions `(Q, *P)`.
+        block: Examples at once; None for all.
+
+    Returns:
+        The learning rate, a scalar; inf where no direction curves up.
+
+    Raises:
+        ValueError: As `products`.
+        TypeError: As `products`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, functional_nn as fnn
+        >>> network = fnn.multilayer((3, 2), ("softmax",))
+        >>> params, x, t = network.init(jax.random.key(0)), jnp.ones((5, 3)), jnp.arange(5) % 2
+        >>> bool(fnn.curvature.stable_rate(network, "cross_entropy", params, x, t, key=jax.random.key(1)) > 0)
+        True
     """
-    found = extreme_eigenvalues(
+    extremes = extreme_eigenvalues(
         network, loss, params, inputs, targets, key=key, steps=steps, weights=weights, block=block
     )
-    return _two_over(found.largest)
+    return _two_over(extremes.largest)
 
 
 def _two_over(largest: Array) -> Array:
     return jnp.where(largest > 0, 2 / jnp.where(largest > 0, largest, 1), jnp.inf)
 
 
-def kronecker_solve(network: Network, kronecker: dict, damping: Array | float, vector: Params) -> Params:
-    """What the damped inverse of the Gauss-Newton matrix, as `quantities.kfac` or `kflr` factor it, makes of `vector`.
+def kronecker_solve(
+    network: Network, kronecker: dict[str, KroneckerFactors], damping: Array | float, vector: Params
+) -> Params:
+    r"""Multiplies a vector by the damped inverse of a Kronecker-factored Gauss-Newton matrix.
 
-    Of each layer (G + sqrt(lambda) / pi I)^-1 V (A + pi sqrt(lambda) I)^-1, V its part (S, A), lambda the `damping`
-    (> 0), which pi = sqrt((tr A / dim A) / (tr G / dim G)) shares out between the factors: Martens and Grosse 2015,
-    Sec. 6.3; of a kernel, put as a matrix (S, K). What is no outer product, a shared bias or learned slopes, by its own
-    damped block.
+    For each layer :math:`(G + \sqrt\lambda / \pi \, I)^{-1} V (A + \pi \sqrt\lambda \, I)^{-1}`, with V the layer's
+    part (S, A) of the vector, :math:`\lambda` the damping, and :math:`\pi = \sqrt{(\mathrm{tr} A / \dim A) /
+    (\mathrm{tr} G / \dim G)}`, which divides the damping between the factors. A kernel is treated as a matrix (S, K). A
+    parameter whose derivative is no outer product, such as a shared bias or learned slopes, is solved by its own damped
+    block.
+
+    Args:
+        network: The network.
+        kronecker: {layer: KroneckerFactors}, from `quantities.kfac` or `quantities.kflr`.
+        damping: lambda > 0.
+        vector: In the parameters' structure, such as the gradient.
+
+    Returns:
+        The solution, in the parameters' structure.
+
+    References:
+        Martens and Grosse 2015 (arXiv 1503.05671), Sec. 6.3.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, functional_nn as fnn
+        >>> network = fnn.multilayer((3, 4, 2), ("tanh", "softmax"))
+        >>> data = network.init(jax.random.key(0)), jnp.ones((5, 3)), jnp.arange(5) % 2
+        >>> kronecker = fnn.quantities.kflr(network, "cross_entropy", *data)
+        >>> gradient = fnn.value_and_grad(network, "cross_entropy")(*data)[1]
+        >>> fnn.curvature.kronecker_solve(network, kronecker, 0.1, gradient)["layer1"]["bias"].shape
+        (4,)
     """
-    found = {}
+    solution = {}
     for layer in network.layers:
         own, given = kronecker[layer.name], vector[layer.name]
         of_weights = [given["weights"][source] for source, _ in layer.weighted]
-        parts, solved = [w.reshape(len(w), -1) for w in of_weights], {"weights": {}}
-        has_bias = bool(parts) and layer.bias == "per_neuron"
-        parts += [given["bias"][:, None]] if has_bias else []
-        if parts:
-            V = _solve_pair(own, damping, jnp.concatenate(parts, axis=1))
-            edges = [sum(part.shape[1] for part in parts[: i + 1]) for i in range(len(parts) - 1)]
-            columns = jnp.split(V, edges, axis=1)
-            for (source, _), w, x in zip(layer.weighted, of_weights, columns, strict=False):
+        columns, solved = [w.reshape(len(w), -1) for w in of_weights], {"weights": {}}
+        has_bias = bool(columns) and layer.bias == "per_neuron"
+        columns += [given["bias"][:, None]] if has_bias else []
+        if columns:
+            V = _solve_pair(own, damping, jnp.concatenate(columns, axis=1))
+            edges = [sum(part.shape[1] for part in columns[: i + 1]) for i in range(len(columns) - 1)]
+            split = jnp.split(V, edges, axis=1)
+            for (source, _), w, x in zip(layer.weighted, of_weights, split, strict=False):
                 solved["weights"][source] = x.reshape(w.shape)
             if has_bias:
-                solved["bias"] = columns[-1][:, 0]
+                solved["bias"] = split[-1][:, 0]
         alone = {name: given[name] for name in own.others}
 
         def solve(block, x):
             return (_solve_pair if _is_pair(block) else _solve_alone)(block, damping, x)
 
-        found[layer.name] = solved | jax.tree.map(solve, own.others, alone, is_leaf=_is_pair)
-    return jax.tree.map(lambda x, v: x.astype(v.dtype), {name: found[name] for name in vector}, vector)
+        solution[layer.name] = solved | jax.tree.map(solve, own.others, alone, is_leaf=_is_pair)
+    return jax.tree.map(lambda x, v: x.astype(v.dtype), {name: solution[name] for name in vector}, vector)
 
 
 def _is_pair(node) -> bool:
@@ -497,11 +758,26 @@ def _damped_solve(matrix: Array, damping: Array, right: Array) -> Array:
 
 
 class QuadraticModel(NamedTuple):
-    """F(x) = c + d^T x + x^T A x / 2, x all parameters in one vector (P,).
+    r"""The quadratic model :math:`F(x) = c + d^T x + \frac12 x^T A x`, with x all parameters in one vector (P,).
 
-    A (P, P), d (P,), c; eigenvalues (P,) of A in rising order, eigenvectors (P, P) in columns; minimum (P,): x* =
-    -A^-1 d, the shortest of them where A is singular, and the stationary point, which is no minimum, where A has
-    negative eigenvalues; stable_rate: 2 / lambda_max. In at least float32.
+    All numbers are in at least float32.
+
+    Attributes:
+        A: (P, P).
+        d: (P,).
+        c: Scalar.
+        eigenvalues: (P,), of A, in rising order.
+        eigenvectors: (P, P), in columns.
+        minimum: (P,), x* = -A^-1 d. The shortest of them where A is singular; a stationary point, which is no minimum,
+            where A has negative eigenvalues.
+        stable_rate: 2 / lambda_max.
+
+    Example:
+        See `quadratic_model`.
+
+        >>> import functional_nn as fnn
+        >>> fnn.curvature.QuadraticModel._fields[:3]
+        ('A', 'd', 'c')
     """
 
     A: Array
@@ -514,7 +790,7 @@ class QuadraticModel(NamedTuple):
 
     @full
     def value(self, x: Array) -> Array:
-        """F(x) for x (P,)."""
+        """Returns F(x) for x (P,)."""
         return self.c + self.d @ x + x @ self.A @ x / 2
 
 
@@ -524,14 +800,36 @@ def quadratic_model(
     loss: Loss | str,
     params: Params,
     inputs: Inputs,
-    targets: Array,
+    targets: ArrayLike,
     *,
     budget: int = BUDGET,
 ) -> QuadraticModel:
-    """The second-order Taylor model of F about `params`, in absolute x: Hagan Eq. 3.10 and 3.19-3.23.
+    """Computes the second-order Taylor model of F about `params`, in absolute x (Hagan Eq. 3.10 and 3.19-3.23).
 
-    Of a linear layer under a square error it is F itself, wherever it is expanded. In `ravel_pytree`'s order, a
-    layer's bias stands before its weights. Raises as `hessian`.
+    For a linear layer under a square error it is F itself, wherever it is expanded. In `ravel_pytree`'s order, a
+    layer's bias comes before its weights.
+
+    Args:
+        network: The network.
+        loss: A loss, or its name.
+        params: Parameters.
+        inputs: `(Q, *P, R)`, or `{name: (Q, *P, R)}`.
+        targets: `(Q, *P, S)`, or integer classes `(Q, *P)`.
+        budget: Bytes that the matrix may take.
+
+    Returns:
+        A `QuadraticModel`.
+
+    Raises:
+        ValueError: As `hessian`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, functional_nn as fnn
+        >>> network = fnn.multilayer((1, 1), ("linear",), bias="none")
+        >>> params, x, t = network.init(jax.random.key(0)), jnp.array([[1.0], [2.0]]), jnp.array([[2.0], [4.0]])
+        >>> model = fnn.curvature.quadratic_model(network, "half_sum_square_error", params, x, t)
+        >>> [round(float(value), 4) for value in model.minimum]
+        [2.0]
     """
     A = hessian(network, loss, params, inputs, targets, budget=budget)
     value, gradients = backprop.value_and_grad(network, loss)(params, inputs, targets)

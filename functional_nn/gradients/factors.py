@@ -1,21 +1,27 @@
-"""An example's derivative by a parameter array in two factors, and the sums that are made of them.
+r"""An example's derivative by a parameter array in two factors, and the sums that are made of them.
 
 Letters: Q examples, C directions swept back at once, S neurons of a layer, K of what one of them reads, T positions at
 which a layer reads with the same weights.
 
-By weights that are used once, example q's derivative is an outer product, s_q a_q^T: left (Q, ..., S), right (Q, K).
-By weights that are shared over positions it is a sum of them, sum_t s_qt a_qt^T: left (Q, ..., T, S), right (Q, T, K).
-By a bias it is left itself, (Q, ..., N) for N numbers, and right is None. A kernel's axes but the first are the K of
-one neuron, put in one; results take the parameter's own shape again. What is asked of the derivatives is computed in
-the cheaper of two ways, told by the shapes alone:
+By weights that are used once, example q's derivative is an outer product, :math:`s_q a_q^T`: left (Q, ..., S), right
+(Q, K). By weights that are shared over positions it is a sum of them, :math:`\sum_t s_{qt} a_{qt}^T`: left (Q, ..., T,
+S), right (Q, T, K). By a bias it is left itself, (Q, ..., N) for N numbers, and right is None. All axes of a kernel but
+the first are the K of one neuron, joined into one; results take the parameter's own shape again.
 
-    Gram      |sum_t s_t a_t^T|^2 = sum_tu (s_t . s_u) (a_t . a_u), and likewise of two examples, where the S K numbers
-              of a derivative are more than what two sets of T products of length S and of length K take,
-              T (S + K) <= S K of one example, T^2 (S + K) <= S K of two; of one position always;
-    formed    else, and for squares element by element always: a few examples' derivatives at a time.
+Sums over the derivatives are computed in the cheaper of two ways, chosen from the shapes alone.
 
-All sums but the gradient are of full precision on every device: a Gram matrix of rounded products has eigenvalues, and
-a square norm of which terms cancel may be, below 0.
+Gram: the products of positions, never the derivatives,
+
+.. math:: \left\lVert \sum_t s_t a_t^T \right\rVert^2 = \sum_{t,u} (s_t \cdot s_u) (a_t \cdot a_u)
+
+and in the same way for two examples. It is used where the S K numbers of a derivative are more than two sets of T
+products of length S and of length K: :math:`T (S + K) \le S K` for one example, :math:`T^2 (S + K) \le S K` for two;
+with one position always.
+
+Formed: otherwise, and always for squares element by element, a few examples' derivatives at a time.
+
+All sums but the gradient are at full precision on every device: with rounded products, eigenvalues of a Gram matrix and
+square norms whose terms cancel may be below 0.
 """
 
 import math
@@ -36,23 +42,25 @@ STRIP = 64  # columns of a symmetric product that go by themselves, at least
 
 
 def total(f: Factors, parameter: Array, add: Callable[[Array], Array] = dense.total) -> Array:
-    """The gradient: the sum over all examples, in the parameter's shape.
+    """Returns the gradient: the sum over all examples, in the parameter's shape.
 
-    Of a bias's share, left (Q, *P, S), which may serve several positions, or all neurons (1,). add: (Q, S) -> (S,).
+    A bias's share is left `(Q, *P, S)`; the bias may serve several positions, or all neurons (1,). add: (Q, S) -> (S,).
     """
     if f.right is not None:
         strips = (dense.outer(rows(f.left), rows(right)) for right in _strips(f))
         return jnp.concatenate(list(strips), axis=-1).reshape(parameter.shape)
     if f.left.shape[1:] == parameter.shape:
         return add(f.left.reshape(len(f.left), -1)).reshape(parameter.shape)
-    # of many positions XLA's own sum is the faster one, and needs no copy of them
+    # for many positions XLA's own sum is faster, and needs no copy of them
     summed = add(f.left) if f.left.ndim == 2 else jnp.sum(f.left, axis=tuple(range(f.left.ndim - 1)))
     return summed if parameter.shape == summed.shape else jnp.sum(summed).reshape(1)
 
 
 def of_examples(network: Network, params: Params, trace: Trace, s: dict[str, Array], learned: dict) -> Params:
-    """Every example's derivative by every parameter, as `Factors` in the parameters' structure, from a sweep's
-    sensitivities and learned parameters' shares; where it went along C directions, with these behind the examples.
+    """Returns every example's derivative by every parameter, as `Factors` in the parameters' structure.
+
+    It is made from a sweep's sensitivities and its learned parameters' shares. If the sweep went along C directions,
+    these follow the examples' axis.
     """
     factored = {}
     for layer in network.layers:
@@ -65,7 +73,7 @@ def of_examples(network: Network, params: Params, trace: Trace, s: dict[str, Arr
         if learned[layer.name]:
             shares = learned[layer.name].items()
             factored[layer.name]["learned"] = {name: _share(f, own["learned"][name], along) for name, f in shares}
-        for name in NOT_MOVED:  # which no example's loss is changed by
+        for name in NOT_MOVED:  # on which no example's loss depends
             if name in own:
 
                 def nothing(x, lead=given.shape[: 1 + along]):
@@ -82,7 +90,7 @@ def _unfolded(by: Connection, s: Array, x: Array, along: int) -> Factors:
 
 
 def _share(f: Factors, parameter: Array, along: int) -> Factors:
-    # left (Q, [C,] *P, S) as the parameter's N numbers (Q, [C,] N): of positions and neurons that it serves, the sum
+    # left (Q, [C,] *P, S) as the parameter's N numbers (Q, [C,] N), summed over the positions and neurons it serves
     if f.right is not None:
         return f
     left, lead = f.left, 1 + along
@@ -94,37 +102,37 @@ def _share(f: Factors, parameter: Array, along: int) -> Factors:
 
 
 def scaled(f: Factors, scale: Array) -> Factors:
-    """Each example's times its scale (Q,)."""
+    """Returns each example's derivative times its scale (Q,)."""
     return f._replace(left=over_rows(f.left, scale))
 
 
 def over_rows(x: Array, scale: Array) -> Array:
-    """x (Q, ...) times scale (Q,), in the dtype of x."""
+    """Returns x (Q, ...) times scale (Q,), in the dtype of x."""
     return x * jnp.expand_dims(scale.astype(x.dtype), tuple(range(1, x.ndim)))
 
 
-def joined(one: Factors, other: Factors) -> Factors:
-    """The sum of two, of the same parameter."""
-    if one.right is None:
-        return Factors(one.left + other.left, None)
-    one, other = (f if is_shared(f) else Factors(f.left[..., None, :], f.right[:, None]) for f in (one, other))
-    left = jnp.concatenate([one.left, other.left], axis=-2)
-    right = [jnp.concatenate(pair, axis=1) for pair in zip(_strips(one), _strips(other), strict=True)]
+def joined(first: Factors, second: Factors) -> Factors:
+    """Returns the sum of two derivatives by the same parameter."""
+    if first.right is None:
+        return Factors(first.left + second.left, None)
+    first, second = (f if is_shared(f) else Factors(f.left[..., None, :], f.right[:, None]) for f in (first, second))
+    left = jnp.concatenate([first.left, second.left], axis=-2)
+    right = [jnp.concatenate(pair, axis=1) for pair in zip(_strips(first), _strips(second), strict=True)]
     return Factors(left, tuple(right) if len(right) > 1 else right[0])
 
 
 def shaped(found: Params, params: Params, lead: tuple[int, ...] = ()) -> Params:
-    """Results by parameter, (..., S, K) or (..., N), in the shape (*lead, *its own)."""
+    """Returns results by parameter, (..., S, K) or (..., N), in the shape `(*lead, *its own)`."""
     return jax.tree.map(lambda x, like: x.reshape(*lead, *like.shape), found, params)
 
 
 def each(function: Callable[[Factors], Any], factored: Params) -> Any:
-    """The function of every parameter's factors, in the parameters' structure."""
+    """Returns the function of every parameter's factors, in the parameters' structure."""
     return jax.tree.map(function, factored, is_leaf=_is_factors)
 
 
 def leaves(factored: Params) -> list[Factors]:
-    """All factors, in the order of the parameters' leaves."""
+    """Returns all factors, in the order of the parameters' leaves."""
     return jax.tree.leaves(factored, is_leaf=_is_factors)
 
 
@@ -136,7 +144,7 @@ def _is_factors(node: Any) -> bool:
 
 
 def formed(f: Factors) -> Array:
-    """The derivatives themselves, (Q, ..., S, K) or (Q, ..., S)."""
+    """Returns the derivatives themselves, (Q, ..., S, K) or (Q, ..., S)."""
     if f.right is None:
         return f.left
     if is_shared(f):
@@ -146,19 +154,19 @@ def formed(f: Factors) -> Array:
 
 
 def _formed_strips(f: Factors) -> list[Array]:
-    # of shared weights, a strip of columns at a time
+    # shared weights go a strip of columns at a time
     return [jnp.einsum("q...ts,qtk->q...sk", f.left, right) for right in _strips(f)]
 
 
 def weighed(f: Factors, scale: Array) -> Array:
-    """sum_q scale_q of the derivatives of shared weights, (S, K), from those that are formed."""
+    """Returns sum_q scale_q of the derivatives of shared weights, (S, K), from the formed ones."""
     strips = [jnp.tensordot(scale.astype(strip.dtype), strip, 1) for strip in _formed_strips(f)]
     return jnp.concatenate(strips, axis=-1)
 
 
 @full
 def square_norms(f: Factors) -> Array:
-    """(Q,), at least float32: the sum of their squares, over directions, too."""
+    """Returns the sum of their squares, over directions too, (Q,), at least float32."""
     if not is_shared(f):
         squares = row_squares(f.left)
         return squares if f.right is None else squares * row_squares(f.right)
@@ -171,7 +179,7 @@ def square_norms(f: Factors) -> Array:
 
 @full
 def second_moment(f: Factors, part: Array | None = None) -> Array:
-    """sum_q part_q of the squares of each element, over directions, too: (S, K) or (S,), at least float32.
+    """Returns sum_q part_q of the squares of each element, over directions too: (S, K) or (S,), at least float32.
 
     part (Q,): None for ones.
     """
@@ -193,36 +201,36 @@ def second_moment(f: Factors, part: Array | None = None) -> Array:
 
 
 @full
-def inner_products(one: Factors, other: Factors) -> Array:
-    """Of all pairs of examples, (Q, Q')."""
-    if is_shared(one):
-        return _paired("qts,rus->qrtu", "qts,rts->qr", one, other, "qrtu,qrtu->qr")
-    return jnp.einsum("qs,rs->qr", one.left, other.left) * _source_products(one, other)
+def inner_products(first: Factors, second: Factors) -> Array:
+    """Returns the inner products of all pairs of examples, (Q, Q')."""
+    if is_shared(first):
+        return _paired("qts,rus->qrtu", "qts,rts->qr", first, second, "qrtu,qrtu->qr")
+    return jnp.einsum("qs,rs->qr", first.left, second.left) * _source_products(first, second)
 
 
 @full
-def kernel_products(one: Factors, other: Factors) -> Array:
-    """Of all pairs of directions, (Q, C, Q', C'): as the product of matrices leaves it; only its sum is turned."""
-    if is_shared(one):
-        return _paired("qcts,rdus->qcrdtu", "qcts,rdts->qcrd", one, other, "qcrdtu,qrtu->qcrd")
-    products, sources = jnp.einsum("qcs,rds->qcrd", one.left, other.left), _source_products(one, other)
+def kernel_products(first: Factors, second: Factors) -> Array:
+    """Returns the products of all pairs of directions, (Q, C, Q', C'), in the layout that the matrix product leaves."""
+    if is_shared(first):
+        return _paired("qcts,rdus->qcrdtu", "qcts,rdts->qcrd", first, second, "qcrdtu,qrtu->qcrd")
+    products, sources = jnp.einsum("qcs,rds->qcrd", first.left, second.left), _source_products(first, second)
     return products * sources[:, None, :, None]
 
 
 @full
-def traced_products(one: Factors, other: Factors) -> Array:
-    """The same, summed over the pairs of one direction: (Q, Q')."""
-    if is_shared(one):
-        return _paired("qcts,rcus->qrtu", "qcts,rcts->qr", one, other, "qrtu,qrtu->qr")
-    return jnp.einsum("qcs,rcs->qr", one.left, other.left) * _source_products(one, other)
+def traced_products(first: Factors, second: Factors) -> Array:
+    """Returns the same, summed over the pairs of one direction: (Q, Q')."""
+    if is_shared(first):
+        return _paired("qcts,rcus->qrtu", "qcts,rcts->qr", first, second, "qrtu,qrtu->qr")
+    return jnp.einsum("qcs,rcs->qr", first.left, second.left) * _source_products(first, second)
 
 
 @full
 def gram(x: Array) -> Array:
-    """(..., S) -> (S, S): the sum of x_q x_q^T over all its rows.
+    """Returns the sum of x_q x_q^T over all rows: (..., S) -> (S, S).
 
-    On CPU a large one by strips of rows, each from its block on the diagonal on; what is below these is a copy, and so
-    the same to the last digit.
+    On a CPU a large sum goes by strips of rows, each from its block on the diagonal on. What is below these is
+    a copy, and so equal to the last digit.
     """
     x = rows(x)
     columns = x.shape[1]
@@ -239,29 +247,29 @@ def gram(x: Array) -> Array:
     return jnp.concatenate(blocks)
 
 
-def _source_products(one: Factors, other: Factors) -> Array:
+def _source_products(first: Factors, second: Factors) -> Array:
     # a.a' (Q, Q'), or (1, 1) where there is no a
-    if one.right is None:
-        return jnp.ones((1, 1), one.left.dtype)
-    return jnp.einsum("qs,rs->qr", one.right, other.right)
+    if first.right is None:
+        return jnp.ones((1, 1), first.left.dtype)
+    return jnp.einsum("qs,rs->qr", first.right, second.right)
 
 
-def _paired(lefts: str, whole: str, one: Factors, other: Factors, both: str) -> Array:
-    """Products of pairs of shared factors: from their Gram matrices, or from the derivatives, formed."""
-    if _gram_pays(one, _strips(one)[0].shape[1] ** 2):
-        pairs = zip(_strips(one), _strips(other), strict=True)
+def _paired(lefts: str, whole: str, first: Factors, second: Factors, both: str) -> Array:
+    """Returns products of pairs of shared factors: from their Gram matrices, or from the formed derivatives."""
+    if _gram_pays(first, _strips(first)[0].shape[1] ** 2):
+        pairs = zip(_strips(first), _strips(second), strict=True)
         sources = sum(jnp.einsum("qtk,ruk->qrtu", *pair) for pair in pairs)
-        return jnp.einsum(both, jnp.einsum(lefts, one.left, other.left), sources)
+        return jnp.einsum(both, jnp.einsum(lefts, first.left, second.left), sources)
 
     def products(*some: Factors) -> Array:
         return jnp.einsum(whole, *(formed(f).reshape(*f.left.shape[:-2], 1, -1) for f in some))
 
-    # of so many neurons at a time that only so many derivatives are formed
-    size = sum(len(f.left) * _formed_bytes(f) for f in (one, other))
-    neurons = one.left.shape[-1]
+    # as many neurons at a time as keep the formed derivatives within memory
+    size = sum(len(f.left) * _formed_bytes(f) for f in (first, second))
+    neurons = first.left.shape[-1]
     chunks = min(neurons, -(-size // platforms.here().formed))
     if chunks == 1:
-        return products(one, other)
+        return products(first, second)
     width = -(-neurons // chunks)
 
     def chunk(f: Factors, i: Array) -> Factors:
@@ -269,7 +277,7 @@ def _paired(lefts: str, whole: str, one: Factors, other: Factors, both: str) -> 
         return f._replace(left=lax.dynamic_slice_in_dim(left, i * width, width, axis=-1))
 
     def some(i):
-        return products(chunk(one, i), chunk(other, i))
+        return products(chunk(first, i), chunk(second, i))
 
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(some, 0))
     return lax.fori_loop(0, chunks, lambda i, total: total + some(i), zeros)
@@ -285,12 +293,12 @@ def _columns(f: Factors) -> int:
 
 
 def is_shared(f: Factors) -> bool:
-    """Is the derivative a sum over positions, which share the weights?"""
+    """Returns whether the derivative is a sum over positions, which share the weights."""
     return f.right is not None and _strips(f)[0].ndim == 3
 
 
 def gram_pays(f: Factors) -> bool:
-    """Are the squares of shared weights' derivatives to be had from Gram matrices at less cost than by forming them?"""
+    """Returns whether squares of shared weights' derivatives cost less by Gram matrices than by forming them."""
     return _gram_pays(f, _strips(f)[0].shape[1])
 
 
@@ -300,12 +308,12 @@ def _gram_pays(f: Factors, positions: int) -> bool:
 
 
 def _formed_bytes(f: Factors) -> int:
-    """What the derivatives of one example take, formed."""
+    """Returns the bytes that the formed derivatives of one example take."""
     return math.prod(f.left.shape[1:-2]) * f.left.shape[-1] * _columns(f) * f.left.dtype.itemsize
 
 
 def _a_few_at_a_time(function: Callable, rows: Any) -> Array:
-    """function(rows) of a few examples at a time, so that only so many derivatives are formed; (Q, ...)."""
+    """Returns function(rows), (Q, ...), of a few examples at a time, so that only so many derivatives are formed."""
     f = rows if isinstance(rows, Factors) else rows[0]
     size = max(1, platforms.here().formed // _formed_bytes(f))
     if size >= len(f.left):
@@ -318,6 +326,6 @@ def _a_few_at_a_time(function: Callable, rows: Any) -> Array:
 
 
 def row_squares(x: Array) -> Array:
-    """The sum of x^2 over all but the first axis, (Q,)."""
+    """Returns the sum of x^2 over all but the first axis, (Q,)."""
     x = wide(x).reshape(len(x), -1)
     return over_columns(x * x)

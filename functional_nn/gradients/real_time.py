@@ -1,20 +1,21 @@
-"""Real-time recurrent learning: the gradient forward in time, of which nothing has to be kept.
+r"""Real-time recurrent learning: the gradient computed forward in time, so that nothing of the past is kept.
 
 Letters: Q examples, T positions of the outputs, P parameters in all, v a direction among them.
 
 Backpropagation through time goes through the sequence and then back through all of it. Williams and Zipser 1989 go
-forward alone: with each state they carry what it would change by, were a parameter moved, the influence matrix
-dh_t/dv for every v, which obeys the recurrence itself, differentiated:
+forward only. With each state they carry its change per change of a parameter, the influence matrix
+:math:`\partial h_t / \partial v` for every v, which obeys the recurrence, differentiated:
 
-    dh_t/dv = dh_t/dv, h_(t-1) held, + (dh_t/dh_(t-1)) dh_(t-1)/dv
+.. math:: \frac{\partial h_t}{\partial v} = \left. \frac{\partial h_t}{\partial v} \right|_{h_{t-1}}
+   + \frac{\partial h_t}{\partial h_{t-1}} \frac{\partial h_{t-1}}{\partial v}
 
-and that is the R-operator's forward pass (`curvature.push_forward`) along v, whose scan carries it. With s_t = dF/dn_t
-at the output, of its own position alone,
+That is the R-operator's forward pass (`curvature.push_forward`) along v, whose scan carries it. With
+:math:`s_t = \partial F / \partial n_t` at the output, of its own position alone,
 
-    dF/dv = sum_t s_t . R{n_t}
+.. math:: \frac{\partial F}{\partial v} = \sum_t s_t \cdot R\{n_t\}
 
-a sum to which each position adds what is known when it is reached. It costs P forward passes: a second opinion on small
-networks, by another way than everything else here, and of networks of any kind.
+so that each position adds what is known when it is reached. It costs P forward passes: a second opinion on small
+networks of any kind, computed in another way than everything else here.
 """
 
 import math
@@ -24,6 +25,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.flatten_util import ravel_pytree
+from jax.typing import ArrayLike
 
 from functional_nn.gradients import backprop
 from functional_nn.gradients.curvature import push_forward
@@ -32,12 +34,22 @@ from functional_nn.networks import losses
 from functional_nn.networks.losses import Loss
 from functional_nn.networks.network import Inputs, Network, Params
 
-_AT_ONCE = 64  # directions that are pushed forward side by side
+_AT_ONCE = 64  # directions that are pushed forward together
 
 
 class RealTime(NamedTuple):
-    """gradients: dF/dparams in the parameters' structure; by_position: what each position of the outputs adds to them,
-    with its axes in front, (*P, *shape) each.
+    """The gradient, and each position's part of it.
+
+    Attributes:
+        gradients: dF/dparams, in the parameters' structure.
+        by_position: What each position of the outputs adds, with the positions' axes in front: `(*P, *shape)` each.
+
+    Example:
+        See `real_time_gradient`.
+
+        >>> from functional_nn.gradients.real_time import RealTime
+        >>> RealTime._fields
+        ('gradients', 'by_position')
     """
 
     gradients: Params
@@ -49,21 +61,38 @@ def real_time_gradient(
     loss: Loss | str,
     params: Params,
     inputs: Inputs,
-    targets: Array,
-    weights: Array | None = None,
+    targets: ArrayLike,
+    weights: ArrayLike | None = None,
     *,
     budget: int = BUDGET,
 ) -> RealTime:
-    """dF/dparams, forward in time: for small networks.
+    """Computes dF/dparams forward in time (real-time recurrent learning), for small networks.
 
-    Raises ValueError as `backpropagate`, and where what the positions add would take more than `budget` bytes.
+    Args:
+        network: The network.
+        loss: A loss, or its name.
+        params: Parameters.
+        inputs: `(Q, *P, R)`, or `{name: (Q, *P, R)}`.
+        targets: `(Q, *P, S)`, or integer classes `(Q, *P)`.
+        weights: Weights of the examples (Q,), or of the outputs' positions `(Q, *P)`.
+        budget: Bytes that the positions' parts may take.
 
-    >>> import jax, functional_nn as fnn
-    >>> network = fnn.presets.get("elman(3)")(5, 4, tokens=4, each_position=True)
-    >>> params, x = network.init(jax.random.key(0)), jax.numpy.array([[0, 1, 2, 3, 0]])
-    >>> found = fnn.real_time_gradient(network, "cross_entropy", params, x, (x + 1) % 4)
-    >>> found.by_position["state1"]["learned"]["recurrent"].shape
-    (5, 3, 3)
+    Returns:
+        A `RealTime`.
+
+    Raises:
+        ValueError: As `backpropagate`, and if the positions' parts would take more than `budget` bytes.
+
+    References:
+        Williams and Zipser 1989 (Neural Computation 1, 270).
+
+    Example:
+        >>> import jax, functional_nn as fnn
+        >>> network = fnn.presets.get("elman(3)")(5, 4, tokens=4, each_position=True)
+        >>> params, x = network.init(jax.random.key(0)), jax.numpy.array([[0, 1, 2, 3, 0]])
+        >>> found = fnn.real_time_gradient(network, "cross_entropy", params, x, (x + 1) % 4)
+        >>> found.by_position["state1"]["learned"]["recurrent"].shape
+        (5, 3, 3)
     """
     loss = losses.get(loss)
     backprop.check_trainable(network)
@@ -82,8 +111,8 @@ def real_time_gradient(
         s = loss.gradient(trace.activations[name], examples.targets, weights)
 
     def along(direction: Array) -> Array:
-        moved = push_forward(network, params, trace, unravel(direction))
-        r = (moved.net_inputs if fused else moved.activations)[name]
+        tangents = push_forward(network, params, trace, unravel(direction))
+        r = (tangents.net_inputs if fused else tangents.activations)[name]
         return jnp.sum(s * r, axis=(0, -1))  # (*P,)
 
     added = lax.map(along, jnp.eye(flat.size, dtype=flat.dtype), batch_size=_AT_ONCE)  # (P, *P)

@@ -1,20 +1,26 @@
-"""How far rounding may move the result of a program: every operation's result is moved, and what comes out is measured.
+r"""How far rounding may move the result of a program: every operation's result is moved, and the effect is measured.
 
-Letters: u the unit roundoff of a dtype, x the result of an operation, t_k the K terms of a sum, h a step, delta a
-displacement of the result per unit roundoff.
+Letters: u the unit roundoff of a dtype, x the result of an operation, :math:`t_k` the K terms of a sum, h a step,
+:math:`\delta` a displacement of the result per unit roundoff.
 
 To first order rounding adds to each x an error of the size
 
-    u |x|                                  of any operation
-    u |x| + u sqrt(K) sum_k |t_k|          of a sum or an inner product: its partial sums are rounded, too, and they are
-                                           as large as the terms, whatever those leave of each other
-                                           (Higham and Mary 2019, Thm 3.1, of independent roundings)
+.. math:: u |x|
 
-and none where nothing is computed (a transpose, a choice). So each x is moved by +-h times that size without u, at
-random, and delta = (result - result unmoved) / h; its root mean square over the draws, times u, is what rounding makes
-of the result: a running error bound, with the probable growth of errors for the worst. It knows what cancels: a
-gradient that is a sum of terms which leave nothing moves as its terms do. Whatever is not a float (a comparison, an
-index, random bits) is decided once, unmoved, so that no move jumps over a kink.
+for any operation, and
+
+.. math:: u |x| + u \sqrt{K} \sum_k |t_k|
+
+for a sum or an inner product: its partial sums are rounded too, and they are as large as the terms, however these
+cancel (Higham and Mary 2019, Thm 3.1, for independent roundings). There is no error where nothing is computed (a
+transpose, a choice). So each x is moved by :math:`\pm h` times that size without u, at random, and
+
+.. math:: \delta = \frac{\mathrm{result} - \mathrm{unmoved\ result}}{h}
+
+Its root mean square over the draws, times u, is the effect of rounding on the result: a running error bound, with the
+probable growth of errors instead of the worst. It accounts for cancellation: a gradient that is a sum of cancelling
+terms moves as its terms do. Results that are not floats (a comparison, an index, random bits) are decided once,
+unmoved, so that no move jumps over a kink.
 """
 
 import math
@@ -29,9 +35,9 @@ from jax import Array, lax
 from functional_nn import checks
 from functional_nn.precision import at_least_float32
 
-_DRAWS = 16  # as many as a uint16 has bits; of fewer, the root mean square of a single number may be small by chance
+_DRAWS = 16  # as many as a uint16 has bits; with fewer, the root mean square of a number may be small by chance
 
-# Operations that move, choose or copy what is there
+# Operations that move, choose or copy their operands
 _EXACT = {
     "abs",
     "broadcast_in_dim",
@@ -66,7 +72,7 @@ _EXACT = {
     "stop_gradient",
     "transpose",
 }
-# Programs that stand inside another as they are; under custom derivatives the function itself
+# Programs that are called inside another; under custom derivatives the function itself
 _CALLS = {
     "pjit",
     "jit",
@@ -81,21 +87,21 @@ _CALLS = {
 }
 
 
-def unit_roundoff(dtype) -> float:
-    """u: half the distance from 1 to the next number."""
+def unit_roundoff(dtype: Any) -> float:
+    """Returns u: half the distance from 1 to the next number."""
     return float(jnp.finfo(dtype).eps) / 2
 
 
 def displacements(function: Callable, args: tuple, key: Array) -> Any:
-    """The root mean square of delta, elementwise, in the structure of `function(*args)`; inf where it cannot be told.
+    """Returns the root mean square of delta, elementwise, in the structure of `function(*args)`; inf if undefined.
 
-    u is that of the first result's dtype; operations in another count in proportion. Derivatives within the function
-    are traced as they are. Operation by operation, so also through loops and branches, where `args` are concrete; under
-    `jit`, for use again and again, a loop or a branch counts as one operation.
+    u is that of the first result's dtype; operations in another dtype count in proportion. Derivatives within the
+    function are traced as they are. With concrete `args` everything goes operation by operation, also through loops and
+    branches; under `jit`, for repeated use, a loop or a branch counts as one operation.
     """
     closed, result = jax.make_jaxpr(function, return_shape=True)(*args)
     unit = unit_roundoff(jax.tree.leaves(result)[0].dtype)
-    step = 2.0 ** round(math.log2(unit) * 2 / 3)  # between the curvature of the program and its own rounding
+    step = 2.0 ** round(math.log2(unit) * 2 / 3)  # between the program's curvature and its own rounding
     inputs = jax.tree.leaves(args)
     traced = not all(map(checks.is_concrete, inputs))
     first = _Unmoved(unit, jnp if traced else np)
@@ -120,7 +126,7 @@ def displacements(function: Callable, args: tuple, key: Array) -> Any:
 
 
 def _root_mean_square(x, numpy):
-    """Over the first axis; inf where there is nan."""
+    """Returns it over the first axis; inf where there is nan."""
     largest = numpy.max(numpy.abs(x), axis=0, keepdims=True)  # taken out before squares could underflow
     sound = (largest > 0) & numpy.isfinite(largest)
     scaled = numpy.where(sound, x, 0) / numpy.where(sound, largest, 1)
@@ -129,7 +135,7 @@ def _root_mean_square(x, numpy):
 
 
 class _Unmoved:
-    """The first run: of every operation it keeps what is decided, and how large the error of what is a float may be."""
+    """The first run. For every operation it records what is decided, and how large the error of a float may be."""
 
     def __init__(self, unit: float, numpy):
         self.record: list[list] = []
@@ -144,7 +150,7 @@ class _Unmoved:
         return outputs
 
     def size(self, equation, operands: list, result: Array):
-        """Of the result's error over u; 0 where the result is not finite."""
+        """Returns the size of the result's error over u; 0 where the result is not finite."""
         own = unit_roundoff(result.dtype) / self.unit
         # Below `least` results are rounded absolutely: to subnormals, or, where those are flushed, to 0.
         tiny = float(jnp.finfo(result.dtype).tiny)
@@ -155,7 +161,7 @@ class _Unmoved:
         if terms is not None:
             count, total = terms
             total = _wide(total, self.np)
-            if equation.primitive.name in _PRODUCTS:  # of 16 bits, they are accumulated in float32, and rounded once
+            if equation.primitive.name in _PRODUCTS:  # in 16 bits they accumulate in float32, and round once
                 own = unit_roundoff(at_least_float32(result.dtype)) / self.unit
             root = self.np.sqrt(self.np.asarray(count, total.dtype))
             size = size + own * root * self.np.where(self.np.isfinite(total), total, 0)
@@ -163,7 +169,7 @@ class _Unmoved:
 
 
 class _Decided(NamedTuple):
-    """What an operation gives that is no float: the same in every run."""
+    """An operation's result that is no float: the same in every run."""
 
     value: Array
 
@@ -189,7 +195,7 @@ class _Moved:
 
 
 def _drawn(key: Array, record: list[list]) -> Array:
-    """Random bits for every number that is moved; of each 16, one for every draw."""
+    """Returns random bits for every number that is moved; of each 16, one for every draw."""
     sizes = [kept.size for kept in sum(record, []) if kept is not None and not isinstance(kept, _Decided)]
     return jax.random.bits(key, (sum(sizes),), jnp.uint16)
 
@@ -207,7 +213,7 @@ class _Signs:
 
 
 def _run(jaxpr, consts, args: list, outcome: Callable) -> list:
-    """The results of a program, each operation's as `outcome(equation, operands)` says."""
+    """Returns the results of a program, each operation's by `outcome(equation, operands)`."""
     values = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*consts, *args), strict=True))
 
     def read(v):
@@ -248,7 +254,7 @@ def _while(equation, args: list, outcome: Callable) -> list:
 
 
 def _scan(equation, args: list, outcome: Callable) -> list:
-    # what is scanned has an axis more outside than inside; how many there are of what JAX tells by names that change
+    # scanned arrays have one axis more outside than inside; JAX's names for the counts change between versions
     params = equation.params
     inside = getattr(params["jaxpr"], "jaxpr", params["jaxpr"])
 
@@ -275,7 +281,7 @@ def _bind(equation, operands: list) -> list:
 
 
 def _operations(equation) -> int:
-    """How many stand one after the other in it: 1, or all those of a loop's or a branch's program."""
+    """Returns how many operations follow one another in it: 1, or all those of a loop's or a branch's program."""
     programs = [
         getattr(p, "jaxpr", p)
         for value in equation.params.values()
@@ -287,7 +293,7 @@ def _operations(equation) -> int:
 
 
 def _terms(equation, operands: list) -> tuple[int | Array, Array] | None:
-    """K and sum |t_k| of every result of a sum or an inner product; None for what is neither."""
+    """Returns K and sum `|t_k|` of every result of a sum or an inner product; None for other operations."""
     count, inside = _COUNTS.get(equation.primitive.name), getattr(equation.params.get("jaxpr"), "eqns", ())
     if count is None or any(each.primitive.name != "add" for each in inside) or len(equation.outvars) > 1:
         return None
@@ -302,7 +308,7 @@ def _of_product(params, operands: list) -> int:
 
 
 def _of_convolution(params, operands: list) -> int:
-    """Along each axis no more of the kernel than there is to meet; what is 0 by dilation or padding adds nothing."""
+    """Counts, along each axis, the part of the kernel that meets the signal; zeros of dilation or padding do not."""
     signal, kernel, _ = params["dimension_numbers"]
     read, weights = (x.shape for x in operands)
     count = weights[kernel[1]]  # of channels, those of one group
@@ -314,7 +320,7 @@ def _of_convolution(params, operands: list) -> int:
 
 
 def _of_scatter(params, operands: list) -> Array:
-    """Of each result what was there, and how often it is added to."""
+    """Counts for each result the value that was there, and how often it is added to."""
     into, indices, updates = (jnp.ones(x.shape, jnp.int32) if _is_float(x) else x for x in operands)
     told = {name: params[name] for name in ("indices_are_sorted", "unique_indices", "mode")}
     return lax.scatter_add(into, indices, updates, params["dimension_numbers"], **told)
@@ -345,5 +351,5 @@ def _is_float(x) -> bool:
 
 
 def _wide(x, numpy):
-    """In float64 on the host; traced, in what a product of the dtype and float32 has."""
+    """Returns x in float64 on the host; when traced, in what a product of the dtype and float32 has."""
     return np.asarray(x).astype(np.float64) if numpy is np else x.astype(at_least_float32(x.dtype))

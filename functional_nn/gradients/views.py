@@ -1,9 +1,10 @@
-"""What derived quantities are computed from: a block of examples, its trace, and sweeps back from the output, factored.
+"""What quantities are computed from: a block of examples, its trace, and sweeps back from the output, factored.
 
 Letters: Q examples, C directions swept back at once, S neurons of a layer, R of the source it reads.
 
-The recursion is linear in what it starts from, and its last contraction is the only place where examples meet. Left
-out, it leaves each example's derivative as two factors, s (Q, C, S) and a (Q, R), in place of (Q, C, S, R) numbers.
+The recursion is linear in what it starts from, and its last contraction is the only place where examples meet. Without
+that contraction each example's derivative remains as two factors, s (Q, C, S) and a (Q, R), instead of (Q, C, S, R)
+numbers.
 """
 
 import copy
@@ -17,27 +18,34 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
+from jax.typing import ArrayLike
 
 from functional_nn import checks, platforms
 from functional_nn.gradients import backprop, factors, rules
 from functional_nn.gradients.backprop import Sweep
 from functional_nn.networks import activations, connections, losses
 from functional_nn.networks.connections import Factors
-from functional_nn.networks.network import Params, Trace, dtype_of, forward
+from functional_nn.networks.network import Inputs, Network, Params, Trace, dtype_of, forward
 from functional_nn.networks.stored import is_stored, taken, whole
 from functional_nn.precision import at_least_float32
 
 BLOCK = 2048  # examples swept at once
 BUDGET = 2 * 2**30  # bytes that one result may take
 COLUMNS = 16  # of the root of the loss's curvature, swept at once
-ROOTS = 8  # examples whose roots are formed at once, of a curvature that cannot do without
-Of = Literal["outputs", "net_inputs"]
+ROOTS = 8  # examples whose roots are formed at once, for a curvature that needs them
+LastLayer = Literal["outputs", "net_inputs"]
 
 
 class Examples(NamedTuple):
-    """inputs {name: (Q, *P, R)}, targets (Q, *P, S); part (Q,): w_q / sum w; number (Q,): int32, for random draws;
-    positions (Q, *P): what each position of the outputs counts for in its example, 1 on average, None where all do
-    alike.
+    """Prepared examples.
+
+    Attributes:
+        inputs: `{name: (Q, *P, R)}`.
+        targets: `(Q, *P, S)`, or None.
+        part: w_q / sum w, (Q,).
+        number: int32 (Q,), for random draws.
+        positions: Weight of each position of the outputs in its example, `(Q, *P)`, 1 on average; None if all are
+            equal.
     """
 
     inputs: dict[str, Array]
@@ -48,25 +56,49 @@ class Examples(NamedTuple):
 
 
 class View:
-    """A block of examples: their trace, and every sweep back from the output, made once when first asked for.
+    """A block of examples: their trace, and every sweep back from the output, computed once when first used.
 
-    part (Q,): w_q / sum w; share (Q,): what each F_q counts for in F, part times `total`, which is 1 for a mean and
-    sum w for a sum. key: drops neurons, and a random rule draws from it, or from `rule_key` where that is given. rule:
-    that of the way back from the loss; every other sweep is exact.
+    A quantity's `measure` function receives a view (see `register`).
+
+    Args:
+        network: The network.
+        loss: The loss, or None.
+        params: Parameters.
+        examples: The block's examples, prepared.
+        total: What the parts of F sum to: 1 for a mean, the sum of the weights for a sum.
+        key: Random key for dropout, and for a random rule if `rule_key` is None.
+        input_gradients: Whether sweeps from the loss go on to the inputs.
+        rule: Learning rule for the way back from the loss; every other sweep is exact.
+        rule_key: Random key for a random rule.
+
+    Attributes:
+        part: w_q / sum w, (Q,).
+        share: What each F_q counts for in F, (Q,): part times `total`.
+        trace: The forward pass.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, functional_nn as fnn
+        >>> from functional_nn.gradients import views
+        >>> network, loss = fnn.multilayer((3, 4, 2), ("tanh", "softmax")), fnn.losses.cross_entropy()
+        >>> params = network.init(jax.random.key(0))
+        >>> examples, total = views.prepare(network, loss, params, jnp.ones((5, 3)), jnp.arange(5) % 2, None)
+        >>> view = fnn.quantities.View(network, loss, params, examples, total)
+        >>> view.swept.sensitivities["layer1"].shape, view.part.shape
+        ((5, 4), (5,))
     """
 
     def __init__(
         self,
-        network,
-        loss,
-        params,
+        network: Network,
+        loss: losses.Loss | None,
+        params: Params,
         examples: Examples,
-        total=1.0,
-        key=None,
-        input_gradients=False,
-        rule=rules.exact,
-        rule_key=None,
-    ):
+        total: Array | float = 1.0,
+        key: Array | None = None,
+        input_gradients: bool = False,
+        rule: rules.Rule | rules.ByLayer = rules.exact,
+        rule_key: Array | None = None,
+    ) -> None:
         self.network, self.loss, self.params, self.examples = network, loss, params, examples
         self.part, self.share, self.input_gradients = examples.part, examples.part * total, input_gradients
         self.trace = forward(network, params, examples.inputs, {}, key)
@@ -75,14 +107,15 @@ class View:
 
     @functools.cached_property
     def swept(self) -> Sweep:
-        """The recursion from each example's own loss: s_q = dF_q/dn. Raises ValueError for a layer without derivative,
-        in a network trained by a rule that needs none.
+        """The recursion from each example's own loss: s_q = dF_q/dn.
+
+        Raises ValueError for a layer without derivative, in a network that is trained by a rule that needs none.
         """
         backprop.check_trainable(self.network)
         return self.swept_from(self.trace, None)
 
     def swept_from(self, trace: Trace, scale: Array | None) -> Sweep:
-        """The recursion from scale_q F_q, scale (Q,): it is linear in what it starts from."""
+        """Returns the recursion from scale_q F_q, scale (Q,): it is linear in what it starts from."""
         alone = dataclasses.replace(self.loss, reduction="sum")
         weights = self.examples.positions
         if scale is not None:
@@ -100,10 +133,8 @@ class View:
         """g_q, factored: `Factors` in the parameters' structure."""
         return factors.of_examples(self.network, self.params, self.trace, *self.swept[:2])
 
-    def jacobian(self, of: Of) -> Params:
-        """d(outputs)/dparams or d(net inputs of the last layer)/dparams, factored: C of them an example, as many as
-        there are.
-        """
+    def jacobian(self, of: LastLayer) -> Params:
+        """Returns d(outputs)/dparams, or of the last layer's net inputs, factored: a direction for each number."""
         if ("jacobian", of) not in self._factors:
             shape = swept_from(self.network, of)
             width = math.prod(shape)
@@ -113,9 +144,10 @@ class View:
         return self._factors["jacobian", of]
 
     def over_curvature(self, measure: Callable[[Params], Any]) -> Any:
-        """The sum of measure(columns of J^T V, factored) over the columns, V V^T the second derivative of what each
-        example's loss counts for in F, of which `measure` is a sum: some columns at a time, (Q, 16, S) numbers in place
-        of (Q, S, S).
+        """Returns the sum of measure(columns of J^T V, factored) over the columns of V.
+
+        V V^T is the second derivative of what each example's loss counts for in F. `measure` must be a sum over
+        columns: they go some at a time, (Q, 16, S) numbers instead of (Q, S, S).
         """
         of, x, curvature, count = self._curved
         examples = len(self.part)
@@ -124,7 +156,7 @@ class View:
             return measure(self._swept_along(factors.over_rows(columns, self._root_share), of))
         blocks = -(-count // COLUMNS)
 
-        def some(numbers):  # those that fill up the last block are columns of 0
+        def some(numbers):  # padding of the last block is columns of 0
             units = (numbers[:, None] == jnp.arange(count)[None, :]).astype(self.dtype)
             return measure(self._combined(jnp.broadcast_to(units[None], (examples, *units.shape))))
 
@@ -135,7 +167,7 @@ class View:
         return lax.scan(lambda sums, own: (jax.tree.map(jnp.add, sums, some(own)), None), zeros, numbers)[0]
 
     def sampled_curvature(self, key: Array, samples: int) -> Params:
-        """`samples` random combinations of those columns, whose outer products have the same expectation."""
+        """Returns `samples` random combinations of those columns, whose outer products have the same expectation."""
         count, dtype = self._curved[3], self.dtype
         keys = jax.vmap(functools.partial(jax.random.fold_in, key))(self.examples.number)
         signs = jax.vmap(lambda k: jax.random.rademacher(k, (samples, count), dtype))(keys)
@@ -143,10 +175,10 @@ class View:
 
     @functools.cached_property
     def exact(self) -> "View":
-        """The same examples without the rule, with the same trace."""
-        return self._swept_anew(rules.exact, None)
+        """The same examples and trace without the rule."""
+        return self._with_rule(rules.exact, None)
 
-    def _swept_anew(self, rule: rules.Rule | rules.ByLayer, key: Array | None) -> "View":
+    def _with_rule(self, rule: rules.Rule | rules.ByLayer, key: Array | None) -> "View":
         view = copy.copy(self)
         view.rule, view.rule_key, view._factors = rule, key, {}
         for name in ("swept", "gradients"):
@@ -154,11 +186,13 @@ class View:
         return view
 
     def by_rule(self, key: Array | None = None) -> tuple[Params, dict[str, Array]]:
-        """What the block adds to the gradient by the rule, and to its sensitivities dF/dn: of a rule that makes the
-        whole gradient by itself, too, {} where that has none. key: another draw of it.
+        """Returns the block's part of the gradient by the rule, and its sensitivities dF/dn.
+
+        For a rule that makes the whole gradient by itself the sensitivities are {} if it has none. key: another draw of
+        the rule.
         """
         if rules.method_of(self.rule) is None:
-            view = self if key is None else self._swept_anew(self.rule, key)
+            view = self if key is None else self._with_rule(self.rule, key)
             s = {name: factors.over_rows(own, self.share) for name, own in view.swept.sensitivities.items()}
             return view.contract(self.share), s
         alone = dataclasses.replace(self.loss, reduction="sum")
@@ -177,14 +211,15 @@ class View:
         return found.gradients, found.sensitivities
 
     def contract(self, scale: Array) -> Params:
-        """sum_q scale_q g_q, for scale (Q,)."""
+        """Returns sum_q scale_q g_q, for scale (Q,)."""
         s = {name: factors.over_rows(own, scale) for name, own in self.swept.sensitivities.items()}
         learned = factors.each(lambda f: factors.scaled(f, scale), self.swept.learned)
         return backprop.contract(self.network, self.params, self.trace, Sweep(s, learned, {}))
 
     def contract_formed(self, scale: Array) -> Params:
-        """The same for a scale that comes out of the norms of `gradients`, of networks that read signals: what these
-        have formed of shared weights is weighed, in place of another convolution.
+        """Returns the same, for a scale that depends on the norms of `gradients`, in networks that read signals.
+
+        The derivatives of shared weights that these have formed are weighted, which saves another convolution.
         """
         found = self.contract(scale)
         for layer in self.network.layers:
@@ -194,13 +229,8 @@ class View:
                     own[source] = factors.weighed(f, scale).reshape(own[source].shape)
         return found
 
-    def contract_anew(self, scale: Array) -> Params:
-        """The same for a scale that comes out of `swept`: swept again, in the memory that a plain gradient takes.
-
-        Otherwise the sensitivities of all layers would be kept until the last is known, as large as the trace. The
-        barrier keeps the compiler from seeing that it knows most of them already. A rule may not be linear in what it
-        starts from, so that of another than the exact one they are kept.
-        """
+    def contract_again(self, scale: Array) -> Params:
+        """Returns the same, for a scale that depends on `swept`: swept again, in the memory of a plain gradient."""
         if rules.of_layers(self.rule, self.network) is not None:
             return self.contract(scale)
         scale, trace = lax.optimization_barrier((scale, self.trace))
@@ -208,18 +238,18 @@ class View:
 
     @property
     def dtype(self) -> np.dtype:
-        """The parameters'."""
+        """The parameters' dtype."""
         return self.trace.activations[self.network.output.name].dtype
 
     @property
     def row_share(self) -> Array:
-        """What counts for in F what is found of each example (Q,), or at each position of its outputs (Q, *P)."""
+        """What each example (Q,), or each position of its outputs `(Q, *P)`, counts for in F."""
         positions = self._in_example
         return self.share if positions is None else factors.over_rows(positions, self.share)
 
     @property
     def _in_example(self) -> Array | None:
-        """What each position counts for in F_q, (Q, *P); None where outputs have none."""
+        """What each position counts for in F_q, `(Q, *P)`; None for outputs without positions."""
         shape = self.network.shapes[self.network.output.name][:-1]
         if not shape:
             return None
@@ -228,9 +258,10 @@ class View:
         return own * self.loss.of_position(math.prod(shape))
 
     @functools.cached_property
-    def _curved(self) -> tuple[Of, Array, losses.Curvature, int]:
-        """What the loss is convex in, that (Q, *P, S), its curvature there, and how many columns its root has, those of
-        each position one after the other.
+    def _curved(self) -> tuple[LastLayer, Array, losses.Curvature, int]:
+        """What the loss is convex in, its values `(Q, *P, S)`, its curvature, and the number of columns of its root.
+
+        The columns of each position follow one another.
         """
         of, curvature = self.loss.convex_in(self.network.output.activation)
         x = (self.trace.activations if of == "outputs" else self.trace.net_inputs)[self.network.output.name]
@@ -239,25 +270,25 @@ class View:
 
     @property
     def _root_share(self) -> Array:
-        # what columns are multiplied by, (Q,), before they are swept back: nowhere else are they as few numbers
+        # the factor of the columns, (Q,), before they are swept back, where they are the fewest numbers
         return jnp.sqrt(self.share)
 
     def _combined(self, z: Array) -> Params:
-        """What sqrt(share_q) sum_c z_qkc V_qc is swept back to, z (Q, K, C), V never whole."""
+        """Sweeps back sqrt(share_q) sum_c z_qkc V_qc, z (Q, K, C), without ever forming V."""
         of, x, _, _ = self._curved
         if x.ndim == 2:
             columns = self._root_times(z, x, self.examples.targets)
             return self._swept_along(factors.over_rows(columns, self._root_share), of)
-        # V is a block for each position, of which each is asked for by itself
+        # V has a block for each position, and each block goes by itself
         examples, positions = len(x), x.shape[1:-1]
         z = jnp.moveaxis(z.reshape(*z.shape[:2], math.prod(positions), -1), 1, 2)  # (Q, T, K, C)
-        found = self._root_times(
+        combined = self._root_times(
             z.reshape(-1, *z.shape[2:]), connections.rows(x), connections.rows(self.examples.targets)
         )
-        found = jnp.moveaxis(found.reshape(*z.shape[:3], -1), 1, 2)  # (Q, K, T, S)
+        combined = jnp.moveaxis(combined.reshape(*z.shape[:3], -1), 1, 2)  # (Q, K, T, S)
         root = factors.over_rows(jnp.sqrt(self._in_example), self._root_share)
-        root = root.astype(found.dtype).reshape(examples, 1, -1, 1)
-        return self._swept_along((found * root).reshape(examples, -1, *x.shape[1:]), of)
+        root = root.astype(combined.dtype).reshape(examples, 1, -1, 1)
+        return self._swept_along((combined * root).reshape(examples, -1, *x.shape[1:]), of)
 
     def _root_times(self, z: Array, x: Array, targets: Array) -> Array:
         # sum_c z_qkc V_qc (Q, K, S), of rows x and t (Q, S)
@@ -265,22 +296,22 @@ class View:
         if curvature.combine is not None:
             return curvature.combine(z, x, targets)
 
-        def one(row):
+        def root_of(row):
             z, x, t = row
             return z @ curvature.root(x[None], t[None])[0]
 
-        return lax.map(one, (z, x, targets), batch_size=min(ROOTS, len(x)))
+        return lax.map(root_of, (z, x, targets), batch_size=min(ROOTS, len(x)))
 
-    def _swept_along(self, columns: Array, of: Of) -> Params:
+    def _swept_along(self, columns: Array, of: LastLayer) -> Params:
         # columns (Q, C, *P, S) of what the sweep starts from, at the last layer's outputs or net inputs
         network, params, layer = self.network, self.params, self.network.output
 
         def sweep(column):
             if of == "outputs":
                 started = backprop.pullback(layer, params, self.trace, column)
-            elif layer.activation.parameters:  # which its net inputs do not depend on
-                nothing = jnp.zeros_like(self.trace.activations[layer.name])
-                started = column, backprop.pullback(layer, params, self.trace, nothing)[1]
+            elif layer.activation.parameters:  # on which its net inputs do not depend
+                zeros = jnp.zeros_like(self.trace.activations[layer.name])
+                started = column, backprop.pullback(layer, params, self.trace, zeros)[1]
             else:
                 started = column, {}
             return backprop.sweep(network, params, self.trace, started)[:2]
@@ -293,25 +324,33 @@ class View:
         return factors.of_examples(network, params, self.trace, s, learned)
 
 
-def swept_from(network, of: Of) -> connections.Shape:
-    """The shape of what a sweep along directions starts from, of one example."""
+def swept_from(network: Network, of: LastLayer) -> connections.Shape:
+    """Returns the shape of what a sweep along directions starts from, for one example."""
     return (network.shapes if of == "outputs" else network.net_shapes)[network.output.name]
 
 
 # Many examples, and large results ------------------------------------------------------------------------------------
 
 
-def prepare(network, loss, params, inputs, targets, weights, apart: bool = True) -> tuple[Examples, Array | float]:
-    """The examples, checked as `backpropagate` checks them, and what the parts of F sum to.
+def prepare(
+    network: Network,
+    loss: losses.Loss | str | None,
+    params: Params,
+    inputs: Inputs,
+    targets: ArrayLike | None,
+    weights: ArrayLike | None,
+    apart: bool = True,
+) -> tuple[Examples, Array | float]:
+    """Returns the examples, checked as `backpropagate` checks them, and what the parts of F sum to.
 
-    apart: is each to be by itself? Raises ValueError where an activation mixes them then.
+    apart: whether each must be independent. Raises ValueError where an activation mixes them then.
     """
-    kept = isinstance(inputs, Mapping) and is_stored((inputs, targets))  # as training has prepared them
-    inputs = inputs if kept else network.prepare(params, inputs)
+    prepared = isinstance(inputs, Mapping) and is_stored((inputs, targets))  # prepared by training
+    inputs = inputs if prepared else network.prepare(params, inputs)
     if loss is not None:
         loss = losses.get(loss)
         loss.check_outputs(network.output.activation)
-    if targets is not None and not kept:
+    if targets is not None and not prepared:
         targets = network.prepare_targets(inputs, targets, loss, dtype_of(params))
     if apart:
         for layer in network.layers:
@@ -332,9 +371,10 @@ def prepare(network, loss, params, inputs, targets, weights, apart: bool = True)
     return Examples(inputs, targets, part, jnp.arange(count, dtype=jnp.int32), positions), total
 
 
-def fitting(network, params, block: int | None) -> int | None:
-    """`block`, or as many examples as suit the platform (`platforms.Suited.swept`), with what shared weights read at
-    every position.
+def fitting(network: Network, params: Params, block: int | None) -> int | None:
+    """Returns `block`, or as many examples as suit the platform (`platforms.Suited.swept`).
+
+    What shared weights read at every position is counted.
     """
     if block is None or all(len(shape) == 1 for shape in network.net_shapes.values()):
         return block
@@ -349,8 +389,9 @@ def fitting(network, params, block: int | None) -> int | None:
 
 
 def block_order(count: int, block: int | None) -> np.ndarray:
-    """Numbers of the examples of each block, (blocks, size): blocks of one size, at most `block`; what is missing from
-    the last is filled up with the last example.
+    """Returns the numbers of the examples of each block, (blocks, size): blocks of one size, at most `block`.
+
+    The last block is padded with the last example.
     """
     blocks = 1 if block is None else -(-count // block)
     size = -(-count // blocks)
@@ -358,9 +399,9 @@ def block_order(count: int, block: int | None) -> np.ndarray:
 
 
 def in_blocks(measure: Callable[[Examples], tuple[Any, Any]], examples: Examples, block: int | None) -> tuple[Any, Any]:
-    """measure(block of examples) -> (rows, sums) over all examples: rows put side by side, sums added up.
+    """Applies measure(block of examples) -> (rows, sums) to all examples: rows are put side by side, sums added up.
 
-    What fills up the last block has no part in any sum.
+    Padding of the last block has no part in any sum.
     """
     count = len(examples.part)
     order = block_order(count, block)
@@ -368,7 +409,7 @@ def in_blocks(measure: Callable[[Examples], tuple[Any, Any]], examples: Examples
         return measure(whole(examples))
     counted = jnp.asarray(np.arange(order.size) < count, examples.part.dtype).reshape(order.shape)
 
-    def one(sums, row):
+    def step(sums, row):
         picked, present = row
         chosen = taken(examples, picked)
         rows, more = measure(chosen._replace(part=factors.over_rows(chosen.part, present)))
@@ -376,12 +417,12 @@ def in_blocks(measure: Callable[[Examples], tuple[Any, Any]], examples: Examples
 
     first = taken(examples, order[0])
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(measure, first)[1])
-    sums, rows = lax.scan(one, zeros, (jnp.asarray(order), counted))
+    sums, rows = lax.scan(step, zeros, (jnp.asarray(order), counted))
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:count], rows), sums
 
 
 def check_budget(name: str, needed: int, budget: int, instead: str) -> None:
-    """Raises ValueError where a result of `needed` bytes is larger than `budget`, and says what to use instead."""
+    """Raises ValueError if a result of `needed` bytes is larger than `budget`, and says what to use instead."""
     checks.integer(name, "budget", budget, 1)
     if needed > budget:
         raise ValueError(
@@ -391,7 +432,7 @@ def check_budget(name: str, needed: int, budget: int, instead: str) -> None:
 
 
 def said_bytes(count: int) -> str:
-    """Bytes in the largest unit that leaves at least 1 of them."""
+    """Returns bytes in the largest unit of which there is at least 1."""
     size = float(count)
     for unit in ("bytes", "KiB", "MiB", "GiB"):
         if size < 1024:

@@ -37,7 +37,8 @@ class Clipped:
         network = check_trainable(network, self.rule)
         if rules.method_of(self.rule) or rules.learns(self.rule):
             raise ValueError(
-                f"rule: {rules.said(self.rule)} does not come example by example, so that nothing can be clipped; use "
+                f"rule: {rules.written(self.rule)} does not come example by example,"
+                f" so that nothing can be clipped; use "
                 "one that changes what crosses a connection, such as 'feedback_alignment'"
             )
 

@@ -688,7 +688,7 @@ def suited(settings: Settings, examples: int, weighted: bool, epochs: int) -> Se
     rule = rule_of(settings.gradient)
     _check_rule(rule, settings, plan)
     by_hand = settings.gradient is value_and_grad
-    optimizer.check_gradient(by_hand, rules.said(rule) if isinstance(settings.gradient, Along) else None)
+    optimizer.check_gradient(by_hand, rules.written(rule) if isinstance(settings.gradient, Along) else None)
     optimizer.check_plan(plan, updates, epochs)
     if settings.augment and optimizer.full_batch:
         raise ValueError(
@@ -706,7 +706,7 @@ def _check_rule(rule: rules.Rule | rules.ByLayer, settings: Settings, plan: Batc
     asked = [f"track: {name!r}" for name, function in settings.track if function is None]
     asked += ["plan: importance()"] if plan.importance is not None else []
     if asked:
-        raise ValueError(f"{asked[0]} asks for derivatives, and what the {rules.said(rule)} rule trains has none")
+        raise ValueError(f"{asked[0]} asks for derivatives, and what the {rules.written(rule)} rule trains has none")
 
 
 def prepared(
@@ -737,7 +737,7 @@ def prepared(
 
 
 def _check_learnable(settings: Settings, data: Batch) -> None:
-    for own in rules.every(rule_of(settings.gradient)):
+    for own in rules.rules_in(rule_of(settings.gradient)):
         if own.check_targets is not None:
             own.check_targets(settings.network, whole(data.targets))
 

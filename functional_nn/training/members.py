@@ -613,7 +613,7 @@ def _check_exact(settings: Settings) -> None:
     for name, given in reads.items():
         if given:
             raise ValueError(f"pad: {name} would see the units that fill a network up; train the widths with pad=False")
-    for own in rules.every(rule):
+    for own in rules.rules_in(rule):
         if not own.pads:
             raise ValueError(
                 f"pad: what the rule {own.name} draws, or puts in the place of weights, is another in a wider network; "

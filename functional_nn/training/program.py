@@ -236,7 +236,7 @@ def along(gradient: Gradient, rule: rules.Given) -> Gradient:
         return dataclasses.replace(gradient, rule=rule)
     if gradient is not value_and_grad:
         raise ValueError(
-            f"rule: {rules.said(rule)} is a way back by hand; it goes with gradient='manual' or clipped(...), got "
+            f"rule: {rules.written(rule)} is a way back by hand; it goes with gradient='manual' or clipped(...), got "
             f"{next((name for name, known in GRADIENTS.items() if known == gradient), gradient)!r}"
         )
     return Along(rule)

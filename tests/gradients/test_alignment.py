@@ -1,4 +1,4 @@
-"""Quantities of learning rules: where a rule points beside the exact gradient, how it scatters, and what of each
+"""Quantities of learning rules: where a rule points relative to the exact gradient, how it scatters, and what of each
 example comes from its s and a; by hand from two gradients, and one example at a time.
 """
 
@@ -16,6 +16,7 @@ from rule_cases import (
     backward,
     close,
     flat,
+    initialized,
     mean_error,
     numbers,
 )
@@ -33,11 +34,6 @@ BY_EXAMPLE = (
     {"output": "feedback_alignment(3)", "second": "clipped_back(0.1)"},
 )
 METHODS = ("local_loss", "predictive_coding(5)")
-
-
-def begun(rule, network, seed=0):
-    params, inputs, targets = numbers(network, seed)
-    return jax.tree.map(np.asarray, rules.begin(rule, network, params, KEY)), inputs, targets
 
 
 def undecayed(rule):
@@ -64,7 +60,7 @@ def test_alignment_is_the_angle_of_the_two_gradients_layer_by_layer(rule, weight
     """By hand: cosines and ratios of gradients and of sensitivities, from what `backpropagate` gives of both. What
     comes of the parameters alone, as decay does, has no part in it.
     """
-    data = begun(rule, SKIP)
+    data = initialized(rule, SKIP)
     found = measured(SKIP, rule, data, weights)
     exact, s = backward(SKIP, *data[:2], mean_error(data[2], weights))
     own = fnn.backpropagate(SKIP, LOSS, *data, weights, rule=undecayed(rule))
@@ -79,7 +75,7 @@ def test_alignment_is_the_angle_of_the_two_gradients_layer_by_layer(rule, weight
 @pytest.mark.parametrize("rule", ["clipped_back(0.2)", "direct_feedback(3)", "local_loss"])
 def test_blocks_of_examples_add_up_to_the_same_angle(rule):
     """With a part of a block left over, in which the last example stands once more and counts for nothing."""
-    data = begun(rule, TINY)
+    data = initialized(rule, TINY)
     close(measured(TINY, rule, data, WEIGHTS, block=4), measured(TINY, rule, data, WEIGHTS), 1e-11)
 
 
@@ -96,7 +92,7 @@ def test_the_exact_gradient_points_where_it_points():
     assert measured(MLP, back, numbers(MLP))["layer2"].gradient_cosine == pytest.approx(-1)
 
 
-def test_where_there_is_nothing_the_angle_is_0_and_where_nothing_is_asked_none():
+def test_angles_are_0_where_a_gradient_is_0_and_none_where_there_is_none():
     """A rule that sends nothing; a rule without sensitivities; a layer without parameters."""
     nothing = fnn.Rule("nothing", carry=lambda edge, s: 0 * edge.back(s))
     found = measured(MLP, nothing, numbers(MLP))
@@ -135,8 +131,8 @@ def test_a_random_rule_draws_from_the_key_that_is_given():
 
 @pytest.mark.parametrize("rule", ["feedback_alignment(1)", "kolen_pollack(0.5)", "noisy(0.2)"])
 def test_alignment_is_tracked_by_fit_along_its_own_rule(rule):
-    """After each epoch, at the parameters of then, what the rule has learned beside them among them."""
-    params, inputs, targets = begun(rule, TINY)
+    """After each epoch, at the parameters of then, with what the rule has learned."""
+    params, inputs, targets = initialized(rule, TINY)
     seen = []
     result = training.fit(
         TINY,
@@ -261,9 +257,9 @@ def test_what_is_made_of_s_and_a_is_of_each_examples_gradient_by_the_rule(rule):
 
 def test_jacobians_and_curvature_stay_exact():
     data = numbers(TINY)
-    asked = ("jacobian", "gauss_newton_diagonal")
+    names = ("jacobian", "gauss_newton_diagonal")
     each = "feedback_alignment", "exact"
-    both = jax.jit(lambda *data: [quantities.compute(TINY, LOSS, *data, asked, rule=rule) for rule in each])
+    both = jax.jit(lambda *data: [quantities.compute(TINY, LOSS, *data, names, rule=rule) for rule in each])
     found, exact = both(*data)
     assert all((x == y).all() for x, y in zip(*map(jax.tree.leaves, (found, exact)), strict=True))
 

@@ -45,7 +45,7 @@ of_every_chain = pytest.mark.parametrize(
 
 
 def same_chain(hidden, loss, dtype):
-    """(network, params, inputs, targets), and BackPACK's loss on the same as a function of the extensions asked for.
+    """(network, params, inputs, targets), and BackPACK's loss on the same as a function of the extensions.
 
     It returns {savefield: a list of what each layer's weights and bias have there}.
     """
@@ -66,11 +66,11 @@ def same_chain(hidden, loss, dtype):
     model, measured = backpack.extend(torch.nn.Sequential(*parts[:-1])), backpack.extend(getattr(torch.nn, module)())
     expected = torch.from_numpy(labels) if loss == "cross_entropy" else tensor(targets)
 
-    def theirs(*asked):
+    def theirs(*names):
         torch.manual_seed(0)  # of the Monte Carlo extensions
-        with backpack.backpack(*asked):
+        with backpack.backpack(*names):
             measured(model(tensor(inputs)), expected).backward()
-        return {each.savefield: [getattr(p, each.savefield) for p in model.parameters()] for each in asked}
+        return {each.savefield: [getattr(p, each.savefield) for p in model.parameters()] for each in names}
 
     return (network, loss, params, inputs, targets), theirs
 
@@ -102,8 +102,8 @@ def assert_same(what, ours, theirs, scale=1, bound=0.0):
 def test_what_comes_of_each_examples_gradient(hidden, loss, dtype):
     given, theirs = same_chain(hidden, loss, dtype)
     found = theirs(extensions.BatchGrad(), extensions.BatchL2Grad(), extensions.SumGradSquared(), extensions.Variance())
-    asked = ("per_example_gradients", "per_example_norms", "second_moment", "variance")
-    ours = jax.jit(lambda *batch: quantities.compute(*given[:2], *batch, asked))(*given[2:])
+    names = ("per_example_gradients", "per_example_norms", "second_moment", "variance")
+    ours = jax.jit(lambda *batch: quantities.compute(*given[:2], *batch, names))(*given[2:])
     N = EXAMPLES
     assert_same("g_q", in_their_order(ours["per_example_gradients"]), found["grad_batch"], N)
     assert_same("norms", [ours["per_example_norms"] ** 2], [sum(found["batch_l2"])], N**2)
@@ -115,8 +115,8 @@ def test_what_comes_of_each_examples_gradient(hidden, loss, dtype):
 def test_exact_curvature(hidden, loss, dtype):
     given, theirs = same_chain(hidden, loss, dtype)
     found = theirs(extensions.DiagGGNExact(), extensions.KFLR())
-    asked = ("gauss_newton_diagonal", "kflr")
-    ours = jax.jit(lambda *batch: quantities.compute(*given[:2], *batch, asked))(*given[2:])
+    names = ("gauss_newton_diagonal", "kflr")
+    ours = jax.jit(lambda *batch: quantities.compute(*given[:2], *batch, names))(*given[2:])
     assert_same("diagonal", in_their_order(ours["gauss_newton_diagonal"]), found["diag_ggn_exact"])
     assert_same("factors", factors(ours["kflr"]), their_factors(found["kflr"]))
 
@@ -142,8 +142,8 @@ def test_random_sweeps_approach_exact_curvature(loss):
     given, theirs = same_chain("tanh", loss, "float64")
     exact = theirs(extensions.DiagGGNExact(), extensions.KFLR())
     sampled = theirs(extensions.DiagGGNMC(mc_samples=samples), extensions.KFAC(mc_samples=samples))
-    asked = ("sampled_gauss_newton_diagonal", "kfac")
-    ours = quantities.compute(*given, asked, key=KEY, samples=samples)
+    names = ("sampled_gauss_newton_diagonal", "kfac")
+    ours = quantities.compute(*given, names, key=KEY, samples=samples)
     diagonal = in_their_order(ours["sampled_gauss_newton_diagonal"])
     assert_same("sampled is exact", diagonal, exact["diag_ggn_exact"], bound=bound)
     assert_same("sampled is sampled", diagonal, sampled["diag_ggn_mc"], bound=2 * bound)

@@ -136,7 +136,7 @@ def test_manual_is_automatic_for_the_full_product(output, hidden, graph):
 
 @st.composite
 def random_graphs(draw):
-    """Any feedforward graph: layers read inputs and earlier layers at random; what nobody reads, the output does."""
+    """Any feedforward graph: layers read inputs and earlier layers at random; the output reads what no layer reads."""
     size = st.sampled_from([1, 3])
     inputs = {f"p{i}": draw(size) for i in range(draw(st.integers(1, 2)))}
     hidden = [f"h{i}" for i in range(draw(st.integers(0, 3)))]

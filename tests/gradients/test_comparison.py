@@ -1,6 +1,7 @@
 """`compare` finds what is wrong, says where, and lets what is right pass."""
 
 import csv
+import dataclasses
 import json
 import math
 
@@ -33,10 +34,8 @@ def scaled(factor, layer):
 
         found = next(x for x in network.layers if x.name == layer)
         right = found.activation.pullback
-        activation = comparison.dataclasses.replace(found.activation, pullback=pullback)
-        layers = tuple(
-            comparison.dataclasses.replace(x, activation=activation) if x is found else x for x in network.layers
-        )
+        activation = dataclasses.replace(found.activation, pullback=pullback)
+        layers = tuple(dataclasses.replace(x, activation=activation) if x is found else x for x in network.layers)
         return backprop.backpropagate(fnn.Network(network.inputs, layers), loss, params, inputs, targets)
 
     return wrong
@@ -67,7 +66,7 @@ def test_right_gradients_pass_every_checker(hidden, output, loss, dtype):
 
 
 @pytest.mark.sampled(every=2)
-# The smallest fault each dtype can be asked to see: the bounds for this case are near 1e-14 and 1e-5.
+# The smallest fault that each dtype can show: the bounds for this case are near 1e-14 and 1e-5.
 @pytest.mark.parametrize(("dtype", "fault"), [(jnp.float64, 1e-11), (jnp.float32, 1e-2)])
 @pytest.mark.parametrize("layer", ["first", "second", "third"])
 def test_a_small_fault_is_seen_and_its_layer_named(layer, dtype, fault):

@@ -90,9 +90,9 @@ def assert_same(what, ours, theirs, scale=1):
     assert max(apart) <= TOLERANCE, (what, apart)
 
 
-def measured(given, asked, **options):
+def measured(given, names, **options):
     network, loss, *batch = given
-    return jax.jit(lambda *batch: quantities.compute(network, loss, *batch, asked, **options))(*batch)
+    return jax.jit(lambda *batch: quantities.compute(network, loss, *batch, names, **options))(*batch)
 
 
 @every
@@ -122,14 +122,14 @@ def test_each_examples_gradient_is_opacus(hidden, second):
     assert_same("norms", [found["per_example_norms"]], [norms])
 
 
-def by_backpack(model, x, labels, *asked):
+def by_backpack(model, x, labels, *names):
     """{savefield: a list of what each parameter has there}."""
     backpack = pytest.importorskip("backpack")
     extended, loss = backpack.extend(model), backpack.extend(torch.nn.CrossEntropyLoss())
-    asked = [getattr(backpack.extensions, name)() for name in asked]
-    with backpack.backpack(*asked):
+    names = [getattr(backpack.extensions, name)() for name in names]
+    with backpack.backpack(*names):
         loss(extended(x), labels).backward()
-    return {each.savefield: [getattr(p, each.savefield) for p in extended.parameters()] for each in asked}
+    return {each.savefield: [getattr(p, each.savefield) for p in extended.parameters()] for each in names}
 
 
 @every
@@ -137,8 +137,8 @@ def by_backpack(model, x, labels, *asked):
 def test_what_comes_of_each_examples_gradient_is_backpacks(hidden, second):
     given, *theirs = same_network(hidden, second)
     # groups are more than BackPACK's first-order sums know
-    asked = ("BatchGrad",) if second == "grouped" else ("BatchGrad", "BatchL2Grad", "SumGradSquared", "Variance")
-    found = by_backpack(*theirs, *asked)
+    names = ("BatchGrad",) if second == "grouped" else ("BatchGrad", "BatchL2Grad", "SumGradSquared", "Variance")
+    found = by_backpack(*theirs, *names)
     ours = measured(given, ("per_example_gradients", "per_example_norms", "second_moment", "variance"))
     network, N = given[0], EXAMPLES
     assert_same("g_q", in_their_order(network, ours["per_example_gradients"], 1), found["grad_batch"], N)

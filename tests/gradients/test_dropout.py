@@ -1,4 +1,4 @@
-"""Dropout: its mask stands in the trace, so the recursion through it is exact, and without a key there is none."""
+"""Dropout: its mask is in the trace, so the recursion through it is exact, and without a key there is none."""
 
 import chex
 import jax
@@ -100,7 +100,7 @@ def run(network, **changes):
 
 
 @pytest.mark.slow
-def test_fit_drops_anew_at_every_update_and_never_in_validation():
+def test_fit_drops_other_neurons_at_every_update_and_never_in_validation():
     network = fnn.multilayer((3, 20, 2), ("tanh", "softmax"), dropout=0.5)
     result = run(network, validation=(X, T))
     value, _ = fnn.training.evaluate(network, fnn.losses.cross_entropy(), result.params, X, T)
@@ -108,9 +108,9 @@ def test_fit_drops_anew_at_every_update_and_never_in_validation():
     automatic = run(network, gradient="automatic", validation=(X, T))
     chex.assert_trees_all_close(result.params, automatic.params, rtol=1e-9, atol=1e-12)
     # nothing is learned at rate 0: equal batches whose loss differs have met different masks
-    still = run(network, epochs=6, plan=fnn.training.batch(), params=network.init(KEY))
+    without = run(network, epochs=6, plan=fnn.training.batch(), params=network.init(KEY))
     frozen = fnn.fit(network, "cross_entropy", "gd(0)", X, T, key=KEY, epochs=6, plan=fnn.training.batch())
-    assert len(set(frozen.history.training_loss)) == 6 and len(set(still.history.training_loss)) == 6
+    assert len(set(frozen.history.training_loss)) == 6 and len(set(without.history.training_loss)) == 6
 
 
 def test_chunks_do_not_change_a_bit_of_it():

@@ -105,7 +105,7 @@ def test_float16_is_added_up_in_float32():
 
 
 def products_in(function, *args):
-    """Multiplications of every product of matrices in the program, traced anew, those of loops as often as made."""
+    """Multiplications of every product of matrices in the program, traced again, and in loops as often as they run."""
 
     def of(jaxpr, times=1):
         for equation in jaxpr.eqns:

@@ -357,7 +357,7 @@ def test_the_bound_is_of_the_size_of_the_errors():
         (lambda b: b._replace(value=b.sensitivities["layer1"]), ValueError, "value: the array expected shape ()"),
     ],
 )
-def test_what_a_manual_backpropagate_gives_is_checked(gives, error, said):
+def test_the_result_of_a_manual_backpropagate_is_checked(gives, error, said):
     network = fnn.multilayer((2, 2, 1), ("tanh", "sigmoid"))
     seen = []
 

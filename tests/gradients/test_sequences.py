@@ -41,7 +41,7 @@ def test_gradients_are_autodiffs(name, tokens, each_position, lengths, positions
     for dtype, tolerance in {"float64": 1e-12, "float32": 1e-5}.items():
         found, expected = both(*signal_problem(network, dtype=dtype))
         assert relative_error(found, expected) <= tolerance, dtype
-        # by layer, too: none is lost beside a larger one
+        # by layer, too: none is lost next to a larger one
         for layer in network.layers:
             assert relative_error(found[1][layer.name], expected[1][layer.name]) <= 10 * tolerance, (dtype, layer.name)
 

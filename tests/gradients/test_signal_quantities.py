@@ -266,10 +266,10 @@ def test_both_ways_of_summing_are_taken(monkeypatch):
         return found
 
     monkeypatch.setattr(factors, "_gram_pays", watched)
-    asked = ("per_example_gradients", "per_example_norms", "inner_products", "jacobian", "tangent_kernel_trace")
+    names = ("per_example_gradients", "per_example_norms", "inner_products", "jacobian", "tangent_kernel_trace")
 
     def measure(network, loss):
-        return lambda *given: quantities.compute(network, loss, *given, asked)
+        return lambda *given: quantities.compute(network, loss, *given, names)
 
     jax.eval_shape(measure(images(), LOSS), *signal_problem(images()))
     network, loss = CASES["series"][:2]

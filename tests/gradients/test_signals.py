@@ -207,8 +207,8 @@ def test_a_row_of_ones_own_has_all_that_the_others_have():
 
     @jax.jit
     def measure(*own):
-        asked = ("per_example_gradients", "per_example_norms")
-        return quantities.compute(network(right), given[0], *own, asked)
+        names = ("per_example_gradients", "per_example_norms")
+        return quantities.compute(network(right), given[0], *own, names)
 
     found = measure(*given[1:])
     g = jax.tree.leaves(found["per_example_gradients"])

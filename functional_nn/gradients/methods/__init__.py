@@ -1,7 +1,7 @@
-"""Rules that have no way back along the connections, or one of their own: each makes the whole gradient.
+"""Learning rules that need no way back along the connections, or have their own: each makes the whole gradient.
 
-`rules.names()` lists them beside those that only change what crosses a connection, and they are given likewise:
-`fit(..., rule="forward_gradient")`.
+`fnn.rules.names()` lists them with the rules that only change what crosses a connection, and they are given in the same
+way: `fnn.fit(..., rule="forward_gradient")`.
 """
 
 from functional_nn.gradients.methods import (

@@ -1,20 +1,43 @@
-"""Gradients without a way back: random directions, along which F is differentiated forwards, or only asked for.
+r"""Gradients without a way back: random directions, along which F is differentiated forwards, or only evaluated.
 
-Letters: P parameters in all, v a random direction as large as they are, of independent numbers with mean 0 and variance
-1, F' = grad F.v the derivative along it, N how many directions are averaged, c or sigma how far a step goes.
+Letters: P parameters in all; v a random direction of P independent numbers with mean 0 and variance 1;
+:math:`F' = \nabla F \cdot v` the derivative along it; N the number of directions that are averaged; c or
+:math:`\sigma` the length of a step.
 
-    forward_gradient      F' v                                                Baydin et al. 2022 (arXiv 2202.08587),
-    Alg. 1 weight_perturbation   (F(w + sigma v) - F(w)) / sigma  v                  Jabri and Flower 1992 spsa
-    (F(w + c v) - F(w - c v)) / 2c  v, v of signs       Spall 1992 evolution_strategy    (F(w + sigma v) - F(w - sigma
-    v)) / 2 sigma  v      Salimans et al. 2017 (1703.03864), Eq. 2 node_perturbation     of every example: (F_q(n +
-    sigma v) - F_q) / sigma  v in the place of dF_q/dn
-                                                                              Widrow and Lehr 1990; Werfel et al. 2005
-    finite_differences    (F(w + h e_i) - F(w - h e_i)) / 2h, parameter by parameter
+Forward gradient (Baydin et al. 2022, arXiv 2202.08587, Alg. 1):
 
-E[v v^T] = 1, so that the first is unbiased: E[F' v] = grad F. Those with a step are so to first order in it (one-sided:
-the bias is sigma E[v v^T H v] / 2, 0 for symmetric v, and the next is of order sigma^2; two-sided: of order sigma^2).
-Of N directions the variance, summed over the parameters, is (P - 2 + k) |grad F|^2 / N, k the fourth moment of v's
-numbers: 3 of normal ones, 1 of signs; so that a single direction is right on average and off by sqrt(P) lengths.
+.. math:: F' \, v
+
+Weight perturbation (Jabri and Flower 1992):
+
+.. math:: \frac{F(w + \sigma v) - F(w)}{\sigma} \, v
+
+Simultaneous perturbation, with v of signs (Spall 1992):
+
+.. math:: \frac{F(w + c v) - F(w - c v)}{2 c} \, v
+
+Evolution strategy (Salimans et al. 2017, arXiv 1703.03864, Eq. 2):
+
+.. math:: \frac{F(w + \sigma v) - F(w - \sigma v)}{2 \sigma} \, v
+
+Node perturbation, for every example instead of :math:`\partial F_q / \partial n` (Widrow and Lehr 1990; Werfel et al.
+2005):
+
+.. math:: \frac{F_q(n + \sigma v) - F_q}{\sigma} \, v
+
+Finite differences, parameter by parameter:
+
+.. math:: \frac{F(w + h e_i) - F(w - h e_i)}{2 h}
+
+Since :math:`E[v v^T] = I`, the first is unbiased: :math:`E[F' v] = \nabla F`. Those with a step are unbiased to first
+order in it. One-sided, the bias is :math:`\sigma E[v v^T H v] / 2`, which is 0 for symmetric v, and the next term is of
+order :math:`\sigma^2`; two-sided, it is of order :math:`\sigma^2`. The variance with N directions, summed over the
+parameters, is
+
+.. math:: \frac{P - 2 + k}{N} \lVert \nabla F \rVert^2
+
+with k the fourth moment of v's numbers, 3 for normal ones and 1 for signs. A single direction is right on average and
+off by :math:`\sqrt{P}` lengths.
 """
 
 from collections.abc import Callable
@@ -29,8 +52,8 @@ from jax.flatten_util import ravel_pytree
 from functional_nn import checks
 from functional_nn.gradients import draws, factors, rules
 from functional_nn.gradients.backprop import (
-    Asked,
     Backpropagation,
+    Request,
     Sweep,
     contract,
     example_losses,
@@ -41,20 +64,31 @@ from functional_nn.gradients.rules import Rule
 from functional_nn.networks import activations
 from functional_nn.networks.network import NOT_MOVED, Layer, Network, Params, Trace, dtype_of, forward
 
-_AT_ONCE = 16  # directions that are gone at the same time
+__all__ = [
+    "evolution_strategy",
+    "finite_differences",
+    "forward_gradient",
+    "node_perturbation",
+    "spsa",
+    "weight_perturbation",
+]
+
+_AT_ONCE = 16  # directions that are evaluated together
 
 
-def _traced(asked: Asked, params: Params | None = None, offsets: dict | None = None) -> Trace:
-    # the same neurons are dropped whatever is moved
-    return forward(asked.network, asked.params if params is None else params, asked.inputs, offsets or {}, asked.key)
+def _traced(request: Request, params: Params | None = None, offsets: dict | None = None) -> Trace:
+    # the same neurons are dropped, whatever is moved
+    return forward(
+        request.network, request.params if params is None else params, request.inputs, offsets or {}, request.key
+    )
 
 
-def _value(asked: Asked, params: Params) -> Array:
-    return asked.value(_traced(asked, params))
+def _value(request: Request, params: Params) -> Array:
+    return request.value(_traced(request, params))
 
 
 def moves(params: Params) -> Params:
-    """Which parameters a gradient has: Python booleans; statistics, and what other rules learn, have none."""
+    """Returns which parameters a gradient has, as Python booleans; statistics and what other rules learn have none."""
     return {
         layer: {name: jax.tree.map(lambda _, n=name: n not in NOT_MOVED, x) for name, x in own.items()}
         for layer, own in params.items()
@@ -70,7 +104,7 @@ def _direction(draw: Callable, stream: draws.Stream, params: Params) -> Params:
     )
 
 
-def _stepped(params: Params, v: Params, step: Any) -> Params:
+def _displaced(params: Params, v: Params, step: Any) -> Params:
     return jax.tree.map(lambda x, d: x + jnp.asarray(step, x.dtype) * d, params, v)
 
 
@@ -78,9 +112,9 @@ def _scaled(v: Params, by: Array) -> Params:
     return jax.tree.map(lambda d: d * by.astype(d.dtype), v)
 
 
-def _averaged(asked: Asked, directions: int, along: Callable[[draws.Stream], Any]) -> Any:
-    """The mean over the directions of what is found along each, some of them at once."""
-    stream = draws.of_key(asked.key)
+def _averaged(request: Request, directions: int, along: Callable[[draws.Stream], Any]) -> Any:
+    """Returns the mean over the directions of along(stream), some of them at once."""
+    stream = draws.of_key(request.key)
     if directions == 1:
         return along(draws.inside(stream, 0))
     numbers = jnp.arange(directions, dtype=jnp.uint32)
@@ -104,172 +138,292 @@ def _step(owner: str, name: str, value: Any) -> Any:
     return checks.constant(owner, name, value, *checks.POSITIVE)
 
 
-def _told(name: str, *given: tuple[str, Any, Any]) -> str:
-    """The rule as it is written: constants that are not as they always are."""
-    said = [
+def _specification(name: str, *constants: tuple[str, Any, Any]) -> str:
+    """Returns the specification of a rule: constants that differ from their defaults."""
+    arguments = [
         f"{key}={rules.number(value)}"
-        for key, value, usual in given
-        if isinstance(value, int | float) and value != usual
+        for key, value, default in constants
+        if isinstance(value, int | float) and value != default
     ]
-    return f"{name}({', '.join(said)})" if said else name
+    return f"{name}({', '.join(arguments)})" if arguments else name
 
 
 @rules.register
 def forward_gradient(directions: int = 1) -> Rule:
-    """The mean of (grad F.v) v over normal directions v: unbiased. grad F.v is one forward pass with its derivative
-    along v (`curvature.push_forward`), so that no trace has to be kept, and nothing goes back.
+    """Returns the rule of the forward gradient: the mean of (grad F . v) v over normal directions v, which is unbiased.
 
-    Baydin, Pearlmutter, Syme, Wood and Torr 2022, Alg. 1. Raises ValueError for directions < 1.
+    grad F . v is one forward pass with its derivative along v (`curvature.push_forward`). No trace has to be kept, and
+    nothing goes back.
+
+    Args:
+        directions: Number of directions, >= 1.
+
+    Returns:
+        The rule. It draws at every update.
+
+    Raises:
+        ValueError: For directions < 1.
+
+    References:
+        Baydin, Pearlmutter, Syme, Wood and Torr 2022 (arXiv 2202.08587), Alg. 1.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, functional_nn as fnn
+        >>> network = fnn.multilayer((3, 2), ("softmax",))
+        >>> params, x, t = network.init(jax.random.key(0)), jnp.ones((5, 3)), jnp.arange(5) % 2
+        >>> step = fnn.value_and_grad(network, "cross_entropy", rule="forward_gradient")
+        >>> step(params, x, t, None, jax.random.key(1))[1]["layer1"]["bias"].shape
+        (2,)
     """
     directions = checks.integer("forward_gradient", "directions", directions, 1)
 
-    def method(asked: Asked) -> Backpropagation:
-        network, params, trace, name = asked.network, asked.params, _traced(asked), asked.network.output.name
-        s, learned = start(network, asked.loss, params, trace, asked.targets, asked.weights)
+    def method(request: Request) -> Backpropagation:
+        network, params, trace, name = request.network, request.params, _traced(request), request.network.output.name
+        s, learned = start(network, request.loss, params, trace, request.targets, request.weights)
 
         def along(stream):
             v = _direction(draws.normal, stream, params)
             slope = jnp.sum(s * push_forward(network, params, trace, v).net_inputs[name])
-            for what, f in learned.items():  # which no net input depends on
+            for what, f in learned.items():  # on which no net input depends
                 slope += jnp.sum(factors.total(f, params[name]["learned"][what]) * v[name]["learned"][what])
             return _scaled(v, slope)
 
-        return asked.answer(trace, _averaged(asked, directions, along))
+        return request.result(trace, _averaged(request, directions, along))
 
-    return Rule(_told("forward_gradient", ("directions", directions, 1)), method=method, random=True)
+    return Rule(_specification("forward_gradient", ("directions", directions, 1)), method=method, random=True)
 
 
-def _check_width(name: str, asked: Asked) -> None:
-    # w + sigma v is w again there, and a difference of two F's their rounding
-    dtype = dtype_of(asked.params)
+def _check_width(name: str, request: Request) -> None:
+    # in 16 bits w + sigma v is w again, and the difference of two F is their rounding
+    dtype = dtype_of(request.params)
     if dtype.itemsize < 4:
-        raise ValueError(f"rule: {name} goes a small step, which {dtype} does not tell; give parameters in float32")
+        raise ValueError(f"rule: {name} takes a small step, which {dtype} does not resolve; give parameters in float32")
 
 
 def _by_values(draw: Callable, step: Any, directions: int, two_sided: bool, name: str) -> Rule:
-    def method(asked: Asked) -> Backpropagation:
-        _check_width(name, asked)
-        trace = _traced(asked)
-        here = asked.value(trace)
+    def method(request: Request) -> Backpropagation:
+        _check_width(name, request)
+        trace = _traced(request)
+        value = request.value(trace)
 
         def along(stream):
-            v = _direction(draw, stream, asked.params)
-            ahead = _value(asked, _stepped(asked.params, v, step))
+            v = _direction(draw, stream, request.params)
+            ahead = _value(request, _displaced(request.params, v, step))
             size = jnp.asarray(step, ahead.dtype)
             if two_sided:
-                return _scaled(v, (ahead - _value(asked, _stepped(asked.params, v, -step))) / (2 * size))
-            return _scaled(v, (ahead - here) / size)
+                return _scaled(v, (ahead - _value(request, _displaced(request.params, v, -step))) / (2 * size))
+            return _scaled(v, (ahead - value) / size)
 
-        return asked.answer(trace, _averaged(asked, directions, along))
+        return request.result(trace, _averaged(request, directions, along))
 
     return Rule(name, method=method, random=True, has_derivatives=False)
 
 
 @rules.register
 def weight_perturbation(sigma: float = 1e-3, directions: int = 1) -> Rule:
-    """The mean of (F(w + sigma v) - F(w)) / sigma v over normal directions v: two forward passes, also of networks that
-    have no derivative. Jabri and Flower 1992.
+    """Returns the rule of weight perturbation: the mean of (F(w + sigma v) - F(w)) / sigma v over normal directions v.
 
-    Raises ValueError for sigma <= 0 and directions < 1.
+    It takes two forward passes, and works for networks without derivative too.
+
+    Args:
+        sigma: Length of the step, > 0.
+        directions: Number of directions, >= 1.
+
+    Returns:
+        The rule. It draws at every update.
+
+    Raises:
+        ValueError: For sigma <= 0 and directions < 1.
+
+    References:
+        Jabri and Flower 1992 (IEEE Trans. Neural Networks 3, 154).
+
+    Example:
+        >>> import jax, jax.numpy as jnp, functional_nn as fnn
+        >>> network = fnn.multilayer((3, 2), ("softmax",))
+        >>> params, x, t = network.init(jax.random.key(0)), jnp.ones((5, 3)), jnp.arange(5) % 2
+        >>> step = fnn.value_and_grad(network, "cross_entropy", rule="weight_perturbation")
+        >>> step(params, x, t, None, jax.random.key(1))[1]["layer1"]["bias"].shape
+        (2,)
     """
     sigma = _step("weight_perturbation", "sigma", sigma)
     directions = checks.integer("weight_perturbation", "directions", directions, 1)
-    name = _told("weight_perturbation", ("sigma", sigma, 1e-3), ("directions", directions, 1))
+    name = _specification("weight_perturbation", ("sigma", sigma, 1e-3), ("directions", directions, 1))
     return _by_values(draws.normal, sigma, directions, False, name)
 
 
 @rules.register
 def spsa(c: float = 1e-3, directions: int = 1) -> Rule:
-    """The mean of (F(w + c v) - F(w - c v)) / 2c v over v of signs, whose inverse, elementwise, v itself is:
-    simultaneous perturbation. Spall 1992, Eq. 2.2.
+    """Returns the rule of simultaneous perturbation: the mean of (F(w + c v) - F(w - c v)) / 2c v over v of signs.
 
-    Raises ValueError for c <= 0 and directions < 1.
+    For signs the elementwise inverse of v, by which the paper multiplies, is v itself.
+
+    Args:
+        c: Length of the step, > 0.
+        directions: Number of directions, >= 1.
+
+    Returns:
+        The rule. It draws at every update.
+
+    Raises:
+        ValueError: For c <= 0 and directions < 1.
+
+    References:
+        Spall 1992 (IEEE Trans. Automatic Control 37, 332), Eq. 2.2.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, functional_nn as fnn
+        >>> network = fnn.multilayer((3, 2), ("softmax",))
+        >>> params, x, t = network.init(jax.random.key(0)), jnp.ones((5, 3)), jnp.arange(5) % 2
+        >>> step = fnn.value_and_grad(network, "cross_entropy", rule="spsa")
+        >>> step(params, x, t, None, jax.random.key(1))[1]["layer1"]["bias"].shape
+        (2,)
     """
     c, directions = _step("spsa", "c", c), checks.integer("spsa", "directions", directions, 1)
-    name = _told("spsa", ("c", c, 1e-3), ("directions", directions, 1))
+    name = _specification("spsa", ("c", c, 1e-3), ("directions", directions, 1))
     return _by_values(draws.signs, c, directions, True, name)
 
 
 @rules.register
 def evolution_strategy(population: int = 32, sigma: float = 0.02) -> Rule:
-    """The mean of (F(w + sigma v) - F(w - sigma v)) / 2 sigma v over population / 2 normal directions, each gone both
-    ways: the gradient of F smoothed by a Gaussian of width sigma. Values as they are, no ranks.
+    """Returns the rule of an evolution strategy: the gradient of F smoothed by a Gaussian of width sigma.
 
-    Salimans, Ho, Chen, Sidor and Sutskever 2017, Eq. 2. Raises ValueError for an odd population, or < 2, and sigma <=
-    0.
+    It is the mean of (F(w + sigma v) - F(w - sigma v)) / 2 sigma v over population / 2 normal directions, each taken
+    both ways. Values are used as they are, without ranks.
+
+    Args:
+        population: Even number of evaluations, >= 2.
+        sigma: Length of the step, > 0.
+
+    Returns:
+        The rule. It draws at every update.
+
+    Raises:
+        ValueError: For an odd population or one < 2, and for sigma <= 0.
+
+    References:
+        Salimans, Ho, Chen, Sidor and Sutskever 2017 (arXiv 1703.03864), Eq. 2.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, functional_nn as fnn
+        >>> network = fnn.multilayer((3, 2), ("softmax",))
+        >>> params, x, t = network.init(jax.random.key(0)), jnp.ones((5, 3)), jnp.arange(5) % 2
+        >>> step = fnn.value_and_grad(network, "cross_entropy", rule="evolution_strategy(4)")
+        >>> step(params, x, t, None, jax.random.key(1))[1]["layer1"]["bias"].shape
+        (2,)
     """
     population = checks.integer("evolution_strategy", "population", population, 2)
     if population % 2:
         raise ValueError(
-            f"evolution_strategy: population must be even, each direction goes both ways, got {population}"
+            f"evolution_strategy: population must be even, since each direction is taken both ways, got {population}"
         )
     sigma = _step("evolution_strategy", "sigma", sigma)
-    name = _told("evolution_strategy", ("population", population, 32), ("sigma", sigma, 0.02))
+    name = _specification("evolution_strategy", ("population", population, 32), ("sigma", sigma, 0.02))
     return _by_values(draws.normal, sigma, population // 2, True, name)
 
 
 @rules.register
 def node_perturbation(sigma: float = 1e-3, directions: int = 1) -> Rule:
-    """Of every example by itself: noise sigma v enters all net inputs, and (F_q(n + sigma v) - F_q) / sigma v is taken
-    for dF_q/dn; the gradient is made of that and of what each layer reads, as always. Learned parameters of activations
-    stay.
+    """Returns the rule of node perturbation: (F_q(n + sigma v) - F_q) / sigma v replaces dF_q/dn in each example.
 
-    Werfel, Xie and Seung 2005, Eq. 7, for all layers at once. Raises ValueError for sigma <= 0 and directions < 1.
+    The noise enters all net inputs at once. The gradient is made from that and from what each layer reads, as always.
+    Learned parameters of activations do not move.
+
+    Args:
+        sigma: Length of the step, > 0.
+        directions: Number of directions, >= 1.
+
+    Returns:
+        The rule. It draws at every update.
+
+    Raises:
+        ValueError: For sigma <= 0 and directions < 1.
+
+    References:
+        Werfel, Xie and Seung 2005 (Neural Computation 17, 2699), Eq. 7, for all layers at once.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, functional_nn as fnn
+        >>> network = fnn.multilayer((3, 2), ("softmax",))
+        >>> params, x, t = network.init(jax.random.key(0)), jnp.ones((5, 3)), jnp.arange(5) % 2
+        >>> step = fnn.value_and_grad(network, "cross_entropy", rule="node_perturbation")
+        >>> step(params, x, t, None, jax.random.key(1))[1]["layer1"]["bias"].shape
+        (2,)
     """
     sigma = _step("node_perturbation", "sigma", sigma)
     directions = checks.integer("node_perturbation", "directions", directions, 1)
 
-    def method(asked: Asked) -> Backpropagation:
-        _check_width("node_perturbation", asked)
-        network, trace = asked.network, _traced(asked)
+    def method(request: Request) -> Backpropagation:
+        _check_width("node_perturbation", request)
+        network, trace = request.network, _traced(request)
 
         def losses_of(trace):
-            return asked.loss.of_example(example_losses(network, asked.loss, trace, asked.targets), asked.positions)
+            return request.loss.of_example(
+                example_losses(network, request.loss, trace, request.targets), request.positions
+            )
 
-        here = losses_of(trace)
+        values = losses_of(trace)
 
         def along(stream):
             v = {
                 name: draws.normal(draws.inside(stream, name), n.shape, n.dtype) for name, n in trace.net_inputs.items()
             }
-            ahead = losses_of(_traced(asked, offsets={name: x * jnp.asarray(sigma, x.dtype) for name, x in v.items()}))
-            slope = (ahead - here) / jnp.asarray(sigma, here.dtype) * asked.share.astype(here.dtype)
+            ahead = losses_of(
+                _traced(request, offsets={name: x * jnp.asarray(sigma, x.dtype) for name, x in v.items()})
+            )
+            slope = (ahead - values) / jnp.asarray(sigma, values.dtype) * request.share.astype(values.dtype)
             return {name: factors.over_rows(x, slope) for name, x in v.items()}
 
-        s = _averaged(asked, directions, along)
-        nothing = {layer.name: {} for layer in network.layers}
-        return asked.answer(trace, contract(network, asked.params, trace, Sweep(s, nothing, {})), s)
+        s = _averaged(request, directions, along)
+        no_learned = {layer.name: {} for layer in network.layers}
+        return request.result(trace, contract(network, request.params, trace, Sweep(s, no_learned, {})), s)
 
     def check(network: Network, layer: Layer) -> None:
         if activations.mixes_examples(layer.activation, network.net_shapes[layer.name]):
             raise ValueError(
-                f"rule: node_perturbation asks what each example's own loss makes of its noise, and {layer.name!r} of "
-                f"{layer.activation.name!r} lets in that of others"
+                f"rule: node_perturbation needs each example's loss to depend on its own noise alone, but layer "
+                f"{layer.name!r} of {layer.activation.name!r} mixes examples"
             )
 
-    name = _told("node_perturbation", ("sigma", sigma, 1e-3), ("directions", directions, 1))
+    name = _specification("node_perturbation", ("sigma", sigma, 1e-3), ("directions", directions, 1))
     return Rule(name, method=method, check=check, random=True, has_derivatives=False)
 
 
 @rules.register
 def finite_differences(step: float | None = None) -> Rule:
-    """(F(w + h e_i) - F(w - h e_i)) / 2h for every parameter, 2 P forward passes: slow, and right to h^2, but for
-    rounding, which is eps F / h. step: h; by default the cube root of the dtype's eps, times |w_i| where that is above
-    1.
+    """Returns the rule of central differences, (F(w + h e_i) - F(w - h e_i)) / 2h for every parameter.
 
-    Raises ValueError for a step <= 0.
+    It takes 2 P forward passes: slow, and right to order h^2, apart from rounding, which is eps F / h.
+
+    Args:
+        step: h > 0. By default the cube root of the dtype's eps, times `|w_i|` where that is above 1.
+
+    Returns:
+        The rule.
+
+    Raises:
+        ValueError: For a step <= 0.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, functional_nn as fnn
+        >>> network = fnn.multilayer((3, 2), ("softmax",))
+        >>> params, x, t = network.init(jax.random.key(0)), jnp.ones((5, 3)), jnp.arange(5) % 2
+        >>> found = fnn.value_and_grad(network, "cross_entropy", rule="finite_differences")(params, x, t)[1]
+        >>> exact = fnn.value_and_grad(network, "cross_entropy")(params, x, t)[1]
+        >>> bool(jnp.allclose(found["layer1"]["bias"], exact["layer1"]["bias"], atol=1e-3))
+        True
     """
     step = step if step is None else _step("finite_differences", "step", step)
 
-    def method(asked: Asked) -> Backpropagation:
-        _check_width("finite_differences", asked)
-        flat, unravel = ravel_pytree(asked.params)
+    def method(request: Request) -> Backpropagation:
+        _check_width("finite_differences", request)
+        flat, unravel = ravel_pytree(request.params)
         moving = np.flatnonzero(
             np.concatenate(
                 [
                     np.full(x.size, moved)
                     for x, moved in zip(
-                        jax.tree.leaves(asked.params), jax.tree.leaves(moves(asked.params)), strict=True
+                        jax.tree.leaves(request.params), jax.tree.leaves(moves(request.params)), strict=True
                     )
                 ]
             )
@@ -277,15 +431,17 @@ def finite_differences(step: float | None = None) -> Rule:
 
         def slope(i):
             own = flat[i]
-            usual = jnp.asarray(float(jnp.finfo(flat.dtype).eps) ** (1 / 3), flat.dtype) * jnp.maximum(jnp.abs(own), 1)
-            h = usual if step is None else jnp.asarray(step, flat.dtype)
+            default = jnp.asarray(float(jnp.finfo(flat.dtype).eps) ** (1 / 3), flat.dtype) * jnp.maximum(
+                jnp.abs(own), 1
+            )
+            h = default if step is None else jnp.asarray(step, flat.dtype)
             low, high = own - h, own + h  # as they are once rounded
-            there, back = (_value(asked, unravel(flat.at[i].set(x))) for x in (high, low))
-            return (there - back) / (high - low)
+            above, below = (_value(request, unravel(flat.at[i].set(x))) for x in (high, low))
+            return (above - below) / (high - low)
 
-        found = lax.map(slope, jnp.asarray(moving), batch_size=_AT_ONCE)
-        gradients = unravel(jnp.zeros_like(flat).at[moving].set(found.astype(flat.dtype)))
-        return asked.answer(_traced(asked), gradients)
+        slopes = lax.map(slope, jnp.asarray(moving), batch_size=_AT_ONCE)
+        gradients = unravel(jnp.zeros_like(flat).at[moving].set(slopes.astype(flat.dtype)))
+        return request.result(_traced(request), gradients)
 
-    name = "finite_differences" if step is None else _told("finite_differences", ("step", step, None))
+    name = "finite_differences" if step is None else _specification("finite_differences", ("step", step, None))
     return Rule(name, method=method, has_derivatives=False)

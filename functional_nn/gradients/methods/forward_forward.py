@@ -1,15 +1,16 @@
-"""The forward-forward algorithm: two passes, of data and of what only looks like it, and no way back.
+r"""The forward-forward algorithm: two forward passes, one of data and one of wrong labels, and no way back.
 
-Hinton 2022 (arXiv 2212.13345). The network reads the class as an input of its own, "label": of the positive pass it is
-the target, of the negative one another class, drawn anew at every update. Each hidden layer with weights is to have
-much goodness G = mean a^2 in the first and little in the second, by a loss of its own,
+Hinton 2022 (arXiv 2212.13345). The network reads the class as an input of its own, "label". In the positive pass it is
+the target, in the negative one another class, drawn again at every update. Each hidden layer with weights should have
+much goodness, the mean of :math:`a^2`, in the first and little in the second. Its own loss is, with G the goodness and
+:math:`\theta` the threshold (Eq. 1, as a logistic loss)
 
-    softplus(threshold - G(positive)) + softplus(G(negative) - threshold)         Eq. 1, as a logistic loss
+.. math:: \mathrm{softplus}(\theta - G_{\mathrm{positive}}) + \mathrm{softplus}(G_{\mathrm{negative}} - \theta)
 
-whose gradient goes into the layer's own weights and no further. What it reads should not tell how good the layer before
-it is, only in which direction: put an `rms_norm` without parameters of its own between two layers. The output layer
-learns by its error from the activities of a third pass, whose label is neutral, 1 / classes everywhere (section 3.3);
-it is what `network.apply` predicts of a neutral label, and what F is measured on.
+and its gradient goes into the layer's own weights and no further. What the layer reads should not show how good the
+layer before it is, only in which direction: put an `rms_norm` without parameters between two layers. The output layer
+learns by its error from the activities of a third pass, whose label is neutral, 1 / classes everywhere (section 3.3).
+That is what `network.apply` predicts from a neutral label, and what F is measured on.
 """
 
 import math
@@ -22,18 +23,40 @@ from jax import Array
 
 from functional_nn import checks
 from functional_nn.gradients import draws, factors, rules
-from functional_nn.gradients.backprop import Asked, Backpropagation, Sweep, contract, pullback, start
+from functional_nn.gradients.backprop import Backpropagation, Request, Sweep, contract, pullback, start
 from functional_nn.gradients.rules import Rule
 from functional_nn.networks.network import Layer, Network, Trace, forward
+
+__all__ = ["forward_forward", "neutral"]
 
 
 @rules.register
 def forward_forward(threshold: float = 1.0, label: str = "label") -> Rule:
-    """Each hidden layer by its goodness on data and on wrong labels; see `methods.forward_forward`.
+    """Returns the forward-forward rule: each hidden layer learns from its goodness on data and on wrong labels.
 
-    label: the input that the class enters by, (C,), C the number of outputs; what is given there is not read in
-    training, and is to be `neutral(Q, C)` where the network predicts. Raises ValueError for a threshold <= 0, and for a
-    network without such an input or with outputs that are no classes.
+    Args:
+        threshold: Goodness that separates the two, > 0.
+        label: Name of the input that the class enters by, (C,), with C the number of outputs. Training does not read
+            what is given there; where the network predicts it must be `neutral(Q, C)`.
+
+    Returns:
+        The rule. It draws at every update.
+
+    Raises:
+        ValueError: For a threshold <= 0, and for a network without such an input or whose outputs are no classes.
+
+    References:
+        Hinton 2022 (arXiv 2212.13345).
+
+    Example:
+        >>> import jax, jax.numpy as jnp, functional_nn as fnn
+        >>> layers = [fnn.Layer("hidden", 4, "relu", ("x", "label")), fnn.Layer("output", 2, "softmax", ("hidden",))]
+        >>> network = fnn.graph(inputs={"x": 3, "label": 2}, layers=layers)
+        >>> inputs = {"x": jnp.ones((5, 3)), "label": fnn.methods.forward_forward.neutral(5, 2)}
+        >>> step = fnn.value_and_grad(network, "cross_entropy", rule="forward_forward")
+        >>> found = step(network.init(jax.random.key(0)), inputs, jnp.arange(5) % 2, None, jax.random.key(1))
+        >>> found[1]["hidden"]["bias"].shape
+        (4,)
     """
     threshold = checks.constant("forward_forward", "threshold", threshold, *checks.POSITIVE)
 
@@ -45,51 +68,67 @@ def forward_forward(threshold: float = 1.0, label: str = "label") -> Rule:
                 f"rule: forward_forward needs an input {label!r} of the classes, {expected} as the outputs, got {given}"
             )
 
-    told = rules.number(threshold) + ("" if label == "label" else f", {label}")
-    return Rule(f"forward_forward({told})", check=check, method=_method(threshold, label), random=True)
+    arguments = rules.number(threshold) + ("" if label == "label" else f", {label}")
+    return Rule(f"forward_forward({arguments})", check=check, method=_method(threshold, label), random=True)
 
 
 def neutral(examples: int, classes: int) -> Array:
-    """The label that says nothing, (Q, C): 1 / C everywhere."""
+    """Returns the label without information: 1 / C everywhere.
+
+    Args:
+        examples: Q.
+        classes: C.
+
+    Returns:
+        (Q, C).
+
+    Example:
+        >>> import functional_nn as fnn
+        >>> fnn.methods.forward_forward.neutral(1, 4).tolist()
+        [[0.25, 0.25, 0.25, 0.25]]
+    """
     return jnp.full((examples, classes), 1 / classes)
 
 
-def _method(threshold: Any, label: str) -> Callable[[Asked], Backpropagation]:
-    def method(asked: Asked) -> Backpropagation:
-        network, params, classes = asked.network, asked.params, asked.network.output.size
-        told = jnp.argmax(asked.targets, axis=-1)
-        drawn = draws.bits(draws.inside(draws.of_key(asked.key), "label"), told.shape) >> 1
-        wrong = (told + 1 + (drawn % jnp.uint32(classes - 1)).astype(told.dtype)) % classes
-        dtype = asked.targets.dtype
+def _method(threshold: Any, label: str) -> Callable[[Request], Backpropagation]:
+    def method(request: Request) -> Backpropagation:
+        network, params, classes = request.network, request.params, request.network.output.size
+        true = jnp.argmax(request.targets, axis=-1)
+        drawn = draws.bits(draws.inside(draws.of_key(request.key), "label"), true.shape) >> 1
+        wrong = (true + 1 + (drawn % jnp.uint32(classes - 1)).astype(true.dtype)) % classes
+        dtype = request.targets.dtype
         labels = {
-            "positive": jax.nn.one_hot(told, classes, dtype=dtype),
+            "positive": jax.nn.one_hot(true, classes, dtype=dtype),
             "negative": jax.nn.one_hot(wrong, classes, dtype=dtype),
-            "neutral": jnp.full_like(asked.targets, 1 / classes),
+            "neutral": jnp.full_like(request.targets, 1 / classes),
         }
         traces = {
-            name: forward(network, params, asked.inputs | {label: x}, {}, asked.key) for name, x in labels.items()
+            name: forward(network, params, request.inputs | {label: x}, {}, request.key) for name, x in labels.items()
         }
-        found = {
-            name: contract(network, params, trace, _swept(asked, trace, sign, threshold))
+        by_pass = {
+            name: contract(network, params, trace, _swept(request, trace, sign, threshold))
             for (name, trace), sign in zip(traces.items(), (-1, 1, 0), strict=True)
         }
-        gradients = jax.tree.map(lambda *each: sum(each[1:], start=each[0]), *found.values())
+        gradients = jax.tree.map(lambda *each: sum(each[1:], start=each[0]), *by_pass.values())
         trace = traces["neutral"]
-        return asked.answer(trace, gradients)
+        return request.result(trace, gradients)
 
     return method
 
 
-def _swept(asked: Asked, trace: Trace, sign: int, threshold: Any) -> Sweep:
-    """Each layer's s of its own goodness, of which the positive pass (sign -1) is to have more and the negative less;
-    of the neutral one, 0, that of the output layer alone.
+def _swept(request: Request, trace: Trace, sign: int, threshold: Any) -> Sweep:
+    """Returns each layer's s from its own goodness: the positive pass (sign -1) should have more, the negative less.
+
+    For the neutral pass (0) it is that of the output layer alone.
     """
     s, learned = {}, {}
-    for layer in asked.network.layers:
+    for layer in request.network.layers:
         name = layer.name
-        if layer is asked.network.output and sign == 0:
-            s[name], learned[name] = start(asked.network, asked.loss, asked.params, trace, asked.targets, asked.weights)
-        elif layer is asked.network.output or sign == 0 or not layer.weighted:
+        if layer is request.network.output and sign == 0:
+            s[name], learned[name] = start(
+                request.network, request.loss, request.params, trace, request.targets, request.weights
+            )
+        elif layer is request.network.output or sign == 0 or not layer.weighted:
             s[name], learned[name] = jnp.zeros_like(trace.net_inputs[name]), {}
         else:
             a = trace.activations[name]
@@ -97,6 +136,6 @@ def _swept(asked: Asked, trace: Trace, sign: int, threshold: Any) -> Sweep:
             goodness = jnp.sum(a.reshape(len(a), -1) ** 2, axis=1) / size
             # d softplus(sign (G - threshold)) / dG
             slope = sign * jax.nn.sigmoid(sign * (goodness - jnp.asarray(threshold, a.dtype)))
-            g = factors.over_rows(a * (2 / size), slope * asked.share.astype(a.dtype))
-            s[name], learned[name] = pullback(layer, asked.params, trace, g)
+            g = factors.over_rows(a * (2 / size), slope * request.share.astype(a.dtype))
+            s[name], learned[name] = pullback(layer, request.params, trace, g)
     return Sweep(s, learned, {})

@@ -1,15 +1,27 @@
-"""Difference target propagation: layers get targets in the place of errors, through inverses that are learned.
+r"""Difference target propagation: layers get targets instead of errors, through inverses that are learned.
 
-Lee, Zhang, Fischer and Bengio 2015 (arXiv 1412.7525), of a chain of layers with outputs a^1, ..., a^M:
+Lee, Zhang, Fischer and Bengio 2015 (arXiv 1412.7525), for a chain of layers with outputs :math:`a^1, \ldots, a^M`, with
+:math:`\rho` the rate and :math:`h^m(a) = f(V a + c)`, f that of layer m - 1.
 
-    a^(M-1) target     t^(M-1) = a^(M-1) - rate dF_q/da^(M-1)                         Eq. 8
-    further down       t^(m-1) = a^(m-1) + h^m(t^m) - h^m(a^m)                        Eq. 15
-    a layer's loss     |a^m - t^m|^2 / 2 rate, t^m held fixed                         Alg. 1
-    an inverse's loss  |h^m(f^m(a^(m-1) + noise)) - (a^(m-1) + noise)|^2 / 2          Eq. 16, of each example
+First target (Eq. 8):
 
-with h^m(a) = f(V a + c), f that of layer m - 1. Divided by `rate`, the layer below the output learns by the exact
-gradient of F, and a deep linear network with exact inverses by one that Gauss and Newton would like better. The
-output layer learns by its own error; V and c are learned with the rest.
+.. math:: t^{M-1} = a^{M-1} - \rho \frac{\partial F_q}{\partial a^{M-1}}
+
+Further down (Eq. 15):
+
+.. math:: t^{m-1} = a^{m-1} + h^m(t^m) - h^m(a^m)
+
+A layer's loss, with its target held fixed (Alg. 1):
+
+.. math:: \frac{1}{2 \rho} \lVert a^m - t^m \rVert^2
+
+An inverse's loss for each example, with noise :math:`\epsilon` (Eq. 16):
+
+.. math:: \frac12 \lVert h^m(f^m(a^{m-1} + \epsilon)) - (a^{m-1} + \epsilon) \rVert^2
+
+Divided by the rate, the layer below the output learns by the exact gradient of F, and a deep linear network with exact
+inverses by a step closer to Gauss-Newton's. The output layer learns by its own error. V and c are trained with the
+rest.
 """
 
 from collections.abc import Callable
@@ -20,40 +32,67 @@ from jax import Array
 
 from functional_nn import checks
 from functional_nn.gradients import draws, factors, rules
-from functional_nn.gradients.backprop import Asked, Backpropagation, Sweep, contract, pullback, start
+from functional_nn.gradients.backprop import Backpropagation, Request, Sweep, contract, pullback, start
 from functional_nn.gradients.rules import Rule
 from functional_nn.networks import losses
 from functional_nn.networks.connections import dense
 from functional_nn.networks.network import Layer, Network, forward, plus_bias
 
+__all__ = ["target_propagation"]
+
 
 @rules.register
 def target_propagation(rate: float = 0.1, noise: float = 0.1) -> Rule:
-    """Gradients of each layer's distance to its target, and of each inverse's to what it is to give back; see
-    `methods.target_propagation`.
+    """Returns the rule of difference target propagation, for chains of dense layers.
 
-    rate: of the step that makes the first target. noise: deviation of what is added where an inverse is learned. Raises
-    ValueError for a rate <= 0, noise < 0, and a network that is no chain of dense layers, elementwise but for the last.
+    Its gradients are those of each layer's distance to its target, and of each inverse's reconstruction error.
+    `help(fnn.methods.target_propagation)` has the equations.
+
+    Args:
+        rate: Rate of the step that makes the first target, > 0.
+        noise: Deviation of the noise that inverses learn with, >= 0.
+
+    Returns:
+        The rule. It learns the inverses, which `rules.begin` adds to the parameters, and draws at every update. A
+        network that is no chain of dense layers, elementwise except for the last, raises ValueError.
+
+    Raises:
+        ValueError: For a rate <= 0 and noise < 0.
+
+    References:
+        Lee, Zhang, Fischer and Bengio 2015 (arXiv 1412.7525).
+
+    Example:
+        >>> import jax, jax.numpy as jnp, functional_nn as fnn
+        >>> network, key = fnn.multilayer((3, 4, 4, 2), ("tanh", "tanh", "softmax")), jax.random.key(1)
+        >>> params = fnn.rules.begin("target_propagation", network, network.init(jax.random.key(0)), key)
+        >>> step = fnn.value_and_grad(network, "cross_entropy", rule="target_propagation")
+        >>> sorted(step(params, jnp.ones((5, 3)), jnp.arange(5) % 2, None, key)[1]["layer2"]["feedback"])
+        ['inverse', 'inverse_bias']
     """
     rate = checks.constant("target_propagation", "rate", rate, *checks.POSITIVE)
     noise = checks.constant("target_propagation", "noise", noise, *checks.NON_NEGATIVE)
-    given = map(rules.number, (rate, noise))
+    constants = map(rules.number, (rate, noise))
     return Rule(
-        f"target_propagation({', '.join(given)})", begin=_begin, check=_check, method=_method(rate, noise), random=True
+        f"target_propagation({', '.join(constants)})",
+        begin=_begin,
+        check=_check,
+        method=_method(rate, noise),
+        random=True,
     )
 
 
 def _check(network: Network, layer: Layer) -> None:
     at = network.layers.index(layer)
     before = network.layers[at - 1].name if at else network.inputs[0][0]
-    # the twin has the same weights, in the order of memory that populations on CPU take
+    # the twin has the same weights, in the memory order that populations use on a CPU
     chain = layer.reads in (((before, dense),), ((before, dense.twin),)) and len(network.inputs) == 1
     shape = network.net_shapes[layer.name]
     if len(shape) > 1:
         raise ValueError(f"rule: target_propagation inverts layers of vectors; layer {layer.name!r} has shape {shape}")
     if not chain:
         raise ValueError(
-            "rule: target_propagation inverts layer after layer, so that each is to read the one before it by dense, "
+            "rule: target_propagation inverts layer after layer, so that each must read the one before it by dense, "
             f"as in fnn.multilayer; {layer.name!r} reads {', '.join(f'{s!r} by {by.name}' for s, by in layer.reads)}"
         )
     alone = layer.activation.alone and layer.activation.pieces == 1 and not layer.activation.parameters
@@ -74,15 +113,15 @@ def _begin(network: Network, layer: Layer, stream: draws.Stream, dtype) -> dict:
     }
 
 
-def _method(rate: Any, noise: Any) -> Callable[[Asked], Backpropagation]:
-    def method(asked: Asked) -> Backpropagation:
-        network, loss, params, layers = asked.network, asked.loss, asked.params, asked.network.layers
-        trace, output = forward(network, params, asked.inputs, {}, asked.key), network.output
+def _method(rate: Any, noise: Any) -> Callable[[Request], Backpropagation]:
+    def method(request: Request) -> Backpropagation:
+        network, loss, params, layers = request.network, request.loss, request.params, request.network.layers
+        trace, output = forward(network, params, request.inputs, {}, request.key), network.output
         a = trace.activations
         step = jnp.asarray(rate, a[output.name].dtype)
-        stream = draws.of_key(asked.key)
+        stream = draws.of_key(request.key)
         s, learned, inverses = {}, {}, {}
-        s[output.name], learned[output.name] = start(network, loss, params, trace, asked.targets, asked.weights)
+        s[output.name], learned[output.name] = start(network, loss, params, trace, request.targets, request.weights)
         away: Array | None = None  # share (a^m - t^m) / rate, which is dF/da^m of the layer below the output
         for above, layer in zip(layers[:0:-1], layers[-2::-1], strict=True):
             if above is output:
@@ -90,19 +129,19 @@ def _method(rate: Any, noise: Any) -> Callable[[Asked], Backpropagation]:
                 away = dense.back(s[output.name], w, a[layer.name])
             else:
                 # a^m - t^m of each example
-                per_example = factors.over_rows(away, 1 / losses.positive(asked.share)) * step
+                per_example = factors.over_rows(away, 1 / losses.positive(request.share)) * step
                 inverse = _Inverse(layer, params[above.name]["feedback"])
                 moved = inverse(a[above.name] - per_example)[0] - inverse(a[above.name])[0]
-                away = factors.over_rows(-moved / step, asked.share)
+                away = factors.over_rows(-moved / step, request.share)
                 drawn = draws.normal(draws.inside(stream, above.name), a[layer.name].shape, a[layer.name].dtype)
                 inverses[above.name] = _learned(
-                    asked, above, layer, a[layer.name] + jnp.asarray(noise, drawn.dtype) * drawn
+                    request, above, layer, a[layer.name] + jnp.asarray(noise, drawn.dtype) * drawn
                 )
             s[layer.name], learned[layer.name] = pullback(layer, params, trace, away)
         gradients = contract(network, params, trace, Sweep(s, learned, {}))
-        for name, found in inverses.items():
-            gradients[name]["feedback"] = found
-        return asked.answer(trace, gradients, s)
+        for name, inverse_gradient in inverses.items():
+            gradients[name]["feedback"] = inverse_gradient
+        return request.result(trace, gradients, s)
 
     return method
 
@@ -118,10 +157,10 @@ class _Inverse:
         return self.below.activation.forward(n, {})[0], n
 
 
-def _learned(asked: Asked, above: Layer, below: Layer, x: Array) -> dict[str, Array]:
-    """The gradient of |h(f(x)) - x|^2 / 2 by V and c, x (Q, S) held fixed."""
-    own = asked.params[above.name]
+def _learned(request: Request, above: Layer, below: Layer, x: Array) -> dict[str, Array]:
+    """Returns the gradient of `|h(f(x)) - x|^2` / 2 by V and c, x (Q, S) held fixed."""
+    own = request.params[above.name]
     through = above.activation.forward(plus_bias(dense.forward(x, own["weights"][below.name]), own), {})[0]
     back, n = _Inverse(below, own["feedback"])(through)
-    s, _ = below.activation.pullback(factors.over_rows(back - x, asked.share), n, back, None, {})
+    s, _ = below.activation.pullback(factors.over_rows(back - x, request.share), n, back, None, {})
     return {"inverse": dense.outer(s, through), "inverse_bias": jnp.sum(s, axis=0)}

@@ -294,7 +294,7 @@ def _table(found: Training) -> Markup:
         (f"{i + 1}{' (output)' if i + 1 == last else ''}", f"{angle:.1f}°", said(ratio))
         for i, (angle, ratio) in enumerate(zip(angles, ratios, strict=True))
     ]
-    return page.tables(page.Table(("layer", "angle", "ratio"), rows, short(rules.said(found.rule))))
+    return page.tables(page.Table(("layer", "angle", "ratio"), rows, short(rules.written(found.rule))))
 
 
 class _Page:

@@ -67,7 +67,7 @@ def test_it_is_right_on_average_and_its_variance_is_the_derived_one(rule, direct
     squares = ((drawn - G) ** 2).sum(axis=1)
     expected = (P - 2 + fourth) * (G @ G) / directions
     assert abs(squares.mean() - expected) < 5 * squares.std() / np.sqrt(COUNT) + bent * expected
-    assert squares.std() / np.sqrt(COUNT) < 0.06 * expected  # so that k = 1 and 3 are told apart from P = 26 on
+    assert squares.std() / np.sqrt(COUNT) < 0.06 * expected  # so that k = 1 and 3 are distinguished from P = 26 on
     # of every single number: E[(g.v)^2 v_i^2] - g_i^2 = |g|^2 + (k - 2) g_i^2
     each = (G @ G + (fourth - 2) * G**2) / directions
     np.testing.assert_allclose(drawn.var(axis=0) / each, 1, rtol=0, atol=0.45)
@@ -166,8 +166,8 @@ LEARNED = fnn.multilayer((2, 3, 2), ("prelu", "prelu"), dropout=(0.5, 0))
 
 def test_finite_differences_are_the_gradient_to_the_square_of_their_step():
     """By default a step of 6e-6, whose square and eps / step leave 1e-9; halved from 0.02, a quarter of the error."""
-    asked = ("finite_differences", "finite_differences(0.02)", "finite_differences(0.01)")
-    steps = {rule: fnn.value_and_grad(TINY, LOSS, rule=rule) for rule in asked}
+    names = ("finite_differences", "finite_differences(0.02)", "finite_differences(0.01)")
+    steps = {rule: fnn.value_and_grad(TINY, LOSS, rule=rule) for rule in names}
     own = jax.jit(lambda *data: {rule: step(*data)[1] for rule, step in steps.items()})(*DATA)
     errors = {rule: relative_error(gradient, EXACT) for rule, gradient in own.items()}
     assert errors["finite_differences"] < 1e-9
@@ -216,7 +216,10 @@ def test_an_update_has_directions_of_its_own():
         ("weight_perturbation(0)", "weight_perturbation: sigma must be a finite number > 0, got 0"),
         ("weight_perturbation(0.1, 0)", "weight_perturbation: directions must be an integer >= 1, got 0"),
         ("spsa(-1)", "spsa: c must be a finite number > 0, got -1"),
-        ("evolution_strategy(3)", "evolution_strategy: population must be even, each direction goes both ways, got 3"),
+        (
+            "evolution_strategy(3)",
+            "population must be even, since each direction is taken both ways, got 3",
+        ),
         ("evolution_strategy(0)", "evolution_strategy: population must be an integer >= 2, got 0"),
         ("evolution_strategy(2, 0)", "evolution_strategy: sigma must be a finite number > 0, got 0"),
         ("node_perturbation(0)", "node_perturbation: sigma must be a finite number > 0, got 0"),
@@ -229,7 +232,7 @@ def test_steps_and_counts_are_checked(rule, message):
     assert "\n" not in str(refusal.value)
 
 
-def test_a_key_is_asked_for_and_the_inputs_have_no_gradient():
+def test_estimators_need_a_key_and_have_no_input_gradients():
     for rule in ("forward_gradient", "weight_perturbation", "spsa", "evolution_strategy", "node_perturbation"):
         with pytest.raises(ValueError, match=f"rule: {rule} draws at every update; give key="):
             fnn.value_and_grad(TINY, LOSS, rule=rule)(*DATA)

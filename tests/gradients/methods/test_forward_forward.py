@@ -34,11 +34,11 @@ def numbers(network, examples=6, seed=0):
 
 def layers_of(network, params, p, label):
     """{layer: a} of its own parameters, with what it reads held fixed; the output's net inputs."""
-    still = jax.lax.stop_gradient
+    held = jax.lax.stop_gradient
 
     def net(layer, **read):
         own = params[layer]
-        return sum(still(x) @ own["weights"][source].T for source, x in read.items()) + own["bias"][None]
+        return sum(held(x) @ own["weights"][source].T for source, x in read.items()) + own["bias"][None]
 
     first = jnp.tanh(net("first", p=p, label=label))
     normed = network.layers[1].activation.forward(first, params["norm"].get("learned", {}))[0]

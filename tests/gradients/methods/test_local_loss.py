@@ -12,7 +12,7 @@ from functional_nn import rules
 from functional_nn.networks.network import plus_bias, theta, weights_of
 
 
-def begun(network, seed=0):
+def initialized(network, seed=0):
     """(params with heads, whose biases are not at 0, inputs, targets)."""
     params, inputs, targets = numbers(network, seed)
     return with_heads(network, params), inputs, targets
@@ -31,7 +31,7 @@ def losses(network, params, inputs, targets, weights, whole):
     """The cross-entropy of the output and of every head, each of its layer alone; whole: of all that a layer gives in
     one vector, or position by position.
     """
-    still = jax.lax.stop_gradient
+    held = jax.lax.stop_gradient
     share = jnp.full(len(targets), 1 / len(targets)) if weights is None else weights / weights.sum()
 
     def of(n):
@@ -41,7 +41,7 @@ def losses(network, params, inputs, targets, weights, whole):
     a, found = dict(inputs), []
     for layer in network.layers:
         own = params[layer.name]
-        terms = [by.forward(still(a[source]), weights_of(own, source, by)) for source, by in layer.reads]
+        terms = [by.forward(held(a[source]), weights_of(own, source, by)) for source, by in layer.reads]
         n = plus_bias(sum(terms[1:], start=terms[0]), own)
         a[layer.name], _ = layer.activation.forward(n, theta(layer, own, a))
         if layer is network.output:
@@ -62,7 +62,7 @@ def expected_of(network, params, inputs, targets, weights=None, whole=True):
 @pytest.mark.parametrize("weights", [None, WEIGHTS], ids=["", "weights"])
 @pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS)
 def test_each_layer_learns_by_its_own_head_alone(network, weights):
-    params, inputs, targets = begun(network)
+    params, inputs, targets = initialized(network)
     heads = {layer for layer, own in params.items() if "feedback" in own}
     assert heads == {layer.name for layer in network.layers} - {network.output.name}
     found = fnn.value_and_grad(network, LOSS, rule="local_loss")(params, inputs, targets, weights)
@@ -107,7 +107,7 @@ def test_heads_read_the_whole_signal_or_each_position_as_the_outputs_are(name):
 
 
 def test_the_output_layer_learns_as_always_and_others_do_not_see_it():
-    params, inputs, targets = begun(MLP)
+    params, inputs, targets = initialized(MLP)
     step, exact = fnn.value_and_grad(MLP, LOSS, rule="local_loss"), fnn.value_and_grad(MLP, LOSS)
     found = step(params, inputs, targets)[1]
     close(found["layer3"], exact(params, inputs, targets)[1]["layer3"])
@@ -128,12 +128,12 @@ def test_heads_begin_as_glorots_weights_and_without_bias():
 
 def test_dropout_is_the_forward_passes():
     network = fnn.multilayer((3, 6, 2), ("tanh", "softmax"), dropout=(0.5, 0))
-    params, inputs, targets = begun(network)
+    params, inputs, targets = initialized(network)
     found = fnn.backpropagate(network, LOSS, params, inputs, targets, None, KEY, rule="local_loss")
     mask, n = np.asarray(found.trace.dropped["layer1"].mask), np.asarray(found.trace.net_inputs["layer1"])
     own = params["layer1"]["feedback"]
-    told = (np.tanh(n) * mask) @ own["head"].T + own["head_bias"]
-    shown = np.exp(told) / np.exp(told).sum(axis=1, keepdims=True)
+    at_head = (np.tanh(n) * mask) @ own["head"].T + own["head_bias"]
+    shown = np.exp(at_head) / np.exp(at_head).sum(axis=1, keepdims=True)
     error = (shown - targets) / len(targets)
     close(found.sensitivities["layer1"], (error @ own["head"]) * mask * (1 - np.tanh(n) ** 2))
     close(found.gradients["layer1"]["feedback"]["head"], error.T @ (np.tanh(n) * mask))

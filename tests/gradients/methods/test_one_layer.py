@@ -170,7 +170,7 @@ def test_a_second_order_method_does_not_take_it():
         ({"gradient": training.clipped(1.0)}, "layer 'layer1': 'hardlim' has no derivative"),
     ],
 )
-def test_what_asks_for_derivatives_is_refused_beside_it(changes, message):
+def test_options_that_need_derivatives_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         learn("hardlim", "AND", **changes)
 

@@ -14,7 +14,7 @@ BELOW = {"layer2": "layer1", "layer3": "layer2", "layer4": "layer3"}
 ACTIVE = {layer.name: layer.activation.name for layer in CHAIN.layers}
 
 
-def begun(network=CHAIN, loss=LOSS):
+def initialized(network=CHAIN, loss=LOSS):
     """(params with inverses, whose biases are not at 0, inputs, targets)."""
     params, inputs, targets = numbers(network, loss=loss)
     params = jax.tree.map(np.asarray, rules.begin("target_propagation", network, params, KEY))
@@ -32,7 +32,7 @@ def inverse(params, layer, a):
 
 
 def test_inverses_are_of_the_layers_between_the_first_and_the_output():
-    params, _, _ = begun()
+    params, _, _ = initialized()
     found = {layer: {name: x.shape for name, x in own.get("feedback", {}).items()} for layer, own in params.items()}
     assert found == {
         "layer1": {},
@@ -45,7 +45,7 @@ def test_inverses_are_of_the_layers_between_the_first_and_the_output():
 @pytest.mark.parametrize("rate", [0.1, 2.0])
 def test_layers_learn_by_the_distance_to_their_targets(rate):
     """Eq. 8: t^3 = a^3 - rate dF_q/da^3; Eq. 15: t^m = a^m + h(t^(m+1)) - h(a^(m+1)); |a - t|^2 / 2 rate of each."""
-    params, inputs, targets = begun()
+    params, inputs, targets = initialized()
     n, a = forward(CHAIN, params, inputs)
     share = (WEIGHTS / WEIGHTS.sum())[:, None]
     aims = {"layer3": a["layer3"] - rate * (a["layer4"] - targets) @ params["layer4"]["weights"]["layer3"]}
@@ -72,7 +72,7 @@ def test_layers_learn_by_the_distance_to_their_targets(rate):
 @pytest.mark.parametrize("noise", [0.0, 0.3])
 def test_an_inverse_learns_to_give_back_what_the_layer_was_made_of(noise):
     """Eq. 16: |h(f(x)) - x|^2 / 2, x = a + noise held fixed; its derivative by the complex step, V and c one by one."""
-    params, inputs, targets = begun()
+    params, inputs, targets = initialized()
     rule = f"target_propagation(0.1, {noise})"
     found = fnn.value_and_grad(CHAIN, LOSS, rule=rule)(params, inputs, targets, WEIGHTS, KEY)[1]
     a, share = forward(CHAIN, params, inputs)[1], WEIGHTS / WEIGHTS.sum()
@@ -97,7 +97,7 @@ def test_an_inverse_learns_to_give_back_what_the_layer_was_made_of(noise):
 
 
 def test_with_exact_inverses_a_linear_network_hands_down_what_gauss_and_newton_would():
-    """V = W^-1: the change of a^1 that is asked for is W^-1 times that of a^2, in the place of W^T."""
+    """V = W^-1: the required change of a^1 is W^-1 times that of a^2, instead of W^T."""
     network = fnn.multilayer((3, 4, 4, 2), ("linear",) * 3)
     loss = "half_sum_square_error"
     params, inputs, targets = numbers(network, loss=loss)
@@ -114,8 +114,8 @@ def test_with_exact_inverses_a_linear_network_hands_down_what_gauss_and_newton_w
         np.testing.assert_allclose(x, 0, atol=1e-12)
 
 
-def test_noise_is_drawn_anew_for_every_update_and_every_layer():
-    params, inputs, targets = begun()
+def test_noise_differs_between_updates_and_layers():
+    params, inputs, targets = initialized()
     step = fnn.value_and_grad(CHAIN, LOSS, rule="target_propagation")
     one, again, other = (
         step(params, inputs, targets, None, jax.random.key(seed))[1]["layer3"]["feedback"]["inverse"]
@@ -153,8 +153,8 @@ def test_what_is_no_chain_of_single_neurons_is_refused(network, message):
     assert "\n" not in str(refusal.value)
 
 
-def test_what_it_needs_is_asked_for():
-    params, inputs, targets = begun()
+def test_missing_keys_and_inverses_are_refused():
+    params, inputs, targets = initialized()
     step = fnn.value_and_grad(CHAIN, LOSS, rule="target_propagation")
     with pytest.raises(ValueError, match="rule: target_propagation.* draws at every update; give key="):
         step(params, inputs, targets)
