@@ -29,7 +29,7 @@ from functional_nn.networks.network import dtype_of
 from functional_nn.registry import did_you_mean
 from functional_nn.training import keys
 from functional_nn.training.checkpoints import Checkpoints
-from functional_nn.training.program import evaluation_block
+from functional_nn.training.evaluation import evaluation_block
 
 _ASKED = ("target", "header", "columns", "drop", "delimiter", "decimal", "missing", "weights")  # of a table
 _NOT_OF_TEXT = {

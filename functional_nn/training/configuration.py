@@ -13,9 +13,15 @@ from functional_nn.networks.network import Layer, Network, graph
 from functional_nn.networks.stored import Labels, Rows
 from functional_nn.training.checkpoints import MADE_OF
 from functional_nn.training.contents import digest
-from functional_nn.training.program import Batch, Common
+from functional_nn.training.records import Batch
+from functional_nn.training.settings import Common, Settings
 
 _BLOCK = 2**20  # numbers whose bytes are digested at a time
+
+
+def describe_run(settings: Settings, training: Batch, held_out: Batch | None, key: Any) -> dict[str, Any]:
+    """What a run of `fit` is made of."""
+    return describe(settings, training, held_out, key, settings.optimizer, settings.regularizer)
 
 
 def describe(

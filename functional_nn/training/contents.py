@@ -30,6 +30,9 @@ _INSTALLED = tuple(
         site.getusersitepackages(),
     }
 )
+# What has moved or was renamed is digested under its first name, so that older checkpoints still match.
+_FORMER_MODULES = {("functional_nn.training.gradient", "automatic"): "functional_nn.training.program"}
+_FORMER_NAMES = {"StateFunction": "OfState"}
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, type(Ellipsis), range)
 
 
@@ -89,7 +92,8 @@ class _Reading:
         elif callable(getattr(value, "__wrapped__", None)):  # as of jax.jit
             self.each(type(value).__qualname__, (value.__wrapped__,))
         elif dataclasses.is_dataclass(value):
-            self.each(type(value).__qualname__, [getattr(value, f.name) for f in dataclasses.fields(value)])
+            name = type(value).__qualname__
+            self.each(_FORMER_NAMES.get(name, name), [getattr(value, f.name) for f in dataclasses.fields(value)])
         elif not _is_installed(type(value)):
             self.say(type(value).__module__, type(value).__qualname__)
             self.add(vars(value))
@@ -117,7 +121,8 @@ class _Reading:
 
     def function(self, function: types.FunctionType) -> None:
         function = getattr(function, "remembers", function)  # what `registry.cached` adds is the same for all
-        self.say("function", function.__module__, function.__qualname__)
+        module, name = function.__module__, function.__qualname__
+        self.say("function", _FORMER_MODULES.get((module, name), module), name)
         if _is_installed(function) and "<" not in function.__qualname__:  # neither a lambda nor inside another
             return
         cells = [cell.cell_contents for cell in function.__closure__ or () if not _is_empty(cell)]

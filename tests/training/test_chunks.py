@@ -251,7 +251,7 @@ def test_a_sequence_of_chunks_is_read_item_by_item_in_another_thread():
 
 def test_the_next_chunk_is_read_while_one_trains(monkeypatch):
     """Here each chunk but the last trains until the next one is asked for: for ever, where it is not before its end."""
-    items, waited, compiled = Items(24), [], loop._compiled_for_chunks
+    items, waited, compiled = Items(24), [], loop.compiled_for_chunks
 
     def waiting(settings):
         begin, advance, end = compiled(settings)
@@ -265,7 +265,7 @@ def test_the_next_chunk_is_read_while_one_trains(monkeypatch):
 
         return begin, until_the_next_is_read, end
 
-    monkeypatch.setattr(loop, "_compiled_for_chunks", waiting)
+    monkeypatch.setattr(loop, "compiled_for_chunks", waiting)
     found = train(chunks(items), epochs=2)  # four chunks an epoch
     assert waited[:3] == [True] * 3 and int(found.state.step) == 26
 

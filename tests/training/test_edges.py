@@ -14,9 +14,9 @@ import scipy.sparse
 import functional_nn as fnn
 from functional_nn import optimizers, platforms, training
 from functional_nn.gradients.backprop import value_and_grad
-from functional_nn.training import checkpoints, fit, program
-from functional_nn.training.loop import Table
-from functional_nn.training.program import History
+from functional_nn.training import checkpoints, fit
+from functional_nn.training.evaluation import evaluation_block
+from functional_nn.training.records import History, Table
 
 KEY = jax.random.key(0)
 NETWORK = fnn.multilayer((2, 3, 3), ("tanh", "softmax"))
@@ -155,7 +155,7 @@ def test_what_is_measured_in_blocks_is_what_is_measured_at_once(monkeypatch, los
     t, params = np.eye(3)[np.arange(23) % 3], NETWORK.init(KEY)
     whole = training.evaluate(NETWORK, loss, params, x, t, weights=weights)
     monkeypatch.setattr(platforms, "CPU", platforms.CPU._replace(evaluated=5 * 12 * 8))
-    assert program.evaluation_block(NETWORK, np.float64) == 5
+    assert evaluation_block(NETWORK, np.float64) == 5
     np.testing.assert_allclose(training.evaluate(NETWORK, loss, params, x, t, weights=weights), whole, rtol=1e-14)
 
 
