@@ -1,12 +1,12 @@
-"""The loop: index streams, the compiled step, clipping, criteria for stopping, restarts, populations, checkpoints."""
+"""Training: the loop, batches, criteria for stopping, populations, checkpoints and logs."""
 
-from functional_nn.training import augmentation, checkpoints, search, termination
+from functional_nn.training import augmentation, checkpoints, logs, search, termination
 from functional_nn.training.augmentation import Augmentation
 from functional_nn.training.checkpoints import CheckpointError
 from functional_nn.training.chunked_data import Chunks, chunks, mapped
 from functional_nn.training.clipping import clipped
 from functional_nn.training.divisions import Division, divide
-from functional_nn.training.evaluation import evaluate
+from functional_nn.training.evaluation import confusion_matrix, evaluate
 from functional_nn.training.loop import FitResult, Outcome, fit, pure_fit
 from functional_nn.training.minibatches import BatchPlan, batch, importance, minibatch, stochastic
 from functional_nn.training.populations import Progress, fit_population
@@ -29,7 +29,7 @@ from functional_nn.training.termination import (
     successive_increases,
     unchanged,
 )
-from functional_nn.training.tracking import of_state
+from functional_nn.training.tracking import of_state, of_validation
 
 __all__ = [
     "Augmentation",
@@ -53,6 +53,7 @@ __all__ = [
     "checkpoints",
     "chunks",
     "clipped",
+    "confusion_matrix",
     "cycle",
     "divide",
     "early_stopping",
@@ -63,11 +64,13 @@ __all__ = [
     "gradient_below",
     "grid",
     "importance",
+    "logs",
     "loss_below",
     "mapped",
     "minibatch",
     "no_change",
     "of_state",
+    "of_validation",
     "problem",
     "progress_below",
     "progress_quotient",

@@ -1,4 +1,4 @@
-"""Data larger than memory, given a chunk at a time: arrays mapped into memory, or items that are made.
+"""Data larger than memory: arrays in files, mapped into memory, or a sequence of chunks that are made when needed.
 
 Letters: Q examples.
 """
@@ -18,52 +18,64 @@ import numpy as np
 from functional_nn import checks
 
 BYTES = 64 * 2**20  # of a chunk, as it is stored
-STRIPS = 64  # of a chunk: of so many bytes, each is one that a disk reads nearly as fast as its neighbours
-_SAMPLED = 8  # places of the data by which a checkpoint knows them, and examples at each
+STRIPS = 64  # in a chunk: a disk reads a strip of 1/64 of `BYTES` nearly as fast as it reads neighbouring strips
+_SAMPLED = 8  # places at which a checkpoint samples the data, and examples at each
 
 _NAMES = ("inputs", "targets", "weights")
 
-Place = tuple[int, int]  # (epoch, chunk), both from 0
-Piece = tuple[int, int]  # examples from the first, up to but without the second
+Piece = tuple[int, int]  # examples from the first number up to, but without, the second
 
 
 @dataclass(frozen=True, eq=False)
 class Chunks:
-    """Data in chunks, in the place of a `fit`'s inputs and targets. Made by `chunks`.
+    """Data in chunks, for `fit` to read instead of arrays. Made by `chunks`.
 
-    examples: Q; size: of a chunk, before it is made a multiple of the batch size; strip: of neighbours that stay
-    together.
+    Attributes:
+        examples: Q.
+        size: of a chunk, before it is rounded down to whole batches.
+        strip: how many neighbours stay together.
+        like: (inputs, targets, weights or None): of each array, one row's shape and dtype.
+        part: (first, end) -> the examples of a strip from the first up to, but without, the end; views where possible.
+
+    Example:
+        >>> import numpy as np
+        >>> from functional_nn import training
+        >>> data = training.chunks(np.zeros((1000, 4), np.float32), np.zeros(1000, np.int8), size=256)
+        >>> data.examples, data.weighted
+        (1000, False)
     """
 
     examples: int
     size: int
     strip: int
-    like: tuple  # (inputs, targets, weights or None): of each array one row's shape, and the dtype
-    part: Callable[[int, int], tuple]  # the examples of a strip, from the first up to the second: views, where it can
+    like: tuple
+    part: Callable[[int, int], tuple]
 
     @property
     def weighted(self) -> bool:
-        """Does each example have a weight?"""
+        """True if each example has a weight."""
         return self.like[2] is not None
 
     def __repr__(self) -> str:
         return f"<chunks of {self.size} of {self.examples} examples, in strips of {self.strip}>"
 
     def read(self, pieces: Sequence[Piece]) -> tuple:
-        """Copies of the examples of these pieces, (inputs, targets, weights or None) in the data's order."""
+        """Returns copies of the examples of these pieces: (inputs, targets, weights or None), in the data's order."""
         count = sum(stop - start for start, stop in pieces)
         into = jax.tree.map(lambda x: np.empty((count, *x.shape), x.dtype.newbyteorder("=")), self.like)
         order = sorted(range(len(pieces)), key=pieces.__getitem__)
         lengths = [pieces[i][1] - pieces[i][0] for i in order]
         place = dict(zip(order, np.cumsum([0, *lengths[:-1]]).tolist(), strict=True))
-        for i, (start, stop) in enumerate(pieces):  # as they were laid out: what is left of the last begins the next
+        for i, (start, stop) in enumerate(
+            pieces
+        ):  # as they were laid out: the rest of the last strip begins the next chunk
             for to, x in zip(jax.tree.leaves(into), jax.tree.leaves(self.part(start, stop)), strict=True):
                 to[place[i] : place[i] + stop - start] = x
                 _release(x)
         return into
 
     def sample(self) -> tuple:
-        """A few examples from all over the data."""
+        """Returns a few examples from all over the data."""
         strips = -(-self.examples // self.strip)
         starts = sorted({round(i * (strips - 1) / (_SAMPLED - 1)) * self.strip for i in range(_SAMPLED)})
         ends = [min(self.examples, start + min(self.strip, _SAMPLED)) for start in starts]
@@ -73,31 +85,42 @@ class Chunks:
 def chunks(
     inputs: Any, targets: Any = None, weights: Any = None, *, size: int | None = None, strip: int | None = None
 ) -> Chunks:
-    """Data larger than memory for `fit`, in the place of inputs and targets: read a chunk at a time, while the chunk
-    before it trains.
+    """Describes data larger than memory for `fit`, which reads a chunk of it while the chunk before it trains.
 
-    inputs (Q, *P, R), or {name: such}, targets (Q, *P, S) or labels (Q, *P), and weights as in `fit`: each a path to an
-    NPY file; an array, mapped into memory (`np.load(path, mmap_mode="r")`, `training.mapped` for NPZ files) or not; or
-    whatever has a shape, a dtype and rows x[a:b]. Or in the place of all three a sequence of chunks, with a length and
-    items (inputs, targets) or (inputs, targets, weights), arrays or paths, each of as many examples, but for the last,
-    which may have fewer. Items are read in another thread, and again in every epoch: each is to be the same every time.
-    Numbers stay as they are stored until they are on the device, where they become the parameters' dtype, as in `fit`.
+    Each array is a path to an NPY file; an array, mapped into memory (`np.load(path, mmap_mode="r")`, or
+    `training.mapped` for NPZ files) or not; or any object with a shape, a dtype and rows `x[a:b]`. Instead of all three
+    arrays, a sequence of chunks may be given. Numbers are kept as they are stored until they are on the device, where
+    they are converted to the parameters' dtype, as in `fit`.
 
-    size: examples in a chunk, rounded down to whole batches; by default as many as take 64 MiB as they are stored, or
-    as an item has. There are up to three chunks in memory at a time: one trains, one comes, and a copy of it.
-    strip: examples that stay neighbours, in the file and in their chunk; by default a 64th of a chunk, or an item. Each
-    epoch draws the order of the strips, lays them end to end, cuts that into chunks and shuffles each chunk, see
-    `training.streams`. Smaller strips mix more, larger ones are read faster; with strip=1 every example is drawn
-    from all, and drawing takes some 100 bytes for each. Items are mixed where a chunk is of several: give a `size` that
-    is larger than theirs.
+    Each epoch draws an order of strips of neighbours, lays them end to end, cuts them into chunks and shuffles each
+    chunk; see `functional_nn.training.streams`. Up to three chunks are in memory at a time: the one that trains, the
+    next, and a copy of it.
 
-    >>> import numpy as np
-    >>> from functional_nn import training
-    >>> training.chunks(np.zeros((1000, 4), np.float32), np.zeros(1000, np.int8), size=256)
-    <chunks of 256 of 1000 examples, in strips of 4>
+    Args:
+        inputs: (Q, *P, R), or {name: (Q, *P, R)}. Or a sequence of chunks, with a length and items (inputs, targets) or
+            (inputs, targets, weights) of arrays or paths. All items have the same number of examples, except that the
+            last may have fewer. Items are read in another thread, again in every epoch, and must be the same each time.
+        targets: (Q, *P, S), or integer labels (Q, *P); None if `inputs` is a sequence of chunks.
+        weights: as in `fit`; None if all count alike, or if `inputs` is a sequence of chunks.
+        size: examples in a chunk, rounded down to whole batches. The default is as many as take 64 MiB as they are
+            stored, or as many as an item has. To mix several items, give a size larger than theirs.
+        strip: examples that stay neighbours. The default is 1/64 of a chunk, or an item. Smaller strips mix more,
+            larger ones are read faster. With strip=1 every example is drawn from all; drawing takes about 100 bytes
+            for each.
 
-    Raises TypeError for what is none of these, ValueError for arrays whose numbers of examples differ, for none at all,
-    and for a size or strip < 1. What can only be seen when it is read, as nan or another shape, is refused then.
+    Returns:
+        Data for `fit(network, loss, optimizer, data, key=..., epochs=...)`.
+
+    Raises:
+        TypeError: for objects that are none of these.
+        ValueError: for arrays whose numbers of examples differ, for no examples, and for a size or strip below 1.
+            Errors that are only seen when a chunk is read, such as nan, are raised then, by `fit`.
+
+    Example:
+        >>> import numpy as np
+        >>> from functional_nn import training
+        >>> training.chunks(np.zeros((1000, 4), np.float32), np.zeros(1000, np.int8), size=256)
+        <chunks of 256 of 1000 examples, in strips of 4>
     """
     for name, value in (("size", size), ("strip", strip)):
         if value is not None:
@@ -115,7 +138,7 @@ def chunks(
 
 
 class _OfArrays:
-    """Parts of arrays; where these were given as paths, a copy in another process opens them again."""
+    """Parts of arrays. A copy in another process opens arrays that were given as paths again."""
 
     def __init__(self, *given: Any):
         self.given, self.opened = given, _all_opened(*given)
@@ -128,8 +151,9 @@ class _OfArrays:
 
 
 class _OfItems:
-    """Parts of a sequence's items, all but the last of `length` examples. The last read is kept: two chunks may
-    need it.
+    """Parts of a sequence's items, all but the last of `length` examples.
+
+    The item that was read last is kept, since two chunks may need it.
     """
 
     def __init__(self, items: Any, like: tuple, length: int, examples: int):
@@ -143,7 +167,7 @@ class _OfItems:
         number = start // length
         kept, item = self.held
         if kept != number:
-            item, self.held = None, (None, None)  # before there is another
+            item, self.held = None, (None, None)  # freed before the next is read
             item = _item(items, number, like)
             wanted = min(length, examples - number * length)
             if _examples(item) != wanted:
@@ -160,7 +184,7 @@ def _of_items(items: Any, weights: Any, size: int | None, strip: int | None) -> 
         )
     if weights is not None or strip is not None:
         given = "strip" if weights is None else "weights"
-        raise ValueError(f"{given}: of a sequence of chunks each brings its own: strips are items, weights their third")
+        raise ValueError(f"{given}: in a sequence of chunks the strips are its items, and weights the third of each")
     if not len(items):
         raise ValueError("chunks: expected at least one item, got none")
     first = _item(items, 0, None)
@@ -174,10 +198,25 @@ def _of_items(items: Any, weights: Any, size: int | None, strip: int | None) -> 
 
 
 def mapped(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """The arrays of an NPZ file by name, mapped into memory where they stand in it: read-only, and read when needed.
+    """Maps the arrays of an NPZ file into memory, read-only: their numbers are read from the file when needed.
 
-    Raises ValueError for members that are compressed, as `np.savez_compressed` and not `np.savez` makes them, which
-    have no place to map; for Python objects; and for what is no NPZ file.
+    Args:
+        path: of a file that `np.savez` wrote.
+
+    Returns:
+        {name: array}.
+
+    Raises:
+        ValueError: if the arrays are compressed, as `np.savez_compressed` writes them, or are Python objects; and if
+            the file is no NPZ file.
+
+    Example:
+        >>> import tempfile, numpy as np
+        >>> from functional_nn import training
+        >>> with tempfile.NamedTemporaryFile(suffix=".npz") as file:
+        ...     np.savez(file.name, x=np.arange(6).reshape(3, 2))
+        ...     training.mapped(file.name)["x"][1].tolist()
+        [2, 3]
     """
     found = {}
     try:
@@ -188,7 +227,7 @@ def mapped(path: str | os.PathLike) -> dict[str, np.ndarray]:
     except zipfile.BadZipFile as error:
         raise ValueError(f"{path}: expected an NPZ file; {error}") from None
     if not found:
-        raise ValueError(f"{path}: expected an NPZ file, which holds arrays; there are none")
+        raise ValueError(f"{path}: expected an NPZ file, which holds arrays; it holds none")
     return found
 
 
@@ -200,7 +239,7 @@ def _member(path: Path, file: Any, info: zipfile.ZipInfo) -> np.ndarray:
             "the NPY files that it holds"
         )
     file.seek(info.header_offset)
-    header = file.read(30)  # of the zip format: the sizes of a name and of what else is before the data
+    header = file.read(30)  # of the zip format, with the sizes of the name and the extra field before the data
     file.seek(int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little"), os.SEEK_CUR)
     version = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
@@ -213,7 +252,7 @@ def _member(path: Path, file: Any, info: zipfile.ZipInfo) -> np.ndarray:
 
 
 def _all_opened(inputs: Any, targets: Any, weights: Any = None) -> tuple:
-    """(inputs, targets, weights or None), of as many examples each."""
+    """Returns (inputs, targets, weights or None), checked to have the same number of examples."""
     if isinstance(inputs, Mapping) and not inputs:
         raise ValueError("inputs: expected one or more arrays by name, got none")
     opened = (
@@ -225,16 +264,16 @@ def _all_opened(inputs: Any, targets: Any, weights: Any = None) -> tuple:
     )
     counts = {label: int(x.shape[0]) for label, x in checks.by_path(dict(zip(_NAMES, opened, strict=True))).items()}
     if len(set(counts.values())) > 1 or not _examples(opened):
-        raise ValueError(f"expected one or more examples, as many in each, got {counts}")
+        raise ValueError(f"expected one or more examples, the same number in each, got {counts}")
     return opened
 
 
 def _opened(label: str, x: Any) -> Any:
-    """What `chunks` takes for an array, with a shape, a dtype and rows."""
+    """Returns the array, opened if it was given as a path: an object with a shape, a dtype and rows."""
     if isinstance(x, str | os.PathLike):
         path = Path(x)
         if path.suffix == ".npz":
-            raise ValueError(f"{label}: {path} holds several arrays; training.mapped(path) gives them by name")
+            raise ValueError(f"{label}: {path} holds several arrays; training.mapped(path) returns them by name")
         try:
             x = np.load(path, mmap_mode="r", allow_pickle=False)
         except ValueError as error:
@@ -254,7 +293,7 @@ def _opened(label: str, x: Any) -> Any:
 
 
 def _item(items: Any, number: int, like: tuple | None) -> tuple:
-    """That item as (inputs, targets, weights or None), checked to be like the first."""
+    """Returns an item as (inputs, targets, weights or None), checked to be like the first."""
     given = items[number]
     if not isinstance(given, tuple | list) or len(given) not in (2, 3):
         of = f" of {len(given)}" if isinstance(given, tuple | list) else ""
@@ -281,7 +320,7 @@ def _is_array(x: Any) -> bool:
 
 
 def _is_dtype(dtype: Any) -> bool:
-    """Is it one of NumPy's?"""
+    """Returns True for a dtype that NumPy knows."""
     try:
         np.dtype(dtype)
     except TypeError:
@@ -295,7 +334,7 @@ def _examples(opened: tuple) -> int:
 
 @dataclass(frozen=True)
 class Row:
-    """One example's shape, and its dtype as it is stored, which may be none of JAX's."""
+    """One example's shape, and its dtype as it is stored, which JAX may not have."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
@@ -313,9 +352,9 @@ def _bytes(like: tuple) -> int:
 
 
 def _release(x: Any) -> None:
-    """Gives back the memory of a mapped file that was read: what is mapped and touched counts as the process's own.
+    """Frees the memory of a mapped file that was read: pages that were touched count as the process's own.
 
-    Of a private copy ("c"), in which something may have been written that is in no file, nothing.
+    A private copy (mode "c") is left unchanged, since it may hold numbers that are in no file.
     """
     mode = None
     while isinstance(x, np.ndarray):

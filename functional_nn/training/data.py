@@ -13,11 +13,16 @@ from functional_nn.networks.stored import Labels, Rows, Windows, at_most_32_bits
 from functional_nn.training.gradient import rule_of
 from functional_nn.training.records import Batch
 from functional_nn.training.settings import Settings
+from functional_nn.training.tracking import ValidationMetric
 
 
 def prepare_data(
     settings: Settings, params, inputs, targets, validation, weights=None, class_weights=None, place: Callable = placed
 ) -> tuple[Batch, Batch | None]:
+    """Returns the training and the validation data, checked against the settings; None for no validation data.
+
+    The arguments are those of `fit`; place as in `prepare_batch`.
+    """
     network, loss = settings.network, settings.loss
     training = prepare_batch(network, loss, params, inputs, targets, weights, class_weights, place)
     check_learnable(settings, training)
@@ -25,7 +30,10 @@ def prepare_data(
         if criterion.validation and validation is None:
             raise ValueError(f"stop: {criterion.name} needs validation=(inputs, targets)")
         if criterion.accuracy and not (settings.correct or settings.loss.correct):
-            raise ValueError(f"stop: {settings.loss.name} knows no right answers to count; give fit correct=...")
+            raise ValueError(f"stop: {settings.loss.name} has no rule for right answers; give fit correct=...")
+    for name, function in settings.track:
+        if isinstance(function, ValidationMetric) and validation is None:
+            raise ValueError(f"track: {name!r} is measured on validation data; give validation=(inputs, targets)")
     if validation is None:
         return training, None
     validation = (validation, None) if isinstance(validation, Windows) else validation
@@ -43,6 +51,7 @@ def prepare_data(
 
 
 def check_learnable(settings: Settings, data: Batch) -> None:
+    """Raises ValueError if a learning rule cannot learn these targets."""
     for own in rules.every(rule_of(settings.gradient)):
         if own.check_targets is not None:
             own.check_targets(settings.network, whole(data.targets))
@@ -51,11 +60,11 @@ def check_learnable(settings: Settings, data: Batch) -> None:
 def prepare_batch(
     network, loss, params, inputs, targets, weights=None, class_weights=None, place: Callable = placed
 ) -> Batch:
-    """Data as the network and the loss take it, checked; the weights of examples are those of their classes, too.
+    """Returns data as the network and the loss take it, checked. Its weights include those of the classes.
 
-    Windows of a stream stay what they are, and so do integer labels of positions, of which the classes of a whole data
-    set would take as many times their room. place: `in_place`, where large arrays of the host, and their labels,
-    are to stay where and what they are.
+    Windows of a stream are kept as they are. So are integer labels of positions: one-hot, those of a whole data set
+    would take many times their memory. place: `stored.in_place`, if large arrays on the host, and their labels, are to
+    stay there; by default they are copied to the device.
     """
     stream = _stream(inputs)
     if isinstance(targets, Labels):  # prepared before
@@ -63,7 +72,7 @@ def prepare_batch(
     if stream is not None:
         if targets is not None or class_weights is not None:
             given = "class_weights" if targets is None else "targets"
-            raise ValueError(f"{given}: windows of a stream bring their targets along, one at each position; give None")
+            raise ValueError(f"{given}: windows of a stream bring their own targets, one at each position; give None")
         prepared, coded = _prepare_stream(network, loss, stream, dtype_of(params))
     else:
         prepared = network.prepare(params, inputs, place)
@@ -90,8 +99,9 @@ def _stream(inputs: Any) -> Windows | None:
 
 
 def _labels(network, loss, params, prepared, targets) -> Labels | None:
-    """Integer labels (Q, *P) of several classes, checked, where outputs have positions or inputs are read in place;
-    None of other targets.
+    """Returns integer labels (Q, *P) of several classes, checked, if they are to be kept as integers; else None.
+
+    They are kept where outputs have positions or inputs are read in place.
     """
     checks.numeric("targets", targets)
     each = (len(next(iter(prepared.values()))), *network.shapes[network.output.name][:-1])
@@ -105,8 +115,9 @@ def _labels(network, loss, params, prepared, targets) -> Labels | None:
 
 
 def _prepare_stream(network, loss, stream: Windows, dtype) -> tuple[dict[str, Windows], Labels]:
-    """Its windows, and those of the tokens that follow. Raises ValueError where they are not what the network reads
-    and tells.
+    """Returns a stream's windows, and those of the tokens that follow them.
+
+    Raises ValueError if they are not what the network reads and predicts.
     """
     name, outputs = network.inputs[0][0], network.output.size
     reads, gives = network.shapes[name], network.shapes[network.output.name]

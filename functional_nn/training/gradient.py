@@ -13,12 +13,13 @@ from functional_nn.networks.losses import Loss
 from functional_nn.networks.network import Network, Params, forward
 from functional_nn.training.clipping import Clipped
 
-# May also have `random`, True where it takes a key at every update, and `with_outputs(network, loss)`, see there.
+# A gradient may also have `random`, True if it takes a key at every update, and `with_outputs(network, loss)`, see
+# the function of that name.
 Gradient = Callable[[Network, Loss], Callable[..., tuple[Array, Params]]]
 
 
 def automatic(network: Network, loss: Loss) -> Callable[..., tuple[Array, Params]]:
-    """`jax.value_and_grad` of the objective: the other gradient, for comparisons."""
+    """`jax.value_and_grad` of the objective, for comparisons with the hand-written gradient."""
     return jax.value_and_grad(objective(network, loss))
 
 
@@ -34,12 +35,12 @@ def _automatic_with_outputs(network: Network, loss: Loss) -> Callable[..., tuple
 
 automatic.with_outputs = _automatic_with_outputs
 
-# Those with names.
+# The gradients that have names.
 GRADIENTS: dict[str, Gradient] = {"manual": value_and_grad, "automatic": automatic, "perceptron": Along(perceptron)}
 
 
 def gradient_by_rule(gradient: Gradient, rule: rules.Given) -> Gradient:
-    """The gradient by that rule. Raises ValueError for one that is not by hand, which knows of no rules."""
+    """Returns the gradient made by a learning rule. Raises ValueError for one that is not made by hand."""
     rule = rules.get(rule)
     if rules.is_exact(rule):
         return gradient
@@ -47,20 +48,21 @@ def gradient_by_rule(gradient: Gradient, rule: rules.Given) -> Gradient:
         return dataclasses.replace(gradient, rule=rule)
     if gradient is not value_and_grad:
         raise ValueError(
-            f"rule: {rules.said(rule)} is a way back by hand; it goes with gradient='manual' or clipped(...), got "
+            f"rule: {rules.said(rule)} is a hand-written way back; it needs gradient='manual' or clipped(...), got "
             f"{next((name for name, known in GRADIENTS.items() if known == gradient), gradient)!r}"
         )
     return Along(rule)
 
 
 def rule_of(gradient: Gradient) -> rules.Rule | rules.ByLayer:
-    """The rule by which a gradient is made."""
+    """Returns the learning rule that a gradient is made by."""
     return getattr(gradient, "rule", rules.exact)
 
 
 def with_outputs(gradient: Gradient, network: Network, loss: Loss) -> Callable[..., tuple[Array, Array, Params]]:
-    """`(params, inputs, targets, weights=None, key=None) -> (F, outputs, gradients)`: what the gradient says itself, by
-    its own `with_outputs`, or a user's (F, gradients) and a forward pass for the outputs.
+    """Returns `(params, inputs, targets, weights=None, key=None) -> (F, outputs, gradients)`.
+
+    The gradient's own `with_outputs` makes it; for a user's gradient without one, a forward pass adds the outputs.
     """
     # what functools.wraps copied from another gradient is not this one's own
     if hasattr(gradient, "with_outputs") and not hasattr(gradient, "__wrapped__"):
@@ -76,10 +78,10 @@ def with_outputs(gradient: Gradient, network: Network, loss: Loss) -> Callable[.
 
 
 def needs_key(network: Network, gradient: Gradient) -> bool:
-    """True where every update draws something."""
+    """Returns True if every update draws random numbers."""
     return network.drops or getattr(gradient, "random", False)
 
 
 def is_by_hand(gradient: Gradient) -> bool:
-    """Is it made of the network's connections, so that it may be of a network `for_lanes`?"""
+    """Returns True if the gradient is made of the network's connections, so that `for_lanes` may replace them."""
     return gradient is value_and_grad or isinstance(gradient, Along)

@@ -1,4 +1,4 @@
-"""What stops a run between two calls of its program, what it goes on from, and how it ended, in words."""
+"""What stops a run between two calls of its program, where it can continue from, and how it ended, in words."""
 
 import contextlib
 import signal
@@ -15,30 +15,36 @@ from functional_nn.training.checkpoints import Checkpoint, Checkpoints
 from functional_nn.training.records import DIVERGED, STOPPED, Run
 from functional_nn.training.settings import Settings
 
-STOP_REQUESTS = {"stopped": "on_chunk asked to stop", "seconds": "its time was over"}
+STOP_REQUESTS = {"stopped": "on_chunk asked to stop", "seconds": "the time given by seconds was over"}
 
 
-def stop_requested(told: Any, late: bool) -> str | None:
-    """The one of `STOP_REQUESTS` that ends the run, or None. If one process is to stop, all do."""
+def stop_requested(answer: Any, late: bool) -> str | None:
+    """Returns the one of `STOP_REQUESTS` that ends the run, or None. If one process is to stop, all do.
+
+    Args:
+        answer: what on_chunk returned; only True, of Python or NumPy or JAX, stops the run.
+        late: whether more than the seconds given have passed.
+    """
     words = (None, *STOP_REQUESTS)
-    array = isinstance(told, np.ndarray | np.generic | jax.Array) and told.dtype == np.bool_ and told.ndim == 0
-    true = (array or isinstance(told, bool)) and bool(told)
-    asked = words.index("stopped" if true else "seconds" if late else None)
+    array = isinstance(answer, np.ndarray | np.generic | jax.Array) and answer.dtype == np.bool_ and answer.ndim == 0
+    true = (array or isinstance(answer, bool)) and bool(answer)
+    request = words.index("stopped" if true else "seconds" if late else None)
     if jax.process_count() > 1:
-        asked = int(multihost_utils.process_allgather(np.array(asked)).max())
-    return words[asked]
+        request = int(multihost_utils.process_allgather(np.array(request)).max())
+    return words[request]
 
 
 def checkpoint_to_resume(checkpoint: Checkpoints, resume: bool) -> tuple[int, Checkpoint] | None:
-    """The newest checkpoint, to go on from; None where there is none. Raises ValueError where one would be lost, and
-    OSError where none can be written.
+    """Returns the newest checkpoint and its number, or None if the run starts from the beginning.
+
+    Raises ValueError where a run without `resume` would overwrite checkpoints, and OSError where none can be written.
     """
     checkpoint.check()
     if resume:
         return checkpoint.newest()
     if checkpoint.numbers():
         raise ValueError(
-            f"checkpoint: {str(checkpoint.folder)!r} holds checkpoints; go on from them with resume=True, or give "
+            f"checkpoint: {str(checkpoint.folder)!r} holds checkpoints; continue from them with resume=True, or give "
             "another folder"
         )
     return None
@@ -46,9 +52,9 @@ def checkpoint_to_resume(checkpoint: Checkpoints, resume: bool) -> tuple[int, Ch
 
 @contextlib.contextmanager
 def interruptible(catches: bool) -> Iterator[Callable[[], bool]]:
-    """Ctrl-C inside is only noted, for whoever asks between chunks; a second one interrupts at once.
+    """Ctrl-C inside is only noted, by the function that is yielded, which then returns True. A second one interrupts.
 
-    Python lets only the main thread listen; elsewhere, and where `catches` is False, nothing changes.
+    Python lets only the main thread handle signals. In other threads, and where `catches` is False, nothing changes.
     """
     noted = []
     if not catches or threading.current_thread() is not threading.main_thread():
@@ -66,8 +72,15 @@ def interruptible(catches: bool) -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGINT, before)
 
 
-def describe_end(settings: Settings, run: Run, asked: str | None, further: str = "") -> tuple[str, str]:
-    """further: what is done beyond the last epoch."""
+def describe_end(settings: Settings, run: Run, stopped: str | None, partly: str = "") -> tuple[str, str]:
+    """Returns the status of a run and its reason, in words.
+
+    Args:
+        settings: the run's.
+        run: as it ended.
+        stopped: the one of `STOP_REQUESTS` that stopped it, or None.
+        partly: what was done beyond the last epoch, in words.
+    """
     ended, epoch = int(run.ended), int(run.epoch)
     best = ""
     if run.best is not None:
@@ -75,16 +88,16 @@ def describe_end(settings: Settings, run: Run, asked: str | None, further: str =
         best = (
             f"; parameters of epoch {restored} restored"
             if restored
-            else ("; what decides which epoch is best was never finite, so that the last parameters stay")
+            else "; no epoch had a finite score, so the last parameters are kept"
         )
-    if ended == 0 and asked is not None:
-        return asked, f"after epoch {epoch}{further}: {STOP_REQUESTS[asked]}{best}"
+    if ended == 0 and stopped is not None:
+        return stopped, f"after epoch {epoch}{partly}: {STOP_REQUESTS[stopped]}{best}"
     if ended == 0:
         return "completed", f"all {epoch} epochs{best}"
     if ended == DIVERGED:
         shown = float(run.shown)
-        what = "its gradient or its result was not finite" if np.isfinite(shown) else f"its loss was {shown:g}"
-        return "diverged", f"update {int(run.failed)}, in epoch {epoch}, was not made: {what}{best}"
+        cause = "its gradient or its result was not finite" if np.isfinite(shown) else f"its loss was {shown:g}"
+        return "diverged", f"update {int(run.failed)}, in epoch {epoch}, was not made: {cause}{best}"
     if ended < 0:
         return STATUSES[-ended], f"after epoch {epoch}: {REASONS[-ended]}{best}"
     criterion = settings.stop[ended - STOPPED]

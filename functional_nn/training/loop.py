@@ -1,9 +1,8 @@
 """The training loop: one compiled program of a fixed number of epochs, called until all are done.
 
 Letters: Q examples, R inputs, S outputs, E epochs. Epochs run inside compiled scans (`program.py`), `chunk` of them a
-call; what belongs to the outside (progress, saving) happens between the calls. One program serves a run of any length,
-and every later run of the same network, loss, optimizer and plan. `pure_fit` may be vmapped: one member that has ended
-no longer changes while the others go on.
+call. What belongs to the outside (saving, logging, stopping) happens between the calls (`session.py`). One program
+serves a run of any length, and every later run of the same network, loss, optimizer and plan.
 """
 
 import dataclasses
@@ -26,7 +25,7 @@ from functional_nn.optimizers.first_order import Optimizer
 from functional_nn.optimizers.regularizers import Regularizer
 from functional_nn.optimizers.second_order import SecondOrder
 from functional_nn.registry import cached
-from functional_nn.training import augmentation, keys, streams
+from functional_nn.training import augmentation, keys, logs, streams
 from functional_nn.training.augmentation import Augment
 from functional_nn.training.checkpoints import Checkpoints
 from functional_nn.training.chunked_data import Chunks
@@ -38,7 +37,7 @@ from functional_nn.training.gradient import Gradient, rule_of
 from functional_nn.training.interruption import describe_end
 from functional_nn.training.minibatches import BatchPlan
 from functional_nn.training.program import chunk_program, end_program, no_progress, run_program
-from functional_nn.training.records import Batch, Best, Correct, History, Run, blank_after_end, fill_missing
+from functional_nn.training.records import Batch, Best, Correct, History, Run, blank_after_end
 from functional_nn.training.session import Session
 from functional_nn.training.settings import Settings, check_settings, choose_plan, settings_among, with_plan
 from functional_nn.training.termination import Criterion
@@ -46,12 +45,25 @@ from functional_nn.training.tracking import Track
 
 
 class FitResult(NamedTuple):
-    """The last finite state, the history, and how it ended.
+    """What `fit` returns.
 
-    status: "completed", "diverged" (a loss or gradient was not finite), the name of the criterion that stopped it,
-    "stopped" where `on_chunk` asked for it, "seconds" where these were over, or one of `second_order.STATUSES`; reason:
-    the same in words, with the update where it diverged. best: the parameters of the best epoch, where a criterion
-    restores them.
+    Attributes:
+        state: the optimizer's last finite state.
+        history: a `History`, one value an epoch.
+        status: "completed", "diverged" (a loss or gradient was not finite), the name of the criterion that stopped the
+            run, "stopped" (by on_chunk), "seconds" (the time was over), or a second-order method's own, one of
+            `second_order.STATUSES`.
+        reason: the same in words, with the number of the update if it diverged.
+        best: the parameters of the best epoch, None unless a criterion restores them.
+
+    Example:
+        >>> import jax, numpy as np, functional_nn as fnn
+        >>> network, x, t = fnn.multilayer((2, 1), ("linear",)), np.eye(2), np.ones((2, 1))
+        >>> result = fnn.fit(network, "mean_square_error", "gd(0.1)", x, t, key=jax.random.key(0), epochs=3)
+        >>> result.status, result.reason
+        ('completed', 'all 3 epochs')
+        >>> result.params["layer1"]["bias"].shape
+        (1,)
     """
 
     state: Any
@@ -62,7 +74,7 @@ class FitResult(NamedTuple):
 
     @property
     def params(self) -> Params:
-        """The trained parameters: those of the best epoch where a criterion restores them, else the last."""
+        """The trained parameters: those of the best epoch if a criterion restores them, else the last."""
         return self.state.params if self.best is None or int(self.best.epoch) == 0 else self.best.params
 
     def __repr__(self) -> str:
@@ -72,11 +84,26 @@ class FitResult(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What `pure_fit` gives: arrays only. params as in `FitResult`; history (E,) with nan after the end, 0 in integers.
-    Where jax_debug_nans is on, which stops at every nan, the last row again and again, and None for columns of nan.
+    """What the function that `pure_fit` returns gives back: arrays only.
 
-    epochs: how many were run, int32; ended: 0 completed, 1 diverged, 2 + i stopped by the i-th criterion, below 0 by
-    a second-order method, with its status; failed: the update that was not finite, 0 where all were.
+    Attributes:
+        params: as in `FitResult`.
+        state: the optimizer's last finite state.
+        history: a `History` of E epochs, after the end nan, or 0 in integers. With `jax_debug_nans`, which stops at
+            every nan, the last row is repeated instead, and columns of nan are None.
+        epochs: how many were run, int32.
+        ended: 0 completed, 1 diverged, 2 + i stopped by the i-th criterion, below 0 by a second-order method, with its
+            status.
+        failed: the number of the update that was not finite, 0 if there was none.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, functional_nn as fnn
+        >>> from functional_nn import training
+        >>> network = fnn.multilayer((2, 1), ("linear",))
+        >>> train = training.pure_fit(network, "mean_square_error", "gd(0.1)", epochs=3)
+        >>> outcome = jax.jit(train)(jax.random.key(0), jnp.eye(2), jnp.ones((2, 1)))
+        >>> int(outcome.epochs), int(outcome.ended), outcome.history.training_loss.shape
+        (3, 0, (3,))
     """
 
     params: Params
@@ -113,65 +140,110 @@ def fit(
     augment: Augment = (),
     chunk: int = 10,
     on_chunk: Callable[[Any, History], bool | None] | None = None,
+    log: logs.Log = (),
     seconds: float | None = None,
     mesh: Mesh | None = None,
     checkpoint: Checkpoints | None = None,
     resume: bool = False,
 ) -> FitResult:
-    """Trains `network` on inputs (Q, *P, R) or {name: (Q, *P, R)} and targets (Q, *P, S), or integer labels (Q, *P).
+    """Trains a network and returns its last state, the history of every epoch, and how the run ended.
 
-    A long stream of tokens is given as `fnn.windows(tokens, context)` in the place of both, and of `validation`: there
-    is one copy of it, and a batch's windows and the tokens that follow are made in the compiled step. Data larger than
-    memory are given as `training.chunks(...)` in the place of inputs, targets and weights: see there and below. On CPU,
-    NumPy arrays of 64 MiB and more are read where they lie, not copied: leave them as they are until `fit` is done.
-    optimizer: of first or of second order. Of the second, an epoch is a step on all examples (on each mini-batch, for
-    those made with minibatches=True), the run also ends where the method says that it has converged or found nothing
-    lower, and `state` is a `second_order.State` with counts of what was asked.
-    key: for the initial parameters (unless `params` are given), the batches, dropout and augmentation. plan:
-    `training.batch()`, `minibatch(32)` (the default, smaller where there are fewer examples; `batch()` for a method
-    that needs it), `stochastic()` or `importance(32)`. validation: (inputs, targets) or (inputs, targets, weights),
-    measured after every epoch. weights (Q,): what each example counts for, in the loss, its gradient and the accuracy,
-    or each position of the outputs, (Q, *P), 0 where it is masked; a mean divides by their sum, a mini-batch's by what
-    that is on average, so that its gradient is an unbiased estimate.
-    class_weights: the same by class, "balanced" or one for each: see `fnn.class_weights`; times `weights`, where both
-    are given. They do not weigh the validation.
-    regularizer: its gradient is added. stop: one of the criteria of `training.termination`, several of them, or
-    their names: `early_stopping(patience=5)`, "no_change", "generalization_loss(5)". gradient: by hand, by
-    `jax.grad`, `training.clipped(1.0)`, your own `(network, loss) -> value_and_grad`, or in its place "perceptron",
-    the rule for one layer of hardlim or hardlims neurons. rule: by hand by another way back than the exact one, one of
-    `fnn.rules` for all layers or {layer: rule}, such as "feedback_alignment(0)"; what it learns beside the parameters
-    stands in them, under "feedback", and is drawn from `key` unless `params` hold it. correct(outputs, targets) -> (Q,)
-    says which examples are right, or, asked of all rows of signals, which positions, `losses.largest` for one; by
-    default the loss's own rule. track: names of `fnn.quantities`, such as ("noise_scale",), or functions by name,
-    `{"rate": lambda params, inputs, targets: ...}`, or a tuple of both; what they give after each epoch, on all
-    training examples, stands in `history.tracked`; and so does what `training.of_state` reads in the optimizer's state.
-    augment: what the inputs of each training batch go through, anew in every update: names of `training.augmentation`,
-    such as ("shift(2)", "flip"), or your own functions (key, x) -> x of a batch (B, *P, R), one after the other;
-    {input: these} where several have pictures. The history's training columns are of what was trained on; what is
-    validated or tracked is not augmented. on_chunk(state, history so far) is called after every `chunk` epochs, outside
-    the compiled program; where it gives True the run stops there.
-    seconds: the run stops after the first chunk that ends beyond them, compilation included.
-    mesh: lays the examples of every batch over its devices, parameters on each, so that the compiler sums their
-    sensitivities' contributions: data parallelism, the same training to rounding. Batches must divide evenly.
-    checkpoint: `checkpoints.keep(folder)`, saved after chunks and at the end; resume=True goes on from the newest one
-    there, bitwise as if it had never stopped (also with more `epochs`). Ctrl-C then saves and raises KeyboardInterrupt.
+    The same arguments and the same key return the same result, bit for bit on the same machine. One program is
+    compiled, whatever `epochs` is. It is kept for later runs with the same network, loss, optimizer, plan and settings;
+    a wrapped optimizer must be the same object.
 
-    Of `training.chunks`, the next is read and copied to the device while one trains. What looks at all examples at once
-    is refused: plan=batch(), importance() and replacement, methods that need them, tracked quantities and functions of
-    the data, class_weights="balanced". Where a mean loss has weights, these are read through once before the first
-    update, with all else. Checkpoints are saved each `every` chunks of data, Ctrl-C heard and seconds looked at after
-    each, also within an epoch, whose updates so far then stay; on_chunk is called after `chunk` epochs, as always. What
-    is refused of a chunk, as nan, is refused when it is read, with the example's number; what is trained on until then
-    is saved. There are two programs, for a chunk and for an epoch's end, and one more for a last chunk of another size.
+    Args:
+        network: a description made by `fnn.multilayer` or `fnn.graph`.
+        loss: one of `fnn.losses`, or its name, such as "cross_entropy".
+        optimizer: one of `fnn.optimizers`, of first or second order, or its name, such as "adam(0.01)". For a
+            second-order one, an epoch is one step on all examples (or on each mini-batch, if it was made with
+            minibatches=True), and the run also ends when the method has converged or finds no lower point.
+        inputs: (Q, *P, R) for Q examples, or {name: (Q, *P, R)}. For a long stream of tokens
+            `fnn.windows(tokens, context)`, which brings its own targets and is kept as one copy. For data larger than
+            memory `training.chunks(...)`; see *Data larger than memory* below.
+        targets: (Q, *P, S), or integer labels (Q, *P). None if the inputs bring their own.
+        key: for the initial parameters (unless `params` are given), the batches, dropout and augmentation.
+        epochs: how many to run at most.
+        plan: how batches are made: `training.batch()`, `minibatch(32)`, `stochastic()` or `importance(32)`. The default
+            is `minibatch(32)`, smaller if there are fewer examples, or `batch()` if the optimizer needs it.
+        validation: (inputs, targets) or (inputs, targets, weights), measured after every epoch; or `fnn.windows(...)`.
+        params: the initial parameters. By default they are drawn from `key`. Training on from earlier parameters starts
+            everything else again: moments, schedules and, with the same key, the same batches.
+        weights: (Q,), what each example counts for in the loss, its gradient and the accuracy; or (Q, *P) for each
+            position of the outputs, 0 where it is masked. A mean loss divides by their sum. Of a mini-batch it divides
+            by what that sum is on average, so that the gradient is an unbiased estimate.
+        class_weights: "balanced", or a weight for each class, multiplied with `weights`; see `fnn.class_weights`. They
+            do not apply to the validation data.
+        regularizer: one of `fnn.optimizers.regularizers`, or its name, such as "l2(0.001)"; its gradient is added.
+        stop: criteria that end the run early: those of `training.termination`, or their names, such as
+            "early_stopping(patience=5)", "no_change" or "generalization_loss(5)"; one or several.
+        gradient: "manual", the hand-written one; "automatic", that of `jax.grad`; `training.clipped(1.0)`; your own
+            function (network, loss) -> value_and_grad; or "perceptron", the learning rule for one layer of hardlim or
+            hardlims neurons.
+        rule: another way back than the exact one: one of `fnn.rules` for all layers, or {layer: rule}, such as
+            "feedback_alignment(0)". What it learns besides the parameters is stored with them, under "feedback". It is
+            drawn from `key` unless `params` contain it.
+        correct: (outputs, targets) -> (Q,), True where an example is right. For outputs with positions each position is
+            a row. The default is the loss's own rule; `fnn.losses.largest` compares the largest outputs.
+        track: what else is measured after each epoch, for `history.tracked`: names of `fnn.quantities`, such as
+            ("noise_scale",); or {name: function of (params, inputs, targets)}, on all training examples; or a tuple of
+            both. `training.of_state` wraps a function of the optimizer's state, `training.of_validation` a metric of
+            the validation data.
+        augment: changes the inputs of each training batch at random, newly in every update: names of
+            `training.augmentation`, such as ("shift(2)", "flip"), or functions (key, x) -> x of a batch (B, *P, R),
+            applied one after the other; or {input: these}. Validation and tracked data are not augmented.
+        chunk: how many epochs one call of the compiled program runs.
+        on_chunk: (state, history so far), called after every chunk of epochs, outside the compiled program. The run
+            stops there if it returns True.
+        log: where the numbers of each epoch are sent: a sink such as `training.logs.csv("history.csv")`, any function
+            of new rows, or several of them. They are called after every chunk of epochs; see `training.logs`.
+        seconds: the run stops after the first chunk that ends beyond this time, compilation included.
+        mesh: devices over which the examples of every batch are laid, with a copy of the parameters on each (data
+            parallelism). The result is the same to rounding. Batch sizes must be multiples of the number of devices.
+        checkpoint: `training.checkpoints.keep(folder)`: saves the run after chunks and at the end. Ctrl-C then stops
+            after the current chunk, saves, and raises KeyboardInterrupt.
+        resume: True to continue from the newest checkpoint there, bitwise as if the run had never stopped, also with
+            more `epochs`. It starts from the beginning if there is no checkpoint.
 
-    Compiles one program, whatever `epochs` is, and keeps it for later runs with the same network, loss, optimizer,
-    plan and settings (the same object, where it is a wrapped optimizer). An update whose loss, gradient or result is
-    not finite is not made: the run stops there, keeps the last finite state and says which update it was. A parameter
-    that is infinite from the start, as the bias -inf of a class that is masked, may stay so. Training on
-    from `params` begins anew with everything else: moments, schedules and, with the same key, batches.
+    Returns:
+        A `FitResult`: `params`, `history`, `state`, `status` and `reason`.
 
-    Raises ValueError or TypeError for data or settings that do not fit, before anything is compiled, and where it is
-    itself being traced; CheckpointError for checkpoints of another network, data or settings, and for broken ones.
+    Raises:
+        ValueError: for data or settings that do not fit together, before anything is compiled; and if `fit` is traced
+            by `jit`, `vmap` or `grad` (use `training.pure_fit` there).
+        TypeError: for arguments of the wrong type, before anything is compiled.
+        CheckpointError: for checkpoints of another network, data or settings, and for broken ones.
+        KeyboardInterrupt: after Ctrl-C, when the run is saved.
+
+    Note:
+        **Divergence.** An update whose loss, gradient or result is not finite is not made. The run stops there, keeps
+        the last finite state, and its reason names the update. A parameter that is infinite from the start, such as a
+        bias of -inf that masks a class, may stay so.
+
+        **Large arrays.** On CPU, NumPy arrays of 64 MiB and more are read in place, not copied: do not change them
+        until `fit` returns.
+
+        **Data larger than memory.** The next of `training.chunks` is read and copied to the device while one trains.
+        Settings that need all examples at once are refused: batch(), importance() and replacement, optimizers that need
+        them, tracked quantities and functions of the data, class_weights="balanced". If a mean loss has weights, all
+        data are read once before the first update. After each chunk of data, also within an epoch, the run may be
+        saved, and Ctrl-C and `seconds` are heeded; on_chunk is still called after `chunk` epochs, and sinks after each
+        epoch. Data that are refused when they are read, such as nan, raise an error with the example's number, after
+        what was trained until then is saved. There are two programs, one for a chunk and one for an epoch's end, and
+        one more for a last chunk of another size.
+
+    Example:
+        >>> import jax, numpy as np, functional_nn as fnn
+        >>> network = fnn.multilayer((2, 8, 1), activations=("tanh", "sigmoid"))
+        >>> x = np.array([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
+        >>> xor = np.array([[0.0], [1.0], [1.0], [0.0]])
+        >>> settings = {"plan": fnn.training.batch(), "chunk": 200}
+        >>> result = fnn.fit(network, "binary_cross_entropy", "adam(0.1)", x, xor, key=jax.random.key(0), epochs=200,
+        ...     **settings)
+        >>> result.status, len(result.history.epoch)
+        ('completed', 200)
+        >>> network.apply(result.params, x).round().ravel().tolist()
+        [0.0, 1.0, 1.0, 0.0]
     """
     constants = getattr(optimizer, "constants", {})
     if not all(
@@ -191,18 +263,23 @@ def fit(
     checks.prng_key("key", key)
     if resume and checkpoint is None:
         raise ValueError("resume: expected checkpoint=checkpoints.keep(folder) to resume from")
+    sinks = logs.check_sinks(log)
     settings = check_settings(**settings_among(locals()))
     params = initial_params(settings, key, params)
-    session = Session(
-        epochs, chunk, on_chunk, lambda: seconds is not None and time.monotonic() - began > seconds, checkpoint, resume
-    )
     if isinstance(inputs, Chunks):
         for name, value in (("targets", targets), ("weights", weights)):
             if value is not None:
                 raise ValueError(f"{name}: chunks bring their own; give None")
-        return _fit_chunks(settings, inputs, params, key, validation, class_weights, mesh, session)
     data = inputs, targets, validation, weights, class_weights
-    return _fit_arrays(settings, data, params, key, mesh, session)
+
+    def late() -> bool:
+        return seconds is not None and time.monotonic() - began > seconds
+
+    with logs.opened(sinks, resume) as sinks:
+        session = Session(epochs, chunk, on_chunk, late, checkpoint, resume, sinks)
+        if isinstance(inputs, Chunks):
+            return _fit_chunks(settings, inputs, params, key, validation, class_weights, mesh, session)
+        return _fit_arrays(settings, data, params, key, mesh, session)
 
 
 def _fit_arrays(
@@ -228,7 +305,7 @@ def _fit_arrays(
     run = begin(params, training)
 
     def row() -> History:
-        table = fill_missing(jax.eval_shape(advance, run, training, held_out, plan_key, 1)[1])
+        table = jax.eval_shape(advance, run, training, held_out, plan_key, 1)[1]
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), table)
 
     resumed = session.restore(settings, {"run": run}, row)
@@ -238,7 +315,7 @@ def _fit_arrays(
         while session.continues(run):
             count = min(length, session.epochs - int(run.epoch))
             run, rows, ran = advance(run, training, held_out, plan_key, count)
-            session.history.add(jax.tree.map(lambda column, ran=int(ran): np.asarray(column)[:ran], fill_missing(rows)))
+            session.add(rows, int(ran))
             session.after_chunk(run, int(run.epoch), {"run": run})
     return _result(settings, run, session)
 
@@ -285,8 +362,8 @@ def _fit_chunks(
         params, held_out, plan_key = put((params, held_out, plan_key))
         begin, advance, end = compiled_for_chunks(settings)
         run, nothing = begin(params, training), no_progress(settings, training)
-        row = fill_missing(jax.eval_shape(end, run, nothing, training, held_out)[1])
-        session.history.add(jax.tree.map(lambda x: np.zeros((0, *x.shape), x.dtype), row))
+        row = jax.eval_shape(end, run, nothing, training, held_out)[1]
+        session.add(jax.tree.map(lambda x: np.zeros((0, *x.shape), x.dtype), row), 0)
         tree = {"run": run, "so_far": nothing}
         at, tree = session.restore(settings, tree, lambda: row) or (at, tree)
         run, so_far = put((tree["run"], tree["so_far"]))
@@ -309,7 +386,7 @@ def _fit_chunks(
                 closes = at[1] == 0 or int(run.failed) > 0
                 if closes:
                     run, row = end(run, so_far, training, held_out)
-                    session.history.add(jax.tree.map(lambda x: np.asarray(x)[None], fill_missing(row)))
+                    session.add(jax.tree.map(lambda x: np.asarray(x)[None], row), 1)
                     at, so_far, fresh = (int(run.epoch), 0), nothing, fresh + 1
                 training = upcoming
                 reports = closes and (fresh % session.chunk == 0 or not session.continues(run))
@@ -344,14 +421,45 @@ def pure_fit(
     track: Track = (),
     augment: Augment = (),
 ) -> Callable[..., Outcome]:
-    """`fit` as a pure function of arrays, to be jitted and vmapped over keys, rates, strengths or data.
+    """Returns `fit` as a pure function of arrays, which may be jitted and vmapped.
 
-    Gives `(key, inputs, targets=None, validation=None, params=None, weights=None, class_weights=None) -> Outcome`, the
-    same training as `fit` with the same settings and key, to rounding. The optimizer, its constants and the regularizer
-    may be made of traced numbers:
-    `jit(vmap(lambda rate, key: pure_fit(network, loss, adam(rate), epochs=50)(key, x, t)))`.
-    A member that diverged leaves nan or infinity in its history, which `argmin` may take for the lowest. Has forward
-    derivatives, but no reverse ones.
+    It may be vmapped over keys, learning rates, strengths or data. Constants of the optimizer and the regularizer may
+    be traced numbers: `jit(vmap(lambda rate, key: pure_fit(network, loss, adam(rate), epochs=50)(key, x, t)))`. One
+    member that has ended is no longer updated while the others continue. The function has forward derivatives, but no
+    reverse ones.
+
+    Args:
+        network: this and the other arguments are those of `fit`.
+        loss: as in `fit`.
+        optimizer: as in `fit`.
+        epochs: how many to run at most, a Python integer.
+        plan: as in `fit`.
+        regularizer: as in `fit`.
+        stop: as in `fit`.
+        gradient: as in `fit`.
+        rule: as in `fit`.
+        correct: as in `fit`.
+        track: as in `fit`.
+        augment: as in `fit`.
+
+    Returns:
+        `(key, inputs, targets=None, validation=None, params=None, weights=None, class_weights=None) -> Outcome`: the
+        same training as `fit` with the same settings and key, to rounding. A member that diverged has nan or infinity
+        in its history, which `argmin` may take for the lowest.
+
+    Raises:
+        ValueError: for settings that do not fit together; the function that is returned raises it for data, too.
+        TypeError: for arguments of the wrong type.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, functional_nn as fnn
+        >>> from functional_nn import training
+        >>> network, x, t = fnn.multilayer((2, 1), ("linear",)), jnp.eye(2), jnp.ones((2, 1))
+        >>> def last_loss(rate):
+        ...     train = training.pure_fit(network, "mean_square_error", fnn.optimizers.gd(rate), epochs=3)
+        ...     return train(jax.random.key(0), x, t).history.training_loss[-1]
+        >>> jax.jit(jax.vmap(last_loss))(jnp.array([0.1, 0.2])).shape
+        (2,)
     """
     checks.integer("", "epochs", epochs, 1)
     checked = check_settings(**settings_among(locals()))
@@ -379,26 +487,26 @@ def pure_fit(
 
 @functools.partial(cached, size=32)
 def compiled(settings: Settings, length: int) -> tuple[Callable, Callable]:
-    """The compiled program, the same one for the same settings."""
+    """Returns the compiled start and program of a run, the same ones for the same settings."""
     jit = _for_platform(settings)
     return jit(functools.partial(start_run, settings)), jit(run_program(settings, length))
 
 
 @functools.partial(cached, size=32)
 def compiled_for_chunks(settings: Settings) -> tuple[Callable, Callable, Callable]:
-    """The same of a run on chunks: its begin, a chunk and the end of an epoch."""
-    made = functools.partial(start_run, settings), chunk_program(settings), end_program(settings)
-    return tuple(map(_for_platform(settings), made))
+    """Returns the same for a run on chunks: its start, a chunk, and the end of an epoch."""
+    programs = functools.partial(start_run, settings), chunk_program(settings), end_program(settings)
+    return tuple(map(_for_platform(settings), programs))
 
 
 def _for_platform(settings: Settings) -> Callable[[Callable], Callable]:
-    """`jax.jit`, as it suits the platform that the settings are for."""
-    there, options = platforms.aimed_at(settings.mesh), compiler.options(platforms.name(settings.mesh))
-    return lambda function: jax.jit(there(function), compiler_options=options)
+    """Returns `jax.jit` with the options of the platform that the settings are for."""
+    aimed, options = platforms.aimed_at(settings.mesh), compiler.options(platforms.name(settings.mesh))
+    return lambda function: jax.jit(aimed(function), compiler_options=options)
 
 
 def initial_params(settings: Settings, key: Array, params: Params | None = None) -> Params:
-    """The parameters at the start, or those given, with what the rule learns beside them."""
-    own = keys.parameters(key)
-    params = settings.network.init(own) if params is None else params
-    return rules.begin(rule_of(settings.gradient), settings.network, params, own)
+    """Returns the initial parameters, drawn unless given, with those that the learning rule adds."""
+    params_key = keys.parameters(key)
+    params = settings.network.init(params_key) if params is None else params
+    return rules.begin(rule_of(settings.gradient), settings.network, params, params_key)

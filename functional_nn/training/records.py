@@ -19,9 +19,22 @@ COMPLETED, DIVERGED, STOPPED = 0, 1, 2  # how a run ended; STOPPED + i by the i-
 
 
 class Batch(NamedTuple):
-    """inputs {name: (B, *P, R)}, targets (B, *P, S); weights (B,) of the examples, or (B, *P) of positions; a key for
-    dropout and for gradients that are random, a scale of the gradient, each where there is one. A whole data set may
-    have `networks.stored` ones in the places of inputs and targets.
+    """Examples that one update, or one evaluation, is made of.
+
+    A whole data set may have `networks.stored` arrays for its inputs and targets.
+
+    Attributes:
+        inputs: {name: (B, *P, R)}, by name also where there is one.
+        targets: (B, *P, S).
+        weights: (B,) of the examples, or (B, *P) of the outputs' positions; None where all count alike.
+        key: for dropout and for gradients that are random; None where nothing is drawn.
+        scale: multiplies the gradient; None for 1.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from functional_nn import training
+        >>> training.Batch({"input": jnp.ones((5, 3))}, jnp.zeros((5, 2))).weights is None
+        True
     """
 
     inputs: dict[str, Array]
@@ -32,8 +45,20 @@ class Batch(NamedTuple):
 
 
 class Metrics(NamedTuple):
-    """Scalars, of one batch. loss: F; weight: the examples' weights in all, which without weights is their number;
-    right: of those that are classified rightly, None where that has no sense; gradient_norm: ||dF/dparams||.
+    """Scalars that `train_step` returns for one batch.
+
+    Attributes:
+        loss: F, before the update.
+        weight: the sum of the examples' weights; without weights, their number.
+        right: the weight of the examples that are classified correctly, None where that is undefined.
+        gradient_norm: ||dF/dparams||.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from functional_nn import training
+        >>> metrics = training.Metrics(jnp.array(0.7), jnp.array(4.0), jnp.array(3.0), jnp.array(0.1))
+        >>> float(metrics.accuracy)
+        0.75
     """
 
     loss: Array
@@ -43,20 +68,36 @@ class Metrics(NamedTuple):
 
     @property
     def accuracy(self) -> Array | None:
-        """The share of examples classified rightly, each by its weight."""
+        """The share of examples classified correctly, each by its weight; None where that is undefined."""
         return share(self.right, self.weight)
 
 
 class History(NamedTuple):
-    """One value an epoch, NumPy arrays (E,).
+    """What was measured in each epoch: NumPy arrays (E,), one value an epoch.
 
-    training_loss and training_accuracy are those of the epoch's examples, each measured just before the update that
-    used it (for `batch`, exactly those before the epoch), augmented, with neurons dropped where there is dropout and
-    without the regularizer's penalty; gradient_norm, the penalty's gradient included, is the mean over the epoch's
-    updates; validation_* are measured after the epoch, as the data are and no neuron dropped; each example counts by
-    its weight. Each loss has the precision of the parameters. nan where there is nothing to say; None within compiled
-    programs. tracked: {name: what `fit` was asked to track, each of its arrays (E, ...)}, measured after the epoch on
-    all training examples.
+    Losses have the precision of the parameters. A column that is not measured is nan; inside compiled programs it is
+    None. Each example counts by its weight.
+
+    Attributes:
+        epoch: counted from 1.
+        training_loss: F on the epoch's batches, each measured just before the update that used it. For `batch()` this
+            is the loss before the epoch. The inputs are augmented and neurons dropped where training does so; the
+            regularizer's penalty is not included.
+        training_accuracy: the accuracy on the same outputs.
+        gradient_norm: the mean of ||dF/dparams|| over the epoch's updates, the penalty's gradient included.
+        validation_loss: F on the validation data after the epoch, without augmentation or dropout.
+        validation_accuracy: the accuracy there.
+        tracked: {name: array (E, ...)} for everything that `fit` was asked to track, measured after the epoch.
+
+    Example:
+        >>> import jax, numpy as np, functional_nn as fnn
+        >>> network = fnn.multilayer((2, 1), ("linear",))
+        >>> x, t = np.eye(2), np.ones((2, 1))
+        >>> result = fnn.fit(network, "mean_square_error", "gd(0.1)", x, t, key=jax.random.key(0), epochs=3)
+        >>> result.history.epoch.tolist(), result.history.training_loss.shape
+        ([1, 2, 3], (3,))
+        >>> bool(np.isnan(result.history.validation_loss).all())
+        True
     """
 
     epoch: np.ndarray
@@ -69,8 +110,12 @@ class History(NamedTuple):
 
 
 class Best(NamedTuple):
-    """The parameters of the best epoch so far, which that was, and its score, the lowest; epoch 0 before any score was
-    finite: then nothing is best.
+    """The parameters of the best epoch so far.
+
+    Attributes:
+        params: the parameters after that epoch.
+        epoch: its number; 0 while no score was finite, so that no epoch is best.
+        score: its score, the lowest so far.
     """
 
     params: Params
@@ -79,11 +124,17 @@ class Best(NamedTuple):
 
 
 class Run(NamedTuple):
-    """All that training needs to go on, and how it ended: 0 not yet, 1 diverged, 2 + i by the i-th criterion, below 0
-    by the second-order method itself, with its status.
+    """All that training needs to continue, and how it ended.
 
-    failed: the update, counted from 1 over the whole run, that was not finite and was not made; 0 where none. shown:
-    the loss it found.
+    Attributes:
+        state: the optimizer's.
+        memories: one for each criterion.
+        best: the best epoch, None where no criterion restores it.
+        epoch: how many are done.
+        ended: 0 not yet, 1 diverged, 2 + i by the i-th criterion, below 0 by the second-order method itself, with its
+            status.
+        failed: the update, counted from 1 over the whole run, that was not finite and was not made; 0 where none.
+        shown: the loss of that update.
     """
 
     state: Any
@@ -101,7 +152,7 @@ def share(right: Array | None, weight: Array) -> Array | None:
 
 
 def fill_missing(table: History) -> History:
-    """A compiled program's table with nan in the columns that have nothing to say."""
+    """Returns a compiled program's table with nan in the columns that are not measured."""
     like = table.training_loss
     nothing = None if isinstance(like, jax.ShapeDtypeStruct) else np.full(like.shape, np.nan, like.dtype)
     columns = {name: like if nothing is None else nothing for name, x in table._asdict().items() if x is None}
@@ -109,7 +160,7 @@ def fill_missing(table: History) -> History:
 
 
 def blank_after_end(table: History, ran: Array) -> History:
-    """A compiled program's table with nan after the end, 0 in integers, and in columns that have nothing to say."""
+    """Returns a compiled program's table with nan after `ran` epochs, 0 in integers, and in unmeasured columns."""
     late = jnp.arange(len(table.epoch), dtype=ran.dtype) >= ran
 
     def column(x):
@@ -139,5 +190,5 @@ class Table:
 
     @property
     def rows(self) -> History:
-        """All rows so far, (E, ...): what is given out is not written to again."""
+        """All rows so far, (E, ...). Rows that were returned are not written to again."""
         return jax.tree.map(lambda x: x[: self.count], self.whole)

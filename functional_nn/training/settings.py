@@ -30,11 +30,13 @@ from functional_nn.training.tracking import Track, Tracked, check_track
 
 @dataclass(frozen=True, kw_only=True)
 class Common:
-    """Everything but arrays that runs side by side have in common; hashable, where the user's own callables are.
+    """The settings that runs side by side have in common. They are hashable if the user's own callables are.
 
-    plan: None until it is known how many examples there are (`choose_plan`). mesh: the devices over which each batch is
-    laid, None for one. columns: of lanes, whose hand-written gradient and evaluation go through the network
-    `for_lanes`, in columns or not; None for a run alone. augment: what each update's inputs go through first.
+    Attributes:
+        plan: None until the number of examples is known; see `choose_plan`.
+        mesh: the devices over which each batch is laid, None for one device.
+        columns: for lanes, whether the network's connections work in columns; see `for_lanes`. None for one run.
+        augment: the augmentations of each update's inputs, by input.
     """
 
     network: Network
@@ -49,14 +51,16 @@ class Common:
     augment: Augmented = ()
 
     def settings(self, **own: Any) -> "Settings":
-        """A run's, with what is its own."""
+        """Returns the settings of one run, with those that only it has."""
         return Settings(**_in_common(self), **own)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(Common):
-    """Everything but arrays that a run depends on: checked by `check_settings`, and handed on whole. mask as in
-    `train_step`.
+    """Everything but arrays that a run depends on. Made by `check_settings`.
+
+    Attributes:
+        mask: as in `train_step`.
     """
 
     optimizer: Optimizer | SecondOrder
@@ -65,7 +69,7 @@ class Settings(Common):
 
     @property
     def common(self) -> Common:
-        """What is not its own."""
+        """The settings that the run may have in common with others."""
         return Common(**_in_common(self))
 
 
@@ -96,23 +100,48 @@ def check_settings(
 
     What depends on the data is checked by `choose_plan` and `data.prepare_data`.
     """
-    if isinstance(gradient, str) and gradient not in GRADIENTS:
-        raise ValueError(registry.unknown("gradient", gradient, GRADIENTS))
-    gradient = GRADIENTS[gradient] if isinstance(gradient, str) else gradient
-    for name, value, what in (("gradient", gradient, "'manual', 'automatic' or "), ("correct", correct, "")):
-        if not callable(value) and (name, value) != ("correct", None):
-            raise TypeError(f"{name}: expected {what}a function, got {value!r}")
     if not isinstance(network, Network):
         raise TypeError(f"network: expected fnn.multilayer(...) or fnn.graph(...), got {type(network).__name__}")
-    gradient = gradient_by_rule(gradient, rule)
-    if gradient is value_and_grad or hasattr(gradient, "rule"):
-        check_trainable(network, rule_of(gradient))
+    if not (correct is None or callable(correct)):
+        raise TypeError(f"correct: expected a function, got {correct!r}")
+    gradient = _check_gradient(network, gradient, rule)
     loss, optimizer = losses.get(loss), optimizers.get(optimizer)
     loss.check_classes(network.output.size)
     doubt = loss.doubt(network.output.activation.gives)
     if doubt is not None:
         warnings.warn(doubt, stacklevel=3)
-    regularizer = None if regularizer is None else regularizers.get(regularizer)
+    if plan is not None and not isinstance(plan, BatchPlan):
+        raise TypeError(f"plan: expected training.batch(), minibatch(size) or stochastic(), got {plan!r}")
+    return Settings(
+        network=network,
+        loss=loss,
+        optimizer=optimizer,
+        plan=plan,
+        regularizer=None if regularizer is None else regularizers.get(regularizer),
+        stop=_check_stop(stop),
+        gradient=gradient,
+        correct=correct,
+        track=check_track(track),
+        augment=augmentation.settled(augment, {name: network.shapes[name] for name, _ in network.inputs}),
+    )
+
+
+def _check_gradient(network: Network, gradient: Any, rule: rules.Given) -> Gradient:
+    """Returns the gradient by its name and rule. Raises ValueError or TypeError where there is none."""
+    if isinstance(gradient, str):
+        if gradient not in GRADIENTS:
+            raise ValueError(registry.unknown("gradient", gradient, GRADIENTS))
+        gradient = GRADIENTS[gradient]
+    if not callable(gradient):
+        raise TypeError(f"gradient: expected 'manual', 'automatic' or a function, got {gradient!r}")
+    gradient = gradient_by_rule(gradient, rule)
+    if gradient is value_and_grad or hasattr(gradient, "rule"):
+        check_trainable(network, rule_of(gradient))
+    return gradient
+
+
+def _check_stop(stop: Criterion | str | Sequence[Criterion | str]) -> tuple[Criterion, ...]:
+    """Returns the criteria by their names. Raises ValueError or TypeError for what is no criterion."""
     stop = tuple(stop) if isinstance(stop, tuple | list) else (stop,)
     for criterion in stop:
         if not termination.knows(criterion):
@@ -121,37 +150,27 @@ def check_settings(
     stop = tuple(map(termination.get, stop))
     if sum(criterion.score is not None for criterion in stop) > 1:
         raise ValueError("stop: only one criterion can restore the best parameters; give the others restore=False")
-    if plan is not None and not isinstance(plan, BatchPlan):
-        raise TypeError(f"plan: expected training.batch(), minibatch(size) or stochastic(), got {plan!r}")
-    return Settings(
-        network=network,
-        loss=loss,
-        optimizer=optimizer,
-        plan=plan,
-        regularizer=regularizer,
-        stop=stop,
-        gradient=gradient,
-        correct=correct,
-        track=check_track(track),
-        augment=augmentation.settled(augment, {name: network.shapes[name] for name, _ in network.inputs}),
-    )
+    return stop
 
 
 def with_plan(settings: Settings, training: Batch, epochs: int) -> Settings:
-    """The settings with a plan that suits the data and the optimizer, refused before anything is compiled."""
+    """Returns the settings with a plan that suits the data and the optimizer; as `choose_plan`, with the data."""
     settings = choose_plan(settings, len(training.targets), training.weights is not None, epochs)
     augmentation.check_shapes(settings.augment, training.inputs, settings.plan.size or len(training.targets))
     return settings
 
 
 def choose_plan(settings: Settings, examples: int, weighted: bool, epochs: int) -> Settings:
-    """The same for so many examples."""
+    """Returns the settings with a plan that suits the optimizer and this number of examples.
+
+    Raises ValueError where no plan does, before anything is compiled. weighted: whether the examples have weights.
+    """
     optimizer, plan = settings.optimizer, settings.plan
     if plan is None:
         plan = batch() if optimizer.full_batch else minibatch(min(32, examples))
     updates = plan.updates(examples)
     if weighted and plan.importance is not None:
-        raise ValueError("weights: importance() draws and weighs examples itself; use minibatch(size) with weights")
+        raise ValueError("weights: importance() draws and weights examples itself; use minibatch(size) with weights")
     rule = rule_of(settings.gradient)
     _check_rule(rule, settings, plan)
     by_hand = settings.gradient is value_and_grad
@@ -159,18 +178,20 @@ def choose_plan(settings: Settings, examples: int, weighted: bool, epochs: int) 
     optimizer.check_plan(plan, updates, epochs)
     if settings.augment and optimizer.full_batch:
         raise ValueError(
-            f"augment: {optimizer.name} builds each step on the last, of the same examples, and augmented ones are "
-            "others in every update; use a method that takes mini-batches, such as 'adam'"
+            f"augment: {optimizer.name} builds each step on the last one, on the same examples, and augmentation "
+            "changes them in every update; use a method that takes mini-batches, such as 'adam'"
         )
     return dataclasses.replace(settings, plan=plan)
 
 
 def _check_rule(rule: rules.Rule | rules.ByLayer, settings: Settings, plan: BatchPlan) -> None:
-    """Refuses what asks for derivatives beside a rule that trains what has none."""
+    """Raises ValueError for settings that need derivatives, where the rule trains layers that have none."""
     layers = rules.rewritten(rule, settings.network).layers
     if all(layer.activation.pullback is not None for layer in layers):
         return
-    asked = [f"track: {name!r}" for name, function in settings.track if function is None]
-    asked += ["plan: importance()"] if plan.importance is not None else []
-    if asked:
-        raise ValueError(f"{asked[0]} asks for derivatives, and what the {rules.said(rule)} rule trains has none")
+    needing = [f"track: {name!r}" for name, function in settings.track if function is None]
+    needing += ["plan: importance()"] if plan.importance is not None else []
+    if needing:
+        raise ValueError(
+            f"{needing[0]} needs derivatives, and layers that the {rules.said(rule)} rule trains have none"
+        )

@@ -26,19 +26,46 @@ from functional_nn.training.records import Batch, Correct, Metrics
 
 def train_step(
     network: Network,
-    loss: Loss,
-    optimizer: Optimizer | SecondOrder,
+    loss: Loss | str,
+    optimizer: Optimizer | SecondOrder | str,
     gradient: Gradient = value_and_grad,
     correct: Correct | None = None,
     regularizer: Regularizer | None = None,
     mask: Any = None,
     rule: rules.Given = "exact",
-) -> Callable:
-    """`(state, batch) -> (state, metrics)`, pure, to be compiled by whoever calls it. `correct` as in `fit`.
+) -> Callable[[Any, Batch], tuple[Any, Metrics]]:
+    """Returns one update of training as a pure function, for a loop of your own.
 
-    The step takes a `training.Batch`, inputs by name. mask: booleans in the parameters' structure; where False, the
-    gradient is 0 and nothing moves. rule: as in `fit`; what it learns is to be in the parameters (`rules.begin`).
-    Raises ValueError where a network with dropout, or a gradient with noise, gets no key.
+    The step is not compiled: use `jax.jit`, `jax.vmap` or `jax.lax.scan` on it.
+
+    Args:
+        network: a description made by `multilayer` or `graph`.
+        loss: one of `fnn.losses`, or its name.
+        optimizer: one of `fnn.optimizers`, of first or second order, or its name.
+        gradient: `fnn.value_and_grad`, `training.clipped(...)`, or your own (network, loss) -> value_and_grad.
+        correct: (outputs, targets) -> (Q,), True where an example is right. By default the loss's own rule.
+        regularizer: its gradient is added; see `fnn.optimizers.regularizers`.
+        mask: booleans in the parameters' structure. Where False, the gradient is 0 and the parameter is not updated.
+        rule: a learning rule as in `fit`. If it learns parameters itself, these must be in `params`; see
+            `fnn.rules.begin`.
+
+    Returns:
+        `(state, batch) -> (state, metrics)`: the optimizer's state, a `training.Batch` with inputs by name, and
+        `training.Metrics` measured before the update.
+
+    Raises:
+        ValueError: by the step, if a network with dropout or a random gradient gets no key in its batch.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, functional_nn as fnn
+        >>> from functional_nn import training
+        >>> network, adam = fnn.multilayer((2, 1), ("linear",)), fnn.optimizers.adam(0.1)
+        >>> step = jax.jit(training.train_step(network, "mean_square_error", adam))
+        >>> batch = training.Batch({"input": jnp.eye(2)}, jnp.ones((2, 1)))
+        >>> state, first = step(adam.init(network.init(jax.random.key(0))), batch)
+        >>> state, second = step(state, batch)
+        >>> int(state.step), bool(second.loss < first.loss)
+        (2, True)
     """
     loss, optimizer, gradient = losses.get(loss), optimizers.get(optimizer), gradient_by_rule(gradient, rule)
     correct = correct or loss.correct
@@ -68,8 +95,8 @@ def train_step(
         return lambda batch: problem_of(batch.inputs, batch.targets, batch.weights)
 
     def metrics(params: Params, value: Array, flat: Array, batch: Batch) -> Metrics:
-        """value, flat: of the problem, so that the penalty is in both; F is told without it. Outputs are in no state of
-        a method: they are computed here.
+        """Metrics of a second-order step. value and flat are the problem's, with the penalty; F is returned without
+        it. The state of a method holds no outputs, so they are computed here.
         """
         outputs = forward(network, params, batch.inputs, {}).activations[network.output.name]
         counted = count_correct(correct, outputs, batch.targets, batch.weights)
@@ -83,10 +110,10 @@ def train_step(
 
 
 def _renewing(network: Network, optimizer: Optimizer, step: Callable) -> Callable:
-    """The step, with running statistics renewed by the batch; no optimizer moves them."""
+    """Returns the step with running statistics renewed by the batch; no optimizer updates them."""
 
     def renewing(state, batch: Batch):
-        # the forward pass that the gradient makes, too: the compiler makes it once
+        # the gradient makes the same forward pass: the compiler makes it once
         trace = forward(network, optimizer.point(state), batch.inputs, {}, batch.key)
         params = renewed(network, iterate(state), trace)
         after, metrics = step(with_iterate(state, params), batch)

@@ -992,7 +992,7 @@ def test_a_rule_is_told_one_thing_of_each_kind():
     with pytest.raises(ValueError, match="rule 'two': a method makes the whole gradient, so that alter has no place"):
         fnn.Rule("two", method=lambda asked: None, alter=lambda place, s: s)
     with pytest.raises(
-        ValueError, match="rule: feedback_alignment.* is a way back by hand; it goes with gradient='man"
+        ValueError, match="rule: feedback_alignment.* is a hand-written way back; it needs gradient='man"
     ):
         training.fit(
             MLP, LOSS, "gd", *numbers(MLP)[1:], key=KEY, epochs=1, gradient="automatic", rule="feedback_alignment"

@@ -466,7 +466,7 @@ def test_criteria_callbacks_and_time_end_a_run():
     )
     assert (asked.status, told) == ("stopped", [2, 4])
     late = train(chunked(), epochs=10**6, seconds=1e-6)
-    assert late.reason == "after epoch 0 and 1 of 4 chunks of the next: its time was over"
+    assert late.reason == "after epoch 0 and 1 of 4 chunks of the next: the time given by seconds was over"
     assert len(late.history.epoch) == 0 and int(late.state.step) == 3
     assert repr(late) == f"<seconds, {late.reason}: no epoch was run>"
 
@@ -549,10 +549,10 @@ class Foreign(Rows):
             r"each, got {'inputs': 103, 'targets': 9}",
         ),
         (lambda: chunks([(X[:9], T[:9]), (X, T)]), ValueError, "chunks: the last item has 103 examples, the f"),
-        (lambda: chunks([(X, T)], strip=3), ValueError, "strip: of a sequence of chunks each brings its own"),
-        (lambda: chunks([(X, T)], None, W), ValueError, "weights: of a sequence of chunks each brings its own"),
+        (lambda: chunks([(X, T)], strip=3), ValueError, "strip: in a sequence of chunks"),
+        (lambda: chunks([(X, T)], None, W), ValueError, "weights: in a sequence of chunks"),
         (lambda: chunks(X), TypeError, "chunks: targets: expected an array, mapped or not, .* got None"),
-        (lambda: chunks(X, T[:5]), ValueError, "chunks: expected one or more examples, as many in each, got"),
+        (lambda: chunks(X, T[:5]), ValueError, "chunks: expected one or more examples, the same number in each, got"),
         (lambda: chunks(X[:0], T[:0]), ValueError, "chunks: expected one or more examples"),
         (lambda: chunks({}, T), ValueError, "chunks: inputs: expected one or more arrays by name, got none"),
         (lambda: chunks(X, np.array(["a"] * Q)), TypeError, "chunks: targets: expected an array of numb"),
@@ -592,14 +592,14 @@ def test_files_that_cannot_be_mapped_are_refused(tmp_path):
         ("small", "'x' is compressed and cannot be mapped; save it by np.savez"),
         ("objects", "'x' holds Python objects"),
         ("broken", "expected an NPZ file; File is not a zip file"),
-        ("none", "expected an NPZ file, which holds arrays; there are none"),
+        ("none", "expected an NPZ file, which holds arrays; it holds none"),
     ]:
         with pytest.raises(ValueError, match=says):
             training.mapped(tmp_path / f"{name}.npz")
     for name, says in [
         ("objects.npy", "inputs: .*objects.npy is no NPY file that can be mapped: Array can't be memory-mapped"),
         ("text.npy", "inputs: .*text.npy is no NPY file that can be mapped"),
-        ("small.npz", r"inputs: .*small.npz holds several arrays; training.mapped\(path\) gives them by name"),
+        ("small.npz", r"inputs: .*small.npz holds several arrays; training.mapped\(path\) returns them by name"),
     ]:
         with pytest.raises(ValueError, match=says):
             chunks(tmp_path / name, T)

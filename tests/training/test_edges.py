@@ -188,7 +188,7 @@ def test_seconds_are_a_limit():
     assert (
         found.status == "seconds"
         and len(found.history.epoch) == 1
-        and found.reason == "after epoch 1: its time was over"
+        and found.reason == "after epoch 1: the time given by seconds was over"
     )
     with pytest.raises(ValueError, match="fit: seconds must be a finite number > 0, got 0"):
         train("adam", seconds=0)

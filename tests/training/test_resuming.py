@@ -95,7 +95,9 @@ def test_a_checkpoint_of_something_else_is_refused(tmp_path):
     ):
         with pytest.raises(training.CheckpointError, match=message):
             train(checkpoint=kept, resume=True, **settings)
-    with pytest.raises(ValueError, match="holds checkpoints; go on from them with resume=True, or give another folder"):
+    with pytest.raises(
+        ValueError, match="holds checkpoints; continue from them with resume=True, or give another folder"
+    ):
         train(checkpoint=kept)
     with pytest.raises(ValueError, match="resume: the newest checkpoint is after epoch 2, beyond epochs=1"):
         train(epochs=1, checkpoint=kept, resume=True)

@@ -192,7 +192,7 @@ def test_what_does_not_fit_positions_is_refused():
         fit(validation=(*TOKENS, MASK[:, :3]))
     with pytest.raises(TypeError, match="validation: expected a pair"):
         fit(validation=(*TOKENS, MASK[..., None]))
-    with pytest.raises(ValueError, match=r"correct: expected shape \(44,\), one answer for each position, got \(\)"):
+    with pytest.raises(ValueError, match=r"correct: expected shape \(44,\), one value for each position, got \(\)"):
         training.evaluate(TEXT, LOSS, PARAMS, *TOKENS, lambda a, t: jnp.all(a == t))
 
 

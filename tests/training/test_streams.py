@@ -156,7 +156,7 @@ WINDOWS = fnn.windows(STREAM, T)
 @pytest.mark.parametrize(
     ("network", "data", "more", "says"),
     [
-        (NETWORK, (WINDOWS, STREAM), {}, "targets: windows of a stream bring their targets along"),
+        (NETWORK, (WINDOWS, STREAM), {}, "targets: windows of a stream bring their own targets"),
         (NETWORK, (WINDOWS,), {"class_weights": "balanced"}, "class_weights: windows of a stream bring their targets"),
         (NETWORK, (fnn.windows(STREAM, 5),), {}, r"inputs: windows of 5 tokens .* got tokens of shape \(6,\) and outp"),
         (WIDE, (fnn.windows(STREAM, 2),), {}, r"inputs: windows of 2 tokens .* got inputs of shape \(2,\)"),

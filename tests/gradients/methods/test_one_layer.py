@@ -165,8 +165,8 @@ def test_a_second_order_method_does_not_take_it():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"plan": training.importance(2)}, "plan: importance[(][)] asks for derivatives"),
-        ({"track": ("noise_scale",)}, "track: 'noise_scale' asks for derivatives"),
+        ({"plan": training.importance(2)}, "plan: importance[(][)] needs derivatives"),
+        ({"track": ("noise_scale",)}, "track: 'noise_scale' needs derivatives"),
         ({"gradient": training.clipped(1.0)}, "layer 'layer1': 'hardlim' has no derivative"),
     ],
 )
