@@ -162,6 +162,10 @@ def confusion_matrix(
     """
     threshold = checks.constant("confusion_matrix", "threshold", threshold, np.isfinite, "a finite number")
     check_statistics(network, params)
+    each = len(network.shapes[network.output.name])
+    if network.output.size == 1 and np.ndim(targets) == each and np.asarray(targets).dtype.kind in "biu":
+        losses.check_labels(targets, 2)
+        targets = np.asarray(targets)[..., None]
     # square errors accept every kind of target
     data = prepare_batch(network, losses.get("mean_square_error"), params, inputs, targets, weights, place=in_place)
     true, predicted = _classes(network, params, data, threshold)
