@@ -97,10 +97,11 @@ def chunks(
     next, and a copy of it.
 
     Args:
-        inputs: (Q, *P, R), or {name: (Q, *P, R)}. Or a sequence of chunks, with a length and items (inputs, targets) or
-            (inputs, targets, weights) of arrays or paths. All items have the same number of examples, except that the
-            last may have fewer. Items are read in another thread, again in every epoch, and must be the same each time.
-        targets: (Q, *P, S), or integer labels (Q, *P); None if `inputs` is a sequence of chunks.
+        inputs: `(Q, *P, R)`, or `{name: (Q, *P, R)}`. Or a sequence of chunks, with a length and items (inputs,
+            targets) or (inputs, targets, weights) of arrays or paths. All items have the same number of examples,
+            except that the last may have fewer. Items are read in another thread, again in every epoch, and must be
+            the same each time.
+        targets: `(Q, *P, S)`, or integer labels `(Q, *P)`; None if `inputs` is a sequence of chunks.
         weights: as in `fit`; None if all count alike, or if `inputs` is a sequence of chunks.
         size: examples in a chunk, rounded down to whole batches. The default is as many as take 64 MiB as they are
             stored, or as many as an item has. To mix several items, give a size larger than theirs.

@@ -99,7 +99,7 @@ def _stream(inputs: Any) -> Windows | None:
 
 
 def _labels(network, loss, params, prepared, targets) -> Labels | None:
-    """Returns integer labels (Q, *P) of several classes, checked, if they are to be kept as integers; else None.
+    """Returns integer labels `(Q, *P)` of several classes, checked, if they are to be kept as integers; else None.
 
     They are kept where outputs have positions or inputs are read in place.
     """

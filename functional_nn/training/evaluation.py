@@ -79,10 +79,10 @@ def evaluate(
         network: a description made by `multilayer` or `graph`.
         loss: one of `fnn.losses`, or its name.
         params: the network's parameters.
-        inputs: (Q, *P, R), or {name: (Q, *P, R)}, or `fnn.windows(...)`, which brings its own targets.
-        targets: (Q, *P, S), or integer labels (Q, *P). With positions, every position counts.
+        inputs: `(Q, *P, R)`, or `{name: (Q, *P, R)}`, or `fnn.windows(...)`, which brings its own targets.
+        targets: `(Q, *P, S)`, or integer labels `(Q, *P)`. With positions, every position counts.
         correct: (outputs, targets) -> (Q,), True where an example is right. By default the loss's own rule.
-        weights: (Q,) of the examples, or (Q, *P) of the positions.
+        weights: (Q,) of the examples, or `(Q, *P)` of the positions.
         class_weights: "balanced", or a weight for each class; see `fnn.class_weights`.
         metrics: {name: (outputs (Q, S), targets (Q, S)) -> (Q,)}, a number or boolean for each example. Integer labels
             come one-hot; of outputs with positions, each position is a row.
@@ -138,9 +138,9 @@ def confusion_matrix(
     Args:
         network: a classifier of S outputs; one output stands for two classes.
         params: its parameters.
-        inputs: (Q, *P, R), or {name: (Q, *P, R)}, or `fnn.windows(...)`, which brings its own targets.
-        targets: integer labels (Q, *P), or one-hot (Q, *P, S). With positions, every position counts.
-        weights: (Q,) of the examples, or (Q, *P) of the positions.
+        inputs: `(Q, *P, R)`, or `{name: (Q, *P, R)}`, or `fnn.windows(...)`, which brings its own targets.
+        targets: integer labels `(Q, *P)`, or one-hot `(Q, *P, S)`. With positions, every position counts.
+        weights: (Q,) of the examples, or `(Q, *P)` of the positions.
         threshold: of one output: above it, outputs and targets are of class 1, else of class 0. Give 0.0 where
             targets are -1 and 1.
 
@@ -190,7 +190,7 @@ def confusion_counts(
 
 
 def _classes(network: Network, params: Params, data: Batch, threshold: float) -> tuple[np.ndarray, np.ndarray]:
-    """The true and the predicted class of each example or position, (Q, *P) int32."""
+    """The true and the predicted class of each example or position, `(Q, *P)` int32."""
     network = inference_mode(network)
 
     def class_of(x: Array) -> Array:

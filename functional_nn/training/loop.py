@@ -158,10 +158,10 @@ def fit(
         optimizer: one of `fnn.optimizers`, of first or second order, or its name, such as "adam(0.01)". For a
             second-order one, an epoch is one step on all examples (or on each mini-batch, if it was made with
             minibatches=True), and the run also ends when the method has converged or finds no lower point.
-        inputs: (Q, *P, R) for Q examples, or {name: (Q, *P, R)}. For a long stream of tokens
+        inputs: `(Q, *P, R)` for Q examples, or `{name: (Q, *P, R)}`. For a long stream of tokens
             `fnn.windows(tokens, context)`, which brings its own targets and is kept as one copy. For data larger than
             memory `training.chunks(...)`; see *Data larger than memory* below.
-        targets: (Q, *P, S), or integer labels (Q, *P). None if the inputs bring their own.
+        targets: `(Q, *P, S)`, or integer labels `(Q, *P)`. None if the inputs bring their own.
         key: for the initial parameters (unless `params` are given), the batches, dropout and augmentation.
         epochs: how many to run at most.
         plan: how batches are made: `training.batch()`, `minibatch(32)`, `stochastic()` or `importance(32)`. The default
@@ -169,7 +169,7 @@ def fit(
         validation: (inputs, targets) or (inputs, targets, weights), measured after every epoch; or `fnn.windows(...)`.
         params: the initial parameters. By default they are drawn from `key`. Training on from earlier parameters starts
             everything else again: moments, schedules and, with the same key, the same batches.
-        weights: (Q,), what each example counts for in the loss, its gradient and the accuracy; or (Q, *P) for each
+        weights: (Q,), what each example counts for in the loss, its gradient and the accuracy; or `(Q, *P)` for each
             position of the outputs, 0 where it is masked. A mean loss divides by their sum. Of a mini-batch it divides
             by what that sum is on average, so that the gradient is an unbiased estimate.
         class_weights: "balanced", or a weight for each class, multiplied with `weights`; see `fnn.class_weights`. They
@@ -190,7 +190,7 @@ def fit(
             both. `training.of_state` wraps a function of the optimizer's state, `training.of_validation` a metric of
             the validation data.
         augment: changes the inputs of each training batch at random, newly in every update: names of
-            `training.augmentation`, such as ("shift(2)", "flip"), or functions (key, x) -> x of a batch (B, *P, R),
+            `training.augmentation`, such as ("shift(2)", "flip"), or functions (key, x) -> x of a batch `(B, *P, R)`,
             applied one after the other; or {input: these}. Validation and tracked data are not augmented.
         chunk: how many epochs one call of the compiled program runs.
         on_chunk: (state, history so far), called after every chunk of epochs, outside the compiled program. The run

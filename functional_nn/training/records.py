@@ -24,9 +24,9 @@ class Batch(NamedTuple):
     A whole data set may have `networks.stored` arrays for its inputs and targets.
 
     Attributes:
-        inputs: {name: (B, *P, R)}, by name also where there is one.
-        targets: (B, *P, S).
-        weights: (B,) of the examples, or (B, *P) of the outputs' positions; None where all count alike.
+        inputs: `{name: (B, *P, R)}`, by name also where there is one.
+        targets: `(B, *P, S)`.
+        weights: (B,) of the examples, or `(B, *P)` of the outputs' positions; None where all count alike.
         key: for dropout and for gradients that are random; None where nothing is drawn.
         scale: multiplies the gradient; None for 1.
 

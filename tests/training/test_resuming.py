@@ -229,7 +229,7 @@ def test_what_cannot_be_compared_is_said_to_be_so(tmp_path):
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
             checkpoints.check_config(file, now)
-        assert [("cannot be told: correct" in str(w.message)) for w in said] == [True] * warns
+        assert [("made with the same settings: correct" in str(w.message)) for w in said] == [True] * warns
 
 
 def test_a_population_is_not_continued_with_another_optimizer(tmp_path):
