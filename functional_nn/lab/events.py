@@ -72,7 +72,7 @@ class TensorBoard:
         self._writer = None
 
 
-def tensorboard(folder: str | os.PathLike) -> TensorBoard:
+def tensorboard(folder: str | os.PathLike[str]) -> TensorBoard:
     """Writes the rows of `fit(log=...)` to a folder that TensorBoard reads.
 
     The folder is made when the first rows come, so that a run that is refused leaves nothing behind. A run that

@@ -64,7 +64,7 @@ class Checkpoint(NamedTuple):
         'checkpoint-00000010.npz'
     """
 
-    config: dict
+    config: dict[str, Any]
     leaves: dict[str, Any]
     path: Path
 
@@ -72,7 +72,7 @@ class Checkpoint(NamedTuple):
 # One file -------------------------------------------------------------------------------------------------------------
 
 
-def write(path: str | os.PathLike, tree: Any, config: dict) -> None:
+def write(path: str | os.PathLike[str], tree: Any, config: dict[str, Any]) -> None:
     """Writes a tree and a configuration to a file.
 
     An earlier file of that name is kept until the new one is whole and on the disk. Missing folders are made.
@@ -124,7 +124,7 @@ def write(path: str | os.PathLike, tree: Any, config: dict) -> None:
         os.close(folder)
 
 
-def read(path: str | os.PathLike) -> Checkpoint:
+def read(path: str | os.PathLike[str]) -> Checkpoint:
     """Reads a file that `write` wrote.
 
     Nothing in the file is executed, and no size in it is used before it agrees with the size of the file.
@@ -197,7 +197,7 @@ def restore(checkpoint: Checkpoint, like: Any) -> Any:
     return jax.tree.unflatten(jax.tree.structure(like), [leaves[path] for path in expected])
 
 
-def check_config(checkpoint: Checkpoint, config: dict) -> None:
+def check_config(checkpoint: Checkpoint, config: dict[str, Any]) -> None:
     """Raises CheckpointError naming the first three settings, such as "plan/size", that differ from the file's.
 
     Under `MADE_OF` are digests by setting; "python", the version for which they are valid; and "unread", the settings
@@ -238,7 +238,7 @@ def check_config(checkpoint: Checkpoint, config: dict) -> None:
         raise _refused(checkpoint.path, _first_three(differing))
 
 
-def _without_digests(config: dict, place: tuple[str, ...] = ()) -> tuple[dict, dict[tuple[str, ...], dict]]:
+def _without_digests(config: dict[str, Any], place: tuple[str, ...] = ()) -> tuple[dict, dict[tuple[str, ...], dict]]:
     """Returns the configuration without its digests, and the digests by their place in it."""
     plain, found = {}, {}
     for name, value in config.items():
@@ -352,7 +352,7 @@ def _kind(leaf: Any) -> str:
     return f"{leaf.dtype.name} {tuple(leaf.shape)}"
 
 
-def _json_config(config: dict) -> dict:
+def _json_config(config: dict[str, Any]) -> dict[str, Any]:
     """Returns the configuration as it comes back from JSON, tuples as lists."""
     if not isinstance(config, dict):
         raise ValueError(f"config: expected a dict, got {type(config).__name__}")
@@ -362,7 +362,7 @@ def _json_config(config: dict) -> dict:
         raise ValueError(f"config: expected a dict that JSON can represent; {error}") from None
 
 
-def _settings(config: dict) -> dict[str, Any]:
+def _settings(config: dict[str, Any]) -> dict[str, Any]:
     """Returns the values of a nested configuration by their path; lists are values."""
     flat, rest = {}, list(config.items())
     while rest:
@@ -437,7 +437,7 @@ class Checkpoints:
         numbers = sorted(int(match.group(1)) for match in map(_NAME.fullmatch, names) if match)
         return tuple(number for number in numbers if self._file(number).name in names)
 
-    def save(self, number: int, tree: Any, config: dict) -> None:
+    def save(self, number: int, tree: Any, config: dict[str, Any]) -> None:
         """Writes a checkpoint as `write` does, then removes all but the newest `last`.
 
         The one just written is always kept, also among newer ones of an earlier training.
@@ -486,7 +486,7 @@ class Checkpoints:
         return self.folder / f"checkpoint-{number:08d}.npz"
 
 
-def keep(folder: str | os.PathLike, last: int = 3, every: int = 1) -> Checkpoints:
+def keep(folder: str | os.PathLike[str], last: int = 3, every: int = 1) -> Checkpoints:
     """Keeps the checkpoints of a training in a folder, for `fit(checkpoint=...)` and `fit_population`.
 
     Args:

@@ -48,8 +48,8 @@ class Chunks:
     examples: int
     size: int
     strip: int
-    like: tuple
-    part: Callable[[int, int], tuple]
+    like: tuple[Any, ...]
+    part: Callable[[int, int], tuple[Any, ...]]
 
     @property
     def weighted(self) -> bool:
@@ -59,7 +59,7 @@ class Chunks:
     def __repr__(self) -> str:
         return f"<chunks of {self.size} of {self.examples} examples, in strips of {self.strip}>"
 
-    def read(self, pieces: Sequence[Piece]) -> tuple:
+    def read(self, pieces: Sequence[Piece]) -> tuple[Any, ...]:
         """Returns copies of the examples of these pieces: (inputs, targets, weights or None), in the data's order."""
         count = sum(stop - start for start, stop in pieces)
         into = jax.tree.map(lambda x: np.empty((count, *x.shape), x.dtype.newbyteorder("=")), self.like)
@@ -74,7 +74,7 @@ class Chunks:
                 _release(x)
         return into
 
-    def sample(self) -> tuple:
+    def sample(self) -> tuple[Any, ...]:
         """Returns a few examples from all over the data."""
         strips = -(-self.examples // self.strip)
         starts = sorted({round(i * (strips - 1) / (_SAMPLED - 1)) * self.strip for i in range(_SAMPLED)})
@@ -147,7 +147,7 @@ class _OfArrays:
     def __reduce__(self):
         return type(self), self.given
 
-    def __call__(self, start: int, stop: int) -> tuple:
+    def __call__(self, start: int, stop: int) -> tuple[Any, ...]:
         return jax.tree.map(lambda x: x[start:stop], self.opened)
 
 
@@ -157,13 +157,13 @@ class _OfItems:
     The item that was read last is kept, since two chunks may need it.
     """
 
-    def __init__(self, items: Any, like: tuple, length: int, examples: int):
+    def __init__(self, items: Any, like: tuple[Any, ...], length: int, examples: int):
         self.given, self.held = (items, like, length, examples), (None, None)
 
     def __reduce__(self):
         return type(self), self.given
 
-    def __call__(self, start: int, stop: int) -> tuple:
+    def __call__(self, start: int, stop: int) -> tuple[Any, ...]:
         items, like, length, examples = self.given
         number = start // length
         kept, item = self.held
@@ -198,7 +198,7 @@ def _of_items(items: Any, weights: Any, size: int | None, strip: int | None) -> 
     return Chunks(examples, min(examples, size or length), length, like, _OfItems(items, like, length, examples))
 
 
-def mapped(path: str | os.PathLike) -> dict[str, np.ndarray]:
+def mapped(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """Maps the arrays of an NPZ file into memory, read-only: their numbers are read from the file when needed.
 
     Args:
@@ -252,7 +252,7 @@ def _member(path: Path, file: Any, info: zipfile.ZipInfo) -> np.ndarray:
     return np.memmap(path, dtype, "r", file.tell(), shape, "F" if fortran else "C")
 
 
-def _all_opened(inputs: Any, targets: Any, weights: Any = None) -> tuple:
+def _all_opened(inputs: Any, targets: Any, weights: Any = None) -> tuple[Any, ...]:
     """Returns (inputs, targets, weights or None), checked to have the same number of examples."""
     if isinstance(inputs, Mapping) and not inputs:
         raise ValueError("inputs: expected one or more arrays by name, got none")
@@ -293,7 +293,7 @@ def _opened(label: str, x: Any) -> Any:
     return x
 
 
-def _item(items: Any, number: int, like: tuple | None) -> tuple:
+def _item(items: Any, number: int, like: tuple[Any, ...] | None) -> tuple[Any, ...]:
     """Returns an item as (inputs, targets, weights or None), checked to be like the first."""
     given = items[number]
     if not isinstance(given, tuple | list) or len(given) not in (2, 3):
@@ -329,7 +329,7 @@ def _is_dtype(dtype: Any) -> bool:
     return True
 
 
-def _examples(opened: tuple) -> int:
+def _examples(opened: tuple[Any, ...]) -> int:
     return int(opened[1].shape[0])
 
 
@@ -348,7 +348,7 @@ def _row(x: Any) -> Row:
     return Row(tuple(x.shape[1:]), np.dtype(x.dtype))
 
 
-def _bytes(like: tuple) -> int:
+def _bytes(like: tuple[Any, ...]) -> int:
     return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(like))
 
 

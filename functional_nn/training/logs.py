@@ -130,7 +130,7 @@ class Csv:
         self._file = open(self.path, "w", newline="", encoding="utf-8")
 
 
-def csv(path: str | os.PathLike) -> Csv:
+def csv(path: str | os.PathLike[str]) -> Csv:
     """Writes the rows to a CSV file, flushed after each chunk of epochs.
 
     The file is made when the first rows come. A run that continues with `resume=True` keeps the rows up to its

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 from jax import Array
 from jax.sharding import Mesh
+from jax.typing import ArrayLike
 
 from functional_nn import checks, compiler, platforms
 from functional_nn.gradients import rules
@@ -122,14 +123,14 @@ def fit(
     loss: Loss | str,
     optimizer: Optimizer | SecondOrder | str,
     inputs: Inputs | Windows | Chunks,
-    targets: Array | None = None,
+    targets: ArrayLike | None = None,
     *,
     key: Array,
     epochs: int,
     plan: BatchPlan | None = None,
-    validation: tuple | Windows | None = None,
+    validation: tuple[Any, ...] | Windows | None = None,
     params: Params | None = None,
-    weights: Array | None = None,
+    weights: ArrayLike | None = None,
     class_weights: Any = None,
     regularizer: Regularizer | str | None = None,
     stop: Criterion | str | Sequence[Criterion | str] = (),
@@ -283,7 +284,7 @@ def fit(
 
 
 def _fit_arrays(
-    settings: Settings, data: tuple, params: Params, key: Array, mesh: Mesh | None, session: Session
+    settings: Settings, data: tuple[Any, ...], params: Params, key: Array, mesh: Mesh | None, session: Session
 ) -> FitResult:
     """`fit` on data in memory: each call of the compiled program runs several epochs."""
     training, held_out = prepare_data(settings, params, *data, in_place if mesh is None else placed)

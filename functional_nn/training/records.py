@@ -138,7 +138,7 @@ class Run(NamedTuple):
     """
 
     state: Any
-    memories: tuple
+    memories: tuple[Any, ...]
     best: Best | None
     epoch: Array
     ended: Array
@@ -174,7 +174,7 @@ def blank_after_end(table: History, ran: Array) -> History:
 class Table:
     """A history that grows. Its memory is doubled when it is full, so that a row costs the same in a long run."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.count, self.whole = 0, None
 
     def add(self, rows: History) -> None:

@@ -41,7 +41,7 @@ class Session:
         self._saved: tuple[Place, Checkpoint] | None = None
         self._measured: tuple[str, ...] = ()
         self._chunks = self._logged = 0
-        self._interrupted: Callable[[], bool] = bool
+        self._interrupted: Callable[[], bool] = lambda: False
 
     def open(self, config: Callable[[], dict[str, Any]], place: Callable[[int], Place]) -> None:
         """Opens the checkpoints, before anything is compiled.
@@ -75,7 +75,7 @@ class Session:
         """
         if self._saved is None:
             return None
-        at, checkpoint = self._saved
+        (at, checkpoint), self._saved = self._saved, None
         shapes = row()
         self._measured = logs.measured_columns(shapes)
         history = jax.tree.map(lambda x: jax.ShapeDtypeStruct((at[0], *x.shape), x.dtype), fill_missing(shapes))

@@ -9,10 +9,10 @@ from jax import Array
 from functional_nn.gradients import quantities
 from functional_nn.networks.network import Inputs, Params
 
-Track = Sequence[str | Mapping[str, Callable]] | Mapping[str, Callable[[Params, Inputs, Array], Any]]
+Track = Sequence[str | Mapping[str, Callable[..., Any]]] | Mapping[str, Callable[[Params, Inputs, Array], Any]]
 
 # (name, function) of everything that is tracked; the function of one of `fnn.quantities` is None.
-Tracked = tuple[tuple[str, Callable | None], ...]
+Tracked = tuple[tuple[str, Callable[..., Any] | None], ...]
 
 
 @dataclass(frozen=True)

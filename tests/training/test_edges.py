@@ -87,7 +87,7 @@ def test_where_validation_is_never_finite_the_last_parameters_stay():
     plain = fit(line, "hinge", "gd(0.1)", *data, key=KEY, epochs=4, params=params)
     outcome = training.pure_fit(line, "hinge", "gd(0.1)", epochs=4, stop=stop)(KEY, *data, far, params)
     assert np.isposinf(found.history.validation_loss).all() and int(found.best.epoch) == 0
-    assert "never finite, so that the last parameters stay" in found.reason
+    assert "no epoch had a finite score, so the last parameters are kept" in found.reason
     for other in (found, outcome):
         assert jax.tree.all(jax.tree.map(np.array_equal, other.params, plain.params))
 
