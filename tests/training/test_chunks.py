@@ -545,8 +545,7 @@ class Foreign(Rows):
         (
             lambda: chunks([(X, T[:9])]),
             ValueError,
-            r"chunks: item 0: expected one or more examples, as many in "
-            r"each, got {'inputs': 103, 'targets': 9}",
+            "chunks: item 0: expected one or more examples, the same number in each, got {'inputs': 103, 'targets': 9}",
         ),
         (lambda: chunks([(X[:9], T[:9]), (X, T)]), ValueError, "chunks: the last item has 103 examples, the f"),
         (lambda: chunks([(X, T)], strip=3), ValueError, "strip: in a sequence of chunks"),
@@ -575,7 +574,7 @@ class Foreign(Rows):
         (lambda: training.evaluate(NETWORK, "cross_entropy", NETWORK.init(KEY), chunked()), TypeError, "inputs: ex"),
     ],
 )
-def test_what_makes_no_sense_is_refused(make, error, says):
+def test_wrong_data_and_settings_are_refused(make, error, says):
     with pytest.raises(error, match=says):
         make()
 
