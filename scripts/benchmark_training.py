@@ -38,6 +38,8 @@ import functional_nn as fnn
 from functional_nn.lab import experiments
 from functional_nn.lab.progress import progress
 from functional_nn.training import Batch, keys, loop
+from functional_nn.training.data import prepare_data
+from functional_nn.training.settings import check_settings, with_plan
 
 # after the lab, which says what to install where it is missing
 from sklearn.metrics import log_loss  # isort: skip
@@ -283,11 +285,11 @@ def compare(case: Case, earlier: Train | None, rounds: int, advance: Callable) -
 def kernels(case: Case) -> dict[str, int]:
     """How many kernels the compiled loop of an update has, by kind, from the compiler's own text."""
     task = experiments.load(case.data)
-    settings = loop.settle(case.network, LOSS, fnn.optimizers.adam(RATE), plan=case.plan)
-    params = loop.initial(settings, jax.random.key(0))
-    training, _ = loop.prepared(settings, params, task.inputs, task.targets, None)
-    settings = loop.with_plan(settings, training, case.epochs)
-    begin, advance = loop._compiled(settings, 1)
+    settings = check_settings(case.network, LOSS, fnn.optimizers.adam(RATE), plan=case.plan)
+    params = loop.initial_params(settings, jax.random.key(0))
+    training, _ = prepare_data(settings, params, task.inputs, task.targets, None)
+    settings = with_plan(settings, training, case.epochs)
+    begin, advance = loop.compiled(settings, 1)
     run = begin(params, training)
     text = advance.lower(run, training, None, keys.plan(jax.random.key(0)), 1).compile().as_text()
     found = Counter(innermost(text))

@@ -37,7 +37,7 @@ ROWS = {
     "plan": T.minibatch(3, last="weighted"),
     "clipped": T.clipped(1.0),
     **{f"rule {name}": fnn.rules.get(f"{name}{CONSTANTS.get(name, '')}") for name in fnn.rules.names()},
-    "along": T.program.along(fnn.value_and_grad, "{layer1: noisy(0.1), others: surrogate}"),
+    "along": T.gradient.gradient_by_rule(fnn.value_and_grad, "{layer1: noisy(0.1), others: surrogate}"),
 }
 
 

@@ -21,7 +21,9 @@ from functional_nn.gradients import curvature, factors, quantities
 from functional_nn.optimizers import curve_fit, minimize, problem_from, second_order
 from functional_nn.optimizers.second_order import Problem
 from functional_nn.training import loop, members, populations
-from functional_nn.training.program import Batch
+from functional_nn.training.data import prepare_data
+from functional_nn.training.records import Batch
+from functional_nn.training.settings import check_settings, with_plan
 
 pytestmark = [pytest.mark.usefixtures("brisk"), pytest.mark.newest]
 
@@ -190,10 +192,10 @@ BATCHES = Counter(["100x64xf32", "100x10xf32"])  # the rows of a batch
 
 def fit_programs(network, optimizer, plan, loss="cross_entropy", **settings):
     """`fit`'s two, as it compiles them, and shapes of what they take."""
-    settings = loop.settle(network, loss, optimizer, plan=plan, **settings)
-    params = zeros(jax.eval_shape(lambda key: loop.initial(settings, key), key()))
-    training_data, held_out = loop.prepared(settings, params, X, T, (X[:20], T[:20]), None, None)
-    begin, advance = loop._compiled(loop.with_plan(settings, training_data, 3), 3)
+    settings = check_settings(network, loss, optimizer, plan=plan, **settings)
+    params = zeros(jax.eval_shape(lambda key: loop.initial_params(settings, key), key()))
+    training_data, held_out = prepare_data(settings, params, X, T, (X[:20], T[:20]), None, None)
+    begin, advance = loop.compiled(with_plan(settings, training_data, 3), 3)
     given = shaped((params, training_data))
     run = jax.eval_shape(begin, *given)
     return (begin, given), (advance, (run, given[1], shaped(held_out), key(), numbers(dtype="int32")))
@@ -236,10 +238,10 @@ def test_fit_by_levenberg_marquardt_is_of_full_precision(platform):
 def test_fit_of_a_stream_gathers_whole_windows():
     """Windows of bytes, which stay bytes: the inputs and their targets."""
     network = of_tokens("gru(width=8)")[0]
-    settings = loop.settle(network, "cross_entropy", "adam", plan=training.minibatch(4))
+    settings = check_settings(network, "cross_entropy", "adam", plan=training.minibatch(4))
     params = zeros(parameters(network))
-    data, _ = loop.prepared(settings, params, fnn.windows(np.zeros(121, np.uint8), 12), None, None, None, None)
-    begin, advance = loop._compiled(loop.with_plan(settings, data, 3), 3)
+    data, _ = prepare_data(settings, params, fnn.windows(np.zeros(121, np.uint8), 12), None, None, None, None)
+    begin, advance = loop.compiled(with_plan(settings, data, 3), 3)
     given = shaped((params, data))
     program = lowered(advance, jax.eval_shape(begin, *given), given[1], None, key(), numbers(dtype="int32"))
     assert program.gathers["121xui8"] == 2 and program.gathers["7x24xf32"] == 1

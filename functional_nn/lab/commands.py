@@ -1,6 +1,5 @@
 """What the command line does, once its words are read: data in, a trained or compared network and its files out."""
 
-import contextlib
 import csv
 import dataclasses
 import json
@@ -8,7 +7,7 @@ import math
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,7 +28,7 @@ from functional_nn.networks.network import dtype_of
 from functional_nn.registry import did_you_mean
 from functional_nn.training import keys
 from functional_nn.training.checkpoints import Checkpoints
-from functional_nn.training.program import evaluation_block
+from functional_nn.training.evaluation import evaluation_block
 
 _ASKED = ("target", "header", "columns", "drop", "delimiter", "decimal", "missing", "weights")  # of a table
 _NOT_OF_TEXT = {
@@ -100,9 +99,9 @@ def train(source: str, settings: dict[str, Any], out: Path, replace: bool, resum
     params = network.init(keys.parameters(key), config["dtype"])  # `fit` draws the same, in the default dtype
     chunk = _chunk(network, optimizer, len(x), size, epochs)
     every = max(1, epochs // (_SAVED * chunk))
+    log = () if settings["log_dir"] is None else (events.tensorboard(settings["log_dir"]),)
     with (
         checkpointed(out, replace, resume, "run", every) as (kept, resumed),
-        _events(settings["log_dir"]) as record,
         progress(f"training on {task.held_out.name}", epochs) as advance,
     ):
         # of threshold neurons there is no derivative that another could be compared with
@@ -115,7 +114,6 @@ def train(source: str, settings: dict[str, Any], out: Path, replace: bool, resum
         def on_chunk(state, history):
             epoch = int(history.epoch[-1])
             watch(epoch, state.params)
-            record(history)
             advance(epoch, f"loss {history.training_loss[-1]:.4g}")
 
         result = fnn.fit(
@@ -140,6 +138,7 @@ def train(source: str, settings: dict[str, Any], out: Path, replace: bool, resum
             augment=settings["augment"],
             chunk=chunk,
             on_chunk=on_chunk,
+            log=log,
             seconds=settings["seconds"],
             checkpoint=kept,
             resume=resumed,
@@ -251,25 +250,6 @@ class _Watch:
         if self.path.parent.is_dir():  # which `fit` makes
             plain = [(epoch, [dataclasses.asdict(one) for one in differences]) for epoch, differences in self.found]
             self.path.write_text(json.dumps(plain))
-
-
-@contextlib.contextmanager
-def _events(folder: Path | None) -> Iterator[Callable[[fnn.training.History], None]]:
-    """For TensorBoard: the history's columns, by epoch, as they come in."""
-    written = 0
-    with events.scalars(folder) as write:
-
-        def record(history: fnn.training.History) -> None:
-            nonlocal written
-            columns = {name: column[written:] for name, column in _columns(history).items()}
-            epochs = columns.pop("epoch").tolist()
-            write(
-                (epoch, {name: column[i] for name, column in columns.items() if np.isfinite(column[i])})
-                for i, epoch in enumerate(epochs)
-            )
-            written += len(epochs)
-
-        yield record
 
 
 def compare_run(folder: Path, out: Path | None, rule: str = "exact") -> bool:

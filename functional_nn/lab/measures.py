@@ -7,16 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-
-def confusion_counts(labels: np.ndarray, guessed: np.ndarray, classes: int) -> np.ndarray:
-    """(C, C) int64: how many of class (row) were taken for class (column), of labels (Q,) 0 to C - 1.
-
-    >>> confusion_counts(np.array([0, 0, 1]), np.array([0, 1, 1]), 2).tolist()
-    [[1, 1], [0, 1]]
-    """
-    counts = np.zeros((classes, classes), np.int64)
-    np.add.at(counts, (np.asarray(labels), np.asarray(guessed)), 1)
-    return counts
+from functional_nn.training.evaluation import confusion_counts as confusion_counts  # reports count as training does
 
 
 class Characteristic(NamedTuple):

@@ -1,19 +1,21 @@
-"""The loop: index streams, the compiled step, clipping, criteria for stopping, restarts, populations, checkpoints."""
+"""Training: the loop, batches, criteria for stopping, populations, checkpoints and logs."""
 
-from functional_nn.training import augmentation, checkpoints, search, termination
+from functional_nn.training import augmentation, checkpoints, logs, search, termination
 from functional_nn.training.augmentation import Augmentation
 from functional_nn.training.checkpoints import CheckpointError
+from functional_nn.training.chunked_data import Chunks, chunks, mapped
 from functional_nn.training.clipping import clipped
 from functional_nn.training.divisions import Division, divide
+from functional_nn.training.evaluation import confusion_matrix, evaluate
 from functional_nn.training.loop import FitResult, Outcome, fit, pure_fit
 from functional_nn.training.minibatches import BatchPlan, batch, importance, minibatch, stochastic
 from functional_nn.training.populations import Progress, fit_population
 from functional_nn.training.problems import problem
-from functional_nn.training.program import Batch, History, Metrics, evaluate, of_state, train_step
+from functional_nn.training.records import Batch, History, Metrics
 from functional_nn.training.restarts import Restarts, best_of
 from functional_nn.training.results import Drift, Population
 from functional_nn.training.search import grid, random_search, successive_halving
-from functional_nn.training.streams import Chunks, chunks, mapped
+from functional_nn.training.step import train_step
 from functional_nn.training.termination import (
     Criterion,
     cycle,
@@ -27,6 +29,7 @@ from functional_nn.training.termination import (
     successive_increases,
     unchanged,
 )
+from functional_nn.training.tracking import of_state, of_validation
 
 __all__ = [
     "Augmentation",
@@ -50,6 +53,7 @@ __all__ = [
     "checkpoints",
     "chunks",
     "clipped",
+    "confusion_matrix",
     "cycle",
     "divide",
     "early_stopping",
@@ -60,11 +64,13 @@ __all__ = [
     "gradient_below",
     "grid",
     "importance",
+    "logs",
     "loss_below",
     "mapped",
     "minibatch",
     "no_change",
     "of_state",
+    "of_validation",
     "problem",
     "progress_below",
     "progress_quotient",

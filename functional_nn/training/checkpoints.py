@@ -1,7 +1,8 @@
-"""Save and resume: a checkpoint is one file, written whole or not at all, and read with suspicion.
+"""Saving and resuming: a checkpoint is one file, written whole or not at all, and checked when it is read.
 
-The file is a zip in which nothing is compressed and nothing pickled: `manifest.json` says what there is, and each leaf
-is a one-dimensional uint8 array that `np.load` reads too: its bytes, so that bfloat16 and nan come back bit for bit.
+The file is a zip archive in which nothing is compressed and nothing is pickled. `manifest.json` lists its contents.
+Each leaf is a one-dimensional uint8 array that `np.load` can read: its bytes, so that bfloat16 and nan come back bit
+for bit.
 """
 
 import json
@@ -24,9 +25,11 @@ import numpy as np
 
 from functional_nn import checks
 
+__all__ = ["Checkpoint", "CheckpointError", "Checkpoints", "keep", "read", "restore", "write"]
+
 _FORMAT, _VERSION = "functional_nn checkpoint", 1
 _MANIFEST = "manifest.json"
-MADE_OF = "made of"  # in a configuration: digests of what its settings are made of
+MADE_OF = "made of"  # in a configuration: the digests of its settings
 _FIELDS = {"path", "dtype", "shape", "key", "entry", "crc32"}
 _DTYPES = {
     np.dtype(dtype).name: np.dtype(dtype)
@@ -43,13 +46,25 @@ _IMPORTED = time.monotonic_ns()
 
 
 class CheckpointError(ValueError):
-    """A file that is not a whole checkpoint, or not the one that is asked for."""
+    """Raised for a file that is no whole checkpoint, or one of another network, data or settings."""
 
 
 class Checkpoint(NamedTuple):
-    """config: as it was given; leaves: arrays and typed keys by path; path: of the file they were read from."""
+    """The contents of one file. Returned by `read`.
 
-    config: dict
+    Attributes:
+        config: the configuration it was written with.
+        leaves: {path in the tree: NumPy array or typed PRNG key}.
+        path: of the file.
+
+    Example:
+        >>> import pathlib
+        >>> from functional_nn.training import checkpoints
+        >>> checkpoints.Checkpoint({}, {}, pathlib.Path("run/checkpoint-00000010.npz")).path.name
+        'checkpoint-00000010.npz'
+    """
+
+    config: dict[str, Any]
     leaves: dict[str, Any]
     path: Path
 
@@ -57,11 +72,28 @@ class Checkpoint(NamedTuple):
 # One file -------------------------------------------------------------------------------------------------------------
 
 
-def write(path: str | os.PathLike, tree: Any, config: dict) -> None:
-    """Writes a tree of arrays, numbers and typed PRNG keys, and a JSON configuration, to the file `path`.
+def write(path: str | os.PathLike[str], tree: Any, config: dict[str, Any]) -> None:
+    """Writes a tree and a configuration to a file.
 
-    The file that was there stays until the new one is whole and on the disk. Folders are made. Raises ValueError for a
-    configuration that JSON does not hold, nan and infinity among them, TypeError for leaves that are not numbers.
+    An earlier file of that name is kept until the new one is whole and on the disk. Missing folders are made.
+
+    Args:
+        path: of the file.
+        tree: of arrays, numbers and typed PRNG keys.
+        config: a dict that JSON can represent, without nan and infinity.
+
+    Raises:
+        ValueError: if JSON cannot represent the configuration.
+        TypeError: for leaves that are not numbers.
+
+    Example:
+        >>> import pathlib, tempfile, numpy as np
+        >>> from functional_nn.training import checkpoints
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = pathlib.Path(folder, "mine.npz")
+        ...     checkpoints.write(path, {"weights": np.ones((2, 3))}, {"note": "mine"})
+        ...     checkpoints.read(path).config
+        {'note': 'mine'}
     """
     path = Path(path)
     leaves = {name: _stored(name, leaf) for name, leaf in _by_path(tree).items()}
@@ -92,10 +124,28 @@ def write(path: str | os.PathLike, tree: Any, config: dict) -> None:
         os.close(folder)
 
 
-def read(path: str | os.PathLike) -> Checkpoint:
-    """What `write` wrote. Raises CheckpointError for every file that is not exactly that.
+def read(path: str | os.PathLike[str]) -> Checkpoint:
+    """Reads a file that `write` wrote.
 
-    Nothing in the file is run, and no size it states is believed before it agrees with the file's own.
+    Nothing in the file is executed, and no size in it is used before it agrees with the size of the file.
+
+    Args:
+        path: of the file.
+
+    Returns:
+        A `Checkpoint`; `restore` gives its leaves the structure of a tree.
+
+    Raises:
+        CheckpointError: for every file that is not exactly what `write` wrote.
+
+    Example:
+        >>> import pathlib, tempfile, numpy as np
+        >>> from functional_nn.training import checkpoints
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = pathlib.Path(folder, "mine.npz")
+        ...     checkpoints.write(path, {"weights": np.ones((2, 3))}, {})
+        ...     checkpoints.read(path).leaves["weights"].shape
+        (2, 3)
     """
     path = Path(path)
     try:
@@ -103,16 +153,34 @@ def read(path: str | os.PathLike) -> Checkpoint:
             raise CheckpointError("not a regular file")
         with open(path, "rb") as file, zipfile.ZipFile(file) as archive:
             config, leaves = _contents(archive, os.fstat(file.fileno()).st_size)
-    except Exception as error:  # a broken file makes zipfile, json and numpy raise nearly anything
+    except Exception as error:  # for a broken file, zipfile, json and numpy may raise nearly anything
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise _refused(path, reason or type(error).__name__) from error
     return Checkpoint(config, leaves, path)
 
 
 def restore(checkpoint: Checkpoint, like: Any) -> Any:
-    """The leaves as NumPy arrays and typed keys, in the structure of `like`: a tree of arrays or ShapeDtypeStructs.
+    """Returns the leaves of a checkpoint in the structure of a tree.
 
-    Raises CheckpointError naming the first three paths that are missing, unknown, or of another shape or dtype.
+    Args:
+        checkpoint: returned by `read`.
+        like: a tree of arrays or ShapeDtypeStructs, such as that which was written.
+
+    Returns:
+        A tree like `like` of NumPy arrays and typed PRNG keys.
+
+    Raises:
+        CheckpointError: naming the first three paths that are missing, unknown, or of another shape or dtype.
+
+    Example:
+        >>> import pathlib, tempfile, numpy as np
+        >>> from functional_nn.training import checkpoints
+        >>> tree = {"weights": np.ones((2, 3)), "step": np.int32(7)}
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = pathlib.Path(folder, "mine.npz")
+        ...     checkpoints.write(path, tree, {})
+        ...     int(checkpoints.restore(checkpoints.read(path), tree)["step"])
+        7
     """
     expected, leaves = _by_path(like), dict(checkpoint.leaves)
     for path in expected.keys() - leaves.keys():
@@ -129,11 +197,11 @@ def restore(checkpoint: Checkpoint, like: Any) -> Any:
     return jax.tree.unflatten(jax.tree.structure(like), [leaves[path] for path in expected])
 
 
-def check_config(checkpoint: Checkpoint, config: dict) -> None:
-    """Raises CheckpointError naming the first three settings, as in "plan/size", that are not those of the file.
+def check_config(checkpoint: Checkpoint, config: dict[str, Any]) -> None:
+    """Raises CheckpointError naming the first three settings, such as "plan/size", that differ from the file's.
 
-    What stands under `MADE_OF` are digests by setting, with "python", the version they hold for, and "unread", settings
-    that they do not tell the whole of. Warns where these cannot be compared.
+    Under `MADE_OF` are digests by setting; "python", the version for which they are valid; and "unread", the settings
+    that could not be read completely. Warns about settings that cannot be compared.
     """
     made_with, digests = _without_digests(checkpoint.config)
     now, own_digests = _without_digests(_json_config(config))
@@ -155,7 +223,7 @@ def check_config(checkpoint: Checkpoint, config: dict) -> None:
     if unsure and not differing:
         names = ", ".join(sorted(set(unsure)))
         warnings.warn(
-            f"{checkpoint.path}: whether these are what it was made with cannot be told: {names}", stacklevel=3
+            f"{checkpoint.path}: it is not known whether it was made with the same settings: {names}", stacklevel=3
         )
     for path in made_with | now:
         if path not in made_with:
@@ -170,8 +238,8 @@ def check_config(checkpoint: Checkpoint, config: dict) -> None:
         raise _refused(checkpoint.path, _first_three(differing))
 
 
-def _without_digests(config: dict, place: tuple[str, ...] = ()) -> tuple[dict, dict[tuple[str, ...], dict]]:
-    """The configuration without its digests, and these by their place in it."""
+def _without_digests(config: dict[str, Any], place: tuple[str, ...] = ()) -> tuple[dict, dict[tuple[str, ...], dict]]:
+    """Returns the configuration without its digests, and the digests by their place in it."""
     plain, found = {}, {}
     for name, value in config.items():
         if name == MADE_OF:
@@ -189,7 +257,7 @@ def _is_under(path: str, other: str) -> bool:
 
 
 def _stored(name: str, leaf: Any) -> tuple[np.ndarray, str | None]:
-    """The leaf as a contiguous array of a known dtype, and the implementation where it is a key."""
+    """Returns the leaf as a contiguous array of a known dtype and, if it is a key, its implementation."""
     key = None
     if _is_key(leaf):
         key, leaf = str(jax.random.key_impl(leaf)), jax.random.key_data(leaf)
@@ -203,7 +271,7 @@ def _stored(name: str, leaf: Any) -> tuple[np.ndarray, str | None]:
 
 
 def _header(size: int) -> bytes:
-    """The .npy header, version 1.0, of `size` bytes: the only one that is written or read."""
+    """Returns the .npy header, version 1.0, of `size` bytes: the only kind that is written or read."""
     text = f"{{'descr': '|u1', 'fortran_order': False, 'shape': ({size},), }}"
     length = _HEADER_SIZE - 10
     return b"\x93NUMPY\x01\x00" + struct.pack("<H", length) + text.ljust(length - 1).encode() + b"\n"
@@ -279,23 +347,23 @@ def _is_key(leaf: Any) -> bool:
 
 
 def _kind(leaf: Any) -> str:
-    """The leaf's dtype and shape, as in "float32 (64, 32)"."""
+    """Returns the leaf's dtype and shape, such as "float32 (64, 32)"."""
     leaf = leaf if hasattr(leaf, "dtype") else np.asarray(leaf)
     return f"{leaf.dtype.name} {tuple(leaf.shape)}"
 
 
-def _json_config(config: dict) -> dict:
-    """The configuration as it comes back from JSON: tuples as lists."""
+def _json_config(config: dict[str, Any]) -> dict[str, Any]:
+    """Returns the configuration as it comes back from JSON, tuples as lists."""
     if not isinstance(config, dict):
         raise ValueError(f"config: expected a dict, got {type(config).__name__}")
     try:
         return json.loads(json.dumps(config, allow_nan=False))
     except (TypeError, ValueError, RecursionError) as error:
-        raise ValueError(f"config: expected what JSON holds; {error}") from None
+        raise ValueError(f"config: expected a dict that JSON can represent; {error}") from None
 
 
-def _settings(config: dict) -> dict[str, Any]:
-    """The values of a nested configuration by their path, lists whole."""
+def _settings(config: dict[str, Any]) -> dict[str, Any]:
+    """Returns the values of a nested configuration by their path; lists are values."""
     flat, rest = {}, list(config.items())
     while rest:
         path, value = rest.pop(0)
@@ -307,7 +375,7 @@ def _settings(config: dict) -> dict[str, Any]:
 
 
 def _brief(value: Any, same: int = 0) -> str:
-    """Sixty characters of it at most, with what comes after the first `same` of them."""
+    """Returns at most sixty characters of a value's repr; a common beginning of `same` characters is shortened."""
     text = repr(value)
     if len(text) > 60 and same > 40:
         text = f"...{text[same - 20 :]}"
@@ -324,14 +392,27 @@ def _first_three(differing: list[str]) -> str:
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """The newest checkpoints of one training, in one folder. Made by `keep`."""
+    """The newest checkpoints of one training, in one folder. Made by `keep`.
+
+    Attributes:
+        folder: where they are.
+        last: how many are kept.
+        every: how many chunks of epochs there are from one to the next.
+
+    Example:
+        >>> import pathlib
+        >>> from functional_nn.training import checkpoints
+        >>> kept = checkpoints.Checkpoints(pathlib.Path("run"), last=3, every=2)
+        >>> [chunk for chunk in range(1, 7) if kept.due(chunk)]
+        [2, 4, 6]
+    """
 
     folder: Path
     last: int
     every: int
 
     def check(self) -> None:
-        """Raises OSError where no file can be written to the folder, which is made."""
+        """Makes the folder. Raises OSError if no file can be written to it."""
         probe = self._file(0).with_name(f".{self._file(0).name}.{os.getpid()}.{time.monotonic_ns()}.tmp")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -341,21 +422,30 @@ class Checkpoints:
             raise OSError(f"checkpoint: {str(self.folder)!r} cannot be written to: {error.strerror}") from None
 
     def due(self, chunk: int) -> bool:
-        """True where the chunk of epochs just done, counted from 1, ends with a checkpoint."""
+        """Returns True if a checkpoint is saved after this chunk of epochs.
+
+        Args:
+            chunk: the number of the chunk just done, counted from 1.
+        """
         return checks.integer("due", "chunk", chunk, 1) % self.every == 0
 
     def numbers(self) -> tuple[int, ...]:
-        """The numbers of the checkpoints there are, whole or not, in rising order."""
+        """Returns the numbers of the checkpoints in the folder, whole or not, in ascending order."""
         if not self.folder.is_dir():
             return ()
         names = {path.name for path in self.folder.iterdir() if not path.is_dir()}
         numbers = sorted(int(match.group(1)) for match in map(_NAME.fullmatch, names) if match)
         return tuple(number for number in numbers if self._file(number).name in names)
 
-    def save(self, number: int, tree: Any, config: dict) -> None:
-        """Writes the checkpoint `number`, the epochs done, as `write` does; then removes all but the newest `last`.
+    def save(self, number: int, tree: Any, config: dict[str, Any]) -> None:
+        """Writes a checkpoint as `write` does, then removes all but the newest `last`.
 
-        The one just written always stays, also among newer ones of an earlier training.
+        The one just written is always kept, also among newer ones of an earlier training.
+
+        Args:
+            number: how many epochs (or chunks of data) are done; part of the file's name.
+            tree: as in `write`.
+            config: as in `write`.
         """
         write(self._file(checks.integer("save", "number", number, 0)), tree, config)
         others = [other for other in self.numbers() if other != number]
@@ -367,9 +457,9 @@ class Checkpoints:
                 path.unlink(missing_ok=True)
 
     def newest(self) -> tuple[int, Checkpoint] | None:
-        """The newest checkpoint that is whole, and its number; None where there is no file.
+        """Returns the number and the contents of the newest checkpoint that is whole; None if there is no file.
 
-        Warns of those newer that are broken. Raises CheckpointError where there are files and none of them is whole.
+        Warns about newer ones that are broken. Raises CheckpointError if there are files and none of them is whole.
         """
         numbers = self.numbers()
         for number in reversed(numbers):
@@ -382,17 +472,45 @@ class Checkpoints:
         return None
 
     def at(self, number: int) -> Checkpoint:
-        """The checkpoint with that number. Raises CheckpointError where it is not there, or not whole."""
+        """Returns the checkpoint of that number.
+
+        Args:
+            number: one of `numbers`.
+
+        Raises:
+            CheckpointError: if the file is missing or not whole.
+        """
         return read(self._file(number))
 
     def _file(self, number: int) -> Path:
         return self.folder / f"checkpoint-{number:08d}.npz"
 
 
-def keep(folder: str | os.PathLike, last: int = 3, every: int = 1) -> Checkpoints:
-    """Checkpoints in `folder`, made if need be: one each `every` chunks of epochs, of which the newest `last` stay.
+def keep(folder: str | os.PathLike[str], last: int = 3, every: int = 1) -> Checkpoints:
+    """Keeps the checkpoints of a training in a folder, for `fit(checkpoint=...)` and `fit_population`.
 
-    Raises ValueError for last < 1, every < 1, and a `folder` that is a file.
+    Args:
+        folder: where they are written; made when training starts.
+        last: how many of the newest are kept.
+        every: how many chunks of epochs there are from one to the next. One is also saved at the end.
+
+    Returns:
+        Checkpoints for `fit(checkpoint=...)`, from which `resume=True` continues.
+
+    Raises:
+        ValueError: for last < 1, every < 1, and a folder that is a file.
+        TypeError: if `folder` is not a path.
+
+    Example:
+        >>> import tempfile, jax, numpy as np, functional_nn as fnn
+        >>> from functional_nn.training import checkpoints
+        >>> network, data = fnn.multilayer((2, 1), ("linear",)), (np.eye(2), np.ones((2, 1)))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     settings = {"key": jax.random.key(0), "checkpoint": checkpoints.keep(folder)}
+        ...     first = fnn.fit(network, "mean_square_error", "gd(0.1)", *data, epochs=2, **settings)
+        ...     whole = fnn.fit(network, "mean_square_error", "gd(0.1)", *data, epochs=3, resume=True, **settings)
+        >>> len(first.history.epoch), len(whole.history.epoch)
+        (2, 3)
     """
     if not isinstance(folder, str | os.PathLike):
         raise TypeError(f"keep: folder must be a path, got {type(folder).__name__}")
@@ -402,8 +520,8 @@ def keep(folder: str | os.PathLike, last: int = 3, every: int = 1) -> Checkpoint
 
 
 def _being_written(pid: int, began: int) -> bool:
-    """Whether the writer of a temporary file, known by its process and its monotonic clock, may still be at it."""
-    if pid == os.getpid():  # in a container an earlier run often had the same id
+    """Returns True if a temporary file may still be being written, by its process and its monotonic clock."""
+    if pid == os.getpid():  # in a container, an earlier run often had the same id
         return _IMPORTED <= began <= time.monotonic_ns()
     try:
         os.kill(pid, 0)

@@ -1,4 +1,4 @@
-"""What a run was made with, as plain data: a checkpoint keeps it, and refuses to be continued with anything else."""
+"""The configuration of a run, as plain data. A checkpoint stores it, and cannot be resumed with another one."""
 
 import hashlib
 import math
@@ -13,17 +13,23 @@ from functional_nn.networks.network import Layer, Network, graph
 from functional_nn.networks.stored import Labels, Rows
 from functional_nn.training.checkpoints import MADE_OF
 from functional_nn.training.contents import digest
-from functional_nn.training.program import Batch, Common
+from functional_nn.training.records import Batch
+from functional_nn.training.settings import Common, Settings
 
 _BLOCK = 2**20  # numbers whose bytes are digested at a time
+
+
+def describe_run(settings: Settings, training: Batch, held_out: Batch | None, key: Any) -> dict[str, Any]:
+    """Returns the configuration of a run of `fit`; as `describe`."""
+    return describe(settings, training, held_out, key, settings.optimizer, settings.regularizer)
 
 
 def describe(
     settings: Common, training: Batch, held_out: Batch | None, key: Any, optimizer: Any = None, regularizer: Any = None
 ) -> dict[str, Any]:
-    """Settings by name, arrays by a digest of their bytes; words and numbers only, for JSON.
+    """Returns settings by name and arrays by a digest of their bytes: words and numbers only, for JSON.
 
-    optimizer, regularizer: None where the members of a population have each their own.
+    optimizer and regularizer are None if each member of a population has its own.
     """
     return {
         "network": _by_name(describe_network(settings.network)),
@@ -53,34 +59,34 @@ def describe(
 
 
 def _augment(settings: Common) -> dict[str, Any]:
-    # nothing where there is none: older checkpoints know of no augmentation
+    # left out if there is none, as in older checkpoints
     by_input = {name: [row.specification for row in rows] for name, rows in settings.augment}
     return {"augment": by_input} if by_input else {}
 
 
 def _rows(layer: Layer) -> tuple:
-    """What a layer is made of; connections where one of them is not dense, so that older digests still hold."""
+    """What a layer's digest is made of; connections only if one of them is not dense, as in older digests."""
     return (layer.activation, layer.initializer, *(() if layer.is_dense else layer.connections))
 
 
 def made_of(**settings: Any) -> dict[str, Any]:
-    """Digests of settings that names do not tell apart: functions, masks, constants that are not shown.
+    """Returns digests of settings that names cannot distinguish: functions, masks, constants that are not shown.
 
-    Code is that of one version of Python, so that it is compared only with its own. unread: settings of which something
-    could not be read.
+    Compiled code differs between versions of Python, so the version is recorded under "python". Settings that could not
+    be read completely are listed under "unread".
     """
-    found = {name: digest(value) for name, value in settings.items() if value is not None}
+    digests = {name: digest(value) for name, value in settings.items() if value is not None}
     return {
         "python": list(platform.python_version_tuple()[:2]),
-        **{name: said for name, (said, _) in found.items()},
-        "unread": [name for name, (_, whole) in found.items() if not whole],
+        **{name: text for name, (text, _) in digests.items()},
+        "unread": [name for name, (_, whole) in digests.items() if not whole],
     }
 
 
 def describe_network(network: Network) -> dict[str, Any]:
-    """The network as plain data, for JSON: its inputs, and a list of its layers; rows are told by their names.
+    """Returns the network as plain data, for JSON: its inputs, and a list of its layers, with names of their parts.
 
-    An input of vectors is said by its size, and what stands only where it is not the default: connections.
+    An input of vectors is described by its size. Connections are listed only where they are not the default.
     """
     layers = []
     for layer in network.layers:
@@ -103,7 +109,7 @@ def describe_network(network: Network) -> dict[str, Any]:
 
 
 def network_from(description: dict[str, Any]) -> Network:
-    """The network that `describe_network` described. Raises ValueError for what is missing or unknown."""
+    """Returns the network that `describe_network` described. Raises ValueError if something is missing or unknown."""
     try:
         layers = [
             Layer(**{name: tuple(x) if name in ("sources", "connections") else x for name, x in layer.items()})
@@ -115,7 +121,7 @@ def network_from(description: dict[str, Any]) -> Network:
 
 
 def _by_name(description: dict[str, Any]) -> dict[str, Any]:
-    """The same with each layer under its name, so that a setting that differs can be told by its path."""
+    """Returns the description with each layer under its name, so that a difference has a readable path."""
     layers = {layer["name"]: {**layer, "sources": ", ".join(layer["sources"])} for layer in description["layers"]}
     for layer in layers.values():
         del layer["name"]
@@ -123,13 +129,15 @@ def _by_name(description: dict[str, Any]) -> dict[str, Any]:
 
 
 def describe_factory(factory: Any) -> Any:
-    """What makes a population's optimizers or penalties: a function by its name, or the one that is made already."""
+    """Describes what makes a population's optimizers or penalties: a function by its name, or an object."""
     return _said(factory.make) if factory.make else _row(factory.row)
 
 
 def fingerprint(tree: Any) -> str:
-    """A digest of every array's dtype, shape and bytes; of one that is read in place, and of its labels, of what they
-    are read as: by copies of them a run may go on.
+    """Returns a digest of every array's dtype, shape and bytes.
+
+    Arrays that are read in place, and their labels, have the digest of the copies that would be made of them. So a run
+    may be resumed with either.
     """
 
     def in_place(x: Any) -> bool:
@@ -142,7 +150,7 @@ def fingerprint(tree: Any) -> str:
         array = leaf if in_place(leaf) else np.atleast_1d(np.asarray(leaf))
         digest.update(f"{array.dtype}{array.shape}".encode())
         step = max(1, _BLOCK * len(array) // max(1, math.prod(array.shape)))
-        for start in range(0, len(array), step):  # so that there is no copy of the whole
+        for start in range(0, len(array), step):  # in blocks, so that the whole is never copied
             digest.update(np.ascontiguousarray(array[start : start + step]).tobytes())
     return digest.hexdigest()[:16]
 
@@ -159,6 +167,6 @@ def _plain(constants: dict[str, Any]) -> dict[str, Any]:
 
 
 def _said(value: Any) -> str:
-    """As it is written, without the places in memory that functions are written with."""
+    """Returns a value's name or repr, without addresses in memory."""
     name = getattr(value, "__qualname__", None)
     return name or re.sub(r" at 0x[0-9a-f]+", "", repr(value))

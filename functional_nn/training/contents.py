@@ -1,9 +1,9 @@
-"""What a setting is made of, as a digest: two that do the same by other means are told apart, and what cannot be read
-is said to be so.
+"""Digests of settings, which tell apart two settings with the same name, and say if something could not be read.
 
-Rows of the library are the function that made them and what it was given. Functions are told by their name where a
-package installed them, by their code where they are the user's; the user's, and those made inside others, by their
-defaults and what they close over, too, and the user's by the globals they read. Arrays are their bytes.
+A row of a registry is digested as the function that made it and its arguments. Functions of installed packages are
+digested by their names, the user's functions by their code and the globals that they read. The user's functions, and
+those defined inside others, also by their defaults and the variables that they close over. Arrays are digested by
+their bytes.
 """
 
 import dataclasses
@@ -30,15 +30,18 @@ _INSTALLED = tuple(
         site.getusersitepackages(),
     }
 )
+# What has moved or was renamed is digested under its first name, so that older checkpoints still match.
+_FORMER_MODULES = {("functional_nn.training.gradient", "automatic"): "functional_nn.training.program"}
+_FORMER_NAMES = {"StateFunction": "OfState"}
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, type(Ellipsis), range)
 
 
 def digest(value: Any) -> tuple[str, bool]:
-    """A digest of all that `value` is made of, and whether all of it could be read."""
+    """Returns a digest of everything that `value` is made of, and whether all of it could be read."""
     reading = _Reading()
     try:
         reading.add(value)
-    except Exception:  # whatever objects of others do when they are looked at
+    except Exception:  # foreign objects may raise anything when they are read
         reading.whole = False
     return reading.hash.hexdigest()[:16], reading.whole
 
@@ -59,13 +62,13 @@ class _Reading:
         if id(value) in self.seen:  # a function may close over itself
             self.say("again", self.seen[id(value)][0])
             return
-        self.seen[id(value)] = len(self.seen), value  # kept, so that no other comes to have the same id
+        self.seen[id(value)] = len(self.seen), value  # kept, so that no other object gets the same id
         made = made_by(value)
         if made is not None:
             factory, args, keywords = made
             self.say("made by")
             self.add(factory)
-            self.add(_told(factory, args, keywords))
+            self.add(_arguments(factory, args, keywords))
         elif isinstance(value, np.ndarray | np.generic | jax.Array):
             self.array(value)
         elif isinstance(value, type | types.ModuleType | types.BuiltinFunctionType | np.ufunc | np.dtype):
@@ -89,7 +92,8 @@ class _Reading:
         elif callable(getattr(value, "__wrapped__", None)):  # as of jax.jit
             self.each(type(value).__qualname__, (value.__wrapped__,))
         elif dataclasses.is_dataclass(value):
-            self.each(type(value).__qualname__, [getattr(value, f.name) for f in dataclasses.fields(value)])
+            name = type(value).__qualname__
+            self.each(_FORMER_NAMES.get(name, name), [getattr(value, f.name) for f in dataclasses.fields(value)])
         elif not _is_installed(type(value)):
             self.say(type(value).__module__, type(value).__qualname__)
             self.add(vars(value))
@@ -116,9 +120,12 @@ class _Reading:
         self.say("array", array.dtype, array.shape, array.tobytes())
 
     def function(self, function: types.FunctionType) -> None:
-        function = getattr(function, "remembers", function)  # what `registry.cached` adds is the same for all
-        self.say("function", function.__module__, function.__qualname__)
-        if _is_installed(function) and "<" not in function.__qualname__:  # neither a lambda nor inside another
+        function = getattr(function, "remembers", function)  # what `registry.cached` adds is always the same
+        module, name = function.__module__, function.__qualname__
+        self.say("function", _FORMER_MODULES.get((module, name), module), name)
+        if (
+            _is_installed(function) and "<" not in function.__qualname__
+        ):  # neither a lambda nor defined inside another function
             return
         cells = [cell.cell_contents for cell in function.__closure__ or () if not _is_empty(cell)]
         self.each("defaults", (function.__defaults__, function.__kwdefaults__, cells))
@@ -134,8 +141,8 @@ class _Reading:
         self.each("constants", code.co_consts)
 
 
-def _told(factory: Any, args: tuple, keywords: dict[str, Any]) -> dict[str, Any]:
-    """What the factory was given, by name, less what it would have taken anyway."""
+def _arguments(factory: Any, args: tuple, keywords: dict[str, Any]) -> dict[str, Any]:
+    """Returns the arguments of a factory by name, without those that equal their defaults."""
     signature = inspect.signature(factory)
     bound = signature.bind(*args, **keywords).arguments
     default = {name: parameter.default for name, parameter in signature.parameters.items()}
@@ -155,14 +162,14 @@ def _codes(code: types.CodeType):
 
 def _is_empty(cell: types.CellType) -> bool:
     try:
-        cell.cell_contents  # noqa: B018 (not yet assigned, as of a function that is being defined)
+        cell.cell_contents  # noqa: B018 (empty while the function is still being defined)
     except ValueError:
         return True
     return False
 
 
 def _is_installed(value: types.FunctionType | type) -> bool:
-    """Is it of a package that was installed, of Python, or of this package? There its name tells what it is."""
+    """Returns True for what an installed package, Python or this package defines: its name identifies it."""
     module = value.__module__ or ""
     if module.partition(".")[0] == "functional_nn":
         return True

@@ -31,11 +31,13 @@ from functional_nn.networks.initializers import draws_by_place, in_corner
 from functional_nn.networks.network import Layer, Network, Params, abstract_params
 from functional_nn.networks.stored import Windows
 from functional_nn.optimizers import first_order, regularizers, second_order
-from functional_nn.optimizers.first_order import Optimizer
+from functional_nn.optimizers.optimizer import Optimizer
 from functional_nn.training import augmentation, keys
-from functional_nn.training.loop import prepared, settle, suited
+from functional_nn.training.data import prepare_data
+from functional_nn.training.gradient import GRADIENTS, gradient_by_rule, rule_of
 from functional_nn.training.minibatches import BatchPlan, batch, minibatch
-from functional_nn.training.program import GRADIENTS, Batch, Common, Settings, along, rule_of
+from functional_nn.training.records import Batch
+from functional_nn.training.settings import Common, Settings, check_settings, choose_plan
 
 OWN = ("seed", "batch_size", "initial_scale", "examples", "subset", "label_noise", "rule")
 
@@ -72,7 +74,7 @@ class Maker:
         common = self.common
         if not given.keys().isdisjoint(self.rule.names):
             plain = value_and_grad if isinstance(common.gradient, Along) else common.gradient
-            common = dataclasses.replace(common, gradient=along(plain, self.rule(given)))
+            common = dataclasses.replace(common, gradient=gradient_by_rule(plain, self.rule(given)))
         return common.settings(optimizer=optimizer, regularizer=self.regularizer(given), mask=values.get("mask"))
 
 
@@ -235,7 +237,7 @@ def grouped(
         first, given = rows[ids[0]], dict(fixed)
         own_rule = of_rule[str(first.get("rule", ""))]
         _check_made((*makers.values(), penalty, own_rule), rows, ids)
-        settled = settle(
+        settled = check_settings(
             shape,
             optimizer=_optimizer(makers.values(), first, _choice(first, makers)),
             regularizer=penalty(first),
@@ -243,12 +245,12 @@ def grouped(
             plan=_plan(plan, given),
             **settings,
         )
-        training, held_out = prepared(settled, shapes(shape), *data, validation, *weights)
+        training, held_out = prepare_data(settled, shapes(shape), *data, validation, *weights)
         own_data = _data(training, given.get("examples"), columns, np.array(ids), key)
         noise, classes = own_data.label_noise, training.targets.shape[-1] > 1 or settled.loss.targets == "signs"
         if classes and noise is not None and noise.max() > 1:
             raise ValueError(f"hyperparameters: label_noise of classes must be a share, 0 to 1, got {noise.max()}")
-        settled = suited(settled, own_data.examples, training.weights is not None, epochs)
+        settled = choose_plan(settled, own_data.examples, training.weights is not None, epochs)
         augmentation.check_shapes(settled.augment, training.inputs, settled.plan.size or own_data.examples)
         values = _traced((*makers.values(), penalty, own_rule), columns, np.array(ids), compiled_in)
         if len(makers) > 1:

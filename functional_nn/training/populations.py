@@ -1,9 +1,9 @@
 """Populations: thousands of networks in one compiled program, over all devices of a mesh.
 
 Letters: N members, M lanes of a block, E epochs. Members that share a compiled shape form a group (`members.py`). A
-group is trained in blocks of lanes, side by side in one program (`program.lanes`), small enough for a CPU's caches or
-as large as an accelerator's memory; `chunk` epochs a call. Between the calls live what belongs to the outside: members
-that have ended are dropped, halving, checkpoints, progress.
+group is trained in blocks of lanes, side by side in one program (`population_program`), small enough for a CPU's
+caches or as large as an accelerator's memory; `chunk` epochs a call. Between the calls live what belongs to the
+outside: members that have ended are dropped, halving, checkpoints, progress.
 """
 
 import dataclasses
@@ -30,21 +30,14 @@ from functional_nn.registry import cached
 from functional_nn.training import checkpoints, keys, search
 from functional_nn.training.checkpoints import MADE_OF, Checkpoint, CheckpointError, Checkpoints
 from functional_nn.training.configuration import describe, describe_factory, fingerprint, made_of
-from functional_nn.training.loop import begun, filled, interruptible, stopped_by
+from functional_nn.training.epoch import start_run
+from functional_nn.training.evaluation import copied_size, evaluation_block
+from functional_nn.training.gradient import rule_of
+from functional_nn.training.interruption import checkpoint_to_resume, interruptible, stop_requested
 from functional_nn.training.members import Group, Maker, grouped, shapes
 from functional_nn.training.minibatches import BatchPlan
-from functional_nn.training.program import (
-    DIVERGED,
-    STOPPED,
-    Batch,
-    History,
-    Run,
-    copied_size,
-    evaluation_block,
-    lanes,
-    rule_of,
-    start,
-)
+from functional_nn.training.program import population_program
+from functional_nn.training.records import DIVERGED, STOPPED, Batch, History, Run, fill_missing
 from functional_nn.training.results import OUTRANKED, Part, Population
 from functional_nn.training.search import Halving
 
@@ -245,7 +238,7 @@ def lane_bytes(group: Group) -> tuple[int, int, int]:
 
 
 def _start(make: Maker, values, params) -> Run:
-    return start(make(values), params)
+    return start_run(make(values), params)
 
 
 def _first_lane(values: Any) -> Any:
@@ -379,7 +372,7 @@ class _Lanes:
         for one, table in zip(self.blocks, tables, strict=True):
             at = one.ids >= 0
             places = one.ids[at]
-            table = jax.tree.map(lambda x, at=at: np.asarray(x)[:count, at], filled(table))
+            table = jax.tree.map(lambda x, at=at: np.asarray(x)[:count, at], fill_missing(table))
             if self.history is None:
                 self.history = _empty(table, epochs, len(self.group.ids))
             for column, x in zip(jax.tree.leaves(self.history), jax.tree.leaves(table), strict=True):
@@ -439,7 +432,9 @@ class _Lanes:
         self.begin_blocks()
         self.harvest()
         one = self.blocks[0]
-        table = filled(jax.eval_shape(self.advance, one.run, one.values, one.data, self.held_out, one.key, 0, 1)[1])
+        table = fill_missing(
+            jax.eval_shape(self.advance, one.run, one.values, one.data, self.held_out, one.key, 0, 1)[1]
+        )
         members = len(self.group.ids)
         history = jax.tree.map(lambda x: jax.ShapeDtypeStruct((epoch, members, *x.shape[2:]), x.dtype), table)
         return {"runs": self.runs, "ended": self.ended, "epoch": self.epoch, "history": history, "packing": blocks}
@@ -482,7 +477,7 @@ def _programs(make: Maker, length: int, shared: bool, axes: Batch, mesh: Mesh) -
 
     begin = jax.vmap(functools.partial(_start, make))
     advance = jax.shard_map(
-        lanes(make.common, make, length, shared, axes),
+        population_program(make.common, make, length, shared, axes),
         mesh=mesh,
         in_specs=(member, member, Batch(*map(laid, axes[:3])), whole, whole if shared else member, whole, whole),
         out_specs=(member, PartitionSpec(None, mesh.axis_names)),
@@ -535,7 +530,7 @@ class _Training:
                 if self.on_chunk:
                     updates = count * sum(own * one.updates for one, own in working)
                     told = self.on_chunk(self.progress(updates, time.perf_counter() - began))
-                self.asked = stopped_by(told, time.perf_counter() > until)
+                self.asked = stop_requested(told, time.perf_counter() > until)
                 if self.checkpoint is not None and not due and (interrupted() or self.asked):
                     self.save()
                 if interrupted() and not last:
@@ -548,10 +543,10 @@ class _Training:
     def begun(self, resume: bool) -> tuple[int, Checkpoint] | None:
         """Where to go on from: the newest checkpoint, of several processes the newest that all of them have."""
         if jax.process_count() == 1:
-            return begun(self.checkpoint, resume)
+            return checkpoint_to_resume(self.checkpoint, resume)
         own = self.checkpoint.folder / f"process{jax.process_index()}"
         self.checkpoint = dataclasses.replace(self.checkpoint, folder=own)
-        saved = begun(self.checkpoint, resume)
+        saved = checkpoint_to_resume(self.checkpoint, resume)
         common = int(multihost_utils.process_allgather(np.array(saved[0] if saved else 0)).min())
         return (common, self.checkpoint.at(common)) if common else None
 

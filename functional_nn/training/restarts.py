@@ -10,8 +10,9 @@ from functional_nn import checks
 from functional_nn.networks import losses
 from functional_nn.networks.network import Network, Params
 from functional_nn.training import keys
+from functional_nn.training.evaluation import evaluate
 from functional_nn.training.loop import Outcome, pure_fit
-from functional_nn.training.program import DIVERGED, evaluate
+from functional_nn.training.records import DIVERGED
 
 
 class Restarts(NamedTuple):

@@ -17,7 +17,7 @@ from functional_nn.gradients.comparison import ulp_distance
 from functional_nn.networks.network import Network, Params
 from functional_nn.training.loop import FitResult, fit
 from functional_nn.training.members import Group, unpadded
-from functional_nn.training.program import COMPLETED, DIVERGED, STOPPED, History, Run
+from functional_nn.training.records import COMPLETED, DIVERGED, STOPPED, History, Run
 
 _METRICS = ("training_loss", "training_accuracy", "gradient_norm", "validation_loss", "validation_accuracy")
 OUTRANKED = -1  # `ended` of members that halving has left behind

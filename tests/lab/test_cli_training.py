@@ -278,7 +278,7 @@ def test_another_rule_is_compared_at_a_run(ruled, tmp_path):
         (("--rule", "rounded(0)"), ("rounded: bits must be an integer >= 1, got 0",)),
         (("--rule", "{layer7: noisy(0.1)}"), ("rule: unknown layer 'layer7'", "layer1")),
         (("--rule", "feedback"), ("unknown rule 'feedback'; did you mean",)),
-        (("--rule", "noisy(0.1)", "--gradient", "automatic"), ("rule: noisy(0.1) is a way back by hand",)),
+        (("--rule", "noisy(0.1)", "--gradient", "automatic"), ("rule: noisy(0.1) is a hand-written way back",)),
     ],
 )
 def test_rules_that_do_not_fit_are_refused(tmp_path, words, messages):

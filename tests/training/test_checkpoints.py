@@ -142,9 +142,9 @@ def test_what_cannot_be_kept_is_refused_and_nothing_is_written(tmp_path):
         ({"a": np.array("x")}, {}, TypeError, "got dtype <U1"),
         ({"a": jnp.zeros(2, jnp.float8_e5m2)}, {}, TypeError, "got dtype float8_e5m2"),
         ({"a/b": 1, "a": {"b": 2}}, {}, ValueError, "two leaves of the tree have the same path"),
-        (1, {"a": math.nan}, ValueError, "config: expected what JSON holds"),
-        (1, {"a": [math.inf]}, ValueError, "config: expected what JSON holds"),
-        (1, {"a": np.zeros(2)}, ValueError, "config: expected what JSON holds; .* ndarray"),
+        (1, {"a": math.nan}, ValueError, "config: expected a dict that JSON can represent"),
+        (1, {"a": [math.inf]}, ValueError, "config: expected a dict that JSON can represent"),
+        (1, {"a": np.zeros(2)}, ValueError, "config: expected a dict that JSON can represent; .* ndarray"),
         (1, [1], ValueError, "config: expected a dict, got list"),
     ):
         with pytest.raises(error, match=message):

@@ -251,7 +251,7 @@ def test_a_sequence_of_chunks_is_read_item_by_item_in_another_thread():
 
 def test_the_next_chunk_is_read_while_one_trains(monkeypatch):
     """Here each chunk but the last trains until the next one is asked for: for ever, where it is not before its end."""
-    items, waited, compiled = Items(24), [], loop._compiled_for_chunks
+    items, waited, compiled = Items(24), [], loop.compiled_for_chunks
 
     def waiting(settings):
         begin, advance, end = compiled(settings)
@@ -265,7 +265,7 @@ def test_the_next_chunk_is_read_while_one_trains(monkeypatch):
 
         return begin, until_the_next_is_read, end
 
-    monkeypatch.setattr(loop, "_compiled_for_chunks", waiting)
+    monkeypatch.setattr(loop, "compiled_for_chunks", waiting)
     found = train(chunks(items), epochs=2)  # four chunks an epoch
     assert waited[:3] == [True] * 3 and int(found.state.step) == 26
 
@@ -466,7 +466,7 @@ def test_criteria_callbacks_and_time_end_a_run():
     )
     assert (asked.status, told) == ("stopped", [2, 4])
     late = train(chunked(), epochs=10**6, seconds=1e-6)
-    assert late.reason == "after epoch 0 and 1 of 4 chunks of the next: its time was over"
+    assert late.reason == "after epoch 0 and 1 of 4 chunks of the next: the time given by seconds was over"
     assert len(late.history.epoch) == 0 and int(late.state.step) == 3
     assert repr(late) == f"<seconds, {late.reason}: no epoch was run>"
 
@@ -545,14 +545,13 @@ class Foreign(Rows):
         (
             lambda: chunks([(X, T[:9])]),
             ValueError,
-            r"chunks: item 0: expected one or more examples, as many in "
-            r"each, got {'inputs': 103, 'targets': 9}",
+            "chunks: item 0: expected one or more examples, the same number in each, got {'inputs': 103, 'targets': 9}",
         ),
         (lambda: chunks([(X[:9], T[:9]), (X, T)]), ValueError, "chunks: the last item has 103 examples, the f"),
-        (lambda: chunks([(X, T)], strip=3), ValueError, "strip: of a sequence of chunks each brings its own"),
-        (lambda: chunks([(X, T)], None, W), ValueError, "weights: of a sequence of chunks each brings its own"),
+        (lambda: chunks([(X, T)], strip=3), ValueError, "strip: in a sequence of chunks"),
+        (lambda: chunks([(X, T)], None, W), ValueError, "weights: in a sequence of chunks"),
         (lambda: chunks(X), TypeError, "chunks: targets: expected an array, mapped or not, .* got None"),
-        (lambda: chunks(X, T[:5]), ValueError, "chunks: expected one or more examples, as many in each, got"),
+        (lambda: chunks(X, T[:5]), ValueError, "chunks: expected one or more examples, the same number in each, got"),
         (lambda: chunks(X[:0], T[:0]), ValueError, "chunks: expected one or more examples"),
         (lambda: chunks({}, T), ValueError, "chunks: inputs: expected one or more arrays by name, got none"),
         (lambda: chunks(X, np.array(["a"] * Q)), TypeError, "chunks: targets: expected an array of numb"),
@@ -575,7 +574,7 @@ class Foreign(Rows):
         (lambda: training.evaluate(NETWORK, "cross_entropy", NETWORK.init(KEY), chunked()), TypeError, "inputs: ex"),
     ],
 )
-def test_what_makes_no_sense_is_refused(make, error, says):
+def test_wrong_data_and_settings_are_refused(make, error, says):
     with pytest.raises(error, match=says):
         make()
 
@@ -592,14 +591,14 @@ def test_files_that_cannot_be_mapped_are_refused(tmp_path):
         ("small", "'x' is compressed and cannot be mapped; save it by np.savez"),
         ("objects", "'x' holds Python objects"),
         ("broken", "expected an NPZ file; File is not a zip file"),
-        ("none", "expected an NPZ file, which holds arrays; there are none"),
+        ("none", "expected an NPZ file, which holds arrays; it holds none"),
     ]:
         with pytest.raises(ValueError, match=says):
             training.mapped(tmp_path / f"{name}.npz")
     for name, says in [
         ("objects.npy", "inputs: .*objects.npy is no NPY file that can be mapped: Array can't be memory-mapped"),
         ("text.npy", "inputs: .*text.npy is no NPY file that can be mapped"),
-        ("small.npz", r"inputs: .*small.npz holds several arrays; training.mapped\(path\) gives them by name"),
+        ("small.npz", r"inputs: .*small.npz holds several arrays; training.mapped\(path\) returns them by name"),
     ]:
         with pytest.raises(ValueError, match=says):
             chunks(tmp_path / name, T)

@@ -14,9 +14,9 @@ import scipy.sparse
 import functional_nn as fnn
 from functional_nn import optimizers, platforms, training
 from functional_nn.gradients.backprop import value_and_grad
-from functional_nn.training import checkpoints, fit, program
-from functional_nn.training.loop import Table
-from functional_nn.training.program import History
+from functional_nn.training import checkpoints, fit
+from functional_nn.training.evaluation import evaluation_block
+from functional_nn.training.records import History, Table
 
 KEY = jax.random.key(0)
 NETWORK = fnn.multilayer((2, 3, 3), ("tanh", "softmax"))
@@ -87,7 +87,7 @@ def test_where_validation_is_never_finite_the_last_parameters_stay():
     plain = fit(line, "hinge", "gd(0.1)", *data, key=KEY, epochs=4, params=params)
     outcome = training.pure_fit(line, "hinge", "gd(0.1)", epochs=4, stop=stop)(KEY, *data, far, params)
     assert np.isposinf(found.history.validation_loss).all() and int(found.best.epoch) == 0
-    assert "never finite, so that the last parameters stay" in found.reason
+    assert "no epoch had a finite score, so the last parameters are kept" in found.reason
     for other in (found, outcome):
         assert jax.tree.all(jax.tree.map(np.array_equal, other.params, plain.params))
 
@@ -155,7 +155,7 @@ def test_what_is_measured_in_blocks_is_what_is_measured_at_once(monkeypatch, los
     t, params = np.eye(3)[np.arange(23) % 3], NETWORK.init(KEY)
     whole = training.evaluate(NETWORK, loss, params, x, t, weights=weights)
     monkeypatch.setattr(platforms, "CPU", platforms.CPU._replace(evaluated=5 * 12 * 8))
-    assert program.evaluation_block(NETWORK, np.float64) == 5
+    assert evaluation_block(NETWORK, np.float64) == 5
     np.testing.assert_allclose(training.evaluate(NETWORK, loss, params, x, t, weights=weights), whole, rtol=1e-14)
 
 
@@ -188,7 +188,7 @@ def test_seconds_are_a_limit():
     assert (
         found.status == "seconds"
         and len(found.history.epoch) == 1
-        and found.reason == "after epoch 1: its time was over"
+        and found.reason == "after epoch 1: the time given by seconds was over"
     )
     with pytest.raises(ValueError, match="fit: seconds must be a finite number > 0, got 0"):
         train("adam", seconds=0)

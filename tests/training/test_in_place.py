@@ -10,7 +10,9 @@ import pytest
 import functional_nn as fnn
 from functional_nn import training
 from functional_nn.networks import stored
-from functional_nn.training import checkpoints, configuration, loop
+from functional_nn.training import checkpoints, configuration
+from functional_nn.training.data import prepare_data
+from functional_nn.training.settings import check_settings
 
 pytestmark = pytest.mark.usefixtures("brisk")
 
@@ -105,14 +107,14 @@ def test_training_on_what_lies_in_place_is_that_on_copies(case, monkeypatch):
 
 def test_several_inputs_lie_where_they_are(all_in_place):
     network = fnn.graph(inputs={"p": 2, "q": 3}, layers=[fnn.Layer("output", S, "softmax", sources=("p", "q"))])
-    settings = loop.settle(network, "cross_entropy", "adam")
+    settings = check_settings(network, "cross_entropy", "adam")
     params = network.init(jax.random.key(0))
     given = {"p": np.ascontiguousarray(X[:, :2]), "q": X[:, 2:]}
-    data, _ = loop.prepared(settings, params, given, LABELS, None, place=stored.in_place)
+    data, _ = prepare_data(settings, params, given, LABELS, None, place=stored.in_place)
     assert all(isinstance(x, stored.Rows) for x in data.inputs.values()) and isinstance(data.targets, stored.Labels)
     assert same(stored.whole((data.inputs, data.targets)), (given, T))
     value, right = training.evaluate(network, "cross_entropy", params, given, T)
-    data, _ = loop.prepared(settings, params, given, LABELS, None)
+    data, _ = prepare_data(settings, params, given, LABELS, None)
     again = training.evaluate(network, "cross_entropy", params, data.inputs, data.targets)
     np.testing.assert_allclose((value, right), again, rtol=1e-12)
 

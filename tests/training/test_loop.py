@@ -12,7 +12,7 @@ from cases import relative_error
 
 import functional_nn as fnn
 from functional_nn.training import Batch, batch, clipped, evaluate, fit, minibatch, stochastic, train_step
-from functional_nn.training.program import GRADIENTS, with_outputs
+from functional_nn.training.gradient import GRADIENTS, with_outputs
 
 KEY = jax.random.key(0)
 NETWORK = fnn.multilayer((3, 5, 2), ("tanh", "softmax"))

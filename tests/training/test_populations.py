@@ -328,7 +328,7 @@ def test_a_resumed_population_is_bitwise_the_uninterrupted_one(main, tmp_path):
     with pytest.raises(Interrupted):
         train(MAIN, stop=STOP, block=2, checkpoint=kept, on_chunk=crash_after(6))
     assert kept.numbers() == (3, 6)
-    with pytest.raises(ValueError, match="go on from them with resume=True"):
+    with pytest.raises(ValueError, match="continue from them with resume=True"):
         train(MAIN, stop=STOP, block=2, checkpoint=kept)
     other = MAIN | {"learning_rate": MAIN["learning_rate"] * 2}
     with pytest.raises(checkpoints.CheckpointError, match="hyperparameters/learning_rate"):

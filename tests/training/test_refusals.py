@@ -39,7 +39,7 @@ REFUSED = {
         lambda: fit(
             LINEAR, "mean_square_error", validation=(X, Y), stop=T.early_stopping(2, monitor="validation_accuracy")
         ),
-        "stop: mean_square_error knows no right answers to count; give fit correct=",
+        "stop: mean_square_error has no rule for right answers; give fit correct=",
     ),
     "complex inputs": (lambda: fit(x=X + 1j), "inputs: expected real numbers, got dtype complex128"),
     "complex targets": (lambda: fit(y=Y + 1j), "targets: expected real numbers, got dtype complex128"),
@@ -48,7 +48,7 @@ REFUSED = {
     "no network": (lambda: fit("net"), r"network: expected fnn.multilayer\(...\) or fnn.graph\(...\), got str"),
     "gradient": (lambda: fit(gradient=3), "gradient: expected 'manual', 'automatic' or a function, got 3"),
     "correct": (lambda: fit(correct="largest"), "correct: expected a function, got 'largest'"),
-    "correct's shape": (lambda: fit(correct=lambda o, t: o), r"correct: expected shape \(8,\), one answer for each"),
+    "correct's shape": (lambda: fit(correct=lambda o, t: o), r"correct: expected shape \(8,\), one value for each"),
     "on_chunk": (lambda: fit(on_chunk=3), "on_chunk: expected a function of state and history, got int"),
     "stop None": (lambda: fit(stop=None), "stop: expected training.early_stopping"),
     "stop uncalled": (lambda: fit(stop=T.early_stopping), "stop: expected training.early_stopping"),

@@ -95,7 +95,9 @@ def test_a_checkpoint_of_something_else_is_refused(tmp_path):
     ):
         with pytest.raises(training.CheckpointError, match=message):
             train(checkpoint=kept, resume=True, **settings)
-    with pytest.raises(ValueError, match="holds checkpoints; go on from them with resume=True, or give another folder"):
+    with pytest.raises(
+        ValueError, match="holds checkpoints; continue from them with resume=True, or give another folder"
+    ):
         train(checkpoint=kept)
     with pytest.raises(ValueError, match="resume: the newest checkpoint is after epoch 2, beyond epochs=1"):
         train(epochs=1, checkpoint=kept, resume=True)
@@ -227,7 +229,7 @@ def test_what_cannot_be_compared_is_said_to_be_so(tmp_path):
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
             checkpoints.check_config(file, now)
-        assert [("cannot be told: correct" in str(w.message)) for w in said] == [True] * warns
+        assert [("made with the same settings: correct" in str(w.message)) for w in said] == [True] * warns
 
 
 def test_a_population_is_not_continued_with_another_optimizer(tmp_path):

@@ -68,7 +68,7 @@ def test_a_rule_is_gone_on_with(tmp_path):
 def test_gradients_are_clipped_by_a_rule_example_by_example():
     """Against each example's gradient by the rule, taken alone and scaled."""
     network, rule = NETWORK, "feedback_alignment(3)"
-    clipped = training.program.along(training.clipped(0.2), rule)
+    clipped = training.gradient.gradient_by_rule(training.clipped(0.2), rule)
     params = network.init(KEY)
     _, found = jax.jit(clipped(network, fnn.losses.get("cross_entropy")))(params, X, Y)
     alone = jax.jit(fnn.value_and_grad(network, "cross_entropy", rule))

@@ -17,7 +17,7 @@ from jax.flatten_util import ravel_pytree
 import functional_nn as fnn
 from functional_nn import optimizers, platforms, training
 from functional_nn.networks import connections
-from functional_nn.training import checkpoints, keys, populations, program
+from functional_nn.training import checkpoints, evaluation, keys, populations
 from functional_nn.training.configuration import describe_network, network_from
 
 KEY = jax.random.key(3)
@@ -119,9 +119,11 @@ def test_evaluation_in_blocks_counts_positions_by_their_weights(examples, monkey
     right = np.asarray(TEXT.apply(PARAMS, TOKENS[0])).argmax(axis=-1) == TOKENS[1]
     each = np.asarray(surprise(PARAMS, *TOKENS))
     monkeypatch.setattr(
-        platforms, "CPU", platforms.CPU._replace(evaluated=8 * examples * (TEXT.trace_size + program.copied_size(TEXT)))
+        platforms,
+        "CPU",
+        platforms.CPU._replace(evaluated=8 * examples * (TEXT.trace_size + evaluation.copied_size(TEXT))),
     )
-    assert program.evaluation_block(TEXT, np.float64) == examples
+    assert evaluation.evaluation_block(TEXT, np.float64) == examples
     for loss in (LOSS, fnn.losses.cross_entropy("sum")):
         found = training.evaluate(TEXT, loss, PARAMS, *TOKENS, weights=MASK, class_weights=BY_CLASS.tolist())
         mean = LENGTH * (weights * each).sum() / weights.sum()
@@ -190,7 +192,7 @@ def test_what_does_not_fit_positions_is_refused():
         fit(validation=(*TOKENS, MASK[:, :3]))
     with pytest.raises(TypeError, match="validation: expected a pair"):
         fit(validation=(*TOKENS, MASK[..., None]))
-    with pytest.raises(ValueError, match=r"correct: expected shape \(44,\), one answer for each position, got \(\)"):
+    with pytest.raises(ValueError, match=r"correct: expected shape \(44,\), one value for each position, got \(\)"):
         training.evaluate(TEXT, LOSS, PARAMS, *TOKENS, lambda a, t: jnp.all(a == t))
 
 

@@ -11,7 +11,10 @@ import pytest
 import functional_nn as fnn
 from functional_nn import platforms, training
 from functional_nn.networks.stored import Labels
-from functional_nn.training import checkpoints, keys, loop, program
+from functional_nn.training import checkpoints, keys, program
+from functional_nn.training.data import prepare_data
+from functional_nn.training.epoch import start_run
+from functional_nn.training.settings import check_settings, with_plan
 
 T, V = 6, 11
 STREAM = np.random.default_rng(1).integers(0, V, 150).astype(np.uint8)
@@ -77,17 +80,17 @@ def test_evaluation_in_blocks_is_that_of_arrays(by_windows, monkeypatch):
 
 
 def test_the_program_holds_the_stream_as_it_is_and_never_all_targets():
-    settings = loop.settle(NETWORK, "cross_entropy", "adam", plan=training.minibatch(3))
+    settings = check_settings(NETWORK, "cross_entropy", "adam", plan=training.minibatch(3))
     params = NETWORK.init(jax.random.key(0))
     for data in ((fnn.windows(STREAM, T), None), arrays(STREAM)):
-        ready, _ = loop.prepared(settings, params, *data, None)
-        settled = loop.with_plan(settings, ready, 1)
-        run = program.start(settled, params)
-        traced = jax.make_jaxpr(program.program(settled, 1))(run, ready, None, keys.plan(jax.random.key(0)), 1)
+        ready, _ = prepare_data(settings, params, *data, None)
+        settled = with_plan(settings, ready, 1)
+        run = start_run(settled, params)
+        traced = jax.make_jaxpr(program.run_program(settled, 1))(run, ready, None, keys.plan(jax.random.key(0)), 1)
         count = len(ready.targets)
         largest = max(v.aval.size for v in every_variable(traced.jaxpr))
         assert largest < count * T * V / 2 and isinstance(ready.targets, Labels)
-    ready, _ = loop.prepared(settings, params, fnn.windows(STREAM, T), None, None)
+    ready, _ = prepare_data(settings, params, fnn.windows(STREAM, T), None, None)
     (x,), (t,) = jax.tree.leaves(ready.inputs), jax.tree.leaves(ready.targets)
     assert x is t and x.dtype == np.uint8 and x.shape == STREAM.shape
 
@@ -153,8 +156,8 @@ WINDOWS = fnn.windows(STREAM, T)
 @pytest.mark.parametrize(
     ("network", "data", "more", "says"),
     [
-        (NETWORK, (WINDOWS, STREAM), {}, "targets: windows of a stream bring their targets along"),
-        (NETWORK, (WINDOWS,), {"class_weights": "balanced"}, "class_weights: windows of a stream bring their targets"),
+        (NETWORK, (WINDOWS, STREAM), {}, "targets: windows of a stream bring their own targets"),
+        (NETWORK, (WINDOWS,), {"class_weights": "balanced"}, "class_weights: windows of a stream bring their own targets"),
         (NETWORK, (fnn.windows(STREAM, 5),), {}, r"inputs: windows of 5 tokens .* got tokens of shape \(6,\) and outp"),
         (WIDE, (fnn.windows(STREAM, 2),), {}, r"inputs: windows of 2 tokens .* got inputs of shape \(2,\)"),
         (NETWORK, (fnn.windows(STREAM + 3, T),), {}, "inputs: expected tokens 0 to 10, got 1[123] at index"),

@@ -159,7 +159,7 @@ REFUSED = {
     "an unknown class": ({"class_weights": {3: 1.0}}, ValueError, "expected classes 0 to 2, got 3"),
     "a word": ({"class_weights": "even"}, ValueError, "expected 'balanced', or a weight for each of 3 classes"),
     "a negative class": ({"class_weights": [1, 2, -1]}, ValueError, "class 2 must be a finite number >= 0, got -1"),
-    "importance": ({"weights": WEIGHTS, "plan": training.importance(4)}, ValueError, "importance.. draws and weighs"),
+    "importance": ({"weights": WEIGHTS, "plan": training.importance(4)}, ValueError, "importance.. draws and weights"),
 }
 
 

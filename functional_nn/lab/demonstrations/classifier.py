@@ -17,8 +17,9 @@ import functional_nn as fnn
 from functional_nn import optimizers, training
 from functional_nn.lab.demonstrations import typed
 from functional_nn.optimizers import first_order, second_order
-from functional_nn.training import loop, program
-from functional_nn.training.program import Batch, History, Run, Settings
+from functional_nn.training import epoch, interruption, program
+from functional_nn.training.records import Batch, History, Run
+from functional_nn.training.settings import Settings, check_settings, choose_plan
 
 EXAMPLES = 200  # to learn from, and as many held out
 EPOCHS = 20  # at most, a call
@@ -137,7 +138,7 @@ class Training(NamedTuple):
     @property
     def reason(self) -> str:
         """How it ended, in words."""
-        return loop.how_it_ended(_settings(self.choice, 0.1), self.run, None)[1]
+        return interruption.describe_end(_settings(self.choice, 0.1), self.run, None)[1]
 
 
 def network(choice: Choice) -> fnn.Network:
@@ -183,8 +184,8 @@ def _key(choice: Choice) -> Choice:
 def _settings(choice: Choice, rate) -> Settings:
     optimizer = optimizers.get(choice.optimizer) if choice.second_order else first_order.factory(choice.optimizer)(rate)
     plan = training.minibatch(choice.batch_size) if choice.batch_size else training.batch()
-    settings = loop.settle(network(choice), choice.loss, optimizer, plan=plan, correct=right)
-    return loop.suited(settings, EXAMPLES, False, EPOCHS)
+    settings = check_settings(network(choice), choice.loss, optimizer, plan=plan, correct=right)
+    return choose_plan(settings, EXAMPLES, False, EPOCHS)
 
 
 def right(outputs, targets):
@@ -203,10 +204,10 @@ def in_portions(settings: Callable[[Any], Settings]) -> tuple[Callable, Callable
     """
 
     def begin(rate, params, batch):
-        return program.start(settings(rate), params, batch)
+        return epoch.start_run(settings(rate), params, batch)
 
     def advance(rate, run, batch, held_out, key, epochs):
-        return program.program(settings(rate), EPOCHS)(run, batch, held_out, key, epochs)
+        return program.run_program(settings(rate), EPOCHS)(run, batch, held_out, key, epochs)
 
     return jax.jit(begin), jax.jit(advance)
 

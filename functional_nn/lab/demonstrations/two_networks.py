@@ -20,8 +20,9 @@ from functional_nn.lab import datasets
 from functional_nn.lab.demonstrations import classifier
 from functional_nn.lab.demonstrations.classifier import EPOCHS
 from functional_nn.optimizers import first_order
-from functional_nn.training import keys, loop
-from functional_nn.training.program import Batch, History, Run, Settings
+from functional_nn.training import interruption, keys, loop
+from functional_nn.training.records import Batch, History, Run
+from functional_nn.training.settings import Settings, check_settings, choose_plan
 
 DIGITS = "digits"
 TASKS = (*classifier.DATA, DIGITS)
@@ -83,7 +84,7 @@ class Training(NamedTuple):
     @property
     def reason(self) -> str:
         """How it ended, in words."""
-        return loop.how_it_ended(_settings(_key(self.choice), self.rule, 0.1), self.run, None)[1]
+        return interruption.describe_end(_settings(_key(self.choice), self.rule, 0.1), self.run, None)[1]
 
 
 class Question(NamedTuple):
@@ -163,7 +164,7 @@ def begin(choice: Choice, learner: Learner) -> Training:
     classifier.check_rate(choice.optimizer, learner.rate)
     rule, settings = rules.get(learner.rule), _settings(choice, learner.rule, learner.rate)
     fnn.value_and_grad(settings.network, settings.loss, rule)  # which refuses what has no derivative
-    params = loop.initial(settings, jax.random.key(choice.seed))
+    params = loop.initial_params(settings, jax.random.key(choice.seed))
     run = _compiled(_key(choice), rule)[0](learner.rate, params, data(choice.task)[0])
     nothing = np.zeros((0, len(settings.network.layers)))
     return _measure(choice, rule, run, classifier.NOTHING_YET, Measured(np.zeros(0, int), nothing, nothing))
@@ -186,7 +187,7 @@ def _key(choice: Choice) -> Choice:
 
 def _settings(choice: Choice, rule: rules.Given, rate) -> Settings:
     size, digits = _BATCH.get(choice.task, 20), choice.task == DIGITS
-    settings = loop.settle(
+    settings = check_settings(
         network(choice),
         "cross_entropy" if digits else "binary_cross_entropy",
         first_order.factory(choice.optimizer)(rate),
@@ -194,7 +195,7 @@ def _settings(choice: Choice, rule: rules.Given, rate) -> Settings:
         rule=rule,
         correct=None if digits else classifier.right,
     )
-    return loop.suited(settings, len(data(choice.task)[0].targets), False, EPOCHS)
+    return choose_plan(settings, len(data(choice.task)[0].targets), False, EPOCHS)
 
 
 @functools.lru_cache(maxsize=64)

@@ -120,7 +120,7 @@ def test_it_is_told_from_a_gradient_where_one_is_needed():
     network = fnn.multilayer((2, 1), ("hardlim",))
     with pytest.raises(ValueError, match="'hardlim' has no derivative, .* with fit's gradient='perceptron'"):
         fnn.value_and_grad(network, "sum_square_error")
-    assert repr(perceptron) == "<rule perceptron>" and training.program.GRADIENTS["perceptron"].rule is perceptron
+    assert repr(perceptron) == "<rule perceptron>" and training.gradient.GRADIENTS["perceptron"].rule is perceptron
 
 
 @pytest.mark.parametrize(
@@ -165,8 +165,8 @@ def test_a_second_order_method_does_not_take_it():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"plan": training.importance(2)}, "plan: importance[(][)] asks for derivatives"),
-        ({"track": ("noise_scale",)}, "track: 'noise_scale' asks for derivatives"),
+        ({"plan": training.importance(2)}, "plan: importance[(][)] needs derivatives"),
+        ({"track": ("noise_scale",)}, "track: 'noise_scale' needs derivatives"),
         ({"gradient": training.clipped(1.0)}, "layer 'layer1': 'hardlim' has no derivative"),
     ],
 )

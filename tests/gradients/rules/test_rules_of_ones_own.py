@@ -172,7 +172,7 @@ def test_parts_of_a_rule_that_exclude_each_other_are_refused():
     with pytest.raises(ValueError, match="a method makes the whole gradient, so it cannot be combined with alter"):
         fnn.Rule("two", method=lambda request: None, alter=lambda place, s: s)
     with pytest.raises(
-        ValueError, match="rule: feedback_alignment.* is a way back by hand; it goes with gradient='man"
+        ValueError, match="rule: feedback_alignment.* is a hand-written way back; it needs gradient='man"
     ):
         training.fit(
             MLP, LOSS, "gd", *numbers(MLP)[1:], key=KEY, epochs=1, gradient="automatic", rule="feedback_alignment"
