@@ -9,7 +9,7 @@ import pytest
 
 import functional_nn as fnn
 from functional_nn import activations, initializers, training
-from functional_nn.training import keys, members
+from functional_nn.training import initial_parameters, keys, members, padding
 
 pytestmark = [pytest.mark.usefixtures("brisk"), pytest.mark.newest]
 
@@ -51,22 +51,17 @@ def group(network, widths, seeds=None, key=KEY):
     columns = {"width": np.array(widths), "seed": np.arange(len(widths)) if seeds is None else np.array(seeds)}
     inputs = PICTURES if network(2).inputs[0][0] == "image" else VECTORS
     settings = {"loss": "cross_entropy", "stop": (), "gradient": "manual", "correct": None, "track": (), "augment": ()}
-    (found,) = members.grouped(
-        network,
-        "gd(0.1)",
-        None,
-        columns,
-        (inputs, TARGETS),
-        None,
-        weights=(None, None),
-        epochs=1,
+    specification = members.Specification(
+        network=network,
+        optimizer="gd(0.1)",
+        columns=columns,
+        data=(inputs, TARGETS),
         key=key,
-        plan=None,
-        rule="exact",
+        epochs=1,
         settings=settings,
-        static=(),
         pad=True,
     )
+    (found,) = members.grouped(specification)
     return found
 
 
@@ -86,9 +81,9 @@ def programs(draw):
 
 def initial_of(found):
     """Each member's initial parameters, in its own shapes."""
-    initial = jax.tree.map(np.asarray, found.initial(np.arange(len(found.ids))))
+    initial = jax.tree.map(np.asarray, found.initial(np.arange(len(found.members))))
     return [
-        members.unpadded(network, jax.tree.map(lambda x, place=place: x[place], initial))
+        padding.unpadded(network, jax.tree.map(lambda x, place=place: x[place], initial))
         for place, network in enumerate(found.networks)
     ]
 
@@ -100,7 +95,7 @@ def alone_of(found):
 
 def check(found):
     """Each member's are what its own network draws, to the last bit, and 0 beyond; the same by its own program."""
-    initial = found.initial(np.arange(len(found.ids)))
+    initial = found.initial(np.arange(len(found.members)))
     for place, (own, alone) in enumerate(zip(initial_of(found), alone_of(found), strict=True)):
         jax.tree.map(np.testing.assert_array_equal, own, alone)
         padded = jax.tree.map(lambda x, place=place: x[place], initial)
@@ -120,7 +115,7 @@ def check(found):
 )
 def test_a_padded_member_begins_where_its_own_network_does(network):
     found = group(network, [2, 5, 3, 5])
-    assert members.corners_of(found.network, found.networks) is not None
+    assert initial_parameters.corners_of(found.network, found.networks) is not None
     check(found)
 
 
@@ -140,7 +135,7 @@ def test_scaled_ones_are_what_each_network_draws_times_the_scale(initializer):
     together, alone = initial_of(scaled), alone_of(found)
     for place, scale in enumerate(scaled.scales):
         single = jax.tree.map(lambda x: x[0], scaled.initial(np.array([place])))
-        for own in (together[place], members.unpadded(found.networks[place], single)):
+        for own in (together[place], padding.unpadded(found.networks[place], single)):
             for name, layer in own.items():
                 for source, w in layer["weights"].items():
                     np.testing.assert_array_equal(w, np.asarray(alone[place][name]["weights"][source]) * scale)
@@ -165,7 +160,7 @@ def of_its_own(key, rows, fan_in, fan_out, dtype):
 @pytest.mark.parametrize("initializer", ["nguyen_widrow", initializers.Initializer("of its own", of_its_own)])
 def test_what_is_not_drawn_each_by_itself_is_drawn_by_each_structure(initializer):
     found = group(chain(initializer), [2, 4, 2])
-    assert members.corners_of(found.network, found.networks) is None
+    assert initial_parameters.corners_of(found.network, found.networks) is None
     for own, alone in zip(initial_of(found), alone_of(found), strict=True):
         jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-14), own, alone)  # compiled and not
 
@@ -177,7 +172,7 @@ def test_learned_parameters_that_are_no_corner_are_drawn_by_each_structure():
     prelu = activations.get("prelu")
     leaning = dataclasses.replace(prelu, name="leaning", parameters=slopes)
     found = group(chain(activation=leaning), [2, 4])
-    assert members.corners_of(found.network, found.networks) is None
+    assert initial_parameters.corners_of(found.network, found.networks) is None
     check(found)
 
 
