@@ -89,7 +89,7 @@ def member_data(
 
 
 def with_wrong_targets(key: Array, targets: Array, noise: Array, signs: bool) -> Array:
-    """Targets (n, *P, S) of which the share `noise` is changed to another class, at every position where they have any.
+    """Targets `(n, *P, S)` of which the share `noise` is changed to another class, at every position if they have any.
 
     Numeric targets get Gaussian noise of `noise` standard deviations instead. signs: True for +-1 in a single column,
     where the other class is the other sign.

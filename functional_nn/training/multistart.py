@@ -73,8 +73,8 @@ def best_of(
         network: The network.
         loss: The loss, or its name.
         optimizer: A first- or second-order optimizer, or its name.
-        inputs: (Q, *P, R), or {name: (Q, *P, R)}.
-        targets: (Q, *P, S), or integer labels (Q, *P).
+        inputs: `(Q, *P, R)`, or `{name: (Q, *P, R)}`.
+        targets: `(Q, *P, S)`, or integer labels `(Q, *P)`.
         key: The key that the starts' keys are split from.
         epochs: How many epochs each start is trained.
         validation: (inputs, targets) or (inputs, targets, weights). If given, the starts are compared by the loss on

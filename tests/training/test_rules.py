@@ -79,7 +79,7 @@ def test_gradients_are_clipped_by_a_rule_example_by_example():
         scale = min(1, 0.2 / norm) / len(X)
         total = jax.tree.map(lambda t, leaf, scale=scale: t + scale * np.asarray(leaf), total, g)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-14), found, total)
-    with pytest.raises(ValueError, match="kolen_pollack.* does not come example by example"):
+    with pytest.raises(ValueError, match="kolen_pollack.* has no gradient of each example"):
         fit(gradient=training.clipped(1.0), rule="kolen_pollack")
 
 
