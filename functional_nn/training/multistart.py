@@ -33,14 +33,9 @@ class Restarts(NamedTuple):
         outcomes: The `Outcome` of all starts, each array with a leading axis (N, ...).
 
     Example:
-        >>> import jax, functional_nn as fnn
-        >>> network = fnn.multilayer((2, 1), ("sigmoid",))
-        >>> inputs, targets = jax.numpy.eye(2), jax.numpy.array([[0.0], [1.0]])
-        >>> restarts = fnn.training.best_of(
-        ...     3, network, "binary_cross_entropy", "gd(0.5)", inputs, targets, key=jax.random.key(0), epochs=2
-        ... )
-        >>> restarts.losses.shape, restarts.outcomes.history.training_loss.shape
-        ((3,), (3, 2))
+        >>> import functional_nn as fnn
+        >>> fnn.training.Restarts._fields
+        ('params', 'index', 'losses', 'outcomes')
     """
 
     params: Params
@@ -92,14 +87,15 @@ def best_of(
 
     Example:
         >>> import jax, functional_nn as fnn
-        >>> network = fnn.multilayer((2, 2, 1), ("tanh", "sigmoid"))
-        >>> inputs = jax.numpy.array([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
-        >>> targets = jax.numpy.array([[0.0], [1.0], [1.0], [0.0]])
+        >>> network = fnn.multilayer((2, 1), ("sigmoid",))
+        >>> inputs, targets = jax.numpy.eye(2), jax.numpy.array([[0.0], [1.0]])
         >>> best = fnn.training.best_of(
-        ...     4, network, "binary_cross_entropy", "adam(0.1)", inputs, targets, key=jax.random.key(0), epochs=5
+        ...     4, network, "binary_cross_entropy", "gd(0.5)", inputs, targets, key=jax.random.key(0), epochs=2
         ... )
         >>> best.losses.shape, best.index == int(best.losses.argmin())
         ((4,), True)
+        >>> best.outcomes.history.training_loss.shape
+        (4, 2)
     """
     checks.integer("", "count", count, 1)
     checks.prng_key("key", key)

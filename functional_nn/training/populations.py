@@ -147,7 +147,7 @@ def fit_population(
 
     Example:
         >>> import jax, functional_nn as fnn
-        >>> network = fnn.multilayer((2, 3, 1), ("tanh", "sigmoid"))
+        >>> network = fnn.multilayer((2, 1), ("sigmoid",))
         >>> inputs, targets = jax.numpy.eye(2), jax.numpy.array([[0.0], [1.0]])
         >>> population = fnn.training.fit_population(
         ...     network,
