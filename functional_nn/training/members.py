@@ -142,7 +142,7 @@ class Specification:
     network: Network | Callable[..., Network]
     optimizer: Any
     columns: dict[str, np.ndarray]
-    data: tuple
+    data: tuple[Any, Any]
     key: Array
     epochs: int
     settings: dict[str, Any]

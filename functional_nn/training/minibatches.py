@@ -81,7 +81,7 @@ class BatchPlan:
     importance: float | None = None
     replacement: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.size is not None:
             object.__setattr__(self, "size", checks.integer("", "batch size", self.size, 1))
         if self.shuffle not in ("each_epoch", "once", "never"):

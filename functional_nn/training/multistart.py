@@ -54,7 +54,7 @@ def best_of(
     *,
     key: Array,
     epochs: int,
-    validation: tuple | None = None,
+    validation: tuple[Any, ...] | None = None,
     weights: Array | None = None,
     class_weights: Any = None,
     **settings: Any,

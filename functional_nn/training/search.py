@@ -196,7 +196,7 @@ class Choice:
         Choice(values=('tanh', 'relu'))
     """
 
-    values: tuple
+    values: tuple[Any, ...]
 
     def draw(self, generator: np.random.Generator, count: int) -> np.ndarray:
         """Returns `count` values (count,)."""
