@@ -104,34 +104,37 @@ def fit_population(
         loss: A loss or its name, as in `fit`.
         optimizer: A first-order optimizer for all members, a bare name or function as above, or a mapping of them.
         hyperparameters: {name: N values}, as `grid` and `random_search` return them.
-        data: (inputs, targets) or `fnn.windows(...)`, as in `fit`.
+        data: (inputs, targets): `(Q, *P, R)` or `{name: (Q, *P, R)}`, and `(Q, *P, S)` or integer labels `(Q, *P)`. Or
+            `fnn.windows(...)`, as in `fit`.
         key: A key of `jax.random.key`. A member with a "seed" gets this key with its seed folded in; the others use
             the key itself.
         epochs: How many epochs to train, E.
         validation: (inputs, targets), (inputs, targets, weights) or `fnn.windows(...)`, evaluated after every epoch.
             None by default.
-        weights: The weights of the examples, (Q,), as in `fit`.
-        class_weights: The weights of the classes, as in `fit`.
+        weights: The weights of the examples, (Q,), as in `fit`. All equal by default.
+        class_weights: The weights of the classes, as in `fit`. All equal by default.
         plan: The batches, as in `fit`. By default `minibatch(32)`, smaller if there are fewer examples.
         regularizer: A penalty for all members, a bare name, or a function of hyperparameters. None by default.
-        stop: The criteria that end a member's training, as in `fit`. Members stop one by one.
-        gradient: How the gradient is computed, as in `fit`.
-        rule: The backward rule, as in `fit`, or a function of hyperparameters.
-        correct: Which outputs are right, as in `fit`.
-        track: Quantities to record after every epoch, as in `fit`.
-        augment: Changes of the training inputs, as in `fit`.
+        stop: The criteria that end a member's training, as in `fit`, none by default. Members stop one by one.
+        gradient: How the gradient is computed, as in `fit`. "manual" by default.
+        rule: The backward rule, as in `fit`, or a function of hyperparameters. "exact" by default.
+        correct: Which outputs are right, as in `fit`. By default the loss's own rule.
+        track: Quantities to record after every epoch, as in `fit`. None by default.
+        augment: Random changes of the training inputs, as in `fit`. None by default.
         shuffle: "shared" (default) draws the same batches, dropped neurons and augmented inputs for all members, from
             `key`: the controlled comparison. "independent" draws them from each member's own key.
-        static: Names of hyperparameters to compile in although they are numbers.
+        static: Names of hyperparameters to compile in although they are numbers. None by default.
         pad: True pads narrow networks with zeros to the width of the widest, so that one program trains all widths.
+            False by default.
         halving: `successive_halving(...)`, which ends the worse members early. None by default.
-        chunk: The epochs trained in one call of the compiled program.
+        chunk: The epochs trained in one call of the compiled program, 10 by default.
         block: The members trained at a time on each device. By default as many as suit its memory.
         budget: The bytes of memory to use. By default half of the accelerator's, or of the machine's.
         mesh: The devices to train on, by default all of this process. With several processes
             (`jax.distributed.initialize`) each trains its share of the members, and all return the whole result.
         checkpoint: `checkpoints.keep(folder)`, to save after chunks. Ctrl-C then saves and raises KeyboardInterrupt.
-        resume: True continues from the newest checkpoint in that folder.
+            None (default) saves nothing.
+        resume: True continues from the newest checkpoint in that folder. False by default.
         on_chunk: Called with a `Progress` after every chunk. The population stops if it returns True.
         seconds: Stops the population after the first chunk that ends later than this, compilation included.
 
