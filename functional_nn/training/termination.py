@@ -61,7 +61,8 @@ class Criterion(Described):
         init: `init() -> memory`, before the first epoch.
         update: `update(memory, row) -> (memory, stop)` after each epoch. `row` is a `History` of this epoch's scalars,
             and `stop` a scalar bool.
-        reason: The words in `FitResult.reason` when it stops a run.
+        reason: The words in `FitResult.reason` when it stops a run. Checkpoints hold them: a run continues only
+            with the same words.
         score: `score(row) -> scalar`. The parameters of the epoch with the lowest score are restored. None (default)
             keeps the last parameters.
         validation: True if it needs validation data.
@@ -376,8 +377,8 @@ def progress_quotient(alpha: float = 0.5, strip: int = 5, restore: bool = True) 
         "progress_quotient",
         init,
         update,
-        f"the validation loss has risen by too much for what training still gained in {strip} epochs: the quotient of "
-        f"the two is above {_shown(alpha)}",
+        f"the validation loss has risen by more than training still gains in {strip} epochs is worth: the "
+        f"quotient is above {_shown(alpha)}",
         _validation_loss if restore else None,
         validation=True,
     )
@@ -417,7 +418,7 @@ def progress_below(alpha: float = 0.1, strip: int = 5) -> Criterion:
         "progress_below",
         _new_strip,
         update,
-        f"the mean training loss of {strip} epochs was less than {_shown(alpha)} per mille above the lowest of them",
+        f"the training loss, over {strip} epochs, was less than {_shown(alpha)} per mille above its least on the mean",
     )
 
 

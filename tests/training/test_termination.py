@@ -448,6 +448,32 @@ def test_criteria_of_the_parameters_stop_members_and_resumed_runs_as_runs_alone(
     assert (resumed.status, len(resumed.history.epoch)) == ("unchanged", len(alone[0].history.epoch))
 
 
+TEXTS = {
+    "no_change": "the training loss changed by less than 0.0001 of itself for 5 epochs",
+    "gradient_below(0.1)": "the gradient norm is at most 0.1",
+    "loss_below(0.1)": "the training loss is at most 0.1",
+    "early_stopping": "the validation loss has not improved for 10 epochs",
+    "generalization_loss": "the validation loss is more than 5 % above its lowest",
+    "progress_quotient": "the validation loss has risen by more than training still gains in 5 epochs is worth: "
+    "the quotient is above 0.5",
+    "progress_below": "the training loss, over 5 epochs, was less than 0.1 per mille above its least on the mean",
+    "successive_increases": "the validation loss has risen in 3 successive strips of 5 epochs",
+    "unchanged": "the parameters did not change in an epoch",
+    "cycle": "the parameters have come back to those of an earlier epoch",
+}
+
+
+@pytest.mark.parametrize("specification", TEXTS)
+def test_the_text_of_a_criterion_is_that_of_older_checkpoints(specification):
+    """Checkpoints hold the text, and refuse a run with another one."""
+    criterion = fnn.training.termination.get(specification)
+    assert repr(criterion) == f"<criterion {criterion.name}: {TEXTS[specification]}>"
+
+
+def test_the_text_of_every_criterion_is_known():
+    assert {specification.partition("(")[0] for specification in TEXTS} == set(fnn.training.termination.names())
+
+
 @pytest.mark.parametrize("name", fnn.training.termination.names())
 def test_every_criterion_has_a_name(name):
     given = {"gradient_below": "(0.1)", "loss_below": "(0.1)"}.get(name, "")
