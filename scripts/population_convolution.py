@@ -174,8 +174,8 @@ def notes(rows: list[dict], first, again, one_by_one: dict[int, Alone], epochs: 
     paragraphs = [
         f"Best: {best['kernel']} at {best['rate']:g}, {best['validation accuracy']:.2%} +- {best['sd']:.2%} on the "
         f"validation part, {best['test accuracy']:.2%} on the test part.",
-        f"{len(first)} networks x {epochs} epochs in {first.seconds:.1f} s, compilation of {len(first.parts)} programs "
-        f"included; once more, compiled, {again.seconds:.1f} s.",
+        f"{len(first)} networks x {epochs} epochs in {first.seconds:.1f} s, compilation of {len(first.groups)} "
+        f"programs included; once more, compiled, {again.seconds:.1f} s.",
         f"By `fit`, the first network of a size, the first at another rate, and a later one: {single}. One after the "
         f"other that makes {cold:.1f} s for all {len(first)}, and {warm:.1f} s were all compiled. The population takes "
         f"{first.seconds / cold:.2f} of that with compilation and {again.seconds / warm:.2f} without.",

@@ -193,7 +193,7 @@ def notes(population, optimizer: str, slopes: dict[str, np.ndarray], changes, ro
             else "None is the grid's first or last."
         ),
         f"{len(population)} networks x {epochs} epochs in {population.seconds:.1f} s, compilation of "
-        f"{len(population.parts)} programs included, on {jax.device_count()} x {jax.devices()[0].platform}{target}.",
+        f"{len(population.groups)} programs included, on {jax.device_count()} x {jax.devices()[0].platform}{target}.",
         f"{TRAINED_ON} rows are trained on, the others of the training set validate. Equal epochs are equal numbers of "
         f"examples, not of updates: batches of {BATCH_SIZES[0]} make {BATCH_SIZES[-1] // BATCH_SIZES[0]} times the "
         f"updates of batches of {BATCH_SIZES[-1]}, which need a larger rate to come as far at all.",

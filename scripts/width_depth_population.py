@@ -170,10 +170,10 @@ def notes(rows: list[dict], population, alone, padded, seeds: int, epochs: int) 
         f"Hidden layers with the lowest validation loss: {by_depth}. From width {WIDTHS[0]} to {WIDTHS[-1]} the test "
         f"accuracy goes from {widening} (hidden layers).",
         f"{len(population)} networks ({len(WIDTHS)} widths, {len(DEPTHS)} depths, {len(RATES)} rates, {seeds} seeds) x "
-        f"{epochs} epochs in {population.seconds:.1f} s, compilation of {len(population.parts)} programs included, on "
+        f"{epochs} epochs in {population.seconds:.1f} s, compilation of {len(population.groups)} programs included, on "
         f"{jax.device_count()} x {jax.devices()[0].platform}.",
         f"Check, {CHECKED_DEPTH} hidden, {len(padded)} networks: filled up to width {WIDTHS[-1]} "
-        f"({len(padded.parts)} program) in {padded.seconds:.1f} s, grouped ({len(alone.parts)} programs) in "
+        f"({len(padded.groups)} program) in {padded.seconds:.1f} s, grouped ({len(alone.groups)} programs) in "
         f"{alone.seconds:.1f} s, both with compilation: {faster} is {ratio:.2g} times as fast. Largest relative "
         f"difference of training and validation losses: {first.max():.1e} after the first epoch; after the last "
         f"{last.max():.1e} ({by_rate}), the median {np.median(last):.1e}. Sums are rounded in another order, which "

@@ -20,8 +20,9 @@ from functional_nn import platforms, reductions, training
 from functional_nn.gradients import curvature, factors, quantities
 from functional_nn.optimizers import curve_fit, minimize, problem_from, second_order
 from functional_nn.optimizers.second_order import Problem
-from functional_nn.training import loop, members, populations
+from functional_nn.training import group_training, loop, members
 from functional_nn.training.data import prepare_data
+from functional_nn.training.initial_parameters import parameter_shapes
 from functional_nn.training.records import Batch
 from functional_nn.training.settings import check_settings, with_plan
 
@@ -254,27 +255,22 @@ def population_program(network, platform, lanes=5):
     x = np.zeros((100, *image), np.float32)
     columns = {"learning_rate": np.full(lanes, 0.1), "seed": np.arange(lanes)}
     settings = {"loss": LOSS, "stop": (), "gradient": "manual", "correct": None, "track": (), "augment": ()}
-    (group,) = members.grouped(
-        network,
-        "adam",
-        None,
-        columns,
-        (x, T),
-        None,
-        weights=(None, None),
-        epochs=2,
+    specification = members.Specification(
+        network=network,
+        optimizer="adam",
+        columns=columns,
+        data=(x, T),
         key=jax.random.key(0),
-        plan=training.minibatch(Q),
-        rule="exact",
+        epochs=2,
         settings=settings,
-        static=(),
-        pad=False,
+        plan=training.minibatch(Q),
     )
+    (group,) = members.grouped(specification)
     mesh = Mesh(np.array(jax.local_devices()[:1]), ("members",))
     with platforms.aimed_at(platform):
-        made = populations._Lanes(group, lanes, 2, mesh, True, jax.random.key(0))
+        made = group_training.GroupTraining(group, lanes, 2, mesh, True, jax.random.key(0))
     values = shaped(group.values)
-    params = jax.tree.map(lambda x: numbers(lanes, *x.shape, dtype=x.dtype), members.shapes(network))
+    params = jax.tree.map(lambda x: numbers(lanes, *x.shape, dtype=x.dtype), parameter_shapes(network))
     run = jax.eval_shape(made.begin, values, params)
     data = shaped(Batch(*group.data.whole[:3]))
     number = numbers(dtype="int32")

@@ -629,7 +629,7 @@ def _check_augment(augment: Sequence[str], network: fnn.Network) -> None:
             f"augment: changes pictures, and this network reads rows of {shape[0]} numbers; name a --network that reads"
             " pictures, such as lenet"
         )
-    fnn.training.augmentation.settled(augment, {name: network.shapes[name] for name, _ in network.inputs})
+    fnn.training.augmentation.by_input(augment, {name: network.shapes[name] for name, _ in network.inputs})
 
 
 def criteria(settings: dict[str, Any], restore: bool) -> list[fnn.training.Criterion]:

@@ -9,10 +9,10 @@ from functional_nn.training.divisions import Division, divide
 from functional_nn.training.evaluation import confusion_matrix, evaluate
 from functional_nn.training.loop import FitResult, Outcome, fit, pure_fit
 from functional_nn.training.minibatches import BatchPlan, batch, importance, minibatch, stochastic
+from functional_nn.training.multistart import Restarts, best_of
 from functional_nn.training.populations import Progress, fit_population
 from functional_nn.training.problems import problem
 from functional_nn.training.records import Batch, History, Metrics
-from functional_nn.training.restarts import Restarts, best_of
 from functional_nn.training.results import Drift, Population
 from functional_nn.training.search import grid, random_search, successive_halving
 from functional_nn.training.step import train_step

@@ -1,12 +1,14 @@
-"""Augmentation: training pictures changed at random, anew in every update, so that one is seldom seen twice alike.
+"""Augmentation: random changes of the training images, drawn again in every update.
 
 Letters: Q examples, H rows and W columns of pixels, C channels.
 
-A row is a pure function of a key, `apply(key, x (Q, H, W, C)) -> (Q, H, W, C)`, in the dtype of x: each example is
-drawn by itself, and pixels are moved or set to 0, never computed. 0 is 0 of the numbers that the network reads: black
-where these are brightness, the mean where they are standardized. `fit(..., augment=("shift(2)", "flip"))` applies them
-one after the other to the training batches, in the compiled step; what is validated, tracked or evaluated stays as it
-is. What leaves a picture in its class is the user's to know: a 6 that is flipped vertically is none.
+An augmentation is a pure function of a key, `apply(key, x (Q, H, W, C)) -> (Q, H, W, C)`, in the dtype of x. Each
+example is drawn by itself. Pixels are moved or set to 0, never computed. 0 is black where the network reads brightness,
+and the mean where it reads standardized numbers.
+
+`fit(..., augment=("shift(2)", "flip"))` applies them one after the other to the training batches, in the compiled step.
+The data that are validated, tracked or evaluated are not changed. Whether an image stays in its class is for the user
+to know: a 6 that is flipped vertically is no 6.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -22,15 +24,29 @@ from functional_nn.networks.connections import Shape
 from functional_nn.registry import Described, Registry, cached
 from functional_nn.training import keys
 
+__all__ = ["Augment", "Augmentation", "crop", "cutout", "flip", "get", "names", "register", "shift"]
+
 Augmented = tuple[tuple[str, tuple["Augmentation", ...]], ...]  # by the input's name, in the order they are applied
 
 
 @dataclass(frozen=True)
 class Augmentation(Described):
-    """apply(key, x) -> x changed, in its shape and dtype.
+    """A random change of inputs, for `fit(augment=...)`.
 
-    least: it takes pictures (H, W, C) of at least so many rows and columns; None where it takes any input (Q, *P, R).
-    constants: what it was made with, by name.
+    Attributes:
+        name: Its name.
+        apply: `apply(key, x) -> x`, changed, in the same shape and dtype.
+        least: The fewest rows and columns of the images (H, W, C) that it takes. None (default) for any input
+            `(Q, *P, R)`.
+        constants: The arguments it was made with, by name.
+
+    Example:
+        >>> import jax.numpy as jnp, jax, functional_nn as fnn
+        >>> fnn.training.augmentation.get("shift(2)")
+        <augmentation shift(pixels=2)>
+        >>> negative = fnn.training.Augmentation("negative", lambda key, x: -x)
+        >>> negative.apply(jax.random.key(0), jnp.ones((1, 2))).tolist()
+        [[-1.0, -1.0]]
     """
 
     name: str
@@ -43,13 +59,13 @@ class Augmentation(Described):
 
     @property
     def specification(self) -> str:
-        """What `get` makes it of again, such as "shift(pixels=2)"."""
+        """The text that `get` takes, such as "shift(pixels=2)"."""
         constants = ", ".join(f"{name}={value}" for name, value in self.constants.items())
         return f"{self.name}({constants})" if constants else self.name
 
 
-Own = Callable[[Array, Array], Array]
-Augment = str | Augmentation | Own | Sequence[str | Augmentation | Own] | Mapping[str, Any]
+Function = Callable[[Array, Array], Array]  # (key, x) -> x, the user's
+Augment = str | Augmentation | Function | Sequence[str | Augmentation | Function] | Mapping[str, Any]
 
 _registry: Registry[Augmentation] = Registry("augmentation", Augmentation)
 register, names, get = _registry.register, _registry.names, _registry.get
@@ -57,11 +73,25 @@ register, names, get = _registry.register, _registry.names, _registry.get
 
 @cached
 def shift(pixels: int) -> Augmentation:
-    """Moves each picture by whole pixels, up or down and left or right: by each of -p..p with the same probability.
+    """Moves each image by whole pixels, vertically and horizontally, each of -p to p with the same probability.
 
-    What comes in at the edge is 0, what leaves is lost. That is "pad by p, then crop at random to the size it had", as
-    in He et al. 2016, sec. 4.2, with p = 4, so that `crop` is another name of it. Raises ValueError unless p is an
-    integer >= 0, and in training for pictures that it could move by more than half of their size.
+    Pixels that enter at the edge are 0, and pixels that leave are lost. This is the same as padding by p pixels and
+    cropping at random to the original size, so that `crop` is another name of it.
+
+    Args:
+        pixels: p, >= 0. Training refuses images that could be moved by more than half of their size.
+
+    Raises:
+        ValueError: Unless p is an integer >= 0.
+
+    References:
+        He et al. 2016, Deep Residual Learning for Image Recognition, sec. 4.2, with p = 4.
+
+    Example:
+        >>> import jax, functional_nn as fnn
+        >>> images = jax.numpy.ones((3, 8, 8, 1))
+        >>> fnn.training.augmentation.shift(2).apply(jax.random.key(0), images).shape
+        (3, 8, 8, 1)
     """
     p = checks.integer("shift", "pixels", pixels, 0)
 
@@ -69,10 +99,10 @@ def shift(pixels: int) -> Augmentation:
         corners = jax.random.randint(key, (len(x), 2), 0, 2 * p + 1, jnp.int32)
         padded = jnp.pad(x, ((0, 0), (p, p), (p, p), (0, 0)))
 
-        def window(picture, corner):
-            return lax.dynamic_slice(picture, (*corner, jnp.int32(0)), x.shape[1:])
+        def window(image, corner):
+            return lax.dynamic_slice(image, (*corner, jnp.int32(0)), x.shape[1:])
 
-        # one gather: on CPU a third to a tenth of what 2 (2 p + 1) slices and as many choices take
+        # one gather: on CPU a third to a tenth of the time of 2 (2 p + 1) slices and as many choices
         return jax.vmap(window)(padded, corners)
 
     return Augmentation("shift", apply, 2 * p, {"pixels": p})
@@ -84,27 +114,54 @@ _registry.add("shift", shift, aliases=("crop",))
 
 @register
 def flip(axis: Literal["horizontal", "vertical"] = "horizontal") -> Augmentation:
-    """Mirrors each picture with probability 1/2: left and right, or top and bottom where the axis is "vertical".
+    """Mirrors each image with probability 1/2.
 
-    Raises ValueError for another word.
+    Args:
+        axis: "horizontal" (default) exchanges left and right, "vertical" top and bottom.
+
+    Raises:
+        ValueError: For another word.
+
+    Example:
+        >>> import jax, functional_nn as fnn
+        >>> image = jax.numpy.arange(4.0).reshape(1, 1, 4, 1)
+        >>> flipped = fnn.training.augmentation.flip().apply(jax.random.key(0), image)
+        >>> flipped.ravel().tolist() in ([0.0, 1.0, 2.0, 3.0], [3.0, 2.0, 1.0, 0.0])
+        True
     """
     checks.one_of("flip", "axis", axis, ("horizontal", "vertical"))
-    over = 2 if axis == "horizontal" else 1
+    reversed_axis = 2 if axis == "horizontal" else 1
 
     def apply(key, x):
         flipped = jax.random.bernoulli(key, 0.5, (len(x), 1, 1, 1))
-        return jnp.where(flipped, jnp.flip(x, over), x)
+        return jnp.where(flipped, jnp.flip(x, reversed_axis), x)
 
     return Augmentation("flip", apply, 1, {"axis": axis})
 
 
 @register
 def cutout(size: int) -> Augmentation:
-    """Sets a square of size x size pixels to 0 in each picture, always: DeVries and Taylor 2017 (arXiv 1708.04552).
+    """Sets a square of size x size pixels to 0 in every image.
 
-    Its center is any pixel, each with the same probability, so that part of the square may lie outside: from
-    size // 2 before the center on it is `size` long, where the authors' code, of an odd size, takes one less. Raises
-    ValueError unless the size is an integer >= 0, and in training for pictures that are smaller.
+    The center of the square is any pixel, each with the same probability, so that part of the square may lie outside
+    the image. The square begins size // 2 pixels before its center. The authors' code takes one pixel less for an odd
+    size.
+
+    Args:
+        size: The side of the square in pixels, >= 0. Training refuses images that are smaller.
+
+    Raises:
+        ValueError: Unless the size is an integer >= 0.
+
+    References:
+        DeVries and Taylor 2017, Improved Regularization of Convolutional Neural Networks with Cutout, arXiv 1708.04552.
+
+    Example:
+        >>> import jax, functional_nn as fnn
+        >>> images = jax.numpy.ones((50, 8, 8, 1))
+        >>> pixels = fnn.training.augmentation.cutout(3).apply(jax.random.key(0), images).sum((1, 2, 3))
+        >>> int(pixels.min()), int(pixels.max()) <= 60
+        (55, True)
     """
     size = checks.integer("cutout", "size", size, 0)
 
@@ -118,90 +175,96 @@ def cutout(size: int) -> Augmentation:
 
 
 def _covers(first: Array, size: int, side: int) -> Array:
-    """(Q, side) booleans: which pixels of a side lie in first..first + size - 1."""
+    """(Q, side) booleans: which pixels of a side are in first to first + size - 1."""
     pixels, first = jnp.arange(side, dtype=jnp.int32)[None, :], first[:, None]
     return (pixels >= first) & (pixels < first + size)
 
 
-# What training asks of them -------------------------------------------------------------------------------------------
+# In training ----------------------------------------------------------------------------------------------------------
 
 
-def settled(augment: Augment, shapes: Mapping[str, Shape]) -> Augmented:
-    """`fit`'s `augment` by input, checked; shapes: of one example of each of the network's inputs.
+def by_input(augment: Augment, shapes: Mapping[str, Shape]) -> Augmented:
+    """Returns the argument `augment` of `fit` by input, checked.
 
-    One or several, each a name, an Augmentation or a function (key, x) -> x, for the only input, or the only one of
-    pictures; or {input: one or several}. Raises ValueError for an input that is no picture or too small a one, and for
-    names that are unknown, TypeError for what is none of these.
+    Args:
+        augment: One or several augmentations, each a name, an `Augmentation` or a function (key, x) -> x, for the only
+            input, or the only one that has images; or {input: one or several}.
+        shapes: The shape of one example of each of the network's inputs.
+
+    Raises:
+        ValueError: For an unknown name, and for an input that has no images or too small ones.
+        TypeError: For anything else.
     """
     if not isinstance(augment, Mapping):
-        augment = {_only(shapes): augment} if _several(augment) else {}
-    found = []
-    for name, given in augment.items():
+        augment = {_image_input(shapes): augment} if _as_tuple(augment) else {}
+    checked = []
+    for name, of_input in augment.items():
         if name not in shapes:
             raise ValueError("augment: " + registry.unknown("input", str(name), shapes))
-        rows = tuple(map(_row, _several(given)))
-        for row in rows:
-            _check_picture(row, name, shapes[name])
-        found += [(name, rows)] if rows else []
-    return tuple(found)
+        augmentations = tuple(map(_augmentation, _as_tuple(of_input)))
+        for augmentation in augmentations:
+            _check_images(augmentation, name, shapes[name])
+        checked += [(name, augmentations)] if augmentations else []
+    return tuple(checked)
 
 
-def _several(given: Any) -> tuple:
-    return tuple(given) if isinstance(given, tuple | list) else (given,)
+def _as_tuple(augment: Any) -> tuple:
+    return tuple(augment) if isinstance(augment, tuple | list) else (augment,)
 
 
-def _only(shapes: Mapping[str, Shape]) -> str:
+def _image_input(shapes: Mapping[str, Shape]) -> str:
+    """The only input, or the only one that has images."""
     accepted = [name for name, shape in shapes.items() if len(shapes) == 1 or len(shape) == 3]
     if len(accepted) != 1:
         raise ValueError(
             f"augment: expected {{input: ...}}, since the network has {len(shapes)} inputs, of which {len(accepted)} "
-            f"have pictures (H, W, C); with names among {', '.join(shapes)}"
+            f"have images (H, W, C); with names among {', '.join(shapes)}"
         )
     return accepted[0]
 
 
-def _row(given: Any) -> Augmentation:
-    if isinstance(given, str | Augmentation):
-        return get(given)
-    if not callable(given):
+def _augmentation(augment: Any) -> Augmentation:
+    if isinstance(augment, str | Augmentation):
+        return get(augment)
+    if not callable(augment):
         raise TypeError(
             f"augment: expected a name ({', '.join(names())}), an Augmentation or a function (key, x) -> x, got "
-            f"{given!r}"
+            f"{augment!r}"
         )
-    return Augmentation(getattr(given, "__qualname__", type(given).__name__), given)
+    return Augmentation(getattr(augment, "__qualname__", type(augment).__name__), augment)
 
 
-def _check_picture(row: Augmentation, name: str, shape: Shape) -> None:
-    if row.least is None:
+def _check_images(augmentation: Augmentation, name: str, shape: Shape) -> None:
+    if augmentation.least is None:
         return
     if len(shape) != 3:
-        raise ValueError(f"augment: {row.name} needs pictures (H, W, C), got input {name!r} of shape {shape}")
-    if min(shape[:2]) < row.least:
+        raise ValueError(f"augment: {augmentation.name} needs images (H, W, C), got input {name!r} of shape {shape}")
+    if min(shape[:2]) < augmentation.least:
         raise ValueError(
-            f"augment: {row.specification} needs pictures of at least {row.least} x {row.least} pixels, got input "
-            f"{name!r} of shape {shape}"
+            f"augment: {augmentation.specification} needs images of at least {augmentation.least} x "
+            f"{augmentation.least} pixels, got input {name!r} of shape {shape}"
         )
 
 
 def check_shapes(augment: Augmented, inputs: Mapping[str, Array], size: int) -> None:
-    """Raises ValueError where a function gives another shape or dtype than it gets, of batches of that size."""
-    for name, rows in augment:
+    """Raises ValueError if a function returns another shape or dtype than it takes, for batches of that size."""
+    for name, augmentations in augment:
         like = jax.ShapeDtypeStruct((size, *inputs[name].shape[1:]), inputs[name].dtype)
-        for row in rows:
-            found = jax.eval_shape(row.apply, jax.random.key(0), like)
-            given = type(found).__name__
-            if isinstance(found, jax.ShapeDtypeStruct):
-                given = f"{found.dtype} of shape {found.shape}"
+        for augmentation in augmentations:
+            result = jax.eval_shape(augmentation.apply, jax.random.key(0), like)
+            returned = type(result).__name__
+            if isinstance(result, jax.ShapeDtypeStruct):
+                returned = f"{result.dtype} of shape {result.shape}"
             expected = f"{like.dtype} of shape {like.shape}"
-            if given != expected:
-                raise ValueError(f"augment: {row.name} must give what it gets, {expected}, got {given}")
+            if returned != expected:
+                raise ValueError(f"augment: {augmentation.name} must return what it takes, {expected}, got {returned}")
 
 
 def augmented(augment: Augmented, update_key: Array, inputs: Mapping[str, Array]) -> dict[str, Array]:
-    """A batch's inputs, with those that are augmented changed; update_key: of `keys.updates`."""
+    """Returns a batch's inputs, augmented. update_key: the update's, of `keys.updates`."""
     changed, number = dict(inputs), 0
-    for name, rows in augment:
-        for row in rows:
-            changed[name] = row.apply(keys.augmentation(update_key, number), changed[name])
+    for name, augmentations in augment:
+        for augmentation in augmentations:
+            changed[name] = augmentation.apply(keys.augmentation(update_key, number), changed[name])
             number += 1
     return changed

@@ -1,5 +1,6 @@
-"""Training on gradients that are clipped example by example, as differentially private SGD needs them."""
+"""Gradients that are clipped example by example before they are summed, as in differentially private SGD."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,13 +11,20 @@ from functional_nn.gradients import quantities, rules
 from functional_nn.gradients.backprop import check_trainable, loss_value, without_outputs
 from functional_nn.gradients.views import View, prepare
 from functional_nn.networks import losses
-from functional_nn.networks.network import Inputs, Params
+from functional_nn.networks.losses import Loss
+from functional_nn.networks.network import Inputs, Network, Params
 from functional_nn.training import keys
 
 
 @dataclass(frozen=True)
 class Clipped:
-    """A gradient for `fit`. Made by `clipped`."""
+    """A gradient for `fit` that is clipped example by example. Returned by `clipped`.
+
+    Attributes:
+        max_norm: The norm that each example's gradient is scaled down to.
+        noise_multiplier: The standard deviation of the noise in units of `max_norm`.
+        rule: The backward rule.
+    """
 
     max_norm: Any
     noise_multiplier: Any
@@ -24,22 +32,21 @@ class Clipped:
 
     @property
     def random(self) -> bool:
-        """True where a key is needed at every update."""
+        """True if every update needs a key."""
         return rules.is_random(self.rule) or not checks.is_concrete(self.noise_multiplier) or self.noise_multiplier > 0
 
-    def __call__(self, network, loss):
-        """As `value_and_grad`: `(params, inputs, targets, weights=None, key=None) -> (F, clipped gradient)`."""
+    def __call__(self, network: Network, loss: Loss | str) -> Callable[..., tuple[Array, Params]]:
+        """Returns `(params, inputs, targets, weights=None, key=None) -> (F, clipped gradient)`, as `value_and_grad`."""
         return without_outputs(self.with_outputs(network, loss))
 
-    def with_outputs(self, network, loss):
-        """As `value_outputs_and_grad`: the same with the outputs between the two."""
+    def with_outputs(self, network: Network, loss: Loss | str) -> Callable[..., tuple[Array, Array, Params]]:
+        """Returns the same function with the outputs as well: (F, outputs, clipped gradient)."""
         loss = losses.get(loss)
         network = check_trainable(network, self.rule)
         if rules.method_of(self.rule) or rules.learns(self.rule):
             raise ValueError(
-                f"rule: {rules.written(self.rule)} does not come example by example,"
-                f" so that nothing can be clipped; use "
-                "one that changes what crosses a connection, such as 'feedback_alignment'"
+                f"rule: {rules.written(self.rule)} has no gradient of each example, which could be clipped; use a rule "
+                "that changes what crosses a connection, such as 'feedback_alignment'"
             )
 
         def value_outputs_and_gradients(
@@ -57,12 +64,34 @@ class Clipped:
 
 
 def clipped(max_norm: Any, noise_multiplier: Any = 0.0) -> Clipped:
-    """`fit(..., gradient=clipped(1.0, noise_multiplier=1.1))`: DP-SGD, Abadi et al. 2016 (arXiv 1607.00133), Alg. 1.
+    """Returns a gradient that is clipped example by example, for `fit(gradient=...)`: DP-SGD.
 
-    Every example's gradient is scaled down to a norm of at most max_norm before they are summed; then Gaussian noise
-    of noise_multiplier max_norm is added to the sum, which a mean loss divides by the batch size. In numbers:
-    `quantities.clipped_gradient`. No accounting of privacy is made: it would hold for batches drawn by Poisson
-    sampling, and these are not. Raises ValueError for max_norm <= 0 and noise_multiplier < 0.
+    Every example's gradient is scaled down to a norm of at most `max_norm`, and the gradients are summed. Gaussian
+    noise with the standard deviation `noise_multiplier * max_norm` is added to the sum, which a mean loss divides by
+    the batch size. `quantities.clipped_gradient` computes the same gradient outside of training.
+
+    Privacy is not accounted for: the accounting of the paper holds for batches drawn by Poisson sampling, which those
+    of `fit` are not.
+
+    Args:
+        max_norm: The largest norm of an example's gradient, > 0.
+        noise_multiplier: The standard deviation of the noise in units of `max_norm`, >= 0. 0 (default) adds none.
+
+    Raises:
+        ValueError: For `max_norm` <= 0 and `noise_multiplier` < 0.
+
+    References:
+        Abadi et al. 2016, Deep Learning with Differential Privacy, arXiv 1607.00133, Alg. 1.
+
+    Example:
+        >>> import jax, functional_nn as fnn
+        >>> network = fnn.multilayer((2, 1), ("linear",))
+        >>> params = network.init(jax.random.key(0))
+        >>> gradient = fnn.training.clipped(0.5)(network, "sum_square_error")
+        >>> value, grads = gradient(params, jax.numpy.ones((1, 2)), jax.numpy.full((1, 1), 9.0))
+        >>> norm = sum(float((g**2).sum()) for g in jax.tree.leaves(grads)) ** 0.5
+        >>> round(norm, 5)
+        0.5
     """
     return Clipped(
         checks.constant("clipped", "max_norm", max_norm, *checks.POSITIVE),

@@ -1,7 +1,8 @@
-"""Which examples train, which decide when to stop, and which are kept for the test: three disjoint sets of numbers.
+"""Divisions of the examples into three disjoint parts: for training, for validation and for the test.
 
-Letters: Q examples. The three ways are those of MATLAB's dividerand, divideblock and divideint, and given numbers are
-its divideind: validation and test parts have their share of Q, rounded, and training has what is left.
+Letters: Q examples. The ways "random", "blocks" and "interleaved" are MATLAB's dividerand, divideblock and divideint,
+and explicit numbers are its divideind. The validation and test parts have their shares of Q, rounded, and the training
+part has the rest.
 """
 
 from collections.abc import Sequence
@@ -18,14 +19,27 @@ WAYS = ("random", "blocks", "interleaved")
 
 
 class Division(NamedTuple):
-    """The numbers of the examples in each part, rising, int32."""
+    """The numbers of the examples in each part, increasing, int32. Returned by `divide`.
+
+    Attributes:
+        training: The examples that the network is trained on.
+        validation: The examples that decide when to stop, or which network is best.
+        test: The examples kept for the test.
+
+    Example:
+        >>> import numpy as np, functional_nn as fnn
+        >>> division = fnn.training.divide(10, by="blocks")
+        >>> training, validation, test = division.take(np.arange(10.0))
+        >>> validation.tolist()
+        [6.0, 7.0]
+    """
 
     training: np.ndarray
     validation: np.ndarray
     test: np.ndarray
 
     def take(self, data: Any) -> tuple[Any, Any, Any]:
-        """(training, validation, test) of an array (Q, ...), or of a tuple or tree of such."""
+        """Returns the training, validation and test part of an array (Q, ...), or of a tuple or tree of them."""
         return tuple(jax.tree.map(lambda x, rows=rows: x[rows], data) for rows in self)
 
 
@@ -36,30 +50,41 @@ def divide(
     *,
     key: Array | None = None,
 ) -> Division:
-    """Divides `examples`, Q, into training, validation and test part, by their shares.
+    """Divides examples into a training, a validation and a test part.
 
-    by: "random", from `key`, which only this one takes; "blocks", the first for training, the last for the test;
-    "interleaved", in turns: each example goes to the part that is furthest behind its share, so that of the first n
-    every part has its share but for less than one; or the three parts' own numbers, of which none may be twice and not
-    all need be there. Shares count in proportion to their sum.
+    Args:
+        examples: Their number, Q.
+        shares: The shares of training, validation and test, three numbers >= 0 of which the first is above 0. They
+            count relative to their sum.
+        by: "random" (default) draws the parts from `key`. "blocks" takes the first examples for training and the last
+            for the test. "interleaved" gives each example to the part that is furthest behind its share, so that of
+            the first n examples every part has its share to within one. Or three lists of numbers, one for each
+            part: no number may occur twice, and numbers may be left out.
+        key: A key of `jax.random.key`, only with "random".
 
-    >>> parts = divide(20, by="interleaved")
-    >>> parts.validation.tolist(), parts.test.tolist()
-    ([2, 8, 15], [4, 11, 17])
+    Returns:
+        A `Division`, whose `take` divides arrays.
 
-    Raises ValueError for examples < 1, shares that are not three numbers >= 0 with the first above 0, a way that is
-    none, a key where none is taken or none where one is, and numbers that are no examples' or come twice; TypeError for
-    what is no key.
+    Raises:
+        ValueError: For `examples` < 1, wrong shares, an unknown way, a missing or an unused key, and for numbers that
+            are out of range or occur twice.
+        TypeError: If `key` is not a key, or `by` is neither a word nor lists.
+
+    Example:
+        >>> import functional_nn as fnn
+        >>> division = fnn.training.divide(20, by="interleaved")
+        >>> division.validation.tolist(), division.test.tolist()
+        ([2, 8, 15], [4, 11, 17])
     """
     examples = checks.integer("divide", "examples", examples, 1)
     random = isinstance(by, str) and by == "random"
     if random != (key is not None):
-        wants = "needs key=jax.random.key(...)" if random else "draws nothing, and takes no key"
+        wants = "needs key=jax.random.key(...)" if random else "draws nothing and takes no key"
         raise ValueError(f"divide: by={by!r} {wants}")
     if not isinstance(by, str):
-        return _given(examples, by)
+        return _explicit(examples, by)
     checks.one_of("divide", "by", by, WAYS)
-    shares = _shares(shares)
+    shares = _fractions(shares)
     if by == "interleaved":
         return _interleaved(examples, shares)
     validation, test = (int(np.floor(share * examples + 0.5)) for share in shares[1:])
@@ -73,49 +98,49 @@ def divide(
     return Division(*map(np.sort, np.split(order, (training, training + validation))))
 
 
-def _shares(shares: Sequence[float]) -> np.ndarray:
+def _fractions(shares: Sequence[float]) -> np.ndarray:
+    """The shares divided by their sum."""
     try:
-        found = np.asarray(shares, np.float64)
+        fractions = np.asarray(shares, np.float64)
     except (TypeError, ValueError):
-        found = np.zeros(0)
-    if found.shape != (3,) or not np.isfinite(found).all() or (found < 0).any() or found[0] == 0:
+        fractions = np.zeros(0)
+    if fractions.shape != (3,) or not np.isfinite(fractions).all() or (fractions < 0).any() or fractions[0] == 0:
         raise ValueError(
             "divide: shares must be three numbers >= 0, of training, which is above 0, validation and test, "
             f"got {shares!r}"
         )
-    return found / found.sum()
+    return fractions / fractions.sum()
 
 
-def _interleaved(examples: int, shares: np.ndarray) -> Division:
-    part, counts = np.empty(examples, np.int64), np.zeros(3)
+def _interleaved(examples: int, fractions: np.ndarray) -> Division:
+    part_of, counts = np.empty(examples, np.int64), np.zeros(3)
     for number in range(examples):
-        # of parts equally far behind, but for rounding, the first
-        part[number] = np.argmax(np.round(shares * (number + 1) - counts, 9))
-        counts[part[number]] += 1
-    return Division(*(np.flatnonzero(part == own).astype(np.int32) for own in range(3)))
+        # of parts that are equally far behind, up to rounding, the first
+        part_of[number] = np.argmax(np.round(fractions * (number + 1) - counts, 9))
+        counts[part_of[number]] += 1
+    return Division(*(np.flatnonzero(part_of == part).astype(np.int32) for part in range(3)))
 
 
-def _given(examples: int, parts: Sequence[Sequence[int]]) -> Division:
+def _explicit(examples: int, parts: Sequence[Sequence[int]]) -> Division:
+    """The division into lists of numbers."""
+    expected = f"{', '.join(map(repr, WAYS))} or three lists of numbers"
     if not hasattr(parts, "__len__"):
-        raise TypeError(
-            f"divide: by must be {', '.join(map(repr, WAYS))} or three parts' numbers, got {type(parts).__name__}"
-        )
-    named = dict(zip(Division._fields, parts, strict=False)) if len(parts) == 3 else {}
-    if not named:
-        raise ValueError(f"divide: by must be {', '.join(map(repr, WAYS))} or three parts' numbers, got {len(parts)}")
-    found = {}
-    for name, numbers in named.items():
-        own = np.asarray(numbers)
-        own = own.astype(np.int32) if own.size == 0 else own
-        if own.ndim != 1 or own.dtype.kind not in "iu":
-            raise ValueError(f"divide: {name} must be integers (n,), got {own.dtype} of shape {own.shape}")
-        if own.size and not 0 <= own.min() <= own.max() < examples:
-            wrong = own[(own < 0) | (own >= examples)][0]
+        raise TypeError(f"divide: by must be {expected}, got {type(parts).__name__}")
+    if len(parts) != 3:
+        raise ValueError(f"divide: by must be {expected}, got {len(parts)}")
+    checked = {}
+    for name, part in zip(Division._fields, parts, strict=True):
+        numbers = np.asarray(part)
+        numbers = numbers.astype(np.int32) if numbers.size == 0 else numbers
+        if numbers.ndim != 1 or numbers.dtype.kind not in "iu":
+            raise ValueError(f"divide: {name} must be integers (n,), got {numbers.dtype} of shape {numbers.shape}")
+        if numbers.size and not 0 <= numbers.min() <= numbers.max() < examples:
+            wrong = numbers[(numbers < 0) | (numbers >= examples)][0]
             raise ValueError(f"divide: {name} must be numbers from 0 to {examples - 1}, got {wrong}")
-        found[name] = np.sort(own).astype(np.int32)
-    if not found["training"].size:
-        raise ValueError("divide: training must have one example at least, got none")
-    numbers, times = np.unique(np.concatenate(list(found.values())), return_counts=True)
-    if (times > 1).any():
-        raise ValueError(f"divide: example {numbers[times > 1][0]} is there twice; expected disjoint parts")
-    return Division(**found)
+        checked[name] = np.sort(numbers).astype(np.int32)
+    if not checked["training"].size:
+        raise ValueError("divide: training must have at least one example, got none")
+    numbers, counts = np.unique(np.concatenate(list(checked.values())), return_counts=True)
+    if (counts > 1).any():
+        raise ValueError(f"divide: example {numbers[counts > 1][0]} occurs twice; expected disjoint parts")
+    return Division(**checked)

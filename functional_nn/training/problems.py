@@ -1,11 +1,18 @@
-"""What second-order methods ask of a network, answered by hand: its own recursion, R-operator and sweeps.
+r"""Networks as problems for second-order methods: values, gradients, products and factors, all hand-written.
 
-Letters: Q examples, S outputs, P parameters, N = Q S residuals. Each answer goes through the same functions as the
-quantities of `fnn.quantities` and `fnn.curvature`, where their equations stand.
+Letters: Q examples, S outputs, P parameters, N = Q S residuals. Everything is computed by the same functions as the
+quantities of `fnn.quantities` and `fnn.curvature`, which state the equations.
 
-Square errors are F = sum_q share_q c sum_i (a_i - t_i)^2, share_q the weight of example q in F: F = r^T r with the
-residuals r_qi = sqrt(share_q c) (a_i - t_i), and their Jacobian has the rows sqrt(share_q c) da_i/dparams, swept back
-from the unit vectors of the outputs (Marquardt sensitivities). J J^T is their tangent kernel.
+A square error is a sum of squares of residuals,
+
+.. math:: F = \sum_q w_q c \sum_i (a_{qi} - t_{qi})^2 = r^T r, \qquad r_{qi} = \sqrt{w_q c} \, (a_{qi} - t_{qi})
+
+where :math:`w_q` is the share of example q in F. The Jacobian of the residuals has the rows
+
+.. math:: \sqrt{w_q c} \, \frac{\partial a_{qi}}{\partial x}
+
+which are swept back from the unit vectors of the outputs (Marquardt sensitivities). :math:`J J^T` is their tangent
+kernel.
 """
 
 import functools
@@ -27,7 +34,7 @@ from functional_nn.optimizers.regularizers import Regularizer
 from functional_nn.optimizers.second_order import Functions, Problem
 from functional_nn.registry import cached
 
-_ALL = 2**62  # the methods keep a budget of their own
+_NO_LIMIT = 2**62  # the methods have their own memory budgets
 
 
 def problem(
@@ -39,22 +46,38 @@ def problem(
     weights: Array | None = None,
     regularizer: Regularizer | str | None = None,
 ) -> Problem:
-    """A network's training as a problem for `optimizers.minimize`: F(params) on inputs (Q, R) and targets (Q, S).
+    """Returns a network's training as a problem for `optimizers.minimize`: F(params) on all examples.
 
-    weights (Q,): of the examples. Residuals, whose squares sum to F, are there for square errors without a
-    regularizer: sqrt(share_q c) (a - t), their Jacobian by one backward sweep of S Marquardt sensitivities an example
-    (Hagan and Menhaj 1994, Eq. 35-37; NND2 12). Gauss-Newton products and Kronecker factors are there for every loss
-    that is convex in what Gauss-Newton linearizes. No neuron can be dropped.
+    Square errors without a regularizer have residuals, whose squares sum to F, and their Jacobian, by one backward
+    sweep of S Marquardt sensitivities an example. Gauss-Newton products and Kronecker factors exist for every loss that
+    is convex in the outputs that Gauss-Newton linearizes.
 
-    >>> import jax, functional_nn as fnn
-    >>> network = fnn.multilayer((1, 5, 1), ("tanh", "linear"))
-    >>> x = jax.numpy.linspace(-1, 1, 21)[:, None]
-    >>> sine = fnn.training.problem(network, "mean_square_error", x, jax.numpy.sin(3 * x))
-    >>> found = fnn.optimizers.minimize(sine, "levenberg_marquardt", network.init(jax.random.key(0)), goal=1e-4)
-    >>> found.status
-    'goal'
+    Args:
+        network: A network without dropout and batch normalization.
+        loss: The loss, or its name.
+        inputs: `(Q, *P, R)`, or `{name: (Q, *P, R)}`.
+        targets: `(Q, *P, S)`.
+        weights: The weights of the examples, (Q,). All 1 by default.
+        regularizer: A penalty that is added to F, or its name. None by default.
 
-    Raises ValueError as `backpropagate`, and for a network with dropout or batch normalization.
+    Returns:
+        An `optimizers.Problem`.
+
+    Raises:
+        ValueError: As `backpropagate`, and for a network with dropout or batch normalization.
+        TypeError: If `network` is not a network, or the data are not arrays of numbers.
+
+    References:
+        Hagan and Menhaj 1994, Eq. 35-37. Hagan, Demuth and Beale, Neural Network Design, 2nd ed., chapter 12.
+
+    Example:
+        >>> import jax, functional_nn as fnn
+        >>> network = fnn.multilayer((1, 5, 1), ("tanh", "linear"))
+        >>> x = jax.numpy.linspace(-1, 1, 21)[:, None]
+        >>> sine = fnn.training.problem(network, "mean_square_error", x, jax.numpy.sin(3 * x))
+        >>> result = fnn.optimizers.minimize(sine, "levenberg_marquardt", network.init(jax.random.key(0)), goal=1e-4)
+        >>> result.status
+        'goal'
     """
     if not isinstance(network, Network):
         raise TypeError(f"network: expected fnn.multilayer(...) or fnn.graph(...), got {type(network).__name__}")
@@ -68,51 +91,53 @@ def problem(
 
 @functools.partial(cached, size=64)
 def of_batch(network: Network, loss: Loss, regularizer: Regularizer | None = None) -> Callable[..., Problem]:
-    """(inputs, targets, weights or None) -> the problem, unchecked; equal networks and losses share its functions."""
+    """Returns (inputs, targets, weights or None) -> the problem, unchecked. Equal networks and losses share its
+    functions.
+    """
     if network.drops:
         raise ValueError(
-            "network: with dropout, F is another function at every evaluation; second-order methods need one without, "
-            "or use a first-order method"
+            "network: with dropout, F is another function at every evaluation; use a network without dropout or a "
+            "first-order method"
         )
     for layer in network.layers:
         if layer.activation.running:
             raise ValueError(
-                f"layer {layer.name!r}: second-order methods look at F many times a step, each time at other running "
-                f"statistics of {layer.activation.name}; use a first-order method, or a norm of each example's own "
-                "such as 'group_norm'"
+                f"layer {layer.name!r}: second-order methods evaluate F many times a step, each time with other "
+                f"running statistics of {layer.activation.name}; use a first-order method, or a normalization of each "
+                "example by itself such as 'group_norm'"
             )
-    value_and_gradient = backprop.value_and_grad(network, loss)  # refuses what cannot be trained
+    value_and_gradient = backprop.value_and_grad(network, loss)  # refuses networks that cannot be trained
     objective = backprop.objective(network, loss)
     regularizer = None if regularizer is None else regularizers.get(regularizer)
 
     def value(params, data):
-        found = objective(params, *data)
-        return found if regularizer is None else found + regularizer.value(params)
+        F = objective(params, *data)
+        return F if regularizer is None else F + regularizer.value(params)
 
     def with_gradient(params, data):
-        found, gradient = value_and_gradient(params, *data)
+        F, gradient = value_and_gradient(params, *data)
         if regularizer is None:
-            return found, gradient
-        return found + regularizer.value(params), jax.tree.map(jnp.add, gradient, regularizer.gradient(params))
+            return F, gradient
+        return F + regularizer.value(params), jax.tree.map(jnp.add, gradient, regularizer.gradient(params))
 
-    def product(of: curvature.Matrix):
-        def prepared(params, data):
+    def product(matrix: curvature.Matrix):
+        def products_at(params, data):
             inputs, targets, weights = data
-            multiply = curvature.products(network, loss, params, inputs, targets, of, weights=weights)
+            multiply = curvature.products(network, loss, params, inputs, targets, matrix, weights=weights)
             if regularizer is None:
                 return multiply
-            bend = jax.linearize(regularizer.gradient, params)[1]
-            return lambda vector: jax.tree.map(jnp.add, multiply(vector), bend(vector))
+            penalty_product = jax.linearize(regularizer.gradient, params)[1]
+            return lambda vector: jax.tree.map(jnp.add, multiply(vector), penalty_product(vector))
 
-        return prepared
+        return products_at
 
     def hessian(params, data):
         inputs, targets, weights = data
-        found = curvature.hessian(network, loss, params, inputs, targets, weights=weights, budget=_ALL)
+        H = curvature.hessian(network, loss, params, inputs, targets, weights=weights, budget=_NO_LIMIT)
         if regularizer is None:
-            return found
+            return H
         x, unravel = ravel_pytree(params)
-        return found + jax.jacfwd(lambda x: ravel_pytree(regularizer.gradient(unravel(x)))[0])(x)
+        return H + jax.jacfwd(lambda x: ravel_pytree(regularizer.gradient(unravel(x)))[0])(x)
 
     def square_gradients(params, data):
         inputs, targets, weights = data
@@ -120,7 +145,7 @@ def of_batch(network: Network, loss: Loss, regularizer: Regularizer | None = Non
 
     def factors(params, data):
         inputs, targets, weights = data
-        return quantities.kflr(network, loss, params, inputs, targets, weights=weights, budget=_ALL)
+        return quantities.kflr(network, loss, params, inputs, targets, weights=weights, budget=_NO_LIMIT)
 
     def solve(kept, damping, vector):
         return curvature.kronecker_solve(network, kept, damping, vector)
@@ -149,10 +174,10 @@ def of_batch(network: Network, loss: Loss, regularizer: Regularizer | None = Non
 
 
 def _square_error(network: Network, loss: Loss) -> dict[str, Callable]:
-    """Residuals, Jacobian and kernel of a loss that is a sum of squares."""
+    """The residuals, Jacobian and tangent kernel of a loss that is a sum of squares."""
 
     def scaled(params, data):
-        """a - t, and the root of what the squares count for, (Q, *P, 1)."""
+        """a - t, the square root of w_q c as (Q, *P, 1), and the trace."""
         view = View(network, loss, params, *prepare(network, loss, params, *data))
         a = view.trace.activations[network.output.name]
         scale = jnp.sqrt(view.row_share * loss.square_weight(network.output.size)).astype(a.dtype)[..., None]
@@ -164,21 +189,22 @@ def _square_error(network: Network, loss: Loss) -> dict[str, Callable]:
 
     def jacobian(params, data):
         error, scale, _ = scaled(params, data)
-        rows = quantities.jacobian(network, None, params, data[0], budget=_ALL)
+        rows = quantities.jacobian(network, None, params, data[0], budget=_NO_LIMIT)
         J = jnp.concatenate([leaf.reshape(error.size, -1) for leaf in jax.tree.leaves(rows)], axis=1)
         scale = jnp.broadcast_to(scale, error.shape).reshape(-1)
         return scale * error.reshape(-1), scale[:, None] * J
 
     def kernel(params, data):
         error, scale, trace = scaled(params, data)
-        K = quantities.tangent_kernel(network, None, params, data[0], budget=_ALL)
+        K = quantities.tangent_kernel(network, None, params, data[0], budget=_NO_LIMIT)
         K = jnp.swapaxes(K.reshape(len(error), len(error), *(error[0].size,) * 2), 1, 2).reshape(error.size, error.size)
         flat = jnp.broadcast_to(scale, error.shape).reshape(-1)
 
-        def pull(y):
-            started = backprop.pullback(network.output, params, trace, scale * y.reshape(error.shape))
-            return backprop.contract(network, params, trace, backprop.sweep(network, params, trace, started))
+        def transposed_product(y):
+            """J^T y."""
+            sensitivities = backprop.pullback(network.output, params, trace, scale * y.reshape(error.shape))
+            return backprop.contract(network, params, trace, backprop.sweep(network, params, trace, sensitivities))
 
-        return flat * error.reshape(-1), flat[:, None] * K * flat[None, :], pull
+        return flat * error.reshape(-1), flat[:, None] * K * flat[None, :], transposed_product
 
     return {"residuals": residuals, "jacobian": jacobian, "kernel": kernel}

@@ -122,7 +122,7 @@ def check_settings(
         gradient=gradient,
         correct=correct,
         track=check_track(track),
-        augment=augmentation.settled(augment, {name: network.shapes[name] for name, _ in network.inputs}),
+        augment=augmentation.by_input(augment, {name: network.shapes[name] for name, _ in network.inputs}),
     )
 
 

@@ -1,15 +1,26 @@
-"""When to stop before the last epoch. A criterion reads each epoch's row of the history, inside the compiled program.
+r"""Criteria that stop training before the last epoch. They read each epoch's history inside the compiled program.
 
-CSE 475, 19.70.3: no significant change of the loss, or a validation loss that rises. Lecture 2: while the parameters
-change. Prechelt 1998 ("Early Stopping - But When?", in Neural Networks: Tricks of the Trade) for the criteria GL, PQ
-and UP; his letters: E_va(t) the validation loss after epoch t, E_opt(t) the lowest of it so far, E_tr(t) the training
-loss, here that of the epoch's examples before the updates that used them; a strip is k epochs in a row.
+CSE 475, 19.70.3, stops when the loss no longer changes significantly, or when the validation loss rises. Lecture 2
+trains while the parameters change. The other criteria are Prechelt's, in his letters: :math:`E_{va}(t)` is the
+validation loss after epoch t, :math:`E_{opt}(t)` the lowest validation loss so far, and :math:`E_{tr}(t)` the training
+loss, here that of the epoch's examples before the updates that used them. A strip is k successive epochs.
+
+The generalization loss, in percent:
+
+.. math:: GL(t) = 100 \left( \frac{E_{va}(t)}{E_{opt}(t)} - 1 \right)
+
+The training progress over the strip that ends with epoch t, in per mille:
+
+.. math:: P_k(t) = 1000 \left( \frac{\sum_{t'=t-k+1}^{t} E_{tr}(t')}{k \min_{t'=t-k+1}^{t} E_{tr}(t')} - 1 \right)
+
+References:
+    Prechelt 1998, Early Stopping - But When?, in Neural Networks: Tricks of the Trade.
 """
 
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,14 +31,52 @@ from functional_nn import checks, precision
 from functional_nn.precision import at_least_float32
 from functional_nn.registry import Described, Registry
 
+__all__ = [
+    "Criterion",
+    "cycle",
+    "early_stopping",
+    "generalization_loss",
+    "get",
+    "gradient_below",
+    "knows",
+    "loss_below",
+    "names",
+    "no_change",
+    "progress_below",
+    "progress_quotient",
+    "register",
+    "successive_increases",
+    "unchanged",
+]
+
 
 @dataclass(frozen=True)
 class Criterion(Described):
-    """init() -> memory; update(memory, row) -> (memory, stop), where `row` is a `History` of this epoch's scalars.
+    """A criterion that stops training, for `fit(stop=...)`.
 
-    reason: what is to be said when it stops a run. score(row) -> what is lowest at the parameters to be restored,
-    None where the last ones stay. validation, accuracy: True where it needs validation data, and right answers.
-    params: True where both functions take the parameters, too: init(params), update(memory, row, params).
+    It keeps a memory, a pytree of arrays, from epoch to epoch. Both functions run inside the compiled program.
+
+    Attributes:
+        name: Its name, which becomes the status of a run that it stops.
+        init: `init() -> memory`, before the first epoch.
+        update: `update(memory, row) -> (memory, stop)` after each epoch. `row` is a `History` of this epoch's scalars,
+            and `stop` a scalar bool.
+        reason: The words in `FitResult.reason` when it stops a run. Checkpoints hold them: a run continues only
+            with the same words.
+        score: `score(row) -> scalar`. The parameters of the epoch with the lowest score are restored. None (default)
+            keeps the last parameters.
+        validation: True if it needs validation data.
+        accuracy: True if it needs a loss with right answers.
+        params: True if the functions also take the parameters: `init(params)`, `update(memory, row, params)`.
+
+    Example:
+        >>> import jax.numpy as jnp, functional_nn as fnn
+        >>> criterion = fnn.training.Criterion(
+        ...     "small_loss", tuple, lambda memory, row: (memory, row.training_loss < 0.1), "the loss is below 0.1"
+        ... )
+        >>> row = fnn.training.History(1, jnp.asarray(0.05), None, jnp.asarray(1.0), None, None)
+        >>> bool(criterion.judge(criterion.begin(None), row, None)[1])
+        True
     """
 
     name: str
@@ -40,11 +89,11 @@ class Criterion(Described):
     params: bool = False
 
     def begin(self, params: Any) -> Any:
-        """Its memory before the first epoch, which begins from `params`."""
+        """Returns the memory before the first epoch, which starts from `params`."""
         return self.init(params) if self.params else self.init()
 
     def judge(self, memory: Any, row: Any, params: Any) -> tuple[Any, Array]:
-        """(memory, stop) after an epoch that left `params`."""
+        """Returns (memory, stop) after an epoch that ended with `params`."""
         return self.update(memory, row, params) if self.params else self.update(memory, row)
 
     def __repr__(self) -> str:
@@ -55,58 +104,100 @@ _registry: Registry[Criterion] = Registry("criterion", Criterion)
 register, names = _registry.register, _registry.names
 get, knows = _registry.get, _registry.knows
 
-# What the loss says ---------------------------------------------------------------------------------------------------
+
+def _shown(number) -> str:
+    return f"{number:g}" if isinstance(number, float) else "a traced number"
+
+
+# By the losses --------------------------------------------------------------------------------------------------------
 
 
 @register
 def no_change(tolerance: float = 1e-4, epochs: int = 5) -> Criterion:
-    """Stops when the training loss has stayed within `tolerance`, relatively, of a reference for `epochs` epochs.
+    """Stops when the training loss has not changed significantly for several epochs.
 
-    The reference is the last loss that differed from the one before it by more. Raises ValueError unless the
-    tolerance is > 0 and epochs >= 1.
+    The loss is compared with a reference, the last loss that differed by more than the tolerance from the reference
+    before it. A slow but steady change therefore counts.
+
+    Args:
+        tolerance: The change that is not significant, relative to the reference, > 0.
+        epochs: How many successive epochs without a significant change.
+
+    Raises:
+        ValueError: For a tolerance <= 0 or `epochs` < 1.
+
+    Example:
+        >>> import functional_nn as fnn
+        >>> fnn.training.no_change(1e-3, epochs=3)
+        <criterion no_change: the training loss changed by less than 0.001 of itself for 3 epochs>
     """
     tolerance = checks.constant("no_change", "tolerance", tolerance, lambda v: (v > 0) & np.isfinite(v), "> 0")
     checks.integer("no_change", "epochs", epochs, 1)
 
     def update(memory, row):
-        reference, still = memory
+        reference, unchanged_epochs = memory
         loss = row.training_loss.astype(reference.dtype)
-        still_there = jnp.abs(loss - reference) <= tolerance * jnp.abs(reference)  # False for nan
-        changed = ~(still_there & (reference < precision.largest(reference.dtype)))  # where it begins
-        reference, still = jnp.where(changed, loss, reference), jnp.where(changed, 0, still + 1)
-        return (reference, still), still >= epochs
+        close = jnp.abs(loss - reference) <= tolerance * jnp.abs(reference)  # False for nan
+        changed = ~(close & (reference < precision.largest(reference.dtype)))  # True in the first epoch
+        reference = jnp.where(changed, loss, reference)
+        unchanged_epochs = jnp.where(changed, 0, unchanged_epochs + 1)
+        return (reference, unchanged_epochs), unchanged_epochs >= epochs
 
     return Criterion(
         "no_change",
         lambda: (_no_loss_yet(), jnp.zeros((), jnp.int32)),
         update,
-        f"the training loss changed by less than {_said(tolerance)} of itself for {epochs} epochs",
+        f"the training loss changed by less than {_shown(tolerance)} of itself for {epochs} epochs",
     )
 
 
 @register
 def gradient_below(norm: float) -> Criterion:
-    """Stops when the mean over the epoch's updates of ||g|| is at most `norm`. Raises ValueError unless it is > 0."""
+    """Stops when the norm of the gradient, averaged over the epoch's updates, is at most `norm`.
+
+    Args:
+        norm: The norm, > 0.
+
+    Raises:
+        ValueError: For a norm <= 0.
+
+    Example:
+        >>> import functional_nn as fnn
+        >>> fnn.training.gradient_below(1e-3)
+        <criterion gradient_below: the gradient norm is at most 0.001>
+    """
     norm = checks.constant("gradient_below", "norm", norm, lambda v: (v > 0) & np.isfinite(v), "> 0")
     return Criterion(
         "gradient_below",
         tuple,
         lambda memory, row: (memory, row.gradient_norm <= norm),
-        f"the gradient norm is at most {_said(norm)}",
+        f"the gradient norm is at most {_shown(norm)}",
     )
 
 
 @register
 def loss_below(goal: float) -> Criterion:
-    """Stops when the training loss is at most `goal`: that of the epoch's examples, which drawn with replacement need
-    not be all. Raises ValueError unless the goal is a finite number.
+    """Stops when the training loss is at most `goal`.
+
+    The training loss is that of the epoch's examples, which are not all examples if they are drawn with replacement.
+
+    Args:
+        goal: The loss, a finite number.
+
+    Raises:
+        ValueError: If the goal is not a finite number.
+
+    Example:
+        >>> import functional_nn as fnn
+        >>> fnn.training.loss_below(0.01)
+        <criterion loss_below: the training loss is at most 0.01>
     """
     goal = checks.constant("loss_below", "goal", goal, np.isfinite, "a finite number")
     return Criterion(
         "loss_below",
         tuple,
         lambda memory, row: (memory, row.training_loss <= goal),
-        f"the training loss is at most {_said(goal)}",
+        f"the training loss is at most {_shown(goal)}",
     )
 
 
@@ -117,10 +208,30 @@ def early_stopping(
     monitor: Literal["validation_loss", "validation_accuracy"] = "validation_loss",
     restore: bool = True,
 ) -> Criterion:
-    """Stops when the validation loss has not fallen (its accuracy risen) by more than `least` for `patience` epochs.
+    """Stops when the validation loss, or accuracy, has not improved for `patience` epochs.
 
-    restore: the run's parameters are then those of its best epoch, the first of equals, exactly; also where the last
-    epoch comes before patience ends. Raises ValueError for patience < 1, a negative `least`, an unknown monitor.
+    Args:
+        patience: How many successive epochs without an improvement.
+        least: The least decrease of the loss (increase of the accuracy) that is an improvement, >= 0. It must be
+            exceeded.
+        monitor: "validation_loss" or "validation_accuracy".
+        restore: True (default) returns exactly the parameters of the best epoch, the first of equal ones, also if the
+            last epoch comes before the patience ends. False returns the last parameters.
+
+    Raises:
+        ValueError: For `patience` < 1, a negative `least`, or an unknown monitor. `fit` raises it without validation
+            data.
+
+    Example:
+        >>> import jax, functional_nn as fnn
+        >>> network = fnn.multilayer((2, 1), ("sigmoid",))
+        >>> data = jax.numpy.eye(2), jax.numpy.array([[0.0], [1.0]])
+        >>> result = fnn.fit(
+        ...     network, "binary_cross_entropy", "gd(0.0)", *data,
+        ...     key=jax.random.key(0), epochs=20, validation=data, stop=fnn.training.early_stopping(patience=3),
+        ... )
+        >>> result.status, len(result.history.epoch), int(result.best.epoch)
+        ('early_stopping', 4, 1)
     """
     checks.integer("early_stopping", "patience", patience, 1)
     checks.boolean("early_stopping", "restore", restore)
@@ -150,12 +261,27 @@ def early_stopping(
 
 @register
 def generalization_loss(alpha: float = 5.0, restore: bool = True, strip: int = 1) -> Criterion:
-    """Prechelt's GL: stops after the first epoch with 100 (E_va(t) / E_opt(t) - 1) > alpha, alpha in percent.
+    """Prechelt's GL: stops when the validation loss exceeds its lowest value so far by more than `alpha` percent.
 
-    Losses must be positive. restore: as in `early_stopping`. strip: validation losses are looked at after each so many
-    epochs alone, Prechelt's "once in a while, e.g. after every fifth epoch", so that a method whose first steps go up
-    and down is not stopped at once; the epoch that is restored may be any. Raises ValueError unless alpha is a number
-    >= 0 and strip >= 1.
+    It stops after the first epoch with 100 (E_va(t) / E_opt(t) - 1) > alpha. Losses must be positive.
+
+    Args:
+        alpha: The excess in percent, >= 0.
+        restore: True (default) restores the parameters of the best epoch, as in `early_stopping`.
+        strip: The validation loss is read only every `strip` epochs: Prechelt's "once in a while, e.g. after every
+            fifth epoch". A method whose first steps go up and down is then not stopped at once. The restored epoch may
+            be any epoch.
+
+    Raises:
+        ValueError: For a negative alpha or `strip` < 1.
+
+    References:
+        Prechelt 1998, Early Stopping - But When?
+
+    Example:
+        >>> import functional_nn as fnn
+        >>> fnn.training.generalization_loss(5)
+        <criterion generalization_loss: the validation loss is more than 5 % above its lowest>
     """
     alpha = checks.constant("generalization_loss", "alpha", alpha, *checks.NON_NEGATIVE)
     checks.boolean("generalization_loss", "restore", restore)
@@ -175,36 +301,61 @@ def generalization_loss(alpha: float = 5.0, restore: bool = True, strip: int = 1
         "generalization_loss",
         init,
         update,
-        f"the validation loss is more than {_said(alpha)} % above its lowest",
+        f"the validation loss is more than {_shown(alpha)} % above its lowest",
         _validation_loss if restore else None,
         validation=True,
     )
 
 
 def _new_strip():
-    """Of the training losses in a strip so far: their sum, the least, and how many."""
+    """The memory of a strip before its first epoch: the sum of the training losses, the lowest, and their number."""
     return jnp.zeros((), precision.default()), _no_loss_yet(), jnp.zeros((), jnp.int32)
 
 
-def _along_strip(part, loss, strip: int):
-    """(the strip with one more loss, or a new one after its end; mean - least; least; is it the end?): P_k = 1000 (mean
-    / least - 1).
+class _Strip(NamedTuple):
+    """A strip after one more epoch; P_k = 1000 excess / least.
+
+    memory: for the next epoch. excess: the mean training loss - the lowest. ends: True in the strip's last epoch.
     """
-    total, least, at = part
+
+    memory: tuple
+    excess: Array
+    least: Array
+    ends: Array
+
+
+def _along_strip(memory: tuple, loss: Array, strip: int) -> _Strip:
+    total, least, at = memory
     loss = loss.astype(total.dtype)
     total, least, at = total + loss, jnp.where(loss < least, loss, least), at + 1
     ends = at == strip
     following = jax.tree.map(lambda new, old: jnp.where(ends, new, old), _new_strip(), (total, least, at))
-    return following, total / strip - least, least, ends
+    return _Strip(following, total / strip - least, least, ends)
 
 
 @register
 def progress_quotient(alpha: float = 0.5, strip: int = 5, restore: bool = True) -> Criterion:
-    """Prechelt's PQ: stops after the first strip at whose end GL(t) / P_k(t) > alpha: little progress for its price.
+    """Prechelt's PQ: stops when the validation loss has risen by much more than training still gains.
 
-    GL(t) = 100 (E_va(t) / E_opt(t) - 1); P_k(t) = 1000 (mean of E_tr over the strip / its least - 1), the progress in
-    training, in per mille. Losses must be positive. strip: k, in epochs. restore: as in `early_stopping`. Raises
-    ValueError for alpha < 0 and a strip < 1.
+    It stops after the first strip at whose end GL(t) / P_k(t) > alpha, where GL(t) = 100 (E_va(t) / E_opt(t) - 1), in
+    percent, and P_k(t) = 1000 (mean of E_tr over the strip / its lowest - 1), the training progress in per mille.
+    Losses must be positive.
+
+    Args:
+        alpha: The quotient, >= 0.
+        strip: k, in epochs.
+        restore: True (default) restores the parameters of the best epoch, as in `early_stopping`.
+
+    Raises:
+        ValueError: For a negative alpha or `strip` < 1.
+
+    References:
+        Prechelt 1998, Early Stopping - But When?
+
+    Example:
+        >>> import functional_nn as fnn
+        >>> fnn.training.progress_quotient(0.5, strip=5).name
+        'progress_quotient'
     """
     alpha = checks.constant("progress_quotient", "alpha", alpha, *checks.NON_NEGATIVE)
     checks.integer("progress_quotient", "strip", strip, 1)
@@ -214,20 +365,20 @@ def progress_quotient(alpha: float = 0.5, strip: int = 5, restore: bool = True) 
         return _no_loss_yet(), *_new_strip()
 
     def update(memory, row):
-        lowest, *part = memory
+        lowest, *training_memory = memory
         now = row.validation_loss.astype(lowest.dtype)
         lowest = jnp.where(now < lowest, now, lowest)
-        part, excess, least, ends = _along_strip(part, row.training_loss, strip)
-        # GL > alpha P_k, multiplied by what both are divided by: a loss may be 0
-        stop = 100 * (now - lowest) * least > alpha * 1000 * excess * lowest
-        return (lowest, *part), stop & ends & (lowest < _no_loss_yet())
+        along = _along_strip(training_memory, row.training_loss, strip)
+        # GL > alpha P_k, multiplied by both denominators, since a loss may be 0
+        stop = 100 * (now - lowest) * along.least > alpha * 1000 * along.excess * lowest
+        return (lowest, *along.memory), stop & along.ends & (lowest < _no_loss_yet())
 
     return Criterion(
         "progress_quotient",
         init,
         update,
         f"the validation loss has risen by more than training still gains in {strip} epochs is worth: the "
-        f"quotient is above {_said(alpha)}",
+        f"quotient is above {_shown(alpha)}",
         _validation_loss if restore else None,
         validation=True,
     )
@@ -235,33 +386,63 @@ def progress_quotient(alpha: float = 0.5, strip: int = 5, restore: bool = True) 
 
 @register
 def progress_below(alpha: float = 0.1, strip: int = 5) -> Criterion:
-    """Stops after the first strip whose training progress P_k(t), in per mille as in `progress_quotient`, is below
-    `alpha`: little is gained any more (Prechelt 1994, PROBEN1: P_5 < 0.1).
+    """Stops when training gains little any more: its progress P_k(t) over a strip is below `alpha`.
 
-    Losses must be positive. Brings no earlier parameters back, and goes beside a criterion that does. strip: k, in
-    epochs. Raises ValueError unless alpha > 0 and strip >= 1.
+    P_k(t) is in per mille, as in `progress_quotient`. Losses must be positive. It restores no earlier parameters and
+    may be combined with a criterion that does.
+
+    Args:
+        alpha: The progress in per mille, > 0.
+        strip: k, in epochs.
+
+    Raises:
+        ValueError: For alpha <= 0 or `strip` < 1.
+
+    References:
+        Prechelt 1994, PROBEN1, which stops at P_5 < 0.1.
+
+    Example:
+        >>> import functional_nn as fnn
+        >>> fnn.training.progress_below(0.1, strip=5).name
+        'progress_below'
     """
     alpha = checks.constant("progress_below", "alpha", alpha, *checks.POSITIVE)
     checks.integer("progress_below", "strip", strip, 1)
 
     def update(memory, row):
-        memory, excess, least, ends = _along_strip(memory, row.training_loss, strip)
-        return memory, ends & (1000 * excess < alpha * least)  # P_k < alpha, multiplied by the least
+        along = _along_strip(memory, row.training_loss, strip)
+        # P_k < alpha, multiplied by its denominator
+        return along.memory, along.ends & (1000 * along.excess < alpha * along.least)
 
     return Criterion(
         "progress_below",
         _new_strip,
         update,
-        f"the training loss, over {strip} epochs, was less than {_said(alpha)} per mille above its least on the mean",
+        f"the training loss, over {strip} epochs, was less than {_shown(alpha)} per mille above its least on the mean",
     )
 
 
 @register
 def successive_increases(strips: int = 3, strip: int = 5, restore: bool = True) -> Criterion:
-    """Prechelt's UP: stops where the validation loss has risen from strip to strip, `strips` times in succession.
+    """Prechelt's UP: stops when the validation loss has risen in `strips` successive strips.
 
-    It is compared at the strips' last epochs, E_va(t) > E_va(t - k). strip: k, in epochs. restore: as in
-    `early_stopping`. Raises ValueError for strips or a strip < 1.
+    The loss is compared at the last epochs of the strips, E_va(t) > E_va(t - k).
+
+    Args:
+        strips: How many successive strips.
+        strip: k, in epochs.
+        restore: True (default) restores the parameters of the best epoch, as in `early_stopping`.
+
+    Raises:
+        ValueError: For `strips` or `strip` < 1.
+
+    References:
+        Prechelt 1998, Early Stopping - But When?
+
+    Example:
+        >>> import functional_nn as fnn
+        >>> fnn.training.successive_increases(3, strip=5)
+        <criterion successive_increases: the validation loss has risen in 3 successive strips of 5 epochs>
     """
     checks.integer("successive_increases", "strips", strips, 1)
     checks.integer("successive_increases", "strip", strip, 1)
@@ -271,8 +452,8 @@ def successive_increases(strips: int = 3, strip: int = 5, restore: bool = True) 
         before, rises, at = memory
         now, ends = row.validation_loss.astype(before.dtype), at + 1 == strip
         rose = (now > before) & (before < _no_loss_yet())
-        after = now, jnp.where(rose, rises + 1, 0), jnp.zeros_like(at)
-        memory = jax.tree.map(lambda new, old: jnp.where(ends, new, old), after, (before, rises, at + 1))
+        at_end = now, jnp.where(rose, rises + 1, 0), jnp.zeros_like(at)
+        memory = jax.tree.map(lambda new, old: jnp.where(ends, new, old), at_end, (before, rises, at + 1))
         return memory, memory[1] >= strips
 
     return Criterion(
@@ -293,30 +474,42 @@ def _validation_loss(row) -> Array:
     return row.validation_loss
 
 
-# What the parameters say ----------------------------------------------------------------------------------------------
+# By the parameters ----------------------------------------------------------------------------------------------------
 
 
 @register
 def unchanged(tolerance: float = 0.0, epochs: int = 1) -> Criterion:
-    """Stops when no epoch of the last `epochs` changed any parameter by more than `tolerance` of the largest one.
+    """Stops when no parameter has changed by more than a fraction of the largest parameter for several epochs.
 
-    0 is Lecture 2's while theta^(i+1) != theta^i: bitwise the same before and after an epoch. A step that a method
-    refuses changes none: of such a method ask for several `epochs`. Raises ValueError for a
-    negative tolerance and epochs < 1.
+    A tolerance of 0 is Lecture 2's loop "while theta^(i+1) != theta^i": the parameters are bitwise the same before and
+    after an epoch. A step that a method rejects changes no parameter, so give such a method several `epochs`.
+
+    Args:
+        tolerance: The fraction of the largest parameter, >= 0.
+        epochs: How many successive epochs.
+
+    Raises:
+        ValueError: For a negative tolerance or `epochs` < 1.
+
+    Example:
+        >>> import functional_nn as fnn
+        >>> fnn.training.unchanged()
+        <criterion unchanged: the parameters did not change in an epoch>
     """
     tolerance = checks.constant("unchanged", "tolerance", tolerance, *checks.NON_NEGATIVE)
     checks.integer("unchanged", "epochs", epochs, 1)
 
     def update(memory, row, params):
-        before, still = memory
-        # an infinity, of a class that is masked, is no size and no change
+        before, unchanged_epochs = memory
+        # the infinite bias of a masked class counts neither as a size nor as a change
         sizes = jax.tree.map(lambda x: jnp.max(jnp.where(jnp.isfinite(x), jnp.abs(x), 0)), params)
-        moves = jax.tree.map(lambda x, old: jnp.max(jnp.where(x == old, 0, jnp.abs(x - old))), params, before)
-        still = jnp.where(_largest(moves) <= tolerance * _largest(sizes), still + 1, 0)
-        return (params, still), still >= epochs
+        changes = jax.tree.map(lambda x, old: jnp.max(jnp.where(x == old, 0, jnp.abs(x - old))), params, before)
+        small = _largest(changes) <= tolerance * _largest(sizes)
+        unchanged_epochs = jnp.where(small, unchanged_epochs + 1, 0)
+        return (params, unchanged_epochs), unchanged_epochs >= epochs
 
     exactly = isinstance(tolerance, float) and tolerance == 0
-    how = "did not change" if exactly else f"changed by no more than {_said(tolerance)} of the largest"
+    how = "did not change" if exactly else f"changed by no more than {_shown(tolerance)} of the largest"
     return Criterion(
         "unchanged",
         lambda params: (params, jnp.zeros((), jnp.int32)),
@@ -328,13 +521,24 @@ def unchanged(tolerance: float = 0.0, epochs: int = 1) -> Criterion:
 
 @register
 def cycle() -> Criterion:
-    """Stops when the parameters are bitwise those of an earlier epoch, and gradients since then were not all zero.
+    """Stops when the parameters are bitwise those of an earlier epoch, although gradients since then were not all zero.
 
-    Of the perceptron rule, at one rate above 0 for all parameters and without a penalty, this says that no weights
-    answer every example rightly: where some do, each update brings the weights nearer to them, and none is ever undone.
-    Of other methods it says that all will repeat, where batches come in a fixed order and the method remembers nothing;
-    also of one that does not move. Brent's algorithm (1980): beside the last epoch's, the parameters of one are kept,
-    the latest whose number is 0, 1, 3, 7, ..., so that a cycle of n epochs that begins after m is seen by 3 (n + m).
+    For the perceptron rule, with one learning rate above 0 for all parameters and without a penalty, this proves that
+    no weights classify every example correctly: if some do, each update brings the weights nearer to them, and no state
+    returns. For other methods it says that everything will repeat, if batches come in a fixed order and the method has
+    no memory. This includes a method that does not move.
+
+    The cycle is found by Brent's algorithm: in addition to the last epoch's parameters it keeps those of one earlier
+    epoch, the latest whose number is 0, 1, 3, 7, ... A cycle of n epochs that begins after m epochs is found after at
+    most 3 (n + m) epochs.
+
+    References:
+        Brent 1980, An Improved Monte Carlo Factorization Algorithm.
+
+    Example:
+        >>> import functional_nn as fnn
+        >>> fnn.training.cycle()
+        <criterion cycle: the parameters have come back to those of an earlier epoch>
     """
 
     def init(params):
@@ -345,11 +549,11 @@ def cycle() -> Criterion:
         before, kept, moved, length, at = memory
         moves = row.gradient_norm > 0
         moved, at = moved | moves, at + 1
-        back = (_same(params, kept) & moved) | (_same(params, before) & moves)
-        renew = at == length
-        fresh = params, jnp.asarray(False), 2 * length, jnp.zeros_like(at)
-        memory = jax.tree.map(lambda new, old: jnp.where(renew, new, old), fresh, (kept, moved, length, at))
-        return (params, *memory), back
+        returned = (_same(params, kept) & moved) | (_same(params, before) & moves)
+        full = at == length  # keep these parameters from now on, for twice as long
+        renewed = params, jnp.asarray(False), 2 * length, jnp.zeros_like(at)
+        memory = jax.tree.map(lambda new, old: jnp.where(full, new, old), renewed, (kept, moved, length, at))
+        return (params, *memory), returned
 
     return Criterion("cycle", init, update, "the parameters have come back to those of an earlier epoch", params=True)
 
@@ -362,7 +566,3 @@ def _same(params: Any, others: Any) -> Array:
 def _largest(numbers: Any) -> Array:
     numbers = [x.astype(at_least_float32(x.dtype)) for x in jax.tree.leaves(numbers)]
     return functools.reduce(jnp.maximum, numbers)
-
-
-def _said(number) -> str:
-    return f"{number:g}" if isinstance(number, float) else "a traced number"

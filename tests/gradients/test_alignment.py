@@ -271,5 +271,5 @@ def test_training_clips_what_the_rule_gives_of_each_example():
     expected = quantities.clipped_gradient(TINY, LOSS, params, inputs, targets, max_norm=0.3, rule=rule)
     close(gradient, expected, 1e-14)
     for own in ("local_loss", "kolen_pollack"):
-        with pytest.raises(ValueError, match=f"rule: {own}.* does not come example by example, so that nothing"):
+        with pytest.raises(ValueError, match=f"rule: {own}.* has no gradient of each example, which could be clipped"):
             training.fit(TINY, LOSS, "gd", inputs, targets, key=KEY, epochs=1, gradient=training.clipped(1.0), rule=own)

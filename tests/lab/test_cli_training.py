@@ -190,7 +190,7 @@ def test_a_sweeps_criteria_keep_the_last_network(tmp_path, monkeypatch):
     call("sweep", *QUICK, "--grid", "seed=0..1", "--stop", "generalization_loss(0)", "--out", tmp_path / "a")
     (asked, population) = given[0]
     assert [criterion.name for criterion in asked["stop"]] == ["generalization_loss"]
-    assert population.parts[0].runs.best is None
+    assert population.groups[0].runs.best is None
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ import functional_nn as fnn
 from functional_nn import connections
 from functional_nn.networks.connections import Connection, dense
 from functional_nn.networks.network import for_lanes
-from functional_nn.training import populations
+from functional_nn.training import group_training
 
 DRAW = np.random.default_rng(0)
 
@@ -614,13 +614,13 @@ def test_dense_programs_stay_what_they_are(monkeypatch):
     train = fnn.training.pure_fit(network, loss, "adam", epochs=2, plan=fnn.training.minibatch(4))
     fitted = counted(jax.make_jaxpr(train)(key, x, t, (x, t)).jaxpr, names)
     assert fitted == {"dot_general": 9, **outer, "while": 1, "scan": 1}
-    programs, traced = populations._programs, []
+    programs, traced = group_training.compiled_programs, []
 
     def spied(*given):
         begin, advance = programs(*given)
         return begin, lambda *data: traced.append(advance.trace(*data).jaxpr) or advance(*data)
 
-    monkeypatch.setattr(populations, "_programs", spied)
+    monkeypatch.setattr(group_training, "compiled_programs", spied)
     fnn.training.fit_population(
         network,
         loss,

@@ -66,7 +66,7 @@ def test_padding_needs_activations_of_single_neurons():
         return fnn.multilayer((2, width, 1), (OVER_NEURONS, "linear"))
 
     data = jnp.ones((4, 2)), jnp.ones((4, 1))
-    with pytest.raises(ValueError, match="pad: a layer of activation 'normalized.1.', which mixes neurons"):
+    with pytest.raises(ValueError, match="pad: a layer with activation 'normalized.1.', which mixes neurons"):
         fnn.training.fit_population(
             build, "mean_square_error", "gd", {"width": [2, 3]}, data, key=jax.random.key(0), epochs=1, pad=True
         )

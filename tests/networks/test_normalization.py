@@ -240,7 +240,7 @@ def test_per_example_quantities_are_refused_with_the_reason(quantity):
 
 
 def test_second_order_methods_are_refused_with_the_reason():
-    with pytest.raises(ValueError, match="layer 'conv': second-order methods look at F many times a step"):
+    with pytest.raises(ValueError, match="layer 'conv': second-order methods evaluate F many times a step"):
         fnn.fit(NETWORK, "cross_entropy", "lbfgs", X, T, key=KEY, epochs=1)
 
 

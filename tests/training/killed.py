@@ -38,7 +38,7 @@ def main(folder: str, epochs: str, out: str) -> None:
     np.savez(
         out,
         losses=population.history.training_loss,
-        params=population.parts[0].runs.state.params["layer1"]["weights"]["input"],
+        params=population.groups[0].runs.state.params["layer1"]["weights"]["input"],
     )
 
 

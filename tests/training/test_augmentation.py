@@ -1,4 +1,4 @@
-"""Augmentation: what becomes of a picture and how often, by looking; and that training does it, and only training.
+"""Augmentation: every outcome and its frequency, pixel by pixel; training is augmented, and only training.
 
 Letters: Q examples, H rows, W columns, C channels.
 """
@@ -20,36 +20,36 @@ from functional_nn.training import augmentation, checkpoints, keys
 KEY = jax.random.key(5)
 SHAPE = (5, 4, 2)  # no two axes of one length
 DRAW = np.random.default_rng(0)
-PICTURE = 1 + DRAW.random(SHAPE)  # no two numbers alike, none 0
-ROWS = ("shift(2)", "flip", "flip(vertical)", "cutout(3)")
+IMAGE = 1 + DRAW.random(SHAPE)  # no two numbers alike, none 0
+NAMES = ("shift(2)", "flip", "flip(vertical)", "cutout(3)")
 
 
 def changed(name, count, dtype=jnp.float64, key=KEY):
-    """What becomes of one picture, seen `count` times in a batch (Q, H, W, C)."""
-    x = jnp.broadcast_to(jnp.asarray(PICTURE, dtype), (count, *SHAPE))
+    """One image, augmented `count` times in a batch (Q, H, W, C)."""
+    x = jnp.broadcast_to(jnp.asarray(IMAGE, dtype), (count, *SHAPE))
     return np.asarray(jax.jit(augmentation.get(name).apply)(key, x))
 
 
-# What can become of a picture: pixel by pixel, from what the docstrings say -------------------------------------------
+# The possible outcomes, pixel by pixel, as the docstrings state them --------------------------------------------------
 
 
-def moved(picture, down, right):
-    result = np.zeros_like(picture)
+def moved(image, down, right):
+    result = np.zeros_like(image)
     for i, j in itertools.product(range(SHAPE[0]), range(SHAPE[1])):
         if 0 <= i - down < SHAPE[0] and 0 <= j - right < SHAPE[1]:
-            result[i, j] = picture[i - down, j - right]
+            result[i, j] = image[i - down, j - right]
     return result
 
 
-def mirrored(picture, over):
-    result = np.zeros_like(picture)
+def mirrored(image, axis):
+    result = np.zeros_like(image)
     for i, j in itertools.product(range(SHAPE[0]), range(SHAPE[1])):
-        result[i, j] = picture[i, SHAPE[1] - 1 - j] if over == "horizontal" else picture[SHAPE[0] - 1 - i, j]
+        result[i, j] = image[i, SHAPE[1] - 1 - j] if axis == "horizontal" else image[SHAPE[0] - 1 - i, j]
     return result
 
 
-def cut(picture, i, j, size):
-    result = picture.copy()
+def cut(image, i, j, size):
+    result = image.copy()
     for row, column in itertools.product(range(i - size // 2, i - size // 2 + size), repeat=2):
         column += j - i
         if 0 <= row < SHAPE[0] and 0 <= column < SHAPE[1]:
@@ -59,58 +59,57 @@ def cut(picture, i, j, size):
 
 PIXELS = tuple(itertools.product(range(SHAPE[0]), range(SHAPE[1])))
 OUTCOMES = {
-    "shift(1)": [moved(PICTURE, *by) for by in itertools.product((-1, 0, 1), repeat=2)],
-    "crop(padding=2)": [moved(PICTURE, *by) for by in itertools.product((-2, -1, 0, 1, 2), repeat=2)],
-    "flip": [PICTURE, mirrored(PICTURE, "horizontal")],
-    "flip(vertical)": [PICTURE, mirrored(PICTURE, "vertical")],
-    "cutout(3)": [cut(PICTURE, *at, 3) for at in PIXELS],
-    "cutout(2)": [cut(PICTURE, *at, 2) for at in PIXELS],
-    "cutout(1)": [cut(PICTURE, *at, 1) for at in PIXELS],
+    "shift(1)": [moved(IMAGE, *by) for by in itertools.product((-1, 0, 1), repeat=2)],
+    "crop(padding=2)": [moved(IMAGE, *by) for by in itertools.product((-2, -1, 0, 1, 2), repeat=2)],
+    "flip": [IMAGE, mirrored(IMAGE, "horizontal")],
+    "flip(vertical)": [IMAGE, mirrored(IMAGE, "vertical")],
+    "cutout(3)": [cut(IMAGE, *at, 3) for at in PIXELS],
+    "cutout(2)": [cut(IMAGE, *at, 2) for at in PIXELS],
+    "cutout(1)": [cut(IMAGE, *at, 1) for at in PIXELS],
 }
 
 
 @pytest.mark.parametrize("name", OUTCOMES)
-def test_every_outcome_is_as_frequent_as_is_said(name):
-    """Each example becomes one of those that the docstring tells, all with the same probability and by itself."""
+def test_all_outcomes_are_equally_frequent(name):
+    """Each example becomes one of the outcomes that the docstring states, independently of the others."""
     outcomes = OUTCOMES[name]
     found = changed(name.replace("padding=", ""), 100 * len(outcomes))
-    same = np.array([[np.array_equal(one, outcome) for outcome in outcomes] for one in found])
+    same = np.array([[np.array_equal(image, outcome) for outcome in outcomes] for image in found])
     assert (same.sum(axis=1) == 1).all()
     # chi-square: its mean is the number of outcomes less one, its variance twice that; six deviations, of one fixed key
     free = len(outcomes) - 1
     chi_square = ((same.sum(axis=0) - 100) ** 2 / 100).sum()
     assert chi_square < free + 6 * np.sqrt(2 * free)
-    # nor does what becomes of an example say anything about the next: of two outcomes, half are repeated
+    # the outcome of an example says nothing about the next: of two outcomes, half are repeated
     repeated = (same[1:] & same[:-1]).any(axis=1).mean() * len(outcomes)
     assert abs(repeated - 1) < 6 * np.sqrt(free / len(found))
 
 
-def test_rows_and_columns_are_drawn_apart():
-    """Else some of the outcomes above would not be met; and examples of one batch and keys differ."""
+def test_other_keys_draw_other_changes_and_crop_is_shift():
     assert not np.array_equal(changed("shift(2)", 50), changed("shift(2)", 50, key=jax.random.key(6)))
     assert augmentation.crop(2) is augmentation.shift(2) is augmentation.get("crop(2)")
     assert augmentation.names() == ("shift", "flip", "cutout")
 
 
-@pytest.mark.parametrize("name", ROWS)
-def test_a_row_is_a_pure_function_of_its_key(name):
-    row = augmentation.get(name)
+@pytest.mark.parametrize("name", NAMES)
+def test_an_augmentation_is_a_pure_function_of_its_key(name):
+    change = augmentation.get(name)
     x = jnp.asarray(DRAW.random((3, *SHAPE)))
-    several, alone = jax.random.split(KEY, 4), jax.jit(row.apply)
-    in_lanes = jax.jit(jax.vmap(row.apply, (0, None)))(several, x)
-    chex.assert_trees_all_equal(in_lanes, np.stack([alone(key, x) for key in several]))
-    assert augmentation.get(row.specification) is row and pickle.loads(pickle.dumps(row)) is row
-    assert repr(row) == f"<augmentation {row.specification}>"
+    several, alone = jax.random.split(KEY, 4), jax.jit(change.apply)
+    together = jax.jit(jax.vmap(change.apply, (0, None)))(several, x)
+    chex.assert_trees_all_equal(together, np.stack([alone(key, x) for key in several]))
+    assert augmentation.get(change.specification) is change and pickle.loads(pickle.dumps(change)) is change
+    assert repr(change) == f"<augmentation {change.specification}>"
     for dtype in (jnp.float32, jnp.bfloat16, jnp.float16, jnp.int32):
         like = jax.ShapeDtypeStruct(x.shape, dtype)
-        assert jax.eval_shape(row.apply, KEY, like) == like
+        assert jax.eval_shape(change.apply, KEY, like) == like
 
 
-def test_nothing_is_made_of_what_is_not_a_number():
-    """Pixels are moved, not multiplied: one that is nan leaves the others alone."""
+def test_a_pixel_that_is_nan_changes_no_other_pixel():
+    """Pixels are moved, not multiplied."""
     x = np.ones((20, *SHAPE))
     x[:, 2, 2] = np.nan
-    for name in ROWS:
+    for name in NAMES:
         assert (np.isnan(jax.jit(augmentation.get(name).apply)(KEY, x)).sum(axis=(1, 2)) <= 1).all()
 
 
@@ -124,7 +123,7 @@ NETWORK = fnn.graph(
     ],
 )
 LABELS = DRAW.integers(0, 3, 14)
-X = DRAW.normal(size=(14, *SHAPE)) + LABELS[:, None, None, None]  # brightness says the class, also of what is moved
+X = DRAW.normal(size=(14, *SHAPE)) + LABELS[:, None, None, None]  # brightness shows the class, also of moved images
 AUGMENT = ("shift(1)", "flip")
 
 
@@ -138,37 +137,37 @@ def whole():
     return train(validation=(X, LABELS))
 
 
-def test_fit_is_the_loop_written_by_hand():
-    """The batches of the plan, each through the rows by the keys of its update, and dropout by that key as without."""
+def test_fit_equals_the_loop_written_by_hand():
+    """The batches of the plan, each augmented with the keys of its update. Dropout uses the same key as without."""
     plan, optimizer = training.minibatch(4), fnn.optimizers.gd(0.1)
     plan_key, targets = keys.plan(KEY), np.eye(3)[LABELS]
     state = optimizer.init(NETWORK.init(keys.parameters(KEY)))
     step = jax.jit(training.train_step(NETWORK, "cross_entropy", optimizer))
-    rows = [jax.jit(augmentation.get(name).apply) for name in AUGMENT]
+    changes = [jax.jit(augmentation.get(name).apply) for name in AUGMENT]
     for epoch in range(2):
         drawn = zip(plan.indices(plan_key, epoch, 14), plan.weights(14), keys.updates(plan_key, epoch, 4), strict=True)
         for picked, weights, key in drawn:
             x = jnp.asarray(X[picked])
-            for number, row in enumerate(rows):
-                x = row(keys.augmentation(key, number), x)
+            for number, change in enumerate(changes):
+                x = change(keys.augmentation(key, number), x)
             state, _ = step(state, training.Batch({"image": x}, jnp.asarray(targets[picked]), weights, key))
     found = train(optimizer=optimizer, epochs=2)
     assert relative_error(found.params, state.params) < 1e-13  # compiled in another program: the last bits of sums
 
 
-def test_only_what_is_trained_on_is_augmented(whole):
-    """Of a network that stays as it is, what is validated and tracked is the same with and without."""
+def test_only_the_training_batches_are_augmented(whole):
+    """For a network that does not change, validation and tracked values are the same with and without."""
     track = {"mean": lambda params, inputs, targets: jnp.mean(inputs)}
-    still = {"optimizer": "gd(0)", "validation": (X, LABELS), "track": track}
-    with_it, without = train(**still), train(augment=(), **still)
+    settings = {"optimizer": "gd(0)", "validation": (X, LABELS), "track": track}
+    with_it, without = train(**settings), train(augment=(), **settings)
     for column in ("validation_loss", "validation_accuracy"):
         chex.assert_trees_all_equal(getattr(with_it.history, column), getattr(without.history, column))
     chex.assert_trees_all_equal(with_it.history.tracked, without.history.tracked)
-    assert len(set(with_it.history.training_loss)) == 4  # other pictures in every epoch
+    assert len(set(with_it.history.training_loss)) == 4  # other images in every epoch
     assert (with_it.history.training_loss != without.history.training_loss).all()
 
 
-def test_it_descends(whole):
+def test_the_validation_loss_falls(whole):
     assert whole.history.validation_loss[-1] < whole.history.validation_loss[0]
 
 
@@ -186,7 +185,7 @@ def test_a_resumed_run_is_bitwise_the_uninterrupted_one(whole, tmp_path):
             train(checkpoint=kept, resume=True, validation=(X, LABELS), augment=other)
 
 
-def test_a_function_of_ones_own_is_told_by_its_code(tmp_path):
+def test_a_checkpoint_knows_a_users_function_by_its_code(tmp_path):
     def brighter(by):
         return lambda key, x: x + jnp.asarray(by, x.dtype) * jax.random.normal(key, (len(x), 1, 1, 1), x.dtype)
 
@@ -199,7 +198,7 @@ def test_a_function_of_ones_own_is_told_by_its_code(tmp_path):
 
 
 @pytest.mark.parametrize("shuffle", ["shared", pytest.param("independent", marks=pytest.mark.slow)])
-def test_members_of_a_population_are_their_runs_alone(shuffle):
+def test_a_member_of_a_population_is_augmented_as_it_would_be_alone(shuffle):
     found = training.fit_population(
         NETWORK,
         "cross_entropy",
@@ -220,7 +219,7 @@ def test_members_of_a_population_are_their_runs_alone(shuffle):
 
 
 @pytest.mark.slow
-def test_pure_fit_and_its_starts_are_augmented_alike():
+def test_each_start_of_best_of_is_augmented_as_it_would_be_alone():
     found = training.best_of(
         2,
         NETWORK,
@@ -249,18 +248,18 @@ STEREO = fnn.graph(
 VECTORS = fnn.multilayer((40, 3), ("softmax",))
 
 
-def test_the_input_that_has_pictures_is_the_one():
+def test_the_only_input_with_images_is_augmented():
     x = {"image": X, "numbers": DRAW.normal(size=(14, 3))}
     bare, named = (train(TWO, x, augment=augment) for augment in (AUGMENT, {"image": AUGMENT}))
     chex.assert_trees_all_equal(bare.params, named.params)
-    # two pictures of one example are drawn apart
-    settled = augmentation.settled({"left": "shift(2)", "right": "shift(2)"}, STEREO.shapes)
-    inputs = augmentation.augmented(settled, KEY, {"left": jnp.asarray(X), "right": jnp.asarray(X)})
+    # two images of one example are changed independently
+    changes = augmentation.by_input({"left": "shift(2)", "right": "shift(2)"}, STEREO.shapes)
+    inputs = augmentation.augmented(changes, KEY, {"left": jnp.asarray(X), "right": jnp.asarray(X)})
     assert not np.array_equal(inputs["left"], inputs["right"])
 
 
 @pytest.mark.slow
-def test_vectors_are_augmented_by_functions_of_ones_own():
+def test_vectors_are_augmented_by_a_users_function():
     def noisy(key, x):
         return x + 0.5 * jax.random.normal(key, x.shape, x.dtype)
 
@@ -281,7 +280,7 @@ def test_vectors_are_augmented_by_functions_of_ones_own():
     ],
     ids=str,
 )
-def test_whatever_takes_batches_takes_augmented_ones(changes):
+def test_every_method_of_mini_batches_takes_augmented_ones(changes):
     found, plain = (train(ONE, augment=augment, **changes) for augment in (AUGMENT, ()))
     assert found.status == "completed" and relative_error(found.params, plain.params) > 1e-3
 
@@ -305,15 +304,15 @@ def two_results(key, x):
             VECTORS,
             {"augment": "flip"},
             ValueError,
-            r"flip needs pictures \(H, W, C\), got input 'input' of shape \(40,\)",
+            r"flip needs images \(H, W, C\), got input 'input' of shape \(40,\)",
         ),
         (
             NETWORK,
             {"augment": "shift(3)"},
             ValueError,
-            r"shift\(pixels=3\) needs pictures of at least 6 x 6 pixels, got input 'image' of shape \(5, 4, 2\)",
+            r"shift\(pixels=3\) needs images of at least 6 x 6 pixels, got input 'image' of shape \(5, 4, 2\)",
         ),
-        (NETWORK, {"augment": "cutout(5)"}, ValueError, "cutout.* needs pictures of at least 5 x 5 pixels"),
+        (NETWORK, {"augment": "cutout(5)"}, ValueError, "cutout.* needs images of at least 5 x 5 pixels"),
         (NETWORK, {"augment": "flop"}, ValueError, "unknown augmentation 'flop'; did you mean 'flip'"),
         (NETWORK, {"augment": "flip(left)"}, ValueError, "axis must be 'horizontal' or 'vertical', got 'left'"),
         (NETWORK, {"augment": "shift(1.5)"}, ValueError, "pixels must be an integer >= 0, got 1.5"),
@@ -321,12 +320,12 @@ def two_results(key, x):
         (NETWORK, {"augment": 3}, TypeError, r"expected a name \(shift, flip, cutout\), an Augmentation or a function"),
         (NETWORK, {"augment": {"imag": "flip"}}, ValueError, "augment: unknown input 'imag'; did you mean 'image'"),
         (TWO, {"augment": {"numbers": "flip"}}, ValueError, r"got input 'numbers' of shape \(3,\)"),
-        (STEREO, {"augment": "flip"}, ValueError, r"expected \{input: ...\}.* 2 inputs, of which 2 have pictures"),
+        (STEREO, {"augment": "flip"}, ValueError, r"expected \{input: ...\}.* 2 inputs, of which 2 have images"),
         (
             NETWORK,
             {"augment": wrong_shape},
             ValueError,
-            r"wrong_shape must give what it gets, float64 of shape \(4, 5, 4, 2\), got float64 of shape \(4, 4, 4, 2\)",
+            r"wrong_shape must return what it takes, float64 of shape \(4, 5, 4, 2\), got float64 of .*\(4, 4, 4, 2\)",
         ),
         (NETWORK, {"augment": wrong_dtype}, ValueError, "got float32 of shape"),
         (NETWORK, {"augment": two_results}, ValueError, "got tuple"),
@@ -339,15 +338,15 @@ def two_results(key, x):
         (NETWORK, {"optimizer": "bfgs", "plan": training.batch()}, ValueError, "augment: bfgs builds each step"),
     ],
 )
-def test_what_does_not_fit_is_refused_in_one_line(network, changes, error, message):
+def test_bad_augmentations_are_refused_in_one_line(network, changes, error, message):
     x = {name: np.ones((14, *network.shapes[name])) for name, _ in network.inputs}
     with pytest.raises(error, match=message) as refusal:
         train(network, x, **changes)
     assert "\n" not in str(refusal.value) and str(refusal.value).isprintable()
 
 
-def test_a_population_refuses_likewise():
-    with pytest.raises(ValueError, match="wrong_shape must give what it gets"):
+def test_a_population_refuses_bad_augmentations_too():
+    with pytest.raises(ValueError, match="wrong_shape must return what it takes"):
         training.fit_population(
             NETWORK,
             "cross_entropy",

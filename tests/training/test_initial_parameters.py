@@ -1,4 +1,4 @@
-"""Where members of a padded population begin: at what each narrow network draws by itself, and by one program."""
+"""Initial parameters of a padded population: what each narrow network draws by itself, drawn by one program."""
 
 import dataclasses
 
@@ -9,7 +9,7 @@ import pytest
 
 import functional_nn as fnn
 from functional_nn import activations, initializers, training
-from functional_nn.training import keys, members
+from functional_nn.training import initial_parameters, keys, members, padding
 
 pytestmark = [pytest.mark.usefixtures("brisk"), pytest.mark.newest]
 
@@ -25,7 +25,7 @@ def chain(initializer=None, activation="tanh"):
     )
 
 
-def looking(width):
+def convolutional(width):
     layers = [
         fnn.Layer("first", width, "relu", [("image", "conv((3, 3))")]),
         fnn.Layer("second", width + 1, "sigmoid", [("first", "conv((2, 2))"), ("image", "conv((4, 4))")]),
@@ -51,27 +51,22 @@ def group(network, widths, seeds=None, key=KEY):
     columns = {"width": np.array(widths), "seed": np.arange(len(widths)) if seeds is None else np.array(seeds)}
     inputs = PICTURES if network(2).inputs[0][0] == "image" else VECTORS
     settings = {"loss": "cross_entropy", "stop": (), "gradient": "manual", "correct": None, "track": (), "augment": ()}
-    (found,) = members.grouped(
-        network,
-        "gd(0.1)",
-        None,
-        columns,
-        (inputs, TARGETS),
-        None,
-        weights=(None, None),
-        epochs=1,
+    specification = members.Specification(
+        network=network,
+        optimizer="gd(0.1)",
+        columns=columns,
+        data=(inputs, TARGETS),
         key=key,
-        plan=None,
-        rule="exact",
+        epochs=1,
         settings=settings,
-        static=(),
         pad=True,
     )
+    (found,) = members.grouped(specification)
     return found
 
 
-def programs(draw):
-    """What `draw` gives, and how many programs were compiled for it."""
+def counting_programs(draw):
+    """The result of `draw`, and how many programs were compiled for it."""
     counted = []
 
     def count(name, seconds, **more):
@@ -86,21 +81,21 @@ def programs(draw):
 
 def initial_of(found):
     """Each member's initial parameters, in its own shapes."""
-    initial = jax.tree.map(np.asarray, found.initial(np.arange(len(found.ids))))
+    initial = jax.tree.map(np.asarray, found.initial(np.arange(len(found.members))))
     return [
-        members.unpadded(network, jax.tree.map(lambda x, place=place: x[place], initial))
+        padding.unpadded(network, jax.tree.map(lambda x, place=place: x[place], initial))
         for place, network in enumerate(found.networks)
     ]
 
 
 def alone_of(found):
-    """What each member's network draws by itself."""
+    """The parameters that each member's network draws by itself."""
     return [network.init(keys.parameters(key)) for network, key in zip(found.networks, found.keys, strict=True)]
 
 
-def check(found):
-    """Each member's are what its own network draws, to the last bit, and 0 beyond; the same by its own program."""
-    initial = found.initial(np.arange(len(found.ids)))
+def check_initial(found):
+    """Each member's parameters are bitwise what its own network draws, and the padding is 0."""
+    initial = found.initial(np.arange(len(found.members)))
     for place, (own, alone) in enumerate(zip(initial_of(found), alone_of(found), strict=True)):
         jax.tree.map(np.testing.assert_array_equal, own, alone)
         padded = jax.tree.map(lambda x, place=place: x[place], initial)
@@ -114,33 +109,33 @@ def check(found):
         *map(chain, (None, "he_normal", "xavier_uniform", "normal(0.3)", "constant(0.2)")),
         chain(activation="maxout(2)"),
         chain(activation="prelu"),
-        looking,
+        convolutional,
         joined,
     ],
 )
-def test_a_padded_member_begins_where_its_own_network_does(network):
+def test_a_padded_member_begins_with_the_parameters_of_its_own_network(network):
     found = group(network, [2, 5, 3, 5])
-    assert members.corners_of(found.network, found.networks) is not None
-    check(found)
+    assert initial_parameters.corners_of(found.network, found.networks) is not None
+    check_initial(found)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_in_both_dtypes_of_jax(dtype):
+def test_a_padded_member_begins_so_in_float32_and_float64(dtype):
     with jax.enable_x64(dtype == "float64"):
         found = group(chain("he_normal"), [2, 5])
         assert found.initial(np.arange(2))["layer1"]["bias"].dtype == dtype
-        check(found)
+        check_initial(found)
 
 
 @pytest.mark.parametrize("initializer", ["he_normal", "normal(0.3)", "xavier_uniform"])
-def test_scaled_ones_are_what_each_network_draws_times_the_scale(initializer):
-    """To the last bit, drawn beside others or alone: the compiler may join no factor of a draw with the scale."""
+def test_scaled_parameters_are_bitwise_the_draws_times_the_scale(initializer):
+    """Drawn with others or alone: the compiler must not join the scale with a factor of the draw."""
     found = group(chain(initializer), [2, 5, 7, 3])
     scaled = found._replace(scales=np.array([0.1, 2.0, 0.37, 1.3], found.scales.dtype))
     together, alone = initial_of(scaled), alone_of(found)
     for place, scale in enumerate(scaled.scales):
         single = jax.tree.map(lambda x: x[0], scaled.initial(np.array([place])))
-        for own in (together[place], members.unpadded(found.networks[place], single)):
+        for own in (together[place], padding.unpadded(found.networks[place], single)):
             for name, layer in own.items():
                 for source, w in layer["weights"].items():
                     np.testing.assert_array_equal(w, np.asarray(alone[place][name]["weights"][source]) * scale)
@@ -148,42 +143,42 @@ def test_scaled_ones_are_what_each_network_draws_times_the_scale(initializer):
 
 def test_one_program_draws_for_64_widths():
     found = group(chain(), np.arange(8, 136, 2))
-    # beside it a few that take keys apart and try the law out
-    assert programs(lambda: found.initial(np.arange(64)))[1] <= 10
+    # and a few that split keys and test how they draw
+    assert counting_programs(lambda: found.initial(np.arange(64)))[1] <= 10
     own, alone = initial_of(found)[7], found.networks[7].init(keys.parameters(found.keys[7]))
     jax.tree.map(np.testing.assert_array_equal, own, alone)
-    others = group(chain(), [134, *range(9, 134, 2)])  # within the same
+    others = group(chain(), [134, *range(9, 134, 2)])  # padded to the same network
     assert others.network == found.network and others.networks != found.networks
-    assert programs(lambda: others.initial(np.arange(64)))[1] == 0
+    assert counting_programs(lambda: others.initial(np.arange(64)))[1] == 0
 
 
-def of_its_own(key, rows, fan_in, fan_out, dtype):
-    """Weights that know how many there are."""
+def numbered(key, rows, fan_in, fan_out, dtype):
+    """Weights that depend on their number."""
     return jnp.arange(rows * fan_in, dtype=dtype).reshape(rows, fan_in) / (rows * fan_in), jnp.zeros(rows, dtype)
 
 
-@pytest.mark.parametrize("initializer", ["nguyen_widrow", initializers.Initializer("of its own", of_its_own)])
-def test_what_is_not_drawn_each_by_itself_is_drawn_by_each_structure(initializer):
+@pytest.mark.parametrize("initializer", ["nguyen_widrow", initializers.Initializer("numbered", numbered)])
+def test_weights_that_depend_on_their_number_are_drawn_by_one_program_a_structure(initializer):
     found = group(chain(initializer), [2, 4, 2])
-    assert members.corners_of(found.network, found.networks) is None
+    assert initial_parameters.corners_of(found.network, found.networks) is None
     for own, alone in zip(initial_of(found), alone_of(found), strict=True):
         jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-14), own, alone)  # compiled and not
 
 
-def test_learned_parameters_that_are_no_corner_are_drawn_by_each_structure():
+def test_learned_parameters_that_are_not_a_corner_are_drawn_by_one_program_a_structure():
     def slopes(size, dtype):
         return {"slope": jnp.linspace(0.1, 0.9, size, dtype=dtype)}
 
     prelu = activations.get("prelu")
     leaning = dataclasses.replace(prelu, name="leaning", parameters=slopes)
     found = group(chain(activation=leaning), [2, 4])
-    assert members.corners_of(found.network, found.networks) is None
-    check(found)
+    assert initial_parameters.corners_of(found.network, found.networks) is None
+    check_initial(found)
 
 
 @pytest.mark.parametrize("impl", ["rbg", "unsafe_rbg"])
-def test_keys_whose_draws_depend_on_the_shape(impl):
-    """Here they are drawn by each structure; several at a time, such keys draw other numbers than alone."""
+def test_keys_whose_draws_depend_on_the_shape_draw_by_one_program_a_structure(impl):
+    """Such keys draw other numbers for several members than for one."""
     key = jax.random.key(0, impl=impl)
     assert not initializers.draws_by_place(key) and initializers.draws_by_place(KEY)
     for place, params in enumerate(initial_of(group(chain(), [2, 4], key=key))):
@@ -191,17 +186,17 @@ def test_keys_whose_draws_depend_on_the_shape(impl):
         assert all((w != 0).all() for layer in params.values() for w in layer["weights"].values())
 
 
-def test_keys_of_jax_that_depend_on_the_shape_where_it_is_told_so():
+def test_keys_draw_by_one_program_a_structure_if_jax_is_set_so():
     before = jax.config.jax_threefry_partitionable
     try:
         jax.config.update("jax_threefry_partitionable", False)
         assert not initializers.draws_by_place(KEY)
-        check(group(chain(), [2, 4]))
+        check_initial(group(chain(), [2, 4]))
     finally:
         jax.config.update("jax_threefry_partitionable", before)
 
 
-def test_the_whole_population_begins_there():
+def test_a_padded_population_begins_with_these_parameters():
     found = training.fit_population(
         chain("he_normal"),
         "cross_entropy",

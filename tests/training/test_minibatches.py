@@ -1,4 +1,4 @@
-"""Index streams: every example once an epoch, the same from the same key, and what "once" and "never" keep."""
+"""Plans of batches: every example once an epoch, the same batches for the same key, and the fixed orders."""
 
 import jax
 import jax.numpy as jnp
@@ -58,7 +58,7 @@ def test_an_incomplete_last_batch_is_filled_with_weight_zero(examples, data):
 
 
 @pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
-def test_the_stream_is_a_function_of_key_and_epoch(plan):
+def test_batches_are_a_function_of_key_and_epoch(plan):
     first = plan.indices(KEY, 2, 11)
     np.testing.assert_array_equal(first, plan.indices(jax.random.key(3), 2, 11))
     compiled = jax.jit(lambda key, epoch: plan.indices(key, epoch, 11))(KEY, jnp.int32(2))
@@ -66,14 +66,14 @@ def test_the_stream_is_a_function_of_key_and_epoch(plan):
 
 
 @pytest.mark.parametrize("size", [1, 4])
-def test_each_epoch_is_shuffled_anew(size):
+def test_each_epoch_is_shuffled_again(size):
     plan = minibatch(size)
     epochs = [tuple(np.ravel(plan.indices(KEY, epoch, 50))) for epoch in range(4)]
     assert len(set(epochs)) == 4
     assert tuple(np.ravel(plan.indices(jax.random.key(4), 0, 50))) not in epochs
 
 
-def test_once_draws_the_batches_once():
+def test_once_keeps_the_batches_of_the_first_epoch():
     plan = minibatch(4, shuffle="once")
     first = plan.indices(KEY, 0, 50)
     for epoch in range(1, 4):
@@ -83,13 +83,13 @@ def test_once_draws_the_batches_once():
 
 
 @pytest.mark.parametrize("plan", [minibatch(4, shuffle="never"), batch(), stochastic(shuffle="never")])
-def test_never_keeps_the_order(plan):
+def test_never_keeps_the_order_of_the_data(plan):
     for key in (KEY, jax.random.key(4)):
         np.testing.assert_array_equal(np.ravel(plan.indices(key, 1, 50))[:50], np.arange(50))
 
 
-def test_shuffling_reaches_every_place():
-    """Over many epochs every example comes first, and in the mean in the middle."""
+def test_every_example_reaches_every_position():
+    """Over many epochs every example comes first, and on average in the middle."""
     order = np.stack([np.ravel(stochastic().indices(KEY, epoch, 6)) for epoch in range(300)])
     assert {int(i) for i in order[:, 0]} == set(range(6))
     # the mean of 300 places, each uniform on 0..5: deviation sqrt(35/12/300) = 0.1; six of them, five deviations
@@ -98,12 +98,12 @@ def test_shuffling_reaches_every_place():
 
 @pytest.mark.sampled(every=2)
 @pytest.mark.parametrize("examples", [1, 2, 3, 5, 64, 65, 1437])
-def test_orders_are_permutations(examples):
+def test_orders_are_permutations_for_any_number_of_examples(examples):
     order = np.ravel(stochastic().indices(KEY, 0, examples))
     np.testing.assert_array_equal(np.sort(order), np.arange(examples))
 
 
-def test_every_permutation_is_as_likely():
+def test_every_permutation_is_equally_likely():
     """4,800 orders of four examples over the 24 possible: chi-square with 23 degrees of freedom, at 1 in 100,000."""
     keys = jax.random.split(jax.random.key(11), 4800)
     orders = np.asarray(jax.vmap(lambda key: stochastic().indices(key, 0, 4)[:, 0])(keys))
@@ -111,7 +111,7 @@ def test_every_permutation_is_as_likely():
     assert len(counts) == 24 and ((counts - 200) ** 2 / 200).sum() < 67.2
 
 
-def test_neighbours_are_not_left_in_order():
+def test_equal_random_bits_leave_no_neighbours_in_order():
     """Equal random bits would leave small numbers first: of 300 orders, half have the smaller of two first."""
     keys = jax.random.split(KEY, 300)
     order = np.asarray(jax.vmap(lambda key: stochastic().indices(key, 0, 1437)[:, 0])(keys)).argsort(axis=1)
@@ -119,7 +119,7 @@ def test_neighbours_are_not_left_in_order():
     assert abs(share - 0.5) < 0.0055
 
 
-def test_plans_are_plain_values():
+def test_equal_plans_are_equal_values():
     assert minibatch(4) == minibatch(np.int64(4)) and hash(minibatch(4)) == hash(minibatch(4))
     assert minibatch(4) != minibatch(4, shuffle="once")
     assert stochastic() == minibatch(1)
@@ -135,7 +135,7 @@ def test_an_incomplete_last_batch_may_be_dropped():
     np.testing.assert_array_equal(epochs[0], np.ravel(minibatch(4).indices(KEY, 0, 11))[:8])
 
 
-def test_a_weighted_last_batch_counts_as_its_share():
+def test_a_weighted_last_batch_is_scaled_by_its_size():
     kept, weighted = minibatch(4), minibatch(4, last="weighted")
     np.testing.assert_array_equal(weighted.counts(11), [4, 4, 3])
     np.testing.assert_array_equal(weighted.scales(11), np.float32([1, 1, 0.75]))
@@ -144,13 +144,13 @@ def test_a_weighted_last_batch_counts_as_its_share():
 
 
 @pytest.mark.parametrize("last", ["always", "", None])
-def test_an_unknown_fate_of_the_last_batch_is_refused(last):
+def test_an_unknown_last_is_refused(last):
     with pytest.raises(ValueError, match=f"last must be 'kept', 'dropped' or 'weighted', got {last!r}"):
         minibatch(4, last=last)
 
 
 @pytest.mark.parametrize("size", [0, -1, 2.0, True, None, "4"])
-def test_a_size_that_is_no_count_is_refused(size):
+def test_a_size_that_is_not_a_positive_integer_is_refused(size):
     with pytest.raises(ValueError, match=f"batch size must be an integer >= 1, got {size!r}"):
         minibatch(size)
 
@@ -179,7 +179,7 @@ def test_a_batch_larger_than_the_data_is_refused():
 NORMS = jnp.array([0.0, 1.0, 2.0, 7.0])
 
 
-def test_examples_are_drawn_by_norm_and_weighed_by_what_that_does():
+def test_examples_are_drawn_by_norm_and_weighted_by_the_inverse_probability():
     plan = importance(500, uniform=0.2)
     probability = 0.8 * np.array([0, 0.1, 0.2, 0.7]) + 0.05
     drawn = jax.vmap(lambda epoch: plan.draw(KEY, epoch, jnp.tile(NORMS, 250)))(jnp.arange(20))
@@ -193,7 +193,7 @@ def test_examples_are_drawn_by_norm_and_weighed_by_what_that_does():
     assert len({tuple(row) for row in np.asarray(drawn.indices).reshape(40, -1)}) == 40  # no two updates alike
 
 
-def test_what_is_drawn_estimates_the_sum_of_anything_and_least_badly_the_norms():
+def test_weighted_draws_are_unbiased_and_have_the_least_variance_for_the_norms():
     values = np.array([3.0, -1.0, 4.0, 7.0])
     probability = 0.9 * np.asarray(NORMS) / 10 + 0.1 / 4
     weights = 1 / (4 * probability)
@@ -204,12 +204,12 @@ def test_what_is_drawn_estimates_the_sum_of_anything_and_least_badly_the_norms()
     assert by_norm < (np.asarray(NORMS) ** 2).mean()
 
 
-def test_where_no_example_has_a_gradient_all_are_alike():
+def test_all_examples_are_equally_likely_if_every_gradient_is_zero():
     drawn = importance(3).draw(KEY, 0, jnp.zeros(10))
     np.testing.assert_array_equal(drawn.weights, np.ones((4, 3)))
 
 
-def test_importance_refuses():
+def test_importance_refuses_bad_arguments():
     for uniform in (0, -0.1, 1.1, float("nan"), "0.1"):
         with pytest.raises(ValueError, match=r"importance: uniform must be in \(0, 1\], got"):
             importance(4, uniform=uniform)
@@ -237,13 +237,13 @@ def test_with_replacement_every_example_is_drawn_from_all():
     assert abs(counts.var() / variance - 1) < 5 * np.sqrt(2 / (epochs * examples))
 
 
-def test_with_replacement_each_epoch_is_its_own_and_the_same_again():
+def test_with_replacement_each_epoch_draws_again_and_reproducibly():
     plan = stochastic(replacement=True)
     first, again, other = (np.asarray(plan.indices(KEY, epoch, 20)) for epoch in (0, 0, 1))
     assert first.shape == (20, 1) and (first == again).all() and (first != other).any()
     assert plan != stochastic() and "replacement=True" in repr(plan)
     assert repr(minibatch(4)) == "BatchPlan(size=4, shuffle='each_epoch', last='kept', importance=None)", (
-        "by which checkpoints of older versions know it"
+        "checkpoints of older versions hold this text"
     )
 
 
@@ -258,6 +258,6 @@ def test_with_replacement_each_epoch_is_its_own_and_the_same_again():
         (lambda: minibatch(11, replacement=True).indices(KEY, 0, 10), "batch size must be 1 to 10"),
     ],
 )
-def test_what_does_not_go_with_replacement_is_refused(build, message):
+def test_arguments_that_conflict_with_replacement_are_refused(build, message):
     with pytest.raises(ValueError, match=message):
         build()

@@ -1,4 +1,4 @@
-"""Populations: every member is what `fit` gives alone, whatever stands in the lanes beside it."""
+"""Populations: every member is what `fit` returns for it alone, whatever it is trained next to."""
 
 import csv
 
@@ -9,7 +9,7 @@ import pytest
 
 import functional_nn as fnn
 from functional_nn import optimizers, training
-from functional_nn.training import checkpoints, populations, search
+from functional_nn.training import checkpoints, group_training, search
 
 KEY = jax.random.key(7)
 NETWORK = fnn.multilayer((3, 4, 2), ("tanh", "softmax"))
@@ -42,33 +42,33 @@ def equal(a, b) -> bool:
     return jax.tree.all(jax.tree.map(same, a, b))
 
 
-def runs_of(population, member):
-    part, place = population._place(member)
-    return jax.tree.map(lambda x: x[place], part.runs)
+def run_of(population, member):
+    trained, position = population._locate(member)
+    return jax.tree.map(lambda x: x[position], trained.runs)
 
 
-MAIN = search.grid(learning_rate=[0.003, 0.3], seed=range(3))
+SIX = search.grid(learning_rate=[0.003, 0.3], seed=range(3))
 STOP = training.early_stopping(3)
 
 
 @pytest.fixture(scope="module")
-def main():
-    return train(MAIN, stop=STOP, block=2)
+def population():
+    return train(SIX, stop=STOP, block=2)
 
 
 # A member is a run ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.newest
-def test_every_member_is_its_run_alone(main):
-    """The oracle is `fit`, which knows nothing of lanes, with arrays and settings as the docstring says."""
-    assert set(main.status) == {"completed", "early_stopping"}
+def test_a_member_is_what_it_would_be_alone(population):
+    """The oracle is `fit`, which trains one network, with keys and settings as the docstring of fit_population says."""
+    assert set(population.status) == {"completed", "early_stopping"}
     for member in (4,):
-        init_key, _ = jax.random.split(jax.random.fold_in(KEY, MAIN["seed"][member]))
+        init_key, _ = jax.random.split(jax.random.fold_in(KEY, SIX["seed"][member]))
         alone = fnn.fit(
             NETWORK,
             "cross_entropy",
-            optimizers.adam(jnp.asarray(MAIN["learning_rate"][member])),
+            optimizers.adam(jnp.asarray(SIX["learning_rate"][member])),
             *DATA,
             key=KEY,
             epochs=EPOCHS,
@@ -78,25 +78,27 @@ def test_every_member_is_its_run_alone(main):
             stop=STOP,
         )
         epochs = len(alone.history.epoch)
-        assert (alone.status, epochs) == (main.status[member], main.epochs[member])
-        lane = jax.tree.map(lambda x, m=member: x[:, m], main.history)
+        assert (alone.status, epochs) == (population.status[member], population.epochs[member])
+        history = jax.tree.map(lambda x, m=member: x[:, m], population.history)
         for name in ("training_loss", "validation_loss", "gradient_norm", "training_accuracy", "validation_accuracy"):
-            column = getattr(lane, name)
+            column = getattr(history, name)
             np.testing.assert_allclose(column[:epochs], getattr(alone.history, name), rtol=1e-10)
             assert np.isnan(column[epochs:]).all()
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9), main.params(member), alone.params)
-        assert equal(main.initial_params(member), NETWORK.init(init_key))
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9), population.params(member), alone.params)
+        assert equal(population.initial_params(member), NETWORK.init(init_key))
 
 
-def test_drift_names_the_epoch_and_the_reason(main):
-    drift = main.drift(1)
+def test_drift_says_where_a_member_differs_from_its_run_alone_and_why(population):
+    drift = population.drift(1)
     assert drift.relative < 1e-10 and drift.ulps.shape == (EPOCHS,) and drift.params_ulps < 1e6
     assert (drift.epoch is None) == (drift.ulps == 0).all()
     assert "fit` " in str(drift) and str(drift).startswith("member 1: ")
-    np.testing.assert_allclose(main.solo(1).history.training_loss, main.history.training_loss[:, 1], rtol=1e-10)
+    np.testing.assert_allclose(
+        population.solo(1).history.training_loss, population.history.training_loss[:, 1], rtol=1e-10
+    )
 
 
-def test_one_nan_among_sixty_four_leaves_the_others_bitwise_unchanged():
+def test_a_member_that_diverges_leaves_the_others_bitwise_unchanged():
     members = search.grid(learning_rate=[0.003, 0.3], seed=range(32))
     scales = np.ones(64)
     sound = train(members | {"initial_scale": scales}, stop=STOP, block=64)
@@ -109,51 +111,51 @@ def test_one_nan_among_sixty_four_leaves_the_others_bitwise_unchanged():
         return jax.tree.map(lambda x: x[:, others], tree)
 
     assert equal(at(sound.history), at(broken.history))
-    assert equal(*(jax.tree.map(lambda x: x[others], found.parts[0].runs) for found in (sound, broken)))
+    assert equal(*(jax.tree.map(lambda x: x[others], found.groups[0].runs) for found in (sound, broken)))
     assert broken.table()["updates"][4] == 0 and not np.isfinite(broken.history.training_loss[0, 4])
 
 
-def test_the_last_finite_state_is_kept_and_its_update_named():
-    """gd on a linear network with a rate far too large: alone and in the lane the same update is not made."""
+def test_a_diverged_member_keeps_its_last_finite_state_and_the_number_of_the_failed_update():
+    """gd on a linear network with a rate far too large: alone and in a population the same update is not made."""
     network = fnn.multilayer((3, 2), ("linear",))
     rates = {"learning_rate": [0.01, 1e12]}
     settings = {"key": KEY, "epochs": 4, "plan": training.minibatch(5), "chunk": 4}
     found = training.fit_population(network, "sum_square_error", "gd", rates, DATA, **settings)
     alone = found.solo(1)
     assert alone.status == found.status[1] == "diverged" and found.status[0] == "completed"
-    run = runs_of(found, 1)
+    run = run_of(found, 1)
     assert f"update {run.failed}," in alone.reason and found.table()["updates"][1] == run.failed - 1
     assert int(run.state.step) == int(alone.state.step) == run.failed - 1
-    for lane, own in zip(jax.tree.leaves(found.params(1)), jax.tree.leaves(alone.params), strict=True):
-        assert np.isfinite(lane).all()
-        np.testing.assert_allclose(lane, own, rtol=1e-9)
+    for x, expected in zip(jax.tree.leaves(found.params(1)), jax.tree.leaves(alone.params), strict=True):
+        assert np.isfinite(x).all()
+        np.testing.assert_allclose(x, expected, rtol=1e-9)
 
 
-def test_the_order_of_members_does_not_matter(main):
+def test_the_order_of_members_changes_nothing(population):
     order = np.array([3, 0, 5, 1, 4, 2])
-    other = train({name: column[order] for name, column in MAIN.items()}, stop=STOP, block=2)
-    assert (other.status == main.status[order]).all()
-    np.testing.assert_allclose(other.history.training_loss, main.history.training_loss[:, order], rtol=1e-10)
+    other = train({name: column[order] for name, column in SIX.items()}, stop=STOP, block=2)
+    assert (other.status == population.status[order]).all()
+    np.testing.assert_allclose(other.history.training_loss, population.history.training_loss[:, order], rtol=1e-10)
 
 
-def test_chunks_are_bitwise_one_long_run(main):
-    whole = train(MAIN, stop=STOP, block=2, chunk=EPOCHS)
-    assert equal(whole.history, main.history) and equal(whole.parts[0].runs, main.parts[0].runs)
+def test_the_length_of_chunks_changes_no_bit(population):
+    whole = train(SIX, stop=STOP, block=2, chunk=EPOCHS)
+    assert equal(whole.history, population.history) and equal(whole.groups[0].runs, population.groups[0].runs)
 
 
-def test_what_has_ended_is_frozen_and_dropped(main):
-    """Two lanes a block, three blocks: as members stop, fewer blocks are trained; what stopped stays bitwise."""
-    stopped = np.flatnonzero(main.status == "early_stopping")
+def test_ended_members_stay_bitwise_as_they_are_and_are_dropped_from_the_blocks(population):
+    """Two members a block, three blocks: as members stop, fewer blocks are trained."""
+    stopped = np.flatnonzero(population.status == "early_stopping")
     assert stopped.size
     seen = []
-    longer = train(MAIN, stop=STOP, block=2, epochs=20, on_chunk=seen.append)
+    longer = train(SIX, stop=STOP, block=2, epochs=20, on_chunk=seen.append)
     for member in stopped:
-        assert equal(runs_of(longer, member), runs_of(main, member))
+        assert equal(run_of(longer, member), run_of(population, member))
     assert [p.running + p.ended for p in seen] == [6] * len(seen)
     assert seen[-1].running < 6 and all(p.updates_per_second > 0 for p in seen)
 
 
-def test_fifty_settings_are_one_trace():
+def test_fifty_learning_rates_are_traced_once():
     traced = []
 
     def correct(outputs, targets):
@@ -180,7 +182,7 @@ def test_fifty_settings_are_one_trace():
 
 @pytest.fixture(scope="module")
 def varied():
-    """A race with own batches, subsets, wrong labels, penalties and scales, all in one program."""
+    """A race in which members differ in batches, subsets, wrong labels, penalties and scales, all in one program."""
     race = {"adam": "adam", "gd": "gd", "momentum": optimizers.momentum, "adagrad": "adagrad"}
     hyperparameters = {
         "optimizer": ["adam", "gd", "momentum", "adagrad", "gd"],
@@ -198,7 +200,7 @@ def varied():
 
 @pytest.mark.sampled(every=2)
 @pytest.mark.parametrize("member", [1, 2])
-def test_a_varied_member_is_its_run_alone(varied, member):
+def test_a_member_of_a_race_is_what_it_would_be_alone(varied, member):
     """Against `fit` with the optimizer itself, not a choice of it, and the member's own key."""
     own = {name: column[member].item() for name, column in varied.hyperparameters.items()}
     key = jax.random.fold_in(KEY, own["seed"])
@@ -225,7 +227,7 @@ def test_a_varied_member_is_its_run_alone(varied, member):
     np.testing.assert_allclose(varied.history.validation_loss[:, member], alone.history.validation_loss, rtol=1e-9)
 
 
-def test_a_varied_members_data_are_its_own(varied):
+def test_a_member_has_its_own_examples_and_wrong_labels(varied):
     x, t = zip(*map(varied.data, range(5)), strict=True)
     assert np.shape(x) == (5, 12, 3) and np.shape(t) == (5, 12, 2)
     rows = [[int(np.flatnonzero((DATA[0] == row[None]).all(axis=1))[0]) for row in np.asarray(own)] for own in x]
@@ -235,13 +237,13 @@ def test_a_varied_members_data_are_its_own(varied):
     assert equal((x[1], t[1]), (x[4], t[4]))  # the same seed, subset and noise
 
 
-def test_members_alike_but_in_what_their_optimizer_does_not_take(varied):
+def test_a_hyperparameter_that_a_members_optimizer_does_not_take_changes_nothing(varied):
     """Members 1 and 4 differ in `decay`, which gd has not."""
     np.testing.assert_array_equal(varied.history.training_loss[:, 1], varied.history.training_loss[:, 4])
 
 
 @pytest.mark.slow
-def test_widths_padded_into_one_program_are_the_widths_alone():
+def test_padded_networks_train_as_the_narrow_networks_do():
     """Sigmoid is not 0 at 0, so that units beyond the width would be felt; momentum and a penalty act on all."""
     columns = {"width": [2, 5, 2], "seed": [0, 1, 2], "strength": [0.01] * 3}
 
@@ -251,7 +253,7 @@ def test_widths_padded_into_one_program_are_the_widths_alone():
     settings = {"network": network, "regularizer": "l2", "epochs": 4, "chunk": 4}
     padded = train(columns, optimizers.momentum(0.3), pad=True, **settings)
     grouped = train(columns, optimizers.momentum(0.3), **settings)
-    assert (len(padded.parts), len(grouped.parts)) == (1, 2)
+    assert (len(padded.groups), len(grouped.groups)) == (1, 2)
     for name in ("training_loss", "validation_loss", "gradient_norm"):
         np.testing.assert_allclose(getattr(padded.history, name), getattr(grouped.history, name), rtol=1e-12)
     for member, width in enumerate(columns["width"]):
@@ -259,19 +261,19 @@ def test_widths_padded_into_one_program_are_the_widths_alone():
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-11), padded.params(member), grouped.params(member)
         )
-        beyond = runs_of(padded, member).state.params["layer2"]["weights"]["layer1"][:, width:]
+        beyond = run_of(padded, member).state.params["layer2"]["weights"]["layer1"][:, width:]
         assert (beyond == 0).all() and beyond.shape == (2, 5 - width)
 
 
-def test_structures_and_batch_sizes_are_groups():
+def test_members_of_other_depths_or_batch_sizes_are_groups_of_their_own():
     columns = {"depth": [1, 2, 1], "batch_size": [0, 11, 0], "seed": [0, 1, 2]}
     found = train(columns, "gd(0.1)", network=lambda depth: chain(2, depth), epochs=2, chunk=2)
-    assert [part.group.ids.tolist() for part in found.parts] == [[0, 2], [1]]
+    assert [trained.group.members.tolist() for trained in found.groups] == [[0, 2], [1]]
     assert found.table()["updates"].tolist() == [2, 4, 2]
     assert found.network(1).layers[1].name == "layer2" and len(found.network(2).layers) == 2
 
 
-def test_halving_keeps_the_best_at_each_rung():
+def test_halving_keeps_the_best_members_at_each_rung():
     columns = {"seed": np.arange(9)}
     halving = training.successive_halving((2, 5), keep=1 / 3)
     found = train(columns, halving=halving, epochs=6, chunk=4, block=3)
@@ -288,24 +290,24 @@ def test_halving_keeps_the_best_at_each_rung():
 # Results --------------------------------------------------------------------------------------------------------------
 
 
-def test_the_table_has_a_row_a_member(main, tmp_path):
-    table = main.table()
+def test_the_table_has_one_row_for_each_member(population, tmp_path):
+    table = population.table()
     assert list(table)[:4] == ["member", "learning_rate", "seed", "status"]
     assert {len(column) for column in table.values()} == {6}
     for m in range(6):
-        assert table["validation_loss"][m] == main.history.validation_loss[main.epochs[m] - 1, m]
-        best = np.nanmin(main.history.validation_loss[:, m])
+        assert table["validation_loss"][m] == population.history.validation_loss[population.epochs[m] - 1, m]
+        best = np.nanmin(population.history.validation_loss[:, m])
         assert table["best_validation_loss"][m] == best
-        assert main.history.validation_loss[table["best_epoch"][m] - 1, m] == best
-    assert (table["updates"] == main.epochs * 5).all()
-    assert main.best() == int(np.argmin(table["best_validation_loss"]))  # whose parameters are restored
-    main.to_csv(tmp_path / "results.csv")
+        assert population.history.validation_loss[table["best_epoch"][m] - 1, m] == best
+    assert (table["updates"] == population.epochs * 5).all()
+    assert population.best() == int(np.argmin(table["best_validation_loss"]))  # whose parameters are restored
+    population.to_csv(tmp_path / "results.csv")
     rows = list(csv.DictReader((tmp_path / "results.csv").read_text().splitlines()))
     assert [float(row["validation_loss"]) for row in rows] == table["validation_loss"].tolist()
-    main.save_history(tmp_path / "history.npz")
+    population.save_history(tmp_path / "history.npz")
     with np.load(tmp_path / "history.npz") as saved:
-        np.testing.assert_array_equal(saved["training_loss"], main.history.training_loss)
-    assert repr(main).startswith("<population of 6: ")
+        np.testing.assert_array_equal(saved["training_loss"], population.history.training_loss)
+    assert repr(population).startswith("<population of 6: ")
 
 
 # Saved and resumed ----------------------------------------------------------------------------------------------------
@@ -315,7 +317,7 @@ class Interrupted(Exception):
     """Raised from on_chunk, as a crash between two chunks would."""
 
 
-def crash_after(epoch):
+def interrupted_after(epoch):
     def on_chunk(progress):
         if progress.epoch >= epoch:
             raise Interrupted
@@ -323,25 +325,25 @@ def crash_after(epoch):
     return on_chunk
 
 
-def test_a_resumed_population_is_bitwise_the_uninterrupted_one(main, tmp_path):
+def test_a_resumed_population_is_bitwise_the_uninterrupted_one(population, tmp_path):
     kept = checkpoints.keep(tmp_path)
     with pytest.raises(Interrupted):
-        train(MAIN, stop=STOP, block=2, checkpoint=kept, on_chunk=crash_after(6))
+        train(SIX, stop=STOP, block=2, checkpoint=kept, on_chunk=interrupted_after(6))
     assert kept.numbers() == (3, 6)
     with pytest.raises(ValueError, match="continue from them with resume=True"):
-        train(MAIN, stop=STOP, block=2, checkpoint=kept)
-    other = MAIN | {"learning_rate": MAIN["learning_rate"] * 2}
+        train(SIX, stop=STOP, block=2, checkpoint=kept)
+    other = SIX | {"learning_rate": SIX["learning_rate"] * 2}
     with pytest.raises(checkpoints.CheckpointError, match="hyperparameters/learning_rate"):
         train(other, stop=STOP, block=2, checkpoint=kept, resume=True)
     with pytest.raises(checkpoints.CheckpointError, match="made with optimizer = .*adam.*nadam"):
-        train(MAIN, "nadam", stop=STOP, block=2, checkpoint=kept, resume=True)
+        train(SIX, "nadam", stop=STOP, block=2, checkpoint=kept, resume=True)
     with pytest.raises(checkpoints.CheckpointError, match="network/layers/layer1/size = 4, now 3"):
-        train(MAIN, stop=STOP, network=chain(3), checkpoint=kept, resume=True)
+        train(SIX, stop=STOP, network=chain(3), checkpoint=kept, resume=True)
     with pytest.raises(ValueError, match="resume: the newest checkpoint is after epoch 6, beyond epochs=5"):
-        train(MAIN, stop=STOP, block=2, epochs=5, checkpoint=kept, resume=True)
-    resumed = train(MAIN, stop=STOP, block=2, checkpoint=kept, resume=True)
-    assert equal(resumed.history, main.history) and equal(resumed.parts[0].runs, main.parts[0].runs)
-    assert (resumed.status == main.status).all()
+        train(SIX, stop=STOP, block=2, epochs=5, checkpoint=kept, resume=True)
+    resumed = train(SIX, stop=STOP, block=2, checkpoint=kept, resume=True)
+    assert equal(resumed.history, population.history) and equal(resumed.groups[0].runs, population.groups[0].runs)
+    assert (resumed.status == population.status).all()
     number, found = kept.newest()
     forged = found.leaves | {"groups/0/ended": np.full(6, 9)}
     made = {}
@@ -354,9 +356,9 @@ def test_a_resumed_population_is_bitwise_the_uninterrupted_one(main, tmp_path):
     forgery = checkpoints.keep(tmp_path / "forged")
     forgery.save(number, made, found.config)
     with pytest.raises(checkpoints.CheckpointError, match="cannot have ended"):
-        train(MAIN, stop=STOP, block=2, checkpoint=forgery, resume=True)
-    again = train(MAIN, stop=STOP, block=2, checkpoint=kept, resume=True)  # there is nothing left to do
-    assert equal(again.history, main.history)
+        train(SIX, stop=STOP, block=2, checkpoint=forgery, resume=True)
+    finished = train(SIX, stop=STOP, block=2, checkpoint=kept, resume=True)  # there is nothing left to do
+    assert equal(finished.history, population.history)
 
 
 # Refused --------------------------------------------------------------------------------------------------------------
@@ -374,10 +376,14 @@ def test_a_resumed_population_is_bitwise_the_uninterrupted_one(main, tmp_path):
         ({"examples": [23]}, {}, "examples must be at most 22"),
         ({"label_noise": [-0.1]}, {}, "label_noise must be numbers >= 0, got -0.1"),
         ({"seed": [1]}, {"block": 0}, "block must be an integer >= 1"),
-        ({"seed": range(4)}, {"block": 4, "budget": 10_000}, "block: 4 lanes .* above the budget .*; block=[123] fits"),
+        (
+            {"seed": range(4)},
+            {"block": 4, "budget": 10_000},
+            "block: 4 members a .* above the budget .*; block=[123] fits",
+        ),
         ({"seed": range(4000)}, {"budget": 50_000}, r"4000 members take .* above the budget of .*; \d+ of them fit"),
         ({"seed": [1]}, {"budget": 10}, "not even one fits"),
-        ({"optimizer": ["adam"]}, {}, "for 'optimizer' to differ, give optimizer={name: ..., name: ...}, a race"),
+        ({"optimizer": ["adam"]}, {}, "to vary 'optimizer', give optimizer={name: ..., name: ...}, a race"),
         ({"seed": [1]}, {"optimizer": {"adam": "adam", "gd": "gd"}}, "a race needs 'optimizer'"),
         ({"seed": [1]}, {"static": ("sed",)}, "static: unknown hyperparameter 'sed'; did you mean 'seed'?"),
         ({"seed": [2, 2**40]}, {}, "seed must be integers from 0 to 4294967295, got 1099511627776"),
@@ -392,13 +398,13 @@ def test_a_resumed_population_is_bitwise_the_uninterrupted_one(main, tmp_path):
     ],
 )
 def test_bad_input_is_refused_before_anything_is_compiled(hyperparameters, settings, message, monkeypatch):
-    monkeypatch.setattr(populations, "_programs", lambda *_: pytest.fail("compiled"))
+    monkeypatch.setattr(group_training, "compiled_programs", lambda *_: pytest.fail("compiled"))
     with pytest.raises(ValueError, match=message):
         train(hyperparameters, **settings)
 
 
-def test_names_that_two_take_and_words_that_none_is(monkeypatch):
-    monkeypatch.setattr(populations, "_programs", lambda *_: pytest.fail("compiled"))
+def test_ambiguous_names_and_arguments_of_the_wrong_type_are_refused(monkeypatch):
+    monkeypatch.setattr(group_training, "compiled_programs", lambda *_: pytest.fail("compiled"))
     with pytest.raises(ValueError, match="'seed' is taken by the population and by the network"):
         train({"seed": [1]}, network=lambda seed: chain(seed))
     with pytest.raises(TypeError, match="on_chunk: expected a function of Progress, got int"):
@@ -413,13 +419,13 @@ def test_names_that_two_take_and_words_that_none_is(monkeypatch):
         optax = pytest.importorskip("optax")
         own = optimizers.from_optax(optax.sgd(0.1))
         train({"optimizer": ["mine"]}, {"adam": "adam", "mine": own})
-    with pytest.raises(ValueError, match="pad: a layer of dropout"):
+    with pytest.raises(ValueError, match="pad: a layer with dropout"):
 
         def dropping(width):
             return fnn.multilayer((3, width, 2), ("tanh", "softmax"), dropout=0.5)
 
         train({"width": [2, 3]}, network=dropping, pad=True)
-    with pytest.raises(ValueError, match="pad: track would see the units that fill a network up"):
+    with pytest.raises(ValueError, match="pad: track would also read the padding units"):
         train({"width": [2, 3]}, network=chain, pad=True, track=("noise_scale",))
-    with pytest.raises(TypeError, match="network: expected a function that gives a Network, got 3"):
+    with pytest.raises(TypeError, match="network: expected a function that returns a Network, got 3"):
         train({"width": [3]}, network=lambda width: width)

@@ -60,7 +60,7 @@ REFUSED = {
     ),
     "best_of's words": (
         lambda: T.best_of(2, NETWORK, "cross_entropy", "gd", X, Y, key=KEY, epochs=1, chunk=3),
-        "best_of takes plan, regularizer, stop, gradient, correct and augment beside its own; got chunk=",
+        "best_of: expected plan, .*, augment in addition to its own arguments, got chunk=",
     ),
     "traced": (lambda: jax.jit(lambda rate: fit(optimizer=O.gd(rate)).history)(0.1), "use training.pure_fit there"),
     "traced data": (lambda: jax.jit(lambda x: fit(x=x).params)(X), "fit is not pure and cannot be traced"),

@@ -79,7 +79,7 @@ def test_gradients_are_clipped_by_a_rule_example_by_example():
         scale = min(1, 0.2 / norm) / len(X)
         total = jax.tree.map(lambda t, leaf, scale=scale: t + scale * np.asarray(leaf), total, g)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-14), found, total)
-    with pytest.raises(ValueError, match="kolen_pollack.* does not come example by example"):
+    with pytest.raises(ValueError, match="kolen_pollack.* has no gradient of each example"):
         fit(gradient=training.clipped(1.0), rule="kolen_pollack")
 
 
@@ -168,7 +168,7 @@ def test_a_function_of_hyperparameters_makes_a_rule():
 def test_whole_numbers_that_shape_a_program_are_compiled_in():
     columns = {"learning_rate": [0.1] * 2, "rule": ["forward_gradient"] * 2, "directions": [1, 3]}
     population = train(columns)
-    assert len(population.parts) == 2
+    assert len(population.groups) == 2
     assert population.drift(1).relative < 1e-10
 
 
@@ -191,7 +191,7 @@ def test_what_pads_a_network_changes_no_rule_that_says_so(rule, rtol):
     "rule", ["feedback_alignment", "direct_feedback", "sign_symmetric", "noisy(0.1)", "spsa", "rounded(1, false)"]
 )
 def test_padding_says_no_where_a_rule_would_be_another(rule):
-    with pytest.raises(ValueError, match="pad: what the rule .* is another in a wider network"):
+    with pytest.raises(ValueError, match="pad: the rule .* other numbers in a wider network"):
         train({"width": [3, 5], "learning_rate": [0.1, 0.1]}, chain, rule=rule, pad=True)
 
 
@@ -200,7 +200,7 @@ def test_padding_says_no_where_a_rule_would_be_another(rule):
     [
         ({"rule": ["noisy"]}, {}, "the rule needs 'sigma', which is not among them"),
         ({"rule": [3]}, {}, "rule must be words such as 'feedback_alignment', got 3"),
-        ({"rule": ["exact"]}, {"rule": "noisy(0.1)"}, "rule=... has no place beside it"),
+        ({"rule": ["exact"]}, {"rule": "noisy(0.1)"}, "rule=... cannot be given as well"),
         ({"rule": ["noisy"], "sigma": [-1.0]}, {}, "member 0 .*noisy: sigma must be a finite number >= 0, got -1"),
         ({"sigma": [0.1]}, {}, "unknown name 'sigma'"),
     ],

@@ -1,4 +1,4 @@
-"""Searches: the product's order, prefixes, ranges and quantiles of what is drawn, and who survives a rung."""
+"""Searches: the order of a grid, the ranges and quantiles of drawn values, and which members survive a rung."""
 
 import itertools
 import math
@@ -21,7 +21,7 @@ DISTRIBUTIONS = {
 }
 
 
-def same(found, expected):
+def assert_same_columns(found, expected):
     assert list(found) == list(expected)
     for name in expected:
         np.testing.assert_array_equal(found[name], expected[name], strict=True)
@@ -31,7 +31,7 @@ def same(found, expected):
 
 
 @given(st.lists(st.lists(st.integers(-9, 9), min_size=1, max_size=4), min_size=1, max_size=4))
-def test_a_grid_is_the_product_and_its_last_name_runs_fastest(lists):
+def test_a_grid_is_every_combination_with_the_last_name_varying_fastest(lists):
     values = {f"name{index}": given for index, given in enumerate(lists)}
     found = search.grid(**values)
     assert list(found) == list(values)
@@ -51,35 +51,40 @@ def test_a_grid_keeps_integers_floats_and_words():
     "values", [np.array([1, 2]), jnp.array([1, 2]), (1, 2), range(1, 3), [np.int32(1), jnp.int32(2)], [np.uint8(1), 2]]
 )
 def test_a_list_may_be_an_array(values):
-    same(search.grid(size=values), {"size": np.array([1, 2], np.int64)})
+    assert_same_columns(search.grid(size=values), {"size": np.array([1, 2], np.int64)})
 
 
-def test_single_precision_and_bfloat16_become_float64():
+def test_floats_of_any_precision_become_float64():
     for dtype in (jnp.float32, jnp.bfloat16):
-        same(search.grid(rate=jnp.array([0.5, 0.25], dtype)), {"rate": np.array([0.5, 0.25])})
-    same(search.grid(rate=jnp.float32(0.5), word=np.str_("a")), {"rate": np.array([0.5]), "word": np.array(["a"])})
+        assert_same_columns(search.grid(rate=jnp.array([0.5, 0.25], dtype)), {"rate": np.array([0.5, 0.25])})
+    assert_same_columns(
+        search.grid(rate=jnp.float32(0.5), word=np.str_("a")), {"rate": np.array([0.5]), "word": np.array(["a"])}
+    )
 
 
 REFUSED = {
     "empty": ([], "size: expected at least one value, got none"),
-    "nested": ([1, [2]], r"size: expected numbers, words or truths, got \[2\]"),
-    "mixed": ([1, "a"], "size: expected either numbers or words or truths, got a mixture"),
-    "mixed with floats": ([0.1, "a", 2], "size: expected either numbers or words or truths, got a mixture"),
-    "a truth beside a number": ([True, 1], "size: expected either numbers or words or truths, got a mixture"),
-    "None": ([1, None], "size: expected numbers, words or truths, got None"),
+    "nested": ([1, [2]], r"size: expected numbers, words or truth values, got \[2\]"),
+    "mixed": ([1, "a"], "size: expected only numbers, .* got a mixture"),
+    "mixed with floats": ([0.1, "a", 2], "size: expected only numbers, .* got a mixture"),
+    "a truth value and a number": (
+        [True, 1],
+        "size: expected only numbers, .* got a mixture",
+    ),
+    "None": ([1, None], "size: expected numbers, words or truth values, got None"),
     "nan": ([1.0, math.nan], "size: expected finite numbers, got nan"),
     "infinity": ([math.inf], "size: expected finite numbers, got inf"),
-    "complex": ([1j], "size: expected numbers, words or truths, got 1j"),
+    "complex": ([1j], "size: expected numbers, words or truth values, got 1j"),
     "too large": ([1, 2**63], "size: expected integers of at most 64 bits, got 9223372036854775808"),
     "two axes": (np.ones((2, 2)), r"size: expected a list, of shape \(N,\), got shape \(2, 2\)"),
-    "objects": (np.array([None]), "size: expected numbers, words or truths, got None"),
+    "objects": (np.array([None]), "size: expected numbers, words or truth values, got None"),
     "a set": ({1, 2}, r"size: expected a list, got \{1, 2\}"),
     "a distribution": (search.uniform(0, 1), r"size: expected a list, got Uniform\(low=0.0, high=1.0\)"),
 }
 
 
 @pytest.mark.parametrize("values, message", REFUSED.values(), ids=REFUSED)
-def test_what_is_no_list_of_numbers_or_words_is_refused(values, message):
+def test_anything_but_a_list_of_one_kind_is_refused(values, message):
     for take in (lambda: search.grid(rate=[0.1], size=values), lambda: search.members({"size": values})):
         with pytest.raises(ValueError, match=message):
             take()
@@ -90,7 +95,7 @@ def test_a_grid_without_names_is_refused():
         search.grid()
 
 
-def test_log_spaced_multiplies():
+def test_log_spaced_numbers_have_equal_ratios():
     found = search.log_spaced(1e-4, 1e-1, 4)
     assert type(found) is list and found[0] == 1e-4 and found[-1] == 1e-1
     np.testing.assert_allclose(found, [1e-4, 1e-3, 1e-2, 1e-1], rtol=1e-12)
@@ -105,13 +110,13 @@ def test_log_spaced_multiplies():
 
 
 @given(st.integers(1, 60), st.integers(1, 60), st.integers(0, 2**70))
-def test_the_first_members_are_those_of_a_smaller_search(count, more, seed):
+def test_the_first_members_of_a_search_are_those_of_a_smaller_one(count, more, seed):
     small = search.random_search(count, search_seed=seed, **{"x": 3, **DISTRIBUTIONS})
     large = search.random_search(count + more, search_seed=seed, **{"x": 3, **DISTRIBUTIONS})
-    same({name: column[:count] for name, column in large.items()}, small)
+    assert_same_columns({name: column[:count] for name, column in large.items()}, small)
 
 
-def test_a_draw_depends_on_seed_and_name_only():
+def test_a_draw_depends_only_on_the_seed_and_the_name():
     alone = search.random_search(50, search_seed=1, rate=search.uniform(0, 1))["rate"]
     beside = search.random_search(50, search_seed=1, other=search.integers(0, 9), rate=search.uniform(0, 1))["rate"]
     np.testing.assert_array_equal(alone, beside)
@@ -119,7 +124,7 @@ def test_a_draw_depends_on_seed_and_name_only():
     assert (alone != search.random_search(50, search_seed=1, rates=search.uniform(0, 1))["rates"]).all()
 
 
-def test_what_is_drawn_stays_in_range():
+def test_drawn_values_stay_in_range():
     found = search.random_search(4000, **DISTRIBUTIONS)
     assert search.members(found) == 4000
     for name, low, high in (("uniform", -2, 3), ("log_uniform", 1e-5, 10)):
@@ -132,7 +137,7 @@ def test_what_is_drawn_stays_in_range():
     assert found["choice of words"].dtype == np.dtype("U4")
 
 
-def test_what_is_drawn_has_its_quantiles():
+def test_drawn_values_have_the_quantiles_of_their_distribution():
     """Of 10,000 draws a share p lies below the quantile at p: deviation sqrt(p (1 - p) / 10,000) <= 0.005; five."""
     found = search.random_search(10_000, search_seed=7, **DISTRIBUTIONS)
     for p in (0.1, 0.25, 0.5, 0.9):
@@ -159,7 +164,7 @@ def test_the_widest_ranges_can_be_drawn():
     assert found["all"].min() < 0 < found["all"].max()
 
 
-def test_a_search_takes_numbers_and_lists_too():
+def test_a_search_also_takes_numbers_and_lists():
     found = search.random_search(
         3, search_seed=0, rate=search.uniform(0, 1), size=8, activation="relu", momentum=[0, 0.5, 1]
     )
@@ -205,8 +210,8 @@ def test_hyperparameters_are_counted_and_normalized():
     given = {"rate": jnp.array([0.5, 0.25]), "seed": (3, 4), "word": np.array(["a", "bc"])}
     assert search.members(given) == 2
     expected = {"rate": np.array([0.5, 0.25]), "seed": np.array([3, 4]), "word": np.array(["a", "bc"])}
-    same(search.normalized(given), expected)
-    same(search.normalized(expected), expected)
+    assert_same_columns(search.normalized(given), expected)
+    assert_same_columns(search.normalized(expected), expected)
 
 
 @pytest.mark.parametrize(
@@ -228,12 +233,14 @@ def test_bad_hyperparameters_are_refused(given, message):
             take(given)
 
 
-def test_searches_are_concatenated():
+def test_concatenation_keeps_all_members_in_order():
     first, second = search.grid(rate=[1, 2], word=["a"]), {"word": ["long"], "rate": [0.5]}
-    same(search.concatenate(first, second), {"rate": np.array([1, 2, 0.5]), "word": np.array(["a", "a", "long"])})
-    same(search.concatenate(first), first)
+    assert_same_columns(
+        search.concatenate(first, second), {"rate": np.array([1, 2, 0.5]), "word": np.array(["a", "a", "long"])}
+    )
+    assert_same_columns(search.concatenate(first), first)
     seeds = search.concatenate({"seed": [2**62 + 1]}, {"seed": [3]})
-    same(seeds, {"seed": np.array([2**62 + 1, 3])})
+    assert_same_columns(seeds, {"seed": np.array([2**62 + 1, 3])})
     for others, message in (
         ((first, {"rate": [1]}), "concatenate: expected the names rate, word, got rate in dict 1"),
         (({"rate": [1]}, {"rate": ["a"]}), "rate: expected either numbers or words, got both"),
@@ -249,7 +256,7 @@ SCORES = st.one_of(st.integers(-3, 3).map(float), st.sampled_from([math.nan, mat
 
 
 @given(st.lists(SCORES, min_size=1, max_size=30), st.floats(0.01, 0.99))
-def test_the_lowest_survive(scores, keep):
+def test_the_lowest_finite_scores_survive(scores, keep):
     survivors = search.successive_halving([1], keep).survivors(scores)
     assert survivors.dtype == bool and survivors.shape == (len(scores),)
     finite = [index for index, score in enumerate(scores) if math.isfinite(score)]
@@ -261,19 +268,19 @@ def test_the_lowest_survive(scores, keep):
 @pytest.mark.parametrize(
     "count, keep, left", [(27, 1 / 3, 9), (81, 1 / 3, 27), (100, 0.29, 29), (10, 0.1, 1), (2, 0.1, 1)]
 )
-def test_the_share_that_survives(count, keep, left):
+def test_the_fraction_that_survives_is_rounded_down(count, keep, left):
     survivors = search.successive_halving((1, 3), keep).survivors(jnp.arange(count)[::-1])
     assert survivors[-left:].all() and survivors.sum() == left
 
 
-def test_equal_scores_favour_the_earlier():
+def test_of_equal_scores_the_earlier_survives():
     halving = search.successive_halving([2, 4], keep=0.5)
     np.testing.assert_array_equal(halving.survivors([1.0, 0.0, 1.0, 1.0]), [True, True, False, False])
     np.testing.assert_array_equal(halving.survivors([np.nan, 5.0, np.inf, -np.inf]), [False, True, False, False])
     np.testing.assert_array_equal(halving.survivors([np.nan, np.inf]), [True, False])
 
 
-def test_halving_is_a_plain_value():
+def test_equal_halvings_are_equal_values():
     assert search.successive_halving([1, 3]) == search.Halving((1, 3), 1 / 3, "validation_loss")
     assert hash(search.successive_halving(range(1, 4)))
 
@@ -291,8 +298,8 @@ def test_rungs_grow_geometrically(epochs, first, keep):
 @pytest.mark.parametrize(
     "build, message",
     [
-        (lambda: search.successive_halving([]), "rungs must be one or more rising epochs, got ()"),
-        (lambda: search.successive_halving([3, 3]), r"rungs must be one or more rising epochs, got \(3, 3\)"),
+        (lambda: search.successive_halving([]), "rungs must be one or more increasing epochs, got ()"),
+        (lambda: search.successive_halving([3, 3]), r"rungs must be one or more increasing epochs, got \(3, 3\)"),
         (lambda: search.successive_halving([0, 3]), "each of rungs must be an integer >= 1, got 0"),
         (lambda: search.successive_halving([1.5]), "each of rungs must be an integer >= 1, got 1.5"),
         (lambda: search.successive_halving(5), "rungs must be a list of epochs, got 5"),

@@ -17,7 +17,7 @@ from jax.flatten_util import ravel_pytree
 import functional_nn as fnn
 from functional_nn import optimizers, platforms, training
 from functional_nn.networks import connections
-from functional_nn.training import checkpoints, evaluation, keys, populations
+from functional_nn.training import checkpoints, evaluation, group_training, keys, member_memory, populations
 from functional_nn.training.configuration import describe_network, network_from
 
 KEY = jax.random.key(3)
@@ -288,7 +288,7 @@ def test_lanes_of_convolutions_are_their_runs_alone():
     varied = {"kernel": [1, 3, 3], "learning_rate": [0.1, 0.1, 0.01], "seed": [0, 1, 2]}
     held_out = PICTURES[0][:3], PICTURES[1][:3]
     found = population(lambda kernel: looking(kernel=kernel), varied, validation=held_out)
-    assert len(found.parts) == 2
+    assert len(found.groups) == 2
     check_alone(found, (0, 2))
 
 
@@ -327,7 +327,7 @@ def test_a_race_on_tokens_drawn_by_norm():
 def test_narrow_channels_are_padded_where_connections_pad(network, data, loss):
     """The padding of a sigmoid layer gives 1/2: whoever reads it must not."""
     found = population(lambda width: network(width), {"width": [1, 3], "seed": [0, 1]}, data, loss, pad=True)
-    assert len(found.parts) == 1
+    assert len(found.groups) == 1
     check_alone(found, (0, 1))
 
 
@@ -335,7 +335,7 @@ def test_padding_is_refused_where_a_narrow_kernel_is_no_corner():
     def padded(make, **k):
         return population(make, {"width": [2, 4]}, pad=True, **k)
 
-    with pytest.raises(ValueError, match="pad: layer 'pooled' reads 'block' by full, of which a narrower"):
+    with pytest.raises(ValueError, match="pad: layer 'pooled' reads 'block' by full, whose weights in a narrower"):
         padded(lambda width: looking(width, read="full"))
 
     def grouped(width):  # neurons of a wide layer belong to other groups
@@ -344,7 +344,7 @@ def test_padding_is_refused_where_a_narrow_kernel_is_no_corner():
         output = fnn.Layer("output", 3, "softmax", ["pooled"])
         return fnn.graph(inputs={"image": (5, 5, 2)}, layers=[first, pooled, output])
 
-    with pytest.raises(ValueError, match=r"pad: layer 'first' reads 'image' by conv\(\(3, 3\), groups=2\), of which"):
+    with pytest.raises(ValueError, match=r"pad: layer 'first' reads 'image' by conv\(\(3, 3\), groups=2\), whose"):
         padded(grouped, data=(DRAW.normal(size=(11, 5, 5, 2)), PICTURES[1]))
 
 
@@ -371,7 +371,7 @@ def equations(jaxpr):
 def compiled(monkeypatch, network, **settings):
     """The lane program of a population, with what it was called with; and its group."""
     called, groups = [], []
-    programs, planned = populations._programs, populations.planned
+    programs, block_sizes = group_training.compiled_programs, populations.block_sizes
 
     def spying(*given):
         begin, advance = programs(*given)
@@ -385,10 +385,10 @@ def compiled(monkeypatch, network, **settings):
 
     def planning(given, *rest):
         groups.extend(given)
-        return planned(given, *rest)
+        return block_sizes(given, *rest)
 
-    monkeypatch.setattr(populations, "_programs", spying)
-    monkeypatch.setattr(populations, "planned", planning)
+    monkeypatch.setattr(group_training, "compiled_programs", spying)
+    monkeypatch.setattr(populations, "block_sizes", planning)
     population(network, {"seed": [0, 1, 2]}, block=3, **settings)
     return *called[0], groups[0]
 
@@ -413,7 +413,7 @@ def test_the_memory_of_a_lane_is_estimated_with_its_windows(kernel, monkeypatch)
     data = DRAW.normal(size=(40, 14, 14, 1)), DRAW.integers(0, 3, 40)
     advance, arguments, group = compiled(monkeypatch, network, data=data, plan=training.minibatch(20))
     measured = advance.lower(*arguments).compile().memory_analysis().temp_size_in_bytes / 3
-    assert 0.4 < populations.lane_bytes(group)[2] / measured < 2
+    assert 0.4 < member_memory.member_memory(group).epoch / measured < 2
 
 
 # Checkpoints ----------------------------------------------------------------------------------------------------------

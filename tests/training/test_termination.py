@@ -1,4 +1,4 @@
-"""How a run ends: by a criterion, with the best epoch's parameters exactly, or at the update that was not finite."""
+"""Ends of a run: by a criterion, with exactly the best epoch's parameters, or at an update that is not finite."""
 
 import chex
 import jax
@@ -24,7 +24,7 @@ NETWORK = fnn.multilayer((3, 8, 2), ("tanh", "softmax"))
 LINEAR = fnn.multilayer((3, 2), ("linear",))
 DRAW = np.random.default_rng(0)
 X = DRAW.standard_normal((20, 3))
-T = np.eye(2)[DRAW.integers(0, 2, 20)]  # labels without rhyme or reason: training on them overfits
+T = np.eye(2)[DRAW.integers(0, 2, 20)]  # random labels: training on them overfits
 HELD_OUT = (DRAW.standard_normal((15, 3)), np.eye(2)[DRAW.integers(0, 2, 15)])
 
 
@@ -50,19 +50,19 @@ def test_early_stopping_waits_for_patience(stopped):
     assert int(stopped.best.epoch) == best + 1 and float(stopped.best.score) == losses[best]
 
 
-def test_it_returns_the_best_epochs_parameters_exactly(stopped):
+def test_early_stopping_returns_exactly_the_best_epochs_parameters(stopped):
     until_then = run(epochs=int(stopped.best.epoch))
     chex.assert_trees_all_equal(stopped.params, until_then.params)
     after = run(epochs=len(stopped.history.epoch))
-    chex.assert_trees_all_equal(stopped.state, after.state)  # the last state is there too
+    chex.assert_trees_all_equal(stopped.state, after.state)  # the last state is returned too
 
 
-def test_chunks_do_not_change_when_it_stops(stopped):
+def test_the_length_of_chunks_does_not_change_when_it_stops(stopped):
     other = run(stop=early_stopping(patience=4), chunk=1)
     chex.assert_trees_all_equal((other.state, other.best), (stopped.state, stopped.best))
 
 
-def test_best_parameters_come_back_even_when_the_epochs_end_first(stopped):
+def test_the_best_parameters_are_restored_even_if_the_epochs_end_first(stopped):
     result = run(stop=early_stopping(patience=39), epochs=len(stopped.history.epoch))
     assert result.status == "completed" and "restored" in result.reason
     chex.assert_trees_all_equal(result.params, stopped.params)
@@ -73,7 +73,7 @@ def test_the_first_of_equal_epochs_is_the_best():
     assert int(result.best.epoch) == 1 and len(result.history.epoch) == 4
 
 
-def test_they_stay_where_restoring_is_not_wanted(stopped):
+def test_the_last_parameters_stay_without_restoring(stopped):
     result = run(stop=early_stopping(patience=4, restore=False))
     assert result.status == "early_stopping" and result.best is None
     chex.assert_trees_all_equal(result.params, stopped.state.params)
@@ -107,7 +107,7 @@ def criterion_run(criterion, column, values):
         (loss_below(0.2), "training_loss", [1, np.nan, 0.2], 3),
     ],
 )
-def test_criteria_stop_where_they_should(criterion, column, values, epoch):
+def test_a_criterion_stops_at_the_expected_epoch(criterion, column, values, epoch):
     assert criterion_run(criterion, column, values) == epoch
 
 
@@ -117,7 +117,7 @@ def test_the_first_criterion_met_ends_the_run():
     assert result.history.gradient_norm[-1] <= 0.05 < result.history.gradient_norm[-2]
 
 
-def test_it_ends_when_the_loss_stands_still():
+def test_a_run_ends_when_its_loss_no_longer_changes():
     result = run(plan=batch(), optimizer="gd(0)", stop=no_change(epochs=3))
     assert result.status == "no_change" and len(result.history.epoch) == 4
 
@@ -134,9 +134,9 @@ def gradient_that_fails_at(update, value=np.nan):
         def failing(params, inputs, targets, weights):
             # the bias counts the updates, at rate 1 and gradient -1 each
             found, grads = right(params, inputs, targets, weights)
-            here = params["layer1"]["bias"][0] == update - 1
-            broken = jax.tree.map(lambda g: jnp.where(here, jnp.asarray(value, g.dtype), g * 0), grads)
-            broken["layer1"]["bias"] = jnp.where(here, value, -jnp.ones(2))
+            at_update = params["layer1"]["bias"][0] == update - 1
+            broken = jax.tree.map(lambda g: jnp.where(at_update, jnp.asarray(value, g.dtype), g * 0), grads)
+            broken["layer1"]["bias"] = jnp.where(at_update, value, -jnp.ones(2))
             return found, broken
 
         return failing
@@ -200,7 +200,7 @@ def test_a_loss_that_is_not_finite_is_shown():
     assert "its loss was inf" in result.reason
 
 
-def test_a_divergence_gives_back_the_best_parameters_where_they_were_asked_for():
+def test_a_diverged_run_restores_the_best_parameters():
     result = run(
         LINEAR,
         "mean_square_error",
@@ -215,7 +215,7 @@ def test_a_divergence_gives_back_the_best_parameters_where_they_were_asked_for()
 # The pure form --------------------------------------------------------------------------------------------------------
 
 
-def test_pure_fit_is_fit():
+def test_pure_fit_equals_fit():
     settings = {"plan": minibatch(8), "stop": early_stopping(4), "regularizer": "l2(1e-3)"}
     solo = run(**settings)
     train = jax.jit(pure_fit(NETWORK, "cross_entropy", "adam(0.05)", epochs=40, **settings))
@@ -227,7 +227,7 @@ def test_pure_fit_is_fit():
     assert np.isnan(outcome.history.training_loss[epochs:]).all()
 
 
-def test_members_of_a_vmap_end_each_in_their_own_way():
+def test_each_member_of_a_vmap_ends_as_it_would_alone():
     rates = jnp.array([0.05, 1e3, 0.2])
 
     def member(rate):
@@ -287,7 +287,7 @@ def test_a_criterion_of_another_kind_is_refused():
         run(stop=("early",))
 
 
-def test_rprop_takes_the_whole_batch_by_itself_and_minibatches_when_told():
+def test_rprop_uses_all_examples_unless_it_is_given_minibatches():
     assert int(run(optimizer="rprop", plan=None, epochs=3).state.step) == 3
     assert int(run(optimizer="rprop(minibatches=True)", epochs=2).state.step) == 6
     assert int(run(optimizer="rprop", plan=minibatch(20), epochs=2).state.step) == 2  # one batch of all
@@ -354,18 +354,23 @@ def test_prechelts_criteria_stop_where_his_definitions_do(name, seed):
         (fnn.training.generalization_loss(0.5), "validation_loss", [np.inf, np.inf, 2, np.inf], 4),
         (fnn.training.generalization_loss(5), "validation_loss", [np.inf, np.inf, 2, np.inf], 4),
         (fnn.training.progress_below(0.1, strip=2), "training_loss", [1, 0.9, 0.5, 0.5], 4),
-        (fnn.training.progress_below(0.1, strip=2), "training_loss", [0.0, 0.0, 0.0], None),  # of 0 no progress is told
+        (
+            fnn.training.progress_below(0.1, strip=2),
+            "training_loss",
+            [0.0, 0.0, 0.0],
+            None,
+        ),  # for losses of 0, progress is undefined
         (fnn.training.progress_below(0.1, strip=1), "training_loss", [np.nan, np.inf, 1.0], 3),
         (fnn.training.successive_increases(1, strip=1), "validation_loss", [np.inf, np.inf, 1, 2], 4),
         (fnn.training.successive_increases(1, strip=2), "validation_loss", [9, 1, 9, 1, 0, 2], 6),
         (fnn.training.successive_increases(2, strip=1), "validation_loss", [1, 2, 1, 2, 3], 5),
     ],
 )
-def test_they_stop_at_the_edges(criterion, column, values, epoch):
+def test_prechelts_criteria_stop_as_expected_at_the_edges(criterion, column, values, epoch):
     assert criterion_run(criterion, column, values) == epoch
 
 
-def test_they_bring_the_best_epochs_parameters_back():
+def test_generalization_loss_restores_the_best_epochs_parameters():
     result = run(stop="generalization_loss(1)")
     losses = result.history.validation_loss
     assert result.status == "generalization_loss" and losses[-1] > 1.01 * losses.min()
@@ -373,13 +378,13 @@ def test_they_bring_the_best_epochs_parameters_back():
     chex.assert_trees_all_equal(result.params, run(epochs=int(result.best.epoch)).params)
 
 
-def test_a_method_that_does_not_move_ends_at_once():
+def test_a_method_that_does_not_move_ends_after_one_epoch():
     result = run(optimizer="gd(0)", stop="unchanged")
     assert result.status == "unchanged" and len(result.history.epoch) == 1
     assert result.reason == "after epoch 1: the parameters did not change in an epoch"
 
 
-def test_unchanged_means_by_no_more_than_a_share_of_the_largest():
+def test_unchanged_compares_with_a_fraction_of_the_largest_parameter():
     """Gradient descent on a straight line's slope, whose every step is half of the last one's."""
     network = fnn.multilayer((1, 1), ("linear",), bias="none")
     params = {"layer1": {"weights": {"input": jnp.full((1, 1), 2.0)}}}  # from 2 to 1: 1.5, 1.25, ...
@@ -393,7 +398,7 @@ def test_unchanged_means_by_no_more_than_a_share_of_the_largest():
     assert exactly.params["layer1"]["weights"]["input"] == 1 and 50 <= len(exactly.history.epoch) <= 56
 
 
-def test_a_masked_class_is_no_change():
+def test_the_infinite_bias_of_a_masked_class_is_no_change():
     params = LINEAR.init(KEY)
     params["layer1"]["bias"] = jnp.array([0.0, -jnp.inf])
     memory = fnn.training.unchanged().begin(params)
@@ -402,7 +407,7 @@ def test_a_masked_class_is_no_change():
 
 
 @pytest.mark.parametrize(("before", "length"), [(0, 1), (0, 4), (3, 5), (7, 2), (2, 9)])
-def test_a_cycle_is_seen_within_three_times_its_length(before, length):
+def test_a_cycle_is_found_within_three_times_its_length(before, length):
     criterion = fnn.training.cycle()
     visited = [float(min(t, before + (t - before) % length)) for t in range(200)]
     memory = criterion.begin({"w": jnp.asarray(visited[0])})
@@ -414,18 +419,17 @@ def test_a_cycle_is_seen_within_three_times_its_length(before, length):
     assert stop and before + length <= epoch <= 3 * (before + length)
 
 
-def test_nothing_that_is_at_rest_is_a_cycle():
-    """A separable problem: where all is right, no gradient is left, and nothing has come back."""
+def test_parameters_at_rest_are_no_cycle():
+    """A separable problem: once every example is right, all gradients are zero."""
     criterion = fnn.training.cycle()
-    memory, still = criterion.begin({"w": jnp.asarray(1.0)}), jnp.asarray(0.0)
-    row = fnn.training.History(*[still] * len(fnn.training.History._fields))
+    memory, zero = criterion.begin({"w": jnp.asarray(1.0)}), jnp.asarray(0.0)
+    row = fnn.training.History(*[zero] * len(fnn.training.History._fields))
     for _ in range(5):
         memory, stop = criterion.judge(memory, row, {"w": jnp.asarray(1.0)})
         assert not stop
 
 
-def test_criteria_of_the_parameters_follow_every_member_and_go_on_where_they_were(tmp_path):
-    """In lanes, and from a checkpoint, as alone."""
+def test_criteria_of_the_parameters_stop_members_and_resumed_runs_as_runs_alone(tmp_path):
     x, t = X[:, :1], X[:, 1:2]
     settings = {"key": KEY, "plan": batch(), "stop": ("unchanged(1e-3, 2)", "cycle")}
     network = fnn.multilayer((1, 1), ("linear",))
@@ -434,8 +438,8 @@ def test_criteria_of_the_parameters_follow_every_member_and_go_on_where_they_wer
         network, "mean_square_error", "gd", {"learning_rate": rates}, (x, t), epochs=60, **settings
     )
     alone = [fit(network, "mean_square_error", f"gd({rate})", x, t, epochs=60, **settings) for rate in rates]
-    assert [len(one.history.epoch) for one in alone] == population.epochs.tolist()
-    assert population.status.tolist() == [one.status for one in alone] == ["unchanged", "unchanged"]
+    assert [len(run.history.epoch) for run in alone] == population.epochs.tolist()
+    assert population.status.tolist() == [run.status for run in alone] == ["unchanged", "unchanged"]
     keep = fnn.training.checkpoints.keep
     again = {"checkpoint": keep(tmp_path / "kept"), "resume": True} | settings
     for epochs in (3, 60):
@@ -444,12 +448,38 @@ def test_criteria_of_the_parameters_follow_every_member_and_go_on_where_they_wer
     assert (resumed.status, len(resumed.history.epoch)) == ("unchanged", len(alone[0].history.epoch))
 
 
+TEXTS = {
+    "no_change": "the training loss changed by less than 0.0001 of itself for 5 epochs",
+    "gradient_below(0.1)": "the gradient norm is at most 0.1",
+    "loss_below(0.1)": "the training loss is at most 0.1",
+    "early_stopping": "the validation loss has not improved for 10 epochs",
+    "generalization_loss": "the validation loss is more than 5 % above its lowest",
+    "progress_quotient": "the validation loss has risen by more than training still gains in 5 epochs is worth: "
+    "the quotient is above 0.5",
+    "progress_below": "the training loss, over 5 epochs, was less than 0.1 per mille above its least on the mean",
+    "successive_increases": "the validation loss has risen in 3 successive strips of 5 epochs",
+    "unchanged": "the parameters did not change in an epoch",
+    "cycle": "the parameters have come back to those of an earlier epoch",
+}
+
+
+@pytest.mark.parametrize("specification", TEXTS)
+def test_the_text_of_a_criterion_is_that_of_older_checkpoints(specification):
+    """Checkpoints hold the text, and refuse a run with another one."""
+    criterion = fnn.training.termination.get(specification)
+    assert repr(criterion) == f"<criterion {criterion.name}: {TEXTS[specification]}>"
+
+
+def test_the_text_of_every_criterion_is_known():
+    assert {specification.partition("(")[0] for specification in TEXTS} == set(fnn.training.termination.names())
+
+
 @pytest.mark.parametrize("name", fnn.training.termination.names())
-def test_every_criterion_goes_by_its_name(name):
+def test_every_criterion_has_a_name(name):
     given = {"gradient_below": "(0.1)", "loss_below": "(0.1)"}.get(name, "")
     criterion = fnn.training.termination.get(name + given)
     assert criterion.name == name and fnn.training.termination.get(criterion) is criterion
-    assert criterion is fnn.training.termination.get(name + given), "what was compiled for it serves again"
+    assert criterion is fnn.training.termination.get(name + given), "its compiled programs are used again"
     assert getattr(fnn.training, name)
 
 
