@@ -157,7 +157,7 @@ WINDOWS = fnn.windows(STREAM, T)
     ("network", "data", "more", "says"),
     [
         (NETWORK, (WINDOWS, STREAM), {}, "targets: windows of a stream bring their own targets"),
-        (NETWORK, (WINDOWS,), {"class_weights": "balanced"}, "class_weights: windows of a stream bring their own targets"),
+        (NETWORK, (WINDOWS,), {"class_weights": "balanced"}, "class_weights: windows of a stream bring their own"),
         (NETWORK, (fnn.windows(STREAM, 5),), {}, r"inputs: windows of 5 tokens .* got tokens of shape \(6,\) and outp"),
         (WIDE, (fnn.windows(STREAM, 2),), {}, r"inputs: windows of 2 tokens .* got inputs of shape \(2,\)"),
         (NETWORK, (fnn.windows(STREAM + 3, T),), {}, "inputs: expected tokens 0 to 10, got 1[123] at index"),
