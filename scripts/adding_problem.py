@@ -23,16 +23,14 @@ from jax import Array
 
 import functional_nn as fnn
 from functional_nn.lab import experiments
-from functional_nn.lab.plots import STYLE
+from functional_nn.lab.palette import BLUE, GREEN, VERMILION
+from functional_nn.lab.plots import STYLE, plt
 from functional_nn.lab.progress import progress
-
-# after the lab, which says what to install where it is missing
-import matplotlib.pyplot as plt  # isort: skip
 
 LENGTHS, WIDTH, BATCH, TESTED, EVERY = (10, 30, 100), 32, 32, 500, 100
 RATES, LARGEST = (0.001, 0.003, 0.01), 1.0  # of the gradient's norm
 NETWORKS = {"tanh": "elman", "GRU": "gru", "LSTM": "lstm"}
-COLORS = {"tanh": "#D55E00", "GRU": "#0072B2", "LSTM": "#009E73"}  # Okabe and Ito
+COLORS = {"tanh": VERMILION, "GRU": BLUE, "LSTM": GREEN}
 MEAN, SOLVED = 1 / 6, 0.01  # mean square errors
 LEAST = 1e-16  # of the norms drawn
 

@@ -39,12 +39,10 @@ from jax import lax
 import functional_nn as fnn
 from functional_nn import optimizers, platforms, quantities, training
 from functional_nn.lab import experiments
-from functional_nn.lab.plots import STYLE
+from functional_nn.lab.palette import BLUE, GREEN, ORANGE, PURPLE, SKY_BLUE, VERMILION
+from functional_nn.lab.plots import STYLE, plt
 from functional_nn.lab.progress import progress
 from functional_nn.training import Batch
-
-# after the lab, which says what to install where it is missing
-import matplotlib.pyplot as plt  # isort: skip
 
 PRECISIONS = ("highest",) if jax.default_backend() == "cpu" else ("default", "highest")
 LOSS = fnn.losses.cross_entropy()
@@ -53,7 +51,7 @@ TURN = 0.1  # seconds; what is shorter is called several times in a turn, at mos
 LOOPED, UNROLLED = "jitted step in a loop", {f"step in a scan, unroll {n}": n for n in (1, 8)}
 NUMBERS = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536)  # of networks and of starts, as many as are asked for
 LM_STEPS = 50
-COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
+COLORS = (BLUE, VERMILION, GREEN, PURPLE, SKY_BLUE, ORANGE)
 
 
 def row(part: str, what: str, precision: str, number: int, rates: list[float], unit: str) -> dict[str, Any]:

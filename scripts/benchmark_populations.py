@@ -22,8 +22,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 from statistics import median
 
-os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(os.cpu_count()))
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -369,6 +367,7 @@ def start_up(x, t, rounds: int) -> str:
 
 
 def main() -> None:
+    experiments.start(all_cores=True)
     options = experiments.arguments(
         __doc__, "results/benchmark_populations", rounds=5, epochs=20, networks=256, largest=max(SIZES)
     )

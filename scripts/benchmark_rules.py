@@ -12,12 +12,9 @@ Before JAX is imported, JAX_NUM_CPU_DEVICES is set to the number of cores, over 
 
 import argparse
 import csv
-import os
 import time
 from pathlib import Path
 from statistics import median
-
-os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(os.cpu_count()))
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +22,7 @@ import numpy as np
 
 import functional_nn as fnn
 from functional_nn import optimizers, training
-from functional_nn.lab import datasets, environment
+from functional_nn.lab import datasets, environment, experiments
 
 ONE_SWEEP = (
     "exact",
@@ -137,6 +134,7 @@ def population(epochs: int, seeds: int) -> str:
 
 
 def main() -> None:
+    experiments.start(all_cores=True)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=25, help="in each all rules take turns (default 25)")
     parser.add_argument("--epochs", type=int, default=EPOCHS, help=f"of the population (default {EPOCHS})")

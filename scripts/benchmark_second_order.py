@@ -26,7 +26,6 @@ from collections.abc import Callable
 from statistics import median
 from typing import Any, NamedTuple
 
-os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(os.cpu_count()))
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import jax
@@ -34,11 +33,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-jax.config.update("jax_enable_x64", True)
-
-import functional_nn as fnn  # noqa: E402
-from functional_nn.lab import experiments, install, require  # noqa: E402
-from functional_nn.lab.progress import progress  # noqa: E402
+import functional_nn as fnn
+from functional_nn.lab import experiments, install, require
+from functional_nn.lab.progress import progress
 
 require("bench", "scipy")
 

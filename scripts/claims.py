@@ -19,13 +19,10 @@ import argparse
 import functools
 import itertools
 import math
-import os
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
-
-os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(os.cpu_count()))
 
 import jax
 import jax.numpy as jnp
@@ -34,19 +31,18 @@ import numpy as np
 import functional_nn as fnn
 from functional_nn import optimizers, training
 from functional_nn.lab import experiments
-from functional_nn.lab.plots import STYLE
+from functional_nn.lab.palette import BLUE, GREEN, ORANGE, PURPLE, SKY_BLUE, VERMILION
+from functional_nn.lab.plots import STYLE, plt
 from functional_nn.lab.progress import progress
 
-# after the lab, which says what to install where it is missing
-import matplotlib.pyplot as plt  # isort: skip
 from matplotlib.ticker import LogLocator  # isort: skip
 
 TRAINED_ON, BATCH, WIDTH = 1024, 32, 32  # examples that are trained on (the others validate), a batch, a hidden layer
 LOSS = fnn.losses.cross_entropy()
 RATES, MODERATE, LARGE = 2.0 ** np.arange(-5, 4), 0.1, 1.0  # the grid; the rates of claim c
 INITIALIZERS = {"sigmoid": "xavier_normal", "tanh": "xavier_normal"}  # the others: he_normal
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito
-OF_VERDICT = {"holds": "#009E73", "contradicted": "#D55E00", "undecided": "#808080"}
+COLORS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY_BLUE)
+OF_VERDICT = {"holds": GREEN, "contradicted": VERMILION, "undecided": "#808080"}
 
 # The rule ------------------------------------------------------------------------------------------------------------
 
@@ -749,6 +745,7 @@ def chosen(text: str) -> list[str]:
 
 
 def main() -> None:
+    experiments.start(all_cores=True)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=23, help="2 or more, 5 or more for a verdict; default 23")
     parser.add_argument("--epochs", type=int, default=30, help="default 30")

@@ -21,14 +21,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-jax.config.update("jax_enable_x64", True)  # before the first array: a cliff magnifies rounding
-
-import functional_nn as fnn  # noqa: E402
-from functional_nn.lab import experiments  # noqa: E402
-from functional_nn.lab.plots import STYLE  # noqa: E402
-
-# after the lab, which says what to install where it is missing
-import matplotlib.pyplot as plt  # noqa: E402  # isort: skip
+import functional_nn as fnn
+from functional_nn.lab import experiments
+from functional_nn.lab.palette import BLUE, VERMILION
+from functional_nn.lab.plots import STYLE, plt
 
 T, TARGET, LOSS = 50, 0.7, "sum_square_error"
 NETWORK = fnn.graph(
@@ -43,7 +39,7 @@ DRAWN, RATE, CLIPPED, STEPS = (5.0, -2.0), 1.0, 0.3, 100
 WHOLE, NEAR = ((3.0, 7.5), (-4.0, 2.8)), ((3.3, 5.2), (-2.6, -1.5))  # of w and b: what is drawn
 STARTS = ((4.0, 7.0), (-4.0, -1.5))  # of w and b, counted
 SOLVED, THROWN = 0.001, 1.5  # the error; the length of a step
-COLORS = {None: "#D55E00", CLIPPED: "#0072B2"}  # Okabe and Ito
+COLORS = {None: VERMILION, CLIPPED: BLUE}
 
 
 def data() -> tuple[np.ndarray, np.ndarray]:
@@ -173,6 +169,7 @@ def notes(rows: list[dict], steps: int, starts: int) -> str:
 
 
 def main() -> None:
+    experiments.start(x64=True)
     options = experiments.arguments(__doc__, "results/cliffs", steps=400, starts=15)
     starts = np.concatenate([[DRAWN], lattice(STARTS, (options.starts,) * 2).reshape(-1, 2)])
     found = {

@@ -34,6 +34,7 @@ from per_example_gradients import WRONG, average_precision, plant, precision
 import functional_nn as fnn
 from functional_nn import optimizers, training
 from functional_nn.lab import datasets, experiments, plots
+from functional_nn.lab.palette import BLUE, VERMILION
 from functional_nn.lab.plots import plt
 from functional_nn.lab.progress import progress
 
@@ -43,7 +44,7 @@ RATE, BATCH = 0.002, 32  # of Adam, falling to 0 along a cosine, where labels ar
 EPOCHS = {"digits": 20, "fashion_mnist": 8}
 TABLE = {"digits": (1, 5, 10, 20), "fashion_mnist": (1, 2, 4, 8)}
 SUBSET, SUBSET_TEST, MOST_AT_ONCE = 4000, 2000, 4000  # pictures
-SCORES = {"gradient norm": "#0072B2", "loss": "#D55E00"}  # Okabe and Ito
+SCORES = {"gradient norm": BLUE, "loss": VERMILION}
 GOAL = 0.99  # of the digits
 
 

@@ -31,16 +31,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-jax.config.update("jax_enable_x64", True)  # before the first array: all solvers are compared in it
-
-import functional_nn as fnn  # noqa: E402
-from functional_nn.lab import experiments, require  # noqa: E402
-from functional_nn.lab.plots import STYLE  # noqa: E402
-from functional_nn.lab.progress import progress  # noqa: E402
+import functional_nn as fnn
+from functional_nn.lab import experiments, require
+from functional_nn.lab.plots import STYLE, plt
+from functional_nn.lab.progress import progress
 
 require("bench", "scipy")
 
-import matplotlib.pyplot as plt  # noqa: E402
 import scipy  # noqa: E402
 from scipy.optimize import minimize as scipy_minimize  # noqa: E402
 
@@ -340,6 +337,7 @@ def notes(rows: list[dict], found: Judged, names: list[str]) -> str:
 
 
 def main() -> None:
+    experiments.start(x64=True)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--least", type=int, default=1, help="variables at least; default 1")
     parser.add_argument("--most", type=int, default=50, help="variables at most; default 50")

@@ -18,8 +18,9 @@ import numpy as np
 
 import functional_nn as fnn
 from functional_nn import training
-from functional_nn.lab import experiments, plots
-from functional_nn.lab.plots import plt
+from functional_nn.lab import experiments
+from functional_nn.lab.palette import BLACK, BLUE, GREEN, ORANGE, PURPLE, VERMILION
+from functional_nn.lab.plots import STYLE, plt
 from functional_nn.lab.progress import progress
 from functional_nn.optimizers import regularizers
 
@@ -30,7 +31,7 @@ DROPOUT, PATIENCE = (0.25, 0.5), 10
 FRACTIONS = (0.0, 0.25, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.94, 0.98)
 RETRAINED = 2  # epochs: "one of two iterations ... can recover any loss in performance", CSE 475
 LOSS, OPTIMIZER = fnn.losses.cross_entropy(), fnn.optimizers.adam(0.01)
-COLORS = {"none": "#000000", "L2": "#0072B2", "L1": "#CC79A7", "dropout": "#009E73", "early stopping": "#D55E00"}
+COLORS = {"none": BLACK, "L2": BLUE, "L1": PURPLE, "dropout": GREEN, "early stopping": VERMILION}
 
 
 class Member(NamedTuple):
@@ -171,7 +172,7 @@ def picture(rows: list[dict], curves: dict[str, Member]) -> plt.Figure:
     spread = {"test loss": ("loss q1", "loss q3"), "test accuracy": ("accuracy q1", "accuracy q3")}
     names = {"none": "no regularization", "dropout": f"dropout, rate {chosen['dropout']['setting']}"}
     names |= {"L2": f"L2, {chosen['L2']['setting']}", "early stopping": f"early stopping, patience {PATIENCE}"}
-    with plt.rc_context(plots.STYLE):
+    with plt.rc_context(STYLE):
         figure, (sizes, others) = plt.subplots(2, 3, figsize=(13, 7.4), layout="constrained")
         for axis, column in zip(sizes, ("training loss", *spread), strict=True):
             for method in ("none", "L2", "early stopping"):
@@ -225,7 +226,7 @@ def picture(rows: list[dict], curves: dict[str, Member]) -> plt.Figure:
         epochs.set_title(f"e  early stopping, {MIDDLE} hidden units", loc="left")
         epochs.legend(fontsize=8)
 
-        for method, color in (("pruned", "#E69F00"), ("re-trained", "#0072B2")):
+        for method, color in (("pruned", ORANGE), ("re-trained", BLUE)):
             of = [r for r in rows if r["method"] == method]
             label = method if method == "pruned" else f"pruned, re-trained for {RETRAINED} epochs"
             band(sparsity, FRACTIONS, of, "test accuracy", spread["test accuracy"], color=color, label=label)

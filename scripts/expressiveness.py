@@ -22,7 +22,6 @@ starts are then laid.
 
 import os
 
-os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(os.cpu_count()))
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # its threads wait by spinning, which a small matrix never repays
 
 from collections.abc import Callable
@@ -31,18 +30,14 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-jax.config.update("jax_enable_x64", True)
-
-import functional_nn as fnn  # noqa: E402
-from functional_nn.lab import experiments  # noqa: E402
-from functional_nn.lab.plots import STYLE  # noqa: E402
-from functional_nn.lab.progress import progress  # noqa: E402
-
-# after the lab, which says what to install where it is missing
-import matplotlib.pyplot as plt  # noqa: E402  # isort: skip
+import functional_nn as fnn
+from functional_nn.lab import experiments
+from functional_nn.lab.palette import BLACK, BLUE, VERMILION
+from functional_nn.lab.plots import STYLE, plt
+from functional_nn.lab.progress import progress
 
 ENOUGH = 1e-4  # an error on the grid at which a start ends
-COLORS = {1: "#000000", 2: "#0072B2", 3: "#D55E00"}
+COLORS = {1: BLACK, 2: BLUE, 3: VERMILION}
 
 
 class Target(NamedTuple):
@@ -175,7 +170,7 @@ def draw(fits: dict[tuple, Fit], rows: list[dict]):
                 if target.inputs == 1:
                     axis.plot(dense[:, 0], pictures[0][1], color="0.7", lw=3)
                     if title != "target":
-                        axis.plot(dense[:, 0], values, color="#D55E00", lw=1.2)
+                        axis.plot(dense[:, 0], values, color=VERMILION, lw=1.2)
                     axis.set(ylim=(-0.1, 1.1), xticks=(-1, 0, 1), yticks=(0, 1))
                 else:
                     axis.imshow(
@@ -214,6 +209,7 @@ def draw(fits: dict[tuple, Fit], rows: list[dict]):
 
 
 def main() -> None:
+    experiments.start(x64=True, all_cores=True)
     options = experiments.arguments(__doc__, "results/expressiveness", seeds=8, steps=300)
     fits, rows = {}, []
     every = [(name, hidden) for name, target in TARGETS.items() for hidden in HIDDEN[target.inputs]]

@@ -22,8 +22,9 @@ import numpy as np
 from jax import Array, lax
 
 import functional_nn as fnn
-from functional_nn.lab import experiments, plots
-from functional_nn.lab.plots import plt
+from functional_nn.lab import experiments
+from functional_nn.lab.palette import BLUE, GREEN, ORANGE, PURPLE, VERMILION
+from functional_nn.lab.plots import STYLE, plt
 
 RATE, DECAY, B1, B2, EPSILON = 0.05, 0.9, 0.9, 0.999, 1e-6
 TOLERANCE = 1e-12
@@ -229,9 +230,9 @@ def examine(paths: np.ndarray, own: dict[str, np.ndarray]) -> list[dict]:
 
 def picture(paths: np.ndarray) -> plt.Figure:
     """F against the step, a panel a family, later variants thinner on top; and some paths over the contours of F."""
-    colors = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7")  # Okabe and Ito's, told apart by all eyes
+    colors = (BLUE, ORANGE, GREEN, VERMILION, PURPLE)
     dashes = ("-", (0, (5, 2)), (0, (2, 2)), "-.", (0, (1, 1.5)))
-    with plt.rc_context(plots.STYLE):
+    with plt.rc_context(STYLE):
         figure, axes = plt.subplots(2, 3, figsize=(13.5, 7.6), layout="constrained")
         families = itertools.groupby(zip(VARIANTS, paths, strict=True), lambda pair: pair[0].family)
         for axis, (family, members) in zip(axes.flat, families, strict=False):
@@ -272,8 +273,8 @@ momentum is stable up to rate {with_it:.3g} here; with its memory's sign turned,
 
 
 def main() -> None:
+    experiments.start(x64=True)
     options = experiments.arguments(__doc__, "results/formula_variants", steps=1000)
-    jax.config.update("jax_enable_x64", True)
     paths = trajectories(options.steps)
     own = {name: own_trajectory(optimizer, options.steps) for name, optimizer in OWN.items()}
     rows = examine(paths, own)

@@ -28,11 +28,9 @@ import numpy as np
 
 import functional_nn as fnn
 from functional_nn.lab import experiments
-from functional_nn.lab.plots import STYLE
+from functional_nn.lab.palette import BLACK, BLUE, GREEN, ORANGE, VERMILION
+from functional_nn.lab.plots import STYLE, plt
 from functional_nn.lab.progress import progress
-
-# after the lab, which says what to install where it is missing
-import matplotlib.pyplot as plt  # isort: skip
 
 WIDTHS, DIRECTIONS, EXAMPLES = (2, 8, 32, 128, 512), (1, 4, 16, 64), (4, 16, 64, 256)
 WIDTH, BATCH = 32, 64  # where they are not what is swept
@@ -44,7 +42,7 @@ RULES = {  # of N directions
     "evolution_strategy": "evolution_strategy(population={2N})",
     "node_perturbation": "node_perturbation(directions={N})",
 }
-COLORS = ("#000000", "#E69F00", "#0072B2", "#009E73", "#D55E00")  # Okabe and Ito
+COLORS = (BLACK, ORANGE, BLUE, GREEN, VERMILION)
 SWEPT = {"width": "parameters", "directions": "directions", "examples": "examples"}
 
 

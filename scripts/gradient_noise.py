@@ -18,8 +18,9 @@ import numpy as np
 
 import functional_nn as fnn
 from functional_nn import training
-from functional_nn.lab import experiments, plots
-from functional_nn.lab.plots import plt
+from functional_nn.lab import experiments
+from functional_nn.lab.palette import BLACK, BLUE, GREEN, VERMILION
+from functional_nn.lab.plots import STYLE, plt
 from functional_nn.lab.progress import progress
 
 NETWORK = fnn.multilayer((64, 64, 10), ("tanh", "softmax"))
@@ -29,7 +30,7 @@ GOAL = 0.1  # training loss
 CHECKED, DRAWS = (2, 8, 32, 128, 512), 2000  # batch sizes and the batches of each, for (a)
 WATCHED = {"gradient descent": (1438, 0.5, 10), "batches of 32": (32, 0.25, 1)}  # size, rate, times --epochs; for (b)
 TERMS = ("noise", "signal")
-COLORS = {"whole": "#000000", "layer1": "#0072B2", "layer2": "#D55E00"}
+COLORS = {"whole": BLACK, "layer1": BLUE, "layer2": VERMILION}
 
 
 def run(task, size: int, rates, keys, epochs: int, track=()):
@@ -149,12 +150,12 @@ def on_the_way(of: dict) -> np.ndarray:
 
 def draw(checked: list[dict], watched: dict, rows: list[dict], fitted, critical):
     """(a) ratios to the full data; (b) scales against the falling loss; (c) updates and examples by batch size."""
-    with plt.rc_context(plots.STYLE):
+    with plt.rc_context(STYLE):
         figure, ((a, b), (c, d)) = plt.subplots(2, 2, figsize=(12, 9), layout="constrained")
         for k, name in enumerate(dict.fromkeys(row["parameters"] for row in checked)):
             of = [row for row in checked if row["parameters"] == name]
             size = [row["batch"] * 1.1 ** (2 * k - 1) for row in of]  # side by side
-            for term, color in (("noise", "#0072B2"), ("signal", "#D55E00")):
+            for term, color in (("noise", BLUE), ("signal", VERMILION)):
                 mean, error = ([row[f"{term}{column}"] for row in of] for column in (" / full", ", se"))
                 a.errorbar(
                     size,
@@ -176,10 +177,10 @@ def draw(checked: list[dict], watched: dict, rows: list[dict], fitted, critical)
         b.set(xscale="log", yscale="log", xlabel="training loss", ylabel="noise scale, examples")
         b.invert_xaxis()
         before = float(np.median(watched["gradient descent"]["whole"][:, 0]))
-        c.axvline(before, color="#009E73", ls="--", label=f"noise scale before training, {before:.3g}")
+        c.axvline(before, color=GREEN, ls="--", label=f"noise scale before training, {before:.3g}")
         for (name, of), line in zip(watched.items(), ("-", ":"), strict=True):
             mean = float(np.median(on_the_way(of)))
-            c.axvline(mean, color="#D55E00", ls=line, label=f"noise scale on the way, {name}, {mean:.3g}")
+            c.axvline(mean, color=VERMILION, ls=line, label=f"noise scale on the way, {name}, {mean:.3g}")
         there, (S, E) = [row for row in rows if np.isfinite(row["updates"])], fitted
         if there:
             size, updates, low, high = (np.array([r[k] for r in there]) for k in ("batch", "updates", "fewest", "most"))
@@ -198,10 +199,10 @@ def draw(checked: list[dict], watched: dict, rows: list[dict], fitted, critical)
                 d.annotate(f"{row['batch']}", **place, fontsize=8)
         if np.isfinite(critical).all():
             fine = np.geomspace(1, BATCHES[-1], 100)
-            c.plot(fine, S + E / fine, color="#0072B2", label=f"S + E / B, S = {S:.3g}, E = {E:.3g}")
-            c.axvspan(*critical[1:], color="#0072B2", alpha=0.15, lw=0)
-            c.axvline(critical[0], color="#0072B2", ls="--", label=f"E / S = {critical[0]:.3g}, range of seeds")
-            d.plot(S * fine + E, S + E / fine, color="#0072B2")
+            c.plot(fine, S + E / fine, color=BLUE, label=f"S + E / B, S = {S:.3g}, E = {E:.3g}")
+            c.axvspan(*critical[1:], color=BLUE, alpha=0.15, lw=0)
+            c.axvline(critical[0], color=BLUE, ls="--", label=f"E / S = {critical[0]:.3g}, range of seeds")
+            d.plot(S * fine + E, S + E / fine, color=BLUE)
         c.set(xlabel="batch size B", ylabel=f"updates to loss {GOAL}")
         d.set(xlabel=f"examples to loss {GOAL}", ylabel=f"updates to loss {GOAL}")
         for axis in (c, d) if there else ():

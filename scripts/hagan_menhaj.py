@@ -34,15 +34,11 @@ import numpy as np
 from jax import Array
 from jax.flatten_util import ravel_pytree
 
-jax.config.update("jax_enable_x64", True)
-
-import functional_nn as fnn  # noqa: E402
-from functional_nn.lab import experiments  # noqa: E402
-from functional_nn.lab.plots import STYLE  # noqa: E402
-from functional_nn.lab.progress import progress  # noqa: E402
-
-# after the lab, which says what to install where it is missing
-import matplotlib.pyplot as plt  # noqa: E402  # isort: skip
+import functional_nn as fnn
+from functional_nn.lab import experiments
+from functional_nn.lab.palette import BLUE, GREEN, SKY_BLUE, VERMILION
+from functional_nn.lab.plots import STYLE, plt
+from functional_nn.lab.progress import progress
 
 REPEATS, ENOUGH = 5, 0.3  # a run is timed that often, or until so many seconds are spent; the least counts
 
@@ -140,25 +136,25 @@ METHODS = {
         ),
         1000,
         lambda price, k, passes: k * (price.value + price.solution) + (passes - k - 1) * price.matrix,
-        "#D55E00",
+        VERMILION,
     ),
     CG: Method(  # a gradient at the start and after each search, which asks for F alone
         by_library(fnn.optimizers.conjugate_gradient("fletcher_reeves", "gradient", "golden_section(tolerance=0.01)")),
         5000,
         lambda price, k, passes: (passes - k - 1) * price.value + (k + 1) * price.gradient,
-        "#0072B2",
+        BLUE,
     ),
     "CG (PR+, Wolfe)": Method(
         by_library(fnn.optimizers.conjugate_gradient("polak_ribiere_plus", "never")),
         5000,
         lambda price, k, passes: passes * price.gradient,
-        "#56B4E9",
+        SKY_BLUE,
     ),
     BP: Method(
         by_library(VARIABLE),
         2**62,
         lambda price, k, passes: passes * price.gradient,
-        "#009E73",
+        GREEN,
     ),
 }
 
@@ -279,6 +275,7 @@ def notes(rows: list[dict], price: dict[str, Prices], every: dict[str, Task]) ->
 
 
 def main() -> None:
+    experiments.start(x64=True)
     options = experiments.arguments(__doc__, "results/hagan_menhaj", starts=9, epochs=300_000)
     keys, every, found, price, rows = jax.random.split(jax.random.key(0), options.starts), tasks(), {}, {}, []
     with progress("runs", len(every) * len(METHODS)) as advance:

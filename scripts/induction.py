@@ -27,11 +27,9 @@ import numpy as np
 import functional_nn as fnn
 from functional_nn import optimizers, training
 from functional_nn.lab import experiments
-from functional_nn.lab.plots import STYLE
+from functional_nn.lab.palette import BLUE, ORANGE, VERMILION
+from functional_nn.lab.plots import STYLE, plt
 from functional_nn.lab.progress import progress
-
-# after the lab, which says what to install where it is missing
-import matplotlib.pyplot as plt  # isort: skip
 
 TOKENS, LENGTH, PERIODS = 64, 48, (12, 24)  # the shortest and the longest
 WIDTH, HEADS, LAYERS = 64, 2, (1, 2)
@@ -190,34 +188,34 @@ def draw(every: dict[tuple, list[dict]], steps: int):
                 losses.plot(at, column("loss, again"), color="grey", lw=1, label=label("repeated, 1 layer"))
                 continue
             style = {"lw": 1.8 if seed == 0 else 0.8}
-            losses.plot(at, column("loss, again"), color="#0072B2", **style, label=label("repeated, 2 layers"))
-            losses.plot(at, column("loss, new"), color="#E69F00", **style, label=label("new tokens, 2 layers"))
+            losses.plot(at, column("loss, again"), color=BLUE, **style, label=label("repeated, 2 layers"))
+            losses.plot(at, column("loss, new"), color=ORANGE, **style, label=label("new tokens, 2 layers"))
             attention.plot(
                 at,
                 column("induction, layer 2"),
-                color="#0072B2",
+                color=BLUE,
                 **style,
                 label=label("layer 2, on the token after the same one (induction)"),
             )
             attention.plot(
-                at, column("previous, layer 1"), color="#D55E00", **style, label=label("layer 1, on the token before")
+                at, column("previous, layer 1"), color=VERMILION, **style, label=label("layer 1, on the token before")
             )
-            norms.plot(at, column("norm"), color="#0072B2", **style, label=label("an example's: median"))
+            norms.plot(at, column("norm"), color=BLUE, **style, label=label("an example's: median"))
             if seed == 0:
                 norms.fill_between(
                     at,
                     column("norm, 10 %"),
                     column("norm, 90 %"),
-                    color="#0072B2",
+                    color=BLUE,
                     alpha=0.15,
                     lw=0,
                     label="an example's: 10 % to 90 %",
                 )
-            norms.plot(at, column("gradient"), color="#D55E00", **style, label=label("their mean's, less its noise"))
-            curvature.plot(at, column("lambda_max"), color="#0072B2", **style, label=label(r"$\lambda_{max}$"))
-            curvature.plot(at, -column("lambda_min"), color="#D55E00", **style, label=label(r"$-\lambda_{min}$"))
+            norms.plot(at, column("gradient"), color=VERMILION, **style, label=label("their mean's, less its noise"))
+            curvature.plot(at, column("lambda_max"), color=BLUE, **style, label=label(r"$\lambda_{max}$"))
+            curvature.plot(at, -column("lambda_min"), color=VERMILION, **style, label=label(r"$-\lambda_{min}$"))
             scale = np.where(np.isfinite(column("noise scale")), column("noise scale"), np.nan)
-            noise.plot(at, scale, color="#0072B2", **style, label=label("noise scale"))
+            noise.plot(at, scale, color=BLUE, **style, label=label("noise scale"))
         losses.axhline(CHANCE, color="grey", ls=":", lw=1, label=f"chance: ln {TOKENS}")
         noise.axhline(BATCH, color="grey", ls=":", lw=1, label="batch size")
         appears = summary(every[2, 0])["induction, from step"]

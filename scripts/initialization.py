@@ -17,17 +17,15 @@ import numpy as np
 
 import functional_nn as fnn
 from functional_nn.lab import experiments
-from functional_nn.lab.plots import STYLE
+from functional_nn.lab.palette import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY_BLUE, VERMILION
+from functional_nn.lab.plots import STYLE, plt
 from functional_nn.lab.progress import progress
 from functional_nn.training import pure_fit
-
-# after the lab, which says what to install where it is missing
-import matplotlib.pyplot as plt  # isort: skip
 
 HIDDEN, TOLERANCE = 32, 1e-3
 ACTIVATIONS = ("sigmoid", "tanh", "relu")
 INITIALIZERS = ("zeros", "constant", "normal", "uniform", "lecun_normal", "xavier_normal", "he_normal")
-COLORS = ("#000000", "#D55E00", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#CC79A7")  # Okabe and Ito
+COLORS = (BLACK, VERMILION, ORANGE, SKY_BLUE, GREEN, BLUE, PURPLE)
 
 
 def distinct_units(params) -> jax.Array:

@@ -30,11 +30,9 @@ import numpy as np
 import functional_nn as fnn
 from functional_nn import training
 from functional_nn.lab import datasets, experiments
-from functional_nn.lab.plots import STYLE
+from functional_nn.lab.palette import BLACK, BLUE, GREEN, ORANGE, VERMILION
+from functional_nn.lab.plots import STYLE, plt
 from functional_nn.lab.progress import progress
-
-# after the lab, which says what to install where it is missing
-import matplotlib.pyplot as plt  # isort: skip
 
 RATES, LENET_RATES = (0.003, 0.01, 0.03, 0.1, 0.3), (0.001, 0.003, 0.01, 0.03, 0.1)
 RULES = {  # what its rates are multiplied by
@@ -71,7 +69,7 @@ OF_DEPTHS = (
 PARTS = {"digits": (1152, 285, 360), "fashion_mnist": (1920, 480, 2000)}  # pictures: training, held out, test
 BEYOND = 2.4  # standard errors
 LAST = 3  # epochs that count as the end
-COLORS = ("#000000", "#E69F00", "#0072B2", "#009E73", "#D55E00")  # Okabe and Ito
+COLORS = (BLACK, ORANGE, BLUE, GREEN, VERMILION)
 
 
 def parts(name: str, flat: bool = True) -> list[tuple[np.ndarray, np.ndarray]]:

@@ -18,16 +18,14 @@ from learning_rules import DEEP, LAST, at_end, chosen, deviation, network_of, pa
 
 from functional_nn import training
 from functional_nn.lab import experiments
-from functional_nn.lab.plots import STYLE
+from functional_nn.lab.palette import BLUE, VERMILION
+from functional_nn.lab.plots import STYLE, plt
 from functional_nn.lab.progress import progress
-
-# after the lab, which says what to install where it is missing
-import matplotlib.pyplot as plt  # isort: skip
 
 BITS = (1, 2, 3, 4, 5, 6, 7, 8)
 RATES = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
 BEYOND = 2.6  # standard errors: Student's 95 % of 6 seeds
-WAYS = {"stochastic": "#0072B2", "nearest": "#D55E00"}
+WAYS = {"stochastic": BLUE, "nearest": VERMILION}
 
 
 def train(data: list, seeds: int, epochs: int) -> tuple[training.Population, list[tuple[str, int]]]:

@@ -19,11 +19,9 @@ import numpy as np
 
 import functional_nn as fnn
 from functional_nn.lab import experiments
-from functional_nn.lab.plots import STYLE
+from functional_nn.lab.palette import BLUE, GREEN, PURPLE, VERMILION
+from functional_nn.lab.plots import STYLE, plt
 from functional_nn.lab.progress import progress
-
-# after the lab, which says what to install where it is missing
-import matplotlib.pyplot as plt  # isort: skip
 
 TARGET, ACCURACY = 0.05, 0.95  # the training loss and the test accuracy to be reached
 RATES = np.array([0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0], np.float32)
@@ -40,10 +38,10 @@ class Regime(NamedTuple):
 
 
 REGIMES = {
-    "gradient descent": Regime(fnn.training.batch(), 20, "#0072b2"),
-    "mini-batch": Regime(fnn.training.minibatch(32), 1, "#d55e00"),
-    "mini-batch, made once": Regime(fnn.training.minibatch(32, shuffle="once"), 1, "#cc79a7", "--"),
-    "stochastic": Regime(fnn.training.stochastic(), 1, "#009e73"),
+    "gradient descent": Regime(fnn.training.batch(), 20, BLUE),
+    "mini-batch": Regime(fnn.training.minibatch(32), 1, VERMILION),
+    "mini-batch, made once": Regime(fnn.training.minibatch(32, shuffle="once"), 1, PURPLE, "--"),
+    "stochastic": Regime(fnn.training.stochastic(), 1, GREEN),
 }
 
 

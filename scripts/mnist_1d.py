@@ -20,10 +20,7 @@ Before JAX is imported, JAX_NUM_CPU_DEVICES is set to the number of cores, over 
 set it to 1 for one core. It says nothing to an accelerator.
 """
 
-import os
 import textwrap
-
-os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(os.cpu_count()))
 
 import jax
 import numpy as np
@@ -31,11 +28,9 @@ import numpy as np
 import functional_nn as fnn
 from functional_nn import optimizers, training
 from functional_nn.lab import experiments, require
-from functional_nn.lab.plots import STYLE
+from functional_nn.lab.palette import BLUE, GREEN, ORANGE, PURPLE, VERMILION
+from functional_nn.lab.plots import STYLE, plt
 from functional_nn.lab.progress import progress
-
-# after the lab, which says what to install where it is missing
-import matplotlib.pyplot as plt  # isort: skip
 
 TRAINED_ON, BATCH = 3200, 100  # of the 4000 signals; the others choose rate and epoch
 RATES = (0.003, 0.01, 0.03)
@@ -53,7 +48,7 @@ NOTEBOOK = {  # the one run whose log quickstart.ipynb keeps
     "recurrent": 92.1,
 }
 NEAR = 2  # points below what is printed that count as the same
-COLORS = {"linear": "#0072B2", "dense": "#E69F00", "convolutional": "#009E73", "recurrent": "#CC79A7"}  # Okabe and Ito
+COLORS = {"linear": BLUE, "dense": ORANGE, "convolutional": GREEN, "recurrent": PURPLE}
 
 
 def dense(width: int = 100, dropout: float = 0.0) -> fnn.Network:
@@ -217,9 +212,9 @@ def draw(rows: list[dict], curves: dict, parts: dict):
                 capsize=4,
                 lw=1,
             )
-            right.plot([place - 0.42, place + 0.42], [one["printed %"]] * 2, color="#D55E00", lw=2.5)
+            right.plot([place - 0.42, place + 0.42], [one["printed %"]] * 2, color=VERMILION, lw=2.5)
             right.text(place, 3, f"{one['test %']:.1f}", ha="center", fontsize=9)
-        right.plot([], [], color="#D55E00", lw=2.5, label="printed by the authors")
+        right.plot([], [], color=VERMILION, lw=2.5, label="printed by the authors")
         names = [", ".join(filter(None, (one["network"], one["added"]))) for one in rows]
         right.set_xticks(range(len(rows)), names, fontsize=8, rotation=35, ha="right")
         for number, data in enumerate(DATA):
@@ -231,6 +226,7 @@ def draw(rows: list[dict], curves: dict, parts: dict):
 
 
 def main() -> None:
+    experiments.start(all_cores=True)
     options = experiments.arguments(__doc__, "results/mnist_1d", seeds=4, epochs=100)
     rows, curves, shown = [], {}, None
     for data, shuffled in DATA.items():

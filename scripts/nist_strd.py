@@ -20,10 +20,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-jax.config.update("jax_enable_x64", True)  # before the first array: 11 digits are asked for
-
-import functional_nn as fnn  # noqa: E402
-from functional_nn.lab import experiments, require  # noqa: E402
+import functional_nn as fnn
+from functional_nn.lab import experiments, require
 
 require("bench", "scipy")
 
@@ -209,6 +207,7 @@ def notes(rows: list[dict]) -> str:
 
 
 def main() -> None:
+    experiments.start(x64=True)
     options = experiments.arguments(__doc__, "results/nist_strd", steps=2000)
     rows = []
     for problem in problems():

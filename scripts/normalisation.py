@@ -23,11 +23,9 @@ import numpy as np
 
 import functional_nn as fnn
 from functional_nn.lab import experiments
-from functional_nn.lab.plots import STYLE
+from functional_nn.lab.palette import BLACK, BLUE, GREEN, PURPLE, VERMILION
+from functional_nn.lab.plots import STYLE, plt
 from functional_nn.lab.progress import progress
-
-# after the lab, which says what to install where it is missing
-import matplotlib.pyplot as plt  # isort: skip
 
 EPSILON = 1e-5
 NUMBERS = {  # of a channel in four examples, or of four channels in one: net inputs and dF/da
@@ -54,11 +52,11 @@ STEPS = {  # from the output back: what the step is, and the derivative by it
 ONE_LINE = "s = (h - <h> - x <h x>) / sigma, h = g gain"
 
 NORMS = {
-    "none": "#000000",
-    "rms_norm": "#CC79A7",
-    "layer_norm": "#009E73",
-    "group_norm(4)": "#0072B2",
-    "batch_norm": "#D55E00",
+    "none": BLACK,
+    "rms_norm": PURPLE,
+    "layer_norm": GREEN,
+    "group_norm(4)": BLUE,
+    "batch_norm": VERMILION,
 }
 EXAMPLES, EVERY, PRODUCTS = 256, 20, 20  # updates between measurements, Hessian-vector products of one
 FACTORS, UPDATES, FOLLOWED, DISPLACEMENT = (0.5, 0.9, 1.1, 1.5), 60, 5, 1e-3  # of the stable rate, and the tests

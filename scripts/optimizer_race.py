@@ -19,11 +19,9 @@ import numpy as np
 
 import functional_nn as fnn
 from functional_nn.lab import experiments
-from functional_nn.lab.plots import STYLE
+from functional_nn.lab.palette import BLACK, BLUE, GREEN, GREY, VERMILION
+from functional_nn.lab.plots import STYLE, plt
 from functional_nn.lab.progress import progress
-
-# after the lab, which says what to install where it is missing
-import matplotlib.pyplot as plt  # isort: skip
 
 HIDDEN = {"digits": 128, "breast_cancer": 16, "diabetes": 16}  # one layer of relu: digits' validation part prefers it
 LONGER, FURTHER_SEEDS = 5, 5
@@ -36,11 +34,11 @@ OPTIMIZERS = {name: getattr(fnn.optimizers, name) for name in NAMES} | {
     "nesterov look_ahead": partial(fnn.optimizers.nesterov, form="look_ahead"),
     "rmsprop centered": partial(fnn.optimizers.rmsprop, centered=True),
 }
-FAMILIES = {  # Okabe and Ito's colours
-    "one rate for all": ("#000000", ("gd", "momentum", "nesterov", "nesterov look_ahead")),
-    "signs": ("#009e73", ("rprop", "rprop short steps")),
-    "squared gradients": ("#d55e00", ("adagrad", "adadelta", "rmsprop", "rmsprop centered")),
-    "both moments": ("#0072b2", ("adam", "adamax", "amsgrad", "nadam", "adamw")),
+FAMILIES = {
+    "one rate for all": (BLACK, ("gd", "momentum", "nesterov", "nesterov look_ahead")),
+    "signs": (GREEN, ("rprop", "rprop short steps")),
+    "squared gradients": (VERMILION, ("adagrad", "adadelta", "rmsprop", "rmsprop centered")),
+    "both moments": (BLUE, ("adam", "adamax", "amsgrad", "nadam", "adamw")),
 }
 
 
@@ -102,7 +100,7 @@ def draw(results: dict[str, list[dict]]):
         for (dots, curves), (name, found) in zip(axes.T, results.items(), strict=True):
             found = sorted(found, key=lambda one: (np.median(one["score"]), -np.median(one["loss"])))
             for place, one in enumerate(found):
-                shade = color.get(one["optimizer"], "#999999")
+                shade = color.get(one["optimizer"], GREY)
                 low, middle, high = np.quantile(one["score"], (0.25, 0.5, 0.75))
                 dots.plot((low, high), (place, place), color=shade, lw=2.5, alpha=0.4)
                 dots.plot(middle, place, "o", color=shade, ms=5)

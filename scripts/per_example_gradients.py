@@ -18,21 +18,22 @@ import numpy as np
 
 import functional_nn as fnn
 from functional_nn import training
-from functional_nn.lab import experiments, plots
-from functional_nn.lab.plots import plt
+from functional_nn.lab import experiments
+from functional_nn.lab.palette import BLUE, GREEN, PURPLE, SKY_BLUE, VERMILION
+from functional_nn.lab.plots import STYLE, plt
 from functional_nn.lab.progress import progress
 
 WRONG, FLAGGED = 0.05, 0.1  # shares of the training examples
 EPOCHS = (1, 5, 20, 100)  # of the table
 NETWORK, OPTIMIZER = fnn.multilayer((64, 64, 10), ("tanh", "softmax")), fnn.optimizers.adam(0.003)
-SCORES = {  # colour (Okabe and Ito) and line
-    "gradient norm": ("#0072B2", "-"),
-    "norm, hidden layer": ("#56B4E9", "-"),
-    "norm, output layer": ("#009E73", "-"),
-    "error norm": ("#CC79A7", "-"),
-    "loss": ("#D55E00", "-"),
-    "gradient norm, mean so far": ("#0072B2", "--"),
-    "loss, mean so far": ("#D55E00", "--"),
+SCORES = {  # colour and line
+    "gradient norm": (BLUE, "-"),
+    "norm, hidden layer": (SKY_BLUE, "-"),
+    "norm, output layer": (GREEN, "-"),
+    "error norm": (PURPLE, "-"),
+    "loss": (VERMILION, "-"),
+    "gradient norm, mean so far": (BLUE, "--"),
+    "loss, mean so far": (VERMILION, "--"),
 }
 MAIN = ("gradient norm", "loss")
 
@@ -116,7 +117,7 @@ def table(found: dict, wrong: np.ndarray, epochs: list[int]) -> list[dict]:
 def draw(found: dict, wrong, accuracy, inputs, labels, given, epochs: list[int], best: int):
     """Average precision over training, precision against recall, and what the first seed's network suspects most."""
     planted = wrong[0].sum()
-    with plt.rc_context(plots.STYLE):
+    with plt.rc_context(STYLE):
         figure = plt.figure(figsize=(13, 8.4), layout="constrained")
         above, below = figure.subfigures(2, 1, height_ratios=(1.25, 1))
         over, curves = above.subplots(1, 2)

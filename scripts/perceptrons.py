@@ -13,22 +13,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-jax.config.update("jax_enable_x64", True)  # before the first array: weights that come back do so exactly
-
-import functional_nn as fnn  # noqa: E402
-from functional_nn import training  # noqa: E402
-from functional_nn.gradients.backprop import Along  # noqa: E402
-from functional_nn.lab import experiments  # noqa: E402
-from functional_nn.lab.plots import STYLE  # noqa: E402
-from functional_nn.lab.separability import separability  # noqa: E402
-
-# after the lab, which says what to install where it is missing
-import matplotlib.pyplot as plt  # noqa: E402  # isort: skip
+import functional_nn as fnn
+from functional_nn import training
+from functional_nn.gradients.backprop import Along
+from functional_nn.lab import experiments
+from functional_nn.lab.palette import BLUE, GREEN, PURPLE, VERMILION
+from functional_nn.lab.plots import STYLE, plt
+from functional_nn.lab.separability import separability
 
 TABLE = np.array([[0, 0], [0, 1], [1, 0], [1, 1]])
 FUNCTIONS = {"AND": [0, 0, 0, 1], "OR": [0, 1, 1, 1], "NAND": [1, 1, 1, 0], "NOR": [1, 0, 0, 0], "XOR": [0, 1, 1, 0]}
 LOGICS = {"0/1": ("hardlim", 0.0), "-1/+1": ("hardlims", -1.0)}  # what stands for false
-COLORS = dict(zip(FUNCTIONS, ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#555555"), strict=True))
+COLORS = dict(zip(FUNCTIONS, (BLUE, VERMILION, GREEN, PURPLE, "#555555"), strict=True))
 DIRECTIONS = 200_000  # random ones, of which is counted how many answer rightly
 EPOCHS = 300
 
@@ -114,7 +110,7 @@ def draw(rows: list[dict]) -> plt.Figure:
         bounded = [row for row in rows if np.isfinite(row["(R/margin)^2"])]
         place = np.arange(len(bounded))
         axes[2].bar(place, [row["(R/margin)^2"] for row in bounded], color="0.85", label="(R / margin)$^2$")
-        axes[2].bar(place, [row["most mistakes"] for row in bounded], color="#D55E00", width=0.5, label="most")
+        axes[2].bar(place, [row["most mistakes"] for row in bounded], color=VERMILION, width=0.5, label="most")
         axes[2].plot(place, [row["median mistakes"] for row in bounded], "k_", ms=14, label="median")
         axes[2].set_xticks(place, [f"{row['function']}\n{row['logic']}" for row in bounded], fontsize=7)
         axes[2].set(ylabel="mistakes", title="mistakes before all is right, and their bound")
@@ -142,6 +138,7 @@ def path(name: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def main() -> None:
+    experiments.start(x64=True)
     options = experiments.arguments(__doc__, "results/perceptrons", orders=64)
     rows = [
         row_of(name, logic, bias, options.orders) for bias in (True, False) for logic in LOGICS for name in FUNCTIONS

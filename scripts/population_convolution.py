@@ -14,12 +14,9 @@ Before JAX is imported, JAX_NUM_CPU_DEVICES is set to the number of cores, over 
 set it to 1 for one core. It says nothing to an accelerator.
 """
 
-import os
 import textwrap
 import time
 from typing import NamedTuple
-
-os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(os.cpu_count()))
 
 import jax
 import numpy as np
@@ -27,11 +24,8 @@ import numpy as np
 import functional_nn as fnn
 from functional_nn import optimizers, training
 from functional_nn.lab import experiments
-from functional_nn.lab.plots import STYLE
+from functional_nn.lab.plots import STYLE, plt
 from functional_nn.lab.progress import progress
-
-# after the lab, which says what to install where it is missing
-import matplotlib.pyplot as plt  # isort: skip
 
 KERNELS = (1, 3, 5)
 RATES = (0.001, 0.003, 0.01, 0.03)
@@ -184,6 +178,7 @@ def notes(rows: list[dict], first, again, one_by_one: dict[int, Alone], epochs: 
 
 
 def main() -> None:
+    experiments.start(all_cores=True)
     options = experiments.arguments(__doc__, "results/population_convolution", seeds=4, epochs=20)
     data, held_out, test = parts(experiments.load("digits"))
     first = train(data, held_out, options.seeds, options.epochs, "population")

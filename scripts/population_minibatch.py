@@ -16,22 +16,17 @@ set it to 1 for one core. It says nothing to an accelerator.
 """
 
 import argparse
-import os
 import textwrap
 from pathlib import Path
-
-os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(os.cpu_count()))
 
 import jax
 import numpy as np
 
 import functional_nn as fnn
 from functional_nn.lab import experiments
-from functional_nn.lab.plots import STYLE
+from functional_nn.lab.palette import BLACK, BLUE, VERMILION
+from functional_nn.lab.plots import STYLE, plt
 from functional_nn.lab.progress import progress
-
-# after the lab, which says what to install where it is missing
-import matplotlib.pyplot as plt  # isort: skip
 
 NETWORK = fnn.multilayer((64, 32, 10), ("tanh", "softmax"))
 BATCH_SIZES = 2 ** np.arange(1, 9)
@@ -134,14 +129,14 @@ def draw(rates, loss, log_best, interval, middle: float):
             BATCH_SIZES,
             best,
             np.maximum([best - low, high - best], 0),
-            color="#000000",
+            color=BLACK,
             marker="o",
             lw=0,
             elinewidth=1.5,
             label="best rate, 95 %",
             zorder=3,
         )
-        for (name, power), color in zip(RULES.items(), ("#0072b2", "#d55e00"), strict=True):
+        for (name, power), color in zip(RULES.items(), (BLUE, VERMILION), strict=True):
             right.plot(
                 BATCH_SIZES,
                 best[0] * (BATCH_SIZES / BATCH_SIZES[0]) ** power,
@@ -206,6 +201,7 @@ def notes(population, optimizer: str, slopes: dict[str, np.ndarray], changes, ro
 
 
 def main() -> None:
+    experiments.start(all_cores=True)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=16, help="default 16")
     parser.add_argument("--epochs", type=int, default=30, help="default 30")

@@ -22,13 +22,10 @@ Training errors are those just before each epoch's update.
 import argparse
 import csv
 import dataclasses
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
-
-os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(os.cpu_count()))
 
 import jax
 import jax.numpy as jnp
@@ -239,6 +236,7 @@ def _network(text: str) -> str:
 
 
 def main(given: Sequence[str] | None = None) -> None:
+    experiments.start(all_cores=True)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("problems", type=Path, nargs="+", metavar="FILE.dt", help="PROBEN1's files")
     parser.add_argument(

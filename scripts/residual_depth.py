@@ -22,14 +22,12 @@ import numpy as np
 
 import functional_nn as fnn
 from functional_nn.lab import experiments
-from functional_nn.lab.plots import STYLE
+from functional_nn.lab.palette import BLACK, BLUE, GREEN, VERMILION
+from functional_nn.lab.plots import STYLE, plt
 from functional_nn.lab.progress import progress
 
-# after the lab, which says what to install where it is missing
-import matplotlib.pyplot as plt  # isort: skip
-
 DEPTHS, WIDTH, EXAMPLES, BATCH = (2, 4, 8, 16), 8, 384, 16
-NORMS = {"none": "#000000", "group_norm(4)": "#0072B2", "layer_norm": "#009E73", "batch_norm": "#D55E00"}
+NORMS = {"none": BLACK, "group_norm(4)": BLUE, "layer_norm": GREEN, "batch_norm": VERMILION}
 RATES = (0.03, 0.1, 0.3, 1.0)
 KINDS = {"plain": "--", "residual": "-"}
 CHANCE = np.log(10)  # the cross-entropy of ten classes that are all as likely

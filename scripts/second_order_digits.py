@@ -28,15 +28,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-jax.config.update("jax_enable_x64", True)  # before the first array
-
-import functional_nn as fnn  # noqa: E402
-from functional_nn.lab import experiments  # noqa: E402
-from functional_nn.lab.plots import STYLE  # noqa: E402
-from functional_nn.lab.progress import progress  # noqa: E402
-
-# after the lab, which says what to install where it is missing
-import matplotlib.pyplot as plt  # noqa: E402  # isort: skip
+import functional_nn as fnn
+from functional_nn.lab import experiments
+from functional_nn.lab.palette import BLACK, BLUE, GREEN, ORANGE, PURPLE, VERMILION
+from functional_nn.lab.plots import STYLE, plt
+from functional_nn.lab.progress import progress
 
 NETWORK = fnn.multilayer((64, 10, 10), ("tanh", "softmax"))
 GOALS, END = (1e-2, 1e-4), 1e-6  # of the training loss
@@ -68,19 +64,19 @@ METHODS = {  # loss: what is run on it
         "adam, batches of 32",
     ),
 }
-LINES = {  # Okabe and Ito's colours; what is not named here stands in the table alone
-    "newton": ("#000000", "-"),
-    "newton(damping=0.01, saddle_free=True)": ("#000000", "--"),
-    "levenberg_marquardt": ("#cc79a7", "-"),
-    "bayesian_regularization": ("#cc79a7", "--"),
-    "conjugate_gradient": ("#009e73", "-"),
-    "scaled_conjugate_gradient": ("#009e73", "--"),
-    "lbfgs": ("#0072b2", "-"),
-    "bfgs": ("#0072b2", "--"),
-    "hessian_free(damping=0.01)": ("#e69f00", "-"),
-    "kfac(damping=0.01)": ("#e69f00", "--"),
-    "adam, batches of 32": ("#d55e00", "-"),
-    "adam, full batch": ("#d55e00", "--"),
+LINES = {  # methods that are not named here are in the table alone
+    "newton": (BLACK, "-"),
+    "newton(damping=0.01, saddle_free=True)": (BLACK, "--"),
+    "levenberg_marquardt": (PURPLE, "-"),
+    "bayesian_regularization": (PURPLE, "--"),
+    "conjugate_gradient": (GREEN, "-"),
+    "scaled_conjugate_gradient": (GREEN, "--"),
+    "lbfgs": (BLUE, "-"),
+    "bfgs": (BLUE, "--"),
+    "hessian_free(damping=0.01)": (ORANGE, "-"),
+    "kfac(damping=0.01)": (ORANGE, "--"),
+    "adam, batches of 32": (VERMILION, "-"),
+    "adam, full batch": (VERMILION, "--"),
 }
 
 
@@ -279,6 +275,7 @@ def notes_of(rows: list[dict], found, rates: dict[str, float], seeds: int) -> st
 
 
 def main() -> None:
+    experiments.start(x64=True)
     options = experiments.arguments(__doc__, "results/second_order_digits", seeds=3, seconds=12)
     task = experiments.load("digits")
     data, test = jax.tree.map(lambda x: jnp.asarray(x, float), ((task.inputs, task.targets), task.test))

@@ -17,15 +17,13 @@ import numpy as np
 import functional_nn as fnn
 from functional_nn import training
 from functional_nn.lab import experiments
-from functional_nn.lab.plots import STYLE
+from functional_nn.lab.palette import BLUE, GREEN, ORANGE, PURPLE, VERMILION
+from functional_nn.lab.plots import STYLE, plt
 from functional_nn.lab.progress import progress
-
-# after the lab, which says what to install where it is missing
-import matplotlib.pyplot as plt  # isort: skip
 
 NETWORK = fnn.multilayer((64, 32, 32, 10), ("tanh", "tanh", "linear"))
 LOSS = fnn.losses.half_sum_square_error("mean")
-RATES = {0.12: "#D55E00", 0.1: "#E69F00", 0.08: "#009E73", 0.06: "#0072B2", 0.03: "#CC79A7"}
+RATES = {0.12: VERMILION, 0.1: ORANGE, 0.08: GREEN, 0.06: BLUE, 0.03: PURPLE}
 EVERY, STEPS = 20, 20  # epochs between measurements, Hessian-vector products of one
 NEAR = 0.95  # of 2 / rate: what counts as there
 

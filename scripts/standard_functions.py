@@ -19,10 +19,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-jax.config.update("jax_enable_x64", True)  # before the first array: some minima are flat to single precision
-
-import functional_nn as fnn  # noqa: E402
-from functional_nn.lab import experiments, require  # noqa: E402
+import functional_nn as fnn
+from functional_nn.lab import experiments, require
 
 require("bench", "scipy")
 
@@ -514,6 +512,7 @@ def notes(rows: list[dict]) -> str:
 
 
 def main() -> None:
+    experiments.start(x64=True)
     options = experiments.arguments(__doc__, "results/standard_functions", steps=2000)
     rows = [row for function in FUNCTIONS for row in compare(function, options.steps)]
     experiments.write(options.out, rows, notes=notes(rows))

@@ -22,14 +22,12 @@ import numpy as np
 import functional_nn as fnn
 from functional_nn import training
 from functional_nn.lab import experiments
-from functional_nn.lab.plots import STYLE
+from functional_nn.lab.palette import BLUE, GREEN, VERMILION
+from functional_nn.lab.plots import STYLE, plt
 from functional_nn.lab.progress import progress
 
-# after the lab, which says what to install where it is missing
-import matplotlib.pyplot as plt  # isort: skip
-
 EXAMPLES, WIDTHS = 400, (16, 32, 64, 128, 256, 512, 1024)
-STARTS = {"lecun_normal": "#0072B2", "xavier_normal": "#D55E00"}
+STARTS = {"lecun_normal": BLUE, "xavier_normal": VERMILION}
 LOSS, GOAL = fnn.losses.half_sum_square_error("mean"), 0.05  # the training loss at which training stops
 RIDGE = 1e-4  # of the mean of the kernel's diagonal
 SHARE, STEPS = 0.5, 20  # of the largest stable rate; Lanczos steps for that
@@ -173,7 +171,7 @@ def draw(by_seed: dict, kernels: dict, labels: np.ndarray):
                     axis.plot(WIDTHS, of.mean(1), line, color=color, marker=".", label=label)
                     if line == "-":
                         axis.fill_between(WIDTHS, of.min(1), of.max(1), color=color, alpha=0.15, lw=0)
-        for width, color in ((WIDTHS[0], "#009E73"), (WIDTHS[-1], "#0072B2")):
+        for width, color in ((WIDTHS[0], GREEN), (WIDTHS[-1], BLUE)):
             for when, line in enumerate((":", "-")):
                 found = spectrum(kernels[shown[0][0], width][when])
                 label = f"width {width}, {('before', 'after')[when]}"

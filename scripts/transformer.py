@@ -37,11 +37,10 @@ import numpy as np
 import functional_nn as fnn
 from functional_nn import optimizers, training
 from functional_nn.lab import experiments, texts
-from functional_nn.lab.plots import STYLE
+from functional_nn.lab.palette import BLUE, GREEN, ORANGE, PURPLE, VERMILION
+from functional_nn.lab.plots import STYLE, plt
 from functional_nn.lab.progress import progress
 
-# after the lab, which says what to install where it is missing
-import matplotlib.pyplot as plt  # isort: skip
 from matplotlib.ticker import LogLocator  # isort: skip
 
 NETWORK, CONTEXT, BATCH = "transformer(layers=2, heads=4, width=128, positions=rotary)", 64, 32
@@ -260,18 +259,16 @@ def draw(rows: list[dict]):
     """Bits a held-out character over the minutes, and beside it what the others take."""
     own = [r for r in rows if not np.isnan(r["minutes"])]
     rest = sorted((r for r in rows if np.isnan(r["minutes"])), key=lambda r: r["bits a character"])
-    shades = {"gzip": "#D55E00", "bz2": "#E69F00", "xz": "#CC79A7"}
+    shades = {"gzip": VERMILION, "bz2": ORANGE, "xz": PURPLE}
     with plt.rc_context(STYLE):
         figure, (curve, bars) = plt.subplots(1, 2, figsize=(13, 5.2), layout="constrained", width_ratios=(1.25, 1))
         minutes = [r["processor minutes"] for r in own]
         curve.plot(minutes, [r["bits, training"] for r in own], color="grey", lw=1, label="transformer, training")
-        curve.plot(
-            minutes, [r["bits a character"] for r in own], color="#0072B2", marker=".", label="transformer, held out"
-        )
+        curve.plot(minutes, [r["bits a character"] for r in own], color=BLUE, marker=".", label="transformer, held out")
         for name, color, style in (
             ("gzip, held out alone", shades["gzip"], "--"),
-            ("3-gram", "#009E73", "-."),
-            ("5-gram", "#009E73", ":"),
+            ("3-gram", GREEN, "-."),
+            ("5-gram", GREEN, ":"),
         ):
             level = next(r["bits a character"] for r in rest if r["model"] == name)
             curve.axhline(level, color=color, ls=style, lw=1.2, label=name)
@@ -284,7 +281,7 @@ def draw(rows: list[dict]):
         curve.set_ylim(top=min(5, max(r["bits a character"] for r in own) + 0.3))
         curve.legend()
         every = sorted([own[-1], *rest], key=lambda r: -r["bits a character"])
-        colors = [shades.get(r["model"].split(",")[0], "#009E73" if "gram" in r["model"] else "#0072B2") for r in every]
+        colors = [shades.get(r["model"].split(",")[0], GREEN if "gram" in r["model"] else BLUE) for r in every]
         drawn = bars.barh([r["model"] for r in every], [r["bits a character"] for r in every], color=colors)
         bars.bar_label(drawn, fmt="%.2f", padding=3)
         bars.set(xlabel="bits a character", title="held-out modules")

@@ -17,14 +17,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-jax.config.update("jax_enable_x64", True)  # before the first array: differences should be rounding, and small
-
-import functional_nn as fnn  # noqa: E402
-from functional_nn.lab import experiments  # noqa: E402
-from functional_nn.lab.plots import STYLE  # noqa: E402
-
-# after the lab, which says what to install where it is missing
-import matplotlib.pyplot as plt  # noqa: E402  # isort: skip
+import functional_nn as fnn
+from functional_nn.lab import experiments
+from functional_nn.lab.palette import BLUE, GREEN, VERMILION
+from functional_nn.lab.plots import STYLE, plt
 
 # Fewer than 128 roundings lie between the data and any number below, and nothing on the way is larger than 64 (but the
 # 800 of section 5, where nothing is rounded): each may move it by half a unit in the last place of that, on both sides.
@@ -635,7 +631,7 @@ def draw():
     with plt.rc_context(STYLE):
         figure, (plane, course, fit) = plt.subplots(1, 3, figsize=(13, 3.9), layout="constrained")
         plane.contour(x, y, F, levels=F.max() * np.linspace(0.05, 1, 12) ** 2, colors="0.75", linewidths=0.7)
-        for rate, color in ((0.01, "#0072B2"), (0.09, "#009E73"), (0.1, "#D55E00")):
+        for rate, color in ((0.01, BLUE), (0.09, GREEN), (0.1, VERMILION)):
             points = descent(rate)
             plane.plot(*points[:25].T, "-o", color=color, ms=2.5, lw=1)
             course.semilogy([squared_errors(x) for x in points], color=color, label=f"rate {rate:g}")
@@ -644,7 +640,7 @@ def draw():
         course.legend()
         w, b = lowest()
         line = np.linspace(w - 3, w + 3, 121)
-        for of, color in ((product, "#0072B2"), (cross_entropy, "#D55E00")):
+        for of, color in ((product, BLUE), (cross_entropy, VERMILION)):
             values = np.array([of((i, b)) for i in line])
             fit.plot(line, values / values.max(), color=color, label=of.__name__.replace("_", "-"))
         fit.axvline(w, color="0.6", lw=0.8, ls=":")
@@ -654,6 +650,7 @@ def draw():
 
 
 def main() -> None:
+    experiments.start(x64=True)
     options = experiments.arguments(__doc__, "results/tutorial")
     rows = []
     for section in SECTIONS:

@@ -13,16 +13,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-jax.config.update("jax_enable_x64", True)  # squares of sensitivities underflow in float32
-
-import functional_nn as fnn  # noqa: E402
-from functional_nn.lab import experiments  # noqa: E402
-from functional_nn.lab.plots import STYLE  # noqa: E402
-from functional_nn.lab.progress import progress  # noqa: E402
-from functional_nn.training import pure_fit  # noqa: E402
-
-# after the lab, which says what to install where it is missing
-import matplotlib.pyplot as plt  # noqa: E402  # isort: skip
+import functional_nn as fnn
+from functional_nn.lab import experiments
+from functional_nn.lab.palette import BLACK, BLUE, GREEN, ORANGE, VERMILION
+from functional_nn.lab.plots import STYLE, plt
+from functional_nn.lab.progress import progress
+from functional_nn.training import pure_fit
 
 WIDTH, DEPTHS, EXAMPLES = 64, (4, 8, 16, 32), 256
 ACTIVATIONS = ("sigmoid", "tanh", "relu", "elu")
@@ -33,7 +29,7 @@ PAIRS = {  # output layer and loss, one example's loss summed over its outputs
     "softmax, cross-entropy": ("softmax", fnn.losses.cross_entropy("mean")),
 }
 RATES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
-COLORS = ("#000000", "#D55E00", "#E69F00", "#0072B2", "#009E73")  # Okabe and Ito
+COLORS = (BLACK, VERMILION, ORANGE, BLUE, GREEN)
 
 
 def sensitivity_norms(task, activation: str, depth: int, seeds: int) -> np.ndarray:
@@ -139,6 +135,7 @@ def draw(norms: dict, ratios: dict, curves: dict):
 
 
 def main() -> None:
+    experiments.start(x64=True)
     options = experiments.arguments(__doc__, "results/vanishing_gradients", seeds=8, epochs=20)
     task, norms, curves = experiments.load("digits"), {}, {}
     starts = {"usual": 0.2, "sure": 3.0}

@@ -14,21 +14,15 @@ Before JAX is imported, JAX_NUM_CPU_DEVICES is set to the number of cores, over 
 set it to 1 for one core. It says nothing to an accelerator.
 """
 
-import os
 import textwrap
-
-os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(os.cpu_count()))
 
 import jax
 import numpy as np
 
 import functional_nn as fnn
 from functional_nn.lab import experiments
-from functional_nn.lab.plots import STYLE
+from functional_nn.lab.plots import STYLE, plt
 from functional_nn.lab.progress import progress
-
-# after the lab, which says what to install where it is missing
-import matplotlib.pyplot as plt  # isort: skip
 
 WIDTHS, DEPTHS, CHECKED_DEPTH = (4, 8, 16, 32, 64, 128), (1, 2, 3, 4), 2
 RATES = [0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064]
@@ -185,6 +179,7 @@ def notes(rows: list[dict], population, alone, padded, seeds: int, epochs: int) 
 
 
 def main() -> None:
+    experiments.start(all_cores=True)
     options = experiments.arguments(__doc__, "results/width_depth_population", seeds=8, epochs=30)
     task, settings = experiments.load("digits"), (options.seeds, options.epochs)
     alone = train(task, [CHECKED_DEPTH], *settings)

@@ -28,9 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
-jax.config.update("jax_enable_x64", True)  # before the first array: an equation must hold to 12 decimals
-
-import functional_nn as fnn  # noqa: E402
+import functional_nn as fnn
 
 EXACT = 12  # decimals of a value that the text gives exactly, or that an equation gives
 PROVENANCES = ("printed", "printed, mended", "recomputed", "exercise", "equation")
