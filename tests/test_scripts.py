@@ -12,6 +12,7 @@ import pytest
 
 import functional_nn as fnn
 from functional_nn import optimizers
+from functional_nn.lab import experiments
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 ALL = sorted(path.stem for path in SCRIPTS.glob("*.py"))
@@ -195,13 +196,13 @@ def claims():
     ],
 )
 def test_a_claims_verdict_is_what_its_data_say(claims, claimed, values, said):
-    assert claims.judged("a finding", claimed, values)["verdict"] == said
+    assert claims.judge("a finding", claimed, values)["verdict"] == said
 
 
 def test_a_claim_of_what_was_never_reached_is_judged_by_its_bounds(claims):
     lower, upper = np.full(11, 4.0), np.full(11, np.inf)
-    assert claims.judged("ratio", "> 3", lower, upper)["verdict"] == "holds"
-    assert claims.judged("ratio", "> 6", lower, upper)["verdict"] == "undecided"
+    assert claims.judge("ratio", "> 3", lower, upper)["verdict"] == "holds"
+    assert claims.judge("ratio", "> 6", lower, upper)["verdict"] == "undecided"
 
 
 @pytest.mark.oracle
@@ -527,8 +528,8 @@ def test_shares_of_attention_are_those_of_the_position_so_far_back(induction):
     counted = np.arange(T)[None, :] >= back[:, None]
     np.testing.assert_allclose(induction.share(p, jax.numpy.asarray(back), counted), (1, 1 / T), rtol=1e-6)
     rows = [{"step": step, "there": there} for step, there in enumerate((0, 1, 0, 1, 1))]
-    assert induction.first(rows, lambda row: row["there"]) == 3 and np.isnan(
-        induction.first(rows, lambda row: row["there"] == 0)
+    assert induction.first_step(rows, lambda row: row["there"]) == 3 and np.isnan(
+        induction.first_step(rows, lambda row: row["there"] == 0)
     )
 
 
@@ -555,7 +556,7 @@ def test_three_layers_have_a_network_of_two_with_as_many_parameters(expressivene
         for hidden in every:
             sizes = (inputs, *hidden, 1)
             count[hidden] = sum((R + 1) * S for R, S in zip(sizes, sizes[1:], strict=False))
-            assert expressiveness.parameters(expressiveness.network_of(inputs, hidden)) == count[hidden]
+            assert experiments.parameter_count(expressiveness.network_of(inputs, hidden)) == count[hidden]
         two, three = ([n for hidden, n in count.items() if len(hidden) == depth] for depth in (1, 2))
         assert three and set(three) <= set(two) and len(set(two)) == len(two)
 
@@ -809,18 +810,18 @@ def test_profiles_are_dolan_and_mores(cutest):
         for name in costs
     ]
     names = list(costs)
-    found = cutest.judged(rows[:6], names)
+    found = cutest.judge(rows[:6], names)
     np.testing.assert_array_equal(found.solved, [[True, True, True], [True, True, False]])
-    assert found.asked.tolist() == [[1, 4, 3], [2, 1, 7]]
-    ratios = cutest.profile(found.asked, found.solved)
+    assert found.evaluations.tolist() == [[1, 4, 3], [2, 1, 7]]
+    ratios = cutest.profile(found.evaluations, found.solved)
     np.testing.assert_array_equal(ratios, [[0, 0, 2], [0, 1, np.inf]])
     np.testing.assert_allclose(cutest.areas(ratios), [(10 + 10 + 8) / 30, (10 + 9) / 30])
-    with_none = cutest.judged(rows, names)
+    with_none = cutest.judge(rows, names)
     assert not with_none.solved[:, 3].any()
     assert [row["solved"] for row in cutest.summary(rows, with_none, names)] == [3, 2]
     # strictly: 1e-7 above the best of all, after a fall of 1, is within a millionth; 2e-3 of a fall of 1e3 is not
     far = [row | {"F at the start": 1e3, "F": 5 + row["F"] * 2e4} for row in rows[:6]]
-    np.testing.assert_array_equal(cutest.judged(far, names).strictly, [[True] * 3, [True, False, False]])
+    np.testing.assert_array_equal(cutest.judge(far, names).strictly, [[True] * 3, [True, False, False]])
 
 
 @pytest.mark.slow

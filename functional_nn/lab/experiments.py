@@ -1,8 +1,8 @@
 """What the research scripts share: arguments, data ready for a network, the choice of a rate, tables and figures.
 
-A script first calls `start`, if it needs 64-bit numbers or all cores. It reads its arguments by `arguments`, or adds its
-own to `parser`, and ends with `write`. `functional_nn.lab.timing` times several ways to do the same thing against each
-other. `functional_nn.lab.palette` has the colours of the figures.
+A script first calls `start`, if it needs 64-bit numbers or all cores. It reads its arguments by `arguments`, or adds
+its own to `parser`, and ends with `write`. `functional_nn.lab.timing` times several ways to do the same thing against
+each other. `functional_nn.lab.palette` has the colours of the figures.
 """
 
 import argparse
