@@ -1,12 +1,13 @@
 #!/usr/bin/env python
-"""One threshold neuron and the perceptron rule: which logic functions it can be, by which weights, how fast it learns.
+"""One threshold neuron and the perceptron rule: which logic functions it can be, with which weights, and how fast it
+learns.
 
     python scripts/perceptrons.py --out results/perceptrons
 
-CSE 475, 17.57 and 17.61, asks: which weights are AND and OR? Are they the only ones? Can it be without a bias? Which
-are NAND and NOR? And in -1/+1 logic? All weights that answer rightly are a cone, whose rays are computed here; the rule
-is run from zero weights in many random orders, and its mistakes are held against Novikoff's bound (R / margin)^2. XOR
-has no weights at all: the rule's come back to what they were.
+CSE 475, 17.57 and 17.61, asks: which weights give AND and OR? Are they the only ones? Is it possible without a bias?
+Which give NAND and NOR? And in -1/+1 logic? All weights that answer rightly are a cone, whose rays are computed here.
+The rule is run from zero weights in many random orders, and its mistakes are compared with Novikoff's bound (R /
+margin)^2. XOR has no weights at all: under the rule, the weights come back to earlier ones.
 """
 
 import jax
@@ -23,19 +24,19 @@ from functional_nn.lab.separability import separability
 
 TABLE = np.array([[0, 0], [0, 1], [1, 0], [1, 1]])
 FUNCTIONS = {"AND": [0, 0, 0, 1], "OR": [0, 1, 1, 1], "NAND": [1, 1, 1, 0], "NOR": [1, 0, 0, 0], "XOR": [0, 1, 1, 0]}
-LOGICS = {"0/1": ("hardlim", 0.0), "-1/+1": ("hardlims", -1.0)}  # what stands for false
+LOGICS = {"0/1": ("hardlim", 0.0), "-1/+1": ("hardlims", -1.0)}  # the neuron, and the number for false
 COLORS = dict(zip(FUNCTIONS, (BLUE, VERMILION, GREEN, PURPLE, "#555555"), strict=True))
-DIRECTIONS = 200_000  # random ones, of which is counted how many answer rightly
+DIRECTIONS = 200_000  # random ones; the share that answers rightly is counted
 EPOCHS = 300
 
 
 def examples(name: str, false: float) -> tuple[np.ndarray, np.ndarray]:
-    """Inputs (4, 2) and targets (4, 1)."""
+    """Returns inputs (4, 2) and targets (4, 1)."""
     return np.where(TABLE, 1.0, false), np.where(np.array(FUNCTIONS[name])[:, None], 1.0, false)
 
 
-def learned(name: str, logic: str, bias: bool, orders: int) -> training.Population:
-    """The rule from zero weights at rate 1, one example an update, in so many random orders."""
+def train(name: str, logic: str, bias: bool, orders: int) -> training.Population:
+    """Trains by the rule from zero weights at rate 1, one example an update, in so many random orders."""
     activation, false = LOGICS[logic]
     network = fnn.multilayer((2, 1), (activation,), bias="per_neuron" if bias else "none", initializer="zeros")
     stop = (training.loss_below(0), training.cycle(), training.unchanged())
@@ -59,7 +60,7 @@ def row_of(name: str, logic: str, bias: bool, orders: int) -> dict:
     _, false = LOGICS[logic]
     known = separability(*examples(name, false), bias)
     directions = np.random.default_rng(0).normal(size=(DIRECTIONS, 2 + bias))
-    population = learned(name, logic, bias, orders)
+    population = train(name, logic, bias, orders)
     mistakes = np.nansum(population.history.training_loss, axis=0) / (1 if false == 0 else 4)
     ended = {
         "loss_below": "all right",
@@ -67,7 +68,7 @@ def row_of(name: str, logic: str, bias: bool, orders: int) -> dict:
         "unchanged": "unchanged by an epoch, and wrong",
         "completed": f"went on for {EPOCHS} epochs",
     }
-    counts = {said: int((population.status == status).sum()) for status, said in ended.items()}
+    counts = {text: int((population.status == status).sum()) for status, text in ended.items()}
     rays = " ".join("(" + " ".join(f"{x:g}" for x in ray) + ")" for ray in known.cone().rays)
     return {
         "logic": logic,
@@ -81,18 +82,18 @@ def row_of(name: str, logic: str, bias: bool, orders: int) -> dict:
         "(R/margin)^2": known.bound,
         "median mistakes": float(np.median(mistakes)),
         "most mistakes": int(mistakes.max()),
-        "ended": ", ".join(f"{count} {said}" for said, count in counts.items() if count),
+        "ended": ", ".join(f"{count} {text}" for text, count in counts.items() if count),
     }
 
 
 def draw(rows: list[dict]) -> plt.Figure:
-    """All weights of a function with the bias -1 or +1; mistakes beside the bound; XOR's weights, epoch by epoch."""
+    """Draws all weights of each function for a bias of -1 or +1; mistakes and their bound; and XOR's weights."""
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(1, 4, figsize=(16, 4.2), layout="constrained")
-        side = np.linspace(-3, 3, 600)  # no point on a boundary, which belongs to one side
+        side = np.linspace(-3, 3, 600)  # no point is on a boundary, which belongs to one side
         plane = np.stack(np.meshgrid(side, side), axis=-1)
         for axis, (logic, (_, false)) in zip(axes, LOGICS.items(), strict=False):
-            regions: dict[bytes, list[str]] = {}  # in -1/+1 logic, two functions have the same, with opposite biases
+            regions: dict[bytes, list[str]] = {}  # in -1/+1 logic two functions share one, with opposite biases
             for name in ("AND", "OR", "NAND", "NOR"):
                 known = separability(*examples(name, false))
                 for b in (-1.0, 1.0):
@@ -123,7 +124,7 @@ def draw(rows: list[dict]) -> plt.Figure:
 
 
 def path(name: str) -> tuple[np.ndarray, np.ndarray]:
-    """The norm of the weights, example by example in a fixed order."""
+    """Returns the norm of the weights, example by example in a fixed order."""
     network, (p, t) = fnn.multilayer((2, 1), ("hardlim",), initializer="zeros"), examples(name, 0.0)
     step = training.train_step(network, "sum_square_error", fnn.optimizers.gd(1), Along(fnn.rules.get("perceptron")))
 

@@ -313,14 +313,14 @@ def test_the_accelerators_benchmark_runs_small(tmp_path, monkeypatch):
     module = load("benchmark_accelerator")
     monkeypatch.setattr(module, "CASES", (module.Case((64, 4, 10), 128, 1.0),))
     monkeypatch.setattr(module, "UNROLLED", {"step in a scan, unroll 2": 2})
-    monkeypatch.setattr(module, "PRECISIONS", ("default", "highest"))  # as on an accelerator
+    monkeypatch.setattr(module, "precisions", lambda: ("default", "highest"))  # as on an accelerator
     given = "--largest", "16", "--side", "16", "--examples", "4", "--epochs", "1", "--rounds", "1"
     with jax.enable_x64(False):
         rows = run(module, tmp_path / "table", monkeypatch, *given)
     assert list(dict.fromkeys(row["part"] for row in rows)) == list(module.PARTS)
     assert all(0 < float(row["per second"]) < np.inf for row in rows) and (tmp_path / "table.png").exists()
     told = (tmp_path / "table.txt").read_text()
-    assert "nine tenths of it from 16 on" in told and "highest, updates beside those of fit" in told
+    assert "nine tenths of it from 16 on" in told and "highest, updates a second over those of fit" in told
 
 
 def test_an_accelerators_table_says_where_it_is_full(monkeypatch):
@@ -337,10 +337,10 @@ def test_an_accelerators_table_says_where_it_is_full(monkeypatch):
     ways = {"fit": 10.0, module.LOOPED: 5.0} | dict.fromkeys(module.UNROLLED, 20.0)
     own += [("fit", f"{case.name}, {way}", 128, rate, "updates") for way, rate in ways.items()]
     rows = [module.row(part, what, "highest", number, [rate], unit) for part, what, number, rate, unit in own]
-    told = module.told(rows, options)
+    notes = module.notes(rows, options)
     flops = 1000 * (module.ROWS // 128) * 2 * 128 * (2 * (64 * 4 + 4 * 10) + 4 * 10) / 1e12
-    assert f"1e+03 networks/s at most, nine tenths of it from 64 on; {flops:.3g} TFLOP/s, {flops:.2g} of" in told
-    assert "jitted step in a loop 0.5, " in told and "A small product in a loop takes 2 us." in told
+    assert f"1e+03 networks/s at most, nine tenths of it from 64 on; {flops:.3g} TFLOP/s, {flops:.2g} of" in notes
+    assert "jitted step in a loop 0.5, " in notes and "A small product in a loop takes 2 us." in notes
     assert [module.short(rate) for rate in (12.34, 1234, 1.234e7, 5e12)] == ["12.3", "1.23k", "12.3M", "5T"]
 
 
