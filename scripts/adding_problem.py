@@ -110,7 +110,7 @@ def draw(rows: list[dict], found: dict):
         figure, axes = plt.subplots(count, 3, squeeze=False, figsize=(12.5, 3.3 * count), layout="constrained")
         for of_length, T in zip(axes, LENGTHS, strict=True):
             for name, color in COLORS.items():
-                best = next(RATES.index(one["best rate"]) for one in rows if (one["network"], one["T"]) == (name, T))
+                best = next(RATES.index(row["best rate"]) for row in rows if (row["network"], row["T"]) == (name, T))
                 _, errors, norms = (values[best] for values in found[name, T])
                 updates, steps = EVERY * np.arange(errors.shape[1]), np.arange(1, T + 1)
                 panels = ((updates, errors), (steps, norms[:, 0]), (steps, norms[:, -1]))
@@ -146,23 +146,23 @@ def notes(rows: list[dict], found: dict, updates: int) -> str:
         "s_1 / s_T: the norm at the first step over that at the last, median over the seeds."
     ]
     for T in LENGTHS:
-        each = [one for one in rows if one["T"] == T]
+        each = [row for row in rows if row["T"] == T]
         said = "; ".join(
-            f"{one['network']} {one['error']:.3g} (solved by {one['solved']}), s_1 / s_T from "
-            f"{one['s_1 / s_T, start']:.2g} to {one['end']:.2g}"
-            for one in each
+            f"{row['network']} {row['error']:.3g} (solved by {row['solved']}), s_1 / s_T from "
+            f"{row['s_1 / s_T, start']:.2g} to {row['end']:.2g}"
+            for row in each
         )
         text.append(f"T = {T}: {said}.")
     T = LENGTHS[-1]
-    told = ", ".join(
-        f"{one['network']} {one['s_1 / s_T, start'] ** (1 / (T - 1)):.3g} to {one['end'] ** (1 / (T - 1)):.3g}"
-        for one in rows
-        if one["T"] == T
+    listed = ", ".join(
+        f"{row['network']} {row['s_1 / s_T, start'] ** (1 / (T - 1)):.3g} to {row['end'] ** (1 / (T - 1)):.3g}"
+        for row in rows
+        if row["T"] == T
     )
-    text.append(f"T = {T}, the factor by which norms change at each step back, from the start to the end: {told}.")
+    text.append(f"T = {T}, the factor by which norms change at each step back, from the start to the end: {listed}.")
     lowest = {name: min(float(np.median(errors[:, -1])) for errors in found[name, T][1]) for name in NETWORKS}
-    told = ", ".join(f"{name} {error:.3g}" for name, error in lowest.items())
-    text.append(f"T = {T}, the lowest median error at any of the rates {', '.join(map(str, RATES))}: {told}.")
+    listed = ", ".join(f"{name} {error:.3g}" for name, error in lowest.items())
+    text.append(f"T = {T}, the lowest median error at any of the rates {', '.join(map(str, RATES))}: {listed}.")
     return experiments.paragraphs(*text)
 
 
@@ -179,7 +179,7 @@ def main() -> None:
                 built = network(name, T)
                 run = jax.jit(partial(train, built, test, options.updates))
                 each = [[jax.tree.map(np.asarray, run(jnp.asarray(rate), key)) for key in keys] for rate in RATES]
-                found[name, T] = tuple(np.array([[one[i] for one in seeds] for seeds in each]) for i in range(3))
+                found[name, T] = tuple(np.array([[result[i] for result in seeds] for seeds in each]) for i in range(3))
                 rows.append(row(name, built, *found[name, T]))
     experiments.write(options.out, rows, draw(rows, found), notes(rows, found, options.updates))
 

@@ -291,9 +291,9 @@ def bars(axis, rows: list[dict]) -> None:
     labels = list(dict.fromkeys(row["what"] for row in rows))
     for place, label in enumerate(labels):
         own = [row for row in rows if row["what"] == label]
-        for beside, row in enumerate(own):
+        for number, row in enumerate(own):
             most = max(other["per second"] for other in rows if kind(other) == kind(row))
-            at, share = place + 0.4 * (beside - (len(own) - 1) / 2), row["per second"] / most
+            at, share = place + 0.4 * (number - (len(own) - 1) / 2), row["per second"] / most
             color = COLORS[0] if row["precision"] == "default" else "white"
             axis.barh(at, share, 0.36, facecolor=color, edgecolor=COLORS[0])
             axis.text(share + 0.02, at, f"{short(row['per second'])} {row['unit']}", va="center", fontsize=6.5)

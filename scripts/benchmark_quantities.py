@@ -425,7 +425,7 @@ def notes(rows: list[dict], names: list[str], skipped: list[str], rounds: int) -
     return "\n".join(
         [
             f"float32, {rounds} rounds; tanh, softmax, cross_entropy. All times are of compiled programs.",
-            "jax.grad: of the whole batch, also beside Jacobian and kernels, which are of as many examples as said.",
+            "jax.grad: of the whole batch, also next to Jacobian and kernels, which are of the stated examples.",
             "autodiff: vmap(jax.grad), vmap(jacrev), jvp of jax.grad, jax.hessian, and what is made of them;",
             "gauss_newton_diagonal by jacrev and hessian, eight examples at a time. clipped_gradient: at median norm.",
             f"kfac, sampled_gauss_newton_diagonal: one sample. What would take over {SLOW:g} s has fewer rounds.",

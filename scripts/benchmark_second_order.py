@@ -416,16 +416,16 @@ def solve_case(case: Case, rounds: int, advance: Callable) -> list[dict]:
             ends, calls, first, fresh = {}, {}, {}, not rows
             for name, way in ways.items():
                 began = time.perf_counter()
-                params, asked = way.read(jax.block_until_ready(way.run(start, test)))
+                params, evaluations = way.read(jax.block_until_ready(way.run(start, test)))
                 first[name] = time.perf_counter() - began if fresh else "-"
                 F, slope = judge(params)
-                ends[name] = float(F), float(jnp.max(jnp.abs(ravel_pytree(slope)[0]))), asked
+                ends[name] = float(F), float(jnp.max(jnp.abs(ravel_pytree(slope)[0]))), evaluations
                 calls[name] = functools.partial(run_way, way, start, test)
             loops = {name: loops_for(call, TURN) for name, call in calls.items()}
             seconds = timed_in_turns(calls, rounds, loops=loops)
             advance(f"{case.method.name}: {case.name}")
             reached = {name: test.passed(F, slope) for name, (F, slope, _) in ends.items()}
-            for name, (F, _, asked) in ends.items():
+            for name, (F, _, evaluations) in ends.items():
                 us = OURS + JIT if name.endswith(JIT) else OURS
                 both = name != us and reached[name] and reached[us]
                 rows.append(
@@ -436,7 +436,7 @@ def solve_case(case: Case, rounds: int, advance: Callable) -> list[dict]:
                         "solved by": name,
                         "ms": 1e3 * median(seconds[name]),
                         "ours / it": median_ratio(seconds[us], seconds[name]) if both else "-",
-                        "evaluations": "-" if asked is None else asked,
+                        "evaluations": "-" if evaluations is None else evaluations,
                         "F": F,
                         "reached": "yes" if reached[name] else "NO",
                         "first call, s": first[name],

@@ -506,11 +506,11 @@ def rare_features(seeds: int, epochs: int, axis) -> list[dict]:
     for name, make in {"adagrad": optimizers.adagrad, "gd": optimizers.gd}.items():
         rates = 2.0 ** np.arange(-4, 6)
         run = jax.vmap(jax.vmap(functools.partial(sparse_run, make, net), (None, 0)), (0, None))
-        states, chooses, tells = jax.tree.map(np.asarray, jax.jit(run)(jnp.asarray(rates, jnp.float32), keys))
+        states, chooses, reports = jax.tree.map(np.asarray, jax.jit(run)(jnp.asarray(rates, jnp.float32), keys))
         best = best_by_others(chooses)
         found[name] = (
             jax.tree.map(functools.partial(at_best, best=best), states),
-            at_best(tells, best),
+            at_best(reports, best),
             rate_text(rates, best),
         )
     of_input = {name: own[0].params["layer1"]["weights"]["input"][:, -1, 0] for name, own in found.items()}

@@ -133,12 +133,12 @@ def verdicts(rows: list[dict]) -> str:
                 word = "less" if high[1] < low[0] else "more" if low[1] > high[0] else "no clear difference"
                 said[word].append(f"{deep['parameters']} ({middle[0]:.2g} and {middle[1]:.2g})")
             found = "; ".join(f"{word} with {', '.join(which)}" for word, which in said.items() if which)
-            lines.append(f"    3 layers beside 2 {place}: {found}")
+            lines.append(f"    3 layers and 2 {place}: {found}")
     return "\n".join(lines)
 
 
 NOTES = f"""Errors are roots of mean squares: medians and quartiles over the starts. Everywhere they have a floor, since
-nothing tells where between two points of the grid the target jumps. Below, 3 layers have less or more error than 2 with
+nothing says where between two points of the grid the target jumps. Below, 3 layers have less or more error than 2 with
 as many parameters where the middle halves of the starts lie apart; {ENOUGH:g} is enough, and less than that no better.
 In brackets the medians of 2 layers and of 3.
 """

@@ -247,7 +247,7 @@ P^3 / 3 + 2 P^2 for LM's equations.
 Chosen here, as the paper's are not certain: activations, initial weights, all goals but the first, the shapes of square
 wave and sinc, the function of four inputs, all inputs' ranges; CG's beta, restarts and search; BP begins with the rate
 {VARIABLE.constants["learning_rate"]} and the momentum {VARIABLE.constants["decay"]}.
-The paper's flops table is not at hand: nothing is quoted from it."""
+The paper's flops table is not available here: nothing is quoted from it."""
 
 
 def verdict(rows: list[dict]) -> str:

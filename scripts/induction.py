@@ -273,7 +273,7 @@ def notes(summaries: list[dict], every: dict[tuple, list[dict]]) -> str:
             f"{name} {min(of):.2g} to {max(of):.2g} times"
             for name, of in zip(names, zip(*ratios, strict=True), strict=True)
         )
-        lines.append(f"When the head is there, beside half way to it, over seeds: {said}.")
+        lines.append(f"When the head is there, relative to half way to it, over seeds: {said}.")
     worst = max(r["residual"] for rows in every.values() for r in rows)
     lines.append(f"Lanczos, {PRODUCTS} products: the residual of lambda_max is {worst:.1%} of it at most.")
     return experiments.paragraphs(*lines)

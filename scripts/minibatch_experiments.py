@@ -139,10 +139,10 @@ def verdict(rows: dict[str, dict]) -> str:
         strict = needed[order[0]] < needed[order[1]] < needed[order[2]]
         answer = "holds" if strict and order == claimed else "fails"
         if np.isinf(needed[order[-1]]):
-            answer = "is open, as not all came there"
+            answer = "is open, as not all reached it"
         says.append(f"in {sense} it {answer} ({', '.join(f'{name} {needed[name]:.3g}' for name in order)})")
     return (
-        f"The claim is that mini-batch comes to a training loss of {TARGET} before stochastic, and that "
+        f"The claim is that mini-batch reaches a training loss of {TARGET} before stochastic, and that "
         "before gradient descent:\n" + ";\n".join(says) + "."
     )
 

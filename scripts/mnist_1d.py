@@ -177,7 +177,7 @@ def verdict(points: float) -> str:
 
 
 def draw(rows: list[dict], curves: dict, by_part: dict):
-    """Above: a signal of each class. Below: held-out accuracy over training; test accuracy beside what is printed."""
+    """Draws a signal of each class, held-out accuracy over training, and test accuracy next to the printed numbers."""
     with plt.rc_context(STYLE):
         figure = plt.figure(figsize=(12, 7), layout="constrained")
         above, below = figure.subfigures(2, 1, height_ratios=(1, 2.6))

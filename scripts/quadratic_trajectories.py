@@ -33,7 +33,7 @@ RECOMPUTED = {  # from the texts' data, without the library; scripts/worked_exam
     "Eq. 3.15": "eigenvectors (1, 1) and (1, -1); minimum (-1, -1); largest stable rate 0.1",
     "P3.3": "F at 0.05: 5, 2, 1.25, 1.0625, ...",
     ("Eq. 3.15", "GD", 0.01): "(-1.0164, -1.0164), F = 0.00108",
-    ("Eq. 3.15", "GD", 0.1): "F = 19.0125 for ever",
+    ("Eq. 3.15", "GD", 0.1): "F = 19.0125 always",
     ("Eq. 3.15", "GD", 0.11): "diverges",
     ("P3.3", "GD", 0.05): "F -> 1",
     ("P3.3", "GD", 0.06): "diverges",

@@ -268,7 +268,7 @@ def notes_of(rows: list[dict], found, rates: dict[str, float], seeds: int) -> st
     lines += [
         "",
         f"Medians over the starts, {seeds} or 1; inf: not reached. accuracy: on the test set, when the training "
-        f"loss first is {GOALS[0]:g} (of those that came there) and at the end.",
+        f"loss first is {GOALS[0]:g} (of those that reached it) and at the end.",
         "ended: goal, at a loss of 1e-6; gradient, its largest element within 1.5e-8; budget, the time is over.",
         "passes count alike what costs differently: F, a gradient, a product, a Hessian, a Jacobian.",
         "Best rates: " + "; ".join(f"{name} {rate:g}" for name, rate in rates.items()) + f", of {RATES.tolist()}.",

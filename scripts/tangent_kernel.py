@@ -228,7 +228,7 @@ def notes(rows: list[dict], by_seed: dict) -> str:
             f"{len(gains)}, lower in {np.sum(gains < 0)} runs."
         )
     late = sum(row["loss"] > 1.01 * GOAL for row in pairs)
-    lines.append(f"{late} of {len(pairs)} runs did not come to the loss {GOAL}." if late else f"All came to {GOAL}.")
+    lines.append(f"{late} of {len(pairs)} runs did not reach the loss {GOAL}." if late else f"All reached {GOAL}.")
     return "\n".join(lines)
 
 

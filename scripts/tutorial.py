@@ -669,7 +669,7 @@ def main() -> None:
             "section": row.section,
             "quantity": row.quantity,
             "by hand": shown(row.by_hand),
-            "beside it": shown(row.other),
+            "expected": shown(row.other),
             "whose": row.whose,
             "difference": row.difference,
             "allowed": row.allowed,

@@ -580,8 +580,8 @@ def test_layers_differ_where_the_middle_halves_of_their_starts_lie_apart(flat, d
     rows = [row(1, 2, 0.9, 0.9, 0.9), row(2, 13, *flat), row(3, 13, *deep)]
     lines = expressiveness.verdicts(rows).splitlines()
     assert lines[0] == "bump: 1 layer 0.9 on grid, 1 everywhere"
-    assert lines[1] == f"    3 layers beside 2 on grid: {said}"
-    assert lines[2] == "    3 layers beside 2 everywhere: no clear difference with 13 (1 and 1)"
+    assert lines[1] == f"    3 layers and 2 on grid: {said}"
+    assert lines[2] == "    3 layers and 2 everywhere: no clear difference with 13 (1 and 1)"
 
 
 @pytest.mark.slow
@@ -595,7 +595,7 @@ def test_expressiveness_runs_small(expressiveness, tmp_path, monkeypatch):
     assert len(error) == len(rows) == 12
     assert error["step", 1] < 0.01 and error["bump", 1] > 0.4 and error["disc", 1] > 0.4
     assert error["bump", 2] < 0.1 and error["disc", 2] < 0.1
-    assert (tmp_path / "table.png").exists() and "3 layers beside 2" in (tmp_path / "table.txt").read_text()
+    assert (tmp_path / "table.png").exists() and "3 layers and 2" in (tmp_path / "table.txt").read_text()
 
 
 @pytest.fixture(scope="module")
