@@ -97,6 +97,10 @@ def arguments(description: str, out: str, **defaults: int) -> argparse.Namespace
         description: See `parser`.
         out: See `parser`.
         defaults: See `parser`.
+
+    Example:
+        >>> from functional_nn.lab import experiments
+        >>> options = experiments.arguments(__doc__, "results/table", seeds=8)  # doctest: +SKIP
     """
     return parser(description, out, **defaults).parse_args()
 
@@ -141,6 +145,12 @@ class Task(NamedTuple):
         test_targets: The targets of the test part.
         loss: The name of the loss that suits the data.
         output: The name of the output layer's activation that suits the loss.
+
+    Example:
+        >>> from functional_nn.lab import experiments
+        >>> task = experiments.load("iris")
+        >>> task.inputs.shape, task.loss, task.output
+        ((120, 4), 'cross_entropy', 'softmax')
     """
 
     name: str
@@ -171,6 +181,11 @@ class Chain:
     Attributes:
         sizes: The number of inputs, and of each layer's neurons.
         batch: Examples of a mini-batch.
+
+    Example:
+        >>> from functional_nn.lab import experiments
+        >>> experiments.Chain((64, 32, 10), batch=32).name
+        '64-32-10'
     """
 
     sizes: tuple[int, ...]
@@ -196,7 +211,15 @@ def load(name: str) -> Task:
     """Returns a bundled data set, float32. Pixels stay in [0, 1]; other inputs, and numeric targets, are standardized.
 
     Args:
-        name: See `datasets.names`.
+        name: One of `datasets.NAMES`.
+
+    Returns:
+        The `Task`.
+
+    Example:
+        >>> from functional_nn.lab import experiments
+        >>> experiments.load("iris").test_inputs.shape
+        (30, 4)
     """
     dataset = datasets.load(name)
     training, test = datasets.split(dataset)
@@ -315,6 +338,18 @@ def write(
         notes: Text below the table.
         alternative: What the figure shows, in words, for those who do not see it. By default the first paragraph of the
             script's docstring.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> from functional_nn.lab import experiments
+        >>> out = pathlib.Path(tempfile.mkdtemp()) / "table"
+        >>> experiments.write(out, [{"rate": 0.1, "loss": 2.0}])  # doctest: +ELLIPSIS
+        rate  loss
+         0.1     2
+        <BLANKLINE>
+        measured on: ...
+        >>> out.with_suffix(".csv").read_text().splitlines()
+        ['rate,loss', '0.1,2.0']
     """
     columns = list(rows[0])
     cells = [columns, *([_shown(row[column]) for column in columns] for row in rows)]
