@@ -185,7 +185,7 @@ class Problem(NamedTuple):
     examples: int
 
     def batch(self) -> tuple:
-        """(params, inputs, targets), float32."""
+        """Returns (params, inputs, targets), float32."""
         ((name, shape),) = self.network.inputs
         if name in self.network.tokens:
             draw = jax.random.randint(jax.random.key(1), (self.examples, shape + 1), 0, TOKENS)
@@ -204,7 +204,7 @@ class Problem(NamedTuple):
 
 
 def problems() -> list[Problem]:
-    """The networks of the table."""
+    """Returns the networks of the table."""
     return pictures() + sequences()
 
 

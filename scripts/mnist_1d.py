@@ -170,7 +170,7 @@ def row(data: str, name: str, added: str, population: training.Population, by_pa
 
 
 def verdict(points: float) -> str:
-    """Of the difference from what is printed."""
+    """Says how a difference from the printed number counts."""
     if abs(points) <= NEAR:
         return "as printed"
     return "higher" if points > 0 else "LOWER"

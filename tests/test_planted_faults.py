@@ -18,7 +18,7 @@ def test_every_kind_of_network_has_several_faults():
 
 @pytest.mark.sampled(every=8)
 @pytest.mark.parametrize("fault", planted.FAULTS, ids=lambda fault: fault.name)
-def test_fault_is_caught_and_placed(fault):
+def test_compare_calls_a_fault_different_and_names_its_place(fault):
     agreement = planted.examine(fault, jit=fault.bench is planted.signals)
     assert agreement.verdict == "differ"
     assert agreement.where.startswith(fault.where)
