@@ -1,19 +1,18 @@
 #!/usr/bin/env python
-"""The adding problem: who learns to add two numbers that lie far back, and how far back do sensitivities reach?
+"""The adding problem: which recurrent networks add two numbers that are far back, and how far sensitivities reach.
 
     python scripts/adding_problem.py --seeds 3 --updates 3000 --out results/adding_problem
 
-Hochreiter and Schmidhuber 1997, Experiment 4, as Le et al. 2015 (arXiv 1504.00941) state it: T steps, at each a number
-from [0, 1) and a marker, which is 1 at two of them, one in each half, and 0 elsewhere; after the last step, the sum of
-the two marked numbers is asked for. Who always says 1, the mean, has a mean square error of 1/6. Each network has one
-recurrent layer: of tanh (Elman 1990), a GRU or an LSTM. It learns by Adam from new sequences at every update, its
-gradient's norm clipped to 1 (Pascanu et al. 2013), at the best of three rates.
+Hochreiter and Schmidhuber 1997, Experiment 4, as Le et al. 2015 (arXiv 1504.00941) state it. A sequence has T steps.
+Each has a number from [0, 1) and a marker, which is 1 at two steps, one in each half, and 0 elsewhere. After the last
+step the network should return the sum of the two marked numbers. Always returning 1, the mean, has a mean square error
+of 1/6. Each network has one recurrent layer: tanh (Elman 1990), a GRU or an LSTM. It is trained by Adam, on new
+sequences in every update, with the gradient's norm clipped to 1 (Pascanu et al. 2013), at the best of three rates.
 
-s_t = dF/dn_t is what the error says to step t, through all the steps after it. Its norm is measured before training and
+s_t = dF/dn_t is the sensitivity of step t, through all the steps after it. Its norm is measured before training and
 after, for each t, as the root of the mean square over 500 test sequences of ||dF_q/dn_t||, F_q the error of one.
 """
 
-import textwrap
 from functools import partial
 
 import jax
@@ -23,26 +22,24 @@ from jax import Array
 
 import functional_nn as fnn
 from functional_nn.lab import experiments
-from functional_nn.lab.plots import STYLE
+from functional_nn.lab.palette import BLUE, GREEN, VERMILION
+from functional_nn.lab.plots import STYLE, plt
 from functional_nn.lab.progress import progress
-
-# after the lab, which says what to install where it is missing
-import matplotlib.pyplot as plt  # isort: skip
 
 LENGTHS, WIDTH, BATCH, TESTED, EVERY = (10, 30, 100), 32, 32, 500, 100
 RATES, LARGEST = (0.001, 0.003, 0.01), 1.0  # of the gradient's norm
 NETWORKS = {"tanh": "elman", "GRU": "gru", "LSTM": "lstm"}
-COLORS = {"tanh": "#D55E00", "GRU": "#0072B2", "LSTM": "#009E73"}  # Okabe and Ito
+COLORS = {"tanh": VERMILION, "GRU": BLUE, "LSTM": GREEN}
 MEAN, SOLVED = 1 / 6, 0.01  # mean square errors
 LEAST = 1e-16  # of the norms drawn
 
 
 def sequences(key: Array, count: int, T: int) -> tuple[Array, Array]:
-    """(numbers and markers (count, T, 2), sums (count, 1)), new for every key."""
-    of_numbers, *of_halves = jax.random.split(key, 3)
-    numbers = jax.random.uniform(of_numbers, (count, T))
-    ends = ((0, T // 2), (T // 2, T))
-    marked = [jax.random.randint(key, (count, 1), *end) for key, end in zip(of_halves, ends, strict=True)]
+    """Draws (numbers and markers (count, T, 2), sums (count, 1)), new ones for every key."""
+    number_key, *half_keys = jax.random.split(key, 3)
+    numbers = jax.random.uniform(number_key, (count, T))
+    halves = ((0, T // 2), (T // 2, T))
+    marked = [jax.random.randint(key, (count, 1), *ends) for key, ends in zip(half_keys, halves, strict=True)]
     markers = sum((jnp.arange(T)[None, :] == place).astype(numbers.dtype) for place in marked)
     return jnp.stack([numbers, markers], axis=-1), jnp.sum(numbers * markers, axis=1, keepdims=True)
 
@@ -52,14 +49,14 @@ def network(name: str, T: int) -> fnn.Network:
 
 
 def measured(network: fnn.Network, params: dict, test: tuple[Array, Array]) -> tuple[Array, Array]:
-    """The mean square error, and the norms of s_t (T,)."""
+    """Returns the mean square error, and the norms of s_t (T,)."""
     found = fnn.backpropagate(network, "mean_square_error", params, *test)
     s = found.sensitivities["state1"] * len(test[1])  # of one example's error, not of the mean
     return found.value, jnp.sqrt(jnp.mean(jnp.sum(s**2, axis=-1), axis=0))
 
 
 def train(network: fnn.Network, test: tuple[Array, Array], updates: int, rate: Array, key: Array):
-    """(the loss of each update's batch, test errors, norms of s_t), the last two at first and after EVERY updates."""
+    """Returns each update's loss, and the test errors and norms of s_t at the start and every EVERY updates."""
     value_and_grad = fnn.value_and_grad(network, "mean_square_error")
     optimizer = fnn.optimizers.clip_by_global_norm(fnn.optimizers.adam(rate), LARGEST)
     start, stream = jax.random.split(key)
@@ -73,22 +70,22 @@ def train(network: fnn.Network, test: tuple[Array, Array], updates: int, rate: A
         state, values = jax.lax.scan(update, state, keys)
         return state, (values, *found)
 
-    # the updates after the last measurement are for nothing, but measuring apart would compile it twice
+    # The updates after the last measurement are unused, but a separate measurement would be compiled a second time.
     keys = jax.random.split(stream, (updates // EVERY + 1, EVERY))
     _, (values, errors, norms) = jax.lax.scan(some, optimizer.init(network.init(start)), keys)
     return values[:-1].reshape(-1), errors, norms
 
 
 def row(name: str, network: fnn.Network, losses: np.ndarray, errors: np.ndarray, norms: np.ndarray) -> dict:
-    """Of (rates, seeds, ...), at the rate whose last tenth of updates has the lowest median loss, all new sequences."""
+    """Makes a row from (rates, seeds, ...), at the rate whose last tenth of updates has the lowest median loss."""
     last = losses[..., -losses.shape[-1] // 10 :].mean(axis=-1)
-    best = int(np.argmin(np.median(np.nan_to_num(last, nan=np.inf), axis=1)))
+    best = experiments.best_rate(last)
     errors, norms = errors[best], norms[best]
     ratios = norms[..., 0] / norms[..., -1]
     return {
         "network": name,
         "T": norms.shape[-1],
-        "parameters": sum(one["parameters"] for one in fnn.presets.layer_rows(network)),
+        "parameters": experiments.parameter_count(network),
         "best rate": RATES[best],
         "error": float(np.median(errors[:, -1])),
         "least": float(errors[:, -1].min()),
@@ -101,19 +98,19 @@ def row(name: str, network: fnn.Network, losses: np.ndarray, errors: np.ndarray,
 
 
 def reached(errors: np.ndarray) -> np.ndarray:
-    """(seeds,): updates to the first error below SOLVED, infinite where there is none, of (seeds, measurements)."""
+    """Returns updates to the first error below SOLVED (seeds,), infinite where none is; errors (seeds, checks)."""
     below = errors < SOLVED
     return np.where(below.any(axis=1), EVERY * below.argmax(axis=1), np.inf)
 
 
 def draw(rows: list[dict], found: dict):
-    """A row of panels for each length: errors by update, norms of s_t by t at the start and at the end."""
+    """Draws a row of panels for each length: errors by update, and norms of s_t by t at the start and at the end."""
     with plt.rc_context(STYLE):
         count = len(LENGTHS)
         figure, axes = plt.subplots(count, 3, squeeze=False, figsize=(12.5, 3.3 * count), layout="constrained")
         for of_length, T in zip(axes, LENGTHS, strict=True):
             for name, color in COLORS.items():
-                best = next(RATES.index(one["best rate"]) for one in rows if (one["network"], one["T"]) == (name, T))
+                best = next(RATES.index(row["best rate"]) for row in rows if (row["network"], row["T"]) == (name, T))
                 _, errors, norms = (values[best] for values in found[name, T])
                 updates, steps = EVERY * np.arange(errors.shape[1]), np.arange(1, T + 1)
                 panels = ((updates, errors), (steps, norms[:, 0]), (steps, norms[:, -1]))
@@ -141,7 +138,7 @@ def draw(rows: list[dict], found: dict):
 
 
 def notes(rows: list[dict], found: dict, updates: int) -> str:
-    """What the rows say of each length."""
+    """Says what the rows show for each length."""
     text = [
         f"error: of {TESTED} test sequences after {updates} updates of {BATCH} new sequences, median, least and most "
         f"of the seeds; always the mean has {MEAN:.4g}. solved: seeds that were below {SOLVED} at one of the "
@@ -149,24 +146,24 @@ def notes(rows: list[dict], found: dict, updates: int) -> str:
         "s_1 / s_T: the norm at the first step over that at the last, median over the seeds."
     ]
     for T in LENGTHS:
-        each = [one for one in rows if one["T"] == T]
+        each = [row for row in rows if row["T"] == T]
         said = "; ".join(
-            f"{one['network']} {one['error']:.3g} (solved by {one['solved']}), s_1 / s_T from "
-            f"{one['s_1 / s_T, start']:.2g} to {one['end']:.2g}"
-            for one in each
+            f"{row['network']} {row['error']:.3g} (solved by {row['solved']}), s_1 / s_T from "
+            f"{row['s_1 / s_T, start']:.2g} to {row['end']:.2g}"
+            for row in each
         )
         text.append(f"T = {T}: {said}.")
     T = LENGTHS[-1]
-    told = ", ".join(
-        f"{one['network']} {one['s_1 / s_T, start'] ** (1 / (T - 1)):.3g} to {one['end'] ** (1 / (T - 1)):.3g}"
-        for one in rows
-        if one["T"] == T
+    listed = ", ".join(
+        f"{row['network']} {row['s_1 / s_T, start'] ** (1 / (T - 1)):.3g} to {row['end'] ** (1 / (T - 1)):.3g}"
+        for row in rows
+        if row["T"] == T
     )
-    text.append(f"T = {T}, the factor by which norms change at each step back, from the start to the end: {told}.")
+    text.append(f"T = {T}, the factor by which norms change at each step back, from the start to the end: {listed}.")
     lowest = {name: min(float(np.median(errors[:, -1])) for errors in found[name, T][1]) for name in NETWORKS}
-    told = ", ".join(f"{name} {error:.3g}" for name, error in lowest.items())
-    text.append(f"T = {T}, the lowest median error at any of the rates {', '.join(map(str, RATES))}: {told}.")
-    return "\n".join(textwrap.fill(line, 118) for line in text)
+    listed = ", ".join(f"{name} {error:.3g}" for name, error in lowest.items())
+    text.append(f"T = {T}, the lowest median error at any of the rates {', '.join(map(str, RATES))}: {listed}.")
+    return experiments.paragraphs(*text)
 
 
 def main() -> None:
@@ -182,7 +179,7 @@ def main() -> None:
                 built = network(name, T)
                 run = jax.jit(partial(train, built, test, options.updates))
                 each = [[jax.tree.map(np.asarray, run(jnp.asarray(rate), key)) for key in keys] for rate in RATES]
-                found[name, T] = tuple(np.array([[one[i] for one in seeds] for seeds in each]) for i in range(3))
+                found[name, T] = tuple(np.array([[result[i] for result in seeds] for seeds in each]) for i in range(3))
                 rows.append(row(name, built, *found[name, T]))
     experiments.write(options.out, rows, draw(rows, found), notes(rows, found, options.updates))
 

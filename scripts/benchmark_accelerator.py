@@ -1,63 +1,62 @@
 #!/usr/bin/env python
-"""What an accelerator makes of it all: populations, fit, quantities, Levenberg-Marquardt, and bare arithmetic.
+"""What an accelerator does in a second: populations, fit, quantities, Levenberg-Marquardt, and bare arithmetic.
 
     python scripts/benchmark_accelerator.py --out results/benchmark_accelerator
 
-For whoever has a GPU or a TPU, on which nothing of this library has been measured by its authors. A row of the table is
-a rate, `per second` of what `unit` says: of whole calls of what is compiled already, the median over rounds in which
-all ways of a part take turns. `number` is that of networks, examples or starts. Products are of JAX's default
-precision, in which accelerators round the factors (TF32, bfloat16), or of the highest, full float32, of which those of
-CPUs and of Levenberg-Marquardt always are.
+For those who have a GPU or a TPU: the authors of this library have measured nothing on one. A row of the table is a
+rate, `per second` of what `unit` says. Whole calls of compiled programs are timed; the rate is the median over rounds
+in which all ways of a part take turns. `number` is the number of networks, examples or starts. Products have JAX's
+default precision, in which accelerators round the factors (TF32, bfloat16), or the highest, full float32, which CPUs
+and Levenberg-Marquardt always have.
 
-    arithmetic     a product of SIDE x SIDE matrices; memory gone through; small products one after another in a loop
-    populations    networks trained by Adam on digits, until there is no more to be had of more of them
+    arithmetic     a product of SIDE x SIDE matrices; a pass over memory; small products one after another in a loop
+    populations    networks trained by Adam on digits, more and more of them until the rate no longer grows
     fit            updates of one network by `fit`, by a jitted step called from Python, and by the bare step in a scan,
-                   unrolled by so much, which tells whether that pays there
-    quantities     examples of a batch, of a dense and of a convolutional network, beside the gradient of the batch
-    restarts       starts of Levenberg-Marquardt, of at most 50 steps, in lanes or one after another on each device
+                   with and without unrolling, which shows whether unrolling pays there
+    quantities     examples of a batch, for a dense and a convolutional network, next to the gradient of the batch
+    restarts       starts of Levenberg-Marquardt, with at most 50 steps, in lanes or one after another on each device
 
 A CPU takes minutes for --largest 256 --side 1024 --examples 64 --epochs 2 --rounds 3. Flags are XLA's own: try
-XLA_FLAGS=--xla_gpu_enable_command_buffer=+WHILE, which hands loops of small kernels to CUDA in one piece. Populations
-and restarts run on all devices, all else on the first.
+XLA_FLAGS=--xla_gpu_enable_command_buffer=+WHILE, which gives loops of small kernels to CUDA in one piece. Populations
+and restarts run on all devices, everything else on the first.
 """
 
 import functools
 import math
-import time
 from collections.abc import Callable
 from statistics import median
 from typing import Any
 
-# which sets JAX_NUM_CPU_DEVICES before JAX is imported
-from benchmark_populations import CASES, RATE, ROWS, Case, by_population, by_steps  # isort: skip
-
 import jax
 import jax.numpy as jnp
 import numpy as np
+from benchmark_populations import CASES, RATE, ROWS, Case, by_population, by_steps
 from jax import lax
 
 import functional_nn as fnn
 from functional_nn import optimizers, platforms, quantities, training
 from functional_nn.lab import experiments
-from functional_nn.lab.plots import STYLE
-from functional_nn.lab.progress import progress
+from functional_nn.lab.palette import BLUE, GREEN, ORANGE, PURPLE, SKY_BLUE, VERMILION
+from functional_nn.lab.plots import STYLE, plt
+from functional_nn.lab.timing import loops_for, timed_in_turns
 from functional_nn.training import Batch
 
-# after the lab, which says what to install where it is missing
-import matplotlib.pyplot as plt  # isort: skip
-
-PRECISIONS = ("highest",) if jax.default_backend() == "cpu" else ("default", "highest")
 LOSS = fnn.losses.cross_entropy()
-LOOP = 1000  # small products one after another
+LOOP = 1000  # small products one after another in a loop
 TURN = 0.1  # seconds; what is shorter is called several times in a turn, at most 20 times
 LOOPED, UNROLLED = "jitted step in a loop", {f"step in a scan, unroll {n}": n for n in (1, 8)}
-NUMBERS = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536)  # of networks and of starts, as many as are asked for
+NUMBERS = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536)  # of networks and of starts, up to --largest
 LM_STEPS = 50
-COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
+COLORS = (BLUE, VERMILION, GREEN, PURPLE, SKY_BLUE, ORANGE)
+
+
+def precisions() -> tuple[str, ...]:
+    """The precisions of products that are measured: a CPU has one."""
+    return ("highest",) if jax.default_backend() == "cpu" else ("default", "highest")
 
 
 def row(part: str, what: str, precision: str, number: int, rates: list[float], unit: str) -> dict[str, Any]:
-    """A line of the table."""
+    """Makes a line of the table."""
     return {
         "part": part,
         "what": what,
@@ -71,30 +70,27 @@ def row(part: str, what: str, precision: str, number: int, rates: list[float], u
 
 
 def timed(function: Callable, *given: Any) -> Callable:
-    """A call of a compiled function, whose seed it does not need."""
+    """Returns a call of the compiled function, which ignores the seed that it is given."""
     compiled = jax.jit(function)
     return lambda _: jax.block_until_ready(compiled(*given))
 
 
 def measured(part: str, ways: dict[tuple, tuple[Callable, float, str]], options, advance: Callable) -> list[dict]:
-    """A row a way. ways: {(what, precision, number): (call(seed), how much of `unit` a call does, unit)}."""
+    """Makes a row for each way. ways: {(what, precision, number): (call(seed), amount of `unit` in a call, unit)}."""
 
-    def seconds_of(way, seed: int, times: int = 1) -> float:
-        call, _, _ = ways[way]
-        advance(f"{part}: {', '.join(map(str, way))}")
-        with jax.default_matmul_precision("highest" if way[1] == "highest" else None):
-            began = time.perf_counter()
-            for turn in range(times):
-                call(seed + turn)
-            return (time.perf_counter() - began) / times
+    def timed_call(way):
+        def call(seed):
+            advance(f"{part}: {', '.join(map(str, way))}")
+            with jax.default_matmul_precision("highest" if way[1] == "highest" else None):
+                return ways[way][0](seed)
 
-    for way in ways:
-        seconds_of(way, 0)  # compiles
-    often = {way: max(1, min(20, int(TURN / seconds_of(way, 0)))) for way in ways}
-    seconds = {way: [] for way in ways}
-    for number in range(options.rounds):
-        for way, own in seconds.items():
-            own.append(seconds_of(way, 1 + number * often[way], often[way]))
+        return call
+
+    calls = {way: timed_call(way) for way in ways}
+    for call in calls.values():
+        call(0)  # compiles
+    loops = {way: loops_for(call, TURN, most=20) for way, call in calls.items()}
+    seconds = timed_in_turns(calls, options.rounds, loops=loops)
     return [row(part, *way, [amount / each for each in seconds[way]], unit) for way, (_, amount, unit) in ways.items()]
 
 
@@ -108,7 +104,8 @@ def arithmetic(options, advance: Callable) -> list[dict]:
     small = jnp.eye(16) * 0.99
     much = jnp.ones(min(side**2, 2**26))
     ways = {
-        ("product", precision, side): (timed(jnp.matmul, x, x), 2 * side**3 / 1e12, "TFLOP") for precision in PRECISIONS
+        ("product", precision, side): (timed(jnp.matmul, x, x), 2 * side**3 / 1e12, "TFLOP")
+        for precision in precisions()
     }
     ways["product of bfloat16", "default", side] = timed(jnp.matmul, half, half), 2 * side**3 / 1e12, "TFLOP"
     ways["memory", "", much.size] = timed(lambda x: x + 1, much), 2 * much.nbytes / 1e9, "GB"
@@ -121,7 +118,7 @@ def populations(options, advance: Callable) -> list[dict]:
     x, t = digits()
     ways = {}
     for case in CASES:
-        for precision in PRECISIONS:
+        for precision in precisions():
             for size in numbers(options, least=16):
                 call = by_population(case, x, t, options.epochs, size)
                 ways[name_of(case), precision, size] = call, size, "networks"
@@ -133,13 +130,13 @@ def fit(options, advance: Callable) -> list[dict]:
     ways = {}
     for case in CASES:
         updates = options.epochs * ROWS // case.batch
-        for precision in PRECISIONS:
-            of = {
+        for precision in precisions():
+            calls = {
                 "fit": by_fit(case, x, t, options.epochs),
                 LOOPED: by_steps(case, x, t, options.epochs),
             }
-            of |= {way: by_scan(case, x, t, options.epochs, n) for way, n in UNROLLED.items()}
-            for way, call in of.items():
+            calls |= {way: by_scan(case, x, t, options.epochs, n) for way, n in UNROLLED.items()}
+            for way, call in calls.items():
                 ways[f"{case.name}, {way}", precision, case.batch] = call, updates, "updates"
     return measured("fit", ways, options, advance)
 
@@ -156,7 +153,7 @@ def by_fit(case: Case, x, t, epochs: int) -> Callable:
 
 
 def by_scan(case: Case, x, t, epochs: int, unroll: int) -> Callable:
-    """The same updates, and nothing beside them."""
+    """The same updates, and nothing else."""
     optimizer = optimizers.adam(RATE)
     step = training.train_step(case.network, LOSS, optimizer)
     x, t = jnp.asarray(x), jnp.asarray(t)
@@ -180,22 +177,22 @@ def of_examples(options, advance: Callable) -> list[dict]:
         "784-256-128-10": (fnn.multilayer((784, 256, 128, 10), ("tanh", "tanh", "softmax")), (784,)),
         "LeNet": (fnn.presets.get("lenet")((28, 28, 1), 10), (28, 28, 1)),
     }
-    asked = {"per_example_norms": {}, "clipped_gradient": {"max_norm": 1.0}, "variance": {}, "tangent_kernel_trace": {}}
+    named = {"per_example_norms": {}, "clipped_gradient": {"max_norm": 1.0}, "variance": {}, "tangent_kernel_trace": {}}
     t = fnn.one_hot(jnp.arange(count) % 10, 10)
     ways = {}
-    for of, (network, shape) in networks.items():
+    for name, (network, shape) in networks.items():
         given = network.init(jax.random.key(0)), jnp.asarray(draw.random((count, *shape)), jnp.float32), t
         functions = {"gradient": fnn.value_and_grad(network, LOSS)}
-        for name, own in asked.items():
-            functions[name] = functools.partial(quantity, network, name, own)
-        for name, function in functions.items():
-            for precision in PRECISIONS:
-                ways[f"{of}, {name}", precision, count] = timed(function, *given), count, "examples"
+        for wanted, constants in named.items():
+            functions[wanted] = functools.partial(quantity, network, wanted, constants)
+        for wanted, function in functions.items():
+            for precision in precisions():
+                ways[f"{name}, {wanted}", precision, count] = timed(function, *given), count, "examples"
     return measured("quantities", ways, options, advance)
 
 
-def quantity(network, name, own, params, x, t):
-    return quantities.compute(network, LOSS, params, x, t, (name,), budget=2**40, **own)
+def quantity(network, name, constants, params, x, t):
+    return quantities.compute(network, LOSS, params, x, t, (name,), budget=2**40, **constants)
 
 
 def restarts(options, advance: Callable) -> list[dict]:
@@ -244,11 +241,11 @@ PARTS = {
 }
 
 
-# What it comes to -----------------------------------------------------------------------------------------------------
+# The picture and the notes --------------------------------------------------------------------------------------------
 
 
 def draw(rows: list[dict]):
-    """A panel a part."""
+    """Draws a panel for each part."""
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(2, 3, figsize=(14, 8), layout="constrained")
         for axis, part in zip(axes.flat, PARTS, strict=False):
@@ -263,7 +260,7 @@ def draw(rows: list[dict]):
 
 
 def curves(axis, rows: list[dict]) -> None:
-    """Rates against the number."""
+    """Draws rates against the number."""
     names = list(dict.fromkeys(row["what"] for row in rows))
     for name, precision in dict.fromkeys((row["what"], row["precision"]) for row in rows):
         own = [row for row in rows if (row["what"], row["precision"]) == (name, precision)]
@@ -286,23 +283,23 @@ def curves(axis, rows: list[dict]) -> None:
 
 
 def bars(axis, rows: list[dict]) -> None:
-    """Rates as shares of the largest of their unit and network, and beside each what it is."""
+    """Draws rates as shares of the largest with their unit and network, and writes each rate next to its bar."""
 
-    def of(row):
+    def kind(row):
         return (row["unit"], row["what"].split(", ")[:-1][:1])
 
     labels = list(dict.fromkeys(row["what"] for row in rows))
     for place, label in enumerate(labels):
         own = [row for row in rows if row["what"] == label]
-        for beside, row in enumerate(own):
-            most = max(other["per second"] for other in rows if of(other) == of(row))
-            at, share = place + 0.4 * (beside - (len(own) - 1) / 2), row["per second"] / most
+        for number, row in enumerate(own):
+            most = max(other["per second"] for other in rows if kind(other) == kind(row))
+            at, share = place + 0.4 * (number - (len(own) - 1) / 2), row["per second"] / most
             color = COLORS[0] if row["precision"] == "default" else "white"
             axis.barh(at, share, 0.36, facecolor=color, edgecolor=COLORS[0])
             axis.text(share + 0.02, at, f"{short(row['per second'])} {row['unit']}", va="center", fontsize=6.5)
     axis.set_yticks(range(len(labels)), labels, fontsize=7)
     axis.invert_yaxis()
-    axis.set(xlim=(0, 1.4), xlabel="a second, beside the most of its kind")
+    axis.set(xlim=(0, 1.4), xlabel="a second, relative to the highest of its kind")
     axis.grid(axis="y", visible=False)
 
 
@@ -312,17 +309,17 @@ def short(rate: float) -> str:
     return f"{rate / 1000**power:.3g}{('', 'k', 'M', 'G', 'T')[power]}"
 
 
-def told(rows: list[dict], options) -> str:
-    """From how many networks on there is little more to be had, what of the arithmetic that is, and `fit`."""
+def notes(rows: list[dict], options) -> str:
+    """Says from how many networks the rate hardly grows, its share of the arithmetic, and how `fit` compares."""
     devices = 1 if platforms.here().one_memory else jax.local_device_count()  # a product is spread over cores anyway
     rates = {(row["what"], row["precision"], row["number"]): row["per second"] for row in rows}
     said = [
-        f"{options.epochs} epochs of {ROWS} rows, {options.rounds} rounds, {jax.device_count()} devices. What is held "
-        f"to suit this platform, measured or not: {platforms.here()}.",
+        f"{options.epochs} epochs of {ROWS} rows, {options.rounds} rounds, {jax.device_count()} devices. The settings "
+        f"that the library has for this platform, measured or not: {platforms.here()}.",
         "",
     ]
     for case in CASES:
-        for precision in PRECISIONS:
+        for precision in precisions():
             own = [row for row in rows if (row["what"], row["precision"]) == (name_of(case), precision)]
             most = max(row["per second"] for row in own)
             first = next(row["number"] for row in own if row["per second"] >= 0.9 * most)
@@ -333,10 +330,10 @@ def told(rows: list[dict], options) -> str:
                 f"{flops:.3g} TFLOP/s, {share:.2g} of the large product's."
             )
     for case in CASES:
-        for precision in PRECISIONS:
-            of = {way: rates[f"{case.name}, {way}", precision, case.batch] for way in ("fit", LOOPED, *UNROLLED)}
-            beside = ", ".join(f"{way} {rate / of['fit']:.3g}" for way, rate in of.items() if way != "fit")
-            said.append(f"{case.name}, batch {case.batch}, {precision}, updates beside those of fit: {beside}.")
+        for precision in precisions():
+            updates = {way: rates[f"{case.name}, {way}", precision, case.batch] for way in ("fit", LOOPED, *UNROLLED)}
+            ratios = ", ".join(f"{way} {rate / updates['fit']:.3g}" for way, rate in updates.items() if way != "fit")
+            said.append(f"{case.name}, batch {case.batch}, {precision}, updates a second over those of fit: {ratios}.")
     small = rates["small products in a loop", "highest", LOOP]
     return "\n".join([*said, f"A small product in a loop takes {1e6 / small:.3g} us."])
 
@@ -347,17 +344,12 @@ def main() -> None:
     )
     if options.largest < 16:
         raise SystemExit("--largest: expected 16 networks or more")
-    rows, count = [], 0
-    with progress("measuring", 1) as bar:
-
-        def advance(text):
-            nonlocal count
-            count += 1
-            bar(0, f"{count}: {text}")
-
+    experiments.start(all_cores=True)
+    rows = []
+    with experiments.counted("measuring") as advance:
         for part in PARTS.values():
             rows += part(options, advance)
-    experiments.write(options.out, rows, draw(rows), told(rows, options))
+    experiments.write(options.out, rows, draw(rows), notes(rows, options))
 
 
 if __name__ == "__main__":

@@ -3,34 +3,29 @@
 networks written plainly.
 
     python scripts/benchmark_blocks.py --rounds 7 --out results/benchmark_blocks
-    python scripts/benchmark_blocks.py --only transformer lstm        # a look at some of them
+    python scripts/benchmark_blocks.py --only transformer lstm        # some of them
 
-Each row: one thing asked of one network by functional_nn, the same by jax's transformations of the network in a few
-lines of jax.lax, as one who knows them would write it, and jax.value_and_grad of those; the three take turns, round
-after round. What to read are the ratios, medians over the rounds. The targets, and what became of them, stand below the
-table. Where PyTorch is installed, benchmark_blocks_torch.py goes on with a second table.
+Each row has one quantity of one network: by functional_nn; by jax's transformations of the same network in a few lines
+of jax.lax, written as an expert would; and jax.value_and_grad of those lines. The three take turns, round after round.
+Read the ratios, which are medians over the rounds. The targets, and whether they were met, are below the table. Where
+PyTorch is installed, benchmark_blocks_torch.py then makes a second table.
 """
 
-import argparse
 import functools
-import importlib.util
-import subprocess
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from benchmark_quantities import AGREEMENT, apart, check, compiled, in_turns, ratio
+from benchmark_quantities import AGREEMENT, check, compiled, relative_difference, timed, torch_table
 from jax import lax
 
 import functional_nn as fnn
 from functional_nn import quantities
 from functional_nn.lab import experiments
-from functional_nn.lab.progress import progress
+from functional_nn.lab.timing import median_ratio
 from functional_nn.networks.network import for_lanes
 
 LOSS = fnn.losses.cross_entropy()
@@ -42,7 +37,7 @@ TOKENS = 96
 
 
 def conv(x, w, stride=1, padding=0):
-    """x (Q, H, W, R), w (h, w, R, S) in the order that XLA's fast kernels take."""
+    """Convolves x (Q, H, W, R) with w (h, w, R, S), in the order that XLA's fast kernels take."""
     edges = [(padding, padding)] * 2
     return lax.conv_general_dilated(x, w, (stride, stride), edges, dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
@@ -79,13 +74,13 @@ def residual(params, x, groups=4):
 
 
 def lenet_parameters(params) -> list:
-    """Ours as `lenet` takes them."""
+    """Our parameters in the form that `lenet` takes."""
     rows = [(own["weights"], own["bias"]) for own in params.values() if own["weights"]]
     return [(jnp.moveaxis(next(iter(w.values())), 0, -1), b) for w, b in rows]
 
 
 def residual_parameters(params) -> list:
-    """Ours as `residual` takes them."""
+    """Our parameters in the form that `residual` takes."""
 
     def kernel(name, source=0):
         return jnp.moveaxis(list(params[name]["weights"].values())[source], 0, -1)
@@ -106,7 +101,7 @@ def layer_norm(x, gain, shift):
 
 
 def attend(x, heads, w):
-    """Causal self-attention, the three products in one."""
+    """Causal self-attention, with the three products in one."""
     q, k, v = jnp.split((x @ w).reshape(*x.shape[:2], -1, x.shape[-1] // heads), 3, axis=2)  # (Q, T, H, d)
     scores = jnp.einsum("qthd,quhd->qhtu", q, k) / q.shape[-1] ** 0.5
     seen = jnp.tril(jnp.ones(scores.shape[-2:], bool))
@@ -150,7 +145,7 @@ def elman(params, x):
 
 
 def transformer_parameters(params) -> list:
-    """Ours as `transformer` takes them."""
+    """Our parameters in the form that `transformer` takes."""
 
     def dense(name):
         return next(iter(params[name]["weights"].values())).T, params[name]["bias"]
@@ -158,17 +153,17 @@ def transformer_parameters(params) -> list:
     def normalized(name):
         return params[name]["learned"]["gain"], params[name]["learned"]["shift"]
 
-    def of_block(name):
+    def block(name):
         qkv = params[f"{name}_attention"]["weights"][f"{name}_norm1"].T
         rest = dense(f"{name}_mixed"), normalized(f"{name}_norm2"), dense(f"{name}_hidden"), dense(name)
         return normalized(f"{name}_norm1"), qkv, *rest
 
-    blocks = [of_block(name) for name in params if name.startswith("block") and "_" not in name]
+    blocks = [block(name) for name in params if name.startswith("block") and "_" not in name]
     return [dense("embedding"), *blocks, (*normalized("norm"), *dense("output"))]
 
 
 def recurrent_parameters(params) -> tuple:
-    """Ours as `lstm` and `elman` take them."""
+    """Our parameters in the form that `lstm` and `elman` take."""
     own, learned, output = params["state1"], params["state1"]["learned"], params["output"]
     states = [learned[name] for name in ("initial", "initial_cell") if name in learned]
     dense = output["weights"]["state1"].T
@@ -179,8 +174,8 @@ def recurrent_parameters(params) -> tuple:
 
 
 class Problem(NamedTuple):
-    """A network, the same in plain functions, and a batch of pictures with their classes, one-hot, or of tokens with
-    the next ones.
+    """A network, the same network in plain functions, and the number of examples: of pictures with one-hot classes, or
+    of sequences of tokens with the next token at each position.
     """
 
     name: str
@@ -190,24 +185,26 @@ class Problem(NamedTuple):
     examples: int
 
     def batch(self) -> tuple:
-        """(params, inputs, targets), float32."""
+        """Returns (params, inputs, targets), float32."""
         ((name, shape),) = self.network.inputs
         if name in self.network.tokens:
             draw = jax.random.randint(jax.random.key(1), (self.examples, shape + 1), 0, TOKENS)
-            targets = fnn.one_hot(draw[:, :-1] // 2 + draw[:, 1:] // 2, TOKENS, jnp.float32)  # which a token half tells
+            targets = fnn.one_hot(
+                draw[:, :-1] // 2 + draw[:, 1:] // 2, TOKENS, jnp.float32
+            )  # half determined by the token
             return self.network.init(jax.random.key(0), jnp.float32), draw[:, :-1], targets
         inputs = jax.random.normal(jax.random.key(1), (self.examples, *shape), jnp.float32)
-        # classes that the inputs say something about, so that a mean gradient stands out from the noise
+        # The classes depend on the inputs, so that the mean gradient is larger than its noise.
         targets = fnn.one_hot(jnp.argmax(inputs[:, :10, 0, 0], axis=1), 10, jnp.float32)
         return self.network.init(jax.random.key(0), jnp.float32), inputs, targets
 
     def objective(self, params, inputs, targets):
-        """F of the plain network, from its own parameters."""
+        """Returns F of the plain network, from parameters in its own form."""
         return -jnp.mean(jnp.sum(targets * jax.nn.log_softmax(self.plain(params, inputs)), axis=-1))
 
 
 def problems() -> list[Problem]:
-    """The networks of the table."""
+    """Returns the networks of the table."""
     return pictures() + sequences()
 
 
@@ -241,26 +238,26 @@ def sequences() -> list[Problem]:
 
 
 class Row(NamedTuple):
-    """What is asked, by us and by autodiff, each a function of its own arguments."""
+    """What is computed, by us and by autodiff, each a function of its own arguments."""
 
-    asked: str
+    quantity: str
     ours: Callable
     autodiff: Callable
 
 
 def rows_of(p: Problem, max_norm: float) -> list[Row]:
-    """All that is asked of one network; autodiff of its plain form, whose parameters it takes."""
+    """Everything that is computed of one network. Autodiff takes the parameters of the plain form."""
     half = p.examples // 2
 
-    def of_one(params, inputs, targets):
+    def per_example(params, inputs, targets):
         return jax.vmap(lambda x, t: jax.grad(p.objective)(params, x[None], t[None]))(inputs, targets)
 
     def norms(*batch):
-        squares = (jnp.sum(g.reshape(p.examples, -1) ** 2, axis=1) for g in jax.tree.leaves(of_one(*batch)))
+        squares = (jnp.sum(g.reshape(p.examples, -1) ** 2, axis=1) for g in jax.tree.leaves(per_example(*batch)))
         return jnp.sqrt(sum(squares))
 
     def clipped(*batch):
-        gradients = of_one(*batch)
+        gradients = per_example(*batch)
         squares = (jnp.sum(g.reshape(p.examples, -1) ** 2, axis=1) for g in jax.tree.leaves(gradients))
         scale = jnp.minimum(1, max_norm / jnp.sqrt(sum(squares))) / p.examples
         return jax.tree.map(lambda g: jnp.tensordot(scale, g, 1), gradients)
@@ -297,7 +294,7 @@ COLUMNS = (
 
 
 def traced(function: Callable, args: tuple, rounds: int) -> float:
-    """Seconds that tracing it takes, the median; each time a new function, so that nothing is remembered."""
+    """Returns the median seconds of tracing, each time of a new function, so that no cache helps."""
     seconds = []
     for _ in range(rounds):
         began = time.perf_counter()
@@ -307,27 +304,28 @@ def traced(function: Callable, args: tuple, rounds: int) -> float:
 
 
 def measured(p: Problem, rounds: int, advance: Callable[[str], None]) -> list[dict[str, Any]]:
-    """A row for each thing asked of one network."""
+    """Makes a row for each quantity of one network."""
     batch = p.batch()
     plainly = (p.converted(batch[0]), *batch[1:])
     max_norm = float(jnp.median(quantities.per_example_norms(p.network, LOSS, *batch)))
     gradient = compiled(jax.value_and_grad(p.objective), plainly)
-    found = []
+    rows = []
     for row in rows_of(p, max_norm):
         ours, auto = compiled(row.ours, batch), compiled(row.autodiff, plainly)
         result, expected = ours.call(*batch), auto.call(*plainly)
-        found.append(_row(p, row, batch, plainly, ours, auto, gradient, _apart(p, row, result, expected), rounds))
-        advance(f"{p.name} {row.asked}")
-    return found
+        error = _difference(p, row, result, expected)
+        rows.append(_row(p, row, batch, plainly, ours, auto, gradient, error, rounds))
+        advance(f"{p.name} {row.quantity}")
+    return rows
 
 
-def _apart(p: Problem, row: Row, result, expected) -> float:
-    # gradients in the plain form's order
-    if row.asked == "gradient":
+def _difference(p: Problem, row: Row, result, expected) -> float:
+    # Gradients are compared in the plain form's order.
+    if row.quantity == "gradient":
         result = result[0], p.converted(result[1])
-    elif row.asked == "clipped":
+    elif row.quantity == "clipped":
         result = p.converted(result)
-    return check(f"{row.asked} of {p.name}", result, expected)
+    return check(f"{row.quantity} of {p.name}", result, expected)
 
 
 def _row(p, row, batch, plainly, ours, auto, gradient, error, rounds) -> dict[str, Any]:
@@ -336,7 +334,7 @@ def _row(p, row, batch, plainly, ours, auto, gradient, error, rounds) -> dict[st
         "autodiff": functools.partial(auto.call, *plainly),
         "gradient": functools.partial(gradient.call, *plainly),
     }
-    seconds = in_turns(calls, rounds)
+    seconds = timed(calls, rounds)
     tracing = traced(row.ours, batch, rounds), traced(row.autodiff, plainly, rounds)
 
     def mib(count):
@@ -348,11 +346,11 @@ def _row(p, row, batch, plainly, ours, auto, gradient, error, rounds) -> dict[st
             (
                 p.name,
                 p.examples,
-                row.asked,
+                row.quantity,
                 1e3 * median(seconds["ours"]),
                 1e3 * median(seconds["autodiff"]),
-                ratio(seconds["ours"], seconds["autodiff"]),
-                ratio(seconds["ours"], seconds["gradient"]),
+                median_ratio(seconds["ours"], seconds["autodiff"]),
+                median_ratio(seconds["ours"], seconds["gradient"]),
                 1e3 * tracing[0],
                 1e3 * tracing[1],
                 tracing[0] / tracing[1],
@@ -369,8 +367,8 @@ def _row(p, row, batch, plainly, ours, auto, gradient, error, rounds) -> dict[st
 
 
 def of_population(p: Problem, rounds: int) -> dict[str, Any]:
-    """The gradients of many networks of one shape on one batch, as populations take them on a CPU: so many side by side
-    as its memory is quick for, which of networks of this size is one, and these one after the other.
+    """Measures the gradients of many networks of one shape on one batch, as populations compute them on a CPU: as many
+    side by side as its fast memory holds, which for networks of this size is one, and so one after the other.
     """
     params, *data = p.batch()
     keys = jax.random.split(jax.random.key(3), POPULATION)
@@ -387,10 +385,13 @@ def of_population(p: Problem, rounds: int) -> dict[str, Any]:
     single = functools.partial(gradient.call, p.converted(params), *data)
     result, expected = ours.call(*batch), auto.call(*plainly)
     found = result[0], jax.vmap(p.converted)(result[1])
-    # of each network: where a net input is within rounding of a kink, the two ways may decide it differently
-    each = [apart(*(jax.tree.map(lambda x, i=i: x[i], tree) for tree in (found, expected))) for i in range(POPULATION)]
+    # By network: where a net input is within rounding of a kink, the two ways may take different sides of it.
+    each = [
+        relative_difference(*(jax.tree.map(lambda x, i=i: x[i], tree) for tree in (found, expected)))
+        for i in range(POPULATION)
+    ]
     if not median(each) <= AGREEMENT / 10:
-        raise AssertionError(f"{row.asked}: the two ways are {median(each):.2g} apart; nothing was timed")
+        raise AssertionError(f"{row.quantity}: the two ways are {median(each):.2g} apart; nothing was timed")
     gradient = gradient._replace(call=lambda *_: single())
     return _row(p, row, batch, plainly, ours, auto, gradient, median(each), rounds)
 
@@ -399,10 +400,10 @@ def of_population(p: Problem, rounds: int) -> dict[str, Any]:
 
 
 class Target(NamedTuple):
-    """At most `bound` in a column of the rows of what is asked, of networks whose names begin so."""
+    """A bound on a column, in the rows of one quantity and of networks whose names begin like one of `networks`."""
 
-    said: str
-    asked: str
+    text: str
+    quantity: str
     column: str
     bound: float
     networks: tuple[str, ...] = ("",)
@@ -428,41 +429,32 @@ TARGETS = (
 
 
 def verdicts(rows: list[dict]) -> list[str]:
-    """A line a target: the number of each network it is set for, and met or missed."""
+    """Writes a line for each target: the number of each network that it is set for, and whether it is met."""
     lines = []
     for target in TARGETS:
         said = []
         for row in rows:
-            exact = row["asked"] == target.asked or (target.asked[-1] in "=f" and row["asked"].startswith(target.asked))
+            exact = row["asked"] == target.quantity or (
+                target.quantity[-1] in "=f" and row["asked"].startswith(target.quantity)
+            )
             if exact and row["network"].startswith(target.networks):
                 value = row[target.column]
                 said.append(f"{row['network']}: {value:.3g} {'met' if value <= target.bound else 'MISSED'}")
         if said:
-            lines.append(f"  {target.said} <= {target.bound:g}; " + ", ".join(said))
+            lines.append(f"  {target.text} <= {target.bound:g}; " + ", ".join(said))
     return lines
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=7, help="turns that each way has (default 7)")
-    default = Path("results/benchmark_blocks")
+    parser = experiments.parser(__doc__, "results/benchmark_blocks", rounds=7)
     parser.add_argument("--only", nargs="+", default=[], help="words of the networks' names; default all of them")
-    parser.add_argument("--out", type=Path, default=default, help=f"writes OUT.csv and OUT.txt; default {default}")
     options = parser.parse_args()
-    if options.rounds < 1:
-        parser.error(f"--rounds: expected at least 1, got {options.rounds}")
     names = [p.name for p in problems()]
     for word in options.only:
         if not any(word in name for name in names):
             parser.error(f"--only: no network has {word!r} in its name; there are {', '.join(names)}")
     rows, every = [], [p for p in problems() if not options.only or any(word in p.name for word in options.only)]
-    with progress("measuring", 4 * len(every) + (not options.only)) as bar:
-        count = [0]
-
-        def advance(name):
-            count[0] += 1
-            bar(count[0], name)
-
+    with experiments.counted("measuring", 4 * len(every) + (not options.only)) as advance:
         for p in every:
             rows += measured(p, options.rounds, advance)
         if not options.only:
@@ -478,20 +470,14 @@ def main() -> None:
         "trace: what jit takes to trace it. temp: the compiler's temporaries. apart: the largest relative difference",
         f"of the two ways, of any array; above {AGREEMENT:g} nothing is timed. clipped: at the median norm.",
         f"gradients of {POPULATION}: of as many networks, on one batch, by us one after the other in one program, as",
-        "fit_population takes networks of this size on a CPU; gradient beside it is one network's, apart the median of",
-        "the networks (of some a net input is within rounding of a kink).",
+        "fit_population takes networks of this size on a CPU; gradient next to it is one network's, apart the median",
+        "of the networks (of some a net input is within rounding of a kink).",
         "",
         "targets:",
         *verdicts(rows),
     ]
     experiments.write(options.out, rows, notes="\n".join(notes))
-    if importlib.util.find_spec("torch"):
-        # In a process of its own: PyTorch's threads go on spinning between calls, in the turns of whatever is timed.
-        script = Path(__file__).with_name("benchmark_blocks_torch.py")
-        words = ["--ours", f"{options.out}.csv", "--out", f"{options.out}_torch", "--rounds", str(options.rounds)]
-        subprocess.run([sys.executable, script, *words], check=True)
-    else:
-        print("PyTorch is not installed here: no second table")
+    torch_table(__file__, options, "torch")
 
 
 if __name__ == "__main__":

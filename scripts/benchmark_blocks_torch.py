@@ -1,36 +1,36 @@
 #!/usr/bin/env python
-"""The gradients and norms of benchmark_blocks.py by PyTorch and torch.func, beside ours.
+"""The gradients and norms of benchmark_blocks.py by PyTorch and torch.func, next to ours.
 
     python scripts/benchmark_blocks_torch.py --ours results/benchmark_blocks.csv
 
-Needs torch, in whichever build suits the machine. Reads what ours cost from the first script's table, measured in a
-process of its own; every way is checked against ours before it is timed. A network is run by PyTorch from its
-description, in channels-first order; parameters stay in ours, so that gradients come in it, too.
+Needs torch, in whichever build suits the machine. What ours cost is read from the first script's table, which was
+measured in another process. Every way is checked against ours before it is timed. PyTorch runs a network from its
+description, in channels-first order; the parameters stay in our order, and so do the gradients.
 """
 
-import argparse
 import csv
 import re
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 import jax
 import numpy as np
 from benchmark_blocks import LOSS, pictures
-from benchmark_quantities import check, in_turns, ratio
-from benchmark_quantities_torch import _at_its_best
+from benchmark_quantities import check, timed
+from benchmark_quantities_torch import at_its_best, torch_arguments
 
 import functional_nn as fnn
 from functional_nn import quantities
 from functional_nn.lab import experiments, require
+from functional_nn.lab.timing import median_ratio
 
 
 def apply(network: fnn.Network, params: Any, x: Any) -> Any:
-    """The net inputs of the last layer by PyTorch, (Q, S); params as ours, x (Q, H, W, C), all tensors. Batch
-    normalization by the batch's own statistics.
+    """Computes the last layer's net inputs (Q, S) by PyTorch, from our parameters and x (Q, H, W, C), all tensors.
+
+    Batch normalization uses the batch's own statistics.
     """
     import torch
     from torch.nn import functional
@@ -62,7 +62,7 @@ def apply(network: fnn.Network, params: Any, x: Any) -> Any:
         elif name == "batch_norm":
             a = functional.batch_norm(n, None, None, learned["gain"], learned["shift"], training=True, eps=1e-5)
         else:
-            raise ValueError(f"PyTorch's form of {constants} is not written here")
+            raise ValueError(f"{constants} has no PyTorch form here")
         signals[layer.name] = a
     raise AssertionError("the output is among the layers")
 
@@ -84,18 +84,18 @@ def _read(name: str, x: Any, w: Any) -> Any:
         return x.mean(dim=(2, 3))
     if kind == "identity":
         return x
-    raise ValueError(f"PyTorch's form of {name} is not written here")
+    raise ValueError(f"{name} has no PyTorch form here")
 
 
 def tensors(tree: Any) -> Any:
-    """The same tree of tensors that ask for their gradients."""
+    """Returns the tree as tensors that require gradients."""
     import torch
 
     return jax.tree.map(lambda x: torch.tensor(np.asarray(x), requires_grad=True), tree)
 
 
 def gradients(network: fnn.Network, params: Any, x: Any, targets: Any) -> list:
-    """The mean cross-entropy's, in the order of our parameters' leaves; of what has none, as statistics, zeros."""
+    """Returns the mean cross-entropy's gradients, in the order of our parameters' leaves; zeros where there is none."""
     import torch
 
     leaves = jax.tree.leaves(params)
@@ -105,7 +105,7 @@ def gradients(network: fnn.Network, params: Any, x: Any, targets: Any) -> list:
 
 
 def _ways(network: fnn.Network, params: Any, x: Any, targets: Any) -> dict[str, dict[str, Callable]]:
-    """{asked: {by: function}}."""
+    """Returns {quantity: {by: function}}."""
     import torch
     from torch.func import grad, vmap
 
@@ -126,19 +126,14 @@ def _ways(network: fnn.Network, params: Any, x: Any, targets: Any) -> dict[str, 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=7, help="turns that each way has (default 7)")
-    ours, out = Path("results/benchmark_blocks.csv"), Path("results/benchmark_blocks_torch")
-    parser.add_argument("--ours", type=Path, default=ours, help=f"the first script's table; default {ours}")
-    parser.add_argument("--out", type=Path, default=out, help=f"writes OUT.csv and OUT.txt; default {out}")
-    options = parser.parse_args()
+    options = torch_arguments(__doc__, "results/benchmark_blocks")
     require("torch>=2", "torch")
     with options.ours.open(encoding="utf-8") as file:
         ours = {(row["network"], row["asked"]): row for row in csv.DictReader(file)}
 
     import torch
 
-    # of what torch.func finds slow
+    # torch.func warns of what it finds slow.
     warnings.filterwarnings("ignore", category=UserWarning)
     table = []
     for p in pictures():
@@ -149,13 +144,13 @@ def main() -> None:
             "norms": [quantities.per_example_norms(p.network, LOSS, params, inputs, targets)],
         }
         ways = _ways(p.network, *given)
-        gradient, _ = _at_its_best(ways["gradient"]["torch.autograd"])
+        gradient, _ = at_its_best(ways["gradient"]["torch.autograd"])
         for asked, by in ((asked, by) for asked, several in ways.items() for by in several.items()):
             found = by[1]()
             found = [np.asarray(x.detach()) for x in (found if isinstance(found, list) else [found])]
             error = check(f"{asked} of {p.name} by {by[0]}", found, expected[asked])
-            call, threads = _at_its_best(by[1])
-            seconds = in_turns({"theirs": call, "gradient": gradient}, options.rounds)
+            call, threads = at_its_best(by[1])
+            seconds = timed({"theirs": call, "gradient": gradient}, options.rounds)
             own, milliseconds = float(ours[p.name, asked]["ours ms"]), 1e3 * median(seconds["theirs"])
             table.append(
                 {
@@ -167,7 +162,7 @@ def main() -> None:
                     "theirs ms": milliseconds,
                     "ours ms": own,
                     "theirs / ours": milliseconds / own,
-                    "theirs / torch gradient": ratio(seconds["theirs"], seconds["gradient"]),
+                    "theirs / torch gradient": median_ratio(seconds["theirs"], seconds["gradient"]),
                     "apart": error,
                 }
             )

@@ -3,16 +3,15 @@
 
     python scripts/benchmark_quantities.py --rounds 7 --out results/benchmark_quantities
 
-Each row: one quantity from `functional_nn.quantities` or `curvature`, the same from jax's transformations as one who
-knows them would write it, and one jax.grad; the three take turns, round after round. What to read are the ratios,
-medians over the rounds. The targets and what became of them stand below the table. Where PyTorch and BackPACK are
-installed, benchmark_quantities_torch.py goes on with a second table.
+Each row has one quantity: by `functional_nn.quantities` or `curvature`; by jax's transformations, written as an expert
+would; and one jax.grad. The three take turns, round after round. Read the ratios, which are medians over the rounds.
+The targets, and whether they were met, are below the table. Where PyTorch and BackPACK are installed,
+benchmark_quantities_torch.py then makes a second table.
 """
 
 import argparse
 import functools
 import importlib.util
-import math
 import subprocess
 import sys
 import time
@@ -30,15 +29,15 @@ import functional_nn as fnn
 from functional_nn import curvature, quantities
 from functional_nn.gradients.quantities import Noise, NoiseScale
 from functional_nn.lab import experiments
-from functional_nn.lab.progress import progress
+from functional_nn.lab.timing import loops_for, median_ratio, timed_in_turns
 
 SIZES = (((64, 32, 10), 32), ((784, 256, 128, 10), 128), ((784, 1024, 1024, 10), 128))
-KERNEL, JACOBIAN = 64, 16  # examples of the tangent kernel, and of the Jacobian, whose results grow so fast
+KERNEL, JACOBIAN = 64, 16  # examples of the tangent kernel and of the Jacobian, whose results grow fast
 LARGEST_HESSIAN = 5000  # parameters
-TURN = 0.03  # seconds; what is shorter is called several times in a turn
-SLOW = 6.0  # seconds; what would take longer in all its turns has fewer of them, at least one
-# Relative, of each array, in float32: both ways round, sums of up to 1024 terms, and differences of such sums. A wrong
-# formula is wrong in the first digit.
+TURN = 0.03  # seconds; a shorter call is repeated in a turn
+SLOW = 6.0  # seconds; a call whose turns take longer has fewer of them, at least one
+# Relative difference of each array, in float32. Both ways round sums of up to 1024 terms, and differences of such sums;
+# a wrong formula is wrong in the first digit.
 AGREEMENT = 1e-3
 LOSS = fnn.losses.cross_entropy()
 
@@ -69,7 +68,7 @@ def problem(sizes: Sequence[int], batch: int) -> Problem:
     network = fnn.multilayer(tuple(sizes), ("tanh",) * (len(sizes) - 2) + ("softmax",))
     params = network.init(jax.random.key(0), jnp.float32)
     inputs = jax.random.normal(jax.random.key(1), (batch, sizes[0]), jnp.float32)
-    # Classes that the inputs say something about, so that a mean gradient stands out from the noise.
+    # The classes depend on the inputs, so that the mean gradient is larger than its noise.
     targets = fnn.one_hot(jnp.argmax(inputs[:, : sizes[-1]], axis=1), sizes[-1], jnp.float32)
     keys = jax.random.split(jax.random.key(2), len(jax.tree.leaves(params)))
     drawn = [jax.random.normal(k, x.shape, x.dtype) for k, x in zip(keys, jax.tree.leaves(params), strict=True)]
@@ -80,7 +79,7 @@ def problem(sizes: Sequence[int], batch: int) -> Problem:
 
 
 class Row(NamedTuple):
-    """A quantity, our function and autodiff's (None where autodiff has no such thing) of `args`; or why neither is."""
+    """A quantity by us and by autodiff (None if it has none), both functions of `args`; or why it is skipped."""
 
     quantity: str
     ours: Callable | None
@@ -90,7 +89,7 @@ class Row(NamedTuple):
 
 
 def rows_of(p: Problem) -> list[Row]:
-    """Every quantity with its two ways."""
+    """Every quantity, computed in two ways."""
     network, params, inputs = p.network, p.params, p.inputs
     objective, examples = fnn.objective(network, LOSS), len(inputs)
     few, for_kernel = inputs[:JACOBIAN], kernel_inputs(p)
@@ -99,7 +98,7 @@ def rows_of(p: Problem) -> list[Row]:
     def ours(name, **options):
         return lambda *batch: getattr(quantities, name)(network, LOSS, *batch, **options)
 
-    def of_outputs(name):
+    def without_loss(name):
         return lambda params, inputs: getattr(quantities, name)(network, None, params, inputs)
 
     def hessian_product(params, inputs, targets, vector):
@@ -122,11 +121,11 @@ def rows_of(p: Problem) -> list[Row]:
         Row("second_moment", ours("second_moment"), auto.second_moment, p.batch),
         Row("noise_scale", ours("noise_scale"), auto.noise_scale, p.batch),
         Row("per_example_gradients", ours("per_example_gradients"), auto.gradients, p.batch),
-        Row(f"jacobian of {len(few)}", of_outputs("jacobian"), auto.jacobian, (params, few)),
-        Row(f"tangent_kernel of {KERNEL}", of_outputs("tangent_kernel"), auto.kernel, (params, for_kernel)),
+        Row(f"jacobian of {len(few)}", without_loss("jacobian"), auto.jacobian, (params, few)),
+        Row(f"tangent_kernel of {KERNEL}", without_loss("tangent_kernel"), auto.kernel, (params, for_kernel)),
         Row(
             f"tangent_kernel_trace of {KERNEL}",
-            of_outputs("tangent_kernel_trace"),
+            without_loss("tangent_kernel_trace"),
             auto.kernel_trace,
             (params, for_kernel),
         ),
@@ -178,7 +177,7 @@ class Autodiff:
         gradients = self.gradients(*batch)
         squares = {name: jnp.mean(square) for name, square in _square_norms(gradients).items()}
         mean = jax.tree.map(lambda g: jnp.mean(g, axis=0), gradients)
-        of_mean = {name: sum(jnp.sum(g**2) for g in jax.tree.leaves(own)) for name, own in mean.items()}
+        mean_squares = {name: sum(jnp.sum(g**2) for g in jax.tree.leaves(own)) for name, own in mean.items()}
         examples = len(batch[1])
 
         def noise(square, square_of_mean):
@@ -186,8 +185,8 @@ class Autodiff:
             signal = square_of_mean - trace / examples
             return Noise(jnp.where(signal > 0, trace / signal, jnp.inf), signal, trace)
 
-        layers = {name: noise(squares[name], of_mean[name]) for name in squares}
-        return NoiseScale(noise(sum(squares.values()), sum(of_mean.values())), layers)
+        layers = {name: noise(squares[name], mean_squares[name]) for name in squares}
+        return NoiseScale(noise(sum(squares.values()), sum(mean_squares.values())), layers)
 
     def jacobian(self, params, inputs):
         def one(x):
@@ -221,7 +220,7 @@ class Autodiff:
             h = jax.hessian(lambda n: -jnp.sum(t * jax.nn.log_softmax(n)))(net_inputs(params, x))
             return jax.tree.map(lambda j: jnp.sum(j * jnp.tensordot(h, j, 1), axis=0), j)
 
-        # A few examples at once: all their Jacobians would take gigabytes.
+        # A few examples at a time: the Jacobians of all would take gigabytes.
         found = lax.map(one, (inputs, targets), batch_size=8)
         return jax.tree.map(lambda d: jnp.mean(d, axis=0), found)
 
@@ -249,7 +248,7 @@ def _gigabytes(count: float) -> str:
 
 
 class Program(NamedTuple):
-    """A compiled function and its arguments; seconds that compiling took, bytes of its temporaries and of both."""
+    """A compiled function and its arguments; seconds of compiling; bytes of temporaries, and with the results."""
 
     call: Callable
     args: tuple
@@ -259,7 +258,7 @@ class Program(NamedTuple):
 
 
 def compiled(function: Callable, args: tuple) -> Program:
-    lowered = jax.jit(lambda *given: function(*given)).lower(*args)  # a new function: nothing is remembered
+    lowered = jax.jit(lambda *given: function(*given)).lower(*args)  # a new function: nothing is cached
     began = time.perf_counter()
     program = lowered.compile()
     seconds = time.perf_counter() - began
@@ -268,40 +267,21 @@ def compiled(function: Callable, args: tuple) -> Program:
     return Program(program, args, seconds, temporary, temporary + memory.output_size_in_bytes)
 
 
-def in_turns(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of one call, {name: a number for each round}: each has a turn in every round, back and forth.
-
-    What is slow takes part in the first rounds only.
-    """
-
-    def turn(name, loops):
-        began = time.perf_counter()
-        for _ in range(loops):
-            result = calls[name]()
-        jax.block_until_ready(result)
-        return (time.perf_counter() - began) / loops
-
-    once = {}
-    for name in calls:
-        once[name] = turn(name, 1)
-        if once[name] < SLOW / 2:  # the first call also lays out memory and fills caches
-            once[name] = turn(name, 1)
-    # What takes all that time at once was called before, to be checked, and is not called again.
-    seconds = {name: [once[name]] if once[name] >= SLOW else [] for name in calls}
-    for number in range(rounds):
-        for name in list(calls) if number % 2 else reversed(calls):
-            if once[name] < SLOW and number * once[name] < SLOW:
-                seconds[name].append(turn(name, max(1, math.ceil(TURN / once[name]))))
-    return seconds
+def timed(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of one call, by name and round; the calls take turns, back and forth."""
+    numbered = {name: functools.partial(_unnumbered, call) for name, call in calls.items()}
+    for call in numbered.values():
+        jax.block_until_ready(call(0))  # lays out memory and fills caches
+    loops = {name: loops_for(call, TURN) for name, call in numbered.items()}
+    return timed_in_turns(numbered, rounds, loops=loops, back_and_forth=True, slow=SLOW)
 
 
-def ratio(of: list[float], to: list[float]) -> float:
-    """The median of the ratios of the rounds that both took part in."""
-    return median(a / b for a, b in zip(of, to, strict=False))
+def _unnumbered(call: Callable[[], Any], _: int) -> Any:
+    return call()
 
 
-def apart(found, expected) -> float:
-    """The largest relative difference of two arrays that belong together, by their norms."""
+def relative_difference(found, expected) -> float:
+    """Returns the largest relative difference, in norm, between corresponding arrays of two trees."""
 
     @jax.jit
     def relative(a, b):
@@ -314,7 +294,7 @@ def apart(found, expected) -> float:
 
 
 def check(what: str, found, expected) -> float:
-    error = apart(found, expected)
+    error = relative_difference(found, expected)
     if not error <= AGREEMENT:
         raise AssertionError(f"{what}: the two ways are {error:.2g} apart, which is not rounding; nothing was timed")
     return error
@@ -341,7 +321,7 @@ COLUMNS = (
 
 
 def measure(p: Problem, rounds: int, advance: Callable[[str], None]) -> tuple[list[dict], list[str]]:
-    """A row a quantity, and what was left out."""
+    """Makes a row for each quantity, and a line for each that was skipped."""
     gradient = compiled(jax.grad(fnn.objective(p.network, LOSS)), p.batch)
     measured, skipped = [], []
     for row in rows_of(p):
@@ -360,7 +340,7 @@ def _measured(p: Problem, row: Row, gradient: Program, rounds: int) -> dict[str,
         found, expected = (programs[name].call(*row.args) for name in ("ours", "autodiff"))
         error = check(f"{row.quantity} of {p.name}", found, expected)
         del found, expected  # a gigabyte each
-    seconds = in_turns(
+    seconds = timed(
         {name: functools.partial(program.call, *program.args) for name, program in programs.items()}, rounds
     )
     ours, auto = programs["ours"], programs.get("autodiff")
@@ -377,8 +357,8 @@ def _measured(p: Problem, row: Row, gradient: Program, rounds: int) -> dict[str,
                 row.quantity,
                 1e3 * median(seconds["ours"]),
                 1e3 * median(seconds["autodiff"]) if auto else "-",
-                ratio(seconds["autodiff"], seconds["ours"]) if auto else "-",
-                ratio(seconds["ours"], seconds["jax.grad"]),
+                median_ratio(seconds["autodiff"], seconds["ours"]) if auto else "-",
+                median_ratio(seconds["ours"], seconds["jax.grad"]),
                 ours.compile_seconds,
                 auto.compile_seconds if auto else "-",
                 kib(ours.temporary),
@@ -400,7 +380,7 @@ def _measured(p: Problem, row: Row, gradient: Program, rounds: int) -> dict[str,
 class Target(NamedTuple):
     """A bound on a column of one quantity's rows, or on its inverse. at: the sizes for which it is set."""
 
-    said: str
+    text: str
     quantity: str
     column: str
     bound: float
@@ -426,7 +406,7 @@ TARGETS = (
 
 
 def verdicts(rows: list[dict], names: list[str]) -> list[str]:
-    """A line a target: the number at each size it is set for, and met or missed."""
+    """Writes a line for each target: the number at each size that it is set for, and whether it is met."""
     sizes = {"all sizes": names, "middle": [names[len(names) // 2]], "two larger": names[-2:]}
     lines = []
     for target in TARGETS:
@@ -437,7 +417,7 @@ def verdicts(rows: list[dict], names: list[str]) -> list[str]:
                 met = value >= target.bound if target.at_least else value <= target.bound
                 said.append(f"{row['sizes']}: {value:.3g} {'met' if met else 'MISSED'}")
         sign = ">=" if target.at_least else "<="
-        lines.append(f"  {target.said} {sign} {target.bound:g}; " + ", ".join(said))
+        lines.append(f"  {target.text} {sign} {target.bound:g}; " + ", ".join(said))
     return lines
 
 
@@ -445,7 +425,7 @@ def notes(rows: list[dict], names: list[str], skipped: list[str], rounds: int) -
     return "\n".join(
         [
             f"float32, {rounds} rounds; tanh, softmax, cross_entropy. All times are of compiled programs.",
-            "jax.grad: of the whole batch, also beside Jacobian and kernels, which are of as many examples as said.",
+            "jax.grad: of the whole batch, also next to Jacobian and kernels, which are of the stated examples.",
             "autodiff: vmap(jax.grad), vmap(jacrev), jvp of jax.grad, jax.hessian, and what is made of them;",
             "gauss_newton_diagonal by jacrev and hessian, eight examples at a time. clipped_gradient: at median norm.",
             f"kfac, sampled_gauss_newton_diagonal: one sample. What would take over {SLOW:g} s has fewer rounds.",
@@ -461,36 +441,31 @@ def notes(rows: list[dict], names: list[str], skipped: list[str], rounds: int) -
     )
 
 
+def torch_table(script: str, options: argparse.Namespace, *packages: str) -> None:
+    """Runs the script of the same name that ends in _torch, if all packages are installed.
+
+    It has a process of its own: PyTorch's threads keep spinning between calls, which would slow whatever is timed next.
+    """
+    if not all(importlib.util.find_spec(name) for name in packages):
+        print(f"not installed: {', '.join(packages)}; there is no second table")
+        return
+    path = Path(script)
+    words = ["--ours", f"{options.out}.csv", "--out", f"{options.out}_torch", "--rounds", str(options.rounds)]
+    subprocess.run([sys.executable, path.with_name(f"{path.stem}_torch.py"), *words], check=True)
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=7, help="turns that each way has (default 7)")
-    default = Path("results/benchmark_quantities")
-    parser.add_argument("--out", type=Path, default=default, help=f"writes OUT.csv and OUT.txt; default {default}")
-    options = parser.parse_args()
-    if options.rounds < 1:
-        parser.error(f"--rounds: expected at least 1, got {options.rounds}")
+    options = experiments.arguments(__doc__, "results/benchmark_quantities", rounds=7)
     rows, skipped, names = [], [], []
     problems = [problem(*size) for size in SIZES]
-    with progress("measuring", sum(len(rows_of(p)) for p in problems)) as bar:
-        count = [0]
-
-        def advance(name):
-            count[0] += 1
-            bar(count[0], name)
-
+    with experiments.counted("measuring", sum(len(rows_of(p)) for p in problems)) as advance:
         for p in problems:
             names.append(p.name)
             measured, left_out = measure(p, options.rounds, advance)
             rows += measured
             skipped += left_out
     experiments.write(options.out, rows, notes=notes(rows, names, skipped, options.rounds))
-    if all(importlib.util.find_spec(name) for name in ("torch", "backpack")):
-        # In a process of its own: PyTorch's threads go on spinning between calls, in the turns of whatever is timed.
-        script = Path(__file__).with_name("benchmark_quantities_torch.py")
-        words = ["--ours", f"{options.out}.csv", "--out", f"{options.out}_torch", "--rounds", str(options.rounds)]
-        subprocess.run([sys.executable, script, *words], check=True)
-    else:
-        print("PyTorch and BackPACK are not installed here: no second table")
+    torch_table(__file__, options, "torch", "backpack")
 
 
 if __name__ == "__main__":

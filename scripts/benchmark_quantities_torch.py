@@ -1,10 +1,10 @@
 #!/usr/bin/env python
-"""The quantities of benchmark_quantities.py by PyTorch (torch.func) and BackPACK, beside ours.
+"""The quantities of benchmark_quantities.py by PyTorch (torch.func) and BackPACK, next to ours.
 
     python scripts/benchmark_quantities_torch.py --ours results/benchmark_quantities.csv
 
-Needs torch and backpack-for-pytorch, in whichever build suits the machine. Reads what ours cost from the first
-script's table, measured in a process of its own; every way is checked against ours before it is timed.
+Needs torch and backpack-for-pytorch, in whichever build suits the machine. What ours cost is read from the first
+script's table, which was measured in another process. Every way is checked against ours before it is timed.
 """
 
 import argparse
@@ -19,15 +19,16 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from benchmark_quantities import JACOBIAN, KERNEL, Problem, check, in_turns, kernel_inputs, problem, ratio, rows_of
+from benchmark_quantities import JACOBIAN, KERNEL, Problem, check, kernel_inputs, problem, rows_of, timed
 
 from functional_nn import quantities
 from functional_nn.lab import environment, experiments, require
+from functional_nn.lab.timing import median_ratio
 
 
 class Theirs(NamedTuple):
-    """A quantity as PyTorch (torch.func) or BackPACK gives it; comparable(result) is a list as `as_list` makes of ours,
-    None where it is a random estimate.
+    """A quantity by PyTorch (torch.func) or BackPACK. comparable(result) is a list like `as_list` of ours, or None for
+    random estimates.
     """
 
     quantity: str
@@ -37,7 +38,7 @@ class Theirs(NamedTuple):
 
 
 def as_list(tree: Any) -> list:
-    """Arrays in PyTorch's order: weights and bias by layer; factors of Kronecker products without the bias's row."""
+    """Lists arrays in PyTorch's order: weights and bias by layer; Kronecker factors without the bias's row."""
     if not isinstance(tree, dict):
         return jax.tree.leaves(tree)
     arrays = []
@@ -50,7 +51,7 @@ def as_list(tree: Any) -> list:
 
 
 def torch_ways(p: Problem) -> list[Theirs]:
-    """Every way of PyTorch's and BackPACK's; the first is one plain gradient."""
+    """Every quantity by PyTorch and BackPACK; the first is one plain gradient."""
     import backpack
     import torch
     from backpack import extensions
@@ -60,14 +61,14 @@ def torch_ways(p: Problem) -> list[Theirs]:
         return torch.from_numpy(np.array(array))
 
     def model():
-        arrays, parts = as_list(p.params), []
+        arrays, modules = as_list(p.params), []
         for weights, bias in zip(arrays[::2], arrays[1::2], strict=True):
             layer = torch.nn.Linear(weights.shape[1], weights.shape[0])
             with torch.no_grad():
                 layer.weight.copy_(tensor(weights))
                 layer.bias.copy_(tensor(bias))
-            parts += [layer, torch.nn.Tanh()]
-        return torch.nn.Sequential(*parts[:-1])
+            modules += [layer, torch.nn.Tanh()]
+        return torch.nn.Sequential(*modules[:-1])
 
     plain, measured, count = model(), torch.nn.CrossEntropyLoss(), len(p.inputs)
     params = {name: value.detach() for name, value in plain.named_parameters()}
@@ -128,7 +129,7 @@ def torch_ways(p: Problem) -> list[Theirs]:
     def scaled(scale):  # with a mean loss, BackPACK's gradient of one example is 1/N of ours
         return lambda found: [scale * x for x in found]
 
-    def factors(found):  # of the weights; a bias has the first of them again
+    def factors(found):  # of the weights; a bias repeats the first of them
         return [factor for factors in found[::2] for factor in factors]
 
     def func(quantity, run, comparable=list):
@@ -165,40 +166,42 @@ def _with_threads(run: Callable, threads: int) -> Callable:
     return call
 
 
-def _at_its_best(run: Callable) -> tuple[Callable, int]:
-    """`run` with one thread or with a thread a core, whichever is faster, and with how many."""
+def at_its_best(run: Callable) -> tuple[Callable, int]:
+    """Returns `run` with one thread or one for each core, whichever is faster, and the number of threads."""
     cores = int(environment.describe()["cores"])
     choices = {threads: _with_threads(run, threads) for threads in {1, cores}}
     began = time.perf_counter()
     choices[cores]()
-    if time.perf_counter() - began > 1:  # large products, which all cores are good for
+    if time.perf_counter() - began > 1:  # large products, which use all cores well
         return choices[cores], cores
-    seconds = {threads: min(times) for threads, times in in_turns(choices, 2).items()}
+    seconds = {threads: min(times) for threads, times in timed(choices, 2).items()}
     best = min(seconds, key=seconds.get)
     return choices[best], best
 
 
+def torch_arguments(description: str, first: str) -> argparse.Namespace:
+    """The arguments of a script whose table goes with that of the script whose --out is `first`."""
+    parser = experiments.parser(description, f"{first}_torch", rounds=7)
+    parser.add_argument("--ours", type=Path, default=Path(f"{first}.csv"), help="the first script's table")
+    return parser.parse_args()
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=7, help="turns that each way has (default 7)")
-    ours, out = Path("results/benchmark_quantities.csv"), Path("results/benchmark_quantities_torch")
-    parser.add_argument("--ours", type=Path, default=ours, help=f"the first script's table; default {ours}")
-    parser.add_argument("--out", type=Path, default=out, help=f"writes OUT.csv and OUT.txt; default {out}")
-    options = parser.parse_args()
+    options = torch_arguments(__doc__, "results/benchmark_quantities")
     require("torch backpack-for-pytorch", "torch", "backpack")
     with options.ours.open(encoding="utf-8") as file:
         ours = {(row["sizes"], int(row["batch"]), row["quantity"]): row for row in csv.DictReader(file)}
 
     import torch
 
-    # BackPACK hooks into modules whose inputs need no gradient, which PyTorch finds worth a warning at every call.
+    # PyTorch warns at every call that BackPACK hooks into modules whose inputs need no gradient.
     warnings.filterwarnings("ignore", message="Full backward hook is firing")
     table = []
     for name, batch in dict.fromkeys((sizes, batch) for sizes, batch, _ in ours):
         p = problem([int(size) for size in name.split("-")], batch)
         functions = {row.quantity: row for row in rows_of(p)}
         ways = torch_ways(p)
-        gradient, _ = _at_its_best(ways[0].run)
+        gradient, _ = at_its_best(ways[0].run)
         for way in ways:
             error = "-"
             if way.comparable:
@@ -207,8 +210,8 @@ def main() -> None:
                 found = [np.asarray(x.detach()) for x in way.comparable(way.run())]
                 error = check(f"{way.quantity} of {p.name} by {way.by}", found, expected)
                 del found, expected  # a gigabyte each
-            call, threads = _at_its_best(way.run)
-            seconds = in_turns({"theirs": call, "gradient": gradient}, options.rounds)
+            call, threads = at_its_best(way.run)
+            seconds = timed({"theirs": call, "gradient": gradient}, options.rounds)
             own, milliseconds = ours[name, batch, way.quantity], 1e3 * median(seconds["theirs"])
             table.append(
                 {
@@ -220,7 +223,7 @@ def main() -> None:
                     "theirs ms": milliseconds,
                     "ours ms": float(own["ours ms"]),
                     "theirs / ours": milliseconds / float(own["ours ms"]),
-                    "theirs / torch gradient": ratio(seconds["theirs"], seconds["gradient"]),
+                    "theirs / torch gradient": median_ratio(seconds["theirs"], seconds["gradient"]),
                     "ours / jax.grad": float(own["ours / jax.grad"]),
                     "apart": error,
                 }

@@ -1,23 +1,17 @@
 #!/usr/bin/env python
-"""What a learning rule costs: a step beside the exact one; and 1000 networks, rules x depths x seeds, in one call.
+"""What a learning rule costs: a step next to the exact one; and 1000 networks, rules x depths x seeds, in one call.
 
     python scripts/benchmark_rules.py --out results/benchmark_rules
 
-A step is the gradient by the rule and Adam's update, compiled whole; all rules of a network run in turns in one
-process, and each ratio to the exact step is the median over the rounds. Then `fit_population` trains five rules x
-five depths x forty seeds on digits, 20 epochs, in one call, compilation included.
-
-Before JAX is imported, JAX_NUM_CPU_DEVICES is set to the number of cores, over which the population is then laid.
+A step is the gradient by the rule and Adam's update, compiled as one program. All rules of a network take turns in one
+process; the ratio to the exact step is the median over --rounds. Then `fit_population` trains five rules x five depths
+x forty --seeds on digits, 20 --epochs, in one call, compilation included. It spreads the networks over all CPU cores;
+the environment variable JAX_NUM_CPU_DEVICES sets another number.
 """
 
-import argparse
-import csv
-import os
+import functools
 import time
-from pathlib import Path
 from statistics import median
-
-os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(os.cpu_count()))
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +19,8 @@ import numpy as np
 
 import functional_nn as fnn
 from functional_nn import optimizers, training
-from functional_nn.lab import datasets, environment
+from functional_nn.lab import datasets, experiments
+from functional_nn.lab.timing import median_ratio, timed_in_turns
 
 ONE_SWEEP = (
     "exact",
@@ -70,12 +65,12 @@ NETWORKS = {
 
 
 def steps(network: fnn.Network, batch: int, rounds: int, name: str) -> list[dict]:
-    """A row a rule, of those that the network has a meaning for."""
+    """Makes a row for each rule that is defined for the network."""
     dense = name != "lenet"
     x = jax.random.normal(jax.random.key(1), (batch, *network.shapes[network.inputs[0][0]]))
     data = training.Batch({network.inputs[0][0]: x}, fnn.one_hot(jnp.arange(batch) % 10, 10))
     optimizer, key = optimizers.adam(1e-3), jax.random.key(2)
-    programs, compiling = {}, {}
+    programs, compiling, calls = {}, {}, {}
     for rule in (*ONE_SWEEP, *(OTHERS if dense else ())):
         params = fnn.rules.begin(rule, network, network.init(jax.random.key(0)), key)
         step = training.train_step(network, "cross_entropy", optimizer, rule=rule)
@@ -83,22 +78,15 @@ def steps(network: fnn.Network, batch: int, rounds: int, name: str) -> list[dict
         began = time.perf_counter()
         program = jax.jit(step).lower(*given).compile()
         compiling[rule] = time.perf_counter() - began
-        programs[rule] = program, given
-    seconds: dict[str, list] = {rule: [] for rule in programs}
-    for _ in range(rounds):
-        for rule, (program, given) in programs.items():
-            began = time.perf_counter()
-            for _ in range(LOOPS):
-                after = program(*given)
-            jax.block_until_ready(after)
-            seconds[rule].append((time.perf_counter() - began) / LOOPS)
-    ratios = {rule: [x / y for x, y in zip(own, seconds["exact"], strict=True)] for rule, own in seconds.items()}
+        programs[rule], calls[rule] = program, functools.partial(one_step, program, given)
+        calls[rule](0)
+    seconds = timed_in_turns(calls, rounds, loops=LOOPS)
     rows = []
-    for rule, (program, _) in programs.items():
+    for rule, program in programs.items():
         temporary = getattr(program.memory_analysis(), "temp_size_in_bytes", 0)
         figures = (
             f"{1e6 * median(seconds[rule]):.4g}",
-            f"{median(ratios[rule]):.3f}",
+            f"{median_ratio(seconds[rule], seconds['exact']):.3f}",
             f"{1e3 * compiling[rule]:.0f}",
             f"{temporary / 1024:.0f}",
         )
@@ -106,11 +94,15 @@ def steps(network: fnn.Network, batch: int, rounds: int, name: str) -> list[dict
     return rows
 
 
+def one_step(program, given: tuple, _: int):
+    return program(*given)
+
+
 def population(epochs: int, seeds: int) -> str:
-    """One call, and what it took."""
+    """Trains the population by one call, and says what that took."""
     digits = datasets.load("digits")
-    part, held_out = datasets.split(digits, test_fraction=0.2, seed=0)
-    scaled = [(np.asarray(some.inputs) / 16, np.asarray(some.labels)) for some in (part, held_out)]
+    training_part, held_out = datasets.split(digits, test_fraction=0.2, seed=0)
+    scaled = [(np.asarray(some.inputs) / 16, np.asarray(some.labels)) for some in (training_part, held_out)]
     members = training.grid(rule=list(RULES), depth=list(range(1, DEPTHS + 1)), seed=range(seeds), learning_rate=[3e-3])
     began = time.perf_counter()
     found = training.fit_population(
@@ -137,28 +129,14 @@ def population(epochs: int, seeds: int) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=25, help="in each all rules take turns (default 25)")
-    parser.add_argument("--epochs", type=int, default=EPOCHS, help=f"of the population (default {EPOCHS})")
-    parser.add_argument("--seeds", type=int, default=SEEDS, help=f"of the population (default {SEEDS})")
-    parser.add_argument("--networks", nargs="*", choices=NETWORKS, default=list(NETWORKS), help="by default all")
-    parser.add_argument("--out", type=Path, help="also write OUT.csv and OUT.txt, with what they were measured on")
+    experiments.start(all_cores=True)
+    defaults = {"rounds": 25, "epochs": EPOCHS, "seeds": SEEDS}
+    parser = experiments.parser(__doc__, "results/benchmark_rules", **defaults)
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS), help="default all")
     options = parser.parse_args()
     rows = [row for name in options.networks for row in steps(*NETWORKS[name], options.rounds, name)]
-    widths = [max(len(c), *(len(str(row[c])) for row in rows)) if rows else len(c) for c in COLUMNS]
-    cells = [COLUMNS, *(tuple(str(row[c]) for c in COLUMNS) for row in rows)]
-    lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in cells]
-    measured_on = ", ".join(f"{name} {value}" for name, value in environment.describe().items())
-    lines += ["", population(options.epochs, options.seeds)]
-    lines += ["", f"float32, {options.rounds} rounds; measured on: {measured_on}"]
-    print("\n".join(lines))
-    if options.out:
-        command = f"python scripts/benchmark_rules.py --rounds {options.rounds} --out {options.out}\n\n"
-        options.out.with_suffix(".txt").write_text(command + "\n".join(lines) + "\n")
-        with options.out.with_suffix(".csv").open("w", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+    notes = [population(options.epochs, options.seeds), "", f"float32, {options.rounds} rounds"]
+    experiments.write(options.out, rows, notes="\n".join(notes))
 
 
 if __name__ == "__main__":

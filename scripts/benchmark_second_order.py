@@ -1,21 +1,21 @@
 #!/usr/bin/env python
-"""What second-order methods cost beside SciPy's and optimistix's: same problem, same start, stopped by the same test.
+"""What second-order methods cost next to SciPy's and optimistix's: same problem, same start, stopped by the same test.
 
     python scripts/benchmark_second_order.py --rounds 7 --out results/benchmark_second_order
 
-All take turns, round after round, in one process, in 64 bits; times are of whole calls of what is compiled already, and
-what to read are the ratios, medians over the rounds. A run is over as soon as F is at the goal, or the largest
-|dF/dx_i| at the tolerance: `minimize` and SciPy's BFGS, L-BFGS-B and CG have that test themselves, to optimistix's
-solvers it is given in place of their own, and SciPy's others are stopped by it from inside their callbacks, at the
-first point that passes. NIST's regressions are solved again with everybody's own tests, all at 1e-8. Where everyone
-has ended is judged afterwards by one function, and who ended elsewhere takes part in no ratio.
+All take turns, round after round, in one process, in 64 bits. Whole calls of compiled programs are timed. Read the
+ratios, which are medians over the rounds. A run ends as soon as F is at the goal, or the largest |dF/dx_i| at the
+tolerance. `minimize` and SciPy's BFGS, L-BFGS-B and CG have that test themselves. optimistix's solvers are given it in
+place of their own. SciPy's other methods are stopped by it from inside their callbacks, at the first point that passes.
+NIST's regressions are solved a second time with each solver's own tests, all at 1e-8. One function then judges where
+each solver ended; those that ended elsewhere are in no ratio.
 
-SciPy's callbacks are jitted value_and_grad, Jacobian and Hessian; two problems are given to it in pure NumPy besides.
-"in jit": called by a jitted function of the user's, which returns the parameters alone; for optimistix that is the
-quick way. The last rows solve one problem from many starts: `restarts`, with its lanes on all cores (before JAX is
-imported JAX_NUM_CPU_DEVICES is set to their number) and, in a process of its own, on one device, beside `minimize` for
-one start after the other; optimistix under `vmap` and SciPy in a loop solve a part of them, which is scaled up. LAPACK
-is given one thread, which is the quickest for everyone with matrices so small.
+SciPy's callbacks are jitted value_and_grad, Jacobian and Hessian; two problems are also given to it in pure NumPy. "in
+jit": called by a jitted function of the user's, which returns the parameters alone; for optimistix that is the fast
+way. The last rows solve one problem from many starts: `restarts` with its lanes on all cores (JAX_NUM_CPU_DEVICES sets
+another number) and, in another process, on one device, next to `minimize` for one start after the other. optimistix
+under `vmap` and SciPy in a loop solve some of the starts, and their time is scaled up. LAPACK has one thread, which is
+fastest for everyone with matrices so small.
 """
 
 import functools
@@ -26,39 +26,39 @@ from collections.abc import Callable
 from statistics import median
 from typing import Any, NamedTuple
 
-os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(os.cpu_count()))
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import jax
 import jax.numpy as jnp
+import nist_strd
 import numpy as np
+import standard_functions
 from jax.flatten_util import ravel_pytree
 
-jax.config.update("jax_enable_x64", True)
+import functional_nn as fnn
+from functional_nn.lab import experiments, install, require
+from functional_nn.lab.timing import loops_for, median_ratio, timed_in_turns
 
-import functional_nn as fnn  # noqa: E402
-from functional_nn.lab import experiments, install, require  # noqa: E402
-from functional_nn.lab.progress import progress  # noqa: E402
-
-require("bench", "scipy")
-
-import nist_strd  # noqa: E402
-import scipy  # noqa: E402
-import standard_functions  # noqa: E402
-from scipy.optimize import least_squares, rosen, rosen_der, rosen_hess  # noqa: E402
-from scipy.optimize import minimize as scipy_minimize  # noqa: E402
-
+try:
+    import scipy
+    from scipy.optimize import least_squares, rosen, rosen_der, rosen_hess
+    from scipy.optimize import minimize as scipy_minimize
+except ImportError:
+    require("bench", "scipy")
+    raise
 try:
     import lineax
     import optimistix
 except ImportError:
     optimistix = None
 
+experiments.start(x64=True, all_cores=True)  # here, for the process of `on_one_device`, which imports this
+
 STEPS = 5000
-OWN = 1e-8  # everybody's own tolerances, where they are asked for
-CLOSE = 1e-6  # of F, relatively: nearer to the certified or published one is the same end
-ROUNDING = 1e-9  # by which one program may differ from another in a number that one of them has compared
-TURN = 0.02  # seconds that a way's turn should last
+OWN = 1e-8  # the tolerance of each solver's own tests, where these stop it
+CLOSE = 1e-6  # relative difference of F within which a certified or published minimum is reached
+ROUNDING = 1e-9  # relative difference between two programs' values of F
+TURN = 0.02  # seconds; a shorter call is repeated in a turn
 NIST = ("ENSO", "Gauss1", "Kirby2", "MGH17", "Rat42", "Thurber")
 STANDARD = ("Watson, n = 6", "Chebyquad, n = 8")
 SCIPYS = {
@@ -75,13 +75,13 @@ OPTIMISTIXS = {
     "conjugate_gradient": "NonlinearCG",
 }
 GOALS, LANE_STEPS = (1e-4, 1e-6, 1e-8), 500  # of many starts
-EACH = {"optimistix, vmap": 8, "SciPy lm": 32}  # of which each so many-th is solved
+EACH = {"optimistix, vmap": 8, "SciPy lm": 32}  # only every 8th, every 32nd start is solved
 OURS, JIT = "ours", ", in jit"
 
 
 class Test(NamedTuple):
     """What stops a run. goal: F at or below it; tolerance: of the largest |dF/dx_i|; own: of each solver's own tests.
-    end: F where a run should end, which is at the goal, or `CLOSE` to this.
+    end: F where a run should end, unless that is the goal.
     """
 
     goal: float = -np.inf
@@ -95,7 +95,7 @@ class Test(NamedTuple):
         return f"F <= {self.goal:.6g}" if np.isfinite(self.goal) else f"|g| <= {self.tolerance:g}"
 
     def passed(self, F: float, slope: float) -> bool:
-        """Did a run that ended there do what was asked?"""
+        """Says whether a run that ended there reached what it should."""
         if np.isfinite(self.goal):
             return F <= self.goal * (1 + ROUNDING)
         near = abs(F - self.end) <= CLOSE * max(self.end, 1e-2)
@@ -103,8 +103,8 @@ class Test(NamedTuple):
 
 
 class Case(NamedTuple):
-    """function(params, *data) -> residuals (N,) where `squares`, else F. problem: the same for ours. starts, tests by
-    name. by_numpy: F and its derivatives, or residuals and Jacobian, in pure NumPy, for SciPy.
+    """A problem: function(params, *data) -> residuals (N,) where `squares`, else F. problem: the same for ours. starts:
+    by name. by_numpy: F and its derivatives, or residuals and Jacobian, in pure NumPy, for SciPy.
     """
 
     name: str
@@ -125,8 +125,8 @@ class Case(NamedTuple):
 
 
 class Way(NamedTuple):
-    """run(start, test) -> whatever it gives; read(that) -> params, and how often F was asked for, None if it is not
-    said.
+    """A solver: run(start, test) -> its result; read(result) -> params, and the number of evaluations of F, None if it
+    is unknown.
     """
 
     run: Callable
@@ -159,7 +159,10 @@ def by_us(case: Case, in_jit: bool = False) -> Way:
 
 
 def stopping(case: Case):
-    """optimistix's solver for it, stopped by a `Test`: a class of (goal, tolerance, own). Linear solver as ours."""
+    """Returns optimistix's solver with the stopping test of `Test`: a class of (goal, tolerance, own).
+
+    It has the linear solver of ours.
+    """
     squares, solver = case.squares, case.method.constants.get("solver")
     factor = 2 if squares else 1  # of residuals, it minimizes half the sum of squares
 
@@ -173,10 +176,10 @@ def stopping(case: Case):
             self.goal, self.tolerance = goal, tolerance
 
         def terminate(self, fn, y, args, options, state, tags):
-            there = factor * state.f_info.as_min() <= self.goal
+            stops = factor * state.f_info.as_min() <= self.goal
             if not squares:
-                there |= optimistix.max_norm(state.f_info.grad) <= self.tolerance
-            return (state.terminate | there) & ~state.first_step, state.result
+                stops |= optimistix.max_norm(state.f_info.grad) <= self.tolerance
+            return (state.terminate | stops) & ~state.first_step, state.result
 
     return Stopping
 
@@ -195,14 +198,14 @@ def by_optimistix(case: Case, in_jit: bool = False) -> Way:
         program = jax.jit(lambda *given: solve(*given).value)
         return Way(lambda start, test: program(start, case.data, *test[:3]), lambda found: (found, None))
     return Way(
-        # arrays: what is a number would be compiled into the program
+        # as arrays: numbers would be compiled into the program
         lambda start, test: solve(start, case.data, *(jnp.asarray(each) for each in test[:3])),
         lambda found: (found.value, int(found.stats["num_steps"])),
     )
 
 
 def by_scipy(case: Case, method: str, steps: int = STEPS, by_numpy: bool = False) -> Way:
-    """A method of SciPy's; from inside its callbacks StopIteration brings out the first point that passes the test."""
+    """A method of SciPy. Its callbacks raise StopIteration with the first point that passes the test."""
     first, unravel = ravel_pytree(next(iter(case.starts.values())))
     count = [0]
 
@@ -232,12 +235,12 @@ def by_scipy(case: Case, method: str, steps: int = STEPS, by_numpy: bool = False
         ).x
 
     def scalar(x0, test):
-        told = method in ("Newton-CG", "trust-exact")  # no such test, or of another norm
+        stopped_here = method in ("Newton-CG", "trust-exact")  # they have no such test, or one of another norm
 
         def watched(x):
             count[0] += 1
             F, g = with_gradient(x)
-            if F <= test.goal or (told and np.abs(g).max() <= test.tolerance):
+            if F <= test.goal or (stopped_here and np.abs(g).max() <= test.tolerance):
                 raise StopIteration(x.copy())
             return F, g
 
@@ -249,11 +252,16 @@ def by_scipy(case: Case, method: str, steps: int = STEPS, by_numpy: bool = False
             "Newton-CG": {"xtol": 1e-15},
         }[method]
         return scipy_minimize(
-            watched, x0, method=method, jac=True, hess=hessian if told else None, options={"maxiter": steps} | own
+            watched,
+            x0,
+            method=method,
+            jac=True,
+            hess=hessian if stopped_here else None,
+            options={"maxiter": steps} | own,
         ).x
 
     if case.squares:
-        few = max(0, first.size - jax.eval_shape(at, first).size)  # MINPACK wants N >= P: zeros are added
+        few = max(0, first.size - jax.eval_shape(at, first).size)  # MINPACK requires N >= P: zeros are added
         residuals, jacobian = case.by_numpy if by_numpy else (compiled(at), compiled(jax.jacfwd(at)))
         solve = squares
     elif by_numpy:
@@ -333,7 +341,7 @@ def nist() -> list[Case]:
     return cases
 
 
-def of_network(sizes, x, t, method, goal: float, seeds=(0,)) -> Case:
+def network_case(sizes, x, t, method, goal: float, seeds=(0,)) -> Case:
     network = fnn.multilayer(sizes, ("tanh", "linear"))
     x, t = jnp.asarray(x, float), jnp.asarray(t, float)
     squares = method.name == "levenberg_marquardt"
@@ -357,17 +365,17 @@ def of_network(sizes, x, t, method, goal: float, seeds=(0,)) -> Case:
 def sine(goal: float, seeds=(0,)) -> Case:
     x = jnp.linspace(-1, 1, 40)[:, None]
     method = fnn.optimizers.levenberg_marquardt()
-    return of_network((1, 15, 1), x, 0.5 + 0.25 * jnp.sin(3 * jnp.pi * x), method, goal, seeds)
+    return network_case((1, 15, 1), x, 0.5 + 0.25 * jnp.sin(3 * jnp.pi * x), method, goal, seeds)
 
 
 def waves() -> Case:
     x = jax.random.uniform(jax.random.key(7), (200, 2), float, -1, 1)
     t = jnp.sin(jnp.pi * x[:, :1]) * jnp.cos(jnp.pi * x[:, 1:])
-    return of_network((2, 15, 1), x, t, fnn.optimizers.levenberg_marquardt(), 1e-4, (0, 1))
+    return network_case((2, 15, 1), x, t, fnn.optimizers.levenberg_marquardt(), 1e-4, (0, 1))
 
 
 def smooth(method: fnn.optimizers.SecondOrder, hidden: int = 14, goal: float = 0.2) -> list[Case]:
-    """What BFGS, L-BFGS, conjugate gradients and Newton's method minimize."""
+    """Returns the problems of BFGS, L-BFGS, conjugate gradients and Newton's method."""
 
     def rosenbrock(x):
         return jnp.sum(100 * (x[1:] - x[:-1] ** 2) ** 2 + (1 - x[:-1]) ** 2)
@@ -393,36 +401,14 @@ def smooth(method: fnn.optimizers.SecondOrder, hidden: int = 14, goal: float = 0
         for name, function, start, end, by_numpy in functions
     ]
     task = experiments.load("diabetes")
-    return [*cases, of_network((10, hidden, 1), task.inputs, task.targets, method, goal, (0, 1))]
+    return [*cases, network_case((10, hidden, 1), task.inputs, task.targets, method, goal, (0, 1))]
 
 
 # What is measured -----------------------------------------------------------------------------------------------------
 
 
-def in_turns(calls: dict[str, Callable], rounds: int, advance: Callable) -> dict[str, list[float]]:
-    """Seconds of a call, by way and round."""
-    seconds, times = {name: [] for name in calls}, {}
-    for name, call in calls.items():
-        began = time.perf_counter()
-        jax.block_until_ready(call())
-        times[name] = max(1, min(50, int(TURN / (time.perf_counter() - began))))
-    for _ in range(rounds):
-        for name, call in calls.items():
-            began = time.perf_counter()
-            for _ in range(times[name]):
-                jax.block_until_ready(call())
-            seconds[name].append((time.perf_counter() - began) / times[name])
-    advance()
-    return seconds
-
-
-def ratio(of: list[float], to: list[float]) -> float:
-    """The median over the rounds."""
-    return median(a / b for a, b in zip(of, to, strict=True))
-
-
-def solved(case: Case, rounds: int, advance: Callable) -> list[dict]:
-    """A row a start, test and way."""
+def solve_case(case: Case, rounds: int, advance: Callable) -> list[dict]:
+    """Makes a row for each start, test and way."""
     judge = jax.jit(jax.value_and_grad(case.value))
     rows, ways = [], ways_of(case)
     for where, start in case.starts.items():
@@ -430,14 +416,16 @@ def solved(case: Case, rounds: int, advance: Callable) -> list[dict]:
             ends, calls, first, fresh = {}, {}, {}, not rows
             for name, way in ways.items():
                 began = time.perf_counter()
-                params, asked = way.read(jax.block_until_ready(way.run(start, test)))
+                params, evaluations = way.read(jax.block_until_ready(way.run(start, test)))
                 first[name] = time.perf_counter() - began if fresh else "-"
                 F, slope = judge(params)
-                ends[name] = float(F), float(jnp.max(jnp.abs(ravel_pytree(slope)[0]))), asked
-                calls[name] = functools.partial(way.run, start, test)
-            seconds = in_turns(calls, rounds, lambda: advance(f"{case.method.name}: {case.name}"))
+                ends[name] = float(F), float(jnp.max(jnp.abs(ravel_pytree(slope)[0]))), evaluations
+                calls[name] = functools.partial(run_way, way, start, test)
+            loops = {name: loops_for(call, TURN) for name, call in calls.items()}
+            seconds = timed_in_turns(calls, rounds, loops=loops)
+            advance(f"{case.method.name}: {case.name}")
             reached = {name: test.passed(F, slope) for name, (F, slope, _) in ends.items()}
-            for name, (F, _, asked) in ends.items():
+            for name, (F, _, evaluations) in ends.items():
                 us = OURS + JIT if name.endswith(JIT) else OURS
                 both = name != us and reached[name] and reached[us]
                 rows.append(
@@ -447,8 +435,8 @@ def solved(case: Case, rounds: int, advance: Callable) -> list[dict]:
                         "stopped by": str(test),
                         "solved by": name,
                         "ms": 1e3 * median(seconds[name]),
-                        "ours / it": ratio(seconds[us], seconds[name]) if both else "-",
-                        "evaluations": "-" if asked is None else asked,
+                        "ours / it": median_ratio(seconds[us], seconds[name]) if both else "-",
+                        "evaluations": "-" if evaluations is None else evaluations,
                         "F": F,
                         "reached": "yes" if reached[name] else "NO",
                         "first call, s": first[name],
@@ -457,8 +445,12 @@ def solved(case: Case, rounds: int, advance: Callable) -> list[dict]:
     return rows
 
 
+def run_way(way: Way, start, test: Test, _: int):
+    return jax.block_until_ready(way.run(start, test))
+
+
 def from_many_starts(count: int, rounds: int) -> list[dict]:
-    """Rows of `count` starts, a row a goal and way, on the devices that there are; others only where they are many."""
+    """Makes a row for each goal and way of solving from `count` starts; with several devices, others take part too."""
     case = sine(GOALS[-1], range(count))
     listed = list(case.starts.values())
     together = jax.tree.map(lambda *leaves: jnp.stack(leaves), *listed)
@@ -476,7 +468,7 @@ def from_many_starts(count: int, rounds: int) -> list[dict]:
     calls = {"restarts": restarts, f"minimize, {count} times": one_by_one}
     several = jax.device_count() > 1
     if several:
-        calls |= {"optimistix, vmap": optimistixs_lanes(case, together)} if optimistix else {}
+        calls |= {"optimistix, vmap": optimistix_vmap(case, together)} if optimistix else {}
         way = by_scipy(case, "lm", LANE_STEPS)
         calls["SciPy lm"] = lambda goal: [
             way.read(way.run(start, Test(goal=goal)))[0] for start in listed[:: EACH["SciPy lm"]]
@@ -487,12 +479,9 @@ def from_many_starts(count: int, rounds: int) -> list[dict]:
         jax.block_until_ready(call(GOALS[0]))
         first[name] = time.perf_counter() - began
     for goal in GOALS:
-        seconds, ends = {name: [] for name in calls}, {}
-        for _ in range(rounds):
-            for name, call in calls.items():
-                began = time.perf_counter()
-                ends[name] = jax.block_until_ready(call(goal))
-                seconds[name].append(EACH.get(name, 1) * (time.perf_counter() - began))
+        ends = {}
+        timed = {name: functools.partial(solve_all, name, call, goal, ends) for name, call in calls.items()}
+        seconds = {name: EACH.get(name, 1) * np.array(own) for name, own in timed_in_turns(timed, rounds).items()}
         for name, end in ends.items():
             F = np.asarray(values(jax.tree.map(lambda *x: jnp.stack(x), *end) if isinstance(end, list) else end))
             rows.append(
@@ -502,7 +491,7 @@ def from_many_starts(count: int, rounds: int) -> list[dict]:
                     "stopped by": str(Test(goal=goal)),
                     "solved by": name,
                     "ms": 1e3 * median(seconds[name]),
-                    "ours / it": "-" if name == "restarts" else ratio(seconds["restarts"], seconds[name]),
+                    "ours / it": "-" if name == "restarts" else median_ratio(seconds["restarts"], seconds[name]),
                     "evaluations": "-",
                     "F": float(F.min()),
                     "reached": f"{(F <= goal * (1 + ROUNDING)).sum()} of {len(F)}",
@@ -512,8 +501,12 @@ def from_many_starts(count: int, rounds: int) -> list[dict]:
     return rows
 
 
-def optimistixs_lanes(case: Case, starts) -> Callable:
-    """goal -> where every 8th start ends, in one program."""
+def solve_all(name: str, call: Callable, goal: float, ends: dict, _: int) -> None:
+    ends[name] = jax.block_until_ready(call(goal))
+
+
+def optimistix_vmap(case: Case, starts) -> Callable:
+    """Returns a function of the goal that solves from every 8th start in one program."""
     solver, data = stopping(case), case.data
 
     def lane(start, goal):
@@ -532,7 +525,7 @@ def optimistixs_lanes(case: Case, starts) -> Callable:
 
 
 def on_one_device(count: int, rounds: int) -> list[dict]:
-    """`from_many_starts` in a process of its own."""
+    """Runs `from_many_starts` in a process with one device."""
     before, os.environ["JAX_NUM_CPU_DEVICES"] = os.environ["JAX_NUM_CPU_DEVICES"], "1"
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         rows = pool.apply(from_many_starts, (count, rounds))
@@ -540,11 +533,11 @@ def on_one_device(count: int, rounds: int) -> list[dict]:
     return rows
 
 
-# What is said ---------------------------------------------------------------------------------------------------------
+# The notes --------------------------------------------------------------------------------------------------------
 
 
 def summary(rows: list[dict]) -> list[str]:
-    """The median ratios, over the problems that both solve, and who missed what."""
+    """Says the median ratios, over the problems that both solve, and what was not reached."""
     said, families = [], {}
     for name in dict.fromkeys(row["solved by"] for row in rows if not row["solved by"].startswith(OURS)):
         who, _, how = name.partition(", ")
@@ -569,7 +562,7 @@ def summary(rows: list[dict]) -> list[str]:
 
 
 def counted(ratios: list) -> float:
-    """The median of those that are numbers, nan where there is none."""
+    """Returns the median of those that are numbers, nan if none is."""
     return float(np.median([r for r in ratios if r != "-"] or [np.nan]))
 
 
@@ -601,16 +594,11 @@ def main() -> None:
     for method in (make.bfgs(), make.lbfgs(), make.conjugate_gradient()):
         cases += smooth(method)
     cases += smooth(make.newton(), hidden=5, goal=0.35)  # Hessians of 61 rows
-    done, rows = [0], []
-    with progress("solving", sum(len(case.starts) * len(case.tests) for case in cases) + 2) as bar:
-
-        def advance(text):
-            done[0] += 1
-            bar(done[0], text)
-
+    rows = []
+    with experiments.counted("solving", sum(len(case.starts) * len(case.tests) for case in cases) + 2) as advance:
         with np.errstate(all="ignore"):  # SciPy may try points where F overflows
             for case in cases:
-                rows += solved(case, options.rounds, advance)
+                rows += solve_case(case, options.rounds, advance)
             lanes = from_many_starts(options.starts, few)
             advance("many starts")
             lanes += on_one_device(options.starts, few)

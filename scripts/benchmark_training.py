@@ -1,15 +1,16 @@
 #!/usr/bin/env python
-"""What training costs: one `fit`, the same training as a jitted step in a Python loop, and others' on the same data.
+"""What training costs: one `fit`, the same training as a jitted step in a Python loop, and other libraries on the same
+data.
 
     python scripts/benchmark_training.py --out results/benchmark_training
-    python scripts/benchmark_training.py --before FOLDER     # beside fit of another checkout, such as a git worktree
+    python scripts/benchmark_training.py --before FOLDER     # next to fit of another checkout, such as a git worktree
 
-Digits in batches of 32 by Adam, the same batches in the first two; and, where Debian's dataset-fashion-mnist is, its
-60,000 pictures in batches of 128. All take turns, round after round; what to read are the ratios, medians over the
-rounds. "first" is the first call, compilation included; "again" a call with the same settings and another key, which
-compiles nothing. "products" are an update's matrix products, one after the other in one compiled loop, and nothing
-else. scikit-learn's MLPClassifier trains the same layers at the same rate. PyTorch (eager) takes part where it is
-installed. A second table, OUT_kernels, has what the compiled loop of an update is made of.
+Digits in batches of 32 by Adam, with the same batches in the first two; and, where Debian's dataset-fashion-mnist is
+installed, its 60,000 pictures in batches of 128. All take turns, round after round. Read the ratios, which are medians
+over the rounds. "first" is the first call, compilation included; "again" is a call with the same settings and another
+key, which compiles nothing. "products" are an update's matrix products, one after the other in one compiled loop, and
+nothing else. scikit-learn's MLPClassifier trains the same layers at the same rate. PyTorch (eager) takes part where it
+is installed. A second table, OUT_kernels, counts the kernels in the compiled loop of an update.
 """
 
 import argparse
@@ -20,8 +21,6 @@ import os
 import re
 import subprocess
 import sys
-import time
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -32,38 +31,39 @@ from statistics import median
 import jax
 import jax.numpy as jnp
 import numpy as np
+from benchmark_populations import RATE, scikit_learns, torchs
 from jax import lax
 
 import functional_nn as fnn
 from functional_nn.lab import experiments
-from functional_nn.lab.progress import progress
+from functional_nn.lab.timing import median_ratio, timed_in_turns
 from functional_nn.training import Batch, keys, loop
 from functional_nn.training.data import prepare_data
 from functional_nn.training.settings import check_settings, with_plan
 
 # after the lab, which says what to install where it is missing
 from sklearn.metrics import log_loss  # isort: skip
-from sklearn.neural_network import MLPClassifier  # isort: skip
 
 try:
     import torch
 
-    torch.set_num_threads(1)  # enough for such layers; more would go on spinning in the turns of the others
+    torch.set_num_threads(1)  # enough for such layers; more would keep spinning in the turns of the others
 except ImportError:
     torch = None
 
-RATE = 1e-3
 LOSS = "cross_entropy"
 
 
 @dataclass(frozen=True)
 class Case(experiments.Chain):
-    """A network with its data; turn: trainings in a row, so that what the one before left in the caches counts less."""
+    """A network and its data. turn: trainings in one turn, so that what the previous turn left in caches
+    counts less.
+    """
 
     data: str
     epochs: int
     turn: int
-    firsts: bool  # are first calls measured, too?
+    firsts: bool  # are first calls measured too?
 
 
 CASES = (
@@ -71,29 +71,29 @@ CASES = (
     Case((64, 128, 10), 32, "digits", 50, 3, True),
     Case((784, 256, 128, 10), 128, "fashion_mnist", 1, 1, False),
 )
-Train = Callable[[int], Callable[[], float]]  # seed -> what measures the loss on the training set afterwards
+Train = Callable[[int], Callable[[], float]]  # trains from a seed; returns a function that measures the training loss
 
 
-def measured(case: Case, params, x, t) -> float:
+def training_loss(case: Case, params, x, t) -> float:
     return float(fnn.training.evaluate(case.network, LOSS, params, x, t)[0])
 
 
 def by_fit(case: Case, x, t, keep: bool) -> Train:
-    """By `fit`: compiled programs kept from call to call, or never seen before."""
+    """By `fit`, with compiled programs that are kept from call to call, or new each time."""
 
     def train(seed):
-        # adam's epsilon tells the settings of one first call from the next, so that each of them compiles
+        # First calls differ in Adam's epsilon, so that each of them compiles.
         optimizer = fnn.optimizers.adam(RATE, epsilon=1e-8 if keep else 1e-8 + 1e-15 * (1 + seed))
         key = jax.random.key(seed)
         result = fnn.fit(case.network, LOSS, optimizer, x, t, key=key, epochs=case.epochs, plan=case.plan)
-        return lambda: measured(case, result.params, x, t)
+        return lambda: training_loss(case, result.params, x, t)
 
     return train
 
 
 @contextlib.contextmanager
-def before(folder: Path | None, number: int) -> Iterator[Train | None]:
-    """`by_fit` of the checkout in that folder, in a process of its own that trains when it is told to; None without."""
+def other_checkout(folder: Path | None, number: int) -> Iterator[Train | None]:
+    """Yields `by_fit` of the checkout in that folder, in another process; None without a folder."""
     if folder is None:
         yield None
         return
@@ -110,7 +110,7 @@ def before(folder: Path | None, number: int) -> Iterator[Train | None]:
 
 
 def _elsewhere(folder: Path, word: str, number: int) -> dict:
-    """How this script is run in another checkout."""
+    """Returns how this script is run in another checkout."""
     return {
         "args": [sys.executable, __file__, word, str(number)],
         "env": os.environ | {"PYTHONPATH": str(folder)},
@@ -120,7 +120,7 @@ def _elsewhere(folder: Path, word: str, number: int) -> dict:
 
 
 def work(case: Case) -> None:
-    """The other side of `before`: seeds come in, losses go out."""
+    """The other process of `other_checkout`: reads seeds, and writes losses."""
     task = experiments.load(case.data)
     train = by_fit(case, task.inputs, task.targets, keep=True)
     for line in sys.stdin:
@@ -128,7 +128,7 @@ def work(case: Case) -> None:
 
 
 def by_steps(case: Case, x, t, keep: bool) -> Train:
-    """The same updates as a jitted step called from Python, batches cut out inside it."""
+    """By a jitted step called from Python, which takes its batch from the data: the same updates."""
     optimizer, plan = fnn.optimizers.adam(RATE), case.plan
 
     def jitted():
@@ -154,14 +154,14 @@ def by_steps(case: Case, x, t, keep: bool) -> Train:
             for own_rows, own_weights in zip(rows, weights, strict=True):
                 state, _ = on_rows(state, x, t, own_rows, own_weights)
         jax.block_until_ready(state)
-        return lambda: measured(case, state.params, x, t)
+        return lambda: training_loss(case, state.params, x, t)
 
     return train
 
 
 def by_products(case: Case, x, t) -> Train:
-    """No training: an update's products, of rows as they lie, made as often. What they give are the next weights, so
-    that none is left out.
+    """No training: an update's products, of the first rows, as often as there are updates. Their results are the next
+    weights, so that the compiler leaves none out.
     """
     row, dense = x[: case.batch], fnn.connections.get("dense")
     weights = [jnp.zeros((s, r), jnp.float32) for r, s in pairwise(case.sizes)]
@@ -192,20 +192,7 @@ def by_scikit_learn(case: Case, x, t) -> Train:
     labels = t.argmax(axis=1)
 
     def train(seed):
-        model = MLPClassifier(
-            case.sizes[1:-1],
-            activation="tanh",
-            batch_size=case.batch,
-            learning_rate_init=RATE,
-            alpha=0.0,
-            max_iter=case.epochs,
-            tol=0.0,
-            n_iter_no_change=case.epochs + 1,
-            random_state=seed,
-        )
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that it has not converged after so many epochs, which nobody asked for
-            model.fit(x, labels)
+        model = scikit_learns(case, x, labels, case.epochs, seed)
         return lambda: float(log_loss(labels, model.predict_proba(x)))
 
     return train
@@ -215,24 +202,14 @@ def by_torch(case: Case, x, t) -> Train:
     x, labels = torch.tensor(x), torch.tensor(t.argmax(axis=1))
 
     def train(seed):
-        torch.manual_seed(seed)
-        layers = [torch.nn.Linear(*pair) for pair in pairwise(case.sizes)]
-        between = [part for layer in layers for part in (layer, torch.nn.Tanh())][:-1]
-        model = torch.nn.Sequential(*between)
-        optimizer, measure = torch.optim.Adam(model.parameters(), RATE), torch.nn.CrossEntropyLoss()
-        for _ in range(case.epochs):
-            for rows in torch.randperm(len(x)).split(case.batch):
-                optimizer.zero_grad()
-                loss = measure(model(x[rows]), labels[rows])
-                loss.backward()
-                optimizer.step()
-        return lambda: measure(model(x), labels).item()
+        model = torchs(case, x, labels, case.epochs, seed)
+        return lambda: torch.nn.CrossEntropyLoss()(model(x), labels).item()
 
     return train
 
 
 def compare(case: Case, earlier: Train | None, rounds: int, advance: Callable) -> list[dict]:
-    """A row a way of training; seconds are medians over rounds in which the ways take turns."""
+    """Makes a row for each way of training; seconds are medians over rounds in which the ways take turns."""
     task = experiments.load(case.data)
     data = (case, task.inputs, task.targets)
     ways = {
@@ -248,20 +225,21 @@ def compare(case: Case, earlier: Train | None, rounds: int, advance: Callable) -
     for name, train in ways.items():
         if not name.endswith("first"):
             train(10_000)  # compiles
-    seconds, losses = {name: [] for name in ways}, {}
-    for number in range(rounds):
-        for name, train in ways.items():
-            times = 1 if name.endswith("first") else case.turn
-            began = time.perf_counter()
-            for i in range(times):
-                loss_after = train(case.turn * number + i)
-            seconds[name].append((time.perf_counter() - began) / times)
-            losses[name] = loss_after()
-            advance(f"{case.name}: {name}")
-    updates = case.epochs * case.plan.updates(len(task.inputs))
+    loss_after = {}
 
-    def ratio(name, to):
-        return median(a / b for a, b in zip(seconds[name], seconds[to], strict=True))
+    def timed(name):
+        def call(seed):
+            loss_after[name] = ways[name](seed - 1)
+
+        return call
+
+    seconds = timed_in_turns(
+        {name: timed(name) for name in ways},
+        rounds,
+        loops={name: 1 if name.endswith("first") else case.turn for name in ways},
+        advance=lambda name: advance(f"{case.name}: {name}"),
+    )
+    updates = case.epochs * case.plan.updates(len(task.inputs))
 
     return [
         {
@@ -270,20 +248,20 @@ def compare(case: Case, earlier: Train | None, rounds: int, advance: Callable) -
             "trained by": name,
             "seconds": median(own),
             "us an update": 1e6 * median(own) / updates,
-            "/ products": ratio(name, "products"),
-            "/ jitted step": ratio(name, STEPS.format("first" if name.endswith("first") else "again")),
-            "/ scikit-learn": ratio(name, "scikit-learn MLPClassifier"),
-            "training loss": losses[name],
+            "/ products": median_ratio(own, seconds["products"]),
+            "/ jitted step": median_ratio(own, seconds[STEPS.format("first" if name.endswith("first") else "again")]),
+            "/ scikit-learn": median_ratio(own, seconds["scikit-learn MLPClassifier"]),
+            "training loss": loss_after[name](),
         }
         for name, own in seconds.items()
     ]
 
 
-# What an update is made of --------------------------------------------------------------------------------------------
+# The kernels of an update --------------------------------------------------------------------------------------------
 
 
 def kernels(case: Case) -> dict[str, int]:
-    """How many kernels the compiled loop of an update has, by kind, from the compiler's own text."""
+    """Counts the kernels in the compiled loop of an update, by kind, from the compiler's own text."""
     task = experiments.load(case.data)
     settings = check_settings(case.network, LOSS, fnn.optimizers.adam(RATE), plan=case.plan)
     params = loop.initial_params(settings, jax.random.key(0))
@@ -297,21 +275,21 @@ def kernels(case: Case) -> dict[str, int]:
 
 
 def innermost(text: str) -> list[str]:
-    """The kinds of kernels in the loop that has the most products."""
+    """Returns the kinds of kernels in the loop that has the most products."""
     bodies = re.findall(r"^%?[\w.\-]+ \(.*?\{\n(.*?)^\}", text, re.DOTALL | re.MULTILINE)
-    found = []
+    loops = []
     for body in bodies:
         lines = [line.split(", metadata")[0].split(" = ", 1) for line in body.splitlines() if " = " in line]
-        kinds = [_kind(name, said) for name, said in lines]
-        found.append([kind for kind in kinds if kind])
-    return max(found, key=lambda kinds: (kinds.count("product"), len(kinds)))
+        kinds = [_kind(name, text) for name, text in lines]
+        loops.append([kind for kind in kinds if kind])
+    return max(loops, key=lambda kinds: (kinds.count("product"), len(kinds)))
 
 
-def _kind(name: str, said: str) -> str | None:
-    operation = re.search(r"[\])}] ([a-z\-]+)\(", said)
+def _kind(name: str, text: str) -> str | None:
+    operation = re.search(r"[\])}] ([a-z\-]+)\(", text)
     if operation is None or operation[1] in ("parameter", "constant", "get-tuple-element", "tuple", "bitcast"):
         return None
-    if operation[1] == "dot" or "ynn_fusion" in name or "kind=kCustom" in said:
+    if operation[1] == "dot" or "ynn_fusion" in name or "kind=kCustom" in text:
         return "product"
     return operation[1] if operation[1] in ("fusion", "copy") else "other"
 
@@ -320,16 +298,13 @@ STEPS = "jitted step in a loop, {}"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5, help="default 5")
-    parser.add_argument("--before", type=Path, help="a checkout whose fit takes its turns, too")
+    parser = experiments.parser(__doc__, "results/benchmark_training", rounds=5)
+    parser.add_argument("--before", type=Path, help="a checkout whose fit takes its turns too")
     parser.add_argument("--sizes", nargs="*", help="such as 64-32-10; default all")
-    for word in ("--worker", "--kernels"):  # what a process of another checkout is to do, of the case with that number
+    for word in ("--worker", "--kernels"):  # for a process of another checkout: the number of a case
         parser.add_argument(word, type=int, help=argparse.SUPPRESS)
-    out = Path("results/benchmark_training")
-    parser.add_argument("--out", type=Path, default=out, help=f"writes OUT.csv, .txt and .html; default {out}")
     options = parser.parse_args()
-    # no path of this machine goes into the tables
+    # No path of this machine goes into the tables.
     sys.argv = ["FOLDER" if word == str(options.before) else word for word in sys.argv]
     if options.worker is not None:
         work(CASES[options.worker])
@@ -344,15 +319,10 @@ def main() -> None:
         except ValueError as error:
             print(f"without Fashion-MNIST: {error}", file=sys.stderr)
             cases = [case for case in cases if case.data != "fashion_mnist"]
-    count, rows = [0], []
-    with progress("training", 1) as bar:
-
-        def advance(name):
-            count[0] += 1
-            bar(0, f"{count[0]}: {name}")
-
+    rows = []
+    with experiments.counted("training") as advance:
         for case in cases:
-            with before(options.before, CASES.index(case)) as earlier:
+            with other_checkout(options.before, CASES.index(case)) as earlier:
                 rows += compare(case, earlier, options.rounds, advance)
     epochs = ", ".join(f"{case.epochs} of {case.name}" for case in cases)
     experiments.write(
@@ -365,14 +335,16 @@ def main() -> None:
             else "; without PyTorch; pip install torch"
         ),
     )
-    made = [{"sizes": case.name, "fit of": "this commit", **kernels(case)} for case in cases]
+    kernel_rows = [{"sizes": case.name, "fit of": "this commit", **kernels(case)} for case in cases]
     if options.before is not None:
         for case in cases:
             run = subprocess.run(**_elsewhere(options.before, "--kernels", CASES.index(case)), check=True)
-            made.append({"sizes": case.name, "fit of": "the commit before", **json.loads(run.stdout.splitlines()[-1])})
+            kernel_rows.append(
+                {"sizes": case.name, "fit of": "the commit before", **json.loads(run.stdout.splitlines()[-1])}
+            )
     experiments.write(
-        options.out.with_name(f"{options.out.name}_kernels"),
-        made,
+        experiments.sibling(options.out, "kernels"),
+        kernel_rows,
         notes="Kernels in the compiled loop of one update; a fusion is one kernel of several elementwise operations.",
     )
 

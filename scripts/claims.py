@@ -1,31 +1,27 @@
 #!/usr/bin/env python
-"""Claims of the texts, tested: one page, claim beside finding, each with its own small experiment and several seeds.
+"""Claims of the texts, tested: each claim next to the finding of its own small experiment, with several seeds.
 
     python scripts/claims.py --seeds 23 --epochs 30
     python scripts/claims.py --only f,g --out results/claims_f_g
 
-A finding is a number a seed, and what the claim says of it, such as "> 6". The verdict is a rule, not an opinion: the
-interval from `low` to `high` holds the median with a confidence of at least 90 % (order statistics, no assumption on
-the distribution); the claim "holds" where the whole interval is as claimed, is "contradicted" where none of it is, and
-else is "undecided". Where rates are compared, each seed is judged at the rate of the grid that is best by the median of
-the other seeds, so that no seed chooses for itself. Where a test loss is told, it is the validation loss that chooses;
-claims on the speed of training (a, e, second half of g) choose and tell the training loss.
+A finding is one number for each seed, and what the claim says about it, such as "> 6". The verdict follows a rule: the
+interval from `low` to `high` contains the median with a confidence of at least 90 % (by order statistics, with no
+assumption on the distribution). The claim "holds" where the whole interval is as claimed, is "contradicted" where none
+of it is, and is "undecided" otherwise. It takes 2 or more seeds, and 5 or more for a verdict. Where rates are compared,
+each seed is judged at the rate that is best by the median of the other seeds, so that no seed chooses for itself. Where
+a test loss is reported, the validation loss chooses the rate; claims on the speed of training (a, e, second half of g)
+choose and report the training loss.
 
-Before JAX is imported, JAX_NUM_CPU_DEVICES is set to the number of cores, over which the populations are then laid;
-set it to 1 for one core. It says nothing to an accelerator.
+All CPU cores are used; the environment variable JAX_NUM_CPU_DEVICES sets another number.
 """
 
 import argparse
 import functools
 import itertools
 import math
-import os
 import textwrap
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
-
-os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(os.cpu_count()))
 
 import jax
 import jax.numpy as jnp
@@ -34,29 +30,26 @@ import numpy as np
 import functional_nn as fnn
 from functional_nn import optimizers, training
 from functional_nn.lab import experiments
-from functional_nn.lab.plots import STYLE
+from functional_nn.lab.palette import BLUE, GREEN, ORANGE, PURPLE, SKY_BLUE, VERMILION
+from functional_nn.lab.plots import STYLE, plt
 from functional_nn.lab.progress import progress
 
-# after the lab, which says what to install where it is missing
-import matplotlib.pyplot as plt  # isort: skip
-from matplotlib.ticker import LogLocator  # isort: skip
-
-TRAINED_ON, BATCH, WIDTH = 1024, 32, 32  # examples that are trained on (the others validate), a batch, a hidden layer
+TRAINED_ON, BATCH, WIDTH = 1024, 32, 32  # training examples (the others validate), a batch, a hidden layer
 LOSS = fnn.losses.cross_entropy()
 RATES, MODERATE, LARGE = 2.0 ** np.arange(-5, 4), 0.1, 1.0  # the grid; the rates of claim c
 INITIALIZERS = {"sigmoid": "xavier_normal", "tanh": "xavier_normal"}  # the others: he_normal
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito
-OF_VERDICT = {"holds": "#009E73", "contradicted": "#D55E00", "undecided": "#808080"}
+COLORS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY_BLUE)
+OF_VERDICT = {"holds": GREEN, "contradicted": VERMILION, "undecided": "#808080"}
 
 # The rule ------------------------------------------------------------------------------------------------------------
 
 
 def interval(lower, upper=None) -> tuple[float, float, float]:
-    """(median, low, high): the median of the seeds' values and bounds between which the true one lies, at 90 % or more.
+    """Returns the median of the seeds' values, and bounds of the true median with a confidence of at least 90 %.
 
-    A value known only to lie between two bounds stands in `lower` and `upper`, and the median is that of the lower
-    bounds; nan is a value of which nothing is known.
-    With fewer than 5 values nothing can be said: -inf and inf. (David and Nagaraja 2003, Order Statistics, 7.1.)
+    A value that is only known to be between two bounds is given in `lower` and `upper`; the median is then that of the
+    lower bounds. nan is a value of which nothing is known. With fewer than 5 values the bounds are -inf and inf. (David
+    and Nagaraja 2003, Order Statistics, 7.1.)
     """
     lower = np.asarray(lower, np.float64)
     upper = lower if upper is None else np.asarray(upper, np.float64)
@@ -71,37 +64,36 @@ def interval(lower, upper=None) -> tuple[float, float, float]:
 
 
 def verdict(claimed: str, low: float, high: float) -> str:
-    """What an interval says of a claim such as "> 6" or "< 0.05"."""
+    """Says whether a claim such as "> 6" or "< 0.05" holds on an interval."""
     sense, bound = claimed.split()
     if sense == "<":
         low, high, bound = -high, -low, -float(bound)
     return "holds" if low > float(bound) else "contradicted" if high <= float(bound) else "undecided"
 
 
-def judged(finding: str, claimed: str, lower, upper=None) -> dict:
-    """A row of the table. A single number in `lower` is exact: no seed has a part in it."""
+def judge(finding: str, claimed: str, lower, upper=None) -> dict:
+    """Makes a row of the table. A single number in `lower` is exact: no seed takes part in it."""
     exact = np.ndim(lower) == 0
     median, low, high = (float(lower),) * 3 if exact else interval(lower, upper)
-    found = {"median": median, "low": low, "high": high, "verdict": verdict(claimed, low, high)}
-    return {"finding": finding, "claimed": claimed, **found}
+    numbers = {"median": median, "low": low, "high": high, "verdict": verdict(claimed, low, high)}
+    return {"finding": finding, "claimed": claimed, **numbers}
 
 
 # Training at every rate, and the choice of one -----------------------------------------------------------------------
 
 
 def best_by_others(scores: np.ndarray) -> np.ndarray:
-    """(seeds,): for each seed the number of the rate with the lowest median score (rates, seeds) of the others."""
-    scores = np.nan_to_num(scores, nan=np.inf)
-    return np.argmin([np.median(np.delete(scores, seed, axis=1), axis=1) for seed in range(scores.shape[1])], axis=1)
+    """Returns, for each seed, the index of the rate with the lowest median score (rates, seeds) of the others."""
+    return np.array([experiments.best_rate(np.delete(scores, seed, axis=1)) for seed in range(scores.shape[1])])
 
 
-def at(values: np.ndarray, best: np.ndarray) -> np.ndarray:
-    """Of values (rates, seeds, ...) each seed's at its rate."""
+def at_best(values: np.ndarray, best: np.ndarray) -> np.ndarray:
+    """Returns each seed's values at its rate, from values (rates, seeds, ...)."""
     return values[best, np.arange(len(best))]
 
 
-def said_rate(rates: np.ndarray, best: np.ndarray) -> str:
-    """The median of the seeds' rates, with ! where the grid ends there."""
+def rate_text(rates: np.ndarray, best: np.ndarray) -> str:
+    """Writes the median of the seeds' rates, with ! where it is the first or last of the grid."""
     place = int(np.median(best))
     return f"{rates[place]:.2g}" + "!" * (place in (0, len(rates) - 1))
 
@@ -116,36 +108,38 @@ class Runs(NamedTuple):
     accuracy: np.ndarray
 
     def last(self, of: str = "test", by: str = "validation") -> tuple[np.ndarray, str]:
-        """Each seed's last value, and the rate: that with the lowest last `by` of the other seeds."""
+        """Returns each seed's last value, at the rate that has the lowest last `by` of the other seeds, and
+        that rate.
+        """
         best = best_by_others(getattr(self, by)[..., -1])
-        return at(getattr(self, of)[..., -1], best), said_rate(self.rates, best)
+        return at_best(getattr(self, of)[..., -1], best), rate_text(self.rates, best)
 
 
 @functools.cache
 def digits() -> tuple:
-    """Training, validation and test part, pairs of inputs (Q, 64) and targets (Q, 10)."""
+    """Returns training, validation and test part: pairs of inputs (Q, 64) and targets (Q, 10)."""
     task = experiments.load("digits")
-    return *((task.inputs[of], task.targets[of]) for of in (slice(TRAINED_ON), slice(TRAINED_ON, None))), task.test
+    return *task.divided(TRAINED_ON), task.test
 
 
 def network(activation: str, *widths: int) -> fnn.Network:
-    """64 inputs, hidden layers of these widths, softmax of 10."""
+    """A chain of 64 inputs, hidden layers of these widths, and a softmax layer of 10."""
     initializer = INITIALIZERS.get(activation, "he_normal")
     return fnn.multilayer((64, *widths, 10), (activation,) * len(widths) + ("softmax",), initializer=initializer)
 
 
 def population(net, rates, seeds: int, epochs: int, optimizer: Any = "gd", *, data=None, track=(), batch=BATCH, **own):
-    """Every rate with every seed, the last fastest, all on the same batches; `own`: further hyperparameters."""
+    """Trains every rate with every seed, which varies fastest, on the same batches. own: further hyperparameters."""
     members = training.grid(learning_rate=np.asarray(rates, float), seed=range(seeds), **own)
     if "examples" in own:
         members["subset"] = members["seed"]
-    part, held_out, _ = digits()
+    training_part, held_out, _ = digits()
     return training.fit_population(
         net,
         LOSS,
         optimizer,
         members,
-        data or part,
+        data or training_part,
         key=jax.random.key(0),
         epochs=epochs,
         validation=held_out,
@@ -154,34 +148,36 @@ def population(net, rates, seeds: int, epochs: int, optimizer: Any = "gd", *, da
     )
 
 
-@functools.cache  # the same function, so that the same program is not compiled twice
-def tested(net) -> Callable:
+@functools.cache  # the same function for equal networks, so that a program is compiled once
+def test_measure(net) -> Callable:
     return lambda params, inputs, targets: training.evaluate(net, LOSS, params, *digits()[2])
 
 
 def trained(net, rates, seeds: int, epochs: int, optimizer: Any = "gd", **settings) -> Runs:
-    history = population(net, rates, seeds, epochs, optimizer, track={"test": tested(net)}, **settings).history
+    history = population(net, rates, seeds, epochs, optimizer, track={"test": test_measure(net)}, **settings).history
     columns = history.training_loss, history.validation_loss, *history.tracked["test"]
     return Runs(np.asarray(rates), *(np.asarray(x).T.reshape(len(rates), seeds, epochs) for x in columns))
 
 
 @functools.cache
 def by_activation(activation: str, depth: int, seeds: int, epochs: int, optimizer: str = "gd") -> Runs:
-    """Claims a and b look at the same networks, for three times the epochs, as sigmoid is slow."""
+    """Trains the networks of claims a and b, for three times the epochs, as sigmoid is slow."""
     rates = {"gd": RATES, "adam": RATES / 64}[optimizer]
     return trained(network(activation, *(WIDTH,) * depth), rates, seeds, 3 * epochs, optimizer)
 
 
 @functools.cache
 def statistics(activation: str, seeds: int, epochs: int) -> dict[str, Any]:
-    """{layer: LayerStatistics of (3 rates, seeds, epochs)} of four hidden layers; at rate 0, the first, untrained."""
+    """Returns {layer: LayerStatistics (3 rates, seeds, epochs)} of four hidden layers; rate 0, the first,
+    is untrained.
+    """
     net, rates = network(activation, *(WIDTH,) * 4), (0.0, MODERATE, LARGE)
     found = population(net, rates, seeds, epochs, track=("layer_statistics",)).history.tracked["layer_statistics"]
     return jax.tree.map(lambda x: np.asarray(x).T.reshape(len(rates), seeds, epochs), found)
 
 
-def strip(axis, rows: list[dict]) -> None:
-    """Each row's interval, in the colour of its verdict, and a tick at the bound that is claimed."""
+def draw_intervals(axis, rows: list[dict]) -> None:
+    """Draws each row's interval in the colour of its verdict, and a tick at the claimed bound."""
     for place, row in enumerate(rows):
         color, bound = OF_VERDICT[row["verdict"]], float(row["claimed"].split()[1])
         known = [x for x in (row["low"], row["high"]) if np.isfinite(x)]
@@ -190,21 +186,21 @@ def strip(axis, rows: list[dict]) -> None:
         axis.plot(bound, place, "|", color="black", ms=14)
     axis.set_yticks(range(len(rows)), [textwrap.fill(row["finding"], 38) for row in rows], fontsize=7.5)
     axis.set(ylim=(len(rows) - 0.5, -0.5), xscale="log", xlabel="median (> at least) and interval; | what is claimed")
-    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.xaxis.set_major_locator(plt.LogLocator(subs=(1, 2, 5)))
     axis.xaxis.set_major_formatter("{x:g}")
     axis.minorticks_off()
 
 
-def band(axis, x, values: np.ndarray, color: str, label: str, style: str = "-") -> None:
-    """Median and quartiles over the seeds, the first axis of `values`."""
+def draw_band(axis, x, values: np.ndarray, color: str, label: str, style: str = "-") -> None:
+    """Draws median and quartiles over the seeds, the first axis of `values`."""
     low, middle, high = np.nanquantile(values, (0.25, 0.5, 0.75), axis=0)  # nan: a seed that diverged
     axis.plot(x, middle, style, color=color, label=label)
     axis.fill_between(x, low, high, color=color, alpha=0.2, lw=0)
 
 
 class Claim(NamedTuple):
-    """Where it stands, what it says, and the experiment (seeds, epochs, axis) -> rows, which draws its panel and whose
-    docstring says what is held equal.
+    """The claim's place in the texts, its words, and its experiment (seeds, epochs, axis) -> rows, which draws its
+    panel. The experiment's docstring says what is held equal.
     """
 
     where: str
@@ -229,9 +225,10 @@ GOALS = 0.1, 0.01  # training losses to be reached
 
 
 def updates_to(goal: float, loss: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Updates until the training loss (..., epochs) is `goal`, as bounds: where it never is, the budget and infinity.
+    """Returns bounds on the updates until the training loss (..., epochs) is `goal`.
 
-    An epoch's loss is the mean over its updates, and so stands for its middle; between two, log loss is interpolated.
+    They are equal where it comes there, and else the budget and infinity. An epoch's loss is the mean over its updates,
+    and counts at its middle; between two epochs, the logarithm of the loss is interpolated.
     """
     epochs, log = loss.shape[-1], np.log(np.nan_to_num(loss, nan=1e30, posinf=1e30) / goal)
     first = np.argmax(log <= 0, axis=-1)[..., None]
@@ -248,8 +245,8 @@ def updates_to(goal: float, loss: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 )
 def relu_is_faster(seeds: int, epochs: int, axis) -> list[dict]:
     """digits, hidden layers of 32, the same batches of 32; each activation with its usual initializer (He for relu,
-    else Xavier), at its best rate, for 3 times the epochs. What never reaches the training loss counts as at least the
-    budget.
+    else Xavier), at its best rate, for 3 times the epochs. A run that never reaches the training loss counts as at
+    least the budget.
     """
     rows = []
     for (depth, optimizer), goal in itertools.product(((1, "gd"), (2, "gd"), (4, "gd"), (4, "adam")), GOALS):
@@ -257,15 +254,18 @@ def relu_is_faster(seeds: int, epochs: int, axis) -> list[dict]:
         for activation in ("relu", "tanh", "sigmoid"):
             runs = by_activation(activation, depth, seeds, epochs, optimizer)
             least, most = updates_to(goal, runs.training)
-            # of rates that all fail, the one that comes nearest
+            # Where all rates fail, the one that comes nearest is taken.
             best = best_by_others(np.where(np.isfinite(most), least, least * (1 + runs.training[..., -1])))
-            needed[activation], rates[activation] = (at(least, best), at(most, best)), said_rate(runs.rates, best)
+            needed[activation], rates[activation] = (
+                (at_best(least, best), at_best(most, best)),
+                rate_text(runs.rates, best),
+            )
         for other in ("tanh", "sigmoid"):
             ratio = needed[other][0] / needed["relu"][1], needed[other][1] / needed["relu"][0]
             said = f"updates of {other} ({rates[other]}) / relu ({rates['relu']})"
             said = f"{depth} hidden, {optimizer}, loss {goal:g}: {said}"
-            rows += [judged(said, claimed, *ratio) for claimed in ("> 1", "> 6")]
-    strip(axis, rows[1::2])
+            rows += [judge(said, claimed, *ratio) for claimed in ("> 1", "> 6")]
+    draw_intervals(axis, rows[1::2])
     return rows
 
 
@@ -276,25 +276,27 @@ def relu_is_faster(seeds: int, epochs: int, axis) -> list[dict]:
     "Never use sigmoid",
 )
 def never_sigmoid(seeds: int, epochs: int, axis) -> list[dict]:
-    """as a, by gd. Loss and accuracy on the test part after the last epoch. Maxout has twice the hidden weights."""
+    """the same as in a, by gd. Loss and accuracy on the test part after the last epoch. Maxout has twice the hidden
+    weights.
+    """
     rows, claims = [], {"sigmoid": "> 1", "tanh": "> 1", "leaky_relu": "< 1", "elu": "< 1", "maxout": "< 1"}
     for depth in (1, 4):
         runs = {name: by_activation(name, depth, seeds, epochs) for name in ("relu", *claims)}
         loss, right = ({name: own.last(of) for name, own in runs.items()} for of in ("test", "accuracy"))
         for name, claimed in claims.items():
             said = f"{depth} hidden: test loss of {name} ({loss[name][1]}) / relu ({loss['relu'][1]})"
-            rows.append(judged(said, claimed, loss[name][0] / loss["relu"][0]))
+            rows.append(judge(said, claimed, loss[name][0] / loss["relu"][0]))
         said = f"{depth} hidden: test accuracy, relu - sigmoid, points"
-        rows.append(judged(said, "> 0", 100 * (right["relu"][0] - right["sigmoid"][0])))
-        # the highest rate that learns; where that is the grid's last, a higher one may
+        rows.append(judge(said, "> 0", 100 * (right["relu"][0] - right["sigmoid"][0])))
+        # The highest rate that learns. Where it is the grid's last, a higher one may learn too.
         least = [
             np.max(RATES[:, None] * (runs[name].validation[..., -1] < math.log(10)), axis=0, initial=RATES[0])
             for name in ("tanh", "relu")
         ]
         most = [np.where(rate == RATES[-1], np.inf, rate) for rate in least]
         said = f"{depth} hidden: highest rate that learns, tanh / relu"
-        rows.append(judged(said, "> 1", least[0] / most[1], most[0] / least[1]))
-    strip(axis, [row for row in rows if "points" not in row["finding"]])
+        rows.append(judge(said, "> 1", least[0] / most[1], most[0] / least[1]))
+    draw_intervals(axis, [row for row in rows if "points" not in row["finding"]])
     return rows
 
 
@@ -318,17 +320,19 @@ def units(seeds: int, epochs: int, axis) -> list[dict]:
             for name, own in last.items()
         }
         said = f"{when}: share of zeros among outputs of relu"
-        rows.append(judged(said, "> 0.5", last["relu"].saturated[place, :, -1]))
+        rows.append(judge(said, "> 0.5", last["relu"].saturated[place, :, -1]))
         for name, claimed in {"relu": "> 0.2", "tanh": "< 0.2", "elu": "< 0.2"}.items():
-            rows.append(judged(f"{when}: |mean| / deviation of outputs of {name}", claimed, off[name]))
-        rows.append(judged(f"{when}: the same, relu / elu", "> 1", off["relu"] / off["elu"]))
+            rows.append(judge(f"{when}: |mean| / deviation of outputs of {name}", claimed, off[name]))
+        rows.append(judge(f"{when}: the same, relu / elu", "> 1", off["relu"] / off["elu"]))
     for name, claimed in {"relu": "> 0", "leaky_relu": "< 0.001"}.items():
         for place, rate in ((1, MODERATE), (2, LARGE)):
             said = f"share of {name} units that died in training at rate {rate:g}"
-            rows.append(judged(said, claimed, dead[name][place, :, -1] - dead[name][0, :, -1]))
+            rows.append(judge(said, claimed, dead[name][place, :, -1] - dead[name][0, :, -1]))
     for color, name in zip(COLORS, ("relu", "leaky_relu"), strict=False):
         for place, rate in ((1, MODERATE), (2, LARGE)):
-            band(axis, np.arange(1, epochs + 1), dead[name][place], color, f"{name}, rate {rate:g}", "-:"[place % 2])
+            draw_band(
+                axis, np.arange(1, epochs + 1), dead[name][place], color, f"{name}, rate {rate:g}", "-:"[place % 2]
+            )
     axis.set(xlabel="epoch", ylabel="share of dead units")
     axis.legend(fontsize=8)
     return rows
@@ -354,26 +358,26 @@ def wide_near_input(seeds: int, epochs: int, axis) -> list[dict]:
             said[widths] = f"{widths[0]}-{widths[1]} ({count} parameters, rate {rate})"
         for widths in ((39, 80), (32, 64)):
             ratio = loss[widths] / loss[64, 32]
-            rows.append(judged(f"{activation}: test loss of {said[widths]} / {said[64, 32]}", "> 1", ratio))
+            rows.append(judge(f"{activation}: test loss of {said[widths]} / {said[64, 32]}", "> 1", ratio))
     for activation in ("sigmoid", "tanh", "relu"):
         found = statistics(activation, seeds, epochs)
         for place, when in enumerate(("untrained", f"trained at {MODERATE:g}")):
             ratio = np.divide(*(found[layer].sensitivity[place, :, -1] for layer in ("layer4", "layer1")))
-            rows.append(judged(f"{activation}, {when}: |s| of hidden layer 4 / layer 1", "> 1", ratio))
-    strip(axis, rows)
+            rows.append(judge(f"{activation}, {when}: |s| of hidden layer 4 / layer 1", "> 1", ratio))
+    draw_intervals(axis, rows)
     return rows
 
 
 def weights_along(optimizer, gradients: np.ndarray) -> np.ndarray:
-    """The weight (seeds, updates + 1), from 0, as it is handed gradients (seeds, updates) whatever it is; float64."""
+    """Returns the weight (seeds, updates + 1), from 0, under given gradients (seeds, updates); float64."""
     with jax.enable_x64(True):
-        begun = optimizer.init({"w": jnp.zeros((), jnp.float64)})
+        initial = optimizer.init({"w": jnp.zeros((), jnp.float64)})
 
         def step(state, g):
             state = optimizer.update(state, {"w": g})
             return state, state.params["w"]
 
-        run = jax.jit(jax.vmap(lambda g: jax.lax.scan(step, begun, g)[1]))
+        run = jax.jit(jax.vmap(lambda g: jax.lax.scan(step, initial, g)[1]))
         return np.pad(np.asarray(run(jnp.asarray(gradients, jnp.float64))), ((0, 0), (1, 0)))
 
 
@@ -384,8 +388,9 @@ def weights_along(optimizer, gradients: np.ndarray) -> np.ndarray:
     "What we'd like is to those gradients to roughly cancel each other out; AdaGrad: used to mitigate this problem",
 )
 def rprop_on_batches(seeds: int, epochs: int, axis) -> list[dict]:
-    """one weight that is handed the ten gradients, in random order, 20 times, whatever it is; the last ten times count.
-    Then digits, each method at its best rate or first step, by the training loss of the last epoch, the same batches.
+    """one weight, which is given the ten gradients in random order 20 times, whatever its value; the last ten times
+    count. Then digits, each method at its best rate or first step, by the training loss of the last epoch, the same
+    batches.
     """
     rprop = functools.partial(optimizers.rprop, minibatches=True)
     methods = {
@@ -406,10 +411,10 @@ def rprop_on_batches(seeds: int, epochs: int, axis) -> list[dict]:
             if odd == -0.9:
                 axis.plot(paths[0], color=color, label=f"{name}, one seed")
                 said = f"nine of +0.1, one of -0.9, {name}: |move| / path"
-                rows.append(judged(said, "> 0.05" if name == "rprop" else "< 0.05", np.abs(share)))
+                rows.append(judge(said, "> 0.05" if name == "rprop" else "< 0.05", np.abs(share)))
             else:
                 said = f"nine of +0.1, one of -1.1 (w should rise), {name}: move / path"
-                rows.append(judged(said, "< 0" if name == "rprop" else "> 0", share))
+                rows.append(judge(said, "< 0" if name == "rprop" else "> 0", share))
     axis.set_yscale("symlog", linthresh=0.01)
     axis.set(xlabel="update, in each ten nine of +0.1 and one of -0.9", ylabel="weight")
     axis.legend(fontsize=8)
@@ -429,7 +434,7 @@ def rprop_on_batches(seeds: int, epochs: int, axis) -> list[dict]:
         for other in ("gd", "rmsprop"):
             rates = f"rprop ({loss['rprop'][1]}) / {other} ({loss[other][1]})"
             said = f"digits, batches of {batch}: training loss of {rates}"
-            rows.append(judged(said, claimed, loss["rprop"][0] / loss[other][0]))
+            rows.append(judge(said, claimed, loss["rprop"][0] / loss[other][0]))
     return rows
 
 
@@ -445,17 +450,17 @@ def momentum_rate(seeds: int, epochs: int, axis) -> list[dict]:
     streams = np.stack([np.ones(updates), (-1.0) ** np.arange(updates)])
     for color, decay in zip(COLORS, (0.0, 0.5, 0.9, 0.99), strict=False):
         effective = np.abs(np.diff(weights_along(optimizers.momentum(eta, decay), streams))) / eta
-        effective = np.round(effective, 9)  # differences of weights, rounded to what they are good for
+        effective = np.round(effective, 9)  # differences of weights, rounded to their precision
         constant, opposite = effective[:, -1]
         for steps, style in zip(effective[:, :400], "-:", strict=True):
             axis.plot(np.arange(1, 401), steps, style, color=color, label=f"alpha {decay:g}" if style == "-" else None)
         said = f"alpha {decay:g}, constant gradients: effective rate / eta"
-        rows.append(judged(said, "> 1", constant))
+        rows.append(judge(said, "> 1", constant))
         if decay:
-            rows.append(judged(f"{said}, over 1 / (1 - alpha): error", "< 1e-8", abs(constant * (1 - decay) - 1)))
+            rows.append(judge(f"{said}, over 1 / (1 - alpha): error", "< 1e-8", abs(constant * (1 - decay) - 1)))
             said = f"alpha {decay:g}, equal and opposite gradients: effective rate / eta"
-            rows.append(judged(said, "< 1", opposite))
-            rows.append(judged(f"{said}, over 1 / (1 + alpha): error", "< 1e-8", abs(opposite * (1 + decay) - 1)))
+            rows.append(judge(said, "< 1", opposite))
+            rows.append(judge(f"{said}, over 1 / (1 + alpha): error", "< 1e-8", abs(opposite * (1 + decay) - 1)))
     axis.set(
         xscale="log", yscale="log", xlabel="update (dotted: equal and opposite gradients)", ylabel="|step| / (eta |g|)"
     )
@@ -467,9 +472,9 @@ FREQUENT, RARE, TRUE = 0.9, 0.02, 3.0  # how often the two features are present,
 
 
 def sparse_run(make: Callable, net, rate, key) -> tuple:
-    """All states of one pass over 2000 examples by tens, and the losses of two parts of 1000 others.
+    """Returns all states of one pass over 2000 examples by tens, and the losses of two parts of 1000 others.
 
-    A feature is 0 or of random sign, the label drawn from a logistic model.
+    A feature is 0 or has a random sign; the label is drawn from a logistic model.
     """
     present, sign, label = jax.random.split(key, 3)
     x = jax.random.bernoulli(present, jnp.array([FREQUENT, RARE]), (4000, 2)).astype(jnp.float32)
@@ -501,27 +506,31 @@ def rare_features(seeds: int, epochs: int, axis) -> list[dict]:
     for name, make in {"adagrad": optimizers.adagrad, "gd": optimizers.gd}.items():
         rates = 2.0 ** np.arange(-4, 6)
         run = jax.vmap(jax.vmap(functools.partial(sparse_run, make, net), (None, 0)), (0, None))
-        states, chooses, tells = jax.tree.map(np.asarray, jax.jit(run)(jnp.asarray(rates, jnp.float32), keys))
+        states, chooses, reports = jax.tree.map(np.asarray, jax.jit(run)(jnp.asarray(rates, jnp.float32), keys))
         best = best_by_others(chooses)
-        found[name] = jax.tree.map(functools.partial(at, best=best), states), at(tells, best), said_rate(rates, best)
+        found[name] = (
+            jax.tree.map(functools.partial(at_best, best=best), states),
+            at_best(reports, best),
+            rate_text(rates, best),
+        )
     of_input = {name: own[0].params["layer1"]["weights"]["input"][:, -1, 0] for name, own in found.items()}
     total = found["adagrad"][0].sum_of_squares["layer1"]["weights"]["input"][:, :, 0]  # (seeds, updates, 2)
     effective, (adagrad, gd) = 1 / np.sqrt(1e-10 + total), (found[name][2] for name in ("adagrad", "gd"))
     rows = [
-        judged(
+        judge(
             "rate of the rare feature's weight / the frequent's, after 200 updates",
             "> 1",
             effective[:, -1, 1] / effective[:, -1, 0],
         ),
-        judged(
+        judge(
             f"rare weight (true: {TRUE:g}), adagrad ({adagrad}) - gd ({gd})",
             "> 0",
             of_input["adagrad"][:, 1] - of_input["gd"][:, 1],
         ),
-        judged(f"test loss of gd ({gd}) / adagrad ({adagrad})", "> 1", found["gd"][1] / found["adagrad"][1]),
+        judge(f"test loss of gd ({gd}) / adagrad ({adagrad})", "> 1", found["gd"][1] / found["adagrad"][1]),
     ]
     for place, name in enumerate(("frequent", "rare")):
-        band(axis, np.arange(1, 201), effective[..., place], COLORS[place], f"{name} feature")
+        draw_band(axis, np.arange(1, 201), effective[..., place], COLORS[place], f"{name} feature")
     axis.set(xscale="log", yscale="log", xlabel="update", ylabel="AdaGrad's rate / eta", ylim=(None, 100))
     axis.legend(fontsize=8)
     for scale in (1.0, 4.0):
@@ -534,7 +543,7 @@ def rare_features(seeds: int, epochs: int, axis) -> list[dict]:
         }
         for other in ("rmsprop", "adam"):
             said = f"digits, initial weights x {scale:g}: training loss of adagrad ({loss['adagrad'][1]}) / {other} "
-            rows.append(judged(f"{said}({loss[other][1]})", "> 1", loss["adagrad"][0] / loss[other][0]))
+            rows.append(judge(f"{said}({loss[other][1]})", "> 1", loss["adagrad"][0] / loss[other][0]))
     return rows
 
 
@@ -545,8 +554,8 @@ def rare_features(seeds: int, epochs: int, axis) -> list[dict]:
 )
 def small_batches(seeds: int, epochs: int, axis) -> list[dict]:
     """digits, 256 examples of which 20 % are labelled wrongly, each seed its own; each batch size at its best rate.
-    Equal updates give large batches more epochs, equal epochs give small ones more updates: they are confounded, so
-    both are told, and third each run at the epoch with its lowest validation loss.
+    Equal updates give large batches more epochs, and equal epochs give small batches more updates. As these are
+    confounded, both are reported, and also each run at the epoch with its lowest validation loss.
     """
     found, sizes, examples = {}, (4, 16, 64, 256), 256
     updates = epochs * examples // 16  # those of batches of 16 in `epochs`
@@ -571,16 +580,16 @@ def small_batches(seeds: int, epochs: int, axis) -> list[dict]:
                 for of in (runs.validation, runs.test, runs.accuracy)
             )
             best = best_by_others(chooses)
-            found[budget, size] = at(test, best), 100 * at(right, best), said_rate(runs.rates, best)
+            found[budget, size] = at_best(test, best), 100 * at_best(right, best), rate_text(runs.rates, best)
     rows = []
     for color, budget in zip(COLORS, budgets, strict=False):
         loss, right, rate = ({size: found[budget, size][part] for size in sizes} for part in range(3))
         for large in (64, 256):
             said = f"{budget}: test loss of batches of {large} ({rate[large]}) / of 4 ({rate[4]})"
-            rows.append(judged(said, "> 1", loss[large] / loss[4]))
+            rows.append(judge(said, "> 1", loss[large] / loss[4]))
         said = f"{budget}: test accuracy of batches of 4 - of 256, points"
-        rows.append(judged(said, "> 0", right[4] - right[256]))
-        band(axis, sizes, np.stack(list(loss.values()), axis=1), color, budget)
+        rows.append(judge(said, "> 0", right[4] - right[256]))
+        draw_band(axis, sizes, np.stack(list(loss.values()), axis=1), color, budget)
     axis.set(xscale="log", xlabel="batch size", ylabel="test loss")
     axis.set_xticks(sizes, sizes)
     axis.minorticks_off()
@@ -596,7 +605,7 @@ def small_batches(seeds: int, epochs: int, axis) -> list[dict]:
 )
 def lucky_start(seeds: int, epochs: int, axis) -> list[dict]:
     """digits; one of initial weights, order of the batches and split of the data is drawn 8 times while the other two
-    stay, the deviation over the 8 a number for each seed. Initial scales each at their best rate.
+    are fixed; the deviation over the 8 is one number for each seed. Initial scales are each at their best rate.
     """
     net, scales = network("tanh", WIDTH), (0.01, 0.1, 1.0, 3.0, 10.0)
     x, t = (jnp.concatenate([part[i] for part in digits()]) for i in (0, 1))
@@ -614,9 +623,9 @@ def lucky_start(seeds: int, epochs: int, axis) -> list[dict]:
     found = jax.jit(jax.vmap(jax.vmap(jax.vmap(accuracy))))(*(keys[:, key] for key in range(3)))
     start, order, split = 100 * np.std(np.asarray(found), axis=-1, ddof=1)
     rows = [
-        judged("deviation of test accuracy by initial weights, points", "> 1", start),
-        judged("the same / by the order of the batches", "> 1", start / order),
-        judged("the same / by which examples are trained on", "> 1", start / split),
+        judge("deviation of test accuracy by initial weights, points", "> 1", start),
+        judge("the same / by the order of the batches", "> 1", start / order),
+        judge("the same / by which examples are trained on", "> 1", start / split),
     ]
     found = {scale: trained(net, RATES, seeds, epochs, initial_scale=scale) for scale in scales}
     loss, right = ({scale: runs.last(of) for scale, runs in found.items()} for of in ("test", "accuracy"))
@@ -626,8 +635,8 @@ def lucky_start(seeds: int, epochs: int, axis) -> list[dict]:
         if scale != 1:
             said = f"initial weights x {scale:g} ({rate})"
             rows += [
-                judged(f"{said}: accuracy lost against x 1, points", "> 1", 100 * (right[1.0][0] - own)),
-                judged(
+                judge(f"{said}: accuracy lost against x 1, points", "> 1", 100 * (right[1.0][0] - own)),
+                judge(
                     f"{said}: relative distance from the seeds' median test loss / that of x 1",
                     "> 1",
                     apart[scale] / np.median(apart[1.0]),
@@ -636,11 +645,11 @@ def lucky_start(seeds: int, epochs: int, axis) -> list[dict]:
     axis.set_xticks(range(len(scales)), [f"x {scale:g}" for scale in scales])
     axis.set(xlabel="initial weights (1: Xavier), each at its best rate", ylabel="test accuracy, %; a dot a seed")
     said = "XOR, 2-2-1 tanh: share of starts that never solve it, by groups of 16"
-    return [*rows, judged(said, "> 0.05", unsolved(seeds))]
+    return [*rows, judge(said, "> 0.05", unsolved(seeds))]
 
 
 def unsolved(groups: int) -> np.ndarray:
-    """(groups,): of 16 starts each, the share that 4000 updates do not teach XOR at the best of four rates."""
+    """Returns the share of 16 starts that 4000 updates do not teach XOR, at the best of four rates, for each group."""
     net = fnn.multilayer((2, 2, 1), ("tanh", "sigmoid"), initializer="xavier_normal")
     loss, rates = fnn.losses.binary_cross_entropy("mean"), jnp.array([0.1, 0.3, 1.0, 3.0])
     x = np.array([[0, 0], [0, 1], [1, 0], [1, 1]], np.float32)
@@ -653,18 +662,18 @@ def unsolved(groups: int) -> np.ndarray:
     keys = jax.random.split(jax.random.key(2), 16 * groups)
     failed = np.asarray(jax.jit(jax.vmap(jax.vmap(fails, (None, 0)), (0, None)))(rates, keys), float)
     failed = failed.reshape(len(rates), groups, 16).mean(axis=-1)
-    return at(failed, best_by_others(failed))
+    return at_best(failed, best_by_others(failed))
 
 
 def smoothness(filters: np.ndarray) -> np.ndarray:
-    """Of filters (..., 8, 8) the mean product of neighbouring weights over the mean square, means removed."""
+    """Returns the mean product of neighbouring weights over the mean square of filters (..., 8, 8), means removed."""
     filters = filters - filters.mean(axis=(-2, -1), keepdims=True)
     neighbours = filters[..., 1:, :] * filters[..., :-1, :], filters[..., 1:] * filters[..., :-1]
     return np.mean([own.mean(axis=(-2, -1)) for own in neighbours], axis=0) / np.mean(filters**2, axis=(-2, -1))
 
 
 def linear_accuracy(features: tuple, targets: tuple) -> float:
-    """Test accuracy, %, of the linear least squares classifier (ridge 0.01) of (training, test) features (Q, S)."""
+    """Returns the test accuracy, %, of linear least squares (ridge 0.01) on (training, test) features (Q, S)."""
     a, b = (np.column_stack([own, np.ones(len(own))]).astype(np.float64) for own in features)
     weights = np.linalg.solve(a.T @ a + 0.01 * np.eye(a.shape[1]), a.T @ targets[0])
     return 100 * float(np.mean((b @ weights).argmax(axis=1) == targets[1].argmax(axis=1)))
@@ -690,20 +699,20 @@ def feature_detectors(seeds: int, epochs: int, axis) -> list[dict]:
         scores = [linear_accuracy([np.asarray(hidden(each, of)) for of in x], t) for each in params]
         before, after = np.reshape(scores, (2, seeds))
         which = f"trained on {said}, linear classifier of {'digits 5 to 9' if own is low else said}, points: "
-        rows.append(judged(f"{which}trained hidden outputs - untrained", "> 0", after - before))
-        rows.append(judged(f"{which}trained hidden outputs - pixels", "> 0", after - linear_accuracy(x, t)))
+        rows.append(judge(f"{which}trained hidden outputs - untrained", "> 0", after - before))
+        rows.append(judge(f"{which}trained hidden outputs - pixels", "> 0", after - linear_accuracy(x, t)))
         if own is every:
             filters = np.stack([each["layer1"]["weights"]["input"] for each in params]).reshape(2, seeds, WIDTH, 8, 8)
             before, after = np.median(smoothness(filters), axis=-1)
             rows.append(
-                judged("correlation of neighbouring first-layer weights, trained - untrained", "> 0", after - before)
+                judge("correlation of neighbouring first-layer weights, trained - untrained", "> 0", after - before)
             )
             draw_filters(axis, filters[:, 0])
     return rows
 
 
 def draw_filters(axis, filters: np.ndarray) -> None:
-    """Filters (2, 32, 8, 8), each scaled by its largest weight: the untrained ones above the trained."""
+    """Draws filters (2, 32, 8, 8), each scaled by its largest weight: the untrained ones above the trained."""
     filters = filters / np.abs(filters).max(axis=(-2, -1), keepdims=True)
     tiles = np.pad(filters, ((0, 0), (0, 0), (0, 1), (0, 1)), constant_values=np.nan).reshape(2, 4, 8, 9, 9)
     blocks = np.pad(tiles.swapaxes(2, 3).reshape(2, 36, 72), ((0, 0), (0, 4), (0, 0)), constant_values=np.nan)
@@ -722,25 +731,25 @@ ELSEWHERE = (
 
 
 def summary(rows: list[dict]) -> str:
-    """How many findings are as claimed."""
+    """Counts the findings by verdict."""
     counts = {name: sum(row["verdict"] == name for row in rows) for name in OF_VERDICT}
     return ", ".join(f"{name} {count}" for name, count in counts.items() if count)
 
 
 def notes(found: dict[str, list[dict]], seeds: int, epochs: int) -> str:
-    paragraphs = [
+    lines = [
         f"{seeds} seeds, {epochs} epochs. holds: the whole 90 % interval (low, high) of the seeds' median is as "
         "claimed; contradicted: none of it; undecided: some. In brackets: the best rate, with ! where the grid ends."
     ]
     for letter, rows in found.items():
         where, says, test = CLAIMS[letter]
         held = " ".join(test.__doc__.split())
-        paragraphs.append(f'{letter}. "{says}" ({where}): {summary(rows)}. Held equal: {held}')
-    paragraphs += [ELSEWHERE] if len(found) == len(CLAIMS) else []
-    return "\n".join(textwrap.fill(paragraph, 118) for paragraph in paragraphs)
+        lines.append(f'{letter}. "{says}" ({where}): {summary(rows)}. Held equal: {held}')
+    lines += [ELSEWHERE] if len(found) == len(CLAIMS) else []
+    return experiments.paragraphs(*lines)
 
 
-def chosen(text: str) -> list[str]:
+def claim_letters(text: str) -> list[str]:
     letters = text.split(",")
     unknown = [letter for letter in letters if letter not in CLAIMS]
     if unknown:
@@ -749,15 +758,14 @@ def chosen(text: str) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=23, help="2 or more, 5 or more for a verdict; default 23")
-    parser.add_argument("--epochs", type=int, default=30, help="default 30")
-    parser.add_argument("--only", type=chosen, default=list(CLAIMS), help=f"such as a,b; default {','.join(CLAIMS)}")
-    parser.add_argument("--out", type=Path, default=Path("results/claims"), help="default results/claims")
+    experiments.start(all_cores=True)
+    parser = experiments.parser(__doc__, "results/claims", seeds=23, epochs=30)
+    parser.add_argument(
+        "--only", type=claim_letters, default=list(CLAIMS), help=f"such as a,b; default {','.join(CLAIMS)}"
+    )
     options = parser.parse_args()
-    for name, least in (("seeds", 2), ("epochs", 1)):
-        if getattr(options, name) < least:
-            parser.error(f"--{name}: expected an integer >= {least}, got {getattr(options, name)}")
+    if options.seeds < 2:
+        parser.error(f"--seeds: expected an integer >= 2, got {options.seeds}")
     letters, found, columns = options.only, {}, min(2, len(options.only))
     with plt.rc_context(STYLE), progress("claims", len(letters)) as advance:
         lines = -(-len(letters) // columns)

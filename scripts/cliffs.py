@@ -4,31 +4,26 @@
     python scripts/cliffs.py --steps 400 --starts 15 --out results/cliffs
 
 Pascanu, Mikolov and Bengio 2013 (arXiv 1211.5063, Sec. 2.3 and 3.2, Fig. 6): x_t = w sigmoid(x_(t-1)) + b, x_0 = 0.5,
-with nothing else coming in; the error is (sigmoid(x_50) - 0.7)^2. It is small on one side of a line and large on the
-other, since through 50 steps the smallest difference brings the neuron to another fixed point: there gradients explode.
-One step of gradient descent that meets the wall leads far away. Where the gradient's norm is clipped, it does not.
+with no other input; the error is (sigmoid(x_50) - 0.7)^2. It is small on one side of a line and large on the other,
+since over 50 steps the smallest difference brings the neuron to another fixed point. At that line gradients explode.
+One step of gradient descent that meets the wall leads far away; where the gradient's norm is clipped, it does not.
 
-The library has that neuron as `recurrent("sigmoid")`, whose state is h_t = sigmoid(x_t): U is w, the bias b, all inputs
-are 0, and the initial state is held at sigmoid(0.5). Gradients are those of backpropagation through time, beside
-jax.grad's at every step of the descent that is drawn; methods and clipping are the library's, too. Descent from one
-start depends on the last digits once it has met the wall; so it is counted from many.
+The library has that neuron as `recurrent("sigmoid")`, whose state is h_t = sigmoid(x_t): U is w, the bias is b, all
+inputs are 0, and the initial state is fixed at sigmoid(0.5). Gradients are computed by backpropagation through time,
+and compared with jax.grad's at every step of the descent that is drawn. Methods and clipping are the library's too.
+Once a descent has met the wall it depends on the last digits, so many starts are counted.
 """
 
-import textwrap
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-jax.config.update("jax_enable_x64", True)  # before the first array: a cliff magnifies rounding
-
-import functional_nn as fnn  # noqa: E402
-from functional_nn.lab import experiments  # noqa: E402
-from functional_nn.lab.plots import STYLE  # noqa: E402
-
-# after the lab, which says what to install where it is missing
-import matplotlib.pyplot as plt  # noqa: E402  # isort: skip
+import functional_nn as fnn
+from functional_nn.lab import experiments
+from functional_nn.lab.palette import BLUE, VERMILION
+from functional_nn.lab.plots import STYLE, plt
 
 T, TARGET, LOSS = 50, 0.7, "sum_square_error"
 NETWORK = fnn.graph(
@@ -38,12 +33,12 @@ NETWORK = fnn.graph(
         fnn.Layer("last", 1, "linear", (("neuron", fnn.connections.take(-1)),), bias="none"),
     ],
 )
-RATES, LARGEST = (0.1, 0.3, 1.0), (None, 1.0, 0.3, 0.1)  # of the gradient's norm; None: as it is
+RATES, LARGEST = (0.1, 0.3, 1.0), (None, 1.0, 0.3, 0.1)  # norms that gradients are clipped to; None: not clipped
 DRAWN, RATE, CLIPPED, STEPS = (5.0, -2.0), 1.0, 0.3, 100
-WHOLE, NEAR = ((3.0, 7.5), (-4.0, 2.8)), ((3.3, 5.2), (-2.6, -1.5))  # of w and b: what is drawn
-STARTS = ((4.0, 7.0), (-4.0, -1.5))  # of w and b, counted
+WHOLE, NEAR = ((3.0, 7.5), (-4.0, 2.8)), ((3.3, 5.2), (-2.6, -1.5))  # the ranges of w and b in the picture
+STARTS = ((4.0, 7.0), (-4.0, -1.5))  # the ranges of w and b of the starts that are counted
 SOLVED, THROWN = 0.001, 1.5  # the error; the length of a step
-COLORS = {None: "#D55E00", CLIPPED: "#0072B2"}  # Okabe and Ito
+COLORS = {None: VERMILION, CLIPPED: BLUE}
 
 
 def data() -> tuple[np.ndarray, np.ndarray]:
@@ -51,7 +46,7 @@ def data() -> tuple[np.ndarray, np.ndarray]:
 
 
 def as_params(p: jax.Array) -> dict:
-    """Of p = (w, b)."""
+    """Returns the network's parameters for p = (w, b)."""
     w, b = p
     initial = jax.nn.sigmoid(jnp.full(1, 0.5))
     learned = {"recurrent": w[None, None], "initial": initial}
@@ -60,19 +55,19 @@ def as_params(p: jax.Array) -> dict:
 
 
 def value_and_grad(p: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """F and dF/d(w, b) by hand; nothing else moves."""
-    value, found = fnn.value_and_grad(NETWORK, LOSS)(as_params(p), *data())
-    return value, jnp.stack([found["neuron"]["learned"]["recurrent"][0, 0], found["neuron"]["bias"][0]])
+    """Returns F and dF/d(w, b) by hand; all other parameters are fixed."""
+    value, gradient = fnn.value_and_grad(NETWORK, LOSS)(as_params(p), *data())
+    return value, jnp.stack([gradient["neuron"]["learned"]["recurrent"][0, 0], gradient["neuron"]["bias"][0]])
 
 
 def automatic(p: jax.Array) -> jax.Array:
-    """The same by jax.grad."""
+    """Returns dF/d(w, b) by jax.grad."""
     return jax.grad(lambda p: fnn.objective(NETWORK, LOSS)(as_params(p), *data()))(p)
 
 
 @partial(jax.jit, static_argnames=("largest", "steps"))
 def descend(rate: jax.Array, largest: float | None, steps: int, starts: jax.Array):
-    """From (N, 2): points (N, steps + 1, 2), and at each F, (N, steps + 1), and dF/d(w, b) before it is clipped."""
+    """Descends from starts (N, 2). Returns points (N, steps + 1, 2), and F and dF/d(w, b), not clipped, at each."""
     method = fnn.optimizers.gd(rate)
     if largest is not None:
         method = fnn.optimizers.clip_by_global_norm(method, largest)
@@ -85,19 +80,19 @@ def descend(rate: jax.Array, largest: float | None, steps: int, starts: jax.Arra
 
 
 def lattice(region, counts: tuple[int, int]) -> np.ndarray:
-    """Its points (counts of w, counts of b, 2)."""
+    """Returns points (counts of w, counts of b, 2) on a region."""
     axes = [np.linspace(*ends, count) for ends, count in zip(region, counts, strict=True)]
     return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
 
 
 def differences(points: np.ndarray, gradients: np.ndarray) -> np.ndarray:
-    """||by hand - automatic|| / ||automatic|| at each point."""
+    """Returns ||by hand - automatic|| / ||automatic|| at each point."""
     other = np.asarray(jax.jit(jax.vmap(automatic))(points))
     return np.linalg.norm(gradients - other, axis=-1) / np.linalg.norm(other, axis=-1)
 
 
 def row(rate: float, largest: float | None, points: np.ndarray, F: np.ndarray, gradients: np.ndarray) -> dict:
-    """The first start's descent, and how many of the others reach the valley or are thrown off."""
+    """Describes the first start's descent, and counts how many of the others reach the valley or are thrown off."""
     norms = np.linalg.norm(gradients, axis=-1)
     longest = np.linalg.norm(np.diff(points, axis=1), axis=-1).max(axis=1)
     return {
@@ -118,7 +113,9 @@ def row(rate: float, largest: float | None, points: np.ndarray, F: np.ndarray, g
 
 
 def draw(drawn: dict):
-    """The surface, and near the cliff the norm of its gradient, with both descents; below, norms and errors by step."""
+    """Draws the surface, the norm of its gradient near the cliff, and both descents; below, norms and
+    errors by step.
+    """
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(2, 2, figsize=(12, 9), layout="constrained")
         for axis, region, norm in zip(axes[0], (WHOLE, NEAR), (False, True), strict=True):
@@ -140,7 +137,7 @@ def draw(drawn: dict):
         axes[0, 1].set_title("near the cliff: the norm of the gradient")
         for largest, color in COLORS.items():
             _, F, gradients = (each[: STEPS + 1] for each in drawn[largest])
-            label = "as it is" if largest is None else f"clipped to {largest}"
+            label = "not clipped" if largest is None else f"clipped to {largest}"
             axes[1, 0].plot(np.linalg.norm(gradients, axis=-1), color=color, marker=".", lw=1, label=label)
             axes[1, 1].plot(F, color=color, marker=".", lw=1, label=label)
         axes[1, 0].axhline(CLIPPED, color="grey", ls="--", lw=1, label="clipped above")
@@ -154,7 +151,7 @@ def draw(drawn: dict):
 
 def notes(rows: list[dict], steps: int, starts: int) -> str:
     (w, b), ((w0, w1), (b0, b1)) = DRAWN, STARTS
-    worst = max(one["from jax.grad"] for one in rows)
+    worst = max(row["from jax.grad"] for row in rows)
     text = [
         f"F, w, b: after {steps} steps from w = {w:g}, b = {b:g}; largest gradient: of its norms on the way, before "
         "they are clipped; from jax.grad: the largest relative difference on the way, "
@@ -162,17 +159,18 @@ def notes(rows: list[dict], steps: int, starts: int) -> str:
         f"{w1:g} and b from {b0:g} to {b1:g}; thrown: those that made a step longer than {THROWN:g}."
     ]
     for rate in RATES:
-        own = [one for one in rows if one["rate"] == rate]
+        own = [row for row in rows if row["rate"] == rate]
         said = "; ".join(
-            f"{'unclipped' if one['clipped to'] == 'no' else 'clipped to ' + str(one['clipped to'])} "
-            f"{one[f'% below {SOLVED}']:.0f} % ({one['% thrown']:.0f} % thrown)"
-            for one in own
+            f"{'unclipped' if row['clipped to'] == 'no' else 'clipped to ' + str(row['clipped to'])} "
+            f"{row[f'% below {SOLVED}']:.0f} % ({row['% thrown']:.0f} % thrown)"
+            for row in own
         )
         text.append(f"Rate {rate:g}, starts that end below {SOLVED}: {said}.")
-    return "\n".join(textwrap.fill(line, 118) for line in text)
+    return experiments.paragraphs(*text)
 
 
 def main() -> None:
+    experiments.start(x64=True)
     options = experiments.arguments(__doc__, "results/cliffs", steps=400, starts=15)
     starts = np.concatenate([[DRAWN], lattice(STARTS, (options.starts,) * 2).reshape(-1, 2)])
     found = {
@@ -180,7 +178,7 @@ def main() -> None:
         for rate in RATES
         for largest in LARGEST
     }
-    rows = [row(*of, *each) for of, each in found.items()]
+    rows = [row(*setting, *descents) for setting, descents in found.items()]
     drawn = {largest: tuple(each[0] for each in found[RATE, largest]) for largest in COLORS}
     experiments.write(options.out, rows, draw(drawn), notes(rows, options.steps, options.starts))
 

@@ -1,30 +1,31 @@
 #!/usr/bin/env python
-"""Convolutional networks looked into: by hand against automatic, wrong labels found, kernels, and digits at 99 %.
+"""Convolutional networks examined: gradients by hand and by jax.grad, wrong labels found, kernels, and digits at 99 %.
 
     python scripts/convolution.py --seeds 5
     python scripts/convolution.py --full --out results/convolution_full
 
-Four looks at `presets.get("lenet")`, on the digits (8 x 8) and on Fashion-MNIST (28 x 28; Debian's package
-dataset-fashion-mnist; 4000 pictures to train on and 2000 to test, drawn at random; --full takes all):
+Four studies of `presets.get("lenet")`, on the digits (8 x 8) and on Fashion-MNIST (28 x 28; Debian's package
+dataset-fashion-mnist; 4000 pictures to train on and 2000 to test, drawn at random; --full takes all; half of --seeds,
+rounded up):
 
-OUT_agreement: `fnn.compare` by layer, before and after training: the sensitivities and the gradients of weights and
-biases beside `jax.grad`'s, relatively, and the bound that rounding gives. Before training the biases are 0, so that
-black pixels put net inputs on the kink of relu, where there is no derivative for a third opinion to have.
-OUT_wrong_labels: one label in twenty is replaced by another class at random, the network trained on them with Adam,
-and all training pictures ranked by the norm of their own gradient and by their loss: how many of the highest are wrong,
-when as many are flagged as were planted, beside the share that chance finds.
-OUT: kernels of the first layer after that, the parts that pictures with right and with wrong labels have in their
-gradient (opposite where the loss is lowest, since they add up to nothing there), and the gradient of the most
+OUT_agreement: `fnn.compare` by layer, before and after training: sensitivities and gradients of weights and biases
+compared with `jax.grad`'s, relatively, and the bound from rounding. Before training the biases are 0, so that black
+pixels put net inputs on the kink of relu, where a third opinion has no derivative.
+
+OUT_wrong_labels: one label in twenty is replaced by another class at random, and the network is trained on them with
+Adam. All training pictures are ranked by the norm of their own gradient, and by their loss. The table has the share of
+wrong labels among the highest, when as many are flagged as were planted, and the share expected by chance.
+
+OUT: kernels of the first layer after that training; the parts of their gradient that come from pictures with right and
+with wrong labels (opposite where the loss is lowest, since they add up to nothing there); and the gradient of the most
 suspicious picture's own loss.
-OUT_digits: the digits' test accuracy after a plain training and after one with wider layers, dropout, labels smoothed
-and pictures shifted at random. Its constants were chosen by three random fifths of the training part, not by the test
-part.
+
+OUT_digits: test accuracy on the digits after a plain training, and after one with wider layers, dropout, smoothed
+labels and randomly shifted pictures. Its constants were chosen on three random fifths of the training part, not on the
+test part.
 """
 
-import argparse
-import textwrap
 import time
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -34,6 +35,7 @@ from per_example_gradients import WRONG, average_precision, plant, precision
 import functional_nn as fnn
 from functional_nn import optimizers, training
 from functional_nn.lab import datasets, experiments, plots
+from functional_nn.lab.palette import BLUE, VERMILION
 from functional_nn.lab.plots import plt
 from functional_nn.lab.progress import progress
 
@@ -43,12 +45,12 @@ RATE, BATCH = 0.002, 32  # of Adam, falling to 0 along a cosine, where labels ar
 EPOCHS = {"digits": 20, "fashion_mnist": 8}
 TABLE = {"digits": (1, 5, 10, 20), "fashion_mnist": (1, 2, 4, 8)}
 SUBSET, SUBSET_TEST, MOST_AT_ONCE = 4000, 2000, 4000  # pictures
-SCORES = {"gradient norm": "#0072B2", "loss": "#D55E00"}  # Okabe and Ito
-GOAL = 0.99  # of the digits
+SCORES = {"gradient norm": BLUE, "loss": VERMILION}
+GOAL = 0.99  # accuracy on the digits
 
 
 class Recipe(NamedTuple):
-    """How the digits are trained: smoothing of labels, augmentation, epochs and Adam's first rate."""
+    """How the digits are trained: network, epochs, Adam's first rate, smoothing of labels, augmentation."""
 
     network: str
     epochs: int
@@ -65,7 +67,7 @@ RECIPES = {
 
 
 class Pictures(NamedTuple):
-    """inputs (Q, H, W, 1), targets (Q, C) one-hot, and those to test with; names of the classes."""
+    """A data set: inputs (Q, H, W, 1), one-hot targets (Q, C), those to test with, and the names of the classes."""
 
     inputs: np.ndarray
     targets: np.ndarray
@@ -82,12 +84,12 @@ class Pictures(NamedTuple):
 
 
 def load(name: str, full: bool) -> Pictures:
-    """A data set's fixed split, which is shuffled; of Fashion-MNIST the first of each part, unless `full`."""
-    parts = []
+    """Returns a data set's fixed split, in random order; the first of each part of Fashion-MNIST, unless `full`."""
+    arrays = []
     for part, most in zip(datasets.split(datasets.load(name)), (SUBSET, SUBSET_TEST), strict=True):
         rows = slice(None if full or name == "digits" else most)
-        parts += [part.inputs[rows].reshape(-1, *part.image_shape, 1).astype("f4"), part.targets[rows].astype("f4")]
-    return Pictures(*parts, part.classes)
+        arrays += [part.inputs[rows].reshape(-1, *part.image_shape, 1).astype("f4"), part.targets[rows].astype("f4")]
+    return Pictures(*arrays, part.classes)
 
 
 def cosine(rate: float, pictures: Pictures, epochs: int) -> fnn.optimizers.Optimizer:
@@ -99,31 +101,31 @@ def cosine(rate: float, pictures: Pictures, epochs: int) -> fnn.optimizers.Optim
 
 
 def agreement(name: str, when: str, pictures: Pictures, params) -> tuple[list[dict], fnn.Agreement]:
-    """A row a layer: the relative differences of its sensitivity and its gradients, and what rounding may make them."""
+    """Makes a row for each layer: relative differences of sensitivity and gradients, with the bound from rounding."""
     network = pictures.network()
-    found = fnn.compare(network, "cross_entropy", params, pictures.inputs[:COMPARED], pictures.targets[:COMPARED])
-    sensitivities = {one.name: one for one in found.sensitivities}
+    comparison = fnn.compare(network, "cross_entropy", params, pictures.inputs[:COMPARED], pictures.targets[:COMPARED])
+    sensitivities = {array.name: array for array in comparison.sensitivities}
     rows = []
     for layer in network.layers:
         by_array = {"sensitivity": sensitivities[layer.name]}
-        for one in found.parameters:
-            of, kind, *_ = one.name.split("/")
-            if of == layer.name:
-                by_array[kind] = one
+        for array in comparison.parameters:
+            name_of_layer, kind, *_ = array.name.split("/")
+            if name_of_layer == layer.name:
+                by_array[kind] = array
         row = {"data": name, "parameters": when, "layer": layer.name}
         for kind in ("sensitivity", "weights", "bias"):
-            one = by_array.get(kind)
-            row |= {kind: "" if one is None else one.relative, f"{kind}, bound": "" if one is None else one.bound}
-        rows.append(row | {"agrees": "yes" if all(one.agrees for one in by_array.values()) else "NO"})
-    return rows, found
+            array = by_array.get(kind)
+            row |= {kind: array.relative if array else "", f"{kind}, bound": array.bound if array else ""}
+        rows.append(row | {"agrees": "yes" if all(array.agrees for array in by_array.values()) else "NO"})
+    return rows, comparison
 
 
 # Wrong labels ---------------------------------------------------------------------------------------------------------
 
 
 class Searched(NamedTuple):
-    """Training with wrong labels. scores {name: (seeds, E, Q)}; given, wrong (seeds, Q); accuracy on the labels given
-    and the test accuracy (seeds, E); params: the first seed's.
+    """Training with wrong labels. scores: {name: (seeds, E, Q)}. given: the labels (seeds, Q). wrong: which of them are
+    wrong. accuracy: on the given labels (seeds, E); test_accuracy: (seeds, E). params: the first seed's.
     """
 
     scores: dict[str, np.ndarray]
@@ -135,7 +137,7 @@ class Searched(NamedTuple):
 
 
 def search(name: str, pictures: Pictures, seeds: int, epochs: int) -> Searched:
-    """Each seed has its own wrong labels and its own network."""
+    """Trains a network for each seed, which has its own wrong labels."""
     network, optimizer, classes = pictures.network(), cosine(RATE, pictures, epochs), len(pictures.classes)
     given, wrong = map(np.stack, zip(*(plant(pictures.labels, classes, s) for s in range(seeds)), strict=True))
     results = []
@@ -158,9 +160,10 @@ def search(name: str, pictures: Pictures, seeds: int, epochs: int) -> Searched:
             )
             advance(seed + 1)
     tracked = zip(SCORES, ("per_example_norms", "per_example_losses"), strict=True)
-    scores = {score: np.stack([one.history.tracked[quantity] for one in results]) for score, quantity in tracked}
+    scores = {score: np.stack([result.history.tracked[quantity] for result in results]) for score, quantity in tracked}
     accuracies = (
-        np.stack([getattr(one.history, f"{part}_accuracy") for one in results]) for part in ("training", "validation")
+        np.stack([getattr(result.history, f"{part}_accuracy") for result in results])
+        for part in ("training", "validation")
     )
     return Searched(scores, given, wrong, *accuracies, results[0].params)
 
@@ -195,12 +198,14 @@ def best_epoch(searched: Searched, epochs: tuple[int, ...]) -> int:
 
 
 def draw_wrong_labels(of: dict[str, tuple[Pictures, Searched]], epochs: dict[str, tuple[int, ...]]):
-    """By data set: precision over training, precision down the ranking, and what the first network suspects most."""
+    """Draws, for each data set, precision over training and down the ranking, and the pictures with the
+    largest norms.
+    """
     with plt.rc_context(plots.STYLE):
         figure = plt.figure(figsize=(13, 4.9 * len(of)), layout="constrained")
-        parts = figure.subfigures(len(of), 1, squeeze=False)[:, 0]
-        for part, (name, (pictures, searched)) in zip(parts, of.items(), strict=True):
-            left, right = part.subfigures(1, 2, width_ratios=(1.05, 1))
+        panels = figure.subfigures(len(of), 1, squeeze=False)[:, 0]
+        for panel, (name, (pictures, searched)) in zip(panels, of.items(), strict=True):
+            left, right = panel.subfigures(1, 2, width_ratios=(1.05, 1))
             over, down = left.subplots(1, 2)
             planted, best = searched.wrong[0].sum(), best_epoch(searched, epochs[name])
             x = np.arange(1, searched.accuracy.shape[1] + 1)
@@ -235,19 +240,22 @@ def draw_wrong_labels(of: dict[str, tuple[Pictures, Searched]], epochs: dict[str
 
 
 class Kernels(NamedTuple):
-    """The first layer after training (S, height, width), and what moves it: the parts that pictures with right and with
-    wrong labels have in the gradient of the mean loss, whose sum it is, and the gradient of one picture's own loss.
+    """Kernels of the first layer after training (S, height, width), and gradients: the parts of the mean loss's
+    gradient from pictures with right and with wrong labels, which add up to it; and the gradient of one picture's own
+    loss.
     """
 
     kernels: np.ndarray
     right: np.ndarray
     wrong: np.ndarray
-    one: np.ndarray
-    suspect: int  # which picture
+    single: np.ndarray
+    suspect: int  # the index of that picture
 
 
 def kernels_of(pictures: Pictures, searched: Searched) -> Kernels:
-    """Of the first seed's network, and the first pictures, where there are very many."""
+    """Returns the kernels of the first seed's network. Their gradients are of the first pictures,
+    MOST_AT_ONCE at most.
+    """
     network, some = pictures.network(), slice(MOST_AT_ONCE)
     targets = np.eye(len(pictures.classes), dtype="f4")[searched.given[0]]
     gradient = jax.jit(fnn.value_and_grad(network, "cross_entropy"))
@@ -255,16 +263,16 @@ def kernels_of(pictures: Pictures, searched: Searched) -> Kernels:
     def first(tree) -> np.ndarray:
         return np.asarray(tree["conv1"]["weights"]["image"])[..., 0]
 
-    def part(rows: np.ndarray, of: int) -> np.ndarray:
-        return len(rows) / of * first(gradient(searched.params, pictures.inputs[rows], targets[rows])[1])
+    def contribution(rows: np.ndarray, total: int) -> np.ndarray:
+        return len(rows) / total * first(gradient(searched.params, pictures.inputs[rows], targets[rows])[1])
 
     suspect, wrong = int(np.argmax(searched.scores["gradient norm"][0, -1])), searched.wrong[0, some]
-    parts = (part(np.flatnonzero(which), len(wrong)) for which in (~wrong, wrong))
-    return Kernels(first(searched.params), *parts, part(np.array([suspect]), 1), suspect)
+    both = (contribution(np.flatnonzero(which), len(wrong)) for which in (~wrong, wrong))
+    return Kernels(first(searched.params), *both, contribution(np.array([suspect]), 1), suspect)
 
 
 def kernel_rows(name: str, found: Kernels) -> list[dict]:
-    """A row a kernel: its norm, and those of its gradients."""
+    """Makes a row for each kernel: its norm, and those of its gradients."""
 
     def norm(x):
         return np.linalg.norm(x.reshape(len(x), -1), axis=1)
@@ -274,7 +282,7 @@ def kernel_rows(name: str, found: Kernels) -> list[dict]:
         "gradient": found.right + found.wrong,
         "by right labels": found.right,
         "by wrong labels": found.wrong,
-        "by the most suspicious": found.one,
+        "by the most suspicious": found.single,
     }
     norms = {column: norm(values) for column, values in columns.items()}
     return [
@@ -284,21 +292,21 @@ def kernel_rows(name: str, found: Kernels) -> list[dict]:
 
 
 def draw_kernels(of: dict[str, tuple[Pictures, Searched, Kernels]]):
-    """By data set, kernels as small pictures and below each what moves it; the two parts of one sum on one scale."""
+    """Draws kernels as small pictures, with their gradients below; the two parts of one sum have one scale."""
     with plt.rc_context(plots.STYLE | {"axes.grid": False}):
         figure = plt.figure(figsize=(9.5, 5.6 * len(of)), layout="constrained")
-        parts = figure.subfigures(len(of), 1, squeeze=False)[:, 0]
-        for part, (name, (pictures, searched, found)) in zip(parts, of.items(), strict=True):
+        panels = figure.subfigures(len(of), 1, squeeze=False)[:, 0]
+        for panel, (name, (pictures, searched, found)) in zip(panels, of.items(), strict=True):
             count = len(found.kernels)
-            axes = part.subplots(4, count + 1, width_ratios=[1] * count + [1.5])
-            part.suptitle(
+            axes = panel.subplots(4, count + 1, width_ratios=[1] * count + [1.5])
+            panel.suptitle(
                 f"{name}, first layer after {searched.accuracy.shape[1]} epochs; purple below 0, orange above"
             )
             rows = {
                 "kernels": found.kernels,
                 "gradient,\nright labels": found.right,
                 "gradient,\nwrong labels": found.wrong,
-                "gradient,\none picture": found.one,
+                "gradient,\none picture": found.single,
             }
             sizes = {said: np.abs(values).max() for said, values in rows.items()}
             shared = max(np.abs(found.right).max(), np.abs(found.wrong).max())
@@ -314,7 +322,7 @@ def draw_kernels(of: dict[str, tuple[Pictures, Searched, Kernels]]):
             last.texts[0].remove()
             last.imshow(pictures.inputs[found.suspect, :, :, 0], cmap="gray_r")
             given, label = (pictures.classes[y[found.suspect]] for y in (searched.given[0], pictures.labels))
-            last.set_title(f"given {given}, is {label};\nlargest {np.abs(found.one).max():.2g}", fontsize=8)
+            last.set_title(f"given {given}, is {label};\nlargest {np.abs(found.single).max():.2g}", fontsize=8)
     return figure
 
 
@@ -322,7 +330,7 @@ def draw_kernels(of: dict[str, tuple[Pictures, Searched, Kernels]]):
 
 
 def digits_row(name: str, recipe: Recipe, pictures: Pictures, seeds: int, epochs: int) -> dict:
-    """The accuracy on the test part after the last epoch, over seeds."""
+    """Makes a row with the accuracy on the test part after the last epoch, over seeds."""
     network, began = pictures.network(recipe.network), time.perf_counter()
     targets = fnn.smooth_labels(pictures.targets, recipe.smoothing)
     optimizer, accuracy = cosine(recipe.rate, pictures, epochs), []
@@ -346,7 +354,7 @@ def digits_row(name: str, recipe: Recipe, pictures: Pictures, seeds: int, epochs
     return {
         "training": name,
         "network": recipe.network,
-        "parameters": sum(row["parameters"] for row in fnn.presets.layer_rows(network)),
+        "parameters": experiments.parameter_count(network),
         "epochs": epochs,
         "smoothing": recipe.smoothing,
         "augment": " ".join(recipe.augment),
@@ -361,23 +369,13 @@ def digits_row(name: str, recipe: Recipe, pictures: Pictures, seeds: int, epochs
 # What is written ------------------------------------------------------------------------------------------------------
 
 
-def beside(out: Path, name: str) -> Path:
-    return out.with_name(f"{out.name}_{name}")
-
-
-def paragraphs(*lines: str) -> str:
-    return "\n".join(textwrap.fill(line, 118) for line in lines)
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=5, help="default 5; of Fashion-MNIST half of them, rounded up")
-    parser.add_argument("--epochs", type=int, help="at most so many, of everything; by default what suits each")
+    parser = experiments.parser(__doc__, "results/convolution", seeds=5)
+    parser.add_argument("--epochs", type=int, help="the most epochs of any training; default what suits each")
     parser.add_argument("--full", action="store_true", help="all of Fashion-MNIST")
-    parser.add_argument("--out", type=Path, default=Path("results/convolution"), help="default results/convolution")
     options = parser.parse_args()
-    if options.seeds < 1 or (options.epochs or 1) < 1:
-        parser.error(f"expected --seeds and --epochs >= 1, got {options.seeds} and {options.epochs}")
+    if (options.epochs or 1) < 1:
+        parser.error(f"--epochs: expected an integer >= 1, got {options.epochs}")
 
     def most(epochs):
         return min(epochs, options.epochs or epochs)
@@ -392,15 +390,15 @@ def main() -> None:
     for name, pictures in every.items():
         start = pictures.network().init(jax.random.key(0))
         for when, params in {"initial": start, "trained": searched[name].params}.items():
-            own, found = agreement(name, when, pictures, params)
+            own, comparison = agreement(name, when, pictures, params)
             rows += own
             agreements.append(
-                f"{name}, {when}: {found.verdict}; the whole gradient {found.total.relative:.1e} apart, "
-                f"bound {found.total.bound:.1e}; third opinion: {found.third_opinion.says}; Taylor test: "
-                f"{found.taylor.says}."
+                f"{name}, {when}: {comparison.verdict}; the whole gradient {comparison.total.relative:.1e} apart, "
+                f"bound {comparison.total.bound:.1e}; third opinion: {comparison.third_opinion.says}; Taylor test: "
+                f"{comparison.taylor.says}."
             )
-    notes = paragraphs(*agreements, f"On {COMPARED} pictures of each; relative differences, float32.")
-    experiments.write(beside(options.out, "agreement"), rows, notes=notes)
+    notes = experiments.paragraphs(*agreements, f"On {COMPARED} pictures of each; relative differences, float32.")
+    experiments.write(experiments.sibling(options.out, "agreement"), rows, notes=notes)
 
     epochs = {name: tuple(sorted({most(epoch) for epoch in TABLE[name]})) for name in every}
     rows = [row for name in every for row in found_rows(name, searched[name], epochs[name])]
@@ -416,19 +414,19 @@ def main() -> None:
         )
     both = {name: (every[name], searched[name]) for name in every}
     experiments.write(
-        beside(options.out, "wrong_labels"),
+        experiments.sibling(options.out, "wrong_labels"),
         rows,
         draw_wrong_labels(both, epochs),
-        paragraphs(*lines),
+        experiments.paragraphs(*lines),
         "Share of wrong labels among the pictures with the highest gradient norm and loss, and those pictures",
     )
 
     found = {name: kernels_of(*both[name]) for name in every}
     rows = [row for name in every for row in kernel_rows(name, found[name])]
     lines = []
-    for name, one in found.items():
-        right, wrong = (float(np.linalg.norm(part)) for part in (one.right, one.wrong))
-        turned = float(np.sum(one.right * one.wrong) / (right * wrong))
+    for name, kernels in found.items():
+        right, wrong = (float(np.linalg.norm(part)) for part in (kernels.right, kernels.wrong))
+        turned = float(np.sum(kernels.right * kernels.wrong) / (right * wrong))
         lines.append(
             f"{name}: {WRONG:.0%} wrong labels pull at the first layer with a norm of {wrong:.2g}, the right ones with "
             f"{right:.2g}; the cosine between the two is {turned:.2f}."
@@ -437,7 +435,7 @@ def main() -> None:
         options.out,
         rows,
         draw_kernels({name: (*both[name], found[name]) for name in every}),
-        paragraphs(*lines),
+        experiments.paragraphs(*lines),
         "Kernels of the first layer and their gradients, as small pictures",
     )
 
@@ -447,12 +445,12 @@ def main() -> None:
     ]
     last = rows[-1]
     reached = "reached" if last["test accuracy"] >= GOAL else "MISSED"
-    notes = paragraphs(
+    notes = experiments.paragraphs(
         f"{last['training']}: {last['test accuracy']:.2%} of {len(every['digits'].test_inputs)} test pictures, mean of "
         f"{options.seeds} seeds; the goal of {GOAL:.0%} is {reached}.",
         f"Everything together, with compilation: {time.perf_counter() - began:.0f} s.",
     )
-    experiments.write(beside(options.out, "digits"), rows, notes=notes)
+    experiments.write(experiments.sibling(options.out, "digits"), rows, notes=notes)
 
 
 if __name__ == "__main__":

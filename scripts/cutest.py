@@ -4,21 +4,21 @@
     python scripts/cutest.py --out results/cutest
     python scripts/cutest.py --least 51 --most 10000 --large --turns 1 --out results/cutest_large
 
-The problems are those that `sif2jax` has written in JAX (Gould, Orban and Toint 2015). Each solver begins where CUTEst
-says, in 64 bits, with its own default tolerances and budget, and has exact derivatives, SciPy's by jitted functions. A
-problem is solved by who ends within 1e-6 max(1, |F*|) of F*, the lowest value that any of them found. In the columns
-"strictly" it must have come down to F* from F at the start but for a millionth of the way (More and Wild 2009).
+The problems are those that `sif2jax` has in JAX (Gould, Orban and Toint 2015), with --least to --most variables. Each
+solver starts where CUTEst says, in 64 bits, with its own default tolerances and budget, and has exact derivatives,
+SciPy's by jitted functions. A solver solves a problem if it ends within 1e-6 max(1, |F*|) of F*, the lowest value that
+any of them found. In the columns "strictly", F must also have fallen to F* from its start except for a millionth of the
+way (More and Wild 2009).
 
 The performance profile (Dolan and More 2002) of a solver at tau is the share of problems that it solves at no more than
-tau times what the cheapest solver pays; its area is that below it over log2 tau, from 1 to 2^10, at best 1. The cost is
-in evaluations of F, with its gradient or without, and products and matrices of the Hessian, one each; or in seconds of
-a whole call of what is compiled already, the least of `turns`. What compiling takes is a column of its own.
+tau times the cost of the cheapest solver. Its area is that below it over log2 tau, from 1 to 2^10, at best 1. The cost
+is the number of evaluations of F, with its gradient or without, plus products and matrices of the Hessian, one each; or
+the seconds of a whole compiled call, the least of --turns. What compiling takes is a column of its own.
 
-Each run is added to OUT_runs.csv when it ends. Begun again the script goes on after the last. Methods for large
-problems (--large) are others: those that make no matrix.
+Each run is added to OUT_runs.csv when it ends; a script that is started again continues after the last. Methods for
+large problems (--large) are others: those that form no matrix.
 """
 
-import argparse
 import csv
 import time
 import warnings
@@ -31,35 +31,33 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-jax.config.update("jax_enable_x64", True)  # before the first array: all solvers are compared in it
+import functional_nn as fnn
+from functional_nn.lab import experiments, require
+from functional_nn.lab.plots import STYLE, plt
+from functional_nn.lab.progress import progress
 
-import functional_nn as fnn  # noqa: E402
-from functional_nn.lab import experiments, require  # noqa: E402
-from functional_nn.lab.plots import STYLE  # noqa: E402
-from functional_nn.lab.progress import progress  # noqa: E402
-
-require("bench", "scipy")
-
-import matplotlib.pyplot as plt  # noqa: E402
-import scipy  # noqa: E402
-from scipy.optimize import minimize as scipy_minimize  # noqa: E402
-
+try:
+    import scipy
+    from scipy.optimize import minimize as scipy_minimize
+except ImportError:
+    require("bench", "scipy")
+    raise
 try:
     import optimistix
 except ImportError:
     optimistix = None
 
-CLOSE = 1e-6  # of F, to the lowest found
-LONG = 2.0  # seconds of a call after which it is not measured again
-OCTAVES = 10  # of a profile
-OWN = 1e-8  # of optimistix's tolerances, which have no default
-STEPS = 4000  # of optimistix, likewise
+CLOSE = 1e-6  # relative distance of F from the lowest found
+LONG = 2.0  # seconds; a call that takes longer is not measured again
+OCTAVES = 10  # the length of a profile
+OWN = 1e-8  # optimistix's tolerances, which have no default
+STEPS = 4000  # optimistix's budget, which has none either
 
 SMALL = {"newton": "trust-exact", "bfgs": "BFGS", "lbfgs": "L-BFGS-B", "conjugate_gradient": "CG"}
 LARGE = {"newton_cg": "Newton-CG", "lbfgs": "L-BFGS-B", "hessian_free(curvature=hessian)": "trust-krylov"}
 OPTIMISTIXS = {"bfgs": "BFGS", "lbfgs": "LBFGS", "conjugate_gradient": "NonlinearCG"}
-WHOLE = ("variables", "iterations", "evaluations", "products", "matrices")  # of a row
-REAL = ("F", "F at the start", "ms", "compiling, s")
+INTEGERS = ("variables", "iterations", "evaluations", "products", "matrices")  # columns of OUT_runs.csv
+REALS = ("F", "F at the start", "ms", "compiling, s")
 
 
 class Case(NamedTuple):
@@ -71,7 +69,7 @@ class Case(NamedTuple):
 
 
 class Ended(NamedTuple):
-    """Where a solver ended, in its own words too, and what it asked for; products and matrices are with the Hessian."""
+    """Where a solver ended, its status, and what it evaluated. Products and matrices are of the Hessian."""
 
     x: Any
     status: str
@@ -82,7 +80,7 @@ class Ended(NamedTuple):
 
 
 def cases(least: int, most: int) -> list[Case]:
-    """The unconstrained problems of so many variables, the smallest first; one of a name."""
+    """Returns the unconstrained problems with so many variables, the smallest first; one for each name."""
     require("bench", "sif2jax")
     import sif2jax
 
@@ -105,26 +103,26 @@ def cases(least: int, most: int) -> list[Case]:
 def by_us(name: str) -> Callable:
     method = fnn.optimizers.second_order.get(name)
 
-    def made(case: Case):
+    def prepare(case: Case):
         problem = fnn.optimizers.problem_from(case.value)
 
-        @jax.jit  # as optimistix's
+        @jax.jit  # like optimistix's
         def solve(x):
             found = fnn.optimizers.minimize(problem, method, x, path=False)
-            asked = found.counts
-            return found.params, found.ended, found.steps, asked.evaluations, asked.products, asked.matrices
+            counts = found.counts
+            return found.params, found.ended, found.steps, counts.evaluations, counts.products, counts.matrices
 
         def run() -> Ended:
-            x, ended, *asked = jax.device_get(solve(case.start))
-            return Ended(x, fnn.optimizers.second_order.STATUSES[ended], *map(int, asked))
+            x, ended, *counts = jax.device_get(solve(case.start))
+            return Ended(x, fnn.optimizers.second_order.STATUSES[ended], *map(int, counts))
 
         return run
 
-    return made
+    return prepare
 
 
 def by_scipy(name: str) -> Callable:
-    def made(case: Case):
+    def prepare(case: Case):
         program = jax.jit(jax.value_and_grad(case.value))
         count = {"products": 0}
 
@@ -132,10 +130,10 @@ def by_scipy(name: str) -> Callable:
             value, gradient = program(x)
             return float(value), np.asarray(gradient)
 
-        asks = {}
+        second_derivatives = {}
         if name == "trust-exact":
             hessian = jax.jit(jax.hessian(case.value))
-            asks = {"hess": lambda x: np.asarray(hessian(x))}
+            second_derivatives = {"hess": lambda x: np.asarray(hessian(x))}
         elif name in ("Newton-CG", "trust-krylov"):
             product = jax.jit(lambda x, v: jax.jvp(jax.grad(case.value), (x,), (v,))[1])
 
@@ -143,13 +141,15 @@ def by_scipy(name: str) -> Callable:
                 count["products"] += 1
                 return np.asarray(product(x, v))
 
-            asks = {"hessp": multiply}
+            second_derivatives = {"hessp": multiply}
 
         def run() -> Ended:
             count["products"] = 0
             try:
-                found = scipy_minimize(with_gradient, np.asarray(case.start), method=name, jac=True, **asks)
-            except (ValueError, np.linalg.LinAlgError) as error:  # trust-exact does not survive a Hessian that is nan
+                found = scipy_minimize(
+                    with_gradient, np.asarray(case.start), method=name, jac=True, **second_derivatives
+                )
+            except (ValueError, np.linalg.LinAlgError) as error:  # trust-exact fails where the Hessian is nan
                 return Ended(np.full(case.start.size, np.nan), type(error).__name__, 0, 0, count["products"], 0)
             return Ended(
                 found.x,
@@ -162,11 +162,11 @@ def by_scipy(name: str) -> Callable:
 
         return run
 
-    return made
+    return prepare
 
 
 def by_optimistix(name: str) -> Callable:
-    def made(case: Case):
+    def prepare(case: Case):
         solver = getattr(optimistix, name)(rtol=OWN, atol=OWN)
 
         @jax.jit
@@ -176,16 +176,16 @@ def by_optimistix(name: str) -> Callable:
 
         def run() -> Ended:
             x, steps, good = solve(case.start)
-            steps = int(steps)  # of F one each
+            steps = int(steps)  # each evaluates F once
             return Ended(x, "converged" if good else "failed", steps, steps, 0, 0)
 
         return run
 
-    return made
+    return prepare
 
 
 def solvers(large: bool) -> dict[str, Callable]:
-    """By name: "newton" is ours, "SciPy BFGS" SciPy's."""
+    """Returns solvers by name: "newton" is ours, "SciPy BFGS" SciPy's."""
     pairs = LARGE if large else SMALL
     found = {name: by_us(name) for name in pairs}
     found |= {f"SciPy {name}": by_scipy(name) for name in dict.fromkeys(pairs.values())}
@@ -197,9 +197,9 @@ def solvers(large: bool) -> dict[str, Callable]:
 # What is measured -----------------------------------------------------------------------------------------------------
 
 
-def measured(case: Case, name: str, made: Callable, turns: int) -> dict:
-    """One row."""
-    run, value = made(case), jax.jit(case.value)
+def measure(case: Case, name: str, prepare: Callable, turns: int) -> dict:
+    """Makes a row of OUT_runs.csv."""
+    run, value = prepare(case), jax.jit(case.value)
     with np.errstate(all="ignore"), warnings.catch_warnings():  # some try points where F overflows
         warnings.simplefilter("ignore")
         seconds = []
@@ -226,16 +226,16 @@ def measured(case: Case, name: str, made: Callable, turns: int) -> dict:
     }
 
 
-def resumed(path: Path) -> list[dict]:
-    """The rows that are there."""
+def read_rows(path: Path) -> list[dict]:
+    """Returns the rows of an earlier run, if there are any."""
     if not path.exists():
         return []
-    read = dict.fromkeys(WHOLE, int) | dict.fromkeys(REAL, float)
+    read = dict.fromkeys(INTEGERS, int) | dict.fromkeys(REALS, float)
     with path.open(encoding="utf-8") as file:
         return [{key: read.get(key, str)(x) for key, x in row.items()} for row in csv.DictReader(file)]
 
 
-def added(path: Path, row: dict) -> None:
+def append_row(path: Path, row: dict) -> None:
     fresh = not path.exists()
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", newline="", encoding="utf-8") as file:
@@ -246,16 +246,16 @@ def added(path: Path, row: dict) -> None:
 
 
 class Judged(NamedTuple):
-    """By solver and problem (S, N): did it solve it, strictly as well, and at which cost."""
+    """By solver and problem (S, N): whether it was solved, whether strictly, and the cost."""
 
     solved: np.ndarray
     strictly: np.ndarray
-    asked: np.ndarray
+    evaluations: np.ndarray
     ms: np.ndarray
 
 
-def judged(rows: list[dict], names: list[str]) -> Judged:
-    """Of the problems that every solver has run on."""
+def judge(rows: list[dict], names: list[str]) -> Judged:
+    """Judges the problems that every solver has run on."""
     by = {(row["problem"], row["solver"]): row for row in rows}
     problems = [p for p in dict.fromkeys(row["problem"] for row in rows) if all((p, name) in by for name in names)]
     table = [[by[problem, name] for problem in problems] for name in names]
@@ -263,32 +263,34 @@ def judged(rows: list[dict], names: list[str]) -> Judged:
     F = np.where(np.isfinite(F), F, np.inf)
     best = F.min(axis=0)
     first = np.array([row["F at the start"] for row in table[0]])
-    asked = np.array([[row["evaluations"] + row["products"] + row["matrices"] for row in line] for line in table])
+    evaluations = np.array([[row["evaluations"] + row["products"] + row["matrices"] for row in line] for line in table])
     ms = np.array([[row["ms"] for row in line] for line in table])
-    with np.errstate(invalid="ignore"):  # of what nobody solves
+    with np.errstate(invalid="ignore"):  # in problems that nobody solves
         above = F - best
-        return Judged(above <= CLOSE * np.maximum(1, np.abs(best)), above <= CLOSE * (first - best), asked, ms)
+        return Judged(above <= CLOSE * np.maximum(1, np.abs(best)), above <= CLOSE * (first - best), evaluations, ms)
 
 
 def profile(cost: np.ndarray, solved: np.ndarray) -> np.ndarray:
-    """log2 of how many times the cheapest solver's cost (S, N), infinite where it is not solved, in rising order."""
+    """Returns log2 of the cost over the cheapest solver's (S, N), sorted; infinite where a problem is not solved."""
     cost = np.where(solved, np.maximum(cost, np.finfo(float).tiny), np.inf)
     least = cost.min(axis=0)
-    with np.errstate(invalid="ignore"):  # of what nobody solves
+    with np.errstate(invalid="ignore"):  # in problems that nobody solves
         ratio = np.where(np.isfinite(cost), np.log2(cost / least), np.inf)
     return np.sort(ratio, axis=1)
 
 
 def areas(ratios: np.ndarray) -> np.ndarray:
-    """Below the profiles (S, N), from tau = 1 to 2^OCTAVES, as a share."""
+    """Returns the areas below the profiles (S, N), from tau = 1 to 2^OCTAVES, as shares."""
     return np.clip(OCTAVES - ratios, 0, None).mean(axis=1) / OCTAVES
 
 
-def drawn(found: Judged, names: list[str]):
-    """Both profiles of every solver: ours solid, SciPy's dashed, optimistix's dotted."""
+def draw(found: Judged, names: list[str]):
+    """Draws both profiles of every solver: ours solid, SciPy's dashed, optimistix's dotted."""
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(1, 2, figsize=(10, 4.4), layout="constrained", sharey=True)
-        for axis, cost, what in zip(axes, (found.asked, found.ms), ("evaluations", "time, compiled"), strict=True):
+        for axis, cost, what in zip(
+            axes, (found.evaluations, found.ms), ("evaluations", "time, compiled"), strict=True
+        ):
             for name, ratios in zip(names, profile(cost, found.solved), strict=True):
                 finite = np.append(np.minimum(ratios[np.isfinite(ratios)], OCTAVES), OCTAVES)
                 share = np.append(np.arange(1, finite.size), finite.size - 1) / len(ratios)
@@ -301,8 +303,8 @@ def drawn(found: Judged, names: list[str]):
 
 
 def summary(rows: list[dict], found: Judged, names: list[str]) -> list[dict]:
-    """A row a solver."""
-    by_asked, by_time = areas(profile(found.asked, found.solved)), areas(profile(found.ms, found.solved))
+    """Makes a row for each solver."""
+    by_evaluations, by_time = areas(profile(found.evaluations, found.solved)), areas(profile(found.ms, found.solved))
     table = []
     for k, name in enumerate(names):
         own = [row for row in rows if row["solver"] == name]
@@ -312,9 +314,9 @@ def summary(rows: list[dict], found: Judged, names: list[str]) -> list[dict]:
                 "problems": found.solved.shape[1],
                 "solved": int(found.solved[k].sum()),
                 "strictly": int(found.strictly[k].sum()),
-                "area, evaluations": float(by_asked[k]),
+                "area, evaluations": float(by_evaluations[k]),
                 "area, time": float(by_time[k]),
-                "median evaluations": float(np.median(found.asked[k])),
+                "median evaluations": float(np.median(found.evaluations[k])),
                 "median ms": float(np.median(found.ms[k])),
                 "median compiling, s": float(np.median([row["compiling, s"] for row in own])),
             }
@@ -331,48 +333,46 @@ def notes(rows: list[dict], found: Judged, names: list[str]) -> str:
             us, them = names.index(name), names.index(f"SciPy {other}")
             both = found.solved[us] & found.solved[them]
             if both.any():
-                asked, ms = (np.median(cost[us][both] / cost[them][both]) for cost in (found.asked, found.ms))
+                evaluations, ms = (
+                    np.median(cost[us][both] / cost[them][both]) for cost in (found.evaluations, found.ms)
+                )
                 lines.append(
-                    f"{name} / SciPy {other}, of the {both.sum()} that both solve, medians: evaluations {asked:.3g}, "
-                    f"time {ms:.3g}"
+                    f"{name} / SciPy {other}, of the {both.sum()} that both solve, medians: evaluations "
+                    f"{evaluations:.3g}, time {ms:.3g}"
                 )
     return "\n".join(lines)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--least", type=int, default=1, help="variables at least; default 1")
-    parser.add_argument("--most", type=int, default=50, help="variables at most; default 50")
-    parser.add_argument("--turns", type=int, default=3, help="calls that are timed; default 3")
-    parser.add_argument("--large", action="store_true", help="methods without a matrix")
+    experiments.start(x64=True)
+    parser = experiments.parser(__doc__, "results/cutest", least=1, most=50, turns=3)
+    parser.add_argument("--large", action="store_true", help="methods that form no matrix")
     parser.add_argument("--problems", help="such as BEALE,ROSENBR; default all of these sizes")
     parser.add_argument("--solvers", help='such as "newton,SciPy BFGS"; default all')
-    parser.add_argument("--out", type=Path, default=Path("results/cutest"), help="default results/cutest")
     options = parser.parse_args()
-    path, of = options.out.with_name(f"{options.out.stem}_runs.csv"), solvers(options.large)
-    names = options.solvers.split(",") if options.solvers else list(of)
-    unknown = [name for name in names if name not in of]
+    path, available = options.out.with_name(f"{options.out.stem}_runs.csv"), solvers(options.large)
+    names = options.solvers.split(",") if options.solvers else list(available)
+    unknown = [name for name in names if name not in available]
     if unknown:
-        parser.error(f"--solvers: expected some of {', '.join(of)}, got {unknown[0]}")
-    rows = resumed(path)
+        parser.error(f"--solvers: expected some of {', '.join(available)}, got {unknown[0]}")
+    rows = read_rows(path)
     done = {(row["problem"], row["solver"]) for row in rows}
     chosen = options.problems.split(",") if options.problems else None
-    asked = [case for case in cases(options.least, options.most) if chosen is None or case.name in chosen]
-    if not asked:
+    wanted = [case for case in cases(options.least, options.most) if chosen is None or case.name in chosen]
+    if not wanted:
         parser.error("no problem of that name and size")
-    with progress("problems", len(asked)) as advance:
-        for number, case in enumerate(asked, 1):
+    with progress("problems", len(wanted)) as advance:
+        for number, case in enumerate(wanted, 1):
             for name in names:
                 if (case.name, name) not in done:
-                    row = measured(case, name, of[name], options.turns)
-                    added(path, row)
+                    row = measure(case, name, available[name], options.turns)
+                    append_row(path, row)
                     rows.append(row)
             jax.clear_caches()
             advance(number, case.name)
-    of_these = {case.name for case in asked}
-    rows = [row for row in rows if row["problem"] in of_these]
-    found = judged(rows, names)
-    experiments.write(options.out, summary(rows, found, names), drawn(found, names), notes(rows, found, names))
+    rows = [row for row in rows if row["problem"] in {case.name for case in wanted}]
+    found = judge(rows, names)
+    experiments.write(options.out, summary(rows, found, names), draw(found, names), notes(rows, found, names))
 
 
 if __name__ == "__main__":

@@ -4,9 +4,9 @@
     python scripts/demonstration_pictures.py --out results/demonstrations
 
 Needs Chromium and its chromedriver (Debian: chromium, chromium-driver), and selenium, of the extra `test`. Each page is
-opened at 1280 x 720, or higher; a control is set as its widget sets it, and the time is taken in the page until the
-data that it changes have arrived, --rounds times after the first. Between the two lie the socket, the library's
-computation and the page's answer; the drawing is not measured.
+opened at 1280 x 720, or higher. A control is set in the way its widget sets it, and the page measures the time until
+the data that depend on it arrive, --rounds times after the first. That includes the socket, the library's computation
+and the page's handling of the answer, but not the drawing.
 """
 
 import shutil
@@ -23,17 +23,21 @@ import numpy as np
 
 from functional_nn.lab import experiments, require
 
-require("test", "selenium")
-
-from selenium import webdriver  # noqa: E402
+try:
+    from selenium import webdriver
+except ImportError:
+    require("test", "selenium")
+    raise
 
 WIDTH, HEIGHT = 1280, 720
 
 
 class Scene(NamedTuple):
-    """A page; what is set before the picture, (model, attribute, value), and how long it then takes to settle; and what
-    is measured: values that one attribute takes in turn, and the data whose arrival ends the wait. height: of the
-    window.
+    """A page, its picture and its measurement.
+
+    path: of the page. picture: the file's name. settings: what is set before the picture, (model, attribute, value).
+    seconds: until the page is still. control: the model and attribute that are set, and the values in turn. shown: the
+    data whose arrival ends the wait. height: of the window.
     """
 
     path: str
@@ -102,7 +106,9 @@ page.get_model_by_name(name)[attribute] = value;
 
 
 def chromium(folder: Path):
-    """A selenium driver of the installed Chromium or Chrome, headless, its profile in `folder`; None without one."""
+    """Returns a selenium driver of the installed Chromium or Chrome, headless, with its profile in
+    `folder`, or None.
+    """
     names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
     browser, driver = next(filter(None, map(shutil.which, names)), None), shutil.which("chromedriver")
     if not (browser and driver):
@@ -127,7 +133,7 @@ def chromium(folder: Path):
 
 @contextmanager
 def served() -> Iterator[str]:
-    """The address of `functional-nn demo`, in a process of its own, when all is compiled."""
+    """Yields the address of `functional-nn demo`, in another process, when everything is compiled."""
     command = [sys.executable, "-m", "functional_nn.lab.cli", "demo", "--no-browser"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
@@ -140,19 +146,19 @@ def served() -> Iterator[str]:
 
 
 def ready(browser) -> float:
-    """Waits until the page is drawn and has said what it shows; the seconds that took."""
+    """Waits until the page is drawn and says what it shows. Returns the seconds that took."""
     start = time.perf_counter()
-    ended = (
+    is_ready = (
         "const page = window.Bokeh?.documents[0]; return page?.is_idle && "
         "!/comput|compil/.test(page.get_model_by_name('status')?.text ?? 'comput')"
     )
-    while not browser.execute_script(ended):
+    while not browser.execute_script(is_ready):
         time.sleep(0.02)
     return time.perf_counter() - start
 
 
 def measure(browser, address: str, scene: Scene, rounds: int, folder: Path) -> dict:
-    """A row of the table, and the picture."""
+    """Takes the picture, and makes a row of the table."""
     screen = {"width": WIDTH, "height": scene.height, "deviceScaleFactor": 1, "mobile": False}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
     start = time.perf_counter()

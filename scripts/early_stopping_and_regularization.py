@@ -4,10 +4,10 @@
     python scripts/early_stopping_and_regularization.py --seeds 8 --epochs 100
 
 64-H-10 tanh/softmax networks learn the digits from 150 examples with Adam. L2 and L1 strengths and dropout rates are
-tried at 64 hidden units; of each method the setting with the lowest loss on a validation part of 400 other examples
-counts. Nothing, early stopping and that L2 are then tried at all sizes, and the networks of 64 hidden units pruned by
-magnitude and re-trained (CSE 475, 19.71.1). What is told is the loss on the usual test part,
-by which nothing was chosen. All methods start from the same parameters and see the same batches.
+tried at 64 hidden units. For each method the setting with the lowest loss on a validation part of 400 other examples
+counts. No regularization, early stopping and that L2 are then tried at all sizes, and the networks of 64 hidden units
+are pruned by magnitude and re-trained (CSE 475, 19.71.1). Losses are reported on the usual test part, by which nothing
+was chosen. All methods start from the same parameters and see the same batches.
 """
 
 from typing import NamedTuple
@@ -18,8 +18,9 @@ import numpy as np
 
 import functional_nn as fnn
 from functional_nn import training
-from functional_nn.lab import experiments, plots
-from functional_nn.lab.plots import plt
+from functional_nn.lab import experiments
+from functional_nn.lab.palette import BLACK, BLUE, GREEN, ORANGE, PURPLE, VERMILION
+from functional_nn.lab.plots import STYLE, plt
 from functional_nn.lab.progress import progress
 from functional_nn.optimizers import regularizers
 
@@ -30,11 +31,11 @@ DROPOUT, PATIENCE = (0.25, 0.5), 10
 FRACTIONS = (0.0, 0.25, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.94, 0.98)
 RETRAINED = 2  # epochs: "one of two iterations ... can recover any loss in performance", CSE 475
 LOSS, OPTIMIZER = fnn.losses.cross_entropy(), fnn.optimizers.adam(0.01)
-COLORS = {"none": "#000000", "L2": "#0072B2", "L1": "#CC79A7", "dropout": "#009E73", "early stopping": "#D55E00"}
+COLORS = {"none": BLACK, "L2": BLUE, "L1": PURPLE, "dropout": GREEN, "early stopping": VERMILION}
 
 
 class Member(NamedTuple):
-    """Of each network: (loss, accuracy) on the three parts of the data, the epochs run, history and parameters."""
+    """A trained network: (loss, accuracy) on the three parts of the data, epochs, history and parameters."""
 
     training: tuple
     validation: tuple
@@ -45,10 +46,10 @@ class Member(NamedTuple):
 
 
 def load() -> tuple:
-    """Training, validation and test part: pairs of inputs (Q, 64) and targets (Q, 10)."""
+    """Returns training, validation and test part: pairs of inputs (Q, 64) and targets (Q, 10)."""
     task = experiments.load("digits")
-    parts = slice(EXAMPLES), slice(EXAMPLES, EXAMPLES + VALIDATION)
-    return *((task.inputs[part], task.targets[part]) for part in parts), task.test
+    used = task._replace(inputs=task.inputs[: EXAMPLES + VALIDATION], targets=task.targets[: EXAMPLES + VALIDATION])
+    return *used.divided(EXAMPLES), task.test
 
 
 def network(hidden: int, dropout: float = 0.0) -> fnn.Network:
@@ -56,18 +57,18 @@ def network(hidden: int, dropout: float = 0.0) -> fnn.Network:
 
 
 def start(hidden: int, net: fnn.Network, keys) -> dict:
-    """Initial parameters of `hidden` units, (seeds, ...), in the place of those of the larger `net`.
+    """Returns initial parameters of `hidden` units, (seeds, ...), padded with zeros to those of the larger `net`.
 
-    The other units' weights are zero on both sides and stay so: tanh(0) = 0 and W's zeros make their gradients zero.
+    The padding stays zero in training: the other units' outputs are tanh(0) = 0, and no sensitivity reaches them.
     """
-    small, full = (jax.vmap(of.init)(keys) for of in (network(hidden), net))
+    small, full = (jax.vmap(each.init)(keys) for each in (network(hidden), net))
     return jax.tree.map(
         lambda s, f: jnp.pad(s, [(0, b - a) for a, b in zip(s.shape, f.shape, strict=True)]), small, full
     )
 
 
 def train(net, data, options, settings=((MIDDLE, 0.0, 0.0),), stop=()) -> Member:
-    """Networks (settings, seeds), a setting being (hidden units, L1, L2), in one compiled program."""
+    """Trains networks (settings, seeds) in one compiled program. A setting is (hidden units, L1, L2)."""
     keys = jax.random.split(jax.random.key(0), options.seeds)
 
     def member(params, l1, l2, key):
@@ -88,7 +89,7 @@ def measure(net, params, data) -> list:
 
 
 def prune(net, params, data, options) -> dict[str, Member]:
-    """Networks (fractions, seeds) pruned, and re-trained. Raises AssertionError unless the pruned weights are zero."""
+    """Prunes and re-trains networks (fractions, seeds). Raises AssertionError unless the pruned weights are zero."""
 
     def member(fraction, params, key):
         masks = regularizers.magnitude_masks(params, fraction)
@@ -101,16 +102,16 @@ def prune(net, params, data, options) -> dict[str, Member]:
     over_fractions = jax.vmap(jax.vmap(member, in_axes=(None, 0, 0)), in_axes=(0, None, None))
     found = jax.jit(over_fractions)(jnp.asarray(FRACTIONS), params, keys)
     weights = net.layers[0].size * (64 + 10)
-    asked = np.floor(np.float32(FRACTIONS) * np.float32(weights)) / weights
+    expected = np.floor(np.float32(FRACTIONS) * np.float32(weights)) / weights
     for name, members in found.items():
         zeros = jax.vmap(jax.vmap(regularizers.sparsity))(members.params)
-        if not np.allclose(zeros, asked[:, None], rtol=0, atol=0.1 / weights):
-            raise AssertionError(f"{name}: exact zeros {np.asarray(zeros)[:, 0]}, expected {asked}")
+        if not np.allclose(zeros, expected[:, None], rtol=0, atol=0.1 / weights):
+            raise AssertionError(f"{name}: exact zeros {np.asarray(zeros)[:, 0]}, expected {expected}")
     return jax.tree.map(np.asarray, found)
 
 
 def row(method: str, setting: str, hidden: int, members: Member, i: int) -> dict:
-    """Medians and quartiles over the seeds of the i-th setting."""
+    """Makes a row of medians and quartiles over the seeds, for the i-th setting."""
     losses, accuracies = (np.percentile(column[i], (50, 25, 75)) for column in members.test)
     return {
         "method": method,
@@ -126,7 +127,7 @@ def row(method: str, setting: str, hidden: int, members: Member, i: int) -> dict
 
 
 def study(data, options, advance) -> tuple[list[dict], dict[str, Member]]:
-    """All rows, and the runs at MIDDLE whose loss curves are drawn."""
+    """Returns all rows, and the runs at MIDDLE whose loss curves are drawn."""
     middle, widest = network(MIDDLE), network(max(HIDDEN))
     advance(0, "L1 and L2")
     penalties = [("none", 0.0), *((name, s) for name in ("L2", "L1") for s in STRENGTHS)]
@@ -151,17 +152,17 @@ def study(data, options, advance) -> tuple[list[dict], dict[str, Member]]:
 
 
 def best_of(rows: list[dict], method: str) -> dict:
-    """The method's setting at MIDDLE with the lowest validation loss."""
+    """Returns the method's setting at MIDDLE with the lowest validation loss."""
     return min((r for r in rows if r["method"] == method and r["hidden"] == MIDDLE), key=lambda r: r["validation loss"])
 
 
 def by_size(rows: list[dict], method: str, setting: str) -> list[dict]:
-    """One setting's rows, by hidden units."""
+    """Returns one setting's rows, by hidden units."""
     return sorted((r for r in rows if (r["method"], r["setting"]) == (method, setting)), key=lambda r: r["hidden"])
 
 
 def band(axis, x, rows, column, quartiles, **style) -> None:
-    """The median of `column` over x, and the quartiles in a lighter shade."""
+    """Draws the median of `column` over x, and the quartiles in a lighter shade."""
     axis.plot(x, [r[column] for r in rows], marker=".", **style)
     axis.fill_between(x, *([r[q] for r in rows] for q in quartiles), color=style["color"], alpha=0.15, linewidth=0)
 
@@ -171,7 +172,7 @@ def picture(rows: list[dict], curves: dict[str, Member]) -> plt.Figure:
     spread = {"test loss": ("loss q1", "loss q3"), "test accuracy": ("accuracy q1", "accuracy q3")}
     names = {"none": "no regularization", "dropout": f"dropout, rate {chosen['dropout']['setting']}"}
     names |= {"L2": f"L2, {chosen['L2']['setting']}", "early stopping": f"early stopping, patience {PATIENCE}"}
-    with plt.rc_context(plots.STYLE):
+    with plt.rc_context(STYLE):
         figure, (sizes, others) = plt.subplots(2, 3, figsize=(13, 7.4), layout="constrained")
         for axis, column in zip(sizes, ("training loss", *spread), strict=True):
             for method in ("none", "L2", "early stopping"):
@@ -225,7 +226,7 @@ def picture(rows: list[dict], curves: dict[str, Member]) -> plt.Figure:
         epochs.set_title(f"e  early stopping, {MIDDLE} hidden units", loc="left")
         epochs.legend(fontsize=8)
 
-        for method, color in (("pruned", "#E69F00"), ("re-trained", "#0072B2")):
+        for method, color in (("pruned", ORANGE), ("re-trained", BLUE)):
             of = [r for r in rows if r["method"] == method]
             label = method if method == "pruned" else f"pruned, re-trained for {RETRAINED} epochs"
             band(sparsity, FRACTIONS, of, "test accuracy", spread["test accuracy"], color=color, label=label)
@@ -236,7 +237,7 @@ def picture(rows: list[dict], curves: dict[str, Member]) -> plt.Figure:
 
 
 def notes(rows: list[dict]) -> str:
-    """The findings, from the rows."""
+    """Says the findings, from the rows."""
     lines = [f"medians and quartiles of the seeds; digits, {EXAMPLES} examples; of each method the best on validation:"]
     for method in COLORS:
         best = best_of(rows, method)

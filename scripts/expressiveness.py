@@ -4,9 +4,9 @@
     python scripts/expressiveness.py --seeds 8 --steps 300 --out results/expressiveness
 
 Lecture 2 says that more layers approximate more complex functions, Kordecki that an MLP can approximate ANY function.
-Layers are layers of neurons, the output's among them: tanh, and one sigmoid output, so that 1 layer is one neuron. Each
-network of 3 layers has a network of 2 with exactly as many parameters, to be held against. Targets are 0 and 1 on
-[-1, 1] or its square:
+Layers are counted with the output layer: tanh layers, then one sigmoid output, so that 1 layer is one neuron. Each
+network of 3 layers has a network of 2 with exactly as many parameters, to be compared with. Targets are 0 and 1 on [-1,
+1] or its square:
 
     step          1 where x > 0.1
     bump          1 where |x - 0.1| < 0.35
@@ -14,16 +14,17 @@ network of 3 layers has a network of 2 with exactly as many parameters, to be he
     checkerboard  4 x 4 squares
 
 They are known at the middles of 200 cells, or 32 x 32. Levenberg-Marquardt makes up to --steps steps on the mean square
-error, from --seeds starts, all in one program a network. The error is the root of the mean square: "on grid", where the
-targets were known, is what the network was able to learn; "everywhere", at points eight or 4 x 4 times as dense, also
-what it made of the gaps. Before JAX is imported, JAX_NUM_CPU_DEVICES is set to the number of cores, over which the
-starts are then laid.
+error, from --seeds starts, all in one program for each network. Errors are roots of mean squares. "on grid", where the
+targets were known, shows what the network was able to learn; "everywhere", at points eight or 4 x 4 times as dense,
+also shows what it does in the gaps. All CPU cores are used; the environment variable JAX_NUM_CPU_DEVICES sets another
+number.
 """
 
 import os
 
-os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(os.cpu_count()))
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # its threads wait by spinning, which a small matrix never repays
+os.environ.setdefault(
+    "OPENBLAS_NUM_THREADS", "1"
+)  # its threads spin while they wait, which costs more than a small matrix saves
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -31,22 +32,18 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-jax.config.update("jax_enable_x64", True)
+import functional_nn as fnn
+from functional_nn.lab import experiments
+from functional_nn.lab.palette import BLACK, BLUE, VERMILION
+from functional_nn.lab.plots import STYLE, plt
+from functional_nn.lab.progress import progress
 
-import functional_nn as fnn  # noqa: E402
-from functional_nn.lab import experiments  # noqa: E402
-from functional_nn.lab.plots import STYLE  # noqa: E402
-from functional_nn.lab.progress import progress  # noqa: E402
-
-# after the lab, which says what to install where it is missing
-import matplotlib.pyplot as plt  # noqa: E402  # isort: skip
-
-ENOUGH = 1e-4  # an error on the grid at which a start ends
-COLORS = {1: "#000000", 2: "#0072B2", 3: "#D55E00"}
+ENOUGH = 1e-4  # the error on the grid at which a start ends
+COLORS = {1: BLACK, 2: BLUE, 3: VERMILION}
 
 
 class Target(NamedTuple):
-    """inputs: 1 or 2; inside(x (Q, R)) -> (Q,) booleans, where it is 1."""
+    """A target: the number of inputs, 1 or 2, and inside(x (Q, R)) -> (Q,) booleans, true where the target is 1."""
 
     inputs: int
     inside: Callable[[np.ndarray], np.ndarray]
@@ -58,18 +55,18 @@ TARGETS = {
     "disc": Target(2, lambda x: (x**2).sum(axis=1) < 0.6**2),
     "checkerboard": Target(2, lambda x: np.floor(2 * x).sum(axis=1) % 2 == 1),
 }
-# Hidden neurons. As many parameters have, of 1 input, h and w-w where 3 h = w (w + 4); of 2, where 4 h = w (w + 5).
+# Hidden neurons. h and w-w have equally many parameters where 3 h = w (w + 4) with 1 input, 4 h = w (w + 5) with 2.
 HIDDEN = {
     1: ((), (2,), (4,), (2, 2), (7,), (3, 3), (15,), (5, 5)),
     2: ((), (3,), (6,), (3, 3), (9,), (4, 4), (21,), (7, 7), (44,), (11, 11)),
 }
-CELLS, DENSER = {1: 200, 2: 32}, {1: 8, 2: 4}  # along an input
-DRAWN = {1: ((), (4,), (2, 2)), 2: ((), (21,), (7, 7))}  # a picture of each
+CELLS, DENSER = {1: 200, 2: 32}, {1: 8, 2: 4}  # along each input
+DRAWN = {1: ((), (4,), (2, 2)), 2: ((), (21,), (7, 7))}  # networks whose outputs are drawn
 
 
 class Fit(NamedTuple):
-    """Of each start: errors on the grid and everywhere, share of the area on the wrong side of 1/2, all (seeds,), and
-    the outputs everywhere (seeds, points).
+    """What the starts came to: errors on the grid and everywhere, the share of the area on the wrong side of 1/2, all
+    (seeds,), and the outputs everywhere (seeds, points).
     """
 
     grid: np.ndarray
@@ -79,17 +76,13 @@ class Fit(NamedTuple):
 
 
 def middles(inputs: int, cells: int) -> np.ndarray:
-    """The middles of the cells of [-1, 1]^R, (cells^R, R); the first input changes fastest."""
+    """Returns the middles of the cells of [-1, 1]^R, (cells^R, R); the first input changes fastest."""
     line = (np.arange(cells) + 0.5) * 2 / cells - 1
     return np.stack(np.meshgrid(*[line] * inputs), axis=-1).reshape(-1, inputs)
 
 
 def network_of(inputs: int, hidden: tuple[int, ...]) -> fnn.Network:
     return fnn.multilayer((inputs, *hidden, 1), ("tanh",) * len(hidden) + ("sigmoid",))
-
-
-def parameters(network: fnn.Network) -> int:
-    return sum(x.size for x in jax.tree.leaves(jax.eval_shape(network.init, jax.random.key(0))))
 
 
 def fit(target: Target, hidden: tuple[int, ...], seeds: int, steps: int) -> Fit:
@@ -107,7 +100,7 @@ def fit(target: Target, hidden: tuple[int, ...], seeds: int, steps: int) -> Fit:
 
 
 def row(name: str, hidden: tuple[int, ...], found: Fit) -> dict:
-    """Medians and quartiles over the starts."""
+    """Makes a row of medians and quartiles over the starts."""
     errors = {}
     for place, values in (("on grid", found.grid), ("everywhere", found.everywhere)):
         low, middle, high = np.quantile(values, (0.25, 0.5, 0.75))
@@ -116,7 +109,7 @@ def row(name: str, hidden: tuple[int, ...], found: Fit) -> dict:
         "target": name,
         "layers": len(hidden) + 1,
         "hidden": "-".join(map(str, hidden)) or "none",
-        "parameters": parameters(network_of(TARGETS[name].inputs, hidden)),
+        "parameters": experiments.parameter_count(network_of(TARGETS[name].inputs, hidden)),
         **errors,
         "lowest on grid": float(found.grid.min()),
         "wrong area": float(np.median(found.wrong)),
@@ -124,7 +117,7 @@ def row(name: str, hidden: tuple[int, ...], found: Fit) -> dict:
 
 
 def verdicts(rows: list[dict]) -> str:
-    """3 layers against 2 with as many parameters; they differ where the middle halves of their starts lie apart."""
+    """Compares 3 layers with 2 that have as many parameters: they differ where the middle halves of their starts do."""
     lines = []
     for name in dict.fromkeys(r["target"] for r in rows):
         own = [r for r in rows if r["target"] == name]
@@ -140,24 +133,24 @@ def verdicts(rows: list[dict]) -> str:
                 word = "less" if high[1] < low[0] else "more" if low[1] > high[0] else "no clear difference"
                 said[word].append(f"{deep['parameters']} ({middle[0]:.2g} and {middle[1]:.2g})")
             found = "; ".join(f"{word} with {', '.join(which)}" for word, which in said.items() if which)
-            lines.append(f"    3 layers beside 2 {place}: {found}")
+            lines.append(f"    3 layers and 2 {place}: {found}")
     return "\n".join(lines)
 
 
 NOTES = f"""Errors are roots of mean squares: medians and quartiles over the starts. Everywhere they have a floor, since
-nothing tells where between two points of the grid the target jumps. Below, 3 layers have less or more error than 2 with
+nothing says where between two points of the grid the target jumps. Below, 3 layers have less or more error than 2 with
 as many parameters where the middle halves of the starts lie apart; {ENOUGH:g} is enough, and less than that no better.
 In brackets the medians of 2 layers and of 3.
 """
 
 
 def middle_of(found: Fit) -> int:
-    """The start whose error everywhere is the median (of an even number, the lower of two)."""
+    """Returns the start whose error everywhere is the median (of an even number, the lower of two)."""
     return int(np.argsort(found.everywhere)[(len(found.everywhere) - 1) // 2])
 
 
 def draw(fits: dict[tuple, Fit], rows: list[dict]):
-    """Each target beside what 1, 2 and 3 layers made of it, the median start, and errors by number of parameters."""
+    """Draws each target, the outputs of 1, 2 and 3 layers from the median start, and errors by number of parameters."""
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(len(TARGETS), 5, figsize=(14.5, 11.2), layout="constrained")
         for line, (name, target) in zip(axes, TARGETS.items(), strict=True):
@@ -175,7 +168,7 @@ def draw(fits: dict[tuple, Fit], rows: list[dict]):
                 if target.inputs == 1:
                     axis.plot(dense[:, 0], pictures[0][1], color="0.7", lw=3)
                     if title != "target":
-                        axis.plot(dense[:, 0], values, color="#D55E00", lw=1.2)
+                        axis.plot(dense[:, 0], values, color=VERMILION, lw=1.2)
                     axis.set(ylim=(-0.1, 1.1), xticks=(-1, 0, 1), yticks=(0, 1))
                 else:
                     axis.imshow(
@@ -214,6 +207,7 @@ def draw(fits: dict[tuple, Fit], rows: list[dict]):
 
 
 def main() -> None:
+    experiments.start(x64=True, all_cores=True)
     options = experiments.arguments(__doc__, "results/expressiveness", seeds=8, steps=300)
     fits, rows = {}, []
     every = [(name, hidden) for name, target in TARGETS.items() for hidden in HIDDEN[target.inputs]]
@@ -222,7 +216,7 @@ def main() -> None:
             advance(done, f"{name}, {'-'.join(map(str, hidden)) or 'one neuron'}")
             found = fits[name, hidden] = fit(TARGETS[name], hidden, options.seeds, options.steps)
             rows.append(row(name, hidden, found))
-    alternative = "Each target beside the outputs of 1, 2 and 3 layers, and the errors of the table by parameters."
+    alternative = "Each target next to the outputs of 1, 2 and 3 layers, and the errors of the table by parameters."
     experiments.write(options.out, rows, draw(fits, rows), NOTES + verdicts(rows), alternative)
 
 

@@ -5,10 +5,10 @@
 
 Every variant is a small rule (k, x, g, memory) -> (x, memory) over one common memory, chosen by a traced index, so that
 all of them are one compiled program. All start at Hagan's (-1, -2.95) on his quadratic, in float64, with the same rate,
-decay and epsilon, whatever the defaults of the library or text they come from. The corrected ones must be
+decay and epsilon, whatever the defaults of the library or text they come from. The corrected ones must equal
 functional_nn's own optimizers to 1e-12, or the script fails. optax's and PyTorch's are written out here from their
-sources; neither is imported. Verdicts are against functional_nn's own optimizer of the family: "same" to 1e-12 for
-the first 300 steps, "diverges" where F ends above its start or is not finite, else "differs".
+sources; neither is imported. Verdicts compare with functional_nn's own optimizer of the family: "same" to 1e-12 for the
+first 300 steps, "diverges" where F ends above its start or is not finite, "differs" otherwise.
 """
 
 import itertools
@@ -22,23 +22,26 @@ import numpy as np
 from jax import Array, lax
 
 import functional_nn as fnn
-from functional_nn.lab import experiments, plots
-from functional_nn.lab.plots import plt
+from functional_nn.lab import experiments
+from functional_nn.lab.palette import BLUE, GREEN, ORANGE, PURPLE, VERMILION
+from functional_nn.lab.plots import STYLE, plt
 
 RATE, DECAY, B1, B2, EPSILON = 0.05, 0.9, 0.9, 0.999, 1e-6
 TOLERANCE = 1e-12
-COMPARED = 300  # steps; later, methods that circle the minimum at a constant rate make rounding grow without end
+COMPARED = 300  # steps; later, rounding grows without bound in methods that circle the minimum at a constant rate
 START = (-1.0, -2.95)  # dl3gd's, F = 22.815
 
 
 def objective(x: Array) -> Array:
-    """Hagan's F = c + d'x + x'Ax / 2, curvatures 4 and 20, told from its minimum (-1, -1), where it loses no digits."""
+    """Hagan's F = c + d'x + x'Ax / 2, with curvatures 4 and 20, written from its minimum (-1, -1), to keep
+    all digits.
+    """
     u, v = x[0] + 1, x[1] + 1
     return 6 * u**2 - 8 * u * v + 6 * v**2
 
 
 class Memory(NamedTuple):
-    """What all rules share: an average or change, a sum or average of squares, and of outer products."""
+    """The memory of all rules: an average or change, a sum or average of squares, and one of outer products."""
 
     first: Array
     second: Array
@@ -86,7 +89,7 @@ def adadelta(rate: float) -> Rule:
     def rule(k, x, g, memory):
         squares = DECAY * memory.second + (1 - DECAY) * g**2
         change = jnp.sqrt(memory.first + EPSILON) * inside(g, squares)
-        changes = DECAY * memory.first + (1 - DECAY) * change**2  # of the change before the rate
+        changes = DECAY * memory.first + (1 - DECAY) * change**2  # of the change, before it is multiplied by the rate
         return x - rate * change, memory._replace(first=changes, second=squares)
 
     return rule
@@ -103,7 +106,7 @@ def adam(step: Callable[..., Array]) -> Rule:
 
 
 class Variant(NamedTuple):
-    """own: functional_nn's optimizer that it must equal, where it is the corrected one."""
+    """A formula. own: the optimizer of functional_nn that it must equal, if it is a corrected one."""
 
     family: str
     name: str
@@ -173,7 +176,7 @@ ON_CONTOURS = ("diagonal", "full matrix G^(-1/2)", "Eq. 3.31-3.33", "Eq. 3.34 up
 
 
 def trajectories(steps: int) -> np.ndarray:
-    """x at steps 0 ... `steps` of all variants, (variants, steps + 1, 2): one scan, under one vmap, in one program."""
+    """Returns x at steps 0 ... `steps` of all variants, (variants, steps + 1, 2), by one scan under one vmap."""
     rules, start = [variant.rule for variant in VARIANTS], jnp.asarray(START)
     empty = Memory(jnp.zeros(2), jnp.zeros(2), jnp.zeros((2, 2)))
 
@@ -188,7 +191,7 @@ def trajectories(steps: int) -> np.ndarray:
 
 
 def own_trajectory(optimizer: fnn.optimizers.Optimizer, steps: int) -> np.ndarray:
-    """The same (steps + 1, 2) of one of functional_nn's optimizers."""
+    """Returns the same (steps + 1, 2) for one of functional_nn's optimizers."""
 
     def step(state, _):
         return optimizer.update(state, jax.grad(objective)(state.params)), state.params
@@ -197,13 +200,13 @@ def own_trajectory(optimizer: fnn.optimizers.Optimizer, steps: int) -> np.ndarra
 
 
 def difference(found: np.ndarray, own: np.ndarray) -> float:
-    """The largest ||x_k - own_k|| / ||own_k|| of the first steps."""
+    """Returns the largest ||x_k - own_k|| / ||own_k|| of the first steps."""
     found, own = found[:COMPARED], own[:COMPARED]
     return float(np.max(np.linalg.norm(found - own, axis=-1) / np.linalg.norm(own, axis=-1)))
 
 
 def examine(paths: np.ndarray, own: dict[str, np.ndarray]) -> list[dict]:
-    """A row for each variant. Raises AssertionError where a corrected one is not functional_nn's own."""
+    """Makes a row for each variant. Raises AssertionError where a corrected one differs from functional_nn's own."""
     rows = []
     for variant, path in zip(VARIANTS, paths, strict=True):
         apart = {name: difference(path, theirs) for name, theirs in own.items()}
@@ -228,16 +231,16 @@ def examine(paths: np.ndarray, own: dict[str, np.ndarray]) -> list[dict]:
 
 
 def picture(paths: np.ndarray) -> plt.Figure:
-    """F against the step, a panel a family, later variants thinner on top; and some paths over the contours of F."""
-    colors = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7")  # Okabe and Ito's, told apart by all eyes
+    """Draws F against the step, a panel for each family, with later variants thinner on top; and paths on contours."""
+    colors = (BLUE, ORANGE, GREEN, VERMILION, PURPLE)
     dashes = ("-", (0, (5, 2)), (0, (2, 2)), "-.", (0, (1, 1.5)))
-    with plt.rc_context(plots.STYLE):
+    with plt.rc_context(STYLE):
         figure, axes = plt.subplots(2, 3, figsize=(13.5, 7.6), layout="constrained")
         families = itertools.groupby(zip(VARIANTS, paths, strict=True), lambda pair: pair[0].family)
         for axis, (family, members) in zip(axes.flat, families, strict=False):
             for i, (variant, path) in enumerate(members):
                 values, label = jax.vmap(objective)(path), f"{variant.name}  ({variant.source})"
-                values = np.where(values < 1e-18, 1e-18, np.fmin(values, 1e9))  # beyond the picture; nan is as far
+                values = np.where(values < 1e-18, 1e-18, np.fmin(values, 1e9))  # outside the picture, like nan
                 style = {"color": colors[i], "linestyle": dashes[i], "linewidth": 4.2 - 0.8 * i}
                 axis.plot(np.arange(1, len(path) + 1), values, **style, label=label)
             lowest = min(1e-1, max(1e-16, axis.dataLim.y0 / 3))
@@ -258,7 +261,7 @@ def picture(paths: np.ndarray) -> plt.Figure:
 
 
 def notes(rows: list[dict]) -> str:
-    """What was common to all, what the columns mean, and the counts."""
+    """Says what all had in common, what the columns mean, and the counts."""
     counts = Counter(row["verdict"] for row in rows)
     largest = float(np.linalg.eigvalsh(jax.hessian(objective)(jnp.asarray(START)))[-1])
     with_it, against_it = 2 * (1 + DECAY) / largest, 2 * (1 - DECAY) / largest
@@ -272,8 +275,8 @@ momentum is stable up to rate {with_it:.3g} here; with its memory's sign turned,
 
 
 def main() -> None:
+    experiments.start(x64=True)
     options = experiments.arguments(__doc__, "results/formula_variants", steps=1000)
-    jax.config.update("jax_enable_x64", True)
     paths = trajectories(options.steps)
     own = {name: own_trajectory(optimizer, options.steps) for name, optimizer in OWN.items()}
     rows = examine(paths, own)

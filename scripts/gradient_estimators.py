@@ -1,21 +1,22 @@
 #!/usr/bin/env python
-"""Gradients without a way back: how their error grows with the number of parameters, beside the theory's line; digits.
+"""Gradients without backpropagation: how their error grows with the number of parameters, next to the theory; digits.
 
     python scripts/gradient_estimators.py --keys 1000 --out results/gradient_estimators
 
-Five rules that guess the gradient g from losses alone, or from one derivative forwards. Measured is the error of a
-single guess, |g_hat - g|^2 / |g|^2, over many keys, at initial weights and on one batch of Q examples. Theory:
+Five rules estimate the gradient g from losses alone, or from one directional derivative. The error of a single
+estimate, |g_hat - g|^2 / |g|^2, is measured over many keys, at initial weights and on one batch of Q examples. Theory:
 
     forward_gradient, weight_perturbation, evolution_strategy    (P + 1) / N     P parameters, N normal directions
     spsa                                                         (P - 1) / N     directions of signs
     node_perturbation    sum_q sum_m (S_m |d_q|^2 + |d_q^m|^2) (|a_q^(m-1)|^2 + 1) / (Q^2 N |g|^2)
 
-The last: example q has a v of its own, and (d_q.v) v stands for d_q = dF_q/dn, all neurons' in one. For normal v,
-E[((d.v) v_i - d_i)^2] = |d|^2 + d_i^2; layer m's S_m neurons make S_m |d|^2 + |d^m|^2 of it, times the squares of what
-its weights and bias read. That is about (neurons / Q) mean |g_q|^2 / |g|^2: examples share no noise, so that the mean's
-falls with Q, fully where the batch is larger than the gradient's noise scale (below it |g|^2 falls too). The others pay
-for each parameter, whatever Q. Rules that take a finite step also pay for the curvature along it, and for rounding,
-which the lines leave out. All rules get the same keys: those that draw the same directions are off together.
+In the last, each example q has its own v, and (d_q.v) v estimates d_q = dF_q/dn of all neurons together. For normal v,
+E[((d.v) v_i - d_i)^2] = |d|^2 + d_i^2. Layer m's S_m neurons contribute S_m |d|^2 + |d^m|^2, times the squares of what
+its weights and bias read. That is about (neurons / Q) mean |g_q|^2 / |g|^2: examples share no noise, so that the error
+of the mean falls with Q, fully where the batch is larger than the gradient's noise scale (below it |g|^2 falls too).
+The error of the other rules grows with each parameter, whatever Q. Rules that take a finite step also have errors from
+curvature along it, and from rounding, which the lines leave out. All rules get the same keys: those that draw the same
+directions have correlated errors.
 
 Three sweeps: the width of the hidden layer, and with it P; the number of directions; the number of examples.
 """
@@ -28,23 +29,21 @@ import numpy as np
 
 import functional_nn as fnn
 from functional_nn.lab import experiments
-from functional_nn.lab.plots import STYLE
+from functional_nn.lab.palette import BLACK, BLUE, GREEN, ORANGE, VERMILION
+from functional_nn.lab.plots import STYLE, plt
 from functional_nn.lab.progress import progress
 
-# after the lab, which says what to install where it is missing
-import matplotlib.pyplot as plt  # isort: skip
-
 WIDTHS, DIRECTIONS, EXAMPLES = (2, 8, 32, 128, 512), (1, 4, 16, 64), (4, 16, 64, 256)
-WIDTH, BATCH = 32, 64  # where they are not what is swept
-AT_ONCE = 8  # keys
-RULES = {  # of N directions
+WIDTH, BATCH = 32, 64  # where another quantity is swept
+AT_ONCE = 8  # keys in one batch of the computation
+RULES = {  # with N directions
     "forward_gradient": "forward_gradient(directions={N})",
     "weight_perturbation": "weight_perturbation(directions={N})",
     "spsa": "spsa(directions={N})",
     "evolution_strategy": "evolution_strategy(population={2N})",
     "node_perturbation": "node_perturbation(directions={N})",
 }
-COLORS = ("#000000", "#E69F00", "#0072B2", "#009E73", "#D55E00")  # Okabe and Ito
+COLORS = (BLACK, ORANGE, BLUE, GREEN, VERMILION)
 SWEPT = {"width": "parameters", "directions": "directions", "examples": "examples"}
 
 
@@ -54,8 +53,8 @@ def network_of(width: int) -> fnn.Network:
 
 @functools.cache
 def errors_of(rule: str, width: int, examples: int, keys: int) -> tuple[np.ndarray, float, int]:
-    """|g_hat - g|^2 / |g|^2 of each key, (keys,); what node perturbation's are expected to be on average with one
-    direction; and the number of parameters.
+    """Returns |g_hat - g|^2 / |g|^2 of each key (keys,); the mean that the theory predicts for node perturbation with
+    one direction; and the number of parameters.
     """
     task, network = experiments.load("digits"), network_of(width)
     x, t = jnp.asarray(task.inputs[:examples]), jnp.asarray(task.targets[:examples])
@@ -66,7 +65,7 @@ def errors_of(rule: str, width: int, examples: int, keys: int) -> tuple[np.ndarr
 
     @jax.jit
     def measure(keys):
-        exact = fnn.backpropagate(network, "cross_entropy", params, x, t)  # the mean's: d_q is Q times a row of it
+        exact = fnn.backpropagate(network, "cross_entropy", params, x, t)  # of the mean: d_q is Q times a row
         s, read = exact.sensitivities, exact.trace.activations
         whole = sum(jnp.sum(own**2, axis=1) for own in s.values())  # |d_q / Q|^2
         node = sum(
@@ -84,7 +83,7 @@ def errors_of(rule: str, width: int, examples: int, keys: int) -> tuple[np.ndarr
         return jax.lax.map(error, keys, batch_size=AT_ONCE) / square(exact.gradients), node / square(exact.gradients)
 
     found, node = measure(jax.random.split(jax.random.key(1), keys))
-    return np.asarray(found, np.float64), float(node), sum(x.size for x in jax.tree.leaves(params))
+    return np.asarray(found, np.float64), float(node), experiments.parameter_count(network)
 
 
 def row(swept: str, name: str, width: int, directions: int, examples: int, keys: int) -> dict:
@@ -109,21 +108,21 @@ def row(swept: str, name: str, width: int, directions: int, examples: int, keys:
 
 
 def slope(rows: list[dict], swept: str, name: str) -> float:
-    """d log measured / d log of what is swept."""
-    of = [r for r in rows if (r["swept"], r["rule"]) == (swept, name)]
-    return float(np.polyfit(*(np.log([r[column] for r in of]) for column in (SWEPT[swept], "measured")), 1)[0])
+    """Returns d log measured / d log of what is swept."""
+    own = [r for r in rows if (r["swept"], r["rule"]) == (swept, name)]
+    return float(np.polyfit(*(np.log([r[column] for r in own]) for column in (SWEPT[swept], "measured")), 1)[0])
 
 
 def draw(rows: list[dict]):
-    """Measured (marks, with two standard errors) and theory (lines), for each sweep."""
+    """Draws measurements (marks, with two standard errors) and theory (lines), for each sweep."""
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(1, 3, figsize=(13, 4.8), sharey=True, layout="constrained")
         for axis, (swept, column) in zip(axes, SWEPT.items(), strict=True):
             for number, (name, color) in enumerate(zip(RULES, COLORS, strict=True)):
-                of = [r for r in rows if (r["swept"], r["rule"]) == (swept, name)]
-                x, measured, se, theory = (np.array([r[c] for r in of]) for c in (column, "measured", "se", "theory"))
+                own = [r for r in rows if (r["swept"], r["rule"]) == (swept, name)]
+                x, measured, se, theory = (np.array([r[c] for r in own]) for c in (column, "measured", "se", "theory"))
                 axis.plot(x, theory, color=color, lw=1)
-                aside = x * 1.06 ** (number - 1.5 if number < 4 else 0)  # the first four lie on one another
+                aside = x * 1.06 ** (number - 1.5 if number < 4 else 0)  # the first four coincide
                 axis.errorbar(aside, measured, 2 * se, fmt="o", ms=4, color=color, capsize=2, label=name)
             axis.set(xscale="log", yscale="log", xlabel=column)
         axes[0].set(ylabel=r"$|\hat g - g|^2 / |g|^2$", title=f"1 direction, {BATCH} examples")

@@ -1,15 +1,16 @@
 #!/usr/bin/env python
-"""The gradient noise scale tr(Sigma) / |G|^2 during training, and whether it tells which batch size pays; digits.
+"""The gradient noise scale tr(Sigma) / |G|^2 during training, and whether it predicts the batch size that pays; digits.
 
     python scripts/gradient_noise.py --seeds 5 --epochs 30 --out results/gradient_noise
 
-McCandlish, Kaplan, Amodei et al. 2018 (arXiv 1812.06162): a batch of B examples has a gradient with as much noise as
-signal where B is the noise scale; below it twice the batch needs half the updates, above it hardly fewer. Three parts:
-(a) the scale's two terms from batches drawn without replacement, whose means must be those of the full data at any B
-(that of their quotient is not); (b) the scale during training, whole and by layer; (c) updates and examples until a
-stated training loss, by batch size, each at its own best rate of a grid. To (c) the paper's law is fitted: (updates / S
-- 1)(examples / E - 1) = 1, that is updates = S + E / B, with a critical batch size E / S that the scale is to foretell.
-The paper derives that for the best rate in every update; here the rate of `gd` stays what it is. One network.
+McCandlish, Kaplan, Amodei et al. 2018 (arXiv 1812.06162): the gradient of a batch of B examples has as much noise as
+signal where B is the noise scale. Below it, twice the batch needs half the updates; above it, hardly fewer. Three
+parts: (a) the scale's two terms from batches drawn without replacement, whose means must be those of the full data at
+any B (that of their quotient is not); (b) the scale during training, of all parameters and by layer; (c) updates and
+examples until a stated training loss, by batch size, each at its own best rate of a grid. To (c) the paper's law is
+fitted: (updates / S - 1)(examples / E - 1) = 1, that is updates = S + E / B, with a critical batch size E / S that the
+scale should predict. The paper derives that for the best rate in every update; here the rate of `gd` is constant. All
+parts use one network.
 """
 
 import jax
@@ -18,23 +19,24 @@ import numpy as np
 
 import functional_nn as fnn
 from functional_nn import training
-from functional_nn.lab import experiments, plots
-from functional_nn.lab.plots import plt
+from functional_nn.lab import experiments
+from functional_nn.lab.palette import BLACK, BLUE, GREEN, VERMILION
+from functional_nn.lab.plots import STYLE, plt
 from functional_nn.lab.progress import progress
 
 NETWORK = fnn.multilayer((64, 64, 10), ("tanh", "softmax"))
-BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1438)  # the last is all examples: gradient descent proper
+BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1438)  # the last is all examples: gradient descent
 RATES = np.array([2.0**k for k in range(-6, 3)], np.float32)
 GOAL = 0.1  # training loss
 CHECKED, DRAWS = (2, 8, 32, 128, 512), 2000  # batch sizes and the batches of each, for (a)
 WATCHED = {"gradient descent": (1438, 0.5, 10), "batches of 32": (32, 0.25, 1)}  # size, rate, times --epochs; for (b)
 TERMS = ("noise", "signal")
-COLORS = {"whole": "#000000", "layer1": "#0072B2", "layer2": "#D55E00"}
+COLORS = {"whole": BLACK, "layer1": BLUE, "layer2": VERMILION}
 
 
 def run(task, size: int, rates, keys, epochs: int, track=()):
-    """Outcome (rates, seeds, ...) of one compiled program."""
-    # A rest batch is left out, so that B is B; what it would have seen comes in another epoch.
+    """Trains in one compiled program. Returns the outcome (rates, seeds, ...)."""
+    # The incomplete last batch is left out, so that all batches have B examples; its examples come in another epoch.
     plan = training.minibatch(size, last="dropped") if size < len(task.inputs) else training.batch()
 
     def member(rate, key):
@@ -51,17 +53,17 @@ def noise_scale(task, params, inputs=None, targets=None) -> fnn.quantities.Noise
 
 
 def check(task, points: dict) -> list[dict]:
-    """(a): at some parameters, means over batches divided by what all examples tell, and their standard errors."""
+    """(a): at given parameters, means over batches divided by the value on all examples, and their standard errors."""
     x, t = jnp.asarray(task.inputs), jnp.asarray(task.targets)
 
-    def found(params, size, keys):
-        def one(key):
+    def estimates(params, size, keys):
+        def estimate(key):
             some = jax.random.choice(key, len(x), (size,), replace=False)
             return noise_scale(task, params, x[some], t[some]).total
 
-        return jax.lax.map(one, keys)
+        return jax.lax.map(estimate, keys)
 
-    rows, measure = [], jax.jit(found, static_argnums=1)
+    rows, measure = [], jax.jit(estimates, static_argnums=1)
     for name, params in points.items():
         full = noise_scale(task, params).total
         for size in CHECKED:
@@ -79,7 +81,7 @@ def check(task, points: dict) -> list[dict]:
 def watch(task, keys, name: str, epochs: int) -> dict[str, np.ndarray]:
     """(b): by seed, from before training on, (seeds, E + 1): loss, and the noise scale of each layer and the whole."""
     size, rate, longer = WATCHED[name]
-    # What is tracked comes after each epoch. The start is the one that `pure_fit` makes of the same key.
+    # Quantities are tracked after each epoch only. `pure_fit` initializes the same parameters from the same key.
     start = [NETWORK.init(jax.random.split(key)[0]) for key in keys]
     before = [(training.evaluate(NETWORK, task.loss, p, *task[1:3])[0], noise_scale(task, p)) for p in start]
     history = run(task, size, np.array([rate]), keys, epochs * longer, track=("noise_scale",)).history
@@ -91,9 +93,9 @@ def watch(task, keys, name: str, epochs: int) -> dict[str, np.ndarray]:
 
 
 def epochs_to(goal: float, loss: np.ndarray) -> np.ndarray:
-    """Epochs (...) until the loss (..., E + 1), from before training on, is `goal`; inf where it never is.
+    """Returns epochs (...) until the loss (..., E + 1), from before training on, is `goal`; inf where it never is.
 
-    Between the ends of epochs the logarithm of the loss counts as straight.
+    Between the ends of epochs the logarithm of the loss is interpolated linearly.
     """
     reached = loss <= goal
     after = np.maximum(reached.argmax(-1), 1)
@@ -103,7 +105,7 @@ def epochs_to(goal: float, loss: np.ndarray) -> np.ndarray:
 
 
 def tradeoff(task, keys, start, epochs: int, advance) -> tuple[list[dict], np.ndarray]:
-    """(c): rows, and updates until the loss is GOAL (sizes, seeds), at the rate with the lowest median of that.
+    """(c): returns rows, and updates until the loss is GOAL (sizes, seeds), at the rate with the lowest median.
 
     start (seeds,): the loss before training.
     """
@@ -114,7 +116,7 @@ def tradeoff(task, keys, start, epochs: int, advance) -> tuple[list[dict], np.nd
         loss = np.asarray(run(task, size, RATES, keys, budget).history.validation_loss)
         before = np.broadcast_to(start[None, :, None], (*loss.shape[:2], 1))
         needed = epochs_to(GOAL, np.nan_to_num(np.concatenate([before, loss], -1), nan=np.inf))
-        best = int(np.argmin(np.median(needed, axis=1)))
+        best = int(experiments.best_rate(needed))
         updates.append(needed[best] * (examples // size))
         middle = float(np.median(updates[-1]))
         rows.append(
@@ -132,29 +134,33 @@ def tradeoff(task, keys, start, epochs: int, advance) -> tuple[list[dict], np.nd
 
 
 def law(updates: np.ndarray) -> tuple[float, float]:
-    """(S, E) of updates = S + E / B (sizes,), by least squares of the relative error; nan where few came to GOAL."""
-    there = np.isfinite(updates)
-    if there.sum() < 2:
+    """Fits updates = S + E / B (sizes,) by least squares of the relative error; nan where fewer than two
+    reached GOAL.
+    """
+    reached = np.isfinite(updates)
+    if reached.sum() < 2:
         return np.nan, np.nan
-    u, B = updates[there], np.array(BATCHES)[there]
+    u, B = updates[reached], np.array(BATCHES)[reached]
     S, E = np.linalg.lstsq(np.stack([1 / u, 1 / (B * u)], axis=1), np.ones(len(u)), rcond=None)[0]
     return float(S), float(E)
 
 
-def on_the_way(of: dict) -> np.ndarray:
-    """(seeds,): mean noise over mean signal of what was watched until the loss was GOAL (the paper's App. A.1)."""
-    way = of["loss"] > GOAL
-    return np.mean(of["noise"], axis=1, where=way) / np.mean(of["signal"], axis=1, where=way)
+def scale_until_goal(run: dict) -> np.ndarray:
+    """Returns mean noise over mean signal until the loss was GOAL (the paper's App. A.1), (seeds,)."""
+    way = run["loss"] > GOAL
+    return np.mean(run["noise"], axis=1, where=way) / np.mean(run["signal"], axis=1, where=way)
 
 
 def draw(checked: list[dict], watched: dict, rows: list[dict], fitted, critical):
-    """(a) ratios to the full data; (b) scales against the falling loss; (c) updates and examples by batch size."""
-    with plt.rc_context(plots.STYLE):
+    """Draws (a) ratios to the full data; (b) scales against the falling loss; (c) updates and examples by
+    batch size.
+    """
+    with plt.rc_context(STYLE):
         figure, ((a, b), (c, d)) = plt.subplots(2, 2, figsize=(12, 9), layout="constrained")
         for k, name in enumerate(dict.fromkeys(row["parameters"] for row in checked)):
             of = [row for row in checked if row["parameters"] == name]
             size = [row["batch"] * 1.1 ** (2 * k - 1) for row in of]  # side by side
-            for term, color in (("noise", "#0072B2"), ("signal", "#D55E00")):
+            for term, color in (("noise", BLUE), ("signal", VERMILION)):
                 mean, error = ([row[f"{term}{column}"] for row in of] for column in (" / full", ", se"))
                 a.errorbar(
                     size,
@@ -169,20 +175,22 @@ def draw(checked: list[dict], watched: dict, rows: list[dict], fitted, critical)
         a.axhline(1, color="grey", lw=1)
         a.set(xscale="log", xlabel="batch size", ylabel="mean over batches / full data", ylim=(-0.5, 2.5))
         for (name, of), line in zip(watched.items(), ("-", ":"), strict=True):
-            for part, color in COLORS.items():
-                found = np.median(of[part], axis=0)  # inf where the signal is lost, and not drawn
-                b.plot(np.median(of["loss"], axis=0), found, line, color=color, label=f"{part}, {name}")
+            for layer, color in COLORS.items():
+                scale = np.median(of[layer], axis=0)  # inf where the signal is lost, which is not drawn
+                b.plot(np.median(of["loss"], axis=0), scale, line, color=color, label=f"{layer}, {name}")
         b.axvline(GOAL, color="grey", lw=1)
         b.set(xscale="log", yscale="log", xlabel="training loss", ylabel="noise scale, examples")
         b.invert_xaxis()
         before = float(np.median(watched["gradient descent"]["whole"][:, 0]))
-        c.axvline(before, color="#009E73", ls="--", label=f"noise scale before training, {before:.3g}")
+        c.axvline(before, color=GREEN, ls="--", label=f"noise scale before training, {before:.3g}")
         for (name, of), line in zip(watched.items(), ("-", ":"), strict=True):
-            mean = float(np.median(on_the_way(of)))
-            c.axvline(mean, color="#D55E00", ls=line, label=f"noise scale on the way, {name}, {mean:.3g}")
-        there, (S, E) = [row for row in rows if np.isfinite(row["updates"])], fitted
-        if there:
-            size, updates, low, high = (np.array([r[k] for r in there]) for k in ("batch", "updates", "fewest", "most"))
+            mean = float(np.median(scale_until_goal(of)))
+            c.axvline(mean, color=VERMILION, ls=line, label=f"noise scale on the way, {name}, {mean:.3g}")
+        reached, (S, E) = [row for row in rows if np.isfinite(row["updates"])], fitted
+        if reached:
+            size, updates, low, high = (
+                np.array([r[k] for r in reached]) for k in ("batch", "updates", "fewest", "most")
+            )
             c.errorbar(
                 size,
                 updates,
@@ -193,18 +201,18 @@ def draw(checked: list[dict], watched: dict, rows: list[dict], fitted, critical)
                 label="median, range of seeds",
             )
             d.plot(updates * size, updates, "o", color="black")
-            for row in there:
+            for row in reached:
                 place = {"xy": (row["examples"], row["updates"]), "xytext": (6, 4), "textcoords": "offset points"}
                 d.annotate(f"{row['batch']}", **place, fontsize=8)
         if np.isfinite(critical).all():
             fine = np.geomspace(1, BATCHES[-1], 100)
-            c.plot(fine, S + E / fine, color="#0072B2", label=f"S + E / B, S = {S:.3g}, E = {E:.3g}")
-            c.axvspan(*critical[1:], color="#0072B2", alpha=0.15, lw=0)
-            c.axvline(critical[0], color="#0072B2", ls="--", label=f"E / S = {critical[0]:.3g}, range of seeds")
-            d.plot(S * fine + E, S + E / fine, color="#0072B2")
+            c.plot(fine, S + E / fine, color=BLUE, label=f"S + E / B, S = {S:.3g}, E = {E:.3g}")
+            c.axvspan(*critical[1:], color=BLUE, alpha=0.15, lw=0)
+            c.axvline(critical[0], color=BLUE, ls="--", label=f"E / S = {critical[0]:.3g}, range of seeds")
+            d.plot(S * fine + E, S + E / fine, color=BLUE)
         c.set(xlabel="batch size B", ylabel=f"updates to loss {GOAL}")
         d.set(xlabel=f"examples to loss {GOAL}", ylabel=f"updates to loss {GOAL}")
-        for axis in (c, d) if there else ():
+        for axis in (c, d) if reached else ():
             axis.set(xscale="log", yscale="log")
         titles = (
             "a  unbiased: noise and signal, ± 2 se",
@@ -229,7 +237,7 @@ def notes(checked, watched, rows, fitted, critical) -> str:
         f"{lost['signal lost']:.0%} of the batches (those of {lost['batch']}, {lost['parameters']}) find no signal."
     ]
     for name, of in watched.items():
-        loss, whole, way = np.median(of["loss"], axis=0), np.median(of["whole"], axis=0), on_the_way(of)
+        loss, whole, way = np.median(of["loss"], axis=0), np.median(of["whole"], axis=0), scale_until_goal(of)
         last = int(np.argmax(loss <= GOAL)) if np.any(loss <= GOAL) else -1
         lines.append(
             f"(b) {name}: noise scale {whole[0]:.3g} before training, {whole[last]:.3g} at loss {loss[last]:.2g}; mean "
@@ -247,7 +255,7 @@ def notes(checked, watched, rows, fitted, critical) -> str:
         f"(c) updates = {S:.3g} + {E:.4g} / B is within {max(errors, default=np.nan):.0%} of the medians; critical "
         f"batch size E / S = {critical[0]:.3g} (fits by seed: {critical[1]:.3g} to {critical[2]:.3g})."
     )
-    edge = [str(row["batch"]) for row in reached if row["best rate"] in RATES[[0, -1]]]
+    edge = [str(row["batch"]) for row in reached if experiments.at_edge(row["best rate"], RATES)]
     return "\n".join(lines + ([f"Best rate at the grid's edge: batches of {', '.join(edge)}."] if edge else []))
 
 
@@ -273,7 +281,7 @@ def main() -> None:
     said = notes(checked, watched, rows, fitted, critical)
     experiments.write(options.out, rows, draw(checked, watched, rows, fitted, critical), said)
     for name, of in (("estimates", checked), ("training", during)):
-        experiments.write(options.out.with_name(f"{options.out.name}_{name}"), of)
+        experiments.write(experiments.sibling(options.out, name), of)
 
 
 if __name__ == "__main__":

@@ -1,28 +1,32 @@
 #!/usr/bin/env python
-"""Hagan and Menhaj (1994): Marquardt's algorithm beside conjugate gradients and batch BP with a variable rate.
+"""Hagan and Menhaj (1994): Marquardt's algorithm next to conjugate gradients and batch BP with a variable rate.
 
     python scripts/hagan_menhaj.py --starts 9 --epochs 300000
 
 The claim under test: on networks of up to a few hundred weights LM takes several to tens of times fewer flops to the
-goal than conjugate gradients, and these fewer than BP. The paper's flops table is not at hand: nothing is quoted from
-it. Its sizes of networks and data, the sine and the first goal are as remembered; the rest is chosen here: tanh hidden
-layers (Nguyen and Widrow's weights), a linear output (weights from U(-0.5, 0.5), bias 0), inputs on [-1, 1], and
+goal than conjugate gradients, and these fewer than BP. The paper's flops table is not available here, and nothing is
+quoted from it. Its sizes of networks and data, the sine and the first goal are as remembered; the rest is chosen here:
+tanh hidden layers (Nguyen and Widrow's weights), a linear output (weights from U(-0.5, 0.5), bias 0), inputs on [-1,
+1], and
 
     sine       1-15-1   40 points    t = 1/2 + 1/4 sin(3 pi x); sum of squares 0.02, and once more a hundredth of that
     square     1-15-1   40 points    t = 1 where |x| < 1/2, else 0; 0.02
     sinc       2-15-1   17 x 17      t = sinc(5 x1) sinc(5 x2), sinc(u) = sin(u) / u; 0.02
     4 inputs   4-50-1   400 uniform  t = sin(2 pi x1) x2^2 x3^3 x4^4 exp(-x1 - x2 - x3 - x4); 0.5 (sum of t^2: 8.2)
 
-LM is the paper's: mu from 0.01, times 10 where a step is refused, a tenth where it is made, solved for the parameters.
-CG is Fletcher-Reeves by golden section to a hundredth of the step, begun anew every P steps and where gradients are far
-from orthogonal; beside it Polak-Ribiere by a Wolfe search, which the paper did not have. Flops are XLA's own count of
-the compiled forward pass, gradient and Jacobian with J'J, tanh as one, times how often each was asked for, and for LM's
-equations P^3 / 3 + 2 P^2, which XLA does not see; vectors' sums and inner products outside of these are left out.
+LM is the paper's: mu starts at 0.01, times 10 where a step is refused, a tenth where it is made, solved for the
+parameters. CG is Fletcher-Reeves by golden section to a hundredth of the step, restarted every P steps and where
+gradients are far from orthogonal. Next to it is Polak-Ribiere by a Wolfe search, which the paper did not have. Flops
+are XLA's own count of the compiled forward pass, gradient and Jacobian with J'J, with tanh as one, times the number of
+evaluations of each; and for LM's equations P^3 / 3 + 2 P^2, which XLA does not see. Sums and inner products of vectors
+outside of these are left out.
 """
 
 import os
 
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # its threads wait by spinning, and ruin times on a busy machine
+os.environ.setdefault(
+    "OPENBLAS_NUM_THREADS", "1"
+)  # its threads spin while they wait, which spoils times on a busy machine
 
 import time
 from collections.abc import Callable
@@ -34,21 +38,17 @@ import numpy as np
 from jax import Array
 from jax.flatten_util import ravel_pytree
 
-jax.config.update("jax_enable_x64", True)
+import functional_nn as fnn
+from functional_nn.lab import experiments
+from functional_nn.lab.palette import BLUE, GREEN, SKY_BLUE, VERMILION
+from functional_nn.lab.plots import STYLE, plt
+from functional_nn.lab.progress import progress
 
-import functional_nn as fnn  # noqa: E402
-from functional_nn.lab import experiments  # noqa: E402
-from functional_nn.lab.plots import STYLE  # noqa: E402
-from functional_nn.lab.progress import progress  # noqa: E402
-
-# after the lab, which says what to install where it is missing
-import matplotlib.pyplot as plt  # noqa: E402  # isort: skip
-
-REPEATS, ENOUGH = 5, 0.3  # a run is timed that often, or until so many seconds are spent; the least counts
+REPEATS, ENOUGH = 5, 0.3  # a run is timed that often, or until these seconds are spent; the least counts
 
 
 class Task(NamedTuple):
-    """A network (R, hidden, 1), its data x (Q, R), t (Q, 1), and the sum of squares to be reached."""
+    """A network (R, hidden, 1), its data x (Q, R), t (Q, 1), and the goal, a sum of squares."""
 
     sizes: tuple[int, int, int]
     x: Array
@@ -83,7 +83,7 @@ def tasks() -> dict[str, Task]:
 
 
 class Trained(NamedTuple):
-    """errors (steps,), passes (steps,): F after each step, and evaluations of anything until then; steps made."""
+    """A run: F after each step (steps,), evaluations of anything until then (steps,), and the number of steps."""
 
     errors: Array
     passes: Array
@@ -99,7 +99,7 @@ def by_library(method) -> Callable[..., Trained]:
 
 
 class Prices(NamedTuple):
-    """Flops: of F, of F with its gradient, of r, J, J'r and J'J, of solving LM's equations."""
+    """Flops of F; of F with its gradient; of r, J, J'r and J'J; and of solving LM's equations."""
 
     value: float
     gradient: float
@@ -123,7 +123,7 @@ def prices(task: Task) -> Prices:
 
 
 class Method(NamedTuple):
-    """train(problem, params, steps, goal); most: steps that it may make; flops(prices, steps k, passes until then)."""
+    """A method: train(problem, params, steps, goal); the most steps; flops(prices, steps k, passes until then)."""
 
     train: Callable[..., Trained]
     most: int
@@ -134,37 +134,39 @@ class Method(NamedTuple):
 VARIABLE = fnn.optimizers.variable_learning_rate()  # its defaults are Vogl et al.'s, 1988
 LM, CG, BP = "LM", "CG (FR, golden section)", "BP (variable rate)"
 METHODS = {
-    LM: Method(  # two passes at the start stand for one Jacobian; then F, and a Jacobian where the step is made
+    LM: Method(  # two passes at the start are one Jacobian; then F, and a Jacobian where the step is made
         by_library(
             fnn.optimizers.levenberg_marquardt(mu=0.01, rule="factor", increase=10, decrease=0.1, space="parameters")
         ),
         1000,
         lambda price, k, passes: k * (price.value + price.solution) + (passes - k - 1) * price.matrix,
-        "#D55E00",
+        VERMILION,
     ),
-    CG: Method(  # a gradient at the start and after each search, which asks for F alone
+    CG: Method(  # a gradient at the start and after each search, which evaluates F alone
         by_library(fnn.optimizers.conjugate_gradient("fletcher_reeves", "gradient", "golden_section(tolerance=0.01)")),
         5000,
         lambda price, k, passes: (passes - k - 1) * price.value + (k + 1) * price.gradient,
-        "#0072B2",
+        BLUE,
     ),
     "CG (PR+, Wolfe)": Method(
         by_library(fnn.optimizers.conjugate_gradient("polak_ribiere_plus", "never")),
         5000,
         lambda price, k, passes: passes * price.gradient,
-        "#56B4E9",
+        SKY_BLUE,
     ),
     BP: Method(
         by_library(VARIABLE),
         2**62,
         lambda price, k, passes: passes * price.gradient,
-        "#009E73",
+        GREEN,
     ),
 }
 
 
 class Run(NamedTuple):
-    """One start: errors and flops (steps,) after each step; passes in all; seconds, least of several; missed goal."""
+    """A run from one start: errors and flops after each step (steps,), all passes, seconds, whether the goal was
+    missed.
+    """
 
     errors: np.ndarray
     flops: np.ndarray
@@ -180,9 +182,9 @@ def measure(task: Task, method: Method, price: Prices, starts: list, epochs: int
     for params in starts:
         seconds = []
         while len(seconds) < REPEATS and sum(seconds) < ENOUGH:
-            begun = time.perf_counter()
+            began = time.perf_counter()
             found = jax.block_until_ready(train(problem, params))
-            seconds.append(time.perf_counter() - begun)
+            seconds.append(time.perf_counter() - began)
         made = int(found.steps)
         errors, passes = np.asarray(found.errors)[:made], np.asarray(found.passes)[:made]
         flops = method.flops(price, np.arange(1, made + 1), passes)
@@ -196,7 +198,7 @@ def quartiles(name: str, values) -> dict[str, float]:
 
 
 def row(problem: str, method: str, runs: list[Run], lm: list[Run]) -> dict:
-    """Medians and quartiles over the starts. A run that missed counts with what it spent."""
+    """Makes a row of medians and quartiles over the starts. A run that missed its goal counts with what it spent."""
     missed = sum(run.missed for run in runs)
     return {
         "problem": problem,
@@ -208,13 +210,13 @@ def row(problem: str, method: str, runs: list[Run], lm: list[Run]) -> dict:
         "ms": 1e3 * float(np.median([run.seconds for run in runs])),
         "us/epoch": 1e6 * float(np.median([run.seconds / len(run.errors) for run in runs])),
         "bound": ">=" if 2 * missed >= len(runs) else "",
-        **quartiles("flops/LM", [run.flops[-1] / one.flops[-1] for run, one in zip(runs, lm, strict=True)]),
-        **quartiles("time/LM", [run.seconds / one.seconds for run, one in zip(runs, lm, strict=True)]),
+        **quartiles("flops/LM", [run.flops[-1] / ours.flops[-1] for run, ours in zip(runs, lm, strict=True)]),
+        **quartiles("time/LM", [run.seconds / ours.seconds for run, ours in zip(runs, lm, strict=True)]),
     }
 
 
 def draw(found: dict[str, dict[str, list[Run]]], goals: dict[str, float]):
-    """Error against epochs and against flops: every start, and the one of median flops in bold."""
+    """Draws error against epochs and against flops: every start, and the one of median flops in bold."""
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(2, len(found), figsize=(3.5 * len(found), 6.6), layout="constrained")
         for column, (problem, by_method) in zip(axes.T, found.items(), strict=True):
@@ -245,11 +247,11 @@ P^3 / 3 + 2 P^2 for LM's equations.
 Chosen here, as the paper's are not certain: activations, initial weights, all goals but the first, the shapes of square
 wave and sinc, the function of four inputs, all inputs' ranges; CG's beta, restarts and search; BP begins with the rate
 {VARIABLE.constants["learning_rate"]} and the momentum {VARIABLE.constants["decay"]}.
-The paper's flops table is not at hand: nothing is quoted from it."""
+The paper's flops table is not available here: nothing is quoted from it."""
 
 
 def verdict(rows: list[dict]) -> str:
-    """In how many problems the claimed order is what was measured, and by how much."""
+    """Says in how many problems the claimed order was measured, and by how much."""
     problems, says = list(dict.fromkeys(r["problem"] for r in rows)), []
     for sense in ("flops", "time"):
         ratio = {(r["problem"], r["method"]): r[f"{sense}/LM"] for r in rows}
@@ -279,6 +281,7 @@ def notes(rows: list[dict], price: dict[str, Prices], every: dict[str, Task]) ->
 
 
 def main() -> None:
+    experiments.start(x64=True)
     options = experiments.arguments(__doc__, "results/hagan_menhaj", starts=9, epochs=300_000)
     keys, every, found, price, rows = jax.random.split(jax.random.key(0), options.starts), tasks(), {}, {}, []
     with progress("runs", len(every) * len(METHODS)) as advance:

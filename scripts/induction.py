@@ -3,20 +3,19 @@
 
     python scripts/induction.py --seeds 3 --steps 1000 --out results/induction
 
-Sequences of random tokens begin again after a period of 12 to 24, another for each: what follows is then known, but
-only to who looks up what came after the same token before, an induction head. It takes two layers (Olsson et al. 2022,
-arXiv 2209.11895): a head of the first that reads the token before, so that each position knows what it follows, and
-one of the second that looks for positions that follow a token like its own. The networks here have attention and
-nothing else: no hidden layers, 1 (which cannot do it) or 2 of attention. Each update draws new sequences, so that
-nothing can be learnt by heart.
+Sequences of random tokens repeat with a period of 12 to 24, different for each sequence. From then on the next token is
+known, but only to a network that looks up what came after the same token before: an induction head. It takes two layers
+(Olsson et al. 2022, arXiv 2209.11895): a head of the first that reads the token before, so that each position knows
+what it follows, and one of the second that looks for positions that follow a token like its own. The networks here have
+attention and nothing else: no hidden layers, and 1 (which cannot do it) or 2 layers of attention. Each update draws new
+sequences, so that nothing can be memorized.
 
-OUT_steps has, every few updates and on sequences of their own, losses where the sequence repeats and where it does
-not, each network's best head's share of attention on the token after the same one, a period before (induction), and on
-the token before; the norms of the examples' own gradients, the gradient's noise scale and the extreme eigenvalues of
-the Hessian: all by hand. OUT says when the head appears, and what they do then.
+OUT_steps has, every few updates and on sequences of their own: losses where the sequence repeats and where it does not;
+each network's best head's share of attention on the token after the same one, a period before (induction), and on the
+token before; the norms of the examples' own gradients; the gradient's noise scale; and the extreme eigenvalues of the
+Hessian; all by hand. OUT says when the head appears, and how these quantities change then.
 """
 
-import textwrap
 import time
 from functools import cache
 
@@ -27,53 +26,53 @@ import numpy as np
 import functional_nn as fnn
 from functional_nn import optimizers, training
 from functional_nn.lab import experiments
-from functional_nn.lab.plots import STYLE
-from functional_nn.lab.progress import progress
-
-# after the lab, which says what to install where it is missing
-import matplotlib.pyplot as plt  # isort: skip
+from functional_nn.lab.palette import BLUE, ORANGE, VERMILION
+from functional_nn.lab.plots import STYLE, plt
 
 TOKENS, LENGTH, PERIODS = 64, 48, (12, 24)  # the shortest and the longest
 WIDTH, HEADS, LAYERS = 64, 2, (1, 2)
-BATCH, RATE, WARMUP, EVERY = 32, 0.002, 50, 25  # updates between measurements
-MEASURED, CURVED, PRODUCTS = 256, 64, 20  # sequences of a measurement, of its eigenvalues, and products of these
+BATCH, RATE, WARMUP, EVERY = 32, 0.002, 50, 25  # EVERY: updates between measurements
+MEASURED, CURVED, PRODUCTS = 256, 64, 20  # sequences of a measurement, and of its eigenvalues; Lanczos steps
 LOSS = "cross_entropy"
 CHANCE = np.log(TOKENS)
 
 
 def network(layers: int) -> fnn.Network:
-    """Attention with rotary positions, each added to what it reads, normalized before."""
-    found = [fnn.Layer("embedding", WIDTH, "linear", (("tokens", f"embedding({TOKENS})"),), bias="none")]
+    """Layers of attention with rotary positions, each normalized before and added to its input."""
+    built = [fnn.Layer("embedding", WIDTH, "linear", (("tokens", f"embedding({TOKENS})"),), bias="none")]
     for number in range(1, layers + 1):
-        before = found[-1].name
-        found += [
+        before = built[-1].name
+        built += [
             fnn.Layer(f"norm{number}", WIDTH, "rms_norm", ((before, "identity"),), bias="none"),
             fnn.Layer(f"attention{number}", WIDTH, f"attention({HEADS}, True, True)", (f"norm{number}",)),
             fnn.Layer(f"mixed{number}", WIDTH, "linear", (f"attention{number}", (before, "identity"))),
         ]
-    found.append(fnn.Layer("norm", WIDTH, "rms_norm", ((found[-1].name, "identity"),), bias="none"))
-    found.append(fnn.Layer("output", TOKENS, "softmax", ("norm",)))
-    return fnn.graph(inputs={"tokens": (LENGTH,)}, layers=found)
+    built.append(fnn.Layer("norm", WIDTH, "rms_norm", ((built[-1].name, "identity"),), bias="none"))
+    built.append(fnn.Layer("output", TOKENS, "softmax", ("norm",)))
+    return fnn.graph(inputs={"tokens": (LENGTH,)}, layers=built)
 
 
 def sequences(key, count: int):
-    """Tokens (Q, T), what follows each (Q, T), and the periods (Q,) after which random tokens come again."""
-    of_period, of_tokens = jax.random.split(key)
-    period = jax.random.randint(of_period, (count,), PERIODS[0], PERIODS[1] + 1)
-    tokens = jax.random.randint(of_tokens, (count, PERIODS[1]), 0, TOKENS)
+    """Draws tokens (Q, T), the next of each (Q, T), and the periods (Q,) with which random tokens repeat."""
+    period_key, token_key = jax.random.split(key)
+    period = jax.random.randint(period_key, (count,), PERIODS[0], PERIODS[1] + 1)
+    tokens = jax.random.randint(token_key, (count, PERIODS[1]), 0, TOKENS)
     tokens = jnp.take_along_axis(tokens, jnp.arange(LENGTH + 1)[None, :] % period[:, None], axis=1)
     return tokens[:, :-1], tokens[:, 1:], period
 
 
 def share(probabilities, back, counted):
-    """(H,): the mean probability (Q, H, T, T) of the position `back` (Q,) before, at positions `counted` (Q, T)."""
+    """Returns each head's mean probability of the position `back` (Q,) before, at positions `counted` (Q, T).
+
+    probabilities: (Q, H, T, T).
+    """
     at = jnp.maximum(jnp.arange(LENGTH)[None, :] - back[:, None], 0)
-    there = jnp.take_along_axis(probabilities, at[:, None, :, None], axis=3)[..., 0]  # (Q, H, T)
-    return jnp.mean(there, axis=(0, 2), where=counted[:, None, :])
+    each = jnp.take_along_axis(probabilities, at[:, None, :, None], axis=3)[..., 0]  # (Q, H, T)
+    return jnp.mean(each, axis=(0, 2), where=counted[:, None, :])
 
 
 def measure(described: fnn.Network, params) -> dict:
-    """Losses, shares of attention by layer, and what gradients and curvature are, of MEASURED sequences."""
+    """Measures losses, shares of attention by layer, gradients and curvature on MEASURED sequences."""
     x, following, period = sequences(jax.random.key(1), MEASURED)
     t, again = fnn.one_hot(following, TOKENS), jnp.arange(LENGTH)[None, :] >= period[:, None]
     trace = described.forward(params, x)
@@ -107,9 +106,9 @@ def measure(described: fnn.Network, params) -> dict:
     }
 
 
-@cache
+@cache  # compiled once for all seeds
 def programs(layers: int):
-    """Of a network: its first state by a key, EVERY updates, and a measurement, compiled once for all seeds."""
+    """Returns three functions for a network: its first state, EVERY updates, and a measurement."""
     described, schedule = network(layers), optimizers.schedules.linear_warmup(RATE, WARMUP)
     optimizer = optimizers.clip_by_global_norm(optimizers.adam(schedule, b2=0.99), 1.0)
     step = training.train_step(described, LOSS, optimizer)
@@ -128,7 +127,7 @@ def programs(layers: int):
 
 
 def follow(layers: int, seed: int, steps: int, advance) -> list[dict]:
-    """A row a measurement, from initial weights on."""
+    """Trains, and makes a row for each measurement, from initial weights on."""
     start, on, measured = programs(layers)
     key, rows = jax.random.key(seed), []
     state = start(key)
@@ -140,15 +139,15 @@ def follow(layers: int, seed: int, steps: int, advance) -> list[dict]:
     return rows
 
 
-def first(rows: list[dict], holds) -> float:
-    """The step of the first row from which on `holds`, up to the last; nan where it does not at the end."""
+def first_step(rows: list[dict], holds) -> float:
+    """Returns the step of the first row from which on `holds` is true; nan where it is not at the end."""
     held = [holds(r) for r in rows]
     since = len(held) - held[::-1].index(False) if False in held else 0
     return rows[since]["step"] if since < len(rows) else np.nan
 
 
 def summary(rows: list[dict]) -> dict:
-    """Of one training: when the heads are there, when the loss falls, and where the quantities have their extremes."""
+    """Makes a row for one training: when the heads appear, when the loss falls, and when quantities are extreme."""
     last = rows[-1]
     out = {
         "layers": last["layers"],
@@ -157,23 +156,23 @@ def summary(rows: list[dict]) -> dict:
         "loss, again": last["loss, again"],
     }
 
-    def half(name):
+    def above_half(name):
         return lambda r: r["layers"] > 1 and r[name] > last[name] / 2
 
-    there = {
+    heads = {
         "previous, layer 1": last["previous, layer 1"],
-        "previous, from step": first(rows, half("previous, layer 1")),
+        "previous, from step": first_step(rows, above_half("previous, layer 1")),
         "induction, layer 2": last["induction, layer 2"],
-        "induction, from step": first(rows, half("induction, layer 2")),
-        "loss halved at step": first(rows, lambda r: r["loss, again"] < CHANCE / 2),
+        "induction, from step": first_step(rows, above_half("induction, layer 2")),
+        "loss halved at step": first_step(rows, lambda r: r["loss, again"] < CHANCE / 2),
     }
-    late = rows[1:]  # not the first, of initial weights
+    late = rows[1:]  # without the initial weights
     peaks = {f"{name} peaks at": max(late, key=lambda r: r[name])["step"] for name in ("norm", "lambda_max")}
-    return out | there | peaks | {"noise scale lowest at": min(late, key=lambda r: r["noise scale"])["step"]}
+    return out | heads | peaks | {"noise scale lowest at": min(late, key=lambda r: r["noise scale"])["step"]}
 
 
 def draw(every: dict[tuple, list[dict]], steps: int):
-    """Losses, attention, norms, curvature and noise against the step, one under the other; a line a seed."""
+    """Draws losses, attention, norms, curvature and noise against the step; a line for each seed."""
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(5, 1, figsize=(9.5, 14), sharex=True, layout="constrained")
         losses, attention, norms, curvature, noise = axes
@@ -190,34 +189,34 @@ def draw(every: dict[tuple, list[dict]], steps: int):
                 losses.plot(at, column("loss, again"), color="grey", lw=1, label=label("repeated, 1 layer"))
                 continue
             style = {"lw": 1.8 if seed == 0 else 0.8}
-            losses.plot(at, column("loss, again"), color="#0072B2", **style, label=label("repeated, 2 layers"))
-            losses.plot(at, column("loss, new"), color="#E69F00", **style, label=label("new tokens, 2 layers"))
+            losses.plot(at, column("loss, again"), color=BLUE, **style, label=label("repeated, 2 layers"))
+            losses.plot(at, column("loss, new"), color=ORANGE, **style, label=label("new tokens, 2 layers"))
             attention.plot(
                 at,
                 column("induction, layer 2"),
-                color="#0072B2",
+                color=BLUE,
                 **style,
                 label=label("layer 2, on the token after the same one (induction)"),
             )
             attention.plot(
-                at, column("previous, layer 1"), color="#D55E00", **style, label=label("layer 1, on the token before")
+                at, column("previous, layer 1"), color=VERMILION, **style, label=label("layer 1, on the token before")
             )
-            norms.plot(at, column("norm"), color="#0072B2", **style, label=label("an example's: median"))
+            norms.plot(at, column("norm"), color=BLUE, **style, label=label("an example's: median"))
             if seed == 0:
                 norms.fill_between(
                     at,
                     column("norm, 10 %"),
                     column("norm, 90 %"),
-                    color="#0072B2",
+                    color=BLUE,
                     alpha=0.15,
                     lw=0,
                     label="an example's: 10 % to 90 %",
                 )
-            norms.plot(at, column("gradient"), color="#D55E00", **style, label=label("their mean's, less its noise"))
-            curvature.plot(at, column("lambda_max"), color="#0072B2", **style, label=label(r"$\lambda_{max}$"))
-            curvature.plot(at, -column("lambda_min"), color="#D55E00", **style, label=label(r"$-\lambda_{min}$"))
+            norms.plot(at, column("gradient"), color=VERMILION, **style, label=label("their mean's, less its noise"))
+            curvature.plot(at, column("lambda_max"), color=BLUE, **style, label=label(r"$\lambda_{max}$"))
+            curvature.plot(at, -column("lambda_min"), color=VERMILION, **style, label=label(r"$-\lambda_{min}$"))
             scale = np.where(np.isfinite(column("noise scale")), column("noise scale"), np.nan)
-            noise.plot(at, scale, color="#0072B2", **style, label=label("noise scale"))
+            noise.plot(at, scale, color=BLUE, **style, label=label("noise scale"))
         losses.axhline(CHANCE, color="grey", ls=":", lw=1, label=f"chance: ln {TOKENS}")
         noise.axhline(BATCH, color="grey", ls=":", lw=1, label="batch size")
         appears = summary(every[2, 0])["induction, from step"]
@@ -251,20 +250,20 @@ def notes(summaries: list[dict], every: dict[tuple, list[dict]]) -> str:
         "mean gradient."
     ]
     names, ratios = ("norm", "lambda_max", "lambda_min", "noise scale"), []
-    for one in summaries:
-        if one["layers"] == 1:
-            lines.append(f"1 layer, seed {one['seed']}: {one['loss, again']:.3g} where tokens repeat, at the end.")
+    for row in summaries:
+        if row["layers"] == 1:
+            lines.append(f"1 layer, seed {row['seed']}: {row['loss, again']:.3g} where tokens repeat, at the end.")
             continue
-        rows = every[2, one["seed"]]
-        appears = one["induction, from step"]
-        said = f"2 layers, seed {one['seed']}: {one['loss, again']:.3g} where tokens repeat"
+        rows = every[2, row["seed"]]
+        appears = row["induction, from step"]
+        said = f"2 layers, seed {row['seed']}: {row['loss, again']:.3g} where tokens repeat"
         if np.isnan(appears):
             lines.append(f"{said}; no induction head.")
             continue
         at = next(number for number, r in enumerate(rows) if r["step"] == appears)
-        plateau, there = rows[max(1, at // 2)], rows[at]
-        ratios.append([there[name] / plateau[name] for name in names])
-        moved = "; ".join(f"{name} {plateau[name]:.3g}, {there[name]:.3g}, {rows[-1][name]:.3g}" for name in names)
+        plateau, then = rows[max(1, at // 2)], rows[at]
+        ratios.append([then[name] / plateau[name] for name in names])
+        moved = "; ".join(f"{name} {plateau[name]:.3g}, {then[name]:.3g}, {rows[-1][name]:.3g}" for name in names)
         lines.append(
             f"{said}; the head is there from step {appears}. At steps {plateau['step']} (half way), {appears} "
             f"and {rows[-1]['step']}: {moved}."
@@ -274,27 +273,21 @@ def notes(summaries: list[dict], every: dict[tuple, list[dict]]) -> str:
             f"{name} {min(of):.2g} to {max(of):.2g} times"
             for name, of in zip(names, zip(*ratios, strict=True), strict=True)
         )
-        lines.append(f"When the head is there, beside half way to it, over seeds: {said}.")
+        lines.append(f"When the head is there, relative to half way to it, over seeds: {said}.")
     worst = max(r["residual"] for rows in every.values() for r in rows)
     lines.append(f"Lanczos, {PRODUCTS} products: the residual of lambda_max is {worst:.1%} of it at most.")
-    return "\n".join(textwrap.fill(line, 118) for line in lines)
+    return experiments.paragraphs(*lines)
 
 
 def main() -> None:
     options = experiments.arguments(__doc__, "results/induction", seeds=3, steps=1000)
-    every, done, began = {}, 0, time.perf_counter()
-    of = [(layers, seed) for layers in LAYERS for seed in range(options.seeds)]
-    with progress("induction", len(of) * (options.steps // EVERY + 1)) as advance:
-
-        def further(text: str) -> None:
-            nonlocal done
-            done += 1
-            advance(done, text)
-
-        for which in of:
-            every[which] = follow(*which, options.steps, further)
+    every, began = {}, time.perf_counter()
+    trainings = [(layers, seed) for layers in LAYERS for seed in range(options.seeds)]
+    with experiments.counted("induction", len(trainings) * (options.steps // EVERY + 1)) as advance:
+        for layers, seed in trainings:
+            every[layers, seed] = follow(layers, seed, options.steps, advance)
     steps = [row for rows in every.values() for row in rows]
-    experiments.write(options.out.with_name(f"{options.out.name}_steps"), steps)
+    experiments.write(experiments.sibling(options.out, "steps"), steps)
     summaries = [summary(rows) for rows in every.values()]
     said = f"{notes(summaries, every)}\nEverything together, with compilation: {time.perf_counter() - began:.0f} s."
     experiments.write(

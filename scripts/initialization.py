@@ -1,12 +1,12 @@
 #!/usr/bin/env python
-"""What if all weights begin as zero, or as one constant (CSE 475, 19.70.1)? Initial weights and symmetry, on digits.
+"""What if all weights start at zero, or at one constant (CSE 475, 19.70.1)? Initial weights and symmetry, on digits.
 
     python scripts/initialization.py --seeds 8 --epochs 30 --out results/initialization
 
-Hidden units that begin alike get equal sensitivities, so equal gradients, and stay alike: a layer of 32 does the work
-of one. After every epoch the script counts the distinct rows of (W1, b1), those farther apart than a thousandth of the
-longest, and the rank of the hidden outputs on the test examples. All networks of
-one activation, whatever their initial weights, train in one program.
+Hidden units that start alike get equal sensitivities and so equal gradients, and stay alike: a layer of 32 does the
+work of one. After every epoch the script counts the distinct rows of (W1, b1), which are farther apart than a
+thousandth of the longest, and the rank of the hidden outputs on the test examples. All networks of one activation,
+whatever their initial weights, train in one program.
 """
 
 import textwrap
@@ -17,21 +17,19 @@ import numpy as np
 
 import functional_nn as fnn
 from functional_nn.lab import experiments
-from functional_nn.lab.plots import STYLE
+from functional_nn.lab.palette import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY_BLUE, VERMILION
+from functional_nn.lab.plots import STYLE, plt
 from functional_nn.lab.progress import progress
 from functional_nn.training import pure_fit
-
-# after the lab, which says what to install where it is missing
-import matplotlib.pyplot as plt  # isort: skip
 
 HIDDEN, TOLERANCE = 32, 1e-3
 ACTIVATIONS = ("sigmoid", "tanh", "relu")
 INITIALIZERS = ("zeros", "constant", "normal", "uniform", "lecun_normal", "xavier_normal", "he_normal")
-COLORS = ("#000000", "#D55E00", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#CC79A7")  # Okabe and Ito
+COLORS = (BLACK, VERMILION, ORANGE, SKY_BLUE, GREEN, BLUE, PURPLE)
 
 
 def distinct_units(params) -> jax.Array:
-    """How many rows of (W1, b1) are not within the tolerance of an earlier one."""
+    """Counts the rows of (W1, b1) that are not within the tolerance of an earlier one."""
     layer = params["layer1"]
     rows = jnp.concatenate([layer["weights"]["input"], layer["bias"][:, None]], axis=1)
     apart = jnp.linalg.norm(rows[:, None] - rows[None], axis=-1) > TOLERANCE * jnp.linalg.norm(rows, axis=-1).max()
@@ -39,11 +37,11 @@ def distinct_units(params) -> jax.Array:
 
 
 def histories(task, activation: str, seeds: int, epochs: int) -> dict[str, np.ndarray]:
-    """{quantity: (initializers, seeds, epochs + 1)}, from the start on; accuracies are those after each epoch."""
+    """Returns {quantity: (initializers, seeds, epochs + 1)}, from the start on, and then after each epoch."""
     sizes = (task.inputs.shape[1], HIDDEN, task.targets.shape[1])
     networks = [fnn.multilayer(sizes, (activation, task.output), initializer=name) for name in INITIALIZERS]
     network = networks[0]  # they differ in `init` only
-    # Gradient descent remembers nothing, so that epochs one by one are the same training as all at once.
+    # Gradient descent has no memory: training epoch by epoch is the same as training all epochs at once.
     train = pure_fit(network, task.loss, fnn.optimizers.gd(0.1), epochs=1)
 
     def accuracy(params, inputs, targets):
@@ -71,7 +69,7 @@ def histories(task, activation: str, seeds: int, epochs: int) -> dict[str, np.nd
 
 
 def draw(found):
-    """Distinct units above, test error below, against epochs; median over seeds."""
+    """Draws distinct units above and test error below, against epochs; medians over seeds."""
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(
             2, len(ACTIVATIONS), figsize=(12, 6.4), sharex=True, sharey="row", layout="constrained"
@@ -80,7 +78,7 @@ def draw(found):
             top, bottom = axes[:, ACTIVATIONS.index(activation)]
             place = INITIALIZERS.index(initializer)
             style = {"color": COLORS[place], "lw": 1.6, "label": initializer}
-            if initializer == "constant":  # often on the line of zeros
+            if initializer == "constant":  # often equal to that of zeros
                 style |= {"ls": ":", "lw": 3}
             top.plot(np.median(history["units"], axis=0), **style)
             bottom.plot(1 - np.median(history["test"], axis=0), **style)
@@ -88,7 +86,7 @@ def draw(found):
             top.set_yticks([1, 2, 4, 8, 16, 32], [1, 2, 4, 8, 16, 32], minor=False)
             top.minorticks_off()
             bottom.set(xlabel="epoch", yscale="log")
-        for axis, activation in zip(axes[0], ACTIVATIONS, strict=True):  # the lines lie on one another: name them
+        for axis, activation in zip(axes[0], ACTIVATIONS, strict=True):  # the lines coincide: name them
             ends = {name: int(np.median(found[activation, name]["units"][:, -1])) for name in INITIALIZERS}
             for units in set(ends.values()):
                 names = textwrap.fill(", ".join(name for name in INITIALIZERS if ends[name] == units), 34)

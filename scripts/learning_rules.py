@@ -1,26 +1,25 @@
 #!/usr/bin/env python
-"""Learning rules beside backpropagation: test errors, and where their gradients point; digits and Fashion-MNIST.
+"""Learning rules compared with backpropagation: test errors, and where their gradients point; digits and Fashion-MNIST.
 
     python scripts/learning_rules.py --seeds 8 --epochs 20 --out results/learning_rules
 
 Every rule trains 3 hidden layers of 32 tanh neurons on the digits and on Fashion-MNIST (Debian's dataset-fashion-mnist;
-1920 pictures to train on, 480 to choose by, 2000 to test, halved to 14 x 14 by means of four); some of them also 1 and
-5 hidden layers on the digits, and LeNet on both: batches of 32, momentum 0.9, at the learning rate of a few that gives
-the best mean accuracy on held-out pictures; noisy rules, and those that guess the gradient, have lower ones to choose
-from. A seed draws initial weights, batches, and the feedback of rules that are given by their bare name. --epochs are
-those of the digits; Fashion-MNIST has half as many. What takes the time is compiling, a program a rule and network: two
-populations at a time.
+1920 pictures to train on, 480 to choose a rate by, 2000 to test, halved to 14 x 14 by means of four). Some rules also
+train 1 and 5 hidden layers on the digits, and LeNet on both. Batches have 32 examples, momentum is 0.9, and the
+learning rate is that of a few with the best mean accuracy on held-out pictures; noisy rules, and those that estimate
+the gradient, choose from lower ones. A seed draws initial weights, batches, and the feedback of rules that are given by
+their name alone. The --epochs are those of the digits; Fashion-MNIST has half as many. Most of the time is compiling,
+one program for each rule and network; two populations are trained at a time.
 
-Bartunov et al. 2018 and Sanfiz and Akrout 2021 ask how far such rules fall behind. The latter's BioTorch prints
-errors of LeNet on MNIST: backpropagation 0.91 %, sign symmetry (uniform) 0.94, direct feedback 1.61, feedback alignment
-1.70. Is that the order here? The differences of errors between neighbours, seed by seed, are held against their
-standard error: beyond 2.4 of them (Student's 95 % of 8 seeds) the order is the same or reversed, else it is open.
+Bartunov et al. 2018 and Sanfiz and Akrout 2021 ask how far such rules fall behind. The latter's BioTorch prints errors
+of LeNet on MNIST: backpropagation 0.91 %, sign symmetry (uniform) 0.94, direct feedback 1.61, feedback alignment 1.70.
+Is that the order here? The differences of errors between neighbours, seed by seed, are compared with their standard
+error: beyond 2.4 of them (Student's 95 % for 8 seeds) the order is the same or reversed; otherwise it is open.
 
-The alignment is the angle between what a rule gives for a layer and the exact gradient, or sensitivity dF/dn, over all
-training pictures; below 90 degrees a small step lowers the loss (Lillicrap et al. 2016).
+The alignment is the angle between a rule's gradient, or sensitivity dF/dn, of a layer and the exact one, over all
+training pictures. Below 90 degrees a small step lowers the loss (Lillicrap et al. 2016).
 """
 
-import textwrap
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -30,14 +29,12 @@ import numpy as np
 import functional_nn as fnn
 from functional_nn import training
 from functional_nn.lab import datasets, experiments
-from functional_nn.lab.plots import STYLE
+from functional_nn.lab.palette import BLACK, BLUE, GREEN, ORANGE, VERMILION
+from functional_nn.lab.plots import STYLE, plt
 from functional_nn.lab.progress import progress
 
-# after the lab, which says what to install where it is missing
-import matplotlib.pyplot as plt  # isort: skip
-
 RATES, LENET_RATES = (0.003, 0.01, 0.03, 0.1, 0.3), (0.001, 0.003, 0.01, 0.03, 0.1)
-RULES = {  # what its rates are multiplied by
+RULES = {  # the factor of its rates
     "exact": 1,
     "feedback_alignment": 1,
     "direct_feedback": 1,
@@ -58,7 +55,7 @@ RULES = {  # what its rates are multiplied by
 OF_LENET = ("exact", "sign_symmetric(uniform)", "direct_feedback", "feedback_alignment")
 PUBLISHED = dict(zip(OF_LENET, (0.91, 0.94, 1.61, 1.70), strict=True))  # BioTorch, LeNet on MNIST, % of error
 DEPTHS, WIDTH = (1, 3, 5), 32
-DEEP = 3  # hidden layers of which every rule's networks are; other depths only of these rules:
+DEEP = 3  # hidden layers that every rule trains; only these rules train other depths:
 OF_DEPTHS = (
     "exact",
     "feedback_alignment",
@@ -68,35 +65,35 @@ OF_DEPTHS = (
     "weight_mirror",
     "target_propagation",
 )
-PARTS = {"digits": (1152, 285, 360), "fashion_mnist": (1920, 480, 2000)}  # pictures: training, held out, test
+SIZES = {"digits": (1152, 285, 360), "fashion_mnist": (1920, 480, 2000)}  # pictures: training, held out, test
 BEYOND = 2.4  # standard errors
-LAST = 3  # epochs that count as the end
-COLORS = ("#000000", "#E69F00", "#0072B2", "#009E73", "#D55E00")  # Okabe and Ito
+LAST = 3  # the number of epochs that count as the end
+COLORS = (BLACK, ORANGE, BLUE, GREEN, VERMILION)
 
 
-def parts(name: str, flat: bool = True) -> list[tuple[np.ndarray, np.ndarray]]:
-    """(pictures (Q, R), or (Q, H, W, 1); one-hot targets) to train on, to choose by and to test with."""
-    own, test = datasets.split(datasets.load(name))
-    x, x_test = (part.inputs.reshape(-1, *part.image_shape, 1).astype("f4") for part in (own, test))
+def data_of(name: str, flat: bool = True) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Returns (pictures (Q, R) or (Q, H, W, 1), one-hot targets) to train on, to choose a rate by, and to test with."""
+    training_part, test = datasets.split(datasets.load(name))
+    x, x_test = (part.inputs.reshape(-1, *part.image_shape, 1).astype("f4") for part in (training_part, test))
     if name == "fashion_mnist":
-        x, x_test = (of.reshape(-1, 14, 2, 14, 2, 1).mean((2, 4)) for of in (x, x_test))
+        x, x_test = (each.reshape(-1, 14, 2, 14, 2, 1).mean((2, 4)) for each in (x, x_test))
     if flat:
         x, x_test = x.reshape(len(x), -1), x_test.reshape(len(x_test), -1)
-    train, held, tested = PARTS[name]
-    t, t_test = own.targets.astype("f4"), test.targets.astype("f4")
-    held_out = slice(train, train + held)
-    return [(x[:train], t[:train]), (x[held_out], t[held_out]), (x_test[:tested], t_test[:tested])]
+    trained, held, tested = SIZES[name]
+    t, t_test = training_part.targets.astype("f4"), test.targets.astype("f4")
+    held_out = slice(trained, trained + held)
+    return [(x[:trained], t[:trained]), (x[held_out], t[held_out]), (x_test[:tested], t_test[:tested])]
 
 
 def network_of(depth: int, shape: tuple = (64,)) -> fnn.Network:
-    """depth 0: LeNet."""
+    """A chain with so many hidden layers; LeNet for depth 0."""
     preset = f"mlp(({f'{WIDTH}, ' * depth}))" if depth else "lenet"
     return fnn.presets.get(preset)(shape, 10)
 
 
 class Trained(NamedTuple):
-    """At the rate that was chosen, of one rule: validation and test accuracy (seeds,), and cosines by layer, each
-    (E, seeds), where they were tracked: of gradients and, where the rule has them, of sensitivities.
+    """What one rule came to at its best rate: validation and test accuracy (seeds,), and cosines by layer, (E, seeds)
+    each, where they were tracked: of gradients and, where the rule has them, of sensitivities.
     """
 
     rate: float
@@ -134,8 +131,8 @@ def jobs(epochs: int) -> list[Job]:
 
 
 def train(job: Job, seeds: int) -> dict[tuple, Trained]:
-    """{(data, network, rule): at the rate chosen}; alignment is tracked of dense networks on the digits."""
-    data = parts(job.data, flat=job.depth > 0)
+    """Returns {(data, network, rule): Trained}. Alignment is tracked for dense networks on the digits."""
+    data = data_of(job.data, flat=job.depth > 0)
     grids = [
         training.grid(rule=rule, learning_rate=[RULES[rule] * rate for rate in job.rates], seed=range(seeds))
         for rule in job.rules
@@ -156,21 +153,25 @@ def train(job: Job, seeds: int) -> dict[tuple, Trained]:
     )
     members = np.arange(len(population)).reshape(len(job.rules), len(job.rates), seeds)
     return {
-        (job.data, job.network, rule): chosen(population, own, data)
+        (job.data, job.network, rule): at_best_rate(population, own, data)
         for rule, own in zip(job.rules, members, strict=True)
     }
 
 
-def chosen(population: training.Population, members: np.ndarray, data: list) -> Trained:
-    """Of members (rates x seeds), those of the rate with the highest mean accuracy on the held-out pictures."""
-    accuracy = np.nan_to_num(population.history.validation_accuracy[-1, members])  # 0 of those that diverged
+def at_best_rate(population: training.Population, members: np.ndarray, data: list) -> Trained:
+    """Evaluates the members (rates, seeds) at the rate with the highest mean accuracy on the held-out pictures."""
+    accuracy = np.nan_to_num(population.history.validation_accuracy[-1, members])  # 0 for those that diverged
     best = accuracy.mean(axis=1).argmax()
     own, network = members[best], population.network(members[best, 0])
     measure = jax.jit(lambda params: training.evaluate(network, "cross_entropy", params, *data[2])[1])
     test = np.array([float(measure(population.params(member))) for member in own])
     found = population.history.tracked.get("alignment", {})
     angles = [
-        {name: np.asarray(getattr(of, kind))[:, own] for name, of in found.items() if getattr(of, kind) is not None}
+        {
+            name: np.asarray(getattr(layer, kind))[:, own]
+            for name, layer in found.items()
+            if getattr(layer, kind) is not None
+        }
         for kind in ("gradient_cosine", "sensitivity_cosine")
     ]
     rate = float(population.hyperparameters["learning_rate"][own[0]])
@@ -182,7 +183,7 @@ def degrees(cosine: np.ndarray) -> np.ndarray:
 
 
 def at_end(trained: Trained) -> np.ndarray:
-    """(hidden layers, seeds): the gradients' angles, of the mean cosine of the last epochs."""
+    """Returns the gradients' angles (hidden layers, seeds), by the mean cosine of the last epochs."""
     return degrees(np.stack([x[-LAST:].mean(axis=0) for x in list(trained.gradient.values())[:-1]]))
 
 
@@ -202,10 +203,10 @@ def table(found: dict[tuple, Trained]) -> list[dict]:
                 "test error %": float(error.mean()),
                 "sd": float(error.std(ddof=1)),
                 "above exact": float(behind.mean()),
-                "se": deviation(behind),
+                "se": standard_error(behind),
                 **{
-                    column: "" if ends is None else float(of(ends))
-                    for column, of in (
+                    column: "" if ends is None else float(summarize(ends))
+                    for column, summarize in (
                         ("angle, first layer", lambda x: x[0].mean()),
                         ("last hidden", lambda x: x[-1].mean()),
                         ("largest", np.max),
@@ -216,24 +217,24 @@ def table(found: dict[tuple, Trained]) -> list[dict]:
     return rows
 
 
-def deviation(difference: np.ndarray) -> float:
-    """Standard error of the mean."""
+def standard_error(difference: np.ndarray) -> float:
+    """Returns the standard error of the mean."""
     return float(difference.std(ddof=1) / np.sqrt(len(difference)))
 
 
 def order(found: dict[tuple, Trained], name: str, network: str) -> str:
-    """Each published neighbour against the next: is its error lower here, too?"""
+    """Says for each published rule and the next one whether its error is lower here too."""
     said = []
-    for one, other in zip(OF_LENET, OF_LENET[1:], strict=False):
-        difference = 100 * (found[name, network, one].test - found[name, network, other].test)
-        mean, error = difference.mean(), deviation(difference)
+    for rule, following in zip(OF_LENET, OF_LENET[1:], strict=False):
+        difference = 100 * (found[name, network, rule].test - found[name, network, following].test)
+        mean, error = difference.mean(), standard_error(difference)
         verdict = "the same" if mean > BEYOND * error else "REVERSED" if mean < -BEYOND * error else "open"
-        said.append(f"{one} < {other} {verdict} ({mean:+.2f}, se {error:.2f})")
+        said.append(f"{rule} < {following} {verdict} ({mean:+.2f}, se {error:.2f})")
     return f"{name}, {network}: {'; '.join(said)}"
 
 
 def feedback_angles(found: dict[tuple, Trained]) -> list[str]:
-    """Does feedback alignment's angle fall below 90 degrees in every hidden layer, of every seed, on digits?"""
+    """Says whether feedback alignment's angle falls below 90 degrees in every hidden layer and seed, on digits."""
     said = []
     for (name, network, rule), own in found.items():
         if (name, rule) != ("digits", "feedback_alignment") or network == "lenet":
@@ -250,7 +251,7 @@ def feedback_angles(found: dict[tuple, Trained]) -> list[str]:
 
 
 def draw(found: dict[tuple, Trained]):
-    """Above: test errors, mean and standard deviation. Below: the angle of each hidden layer's gradient, 5 layers."""
+    """Draws test errors, mean and standard deviation; and the angle of each hidden layer's gradient, 5 layers."""
     with plt.rc_context(STYLE):
         figure = plt.figure(figsize=(13, 10), layout="constrained")
         above, below = figure.subfigures(2, 1, height_ratios=(1.5, 1))
@@ -260,9 +261,11 @@ def draw(found: dict[tuple, Trained]):
             for place, (network, color) in enumerate(zip(networks, COLORS, strict=False)):
                 if (name, network, "exact") not in found:
                     continue
-                of = {rule: 100 * (1 - own.test) for (a, b, rule), own in found.items() if (a, b) == (name, network)}
-                y = np.array([-list(RULES).index(rule) for rule in of]) + 0.15 * (1 - place)
-                x, spread = (np.array([getattr(e, k)() for e in of.values()]) for k in ("mean", "std"))
+                errors = {
+                    rule: 100 * (1 - own.test) for (*setting, rule), own in found.items() if setting == [name, network]
+                }
+                y = np.array([-list(RULES).index(rule) for rule in errors]) + 0.15 * (1 - place)
+                x, spread = (np.array([getattr(e, k)() for e in errors.values()]) for k in ("mean", "std"))
                 axis.errorbar(x, y, xerr=np.minimum(spread, 0.9 * x), fmt="o", ms=4, color=color, label=network)
             axis.set(xscale="log", xlabel="test error, %", title=name)
             axis.set_xticks([2, 5, 10, 20, 50, 90], [2, 5, 10, 20, 50, 90])
@@ -295,9 +298,11 @@ def notes(rows: list[dict], found: dict[tuple, Trained], seeds: int, epochs: int
         f"{LAST} epochs; largest: of hidden layers and seeds."
     ]
     for name, network in settings:
-        of = sorted((r for r in rows if (r["data"], r["network"]) == (name, network)), key=lambda r: r["test error %"])
+        best = sorted(
+            (r for r in rows if (r["data"], r["network"]) == (name, network)), key=lambda r: r["test error %"]
+        )
         lines.append(
-            f"{name}, {network}, from the best: " + ", ".join(f"{r['rule']} {r['test error %']:.1f}" for r in of)
+            f"{name}, {network}, from the best: " + ", ".join(f"{r['rule']} {r['test error %']:.1f}" for r in best)
         )
     published = ", ".join(f"{rule} {error}" for rule, error in PUBLISHED.items())
     lines.append(
@@ -312,12 +317,12 @@ def notes(rows: list[dict], found: dict[tuple, Trained], seeds: int, epochs: int
     edge = "; ".join(
         f"{r['data']} {r['network']} {r['rule']} {r['rate']:g}"
         for r in rows
-        if np.isclose(
-            r["rate"], RULES[r["rule"]] * np.array(LENET_RATES if r["network"] == "lenet" else RATES)[[0, -1]]
-        ).any()
+        if experiments.at_edge(
+            r["rate"], RULES[r["rule"]] * np.array(LENET_RATES if r["network"] == "lenet" else RATES)
+        )
     )
     lines.append(f"The best rate is the first or the last tried for: {edge or 'none'}.")
-    return "\n".join(textwrap.fill(line, 118) for line in lines)
+    return experiments.paragraphs(*lines)
 
 
 def main() -> None:

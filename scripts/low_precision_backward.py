@@ -1,37 +1,35 @@
 #!/usr/bin/env python
-"""How few bits may a sensitivity have? Training by rounded sensitivities of 1 to 8 bits, beside exact ones; digits.
+"""How few bits may a sensitivity have? Training by rounded sensitivities of 1 to 8 bits, next to exact ones; digits.
 
     python scripts/low_precision_backward.py --seeds 6 --epochs 20 --out results/low_precision_backward
 
-On the way back, and only there, each layer's sensitivities are rounded to 2^bits - 1 numbers, evenly from the largest
-|s| to its negative (of one bit, to these two): stochastically, so that on average nothing is changed (Gupta et al.
-2015), or to the nearest, which makes 0 of what is below half a step, and of one bit the sign times the mean size. Three
-hidden layers of 32 tanh neurons, batches of 32, momentum 0.9; at the learning rate, of seven, that gives the best mean
-accuracy on held-out pictures. Errors on the test part are compared with the exact rule's seed by seed, since a seed's
-initial weights and batches are the same under every rule: beyond 2.6 standard errors they differ (which, of sixteen
-comparisons, one in twenty does by chance).
+On the backward pass only, each layer's sensitivities are rounded to 2^bits - 1 numbers, evenly spaced from the largest
+|s| to its negative (with one bit, to these two). Stochastic rounding changes nothing on average (Gupta et al. 2015).
+Rounding to the nearest makes 0 of what is below half a step, and with one bit gives the sign times the mean size. The
+networks have three hidden layers of 32 tanh neurons, batches of 32 and momentum 0.9; the learning rate is that of seven
+with the best mean accuracy on held-out pictures. Errors on the test part are compared with the exact rule's seed by
+seed, since a seed's initial weights and batches are the same under every rule. Beyond 2.6 standard errors they differ
+(which one in twenty of sixteen comparisons does by chance).
 """
 
 import jax
 import numpy as np
-from learning_rules import DEEP, LAST, at_end, chosen, deviation, network_of, parts
+from learning_rules import DEEP, LAST, at_best_rate, at_end, data_of, network_of, standard_error
 
 from functional_nn import training
 from functional_nn.lab import experiments
-from functional_nn.lab.plots import STYLE
+from functional_nn.lab.palette import BLUE, VERMILION
+from functional_nn.lab.plots import STYLE, plt
 from functional_nn.lab.progress import progress
-
-# after the lab, which says what to install where it is missing
-import matplotlib.pyplot as plt  # isort: skip
 
 BITS = (1, 2, 3, 4, 5, 6, 7, 8)
 RATES = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
 BEYOND = 2.6  # standard errors: Student's 95 % of 6 seeds
-WAYS = {"stochastic": "#0072B2", "nearest": "#D55E00"}
+WAYS = {"stochastic": BLUE, "nearest": VERMILION}
 
 
 def train(data: list, seeds: int, epochs: int) -> tuple[training.Population, list[tuple[str, int]]]:
-    """Members in the order of the settings, each (way, bits), rates and seeds; the exact rule's first."""
+    """Trains members by setting (way, bits), the exact rule first, rate and seed. Returns them, and the settings."""
     settings = [("exact", 0), *((way, bits) for way in WAYS for bits in BITS)]
     grids = [
         training.grid(
@@ -64,7 +62,7 @@ def train(data: list, seeds: int, epochs: int) -> tuple[training.Population, lis
 def table(population: training.Population, settings: list, data: list, seeds: int) -> list[dict]:
     members, rows, exact = np.arange(len(population)).reshape(len(settings), -1, seeds), [], None
     for (way, bits), own in zip(settings, members, strict=True):
-        found = chosen(population, own, data)
+        found = at_best_rate(population, own, data)
         error = 100 * (1 - found.test)
         exact = error if exact is None else exact  # the first
         behind, angles = error - exact, at_end(found).mean(axis=1)
@@ -77,7 +75,7 @@ def table(population: training.Population, settings: list, data: list, seeds: in
                 "test error %": float(error.mean()),
                 "sd": float(error.std(ddof=1)),
                 "above exact": float(behind.mean()),
-                "se": deviation(behind),
+                "se": standard_error(behind),
                 **{f"angle, layer{i}": float(angle) for i, angle in enumerate(angles, start=1)},
             }
         )
@@ -85,19 +83,19 @@ def table(population: training.Population, settings: list, data: list, seeds: in
 
 
 def draw(rows: list[dict]):
-    """Test error, and the angle of each hidden layer's gradient, against bits."""
+    """Draws test error, and the angle of each hidden layer's gradient, against bits."""
     exact, *others = rows
     with plt.rc_context(STYLE):
         figure, (left, right) = plt.subplots(1, 2, figsize=(11.5, 4.6), layout="constrained")
         left.axhspan(*(exact["test error %"] + exact["sd"] * np.array([-1, 1])), color="grey", alpha=0.2, lw=0)
         left.axhline(exact["test error %"], color="grey", lw=1, label="exact (band: sd over seeds)")
         for place, (way, color) in enumerate(WAYS.items()):
-            of = [r for r in others if r["rounded"] == way]
-            bits = np.array([r["bits"] for r in of])
+            own = [r for r in others if r["rounded"] == way]
+            bits = np.array([r["bits"] for r in own])
             left.errorbar(
                 bits + 0.1 * place,
-                [r["test error %"] for r in of],
-                [r["sd"] for r in of],
+                [r["test error %"] for r in own],
+                [r["sd"] for r in own],
                 fmt="o-",
                 ms=4,
                 color=color,
@@ -107,7 +105,7 @@ def draw(rows: list[dict]):
             for layer, line in zip(range(1, DEEP + 1), ("-", "--", ":"), strict=True):
                 right.plot(
                     bits,
-                    [r[f"angle, layer{layer}"] for r in of],
+                    [r[f"angle, layer{layer}"] for r in own],
                     line,
                     marker=".",
                     color=color,
@@ -137,14 +135,14 @@ def notes(rows: list[dict], seeds: int, epochs: int, seconds: float) -> str:
             f"{way}: worse than exact ({exact['test error %']:.2f} %), beyond {BEYOND} standard errors, with "
             f"{', '.join(worse) or 'no number of'} bits; better with {', '.join(better) or 'no number of'} bits."
         )
-    edge = [f"{r['rounded']} {r['bits']} {r['rate']:g}" for r in rows if r["rate"] in (RATES[0], RATES[-1])]
+    edge = [f"{r['rounded']} {r['bits']} {r['rate']:g}" for r in rows if experiments.at_edge(r["rate"], RATES)]
     lines.append(f"The best rate is the first or the last tried for: {'; '.join(edge) or 'none'}.")
     return "\n".join(lines)
 
 
 def main() -> None:
     options = experiments.arguments(__doc__, "results/low_precision_backward", seeds=6, epochs=20)
-    data = parts("digits")
+    data = data_of("digits")
     population, settings = train(data, options.seeds, options.epochs)
     rows = table(population, settings, data, options.seeds)
     experiments.write(options.out, rows, draw(rows), notes(rows, options.seeds, options.epochs, population.seconds))

@@ -4,13 +4,12 @@
     python scripts/minibatch_experiments.py --seeds 5 --epochs 40
 
 The claim under test (Lecture 2, "Handwriting Digit Classification"): training is fastest with mini-batches, then with
-single examples, and slowest with gradient descent proper. One network and one rule, `gd`; for each regime the learning
-rate of a common grid that takes the fewest epochs (median over the seeds) to a stated training loss. That loss is
-measured over the whole training set after each epoch. Seconds are those of solo warm runs of `fit`, nothing but
-training in them, the regimes taking turns. Gradient descent, with one update an epoch, is given more epochs.
+single examples, and slowest with gradient descent. All use one network and one rule, `gd`. Each regime has the learning
+rate of a common grid that takes the fewest epochs (median over the seeds) to a stated training loss, which is measured
+over the whole training set after each epoch. Seconds are those of runs of a compiled `fit` that trains and does nothing
+else, with the regimes taking turns. Gradient descent, with one update an epoch, has more epochs.
 """
 
-import time
 from typing import NamedTuple
 
 import jax
@@ -19,11 +18,10 @@ import numpy as np
 
 import functional_nn as fnn
 from functional_nn.lab import experiments
-from functional_nn.lab.plots import STYLE
+from functional_nn.lab.palette import BLUE, GREEN, PURPLE, VERMILION
+from functional_nn.lab.plots import STYLE, plt
 from functional_nn.lab.progress import progress
-
-# after the lab, which says what to install where it is missing
-import matplotlib.pyplot as plt  # isort: skip
+from functional_nn.lab.timing import timed_in_turns
 
 TARGET, ACCURACY = 0.05, 0.95  # the training loss and the test accuracy to be reached
 RATES = np.array([0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0], np.float32)
@@ -31,7 +29,7 @@ NETWORK = fnn.multilayer((64, 64, 10), ("tanh", "softmax"))
 
 
 class Regime(NamedTuple):
-    """What one update sees, how many times --epochs it may take, and its line in the picture."""
+    """The examples of one update, the most epochs as a multiple of --epochs, and the line in the picture."""
 
     plan: fnn.training.BatchPlan
     longer: int
@@ -40,15 +38,15 @@ class Regime(NamedTuple):
 
 
 REGIMES = {
-    "gradient descent": Regime(fnn.training.batch(), 20, "#0072b2"),
-    "mini-batch": Regime(fnn.training.minibatch(32), 1, "#d55e00"),
-    "mini-batch, made once": Regime(fnn.training.minibatch(32, shuffle="once"), 1, "#cc79a7", "--"),
-    "stochastic": Regime(fnn.training.stochastic(), 1, "#009e73"),
+    "gradient descent": Regime(fnn.training.batch(), 20, BLUE),
+    "mini-batch": Regime(fnn.training.minibatch(32), 1, VERMILION),
+    "mini-batch, made once": Regime(fnn.training.minibatch(32, shuffle="once"), 1, PURPLE, "--"),
+    "stochastic": Regime(fnn.training.stochastic(), 1, GREEN),
 }
 
 
 def train(task, plan, rates, keys, epochs: int, validation):
-    """Outcome (rates, seeds, ...) of one compiled program."""
+    """Trains in one compiled program. Returns the outcome (rates, seeds, ...)."""
 
     def member(rate, key):
         make = fnn.training.pure_fit(NETWORK, task.loss, fnn.optimizers.gd(rate), epochs=epochs, plan=plan)
@@ -58,37 +56,36 @@ def train(task, plan, rates, keys, epochs: int, validation):
 
 
 def first_epoch(reached) -> np.ndarray:
-    """The number, from 1, of the first epoch (last axis) that has reached it; inf where none has."""
+    """Returns the number, from 1, of the first epoch (last axis) where `reached` is true; inf where none is."""
     reached = np.asarray(reached)
     return np.where(reached.any(-1), reached.argmax(-1) + 1.0, np.inf)
 
 
 def measure(task, regime: Regime, keys, epochs: int) -> dict:
-    """The best rate; at it, by seed: loss after each epoch (seeds, epochs), epochs to the two goals, test accuracy."""
+    """Returns the best rate and, there, the loss (seeds, epochs), epochs to the two goals, and test accuracy."""
     loss = np.asarray(
         train(task, regime.plan, RATES, keys, epochs, (task.inputs, task.targets)).history.validation_loss
     )
-    needed = np.median(first_epoch(loss <= TARGET), axis=1)
-    last = np.nan_to_num(np.median(loss[..., -1], axis=1), nan=np.inf)
-    best = np.lexsort((last, needed))[0]
+    needed = first_epoch(loss <= TARGET)
+    best = experiments.best_rate(needed, ties=loss[..., -1])
     test = train(task, regime.plan, RATES[best : best + 1], keys, epochs, task.test).history.validation_accuracy[0]
     return {
         "rate": float(RATES[best]),
         "loss": loss[best],
-        "to_loss": needed[best],
+        "to_loss": np.median(needed[best]),
         "to_accuracy": np.median(first_epoch(test >= ACCURACY)),
         "accuracy": float(np.median(test[:, -1])),
     }
 
 
 def seconds_an_epoch(task, found: dict[str, dict], keys, epochs: int) -> dict[str, float]:
-    """Medians over rounds, one a seed, in which each regime trains once with what `fit` has already compiled."""
-    seconds = {name: [] for name in found}
-    for key in [keys[0], *keys]:  # the first round compiles
-        for name, regime in REGIMES.items():
-            params, optimizer = NETWORK.init(key), fnn.optimizers.gd(found[name]["rate"])
-            count = epochs * regime.longer
-            start = time.perf_counter()
+    """Returns medians over rounds, one for each seed, in which each regime trains once by a compiled `fit`."""
+
+    def timed(name, regime):
+        count = epochs * regime.longer
+
+        def call(number):
+            key, optimizer = keys[max(0, number - 1)], fnn.optimizers.gd(found[name]["rate"])
             fnn.fit(
                 NETWORK,
                 task.loss,
@@ -98,15 +95,21 @@ def seconds_an_epoch(task, found: dict[str, dict], keys, epochs: int) -> dict[st
                 key=key,
                 epochs=count,
                 plan=regime.plan,
-                params=params,
+                params=NETWORK.init(key),
                 chunk=count,
             )
-            seconds[name].append((time.perf_counter() - start) / count)
-    return {name: float(np.median(values[1:])) for name, values in seconds.items()}
+
+        return call
+
+    calls = {name: timed(name, regime) for name, regime in REGIMES.items()}
+    for call in calls.values():
+        call(0)  # compiles
+    seconds = timed_in_turns(calls, len(keys))
+    return {name: float(np.median(own)) / epochs / REGIMES[name].longer for name, own in seconds.items()}
 
 
 def draw(found: dict[str, dict], seconds: dict[str, float], examples: int):
-    """Median loss over the seeds, and its quartiles, against epochs (and examples), updates and seconds."""
+    """Draws the median loss over the seeds, and its quartiles, against epochs (and examples), updates and seconds."""
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(1, 3, figsize=(11, 3.8), layout="constrained", sharey=True)
         for name, regime in REGIMES.items():
@@ -128,7 +131,7 @@ def draw(found: dict[str, dict], seconds: dict[str, float], examples: int):
 
 
 def verdict(rows: dict[str, dict]) -> str:
-    """Whether the claimed order is what was measured, in each sense."""
+    """Says whether the claimed order was measured, in each sense."""
     claimed, says = ["mini-batch", "stochastic", "gradient descent"], []
     for sense in ("epochs", "examples", "updates", "seconds"):
         needed = {name: rows[name][sense] for name in claimed}
@@ -136,10 +139,10 @@ def verdict(rows: dict[str, dict]) -> str:
         strict = needed[order[0]] < needed[order[1]] < needed[order[2]]
         answer = "holds" if strict and order == claimed else "fails"
         if np.isinf(needed[order[-1]]):
-            answer = "is open, as not all came there"
+            answer = "is open, as not all reached it"
         says.append(f"in {sense} it {answer} ({', '.join(f'{name} {needed[name]:.3g}' for name in order)})")
     return (
-        f"The claim is that mini-batch comes to a training loss of {TARGET} before stochastic, and that "
+        f"The claim is that mini-batch reaches a training loss of {TARGET} before stochastic, and that "
         "before gradient descent:\n" + ";\n".join(says) + "."
     )
 
@@ -170,7 +173,7 @@ def main() -> None:
             "ms an epoch": 1e3 * seconds[name],
             "test accuracy": own["accuracy"],
         }
-    at_edge = [name for name, own in found.items() if own["rate"] in RATES[[0, -1]]]
+    at_edge = [name for name, own in found.items() if experiments.at_edge(own["rate"], RATES)]
     notes = (
         f"{verdict(rows)}\n\nepochs, examples, updates and seconds: until the training loss is {TARGET}, medians over "
         f"{options.seeds} seeds (inf: never);\n95 % is accuracy on the test set; test accuracy: after the last epoch."

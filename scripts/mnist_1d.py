@@ -1,29 +1,22 @@
 #!/usr/bin/env python
-"""MNIST-1D: softmax regression, a dense, a convolutional and a recurrent network beside what its authors print.
+"""MNIST-1D: softmax regression, a dense, a convolutional and a recurrent network, next to the numbers of its authors.
 
     python scripts/mnist_1d.py --seeds 4 --epochs 100
 
 Greydanus and Kobak 2020 (arXiv 2011.14439): ten patterns of 12 points, scaled, sheared, shifted and noisy, make signals
 of 40; 4000 to train on and 1000 to test. Their README prints 32 % of test signals right for logistic regression, 68 %
 for a dense network, 94 % for a convolutional one and 91 % for a GRU; and 32, 68, 56 and 57 % where the 40 places are
-shuffled, alike in all signals, so that neighbours say nothing. The networks here are theirs (`models.py` of their
-repository): 40-10; 40-100-100-10 with the first hidden layer added to the second; three convolutions of 25 channels and
-stride 2; a GRU of 6 neurons that goes through the signal from its start and one from its end, all of whose 2 x 40
-states the output layer reads. relu, cross-entropy, Adam, batches of 100, as they do; the learning rate falls to 0 along
-a cosine. The dense one, wider, and the convolutional one are trained once more with dropout: theirs have none. Their
-GRU has a second bias for each gate and starts from 0; ours has one, and learns the state that it starts from.
+shuffled, in the same way in all signals, so that neighbours say nothing. The networks here are theirs (`models.py` of
+their repository): 40-10; 40-100-100-10 with the first hidden layer added to the second; three convolutions of 25
+channels and stride 2; a GRU of 6 neurons from the start of the signal and one from its end, with an output layer that
+reads all their 2 x 40 states. As theirs, they use relu, cross-entropy, Adam and batches of 100; the learning rate falls
+to 0 along a cosine. The dense one, wider, and the convolutional one are also trained with dropout, which theirs do not
+have. Their GRU has a second bias for each gate and starts from 0; ours has one, and learns its initial state.
 
-The learning rate (of three) and each network's best epoch are chosen by the last 800 of the 4000 signals, on which it
-is not trained; the test part has no part in any choice. Rates and seeds are lanes of one program (`fit_population`).
-
-Before JAX is imported, JAX_NUM_CPU_DEVICES is set to the number of cores, over which the population is then laid;
-set it to 1 for one core. It says nothing to an accelerator.
+The learning rate (of three) and each network's best epoch are chosen on the last 800 of the 4000 signals, which are not
+trained on; the test part takes no part in any choice. Rates and seeds are trained in one program (`fit_population`), on
+all CPU cores; the environment variable JAX_NUM_CPU_DEVICES sets another number.
 """
-
-import os
-import textwrap
-
-os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(os.cpu_count()))
 
 import jax
 import numpy as np
@@ -31,13 +24,11 @@ import numpy as np
 import functional_nn as fnn
 from functional_nn import optimizers, training
 from functional_nn.lab import experiments, require
-from functional_nn.lab.plots import STYLE
+from functional_nn.lab.palette import BLUE, GREEN, ORANGE, PURPLE, VERMILION
+from functional_nn.lab.plots import STYLE, plt
 from functional_nn.lab.progress import progress
 
-# after the lab, which says what to install where it is missing
-import matplotlib.pyplot as plt  # isort: skip
-
-TRAINED_ON, BATCH = 3200, 100  # of the 4000 signals; the others choose rate and epoch
+TRAINED_ON, BATCH = 3200, 100  # signals of the 4000 to train on; the others choose rate and epoch
 RATES = (0.003, 0.01, 0.03)
 DATA = {"as they are": False, "shuffled": True}  # places
 PRINTED = {  # % of test signals right: places as they are, and shuffled
@@ -46,14 +37,14 @@ PRINTED = {  # % of test signals right: places as they are, and shuffled
     "convolutional": (94, 56),
     "recurrent": (91, 57),
 }
-NOTEBOOK = {  # the one run whose log quickstart.ipynb keeps
+NOTEBOOK = {  # one run, from the log in quickstart.ipynb
     "linear": 31.5,
     "dense": 64.6,
     "convolutional": 92.3,
     "recurrent": 92.1,
 }
 NEAR = 2  # points below what is printed that count as the same
-COLORS = {"linear": "#0072B2", "dense": "#E69F00", "convolutional": "#009E73", "recurrent": "#CC79A7"}  # Okabe and Ito
+COLORS = {"linear": BLUE, "dense": ORANGE, "convolutional": GREEN, "recurrent": PURPLE}
 
 
 def dense(width: int = 100, dropout: float = 0.0) -> fnn.Network:
@@ -69,20 +60,20 @@ def dense(width: int = 100, dropout: float = 0.0) -> fnn.Network:
 
 
 def convolutional(dropout: float = 0.0) -> fnn.Network:
-    half = fnn.connections.conv(3, stride=2, padding=1)
+    halving = fnn.connections.conv(3, stride=2, padding=1)
     return fnn.graph(
         inputs={"signal": (40, 1)},
         layers=[
             fnn.Layer("conv1", 25, "relu", (("signal", fnn.connections.conv(5, stride=2, padding=1)),)),
-            fnn.Layer("conv2", 25, "relu", (("conv1", half),), dropout=dropout),
-            fnn.Layer("conv3", 25, "relu", (("conv2", half),), dropout=dropout),
+            fnn.Layer("conv2", 25, "relu", (("conv1", halving),), dropout=dropout),
+            fnn.Layer("conv3", 25, "relu", (("conv2", halving),), dropout=dropout),
             fnn.Layer("output", 10, "softmax", (("conv3", "full"),)),
         ],
     )
 
 
 def recurrent(width: int = 6) -> fnn.Network:
-    """Both ways through the signal: it is given once more, from its end."""
+    """A GRU from each end of the signal, which is given twice: also reversed."""
     ways = (("forwards", "signal"), ("backwards", "reversed"))
     return fnn.graph(
         inputs={"signal": (40, 1), "reversed": (40, 1)},
@@ -93,7 +84,7 @@ def recurrent(width: int = 6) -> fnn.Network:
     )
 
 
-NETWORKS = {  # by what is printed of them, and what is added
+NETWORKS = {  # by the authors' name, and by what is added to theirs
     ("linear", ""): fnn.multilayer((40, 10), ("softmax",)),
     ("dense", ""): dense(),
     ("dense", "256 wide, dropout 0.3"): dense(256, 0.3),
@@ -104,29 +95,29 @@ NETWORKS = {  # by what is printed of them, and what is added
 
 
 def signals(shuffled: bool) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """{part: (signals (Q, 40), labels (Q,))} for "training", "held out" and "test", made anew, the same every time."""
+    """Returns {part: (signals (Q, 40), labels (Q,))} for "training", "held out" and "test", the same every time."""
     require("bench", "mnist1d")
     from mnist1d.data import get_dataset_args, make_dataset
 
     settings = get_dataset_args()
     settings.shuffle_seq = shuffled
-    made = make_dataset(settings)
-    x, labels = made["x"].astype("f4"), made["y"].astype("i4")
+    dataset = make_dataset(settings)
+    x, labels = dataset["x"].astype("f4"), dataset["y"].astype("i4")
     own = {"training": slice(TRAINED_ON), "held out": slice(TRAINED_ON, None)}
-    test = made["x_test"].astype("f4"), made["y_test"].astype("i4")
+    test = dataset["x_test"].astype("f4"), dataset["y_test"].astype("i4")
     return {part: (x[rows], labels[rows]) for part, rows in own.items()} | {"test": test}
 
 
 def as_read(network: fnn.Network, x: np.ndarray) -> dict[str, np.ndarray]:
-    """Signals (Q, 40) as the network's inputs have them."""
+    """Returns signals (Q, 40) in the form of the network's inputs."""
     ways = {name: x[:, ::-1] if name == "reversed" else x for name, _ in network.inputs}
     return {name: way.reshape(-1, *network.shapes[name]) for name, way in ways.items()}
 
 
-def train(name: str, network: fnn.Network, parts: dict, seeds: int, epochs: int) -> training.Population:
-    """Every rate with every seed, which differ in that order, the last fastest."""
-    steps = epochs * -(-len(parts["training"][0]) // BATCH)
-    held = {part: (as_read(network, x), labels) for part, (x, labels) in parts.items()}
+def train(name: str, network: fnn.Network, by_part: dict, seeds: int, epochs: int) -> training.Population:
+    """Trains every rate with every seed; seeds vary fastest."""
+    steps = epochs * -(-len(by_part["training"][0]) // BATCH)
+    held = {part: (as_read(network, x), labels) for part, (x, labels) in by_part.items()}
     with progress(name, epochs) as advance:
         return training.fit_population(
             network,
@@ -144,16 +135,16 @@ def train(name: str, network: fnn.Network, parts: dict, seeds: int, epochs: int)
 
 
 def chosen(population: training.Population, seeds: int) -> tuple[float, np.ndarray, np.ndarray]:
-    """(the best rate, its members (seeds,), each one's highest accuracy on the held-out part), rates by the mean."""
+    """Returns the best rate by the mean over seeds, its members (seeds,), and their highest held-out accuracies."""
     highest = np.nanmax(population.history.validation_accuracy, axis=0).reshape(len(RATES), seeds)
     best = highest.mean(axis=1).argmax()
     return RATES[best], best * seeds + np.arange(seeds), highest[best]
 
 
-def row(data: str, name: str, added: str, population: training.Population, parts: dict, seeds: int) -> dict:
+def row(data: str, name: str, added: str, population: training.Population, by_part: dict, seeds: int) -> dict:
     rate, members, held_out = chosen(population, seeds)
     network = population.network(members[0])
-    x, labels = parts["test"]
+    x, labels = by_part["test"]
     x = as_read(network, x)
     measure = jax.jit(lambda params: training.evaluate(network, "cross_entropy", params, x, labels)[1])
     test = 100 * np.array([measure(population.params(member)) for member in members])
@@ -163,7 +154,7 @@ def row(data: str, name: str, added: str, population: training.Population, parts
         "places": data,
         "network": name,
         "added": added,
-        "parameters": sum(row["parameters"] for row in fnn.presets.layer_rows(network)),
+        "parameters": experiments.parameter_count(network),
         "rate": rate,
         "epoch": float(np.median(best)),
         "held out %": 100 * float(held_out.mean()),
@@ -179,18 +170,18 @@ def row(data: str, name: str, added: str, population: training.Population, parts
 
 
 def verdict(points: float) -> str:
-    """Of the difference from what is printed."""
+    """Says how a difference from the printed number counts."""
     if abs(points) <= NEAR:
         return "as printed"
     return "higher" if points > 0 else "LOWER"
 
 
-def draw(rows: list[dict], curves: dict, parts: dict):
-    """Above: a signal of each class. Below: held-out accuracy over training; test accuracy beside what is printed."""
+def draw(rows: list[dict], curves: dict, by_part: dict):
+    """Draws a signal of each class, held-out accuracy over training, and test accuracy next to the printed numbers."""
     with plt.rc_context(STYLE):
         figure = plt.figure(figsize=(12, 7), layout="constrained")
         above, below = figure.subfigures(2, 1, height_ratios=(1, 2.6))
-        x, labels = parts["training"]
+        x, labels = by_part["training"]
         for digit, axis in enumerate(above.subplots(1, 10, sharey=True)):
             axis.plot(x[labels == digit][:3].T, lw=1)
             axis.set_title(str(digit), fontsize=9)
@@ -207,20 +198,20 @@ def draw(rows: list[dict], curves: dict, parts: dict):
         left.set(xlabel="epoch", ylabel="% right", ylim=(0, 100))
         left.set_title("held-out part, places as they are", loc="left")
         left.legend(fontsize=8, loc="lower right")
-        for place, one in enumerate(rows):
-            right.bar(place, one["test %"], color=COLORS[one["network"]], alpha=0.5 if one["added"] else 0.9)
+        for place, row in enumerate(rows):
+            right.bar(place, row["test %"], color=COLORS[row["network"]], alpha=0.5 if row["added"] else 0.9)
             right.errorbar(
                 place,
-                one["test %"],
-                np.abs([[one[end] - one["test %"]] for end in ("lowest", "highest")]),
+                row["test %"],
+                np.abs([[row[end] - row["test %"]] for end in ("lowest", "highest")]),
                 color="black",
                 capsize=4,
                 lw=1,
             )
-            right.plot([place - 0.42, place + 0.42], [one["printed %"]] * 2, color="#D55E00", lw=2.5)
-            right.text(place, 3, f"{one['test %']:.1f}", ha="center", fontsize=9)
-        right.plot([], [], color="#D55E00", lw=2.5, label="printed by the authors")
-        names = [", ".join(filter(None, (one["network"], one["added"]))) for one in rows]
+            right.plot([place - 0.42, place + 0.42], [row["printed %"]] * 2, color=VERMILION, lw=2.5)
+            right.text(place, 3, f"{row['test %']:.1f}", ha="center", fontsize=9)
+        right.plot([], [], color=VERMILION, lw=2.5, label="printed by the authors")
+        names = [", ".join(filter(None, (row["network"], row["added"]))) for row in rows]
         right.set_xticks(range(len(rows)), names, fontsize=8, rotation=35, ha="right")
         for number, data in enumerate(DATA):
             right.text((number + 0.5) * len(NETWORKS) - 0.5, 103, f"places {data}", ha="center", fontsize=9)
@@ -231,22 +222,23 @@ def draw(rows: list[dict], curves: dict, parts: dict):
 
 
 def main() -> None:
+    experiments.start(all_cores=True)
     options = experiments.arguments(__doc__, "results/mnist_1d", seeds=4, epochs=100)
     rows, curves, shown = [], {}, None
     for data, shuffled in DATA.items():
-        parts = signals(shuffled)
-        shown = shown or parts
+        by_part = signals(shuffled)
+        shown = shown or by_part
         for (name, added), network in NETWORKS.items():
-            population = train(f"{name} {added}, {data}", network, parts, options.seeds, options.epochs)
-            rows.append(row(data, name, added, population, parts, options.seeds))
+            population = train(f"{name} {added}, {data}", network, by_part, options.seeds, options.epochs)
+            rows.append(row(data, name, added, population, by_part, options.seeds))
             members = chosen(population, options.seeds)[1]
             if not shuffled:
                 curves[name, added] = population.history.validation_accuracy[:, members]
-    above = sum(one["verdict"] != "LOWER" for one in rows)
+    above = sum(row["verdict"] != "LOWER" for row in rows)
     edges = [
-        ", ".join(filter(None, (one["network"], one["added"], one["places"])))
-        for one in rows
-        if one["rate"] in (RATES[0], RATES[-1])
+        ", ".join(filter(None, (row["network"], row["added"], row["places"])))
+        for row in rows
+        if experiments.at_edge(row["rate"], RATES)
     ]
     text = [
         f"{above} of {len(rows)} networks come within {NEAR} points of what Greydanus and Kobak print, or above it, "
@@ -256,8 +248,7 @@ def main() -> None:
         "the one run ends that their notebook (quickstart.ipynb) keeps, trained on all 4000.",
         f"The best rate is the first or the last tried for: {'; '.join(edges) or 'none'}.",
     ]
-    notes = "\n".join(textwrap.fill(line, 118) for line in text)
-    experiments.write(options.out, rows, draw(rows, curves, shown), notes)
+    experiments.write(options.out, rows, draw(rows, curves, shown), experiments.paragraphs(*text))
 
 
 if __name__ == "__main__":

@@ -1,14 +1,14 @@
 #!/usr/bin/env python
-"""Levenberg-Marquardt on NIST's certified regressions: how many digits, and at what cost, beside SciPy's MINPACK.
+"""Levenberg-Marquardt on NIST's certified regressions: how many digits, and at what cost, next to SciPy's MINPACK.
 
     python scripts/nist_strd.py --steps 2000 --out results/nist_strd
 
 Twelve data sets of the Statistical Reference Datasets (tests/data/nist_strd), each from NIST's two starts: the first
-far away, the second near. Digits are those of the parameter that has fewest: the log relative error against the
-certified value, at most the 11 that NIST gives. Both have the exact Jacobian in 64 bits. Ours has no argument but the
-problem and the start; MINPACK runs twice, with its tolerances at 15 digits and at SciPy's default, 1e-8, at which it
-stops short of 6 digits on some. From the first start of BoxBOD it ends on a plateau, F = 9771.5 with b2 growing without
-bound. `curve_fit` solves each again, and its standard errors are compared with NIST's.
+far away, the second near. Digits are those of the parameter that has fewest, by the log of its relative error from the
+certified value, at most the 11 that NIST certifies. Both have the exact Jacobian in 64 bits. Ours has no argument but
+the problem and the start. MINPACK runs twice, with its tolerances at 15 digits and at SciPy's default, 1e-8, at which
+it stops short of 6 digits on some problems. From the first start of BoxBOD it ends on a plateau, F = 9771.5, with b2
+growing without bound. `curve_fit` solves each problem too, and its standard errors are compared with NIST's.
 """
 
 import csv
@@ -20,19 +20,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-jax.config.update("jax_enable_x64", True)  # before the first array: 11 digits are asked for
+import functional_nn as fnn
+from functional_nn.lab import experiments, require
 
-import functional_nn as fnn  # noqa: E402
-from functional_nn.lab import experiments, require  # noqa: E402
-
-require("bench", "scipy")
-
-import scipy  # noqa: E402
-from scipy.optimize import least_squares  # noqa: E402
+try:
+    import scipy
+    from scipy.optimize import least_squares
+except ImportError:
+    require("bench", "scipy")
+    raise
 
 FOLDER = Path(__file__).parents[1] / "tests" / "data" / "nist_strd"
 CERTIFIED = 11  # digits that NIST gives
-TOLERANCES = {"SciPy": 1e-15, "SciPy, 1e-8": 1e-8}  # of a relative change: MINPACK takes none under the epsilon
+TOLERANCES = {"SciPy": 1e-15, "SciPy, 1e-8": 1e-8}  # relative; MINPACK takes none below the machine epsilon
 
 
 class NistProblem(NamedTuple):
@@ -53,14 +53,14 @@ class NistProblem(NamedTuple):
     level: str
 
     def digits(self, b) -> float:
-        """Those of the worst parameter: the smallest log relative error, 0 to 11."""
+        """Returns the digits of the worst parameter: minus the log of its relative error, 0 to 11."""
         with np.errstate(divide="ignore"):  # all digits are right
             each = -np.log10(np.abs(np.asarray(b) - self.certified) / np.abs(self.certified))
         return float(np.clip(np.nan_to_num(each, nan=0.0), 0, CERTIFIED).min())
 
 
 def enso(b, x):
-    """A mean, the year's cycle, and two of unknown length: b4 and b7 months."""
+    """A mean, the year's cycle, and two cycles of unknown length: b4 and b7 months."""
 
     def cycle(period, cosine, sine):
         return cosine * jnp.cos(2 * jnp.pi * x / period) + sine * jnp.sin(2 * jnp.pi * x / period)
@@ -107,14 +107,14 @@ MODELS = {
 
 
 def table(path: Path) -> list[dict[str, str]]:
-    """The lines of a CSV file, those that begin with # left out."""
+    """Returns the rows of a CSV file, without lines that begin with #."""
     with path.open(encoding="utf-8") as file:
         return list(csv.DictReader(line for line in file if not line.startswith("#")))
 
 
 def problems(folder: Path = FOLDER) -> tuple[NistProblem, ...]:
-    """All of MODELS, from the tables in `folder`, in float64."""
-    certified, found = table(folder / "certified.csv"), []
+    """Returns all problems of MODELS, from the tables in `folder`, in float64."""
+    certified, built = table(folder / "certified.csv"), []
     sums = {row["dataset"]: row for row in table(folder / "residual_sums.csv")}
     for name, model in MODELS.items():
         data, own = table(folder / f"{name}.csv"), [row for row in certified if row["dataset"] == name]
@@ -122,12 +122,12 @@ def problems(folder: Path = FOLDER) -> tuple[NistProblem, ...]:
         columns = ("start1", "start2", "certified", "standard_deviation")
         first, second, values, deviations = (np.array([float(row[key]) for row in own]) for key in columns)
         residual_sum, level = float(sums[name]["residual_sum_of_squares"]), sums[name]["level"]
-        found.append(NistProblem(name, model, x, y, np.stack([first, second]), values, deviations, residual_sum, level))
-    return tuple(found)
+        built.append(NistProblem(name, model, x, y, np.stack([first, second]), values, deviations, residual_sum, level))
+    return tuple(built)
 
 
 def ours(problem: NistProblem, start, steps: int) -> dict:
-    """functional_nn's Levenberg-Marquardt: digits, how it ended, and what it took."""
+    """Solves by functional_nn's Levenberg-Marquardt. Returns digits, how it ended, and its cost."""
 
     def residuals(b, x, y):
         return problem.model(b, x) - y
@@ -148,14 +148,14 @@ def ours(problem: NistProblem, start, steps: int) -> dict:
 
 
 def curve(problem: NistProblem, start) -> dict:
-    """Digits of `curve_fit`'s parameters and of its standard errors."""
+    """Returns the digits of `curve_fit`'s parameters and of its standard errors."""
     found = fnn.optimizers.curve_fit(lambda x, *b: problem.model(jnp.stack(b), x), problem.x, problem.y, start)
     errors = problem._replace(certified=problem.deviations).digits(found.standard_errors)
     return {"digits, curve_fit": problem.digits(found.params), "digits of standard errors": errors}
 
 
 def scipys(problem: NistProblem, start, steps: int, tolerance: float) -> dict:
-    """MINPACK's lmder by SciPy. Its iterations are its Jacobians: one each time that the point has moved."""
+    """Solves by SciPy's MINPACK, lmder. It evaluates one Jacobian an iteration, when the point has moved."""
 
     def residuals(b):
         return problem.model(b, problem.x) - problem.y
@@ -209,6 +209,7 @@ def notes(rows: list[dict]) -> str:
 
 
 def main() -> None:
+    experiments.start(x64=True)
     options = experiments.arguments(__doc__, "results/nist_strd", steps=2000)
     rows = []
     for problem in problems():

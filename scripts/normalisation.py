@@ -4,17 +4,18 @@
     python scripts/normalisation.py --seeds 2 --measurements 10 --out results/normalisation
 
 The first part is the classic exercise: the computation graph of Ioffe and Szegedy 2015 (arXiv 1502.03167, Alg. 1) on
-four numbers, every derivative by hand in plain NumPy, beside that of jax.grad, down to the one line that they add up
-to (functional_nn/networks/activations/normalization.py); then layer norm, whose graph is the same over other numbers.
+four numbers. Every derivative is computed by hand in plain NumPy and compared with that of jax.grad, down to the one
+formula that they add up to (functional_nn/networks/activations/normalization.py); then the same for layer norm, whose
+graph is the same over other numbers.
 
-In the second a small residual network learns digits by full-batch gradient descent, at half the stable rate 2 /
-lambda_max (Hagan P3.3), which is measured anew every 20 updates: with each normalization, and with none. At the end
-two tests of that rate, at so many times it: does gradient descent shrink a small displacement along the eigenvector,
-as 1 - rate lambda_max says, and does the loss fall?
+In the second part a small residual network learns digits by full-batch gradient descent, at half the stable rate 2 /
+lambda_max (Hagan P3.3), which is measured every 20 updates: with each normalization, and with none. At the end that
+rate is tested at several multiples: does gradient descent shrink a small displacement along the eigenvector, as 1 -
+rate lambda_max predicts, and does the loss fall?
 
-Layer norm sees to each position by itself, and where a picture is blank all its channels are 0: so is their deviation,
-in whose place stands sqrt(epsilon), so that a shift of the layer before comes through 1 / sqrt(epsilon) times as large.
-How much of the eigenvector lies in shifts is in the table.
+Layer norm normalizes each position by itself. Where a picture is blank all its channels are 0, and so is their
+deviation; it is then replaced by sqrt(epsilon), so that a shift of the layer before is magnified by 1 / sqrt(epsilon).
+The table has the share of the eigenvector that lies in shifts.
 """
 
 import jax
@@ -23,22 +24,20 @@ import numpy as np
 
 import functional_nn as fnn
 from functional_nn.lab import experiments
-from functional_nn.lab.plots import STYLE
+from functional_nn.lab.palette import BLACK, BLUE, GREEN, PURPLE, VERMILION
+from functional_nn.lab.plots import STYLE, plt
 from functional_nn.lab.progress import progress
 
-# after the lab, which says what to install where it is missing
-import matplotlib.pyplot as plt  # isort: skip
-
 EPSILON = 1e-5
-NUMBERS = {  # of a channel in four examples, or of four channels in one: net inputs and dF/da
+NUMBERS = {  # net inputs and dF/da of one channel in four examples, or of four channels in one
     "n": np.array([1.0, 2.0, 4.0, 9.0]),
     "g": np.array([0.5, -1.0, 0.25, 2.0]),
 }
-LEARNED = {  # norm: (gain, shift), one channel's or four
+LEARNED = {  # norm: (gain, shift), of one channel or of four
     "batch_norm": (np.array([1.5]), np.array([-0.5])),
     "layer_norm": (np.array([1.5, 0.5, 2.0, -1.0]), np.array([-0.5, 0.0, 1.0, 0.25])),
 }
-STEPS = {  # from the output back: what the step is, and the derivative by it
+STEPS = {  # from the output back: the step, and the derivative with respect to it
     "scaled": ("a = gain x + shift", "g"),
     "shift": ("", "sum of g"),
     "gain": ("", "sum of g x"),
@@ -54,21 +53,21 @@ STEPS = {  # from the output back: what the step is, and the derivative by it
 ONE_LINE = "s = (h - <h> - x <h x>) / sigma, h = g gain"
 
 NORMS = {
-    "none": "#000000",
-    "rms_norm": "#CC79A7",
-    "layer_norm": "#009E73",
-    "group_norm(4)": "#0072B2",
-    "batch_norm": "#D55E00",
+    "none": BLACK,
+    "rms_norm": PURPLE,
+    "layer_norm": GREEN,
+    "group_norm(4)": BLUE,
+    "batch_norm": VERMILION,
 }
-EXAMPLES, EVERY, PRODUCTS = 256, 20, 20  # updates between measurements, Hessian-vector products of one
-FACTORS, UPDATES, FOLLOWED, DISPLACEMENT = (0.5, 0.9, 1.1, 1.5), 60, 5, 1e-3  # of the stable rate, and the tests
+EXAMPLES, EVERY, PRODUCTS = 256, 20, 20  # EVERY: updates between measurements; PRODUCTS: Lanczos steps of one
+FACTORS, UPDATES, FOLLOWED, DISPLACEMENT = (0.5, 0.9, 1.1, 1.5), 60, 5, 1e-3  # of the tests of the stable rate
 
 
 # The exercise ---------------------------------------------------------------------------------------------------------
 
 
 def by_hand(n, gain, shift, g, axis: int) -> tuple[dict, dict]:
-    """What each step of the graph gives, and dF/d of it; axis: along which the numbers of one set stand."""
+    """Returns the value of each step of the graph, and dF/d of it. axis: that of the numbers of one set."""
     M = n.shape[axis]
     m = np.sum(n, axis, keepdims=True) / M
     c = n - m
@@ -84,7 +83,7 @@ def by_hand(n, gain, shift, g, axis: int) -> tuple[dict, dict]:
     d_r = -d_i / r**2
     d_v = d_r / (2 * r)
     d_q = np.broadcast_to(d_v / M, q.shape)
-    d_c = d_x * i + 2 * c * d_q  # c is read by two: what comes back adds up
+    d_c = d_x * i + 2 * c * d_q  # c is read twice: its derivatives add up
     d_m = -np.sum(d_c, axis, keepdims=True)
     s = d_c + d_m / M
     values = (a, shift, gain, x, i, r, v, q, c, m, n)
@@ -94,7 +93,7 @@ def by_hand(n, gain, shift, g, axis: int) -> tuple[dict, dict]:
 
 
 def one_line(n, gain, g, axis: int) -> np.ndarray:
-    """The sensitivities at once: what the steps add up to."""
+    """Returns the sensitivities in one formula, to which the steps add up."""
 
     def mean(x):
         return np.mean(x, axis, keepdims=True)
@@ -105,7 +104,7 @@ def one_line(n, gain, g, axis: int) -> np.ndarray:
 
 
 def by_autodiff(values: dict, g, axis: int) -> dict:
-    """dF/d of each step by jax.grad: by a zero that is added to what it gives."""
+    """Returns dF/d of each step by jax.grad, by a zero that is added to its value."""
 
     def performance(zeros):
         n = values["net inputs"] + zeros["net inputs"]
@@ -123,7 +122,7 @@ def by_autodiff(values: dict, g, axis: int) -> dict:
 
 
 def exercise(norm: str) -> list[dict]:
-    """The graph of `norm` from the output back, one line a number; then the one line, and the library's row."""
+    """Returns the graph of `norm` from the output back, a row for each number; then the formula, and the library."""
     gain, shift = LEARNED[norm]
     shape, axis = ((-1, 1), 0) if norm == "batch_norm" else ((1, -1), 1)
     n, g = (NUMBERS[name].reshape(shape) for name in ("n", "g"))
@@ -164,15 +163,16 @@ def network(norm: str) -> fnn.Network:
 
 
 def in_shifts(vector) -> jax.Array:
-    """The part of ||x||^2 = 1 that is in the shifts of normalization."""
+    """Returns the part of ||x||^2 = 1 that is in the shifts of normalization."""
     shifts = (layer["learned"]["shift"] for layer in vector.values() if "shift" in layer.get("learned", {}))
     return sum((jnp.vdot(shift, shift) for shift in shifts), start=jnp.zeros(()))
 
 
 def follow(norm: str, task, seeds: int, measurements: int) -> dict[str, np.ndarray]:
-    """Of each seed: lambda_max and its residual, (seeds, measurements + 1); how much of the eigenvector is in shifts,
-    (seeds, measurements); losses before each update, (seeds, updates); at the end, of each factor, what the tests find,
-    (seeds, factors, ...).
+    """Trains, and returns arrays with the seeds as their first axis.
+
+    lambda_max and its residual (seeds, measurements + 1); the share of the eigenvector in shifts (seeds, measurements);
+    losses before each update (seeds, updates); and at the end the results of the tests (seeds, factors, ...).
     """
     trained = network(norm)
     x, t = jnp.asarray(task.inputs[:EXAMPLES].reshape(-1, 8, 8, 1)), jnp.asarray(task.targets[:EXAMPLES])
@@ -200,8 +200,8 @@ def follow(norm: str, task, seeds: int, measurements: int) -> dict[str, np.ndarr
 
     def tests(params, found, factor):
         rate, vector = factor * 2 / found.largest, found.largest_vector
-        beside = jax.tree.map(lambda p, e: p + DISPLACEMENT * e, params, vector)
-        ends = [descend(start, rate, FOLLOWED)[0] for start in (params, beside)]
+        displaced = jax.tree.map(lambda p, e: p + DISPLACEMENT * e, params, vector)
+        ends = [descend(start, rate, FOLLOWED)[0] for start in (params, displaced)]
         along = sum(jnp.vdot(e, q - p) for p, q, e in zip(*map(jax.tree.leaves, (*ends, vector)), strict=True))
         after, losses = descend(params, rate, UPDATES)
         return jnp.abs(along / DISPLACEMENT) ** (1 / FOLLOWED), losses, sharpest(after).largest / found.largest
@@ -255,7 +255,9 @@ def rows_of(norm: str, found: dict[str, np.ndarray]) -> list[dict]:
 
 
 def draw(runs: dict):
-    """lambda_max and the loss along training; growth of a displacement and the loss at multiples of the stable rate."""
+    """Draws lambda_max and the loss in training, and growth of a displacement and loss at multiples of the
+    stable rate.
+    """
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(2, 3, figsize=(14.5, 8.4), layout="constrained")
         for norm, color in NORMS.items():
@@ -340,7 +342,7 @@ def main() -> None:
     steps = [line for norm in LEARNED for line in exercise(norm)]
     worst = max(line["difference"] for line in steps)
     note = f"Largest difference between a derivative by hand and by jax.grad, in float64: {worst:.1e}."
-    experiments.write(options.out.with_name(f"{options.out.name}_backward"), steps, notes=note)
+    experiments.write(experiments.sibling(options.out, "backward"), steps, notes=note)
     task, runs = experiments.load("digits"), {}
     with progress("normalization", len(NORMS)) as advance:
         for norm in NORMS:

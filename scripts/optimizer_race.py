@@ -3,11 +3,11 @@
 
     python scripts/optimizer_race.py --seeds 8 --epochs 30
 
-Each optimizer is tried at nine rates, half a decade apart, around its default; the rate with the lowest median loss on
-a validation part, a fifth of the training set, is kept, and what is reported is measured on the test set, which has no
-part in any choice. All rates and seeds of an optimizer and a data set train in one compiled program. Batches are of 32
-examples; rprop, which needs the full batch, makes one update an epoch and has five times the epochs. Last, the best
-of digits, chosen by validation loss, is trained on the whole training set from seeds that the race has not seen.
+Each optimizer is tried at nine rates, half a decade apart, around its default. The rate with the lowest median loss on
+a validation part, a fifth of the training set, is kept. Results are measured on the test set, which takes no part in
+any choice. All rates and seeds of an optimizer and a data set train in one compiled program. Batches have 32 examples;
+rprop, which needs the full batch, makes one update an epoch and has five times the epochs. At the end the optimizer
+with the lowest validation loss on digits is trained on the whole training set, from new seeds.
 """
 
 import inspect
@@ -19,39 +19,41 @@ import numpy as np
 
 import functional_nn as fnn
 from functional_nn.lab import experiments
-from functional_nn.lab.plots import STYLE
+from functional_nn.lab.palette import BLACK, BLUE, GREEN, GREY, VERMILION
+from functional_nn.lab.plots import STYLE, plt
 from functional_nn.lab.progress import progress
 
-# after the lab, which says what to install where it is missing
-import matplotlib.pyplot as plt  # isort: skip
-
-HIDDEN = {"digits": 128, "breast_cancer": 16, "diabetes": 16}  # one layer of relu: digits' validation part prefers it
+HIDDEN = {
+    "digits": 128,
+    "breast_cancer": 16,
+    "diabetes": 16,
+}  # one layer of relu, which is best on digits' validation part
 LONGER, FURTHER_SEEDS = 5, 5
 FACTORS = 10.0 ** np.arange(-2, 2.5, 0.5)
-# Of networks of this size the full matrix of every member would take hundreds of megabytes.
+# With networks of this size, the full matrix of every member would take hundreds of megabytes.
 NAMES = [name for name in fnn.optimizers.names() if name != "full_matrix_adagrad"]
 OPTIMIZERS = {name: getattr(fnn.optimizers, name) for name in NAMES} | {
-    # Where training data can be fitted exactly, signs stop changing and steps grow to the largest, by default 50.
+    # Where the training data are fitted exactly, signs stop changing and steps grow to the largest, by default 50.
     "rprop short steps": lambda rate: fnn.optimizers.rprop(rate, largest=rate),
     "nesterov look_ahead": partial(fnn.optimizers.nesterov, form="look_ahead"),
     "rmsprop centered": partial(fnn.optimizers.rmsprop, centered=True),
 }
-FAMILIES = {  # Okabe and Ito's colours
-    "one rate for all": ("#000000", ("gd", "momentum", "nesterov", "nesterov look_ahead")),
-    "signs": ("#009e73", ("rprop", "rprop short steps")),
-    "squared gradients": ("#d55e00", ("adagrad", "adadelta", "rmsprop", "rmsprop centered")),
-    "both moments": ("#0072b2", ("adam", "adamax", "amsgrad", "nadam", "adamw")),
+FAMILIES = {
+    "one rate for all": (BLACK, ("gd", "momentum", "nesterov", "nesterov look_ahead")),
+    "signs": (GREEN, ("rprop", "rprop short steps")),
+    "squared gradients": (VERMILION, ("adagrad", "adadelta", "rmsprop", "rmsprop centered")),
+    "both moments": (BLUE, ("adam", "adamax", "amsgrad", "nadam", "adamw")),
 }
 
 
 def rates_of(label: str) -> np.ndarray:
-    """The grid around the default of the first argument, the rate (of rprop: the first step, here far below it)."""
+    """Returns the grid around the default of the first argument, the rate (for rprop a first step far below it)."""
     default = next(iter(inspect.signature(OPTIMIZERS[label]).parameters.values())).default
     return ((3e-3 if label.startswith("rprop") else default) * FACTORS).astype(np.float32)
 
 
 def train(task, label: str, rates, keys, epochs: int, *judged_on):
-    """Training loss (rates, seeds, epochs), and (loss, accuracy), each (rates, seeds), on every pair of `judged_on`."""
+    """Returns training loss (rates, seeds, epochs), and (loss, accuracy) (rates, seeds) on each pair of `judged_on`."""
     make, loss = OPTIMIZERS[label], fnn.losses.get(task.loss)
     sizes = (task.inputs.shape[1], HIDDEN[task.name], task.targets.shape[1])
     network = fnn.multilayer(sizes, ("relu", task.output))
@@ -64,7 +66,7 @@ def train(task, label: str, rates, keys, epochs: int, *judged_on):
         judged = [fnn.training.evaluate(network, loss, fitted.params, *data) for data in judged_on]
         return fitted.history.training_loss, judged
 
-    # One axis of members, and data as arguments: compiles in two thirds of the time of two axes and constant data.
+    # With one axis of members, and the data as arguments, it compiles in two thirds of the time.
     rate, seed = (index.ravel() for index in np.indices((len(rates), len(keys))))
     program = jax.jit(jax.vmap(member, (0, 0, None, None, None)))
     members = program(jnp.asarray(rates)[rate], keys[seed], task.inputs, task.targets, judged_on)
@@ -72,20 +74,18 @@ def train(task, label: str, rates, keys, epochs: int, *judged_on):
 
 
 def race(task, label: str, keys, epochs: int) -> dict:
-    """The rate chosen by validation, and what it gave on the test set, by seed."""
-    rows = len(task.inputs) * 4 // 5  # which `load` has shuffled
-    part = task._replace(inputs=task.inputs[:rows], targets=task.targets[:rows])
-    rates, held_out = rates_of(label), (task.inputs[rows:], task.targets[rows:])
+    """Chooses the rate by validation. Returns its results on the test set, by seed."""
+    (inputs, targets), held_out = task.divided(len(task.inputs) * 4 // 5)
+    part, rates = task._replace(inputs=inputs, targets=targets), rates_of(label)
     curves, ((validation, _), (loss, score)) = train(part, label, rates, keys, epochs, held_out, task.test)
     if task.loss == "mean_square_error":
         score = 1 - loss / np.var(task.test_targets)  # R^2
-    median = np.nan_to_num(np.median(validation, axis=1), nan=np.inf)
-    best = int(median.argmin())
+    best = int(experiments.best_rate(validation))
     return {
         "optimizer": label,
         "rate": float(rates[best]),
-        "at_edge": best in (0, len(rates) - 1),
-        "validation": float(median[best]),
+        "at_edge": experiments.at_edge(rates[best], rates),
+        "validation": float(experiments.medians(validation[best])),
         "curve": np.median(curves[best], axis=0),
         "loss": loss[best],
         "score": score[best],
@@ -93,21 +93,21 @@ def race(task, label: str, keys, epochs: int) -> dict:
 
 
 def draw(results: dict[str, list[dict]]):
-    """Above: test scores, medians and quartiles over the seeds. Below: the training loss, medians."""
+    """Draws test scores, medians and quartiles over the seeds; and below them the training loss, medians."""
     color = {label: c for c, members in FAMILIES.values() for label in members}
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(
             2, len(results), figsize=(4.2 * len(results), 7.4), layout="constrained", height_ratios=(1.5, 1)
         )
         for (dots, curves), (name, found) in zip(axes.T, results.items(), strict=True):
-            found = sorted(found, key=lambda one: (np.median(one["score"]), -np.median(one["loss"])))
-            for place, one in enumerate(found):
-                shade = color.get(one["optimizer"], "#999999")
-                low, middle, high = np.quantile(one["score"], (0.25, 0.5, 0.75))
+            found = sorted(found, key=lambda run: (np.median(run["score"]), -np.median(run["loss"])))
+            for place, run in enumerate(found):
+                shade = color.get(run["optimizer"], GREY)
+                low, middle, high = np.quantile(run["score"], (0.25, 0.5, 0.75))
                 dots.plot((low, high), (place, place), color=shade, lw=2.5, alpha=0.4)
                 dots.plot(middle, place, "o", color=shade, ms=5)
-                curves.plot(np.arange(1, len(one["curve"]) + 1), one["curve"], color=shade, lw=1.1, alpha=0.8)
-            dots.set_yticks(range(len(found)), [one["optimizer"] for one in found], fontsize=8, parse_math=False)
+                curves.plot(np.arange(1, len(run["curve"]) + 1), run["curve"], color=shade, lw=1.1, alpha=0.8)
+            dots.set_yticks(range(len(found)), [run["optimizer"] for run in found], fontsize=8, parse_math=False)
             dots.set(title=name, xlabel="test R²" if name == "diabetes" else "test accuracy")
             curves.set(xscale="log", yscale="log", xlabel="epoch")
             curves.set_ylim(bottom=max(1e-5, curves.get_ylim()[0]))
@@ -130,22 +130,22 @@ def main() -> None:
                 done += 1
     rows = []
     for name, found in results.items():
-        for one in sorted(found, key=lambda one: one["validation"]):
-            low, middle, high = np.quantile(one["score"], (0.25, 0.5, 0.75))
+        for run in sorted(found, key=lambda run: run["validation"]):
+            low, middle, high = np.quantile(run["score"], (0.25, 0.5, 0.75))
             rows.append(
                 {
                     "data": name,
-                    "optimizer": one["optimizer"],
-                    "best rate": one["rate"],
-                    "edge": "edge" if one["at_edge"] else "",
-                    "validation loss": one["validation"],
-                    "test loss": float(np.median(one["loss"])),
+                    "optimizer": run["optimizer"],
+                    "best rate": run["rate"],
+                    "edge": "edge" if run["at_edge"] else "",
+                    "validation loss": run["validation"],
+                    "test loss": float(np.median(run["loss"])),
                     "score 25 %": low,
                     "score": middle,
                     "score 75 %": high,
                 }
             )
-    winner, task = min(results["digits"], key=lambda one: one["validation"]), experiments.load("digits")
+    winner, task = min(results["digits"], key=lambda run: run["validation"]), experiments.load("digits")
     _, ((_, accuracy),) = train(
         task, winner["optimizer"], [winner["rate"]], jax.random.split(further, FURTHER_SEEDS), options.epochs, task.test
     )

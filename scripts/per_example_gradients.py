@@ -1,15 +1,15 @@
 #!/usr/bin/env python
-"""Wrong labels found by the norm of each example's gradient, against its loss, over training; digits.
+"""Wrong labels found by the norm of each example's gradient, and by its loss, over training; digits.
 
     python scripts/per_example_gradients.py --seeds 8 --epochs 100 --out results/per_example_gradients
 
-A share of the training digits is given a wrong label, another class at random, and a 64-64-10 tanh/softmax network
-trained on them with Adam. After every epoch all training examples are scored: by the norm of their own gradient
-(Paul, Ganguli and Dziugaite 2021, arXiv 2107.07075, call it GraNd), by the part of it that one layer's parameters have,
-by the norm of the error ||a - t|| (their EL2N, at the net inputs), by the loss, and by the means of loss and norm over
-all epochs so far. The table tells how well each score ranks the wrong labels first: precision when as many are flagged
-as were planted (which is then the recall, too), recall among the tenth of all examples with the highest scores, and
-average precision, all as mean and standard deviation over seeds; each seed has its own labels and network.
+A share of the training digits gets a wrong label, another class at random, and a 64-64-10 tanh/softmax network is
+trained on them with Adam. After every epoch all training examples are scored: by the norm of their own gradient (Paul,
+Ganguli and Dziugaite 2021, arXiv 2107.07075, call it GraNd); by the part of it that belongs to one layer; by the norm
+of the error ||a - t|| (their EL2N, at the net inputs); by the loss; and by the means of loss and norm over all epochs
+so far. The table says how well each score ranks the wrong labels first: precision when as many are flagged as were
+planted (which is then also the recall), recall among the tenth of all examples with the highest scores, and average
+precision, as mean and standard deviation over seeds. Each seed has its own labels and network.
 """
 
 import jax
@@ -18,27 +18,28 @@ import numpy as np
 
 import functional_nn as fnn
 from functional_nn import training
-from functional_nn.lab import experiments, plots
-from functional_nn.lab.plots import plt
+from functional_nn.lab import experiments
+from functional_nn.lab.palette import BLUE, GREEN, PURPLE, SKY_BLUE, VERMILION
+from functional_nn.lab.plots import STYLE, plt
 from functional_nn.lab.progress import progress
 
 WRONG, FLAGGED = 0.05, 0.1  # shares of the training examples
-EPOCHS = (1, 5, 20, 100)  # of the table
+EPOCHS = (1, 5, 20, 100)  # in the table
 NETWORK, OPTIMIZER = fnn.multilayer((64, 64, 10), ("tanh", "softmax")), fnn.optimizers.adam(0.003)
-SCORES = {  # colour (Okabe and Ito) and line
-    "gradient norm": ("#0072B2", "-"),
-    "norm, hidden layer": ("#56B4E9", "-"),
-    "norm, output layer": ("#009E73", "-"),
-    "error norm": ("#CC79A7", "-"),
-    "loss": ("#D55E00", "-"),
-    "gradient norm, mean so far": ("#0072B2", "--"),
-    "loss, mean so far": ("#D55E00", "--"),
+SCORES = {  # colour and line
+    "gradient norm": (BLUE, "-"),
+    "norm, hidden layer": (SKY_BLUE, "-"),
+    "norm, output layer": (GREEN, "-"),
+    "error norm": (PURPLE, "-"),
+    "loss": (VERMILION, "-"),
+    "gradient norm, mean so far": (BLUE, "--"),
+    "loss, mean so far": (VERMILION, "--"),
 }
 MAIN = ("gradient norm", "loss")
 
 
 def plant(labels: np.ndarray, classes: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """(labels with some of them wrong (Q,), which are (Q,) booleans)."""
+    """Returns labels of which some are wrong (Q,), and which these are, (Q,) booleans."""
     random = np.random.default_rng(seed)
     wrong = np.zeros(len(labels), bool)
     wrong[random.choice(len(labels), round(WRONG * len(labels)), replace=False)] = True
@@ -47,29 +48,29 @@ def plant(labels: np.ndarray, classes: int, seed: int) -> tuple[np.ndarray, np.n
 
 
 def scores(params, inputs, targets) -> dict:
-    """{name: (Q,)} at `params`, the larger the more suspicious; what `fit` tracks after each epoch."""
-    asked = ("per_example_norms", "per_example_losses")
-    found = fnn.quantities.compute(NETWORK, "cross_entropy", params, inputs, targets, asked)
-    # The loss is a mean: its sensitivities are 1 / Q of those of each example's own loss. With a bias, the gradient of
-    # a layer's parameters is s (a, 1)^T for one example, whose norm is that of s times that of (a, 1).
+    """Returns {name: (Q,)} at `params`, the larger the more suspicious. `fit` tracks it after each epoch."""
+    names = ("per_example_norms", "per_example_losses")
+    found = fnn.quantities.compute(NETWORK, "cross_entropy", params, inputs, targets, names)
+    # The loss is a mean: its sensitivities are 1 / Q times those of each example's own loss. With a bias, the gradient
+    # of a layer's parameters is s (a, 1)^T for one example; its norm is that of s times that of (a, 1).
     result = fnn.backpropagate(NETWORK, "cross_entropy", params, inputs, targets)
-    names = [layer.name for layer in NETWORK.layers]
-    hidden, output = (len(inputs) * jnp.linalg.norm(result.sensitivities[name], axis=1) for name in names)
+    layers = [layer.name for layer in NETWORK.layers]
+    hidden, output = (len(inputs) * jnp.linalg.norm(result.sensitivities[name], axis=1) for name in layers)
 
-    def of_layer(s, a):
+    def layer_norm(s, a):
         return s * jnp.sqrt(1 + jnp.sum(a**2, axis=1))
 
     return {
         "gradient norm": found["per_example_norms"],
-        "norm, hidden layer": of_layer(hidden, inputs),
-        "norm, output layer": of_layer(output, result.trace.activations[names[0]]),
-        "error norm": output,  # a - t, where softmax and cross-entropy are one
+        "norm, hidden layer": layer_norm(hidden, inputs),
+        "norm, output layer": layer_norm(output, result.trace.activations[layers[0]]),
+        "error norm": output,  # a - t, where softmax and cross-entropy are fused
         "loss": found["per_example_losses"],
     }
 
 
 def train(inputs, labels: np.ndarray, classes: int, epochs: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """({score: (seeds, E, Q)}, accuracy on the labels (seeds, E)) of networks trained on labels (seeds, Q)."""
+    """Trains on labels (seeds, Q). Returns {score: (seeds, E, Q)}, and the accuracy on these labels (seeds, E)."""
 
     def member(key, targets):
         fit = training.pure_fit(NETWORK, "cross_entropy", OPTIMIZER, epochs=epochs, track={"scores": scores})
@@ -83,17 +84,17 @@ def train(inputs, labels: np.ndarray, classes: int, epochs: int) -> tuple[dict[s
 
 
 def precision(score: np.ndarray, wrong: np.ndarray) -> np.ndarray:
-    """(..., Q): the share of wrong labels among the 1, 2, ... Q examples with the highest scores."""
+    """Returns the share of wrong labels among the 1, 2, ... Q examples with the highest scores, (..., Q)."""
     return np.cumsum(ranked(score, wrong), axis=-1) / np.arange(1, wrong.shape[-1] + 1)
 
 
 def ranked(score: np.ndarray, wrong: np.ndarray) -> np.ndarray:
-    """Which labels are wrong (..., Q), from the highest score to the lowest."""
+    """Returns which labels are wrong (..., Q), from the highest score to the lowest."""
     return np.take_along_axis(np.broadcast_to(wrong, score.shape), np.argsort(-score, axis=-1, kind="stable"), -1)
 
 
 def average_precision(score: np.ndarray, wrong: np.ndarray) -> np.ndarray:
-    """The mean, over the wrong labels, of the precision down to each."""
+    """Returns the mean, over the wrong labels, of the precision down to each."""
     return np.mean(precision(score, wrong), axis=-1, where=ranked(score, wrong))
 
 
@@ -114,9 +115,9 @@ def table(found: dict, wrong: np.ndarray, epochs: list[int]) -> list[dict]:
 
 
 def draw(found: dict, wrong, accuracy, inputs, labels, given, epochs: list[int], best: int):
-    """Average precision over training, precision against recall, and what the first seed's network suspects most."""
+    """Draws average precision in training, precision against recall, and the digits with the highest norms."""
     planted = wrong[0].sum()
-    with plt.rc_context(plots.STYLE):
+    with plt.rc_context(STYLE):
         figure = plt.figure(figsize=(13, 8.4), layout="constrained")
         above, below = figure.subfigures(2, 1, height_ratios=(1.25, 1))
         over, curves = above.subplots(1, 2)
@@ -134,7 +135,7 @@ def draw(found: dict, wrong, accuracy, inputs, labels, given, epochs: list[int],
             for epoch, line in ((best, "-"), (epochs[-1], ":")):
                 down = precision(found[name][:, epoch - 1], wrong)
                 recall = down * np.arange(1, down.shape[1] + 1) / planted
-                grid = np.linspace(0.02, 1, 99)  # each seed's curve read off at the same recalls
+                grid = np.linspace(0.02, 1, 99)  # each seed's curve, at the same recalls
                 read = [np.interp(grid, r, p) for r, p in zip(recall, down, strict=True)]
                 label = f"{name}, epoch {epoch}"
                 curves.plot(grid, np.mean(read, axis=0), line, color=SCORES[name][0], label=label)
@@ -162,7 +163,7 @@ def main() -> None:
     rows = table(found, wrong, epochs)
     of = {(row["score"], row["epoch"]): row["average precision"] for row in rows}
     best = max(epochs, key=lambda epoch: of["gradient norm", epoch])
-    # The same labels and networks under two scores: what counts is the difference by seed.
+    # Two scores of the same labels and networks: the difference by seed counts.
     lines = [f"{wrong[0].sum()} of {len(labels)} labels are wrong; a random ranking has average precision {WRONG:g}."]
     for epoch in epochs:
         norm, loss = (average_precision(found[name][:, epoch - 1], wrong) for name in MAIN)

@@ -1,45 +1,42 @@
 #!/usr/bin/env python
-"""One threshold neuron and the perceptron rule: which logic functions it can be, by which weights, how fast it learns.
+"""One threshold neuron and the perceptron rule: which logic functions it can be, with which weights, and how fast it
+learns.
 
     python scripts/perceptrons.py --out results/perceptrons
 
-CSE 475, 17.57 and 17.61, asks: which weights are AND and OR? Are they the only ones? Can it be without a bias? Which
-are NAND and NOR? And in -1/+1 logic? All weights that answer rightly are a cone, whose rays are computed here; the rule
-is run from zero weights in many random orders, and its mistakes are held against Novikoff's bound (R / margin)^2. XOR
-has no weights at all: the rule's come back to what they were.
+CSE 475, 17.57 and 17.61, asks: which weights give AND and OR? Are they the only ones? Is it possible without a bias?
+Which give NAND and NOR? And in -1/+1 logic? All weights that answer rightly are a cone, whose rays are computed here.
+The rule is run from zero weights in many random orders, and its mistakes are compared with Novikoff's bound (R /
+margin)^2. XOR has no weights at all: under the rule, the weights come back to earlier ones.
 """
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-jax.config.update("jax_enable_x64", True)  # before the first array: weights that come back do so exactly
-
-import functional_nn as fnn  # noqa: E402
-from functional_nn import training  # noqa: E402
-from functional_nn.gradients.backprop import Along  # noqa: E402
-from functional_nn.lab import experiments  # noqa: E402
-from functional_nn.lab.plots import STYLE  # noqa: E402
-from functional_nn.lab.separability import separability  # noqa: E402
-
-# after the lab, which says what to install where it is missing
-import matplotlib.pyplot as plt  # noqa: E402  # isort: skip
+import functional_nn as fnn
+from functional_nn import training
+from functional_nn.gradients.backprop import Along
+from functional_nn.lab import experiments
+from functional_nn.lab.palette import BLUE, GREEN, PURPLE, VERMILION
+from functional_nn.lab.plots import STYLE, plt
+from functional_nn.lab.separability import separability
 
 TABLE = np.array([[0, 0], [0, 1], [1, 0], [1, 1]])
 FUNCTIONS = {"AND": [0, 0, 0, 1], "OR": [0, 1, 1, 1], "NAND": [1, 1, 1, 0], "NOR": [1, 0, 0, 0], "XOR": [0, 1, 1, 0]}
-LOGICS = {"0/1": ("hardlim", 0.0), "-1/+1": ("hardlims", -1.0)}  # what stands for false
-COLORS = dict(zip(FUNCTIONS, ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#555555"), strict=True))
-DIRECTIONS = 200_000  # random ones, of which is counted how many answer rightly
+LOGICS = {"0/1": ("hardlim", 0.0), "-1/+1": ("hardlims", -1.0)}  # the neuron, and the number for false
+COLORS = dict(zip(FUNCTIONS, (BLUE, VERMILION, GREEN, PURPLE, "#555555"), strict=True))
+DIRECTIONS = 200_000  # random ones; the share that answers rightly is counted
 EPOCHS = 300
 
 
 def examples(name: str, false: float) -> tuple[np.ndarray, np.ndarray]:
-    """Inputs (4, 2) and targets (4, 1)."""
+    """Returns inputs (4, 2) and targets (4, 1)."""
     return np.where(TABLE, 1.0, false), np.where(np.array(FUNCTIONS[name])[:, None], 1.0, false)
 
 
-def learned(name: str, logic: str, bias: bool, orders: int) -> training.Population:
-    """The rule from zero weights at rate 1, one example an update, in so many random orders."""
+def train(name: str, logic: str, bias: bool, orders: int) -> training.Population:
+    """Trains by the rule from zero weights at rate 1, one example an update, in so many random orders."""
     activation, false = LOGICS[logic]
     network = fnn.multilayer((2, 1), (activation,), bias="per_neuron" if bias else "none", initializer="zeros")
     stop = (training.loss_below(0), training.cycle(), training.unchanged())
@@ -63,7 +60,7 @@ def row_of(name: str, logic: str, bias: bool, orders: int) -> dict:
     _, false = LOGICS[logic]
     known = separability(*examples(name, false), bias)
     directions = np.random.default_rng(0).normal(size=(DIRECTIONS, 2 + bias))
-    population = learned(name, logic, bias, orders)
+    population = train(name, logic, bias, orders)
     mistakes = np.nansum(population.history.training_loss, axis=0) / (1 if false == 0 else 4)
     ended = {
         "loss_below": "all right",
@@ -71,7 +68,7 @@ def row_of(name: str, logic: str, bias: bool, orders: int) -> dict:
         "unchanged": "unchanged by an epoch, and wrong",
         "completed": f"went on for {EPOCHS} epochs",
     }
-    counts = {said: int((population.status == status).sum()) for status, said in ended.items()}
+    counts = {text: int((population.status == status).sum()) for status, text in ended.items()}
     rays = " ".join("(" + " ".join(f"{x:g}" for x in ray) + ")" for ray in known.cone().rays)
     return {
         "logic": logic,
@@ -85,18 +82,18 @@ def row_of(name: str, logic: str, bias: bool, orders: int) -> dict:
         "(R/margin)^2": known.bound,
         "median mistakes": float(np.median(mistakes)),
         "most mistakes": int(mistakes.max()),
-        "ended": ", ".join(f"{count} {said}" for said, count in counts.items() if count),
+        "ended": ", ".join(f"{count} {text}" for text, count in counts.items() if count),
     }
 
 
 def draw(rows: list[dict]) -> plt.Figure:
-    """All weights of a function with the bias -1 or +1; mistakes beside the bound; XOR's weights, epoch by epoch."""
+    """Draws all weights of each function for a bias of -1 or +1; mistakes and their bound; and XOR's weights."""
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(1, 4, figsize=(16, 4.2), layout="constrained")
-        side = np.linspace(-3, 3, 600)  # no point on a boundary, which belongs to one side
+        side = np.linspace(-3, 3, 600)  # no point is on a boundary, which belongs to one side
         plane = np.stack(np.meshgrid(side, side), axis=-1)
         for axis, (logic, (_, false)) in zip(axes, LOGICS.items(), strict=False):
-            regions: dict[bytes, list[str]] = {}  # in -1/+1 logic, two functions have the same, with opposite biases
+            regions: dict[bytes, list[str]] = {}  # in -1/+1 logic two functions share one, with opposite biases
             for name in ("AND", "OR", "NAND", "NOR"):
                 known = separability(*examples(name, false))
                 for b in (-1.0, 1.0):
@@ -114,7 +111,7 @@ def draw(rows: list[dict]) -> plt.Figure:
         bounded = [row for row in rows if np.isfinite(row["(R/margin)^2"])]
         place = np.arange(len(bounded))
         axes[2].bar(place, [row["(R/margin)^2"] for row in bounded], color="0.85", label="(R / margin)$^2$")
-        axes[2].bar(place, [row["most mistakes"] for row in bounded], color="#D55E00", width=0.5, label="most")
+        axes[2].bar(place, [row["most mistakes"] for row in bounded], color=VERMILION, width=0.5, label="most")
         axes[2].plot(place, [row["median mistakes"] for row in bounded], "k_", ms=14, label="median")
         axes[2].set_xticks(place, [f"{row['function']}\n{row['logic']}" for row in bounded], fontsize=7)
         axes[2].set(ylabel="mistakes", title="mistakes before all is right, and their bound")
@@ -127,7 +124,7 @@ def draw(rows: list[dict]) -> plt.Figure:
 
 
 def path(name: str) -> tuple[np.ndarray, np.ndarray]:
-    """The norm of the weights, example by example in a fixed order."""
+    """Returns the norm of the weights, example by example in a fixed order."""
     network, (p, t) = fnn.multilayer((2, 1), ("hardlim",), initializer="zeros"), examples(name, 0.0)
     step = training.train_step(network, "sum_square_error", fnn.optimizers.gd(1), Along(fnn.rules.get("perceptron")))
 
@@ -142,6 +139,7 @@ def path(name: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def main() -> None:
+    experiments.start(x64=True)
     options = experiments.arguments(__doc__, "results/perceptrons", orders=64)
     rows = [
         row_of(name, logic, bias, options.orders) for bias in (True, False) for logic in LOGICS for name in FUNCTIONS

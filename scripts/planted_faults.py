@@ -3,9 +3,9 @@
 
     python scripts/planted_faults.py --csv results/planted_faults.csv
 
-Every fault is a `backpropagate` that is wrong in one way, made from the right one's own pieces. `functional_nn.compare`
-must call each of them different, and name the place. The table also says what `jax.test_util.check_grads`-style
-differences (the third opinion) and the Taylor test make of it on their own.
+Every fault is a `backpropagate` that is wrong in one way, made from the pieces of the right one.
+`functional_nn.compare` must call each of them different, and name the place. The table also says what
+`jax.test_util.check_grads`-style differences (the third opinion) and the Taylor test find on their own.
 """
 
 import argparse
@@ -42,7 +42,7 @@ def vectors():
 
 
 def signals():
-    """An image and a line of tokens, in which some repeat; convolutions, a residual, means that meet padding."""
+    """An image and a line of tokens, of which some repeat; convolutions, a residual, means that meet padding."""
     network = fnn.graph(
         inputs={"image": (6, 5, 2), "text": 4},
         layers=[
@@ -63,7 +63,7 @@ def signals():
 
 
 def pictures():
-    """Convolutions that are normalized, by the batch and by position, and pooled; zeros that tie in every window."""
+    """Convolutions normalized by the batch and by position, and pooled; zeros that tie in every window."""
     network = fnn.graph(
         inputs={"image": (6, 6, 2)},
         layers=[
@@ -81,7 +81,7 @@ def pictures():
 
 
 def sentences():
-    """Tokens, causal attention to as many as an example has, a residual, a gate, a recurrence; a class at each step."""
+    """Tokens, causal attention with lengths, a residual, a gate, a recurrence; a class at each step."""
     network = fnn.graph(
         inputs={"text": 6, "lengths": ()},
         layers=[
@@ -104,7 +104,7 @@ BENCHES = (vectors, signals, pictures, sentences)
 
 
 class Fault(NamedTuple):
-    """A wrong `backpropagate`; where `compare` should say the two part first; what the mistake is; and the network that
+    """A wrong `backpropagate`; where `compare` should say that the two first differ; the mistake; and the network that
     it is planted in.
     """
 
@@ -115,8 +115,8 @@ class Fault(NamedTuple):
     bench: Callable[[], tuple] = vectors
 
 
-def pieces(network, loss, params, inputs, targets, *, start=None, sweep=None, contract=None) -> Backpropagation:
-    """`backpropagate` with one of its three steps replaced."""
+def assembled(network, loss, params, inputs, targets, *, start=None, sweep=None, contract=None) -> Backpropagation:
+    """Computes `backpropagate` with one of its three steps replaced."""
     inputs = network.prepare(params, inputs)
     targets = network.prepare_targets(inputs, targets, loss, targets.dtype)
     trace = backprop.forward(network, params, inputs, {})
@@ -128,25 +128,25 @@ def pieces(network, loss, params, inputs, targets, *, start=None, sweep=None, co
 
 
 def with_layer(network, name, **changes):
-    """The network with one layer described otherwise, for the backward pass only."""
+    """Returns the network with one layer changed, for the backward pass only."""
     return replace(network, layers=tuple(replace(x, **changes) if x.name == name else x for x in network.layers))
 
 
 def with_pullback(network, name, pullback):
-    """The network with another pullback in one layer."""
+    """Returns the network with another pullback in one layer."""
     layer = next(x for x in network.layers if x.name == name)
     return with_layer(network, name, activation=replace(layer.activation, pullback=pullback))
 
 
 def with_connection(network, name, source, **changes):
-    """The network with other maps in one of a layer's connections."""
+    """Returns the network with other maps in one of a layer's connections."""
     layer = next(x for x in network.layers if x.name == name)
     rows = tuple(replace(by, **changes) if read == source else by for read, by in layer.reads)
     return with_layer(network, name, connections=rows)
 
 
 def connection(network, name, source):
-    """By which a layer reads a source."""
+    """Returns the connection by which a layer reads a source."""
     return dict(next(x for x in network.layers if x.name == name).reads)[source]
 
 
@@ -155,7 +155,7 @@ def sign(*args):
         s, learned = backprop.start(*a)
         return -s, learned
 
-    return pieces(*args, start=start)
+    return assembled(*args, start=start)
 
 
 def missing_one_over_q(*args):
@@ -163,15 +163,15 @@ def missing_one_over_q(*args):
         s, learned = backprop.start(*a)
         return s * s.shape[0], learned
 
-    return pieces(*args, start=start)
+    return assembled(*args, start=start)
 
 
 def fused_pair_off(*args):
     def start(network, loss, params, trace, targets, weights):
-        # the pair a - t belongs to softmax's *outputs*; here it is given the net inputs
+        # a - t holds for softmax's *outputs*; here it is computed from the net inputs
         return loss.scale(trace.net_inputs[network.output.name] - targets, weights), {}
 
-    return pieces(*args, start=start)
+    return assembled(*args, start=start)
 
 
 def elementwise_at_softmax(*args):
@@ -179,7 +179,7 @@ def elementwise_at_softmax(*args):
         a = trace.activations[network.output.name]
         return a * (1 - a) * loss.gradient(a, targets, weights), {}  # Kordecki's and Lecture 2's slip
 
-    return pieces(*args, start=start)
+    return assembled(*args, start=start)
 
 
 def transpose(*args):
@@ -187,7 +187,7 @@ def transpose(*args):
         weights = params["third"]["weights"] | {"first": params["third"]["weights"]["first"].T}
         return backprop.sweep(network, params | {"third": params["third"] | {"weights": weights}}, trace, started)
 
-    return pieces(*args, sweep=sweep)
+    return assembled(*args, sweep=sweep)
 
 
 def lost_fan_out_term(*args):
@@ -196,7 +196,7 @@ def lost_fan_out_term(*args):
         cut = params["third"] | {"weights": weights | {"first": jnp.zeros_like(weights["first"])}}
         return backprop.sweep(network, params | {"third": cut}, trace, started)
 
-    return pieces(*args, sweep=sweep)
+    return assembled(*args, sweep=sweep)
 
 
 def dropped_derivative(*args):
@@ -205,17 +205,17 @@ def dropped_derivative(*args):
             with_pullback(network, "second", lambda g, n, a, kept, theta: (g, {})), params, trace, started
         )
 
-    return pieces(*args, sweep=sweep)
+    return assembled(*args, sweep=sweep)
 
 
 def derivative_of_net_input(*args):
     def sweep(network, params, trace, started):
         def wrong(g, n, a, kept, theta):
-            return (g * n * (1 - n), {})  # a (1 - a) asked of n
+            return (g * n * (1 - n), {})  # a (1 - a), computed from n
 
         return backprop.sweep(with_pullback(network, "second", wrong), params, trace, started)
 
-    return pieces(*args, sweep=sweep)
+    return assembled(*args, sweep=sweep)
 
 
 def wrong_layers_activation(*args):
@@ -223,15 +223,15 @@ def wrong_layers_activation(*args):
         swapped = trace.activations | {"second": trace.activations["third"]}
         return backprop.sweep(network, params, trace._replace(activations=swapped), started)
 
-    return pieces(*args, sweep=sweep)
+    return assembled(*args, sweep=sweep)
 
 
 def updated_too_early(*args):
     def sweep(network, params, trace, started):
-        moved = jax.tree.map(lambda w, g: w - 0.1 * g, params, pieces(*args).gradients)
+        moved = jax.tree.map(lambda w, g: w - 0.1 * g, params, assembled(*args).gradients)
         return backprop.sweep(network, params | {"output": moved["output"]}, trace, started)
 
-    return pieces(*args, sweep=sweep)
+    return assembled(*args, sweep=sweep)
 
 
 def shared_bias_not_summed(*args):
@@ -240,7 +240,7 @@ def shared_bias_not_summed(*args):
         first_neuron = jnp.sum(swept.sensitivities["second"][:, :1], axis=0)
         return gradients | {"second": gradients["second"] | {"bias": first_neuron}}
 
-    return pieces(*args, contract=contract)
+    return assembled(*args, contract=contract)
 
 
 def last_example_only(*args):
@@ -249,7 +249,7 @@ def last_example_only(*args):
         kept = {name: s.at[:-1].set(0) for name, s in swept.sensitivities.items()}
         return backprop.contract(network, params, trace, swept._replace(sensitivities=kept))
 
-    return pieces(*args, contract=contract)
+    return assembled(*args, contract=contract)
 
 
 def contraction_with_own_layer(*args):
@@ -257,10 +257,10 @@ def contraction_with_own_layer(*args):
         shifted = trace.activations | {"first": trace.activations["third"]}
         return backprop.contract(network, params, trace._replace(activations=shifted), swept)
 
-    return pieces(*args, contract=contract)
+    return assembled(*args, contract=contract)
 
 
-# Of signals -----------------------------------------------------------------------------------------------------------
+# Signals --------------------------------------------------------------------------------------------------------------
 
 
 def kernel_not_turned(*args):
@@ -269,31 +269,31 @@ def kernel_not_turned(*args):
         wrong = with_connection(network, "deep", "narrow", back=lambda s, w, like: right(s, w[:, ::-1, ::-1], like))
         return backprop.sweep(wrong, params, trace, started)
 
-    return pieces(*args, sweep=sweep)
+    return assembled(*args, sweep=sweep)
 
 
 def stride_forgotten(*args):
     def back(s, w, like):
-        # the windows as if they stood side by side, from the corner on
-        beside = jnp.zeros((*like.shape[:-1], s.shape[-1]), s.dtype).at[:, : s.shape[1], : s.shape[2]].set(s)
-        return fnn.connections.conv((3, 3)).back(beside, w, like)
+        # as if the windows were adjacent, from the corner on
+        adjacent = jnp.zeros((*like.shape[:-1], s.shape[-1]), s.dtype).at[:, : s.shape[1], : s.shape[2]].set(s)
+        return fnn.connections.conv((3, 3)).back(adjacent, w, like)
 
     def sweep(network, params, trace, started):
         return backprop.sweep(with_connection(network, "narrow", "first", back=back), params, trace, started)
 
-    return pieces(*args, sweep=sweep)
+    return assembled(*args, sweep=sweep)
 
 
 def padding_counted_in_a_mean(*args):
     def back(s, w, like):
-        # s / 6 to all that a window meets, at the edge too, where it meets fewer than 6
+        # s / 6 to everything in a window, also at the edge, where a window has fewer than 6
         sixths = jnp.full((s.shape[-1], 3, 2, 1), 1 / 6, s.dtype)
         return fnn.connections.conv((3, 2), stride=2, groups=s.shape[-1]).back(s, sixths, like)
 
     def sweep(network, params, trace, started):
         return backprop.sweep(with_connection(network, "pooled", "block", back=back), params, trace, started)
 
-    return pieces(*args, sweep=sweep)
+    return assembled(*args, sweep=sweep)
 
 
 def lost_residual(*args):
@@ -303,7 +303,7 @@ def lost_residual(*args):
 
         return backprop.sweep(with_connection(network, "block", "narrow", back=nothing), params, trace, started)
 
-    return pieces(*args, sweep=sweep)
+    return assembled(*args, sweep=sweep)
 
 
 def positions_not_summed(*args):
@@ -315,7 +315,7 @@ def positions_not_summed(*args):
 
         return backprop.contract(with_connection(network, "deep", "narrow", outer=last), params, trace, swept)
 
-    return pieces(*args, contract=contract)
+    return assembled(*args, contract=contract)
 
 
 def bias_of_one_position(*args):
@@ -324,7 +324,7 @@ def bias_of_one_position(*args):
         corner = jnp.sum(swept.sensitivities["deep"][:, 0, 0], axis=0)
         return gradients | {"deep": gradients["deep"] | {"bias": corner}}
 
-    return pieces(*args, contract=contract)
+    return assembled(*args, contract=contract)
 
 
 def repeated_tokens_not_added(*args):
@@ -334,15 +334,15 @@ def repeated_tokens_not_added(*args):
 
         return backprop.contract(with_connection(network, "embedded", "text", outer=last), params, trace, swept)
 
-    return pieces(*args, contract=contract)
+    return assembled(*args, contract=contract)
 
 
-# Of activations of whole signals --------------------------------------------------------------------------------------
+# Activations of whole signals -----------------------------------------------------------------------------------------
 
 
 def lost_mean_term(*args):
     def pullback(g, n, a, kept, theta):
-        # (h - x <h x>) / sigma: the path through the mean is left out
+        # (h - x <h x>) / sigma: without the path through the mean
         h = g * theta["gain"][None, None, None, :]
         along = jnp.mean(h * kept.x, axis=-1, keepdims=True)
         right = fnn.activations.layer_norm().pullback(g, n, a, kept, theta)[1]
@@ -351,7 +351,7 @@ def lost_mean_term(*args):
     def sweep(network, params, trace, started):
         return backprop.sweep(with_pullback(network, "second", pullback), params, trace, started)
 
-    return pieces(*args, sweep=sweep)
+    return assembled(*args, sweep=sweep)
 
 
 def gain_summed_over_channels(*args):
@@ -361,12 +361,12 @@ def gain_summed_over_channels(*args):
         summed = learned | {"gain": jnp.full_like(learned["gain"], jnp.sum(learned["gain"]))}
         return gradients | {"second": gradients["second"] | {"learned": summed}}
 
-    return pieces(*args, contract=contract)
+    return assembled(*args, contract=contract)
 
 
 def pool_gives_all_that_tie(*args):
     def pullback(g, n, a, kept, theta):
-        # the whole of g to each of the largest, where several tie
+        # all of g to each of the largest, where several tie
         def repeated(x):
             return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
 
@@ -375,12 +375,12 @@ def pool_gives_all_that_tie(*args):
     def sweep(network, params, trace, started):
         return backprop.sweep(with_pullback(network, "pooled", pullback), params, trace, started)
 
-    return pieces(*args, sweep=sweep)
+    return assembled(*args, sweep=sweep)
 
 
 def lost_variance_path(*args):
     def pullback(g, n, a, kept, theta):
-        # (h - <h>) / sigma: the variance as if it were given
+        # (h - <h>) / sigma: as if the variance were constant
         h = g * theta["gain"][None, None, None, :]
         right = fnn.activations.batch_norm().pullback(g, n, a, kept, theta)[1]
         return (h - jnp.mean(h, axis=(0, 1, 2), keepdims=True)) * kept.inverse, right
@@ -388,14 +388,14 @@ def lost_variance_path(*args):
     def sweep(network, params, trace, started):
         return backprop.sweep(with_pullback(network, "first", pullback), params, trace, started)
 
-    return pieces(*args, sweep=sweep)
+    return assembled(*args, sweep=sweep)
 
 
-# Of sequences ---------------------------------------------------------------------------------------------------------
+# Sequences ------------------------------------------------------------------------------------------------------------
 
 
 def swept_with(name, pullback, *args):
-    """With another pullback in one layer, its own given to it first."""
+    """Replaces one layer's pullback by another, which is given the right one as its first argument."""
 
     def sweep(network, params, trace, started):
         own = next(layer for layer in network.layers if layer.name == name).activation.pullback
@@ -405,12 +405,12 @@ def swept_with(name, pullback, *args):
 
         return backprop.sweep(with_pullback(network, name, other), params, trace, started)
 
-    return pieces(*args, sweep=sweep)
+    return assembled(*args, sweep=sweep)
 
 
 def mask_forgotten(*args):
     def pullback(own, g, n, a, kept, theta):
-        # as if every position had met every other
+        # as if every position attended to every other
         _, whole = fnn.activations.attention(2).forward(n, {})
         return own(g, n, a, whole, theta)
 
@@ -419,7 +419,7 @@ def mask_forgotten(*args):
 
 def unscaled_scores(*args):
     def pullback(own, g, n, a, kept, theta):
-        # 1 / sqrt(d), d = 2, left out of the ways to query and key
+        # without 1 / sqrt(d), d = 2, on the way to query and key
         s, learned = own(g, n, a, kept, theta)
         return s.at[..., :8].multiply(2**0.5), learned
 
@@ -428,7 +428,7 @@ def unscaled_scores(*args):
 
 def lost_row_term(*args):
     def pullback(own, g, n, a, kept, theta):
-        # p (g . v) for p (g . v - sum of p (g . v)): softmax's derivative as if of each score by itself
+        # p (g . v) for p (g . v - sum of p (g . v)): softmax's derivative as if each score were alone
         s, learned = own(g, n, a, kept, theta)
         q, k, v, g = (x.reshape(*x.shape[:2], 2, 2) for x in (*jnp.split(n, 3, axis=-1), g))  # heads of d = 2
         y = kept.probabilities * jnp.einsum("qthd,quhd->qhtu", g, v) / 2**0.5

@@ -4,22 +4,16 @@
     python scripts/population_convolution.py --seeds 4 --epochs 20
 
 Two convolutions of 8 and 16 channels, each with 2 x 2 max pooling, then a softmax layer; Adam, batches of 32. Kernels
-of one pixel see no neighbours before pooling: what the larger ones add is what neighbours say. `fit_population` is
-given a function from the kernel's size to a network and makes a program for each of the sizes, in which rates and seeds
-are lanes. The accuracy is that on a fifth of the training part, after the last epoch; the test part is looked at for
-the best rate of each size only. Beside the population, some of its members are trained by `fit` one after the other,
-in the same run: what all of them would take so is computed from that.
-
-Before JAX is imported, JAX_NUM_CPU_DEVICES is set to the number of cores, over which the population is then laid;
-set it to 1 for one core. It says nothing to an accelerator.
+of one pixel see no neighbours before pooling, so that the larger ones show what neighbours add. `fit_population` is
+given a function from the kernel's size to a network, and compiles one program for each size, in which rates and seeds
+train together. The accuracy is that on a fifth of the training part, after the last epoch; the test part is used for
+the best rate of each size only. In the same run, some of the members are also trained by `fit` one after the other;
+from these the time of all of them is computed. All CPU cores are used; the environment variable JAX_NUM_CPU_DEVICES
+sets another number.
 """
 
-import os
-import textwrap
 import time
 from typing import NamedTuple
-
-os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(os.cpu_count()))
 
 import jax
 import numpy as np
@@ -27,11 +21,8 @@ import numpy as np
 import functional_nn as fnn
 from functional_nn import optimizers, training
 from functional_nn.lab import experiments
-from functional_nn.lab.plots import STYLE
+from functional_nn.lab.plots import STYLE, plt
 from functional_nn.lab.progress import progress
-
-# after the lab, which says what to install where it is missing
-import matplotlib.pyplot as plt  # isort: skip
 
 KERNELS = (1, 3, 5)
 RATES = (0.001, 0.003, 0.01, 0.03)
@@ -40,7 +31,7 @@ ALONE = 3  # members of each kernel size that are trained by `fit`, after two th
 
 
 def build(kernel: int) -> fnn.Network:
-    by = fnn.connections.conv((kernel, kernel), padding=kernel // 2)  # in numbers: 5 x 5 is wider than pool1's 4 x 4
+    by = fnn.connections.conv((kernel, kernel), padding=kernel // 2)  # numbers, as 5 x 5 is wider than pool1's 4 x 4
     layers, before = [], "image"
     for number, channels in enumerate((8, 16), start=1):
         conv, pool = f"conv{number}", f"pool{number}"
@@ -53,15 +44,14 @@ def build(kernel: int) -> fnn.Network:
     return fnn.Network((("image", (8, 8, 1)),), (*layers, output))
 
 
-def parts(task) -> tuple[tuple, tuple, tuple]:
-    """(training, validation, test), each (pictures, targets); `load` has shuffled them."""
-    x, rows = task.inputs.reshape(-1, 8, 8, 1), len(task.inputs) * 4 // 5
-    test = task.test_inputs.reshape(-1, 8, 8, 1), task.test_targets
-    return (x[:rows], task.targets[:rows]), (x[rows:], task.targets[rows:]), test
+def data_of(task) -> tuple[tuple, tuple, tuple]:
+    """Returns training, validation and test part, each as (pictures, targets)."""
+    parts = *task.divided(len(task.inputs) * 4 // 5), task.test
+    return tuple((inputs.reshape(-1, 8, 8, 1), targets) for inputs, targets in parts)
 
 
 def train(data: tuple, held_out: tuple, seeds: int, epochs: int, label: str) -> training.Population:
-    """Every kernel size with every rate and seed, which differ in that order, the last fastest."""
+    """Trains every kernel size with every rate and seed; seeds vary fastest."""
     members = training.grid(kernel=KERNELS, learning_rate=RATES, seed=range(seeds))
     with progress(label, epochs) as advance:
         return training.fit_population(
@@ -78,16 +68,16 @@ def train(data: tuple, held_out: tuple, seeds: int, epochs: int, label: str) -> 
         )
 
 
-class Alone(NamedTuple):
-    """Seconds of one `fit`: the first, with compilation; the first at another rate; later ones, the mean."""
+class FitSeconds(NamedTuple):
+    """Seconds of one `fit`: the first, with compilation; the first at another rate; the mean of later ones."""
 
     first: float
     other_rate: float
     later: float
 
 
-def alone(data: tuple, held_out: tuple, epochs: int) -> dict[int, Alone]:
-    """By kernel."""
+def time_fits(data: tuple, held_out: tuple, epochs: int) -> dict[int, FitSeconds]:
+    """Times `fit` for each kernel size."""
     found = {}
     for kernel in KERNELS:
         took = []
@@ -104,16 +94,20 @@ def alone(data: tuple, held_out: tuple, epochs: int) -> dict[int, Alone]:
                 validation=held_out,
             )
             took.append(time.perf_counter() - began)
-        found[kernel] = Alone(took[0], took[1], float(np.mean(took[2:])))
+        found[kernel] = FitSeconds(took[0], took[1], float(np.mean(took[2:])))
     return found
 
 
 def table(population: training.Population, test: tuple, seeds: int) -> list[dict]:
-    """A row a kernel size and rate; mean and spread over the seeds."""
+    """Makes a row for each kernel size and rate: mean and spread over the seeds."""
     shape = len(KERNELS), len(RATES), seeds
     accuracy = np.nan_to_num(population.history.validation_accuracy[-1]).reshape(shape)
     loss = population.history.validation_loss[-1].reshape(shape)
-    members, best, rows = np.arange(len(population)).reshape(shape), accuracy.mean(axis=-1).argmax(axis=-1), []
+    members, best, rows = (
+        np.arange(len(population)).reshape(shape),
+        experiments.best_rate(-accuracy.mean(axis=-1, keepdims=True)),
+        [],
+    )
     for i, kernel in enumerate(KERNELS):
         network = population.network(members[i, 0, 0])
         measure = jax.jit(lambda params, network=network: training.evaluate(network, "cross_entropy", params, *test)[1])
@@ -122,7 +116,7 @@ def table(population: training.Population, test: tuple, seeds: int) -> list[dict
             rows.append(
                 {
                     "kernel": f"{kernel} x {kernel}",
-                    "parameters": sum(row["parameters"] for row in fnn.presets.layer_rows(network)),
+                    "parameters": experiments.parameter_count(network),
                     "rate": rate,
                     "validation accuracy": float(accuracy[i, j].mean()),
                     "sd": float(accuracy[i, j].std()),
@@ -136,22 +130,22 @@ def table(population: training.Population, test: tuple, seeds: int) -> list[dict
 
 
 def draw(rows: list[dict], population: training.Population, seeds: int):
-    """Left: wrong answers against the rate, mean and range over seeds. Right: over training, at the best rate."""
+    """Draws wrong answers against the rate, mean and range over seeds; and over training, at the best rate."""
     with plt.rc_context(STYLE):
         figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained", sharey=True)
         colors = plt.get_cmap("viridis")(np.linspace(0, 0.85, len(KERNELS)))
         accuracy = population.history.validation_accuracy.reshape(-1, len(KERNELS), len(RATES), seeds)
-        wrong = 100 * np.maximum(1 - np.nan_to_num(accuracy), 1e-3)  # none at all has no place on the axis
+        wrong = 100 * np.maximum(1 - np.nan_to_num(accuracy), 1e-3)  # 0 is not on a logarithmic axis
         for i, (kernel, color) in enumerate(zip(KERNELS, colors, strict=True)):
             label = f"{kernel} x {kernel}"
             best = max((row for row in rows if row["kernel"] == label), key=lambda row: row["validation accuracy"])
             over = wrong[:, i, RATES.index(best["rate"])]
             epochs = np.arange(1, len(over) + 1)
-            for axis, x, values, said in (
+            for axis, x, values, name in (
                 (left, RATES, wrong[-1, i], label),
                 (right, epochs, over, f"{label}, rate {best['rate']:g}"),
             ):
-                axis.plot(x, values.mean(1), color=color, marker=".", label=said)
+                axis.plot(x, values.mean(1), color=color, marker=".", label=name)
                 axis.fill_between(x, values.min(1), values.max(1), color=color, alpha=0.18, lw=0)
         left.set(xscale="log", yscale="log", xlabel="learning rate", ylabel="% wrong, validation")
         left.set_title("after the last epoch: mean and range over seeds", loc="left")
@@ -162,16 +156,16 @@ def draw(rows: list[dict], population: training.Population, seeds: int):
     return figure
 
 
-def notes(rows: list[dict], first, again, one_by_one: dict[int, Alone], epochs: int) -> str:
+def notes(rows: list[dict], first, again, one_by_one: dict[int, FitSeconds], epochs: int) -> str:
     each, rates = len(first) // len(KERNELS), len(RATES)
-    cold = sum(one.first + (rates - 1) * one.other_rate + (each - rates) * one.later for one in one_by_one.values())
-    warm = sum(each * one.later for one in one_by_one.values())
+    cold = sum(fit.first + (rates - 1) * fit.other_rate + (each - rates) * fit.later for fit in one_by_one.values())
+    warm = sum(each * fit.later for fit in one_by_one.values())
     best = max(rows, key=lambda row: row["validation accuracy"])
     single = "; ".join(
-        f"{kernel} x {kernel} {one.first:.1f}, {one.other_rate:.1f} and {one.later:.2f} s"
-        for kernel, one in one_by_one.items()
+        f"{kernel} x {kernel} {fit.first:.1f}, {fit.other_rate:.1f} and {fit.later:.2f} s"
+        for kernel, fit in one_by_one.items()
     )
-    paragraphs = [
+    lines = [
         f"Best: {best['kernel']} at {best['rate']:g}, {best['validation accuracy']:.2%} +- {best['sd']:.2%} on the "
         f"validation part, {best['test accuracy']:.2%} on the test part.",
         f"{len(first)} networks x {epochs} epochs in {first.seconds:.1f} s, compilation of {len(first.groups)} "
@@ -180,15 +174,16 @@ def notes(rows: list[dict], first, again, one_by_one: dict[int, Alone], epochs: 
         f"other that makes {cold:.1f} s for all {len(first)}, and {warm:.1f} s were all compiled. The population takes "
         f"{first.seconds / cold:.2f} of that with compilation and {again.seconds / warm:.2f} without.",
     ]
-    return "\n".join(textwrap.fill(paragraph, 118) for paragraph in paragraphs)
+    return experiments.paragraphs(*lines)
 
 
 def main() -> None:
+    experiments.start(all_cores=True)
     options = experiments.arguments(__doc__, "results/population_convolution", seeds=4, epochs=20)
-    data, held_out, test = parts(experiments.load("digits"))
+    data, held_out, test = data_of(experiments.load("digits"))
     first = train(data, held_out, options.seeds, options.epochs, "population")
     again = train(data, held_out, options.seeds, options.epochs, "once more")
-    one_by_one = alone(data, held_out, options.epochs)
+    one_by_one = time_fits(data, held_out, options.epochs)
     rows = table(first, test, options.seeds)
     said = notes(rows, first, again, one_by_one, options.epochs)
     experiments.write(options.out, rows, draw(rows, first, options.seeds), said)

@@ -4,39 +4,28 @@
     python scripts/population_minibatch.py --seeds 16 --epochs 30
     python scripts/population_minibatch.py --optimizer adam --out results/population_minibatch_adam
 
-Linearly (Goyal et al. 2017, for gradient descent) or as the square root (Krizhevsky 2014; Malladi et al. 2022, for
-Adam)? Eight batch sizes, twelve learning rates and so many seeds, 64-32-10, tanh and softmax, in one `fit_population`.
-The best rate has the lowest validation loss after the last epoch, medians over the seeds, and is read off a parabola
-through the lowest point of the grid and its neighbours (logarithms of both); intervals are from drawing the seeds
-anew. Validation is a part of the training data; the test set has no part in any choice. All networks see as many
-examples, so that small batches make more updates.
-
-Before JAX is imported, JAX_NUM_CPU_DEVICES is set to the number of cores, over which the population is then laid;
-set it to 1 for one core. It says nothing to an accelerator.
+Does it grow linearly (Goyal et al. 2017, for gradient descent) or as the square root (Krizhevsky 2014; Malladi et al.
+2022, for Adam)? One `fit_population` trains networks 64-32-10, tanh and softmax, with eight batch sizes, twelve
+learning rates and --seeds seeds. The best rate has the lowest validation loss after the last epoch, by medians over the
+seeds. It is read off a parabola through the lowest point of the grid and its neighbours (logarithms of both); intervals
+come from bootstrap draws of the seeds. Validation uses a part of the training data; the test set takes no part in any
+choice. All networks see as many examples, so that small batches make more updates. All CPU cores are used; the
+environment variable JAX_NUM_CPU_DEVICES sets another number.
 """
-
-import argparse
-import os
-import textwrap
-from pathlib import Path
-
-os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(os.cpu_count()))
 
 import jax
 import numpy as np
 
 import functional_nn as fnn
 from functional_nn.lab import experiments
-from functional_nn.lab.plots import STYLE
+from functional_nn.lab.palette import BLACK, BLUE, VERMILION
+from functional_nn.lab.plots import STYLE, plt
 from functional_nn.lab.progress import progress
-
-# after the lab, which says what to install where it is missing
-import matplotlib.pyplot as plt  # isort: skip
 
 NETWORK = fnn.multilayer((64, 32, 10), ("tanh", "softmax"))
 BATCH_SIZES = 2 ** np.arange(1, 9)
-TRAINED_ON = 1024  # rows: every batch size divides them, so that no update sees a smaller batch. The others validate
-STEP = np.sqrt(2)  # from rate to rate, so that both rules lead from one point of the grid to another
+TRAINED_ON = 1024  # rows, which every batch size divides, so that no batch is smaller; the others validate
+STEP = np.sqrt(2)  # between rates, so that both rules lead from one rate of the grid to another
 RATES = {"gd": STEP ** np.arange(-8, 4), "adam": STEP ** np.arange(-18, -6)}
 RULES = {"square-root": 0.5, "linear": 1.0}  # best rate ~ batch size ** this
 DRAWS, INSIDE = 2000, (0.025, 0.975)  # of the bootstrap
@@ -44,16 +33,16 @@ MINUTES = 2  # the target for 1536 networks and 30 epochs on two cores
 
 
 def train(task, optimizer: str, seeds: int, epochs: int) -> fnn.training.Population:
-    """Every batch size with every rate and seed, which differ in that order, the last fastest."""
+    """Trains every batch size with every rate and seed; seeds vary fastest."""
     members = fnn.training.grid(batch_size=BATCH_SIZES, learning_rate=RATES[optimizer], seed=range(seeds))
-    part, held_out = ((task.inputs[rows], task.targets[rows]) for rows in (slice(TRAINED_ON), slice(TRAINED_ON, None)))
+    data, held_out = task.divided(TRAINED_ON)
     with progress("training", epochs) as advance:
         return fnn.training.fit_population(
             NETWORK,
             task.loss,
             optimizer,
             members,
-            part,
+            data,
             key=jax.random.key(0),
             epochs=epochs,
             validation=held_out,
@@ -61,13 +50,8 @@ def train(task, optimizer: str, seeds: int, epochs: int) -> fnn.training.Populat
         )
 
 
-def medians(loss: np.ndarray) -> np.ndarray:
-    """Over the last axis, the seeds; a loss that is not finite is above all others."""
-    return np.median(np.nan_to_num(loss, nan=np.inf), axis=-1)
-
-
 def log_best_rate(rates: np.ndarray, loss: np.ndarray) -> np.ndarray:
-    """Where the loss (..., rates) is lowest: by a parabola, and the grid's own rate at its edge and beside inf."""
+    """Returns where the loss (..., rates) is lowest, by a parabola; at an edge or next to inf, the grid's own rate."""
     at = loss.argmin(axis=-1)
     inner = np.clip(at, 1, len(rates) - 2)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -79,7 +63,7 @@ def log_best_rate(rates: np.ndarray, loss: np.ndarray) -> np.ndarray:
 
 
 def slope(log_rates: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """Of log rate (sizes, ...) against log batch size, least squares."""
+    """Fits the slope of log rate (sizes, ...) against log batch size, by least squares."""
     x = np.log(sizes) - np.log(sizes).mean()
     return np.tensordot(x, log_rates, 1) / (x @ x)
 
@@ -90,9 +74,9 @@ def test_accuracy(population, members: np.ndarray, task) -> np.ndarray:
 
 
 def measure_rules(loss: np.ndarray) -> dict[str, float]:
-    """By rule: the median change of the loss (sizes, rates) when the batch is doubled and the rate goes with it.
+    """Returns, by rule, the median change of the loss (sizes, rates) when batch and rate are raised together.
 
-    Only rates below the best of their batch sizes count, before and after: beyond, training is unstable.
+    Only rates below the best of their batch sizes count, before and after: above them training is unstable.
     """
     best, changes = loss.argmin(axis=-1), {}
     for name, power in RULES.items():
@@ -109,7 +93,7 @@ def measure_rules(loss: np.ndarray) -> dict[str, float]:
 
 
 def draw(rates, loss, log_best, interval, middle: float):
-    """Left: validation loss against the rate, medians and quartiles. Right: the best rate against the batch size."""
+    """Draws validation loss against the rate, medians and quartiles; and the best rate against the batch size."""
     with plt.rc_context(STYLE):
         figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.4), layout="constrained", width_ratios=(1.25, 1))
         colors = plt.get_cmap("viridis")(np.linspace(0, 0.92, len(BATCH_SIZES)))
@@ -119,7 +103,7 @@ def draw(rates, loss, log_best, interval, middle: float):
             left.plot(rates, median, color=color, marker=".", ms=4, label=str(size))
             left.fill_between(rates, low, high, color=color, alpha=0.2, lw=0)
             left.axvline(np.exp(at), 0, 0.03, color=color, lw=2)
-        lowest, highest = medians(loss).min(), np.nan_to_num(medians(loss)[:, 0]).max()
+        lowest, highest = experiments.medians(loss).min(), np.nan_to_num(experiments.medians(loss)[:, 0]).max()
         left.set(
             xscale="log",
             yscale="log",
@@ -127,21 +111,21 @@ def draw(rates, loss, log_best, interval, middle: float):
             ylabel="validation loss",
             ylim=(0.6 * lowest, 8 * highest),
         )
-        left.xaxis.set_minor_formatter("")  # which would write one label over the other
+        left.xaxis.set_minor_formatter("")  # its labels would overlap
         left.legend(title="batch size", fontsize=8, ncols=2)
         best, (low, high) = np.exp(log_best), np.exp(interval)
         right.errorbar(
             BATCH_SIZES,
             best,
             np.maximum([best - low, high - best], 0),
-            color="#000000",
+            color=BLACK,
             marker="o",
             lw=0,
             elinewidth=1.5,
             label="best rate, 95 %",
             zorder=3,
         )
-        for (name, power), color in zip(RULES.items(), ("#0072b2", "#d55e00"), strict=True):
+        for (name, power), color in zip(RULES.items(), (BLUE, VERMILION), strict=True):
             right.plot(
                 BATCH_SIZES,
                 best[0] * (BATCH_SIZES / BATCH_SIZES[0]) ** power,
@@ -165,25 +149,25 @@ def draw(rates, loss, log_best, interval, middle: float):
 
 
 def verdict(middle: float, low: float, high: float) -> str:
-    """Which rule a slope is nearer to, and which of them its interval leaves possible."""
+    """Says which rule a slope is nearer to, and which of them its interval contains."""
     nearer = min(RULES, key=lambda name: abs(RULES[name] - middle))
-    beside = "below both" if high < min(RULES.values()) else "above both" if low > max(RULES.values()) else ""
+    outside = "below both" if high < min(RULES.values()) else "above both" if low > max(RULES.values()) else ""
     possible = [name for name, power in RULES.items() if low <= power <= high]
     within = f"the interval contains {' and '.join(possible)}" if possible else "the interval contains neither"
-    return f"slope {middle:.2f} ({low:.2f} to {high:.2f}), nearer to {nearer}; {beside or within}"
+    return f"slope {middle:.2f} ({low:.2f} to {high:.2f}), nearer to {nearer}; {outside or within}"
 
 
 def notes(population, optimizer: str, slopes: dict[str, np.ndarray], changes, rows: list[dict], epochs: int) -> str:
-    """What the numbers say."""
+    """Says what the numbers show."""
     found = [f"{sizes}: {verdict(float(own[0]), *np.quantile(own[1:], INSIDE))}." for sizes, own in slopes.items()]
     closer = min(changes, key=changes.get)
     by_rule = " and ".join(f"{change:.1%} by the {name} rule" for name, change in changes.items())
     near = [f"{row['best rate'] / row['learns up to']:.2g} (batch size {row['batch size']})" for row in rows]
-    edges = [str(row["batch size"]) for row in rows if row["of the grid"] in RATES[optimizer][[0, -1]]]
+    edges = [str(row["batch size"]) for row in rows if experiments.at_edge(row["of the grid"], RATES[optimizer])]
     target = ""
     if len(population) == 1536 and epochs == 30:
         target = f" (target below {60 * MINUTES} s: {'met' if population.seconds < 60 * MINUTES else 'MISSED'})"
-    paragraphs = [
+    lines = [
         "Below the best rates, doubling the batch and raising the rate with it changes the validation loss by a median "
         f"of {by_rule}: there training is nearer to the {closer} rule. The best rate is {near[0]} to {near[-1]} of the "
         "highest of the grid that learns at all. "
@@ -202,17 +186,13 @@ def notes(population, optimizer: str, slopes: dict[str, np.ndarray], changes, ro
         "at the best rate of the grid. All are medians over the seeds.",
     ]
     head = f"Slope of log(best rate) against log(batch size), {optimizer}; square-root is 1/2, linear is 1:"
-    return "\n".join([head, *found, "", *(textwrap.fill(paragraph, 118) for paragraph in paragraphs)])
+    return "\n".join([head, *found, "", experiments.paragraphs(*lines)])
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=16, help="default 16")
-    parser.add_argument("--epochs", type=int, default=30, help="default 30")
+    experiments.start(all_cores=True)
+    parser = experiments.parser(__doc__, "results/population_minibatch", seeds=16, epochs=30)
     parser.add_argument("--optimizer", choices=RATES, default="gd", help="default gd")
-    default = Path("results/population_minibatch")
-    said = f"writes OUT.csv, OUT.txt, OUT.png; default {default}"
-    parser.add_argument("--out", type=Path, default=default, help=said)
     options = parser.parse_args()
     task, rates = experiments.load("digits"), RATES[options.optimizer]
     population = train(task, options.optimizer, options.seeds, options.epochs)
@@ -220,16 +200,16 @@ def main() -> None:
     shape = len(BATCH_SIZES), len(rates), options.seeds
     loss = population.history.validation_loss[-1].reshape(shape)
     drawn = np.random.default_rng(0).integers(options.seeds, size=(DRAWS, options.seeds))
-    log_best = log_best_rate(rates, medians(loss))
-    again = log_best_rate(rates, np.moveaxis(medians(loss[..., drawn]), -1, 1))  # (sizes, draws)
+    log_best = log_best_rate(rates, experiments.medians(loss))
+    again = log_best_rate(rates, np.moveaxis(experiments.medians(loss[..., drawn]), -1, 1))  # (sizes, draws)
     both = np.column_stack([log_best, again])
-    half = len(BATCH_SIZES) // 2
+    middle = len(BATCH_SIZES) // 2
     slopes = {
         f"all, {BATCH_SIZES[0]} to {BATCH_SIZES[-1]}": slope(both, BATCH_SIZES),
-        f"small, {BATCH_SIZES[0]} to {BATCH_SIZES[half - 1]}": slope(both[:half], BATCH_SIZES[:half]),
-        f"large, {BATCH_SIZES[half]} to {BATCH_SIZES[-1]}": slope(both[half:], BATCH_SIZES[half:]),
+        f"small, {BATCH_SIZES[0]} to {BATCH_SIZES[middle - 1]}": slope(both[:middle], BATCH_SIZES[:middle]),
+        f"large, {BATCH_SIZES[middle]} to {BATCH_SIZES[-1]}": slope(both[middle:], BATCH_SIZES[middle:]),
     }
-    best = medians(loss).argmin(axis=-1)
+    best = experiments.medians(loss).argmin(axis=-1)
     interval = np.quantile(again, INSIDE, axis=-1)
     members = np.arange(len(population)).reshape(shape)
     rows = [
@@ -240,15 +220,15 @@ def main() -> None:
             "2.5 %": float(np.exp(interval[0, i])),
             "97.5 %": float(np.exp(interval[1, i])),
             "of the grid": float(rates[best[i]]),
-            "learns up to": float(rates[medians(loss)[i] < np.log(10)].max(initial=rates[0])),
-            "validation loss": float(medians(loss)[i, best[i]]),
+            "learns up to": float(rates[experiments.medians(loss)[i] < np.log(10)].max(initial=rates[0])),
+            "validation loss": float(experiments.medians(loss)[i, best[i]]),
             "test accuracy": float(np.median(test_accuracy(population, members[i, best[i]], task))),
         }
         for i, size in enumerate(BATCH_SIZES)
     ]
-    said = notes(population, options.optimizer, slopes, measure_rules(medians(loss)), rows, options.epochs)
-    middle = float(next(iter(slopes.values()))[0])
-    experiments.write(options.out, rows, draw(rates, loss, log_best, interval, middle), said)
+    said = notes(population, options.optimizer, slopes, measure_rules(experiments.medians(loss)), rows, options.epochs)
+    fitted = float(next(iter(slopes.values()))[0])
+    experiments.write(options.out, rows, draw(rates, loss, log_best, interval, fitted), said)
 
 
 if __name__ == "__main__":

@@ -1,34 +1,32 @@
 #!/usr/bin/env python
-"""PROBEN1: linear and multilayer networks by Rprop, stopped by GL5, beside the tables of the report.
+"""PROBEN1: linear and multilayer networks by Rprop, stopped by GL5, next to the tables of the report.
 
     python scripts/proben1.py proben1/cancer/cancer1.dt --networks linear 4 8+4 --paper tables.csv
 
-Prechelt 1994 (technical report 21/94, Karlsruhe). Whoever has its files gives them: they are not part of this. For
-each problem and network so many runs are trained as one population, from weights and biases drawn from [-0.5, 0.5], by
-Rprop on all examples (factors 1.2 and 0.5, first steps drawn from [0.05, 0.2] weight by weight, none above 50), until
-the validation error, looked at after every fifth epoch, is 5 % above its lowest (GL5), the training progress P5 is
-below 0.1 per mille, or the epochs are over. "linear" has no hidden layer; 8+4 has two, whose neurons give n / (1 +
-|n|), and linear outputs; every layer reads all before it, inputs included, unless --no-shortcuts. Errors are squared
-error percentages, E = 100 (o_max - o_min) / (N P) sum (o - t)^2; classes are told by the largest output. The test set
-is measured at the epoch of the lowest validation error. A deviation is that of the runs (n - 1).
+Prechelt 1994 (technical report 21/94, Karlsruhe). The files are not part of this library: give those that you have. For
+each problem and network --runs runs, 2 or more, are trained as one population, from weights and biases drawn from
+[-0.5, 0.5], by Rprop on all examples (factors 1.2 and 0.5, first steps drawn from [0.05, 0.2] for each weight, none
+above 50). A run ends when the validation error, looked at after every fifth epoch, is 5 % above its lowest (GL5), when
+the training progress P5 is below 0.1 per mille, or when the epochs are over. "linear" has no hidden layer; 8+4 has two,
+whose neurons compute n / (1 + |n|), and linear outputs. Every layer reads all before it, inputs included, unless
+--no-shortcuts is given. Errors are squared error percentages, E = 100 (o_max - o_min) / (N P) sum (o - t)^2; the class
+is that of the largest output. The test set is measured at the epoch of the lowest validation error. A deviation is that
+of the runs (n - 1).
 
---paper: the report's numbers, for whoever has it, as a CSV file with the columns problem, network, quantity, mean and
-deviation, named as the table here has them. "away" is by how many of the paper's deviations the means differ.
+--paper: the report's numbers, if you have it, as a CSV file with the columns problem, network, quantity, mean and
+deviation, named as in the table here. "away" is by how many of the paper's deviations the means differ.
 
-The report was not at hand: whoever has it should compare these settings, each of which is an option or a constant here.
+The report was not available here: compare these settings with it, each of which is an option or a constant here.
 Training errors are those just before each epoch's update.
 """
 
 import argparse
 import csv
 import dataclasses
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
-
-os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(os.cpu_count()))
 
 import jax
 import jax.numpy as jnp
@@ -54,17 +52,17 @@ QUANTITIES = (
 )
 
 
-def begin(key, rows, fan_in, fan_out, dtype):
-    """Weights (rows, fan_in) and biases (rows,) from U(-0.5, 0.5)."""
+def uniform(key, rows, fan_in, fan_out, dtype):
+    """Draws weights (rows, fan_in) and biases (rows,) from U(-0.5, 0.5)."""
     drawn = jax.random.uniform(key, (rows, fan_in + 1), dtype, -INITIAL, INITIAL)
     return drawn[:, :-1], drawn[:, -1]
 
 
-INITIALIZER = fnn.initializers.Initializer("proben1", begin, sets_bias=True)
+INITIALIZER = fnn.initializers.Initializer("proben1", uniform, sets_bias=True)
 
 
 def network(name: str, inputs: int, outputs: int, shortcuts: bool, activation: str, output: str) -> fnn.Network:
-    """ "linear", or the sizes of the hidden layers, "8+4"."""
+    """Returns the network of a name: "linear", or the sizes of the hidden layers, such as "8+4"."""
     sizes = [] if name == "linear" else list(map(int, name.split("+")))
     layers, before = [], ["input"]
     for number, size in enumerate([*sizes, outputs], start=1):
@@ -77,13 +75,13 @@ def network(name: str, inputs: int, outputs: int, shortcuts: bool, activation: s
 
 
 def rprop() -> optimizers.Optimizer:
-    """Riedmiller and Braun's, each weight's first step drawn from U(0.05, 0.2)."""
+    """Riedmiller and Braun's Rprop, with each weight's first step drawn from U(0.05, 0.2)."""
     plain = optimizers.rprop(increase=1.2, decrease=0.5, smallest=0.0, largest=50.0)
 
     def init(params):
         state = plain.init(params)
         leaves, tree = jax.tree.flatten(params)
-        # an optimizer is given no key: what was drawn for the weights makes one, another in each run
+        # An optimizer has no key: one is made from a weight, and so differs between runs.
         bits = jax.lax.bitcast_convert_type(leaves[-1].ravel()[0].astype(jnp.float32), jnp.uint32)
         keys = jax.random.split(jax.random.fold_in(jax.random.key(94), bits), len(leaves))
         steps = [jax.random.uniform(key, x.shape, x.dtype, *STEPS) for key, x in zip(keys, leaves, strict=True)]
@@ -93,7 +91,7 @@ def rprop() -> optimizers.Optimizer:
 
 
 class Setting(NamedTuple):
-    """What all problems are trained with."""
+    """The settings of all problems."""
 
     runs: int
     epochs: int
@@ -103,13 +101,13 @@ class Setting(NamedTuple):
 
 
 def outputs_range(problem: proben1.Problem) -> tuple[float, float]:
-    """o_min and o_max: PROBEN1's outputs are represented between 0 and 1; others by what they are."""
+    """Returns o_min and o_max: 0 and 1 for outputs between them, as PROBEN1's are, else their own range."""
     low, high = float(problem.targets.min()), float(problem.targets.max())
     return (0.0, 1.0) if low >= 0 and high <= 1 else (low, high)
 
 
 def study(problem: proben1.Problem, name: str, setting: Setting) -> dict[str, np.ndarray]:
-    """Every quantity of the runs (N,)."""
+    """Trains the runs, and returns every quantity (N,)."""
     (x, t), held_out, (x_test, t_test) = problem.parts.take((problem.inputs, problem.targets))
     net = network(name, x.shape[1], t.shape[1], setting.shortcuts, setting.activation, setting.output)
     population = training.fit_population(
@@ -147,7 +145,7 @@ def study(problem: proben1.Problem, name: str, setting: Setting) -> dict[str, np
 
 
 def read_paper(path: Path) -> dict[tuple[str, str, str], tuple[float, float]]:
-    """{(problem, network, quantity): (mean, deviation)}. Raises ValueError for what is no such table."""
+    """Returns {(problem, network, quantity): (mean, deviation)}. Raises ValueError if the file is no such table."""
     columns = ("problem", "network", "quantity", "mean", "deviation")
     with path.open(newline="", encoding="utf-8") as file:
         reader, found = csv.DictReader(file), {}
@@ -169,7 +167,7 @@ def read_paper(path: Path) -> dict[tuple[str, str, str], tuple[float, float]]:
 
 
 def rows_of(problem: str, name: str, found: dict[str, np.ndarray], paper: dict) -> list[dict]:
-    """Mean and deviation of every quantity, beside the paper's where there are any."""
+    """Makes a row for every quantity: mean and deviation, and the paper's where they are given."""
     rows = []
     for quantity, values in found.items():
         if np.isnan(values).all():
@@ -185,7 +183,7 @@ def rows_of(problem: str, name: str, found: dict[str, np.ndarray], paper: dict) 
 
 
 def picture(rows: list[dict]) -> plt.Figure:
-    """Test errors by network, a panel for each problem, with their deviations; the paper's beside them."""
+    """Draws test errors with their deviations by network, and the paper's, in a panel for each problem."""
     problems = list(dict.fromkeys(row["problem"] for row in rows))
     columns = min(3, len(problems))
     lines = -(-len(problems) // columns)
@@ -239,7 +237,8 @@ def _network(text: str) -> str:
 
 
 def main(given: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    experiments.start(all_cores=True)
+    parser = experiments.parser(__doc__, "results/proben1", runs=10, epochs=3000)
     parser.add_argument("problems", type=Path, nargs="+", metavar="FILE.dt", help="PROBEN1's files")
     parser.add_argument(
         "--networks",
@@ -249,17 +248,13 @@ def main(given: Sequence[str] | None = None) -> None:
         metavar="NETWORK",
         help=f"default {' '.join(NETWORKS)}",
     )
-    parser.add_argument("--runs", type=int, default=10, help="2 or more; default 10")
-    parser.add_argument("--epochs", type=int, default=3000, help="default 3000")
-    parser.add_argument("--no-shortcuts", action="store_true", help="each layer reads the one before it alone")
+    parser.add_argument("--no-shortcuts", action="store_true", help="each layer reads only the one before it")
     parser.add_argument("--activation", default="softsign", help="of hidden neurons; default softsign")
     parser.add_argument("--output", default="linear", choices=("linear", "sigmoid"), help="default linear")
     parser.add_argument("--paper", type=Path, help="the report's tables, as a CSV file")
-    parser.add_argument("--out", type=Path, default=Path("results/proben1"), help="default results/proben1")
     options = parser.parse_args(given)
-    for name, least in (("runs", 2), ("epochs", 1)):
-        if getattr(options, name) < least:
-            parser.error(f"--{name}: expected an integer >= {least}, got {getattr(options, name)}")
+    if options.runs < 2:
+        parser.error(f"--runs: expected an integer >= 2, got {options.runs}")
     try:
         fnn.activations.get(options.activation)
         paper = read_paper(options.paper) if options.paper else {}

@@ -3,11 +3,11 @@
 
     python scripts/quadratic_trajectories.py --out results/quadratic_trajectories
 
-The neuron has two weights x and no bias, so F = c + d'x + x'Ax/2 (Eq. 3.19) can be drawn as contours. Gradient descent
-converges while its rate is below 2 / (largest eigenvalue of the Hessian A). Stochastic gradient descent (Figure 3.4)
-takes one example an update, in random order, from the same start: a noisy version of gradient descent's path. Newton's
-method is there in one step (Eq. 3.28). Gradients, methods and the quadratic model (A, its eigenvalues and the minimum)
-are the library's, by hand.
+The neuron has two weights x and no bias, so that F = c + d'x + x'Ax/2 (Eq. 3.19) can be drawn as contours. Gradient
+descent converges while its rate is below 2 / (largest eigenvalue of the Hessian A). Stochastic gradient descent (Figure
+3.4) takes one example an update, in random order, from the same start: a noisy version of gradient descent's path.
+Newton's method arrives in one step (Eq. 3.28). Gradients, methods and the quadratic model (A, its eigenvalues and the
+minimum) are the library's, by hand.
 """
 
 from typing import NamedTuple
@@ -16,17 +16,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-jax.config.update("jax_enable_x64", True)  # before the first array: the texts' numbers are exact
-
-import functional_nn as fnn  # noqa: E402
-from functional_nn.lab import experiments  # noqa: E402
-from functional_nn.lab.plots import STYLE  # noqa: E402
-
-# after the lab, which says what to install where it is missing
-import matplotlib.pyplot as plt  # noqa: E402  # isort: skip
+import functional_nn as fnn
+from functional_nn.lab import experiments
+from functional_nn.lab.palette import BLUE, GREEN, PURPLE, VERMILION
+from functional_nn.lab.plots import STYLE, plt
 
 NETWORK, LOSS = fnn.multilayer((2, 1), ("linear",), bias="none"), fnn.losses.sum_square_error()
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")  # Okabe and Ito: apart for every kind of color vision
+COLORS = (BLUE, VERMILION, GREEN, PURPLE)
 PLAN = fnn.training.stochastic()
 PRINTED = {  # the texts' words on a problem, and on a run
     "Eq. 3.15": "eigenvalues 4 and 20; GD at 0.01",
@@ -37,7 +33,7 @@ RECOMPUTED = {  # from the texts' data, without the library; scripts/worked_exam
     "Eq. 3.15": "eigenvectors (1, 1) and (1, -1); minimum (-1, -1); largest stable rate 0.1",
     "P3.3": "F at 0.05: 5, 2, 1.25, 1.0625, ...",
     ("Eq. 3.15", "GD", 0.01): "(-1.0164, -1.0164), F = 0.00108",
-    ("Eq. 3.15", "GD", 0.1): "F = 19.0125 for ever",
+    ("Eq. 3.15", "GD", 0.1): "F = 19.0125 always",
     ("Eq. 3.15", "GD", 0.11): "diverges",
     ("P3.3", "GD", 0.05): "F -> 1",
     ("P3.3", "GD", 0.06): "diverges",
@@ -45,8 +41,8 @@ RECOMPUTED = {  # from the texts' data, without the library; scripts/worked_exam
 
 
 class Problem(NamedTuple):
-    """Training data, where every method starts, gradient descent's rates (small, near, at and over the largest stable
-    one), that of stochastic descent, and the part of the plane that is drawn: center and half width.
+    """Training data; the start of every method; gradient descent's rates (small, near, at and above the largest stable
+    one) and that of stochastic descent; and the part of the plane that is drawn: center and half width.
     """
 
     name: str
@@ -59,15 +55,17 @@ class Problem(NamedTuple):
     half_width: float
 
     def value(self, x):
-        """F(x), x = (w_11, w_12): for the contours."""
+        """Returns F(x), x = (w_11, w_12), for the contours."""
         return fnn.objective(NETWORK, LOSS)(as_params(x), self.inputs, self.targets)
 
     def model(self) -> fnn.curvature.QuadraticModel:
-        """c, d, A and what follows from them (Eq. 3.19-3.23): the same wherever it is taken, F being quadratic."""
+        """Returns c, d, A and what follows from them (Eq. 3.19-3.23). As F is quadratic, they are the same
+        everywhere.
+        """
         return fnn.curvature.quadratic_model(NETWORK, LOSS, as_params(jnp.zeros(2)), self.inputs, self.targets)
 
     def gradient(self, x, rows=slice(None)):
-        """dF/dx by hand, over all examples or some."""
+        """Returns dF/dx by hand, over all examples or some."""
         value_and_grad = fnn.value_and_grad(NETWORK, LOSS)
         return value_and_grad(as_params(x), self.inputs[rows], self.targets[rows])[1]["layer1"]["weights"]["input"][0]
 
@@ -77,7 +75,7 @@ def as_params(x):
 
 
 def descend(problem: Problem, optimizer, updates: int, plan=None):
-    """The points (updates + 1, 2) of a method; plan: the examples of each update, by default all of them."""
+    """Returns the points (updates + 1, 2) of a method. plan: the examples of each update, by default all."""
     plan, examples = plan or fnn.training.batch(), len(problem.inputs)
     epoch = plan.updates(examples)
 
@@ -92,7 +90,7 @@ def descend(problem: Problem, optimizer, updates: int, plan=None):
 
 
 def newton(problem: Problem):
-    """The start and the point (2, 2) that one step of Newton's method leads to, Eq. 3.28 as it is printed."""
+    """Returns the start and the point after one step of Newton's method (2, 2), Eq. 3.28 as it is printed."""
     method = fnn.optimizers.newton(line_search="full_step")
     training = fnn.training.problem(NETWORK, LOSS, problem.inputs, problem.targets)
     before = method.init(as_params(jnp.array(problem.start)), training)
@@ -101,7 +99,7 @@ def newton(problem: Problem):
 
 
 def trajectories(problem: Problem) -> dict:
-    """{(method, rate): points} of all methods."""
+    """Returns {(method, rate): points} of all methods."""
     methods, rate = fnn.optimizers, problem.stochastic_rate
     return {("GD", rate): descend(problem, methods.gd(rate), 100) for rate in problem.rates} | {
         ("SGD", rate): descend(problem, methods.gd(rate), 400, PLAN),
@@ -112,7 +110,7 @@ def trajectories(problem: Problem) -> dict:
 
 
 def verdict(F: np.ndarray) -> str:
-    """From F alone, whose minimum is 0 in both problems: where it went, or what it does from one tenth to the next."""
+    """Says how F ended, whose minimum is 0 in both problems, or how it changes in the last tenths."""
     if F[-1] < 1e-3 * F[0]:
         return "converged"
     tenth = len(F) // 10
@@ -125,15 +123,15 @@ def shown(x) -> str:
 
 
 def draw(axes, problem: Problem, model: fnn.curvature.QuadraticModel, paths: dict, values: dict) -> None:
-    """Five panels: eigenvectors and the smallest rate, larger rates, stochastic descent beside the smallest rate, other
-    methods, and F against the updates.
+    """Draws five panels: eigenvectors and the smallest rate, larger rates, stochastic descent and the smallest rate,
+    other methods, and F against the updates.
     """
     (cx, cy), half, minimum = problem.center, problem.half_width, np.asarray(model.minimum)
     x, y = np.linspace(cx - half, cx + half, 121), np.linspace(cy - half, cy + half, 121)
     F = jax.vmap(jax.vmap(problem.value))(jnp.stack(jnp.meshgrid(x, y), axis=-1))
     below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.17), "ncol": 2, "fontsize": 8}
     runs = list(paths)
-    colors = dict(zip(runs, COLORS + COLORS[1:] + COLORS[:1], strict=True))  # none twice in a panel of paths
+    colors = dict(zip(runs, COLORS + COLORS[1:] + COLORS[:1], strict=True))  # each once in a panel of paths
     panels = (
         ("a small rate", runs[:1], 100),
         ("near, at and over the limit", runs[1:4], 14),
@@ -144,8 +142,8 @@ def draw(axes, problem: Problem, model: fnn.curvature.QuadraticModel, paths: dic
         levels = float(F.max()) * np.linspace(0.05, 1, 12) ** 2
         axis.contour(x, y, F, levels=levels, colors="0.75", linewidths=0.7, zorder=0)
         for run in group:
-            path = paths[run][: updates + 1]  # one that diverges leaves the picture, where it is clipped
-            below_others = run[1] if run[0] == "GD" else 0  # a large rate below a small one, both below other methods
+            path = paths[run][: updates + 1]  # paths that diverge are clipped at the panel
+            below_others = run[1] if run[0] == "GD" else 0  # large rates below small ones, both below other methods
             axis.plot(
                 *path.T,
                 "-o",
@@ -178,6 +176,8 @@ def draw(axes, problem: Problem, model: fnn.curvature.QuadraticModel, paths: dic
     )
     axes[4].legend(**below)
 
+
+experiments.start(x64=True)  # before the arrays of the problems: the texts' numbers are exact
 
 EQ315 = Problem(
     "Eq. 3.15",

@@ -3,15 +3,15 @@
 
     python scripts/residual_depth.py --seeds 3 --epochs 4 --out results/residual_depth
 
-A block is two 3 x 3 convolutions, each normalized or not (He et al. 2016, Fig. 2). A residual network adds to them what
-the block reads; the plain one is the same network, with the same initial weights, but for these additions. Backward, a
-plain block multiplies sensitivities by its own derivative J, so that they change by about one factor a block; a
-residual one by 1 + J, by which they cannot vanish, but can grow. Yang et al. 2019 (arXiv 1902.08129): in plain
-networks batch normalization itself makes them grow with depth, whatever the initial weights.
+A block is two 3 x 3 convolutions, each normalized or not (He et al. 2016, Fig. 2). A residual network adds the block's
+input to them; the plain one is the same network, with the same initial weights, without these additions. On the
+backward pass a plain block multiplies sensitivities by its own derivative J, so that they change by about one factor a
+block. A residual block multiplies by 1 + J, so that they cannot vanish but can grow. Yang et al. 2019 (arXiv
+1902.08129): in plain networks batch normalization itself makes them grow with depth, whatever the initial weights.
 
-Each network then learns some digits for a few epochs by mini-batch gradient descent, at the best of four rates. Its
-every update takes loss, gradient and sensitivities from one backward sweep; the first one's are those of initial
-weights.
+Each network then learns some digits for a few epochs by mini-batch gradient descent, at the best of four rates. Every
+update takes loss, gradient and sensitivities from one backward sweep; the sensitivities of the first update are those
+at initial weights.
 """
 
 import dataclasses
@@ -22,37 +22,35 @@ import numpy as np
 
 import functional_nn as fnn
 from functional_nn.lab import experiments
-from functional_nn.lab.plots import STYLE
+from functional_nn.lab.palette import BLACK, BLUE, GREEN, VERMILION
+from functional_nn.lab.plots import STYLE, plt
 from functional_nn.lab.progress import progress
 
-# after the lab, which says what to install where it is missing
-import matplotlib.pyplot as plt  # isort: skip
-
 DEPTHS, WIDTH, EXAMPLES, BATCH = (2, 4, 8, 16), 8, 384, 16
-NORMS = {"none": "#000000", "group_norm(4)": "#0072B2", "layer_norm": "#009E73", "batch_norm": "#D55E00"}
+NORMS = {"none": BLACK, "group_norm(4)": BLUE, "layer_norm": GREEN, "batch_norm": VERMILION}
 RATES = (0.03, 0.1, 0.3, 1.0)
 KINDS = {"plain": "--", "residual": "-"}
-CHANCE = np.log(10)  # the cross-entropy of ten classes that are all as likely
-HARDLY = 0.95  # of it: a network above has hardly learnt
+CHANCE = np.log(10)  # the cross-entropy of ten equally likely classes
+HARDLY = 0.95  # of chance: a network with a higher loss has hardly learned
 
 
 def network(kind: str, norm: str, depth: int) -> fnn.Network:
-    """Of 8 x 8 pictures; plain: each block's sum without what the block reads."""
-    found = fnn.presets.get(f"residual(depth={depth}, width={WIDTH}, norm={norm}, stages=1)")((8, 8, 1), 10)
+    """A network for 8 x 8 pictures. In a plain one, each block's sum leaves out what the block reads."""
+    built = fnn.presets.get(f"residual(depth={depth}, width={WIDTH}, norm={norm}, stages=1)")((8, 8, 1), 10)
     if kind == "residual":
-        return found
+        return built
     layers = (
         dataclasses.replace(layer, sources=layer.sources[:1], connections=layer.connections[:1])
-        for layer in found.layers
+        for layer in built.layers
     )
-    return fnn.Network(found.inputs, tuple(layers))
+    return fnn.Network(built.inputs, tuple(layers))
 
 
 def measure(network: fnn.Network, task, starts, orders) -> tuple[np.ndarray, np.ndarray]:
-    """||dF/dn|| of each block's sum, (rates, seeds, updates, blocks), and the loss, (rates, seeds, updates), of each
-    update's batch before it.
+    """Returns ||dF/dn|| of each block's sum (rates, seeds, updates, blocks), and the loss (rates, seeds, updates), both
+    on the batch of each update, before it.
 
-    starts: the parameters, of each seed. orders (seeds, updates, BATCH): the examples of its batches.
+    starts: the parameters of each seed. orders (seeds, updates, BATCH): the examples of its batches.
     """
     x, t = jnp.asarray(task.inputs[:EXAMPLES].reshape(-1, 8, 8, 1)), jnp.asarray(task.targets[:EXAMPLES])
     blocks = [layer.name for layer in network.layers if layer.name.removeprefix("block").isdigit()]
@@ -68,22 +66,22 @@ def measure(network: fnn.Network, task, starts, orders) -> tuple[np.ndarray, np.
         return jax.lax.scan(update, optimizer.init(start), order)[1]
 
     def each_seed(rate):
-        # One after another: by vmap, kernels that differ by lane are grouped convolutions, which are slow on CPU.
+        # One after another: under vmap, different kernels become grouped convolutions, which are slow on CPU.
         return jax.lax.map(lambda seed: train(rate, *seed), (starts, orders))
 
     return jax.tree.map(np.asarray, jax.jit(lambda rates: jax.lax.map(each_seed, rates))(jnp.array(RATES)))
 
 
-def over(norms: np.ndarray) -> np.ndarray:
-    """(seeds,): the first block's over the last's, of (seeds, blocks); nan where none reaches the last."""
+def first_over_last(norms: np.ndarray) -> np.ndarray:
+    """Returns the first block's norm over the last's (seeds,), from (seeds, blocks); nan where the last is 0."""
     return norms[:, 0] / np.where(norms[:, -1] > 0, norms[:, -1], np.nan)
 
 
 def row(kind: str, norm: str, depth: int, norms: np.ndarray, losses: np.ndarray, epochs: int) -> dict:
-    """Medians over the seeds; of training, at the rate of the lowest loss in the last epoch."""
+    """Makes a row of medians over the seeds; training is at the rate of the lowest loss in the last epoch."""
     by_epoch = np.nan_to_num(losses, nan=np.inf).reshape(*losses.shape[:2], epochs, -1).mean(axis=-1)
-    best = int(np.argmin(np.median(by_epoch[..., -1], axis=1)))
-    ratios, last = over(norms[0, :, 0]), by_epoch[best, :, -1]
+    best = int(experiments.best_rate(by_epoch[..., -1]))
+    ratios, last = first_over_last(norms[0, :, 0]), by_epoch[best, :, -1]
     ratio = float(np.median(ratios))
     return {
         "kind": kind,
@@ -95,7 +93,7 @@ def row(kind: str, norm: str, depth: int, norms: np.ndarray, losses: np.ndarray,
         "lowest": float(ratios.min()),
         "highest": float(ratios.max()),
         "factor a block": ratio ** (1 / (depth - 1)),
-        "after training": float(np.median(over(norms[best, :, -1]))),
+        "after training": float(np.median(first_over_last(norms[best, :, -1]))),
         "best rate": RATES[best],
         "loss, first epoch": float(np.median(by_epoch[best, :, 0])),
         "last epoch": float(np.median(last)),
@@ -105,7 +103,7 @@ def row(kind: str, norm: str, depth: int, norms: np.ndarray, losses: np.ndarray,
 
 
 def draw(rows: list[dict], profiles: dict):
-    """By block at the largest depth, plain and residual; first over last block, and the loss, against depth."""
+    """Draws norms by block at the largest depth, plain and residual; the ratio and the loss against depth."""
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(2, 2, figsize=(12, 8.4), layout="constrained")
         for axis, kind in zip(axes[0], KINDS, strict=True):
@@ -120,10 +118,10 @@ def draw(rows: list[dict], profiles: dict):
         axes[0, 0].set_ylabel(r"$\|\partial F/\partial n\|$ of the block's sum, initial weights")
         axes[0, 1].sharey(axes[0, 0])
         for kind, norm in profiles:
-            of = [r for r in rows if (r["kind"], r["norm"]) == (kind, norm)]
+            own = [r for r in rows if (r["kind"], r["norm"]) == (kind, norm)]
             style = {"color": NORMS[norm], "ls": KINDS[kind], "marker": "."}
-            axes[1, 0].plot([r["blocks"] for r in of], [r["first / last"] for r in of], **style)
-            axes[1, 1].plot([r["blocks"] for r in of], [r["last epoch"] for r in of], **style)
+            axes[1, 0].plot([r["blocks"] for r in own], [r["first / last"] for r in own], **style)
+            axes[1, 1].plot([r["blocks"] for r in own], [r["last epoch"] for r in own], **style)
         axes[1, 0].set(yscale="log")
         for axis in axes[1]:
             axis.set(xscale="log", xlabel="blocks")
@@ -141,7 +139,7 @@ def draw(rows: list[dict], profiles: dict):
 
 
 def notes(rows: list[dict], epochs: int) -> str:
-    """What the rows say of the largest depth, and from the smallest to it."""
+    """Says what the rows show for the largest depth, and from the smallest to it."""
     found = {(r["kind"], r["norm"], r["blocks"]): r for r in rows}
     least, most = DEPTHS[0], DEPTHS[-1]
     lines = [
@@ -206,7 +204,7 @@ def main() -> None:
                     advance(len(found), f"{kind}, {norm}, {depth} blocks")
                     measured = measure(network(kind, norm, depth), task, starts, orders)
                     found[kind, norm, depth] = row(kind, norm, depth, *measured, options.epochs)
-                    profiles[kind, norm] = measured[0][0, :, 0]  # the largest depth's stay: it comes last
+                    profiles[kind, norm] = measured[0][0, :, 0]  # those of the largest depth, which comes last, remain
     rows = [found[kind, norm, depth] for kind in KINDS for norm in NORMS for depth in DEPTHS]
     experiments.write(options.out, rows, draw(rows, profiles), notes(rows, options.epochs))
 

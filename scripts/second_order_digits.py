@@ -3,20 +3,20 @@
 
     python scripts/second_order_digits.py --seeds 3 --seconds 12
 
-A network 64-10-10 (tanh, softmax; 760 parameters, for which Newton's Hessian can still be had), all 1437 training
-examples at once. In float64: in float32 rounding of the loss would end the line searches and tell Newton's small
-eigenvalues from 0 by chance. Cross-entropy has no residuals: Levenberg-Marquardt and Bayesian regularization run on the
-mean square error of the same softmax outputs (14370 residuals, a Jacobian of 87 MB), beside some of the others; the
-two losses are not to be compared, test accuracies are. Every method starts from the same parameters, and ends at a
-loss of 1e-6, by its own tests, or where twice the evaluations might take more than --seconds; one that ends so from the
-first start is run from that alone. Second-order methods have default constants, or those named; Adam has the best rate
-of three.
+A network 64-10-10 (tanh, softmax; 760 parameters, few enough for Newton's Hessian) learns from all 1437 training
+examples at once, in float64: in float32, rounding of the loss would end the line searches, and small eigenvalues could
+not be told from 0. Cross-entropy has no residuals, so that Levenberg-Marquardt and Bayesian regularization run on the
+mean square error of the same softmax outputs (14370 residuals, a Jacobian of 87 MB), and so do some of the others. The
+two losses cannot be compared with each other; test accuracies can. Every method starts from the same parameters. It
+ends at a loss of 1e-6, by its own tests, or where twice the evaluations might take more than --seconds; a method that
+ends so from the first start is run from that alone. Second-order methods have default constants, or those named; Adam
+has the best rate of three.
 
-A pass is one question about the whole training set: F, its gradient, one product with the Hessian or Gauss-Newton
+A pass is one evaluation over the whole training set: of F, its gradient, one product with the Hessian or Gauss-Newton
 matrix, a whole Hessian, Jacobian or set of Kronecker factors. A Hessian costs some 400 gradients, which only the
-seconds show. Those are of warm runs, compilation apart: of the whole, and of one that ends at a loss of 0.01, the
-least of several where they are short; between these they are taken to go with the passes, of which all steps of a
-method have a similar mixture. Adam's epochs all take as long.
+seconds show. Seconds are those of compiled runs: of the whole run, and of one that ends at a loss of 0.01, the least of
+several where they are short. Between these they are interpolated by passes, since all steps of a method have a similar
+mixture. Adam's epochs all take equally long.
 """
 
 import time
@@ -28,22 +28,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-jax.config.update("jax_enable_x64", True)  # before the first array
-
-import functional_nn as fnn  # noqa: E402
-from functional_nn.lab import experiments  # noqa: E402
-from functional_nn.lab.plots import STYLE  # noqa: E402
-from functional_nn.lab.progress import progress  # noqa: E402
-
-# after the lab, which says what to install where it is missing
-import matplotlib.pyplot as plt  # noqa: E402  # isort: skip
+import functional_nn as fnn
+from functional_nn.lab import experiments
+from functional_nn.lab.palette import BLACK, BLUE, GREEN, ORANGE, PURPLE, VERMILION
+from functional_nn.lab.plots import STYLE, plt
+from functional_nn.lab.progress import progress
 
 NETWORK = fnn.multilayer((64, 10, 10), ("tanh", "softmax"))
 GOALS, END = (1e-2, 1e-4), 1e-6  # of the training loss
-STEPS = 20_000  # the longest path
+STEPS = 20_000  # the most steps
 RATES = np.array([0.01, 0.03, 0.1])
 PLANS = {"adam, full batch": (fnn.training.batch(), 2500), "adam, batches of 32": (fnn.training.minibatch(32), 500)}
-METHODS = {  # loss: what is run on it
+METHODS = {  # loss: its methods
     "cross_entropy": (
         "newton",
         "newton(saddle_free=True)",
@@ -68,27 +64,27 @@ METHODS = {  # loss: what is run on it
         "adam, batches of 32",
     ),
 }
-LINES = {  # Okabe and Ito's colours; what is not named here stands in the table alone
-    "newton": ("#000000", "-"),
-    "newton(damping=0.01, saddle_free=True)": ("#000000", "--"),
-    "levenberg_marquardt": ("#cc79a7", "-"),
-    "bayesian_regularization": ("#cc79a7", "--"),
-    "conjugate_gradient": ("#009e73", "-"),
-    "scaled_conjugate_gradient": ("#009e73", "--"),
-    "lbfgs": ("#0072b2", "-"),
-    "bfgs": ("#0072b2", "--"),
-    "hessian_free(damping=0.01)": ("#e69f00", "-"),
-    "kfac(damping=0.01)": ("#e69f00", "--"),
-    "adam, batches of 32": ("#d55e00", "-"),
-    "adam, full batch": ("#d55e00", "--"),
+LINES = {  # methods that are not named here are in the table alone
+    "newton": (BLACK, "-"),
+    "newton(damping=0.01, saddle_free=True)": (BLACK, "--"),
+    "levenberg_marquardt": (PURPLE, "-"),
+    "bayesian_regularization": (PURPLE, "--"),
+    "conjugate_gradient": (GREEN, "-"),
+    "scaled_conjugate_gradient": (GREEN, "--"),
+    "lbfgs": (BLUE, "-"),
+    "bfgs": (BLUE, "--"),
+    "hessian_free(damping=0.01)": (ORANGE, "-"),
+    "kfac(damping=0.01)": (ORANGE, "--"),
+    "adam, batches of 32": (VERMILION, "-"),
+    "adam, full batch": (VERMILION, "--"),
 }
 
 
 class Curve(NamedTuple):
-    """One method from one start: after each step (an epoch of Adam's) the loss, seconds and passes so far (steps,).
+    """One method from one start: after each step (an epoch of Adam) the loss, seconds and passes so far (steps,).
 
-    gradient: its norm at the end; accuracy: on the test set, when the loss first is GOALS[0] (nan: never) and at the
-    end; damped: steps whose matrix had to be; status: how it ended.
+    gradient: its norm at the end. accuracy: on the test set, when the loss first is GOALS[0] (nan: never) and at the
+    end. damped: the number of steps whose matrix had to be damped. status: how it ended.
     """
 
     loss: np.ndarray
@@ -100,13 +96,13 @@ class Curve(NamedTuple):
     status: str
 
     def when(self, goal: float, what: np.ndarray) -> float:
-        """`what`, seconds or passes, at the first step whose loss is not above the goal; inf where there is none."""
+        """Returns `what`, seconds or passes, at the first step with a loss not above the goal; inf if there is none."""
         reached = self.loss <= goal
         return float(what[reached.argmax()]) if reached.any() else np.inf
 
 
 def timed(call: Callable, times: int = 4):
-    """What `call` gives, and its seconds: the least of at most `times`, while these take less than half a second."""
+    """Returns the result of `call`, and its seconds: the least of up to `times` calls within half a second."""
     taken = []
     while len(taken) < times and sum(taken) < 0.5:
         start = time.perf_counter()
@@ -120,7 +116,7 @@ def accuracy(params, test) -> float:
 
 
 def second_order(loss: str, method: str, data, test, starts, seconds: float) -> tuple[float, list[Curve]]:
-    """Seconds of compilation, and a curve for each start; of the first alone where that takes all the time."""
+    """Returns seconds of compilation, and a curve for each start, or for the first alone if that takes all the time."""
     problem, method = fnn.training.problem(NETWORK, loss, *data), fnn.optimizers.second_order.get(method)
 
     def solve(start, evaluations: int, goal: float = END):
@@ -129,7 +125,7 @@ def second_order(loss: str, method: str, data, test, starts, seconds: float) -> 
     _, compiled = timed(lambda: solve(starts[0], 1), times=1)
     _, begins = timed(lambda: solve(starts[0], 1))
     most, curves = 8, []
-    while True:  # evaluations, until the run ends by itself or the next might take too long
+    while True:  # doubles the evaluations until the run ends by itself, or the next might take too long
         found, whole = timed(lambda most=most: solve(starts[0], most), times=1)
         if found.status != "budget" or whole > seconds / 2:
             break
@@ -142,7 +138,7 @@ def second_order(loss: str, method: str, data, test, starts, seconds: float) -> 
         known, at_goal = {0: begins, passes[-1]: whole}, np.nan
         if losses.min() <= GOALS[0]:
             part, taken = timed(lambda start=start: solve(start, most, GOALS[0]))
-            known[int(part.counts.passes)] = min(taken, whole)  # longer only by other work on the machine
+            known[int(part.counts.passes)] = min(taken, whole)  # a longer time is due to other work on the machine
             at_goal = accuracy(part.params, test)
         spent = np.interp(passes, sorted(known), [known[each] for each in sorted(known)])
         gradient = float(jnp.linalg.norm(found.gradient))
@@ -154,7 +150,9 @@ def second_order(loss: str, method: str, data, test, starts, seconds: float) -> 
 
 
 def adam(loss: str, plan, epochs: int, data, test, starts, key) -> tuple[float, list[Curve], float]:
-    """As `second_order`, at the rate that comes to the last goal first (median over the starts); and that rate."""
+    """The same as `second_order` by Adam, at the rate that reaches the last goal first, by the median; and
+    that rate.
+    """
     objective, slope = (make(NETWORK, fnn.losses.get(loss)) for make in (fnn.objective, fnn.value_and_grad))
     stop = fnn.training.loss_below(END)  # of the mean over the epoch's batches, each before its update
 
@@ -171,12 +169,12 @@ def adam(loss: str, plan, epochs: int, data, test, starts, key) -> tuple[float, 
         )
         return train(key, *data, test, start)
 
-    lanes = jax.jit(jax.vmap(jax.vmap(member, (None, 0)), (0, None)))
-    found = lanes(RATES, jax.tree.map(lambda *leaves: jnp.stack(leaves), *starts))
+    program = jax.jit(jax.vmap(jax.vmap(member, (None, 0)), (0, None)))
+    found = program(RATES, jax.tree.map(lambda *leaves: jnp.stack(leaves), *starts))
     losses = np.asarray(found.history.tracked["loss"])  # (rates, starts, epochs), nan after the end
     reached = losses <= GOALS[-1]
-    needed = np.median(np.where(reached.any(-1), reached.argmax(-1), np.inf), axis=1)
-    best = np.lexsort((np.median(np.nanmin(losses, axis=-1), axis=1), needed))[0]
+    needed = np.where(reached.any(-1), reached.argmax(-1), np.inf)
+    best = experiments.best_rate(needed, ties=np.nanmin(losses, axis=-1))
 
     def fit():
         result = fnn.fit(
@@ -195,18 +193,18 @@ def adam(loss: str, plan, epochs: int, data, test, starts, key) -> tuple[float, 
 
     (_, compiled), ((_, count), whole), curves = timed(fit, times=1), timed(fit), []
     for k in range(len(starts)):
-        one = jax.tree.map(lambda leaf, k=k: leaf[best, k], found)
-        own, right = losses[best, k, : one.epochs], np.asarray(one.history.validation_accuracy)[: one.epochs]
+        run = jax.tree.map(lambda leaf, k=k: leaf[best, k], found)
+        own, right = losses[best, k, : run.epochs], np.asarray(run.history.validation_accuracy)[: run.epochs]
         epoch, first = np.arange(1, len(own) + 1), own <= GOALS[0]
-        gradient = np.linalg.norm(np.concatenate([g.ravel() for g in jax.tree.leaves(slope(one.params, *data)[1])]))
+        gradient = np.linalg.norm(np.concatenate([g.ravel() for g in jax.tree.leaves(slope(run.params, *data)[1])]))
         right = float(right[first.argmax()]) if first.any() else np.nan, float(right[-1])
-        status = "diverged" if one.failed else "goal" if one.epochs < epochs else "epochs"
+        status = "diverged" if run.failed else "goal" if run.epochs < epochs else "epochs"
         curves.append(Curve(own, epoch * whole / count, epoch, float(gradient), right, 0, status))
     return compiled - whole, curves, float(RATES[best])
 
 
 def row_of(loss: str, label: str, compiled: float, curves: list[Curve]) -> dict:
-    """Medians over the starts."""
+    """Makes a row of medians over the starts."""
 
     def median(values) -> float:
         values = [value for value in values if not np.isnan(value)]
@@ -232,7 +230,7 @@ def row_of(loss: str, label: str, compiled: float, curves: list[Curve]) -> dict:
 
 
 def draw(found: dict[str, dict[str, list[Curve]]]):
-    """Training loss from the first start against seconds and passes, a row a loss."""
+    """Draws the training loss from the first start against seconds and passes, a row of panels for each loss."""
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(len(found), 2, figsize=(11, 8.4), layout="constrained", sharey="row", sharex="col")
         handles = {}
@@ -270,7 +268,7 @@ def notes_of(rows: list[dict], found, rates: dict[str, float], seeds: int) -> st
     lines += [
         "",
         f"Medians over the starts, {seeds} or 1; inf: not reached. accuracy: on the test set, when the training "
-        f"loss first is {GOALS[0]:g} (of those that came there) and at the end.",
+        f"loss first is {GOALS[0]:g} (of those that reached it) and at the end.",
         "ended: goal, at a loss of 1e-6; gradient, its largest element within 1.5e-8; budget, the time is over.",
         "passes count alike what costs differently: F, a gradient, a product, a Hessian, a Jacobian.",
         "Best rates: " + "; ".join(f"{name} {rate:g}" for name, rate in rates.items()) + f", of {RATES.tolist()}.",
@@ -279,6 +277,7 @@ def notes_of(rows: list[dict], found, rates: dict[str, float], seeds: int) -> st
 
 
 def main() -> None:
+    experiments.start(x64=True)
     options = experiments.arguments(__doc__, "results/second_order_digits", seeds=3, seconds=12)
     task = experiments.load("digits")
     data, test = jax.tree.map(lambda x: jnp.asarray(x, float), ((task.inputs, task.targets), task.test))

@@ -4,11 +4,11 @@
     python scripts/sharpness.py --seeds 2 --epochs 4000 --out results/sharpness
 
 On a quadratic, gradient descent moves away where lambda_max > 2 / rate (Hagan P3.3). On networks Cohen et al. 2021
-(arXiv 2103.00065) found that lambda_max (the sharpness) rises on its own until it comes to 2 / rate, and then hovers
-there while the loss goes on falling, though not in every update: the edge of stability. Here a 64-32-32-10 tanh
-network with linear outputs and half the squared error learns all digits by full-batch gradient descent at several
-rates. Gradient descent has no memory, so that `fit` may stop every few epochs for a measurement and go on from the
-parameters. lambda_max is by Lanczos from Hessian-vector products; its residual tells that it has converged.
+(arXiv 2103.00065) found that lambda_max (the sharpness) rises by itself until it reaches 2 / rate. Then it hovers there
+while the loss continues to fall, though not in every update: the edge of stability. Here a 64-32-32-10 tanh network
+with linear outputs and half the squared error learns all digits by full-batch gradient descent at several rates.
+Gradient descent has no memory, so that `fit` may stop every few epochs for a measurement and continue from the
+parameters. lambda_max is computed by Lanczos from Hessian-vector products; its residual shows that it has converged.
 """
 
 import jax
@@ -17,21 +17,19 @@ import numpy as np
 import functional_nn as fnn
 from functional_nn import training
 from functional_nn.lab import experiments
-from functional_nn.lab.plots import STYLE
+from functional_nn.lab.palette import BLUE, GREEN, ORANGE, PURPLE, VERMILION
+from functional_nn.lab.plots import STYLE, plt
 from functional_nn.lab.progress import progress
-
-# after the lab, which says what to install where it is missing
-import matplotlib.pyplot as plt  # isort: skip
 
 NETWORK = fnn.multilayer((64, 32, 32, 10), ("tanh", "tanh", "linear"))
 LOSS = fnn.losses.half_sum_square_error("mean")
-RATES = {0.12: "#D55E00", 0.1: "#E69F00", 0.08: "#009E73", 0.06: "#0072B2", 0.03: "#CC79A7"}
-EVERY, STEPS = 20, 20  # epochs between measurements, Hessian-vector products of one
-NEAR = 0.95  # of 2 / rate: what counts as there
+RATES = {0.12: VERMILION, 0.1: ORANGE, 0.08: GREEN, 0.06: BLUE, 0.03: PURPLE}
+EVERY, STEPS = 20, 20  # epochs between measurements; Lanczos steps of one
+NEAR = 0.95  # of 2 / rate: from here on lambda_max counts as being there
 
 
 def follow(task, rate: float, seed: int, epochs: int) -> dict:
-    """Loss before each epoch (E,); at every EVERY-th epoch (M,) lambda_max (M,) and its residual (M,); how it ended."""
+    """Trains. Returns the loss before each epoch (E,); at every EVERY-th epoch lambda_max and its residual (M,)."""
 
     @jax.jit
     def sharpness(params):
@@ -76,10 +74,10 @@ def follow(task, rate: float, seed: int, epochs: int) -> dict:
 
 
 def row(rate: float, seed: int, run: dict) -> dict:
-    """What the last quarter of training and the way there look like; ratio: lambda_max * rate / 2."""
+    """Makes a row about the last quarter of training and the way there. ratio: lambda_max * rate / 2."""
     late, ratio = run["at"] >= 0.75 * run["at"][-1], run["ratio"]
     below = np.flatnonzero(ratio < NEAR)
-    since = 0 if below.size == 0 else below[-1] + 1  # the first measurement from which on it stays near, or above
+    since = 0 if below.size == 0 else below[-1] + 1  # from this measurement on it stays near or above
     rises = np.diff(run["loss"][3 * len(run["loss"]) // 4 :]) > 0
     return {
         "rate": rate,
@@ -101,7 +99,7 @@ def row(rate: float, seed: int, run: dict) -> dict:
 
 
 def draw(runs: dict):
-    """Loss, lambda_max and 2 / rate against epochs; lambda_max against rate times epochs; the first seed."""
+    """Draws loss, lambda_max and 2 / rate against epochs; lambda_max against rate times epochs; for the first seed."""
     with plt.rc_context(STYLE):
         figure, (loss, sharpness, flow) = plt.subplots(1, 3, figsize=(15, 4.8), layout="constrained")
         for rate, color in RATES.items():
@@ -124,18 +122,18 @@ def draw(runs: dict):
 def notes(rows: list[dict]) -> str:
     lines = ["ratio: lambda_max * rate / 2, 1 at the edge of stability; means and ranges over the seeds, last quarter:"]
     for rate in RATES:
-        of = [r for r in rows if r["rate"] == rate]
-        ratios, since = [r["ratio, last quarter"] for r in of], {r[f"above {NEAR:g} from epoch"] for r in of}
+        own = [r for r in rows if r["rate"] == rate]
+        ratios, since = [r["ratio, last quarter"] for r in own], {r[f"above {NEAR:g} from epoch"] for r in own}
         from_epoch = ", ".join(sorted(map(str, since)))
         lines.append(
             f"rate {rate:g}: {np.mean(ratios):.4f} ({min(ratios):.4f} to {max(ratios):.4f}), within a run ± "
-            f"{max(r['its sd'] for r in of):.4f}; for good above {NEAR:g} from epoch: {from_epoch}; "
-            f"the loss rises in {np.mean([r['loss rises, last quarter'] for r in of]):.0%} of the updates"
+            f"{max(r['its sd'] for r in own):.4f}; for good above {NEAR:g} from epoch: {from_epoch}; "
+            f"the loss rises in {np.mean([r['loss rises, last quarter'] for r in own]):.0%} of the updates"
         )
-    there = [r for r in rows if abs(r["ratio, last quarter"] - 1) <= 1 - NEAR]
-    if there:
-        far = max(abs(r["ratio, last quarter"] - 1) for r in there)
-        lines.append(f"{len(there)} of {len(rows)} runs end at the edge, with a mean ratio within {far:.2%} of 1.")
+    at_edge = [r for r in rows if abs(r["ratio, last quarter"] - 1) <= 1 - NEAR]
+    if at_edge:
+        far = max(abs(r["ratio, last quarter"] - 1) for r in at_edge)
+        lines.append(f"{len(at_edge)} of {len(rows)} runs end at the edge, with a mean ratio within {far:.2%} of 1.")
     steeper = [r for r in rows if r["after"] > r["lowest"] * 1.05]
     lines.append(f"lambda_max first falls and then rises by more than 5 % in {len(steeper)} of {len(rows)} runs.")
     worst = max(r["largest residual / lambda_max"] for r in rows)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""The standard functions of unconstrained optimization: which methods arrive, and at what cost, beside SciPy's.
+"""The standard functions of unconstrained optimization: which methods arrive, and at what cost, next to SciPy's.
 
     python scripts/standard_functions.py --steps 2000 --out results/standard_functions
 
@@ -7,8 +7,8 @@ The problems of More, Garbow and Hillstrom (ACM TOMS 7(1), 1981; MGH): sums of s
 published minima. A method solves one if it ends at a published minimum, within 1e-5 of its value, or below 1e-8 where
 that is 0. All run until the largest |dF/dx_i| is at most 1e-8: at 1e-6 some stop on flat functions (Osborne 1, Biggs
 EXP6, Powell badly scaled) before F is so near. SciPy's `lm` and Newton-CG have no such test of their own, and are
-stopped by it from outside, whenever the point has moved; what else would stop them is as small as they take it. Where
-rounding keeps the gradient above the tolerance (Meyer, Brown-Dennis) each must find out that nothing more is to be had.
+stopped by it from outside, whenever the point has moved; their other tolerances are as small as SciPy takes them. Where
+rounding keeps the gradient above the tolerance (Meyer, Brown-Dennis), each must notice that F falls no further.
 """
 
 import warnings
@@ -19,19 +19,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-jax.config.update("jax_enable_x64", True)  # before the first array: some minima are flat to single precision
+import functional_nn as fnn
+from functional_nn.lab import experiments, require
 
-import functional_nn as fnn  # noqa: E402
-from functional_nn.lab import experiments, require  # noqa: E402
-
-require("bench", "scipy")
-
-import scipy  # noqa: E402
-from scipy.optimize import least_squares  # noqa: E402
-from scipy.optimize import minimize as scipy_minimize  # noqa: E402
+try:
+    import scipy
+    from scipy.optimize import least_squares
+    from scipy.optimize import minimize as scipy_minimize
+except ImportError:
+    require("bench", "scipy")
+    raise
 
 TOLERANCE = 1e-8  # of the largest |dF/dx_i|
-LEAST = 1e-15  # of MINPACK's own tolerances: it takes none under the machine epsilon
+LEAST = 1e-15  # the smallest tolerance for MINPACK, which takes none below the machine epsilon
 PAIRS = {
     "levenberg_marquardt": "lm",
     "newton": "Newton-CG",
@@ -43,10 +43,9 @@ PAIRS = {
 
 
 class StandardFunction(NamedTuple):
-    """F(x) = sum_i residuals(x)_i^2, the paper's standard start, and the values of F that a descent may rightly end in.
+    """F(x) = sum_i residuals(x)_i^2, the paper's standard start, and the values of F in which a descent may end.
 
-    residuals: (n,) -> (m,). minima: as published, the local ones included; where one lies at infinity the function's
-    docstring says so.
+    residuals: (n,) -> (m,). minima: as published, with local ones; the function's docstring says which are at infinity.
     """
 
     name: str
@@ -55,7 +54,7 @@ class StandardFunction(NamedTuple):
     minima: tuple[float, ...]
 
     def value(self, x):
-        """F(x), a scalar."""
+        """Returns F(x), a scalar."""
         return jnp.sum(self.residuals(x) ** 2)
 
 
@@ -65,7 +64,7 @@ def rosenbrock(x):
 
 
 def freudenstein_roth(x):
-    """MGH 2; (5, 4), and the local (11.41..., -0.8968...), where methods from the standard start mostly end."""
+    """MGH 2; (5, 4), and the local (11.41..., -0.8968...), where most methods end from the standard start."""
     first = -13 + x[0] + ((5 - x[1]) * x[1] - 2) * x[1]
     return jnp.stack([first, -29 + x[0] + ((x[1] + 1) * x[1] - 14) * x[1]])
 
@@ -92,8 +91,8 @@ def jennrich_sampson(x):
 
 
 def helical_valley(x):
-    """MGH 7; (1, 0, 0). The paper's arctan(x2 / x1) / 2 pi, plus 1/2 where x1 < 0, jumps on x1 = 0 > x2: the angle is
-    here measured from the x2 axis, which gives the same and is smooth everywhere else.
+    """MGH 7; (1, 0, 0). The paper's arctan(x2 / x1) / 2 pi, plus 1/2 where x1 < 0, jumps on x1 = 0 > x2. Here
+    the angle is measured from the x2 axis, which gives the same values and is smooth everywhere else.
     """
     turns = 0.25 - jnp.arctan2(x[0], x[1]) / (2 * jnp.pi)
     return jnp.stack([10 * (x[2] - 10 * turns), 10 * (jnp.hypot(x[0], x[1]) - 1), x[2]])
@@ -103,7 +102,7 @@ BARD = np.array([0.14, 0.18, 0.22, 0.25, 0.29, 0.32, 0.35, 0.39, 0.37, 0.58, 0.7
 
 
 def bard(x):
-    """MGH 8; 17.4286... at (0.8406..., -inf, -inf) besides."""
+    """MGH 8; also 17.4286... at (0.8406..., -inf, -inf)."""
     u = np.arange(1.0, 16)
     v = 16 - u
     return BARD - (x[0] + u / (v * x[1] + np.minimum(u, v) * x[2]))
@@ -157,7 +156,7 @@ KOWALIK = np.array([0.1957, 0.1947, 0.1735, 0.1600, 0.0844, 0.0627, 0.0456, 0.03
 
 
 def kowalik_osborne(x):
-    """MGH 15; 1.02734e-3 at (inf, -14.07..., -inf, -inf) besides."""
+    """MGH 15; also 1.02734e-3 at (inf, -14.07..., -inf, -inf)."""
     u = np.array([4, 2, 1, 0.5, 0.25, 0.167, 0.125, 0.1, 0.0833, 0.0714, 0.0625])
     return KOWALIK - x[0] * (u**2 + u * x[1]) / (u**2 + u * x[2] + x[3])
 
@@ -214,8 +213,8 @@ def osborne_1(x):
 
 
 def biggs_exp6(x):
-    """MGH 18, m = 13; (1, 10, 1, 5, 4, 3) with F = 0. The published 5.65565e-3 is least where x1 = x5, x3 = x6, as at
-    the standard start, and as gradients keep it; of F itself it is a saddle, which rounding may lead away from.
+    """MGH 18, m = 13; (1, 10, 1, 5, 4, 3) with F = 0. The published 5.65565e-3 is the least where x1 = x5, x3 = x6, as
+    at the standard start; gradients keep that. It is a saddle of F itself, which rounding may leave.
     """
     t = np.arange(1.0, 14) / 10
     y = np.exp(-t) - 5 * np.exp(-10 * t) + 3 * np.exp(-4 * t)
@@ -324,8 +323,8 @@ def variably_dimensioned(x):
 
 
 def trigonometric(x):
-    """MGH 26; 0, and for n = 10 the local 2.79506e-5, where methods from the standard start mostly end. There are more,
-    such as 4.4736e-7 and 4.2186e-5, which are not among the published.
+    """MGH 26; 0, and for n = 10 the local 2.79506e-5, where most methods end from the standard start. There are more,
+    such as 4.4736e-7 and 4.2186e-5, which are not published.
     """
     i = np.arange(1.0, len(x) + 1)
     return len(x) - jnp.sum(jnp.cos(x)) + i * (1 - jnp.cos(x)) - jnp.sin(x)
@@ -378,7 +377,7 @@ FUNCTIONS = (
 
 
 class Run(NamedTuple):
-    """Where a method ended and what that took; matrices: Jacobians or Hessians."""
+    """Where a method ended, and its cost. matrices: Jacobians or Hessians."""
 
     F: float
     status: str
@@ -389,38 +388,40 @@ class Run(NamedTuple):
 
 
 def reached(F: float, minima: tuple[float, ...]) -> float | None:
-    """The published minimum that F is at, if any."""
+    """Returns the published minimum that F is at, if any."""
     near = [m for m in minima if abs(F - m) <= (1e-5 * m if m else 1e-8)]
     return near[0] if near else None
 
 
 def ours(function: StandardFunction, method, steps: int) -> Run:
-    """A method of functional_nn, with derivatives by autodiff."""
-    asked = {"residuals": function.residuals} if method.name == "levenberg_marquardt" else {"function": function.value}
-    problem = fnn.optimizers.problem_from(**asked)
+    """Solves by a method of functional_nn, with derivatives by autodiff."""
+    squares = method.name == "levenberg_marquardt"
+    problem = fnn.optimizers.problem_from(
+        **({"residuals": function.residuals} if squares else {"function": function.value})
+    )
     solution = fnn.optimizers.minimize(
         problem, method, jnp.array(function.start, float), steps=steps, gradient_tolerance=TOLERANCE
     )
     counts = solution.counts
-    # A product with the Hessian costs what a gradient does, so that it counts for one.
-    asked = [
+    # A product with the Hessian costs as much as a gradient, and counts as one.
+    spent = [
         int(x) for x in (counts.evaluations + counts.products, counts.gradients + counts.products, counts.matrices)
     ]
-    return Run(float(solution.value), solution.status, int(solution.steps), *asked)
+    return Run(float(solution.value), solution.status, int(solution.steps), *spent)
 
 
 def minpack(function: StandardFunction, steps: int) -> Run:
-    """SciPy's lm, MINPACK's lmder, which scales by the Jacobian's columns. Its iterations are its Jacobians."""
+    """Solves by SciPy's lm, which is MINPACK's lmder, scaled by the Jacobian's columns; a Jacobian an iteration."""
     residuals, jacobian = jax.jit(function.residuals), jax.jit(jax.jacfwd(function.residuals))
     count, last = {"residuals": 0, "Jacobians": 0}, {}
 
-    def counted(name, ask):
-        def at(x):
-            if not np.array_equal(last.get(name), x):  # SciPy asks twice at the start
+    def counted(name, function):
+        def evaluate(x):
+            if not np.array_equal(last.get(name), x):  # SciPy evaluates the start twice
                 count[name], last[name] = count[name] + 1, x.copy()
-            return ask(x)
+            return function(x)
 
-        return at
+        return evaluate
 
     def jacobian_or_end(x):
         J = np.asarray(jacobian(x))
@@ -449,7 +450,7 @@ def minpack(function: StandardFunction, steps: int) -> Run:
 
 
 def scipys(function: StandardFunction, method: str, steps: int) -> Run:
-    """A method of SciPy's `minimize`, with gradient and Hessian by autodiff."""
+    """Solves by a method of SciPy's `minimize`, with gradient and Hessian by autodiff."""
     gradient = jax.jit(jax.grad(function.value))
 
     def flat(x) -> bool:
@@ -478,7 +479,7 @@ def scipys(function: StandardFunction, method: str, steps: int) -> Run:
 
 
 def compare(function: StandardFunction, steps: int) -> list[dict]:
-    """One row a method, SciPy's beside ours."""
+    """Makes a row for each method, ours and SciPy's."""
     rows, theirs = [], {}
     with np.errstate(all="ignore"), warnings.catch_warnings():  # SciPy's may try points where F overflows
         warnings.simplefilter("ignore")
@@ -501,19 +502,20 @@ def notes(rows: list[dict]) -> str:
         "their ratio, ours / SciPy's, median (and range), over those of the functions that both solve",
     ]
     for name, other in PAIRS.items():
-        of = [row for row in rows if row["method"] == name]
-        both = [row for row in of if "-" not in (row["minimum, ours"], row["minimum, SciPy"])]
+        own = [row for row in rows if row["method"] == name]
+        both = [row for row in own if "-" not in (row["minimum, ours"], row["minimum, SciPy"])]
         ratios = [row["values, ours"] / row["values, SciPy"] for row in both]
         ratio = f"{np.median(ratios):.3g} ({min(ratios):.2g} to {max(ratios):.2g})" if ratios else "-"
-        lines.append(f"{name} / {other}: {ratio} over {len(both)} of {len(of)}")
+        lines.append(f"{name} / {other}: {ratio} over {len(both)} of {len(own)}")
         for who in ("ours", "SciPy"):
-            missed = [row["function"] for row in of if row[f"minimum, {who}"] == "-"]
+            missed = [row["function"] for row in own if row[f"minimum, {who}"] == "-"]
             lines += [f"    {who}: not {'; '.join(missed)}"] if missed else []
     lines.append(f"SciPy {scipy.__version__}: BFGS, L-BFGS-B and CG with its defaults, lm with x_scale jac")
     return "\n".join(lines)
 
 
 def main() -> None:
+    experiments.start(x64=True)
     options = experiments.arguments(__doc__, "results/standard_functions", steps=2000)
     rows = [row for function in FUNCTIONS for row in compare(function, options.steps)]
     experiments.write(options.out, rows, notes=notes(rows))

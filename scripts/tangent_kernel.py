@@ -1,13 +1,13 @@
 #!/usr/bin/env python
-"""How far training moves a network's tangent kernel, by width, and what the kernel has learnt; digits.
+"""How far training moves a network's tangent kernel, by width, and what the kernel has learned; digits.
 
     python scripts/tangent_kernel.py --seeds 3 --epochs 4000 --out results/tangent_kernel
 
 The tangent kernel k(x, x') = sum_i dJ_i(x) . dJ_i(x') (Jacot et al. 2018, arXiv 1806.07572) of 64-H-10 tanh networks
-with linear outputs, before and after they have learnt 400 digits with half the squared error to a stated training loss
-by gradient descent, at half of 2 / lambda_max before training. Where the start gives every neuron a net input of order
-1 at any width (lecun_normal, variance 1 / fan-in), wide networks are to keep their kernel ("lazy" training).
-xavier_normal, which counts the fan-out too, starts wide hidden layers with smaller weights.
+with linear outputs, before and after training. They learn 400 digits with half the squared error, to a stated training
+loss, by gradient descent at half of 2 / lambda_max before training. Where the initial weights give every neuron a net
+input of order 1 at any width (lecun_normal, variance 1 / fan-in), wide networks are predicted to keep their kernel
+("lazy" training). xavier_normal, which also counts the fan-out, starts wide hidden layers with smaller weights.
 
 change: ||K' - K|| / ||K||, Frobenius; size: ||K'|| / ||K||; turn: 1 - the cosine between K and K'. alignment: the
 cosine between the kernel and the targets' T T^T, both centred (Cortes et al. 2012). rank: (sum of the eigenvalues)^2 /
@@ -22,21 +22,19 @@ import numpy as np
 import functional_nn as fnn
 from functional_nn import training
 from functional_nn.lab import experiments
-from functional_nn.lab.plots import STYLE
+from functional_nn.lab.palette import BLUE, GREEN, VERMILION
+from functional_nn.lab.plots import STYLE, plt
 from functional_nn.lab.progress import progress
 
-# after the lab, which says what to install where it is missing
-import matplotlib.pyplot as plt  # isort: skip
-
 EXAMPLES, WIDTHS = 400, (16, 32, 64, 128, 256, 512, 1024)
-STARTS = {"lecun_normal": "#0072B2", "xavier_normal": "#D55E00"}
+STARTS = {"lecun_normal": BLUE, "xavier_normal": VERMILION}
 LOSS, GOAL = fnn.losses.half_sum_square_error("mean"), 0.05  # the training loss at which training stops
-RIDGE = 1e-4  # of the mean of the kernel's diagonal
-SHARE, STEPS = 0.5, 20  # of the largest stable rate; Lanczos steps for that
+RIDGE = 1e-4  # relative to the mean of the kernel's diagonal
+SHARE, STEPS = 0.5, 20  # the rate, as a share of the largest stable one; Lanczos steps for that
 
 
 def centred(K: np.ndarray) -> np.ndarray:
-    """The kernel of features less their mean over the examples."""
+    """Returns the kernel of features less their mean over the examples."""
     return K - K.mean(0) - K.mean(1)[:, None] + K.mean()
 
 
@@ -46,7 +44,7 @@ def alignment(K: np.ndarray, t: np.ndarray) -> float:
 
 
 def spectrum(K: np.ndarray) -> np.ndarray:
-    """Eigenvalues of the centred kernel, the largest first."""
+    """Returns the eigenvalues of the centred kernel, the largest first."""
     return np.maximum(np.linalg.eigvalsh(centred(K))[::-1], 0)
 
 
@@ -56,16 +54,16 @@ def rank(K: np.ndarray) -> float:
 
 
 def regression_accuracy(K: np.ndarray, K_test: np.ndarray, t: np.ndarray, t_test: np.ndarray) -> float:
-    """Test accuracy of ridge regression with kernels of training examples (Q, Q) and of test ones by them (Q', Q)."""
+    """Returns the test accuracy of ridge regression. K: training examples (Q, Q); K_test: test by training (Q', Q)."""
     mean = t.mean(0)
     solved = np.linalg.solve(K + RIDGE * np.trace(K) / len(K) * np.eye(len(K)), t - mean)
     return float(np.mean((K_test @ solved + mean).argmax(1) == t_test.argmax(1)))
 
 
 def load():
-    """The digits, (training inputs, targets), (test inputs, targets); pixels centred, in units of their deviation.
+    """Returns the digits as (training inputs, targets), (test inputs, targets), with standardized pixels.
 
-    Centred, since the mean digit alone would give K an eigenvalue that dwarfs the others, and the rate with it.
+    Pixels are centred since the mean digit alone would give K an eigenvalue that dwarfs the others, and a small rate.
     """
     task = experiments.load("digits")
     mean = task.inputs.mean(0)
@@ -75,7 +73,9 @@ def load():
 
 
 def train(initializer: str, width: int, data, test, seeds: int, epochs: int) -> dict[str, np.ndarray]:
-    """By seed: kernels K, K' (2, Q, Q) and those of test examples by training ones (2, Q', Q), and how it went."""
+    """Trains. Returns by seed the kernels K, K' (2, Q, Q), those of test by training examples (2, Q', Q),
+    and losses.
+    """
     network = fnn.multilayer((64, width, 10), ("tanh", "linear"), initializer=initializer)
 
     def member(key, data, test):
@@ -93,28 +93,28 @@ def train(initializer: str, width: int, data, test, seeds: int, epochs: int) -> 
         outcome = fit(fit_key, *data, params=start)
 
         def kernel(inputs):
-            def by(p):
+            def at(p):
                 return fnn.quantities.tangent_kernel_trace(network, None, p, inputs, others=data[0])
 
-            return jnp.stack([by(start), by(outcome.params)])
+            return jnp.stack([at(start), at(outcome.params)])
 
-        end = training.evaluate(network, LOSS, outcome.params, *data)[0]
+        loss = training.evaluate(network, LOSS, outcome.params, *data)[0]
         right = training.evaluate(network, LOSS, outcome.params, *test, correct=fnn.losses.largest)[1]
         return {
             "kernels": kernel(data[0]),
             "of test": kernel(test[0]),
             "accuracy": right,
             "epochs": outcome.epochs,
-            "loss": end,
+            "loss": loss,
         }
 
     keys = jax.random.split(jax.random.key(0), seeds)
     found = jax.jit(jax.vmap(member, in_axes=(0, None, None)))(keys, data, test)
-    return jax.tree.map(lambda values: np.asarray(values, np.float64), found)  # what is solved is badly conditioned
+    return jax.tree.map(lambda values: np.asarray(values, np.float64), found)  # the regression is badly conditioned
 
 
 def measure(found: dict[str, np.ndarray], t, t_test) -> list[dict]:
-    """What the docstring names, one dict a seed."""
+    """Computes the quantities that the docstring names, one dict for each seed."""
     measured = []
     for i, (before, after) in enumerate(found["kernels"]):
         sizes = np.linalg.norm(before), np.linalg.norm(after)
@@ -135,7 +135,7 @@ def measure(found: dict[str, np.ndarray], t, t_test) -> list[dict]:
 
 
 def draw(by_seed: dict, kernels: dict, labels: np.ndarray):
-    """Two kernels before and after training, sorted by class; then what is measured, against width."""
+    """Draws two kernels before and after training, sorted by class; and the measurements against width."""
     shown = [(start, width) for start in STARTS for width in (WIDTHS[0], WIDTHS[-1])]
     order = np.argsort(labels, kind="stable")[::4]  # every fourth example
     edges = np.flatnonzero(np.diff(labels[order])) + 0.5
@@ -169,11 +169,13 @@ def draw(by_seed: dict, kernels: dict, labels: np.ndarray):
             )
             for axis, lines in panels:
                 for column, line, label in lines:
-                    of = np.array([[row[column] for row in by_seed[start, width]] for width in WIDTHS])
-                    axis.plot(WIDTHS, of.mean(1), line, color=color, marker=".", label=label)
+                    values_by_width = np.array([[row[column] for row in by_seed[start, width]] for width in WIDTHS])
+                    axis.plot(WIDTHS, values_by_width.mean(1), line, color=color, marker=".", label=label)
                     if line == "-":
-                        axis.fill_between(WIDTHS, of.min(1), of.max(1), color=color, alpha=0.15, lw=0)
-        for width, color in ((WIDTHS[0], "#009E73"), (WIDTHS[-1], "#0072B2")):
+                        axis.fill_between(
+                            WIDTHS, values_by_width.min(1), values_by_width.max(1), color=color, alpha=0.15, lw=0
+                        )
+        for width, color in ((WIDTHS[0], GREEN), (WIDTHS[-1], BLUE)):
             for when, line in enumerate((":", "-")):
                 found = spectrum(kernels[shown[0][0], width][when])
                 label = f"width {width}, {('before', 'after')[when]}"
@@ -198,17 +200,17 @@ def notes(rows: list[dict], by_seed: dict) -> str:
         f"means over {len(next(iter(by_seed.values())))} seeds; slope: of log change by log width, down to the least"
     ]
     for start in STARTS:
-        of = [row for row in rows if row["start"] == start]
-        changes = np.array([row["change"] for row in of])
+        own = [row for row in rows if row["start"] == start]
+        changes = np.array([row["change"] for row in own])
         down = int(changes.argmin()) + 1
         slope = np.polyfit(np.log(WIDTHS[:down]), np.log(changes[:down]), 1)[0] if down > 1 else np.nan
-        least = of[down - 1]
+        least = own[down - 1]
         lines.append(
             f"{start}: change {changes[0]:.3g} at width {WIDTHS[0]}, {changes[-1]:.3g} at {WIDTHS[-1]}, slope "
             f"{slope:+.2f}; least {least['change']:.3g}, at {least['width']}. Without its size, 1 - cosine: "
-            f"{of[0]['turn']:.2g} and {of[-1]['turn']:.2g}."
+            f"{own[0]['turn']:.2g} and {own[-1]['turn']:.2g}."
         )
-        for row in (of[0], of[-1]):
+        for row in (own[0], own[-1]):
             lines.append(
                 f"  width {row['width']}: alignment {row['alignment before']:.3f} -> {row['alignment after']:.3f}, "
                 f"rank {row['rank before']:.1f} -> {row['rank after']:.1f}; test accuracy: kernel "
@@ -216,17 +218,17 @@ def notes(rows: list[dict], by_seed: dict) -> str:
                 f"{row['accuracy, network']:.3f}"
             )
     pairs = [row for of in by_seed.values() for row in of]
-    for one, other in (
+    for first, second in (
         ("accuracy, kernel after", "accuracy, kernel before"),
         ("accuracy, kernel after", "accuracy, network"),
     ):
-        gains = np.array([row[one] - row[other] for row in pairs])
+        gains = np.array([row[first] - row[second] for row in pairs])
         lines.append(
-            f"{one} less {other}: {gains.mean():+.4f} on average, higher in {np.sum(gains > 0)} of "
+            f"{first} less {second}: {gains.mean():+.4f} on average, higher in {np.sum(gains > 0)} of "
             f"{len(gains)}, lower in {np.sum(gains < 0)} runs."
         )
     late = sum(row["loss"] > 1.01 * GOAL for row in pairs)
-    lines.append(f"{late} of {len(pairs)} runs did not come to the loss {GOAL}." if late else f"All came to {GOAL}.")
+    lines.append(f"{late} of {len(pairs)} runs did not reach the loss {GOAL}." if late else f"All reached {GOAL}.")
     return "\n".join(lines)
 
 

@@ -3,9 +3,9 @@
 
     python scripts/tutorial.py --out results/tutorial
 
-Each section adds one idea, and ends with what came out by hand beside a number that a source text prints (named by its
-equation or author), a number that no text prints ("recomputed") or `jax.grad`'s. The last finds the same numbers in
-functional_nn. Exit status 1 if any two are farther apart than rounding explains.
+Each section adds one idea, and ends with numbers computed by hand, each next to one that a source text prints (named by
+its equation or author), one that no text prints ("recomputed"), or `jax.grad`'s. The last section finds the same
+numbers in functional_nn. The exit status is 1 if any two differ by more than rounding explains.
 
 Letters: Q examples, R inputs, S neurons; p an input, n = W p + b a net input, a = f(n) an output, t a target, F the
 performance function, s = dF/dn a sensitivity. Weights are (S, R). Equation numbers are Hagan's, chapter 3.
@@ -17,23 +17,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-jax.config.update("jax_enable_x64", True)  # before the first array: differences should be rounding, and small
+import functional_nn as fnn
+from functional_nn.lab import experiments
+from functional_nn.lab.palette import BLUE, GREEN, VERMILION
+from functional_nn.lab.plots import STYLE, plt
 
-import functional_nn as fnn  # noqa: E402
-from functional_nn.lab import experiments  # noqa: E402
-from functional_nn.lab.plots import STYLE  # noqa: E402
-
-# after the lab, which says what to install where it is missing
-import matplotlib.pyplot as plt  # noqa: E402  # isort: skip
-
-# Fewer than 128 roundings lie between the data and any number below, and nothing on the way is larger than 64 (but the
-# 800 of section 5, where nothing is rounded): each may move it by half a unit in the last place of that, on both sides.
+# Fewer than 128 roundings lie between the data and any number below, and no number on the way is larger than 64 (except
+# the 800 of section 5, where nothing is rounded). Each may move it by half a unit in the last place, on both sides.
 ROUNDING = 2 * 128 * 64 * 2.0**-53
 
 
 class Row(NamedTuple):
-    """A quantity by hand, the other opinion, and how far the two may be apart: half a unit of its last digit, where the
-    other one is a number as printed or as recomputed once.
+    """A quantity by hand, the same from another source, and the difference that is allowed: half a unit of the last
+    digit where the other is a number as printed, or as recomputed once.
     """
 
     section: int
@@ -45,9 +41,9 @@ class Row(NamedTuple):
 
     @property
     def difference(self) -> float:
-        """The largest of one element; infinite where the shapes differ."""
-        one, other = np.asarray(self.by_hand, float), np.asarray(self.other, float)
-        return float(np.max(np.abs(one - other))) if one.shape == other.shape else float("inf")
+        """The largest difference of an element; infinite where the shapes differ."""
+        ours, other = np.asarray(self.by_hand, float), np.asarray(self.other, float)
+        return float(np.max(np.abs(ours - other))) if ours.shape == other.shape else float("inf")
 
     @property
     def agrees(self) -> bool:
@@ -56,11 +52,11 @@ class Row(NamedTuple):
 
 # 1. Gates -------------------------------------------------------------------------------------------------------------
 #
-# Back-propagation "can be applied to any function" (Lecture 2). A gate computes one small thing and need not know what
-# it is part of. Forward, it reads numbers from wires and writes others. Backward, it is told the derivatives of the
-# last number, the loss, by what it wrote, and gives those by what it read. Every wire is written by one gate and read
-# by one. A number that is needed twice goes through a copy gate: it reaches the loss on both ways, so backward a copy
-# adds.
+# Back-propagation "can be applied to any function" (Lecture 2). A gate computes one small thing, and need not know what
+# it is part of. Forward, it reads numbers from wires and writes others. Backward, it is given the derivatives of the
+# last number, the loss, with respect to what it wrote, and returns those with respect to what it read. Every wire is
+# written by one gate and read by one. A number that is needed twice goes through a copy gate. It then reaches the loss
+# on both ways, so that backward a copy adds.
 
 
 class Gate:
@@ -91,7 +87,7 @@ class Max(Gate):
         return (max(x, y),)
 
     def backward(self, g):
-        return (g, 0.0) if self.first else (0.0, g)  # the smaller one changes nothing; equal: the second
+        return (g, 0.0) if self.first else (0.0, g)  # the smaller one has no effect; if equal, the second
 
 
 class Copy(Gate):
@@ -103,21 +99,21 @@ class Copy(Gate):
 
 
 class ComputationalGraph:
-    """Lecture 2's class. `gates` in any order, `inputs` names of wires; the wire called "loss" is the last."""
+    """Lecture 2's class. gates: in any order. inputs: names of wires. The wire called "loss" is the last."""
 
     def __init__(self, gates, inputs):
         self.gates, self.inputs = gates, inputs
 
     def nodes_topologically_sorted(self):
-        known, waiting, found = set(self.inputs), list(self.gates), []
+        known, waiting, order = set(self.inputs), list(self.gates), []
         while waiting:
             ready = [gate for gate in waiting if known.issuperset(gate.reads)]
             if not ready:
                 raise ValueError(f"wires {waiting[0].reads} are written by no gate, or by one that waits for them")
-            found += ready
+            order += ready
             known.update(wire for gate in ready for wire in gate.writes)
             waiting = [gate for gate in waiting if gate not in ready]
-        return found
+        return order
 
     def forward(self, inputs):
         wires = dict(inputs)
@@ -126,7 +122,7 @@ class ComputationalGraph:
         return wires["loss"]
 
     def backward(self):
-        g = {"loss": 1.0}  # dF/d of every wire met so far
+        g = {"loss": 1.0}  # dF/d of every wire reached so far
         for gate in reversed(self.nodes_topologically_sorted()):
             g.update(zip(gate.reads, gate.backward(*(g[wire] for wire in gate.writes)), strict=True))
         return {name: g[name] for name in self.inputs}
@@ -149,7 +145,7 @@ ANY_FUNCTION = (
 
 
 def relu_layer(S, R):
-    """A layer a = max(W p + b, 0) as gates, and F = |t - a|^2: p is copied to the S neurons, and the errors squared."""
+    """Returns the gates of a layer a = max(W p + b, 0) and of F = |t - a|^2, which copies p to the S neurons."""
     gates, total = [Copy(f"p{j}", " ".join(f"p{j}to{i}" for i in range(S))) for j in range(R)], f"zero{S}"
     for i in range(S):
         n = f"b{i}"
@@ -183,7 +179,7 @@ def a_network_of_gates() -> list[Row]:
     dW = np.array([g[f"w{i}{j}"] for i, j in np.ndindex(W.shape)]).reshape(W.shape)
     db, dp = (np.array([g[f"{name}{i}"] for i in range(size)]) for name, size in (("b", 3), ("p", 2)))
 
-    # All these gates at once, as every section below has them: s = dF/dn (S,) is what each neuron's sum is told
+    # All these gates at once, as in every section below: s = dF/dn (S,) is the derivative with respect to each sum.
     n = W @ p + b
     s = (n > 0) * 2 * (np.maximum(n, 0) - t)
 
@@ -202,8 +198,8 @@ def a_network_of_gates() -> list[Row]:
 
 # 2. One linear neuron -------------------------------------------------------------------------------------------------
 #
-# Two weights x (R,), no bias: a = P x, one row of P (Q, R) for each example. F is the sum of squared errors. It is a
-# quadratic in x, so that its gradient can be written down without any chain rule, and so can its whole landscape.
+# Two weights x (R,), no bias: a = P x, with one row of P (Q, R) for each example. F is the sum of squared errors. It is
+# a quadratic in x, so that its gradient and its whole landscape can be written down without any chain rule.
 
 P = np.array([[-1.0, 2.0], [2.0, -1.0], [0.0, -1.0], [-1.0, 0.0]])  # Eq. 3.15, Q = 4, R = 2
 T = np.array([-1.0, -1.0, 1.0, 1.0])
@@ -220,7 +216,7 @@ def gradient(x):
 
 
 def descent(rate, steps=100):
-    """The points (steps + 1, R) of x <- x - rate dF/dx (Eq. 3.14)."""
+    """Returns the points (steps + 1, R) of x <- x - rate dF/dx (Eq. 3.14)."""
     points = [START]
     for _ in range(steps):
         points.append(points[-1] - rate * gradient(points[-1]))
@@ -244,8 +240,9 @@ def one_linear_neuron() -> list[Row]:
 
 # 3. A transfer function -----------------------------------------------------------------------------------------------
 #
-# One layer of S neurons, one example. The chain rule through a = f(n) and n = W p + b stops at n, and the place has a
-# name: s = dF/dn, the sensitivity (Eq. 3.38). All else follows from it, since n is linear in W and in b.
+# One layer of S neurons, one example. The chain rule through a = f(n) and n = W p + b stops at n, and the derivative
+# there has a name: s = dF/dn, the sensitivity (Eq. 3.38). Everything else follows from it, since n is linear in W and
+# b.
 
 
 def logistic(n):
@@ -270,9 +267,9 @@ def one_layer() -> list[Row]:
 
 # 4. Two layers --------------------------------------------------------------------------------------------------------
 #
-# The first layer's outputs reach F through the second's net inputs alone, n2 = W2 a1 + b2: what F does when a1 moves is
-# W2' s2 (Eq. 3.47), and a1 = f(n1) is section 3 again. That is the whole recursion, s1 = F'(n1) W2' s2 (Eq. 3.49).
-# The example is Kordecki's: 3-2-2, logistic, one bias shared by the neurons of a layer, whose gradient is their sum.
+# The first layer's outputs reach F only through the second's net inputs, n2 = W2 a1 + b2. So dF/da1 = W2' s2 (Eq.
+# 3.47), and a1 = f(n1) is section 3 again. That is the whole recursion, s1 = F'(n1) W2' s2 (Eq. 3.49). The example is
+# Kordecki's: 3-2-2, logistic, one bias shared by the neurons of a layer, whose gradient is their sum.
 
 
 def two_layers() -> list[Row]:
@@ -291,10 +288,10 @@ def two_layers() -> list[Row]:
     s1 = a1 * (1 - a1) * g1  # (2,)
     dW2, db2 = np.outer(s2, a1), s2.sum()
     dW1, db1 = np.outer(s1, p), s1.sum()
-    after = forward(W1 - rate * dW1, b1 - rate * db1, W2 - rate * dW2, b2 - rate * db2)[-1]  # all moved at once
+    after = forward(W1 - rate * dW1, b1 - rate * db1, W2 - rate * dW2, b2 - rate * db2)[-1]  # all parameters at once
 
     printed, recomputed = ("Kordecki", 0.5e-4), ("recomputed", 0.5e-6)  # he prints four digits
-    y, of_y = np.round(a2, 4), np.round(a2, 4) - t  # he goes on with these: two of his last digits are theirs
+    y, of_y = np.round(a2, 4), np.round(a2, 4) - t  # he continues with these, which changes two of his last digits
     return [
         Row(4, "a1", a1, [0.9866, 0.9950], *printed),
         Row(4, "n2", W2 @ a1 + b2, [2.0862, 1.3888], *printed),
@@ -316,9 +313,9 @@ def two_layers() -> list[Row]:
 # 4, continued: two linear layers are one ------------------------------------------------------------------------------
 #
 # Why a transfer function at all? Without one, n2 = W2 (W1 p + b1) + b2 = (W2 W1) p + (W2 b1 + b2): one linear layer,
-# and so on for any number (CSE 475, 17.60.1; Lecture 2; Kordecki). What acts first stands last. CSE 475 prints
-# W''' = W' W'', the other way round: another map, or none, where the shapes do not fit. (With examples as rows and
-# weights (R, S), as Kordecki has them, it is right.) The gradients of both follow from the one layer's, G = s p'.
+# and so on for any number (CSE 475, 17.60.1; Lecture 2; Kordecki). The matrix that acts first is on the right. CSE 475
+# prints W''' = W' W'', the other way round: another map, or none, if the shapes do not fit. (With examples as rows and
+# weights (R, S), as in Kordecki, it is right.) The gradients of both layers follow from the single layer's, G = s p'.
 
 
 def two_linear_layers() -> list[Row]:
@@ -333,7 +330,7 @@ def two_linear_layers() -> list[Row]:
         return jnp.sum((t - (W2 @ (W1 @ p + b1) + b2)) ** 2)
 
     def bent(f):
-        """How far W2 f(W1 u + b1) + b2 is from the nearest linear layer, at 50 inputs u."""
+        """Returns how far W2 f(W1 u + b1) + b2 is from the nearest linear layer, at 50 inputs u."""
         u = np.append(draw.normal(size=(50, 3)), np.ones((50, 1)), axis=1)  # the bias reads a 1
         n2 = f(u[:, :3] @ W1.T + b1) @ W2.T + b2
         return np.abs(n2 - u @ np.linalg.lstsq(u, n2, rcond=None)[0]).max()
@@ -355,9 +352,10 @@ def two_linear_layers() -> list[Row]:
 
 # 5. Any loss ----------------------------------------------------------------------------------------------------------
 #
-# Only the start of the recursion knows the loss. Softmax lets every net input move every output: F'(n) is a matrix, no
-# row of slopes. With cross-entropy F = -sum t ln a it cancels against dF/da = -t / a (E3.6), and s = a - t is left
-# (E3.5). That is shorter, and it is right where a is 0 to the last bit and the long way asks for 0 / 0.
+# Only the start of the recursion depends on the loss. With softmax, every net input moves every output: F'(n) is a
+# matrix, not a row of slopes. With cross-entropy F = -sum t ln a, it cancels against dF/da = -t / a (E3.6), which
+# leaves s = a - t (E3.5). That is shorter, and it is right where a is 0 to the last bit and the long way computes 0 /
+# 0.
 
 
 def softmax(n):
@@ -391,19 +389,20 @@ def any_loss() -> list[Row]:
 
 # 5, continued: where losses come from ---------------------------------------------------------------------------------
 #
-# Let the outputs say how the targets are distributed, and choose the weights that make the targets at hand the most
-# likely. With softmax outputs class i has probability a_i (Eq. 3.6), and all targets, collected independently, that of
-# their product, in which a one-hot t chooses the factor: prod_q prod_i a_iq^t_iq (Eq. 3.8). Minus its logarithm is
-# cross-entropy (Eq. 3.9): lowest where the product is highest, a sum, of which each example has its own gradient, and
-# no number too small for the machine. One sigmoid output, Bernoulli, gives binary cross-entropy (P3.1); a Normal of
-# variance 1/2 around a linear output the sum of squared errors. `fnn.losses` says it of each loss: `loss.likelihood`.
+# Let the outputs say how the targets are distributed, and choose the weights under which the given targets are most
+# likely. With softmax outputs, class i has probability a_i (Eq. 3.6). The probability of all targets, collected
+# independently, is a product in which a one-hot t selects the factor: prod_q prod_i a_iq^t_iq (Eq. 3.8). Minus its
+# logarithm is cross-entropy (Eq. 3.9). It is lowest where the product is highest; it is a sum, of which each example
+# has its own gradient; and no number in it is too small for the machine. One sigmoid output, Bernoulli, gives binary
+# cross-entropy (P3.1); a Normal of variance 1/2 around a linear output gives the sum of squared errors. `fnn.losses`
+# has it for each loss: `loss.likelihood`.
 
 POINTS = np.array([-2.0, -1.0, 0.0, 0.5, 1.0, 2.0])  # Q = 6, R = 1
-CLASSES = np.eye(2)[[0, 0, 1, 0, 1, 1]]  # they overlap: no weights are certain of all
+CLASSES = np.eye(2)[[0, 0, 1, 0, 1, 1]]  # they overlap: no weights separate them
 
 
 def probabilities(x):
-    """One softmax layer of two neurons (Q, 2). x = (w, b) of the first; the second's are 0."""
+    """Returns the outputs of a softmax layer of two neurons (Q, 2). x = (w, b) of the first; the second's are 0."""
     return np.array([softmax(np.array([n, 0.0])) for n in x[0] * POINTS + x[1]])
 
 
@@ -416,11 +415,13 @@ def cross_entropy(x):
 
 
 def normal_product(x):
-    return np.prod(np.exp(-((T - P @ x) ** 2)) / np.sqrt(np.pi))  # of section 2's targets, each of variance 1/2
+    return np.prod(np.exp(-((T - P @ x) ** 2)) / np.sqrt(np.pi))  # for section 2's targets, each with variance 1/2
 
 
 def highest(likelihood):
-    """Where it is highest, without logarithm or derivative: the best of a grid, of a finer one around it, and so on."""
+    """Finds where it is highest, without logarithm or derivative: the best of a grid, then of a finer one,
+    and so on.
+    """
     best, reach = np.zeros(2), 4.0
     grid = np.stack(np.meshgrid(*[np.linspace(-1, 1, 7)] * 2), axis=-1).reshape(-1, 2)
     while reach > 1e-8:
@@ -430,7 +431,7 @@ def highest(likelihood):
 
 
 def lowest():
-    """Where cross-entropy is lowest, by gradient descent along s = a - t of the first neuron."""
+    """Finds where cross-entropy is lowest, by gradient descent along s = a - t of the first neuron."""
     x = np.zeros(2)
     for _ in range(600):
         s = (probabilities(x) - CLASSES)[:, 0]
@@ -439,7 +440,7 @@ def lowest():
 
 
 def likelihood_to_loss() -> list[Row]:
-    x, flatness = np.array([-1.0, 0.5]), 1e-6  # a product hardly changes where it is highest: the root of a rounding
+    x, flatness = np.array([-1.0, 0.5]), 1e-6  # a product is flat where it is highest: about the root of a rounding
     a, t = probabilities(x), CLASSES
     binary = -np.sum(t[:, 0] * np.log(a[:, 0]) + (1 - t[:, 0]) * np.log(1 - a[:, 0]))
     library = fnn.losses.cross_entropy().likelihood.log(jnp.asarray(a), jnp.asarray(t))
@@ -462,8 +463,8 @@ def likelihood_to_loss() -> list[Row]:
 
 # 6. A batch -----------------------------------------------------------------------------------------------------------
 #
-# Examples become rows: a (Q, S), n = a W' + b. Nothing in the recursion mixes them, so s has a row for each. What mixes
-# them is the last contraction: with the sum over q it is the gradient of their sum; without, each example's own. The
+# Examples become rows: a (Q, S), n = a W' + b. The recursion does not mix them, so s has a row for each. Only the last
+# contraction mixes them: with the sum over q it gives the gradient of their sum, without it each example's own. The
 # norm of an outer product is the product of the norms, so that |dF_q/dW| = |s_q| |a_q| needs no (Q, S, R) array.
 
 
@@ -476,10 +477,10 @@ def batch_forward(params, p):
 
 
 def batch_sensitivities(params, outputs, s):
-    found = [s]  # from the last layer back; s (Q, S)
+    s_by_layer = [s]  # from the last layer back; s (Q, S)
     for (W, _), a in zip(params[:0:-1], outputs[:0:-1], strict=True):
-        found.append((1 - a**2) * (found[-1] @ W))  # Eq. 3.49, transposed: a row for each example
-    return found[::-1]
+        s_by_layer.append((1 - a**2) * (s_by_layer[-1] @ W))  # Eq. 3.49, transposed: a row for each example
+    return s_by_layer[::-1]
 
 
 def a_batch() -> list[Row]:
@@ -492,7 +493,7 @@ def a_batch() -> list[Row]:
     s = batch_sensitivities(params, outputs, np.apply_along_axis(softmax, 1, n) - t)
     pairs = list(zip(s, outputs, strict=True))
     summed = [(np.einsum("qs,qr->sr", s, a), s.sum(axis=0)) for s, a in pairs]
-    of_each = [(np.einsum("qs,qr->qsr", s, a), s) for s, a in pairs]  # one letter more
+    per_example = [(np.einsum("qs,qr->qsr", s, a), s) for s, a in pairs]  # one letter more
     squares = sum((s**2).sum(axis=1) * ((a**2).sum(axis=1) + 1) for s, a in pairs)  # + 1: the bias reads a 1
 
     def F(params, p, t):
@@ -502,11 +503,11 @@ def a_batch() -> list[Row]:
         return -jnp.sum(t * jax.nn.log_softmax(p @ W.T + b))
 
     theirs = jax.jit(jax.grad(F))(params, p, t)
-    theirs_of_each = jax.jit(jax.vmap(jax.grad(F), in_axes=(None, 0, 0)))(params, p, t)
-    norms = np.sqrt(sum((leaf**2).reshape(Q, -1).sum(axis=1) for leaf in jax.tree.leaves(theirs_of_each)))
+    theirs_per_example = jax.jit(jax.vmap(jax.grad(F), in_axes=(None, 0, 0)))(params, p, t)
+    norms = np.sqrt(sum((leaf**2).reshape(Q, -1).sum(axis=1) for leaf in jax.tree.leaves(theirs_per_example)))
     return [
         Row(6, "dF/dparams of the batch", flat(summed), flat(theirs)),
-        Row(6, "of each example", flat(of_each), flat(theirs_of_each), "vmap(jax.grad)"),
+        Row(6, "of each example", flat(per_example), flat(theirs_per_example), "vmap(jax.grad)"),
         Row(6, "their norms, never formed", np.sqrt(squares), norms, "vmap(jax.grad)"),
     ]
 
@@ -517,11 +518,11 @@ def flat(tree):
 
 # 7. A graph -----------------------------------------------------------------------------------------------------------
 #
-# A layer may read several others: n2 = W3 p + W2 a1 + b2 (P3.2). The sum changes nothing for either term, so each block
-# of weights has the same s with what it reads, dF/dW3 = s2 p'. And a layer may be read by several (E3.4): F then feels
-# a1 on every way, and g1 = dF/da1 is the sum over its readers of W' s. A chain is the case of one reader each.
-# E3.4's figure is missing from the text; this graph has both: 1 is read by 2 and 3, and 3 and 4 read two each.
-# Layer 4 is linear, the others tanh; F = sum |t - a4|^2.
+# A layer may read several others: n2 = W3 p + W2 a1 + b2 (P3.2). Each term of the sum is as before, so that each block
+# of weights has the same s with what it reads, dF/dW3 = s2 p'. And a layer may be read by several (E3.4): F then
+# depends on a1 in every way, and g1 = dF/da1 is the sum over its readers of W' s. A chain is the case of one reader
+# each. E3.4's figure is missing from the text. This graph has both: 1 is read by 2 and 3, and 3 and 4 read two each.
+# Layer 4 is linear, the others are tanh; F = sum |t - a4|^2.
 
 READS = {"1": ("p",), "2": ("1",), "3": ("1", "p"), "4": ("2", "3")}  # in topological order
 SIZES = {"p": 3, "1": 4, "2": 2, "3": 5, "4": 2}
@@ -536,7 +537,7 @@ def graph_forward(weights, biases, p, tanh=np.tanh):
 
 
 def graph_sensitivities(weights, outputs, t):
-    g, s = {"4": 2 * (outputs["4"] - t)}, {}  # dF/da (Q, S) of each layer, as far as its readers have been met
+    g, s = {"4": 2 * (outputs["4"] - t)}, {}  # dF/da (Q, S) of each layer, from the readers so far
     for layer in reversed(READS):
         s[layer] = g[layer] if layer == "4" else (1 - outputs[layer] ** 2) * g[layer]
         for source in READS[layer]:
@@ -572,8 +573,8 @@ def a_graph() -> list[Row]:
 
 # 7, continued: the same in functional_nn ------------------------------------------------------------------------------
 #
-# A graph with every activation and loss is functional_nn/gradients/backprop.py; section 6's contractions are
-# quantities.py. `compare` does what this script did by eye, with a bound for the roundings of the program at hand.
+# functional_nn/gradients/backprop.py is such a graph with every activation and loss; section 6's contractions are in
+# quantities.py. `compare` does what this script does, with a bound for the roundings of each program.
 
 
 def in_functional_nn() -> list[Row]:
@@ -619,7 +620,7 @@ SECTIONS = (
 
 
 def shown(values) -> str:
-    """Up to four numbers, or how many there are and their norm."""
+    """Writes up to four numbers, or their count and their norm."""
     values = np.ravel(values)
     if values.dtype == bool:
         return "yes" if values.all() else "no"
@@ -629,22 +630,22 @@ def shown(values) -> str:
 
 
 def draw():
-    """Section 2: steps on the contours, and F below, near and at the stable rate. Section 5: product and loss by w."""
+    """Draws section 2: steps on the contours, and F at three rates; and section 5: product and loss by w."""
     x, y = np.linspace(-3.2, 1.2, 121), np.linspace(-3.2, 1.2, 121)
     F = np.array([[squared_errors(np.array([i, j])) for i in x] for j in y])
     with plt.rc_context(STYLE):
         figure, (plane, course, fit) = plt.subplots(1, 3, figsize=(13, 3.9), layout="constrained")
         plane.contour(x, y, F, levels=F.max() * np.linspace(0.05, 1, 12) ** 2, colors="0.75", linewidths=0.7)
-        for rate, color in ((0.01, "#0072B2"), (0.09, "#009E73"), (0.1, "#D55E00")):
+        for rate, color in ((0.01, BLUE), (0.09, GREEN), (0.1, VERMILION)):
             points = descent(rate)
             plane.plot(*points[:25].T, "-o", color=color, ms=2.5, lw=1)
             course.semilogy([squared_errors(x) for x in points], color=color, label=f"rate {rate:g}")
         plane.set(xlabel="$w_{1,1}$", ylabel="$w_{1,2}$", aspect="equal", title="steepest descent on F")
-        course.set(xlabel="step", ylabel="F", title="at 2 / 20 = 0.1 it converges no more")
+        course.set(xlabel="step", ylabel="F", title="at 2 / 20 = 0.1 it no longer converges")
         course.legend()
         w, b = lowest()
         line = np.linspace(w - 3, w + 3, 121)
-        for of, color in ((product, "#0072B2"), (cross_entropy, "#D55E00")):
+        for of, color in ((product, BLUE), (cross_entropy, VERMILION)):
             values = np.array([of((i, b)) for i in line])
             fit.plot(line, values / values.max(), color=color, label=of.__name__.replace("_", "-"))
         fit.axvline(w, color="0.6", lw=0.8, ls=":")
@@ -654,6 +655,7 @@ def draw():
 
 
 def main() -> None:
+    experiments.start(x64=True)
     options = experiments.arguments(__doc__, "results/tutorial")
     rows = []
     for section in SECTIONS:
@@ -667,7 +669,7 @@ def main() -> None:
             "section": row.section,
             "quantity": row.quantity,
             "by hand": shown(row.by_hand),
-            "beside it": shown(row.other),
+            "expected": shown(row.other),
             "whose": row.whose,
             "difference": row.difference,
             "allowed": row.allowed,

@@ -4,25 +4,22 @@
     python scripts/vanishing_gradients.py --seeds 8 --epochs 20 --out results/vanishing_gradients
 
 Each step of the recursion s^m = F'(n^m) (W^(m+1))^T s^(m+1) (Hagan Eq. 3.47) multiplies by a slope and by weights, so
-that s changes by about one factor a layer: below 1 it vanishes, above it explodes. The second part is blog 001's
-(Eq. 5, 6): sigmoid outputs with squared error multiply the error by a(1 - a), which is nothing where the network is
-sure, wrong or not; softmax with cross-entropy passes the error a - t on as it is.
+that s changes by about one factor a layer: below 1 it vanishes, above 1 it explodes. The second part is from blog 001
+(Eq. 5, 6): sigmoid outputs with squared error multiply the error by a(1 - a), which is almost 0 where the network is
+sure, even if it is wrong; softmax with cross-entropy passes the error a - t on unchanged. All is computed in 64 bits,
+since squares of sensitivities underflow in float32.
 """
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-jax.config.update("jax_enable_x64", True)  # squares of sensitivities underflow in float32
-
-import functional_nn as fnn  # noqa: E402
-from functional_nn.lab import experiments  # noqa: E402
-from functional_nn.lab.plots import STYLE  # noqa: E402
-from functional_nn.lab.progress import progress  # noqa: E402
-from functional_nn.training import pure_fit  # noqa: E402
-
-# after the lab, which says what to install where it is missing
-import matplotlib.pyplot as plt  # noqa: E402  # isort: skip
+import functional_nn as fnn
+from functional_nn.lab import experiments
+from functional_nn.lab.palette import BLACK, BLUE, GREEN, ORANGE, VERMILION
+from functional_nn.lab.plots import STYLE, plt
+from functional_nn.lab.progress import progress
+from functional_nn.training import pure_fit
 
 WIDTH, DEPTHS, EXAMPLES = 64, (4, 8, 16, 32), 256
 ACTIVATIONS = ("sigmoid", "tanh", "relu", "elu")
@@ -33,14 +30,14 @@ PAIRS = {  # output layer and loss, one example's loss summed over its outputs
     "softmax, cross-entropy": ("softmax", fnn.losses.cross_entropy("mean")),
 }
 RATES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
-COLORS = ("#000000", "#D55E00", "#E69F00", "#0072B2", "#009E73")  # Okabe and Ito
+COLORS = (BLACK, VERMILION, ORANGE, BLUE, GREEN)
 
 
 def sensitivity_norms(task, activation: str, depth: int, seeds: int) -> np.ndarray:
-    """(initializers, seeds, depth + 1): ||s^m|| over the examples before training, from the first layer to the output.
+    """Returns ||s^m|| over the examples before training, first layer to output, (initializers, seeds, depth + 1).
 
-    Where the last hidden layer's sensitivities are 0 to rounding (1e-12 of the output's) all
-    hidden layers count as 0: what the recursion would carry on is noise.
+    Where the last hidden layer's sensitivities are 0 to rounding (1e-12 of the output's), all hidden layers count as 0:
+    the recursion would only carry noise further.
     """
     sizes = (task.inputs.shape[1], *(WIDTH,) * depth, task.targets.shape[1])
     chains = [fnn.multilayer(sizes, (activation,) * depth + (task.output,), initializer=name) for name in INITIALIZERS]
@@ -58,7 +55,7 @@ def sensitivity_norms(task, activation: str, depth: int, seeds: int) -> np.ndarr
 
 
 def output_sensitivity(pair: str, n: np.ndarray) -> np.ndarray:
-    """||s^M|| of single examples of class 2 whose two net inputs are n and -n: sure of class 1 the larger n is."""
+    """Returns ||s^M|| of single examples of class 2 with net inputs n and -n: the larger n, the surer of class 1."""
     activation, loss = PAIRS[pair]
     network = fnn.multilayer((2, 2), (activation,), bias="none")
     params = {"layer1": {"weights": {"input": jnp.eye(2)}}}
@@ -67,9 +64,9 @@ def output_sensitivity(pair: str, n: np.ndarray) -> np.ndarray:
 
 
 def learning_curves(task, pair: str, deviation: float, seeds: int, epochs: int) -> tuple[float, np.ndarray]:
-    """The rate that leaves the lowest training error, and the error rates there, (seeds, epochs), one an epoch.
+    """Returns the rate with the lowest mean training error, and the error rates there (seeds, epochs).
 
-    deviation: of the output layer's weights at the start; a large one makes a network sure before it has learnt.
+    deviation: of the output layer's initial weights; with a large one a network is sure before it has learned.
     """
     activation, loss = PAIRS[pair]
     initializer = ("xavier_normal", fnn.initializers.normal(deviation))
@@ -84,13 +81,13 @@ def learning_curves(task, pair: str, deviation: float, seeds: int, epochs: int) 
     errors = jax.jit(jax.vmap(each_seed, in_axes=(0, None)))(
         jnp.array(RATES), jax.random.split(jax.random.key(1), seeds)
     )
-    errors = jnp.nan_to_num(errors, nan=1.0)  # diverged: nothing is right
-    best = int(jnp.argmin(jnp.mean(errors[:, :, -1], axis=1)))
+    errors = jnp.nan_to_num(errors, nan=1.0)  # of diverged networks, nothing is right
+    best = int(experiments.best_rate(errors[:, :, -1].mean(axis=1)[:, None]))
     return RATES[best], np.asarray(errors[best])
 
 
 def draw(norms: dict, ratios: dict, curves: dict):
-    """By layer at the largest depth; first over last hidden layer against depth; outputs that are sure and wrong."""
+    """Draws norms by layer at the largest depth, first over last hidden layer by depth, and sure and wrong outputs."""
     with plt.rc_context(STYLE):
         figure, axes = plt.subplot_mosaic(
             [[f"{row}{k // 3}" for k in range(12)] for row in "ab"] + [[f"c{k // 4}" for k in range(12)]],
@@ -139,6 +136,7 @@ def draw(norms: dict, ratios: dict, curves: dict):
 
 
 def main() -> None:
+    experiments.start(x64=True)
     options = experiments.arguments(__doc__, "results/vanishing_gradients", seeds=8, epochs=20)
     task, norms, curves = experiments.load("digits"), {}, {}
     starts = {"usual": 0.2, "sure": 3.0}
@@ -193,7 +191,7 @@ def main() -> None:
     ended = {run: float(np.median(errors[:, -1])) for run, (_, errors) in curves.items()}
     slower = "; ".join(f"{pair} {ended[pair, 'sure']:.2g} against {ended[pair, 'usual']:.2g}" for pair in PAIRS)
     note = f"Error rate of the last epoch from a sure start, against the usual one: {slower}."
-    experiments.write(options.out.with_name(f"{options.out.name}_outputs"), outputs, notes=note)
+    experiments.write(experiments.sibling(options.out, "outputs"), outputs, notes=note)
 
 
 if __name__ == "__main__":

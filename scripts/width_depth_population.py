@@ -4,31 +4,20 @@
     python scripts/width_depth_population.py --seeds 8 --epochs 30
 
 tanh layers of equal width and softmax, Adam, batches of 32. `fit_population` is given a function from width and depth
-to a network and makes a program for each of the 24. For each network the learning rate with the lowest median
-validation loss after the last epoch is kept; the validation part is a fifth of the training data, and the test set has
-no part in any choice. As a check, all widths of one depth are trained a second time, filled up with zeros to the widest
-(pad=True), in one program: the losses should agree but for rounding, and the times say what one compilation instead
-of six is worth.
-
-Before JAX is imported, JAX_NUM_CPU_DEVICES is set to the number of cores, over which the population is then laid;
-set it to 1 for one core. It says nothing to an accelerator.
+to a network, and compiles one program for each of the 24. For each network the learning rate with the lowest median
+validation loss after the last epoch is kept. The validation part is a fifth of the training data; the test set takes no
+part in any choice. As a check, all widths of one depth are trained a second time, padded with zeros to the widest
+(pad=True), in one program: the losses should agree except for rounding, and the times show what one compilation instead
+of six saves. All CPU cores are used; the environment variable JAX_NUM_CPU_DEVICES sets another number.
 """
-
-import os
-import textwrap
-
-os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(os.cpu_count()))
 
 import jax
 import numpy as np
 
 import functional_nn as fnn
 from functional_nn.lab import experiments
-from functional_nn.lab.plots import STYLE
+from functional_nn.lab.plots import STYLE, plt
 from functional_nn.lab.progress import progress
-
-# after the lab, which says what to install where it is missing
-import matplotlib.pyplot as plt  # isort: skip
 
 WIDTHS, DEPTHS, CHECKED_DEPTH = (4, 8, 16, 32, 64, 128), (1, 2, 3, 4), 2
 RATES = [0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064]
@@ -39,18 +28,17 @@ def build(width: int, depth: int) -> fnn.Network:
 
 
 def train(task, depths, seeds: int, epochs: int, pad: bool = False) -> fnn.training.Population:
-    """Every depth with every width, rate and seed, which differ in that order, the last fastest."""
+    """Trains every depth with every width, rate and seed; seeds vary fastest."""
     jax.clear_caches()  # so that the time of every call includes its compilation
     members = fnn.training.grid(depth=depths, width=WIDTHS, learning_rate=RATES, seed=range(seeds))
-    rows = len(task.inputs) * 4 // 5  # which `load` has shuffled
-    part, held_out = ((task.inputs[of], task.targets[of]) for of in (slice(rows), slice(rows, None)))
+    data, held_out = task.divided(len(task.inputs) * 4 // 5)
     with progress("padded" if pad else f"depth {', '.join(map(str, depths))}", epochs) as advance:
         return fnn.training.fit_population(
             build,
             task.loss,
             "adam",
             members,
-            part,
+            data,
             key=jax.random.key(0),
             epochs=epochs,
             validation=held_out,
@@ -60,35 +48,31 @@ def train(task, depths, seeds: int, epochs: int, pad: bool = False) -> fnn.train
         )
 
 
-def weights_and_biases(network: fnn.Network) -> int:
-    return sum(x.size for x in jax.tree.leaves(jax.eval_shape(network.init, jax.random.key(0))))
-
-
-def tested(population, members: np.ndarray, task) -> np.ndarray:
-    """(loss, accuracy) on the test set, (2, members), of members with one network."""
+def evaluate(population, members: np.ndarray, task) -> np.ndarray:
+    """Returns (loss, accuracy) on the test set, (2, members), of members with the same network."""
     network = population.network(members[0])
     measure = jax.jit(lambda params: fnn.training.evaluate(network, task.loss, params, *task.test))
     return np.array([measure(population.params(member)) for member in members]).T
 
 
 def table(population, task, seeds: int) -> list[dict]:
-    """A row a network, at its best rate; medians over the seeds."""
+    """Makes a row for each network, at its best rate; medians over the seeds."""
     shape = len(DEPTHS), len(WIDTHS), len(RATES), seeds
     validation = np.nan_to_num(population.history.validation_loss[-1], nan=np.inf).reshape(shape)
     training = population.history.training_loss[-1].reshape(shape)
-    members, best = np.arange(len(population)).reshape(shape), np.median(validation, axis=-1).argmin(axis=-1)
+    members, best = np.arange(len(population)).reshape(shape), experiments.best_rate(validation)
     rows = []
     for at in np.ndindex(best.shape):
         chosen = (*at, best[at])
-        loss, accuracy = tested(population, members[chosen], task)
+        loss, accuracy = evaluate(population, members[chosen], task)
         low, middle, high = np.quantile(accuracy, (0.25, 0.5, 0.75))
         rows.append(
             {
                 "depth": DEPTHS[at[0]],
                 "width": WIDTHS[at[1]],
-                "parameters": weights_and_biases(population.network(members[chosen][0])),
+                "parameters": experiments.parameter_count(population.network(members[chosen][0])),
                 "best rate": RATES[best[at]],
-                "edge": "edge" if best[at] in (0, len(RATES) - 1) else "",
+                "edge": "edge" if experiments.at_edge(RATES[best[at]], RATES) else "",
                 "training loss": float(np.median(training[chosen])),
                 "validation loss": float(np.median(validation[chosen])),
                 "test loss": float(np.median(loss)),
@@ -101,7 +85,7 @@ def table(population, task, seeds: int) -> list[dict]:
 
 
 def draw(rows: list[dict]):
-    """Left: test accuracy by width and depth, with numbers of parameters. Right: losses against these."""
+    """Draws test accuracy by width and depth, with numbers of parameters; and losses against these."""
     with plt.rc_context(STYLE):
         figure, (left, right) = plt.subplots(1, 2, figsize=(11.5, 4.2), layout="constrained", width_ratios=(1.35, 1))
         accuracy = np.array([row["test accuracy"] for row in rows]).reshape(len(DEPTHS), len(WIDTHS))
@@ -136,7 +120,7 @@ def draw(rows: list[dict]):
 
 
 def notes(rows: list[dict], population, alone, padded, seeds: int, epochs: int) -> str:
-    """What the numbers say."""
+    """Says what the numbers show."""
     most = max(rows, key=lambda row: row["test accuracy"])
     chosen = min(rows, key=lambda row: row["validation loss"])
     best_depth = {
@@ -154,8 +138,8 @@ def notes(rows: list[dict], population, alone, padded, seeds: int, epochs: int) 
     edges = [f"{row['width']} x {row['depth']}" for row in rows if row["edge"]]
 
     def apart(name: str, epoch: int) -> np.ndarray:
-        one, other = (getattr(p.history, name)[epoch] for p in (alone, padded))
-        return np.abs(one - other) / np.abs(one)
+        unpadded, filled = (getattr(p.history, name)[epoch] for p in (alone, padded))
+        return np.abs(unpadded - filled) / np.abs(unpadded)
 
     first, last = (np.maximum(apart("training_loss", epoch), apart("validation_loss", epoch)) for epoch in (0, -1))
     by_rate = ", ".join(
@@ -163,7 +147,7 @@ def notes(rows: list[dict], population, alone, padded, seeds: int, epochs: int) 
     )
     faster = "padded" if padded.seconds < alone.seconds else "grouped"
     ratio = max(padded.seconds, alone.seconds) / min(padded.seconds, alone.seconds)
-    paragraphs = [
+    lines = [
         f"Lowest validation loss: width {chosen['width']}, {chosen['depth']} hidden, {chosen['parameters']:,} "
         f"parameters, test accuracy {chosen['test accuracy']:.2%}. Highest test accuracy: width {most['width']}, "
         f"{most['depth']} hidden, {most['test accuracy']:.2%}.",
@@ -181,10 +165,11 @@ def notes(rows: list[dict], population, alone, padded, seeds: int, epochs: int) 
         "test accuracy: median and quartiles over the seeds at the best rate; edge: that is the first or last tried"
         + (f" ({', '.join(edges)}, width x hidden)." if edges else "."),
     ]
-    return "\n".join(textwrap.fill(paragraph, 118) for paragraph in paragraphs)
+    return experiments.paragraphs(*lines)
 
 
 def main() -> None:
+    experiments.start(all_cores=True)
     options = experiments.arguments(__doc__, "results/width_depth_population", seeds=8, epochs=30)
     task, settings = experiments.load("digits"), (options.seeds, options.epochs)
     alone = train(task, [CHECKED_DEPTH], *settings)

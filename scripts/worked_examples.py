@@ -1,10 +1,10 @@
 #!/usr/bin/env python
-"""The worked examples of the source texts, recomputed through the library, beside the texts' own numbers.
+"""The worked examples of the source texts, recomputed through the library, next to the texts' own numbers.
 
     python scripts/worked_examples.py --csv results/worked_examples.csv
 
-Each example is a function that returns rows: a quantity, its expected value, the library's, and to how many decimals
-they must agree. A row says where its expected value comes from:
+Each example is a function that returns rows: a quantity, its expected value, the library's, and the number of decimals
+to which they must agree. A row says where its expected value comes from:
 
     printed          the text prints it as a result
     printed, mended  the text prints it with a slip: in the number, in its label, or in the equation it is the value of
@@ -12,9 +12,9 @@ they must agree. A row says where its expected value comes from:
     exercise         the answer to an exercise or question that the text leaves open
     equation         an equation of the text, evaluated in NumPy
 
-Every number is there that the five texts print as a result. Constants that they choose (Adam's 0.9 and 0.999, Rprop's
-1.2 and 0.5) and what they claim of an experiment (relu "6x faster") are no results; the blog prints none at all. Exit
-status 1 if a value differs by more than its decimals allow.
+Every number that the five texts print as a result is included. Constants that they choose (Adam's 0.9 and 0.999,
+Rprop's 1.2 and 0.5) and claims about an experiment (relu "6x faster") are no results; the blog prints none at all. The
+exit status is 1 if a value differs by more than its decimals allow.
 """
 
 import argparse
@@ -28,9 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
-jax.config.update("jax_enable_x64", True)  # before the first array: an equation must hold to 12 decimals
-
-import functional_nn as fnn  # noqa: E402
+import functional_nn as fnn
 
 EXACT = 12  # decimals of a value that the text gives exactly, or that an equation gives
 PROVENANCES = ("printed", "printed, mended", "recomputed", "exercise", "equation")
@@ -38,10 +36,10 @@ SQUARES = fnn.losses.sum_square_error()
 
 
 class Row(NamedTuple):
-    """One quantity of an example: a number, a truth, a vector or a matrix, right if it agrees to `digits` decimals.
+    """One quantity of an example: a number, a boolean, a vector or a matrix, right if it agrees to `digits` decimals.
 
-    provenance, place: one of PROVENANCES, and where in the text. shift: how far the text's own rounding of what it
-    goes on with moves the value, worked out without the library; it is allowed on top of the half digit.
+    provenance: one of PROVENANCES. place: where in the text. shift: how far the text's own rounding of intermediate
+    results moves the value, computed without the library; it is allowed in addition to the half digit.
     """
 
     example: int
@@ -61,17 +59,17 @@ class Row(NamedTuple):
 
     @property
     def ok(self) -> bool:
-        """Would the computed value be printed as the expected one?"""
+        """Whether the computed value would be printed as the expected one."""
         return self.difference <= 0.5 * 10.0**-self.digits + self.shift
 
 
 def sourced(provenance, place, *rows):
-    """The rows with where their expected values come from."""
+    """Returns the rows with the source of their expected values."""
     return [row._replace(provenance=provenance, place=place) for row in rows]
 
 
 def neuron(activation, x, width):
-    """One neuron as a network and its parameters; x holds its weights and, where it is longer, its bias."""
+    """Returns one neuron as a network, and its parameters from x: its weights and, if x is longer, its bias."""
     biased = x.size > width
     network = fnn.multilayer((width, 1), (activation,), bias="per_neuron" if biased else "none")
     return network, {"layer1": {"weights": {"input": x[None, :width]}} | ({"bias": x[width:]} if biased else {})}
@@ -79,19 +77,19 @@ def neuron(activation, x, width):
 
 @jax.jit
 def squared_errors(x, inputs, targets):
-    """F and dF/dx, F = sum (t - a)^2 of the linear neuron with parameters x (Eq. 3.17)."""
+    """Returns F and dF/dx, F = sum (t - a)^2 of the linear neuron with parameters x (Eq. 3.17)."""
     network, params = neuron("linear", x, inputs.shape[1])
     value, grads = fnn.value_and_grad(network, SQUARES)(params, inputs, targets)
     return value, vector(grads)
 
 
 def vector(tree):
-    """The neuron's parameters, or their gradient, as x: the weights and, where it has one, the bias."""
+    """Returns the neuron's parameters, or their gradient, as x: the weights and, if it has one, the bias."""
     return jnp.concatenate([leaf.ravel() for leaf in reversed(jax.tree.leaves(tree))])  # leaves: bias, weights
 
 
 class LinearNeuron:
-    """What the library says of F of a linear neuron with parameters x (2,): two weights, or a weight and a bias."""
+    """F of a linear neuron with parameters x (2,), two weights or a weight and a bias, by the library."""
 
     def __init__(self, inputs, targets):
         self.data = inputs, targets
@@ -99,21 +97,21 @@ class LinearNeuron:
         self.problem = fnn.training.problem(self.network, SQUARES, *self.data)
 
     def params(self, x):
-        """x as the network takes it."""
+        """Returns x in the form of the network's parameters."""
         return neuron("linear", jnp.asarray(x, jnp.float64), self.data[0].shape[1])[1]
 
     def value_and_gradient(self, x):
-        """F and dF/dx."""
+        """Returns F and dF/dx."""
         return squared_errors(jnp.asarray(x, jnp.float64), *self.data)
 
     def model(self):
-        """c, d, A and what follows from them (Eq. 3.19-3.23), the parameters in `ravel_pytree`'s order."""
-        taken = jax.jit(fnn.curvature.quadratic_model, static_argnums=(0, 1))
-        found = taken(self.network, SQUARES, self.params(np.zeros(2)), *self.data)
-        return jax.tree.map(np.asarray, found)
+        """Returns c, d, A and what follows from them (Eq. 3.19-3.23), the parameters in `ravel_pytree`'s order."""
+        quadratic_model = jax.jit(fnn.curvature.quadratic_model, static_argnums=(0, 1))
+        model = quadratic_model(self.network, SQUARES, self.params(np.zeros(2)), *self.data)
+        return jax.tree.map(np.asarray, model)
 
     def steps(self, method, start, count=1):
-        """The points (count + 1, 2) of a second-order method."""
+        """Returns the points (count + 1, 2) of a second-order method."""
         init, update = jax.jit(method.init), jax.jit(method.update)
         states = [init(self.params(start), self.problem)]
         for _ in range(count):
@@ -122,7 +120,7 @@ class LinearNeuron:
 
 
 def descend(optimizer, gradients, start):
-    """The points (K + 1, 2) of a first-order method, a step on each of K functions x -> (F, dF/dx) in turn."""
+    """Returns the points (K + 1, 2) of a first-order method, with a step on each of K functions x -> (F, dF/dx)."""
     update = jax.jit(optimizer.update)
     states = [optimizer.init(jnp.asarray(start, jnp.float64))]
     for value_and_gradient in gradients:
@@ -288,7 +286,7 @@ def logsig(n):
 
 
 def drawn(network, rng):
-    """Normal parameters, biases included."""
+    """Draws normal parameters, biases included."""
     return jax.tree.map(lambda x: rng.normal(size=x.shape), jax.eval_shape(network.init, jax.random.key(0)))
 
 
@@ -346,7 +344,7 @@ def example4():
 
 
 def example5():
-    """Hagan E3.5, E3.6 and P3.1: s^M of cross-entropy, on random networks; soft targets have any sum."""
+    """Hagan E3.5, E3.6 and P3.1: s^M of cross-entropy, on random networks; soft targets may have any sum."""
     rng = np.random.default_rng(5)
     loss, binary = fnn.losses.cross_entropy(reduction="sum"), fnn.losses.binary_cross_entropy(reduction="sum")
     p = rng.normal(size=(2, 2))
@@ -393,7 +391,7 @@ def example5():
 def example6():
     """Kordecki: two logistic layers, in each one bias for all neurons; w_(i,j) runs from i to j, our transpose.
 
-    He goes on with four decimals of each result. That moves three of his last digits by one; how far is worked out
+    He continues with four decimals of each result. That moves three of his last digits by one; how far is computed
     below from his own digits.
     """
     network, loss = fnn.multilayer((3, 2, 2), ("sigmoid",) * 2, bias="shared"), fnn.losses.half_sum_square_error()
@@ -510,7 +508,7 @@ def example6():
 
 
 def threshold_neurons(activation, neurons, p):
-    """Outputs (N, Q) of N neurons for inputs p; `neurons` in rows, (w1, w2, b), or (w1, w2) without a bias."""
+    """Returns outputs (N, Q) of N neurons for inputs p. neurons: rows (w1, w2, b), or (w1, w2) without a bias."""
 
     def outputs(x):
         network, params = neuron(activation, x, 2)
@@ -522,9 +520,9 @@ def threshold_neurons(activation, neurons, p):
 def example7():
     """CSE 475, 17.61: what threshold neurons represent, outputs for (A, B) = FF, FT, TF, TT.
 
-    No neuron is XOR: FF and TT ask for b < 0 and w1 + w2 + b < 0, so w1 + w2 + 2 b < 0; TF and FT for w1 + b >= 0 and
-    w2 + b >= 0, so w1 + w2 + 2 b >= 0 (-1/+1 logic renames the variables). The search, over all halves in [-2, 2],
-    boundaries included, meets the 14 linear threshold functions of two inputs: all but XOR and its opposite.
+    No neuron is XOR: FF and TT require b < 0 and w1 + w2 + b < 0, so w1 + w2 + 2 b < 0; TF and FT for w1 + b >= 0 and
+    w2 + b >= 0, so w1 + w2 + 2 b >= 0 (-1/+1 logic renames the variables). The search, over all multiples of 1/2 in
+    [-2, 2], boundaries included, finds the 14 linear threshold functions of two inputs: all but XOR and its opposite.
     """
     A, B = np.array([[False, False], [False, True], [True, False], [True, True]]).T
     gates = {"AND": A & B, "OR": A | B, "NAND": ~(A & B), "NOR": ~(A | B)}
@@ -574,7 +572,7 @@ def example8():
 
     x = (w_1,1^1, w_1,1^2), started here at (4, 4). The network itself makes the targets on p = -2:0.1:2, so that its
     own weights, (10, 1), have no error. Adam is Eq. 3.29-3.33 with Hagan's constants and rate 0.1, in NumPy as in the
-    library: k begins at 1 in the bias correction, and each parameter has a second moment of its own (the
+    library: k begins at 1 in the bias correction, and each parameter has its own second moment (the
     demonstration's program has a slip in both).
     """
     p = np.arange(-20, 21) / 10
@@ -721,7 +719,7 @@ EXAMPLES = {
 
 
 def shown(values, digits):
-    """A number or a vector at the digits given, six at most; yes or no for truths."""
+    """Writes a number or a vector with so many digits, six at most; yes or no for booleans."""
     if np.asarray(values).dtype == bool:
         return " ".join("yes" if value else "no" for value in np.ravel(values))
     rounded = np.round(np.ravel(values) * 1.0, min(digits, 6)) + 0.0  # 0.0: no minus before a zero
@@ -729,7 +727,7 @@ def shown(values, digits):
 
 
 def show(row):
-    """Prints the row; a matrix takes a line for each of its own rows."""
+    """Prints the row; a matrix takes one line for each of its rows."""
     columns = [value if np.ndim(value) == 2 else [value] for value in (row.expected, row.computed)]
     lines = [f"{shown(e, row.digits):31s}{shown(c, row.digits):31s}" for e, c in zip(*columns, strict=False)]
     print(f"{row.quantity:42s}{lines[0]}{row.difference:10.1e}  {'yes' if row.ok else 'NO'}")
@@ -738,7 +736,8 @@ def show(row):
 
 
 def main(arguments=None) -> int:
-    """0 if the library gives every number."""
+    """Returns 0 if the library gives every number, else 1."""
+    jax.config.update("jax_enable_x64", True)  # an equation must hold to 12 decimals
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--csv", type=Path, metavar="PATH", help="also write the table there, in full precision")
     path = parser.parse_args(arguments).csv
@@ -756,7 +755,7 @@ def main(arguments=None) -> int:
     for provenance in PROVENANCES:
         kind = [row for row in rows if row.provenance == provenance]
         shifted = sum(row.shift > 0 for row in kind)
-        note = f", {shifted} of them to one in the last digit, since the text goes on with rounded numbers"
+        note = f", {shifted} of them to one in the last digit, since the text continues with rounded numbers"
         print(f"{provenance:17s}{sum(row.ok for row in kind):4d} of {len(kind)} agree{note if shifted else ''}")
     print(f"{sum(row.ok for row in rows)} of {len(rows)} quantities agree to the digits given")
     if path:

@@ -1,4 +1,4 @@
-"""Every planted fault is called different by `compare`, and its place is named; the right gradient is not."""
+"""`compare` calls every planted fault different and names its place; it calls the right gradient equal."""
 
 import importlib.util
 from pathlib import Path
@@ -11,14 +11,14 @@ planted = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(planted)
 
 
-def test_there_are_at_least_ten_and_as_many_as_connections_make_possible():
+def test_every_kind_of_network_has_several_faults():
     for bench, count in ((planted.vectors, 10), (planted.signals, 5), (planted.sentences, 6)):
         assert len({fault.name for fault in planted.FAULTS if fault.bench is bench}) >= count
 
 
 @pytest.mark.sampled(every=8)
 @pytest.mark.parametrize("fault", planted.FAULTS, ids=lambda fault: fault.name)
-def test_fault_is_caught_and_placed(fault):
+def test_compare_calls_a_fault_different_and_names_its_place(fault):
     agreement = planted.examine(fault, jit=fault.bench is planted.signals)
     assert agreement.verdict == "differ"
     assert agreement.where.startswith(fault.where)
@@ -27,6 +27,6 @@ def test_fault_is_caught_and_placed(fault):
 
 
 @pytest.mark.parametrize("bench", planted.BENCHES, ids=lambda bench: bench.__name__)
-def test_the_pieces_put_together_rightly_agree(bench):
-    right = planted.Fault("none", planted.pieces, "", "", bench)
+def test_the_same_pieces_without_a_fault_agree(bench):
+    right = planted.Fault("none", planted.assembled, "", "", bench)
     assert planted.examine(right, jit=bench is planted.signals).verdict == "agree"

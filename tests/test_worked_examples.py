@@ -1,4 +1,4 @@
-"""The texts' worked examples give the texts' numbers, and none of the texts' misprints."""
+"""The texts' worked examples come out as the texts' numbers, and as none of their misprints."""
 
 import csv
 import importlib.util
@@ -36,12 +36,12 @@ def test_the_library_gives_the_number_of_the_text(row):
     assert row.ok, f"expected {row.expected} to {row.digits} decimals, got {row.computed}"
 
 
-def test_every_example_has_rows_of_its_own():
+def test_every_example_has_rows_and_no_row_is_repeated():
     assert {number for number, _ in ROWS} == set(worked_examples.EXAMPLES)
     assert len(ROWS) == len(FOUND)
 
 
-# What the texts print wrongly: (example, quantity, place, misprint, right to the printed decimals)
+# Misprints of the texts: (example, quantity, place, misprint, right to the printed decimals)
 ERRATA = {
     "Hagan Eq. 3.24: the sign of the constant": (1, "GD step at 0.01: constant (Eq. 3.24)", (0,), 0.04, -0.04, 2),
     "Hagan above Eq. 3.24: the rate is 0.01": (1, "GD step at 0.01: matrix (Eq. 3.24)", (0, 0), -0.2, 0.88, 2),
@@ -54,7 +54,7 @@ ERRATA = {
 
 
 @pytest.mark.parametrize("example, quantity, place, misprint, right, digits", ERRATA.values(), ids=ERRATA)
-def test_errata_are_not_copied(example, quantity, place, misprint, right, digits):
+def test_misprints_of_the_texts_are_not_copied(example, quantity, place, misprint, right, digits):
     value = computed(example, quantity)[place]
     expected = np.asarray(ROWS[example, quantity].expected)[place]
     assert abs(value - right) <= 0.5 * 10**-digits
@@ -79,7 +79,7 @@ def test_the_input_connection_multiplies_the_element_j_of_the_input():
 
 # Where the numbers come from ------------------------------------------------------------------------------------------
 
-# What each text prints as a result, in its order, slips included; the blog prints none
+# The results that each text prints, in its order, with slips; the blog prints none
 PRINTED = {
     "Hagan": [
         [12, -8, -8, 12],
@@ -155,15 +155,15 @@ def test_no_number_that_a_text_prints_is_missing(text):
     assert set(mended.values()) <= set(found)
 
 
-def test_every_row_says_where_its_number_comes_from():
+def test_every_row_has_a_provenance_and_a_place():
     assert {row.provenance for row in ROWS.values()} == set(worked_examples.PROVENANCES)
     assert all(row.place for row in ROWS.values())
     texts = tuple(PRINTED)
     assert all(row.place.startswith(texts) for row in ROWS.values() if row.provenance != "equation")
 
 
-# The three that his rounding moves: what he goes on with, as his slides show it
-HIS = {
+# The three values that Kordecki's rounding moves, computed from the rounded numbers on his slides
+ROUNDED = {
     "E, of rounded y": ((0.1 - 0.8896) ** 2 + (0.05 - 0.8004) ** 2) / 2,
     "dE/dw_0^(1), of rounded y": 0.7896 * 0.8896 * 0.1104 + 0.7504 * 0.8004 * 0.1996,
     "dy_2^(1)/dv_2^(1), of rounded y": 0.9950 * 0.0050,
@@ -172,29 +172,31 @@ HIS = {
 
 def test_kordecki_s_roundings_move_three_last_digits_by_one_and_no_other():
     shifted = {row.quantity: row for row in ROWS.values() if row.shift}
-    assert set(shifted) == set(HIS)
+    assert set(shifted) == set(ROUNDED)
     for quantity, row in shifted.items():
-        assert round(HIS[quantity], 4) == row.expected
+        assert round(ROUNDED[quantity], 4) == row.expected
         assert not row._replace(shift=0.0).ok and row.difference < 1e-4
-        assert row.shift == pytest.approx(abs(HIS[quantity] - float(row.computed)), abs=1e-6)
+        assert row.shift == pytest.approx(abs(ROUNDED[quantity] - float(row.computed)), abs=1e-6)
 
 
-# What is the library's must fail where the library does -----------------------------------------------------------
+# Rows disagree where the library is wrong -----------------------------------------------------------------------------
 
 
-def wrong(monkeypatch, example, method, module, name, replacement):
-    """The quantities of an example that no longer agree, a method of the library broken before the script is read."""
+def disagreeing(monkeypatch, example, method, module, name, replacement):
+    """Returns the quantities of an example that disagree when a method of the library is replaced by a wrong one."""
     monkeypatch.setattr(module, name, replacement)
-    monkeypatch.setattr(optimizers, method, getattr(optimizers, method).remembers)  # or the sound one is found again
+    monkeypatch.setattr(
+        optimizers, method, getattr(optimizers, method).remembers
+    )  # else the cached right one is returned
     return {row.quantity for row in getattr(load(SCRIPT), example)() if not row.ok}
 
 
-def test_a_wrong_newton_is_seen(monkeypatch):
-    def half(H, g, damping):
+def test_half_a_newton_step_makes_rows_disagree(monkeypatch):
+    def half_step(H, g, damping):
         return -jnp.linalg.solve(H, g) / 2, jnp.asarray(False)
 
     module = sys.modules["functional_nn.optimizers.second_order.newton"]
-    assert wrong(monkeypatch, "example3", "newton", module, "_by_shifts", half) == {
+    assert disagreeing(monkeypatch, "example3", "newton", module, "_by_shifts", half_step) == {
         "Newton step: (w, b) (Eq. 3.28)",
         "Newton step: F",
         "Newton step: dF/d(w, b)",
@@ -212,13 +214,13 @@ def mixed(now, g, m, v):
 @pytest.mark.parametrize(
     "name, slip", [("_total_weight", late), ("_moments", mixed)], ids=["correction from step 2", "one second moment"]
 )
-def test_the_slips_of_the_demonstration_of_adam_are_seen(name, slip, monkeypatch):
-    seen = wrong(monkeypatch, "example8", "adam", first_order, name, slip)
-    assert {"x_1: a step of the rate in each weight", "x_10", "x_100", "F(x_100)"} <= seen
-    assert not seen & {"F at (10, 1)", "F at (4, 4)", "dF/dx at (4, 4)"}
+def test_the_slips_of_the_demonstration_of_adam_make_rows_disagree(name, slip, monkeypatch):
+    rows = disagreeing(monkeypatch, "example8", "adam", first_order, name, slip)
+    assert {"x_1: a step of the rate in each weight", "x_10", "x_100", "F(x_100)"} <= rows
+    assert not rows & {"F at (10, 1)", "F at (4, 4)", "dF/dx at (4, 4)"}
 
 
-# The judge itself -----------------------------------------------------------------------------------------------------
+# Rows and the table ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -233,7 +235,7 @@ def test_the_slips_of_the_demonstration_of_adam_are_seen(name, slip, monkeypatch
         (True, False, 12, False),
     ],
 )
-def test_a_row_is_right_to_the_digits_given_and_no_less(expected, given, digits, ok):
+def test_a_row_is_right_if_it_agrees_to_its_digits(expected, given, digits, ok):
     assert worked_examples.Row(0, "quantity", expected, given, digits).ok is ok
 
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_scripts import load, run
+from scripts.running import load, run
 
 import functional_nn as fnn
 from functional_nn.lab import datasets, proben1
