@@ -1,4 +1,4 @@
-"""What the research scripts share: their words, the data sets ready for a network, and tables and pictures on disk."""
+"""What the research scripts share: their arguments, data sets ready for a network, and tables and pictures on disk."""
 
 import argparse
 import ast
@@ -16,12 +16,32 @@ from matplotlib.figure import Figure
 import functional_nn as fnn
 from functional_nn.lab import datasets, environment, report
 
+__all__ = [
+    "Chain",
+    "Task",
+    "arguments",
+    "load",
+    "write",
+]
+
 
 class Task(NamedTuple):
-    """A data set as a network takes it: the fixed split of 80 and 20 percent, scaled by the training part.
+    """A data set as a network takes it: a fixed split of 80 and 20 percent, scaled by the training part.
 
-    inputs (Q, R), targets (Q, S) one-hot or standardized; test_inputs, test_targets likewise; loss and output are the
-    names of the loss and the output layer's activation that suit it.
+    Attributes:
+        name: the data set's name.
+        inputs: (Q, R) float32.
+        targets: (Q, S) float32, one-hot or standardized.
+        test_inputs: the inputs of the test part.
+        test_targets: the targets of the test part.
+        loss: the name of the loss that suits it.
+        output: the name of the output layer's activation that suits it.
+
+    Example:
+        >>> from functional_nn.lab import experiments
+        >>> task = experiments.load("iris")
+        >>> task.inputs.shape, task.loss, task.output
+        ((120, 4), 'cross_entropy', 'softmax')
     """
 
     name: str
@@ -40,26 +60,52 @@ class Task(NamedTuple):
 
 @dataclass(frozen=True)
 class Chain:
-    """What benchmarks train: layers of these sizes, tanh and at last softmax, in mini-batches of `batch` examples."""
+    """What benchmarks train: a chain of tanh layers with a softmax output, in mini-batches.
+
+    Attributes:
+        sizes: sizes of the input and of every layer.
+        batch: examples per mini-batch.
+
+    Example:
+        >>> from functional_nn.lab import experiments
+        >>> experiments.Chain((64, 32, 10), batch=32).name
+        '64-32-10'
+    """
 
     sizes: tuple[int, ...]
     batch: int
 
     @property
     def name(self) -> str:
+        """The sizes, joined by hyphens."""
         return "-".join(map(str, self.sizes))
 
     @property
     def network(self) -> fnn.Network:
+        """The network."""
         return fnn.multilayer(self.sizes, ("tanh",) * (len(self.sizes) - 2) + ("softmax",))
 
     @property
     def plan(self) -> fnn.training.BatchPlan:
+        """The mini-batches, as `fit` takes them."""
         return fnn.training.minibatch(self.batch)
 
 
 def load(name: str) -> Task:
-    """A bundled data set, float32: pixels in [0, 1] as they are, other inputs and numeric targets standardized."""
+    """Loads a bundled data set as a network takes it, in float32.
+
+    Args:
+        name: one of `datasets.NAMES`. Pixels in [0, 1] are unchanged; other inputs and numeric targets are
+            standardized.
+
+    Returns:
+        The `Task`.
+
+    Example:
+        >>> from functional_nn.lab import experiments
+        >>> experiments.load("iris").test_inputs.shape
+        (30, 4)
+    """
     dataset = datasets.load(name)
     training, test = datasets.split(dataset)
     x, x_test, t, t_test = training.inputs, test.inputs, training.targets, test.targets
@@ -75,7 +121,22 @@ def load(name: str) -> Task:
 
 
 def arguments(description: str, out: str, **defaults: int) -> argparse.Namespace:
-    """The script's words: --out and an integer option for each of `defaults`, such as seeds=8 and epochs=50."""
+    """Reads a script's command line: --out, and an integer option for each of `defaults`.
+
+    Args:
+        description: what the script does, for --help.
+        out: the default of --out, a path without a suffix.
+        **defaults: the integer options and their defaults, such as seeds=8 and epochs=50.
+
+    Returns:
+        The options by name.
+
+    Example:
+        >>> from functional_nn.lab import experiments
+        >>> options = experiments.arguments(__doc__, "results/minibatch", seeds=8)  # doctest: +SKIP
+        >>> options.seeds  # doctest: +SKIP
+        8
+    """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, value in defaults.items():
         parser.add_argument(f"--{name}", type=_positive, default=value, help=f"default {value}")
@@ -97,11 +158,28 @@ def write(
     notes: str = "",
     alternative: str = "",
 ) -> None:
-    """Prints the table and writes OUT.csv, OUT.txt and OUT.html (with the command, versions and device) and OUT.png.
+    """Prints a table and writes it as OUT.csv, OUT.txt and OUT.html, with the command, versions and device, and its
+    figure as OUT.png.
 
-    rows: one dict a line, all with the same keys; numbers are shown with four significant digits, kept whole in the
-    CSV file. alternative: what the figure shows, in words; by default what the script says of itself. The figure is
-    closed.
+    Args:
+        out: the path without a suffix.
+        rows: one dict per line, all with the same keys. Numbers are shown with four significant digits and written in
+            full in the CSV file.
+        figure: the figure, which is closed.
+        notes: text below the table.
+        alternative: what the figure shows, in words; by default the first paragraph of the script's docstring.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> from functional_nn.lab import experiments
+        >>> out = pathlib.Path(tempfile.mkdtemp()) / "table"
+        >>> experiments.write(out, [{"rate": 0.1, "loss": 2.0}])  # doctest: +ELLIPSIS
+        rate  loss
+         0.1     2
+        <BLANKLINE>
+        measured on: ...
+        >>> out.with_suffix(".csv").read_text().splitlines()
+        ['rate,loss', '0.1,2.0']
     """
     columns = list(rows[0])
     cells = [columns, *([_shown(row[column]) for column in columns] for row in rows)]
@@ -131,7 +209,7 @@ def write(
 
 
 def _about() -> str:
-    """The first paragraph of the script's docstring, or its name where it has none."""
+    """The first paragraph of the script's docstring, or its name if it has none."""
     script = Path(sys.argv[0])
     with contextlib.suppress(OSError, SyntaxError, ValueError):  # typed at a prompt, or no Python
         found = ast.get_docstring(ast.parse(script.read_text(encoding="utf-8")))

@@ -19,8 +19,8 @@ from functional_nn import checks, registry
 from functional_nn.gradients.comparison import finite_or_none
 from functional_nn.lab import commands, environment, equations, events, install, plots, report, runs
 from functional_nn.lab.commands import Prepared
-from functional_nn.lab.interruptions import checkpointed
 from functional_nn.lab.progress import progress
+from functional_nn.lab.run_checkpoints import checkpointed
 from functional_nn.training import Population, Progress, search
 
 _WHOLE = ("seed", "batch_size", "examples", "subset", "width", "depth")  # their numbers are integers
@@ -450,14 +450,14 @@ def _write(population: Population, columns, task: Prepared, settings, out: Path,
 
 def _tell(population: Population, columns, task: Prepared, measured: dict[str, float], out: Path) -> None:
     best = _best(population)
-    commands.say_pictures(task)
+    commands.print_pictures(task)
     rate = f"{population.seconds:.1f} s, {len(population) / population.seconds:.3g} a second"
     print(f"{task.held_out.name}: {len(population)} {_plural(population)} in {rate}")
     print(", ".join(f"{count} {status}" for status, count in _counts(population).items()))
     if best is None:
         print("best: none; no member has a finite held-out loss")
     else:
-        print(f"best: member {best} ({_setting(columns, best)}): held-out {commands.said(measured)}")
+        print(f"best: member {best} ({_setting(columns, best)}): held-out {commands.measured_text(measured)}")
     print(f"page: {out / 'report.html'}")
 
 

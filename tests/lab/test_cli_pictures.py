@@ -116,7 +116,7 @@ def test_pictures_of_another_size_are_refused_with_both(made, tmp_path):
     np.savez(tmp_path / "turned.npz", x=np.swapaxes(COLOURS, 1, 2), y=np.array(["a", "b", "c"])[LABELS])
     for command in "evaluate", "predict":
         said = call(command, made / "run", tmp_path / "turned.npz")
-        check_refused(said, "expected pictures of 8 x 6 x 3, as those trained on, got 6 x 8 x 3")
+        check_refused(said, "expected pictures of 8 x 6 x 3, like those in training, got 6 x 8 x 3")
     check_refused(call("predict", made / "run", made / "grey.npz"), "of 8 x 6 x 3", "got 8 x 8")
     check_refused(call("evaluate", made / "run", "digits"), "of 8 x 6 x 3", "got 8 x 8")
 
@@ -164,7 +164,7 @@ def test_the_page_shows_the_network(made):
         (("digits", "--network", "lenet", "--augment", "flop"), ("did you mean 'flip'?",)),
         (("digits", "--network", "lenet", "--augment", "shift(5)"), ("at least 10 x 10",)),
         (("iris", "--label-smoothing", 1), ("rate", "got 1.0")),
-        (("diabetes", "--label-smoothing", 0.1), ("diabetes has numbers to predict",)),
+        (("diabetes", "--label-smoothing", 0.1), ("the targets of diabetes are numbers",)),
         (("iris", "--loss", "hinge", "--label-smoothing", 0.1), ("hinge takes targets of -1 and +1",)),
     ],
     ids=lambda value: " ".join(map(str, value)) if isinstance(value, tuple) else None,

@@ -144,7 +144,7 @@ def test_target_is_for_csv(tmp_path, name):
 @pytest.mark.parametrize("name", ["iris", "a.npz", "a.csv"])
 def test_labels_are_for_idx(tmp_path, name):
     source = name if name == "iris" else write(tmp_path / name, b"")
-    with pytest.raises(ValueError, match="labels='y' belongs to IDX images"):
+    with pytest.raises(ValueError, match="labels='y' is only for IDX images"):
         load(source, labels="y")
 
 

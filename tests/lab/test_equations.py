@@ -453,7 +453,7 @@ def test_names_with_constants_and_names_that_nobody_knows():
 
 @pytest.mark.parametrize("latex", HOSTILE)
 def test_what_is_no_equation_is_refused(latex):
-    with pytest.raises(ValueError, match="not LaTeX"):
+    with pytest.raises(ValueError, match="cannot be converted to MathML"):
         equations.mathml(latex)
 
 

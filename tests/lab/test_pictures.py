@@ -156,7 +156,7 @@ def test_a_range_that_contradicts_the_run_is_said(tmp_path, low, high, refused, 
         warnings.simplefilter("always")
         if refused:
             with pytest.raises(
-                ValueError, match=r"expected pictures from 0 to 1, as those trained on, got .* same scale"
+                ValueError, match=r"expected pictures from 0 to 1, like those in training, got .* scale them alike"
             ):
                 load_inputs(path, reading)
         else:
@@ -192,7 +192,7 @@ def test_inputs_alone(tmp_path):
     for contents, message in (
         ({"a": BYTES, "b": LABELS}, "expected the keys inputs, x, X, .*; or a single array; found a, b"),
         ({"x": LABELS}, "x: expected numbers of rank 2 or more"),
-        ({"x": BYTES[:, 1:]}, "expected pictures of 8 x 8, as those trained on, got 7 x 8"),
+        ({"x": BYTES[:, 1:]}, "expected pictures of 8 x 8, like those in training, got 7 x 8"),
     ):
         with pytest.raises(ValueError, match=message):
             load_inputs(write(tmp_path / "a.npz", npz_bytes(**contents)), reading)

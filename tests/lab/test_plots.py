@@ -350,7 +350,7 @@ def test_kernels_are_on_one_scale_about_0(channels):
 
 def test_arrows_beside_each_other_do_not_meet():
     arrows = [(0, 6), (1, 3), (2, 5), (3, 5), (5, 7)]
-    lanes = plots._lanes(arrows)
+    lanes = plots._arrow_lanes(arrows)
     assert lanes[1, 3] == lanes[3, 5] == lanes[5, 7] == 0 and lanes[2, 5] == 1 and lanes[0, 6] == 2
 
 

@@ -111,7 +111,7 @@ def test_without_training_on_gaps_none_is_foretold(tmp_path):
     path = write(tmp_path / "u.csv", "x,y,kind\n1,2,a\n1,,a\n")
     with pytest.raises(ValueError, match="line 3, column 'y': missing value, got '' .*--missing mean or indicator"):
         load_inputs(path, dataset.reading)
-    with pytest.warns(UserWarning, match="rows left out for a missing value: 1"):
+    with pytest.warns(UserWarning, match="rows left out because of a missing value: 1"):
         assert load_as(path, dataset.reading).inputs.tolist() == [[1, 2]]
     with pytest.raises(ValueError, match="no examples: a value is missing in each of 1 rows"):
         load_as(write(tmp_path / "u.csv", "x,y,kind\n1,,a\n"), dataset.reading)

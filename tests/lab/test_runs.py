@@ -593,7 +593,7 @@ def test_what_is_no_network_with_its_parameters_is_refused(tmp_path):
         ((network, {"layer1": params["layer1"]}), "params: layer2/bias is missing"),
         ((network, jax.tree.map(lambda x: x[:1], params)), "expected shape"),
         ((network, mixed), "params: expected one dtype, got float32, float64"),
-        ((fnn.multilayer((3, 4, 2), (own, "linear")), params), "not what its names stand for"),
+        ((fnn.multilayer((3, 4, 2), (own, "linear")), params), "cannot be rebuilt from its names"),
     ):
         with pytest.raises(ValueError, match=message):
             runs.save_network(tmp_path / "a", *given)

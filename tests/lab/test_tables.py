@@ -325,7 +325,7 @@ def test_columns_refused(tmp_path, options, message):
 @pytest.mark.parametrize("option", [{"header": "yes"}, {"columns": ["a"]}, {"missing": "mean"}, {"decimal": "comma"}])
 def test_options_of_tables_are_for_tables(tmp_path, name, option):
     source = name if name == "iris" else write(tmp_path / name, b"")
-    with pytest.raises(ValueError, match=f"{next(iter(option))}=.* is for a CSV file, which this is not"):
+    with pytest.raises(ValueError, match=f"{next(iter(option))}=.* is only for a CSV file"):
         load(source, **option)
 
 
@@ -450,7 +450,7 @@ def test_a_missing_target_is_no_class(tmp_path, labels, gap, place):
         assert f"line {place}, column 'kind': missing value, got {gap.strip()!r}" in str(refusal.value)
     del targets[place - 2]
     rows = [row for i, row in enumerate(UNIT) if i != place - 2]
-    with pytest.warns(UserWarning, match="rows left out for a missing value: 1"):
+    with pytest.warns(UserWarning, match="rows left out because of a missing value: 1"):
         dropped = load(path, missing="drop")
     whole = load(write(tmp_path / "u.csv", joined(("a", "b", "kind"), rows, targets)))
     assert np.array_equal(dropped.targets, whole.targets) and dropped.classes == whole.classes
@@ -526,7 +526,7 @@ def test_missing_inputs_are_refused_with_what_takes_them(gappy):
 def test_rows_with_gaps_are_dropped(gappy):
     path, x, c = gappy
     kept = [i for i in range(30) if x[i] is not None and c[i] is not None]
-    with pytest.warns(UserWarning, match=f"rows left out for a missing value: {30 - len(kept)}"):
+    with pytest.warns(UserWarning, match=f"rows left out because of a missing value: {30 - len(kept)}"):
         dataset = load(path, missing="drop")
     assert dataset.inputs.tolist() == [[x[i], c[i] == "u", c[i] == "v", float(UNIT[i][1])] for i in kept]
     assert [dataset.classes[label] for label in dataset.labels] == [SORTED[i] for i in kept]
