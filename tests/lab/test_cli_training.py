@@ -164,7 +164,7 @@ def test_early_stopping_keeps_the_best_epoch(tmp_path, monkeypatch):
 
 def test_the_page_says_what_the_held_out_part_chose():
     result = types.SimpleNamespace(best=types.SimpleNamespace(epoch=3))
-    assert pages._chosen({"early_stopping": None}, result) == "Nothing is chosen by the held-out part."
+    assert pages._chosen({"early_stopping": None}, result) == "The held-out part was not used to choose anything."
     assert "that of epoch 3" in pages._chosen({"early_stopping": 2}, result)
     by_name = {"early_stopping": None, "stop": ["unchanged", "generalization_loss(5)"]}
     assert "that of epoch 3" in pages._chosen(by_name, result)

@@ -164,7 +164,10 @@ def refused(*words, at="--grid"):
         (refused("4", "seed=log:1:2:3", at="--random"), ("log:LOW:HIGH", "as in log:1e-4:1e-1")),
         (refused("4", "seed=2..2", at="--random"), ("low < high",)),
         (("--random", 4, "seed=1..2", "--grid", "seed=3"), ("both --grid and --random",)),
-        ((*refused("learning_rate=0.1"), "--optimizer", "adam(0.01)"), ("constants of its own", "'adam'")),
+        (
+            (*refused("learning_rate=0.1"), "--optimizer", "adam(0.01)"),
+            ("is given with constants, but learning_rate is swept", "'adam'"),
+        ),
         ((*refused("seed=1"), "--optimizer", "adm"), ("did you mean 'adam'?",)),
         ((*refused("seed=1"), "--regularizer", "l2"), ("strength",)),
         ((*refused("seed=1"), "--regularizer", "l3(1)"), ("did you mean 'l2'?",)),
