@@ -431,8 +431,8 @@ def _opinions(a: fnn.Agreement) -> str:
         return f"Differences come from {a.rule}, which is another rule; they are not errors." if a.rule else ""
     return (
         f"Third opinion, in float64 by {third.method}: {third.says} (manual {third.manual_error:.0e}, automatic "
-        f"{third.automatic_error:.0e}). Taylor test: {taylor.says}, slope {taylor.slope:.2f} (2: the gradient is correct; "
-        "1: it is wrong)."
+        f"{third.automatic_error:.0e}). Taylor test: {taylor.says}, slope {taylor.slope:.2f} (2: correct gradient; "
+        "1: wrong gradient)."
     )
 
 

@@ -267,7 +267,7 @@ def test_another_rule_is_compared_at_a_run(ruled, tmp_path):
     assert said.code == 0 and "another rule, not an error: sign_symmetric(uniform)" in said.out
     assert "degrees" in said.out and "DIFFERS" not in said.out
     html = (tmp_path / "a" / "report.html").read_text()
-    assert "What sign_symmetric(uniform) gives, beside the gradient" in html
+    assert "The direction of sign_symmetric(uniform), compared with the gradient" in html
     check_refused(call("compare", "--rule", "sign_symmetric"), "rule: sign_symmetric is compared with", "folder")
 
 
