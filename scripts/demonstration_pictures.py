@@ -127,12 +127,12 @@ def chromium(folder: Path):
 
 @contextmanager
 def served() -> Iterator[str]:
-    """The address of `functional-nn demo`, in a process of its own, when all is compiled."""
+    """The address of `functional-nn demo`, in a process of its own, when all pages are compiled."""
     command = [sys.executable, "-m", "functional_nn.lab.cli", "demo", "--no-browser"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         address = next(line for line in process.stdout if line.startswith("demonstrations:")).split()[1]
-        next(line for line in process.stdout if line.startswith("all is compiled"))
+        next(line for line in process.stdout if line.startswith("all pages are compiled"))
         yield address
     finally:
         process.terminate()

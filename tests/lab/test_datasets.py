@@ -137,7 +137,7 @@ def test_unknown_task():
 @pytest.mark.parametrize("name", ["iris", "a.npz", "a.idx3"])
 def test_target_is_for_csv(tmp_path, name):
     source = name if name == "iris" else write(tmp_path / name, b"")
-    with pytest.raises(ValueError, match="target='y' chooses a column of a CSV file"):
+    with pytest.raises(ValueError, match="target='y' is only for a CSV file"):
         load(source, target="y")
 
 

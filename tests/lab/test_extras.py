@@ -117,11 +117,13 @@ def said_by(monkeypatch, capsys, *words):
 
 def test_every_command_shows_an_example(monkeypatch, capsys):
     everything = said_by(monkeypatch, capsys)
-    assert "functional-nn train digits" in everything
+    assert "functional-nn train flowers.csv" in everything
     commands = re.findall(r"^\W*([a-z]+)\s{2,}[A-Z]", everything, re.MULTILINE)
     assert {"info", "train", "sweep", "compare", "evaluate", "predict"} <= set(commands)
     for command in commands:
-        assert re.search(rf"Examples?: functional-nn {command}\b", said_by(monkeypatch, capsys, command)), command
+        assert re.search(
+            rf"Examples? \(in a shell\).*\s+functional-nn {command}\b", said_by(monkeypatch, capsys, command)
+        ), command
 
 
 def test_the_examples_are_taken(monkeypatch):

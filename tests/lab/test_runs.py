@@ -507,7 +507,7 @@ def test_what_is_not_scaled_comes_back_as_none(tmp_path):
     [
         ("chain", {"inputs": 2}, "inputs: expected a scaling of 3 columns, got 2"),
         ("chain", {"targets": 3}, "targets: expected a scaling of 2 columns, got 3"),
-        ("graph", {"inputs": 2}, "inputs: a scaling is for a network of one input, got 2"),
+        ("graph", {"inputs": 2}, "inputs: a scaling needs a network with one input, got 2"),
     ],
 )
 def test_a_scaling_of_other_columns_is_refused(network, scaled, said, tmp_path):

@@ -82,7 +82,7 @@ def test_what_moves_no_answer_is_free():
     ("inputs", "targets", "message"),
     [
         (np.zeros(3), [0, 1, 0], r"inputs: expected shape \(Q, R\), got \(3,\)"),
-        (np.zeros((3, 2)), [0, 1], r"targets: expected shape \(3,\) or \(3, 1\), of one neuron, got \(2,\)"),
+        (np.zeros((3, 2)), [0, 1], r"targets: expected shape \(3,\) or \(3, 1\) for one neuron, got \(2,\)"),
         (np.zeros((2, 2)), [0, 2], "targets: expected 0 and 1 or -1 and [+]1, got 2"),
         (np.zeros((2, 2)), [0, -1], "targets: expected 0 and 1 or -1 and [+]1, got -1"),
         (np.full((2, 2), np.nan), [0, 1], "inputs: expected finite numbers, got nan"),

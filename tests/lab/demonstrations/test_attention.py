@@ -20,7 +20,7 @@ def params(name):
 
 
 def asked(name, count=9, follows=True, text=TEXT):
-    return one_text.asked(Question(name, text, count, follows), params(name))
+    return one_text.compute(Question(name, text, count, follows), params(name))
 
 
 # Computed -------------------------------------------------------------------------------------------------------------
@@ -118,7 +118,7 @@ def test_changes_compile_nothing():
     ("text", "said"),
     [
         ("", "expected 1 to 32 characters, got nothing"),
-        ("Größe [é]", "the networks know letters a to z, digits, spaces and .*, got 'öß\\[é\\]'"),
+        ("Größe [é]", "expected letters a to z, digits, spaces and .*, got 'öß\\[é\\]'"),
         ("x" * 33, "expected 1 to 32 characters, got 33"),
     ],
 )
@@ -148,7 +148,7 @@ def test_what_follows_is_always_among_the_bars():
 
 def test_a_text_is_typed_and_a_prediction_followed(visit):
     page = visit("attention")
-    page.until(lambda: page.said().startswith("After 19 characters the transformer says"), 120)
+    page.until(lambda: page.said().startswith("After 19 characters the transformer predicts"), 120)
     page.type("text", "Sum of")
     page.until(lambda: page.said().startswith("After 6 characters"))
     assert page.get("count", "end") == page.get("count", "value") == 6

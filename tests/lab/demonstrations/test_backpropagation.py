@@ -367,7 +367,7 @@ def test_bad_lines_are_refused_and_stay_while_the_last_good_count(visit):
     page = visit("backpropagation")
     before = page.until(lambda: page.data("nodes")["a"])
     bad = {
-        "inputs": ("1, 4,5", "may be 3 or 2 numbers"),
+        "inputs": ("1, 4,5", "could be 3 or 2 numbers"),
         "targets": ("0,05", "expected 2 finite numbers"),
         "rate": ("-0,01", "learning_rate must be a finite number >= 0, got -0.01"),
         "value": ("1,000", "thousands"),

@@ -156,9 +156,13 @@ def test_a_step_of_levenberg_marquardt(visit):
 def test_bad_input_changes_nothing_and_divergence_is_named(visit):
     page = visit("decision-boundary")
     page.changed(lambda: page.type("hidden", "8, many"), page.said)
-    assert page.kind() == "refuses" and "got '8, many'; the last one stays" in page.said()
+    assert page.kind() == "refuses" and "got '8, many'; the last valid value stays" in page.said()
     page.changed(lambda: page.type("rate", "-0,1"), page.said)
-    assert page.kind() == "refuses" and "learning_rate must be" in page.said() and "the last one stays" in page.said()
+    assert (
+        page.kind() == "refuses"
+        and "learning_rate must be" in page.said()
+        and "the last valid value stays" in page.said()
+    )
     assert page.box("hidden")[0] == "8, many" and page.box("rate")[0] == "-0,1"
     page.set("activation", "value", "linear")  # with the last good ones; what was refused is still there
     page.until(lambda: "2 - 6 - 1 linear" in page.said() and "Press Train" in page.said())

@@ -32,7 +32,10 @@ def test_a_refused_text_stays_until_it_is_corrected():
     made = Made()
     made.low.input.value = "abc"
     assert state(made.low) == ("abc", True, True) and made.form.values == [1.0, 2.0] and made.accepted == 0
-    assert "expected a finite number, as in 0.05 or 1e-3, got &#39;abc&#39;; the last one stays" in made.low.why.text
+    assert (
+        "expected a finite number, as in 0.05 or 1e-3, got &#39;abc&#39;; the last valid value stays"
+        in made.low.why.text
+    )
     assert 'class="status refuses"' in made.status.model.text and "low: expected" in made.status.model.text
     made.high.input.value = "3"  # what else is typed is taken, and the mark stays
     assert state(made.low) == ("abc", True, True) and made.form.values == [1.0, 3.0] and made.accepted == 1

@@ -172,7 +172,7 @@ def test_numbers_in_pixels_are_short(number, text):
 
 def test_a_digit_is_drawn_and_its_kernels_gradient_followed(visit):
     page = visit("convolution")
-    page.until(lambda: page.said().startswith("The network says 8"), 120)
+    page.until(lambda: page.said().startswith("The network predicts 8"), 120)
     page.focus("number", ".noUi-handle")
     page.changed(lambda: page.press("ArrowRight"), lambda: page.data("picture")["ink"])
     np.testing.assert_allclose(page.data("picture")["ink"], one_digit.trained().pictures[8][1].ravel())

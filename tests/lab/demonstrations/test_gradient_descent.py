@@ -62,7 +62,7 @@ def test_paths_are_the_texts():
         (EQ315, (-1, -2.95), 1e300, "diverges"),
         (P33, (1, 1), 0.05, "oscillates"),
         (P33, (1, 1), 0.06, "diverges"),
-        (EQ315, (-1, -2.95), 0.0, "stands still"),
+        (EQ315, (-1, -2.95), 0.0, "stopped moving"),
     ],
 )
 def test_how_it_goes_on(surface, start, rate, how):

@@ -254,7 +254,7 @@ def test_what_is_refused_stands_beside_its_box_and_nothing_breaks(visit):
     page.until(lambda: "Press Train" in page.said(), 120)
     page.type("text-1", "noizy(1)")
     page.until(lambda: "did you mean 'noisy'?" in (page.box("text-1")[1] or ""))
-    assert page.kind() == "refuses" and "the last one stays" in page.said()
+    assert page.kind() == "refuses" and "the last valid value stays" in page.said()
     page.type("text-0", "perceptron")
     page.until(lambda: "leave out the hidden ones; nothing learns on this side" in (page.box("text-0")[1] or ""))
     assert page.kind() == "refuses" and page.data("field-0")["image"] == []

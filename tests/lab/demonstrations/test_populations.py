@@ -269,7 +269,7 @@ def test_keys_select_what_is_seen(visit, sweep):
     page.press(" ")
     check(page, sweep, (rates < 10) & (sizes == 32))
     page.set("choose-upwards", "active", [])
-    page.until(lambda: page.kind() == "warns" and page.said().startswith(f"Nothing is selected, of {N}"))
+    page.until(lambda: page.kind() == "warns" and page.said().startswith(f"None of {N} members is selected"))
     assert page.data("lines")["ys"] == [] and selected(page) == []
 
 

@@ -230,7 +230,7 @@ def test_a_local_minimum(preset, caught, free):
     paths, (least, local, _) = answered(preset), TWO.stationary
     np.testing.assert_allclose(paths[caught].points[-1], local.x, atol=1e-3)
     np.testing.assert_allclose(paths[free].points[-1], least.x, atol=1e-3)
-    assert surfaces.verdict(paths[caught]) == "stands still" and local.kind == "local minimum"
+    assert surfaces.verdict(paths[caught]) == "stopped moving" and local.kind == "local minimum"
     first = np.abs(np.diff(paths["adam"].points[:4], axis=0))
     np.testing.assert_allclose(first, 0.1, rtol=0.02)  # whatever the slopes
 

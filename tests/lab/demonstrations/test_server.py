@@ -243,7 +243,7 @@ def test_the_server_answers_while_it_compiles(monkeypatch, capsys):
     started[0].server.io_loop.add_callback(started[0].server.io_loop.stop)
     thread.join(30)
     gc.unfreeze()
-    assert not thread.is_alive() and capsys.readouterr().out.endswith("all is compiled\nstopped\n")
+    assert not thread.is_alive() and capsys.readouterr().out.endswith("all pages are compiled\nstopped\n")
 
 
 @pytest.mark.slow
@@ -257,7 +257,7 @@ def test_ctrl_c_while_it_compiles():
         process.send_signal(signal.SIGINT)
         said, errors = process.communicate(timeout=120)
     assert process.returncode == 0 and errors == ""
-    assert said.endswith("stopping ...\nstopped\n") and "all is compiled" not in said
+    assert said.endswith("stopping ...\nstopped\n") and "all pages are compiled" not in said
 
 
 @pytest.mark.parametrize("one", DEMONSTRATIONS, ids=lambda one: one.path)
