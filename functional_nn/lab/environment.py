@@ -24,7 +24,7 @@ __all__ = [
     "known_answers",
 ]
 
-RIGHT_WITHIN = 1e-5  # relatively; what is known to go wrong is wrong by more than a half
+RIGHT_WITHIN = 1e-5  # relative error; known wrong results are off by more than a half
 
 
 def describe() -> dict[str, str]:
@@ -70,8 +70,8 @@ def compiler() -> str:
 
 
 REMEDY = (
-    f"jaxlib {metadata.version('jaxlib')} gets products wrong that this library is made of; set XLA_FLAGS={CURE} "
-    "before Python starts, or install another jaxlib (0.10.1 is right), and ask `functional-nn info` again"
+    f"jaxlib {metadata.version('jaxlib')} computes products wrongly that this library uses; set XLA_FLAGS={CURE} "
+    "before Python starts, or install another jaxlib (0.10.1 is right), and run `functional-nn info` again"
 )
 
 

@@ -211,7 +211,7 @@ def write(
 def _about() -> str:
     """The first paragraph of the script's docstring, or its name if it has none."""
     script = Path(sys.argv[0])
-    with contextlib.suppress(OSError, SyntaxError, ValueError):  # typed at a prompt, or no Python
+    with contextlib.suppress(OSError, SyntaxError, ValueError):  # typed at a prompt, or not a Python file
         found = ast.get_docstring(ast.parse(script.read_text(encoding="utf-8")))
         if found:
             return " ".join(found.split("\n\n")[0].split())

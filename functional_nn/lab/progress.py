@@ -53,7 +53,7 @@ def progress(title: str, total: int) -> Iterator[Advance]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[text]}"),
     )
-    # What is printed meanwhile is led past the bar only where both are on the terminal; a file gets it untouched.
+    # Output is redirected past the bar only if both are on the terminal; a file gets it unchanged.
     console, both = Console(stderr=True), sys.stdout.isatty()
     with Progress(*columns, console=console, transient=True, redirect_stdout=both) as bar:
         task = bar.add_task(title, total=total, text="")

@@ -24,7 +24,7 @@ __all__ = [
     "render",
 ]
 
-_LARGEST = 1_500_000  # characters of an SVG; beyond, a figure of many marks is a picture of its pixels
+_LARGEST = 1_500_000  # characters of an SVG; larger figures are embedded as PNG
 _VERDICTS = {"ok": "good", "agree": "good", "DIFFERS": "bad", "differ": "bad", "undefined": "bad"}
 
 
@@ -156,7 +156,7 @@ def _picture(panel: Panel) -> Markup:
     """The figure as inline SVG, or as PNG if that would be too large; the figure is closed."""
     figure, label = panel.figure, panel.alternative
     style = f"--inches: {figure.get_figwidth():.3g}"
-    with plt.rc_context({"svg.hashsalt": "functional_nn", "svg.fonttype": "path"}):  # equal data give an equal page
+    with plt.rc_context({"svg.hashsalt": "functional_nn", "svg.fonttype": "path"}):  # equal data, equal page
         _keep_colors_upon_images(figure)
         text = io.StringIO()
         figure.savefig(
@@ -177,15 +177,15 @@ def _picture(panel: Panel) -> Markup:
 
 
 def _themed(body: str, tag: str) -> str:
-    # Identifiers of several figures on one page must not meet.
+    # Identifiers of several figures on one page must differ.
     body = re.sub(r'(id="|href="#|url\(#)', rf"\g<1>{tag}-", body)
-    # Where matplotlib names no colour, a fill is black: the opening tag's.
+    # Where matplotlib writes no colour, a fill is black: the opening tag sets it.
     body = re.sub(r"((?:fill|stroke): )#000000\b", r"\1currentColor", body)
     return re.sub(r"((?:fill|stroke): )#ffffff\b", r"\1var(--card)", body)
 
 
 def _keep_colors_upon_images(figure: Figure) -> None:
-    # What was readable on an image's own colours stays so in the dark: not black and white, but next to them.
+    # Text that is readable on an image's colours stays so in dark mode: almost black and white, which are not replaced.
     for axis in figure.axes:
         for text in axis.texts if axis.images else ():
             near = {(0.0, 0.0, 0.0): "#000001", (1.0, 1.0, 1.0): "#fffffe"}

@@ -501,7 +501,7 @@ def test_idx_labels_not_found(tmp_path):
         load(path)
     with pytest.raises(ValueError, match="labels: no file '.*elsewhere'"):
         load(path, labels=tmp_path / "elsewhere")
-    with pytest.raises(ValueError, match="no labels file is named like 'odd.idx'; give labels="):
+    with pytest.raises(ValueError, match="no labels file has a name like 'odd.idx'; give labels="):
         load(write(tmp_path / "odd.idx", idx_bytes(pictures())))
 
 

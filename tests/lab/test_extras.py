@@ -121,9 +121,8 @@ def test_every_command_shows_an_example(monkeypatch, capsys):
     commands = re.findall(r"^\W*([a-z]+)\s{2,}[A-Z]", everything, re.MULTILINE)
     assert {"info", "train", "sweep", "compare", "evaluate", "predict"} <= set(commands)
     for command in commands:
-        assert re.search(
-            rf"Examples? \(in a shell\).*\s+functional-nn {command}\b", said_by(monkeypatch, capsys, command)
-        ), command
+        example = rf"Examples? \(in a shell\).*\s+functional-nn {command}\b"
+        assert re.search(example, said_by(monkeypatch, capsys, command)), command
 
 
 def test_the_examples_are_taken(monkeypatch):

@@ -101,7 +101,7 @@ def test_others_that_do_not_fit(known, tmp_path, text, message):
 def test_the_target_may_be_called_otherwise(known, tmp_path):
     path = write(tmp_path / "other.csv", "x,c,y,species\n1,u,2,b\n")
     assert load_as(path, known[2], target="species").labels.tolist() == [1]
-    with pytest.raises(ValueError, match="the target column 'y' is one of the inputs; say which it is with --target"):
+    with pytest.raises(ValueError, match="the target column 'y' is one of the inputs; give the target with --target"):
         load_as(path, known[2], target="y")
 
 
@@ -113,7 +113,7 @@ def test_without_training_on_gaps_none_is_foretold(tmp_path):
         load_inputs(path, dataset.reading)
     with pytest.warns(UserWarning, match="rows left out because of a missing value: 1"):
         assert load_as(path, dataset.reading).inputs.tolist() == [[1, 2]]
-    with pytest.raises(ValueError, match="no examples: a value is missing in each of 1 rows"):
+    with pytest.raises(ValueError, match="no examples: each of 1 rows has a missing value"):
         load_as(write(tmp_path / "u.csv", "x,y,kind\n1,,a\n"), dataset.reading)
 
 
@@ -171,7 +171,7 @@ def test_load_inputs_of_bundled(name):
         ("a,b\n1,\n", "line 2, column 'b': missing value, got ''"),
         ("b,a\nx,1\n", "line 2, column 'b': expected a number, got 'x'"),
         ("a,b\n1,inf\n", "line 2, column 'b': expected a finite number, got 'inf'"),
-        ("a,b\n1,2,3\n", "line 2: expected 2 cells as at first, got 3"),
+        ("a,b\n1,2,3\n", "line 2: expected 2 cells as in the first row, got 3"),
         ("1,nan\n", "line 1, column 'b': missing value, got 'nan'"),
     ],
 )

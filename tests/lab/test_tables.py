@@ -89,8 +89,8 @@ def test_csv_as_spreadsheets_write_it(tmp_path):
         ("a,b,y\n", {}, "a header row and no examples"),
         ("1\n2\n", {}, "only one column"),
         ("1:2\n3:4\n", {}, "only one column; expected .* commas, semicolons, tabs"),
-        ("1,2,3\n\n1,2\n", {}, "line 3: expected 3 cells as at first, got 2"),
-        ("1,2\n1,2,3\n", {}, "line 2: expected 2 cells as at first, got 3"),
+        ("1,2,3\n\n1,2\n", {}, "line 3: expected 3 cells as in the first row, got 2"),
+        ("1,2\n1,2,3\n", {}, "line 2: expected 2 cells as in the first row, got 3"),
         ("a,b,y\n1,2,0\n1,zwei,1\n", {}, "line 3, column 'b': expected a number, got 'zwei'"),
         ("1,2,0\n1_0,2,1\n", {}, "line 2, column 'column_0': expected a number, got '1_0'"),
         ("5.l,2.5,0\n1,2,1\n", {}, "line 1, column 'column_0': expected a number, got '5.l'"),  # no header: no lost row
@@ -242,7 +242,7 @@ def test_a_target_is_a_name_or_else_an_index(tmp_path, target):
 def test_without_a_header_nothing_has_a_name(tmp_path):
     path = write(tmp_path / "t.csv", joined(None, UNIT, SORTED))
     for options in ({"target": "kind"}, {"columns": ("a",)}, {"drop": ("a",)}):
-        with pytest.raises(ValueError, match="without a header columns are given by index, from -3 to 2, got"):
+        with pytest.raises(ValueError, match="without a header columns have no names; give an index from -3 to 2, got"):
             load(path, header="no", **options)
 
 
@@ -258,7 +258,7 @@ def numbered(names, form=str):
 @pytest.mark.parametrize("first", [0, 1, 100])
 def test_an_index_without_a_name_is_left_out_with_a_word(tmp_path, name, first):
     path = write(tmp_path / "t.csv", numbered([name], lambda i: str(i + first)))
-    with pytest.warns(UserWarning, match="t.csv: the column at index 0 has no name and numbers the rows: left out"):
+    with pytest.warns(UserWarning, match="t.csv: the column at index 0 has no name and numbers the rows; it is left out"):
         assert load(path).features == ("a", "b")
     header, *lines = path.read_text().splitlines()
     path = write(tmp_path / "t.csv", "\n".join([header, *DRAW.sample(lines, 30)]))
@@ -365,7 +365,7 @@ def test_one_table_in_every_dialect(tmp_path, name, decimal, header, said):
 @pytest.mark.parametrize(
     ("text", "options", "message"),
     [
-        ("a;b\n1,234;2\n5,678;3\n", {}, "'1,234' may be 1.234, with --decimal comma, or thousands"),
+        ("a;b\n1,234;2\n5,678;3\n", {}, "'1,234' could be 1.234 (give --decimal comma) or thousands"),
         ("a;b\n1.5;2\n2,5;3\n", {}, "line 3, column 'a': expected a number with a decimal point .* got '2,5'"),
         (
             "a;b\n1.5;2\n2,5;3\n",
@@ -373,7 +373,7 @@ def test_one_table_in_every_dialect(tmp_path, name, decimal, header, said):
             "line 2, column 'a': expected a number with a decimal comma, got '1.5'",
         ),
         ("a;b\n1.234,5;2\n", {"decimal": ","}, "line 2, column 'a': expected a number, got '1.234,5'"),
-        ("1|2;3\n4|5;6\n", {}, "its cells may be separated by semicolon or pipe; say which with --delimiter"),
+        ("1|2;3\n4|5;6\n", {}, "its cells could be separated by semicolon or pipe; say which with --delimiter"),
         ("a,b,c\n1,2,3\n", {"delimiter": ";"}, "only one column"),
     ],
 )
@@ -499,7 +499,7 @@ def test_a_minus_beside_a_plus_is_no_gap(tmp_path, missing):
 
 def test_a_number_among_words_is_named(tmp_path):
     path = write(tmp_path / "t.csv", joined(("a", "b", "kind"), UNIT, ["a", "b", "3"] + ["a"] * 27))
-    with pytest.raises(ValueError, match="line 4, column 'kind': expected a word, as most are, .* got '3'"):
+    with pytest.raises(ValueError, match="line 4, column 'kind': expected a word, like most cells, .* got '3'"):
         load(path)
     assert load(path, task="classification").classes == ("3", "a", "b")
 
@@ -561,7 +561,7 @@ def test_gaps_are_taken_for_the_mean_of_the_training_part(gappy, missing):
 
 def test_a_column_without_values_is_refused(tmp_path):
     path = write(tmp_path / "t.csv", joined(("x", "y", "kind"), [("", row[1]) for row in UNIT], SORTED))
-    with pytest.raises(ValueError, match="column 'x': holds no value; leave it out with --drop x"):
+    with pytest.raises(ValueError, match="column 'x' has no values; leave it out with --drop x"):
         load(path, missing="mean")
     cells = [""] * 29 + ["1.5"]
     dataset = load(
