@@ -53,7 +53,7 @@ __all__ = [
 
 TRAINING, HELD_OUT, BOUND, TEST = "#2a6fbb", "#d1602b", "#d4405a", "#2c8f5e"
 RISING = ListedColormap(plt.get_cmap("plasma")(np.linspace(0.38, 0.75, 256)), "rising")  # purple to orange
-_PITCH, _BOX, _LANE = 0.52, 0.27, 0.3  # inches of a network's picture: from layer to layer, of a layer, beside it
+_PITCH, _BOX, _LANE = 0.52, 0.27, 0.3  # inches in a network's picture: between layers, a layer's height, between lanes
 STYLE = {
     "font.size": 10,
     "axes.spines.top": False,
@@ -239,7 +239,7 @@ def confusion(counts: np.ndarray, classes: Sequence[str], percentages: bool = Fa
     Args:
         counts: (C, C), as from `measures.confusion_counts`.
         classes: the C names.
-        percentages: also write each cell's share of all examples, recall beside the rows (the share of the class that
+        percentages: also write each cell's share of all examples, recall next to the rows (the share of the class that
             was found), precision below the columns (the share of those taken for the class that are in it) and accuracy
             in the corner: MATLAB's plotconfusion, transposed.
 

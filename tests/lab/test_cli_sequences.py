@@ -82,7 +82,7 @@ def given(monkeypatch):
 # Texts ----------------------------------------------------------------------------------------------------------------
 
 
-def test_a_run_on_a_text_knows_its_vocabulary_and_tells_bits(made):
+def test_a_run_on_a_text_stores_its_vocabulary_and_reports_bits(made):
     run, config = runs.load(made / "play"), json.loads((made / "play/config.json").read_text())
     assert config["classes"] == sorted(set(PLAY)) and (config["unit"], config["context"]) == ("character", 4)
     assert run.network == fnn.presets.get(GRU)(4, 7, tokens=7, each_position=True)
@@ -94,7 +94,7 @@ def test_a_run_on_a_text_knows_its_vocabulary_and_tells_bits(made):
     assert (made / "play/report.html").is_file() and (made / "play/agreement.json").is_file()
 
 
-def test_a_text_goes_on(made, tmp_path):
+def test_a_text_is_continued(made, tmp_path):
     words = ("predict", made / "play", "--prompt", "to be ör", "--length", 9)
     said = call(*words)
     assert said.code == 0 and said.out.startswith("to be ör") and len(said.out) == 8 + 9 + 1
@@ -200,7 +200,7 @@ def test_a_network_of_sequences_reads_rows_of_a_series_in_order(made, tmp_path, 
         (("iris", "--network", "gru"), "network 'gru' reads sequences: expected a .txt file, a CSV file with --window"),
     ],
 )
-def test_what_is_no_series_is_refused(made, tmp_path, monkeypatch, words, says):
+def test_an_invalid_series_is_refused(made, tmp_path, monkeypatch, words, says):
     monkeypatch.chdir(made)
     check_refused(call("train", *words, "--out", tmp_path / "a"), says)
 
@@ -224,7 +224,7 @@ def test_a_label_for_each_token_counts_within_its_sequence(made):
     )
 
 
-def test_one_label_a_sequence_is_a_class(made, tmp_path, given):
+def test_one_label_per_sequence_is_a_class(made, tmp_path, given):
     call("train", made / "one.npz", "--network", GRU, "--out", tmp_path / "a")
     assert given["network"] == fnn.presets.get(GRU)(5, 2, tokens=4)
     assert given["inputs"].shape == (16, 5) and given["inputs"].dtype.kind == "i" and given["targets"].shape == (16, 2)
@@ -242,6 +242,6 @@ def test_one_label_a_sequence_is_a_class(made, tmp_path, given):
         ({"x": TOKENS, "y": EACH, "lengths": LENGTHS[:3]}, "lengths: expected integers of shape (20,), got int64 of"),
     ],
 )
-def test_what_are_no_tokens_is_refused(tmp_path, arrays, says):
+def test_invalid_tokens_are_refused(tmp_path, arrays, says):
     np.savez(tmp_path / "bad.npz", **arrays)
     check_refused(call("train", tmp_path / "bad.npz", "--network", GRU, "--out", tmp_path / "a"), says)

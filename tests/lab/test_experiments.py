@@ -39,13 +39,13 @@ def words(monkeypatch, *given, **defaults):
     return experiments.arguments("What it does.", "results/script", **defaults)
 
 
-def test_words_have_defaults_and_are_counted(monkeypatch):
+def test_a_scripts_options_have_defaults_and_are_integers(monkeypatch):
     options = words(monkeypatch, "--epochs", "3", seeds=8, epochs=50)
     assert (options.seeds, options.epochs, str(options.out)) == (8, 3, "results/script")
 
 
 @pytest.mark.parametrize("wrong", ["0", "-1", "2.5", "many"])
-def test_counts_that_are_none_are_refused(monkeypatch, capsys, wrong):
+def test_invalid_counts_are_refused(monkeypatch, capsys, wrong):
     with pytest.raises(SystemExit) as left:
         words(monkeypatch, "--seeds", wrong, seeds=8)
     assert left.value.code == 2 and "--seeds" in capsys.readouterr().err
@@ -82,7 +82,7 @@ def test_a_table_and_its_picture_say_where_they_come_from(monkeypatch, capsys, t
         ('"""Of <b> & "so"."""', 'Of <b> & "so".'),
     ],
 )
-def test_a_page_says_what_the_script_says_of_itself(monkeypatch, tmp_path, source, about):
+def test_a_page_describes_itself_with_the_scripts_docstring(monkeypatch, tmp_path, source, about):
     script = tmp_path / "own.py"
     script.write_text(source)
     monkeypatch.setattr(sys, "argv", [str(script)])

@@ -190,14 +190,14 @@ def predicted(saved, x):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_a_network_gives_what_it_gives_in_matlab(name, tmp_path):
+def test_a_read_network_computes_what_matlab_computes(name, tmp_path):
     net = NETWORKS[name]
     saved = matlab.read(net.save(tmp_path / "net.mat"))
     x = np.random.default_rng(1).normal(size=net.x.shape) * net.x.std(axis=1, keepdims=True) + net.x
     np.testing.assert_allclose(predicted(saved, x), net(x), rtol=1e-12, atol=1e-12)
 
 
-def test_a_chain_is_multilayer_and_a_cascade_reads_all_before(tmp_path):
+def test_a_chain_is_multilayer_and_a_cascade_reads_all_earlier_layers(tmp_path):
     saved = matlab.read(NETWORKS["fitnet"].save(tmp_path / "net.mat"))
     assert saved.network == fnn.multilayer((3, 5, 2), ("tanh", "linear"))
     layers = matlab.read(NETWORKS["cascade"].save(tmp_path / "net.mat")).network.layers
@@ -208,7 +208,7 @@ def test_a_chain_is_multilayer_and_a_cascade_reads_all_before(tmp_path):
     ]
 
 
-def test_every_transfer_function_is_what_it_is_called():
+def test_every_transfer_function_matches_its_name():
     assert set(FUNCTIONS) == set(matlab.ACTIVATIONS)
     n = np.linspace(-2, 2, 9)[:, None]
     for function, name in matlab.ACTIVATIONS.items():
@@ -257,7 +257,7 @@ GRAPH = fnn.graph(
 
 @pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
 @pytest.mark.parametrize("network", [fnn.multilayer((3, 4, 2), ("tanh", "softmax")), GRAPH])
-def test_what_is_written_is_read(network, dtype, tmp_path):
+def test_a_written_network_is_read_back(network, dtype, tmp_path):
     params = jax.tree.map(lambda x: x + x.dtype.type(0.25), network.init(jax.random.key(0), dtype))
     x = np.random.default_rng(0).normal(size=(9, 3)) + 3
     scalings = datasets.fit_min_max(x), datasets.fit_standardizer(x[:, :2] * 7)
@@ -278,7 +278,7 @@ def test_what_is_written_is_read(network, dtype, tmp_path):
     np.testing.assert_allclose(found, expected, rtol=tolerance, atol=tolerance)
 
 
-def test_what_is_written_is_in_matlabs_shapes(tmp_path):
+def test_written_fields_have_matlabs_shapes(tmp_path):
     """IW, LW and b are cells of columns, by a NumPy forward that knows MATLAB's equations alone."""
     params = GRAPH.init(jax.random.key(0))
     x = np.random.default_rng(0).normal(size=(9, 3))
@@ -378,7 +378,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_what_is_no_network_is_refused_in_one_line(name, tmp_path):
+def test_an_invalid_file_is_refused_in_one_line(name, tmp_path):
     path = tmp_path / "net.mat"
     BAD[name][0](path)
     with pytest.raises(ValueError, match=BAD[name][1]) as refused:
@@ -386,20 +386,20 @@ def test_what_is_no_network_is_refused_in_one_line(name, tmp_path):
     assert str(refused.value).startswith(f"{path}: ") and "\n" not in str(refused.value)
 
 
-def test_delays_are_told_by_rows_that_do_not_fit(tmp_path):
+def test_delays_are_recognized_by_rows_that_do_not_fit(tmp_path):
     net = Toolbox((2, 3, 1), ("tansig", "purelin"), inputs=("mapminmax",))
     net.IW[0] = np.ones((3, 4))  # two delays of two rows
     with pytest.raises(ValueError, match="2 rows are left after them, but the weights are for 4; .* delays"):
         matlab.read(net.save(tmp_path / "net.mat"))
 
 
-def test_an_output_that_was_taken_away_needs_a_function_that_is_0_at_0(tmp_path):
+def test_a_removed_output_needs_a_function_that_is_0_at_0(tmp_path):
     net = Toolbox((2, 3, 2), ("tansig", "logsig"), outputs=DEFAULT)
     with pytest.raises(ValueError, match="removed 1 of 2 outputs, which a layer of logsig cannot restore as 0"):
         matlab.read(net.save(tmp_path / "net.mat"))
 
 
-def test_no_file_is_said(tmp_path):
+def test_a_missing_file_is_refused(tmp_path):
     with pytest.raises(ValueError, match="cannot be read"):
         matlab.read(tmp_path / "none.mat")
 
@@ -430,13 +430,13 @@ def test_no_file_is_said(tmp_path):
         ),
     ],
 )
-def test_what_matlab_cannot_be_is_not_written(network, scalings, said, tmp_path):
+def test_networks_that_matlab_cannot_represent_are_refused(network, scalings, said, tmp_path):
     with pytest.raises(ValueError, match=said):
         matlab.write(tmp_path / "net.mat", network, network.init(jax.random.key(0)), *scalings)
     assert not (tmp_path / "net.mat").exists()
 
 
-def test_a_file_is_replaced_where_asked_alone(tmp_path):
+def test_a_file_is_replaced_only_on_request(tmp_path):
     network = fnn.multilayer((3, 2), ("tanh",))
     (tmp_path / "net.mat").write_text("mine")
     with pytest.raises(ValueError, match="exists; give another path, or replace=True"):

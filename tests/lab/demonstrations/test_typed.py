@@ -81,7 +81,7 @@ def test_numbers_alone(text, value):
         "[1]",
     ],
 )
-def test_what_is_no_number(text):
+def test_invalid_numbers_are_refused(text):
     with pytest.raises(ValueError, match="expected a finite number, as in 0.05 or 1e-3, got "):
         typed.number(text)
 
@@ -147,13 +147,13 @@ def test_lists(text, values):
         ("1, 2", 5, r"expected 5 finite numbers, as in 1, 0.5, \.\.\., -2, got '1, 2'"),
     ],
 )
-def test_lists_that_are_none_or_may_be_two(text, count, said):
+def test_invalid_or_ambiguous_lists_are_refused(text, count, said):
     with pytest.raises(ValueError, match=said):
         typed.numbers(text, count)
 
 
 @given(PLAIN)
-def test_what_is_written_is_read_back(value):
+def test_written_numbers_are_read_back(value):
     assert typed.number(typed.written(value)) == value
     assert len(typed.written(value)) <= len(repr(value))
 
@@ -165,7 +165,7 @@ def test_a_list_is_read_right_or_refused(values, between, decimal_comma):
     try:
         read = typed.numbers(between.join(texts), len(values))
     except ValueError:
-        assert decimal_comma or between == ","  # nobody who writes points and spaces is refused
+        assert decimal_comma or between == ","  # texts with points and spaces are never refused
     else:
         assert read == tuple(values)
 
