@@ -1,4 +1,4 @@
-"""The page of gradient descent: what a visitor does, and what the library computes by other ways."""
+"""The page on gradient descent: a visitor's actions, and the library's numbers against independent ones."""
 
 import jax
 import numpy as np

@@ -1,4 +1,4 @@
-"""The page on learning rules: each side equals `fit` by its rule, its angles are recomputed, and a visitor's actions."""
+"""The page on learning rules: each side equals `fit` by its rule, its angles are recomputed; a visitor's actions."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""The page of populations: a sweep's folder, what a brush selects, and what is then seen, against NumPy."""
+"""The page on populations: a sweep's folder, what a brush selects, and what is then shown, against NumPy."""
 
 import csv
 import re

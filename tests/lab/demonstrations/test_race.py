@@ -1,4 +1,4 @@
-"""The race of optimizers: each lane against optax, and a visitor who changes lanes."""
+"""The race of optimizers: each racer against optax, and a visitor who changes racers."""
 
 import jax
 import numpy as np
