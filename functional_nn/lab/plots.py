@@ -251,7 +251,7 @@ def confusion(counts: np.ndarray, classes: Sequence[str], percentages: bool = Fa
         >>> from functional_nn.lab import measures, plots
         >>> counts = measures.confusion_counts(np.array([0, 0, 1]), np.array([0, 1, 1]), 2)
         >>> plots.confusion(counts, ("no", "yes")).axes[0].get_ylabel()
-        'is'
+        'true class'
     """
     if percentages:
         return _confusion_with_percentages(counts, classes)
@@ -271,7 +271,7 @@ def confusion(counts: np.ndarray, classes: Sequence[str], percentages: bool = Fa
         ticks = range(len(classes))
         axis.set_xticks(ticks, classes, rotation=90 if max(map(len, classes)) > 3 else 0, parse_math=False)
         axis.set_yticks(ticks, classes, parse_math=False)
-        axis.set(xlabel="taken for", ylabel="is")
+        axis.set(xlabel="predicted class", ylabel="true class")
     return figure
 
 
@@ -300,7 +300,7 @@ def _confusion_with_percentages(counts: np.ndarray, classes: Sequence[str]) -> F
         turned = 90 if max(map(len, classes)) > 6 else 0
         axis.set_xticks(range(C + 1), [*classes, "recall"], rotation=turned, parse_math=False)
         axis.set_yticks(range(C + 1), [*classes, "precision"], parse_math=False)
-        axis.set(xlabel="taken for", ylabel="is")
+        axis.set(xlabel="predicted class", ylabel="true class")
     return figure
 
 

@@ -367,7 +367,7 @@ def test_one_table_in_every_dialect(tmp_path, name, decimal, header, said):
 @pytest.mark.parametrize(
     ("text", "options", "message"),
     [
-        ("a;b\n1,234;2\n5,678;3\n", {}, "'1,234' could be 1.234 (give --decimal comma) or thousands"),
+        ("a;b\n1,234;2\n5,678;3\n", {}, r"'1,234' could be 1.234 \(give --decimal comma\) or thousands"),
         ("a;b\n1.5;2\n2,5;3\n", {}, "line 3, column 'a': expected a number with a decimal point .* got '2,5'"),
         (
             "a;b\n1.5;2\n2,5;3\n",
