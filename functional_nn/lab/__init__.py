@@ -11,7 +11,7 @@ import importlib
 import importlib.util
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, TracebackType
 
 _MODULES = (
     "datasets",
@@ -73,9 +73,10 @@ def require(extra: str, *modules: str) -> None:
         raise MissingExtra(f"not installed: {', '.join(missing)}; {install(extra)}")
 
 
-def _in_one_line(kind, error, trace):
+def _in_one_line(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     if not isinstance(error, MissingExtra):
-        return sys.__excepthook__(kind, error, trace)
+        sys.__excepthook__(kind, error, trace)
+        return
     print(error, file=sys.stderr)
     raise SystemExit(2)
 

@@ -461,7 +461,9 @@ def _warn(source: str | Path, notes: Sequence[str]) -> None:
         warnings.warn(f"{source}: {note}", stacklevel=3)
 
 
-def _kind(source: str | Path, target, labels) -> Literal["bundled", "csv", "npz", "idx", "folder"]:
+def _kind(
+    source: str | Path, target: str | int | None, labels: str | Path | None
+) -> Literal["bundled", "csv", "npz", "idx", "folder"]:
     kind = "bundled" if isinstance(source, str) and source in NAMES else _kind_of_file(source)
     if target is not None and kind != "csv":
         raise ValueError(f"{source}: target={target!r} is only for a CSV file")
@@ -540,7 +542,9 @@ def _fashion_mnist(name: str, task: Task) -> Dataset:
 # Targets --------------------------------------------------------------------------------------------------------------
 
 
-def _of_table(source: str | Path, table: Table, target, task: Task, reading: Reading | None) -> Dataset:
+def _of_table(
+    source: str | Path, table: Table, target: str | int | None, task: Task, reading: Reading | None
+) -> Dataset:
     known = reading.classes if reading else ()
     read = tables.read(Path(source), table, target, known=known, weighted=reading is None)
     if read.left:
@@ -569,7 +573,7 @@ def _of_table(source: str | Path, table: Table, target, task: Task, reading: Rea
     return Dataset(*about, targets, labels, names, table.features, None, table, weights=read.weights)
 
 
-def _check_series(window: int | None, horizon: int, task: Task, weights, missing: Missing) -> None:
+def _check_series(window: int | None, horizon: int, task: Task, weights: str | int | None, missing: Missing) -> None:
     if window is None:
         if horizon != 1:
             raise ValueError(f"horizon: is only for a series, which needs window=...; got {horizon}")

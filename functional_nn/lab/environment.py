@@ -147,5 +147,5 @@ def _population_error() -> float:
     return max(errors)
 
 
-def _relative(found, expected: np.ndarray) -> float:
+def _relative(found: Any, expected: np.ndarray) -> float:
     return float(np.linalg.norm(np.asarray(found, np.float64) - expected) / np.linalg.norm(expected))

@@ -247,7 +247,7 @@ def _known(name: str, word: str, accepted: Any) -> str:
     return word
 
 
-def _network(fields: Mapping[str, Any], dtype) -> Saved:
+def _network(fields: Mapping[str, Any], dtype: DTypeLike) -> Saved:
     columns = _cells(fields, "IW").shape[1]
     count = len(_cells(fields, "IW"))
     if columns != 1 or not count:
@@ -306,7 +306,9 @@ def _widen_inputs(weights: list[dict[str, np.ndarray]], kept: np.ndarray, width:
             by_source["input"] = wide
 
 
-def _widen_outputs(weights: dict[str, np.ndarray], bias, activation: str, kept: np.ndarray, width: int):
+def _widen_outputs(
+    weights: dict[str, np.ndarray], bias: np.ndarray | None, activation: str, kept: np.ndarray, width: int
+) -> np.ndarray | None:
     """Adds outputs of 0, which the scaling turns into the constant, for the rows that were removed; returns the
     bias.
     """
@@ -450,7 +452,7 @@ def _grids(network: Network, params: Params) -> dict[str, np.ndarray]:
                 f"{', '.join(by.name for by in layer.connections)}"
             )
 
-        def wide(x):
+        def wide(x: Any) -> np.ndarray:
             return np.asarray(x).astype(np.float64)  # also from bfloat16
 
         weights = {name: wide(W) for name, W in params[layer.name]["weights"].items()}

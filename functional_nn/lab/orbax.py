@@ -62,7 +62,7 @@ class OrbaxCheckpoints(Checkpoints):
         (10, 20, 30)
     """
 
-    def _manager(self):
+    def _manager(self) -> Any:
         import orbax.checkpoint as ocp
 
         options = ocp.CheckpointManagerOptions(max_to_keep=self.last, create=True, enable_async_checkpointing=False)

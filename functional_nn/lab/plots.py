@@ -15,6 +15,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.colors import ListedColormap, to_rgb
 from matplotlib.figure import Figure
@@ -96,7 +97,7 @@ def learning_curves(history: History, unit: str = "epoch") -> Figure:
     return figure
 
 
-def _log_curves(axis, x: np.ndarray, curves: Sequence[tuple[str, str, np.ndarray]]) -> None:
+def _log_curves(axis: Axes, x: np.ndarray, curves: Sequence[tuple[str, str, np.ndarray]]) -> None:
     """Draws (label, color, values) on a log scale; zeros, which it cannot show, are open marks on its lower edge."""
     positive = np.concatenate([y[np.isfinite(y) & (y > 0)] for _, _, y in curves])
     if positive.size:
@@ -279,7 +280,7 @@ def _confusion_with_percentages(counts: np.ndarray, classes: Sequence[str]) -> F
     C, right, total = len(classes), np.diag(counts), counts.sum()
     side = 1.6 + 0.62 * (C + 1)
 
-    def share(part, of):
+    def share(part: int, of: int) -> str:
         return f"{100 * part / of:.3g} %" if of else "-"
 
     with plt.rc_context(STYLE | {"axes.grid": False}):

@@ -12,7 +12,7 @@ References:
 """
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -90,7 +90,7 @@ def read(path: str | Path) -> Problem:
         raise ValueError(f"{path}: {error}") from None
 
 
-def _problem(name: str, file) -> Problem:
+def _problem(name: str, file: BinaryIO) -> Problem:
     counts = {}
     for number, field in enumerate(HEADER, start=1):
         line = file.readline(_MOST_CHARACTERS).decode("ascii").strip()

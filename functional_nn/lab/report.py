@@ -7,7 +7,7 @@ import base64
 import functools
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jinja2
@@ -192,7 +192,7 @@ def _keep_colors_upon_images(figure: Figure) -> None:
             text.set_color(near.get(to_rgb(text.get_color()), text.get_color()))
 
 
-def _flat(value: Any, path: str = ""):
+def _flat(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
     if isinstance(value, dict) and value:
         for key, item in value.items():
             yield from _flat(item, f"{path}.{key}" if path else str(key))

@@ -17,6 +17,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 import functional_nn as fnn
 from functional_nn import checks, precision
@@ -284,7 +285,7 @@ def standardizers(config: dict[str, Any]) -> tuple[Standardizer | None, Standard
     or ValueError for what is not a configuration.
     """
 
-    def read(scaling):
+    def read(scaling: dict[str, Any]) -> Standardizer:
         mean, scale = (np.array(scaling[name], np.float64) for name in ("mean", "scale"))
         fill = scaling.get("fill")  # older runs have none
         return Standardizer(mean, scale, None if fill is None else np.array(fill, np.float64))
@@ -352,7 +353,7 @@ def load(folder: str | Path) -> Run:
     return Run(config, network, loss, _parameters(folder, network, dtype), inputs, targets, reading)
 
 
-def _parameters(folder: Path, network: fnn.Network, dtype) -> dict:
+def _parameters(folder: Path, network: fnn.Network, dtype: DTypeLike) -> dict:
     like = abstract_params(network, jnp.float32)
     try:
         with (folder / PARAMETERS).open("rb") as file, np.load(file, allow_pickle=False) as archive:

@@ -141,7 +141,7 @@ def separability(inputs: np.ndarray, targets: np.ndarray, bias: bool = True) -> 
     return Separability(separable, halfspaces, signs > 0, margin, weights, radius, bound)
 
 
-def _checked(inputs, targets) -> tuple[np.ndarray, np.ndarray]:
+def _checked(inputs: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Inputs (Q, R) and t (Q,) of -1 and +1."""
     p, t = np.asarray(inputs, np.float64), np.asarray(targets, np.float64)
     if p.ndim != 2 or not p.size:
