@@ -137,7 +137,7 @@ class By(NamedTuple):
     """
 
     option: str
-    forms: dict[str | bool, tuple[str, ...]]
+    forms: Mapping[Any, tuple[str, ...]]
 
 
 def optimizer(name: str, constants: Mapping[str, Any] | None = None) -> Markup | None:
@@ -221,7 +221,7 @@ def start(loss: str, activation: str) -> Markup:
         False
     """
     fused = FUSED.get((_bare(loss), _bare(activation)))
-    return _lines((*fused, SHARES["sum" if _reduction(loss) == "sum" else "mean"]) if fused else RECURSION["start"])
+    return _displayed((*fused, SHARES["sum" if _reduction(loss) == "sum" else "mean"]) if fused else RECURSION["start"])
 
 
 def recursion(step: str) -> Markup:
@@ -238,7 +238,7 @@ def recursion(step: str) -> Markup:
         >>> equations.recursion("forward").count("<math")
         2
     """
-    return _lines(RECURSION[step])
+    return _displayed(RECURSION[step])
 
 
 def rule(name: str) -> Markup | None:
@@ -268,7 +268,11 @@ def _bare(specification: str) -> str:
 
 
 def _lines(latex: tuple[str, ...] | None) -> Markup | None:
-    return latex and Markup("").join(mathml(line, display=True) for line in latex)
+    return _displayed(latex) if latex else None
+
+
+def _displayed(latex: tuple[str, ...]) -> Markup:
+    return Markup("").join(mathml(line, display=True) for line in latex)
 
 
 # Backpropagation: Hagan Eq. 3.2-3.50 ----------------------------------------------------------------------------------

@@ -199,8 +199,8 @@ def write(
     if figure is not None:
         figure.savefig(out.with_suffix(".png"), dpi=130)
     about = _about()
-    cells = [[_cell(row[column]) for column in columns] for row in rows]
-    parts: list[report.Panel | report.Table] = [report.Table("Table", columns, cells, notes.strip())]
+    quantities = [[_cell(row[column]) for column in columns] for row in rows]
+    parts: list[report.Panel | report.Table] = [report.Table("Table", columns, quantities, notes.strip())]
     if figure is not None:
         parts.insert(0, report.Panel("Figure", figure, alternative or f"Figure of the table below. {about}"))
     title = f"functional_nn: {out.stem.replace('_', ' ')}"

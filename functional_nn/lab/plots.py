@@ -8,7 +8,7 @@ import itertools
 import textwrap
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib
 
@@ -55,7 +55,7 @@ __all__ = [
 TRAINING, HELD_OUT, BOUND, TEST = "#2a6fbb", "#d1602b", "#d4405a", "#2c8f5e"
 RISING = ListedColormap(plt.get_cmap("plasma")(np.linspace(0.38, 0.75, 256)), "rising")  # purple to orange
 _PITCH, _BOX, _LANE = 0.52, 0.27, 0.3  # inches in a network's picture: between layers, a layer's height, between lanes
-STYLE = {
+STYLE: dict[str, Any] = {
     "font.size": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -443,11 +443,18 @@ def network(described: Network) -> Figure:
         for number, (name, text, weighted) in enumerate(boxes):
             y, color = -_PITCH * number, TRAINING if weighted else "grey"
             corner, size = (-half, y - _BOX / 2), (2 * half, _BOX)
-            about = {"boxstyle": "round,pad=0,rounding_size=0.06", "linewidth": 1}
+            about: dict[str, Any] = {"boxstyle": "round,pad=0,rounding_size=0.06", "linewidth": 1}
             axis.add_patch(FancyBboxPatch(corner, *size, fc=(*to_rgb(color), 0.16), ec=color, **about))
             axis.text(-half + 0.1, y, text, va="center", fontsize=9, parse_math=False)
             axis.text(half - 0.1, y, size_text(shapes[name]), va="center", ha="right", fontsize=9)
-        arrow = {"arrowstyle": "-|>", "mutation_scale": 9, "shrinkA": 0, "shrinkB": 0, "lw": 0.9, "color": "black"}
+        arrow: dict[str, Any] = {
+            "arrowstyle": "-|>",
+            "mutation_scale": 9,
+            "shrinkA": 0,
+            "shrinkB": 0,
+            "lw": 0.9,
+            "color": "black",
+        }
         for start, end, name in edges:
             y, last = -_PITCH * start, -_PITCH * end
             if end - start == 1:

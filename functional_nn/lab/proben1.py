@@ -112,8 +112,8 @@ def _problem(name: str, file: BinaryIO) -> Problem:
     files.check_room("examples", examples, width)
     rows = np.empty((examples, width))
     found = 0
-    for number, line in enumerate(file, start=len(HEADER) + 1):
-        words = line.decode("ascii").split()
+    for number, row in enumerate(file, start=len(HEADER) + 1):
+        words = row.decode("ascii").split()
         if not words:
             continue
         if found == examples:
