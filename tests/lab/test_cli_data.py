@@ -60,7 +60,7 @@ def test_left_out_rows_are_reported_in_one_line(made):
     folder, said = made
     assert (
         said["things"].err == f"functional-nn: {folder}/things.csv: the column at index 0 has no name and numbers "
-        "the rows: left out\n"
+        "the rows; it is left out\n"
     )
     assert {said[name].code for name in said} == {0} and said["seconds"].err == said["bytes"].err == ""
 

@@ -156,7 +156,7 @@ def test_the_page_shows_the_network(made):
         (("digits", "--network", "lenet", "--gradient", "perceptron"), ("single layer",)),
         (
             ("iris", "--network", "lenet"),
-            ("'lenet' reads pictures", "iris has no pictures", "got 4 numbers an example"),
+            ("'lenet' reads pictures", "iris has no pictures", "got 4 numbers per example"),
         ),
         (("{made}/words.csv", "--network", "lenet"), ("words.csv has no pictures",)),
         (("digits", "--augment", "flip"), ("rows of 64 numbers", "--network")),
@@ -165,7 +165,7 @@ def test_the_page_shows_the_network(made):
         (("digits", "--network", "lenet", "--augment", "shift(5)"), ("at least 10 x 10",)),
         (("iris", "--label-smoothing", 1), ("rate", "got 1.0")),
         (("diabetes", "--label-smoothing", 0.1), ("the targets of diabetes are numbers",)),
-        (("iris", "--loss", "hinge", "--label-smoothing", 0.1), ("hinge takes targets of -1 and +1",)),
+        (("iris", "--loss", "hinge", "--label-smoothing", 0.1), ("hinge needs targets of -1 and +1",)),
     ],
     ids=lambda value: " ".join(map(str, value)) if isinstance(value, tuple) else None,
 )

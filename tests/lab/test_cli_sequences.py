@@ -129,7 +129,7 @@ def test_a_text_is_read_as_windows_of_the_context(made, tmp_path, given):
         ),
         (("train", "play.txt", "--target", "x"), "target: "),
         (("train", "play.txt", "--label-smoothing", 0.1), "label_smoothing: "),
-        (("train", "iris", "--context", 3), "context: is for a .txt file, which iris is not; got 3"),
+        (("train", "iris", "--context", 3), "context: is only for a .txt file, and iris is not one; got 3"),
         (
             ("sweep", "play.txt", "--grid", "learning_rate=0.1,0.2"),
             "a text needs `train` (not `sweep`) and a network of sequences",
@@ -140,7 +140,7 @@ def test_a_text_is_read_as_windows_of_the_context(made, tmp_path, given):
         (("predict", "play", "--prompt", ""), "prompt: expected at least one character, got none"),
         (("predict", "play", "--prompt", "t", "--length", 0), "length must be an integer >= 1, got 0"),
         (("predict", "series", "--prompt", "to"), "prompt: expected a run on text, but "),
-        (("evaluate", "play", "play.txt", "--target", "x"), "play.txt: a text has neither target nor labels; got 'x'"),
+        (("evaluate", "play", "play.txt", "--target", "x"), "play.txt: target and labels are not for a text; got 'x'"),
         (("evaluate", "play", "other.txt"), "other.txt: character 'q' at 0 is not in the vocabulary"),
     ],
 )
@@ -191,10 +191,10 @@ def test_a_network_of_sequences_reads_rows_of_a_series_in_order(made, tmp_path, 
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (("series.csv", "--window", 50), "series.csv: expected more than 51 rows, a window of 50 and the 1 after it"),
+        (("series.csv", "--window", 50), "series.csv: expected more than 51 rows, window 50 and horizon 1, got"),
         (("series.csv", "--window", 0), "series.csv: window must be an integer >= 1, got 0"),
         (("series.csv", "--horizon", 3), "horizon: is only for a series"),
-        (("series.csv", "--window", 3, "--missing", "drop"), "missing='drop': the rows of a series follow each other"),
+        (("series.csv", "--window", 3, "--missing", "drop"), "missing='drop': a series needs all its rows"),
         (("series.csv", "--window", 3, "--task", "classification"), "task='classification': the rows of a series"),
         (("iris", "--window", 3), "iris: window=3 is only for a CSV file"),
         (("iris", "--network", "gru"), "network 'gru' reads sequences: expected a .txt file, a CSV file with --window"),
@@ -238,7 +238,10 @@ def test_one_label_per_sequence_is_a_class(made, tmp_path, given):
         ({"x": TOKENS - 1, "y": EACH}, "inputs: expected integers of 0 and above, got -1 at index ("),
         ({"x": TOKENS / 2, "y": EACH}, "inputs: expected tokens, integers (Q, T), or numbers (Q, T, R), got float64"),
         ({"x": TOKENS, "y": EACH - 1}, "targets: expected integers of 0 and above, got -1 at index ("),
-        ({"x": TOKENS, "y": EACH, "lengths": LENGTHS + 5}, "lengths: expected 0 to 5, as long as sequences are, got "),
+        (
+            {"x": TOKENS, "y": EACH, "lengths": LENGTHS + 5},
+            "lengths: expected 0 to 5, the length of the sequences, got ",
+        ),
         ({"x": TOKENS, "y": EACH, "lengths": LENGTHS[:3]}, "lengths: expected integers of shape (20,), got int64 of"),
     ],
 )

@@ -256,7 +256,7 @@ def test_a_refusal_is_shown_at_its_box_and_nothing_breaks(visit):
     page.until(lambda: "did you mean 'noisy'?" in (page.box("text-1")[1] or ""))
     assert page.status_kind() == "refuses" and "the last valid value stays" in page.status()
     page.type("text-0", "perceptron")
-    page.until(lambda: "leave out the hidden ones; nothing learns on this side" in (page.box("text-0")[1] or ""))
+    page.until(lambda: "leave out the hidden ones; there is no training on this side" in (page.box("text-0")[1] or ""))
     assert page.status_kind() == "refuses" and page.data("field-0")["image"] == []
     assert page.get("rule-0", "value") == "perceptron"
     page.focus("step", "button")

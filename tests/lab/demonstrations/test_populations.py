@@ -134,7 +134,7 @@ def cut(folder, change):
 
 
 def test_a_missing_folder_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="'.*nowhere' is not a sweep's folder: there is no such folder"):
+    with pytest.raises(ValueError, match="'.*nowhere' is not a sweep's folder: it does not exist"):
         sweep_members.use(tmp_path / "nowhere")
 
 
