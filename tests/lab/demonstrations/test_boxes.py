@@ -93,10 +93,10 @@ def test_a_check_that_starts_to_refuse_the_current_value():
 
     form = Form([box], check, lambda: pytest.fail("nothing has changed"), page.Status())
     highest[0] = 1.0
-    form.settle()
+    form.read_boxes()
     assert state(box) == ("5", True, True) and box.value == 5.0
     highest[0] = 10.0
-    form.settle()
+    form.read_boxes()
     assert state(box) == ("5", False, False)
 
 
