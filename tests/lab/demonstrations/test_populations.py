@@ -239,14 +239,14 @@ def drag(page, figure, start, end):
         page.browser.execute_cdp_cmd("Input.dispatchMouseEvent", {"type": kind, **place})
 
 
-def settled_on(page, wanted):
+def wait_for_selection(page, wanted):
     page.until(lambda: selected(page) == wanted.tolist())
     page.until(lambda: page.status().startswith(f"{len(wanted)} of {N} selected"))
 
 
 def check(page, shown, mask):
     """The page's numbers about a selection equal NumPy's."""
-    settled_on(page, np.flatnonzero(mask))
+    wait_for_selection(page, np.flatnonzero(mask))
     curves = np.where(np.isnan(shown.curves[HELD_OUT][:, mask]), np.inf, shown.curves[HELD_OUT][:, mask])
     median = np.array(page.data("median")["y"], float)
     np.testing.assert_allclose(np.where(np.isnan(median), np.inf, median), np.median(curves, axis=1), rtol=1e-6)
@@ -291,9 +291,9 @@ def test_other_hyperparameters_on_the_axes(visit, sweep):
     page = visit("populations")
     page.until(lambda: page.status().startswith(f"{N} of {N} selected"))
     page.set("choose-upwards", "active", [1])
-    settled_on(page, np.flatnonzero(sweep.columns["batch_size"] == 32))
+    wait_for_selection(page, np.flatnonzero(sweep.columns["batch_size"] == 32))
     page.changed(lambda: page.set("across", "value", "batch_size"), lambda: page.data("points")["x"])
-    settled_on(page, np.arange(N))
+    wait_for_selection(page, np.arange(N))
     assert (page.get("across", "value"), page.get("upwards", "value")) == ("batch_size", "learning_rate")
     places = np.searchsorted(SIZES, sweep.columns["batch_size"])
     np.testing.assert_array_equal(np.rint(page.data("points")["x"]), places)
