@@ -108,7 +108,7 @@ def mathml(latex: str, display: bool = False) -> Markup:
 
     Example:
         >>> from functional_nn.lab import equations
-        >>> equations.mathml(r"\alpha").partition("<mrow>")[2]
+        >>> str(equations.mathml(r"\alpha")).partition("<mrow>")[2]
         '<mi>&#x003B1;</mi></mrow></math>'
     """
     try:

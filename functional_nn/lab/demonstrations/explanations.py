@@ -17,7 +17,7 @@ def number(value: float) -> str:
     r"""LaTeX of a number: six decimals, or six digits where decimals would be too few or too many.
 
     >>> number(0.5), number(-0.0004042799), number(3e-7)
-    ('0.5', '-0.000404', '3 \\\\cdot 10^{-7}')
+    ('0.5', '-0.000404', '3 \\cdot 10^{-7}')
     """
     if not np.isfinite(value):
         return r"\text{nan}" if np.isnan(value) else r"\infty" if value > 0 else r"-\infty"
@@ -35,7 +35,7 @@ def matrix(values: np.ndarray) -> str:
     number.
 
     >>> matrix(np.array([[1.0, 2.0]])), matrix(np.array([0.5]))
-    ('\\\\begin{matrix} 1 & 2 \\\\end{matrix}', '0.5')
+    ('\\begin{matrix} 1 & 2 \\end{matrix}', '0.5')
     """
     rows = values.reshape(len(values), -1)
     if rows.size == 1:
