@@ -138,7 +138,7 @@ def served() -> Iterator[str]:
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         address = next(line for line in process.stdout if line.startswith("demonstrations:")).split()[1]
-        next(line for line in process.stdout if line.startswith("all is compiled"))
+        next(line for line in process.stdout if line.startswith("all pages are compiled"))
         yield address
     finally:
         process.terminate()

@@ -1,4 +1,4 @@
-"""How a demonstration's page looks: nothing is cut on any screen, and light and dark both can be read."""
+"""Checks how a demonstration's page looks: nothing is cut off on any screen, and light and dark can be read."""
 
 import io
 
@@ -7,7 +7,7 @@ import numpy as np
 
 WIDTHS = (320, 400, 768, 981, 1280)
 
-# What goes beyond the window, or beyond what it stands in, where it is hidden or has to be scrolled to.
+# Elements that extend beyond the window or their container, where they are hidden or have to be scrolled to.
 _CUT = """
 const found = [], {clientWidth, scrollWidth} = document.documentElement;
 if (scrollWidth > clientWidth) found.push(`the page is ${scrollWidth} wide`);
@@ -24,7 +24,7 @@ if (scrollWidth > clientWidth) found.push(`the page is ${scrollWidth} wide`);
 })(document.body, clientWidth);
 return found
 """
-# Texts and edges of controls, each with its contrast to what is behind it and what is enough; and where figures are.
+# Texts and edges of controls with their contrast and the required one; and the places of figures.
 _CONTRASTS = """
 const channel = v => (v /= 255) <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
 const numbers = color => color.match(/[\\d.]+/g).map(Number);
@@ -55,7 +55,7 @@ return [texts, figures]
 
 
 def _luminance(pixels):
-    """Of colours (..., 3) from 0 to 1, by WCAG 2."""
+    """The luminance of colours (..., 3) from 0 to 1, by WCAG 2."""
     linear = np.where(pixels <= 0.03928, pixels / 12.92, ((pixels + 0.055) / 1.055) ** 2.4)
     return linear @ [0.2126, 0.7152, 0.0722]
 
@@ -65,7 +65,7 @@ def _contrast(a, b):
 
 
 def check(page):
-    """Asserts all of this of an opened page, a `Visitor`, which then is as it was."""
+    """Asserts all of this for an open page, a `Visitor`, and restores its size."""
     for width in WIDTHS:
         _screen(page, width)
         page.until(lambda: not page.script(_CUT), 10, lambda: page.script(_CUT))
@@ -79,14 +79,14 @@ def check(page):
         card = _luminance(pixels[100, 900])  # of the status line
         assert card > 0.9 if name == "light" else card < 0.05
         for x, y, width, height in figures:
-            seen = _luminance(pixels[int(y) + 2 : int(y + height) - 2, int(x) + 2 : int(x + width) - 2]).ravel()
-            assert _contrast(seen[0], card) < 1.05, "a figure's ground is the card's"
-            assert _contrast(seen.max() if name == "dark" else seen.min(), card) > 7
+            shown = _luminance(pixels[int(y) + 2 : int(y + height) - 2, int(x) + 2 : int(x + width) - 2]).ravel()
+            assert _contrast(shown[0], card) < 1.05, "a figure has the card's background"
+            assert _contrast(shown.max() if name == "dark" else shown.min(), card) > 7
     _screen(page, 1280)
 
 
 def scheme(name):
-    """What a browser is told to be "light" or "dark"."""
+    """The browser's setting for "light" or "dark"."""
     return {"features": [{"name": "prefers-color-scheme", "value": name}]}
 
 

@@ -142,7 +142,7 @@ def test_networks_are_built(ran):
     assert [layer.activation.name for layer in names["pattern"].layers] == ["tanh", "softmax"]
 
 
-def test_results_are_told(ran):
+def test_results_have_their_functions(ran):
     names, gave = ran
     correlation = np.corrcoef(names["t3"].ravel(), names["predict"](names["x3"]).ravel())[0, 1]
     assert names["line"].correlation == pytest.approx(correlation) and correlation > 0.5

@@ -1,19 +1,49 @@
-"""The laboratory: data sets, the command line, plots, reports and demonstrations around the library.
+"""The laboratory: data sets, saved runs, figures, reports and demonstrations around the library, and the command line.
 
-All of it needs the extra `lab`; importing any of it without raises MissingExtra.
+Needs the extra `lab`; importing it without raises `MissingExtra`. The modules are imported when they are first used:
+
+>>> from functional_nn import lab
+>>> lab.datasets.load("iris").inputs.shape
+(150, 4)
 """
 
+import importlib
 import importlib.util
 import sys
 from pathlib import Path
+from types import ModuleType, TracebackType
+
+_MODULES = (
+    "datasets",
+    "environment",
+    "equations",
+    "experiments",
+    "matlab",
+    "measures",
+    "orbax",
+    "plots",
+    "proben1",
+    "progress",
+    "report",
+    "runs",
+    "separability",
+    "texts",
+)
+__all__ = [*_MODULES, "MissingExtra", "require"]
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name in _MODULES:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 class MissingExtra(ImportError):
-    """What is missing and the command that installs it, in one line."""
+    """An extra is not installed; the message is one line that names what is missing and the command to install it."""
 
 
 def install(extra: str) -> str:
-    """The command that installs an extra: from the checkout that is running, or else from wherever the user has one."""
+    """The command that installs an extra: from the running checkout, or else from the user's."""
     checkout = Path(__file__).parents[2]
     if (checkout / "pyproject.toml").is_file():
         return f'pip install -e "{checkout}[{extra}]"'
@@ -21,20 +51,32 @@ def install(extra: str) -> str:
 
 
 def require(extra: str, *modules: str) -> None:
-    """Raises MissingExtra unless all `modules`, which are of the extra, are there.
+    """Raises MissingExtra unless all modules of an extra are installed.
 
-    A command or script that this ends prints that line alone, and its exit status is 2.
+    A command or script that is ended by it prints its message alone and exits with status 2.
+
+    Args:
+        extra: the extra's name, for the message.
+        *modules: names of modules that the extra installs.
+
+    Raises:
+        MissingExtra: if one of them is not installed.
+
+    Example:
+        >>> from functional_nn import lab
+        >>> lab.require("lab", "matplotlib")
     """
     missing = [name for name in modules if importlib.util.find_spec(name) is None]
     if missing:
-        if not hasattr(sys, "ps1"):  # who types at a prompt stays there
+        if not hasattr(sys, "ps1"):  # at an interactive prompt the traceback stays
             sys.excepthook = _in_one_line
         raise MissingExtra(f"not installed: {', '.join(missing)}; {install(extra)}")
 
 
-def _in_one_line(kind, error, trace):
+def _in_one_line(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     if not isinstance(error, MissingExtra):
-        return sys.__excepthook__(kind, error, trace)
+        sys.__excepthook__(kind, error, trace)
+        return
     print(error, file=sys.stderr)
     raise SystemExit(2)
 

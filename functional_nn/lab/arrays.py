@@ -1,6 +1,6 @@
 """Files that hold arrays: NPZ archives and IDX files (MNIST), as they are stored.
 
-Nothing is ever unpickled, sizes are checked before room is made for them, and what is damaged or ambiguous is refused.
+Nothing is unpickled, sizes are checked before memory is allocated, and damaged or ambiguous files are refused.
 
 Letters: Q examples, S targets.
 """
@@ -31,15 +31,15 @@ _PAIRS = (
     ("features", "labels"),
     ("X", "Y"),
 )
-# How peers call a part that is to be trained on and one that is to be held out: Keras, MedMNIST, ...
+# How other libraries name the training and the test part: Keras, MedMNIST, ...
 _PARTS = (("{}_train", "{}_test"), ("train_{}", "test_{}"), ("training_{}", "test_{}"), ("{}", "{}_test"))
 
 
 class Arrays(NamedTuple):
-    """inputs (Q, ...) numbers; answers (Q,) numbers or words, or (Q, S) numbers, or None where they were not asked for.
+    """inputs (Q, ...) numbers; answers (Q,) numbers or words, or (Q, S) numbers, or None if they were not requested.
 
-    own_test: how many of the examples, the last ones, the file itself keeps for testing. left: arrays it has besides.
-    lengths (Q,): of sequences, where an archive of a single part has an array of that name.
+    own_test: how many of the examples, the last ones, the file itself keeps for testing. left: names of unused arrays.
+    lengths (Q,): of sequences, if an archive with a single part has an array of that name.
     """
 
     inputs: np.ndarray
@@ -53,7 +53,7 @@ class Arrays(NamedTuple):
 
 
 def read_npz(path: Path, answers: bool = True) -> Arrays:
-    """The archive's inputs and targets under the first names that are known; or its inputs, or its only array."""
+    """The archive's inputs and targets under the first known names; or only its inputs, or its only array."""
     with open(path, "rb") as file:
         try:
             with zipfile.ZipFile(file) as archive:
@@ -63,7 +63,7 @@ def read_npz(path: Path, answers: bool = True) -> Arrays:
                 lengths = _read_npy(archive, "lengths") if "lengths" in found and len(parts) == 1 else None
         except ValueError:
             raise
-        except Exception as error:  # zipfile and its codecs raise a dozen kinds for damaged bytes
+        except Exception as error:  # zipfile and its codecs raise many kinds for damaged bytes
             raise ValueError(f"damaged or not an NPZ archive ({error})") from error
     for part, arrays in zip(parts, stored, strict=True):
         _check(part, arrays)
@@ -77,7 +77,7 @@ def read_npz(path: Path, answers: bool = True) -> Arrays:
 
 @functools.cache
 def _names(answers: bool) -> tuple[tuple[tuple[str, ...], ...], ...]:
-    """Names of inputs and targets, or of inputs: of the part to train on and the one held out, then of all there is."""
+    """Names of inputs and targets, or of inputs: first with separate training and test parts, then as one part."""
     pairs = [pair if answers else pair[:1] for pair in _PAIRS]
     split = (tuple(tuple(map(form.format, pair)) for form in forms) for pair in pairs for forms in _PARTS)
     return (*split, *((pair,) for pair in pairs))
@@ -110,12 +110,12 @@ def _joined(name: str, training: np.ndarray, test: np.ndarray) -> np.ndarray:
     words = training.dtype.kind == test.dtype.kind == "U"
     if training.shape[1:] != test.shape[1:] or not (words or training.dtype == test.dtype):
         expected, got = (f"{x.dtype} of shape (..., {', '.join(map(str, x.shape[1:]))})" for x in (training, test))
-        raise ValueError(f"{name}: expected {expected}, as to train on, got {got}")
+        raise ValueError(f"{name}: expected {expected}, like the training part, got {got}")
     return np.concatenate([training, test])
 
 
 def _read_npy(archive: zipfile.ZipFile, key: str) -> np.ndarray:
-    """An array of numbers or words, its header checked before its data is read; nothing is ever unpickled."""
+    """An array of numbers or words; its header is checked before its data is read, and nothing is unpickled."""
     entry = archive.getinfo(f"{key}.npy")
     with archive.open(entry) as member:
         version = np.lib.format.read_magic(member)
@@ -138,7 +138,7 @@ def _read_npy(archive: zipfile.ZipFile, key: str) -> np.ndarray:
 
 
 def read_folder(folder: Path, labels: Path | None, answers: bool, tests: bool) -> Arrays:
-    """The folder's one pair of IDX files, or the training pair and, with `tests`, the test pair (t10k) beside it."""
+    """The folder's only pair of IDX files, or the training pair and, with `tests`, the test pair (t10k) next to it."""
     found = sorted(path for path in folder.iterdir() if "images" in path.name and IDX_NAME.search(path.name))
     candidates = [path for path in found if path.name.startswith("train-images")] or found
     if len(candidates) != 1:
@@ -154,7 +154,7 @@ def read_folder(folder: Path, labels: Path | None, answers: bool, tests: bool) -
 
 
 def read_idx(images: Path, labels: Path | None, answers: bool) -> Arrays:
-    """An images file and its labels, by default in the file that is named like it."""
+    """An images file and its labels, by default from the file with the matching name."""
     if not answers:
         return Arrays(_read_idx("images", images), None)
     beside = _labels_beside(images) if labels is None else labels
@@ -165,7 +165,7 @@ def read_idx(images: Path, labels: Path | None, answers: bool) -> Arrays:
 
 
 def _read_idx(role: Literal["images", "labels"], path: Path) -> np.ndarray:
-    """The array of an IDX file, which is exactly as long as its header says. Format: Y. LeCun's MNIST page."""
+    """The array of an IDX file, which must be exactly as long as its header says. Format: Y. LeCun's MNIST page."""
     if not path.is_file():
         raise ValueError(f"{role}: no file {str(path)!r}")
     with files.reading(path) as file:
@@ -177,7 +177,7 @@ def _read_idx(role: Literal["images", "labels"], path: Path) -> np.ndarray:
         if (rank == 1) != (role == "labels"):
             holds = "labels" if rank == 1 else "images"
             raise ValueError(f"{role}: {path.name!r} is mislabelled: its rank is {rank}, so it holds {holds}")
-        # A signed byte is one flipped bit from an unsigned one and as long, so that nothing else would show it.
+        # A signed byte is one flipped bit from an unsigned one and equally long, so no other check would notice it.
         accepted = "iu" if role == "labels" else "uf" if dtype.itemsize == 1 else "if"
         if dtype.kind not in accepted:
             raise ValueError(f"{role}: type code {magic[2]:02x} ({dtype.name}) is not accepted for {role}")
@@ -196,7 +196,9 @@ def _read_idx(role: Literal["images", "labels"], path: Path) -> np.ndarray:
 
 
 def _read_at_most(file: BinaryIO, limit: int) -> bytearray:
-    """Up to `limit` bytes, in pieces: one call would make room for a false `limit` before reading anything."""
+    """Up to `limit` bytes, in pieces: a single call would allocate memory for a false `limit` before reading
+    anything.
+    """
     data = bytearray()
     while piece := file.read(min(limit - len(data), 2**20)):
         data += piece
@@ -207,4 +209,4 @@ def _labels_beside(images: Path) -> Path:
     for of_images, of_labels in _IDX_PAIRS:
         if of_images in images.name:
             return images.with_name(images.name.replace(of_images, of_labels))
-    raise ValueError(f"no labels file is named like {images.name!r}; give labels=")
+    raise ValueError(f"no labels file has a name like {images.name!r}; give labels=")

@@ -1,4 +1,4 @@
-"""What the command line does, once its words are read: data in, a trained or compared network and its files out."""
+"""The commands of the command line: from arguments to a trained or compared network and its files."""
 
 import csv
 import dataclasses
@@ -20,8 +20,8 @@ from functional_nn import checks, precision
 from functional_nn.gradients.comparison import finite_or_none
 from functional_nn.lab import datasets, environment, events, pages, runs, texts
 from functional_nn.lab.datasets import Dataset
-from functional_nn.lab.interruptions import checkpointed
 from functional_nn.lab.progress import progress
+from functional_nn.lab.run_checkpoints import checkpointed
 from functional_nn.lab.texts import Text
 from functional_nn.networks.connections import Shape
 from functional_nn.networks.network import dtype_of
@@ -30,8 +30,8 @@ from functional_nn.training import keys
 from functional_nn.training.checkpoints import Checkpoints
 from functional_nn.training.evaluation import evaluation_block
 
-_ASKED = ("target", "header", "columns", "drop", "delimiter", "decimal", "missing", "weights")  # of a table
-_NOT_OF_TEXT = {
+_TABLE_SETTINGS = ("target", "header", "columns", "drop", "delimiter", "decimal", "missing", "weights")
+_NOT_FOR_TEXT = {
     "target": None,
     "weights": None,
     "labels": None,
@@ -48,7 +48,7 @@ _NOT_OF_TEXT = {
     "window": None,
     "horizon": 1,
 }
-# what methods that judge their own steps have to tell, by their names
+# what is tracked of the state of methods that judge their own steps, by the method's name
 _STATE = {
     "levenberg_marquardt": {"mu": fnn.training.of_state(lambda state: state.memory.mu)},
     "bayesian_regularization": {
@@ -57,19 +57,19 @@ _STATE = {
     },
     "variable_learning_rate": {"rate": fnn.training.of_state(lambda state: state.memory.rate)},
 }
-_CONTEXT = 64  # tokens of a text that are read at once
-_OF_TRAINING = ("regularizer", "gradient", "rule", "epochs", "shuffle", "replacement", "early_stopping")
-_MONITORED = 256  # examples on which the two gradients are compared all through training
-_MONITORED_TOKENS = 1024  # of a text, likewise
-_JUDGED = 2000  # examples of which is asked whether one layer can tell them apart
-_SAVED = 50  # checkpoints of a run, about, besides those where it is interrupted and at its end
-_OPERATIONS, _UPDATE = 2e9, 3e-5  # a second, and seconds an update beside them, of a slow machine
+_CONTEXT = 64  # tokens of a text that a network reads at once
+_TRAINING_SETTINGS = ("regularizer", "gradient", "rule", "epochs", "shuffle", "replacement", "early_stopping")
+_MONITORED = 256  # examples on which the two gradients are compared during training
+_MONITORED_TOKENS = 1024  # the same for a text
+_MOST_SEPARATED = 2000  # examples, up to which separability by one layer is tested
+_SAVED = 50  # checkpoints of a run, about, not counting those at an interruption and at its end
+_OPERATIONS, _UPDATE = 2e9, 3e-5  # operations per second, and the overhead of an update in seconds, of a slow machine
 
 
 def train(source: str, settings: dict[str, Any], out: Path, replace: bool, resume: bool = False) -> bool:
-    """Trains on `source` and writes the run's folder; False where the training diverged.
+    """Trains on `source` and writes the run's folder. Returns False if the training diverged.
 
-    Raises ValueError for whatever does not fit, writing nothing.
+    Raises ValueError for whatever does not fit, and then writes nothing.
     """
     runs.check_free(out, replace)
     _check_network(settings)
@@ -83,14 +83,14 @@ def train(source: str, settings: dict[str, Any], out: Path, replace: bool, resum
         "network": runs.describe_network(network),
         "preset": settings["network"],
         "optimizer": {"name": optimizer.name, **_plain(optimizer.constants)},
-        **{name: settings[name] for name in _OF_TRAINING},
+        **{name: settings[name] for name in _TRAINING_SETTINGS},
         "stop": list(settings["stop"]),
-        "track": list(settings["track"] or _by_default(settings, network)),
+        "track": list(settings["track"] or _default_tracking(settings, network)),
         "label_smoothing": settings["label_smoothing"],
         "augment": list(settings["augment"]),
     }
     size = settings["batch_size"]
-    if size is None:  # as `fit` has it
+    if size is None:  # the same default as `fit`
         size = 0 if optimizer.full_batch else min(32, len(x))
     config["batch_size"], plan = size, batch_plan(size, settings["shuffle"], settings["replacement"])
 
@@ -104,7 +104,7 @@ def train(source: str, settings: dict[str, Any], out: Path, replace: bool, resum
         checkpointed(out, replace, resume, "run", every) as (kept, resumed),
         progress(f"training on {task.held_out.name}", epochs) as advance,
     ):
-        # of threshold neurons there is no derivative that another could be compared with
+        # threshold neurons have no derivative to compare with
         proved = all(layer.activation.pullback for layer in network.layers)
         monitor = fnn.comparison.monitor(network, loss, *task.watched) if proved else None
         watch = _Watch(monitor, epochs // 10, kept, resumed)
@@ -148,16 +148,16 @@ def train(source: str, settings: dict[str, Any], out: Path, replace: bool, resum
         with runs.writing(out, replace) as folder:
             agreement, summary = _write(folder, task, network, result, watch.found, seconds, resumed, tuple(state))
 
-    say_pictures(task)
+    print_pictures(task)
     since = " since it was resumed" if resumed else ""
     print(f"{task.held_out.name}: {result.status} after {len(result.history.epoch)} epochs in {seconds:.1f} s{since}")
     if result.status != "completed" or result.best is not None:
         print(result.reason)
-    own = ", the whole table, which is trained on" if source in datasets.TRUTH_TABLES else ", its own test part"
+    part = ", the whole table, as in training" if source in datasets.TRUTH_TABLES else ", its own test part"
     end = isinstance(task.held_out, Text) or task.held_out.series
-    own = ", the end" if end else own if task.own_test else ""
-    which = own + (", by which the epoch was chosen" if result.best is not None else "")
-    print(f"held out ({len(held_out[0])} examples{which}): {said(summary['held out'])}")
+    part = ", the end" if end else part if task.own_test else ""
+    which = part + (", which chose the epoch" if result.best is not None else "")
+    print(f"held out ({len(held_out[0])} examples{which}): {measured_text(summary['held out'])}")
     if is_perceptron(settings):
         print(summary["separability"])
     if agreement is not None:
@@ -170,8 +170,8 @@ def train(source: str, settings: dict[str, Any], out: Path, replace: bool, resum
 def _write(
     folder: Path, task, network, result, watched, seconds: float, resumed: bool, state: tuple[str, ...]
 ) -> tuple[fnn.Agreement | None, dict]:
-    """All files of a run that was trained; the comparison of its gradients after training, where it was watched, and
-    its results.
+    """Writes all files of a trained run. Returns the comparison of its gradients after training (None if they were not
+    compared) and its results.
     """
     config, loss, x_test = task.config, task.loss, task.validation[0]
     agreement = None
@@ -185,15 +185,14 @@ def _write(
         summary["separability"] = _separable(task)
     runs.save(folder, config | {"results": summary}, result.params)
     _write_history(folder / "history.csv", result.history)
-    outputs = fitted = None  # of positions there may be more than memory holds
+    outputs = fitted = None  # outputs at every position may not fit into memory
     if len(network.shapes[network.output.name]) == 1:
         outputs = outputs_of(network, result.params, x_test).astype(np.float64)
         if config["task"] == "regression":
             x, t = task.training
-            own = outputs_of(network, result.params, x).astype(np.float64)
-            fitted = {"training": (np.asarray(t, np.float64), own)}
+            fitted = {"training": (np.asarray(t, np.float64), outputs_of(network, result.params, x).astype(np.float64))}
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph")  # a class name in letters that matplotlib's font has not got
+        warnings.filterwarnings("ignore", "Glyph")  # a class name in letters that matplotlib's font lacks
         page = pages.trained(
             config,
             result,
@@ -215,21 +214,22 @@ def _write(
 
 
 def _chunk(network, optimizer, examples: int, size: int, epochs: int) -> int:
-    """How many epochs a call of the compiled program takes: about a second on a slow machine, after which Ctrl-C is
-    heard; and a tenth of all at most. A step of a second-order method may take long, so that it is one of them.
+    """Epochs per call of the compiled program: about a second on a slow machine, so that Ctrl-C is heard, and at most
+    a tenth of all epochs. A step of a second-order method may take long, so its calls have one step each.
     """
     if fnn.optimizers.second_order.knows(optimizer.name):
         return 1
     forward = sum(row["flops"] for row in fnn.presets.layer_rows(network))
-    epoch = 3 * forward * examples / _OPERATIONS + examples / (size or examples) * _UPDATE  # back it is twice as many
+    # the backward pass takes twice as many operations as the forward pass
+    epoch = 3 * forward * examples / _OPERATIONS + examples / (size or examples) * _UPDATE
     return max(1, min(epochs // 10, int(1 / epoch)))
 
 
 class _Watch:
-    """The gradient by hand against jax.grad's on the same data, all through training: `found`, [(epoch, differences)];
-    nothing where there is no monitor.
+    """Compares the hand-written gradient with jax.grad's on the same data during training.
 
-    It is kept beside the checkpoints, so that a run that goes on has all of it.
+    `found` is [(epoch, differences)]; it stays empty without a monitor. It is stored next to the checkpoints, so that a
+    resumed run has all of it.
     """
 
     def __init__(self, monitor: Callable | None, every: int, kept: Checkpoints, resumed: bool):
@@ -239,33 +239,36 @@ class _Watch:
         if resumed and self.path.is_file():
             for epoch, differences in json.loads(self.path.read_text()):
                 if epoch <= done[-1]:
-                    read = [one | {"index": tuple(one["index"])} for one in differences]
-                    self.found.append((epoch, tuple(fnn.comparison.Difference(**one) for one in read)))
+                    rows = [row | {"index": tuple(row["index"])} for row in differences]
+                    self.found.append((epoch, tuple(fnn.comparison.Difference(**row) for row in rows)))
 
     def __call__(self, epoch: int, params: Any, last: bool = False) -> None:
         before = self.found[-1][0] if self.found else -self.every
         if self.monitor is None or epoch <= before or not (last or epoch // self.every > before // self.every):
             return
         self.found.append((epoch, self.monitor(params)))
-        if self.path.parent.is_dir():  # which `fit` makes
-            plain = [(epoch, [dataclasses.asdict(one) for one in differences]) for epoch, differences in self.found]
+        if self.path.parent.is_dir():  # `fit` makes it
+            plain = [(epoch, [dataclasses.asdict(row) for row in differences]) for epoch, differences in self.found]
             self.path.write_text(json.dumps(plain))
 
 
 def compare_run(folder: Path, out: Path | None, rule: str = "exact") -> bool:
-    """Compares the gradients of a saved run on its training data, or what a rule gives with them; prints the whole
-    record. True where they agree, or are by another rule.
+    """Compares the gradients of a saved run, or another learning rule with its gradient, on the run's training data.
+
+    Prints the whole record. Returns False if the gradients differ.
     """
     _check_new(out)
     run = _open(folder)
-    if _is_of_text(run):
-        text, _ = texts.split(_text_like(run, run.config["data"]), run.config["context"], run.config["test_fraction"])
+    if _is_text_run(run):
+        text, _ = texts.split(
+            _load_text_like(run, run.config["data"]), run.config["context"], run.config["test_fraction"]
+        )
         x, t = _watched(texts.windows(text, run.config["context"]), None)
     else:
         labels = run.config["labels"] and Path(run.config["labels"])
-        dataset = _like(run, run.config["data"], None, labels)
+        dataset = _load_like(run, run.config["data"], None, labels)
         training, _ = datasets.split(dataset, test_fraction=run.config["test_fraction"], seed=run.config["seed"])
-        x, t = _watched(*_arrays(run.config, run.loss, training, _read_by(run.network)))
+        x, t = _watched(*_arrays(run.config, run.loss, training, _input_shape(run.network)))
     agreement = fnn.compare(run.network, run.loss, run.params, x, t, rule=rule, costs=True)
     print(agreement)
     if out:
@@ -285,7 +288,7 @@ def compare_grid(
     seed: int,
     out: Path | None,
 ) -> bool:
-    """Compares over activations x losses x dtypes; prints a line each. True where none differ."""
+    """Compares over activations x losses x dtypes and prints one line each. Returns True if none differ."""
     if batch < 1:
         raise ValueError(f"batch must be an integer >= 1, got {batch}")
     if not dtypes:
@@ -336,31 +339,32 @@ def compare_grid(
 def evaluate(folder: Path, source: str, target: str | None, labels: Path | None, part: str) -> None:
     """Prints loss and accuracy, or R^2 and root mean square error, of a saved run."""
     run = _open(folder)
-    if _is_of_text(run):
+    if _is_text_run(run):
         if target is not None or labels is not None:
-            raise ValueError(f"{source}: a text has neither target nor labels; got {target or str(labels)!r}")
-        text, context = _text_like(run, source), run.config["context"]
+            raise ValueError(f"{source}: target and labels are not for a text; got {target or str(labels)!r}")
+        text, context = _load_text_like(run, source), run.config["context"]
         text = texts.split(text, context, run.config["test_fraction"])[1] if part == "held-out" else text
         texts.check_context(text, context)
         windows = texts.windows(text, context)
         measured = measures(run.config, run.network, run.loss, run.params, windows, None)
-        print(f"{text.name} ({len(windows)} examples): {said(measured)}")
+        print(f"{text.name} ({len(windows)} examples): {measured_text(measured)}")
         return
-    dataset = _like(run, source, target, labels)
-    if part == "held-out" or source in datasets.TRUTH_TABLES:  # of which either part is the whole
+    dataset = _load_like(run, source, target, labels)
+    if part == "held-out" or source in datasets.TRUTH_TABLES:  # either part of a truth table is the whole
         _, dataset = datasets.split(dataset, test_fraction=run.config["test_fraction"], seed=run.config["seed"])
-    arrays = _arrays(run.config, run.loss, dataset, _read_by(run.network))
+    arrays = _arrays(run.config, run.loss, dataset, _input_shape(run.network))
     measured = measures(run.config, run.network, run.loss, run.params, *arrays, dataset.counted)
-    print(f"{dataset.name} ({len(dataset.inputs)} examples): {said(measured)}")
+    print(f"{dataset.name} ({len(dataset.inputs)} examples): {measured_text(measured)}")
 
 
 def continue_text(folder: Path, prompt: str, length: int, temperature: float, seed: int, out: Path | None) -> None:
-    """Writes the prompt and what a run on text goes on with. Raises ValueError for other runs, an empty prompt and one
-    with characters that the run does not know.
+    """Writes the prompt and the text with which a run on text continues it.
+
+    Raises ValueError for other runs, for an empty prompt and for characters that the run does not know.
     """
     run = _open(folder)
-    if not _is_of_text(run):
-        raise ValueError(f"prompt: expected a run on text, and {str(folder)!r} is on {run.config['task']}")
+    if not _is_text_run(run):
+        raise ValueError(f"prompt: expected a run on text, but {str(folder)!r} is a run on {run.config['task']}")
     if not prompt:
         raise ValueError("prompt: expected at least one character, got none")
     if length < 1:
@@ -378,29 +382,29 @@ def continue_text(folder: Path, prompt: str, length: int, temperature: float, se
 
 
 def predict(folder: Path, source: str, out: Path | None, probabilities: bool) -> None:
-    """Writes a row an example: the class and its output, or the predicted numbers in the data's own units.
+    """Writes one row per example: the class and its output, or the predicted numbers in the data's own units.
 
-    probabilities: the outputs of all classes, too, a column each.
+    probabilities: also write the outputs of all classes, one column each.
     """
     run = _open(folder)
-    if _is_of_text(run):
-        raise ValueError(f"{str(folder)!r} is a run on text, which goes on with a text; give it --prompt")
+    if _is_text_run(run):
+        raise ValueError(f"{str(folder)!r} is a run on text, which continues a text; give the text with --prompt")
     classes = run.config["classes"]
     if probabilities and not classes:
-        raise ValueError("probabilities: expected a run on classes, and this one predicts numbers")
-    inputs = _scaled(run.config, datasets.load_inputs(source, run.reading), _read_by(run.network))
+        raise ValueError("probabilities: expected a run on classes, but this one predicts numbers")
+    inputs = _scaled(run.config, datasets.load_inputs(source, run.reading), _input_shape(run.network))
     outputs = outputs_of(run.network, run.params, inputs)
     if not np.isfinite(outputs.astype(np.float64)).all():
         row = int(np.argmin(np.isfinite(outputs.astype(np.float64)).reshape(len(outputs), -1).all(axis=1)))
         raise ValueError(f"{source}: the network's outputs for example {row} are not finite")
     if classes and outputs.ndim > 2:
         if probabilities:
-            raise ValueError("probabilities: expected one class an example, and this run tells one at each position")
+            raise ValueError("probabilities: expected one class per example, but this run predicts one per position")
         header = tuple(f"class{t}" for t in range(outputs.shape[1]))
         rows = [tuple(classes[c] for c in best) for best in outputs.argmax(axis=2)]
     elif classes:
         best = outputs.argmax(axis=1)
-        # a class of either name would hide that column
+        # a class called "class" or "output" would hide that column
         names = [f"output {name}" if name in ("class", "output") else name for name in classes if probabilities]
         header = ("class", "output", *names)
         rows = [
@@ -423,19 +427,21 @@ def _check_new_file(out: Path | None) -> None:
 
 
 def _exact(value: Any) -> str:
-    """The shortest text that reads back as the number, in its own dtype; of 16-bit ones as float32, which is exact."""
+    """The shortest text that reads back as the number in its own dtype; 16-bit numbers are written as float32,
+    exactly.
+    """
     return str(value if value.itemsize >= 4 else np.float32(value))
 
 
-def said(measured: dict[str, float]) -> str:
-    """What was measured, every digit that tells it."""
+def measured_text(measured: dict[str, float]) -> str:
+    """The measured numbers in one line, with all their digits."""
     return ", ".join(f"{name} {value}" for name, value in measured.items())
 
 
-def _like(run: runs.Run, source: str, target: str | None, labels: Path | None) -> Dataset:
-    """The data, read as the run's own was."""
+def _load_like(run: runs.Run, source: str, target: str | None, labels: Path | None) -> Dataset:
+    """The data, read as the run's own data was."""
     if target is None and run.reading.table is None and datasets.is_table(source):
-        target = run.config["target"]  # all that runs of older versions kept of a table
+        target = run.config["target"]  # runs of older versions stored nothing else about a table
     return datasets.load_as(source, run.reading, target=target, labels=labels)
 
 
@@ -451,7 +457,7 @@ def _write_page(out: Path, page: str) -> None:
 
 
 def _open(folder: Path) -> runs.Run:
-    """The run, with 64-bit mode switched on where it was trained in it."""
+    """The run; 64-bit mode is switched on if it was trained in it."""
     if runs.configuration(folder).get("dtype") == "float64":
         jax.config.update("jax_enable_x64", True)
     return runs.load(folder)
@@ -461,11 +467,11 @@ def _open(folder: Path) -> runs.Run:
 
 
 class Prepared(NamedTuple):
-    """What a run is trained on: (inputs, targets) as the network takes them; config: how they came to be.
+    """What a run is trained on: (inputs, targets) as the network takes them, and in `config` how they were made.
 
-    held_out: that part as it was read; own_test: whether it is one that the data set brings. Of a text training and
-    validation are (windows, None); validation may have weights third. weights, class_weights: of the training examples,
-    as `fit` takes them.
+    held_out: the held-out part as it was read; own_test: whether the data set itself sets that part aside. For a text,
+    training and validation are (windows, None); validation may have weights as its third entry. weights, class_weights:
+    of the training examples, as `fit` takes them.
     """
 
     held_out: Dataset
@@ -484,7 +490,7 @@ class Prepared(NamedTuple):
 
 
 def _watched(x: Any, t: np.ndarray | None) -> tuple[Any, Any]:
-    """The first examples; of windows of a text, as arrays, with the tokens that follow."""
+    """The first examples; for windows of a text, arrays of tokens and of the tokens that follow."""
     if t is not None:
         return x[:_MONITORED], t[:_MONITORED]
     few = slice(max(1, _MONITORED_TOKENS // x.context))
@@ -498,19 +504,19 @@ def _seed(seed: int) -> int:
 
 
 def prepare(source: str, settings: dict[str, Any]) -> Prepared:
-    """Loads, splits and scales as the settings say. Raises ValueError for what does not fit."""
+    """Loads, splits and scales the data as the settings say. Raises ValueError for what does not fit."""
     _seed(settings["seed"])
     if texts.is_text(source):
         return _prepare_text(source, settings)
     for name in ("unit", "context"):
         if settings.get(name) is not None:
-            raise ValueError(f"{name}: is for a .txt file, which {source} is not; got {settings[name]!r}")
-    asked = {name: settings[name] for name in _ASKED} | {
+            raise ValueError(f"{name}: is only for a .txt file, and {source} is not one; got {settings[name]!r}")
+    reading = {name: settings[name] for name in _TABLE_SETTINGS} | {
         name: settings[name] for name in ("window", "horizon") if name in settings
     }
     preset = fnn.presets.get(settings["network"]) if settings.get("network") else None
     sequences = preset is not None and preset.sequences
-    dataset = datasets.load(source, labels=settings["labels"], task=settings["task"], sequences=sequences, **asked)
+    dataset = datasets.load(source, labels=settings["labels"], task=settings["task"], sequences=sequences, **reading)
     shape = dataset.inputs.shape[1:]
     if dataset.series and (sequences or (preset and preset.pictures)):
         shape = dataset.series.window, dataset.series.columns
@@ -540,19 +546,19 @@ def prepare(source: str, settings: dict[str, Any]) -> Prepared:
 
 
 def default_network(source: str, settings: dict[str, Any]) -> str | None:
-    """What a network is called that is given none: of a text a recurrent one, else by its layers."""
+    """The network's name, if none is given: for a text a recurrent network, otherwise none (layers are described)."""
     return "gru" if settings["network"] is None and texts.is_text(source) else settings["network"]
 
 
 def _prepare_text(source: str, settings: dict[str, Any]) -> Prepared:
-    """A text, its end held out, as windows. Raises ValueError for what does not fit it."""
-    for name, otherwise in _NOT_OF_TEXT.items():
+    """A text as windows, its end held out. Raises ValueError for settings that do not fit a text."""
+    for name, otherwise in _NOT_FOR_TEXT.items():
         if settings.get(name, otherwise) != otherwise:
-            raise ValueError(f"{name}: {source} is a text, which has none; got {settings[name]!r}")
+            raise ValueError(f"{name}: is not for a text such as {source}; got {settings[name]!r}")
     preset = fnn.presets.get(settings["network"]) if settings.get("network") else None
     if preset is None or not preset.sequences:
         raise ValueError(
-            f"{source}: a text is read by a network of sequences, such as --network gru, and alone, by train; got "
+            f"{source}: a text needs `train` (not `sweep`) and a network of sequences, such as --network gru; got "
             f"{settings.get('network')!r}"
         )
     unit, context = settings["unit"] or "character", settings["context"]
@@ -561,7 +567,7 @@ def _prepare_text(source: str, settings: dict[str, Any]) -> Prepared:
     parts = texts.split(whole, context, settings["test_fraction"])
     loss = fnn.losses.get(settings["loss"] or _suitable_loss("text", settings))
     config = {
-        **_of_data(source, settings, loss),
+        **_data_configuration(source, settings, loss),
         **runs.plain_reading(datasets.Reading((), "text", whole.classes, own_test=False)),
         "inputs": None,
         "targets": None,
@@ -573,21 +579,21 @@ def _prepare_text(source: str, settings: dict[str, Any]) -> Prepared:
     return Prepared(parts[1], False, loss, config, *each, None, None)
 
 
-def _is_of_text(run: runs.Run) -> bool:
+def _is_text_run(run: runs.Run) -> bool:
     return run.config["task"] == "text"
 
 
-def _text_like(run: runs.Run, source: str) -> Text:
-    """A text, read as the run's own was."""
+def _load_text_like(run: runs.Run, source: str) -> Text:
+    """A text, read as the run's own text was."""
     return texts.load(source, run.config["unit"], run.config["classes"])
 
 
 def _class_weights(text: str | None, dataset: Dataset) -> str | dict[int, float] | None:
-    """ "balanced", or {number of a class: weight} of "NAME=WEIGHT,...". Raises ValueError for other words."""
+    """Returns "balanced", or {number of a class: weight} from "NAME=WEIGHT,...". Raises ValueError otherwise."""
     if text is None or (text == "balanced" and dataset.task == "classification"):
         return text
     if dataset.task != "classification":
-        raise ValueError(f"class_weights: {dataset.name} has numbers to predict, and no classes; got {text!r}")
+        raise ValueError(f"class_weights: the targets of {dataset.name} are numbers, not classes; got {text!r}")
     weights: dict[int, float] = {}
     for part in text.split(","):
         name, equals, number = (word.strip() for word in part.rpartition("="))
@@ -608,66 +614,73 @@ def _class_weights(text: str | None, dataset: Dataset) -> str | dict[int, float]
 
 
 def _smoothed(task: Prepared, rate: float) -> Prepared:
-    """The same with the labels of the training part smoothed. Raises ValueError where there are none, or -1 and +1."""
+    """The same with smoothed training labels. Raises ValueError if there are no classes, or if the targets are -1 and
+    +1.
+    """
     if rate == 0:
         return task
     if task.held_out.task != "classification":
-        raise ValueError(f"label_smoothing: {task.held_out.name} has numbers to predict, and no classes; got {rate}")
+        raise ValueError(f"label_smoothing: the targets of {task.held_out.name} are numbers, not classes; got {rate}")
     if isinstance(task.held_out, Dataset) and task.held_out.labels.ndim > 1:
-        raise ValueError(f"label_smoothing: {task.held_out.name} has a label at each position, which stay as they are")
+        raise ValueError(
+            f"label_smoothing: expected one label per example, {task.held_out.name} has one per position; got {rate}"
+        )
     if task.loss.targets == "signs":
-        raise ValueError(f"label_smoothing: {task.loss.name} takes targets of -1 and +1 alone; got {rate}")
+        raise ValueError(f"label_smoothing: {task.loss.name} needs targets of -1 and +1; got {rate}")
     x, t = task.training
     return task._replace(training=(x, np.asarray(fnn.smooth_labels(t, rate))))
 
 
 def _check_augment(augment: Sequence[str], network: fnn.Network) -> None:
     """Raises ValueError for what training would refuse, before any work is done."""
-    shape = _read_by(network)
+    shape = _input_shape(network)
     if augment and len(shape) == 1:
         raise ValueError(
-            f"augment: changes pictures, and this network reads rows of {shape[0]} numbers; name a --network that reads"
+            f"augment: needs pictures, but this network reads rows of {shape[0]} numbers; choose a --network that reads"
             " pictures, such as lenet"
         )
     fnn.training.augmentation.by_input(augment, {name: network.shapes[name] for name, _ in network.inputs})
 
 
 def criteria(settings: dict[str, Any], restore: bool) -> list[fnn.training.Criterion]:
-    """What stops a network before its last epoch; where not `restore`, none of them brings earlier parameters back."""
+    """The criteria that stop a network before its last epoch; without `restore`, none of them restores earlier
+    parameters.
+    """
     patience, named = settings["early_stopping"], settings["stop"]
     if is_perceptron(settings) and patience is None and not named:
-        # an epoch that is drawn with replacement may have missed what is wrong
+        # an epoch drawn with replacement may have missed the examples that are wrong
         named = ("cycle",) if settings["replacement"] else ("loss_below(0)", "cycle", "unchanged")
-    found = [] if patience is None else [fnn.training.early_stopping(patience)]
-    found += map(fnn.training.termination.get, named)
-    if restore and sum(criterion.score is not None for criterion in found) > 1:
+    chosen = [] if patience is None else [fnn.training.early_stopping(patience)]
+    chosen += map(fnn.training.termination.get, named)
+    if restore and sum(criterion.score is not None for criterion in chosen) > 1:
         raise ValueError(
             "stop: only one criterion can restore the best epoch's network; give the others restore=false, as in "
             '"generalization_loss(5, restore=false)"'
         )
-    return found if restore else [dataclasses.replace(criterion, score=None) for criterion in found]
+    return chosen if restore else [dataclasses.replace(criterion, score=None) for criterion in chosen]
 
 
 def is_perceptron(settings: dict[str, Any]) -> bool:
-    """Does the network learn by the perceptron rule? A sweep's do not."""
+    """Whether the network learns by the perceptron rule; those of a sweep do not."""
     return "perceptron" in (settings.get("gradient"), settings.get("rule"))
 
 
-def _by_default(settings: dict[str, Any], network: fnn.Network) -> tuple[str, ...]:
-    """What is tracked where nothing is named: of a rule how far it turns from the gradient, where there is one."""
+def _default_tracking(settings: dict[str, Any], network: fnn.Network) -> tuple[str, ...]:
+    """What is tracked if nothing is named: for a learning rule its angle to the gradient, if there is a gradient."""
     exact = settings["rule"] == "exact" or any(layer.activation.pullback is None for layer in network.layers)
     return () if exact else ("alignment",)
 
 
 def _separable(task: Prepared) -> str:
-    """Of which classes a threshold neuron can tell all training examples from the others, in words; and after how many
-    mistakes at most, where the rule is trained as Novikoff's bound asks.
+    """Says for which classes one threshold neuron can separate all training examples from those of the other classes.
+
+    If the rule is trained under the assumptions of Novikoff's bound, the largest possible number of mistakes is added.
     """
-    from functional_nn.lab.separability import separability  # by SciPy's optimizers, a quarter of a second to import
+    from functional_nn.lab.separability import separability  # SciPy's optimizers take a quarter of a second to import
 
     (x, t), classes, config = task.training, task.held_out.classes, task.config
-    if len(x) > _JUDGED:
-        return f"whether one layer can be right was not asked of more than {_JUDGED} training examples"
+    if len(x) > _MOST_SEPARATED:
+        return f"whether one layer can be right was not tested: more than {_MOST_SEPARATED} training examples"
     layer = config["network"]["layers"][0]
     bounded = (
         layer["initializer"] == fnn.initializers.zeros().name
@@ -678,15 +691,15 @@ def _separable(task: Prepared) -> str:
     can, cannot = [], []
     for name, column in zip(classes, t.T, strict=True):
         found = separability(x, column)
-        most = math.floor(found.bound * (1 + 1e-6)) if found.margin > 0 else None  # whatever float32 has made of it
+        most = math.floor(found.bound * (1 + 1e-6)) if found.margin > 0 else None  # with room for float32's rounding
         (can if found.separable else cannot).append(f"{name} ({most})" if bounded and most else name)
-    after = ", after so many mistakes at most" if bounded and can else ""
-    said = [f"one layer can be right about{after}: {', '.join(can)}"] if can else []
-    return "; ".join(said + ([f"no weights of one layer are right about: {', '.join(cannot)}"] if cannot else []))
+    mistakes = " (at most so many mistakes)" if bounded and can else ""
+    sentences = [f"one layer can be right about{mistakes}: {', '.join(can)}"] if can else []
+    return "; ".join(sentences + ([f"no weights of one layer are right about: {', '.join(cannot)}"] if cannot else []))
 
 
-def say_pictures(task: Prepared) -> None:
-    """Prints how pixels were scaled, where they are not taken as they are."""
+def print_pictures(task: Prepared) -> None:
+    """Prints how pixels were scaled, unless they are used as they are."""
     pictures = None if isinstance(task.held_out, Text) else task.held_out.pictures
     if pictures and (pictures.divided or pictures.scaled):
         print(pictures)
@@ -699,7 +712,7 @@ def _suitable_loss(task: str, settings: dict[str, Any]) -> str:
 
 
 def build_network(task: Prepared, settings: dict[str, Any]) -> fnn.Network:
-    """The layers that the settings name, between the data's inputs and targets. Raises ValueError."""
+    """The network that the settings describe, with the data's inputs and targets. Raises ValueError."""
     loss, (x, t) = task.loss, task.training
     suited = {"real": "linear", "unit interval": "softmax", "distribution": "softmax"}[loss.needs]
     suited = next(iter(loss.fused), suited)  # the output layer the loss is fused with, where there is one
@@ -720,7 +733,7 @@ def build_network(task: Prepared, settings: dict[str, Any]) -> fnn.Network:
     else:
         network = _chain(x.shape[1], t.shape[1], last, settings)
     loss.check_outputs(network.output.activation)
-    if settings.get("rule"):  # a sweep's members have each their own
+    if settings.get("rule"):  # each member of a sweep has its own
         rule = "perceptron" if is_perceptron(settings) else settings["rule"]
         fnn.value_and_grad(network, loss, rule)  # refuses what cannot be trained, before any work is done
     return network
@@ -728,7 +741,7 @@ def build_network(task: Prepared, settings: dict[str, Any]) -> fnn.Network:
 
 def _chain(inputs: int, outputs: int, last: str, settings: dict[str, Any]) -> fnn.Network:
     if settings["dropout"] and not settings["hidden"]:
-        raise ValueError(f"dropout: drops hidden neurons, of which there are none; got {settings['dropout']}")
+        raise ValueError(f"dropout: drops hidden neurons, but there is no hidden layer; got {settings['dropout']}")
     initializer = settings["initializer"] or ("zeros" if is_perceptron(settings) else None)
     if is_perceptron(settings) and settings["hidden"]:
         raise ValueError("gradient: the perceptron rule trains a single layer; give --hidden with nothing after it")
@@ -738,21 +751,21 @@ def _chain(inputs: int, outputs: int, last: str, settings: dict[str, Any]) -> fn
 
 
 def _check_network(settings: dict[str, Any]) -> None:
-    """Raises ValueError where a network is named and its layers are described, too."""
+    """Raises ValueError if a network is named and its layers are described too."""
     if settings["network"] is None:
         return
     fnn.presets.get(settings["network"])
     given = [name for name in ("hidden", "activation", "initializer", "dropout") if settings[name] is not None]
     if given:
         raise ValueError(
-            f"{given[0]}: network {settings['network']!r} has layers of its own; leave out --network or --{given[0]}"
+            f"{given[0]}: network {settings['network']!r} has its own layers; leave out --network or --{given[0]}"
         )
 
 
 def batch_plan(size: int, shuffle: str = "each_epoch", replacement: bool = False) -> fnn.training.BatchPlan:
-    """Batches of `size` examples; 0 for all at once. Raises ValueError where these are to be drawn with replacement."""
+    """Batches of `size` examples, 0 meaning all at once. Raises ValueError if all are to be drawn with replacement."""
     if not size and replacement:
-        raise ValueError("replacement: expected a batch size to draw, got 0, all examples at once")
+        raise ValueError("replacement: expected a batch size above 0, got 0, which means all examples at once")
     return fnn.training.minibatch(size, shuffle=shuffle, replacement=replacement) if size else fnn.training.batch()
 
 
@@ -760,19 +773,19 @@ def _optimizer(name: str, learning_rate: float | None) -> fnn.optimizers.Optimiz
     if learning_rate is None:
         return fnn.optimizers.get(name)
     if "(" in name:
-        raise ValueError(f"optimizer {name!r} has constants of its own; give the learning rate there")
+        raise ValueError(f"optimizer {name!r} is given with constants; give the learning rate among them")
     return fnn.optimizers.get(f"{name}(learning_rate={learning_rate!r})")
 
 
 def _configuration(source, settings, dataset, training, loss) -> dict[str, Any]:
-    """The data and how it is prepared, resolved, as plain data; the rest of a run's configuration is added to it.
+    """The data and its preparation as plain data; the rest of a run's configuration is added to it.
 
     training: the numbers of the examples to train on.
     """
     inputs = None if dataset.tokens else datasets.fit_preparation(dataset, training)
     targets = datasets.fit_standardizer(dataset.targets[training]) if dataset.task == "regression" else None
     return {
-        **_of_data(source, settings, loss),
+        **_data_configuration(source, settings, loss),
         **runs.plain_reading(dataset.reading),
         "inputs": inputs and runs.plain_scaling(inputs),
         "targets": targets and runs.plain_scaling(targets),
@@ -780,8 +793,8 @@ def _configuration(source, settings, dataset, training, loss) -> dict[str, Any]:
     }
 
 
-def _of_data(source: str, settings: dict[str, Any], loss: fnn.Loss) -> dict[str, Any]:
-    """What a configuration begins with."""
+def _data_configuration(source: str, settings: dict[str, Any], loss: fnn.Loss) -> dict[str, Any]:
+    """The part of a configuration that comes first."""
     return {
         "data": source if source in datasets.NAMES else str(Path(source).resolve()),
         "loss": loss.specification,
@@ -791,18 +804,18 @@ def _of_data(source: str, settings: dict[str, Any], loss: fnn.Loss) -> dict[str,
 
 
 def _plain(constants: dict[str, Any]) -> dict[str, Any]:
-    """Constants for JSON: numbers and words as they are, schedules as they are written."""
+    """Constants for JSON: numbers and words unchanged, schedules as text."""
     return {name: value if isinstance(value, bool | float | str) else repr(value) for name, value in constants.items()}
 
 
 def _arrays(
     config, loss, dataset: Dataset, shape: Shape, rows: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Inputs and targets, of all examples or of some, as the network takes them; shape: of one example's inputs."""
+    """Inputs and targets of all examples, or of `rows`, as the network takes them; shape: of one example's inputs."""
     _, targets = runs.standardizers(config)
     t = runs.encode(config, loss, dataset)
     if targets and t.shape[1] != len(targets.mean):
-        raise ValueError(f"{dataset.name}: expected {len(targets.mean)} targets an example, got {t.shape[1]}")
+        raise ValueError(f"{dataset.name}: expected {len(targets.mean)} targets per example, got {t.shape[1]}")
     t = t if rows is None else t[rows]
     return _scaled(config, dataset.inputs, shape, rows), targets.apply(t) if targets else t
 
@@ -816,8 +829,8 @@ def _scaled(config, inputs: np.ndarray, shape: Shape, rows: np.ndarray | None = 
     return scale.apply(inputs, rows=rows, dtype=dtype).reshape(-1, *shape)
 
 
-def _read_by(network: fnn.Network) -> Shape:
-    """The shape of one example's inputs, of which the networks of runs have one kind."""
+def _input_shape(network: fnn.Network) -> Shape:
+    """The shape of one example's inputs; the networks of runs have one input."""
     return network.shapes[network.inputs[0][0]]
 
 
@@ -833,26 +846,26 @@ def _random_targets(loss: fnn.Loss, key: jax.Array, examples: int, width: int) -
 
 
 def right_answers(task: str):
-    """What `fit` calls correct: None for numbers."""
-    # one rule for every loss: the class with the largest output
+    """The rule by which `fit` counts correct outputs; None for numbers."""
+    # the same rule for every loss: the class with the largest output
     return None if task == "regression" else fnn.losses.largest
 
 
 def outputs_of(network: fnn.Network, params: Any, inputs: np.ndarray) -> np.ndarray:
-    """`network.apply` in blocks, since signals between its layers may be much larger than what they are made of."""
+    """`network.apply` in blocks, because the signals between layers may be much larger than inputs and outputs."""
     block = evaluation_block(network, dtype_of(params))
     starts = range(0, len(inputs), block)
     return np.concatenate([np.asarray(network.apply(params, inputs[start : start + block])) for start in starts])
 
 
 def measures(config, network, loss, params, x, t, weights=None) -> dict[str, float]:
-    """Loss and accuracy, or loss, R^2 and root mean square error in the data's own units."""
+    """Loss and accuracy; or loss, R^2 and root mean square error in the data's own units."""
     correct = right_answers(config["task"])
     value, accuracy = fnn.training.evaluate(network, loss, params, x, t, correct, weights=weights)
-    value, accuracy = (float(_exact(np.asarray(x)[()])) for x in (value, accuracy))  # 0.98, not the float32 beside it
+    value, accuracy = (float(_exact(np.asarray(x)[()])) for x in (value, accuracy))  # 0.98, not 0.9800000190734863
     measured = {"loss": value}
     if config["task"] == "text":
-        nats = loss.specification == "cross_entropy(mean)"  # of each position
+        nats = loss.specification == "cross_entropy(mean)"  # per position
         bits = {f"bits per {config['unit']}": round(value / math.log(2), 6)} if nats else {}
         return measured | bits | {"accuracy": accuracy}
     if config["task"] == "classification":
@@ -861,10 +874,10 @@ def measures(config, network, loss, params, x, t, weights=None) -> dict[str, flo
     error, spread = np.mean((outputs - t) ** 2), np.mean((t - t.mean(axis=0)) ** 2)
     spread = spread if spread > 0 else np.nan  # a constant target: nothing to explain
     _, scaled = runs.standardizers(config)
-    own_units = scaled.invert(outputs) - scaled.invert(t)
+    errors = scaled.invert(outputs) - scaled.invert(t)  # in the data's own units
     return measured | {
         "R^2": float(1 - error / spread),
-        "root mean square error": float(np.sqrt(np.mean(own_units**2))),
+        "root mean square error": float(np.sqrt(np.mean(errors**2))),
     }
 
 
@@ -877,7 +890,7 @@ def _write_history(path: Path, history: fnn.training.History) -> None:
 
 
 def _columns(history: fnn.training.History) -> dict[str, np.ndarray]:
-    """Its columns (E,) by name, those of tracked quantities by path, "noise_scale/total/scale"."""
+    """The history's columns (E,) by name; those of tracked quantities by path, "noise_scale/total/scale"."""
     columns = history._asdict() | checks.by_path(history.tracked)
     del columns["tracked"]
     return columns

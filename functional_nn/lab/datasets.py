@@ -1,9 +1,9 @@
-"""Data sets: five that come with scikit-learn, truth tables, Fashion-MNIST where it is installed, and those read from
-CSV, NPZ and IDX (MNIST) files.
+"""Data sets: five that come with scikit-learn, truth tables, Fashion-MNIST if it is installed, and your own CSV, NPZ
+and IDX (MNIST) files.
 
-A file is not trusted: it is read without pickle, its sizes are checked before room is made for them, and whatever is
-damaged, ambiguous or not finite is refused with a one-line ValueError that begins with the source. How a file was read
-is a data set's `reading`, with which `load_as` and `load_inputs` read others alike.
+A file is not trusted. It is read without pickle and its sizes are checked before memory is allocated for them. Whatever
+is damaged, ambiguous or not finite is refused with a one-line ValueError that begins with the source. `load` also
+returns how the file was read, a `Reading`; `load_as` and `load_inputs` read other files in the same way.
 
 Letters: Q examples, R inputs, S targets, C classes.
 """
@@ -19,26 +19,46 @@ from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from functional_nn.lab import arrays, dialects, files, tables
 from functional_nn.lab.tables import Header, Missing, Table
 from functional_nn.registry import did_you_mean
 
+__all__ = [
+    "MAX_AUTO_CLASSES",
+    "NAMES",
+    "TRUTH_TABLES",
+    "Dataset",
+    "Pictures",
+    "Reading",
+    "Series",
+    "Standardizer",
+    "fit_min_max",
+    "fit_preparation",
+    "fit_standardizer",
+    "load",
+    "load_as",
+    "load_inputs",
+    "split",
+    "split_rows",
+]
+
 Task = Literal["auto", "classification", "regression"]
 
-# CSE 475, 17.61: whether it is true of (0, 0), (0, 1), (1, 0), (1, 1)
+# CSE 475, 17.61: the answers for (0, 0), (0, 1), (1, 0), (1, 1)
 TRUTH_TABLES = {"and": (0, 0, 0, 1), "or": (0, 1, 1, 1), "nand": (1, 1, 1, 0), "nor": (1, 0, 0, 0), "xor": (0, 1, 1, 0)}
 BUNDLED = ("digits", "iris", "wine", "breast_cancer", "diabetes", *TRUTH_TABLES)
 NAMES = (*BUNDLED, "fashion_mnist")
-MAX_AUTO_CLASSES = 20  # more distinct integers than this are read as measurements
+MAX_AUTO_CLASSES = 20  # a column with more different integers is read as measurements
 
 _FORMATS = "a path to a .csv, .csv.gz, .tsv, .npz or IDX file, or to a folder holding an IDX pair"
 _TABLES = (".csv", ".csv.gz", ".tsv", ".tsv.gz")
-_ROWS = 4096  # that are scaled at a time
+_ROWS = 4096  # rows that are scaled at a time
 _SMALLEST_PICTURE = 64  # pixels of a picture that is stored as a row of bytes
-_MOST_CHANNELS = 4  # of pictures, where these might come first as well as last
+_MOST_CHANNELS = 4  # of pictures, if the channels could be the first axis as well as the last
 
-# Xiao, Rasul and Vollgraf 2017; Debian's package has the four files of its authors
+# Xiao, Rasul and Vollgraf 2017; Debian's package has the authors' four files
 _FASHION, _FASHION_FOLDER = "FASHION_MNIST", "/usr/share/datasets/fashion-mnist"
 _GARMENTS = (
     "T-shirt/top",
@@ -58,7 +78,18 @@ ImageShape = tuple[int, int] | tuple[int, int, int]
 
 
 class Pictures(NamedTuple):
-    """The pixels of pictures, as they were read. divided: bytes, by 255; low, high: of all of them, after that."""
+    """The pixels of pictures, as they were read.
+
+    Attributes:
+        divided: whether they were bytes, which have been divided by 255.
+        low: the smallest of all pixels, after the division.
+        high: the largest of all pixels, after the division.
+
+    Example:
+        >>> from functional_nn.lab import datasets
+        >>> print(datasets.Pictures(divided=True, low=0.0, high=1.0))
+        pictures: bytes divided by 255, from 0 to 1
+    """
 
     divided: bool
     low: float
@@ -66,12 +97,14 @@ class Pictures(NamedTuple):
 
     @property
     def fractions(self) -> bool:
-        """Are these fractions of full brightness, as a byte divided by 255 is?"""
+        """Whether the pixels are fractions of full brightness, like a byte divided by 255."""
         return self.divided or (self.low >= 0 and self.high <= 1)
 
     @property
     def scaled(self) -> bool:
-        """Are they to be standardized? Fractions stay as they are, unless bytes use less than half of their range."""
+        """Whether the pixels are to be standardized: fractions are not, unless bytes use less than half of their
+        range.
+        """
         return not self.fractions or (self.divided and self.high <= 0.5)
 
     def __str__(self) -> str:
@@ -81,9 +114,19 @@ class Pictures(NamedTuple):
 
 
 class Series(NamedTuple):
-    """A table whose rows follow each other in time: `window` of them are an example, and what comes next its targets.
+    """A table whose rows follow each other in time: an example is a window of rows, its targets are the values that
+    follow.
 
-    columns: R of a row; target: the number of the one whose next `horizon` values are predicted.
+    Attributes:
+        window: how many rows an example has.
+        horizon: how many of the target's next values are predicted.
+        columns: how many inputs a row has.
+        target: the number of the column that is predicted.
+
+    Example:
+        >>> from functional_nn.lab import datasets
+        >>> datasets.Series(window=24, horizon=1, columns=3, target=0).window
+        24
     """
 
     window: int
@@ -94,11 +137,24 @@ class Series(NamedTuple):
 
 @dataclass(frozen=True)
 class Reading:
-    """How a file's contents become inputs and targets: decided where a network is trained, and applied to other files.
+    """How a file's contents become inputs and targets: decided on the data trained on, and applied to other files.
 
-    features: the R names of the inputs; classes: the C names, none for regression; table: of a CSV file; pictures:
-    where the inputs are pixels. own_test: is a part that a file keeps for testing read with the rest? series: where
-    examples are windows of a table's rows. tokens: how many there are, where the inputs are such, else 0.
+    Attributes:
+        features: the R names of the inputs.
+        task: "classification" or "regression".
+        classes: the C class names; empty for regression.
+        image_shape: for pictures, (rows, columns) or (rows, columns, channels).
+        table: for a CSV file, how its columns are read.
+        pictures: for inputs that are pixels, how they are scaled.
+        own_test: whether the part that a file keeps for testing is read with the rest.
+        series: for examples that are windows of a table's rows.
+        tokens: how many different tokens there are; 0 for inputs that are not tokens.
+
+    Example:
+        >>> from functional_nn.lab import datasets
+        >>> reading = datasets.load("iris").reading
+        >>> reading.task, reading.classes
+        ('classification', ('setosa', 'versicolor', 'virginica'))
     """
 
     features: tuple[str, ...]
@@ -113,21 +169,39 @@ class Reading:
 
 
 class Dataset(NamedTuple):
-    """Examples as rows. For classification `targets` is the one-hot form of `labels`, and S is C; where each token has
-    a label, (Q, T), it is the labels themselves.
+    """Examples as rows.
 
-    own_test: how many of the examples, the last ones, the file itself keeps for testing. weights (Q,): what each
-    example counts for in training, where a table's column says so. tokens: how many there are, where the inputs are
-    integers; counted (Q, T): True for the labels within the length of their sequence.
+    Attributes:
+        name: the data set's or the file's name.
+        inputs: (Q, R) float64; nan for a table's missing value that was not refused. Tokens are integers (Q, T).
+        targets: (Q, S) float64. For classification, the one-hot form of `labels`, S being C; if each token has a label,
+            the labels (Q, T) themselves.
+        labels: (Q,) int64 in 0..C-1; None for regression.
+        classes: the C class names; empty for regression.
+        features: the R names of the inputs.
+        image_shape: for pictures, (rows, columns) or (rows, columns, channels); otherwise None.
+        table: for a CSV file, how its columns were read.
+        pictures: for inputs that are pixels, how they were scaled.
+        own_test: how many of the examples, the last ones, the file itself keeps for testing.
+        weights: (Q,) weight of each example in training, if a column of the table holds them.
+        series: for examples that are windows of a table's rows.
+        tokens: how many different tokens there are; 0 for inputs that are not tokens.
+        counted: (Q, T) booleans: which labels are within the length of their sequence.
+
+    Example:
+        >>> from functional_nn.lab import datasets
+        >>> digits = datasets.load("digits")
+        >>> digits.inputs.shape, digits.image_shape, len(digits.classes)
+        ((1797, 64), (8, 8), 10)
     """
 
     name: str
-    inputs: np.ndarray  # (Q, R) float64; nan where a table's value is missing and was not refused
-    targets: np.ndarray  # (Q, S) float64
-    labels: np.ndarray | None  # (Q,) int64 in 0..C-1; None for regression
-    classes: tuple[str, ...]  # C names; empty for regression
-    features: tuple[str, ...]  # R names
-    image_shape: ImageShape | None  # where an input is a picture: its rows, columns and, unless it is grey, channels
+    inputs: np.ndarray
+    targets: np.ndarray
+    labels: np.ndarray | None
+    classes: tuple[str, ...]
+    features: tuple[str, ...]
+    image_shape: ImageShape | None
     table: Table | None = None
     pictures: Pictures | None = None
     own_test: int = 0
@@ -138,11 +212,12 @@ class Dataset(NamedTuple):
 
     @property
     def task(self) -> Literal["classification", "regression"]:
+        """ "classification" or "regression"."""
         return "regression" if self.labels is None else "classification"
 
     @property
     def reading(self) -> Reading:
-        """How its file was read, for others."""
+        """How the data set was read; `load_as` and `load_inputs` read other files in the same way."""
         return Reading(
             self.features,
             self.task,
@@ -175,44 +250,69 @@ def load(
     horizon: int = 1,
     sequences: bool = False,
 ) -> Dataset:
-    """The data set that `source` names: one of `NAMES`, or a path (a `Path` is never taken for a name).
+    r"""Loads a data set by name, or reads one from a CSV, NPZ or IDX file.
 
-    `labels`: the IDX labels file; without it, the one named like the images file (`train-images*`, `train-labels*`).
-    A truth table, such as "xor", is 0/1 logic: its four examples are both the training part and the one held out.
-    "fashion_mnist" is read where Debian's package puts it, or in the folder that the environment's FASHION_MNIST names.
-    `task`: what the targets are. "auto" reads words, one-hot rows, IDX labels, and integers with at most
-        `MAX_AUTO_CLASSES` and at most Q/2 distinct values as classes, and other numbers as measurements.
+    Args:
+        source: one of `NAMES`, or a path (a `Path` is never taken for a name). A truth table, such as "xor", is 0/1
+            logic; its four examples are both the training and the held-out part. "fashion_mnist" is read from where
+            Debian's package installs it, or from the folder in the environment variable FASHION_MNIST.
+        target: for a CSV file, the target column by name or index; by default the last, -1.
+        labels: for IDX files, the labels file; by default the one named like the images file (`train-images...`,
+            `train-labels...`).
+        task: what the targets are. "auto" reads words, one-hot rows, IDX labels, and integers with at most
+            `MAX_AUTO_CLASSES` and at most Q/2 different values as classes, and other numbers as measurements.
+        header: for a CSV file, whether the first row holds names. "auto" decides from the rows below, and refuses a
+            file where it cannot.
+        columns: for a CSV file, the columns to use as inputs, by name or index; by default all but the target.
+        drop: for a CSV file, the columns not to use, by name or index.
+        delimiter: for a CSV file, "auto", or comma, semicolon, tab, pipe.
+        decimal: for a CSV file, "auto", or point, comma.
+        missing: for a CSV file, what to do with missing values (blanks, ?, NA, nan, null and the like): "refuse" the
+            file; "drop" their rows; "mean" keeps them as nan, which `fit_preparation` replaces by the mean of the
+            training part; "indicator" also adds an input of 0 and 1 that marks them. A missing target is refused or
+            dropped.
+        weights: for a CSV file, the column, by name or index, with each example's weight in training, a number >= 0. It
+            is not an input, and data that is read by `load_as` need not have it.
+        window: for a CSV file whose rows follow each other in time, the number of rows in an example. The inputs are
+            all inputs and the target of each row, one row after the other; the targets are the next `horizon` values of
+            the target column. `split` holds out the end.
+        horizon: how many of the target's next values are predicted.
+        sequences: whether the integers (Q, T) of an NPZ file are tokens, 0 and above. Labels can then be per token, (Q,
+            T); those beyond the `lengths` (Q,) that the file may hold do not count.
 
-    Of a CSV file:
-    `target`: the target column, by name or index, -1 being the last and the default.
-    `header`: is the first row one of names? "auto" tells it from the rows below, and where it cannot, refuses.
-    `columns`, `drop`: the inputs to use, or not to use, by name or index; all but the target by default.
-    `delimiter`: "auto", or comma, semicolon, tab, pipe. `decimal`: "auto", or point, comma.
-    `missing`: what becomes of blanks, ?, NA, nan, null and the like. "refuse"; "drop" such rows; "mean" keeps them as
-        nan, for `fit_preparation` to fill with the mean of the training part, and "indicator" tells of them with an
-        input of 0 and 1, too. A missing target is refused or dropped.
-    `weights`: a column, by name or index, of numbers >= 0, what each example counts for in training; it is no input.
-        Data that is read alike later, by `load_as`, need not have it.
-    `window`: the rows follow each other in time. An example is so many of them, all inputs and the target of each, one
-        row after the other, and its targets are the next `horizon` values of the target column; `split` holds out the
-        end.
-    A column of words gives an input of 0 and 1 for each; dates, and words that are nearly all different, are refused.
-    Classes are the target's words or integers: 1, 1.0 and 1e0 are one, 01 and 1 are two.
+    Returns:
+        The `Dataset`. A CSV column of words becomes one input of 0 and 1 for each word; dates, and words that are
+        nearly all different, are refused. Classes are the target's words or integers: 1, 1.0 and 1e0 are one class, 01
+        and 1 are two.
 
-    `sequences`: the integers (Q, T) of an NPZ file are tokens, 0 and above, and labels may be of each, (Q, T); those
-        beyond the `lengths` (Q,) that it may hold do not count.
-    NPZ keys are inputs and targets, x and y, X and y, data and target, images and labels, or such a pair for training
-    and one for testing (x_train, y_train, x_test, y_test): the first found. The part for testing, also of a folder that
-    has the training pair and a t10k pair, comes last, and is what `split` holds out. The pixels of digits are divided
-    by 16, and bytes by 255 that are pictures, (Q, rows, columns), (Q, rows, columns, channels) or, with a square number
-    of pixels, in rows; or in an IDX file. Inputs are rows of numbers always, and `image_shape` says what they are of.
+        The keys of an NPZ file are inputs and targets, x and y, X and y, data and target, images and labels, or such a
+        pair for training and one for testing (x_train, y_train, x_test, y_test); the first pair found is used. The part
+        for testing comes last and is what `split` holds out; likewise for a folder with an IDX training pair and a t10k
+        pair. The pixels of digits are divided by 16. Bytes are divided by 255 if they are pictures: (Q, rows, columns),
+        (Q, rows, columns, channels), rows with a square number of pixels, or an IDX file. Inputs are always rows of
+        numbers; `image_shape` is the shape of one picture.
 
-    Raises ValueError for what cannot be read as asked, and ImportError where a bundled set needs scikit-learn and it is
-    missing. Warns of what is left out.
+    Raises:
+        ValueError: what cannot be read as requested; the message begins with the source.
+        ImportError: a bundled set needs scikit-learn, which is not installed.
 
-    >>> iris = load("iris")
-    >>> iris.task, iris.inputs.shape, iris.targets.shape, iris.classes
-    ('classification', (150, 4), (150, 3), ('setosa', 'versicolor', 'virginica'))
+    Warns:
+        UserWarning: for whatever is left out.
+
+    Example:
+        >>> from functional_nn.lab import datasets
+        >>> iris = datasets.load("iris")
+        >>> iris.task, iris.inputs.shape, iris.targets.shape, iris.classes
+        ('classification', (150, 4), (150, 3), ('setosa', 'versicolor', 'virginica'))
+
+        Your own CSV file, whose last column is the target:
+
+        >>> import pathlib, tempfile
+        >>> path = pathlib.Path(tempfile.mkdtemp()) / "flowers.csv"
+        >>> _ = path.write_text("length,width,kind\n1.0,2.0,rose\n1.5,1.0,daisy\n1.2,2.1,rose\n1.6,1.1,daisy\n")
+        >>> flowers = datasets.load(path)
+        >>> flowers.features, flowers.classes, flowers.inputs.shape
+        (('length', 'width'), ('daisy', 'rose'), (4, 2))
     """
     if task not in get_args(Task):
         raise ValueError(f"unknown task {task!r}; expected one of {', '.join(get_args(Task))}")
@@ -227,10 +327,10 @@ def load(
         "missing": missing,
         "weights": weights,
     }
-    asked = of_table | {"window": window}
-    given = [name for name, value in asked.items() if value not in ("auto", "refuse", (), None)]
+    options = of_table | {"window": window}
+    given = [name for name, value in options.items() if value not in ("auto", "refuse", (), None)]
     if given and kind != "csv":
-        raise ValueError(f"{source}: {given[0]}={asked[given[0]]!r} is for a CSV file, which this is not")
+        raise ValueError(f"{source}: {given[0]}={options[given[0]]!r} is only for a CSV file")
     with _naming(source):
         _check_series(window, horizon, task, weights, missing)
         if kind == "bundled":
@@ -247,10 +347,25 @@ def load(
 def load_as(
     source: str | Path, reading: Reading, *, target: str | int | None = None, labels: str | Path | None = None
 ) -> Dataset:
-    """Another data set, read as one was before: its task, classes, columns, levels and pixels, whatever this one holds.
+    """Loads another data set in the way a first one was read: the same task, classes, columns, levels and pixels.
 
-    A CSV file may have other columns besides, and all in any order; classes may be absent. target: its target column,
-    where it is another than it was. Raises ValueError for what does not fit, such as an unknown class or level.
+    Args:
+        source: as for `load`. A CSV file may have further columns, in any order; classes may be absent.
+        reading: the `reading` of the first data set.
+        target: the target column of a CSV file, if it is not the one of `reading`.
+        labels: for IDX files, the labels file.
+
+    Returns:
+        The `Dataset`.
+
+    Raises:
+        ValueError: what does not fit `reading`, such as an unknown class or level.
+
+    Example:
+        >>> from functional_nn.lab import datasets
+        >>> digits = datasets.load("digits")
+        >>> datasets.load_as("digits", digits.reading).classes == digits.classes
+        True
     """
     kind = _kind(source, target, labels)
     with _naming(source):
@@ -270,7 +385,23 @@ def load_as(
 
 
 def load_inputs(source: str | Path, reading: Reading) -> np.ndarray:
-    """Inputs alone, (Q, R) float64, read as another data set's were; targets need not be there. Raises as `load_as`."""
+    """Loads the inputs alone, in the way a first data set was read; targets may be missing.
+
+    Args:
+        source: as for `load`.
+        reading: the `reading` of the first data set.
+
+    Returns:
+        (Q, R) float64.
+
+    Raises:
+        ValueError: as `load_as`.
+
+    Example:
+        >>> from functional_nn.lab import datasets
+        >>> datasets.load_inputs("wine", datasets.load("wine").reading).shape
+        (178, 13)
+    """
     kind = _kind(source, None, None)
     with _naming(source):
         image = None
@@ -294,7 +425,7 @@ def load_inputs(source: str | Path, reading: Reading) -> np.ndarray:
 
 
 def pictured(dataset: Dataset) -> Dataset:
-    """The data set as one of pictures, as a square number of pixels in a row is, too. Raises ValueError for others."""
+    """The data set as one of pictures, including rows with a square number of pixels. Raises ValueError for others."""
     width = dataset.inputs.shape[1]
     side = math.isqrt(width)
     if dataset.image_shape:
@@ -305,7 +436,7 @@ def pictured(dataset: Dataset) -> Dataset:
         "expected IDX files or arrays (Q, rows, columns) or (Q, rows, columns, channels), of up to "
         f"{_MOST_CHANNELS} channels, or rows of a square number of pixels, {_SMALLEST_PICTURE} or more"
     )
-    raise ValueError(f"{dataset.name} has no pictures: {expected}; got {width} numbers an example")
+    raise ValueError(f"{dataset.name} has no pictures: {expected}; got {width} numbers per example")
 
 
 def _table(reading: Reading) -> Table:
@@ -313,7 +444,7 @@ def _table(reading: Reading) -> Table:
 
 
 def is_table(source: str | Path) -> bool:
-    """Is it called as a CSV file is?"""
+    """Whether the file has a CSV file's name."""
     return Path(source).name.lower().endswith(_TABLES)
 
 
@@ -330,12 +461,14 @@ def _warn(source: str | Path, notes: Sequence[str]) -> None:
         warnings.warn(f"{source}: {note}", stacklevel=3)
 
 
-def _kind(source: str | Path, target, labels) -> Literal["bundled", "csv", "npz", "idx", "folder"]:
+def _kind(
+    source: str | Path, target: str | int | None, labels: str | Path | None
+) -> Literal["bundled", "csv", "npz", "idx", "folder"]:
     kind = "bundled" if isinstance(source, str) and source in NAMES else _kind_of_file(source)
     if target is not None and kind != "csv":
-        raise ValueError(f"{source}: target={target!r} chooses a column of a CSV file, which this is not")
+        raise ValueError(f"{source}: target={target!r} is only for a CSV file")
     if labels is not None and kind not in ("idx", "folder"):
-        raise ValueError(f"{source}: labels={str(labels)!r} belongs to IDX images, which this is not")
+        raise ValueError(f"{source}: labels={str(labels)!r} is only for IDX images")
     return kind
 
 
@@ -364,16 +497,16 @@ def _load_bundled(name: str, task: Task) -> Dataset:
         return _truth_table(name, task)
     if name == "fashion_mnist":
         return _fashion_mnist(name, task)
-    from sklearn import datasets  # takes a second, which only these need
+    from sklearn import datasets  # takes a second to import
 
-    # scikit-learn's own scaling of diabetes is over all examples, those later held out among them.
+    # scikit-learn scales diabetes by all examples, including those that are held out later
     bunch = datasets.load_diabetes(scaled=False) if name == "diabetes" else getattr(datasets, f"load_{name}")()
-    own = "regression" if name == "diabetes" else "classification"
-    if task not in ("auto", own):
-        raise ValueError(f"is a {own} set; task: expected 'auto' or {own!r}, got {task!r}")
+    known = "regression" if name == "diabetes" else "classification"
+    if task not in ("auto", known):
+        raise ValueError(f"is a {known} set; task: expected 'auto' or {known!r}, got {task!r}")
     inputs = np.asarray(bunch.data, np.float64) / (16 if name == "digits" else 1)
     features = tuple(map(str, bunch.feature_names))
-    if own == "regression":
+    if known == "regression":
         return Dataset(name, inputs, np.asarray(bunch.target, np.float64)[:, None], None, (), features, None)
     labels, classes = np.asarray(bunch.target, np.int64), tuple(map(str, bunch.target_names))
     shape, pictures = ((8, 8), Pictures(False, 0.0, 1.0)) if name == "digits" else (None, None)
@@ -394,8 +527,8 @@ def _fashion_mnist(name: str, task: Task) -> Dataset:
     folder = Path(os.environ.get(_FASHION) or _FASHION_FOLDER)
     if not folder.is_dir():
         raise ValueError(
-            f"no folder {str(folder)!r}; apt-get install dataset-fashion-mnist, or name a folder that has its four IDX "
-            f"files in the environment's {_FASHION}"
+            f"no folder {str(folder)!r}; apt-get install dataset-fashion-mnist, or set the environment variable "
+            f"{_FASHION} to a folder with its four IDX files"
         )
     if task == "regression":
         raise ValueError(f"is a classification set; task: expected 'auto' or 'classification', got {task!r}")
@@ -409,11 +542,13 @@ def _fashion_mnist(name: str, task: Task) -> Dataset:
 # Targets --------------------------------------------------------------------------------------------------------------
 
 
-def _of_table(source: str | Path, table: Table, target, task: Task, reading: Reading | None) -> Dataset:
+def _of_table(
+    source: str | Path, table: Table, target: str | int | None, task: Task, reading: Reading | None
+) -> Dataset:
     known = reading.classes if reading else ()
     read = tables.read(Path(source), table, target, known=known, weighted=reading is None)
     if read.left:
-        _warn(source, [f"rows left out for a missing value: {read.left}"])
+        _warn(source, [f"rows left out because of a missing value: {read.left}"])
     answers = tables.answers_of(read, task)
     if task == "auto":
         classes = answers.values is None or answers.codes or _reads_as_classes(answers.values)
@@ -438,17 +573,17 @@ def _of_table(source: str | Path, table: Table, target, task: Task, reading: Rea
     return Dataset(*about, targets, labels, names, table.features, None, table, weights=read.weights)
 
 
-def _check_series(window: int | None, horizon: int, task: Task, weights, missing: Missing) -> None:
+def _check_series(window: int | None, horizon: int, task: Task, weights: str | int | None, missing: Missing) -> None:
     if window is None:
         if horizon != 1:
-            raise ValueError(f"horizon: a series has one, which window=... makes of a table; got {horizon}")
+            raise ValueError(f"horizon: is only for a series, which needs window=...; got {horizon}")
         return
     for name, value in (("window", window), ("horizon", horizon)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"{name} must be an integer >= 1, got {value!r}")
     if task == "classification" or weights is not None or missing == "drop":
         given = "weights" if weights is not None else "task='classification'" if missing != "drop" else "missing='drop'"
-        raise ValueError(f"{given}: the rows of a series follow each other, all of them, and numbers come next")
+        raise ValueError(f"{given}: a series needs all its rows, and predicts numbers")
 
 
 def _of_series(source: str | Path, table: Table, window: int, horizon: int) -> Dataset:
@@ -459,8 +594,7 @@ def _of_series(source: str | Path, table: Table, window: int, horizon: int) -> D
         raise ValueError(f"column {target!r}: expected numbers to predict, got words")
     if len(values) <= window + horizon:
         raise ValueError(
-            f"expected more than {window + horizon} rows, a window of {window} and the {horizon} after it, got "
-            f"{len(values)}"
+            f"expected more than {window + horizon} rows, window {window} and horizon {horizon}, got {len(values)}"
         )
     at = names.index(target)
     _check_finite(f"column {target!r}", values[:, at])
@@ -474,7 +608,7 @@ def _of_series(source: str | Path, table: Table, window: int, horizon: int) -> D
 def _windows(values: np.ndarray, window: int) -> np.ndarray:
     """Rows (N, R) as windows (N - W + 1, W R), the earliest row first."""
     if len(values) < window:
-        raise ValueError(f"expected {window} rows or more, a window of the series, got {len(values)}")
+        raise ValueError(f"expected at least {window} rows, one window of the series, got {len(values)}")
     files.check_room("windows", len(values), window * values.shape[1])
     cut = np.lib.stride_tricks.sliding_window_view(values, window, axis=0)  # (Q, R, W)
     return np.moveaxis(cut, 2, 1).reshape(len(cut), -1)
@@ -505,7 +639,7 @@ def _of_arrays(
         return _of_labels_each(source, stored, inputs, tokens, reading)
     if tokens and stored.lengths is not None:
         _counted(stored.lengths, inputs.shape)
-        _warn(source, ["lengths are left out: what stands beyond is read, too, since there is one label a sequence"])
+        _warn(source, ["lengths are left out: with one label per sequence, all positions are read"])
     if answers.ndim == 2 and answers.shape[1] == 1:
         answers = answers[:, 0]
     if task == "auto":
@@ -527,7 +661,7 @@ def _of_arrays(
 def _of_labels_each(
     source: str | Path, stored: arrays.Arrays, inputs: np.ndarray, tokens: int, reading: Reading | None
 ) -> Dataset:
-    """Sequences with a label for each of their tokens."""
+    """Sequences with one label per token."""
     labels = _tokens(stored.answers, len(reading.classes) if reading else 0, "targets")
     classes = reading.classes if reading else tuple(map(str, range(int(labels.max()) + 1)))
     if len(classes) < 2:
@@ -548,7 +682,7 @@ def _of_labels_each(
 
 
 def _tokens(values: np.ndarray, count: int = 0, what: str = "inputs") -> np.ndarray:
-    """Integers (Q, T) as they are, 0 to count - 1; 0 and above where that is 0."""
+    """Integers (Q, T), unchanged, in 0..count-1; if `count` is 0, any that are 0 and above."""
     if values.ndim != 2 or values.dtype.kind not in "iu":
         also = ", or numbers (Q, T, R)" if what == "inputs" else ""
         raise ValueError(f"{what}: expected tokens, integers (Q, T){also}, got {values.dtype} of shape {values.shape}")
@@ -568,7 +702,7 @@ def _counted(lengths: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     if wrong.any():
         at = int(np.argmax(wrong))
         raise ValueError(
-            f"lengths: expected 0 to {shape[1]}, as long as sequences are, got {lengths[at]} at index {at}"
+            f"lengths: expected 0 to {shape[1]}, the length of the sequences, got {lengths[at]} at index {at}"
         )
     return np.arange(shape[1])[None, :] < lengths[:, None]
 
@@ -604,7 +738,7 @@ def _is_one_hot(answers: np.ndarray) -> bool:
 
 
 def _encode(answers: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Labels (Q,) int64 in 0..C-1 and the C class names, in the sorted order of what `answers` holds."""
+    """Labels (Q,) int64 in 0..C-1 and the C class names, in sorted order of the values in `answers`."""
     if answers.ndim == 2:
         if not _is_one_hot(answers):
             raise ValueError("targets: task 'classification' expects one-hot rows or one label per example")
@@ -617,7 +751,7 @@ def _encode(answers: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
             raise ValueError(f"targets: missing value, got {gaps[0]!r} at index {index}")
         return labels, tuple(map(str, distinct))
     _check_whole(distinct)
-    # -1 marks an example without a label
+    # -1 often marks an example without a label
     if answers.dtype.kind == "i" and distinct[0] < 0:
         raise ValueError(f"targets: expected labels of 0 and above, got {distinct[0]} at index {np.argmin(answers)}")
     return labels, tuple(str(int(value)) for value in distinct)
@@ -630,7 +764,7 @@ def _check_whole(values: np.ndarray) -> None:
 
 
 def _one_hot(labels: np.ndarray, classes: Sequence[str], reading: Reading | None = None) -> np.ndarray:
-    """(Q, C) float64. Raises ValueError where a data set, not read as another, has a single class."""
+    """(Q, C) float64. Raises ValueError for a single class, unless the data is read like another set."""
     if reading is None and len(np.unique(labels)) < 2:
         raise ValueError(f"targets: expected at least two classes, got only {classes[labels[0]]!r}")
     files.check_room("targets", len(labels), len(classes))
@@ -652,10 +786,10 @@ def _stored(source: str | Path, kind: str, labels: str | Path | None, answers: b
 def _pixels(
     stored: arrays.Arrays, kind: str, reading: Reading | None
 ) -> tuple[np.ndarray, ImageShape | None, Pictures | None]:
-    """Inputs (Q, R) float64, the shape of a picture as it is stored, and what its pixels are.
+    """Inputs (Q, R) float64, the shape of a picture as it is stored, and how its pixels were scaled.
 
-    `reading` says that, where it is given, and bytes of what was read as fractions are divided. Readings of older runs
-    say nothing of pictures: then, as of what is none, the bytes of an IDX file are divided, and an archive's are not.
+    `reading` decides the scaling, if it is given; bytes are divided if it read fractions. Readings of older runs do not
+    mention pictures: then the bytes of an IDX file are divided, and those of an archive are not.
     """
     shape, is_bytes = stored.inputs.shape[1:], stored.inputs.dtype == np.uint8
     image = _image_shape(shape, is_bytes)
@@ -675,13 +809,13 @@ def _pixels(
 
 
 def _image_shape(shape: tuple[int, ...], is_bytes: bool) -> ImageShape | None:
-    """Rows, columns and, unless there is a single one, channels, which are last; also of a square number of bytes in a
-    row, which are hardly anything else.
+    """Rows, columns and, unless there is only one, channels last; also for rows with a square number of bytes, which
+    are almost certainly pictures.
     """
     if len(shape) == 3:
         if 1 in (shape[0], shape[2]):
             return shape[1:] if shape[0] == 1 else shape[:2]
-        # else the first may be the channels; nobody's rows of numbers are turned round for a guess
+        # otherwise the first axis may be the channels; axes are not moved because of a guess
         return shape if shape[2] <= _MOST_CHANNELS < shape[0] else None
     side = math.isqrt(shape[0]) if len(shape) == 1 else 0
     if is_bytes and side * side >= _SMALLEST_PICTURE and side * side == shape[0]:
@@ -690,24 +824,24 @@ def _image_shape(shape: tuple[int, ...], is_bytes: bool) -> ImageShape | None:
 
 
 def _check_like(inputs: np.ndarray, image: ImageShape | None, reading: Reading, source: str | Path) -> None:
-    """Are these as many inputs as were read before, of pictures of that size, and pixels on their scale?"""
+    """Raises ValueError unless there are as many inputs as before, with pictures of the same size and scale."""
     if not len(inputs):
         raise ValueError("no examples")
     if image and reading.image_shape and image != reading.image_shape:
         expected, got = (" x ".join(map(str, shape)) for shape in (reading.image_shape, image))
-        raise ValueError(f"expected pictures of {expected}, as those trained on, got {got}")
+        raise ValueError(f"expected pictures of {expected}, like those in training, got {got}")
     if inputs.shape[1] != len(reading.features):
         raise ValueError(f"expected {len(reading.features)} inputs, got {inputs.shape[1]}")
     if reading.pictures is None:
         return
     low, high = reading.pictures[1:] if reading.pictures.scaled else (0.0, 1.0)
     least, most, span = float(inputs.min()), float(inputs.max()), high - low
-    room = span / 2 if reading.pictures.scaled else 0.1  # fractions end where they end
+    room = span / 2 if reading.pictures.scaled else 0.1  # fractions have fixed limits
     if least < low - room or most > high + room or 0 < most - least <= span / 8:
-        expected = f"pictures from {low:.4g} to {high:.4g}, as those trained on"
-        raise ValueError(f"expected {expected}, got {least:.4g} to {most:.4g}; bring them to the same scale")
+        expected = f"pictures from {low:.4g} to {high:.4g}, like those in training"
+        raise ValueError(f"expected {expected}, got {least:.4g} to {most:.4g}; scale them alike")
     if 0 < most - least <= span / 2:
-        _warn(source, [f"pictures from {least:.4g} to {most:.4g}; those trained on were from {low:.4g} to {high:.4g}"])
+        _warn(source, [f"pictures from {least:.4g} to {most:.4g}; those in training were from {low:.4g} to {high:.4g}"])
 
 
 def _input_names(shape: tuple[int, ...]) -> tuple[str, ...]:
@@ -727,24 +861,52 @@ def _check_finite(what: str, values: np.ndarray) -> None:
 
 
 def split(dataset: Dataset, *, test_fraction: float = 0.2, seed: int = 0) -> tuple[Dataset, Dataset]:
-    """Training and test parts, both shuffled, the same for the same seed.
+    """Splits a data set into a training and a test part, both shuffled, the same for the same seed.
 
-    Classification is stratified: of each class, `test_fraction` of its examples, rounded, goes to the test part, but
-    at least one to either. Where the data set has a test part of its own, that is the one, and the fraction is not
-    asked for. Of a series the end is held out, in order, and what is trained on does not reach into it. Raises
-    ValueError for a fraction outside (0, 1), a class with a single example, and fewer than two
-    examples.
+    Classification is stratified: of each class, `test_fraction` of its examples, rounded, goes to the test part, but at
+    least one to each part. If the data set has its own test part, that part is used and the fraction is not. For a
+    series the end is held out, in order, and the training part does not reach into it.
 
-    >>> train, test = split(load("iris"))
-    >>> len(train.inputs), len(test.inputs), test.targets.sum(axis=0).tolist()
-    (120, 30, [10.0, 10.0, 10.0])
+    Args:
+        dataset: what `load` returned.
+        test_fraction: between 0 and 1.
+        seed: seed of the shuffling.
+
+    Returns:
+        (training, test), each a `Dataset`.
+
+    Raises:
+        ValueError: for a fraction outside (0, 1), a class with a single example, or fewer than two examples.
+
+    Example:
+        >>> from functional_nn.lab import datasets
+        >>> train, test = datasets.split(datasets.load("iris"))
+        >>> len(train.inputs), len(test.inputs), test.targets.sum(axis=0).tolist()
+        (120, 30, [10.0, 10.0, 10.0])
     """
     training, test = split_rows(dataset, test_fraction=test_fraction, seed=seed)
     return rows(dataset, training), rows(dataset, test)
 
 
 def split_rows(dataset: Dataset, *, test_fraction: float = 0.2, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """The numbers of the examples in `split`'s two parts."""
+    """Returns the numbers of the examples in the two parts of `split`.
+
+    Args:
+        dataset: what `load` returned.
+        test_fraction: between 0 and 1.
+        seed: seed of the shuffling.
+
+    Returns:
+        (training, test), two arrays of integers.
+
+    Raises:
+        ValueError: as `split`.
+
+    Example:
+        >>> from functional_nn.lab import datasets
+        >>> [len(part) for part in datasets.split_rows(datasets.load("iris"), test_fraction=0.5)]
+        [75, 75]
+    """
     if not 0 < test_fraction < 1:
         raise ValueError(f"test_fraction: expected a number between 0 and 1, got {test_fraction}")
     count = len(dataset.inputs)
@@ -765,7 +927,7 @@ def split_rows(dataset: Dataset, *, test_fraction: float = 0.2, seed: int = 0) -
         if len(members) == 1:
             name = dataset.classes[stratum]
             raise ValueError(
-                f"{dataset.name}: class {name!r} has a single example; expected one for each part at least"
+                f"{dataset.name}: class {name!r} has a single example; expected at least one for each part"
             )
         in_test[members[: min(max(round(test_fraction * len(members)), 1), len(members) - 1)]] = True
     return order[~in_test[order]], order[in_test[order]]
@@ -773,26 +935,47 @@ def split_rows(dataset: Dataset, *, test_fraction: float = 0.2, seed: int = 0) -
 
 def rows(dataset: Dataset, chosen: np.ndarray) -> Dataset:
     """The examples with these numbers."""
-    some = {name: getattr(dataset, name) for name in ("inputs", "targets", "labels", "weights", "counted")}
-    some = {name: None if own is None else own[chosen] for name, own in some.items()}
-    return dataset._replace(**some, own_test=0)
+    arrays_ = {name: getattr(dataset, name) for name in ("inputs", "targets", "labels", "weights", "counted")}
+    arrays_ = {name: None if array is None else array[chosen] for name, array in arrays_.items()}
+    return dataset._replace(**arrays_, own_test=0)
 
 
 class Standardizer(NamedTuple):
-    """Shifts and scales each input, (x - mean) / scale: to mean 0 and standard deviation 1 over the examples that
-    `fit_standardizer` was given, or to the range of `fit_min_max`, whose middle `mean` then is what becomes 0.
+    """Shifts and scales each input: (x - mean) / scale. A pytree of arrays.
 
-    A pytree of arrays. fill: what a missing value, nan, is taken for; None where there are none.
+    Made by `fit_standardizer` (mean 0 and standard deviation 1) or `fit_min_max` (a range, whose middle `mean` becomes
+    0).
+
+    Attributes:
+        mean: (R,) float64.
+        scale: (R,) float64, above 0.
+        fill: (R,) float64, the values that replace missing ones (nan); None if there are none.
+
+    Example:
+        >>> import numpy as np
+        >>> from functional_nn.lab import datasets
+        >>> scale = datasets.fit_standardizer(np.array([[1.0], [3.0]]))
+        >>> scale.apply(np.array([[2.0], [5.0]])).tolist(), scale.invert(np.array([[3.0]])).tolist()
+        ([[0.0], [3.0]], [[5.0]])
     """
 
-    mean: np.ndarray  # (R,) float64
-    scale: np.ndarray  # (R,) float64, above 0
-    fill: np.ndarray | None = None  # (R,) float64
+    mean: np.ndarray
+    scale: np.ndarray
+    fill: np.ndarray | None = None
 
-    def apply(self, inputs: np.ndarray, *, rows: np.ndarray | None = None, dtype=np.float64) -> np.ndarray:
-        """(Q, R) standardised inputs, or only some rows of them; computed in float64, some rows at a time.
+    def apply(self, inputs: np.ndarray, *, rows: np.ndarray | None = None, dtype: DTypeLike = np.float64) -> np.ndarray:
+        """Returns the standardized inputs (Q, R), or only some rows; computed in float64, some rows at a time.
 
-        Raises ValueError unless `inputs` has R columns.
+        Args:
+            inputs: (Q, R) numbers.
+            rows: the numbers of the rows to standardize; by default all.
+            dtype: of the result.
+
+        Returns:
+            (Q, R) numbers.
+
+        Raises:
+            ValueError: unless `inputs` has R columns.
         """
         inputs = self._columns(inputs)
         rows = np.arange(len(inputs)) if rows is None else rows
@@ -805,7 +988,7 @@ class Standardizer(NamedTuple):
         return scaled
 
     def invert(self, inputs: np.ndarray) -> np.ndarray:
-        """(Q, R) inputs, float64, from standardised ones. Raises ValueError unless `inputs` has R columns."""
+        """Returns inputs (Q, R), float64, from standardized ones. Raises ValueError unless `inputs` has R columns."""
         return self._columns(inputs).astype(np.float64) * self.scale[None, :] + self.mean[None, :]
 
     def _columns(self, inputs: np.ndarray) -> np.ndarray:
@@ -816,15 +999,27 @@ class Standardizer(NamedTuple):
 
 
 def fit_standardizer(inputs: np.ndarray) -> Standardizer:
-    """The mean and standard deviation (over Q, not Q - 1) of each column of `inputs` (Q, R); constant columns: scale 1,
-    so that they become 0.
+    """Fits the scaling to mean 0 and standard deviation 1 (over Q, not Q - 1) of each column.
 
-    Raises ValueError unless `inputs` is a finite matrix with at least one row and one column.
+    Args:
+        inputs: (Q, R) finite numbers. Constant columns get scale 1, so that they become 0.
+
+    Returns:
+        The `Standardizer`.
+
+    Raises:
+        ValueError: unless `inputs` is a finite matrix with at least one row and one column.
+
+    Example:
+        >>> import numpy as np
+        >>> from functional_nn.lab import datasets
+        >>> datasets.fit_standardizer(np.array([[1.0, 7.0], [3.0, 7.0]])).scale.tolist()
+        [1.0, 1.0]
     """
     inputs = _examples(inputs)
     mean, low, high = inputs.mean(axis=0), inputs.min(axis=0), inputs.max(axis=0)
-    # Rounding leaves the mean of a constant column an ulp away from it, and squares of tiny deviations vanish: so
-    # constancy is read off the column itself, and deviations are squared relative to the largest.
+    # Rounding may leave the mean of a constant column an ulp away from it, and squares of tiny deviations vanish.
+    # So the column itself shows whether it is constant, and deviations are squared relative to the largest.
     constant = high == low
     largest = np.where(constant, 1.0, np.maximum(high - mean, mean - low))
     squares = np.zeros_like(mean)
@@ -836,16 +1031,29 @@ def fit_standardizer(inputs: np.ndarray) -> Standardizer:
 
 
 def fit_min_max(inputs: np.ndarray, low: float = -1.0, high: float = 1.0) -> Standardizer:
-    """The scaling that brings the least and the largest of each column of `inputs` (Q, R) to `low` and `high`.
+    """Fits the scaling that maps the smallest and the largest value of each column to `low` and `high`.
 
-    What lies beyond them in other data lies beyond these.
+    Values of other data beyond them are mapped beyond `low` and `high`.
 
-    Constant columns, and those whose scale no float64 holds: scale 1, and they become the middle of the range, 0 by
-    default, so that no example differs in them. Raises ValueError unless `inputs` is a finite matrix with at least one
-    row and one column, and low < high are finite; TypeError for what are no real numbers.
+    Args:
+        inputs: (Q, R) finite numbers. Constant columns, and those whose scale float64 cannot hold, get scale 1 and
+            become the middle of the range, 0 by default, so that no example differs in them.
+        low: the image of the smallest value.
+        high: the image of the largest value.
 
-    >>> fit_min_max(np.array([[1.0, 7.0], [3.0, 7.0]])).apply(np.array([[1.0, 7.0], [2.0, 8.0]])).tolist()
-    [[-1.0, 0.0], [0.0, 1.0]]
+    Returns:
+        The `Standardizer`.
+
+    Raises:
+        ValueError: unless `inputs` is a finite matrix with at least one row and one column, and low < high are finite.
+        TypeError: for entries that are not real numbers.
+
+    Example:
+        >>> import numpy as np
+        >>> from functional_nn.lab import datasets
+        >>> scale = datasets.fit_min_max(np.array([[1.0, 7.0], [3.0, 7.0]]))
+        >>> scale.apply(np.array([[1.0, 7.0], [2.0, 8.0]])).tolist()
+        [[-1.0, 0.0], [0.0, 1.0]]
     """
     numbers = all(isinstance(end, int | float | np.integer | np.floating) for end in (low, high))
     if not (numbers and np.isfinite(low) and np.isfinite(high) and low < high):
@@ -854,31 +1062,47 @@ def fit_min_max(inputs: np.ndarray, low: float = -1.0, high: float = 1.0) -> Sta
     least, most = inputs.min(axis=0), inputs.max(axis=0)
     with np.errstate(over="ignore", divide="ignore"):
         scale = (most / 2 - least / 2) / (high / 2 - low / 2)  # halves do not overflow
-    constant = ~((scale >= np.finfo(np.float64).tiny) & np.isfinite(scale))  # or nearly so: 1 / scale is to be finite
+    constant = ~((scale >= np.finfo(np.float64).tiny) & np.isfinite(scale))  # or nearly: 1 / scale must be finite
     scale = np.where(constant, 1.0, scale)
     middle = np.where(constant, least, least / 2 + most / 2)
     return Standardizer(middle - scale * (low / 2 + high / 2), scale)
 
 
 def fit_preparation(dataset: Dataset, training: np.ndarray | None = None) -> Standardizer:
-    """How a network takes the inputs, fitted to the examples with the numbers `training`, all by default.
+    """Fits the scaling with which a network takes a data set's inputs.
 
-    Columns of numbers are standardized, missing values taken for their column's mean; 0 and 1 for what a table's
-    column holds stay, as do those of a truth table. Pixels that are fractions stay, too; others are scaled by one
-    mean and deviation of them all, so that those which hardly vary are not blown up. Raises ValueError for a column
-    without any value.
+    Columns of numbers are standardized, and missing values replaced by their column's mean. Inputs of 0 and 1 for a
+    table's words, and those of a truth table, are unchanged. Pixels that are fractions are unchanged too; other pixels
+    are scaled by one mean and deviation of all of them, so that pixels which hardly vary are not blown up.
+
+    Args:
+        dataset: what `load` returned.
+        training: the numbers of the examples to fit it to; by default all.
+
+    Returns:
+        The `Standardizer`.
+
+    Raises:
+        ValueError: for a column without any value.
+
+    Example:
+        >>> from functional_nn.lab import datasets
+        >>> wine = datasets.load("wine")
+        >>> training, _ = datasets.split_rows(wine)
+        >>> datasets.fit_preparation(wine, training).apply(wine.inputs, rows=training).shape
+        (142, 13)
     """
     width = dataset.inputs.shape[1]
     mean, scale = np.zeros(width), np.ones(width)
     pictures = dataset.pictures
-    fine = dataset.name in TRUTH_TABLES if pictures is None else not pictures.scaled  # a folder may be called "xor"
-    if fine:
+    unscaled = dataset.name in TRUTH_TABLES if pictures is None else not pictures.scaled  # a folder may be called "xor"
+    if unscaled:
         return Standardizer(mean, scale)
     inputs = dataset.inputs if training is None else dataset.inputs[training]
-    if dataset.series:  # by column, wherever in a window its values stand
+    if dataset.series:  # by column, at every place in a window alike
         window, columns = dataset.series[0], dataset.series.columns
-        one = fit_preparation(dataset._replace(inputs=inputs.reshape(-1, columns), series=None))
-        return Standardizer(*(None if values is None else np.tile(values, window) for values in one))
+        row = fit_preparation(dataset._replace(inputs=inputs.reshape(-1, columns), series=None))
+        return Standardizer(*(None if values is None else np.tile(values, window) for values in row))
     if pictures is not None:
         of_all = fit_standardizer(inputs.reshape(-1, 1))
         return Standardizer(mean + of_all.mean, scale * of_all.scale)
@@ -899,7 +1123,7 @@ def fit_preparation(dataset: Dataset, training: np.ndarray | None = None) -> Sta
 
 
 def _examples(inputs: np.ndarray) -> np.ndarray:
-    """Finite numbers (Q, R), float64, of one example at least."""
+    """Finite numbers (Q, R), float64, with at least one example."""
     inputs = _numbers(inputs).astype(np.float64, copy=False)
     if inputs.ndim != 2 or 0 in inputs.shape:
         raise ValueError(f"inputs: expected shape (Q, R) with at least one example, got {inputs.shape}")
@@ -909,7 +1133,7 @@ def _examples(inputs: np.ndarray) -> np.ndarray:
 
 def _numbers(inputs: np.ndarray) -> np.ndarray:
     if np.ma.is_masked(inputs):
-        raise ValueError("inputs: expected numbers, got masked ones; fill them, or leave their rows out")
+        raise ValueError("inputs: expected numbers, got masked ones; fill them or leave their rows out")
     inputs = np.asarray(inputs)
     if inputs.dtype.kind in "cUS":
         raise TypeError(f"inputs: expected real numbers, got dtype {inputs.dtype}")

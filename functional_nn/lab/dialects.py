@@ -1,6 +1,7 @@
-"""How a CSV file is written: what separates its cells, its decimal mark, its gaps, and whether a header comes first.
+"""How a CSV file is written: its delimiter, its decimal mark, its missing values, and whether it starts with a
+header.
 
-What can be told from the file is told; what cannot is refused, with the option that says it.
+What the file makes clear is found out; what it does not is refused, and the message names the option that says it.
 """
 
 import contextlib
@@ -14,7 +15,7 @@ from typing import NamedTuple
 
 from functional_nn.lab import files
 
-_SEEN = 200  # rows, from which all that is told is told
+_SEEN = 200  # rows from which the dialect is found out
 _DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t", "\\t": "\t", "pipe": "|"}
 _DECIMALS = {"point": ".", "comma": ","}
 _MISSING = {"", "?", "-", ".", "na", "n/a", "#n/a", "#na", "<na>", "nan", "+nan", "-nan", "null", "none", "nil"}
@@ -31,21 +32,23 @@ class Dialect(NamedTuple):
 
 
 def missing(cell: str) -> bool:
-    """Does the cell stand for a value that is not there?"""
+    """Whether the cell stands for a missing value."""
     return cell.lower() in _MISSING
 
 
 def integer(cell: str) -> bool:
-    """Is the cell written as an integer?"""
+    """Whether the cell is written as an integer."""
     return _INTEGER.fullmatch(cell) is not None
 
 
 def number(cell: str, decimal: str) -> float | None:
-    """None where `cell` is no number; Python's 1_000 is none, for tables do not write that."""
+    """The cell's number, or None if it is not one. Python's 1_000 is not, because tables do not write numbers that
+    way.
+    """
     if "_" in cell:
         return None
     if decimal == ",":
-        if "." in cell:  # of thousands, or a decimal point after all
+        if "." in cell:  # a mark of thousands, or a decimal point
             return None
         cell = cell.replace(",", ".")
     try:
@@ -54,10 +57,10 @@ def number(cell: str, decimal: str) -> float | None:
         return None
 
 
-def settle(path: Path, delimiter: str, decimal: str) -> Dialect:
-    """The two marks: as given (a mark or its name), or as the file has them where that is "auto".
+def detect(path: Path, delimiter: str, decimal: str) -> Dialect:
+    """The two marks: as given (a mark or its name), or found out from the file for "auto".
 
-    Raises ValueError for another word, and where the file's first rows can be read in two ways.
+    Raises ValueError for an invalid name, and if the file's first rows can be read in two ways.
     """
     delimiter, decimal = _DELIMITERS.get(delimiter, delimiter), _DECIMALS.get(decimal, decimal)
     marks = tuple(dict.fromkeys(_DELIMITERS.values()))
@@ -66,19 +69,19 @@ def settle(path: Path, delimiter: str, decimal: str) -> Dialect:
     if decimal not in (".", ",", "auto"):
         raise ValueError(f"decimal must be auto, point or comma (or the mark), got {decimal!r}")
     delimiter = _delimiter(path, marks) if delimiter == "auto" else delimiter
-    if decimal == "auto":  # in a cell of a file with commas between cells, a comma is no decimal mark unless it is said
+    if decimal == "auto":  # in a file with commas between cells, a comma is a decimal mark only if the user says so
         decimal = "." if delimiter == "," else _decimal(path, delimiter)
     return Dialect(delimiter, decimal)
 
 
 def _delimiter(path: Path, marks: Sequence[str]) -> str:
-    """The mark that makes rows of one length of the file, and the most of its cells numbers or plain words."""
+    """The mark with which all rows have the same length and most cells are numbers or plain words."""
     found: dict[str, list[list[str]]] = {mark: [] for mark in marks}
     for mark in marks:
         with contextlib.suppress(ValueError):
             found[mark].extend(cells for _, cells in itertools.islice(_records(path, mark), _SEEN))
     even = {mark: rows for mark, rows in found.items() if rows and {len(rows[0])} == {*map(len, rows)} != {1}}
-    if len(even) < 2:  # of none, whoever reads the file will say why
+    if len(even) < 2:  # if there is none, reading the file will raise the error
         return next(iter(even), "") or max(marks, key=lambda mark: len(found[mark][0]) if found[mark] else 0)
 
     def plain(cell):
@@ -88,7 +91,7 @@ def _delimiter(path: Path, marks: Sequence[str]) -> str:
     best = [mark for mark in even if shares[mark] == max(shares.values())]
     if len(best) > 1:
         names = " or ".join(name for name, mark in _DELIMITERS.items() if mark in best and name != "\\t")
-        raise ValueError(f"its cells may be separated by {names}; say which with --delimiter")
+        raise ValueError(f"its cells could be separated by {names}; say which with --delimiter")
     return best[0]
 
 
@@ -99,26 +102,26 @@ def _decimal(path: Path, delimiter: str) -> str:
         return "."
     if all(_THOUSANDS.fullmatch(cell) for cell in with_comma):
         value = with_comma[0].replace(",", ".")
-        raise ValueError(f"{with_comma[0]!r} may be {value}, with --decimal comma, or thousands, which are not read")
+        raise ValueError(f"{with_comma[0]!r} could be {value} (give --decimal comma) or thousands (not supported)")
     return ","
 
 
 def rows(path: Path, delimiter: str) -> Rows:
-    """Line numbers and cells without the blanks around them; rows that are blank are left out.
+    """Line numbers and cells, stripped of blanks; blank rows are left out.
 
-    Raises ValueError where a row is not as long as the first, and for what is no CSV file.
+    Raises ValueError for a row that is not as long as the first one, and for a file that is not CSV.
     """
     width = None
     for line, cells in _records(path, delimiter):
         width = len(cells) if width is None else width
         if len(cells) != width:
-            raise ValueError(f"line {line}: expected {width} cells as at first, got {len(cells)}")
+            raise ValueError(f"line {line}: expected {width} cells as in the first row, got {len(cells)}")
         yield line, cells
 
 
 def _records(path: Path, delimiter: str) -> Rows:
     with files.reading(path) as file, io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as text:
-        # strict: else an unclosed quote swallows the rows after it
+        # strict: otherwise an unclosed quote swallows the rows after it
         reader = csv.reader(text, delimiter=delimiter, strict=True, skipinitialspace=True)
         try:
             for cells in reader:
@@ -130,8 +133,8 @@ def _records(path: Path, delimiter: str) -> Rows:
             raise ValueError(f"line {reader.line_num}: {error}") from error
 
 
-def looked_at(rows: Rows) -> tuple[list[tuple[int, list[str]]], Rows]:
-    """The first rows, and all of them."""
+def first_rows(rows: Rows) -> tuple[list[tuple[int, list[str]]], Rows]:
+    """The first rows, and an iterator over all of them."""
     first = list(itertools.islice(rows, _SEEN))
     return first, itertools.chain(first, rows)
 
@@ -140,15 +143,15 @@ def looked_at(rows: Rows) -> tuple[list[tuple[int, list[str]]], Rows]:
 
 
 def is_header(first: Sequence[str], below: Sequence[Sequence[str]], decimal: str) -> bool | None:
-    """Is the first row one of names? None where it may be either. below: rows that follow it.
+    """Whether the first row holds names; None if it may be either. below: the rows after it.
 
-    A word says so where the rows below have numbers, or other words that come again and again; a word that comes again
-    itself says that it is an example. Numbers are names where they count (0, 1, 2 as pandas writes, or years) and are
-    integers where the rows below have none.
+    A word is a name if the rows below have numbers in its column, or other words that are repeated; a word that is
+    itself repeated below is an example. Numbers are names if they count (0, 1, 2, as pandas writes, or years) or are
+    integers while the rows below have none.
     """
-    told = [at for at, cell in enumerate(first) if not missing(cell)]
-    numbers = [at for at in told if number(first[at], decimal) is not None]
-    words = [at for at in told if at not in numbers]
+    filled = [at for at, cell in enumerate(first) if not missing(cell)]
+    numbers = [at for at in filled if number(first[at], decimal) is not None]
+    words = [at for at in filled if at not in numbers]
     if not below:
         return bool(words) and not numbers
     columns = [[cell for cell in column if not missing(cell)] for column in zip(*below, strict=True)]
@@ -161,9 +164,7 @@ def is_header(first: Sequence[str], below: Sequence[Sequence[str]], decimal: str
     integers = all(integer(first[at]) for at in numbers)
     steps = {number(first[b], decimal) - number(first[a], decimal) for a, b in itertools.pairwise(numbers)}
     counts = integers and steps == {1.0}
-    least = (
-        2 if counts else 3 if integers or foreign else 4
-    )  # the fewer the steps, the less it says that they are alike
+    least = 2 if counts else 3 if integers or foreign else 4  # few equal steps could be a coincidence
     evenly = len(steps) == 1 and 0 not in steps and len(numbers) >= least
     if not evenly and not integers:
         return False
@@ -173,7 +174,7 @@ def is_header(first: Sequence[str], below: Sequence[Sequence[str]], decimal: str
         return True if names and not known else None
     if known:
         return False
-    if first[0] == "" and counting([row[0] for row in below]):  # an index, and the names that pandas gives
+    if first[0] == "" and counting([row[0] for row in below]):  # an index column, as pandas writes it
         return True
     if counts and len(numbers) > 2 and len(unlike) >= max(2, len(numbers) - 1):
         return True
@@ -181,14 +182,14 @@ def is_header(first: Sequence[str], below: Sequence[Sequence[str]], decimal: str
 
 
 def _foreign(word: str, column: Sequence[str], decimal: str) -> bool:
-    """Is the word of another kind than what its column holds?"""
+    """Whether the word is of another kind than its column's cells."""
     of_numbers = [number(cell, decimal) is not None for cell in column]
     few = len({*column}) <= len(column) / 2
     return bool(column) and (all(of_numbers) or (few and not any(of_numbers) and word not in column))
 
 
 def counting(cells: Sequence[str]) -> bool:
-    """Are these consecutive integers, two at least?"""
+    """Whether these are at least two consecutive integers."""
     if len(cells) < 2 or not all(map(integer, cells)):
         return False
     return {int(b) - int(a) for a, b in itertools.pairwise(cells)} == {1}

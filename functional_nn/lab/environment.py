@@ -1,4 +1,6 @@
-"""What a number was measured on: versions, devices, precision, and whether the installed compiler computes rightly."""
+"""The conditions of a measurement: versions, devices, precision, and whether the installed compiler computes
+correctly.
+"""
 
 import functools
 import os
@@ -16,13 +18,28 @@ import functional_nn as fnn
 from functional_nn import precision
 from functional_nn.compiler import CURE, CompilerWarning
 
-RIGHT_WITHIN = 1e-5  # relatively; what is known to go wrong is wrong by more than a half
+__all__ = [
+    "cores",
+    "describe",
+    "known_answers",
+]
+
+RIGHT_WITHIN = 1e-5  # relative error; known wrong results are off by more than a half
 
 
 def describe() -> dict[str, str]:
-    """Versions, device, compiler, dtype and matrix-product precision in force, as text.
+    """Returns versions, device, compiler, dtype and matrix-product precision in force.
 
-    Warns where the compiler is found to compute wrongly.
+    Returns:
+        {name: text}.
+
+    Warns:
+        CompilerWarning: if the compiler is found to compute wrongly.
+
+    Example:
+        >>> from functional_nn.lab import environment
+        >>> sorted(environment.describe())[:3]
+        ['64-bit mode', 'compiler', 'cores']
     """
     devices = jax.devices()
     return {
@@ -42,7 +59,9 @@ def describe() -> dict[str, str]:
 
 @functools.cache
 def compiler() -> str:
-    """Whether the compiler gets the product right that some get wrong, and by which flag; warns where it does not."""
+    """ "right" or "WRONG", for the product that some compilers get wrong, and the flag that is set; warns if it is
+    wrong.
+    """
     flag = f" (XLA_FLAGS={CURE})" if CURE in os.environ.get("XLA_FLAGS", "") else ""
     if _product_error() < RIGHT_WITHIN:
         return f"right{flag}"
@@ -51,27 +70,41 @@ def compiler() -> str:
 
 
 REMEDY = (
-    f"jaxlib {metadata.version('jaxlib')} gets products wrong that this library is made of; set XLA_FLAGS={CURE} "
-    "before Python starts, or install another jaxlib (0.10.1 is right), and ask `functional-nn info` again"
+    f"jaxlib {metadata.version('jaxlib')} computes products wrongly that this library uses; set XLA_FLAGS={CURE} "
+    "before Python starts, or install another jaxlib (0.10.1 is right), and run `functional-nn info` again"
 )
 
 
 def cores() -> int:
-    """How many this process may use."""
+    """Returns how many CPU cores this process may use.
+
+    Example:
+        >>> from functional_nn.lab import environment
+        >>> environment.cores() >= 1
+        True
+    """
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def provenance() -> dict[str, Any]:
-    """The command line that was given, and on what it ran."""
+    """The command line that was given, and the conditions it ran under."""
     return {"command": " ".join(["functional-nn", *sys.argv[1:]]), "environment": describe()}
 
 
 def known_answers() -> dict[str, float]:
-    """Relative errors of compiled programs that some jaxlib compiles wrongly, against float64 NumPy.
+    """Measures the errors of compiled programs that some jaxlib versions compile wrongly, against float64 NumPy.
 
-    A batched product with a constant operand, multiplied and reduced (jax issue 39103: 0.10.2 on CPU), and this
-    library's gradient of a population with constant weights, which contains it. Of full precision, so that what
-    accelerators round by default is not taken for it.
+    These are a batched product with a constant operand, multiplied and reduced (jax issue 39103: 0.10.2 on CPU), and
+    this library's gradient of a population with constant weights, which contains it. They run in full precision, so
+    that the usual rounding of accelerators is not mistaken for the error.
+
+    Returns:
+        {program: relative error}. Correct programs are below 1e-5; wrong ones are off by more than a half.
+
+    Example:
+        >>> from functional_nn.lab import environment
+        >>> list(environment.known_answers())
+        ['batched product with a constant', 'gradients of a population']
     """
     return {"batched product with a constant": _product_error(), "gradients of a population": _population_error()}
 
@@ -114,5 +147,5 @@ def _population_error() -> float:
     return max(errors)
 
 
-def _relative(found, expected: np.ndarray) -> float:
+def _relative(found: Any, expected: np.ndarray) -> float:
     return float(np.linalg.norm(np.asarray(found, np.float64) - expected) / np.linalg.norm(expected))

@@ -1,13 +1,13 @@
-r"""The equations of what the library computes, in LaTeX by name, and as MathML, which browsers draw without a network.
+"""The equations of what the library computes, as LaTeX by name and as MathML, which browsers draw without a network.
 
-An equation says what our function does: where texts differ, its docstring tells whose convention that is. A name that
-has none here, such as one that a user registered, gives None.
+An equation describes our function. Where texts differ, the function's docstring says whose convention it follows. A
+name without an equation, such as one that a user registered, returns None.
 
-Letters, the same in every equation: F the performance, g its gradient, k = 1, 2, ... the number of the update, x the
-parameters; the constants alpha learning_rate (of a line search, what it finds), gamma decay, beta_1 b1, beta_2 b2,
-epsilon, lambda damping or weight_decay, mu. Products, powers, roots and quotients of first-order methods are of each
-element; H, G and J are the Hessian, the Gauss-Newton matrix and the Jacobian of the residuals r. Of a layer m: n net
-inputs, a activations, s sensitivities, and q the example.
+The letters are the same in every equation. F is the performance, g its gradient, k = 1, 2, ... the number of the
+update, x the parameters. The constants are alpha (learning_rate, or the result of a line search), gamma (decay),
+beta_1 (b1), beta_2 (b2), epsilon, lambda (damping or weight_decay) and mu. Products, powers, roots and quotients of
+first-order methods are elementwise. H, G and J are the Hessian, the Gauss-Newton matrix and the Jacobian of the
+residuals r. For a layer m: n net inputs, a activations, s sensitivities; q is the example.
 """
 
 import functools
@@ -18,14 +18,35 @@ from typing import Any, NamedTuple
 import latex2mathml.converter
 from markupsafe import Markup
 
+__all__ = [
+    "ACTIVATIONS",
+    "FUSED",
+    "LOSSES",
+    "OF_LAYERS",
+    "OF_UPDATES",
+    "OPTIMIZERS",
+    "RECURSION",
+    "REDUCTIONS",
+    "RULES",
+    "SHARES",
+    "By",
+    "activation",
+    "loss",
+    "mathml",
+    "optimizer",
+    "recursion",
+    "rule",
+    "start",
+]
+
 OF_LAYERS = (
-    "Of a layer m, M the last: n net inputs, a activations (a^0 the network's inputs), s sensitivities dF/dn, "
-    "g = dF/da; W weights, b bias; q one of Q examples, i one of S outputs, t targets."
+    "For layer m (M is the last): n net inputs, a activations (a^0 the network's inputs), s sensitivities dF/dn, "
+    "g = dF/da, W weights, b bias; q is one of Q examples, i one of S outputs, t targets."
 )
 OF_UPDATES = (
-    "In the update, x are all parameters, g is their gradient and k the number of the update; α is the learning rate, "
-    "or what a line search finds, γ the decay, β b1 and b2, ε epsilon, λ weight_decay or damping; first-order rules "
-    "hold for each element."
+    "In the update, x are all parameters, g is their gradient and k the number of the update; α is the learning rate "
+    "or the step of a line search, γ the decay, β b1 and b2, ε epsilon, λ weight_decay or damping; first-order rules "
+    "are elementwise."
 )
 
 _NAMESPACE = "{http://www.w3.org/1998/Math/MathML}"
@@ -73,37 +94,68 @@ _ATTRIBUTES = frozenset(
 
 @functools.lru_cache(maxsize=1024)
 def mathml(latex: str, display: bool = False) -> Markup:
-    r"""LaTeX as a <math> element; display: on a line of its own.
+    r"""Converts LaTeX to a <math> element.
 
-    >>> mathml(r"\alpha")
-    Markup('<math xmlns="http://www.w3.org/1998/Math/MathML" display="inline"><mrow><mi>&#x003B1;</mi></mrow></math>')
+    Args:
+        latex: the formula; it is not escaped.
+        display: whether it is on a line of its own.
 
-    Raises ValueError for what gives no well-formed MathML, or more than its elements: LaTeX is not escaped.
+    Returns:
+        The MathML.
+
+    Raises:
+        ValueError: for LaTeX that does not convert to well-formed MathML of a few known elements.
+
+    Example:
+        >>> from functional_nn.lab import equations
+        >>> str(equations.mathml(r"\alpha")).partition("<mrow>")[2]
+        '<mi>&#x003B1;</mi></mrow></math>'
     """
     try:
         text = latex2mathml.converter.convert(latex, display="block" if display else "inline")
         elements = list(ElementTree.fromstring(text).iter())
-    except Exception as error:  # of a dozen kinds
-        raise ValueError(f"not LaTeX that MathML can be made of: {latex!r} ({error!r})") from None
+    except Exception as error:  # the converter raises many kinds
+        raise ValueError(f"LaTeX that cannot be converted to MathML: {latex!r} ({error!r})") from None
     foreign = {element.tag.removeprefix(_NAMESPACE) for element in elements} - _ELEMENTS
     foreign |= {name for element in elements for name in element.attrib} - _ATTRIBUTES
     if foreign:
-        raise ValueError(f"not LaTeX that MathML can be made of: {latex!r} gives {min(foreign)!r}")
+        raise ValueError(f"LaTeX that cannot be converted to MathML: {latex!r} needs {min(foreign)!r}")
     return Markup(text)
 
 
 class By(NamedTuple):
-    """Equations that depend on an option of the method: by its value, the default's first."""
+    """Equations that depend on an option of the method.
+
+    Attributes:
+        option: the option's name.
+        forms: the equations by the option's value, the default's first.
+
+    Example:
+        >>> from functional_nn.lab import equations
+        >>> [part.option for part in equations.OPTIMIZERS["adam"] if isinstance(part, equations.By)]
+        ['order']
+    """
 
     option: str
-    forms: dict[str | bool, tuple[str, ...]]
+    forms: Mapping[Any, tuple[str, ...]]
 
 
 def optimizer(name: str, constants: Mapping[str, Any] | None = None) -> Markup | None:
-    """The update rule, a line an equation; constants choose among its forms, as `order` does for adam.
+    """Returns an optimizer's update rule, one line per equation.
 
-    >>> optimizer("adam", {"order": "efficient"}) != optimizer("adam"), optimizer("my_own")
-    (True, None)
+    Args:
+        name: the optimizer's name, with or without constants in parentheses.
+        constants: choose among the rule's forms, as `order` does for adam.
+
+    Returns:
+        The MathML; None for a name without equations.
+
+    Example:
+        >>> from functional_nn.lab import equations
+        >>> equations.optimizer("adam", {"order": "efficient"}) != equations.optimizer("adam")
+        True
+        >>> equations.optimizer("my_own") is None
+        True
     """
     lines: list[str] = []
     for part in OPTIMIZERS.get(_bare(name), ()):
@@ -117,31 +169,91 @@ def optimizer(name: str, constants: Mapping[str, Any] | None = None) -> Markup |
 
 
 def loss(name: str) -> Markup | None:
-    """F_q of one example and its derivative; with the reduction in parentheses, as in "hinge(sum)", also F."""
+    """Returns F_q of one example and its derivative; with the reduction in parentheses, as in "hinge(sum)", also F.
+
+    Args:
+        name: the loss' name.
+
+    Returns:
+        The MathML; None for a name without equations.
+
+    Example:
+        >>> from functional_nn.lab import equations
+        >>> equations.loss("hinge").count("<math"), equations.loss("hinge(sum)").count("<math")
+        (2, 3)
+    """
     lines = LOSSES.get(_bare(name))
     reduction = REDUCTIONS.get(_reduction(name))
     return _lines(lines and ((reduction, *lines) if reduction else lines))
 
 
 def activation(name: str) -> Markup | None:
-    """f and its derivative."""
+    """Returns an activation's function and its derivative.
+
+    Args:
+        name: the activation's name.
+
+    Returns:
+        The MathML; None for a name without equations.
+
+    Example:
+        >>> from functional_nn.lab import equations
+        >>> equations.activation("tanh").count("<math")
+        1
+    """
     return _lines(ACTIVATIONS.get(_bare(name)))
 
 
 def start(loss: str, activation: str) -> Markup:
-    """s^M, where the recursion begins: of a loss and an output layer that are fused their own, else the product."""
+    """Returns s^M, where the recursion starts: the fused form of a loss and an output layer that have one, else the
+    product.
+
+    Args:
+        loss: the loss' name.
+        activation: the output activation's name.
+
+    Returns:
+        The MathML.
+
+    Example:
+        >>> from functional_nn.lab import equations
+        >>> equations.start("cross_entropy", "softmax") == equations.start("mean_square_error", "tanh")
+        False
+    """
     fused = FUSED.get((_bare(loss), _bare(activation)))
-    return _lines((*fused, SHARES["sum" if _reduction(loss) == "sum" else "mean"]) if fused else RECURSION["start"])
+    return _displayed((*fused, SHARES["sum" if _reduction(loss) == "sum" else "mean"]) if fused else RECURSION["start"])
 
 
 def recursion(step: str) -> Markup:
-    """One of "forward", "start", "recursion", "contraction", as in `gradients.backprop`."""
-    return _lines(RECURSION[step])
+    """Returns one step of backpropagation, as in `gradients.backprop`.
+
+    Args:
+        step: "forward", "start", "recursion" or "contraction".
+
+    Returns:
+        The MathML.
+
+    Example:
+        >>> from functional_nn.lab import equations
+        >>> equations.recursion("forward").count("<math")
+        2
+    """
+    return _displayed(RECURSION[step])
 
 
 def rule(name: str) -> Markup | None:
-    """What a learning rule puts in the place of a line of the recursion, or of the gradient; None of a user's own, and
-    of rules by layer.
+    """Returns what a learning rule uses instead of a line of the recursion, or instead of the gradient.
+
+    Args:
+        name: the rule's name.
+
+    Returns:
+        The MathML; None for a user's own rule and for rules by layer.
+
+    Example:
+        >>> from functional_nn.lab import equations
+        >>> equations.rule("feedback_alignment").count("<math")
+        1
     """
     return _lines(RULES.get(_bare(name)))
 
@@ -156,7 +268,11 @@ def _bare(specification: str) -> str:
 
 
 def _lines(latex: tuple[str, ...] | None) -> Markup | None:
-    return latex and Markup("").join(mathml(line, display=True) for line in latex)
+    return _displayed(latex) if latex else None
+
+
+def _displayed(latex: tuple[str, ...]) -> Markup:
+    return Markup("").join(mathml(line, display=True) for line in latex)
 
 
 # Backpropagation: Hagan Eq. 3.2-3.50 ----------------------------------------------------------------------------------
@@ -177,7 +293,7 @@ RECURSION = {
     ),
 }
 
-# Of the rules in `gradients`: B stands in the place of W, ξ is noise, v a random direction
+# Learning rules: B is used instead of W, ξ is noise, v a random direction
 _ALONG_V = r"g \approx \frac{F(x + \sigma v) - F(x - \sigma v)}{2 \sigma} \, v"
 RULES = {
     "feedback_alignment": (r"g^m = \sum_{l} (B^{l,m})^{T} s^{l}, \quad B \text{ random and fixed}",),
@@ -203,7 +319,7 @@ RULES = {
     "forward_forward": (r"F^m = \ln(1 + e^{\theta - G_+}) + \ln(1 + e^{G_- - \theta}), \quad G = \overline{(a^m)^2}",),
     "target_propagation": (r"t^{m-1} = a^{m-1} + h^m(t^m) - h^m(a^m), \quad g^m = \frac{a^m - t^m}{\eta}",),
     "predictive_coding": (r"E = F + \frac{\pi}{2} \sum_{m} |x^m - f^m(W x^{m-1})|^2, \quad g = \nabla_W \min_x E",),
-    # of hardlims half of it
+    # for hardlims half of it
     "perceptron": (r"g_W = \sum_{q} (a_q - t_q) (a_q^{0})^{T}, \quad g_b = \sum_{q} (a_q - t_q)",),
     "delta": (r"g_W = \sum_{q} (n_q - t_q) (a_q^{0})^{T}, \quad g_b = \sum_{q} (n_q - t_q)",),
     "hebb": (r"g_W = - \sum_{q} t_q (a_q^{0})^{T}, \quad g_b = - \sum_{q} t_q",),
@@ -286,7 +402,7 @@ LOSSES = {
 
 # Activations ----------------------------------------------------------------------------------------------------------
 
-# a bar is a mean over what is normalized together
+# a bar is the mean over the numbers that are normalized together
 _NORMALIZED = (
     r"x = \frac{n - \bar{n}}{\sigma}, \quad \sigma = \sqrt{\overline{(n - \bar{n})^2} + \epsilon}, \quad "
     r"a = \text{gain} \cdot x + \text{shift}",
@@ -394,7 +510,7 @@ ACTIVATIONS = {
         r"d_t = \frac{\partial F}{\partial a_t} + u_{t+1} d_{t+1} + U^T e_{t+1}, \quad e_t = (s_t^r, s_t^u, r s_t^c)",
     ),
     "lstm": (
-        r"z_t = U a_{t-1}, \quad i, p, o = \text{sigmoid}(n_t + z_t), \text{ of } p \text{ plus forget bias}, \quad "
+        r"z_t = U a_{t-1}, \quad i, p, o = \text{sigmoid}(n_t + z_t), \text{ for } p \text{ plus forget bias}, \quad "
         r"c = \tanh \, (n_t^c + z_t^c)",
         r"m_t = p m_{t-1} + i c, \quad a_t = o \tanh \, m_t",
         r"h_t = d_t o (1 - (\tanh \, m_t)^2) + p_{t+1} h_{t+1}, \quad s_t^i = h_t c i (1 - i), \quad "
@@ -417,20 +533,20 @@ _VELOCITY = r"v_k = \gamma v_{k-1} - \alpha g_k"
 _SQUARES = r"R_k = \gamma R_{k-1} + (1 - \gamma) g_k^2"
 _SEARCHED = r"x_{k+1} = x_k + \alpha_k d_k"
 _CHANGES = r"s_k = x_{k+1} - x_k, \quad y_k = g_{k+1} - g_k"
-_GAIN_RATIO = r"\rho_k = \text{the decrease of } F \text{ over the one predicted}"
+_GAIN_RATIO = r"\rho_k = \text{the decrease of } F \text{ divided by the predicted one}"
 _MU = {
     "gain_ratio": (
-        r"\mu_{k+1} = \begin{cases} \mu_k \max(\text{decrease}, 1 - (2 \rho_k - 1)^3) & \text{the step is made} \\ "
+        r"\mu_{k+1} = \begin{cases} \mu_k \max(\text{decrease}, 1 - (2 \rho_k - 1)^3) & \text{the step is taken} \\ "
         r"2^{i} \mu_k & \text{refused, for the } i \text{th time in a row} \end{cases}",
         _GAIN_RATIO,
     ),
     "factor": (
-        r"\mu_{k+1} = \begin{cases} \text{decrease} \cdot \mu_k & \text{the step is made} \\ "
+        r"\mu_{k+1} = \begin{cases} \text{decrease} \cdot \mu_k & \text{the step is taken} \\ "
         r"\text{increase} \cdot \mu_k & \text{refused} \end{cases}",
     ),
 }
 _RADIUS = (
-    r"\mu_k = 0 \text{ where } |D_k \delta_k| \le \Delta_k, \text{ else so that } |D_k \delta_k| = \Delta_k",
+    r"\mu_k = 0 \text{ if } |D_k \delta_k| \le \Delta_k, \text{ else such that } |D_k \delta_k| = \Delta_k",
     r"\Delta_{k+1} = \begin{cases} 2 |D_k \delta_k| & \rho_k \ge 3/4 \text{ or } \mu_k = 0 \\ "
     r"\text{a tenth to a half of } \Delta_k & \rho_k \le 1/4 \\ \Delta_k & \text{else} \end{cases}",
     _GAIN_RATIO,
@@ -477,7 +593,7 @@ OPTIMIZERS: dict[str, tuple[str | By, ...]] = {
         r"x_{k+1} = x_k - \frac{\alpha}{\sqrt{\epsilon + G_k}} g_k",
     ),
     "full_matrix_adagrad": (
-        r"G_k = G_{k-1} + g_k g_k^T, \text{ of all parameters as one vector}",
+        r"G_k = G_{k-1} + g_k g_k^T, \text{ with all parameters as one vector}",
         r"x_{k+1} = x_k - \alpha (\epsilon I + G_k)^{-1/2} g_k",
     ),
     "adadelta": (
@@ -563,13 +679,13 @@ OPTIMIZERS: dict[str, tuple[str | By, ...]] = {
             "globalization",
             {
                 "trust_region": (
-                    r"\tau_k \ge 0 \text{ the least for which } H_k + \lambda I + \tau_k D_k^2 "
+                    r"\tau_k \ge 0 \text{ the smallest for which } H_k + \lambda I + \tau_k D_k^2 "
                     r"\text{ is not indefinite and } |D_k d_k| \le \Delta_k",
                     r"D_k^2 = \max(D_{k-1}^2, |\text{diag}(H_k + \lambda I)|)",
                     r"x_{k+1} = x_k + d_k",
                 ),
                 "line_search": (
-                    r"D_k = I, \quad \tau_k = 0 \text{ where } H_k + \lambda I \text{ is positive definite, "
+                    r"D_k = I, \quad \tau_k = 0 \text{ if } H_k + \lambda I \text{ is positive definite, "
                     r"else large enough}",
                     _SEARCHED,
                 ),
@@ -577,8 +693,8 @@ OPTIMIZERS: dict[str, tuple[str | By, ...]] = {
         ),
     ),
     "newton_cg": (
-        r"d_k \text{ minimizes } g_k^T d + \frac{1}{2} d^T H_k d \text{ where } |d| \le \Delta_k, "
-        r"\text{ nearly, by conjugate gradients}",
+        r"d_k \text{ minimizes } g_k^T d + \frac{1}{2} d^T H_k d \text{ for } |d| \le \Delta_k, "
+        r"\text{ approximately, by conjugate gradients}",
         r"x_{k+1} = x_k + d_k",
     ),
     "levenberg_marquardt": (
@@ -587,7 +703,7 @@ OPTIMIZERS: dict[str, tuple[str | By, ...]] = {
             "scaling",
             {
                 "auto": (
-                    r"D_k = I, \text{ or, of a plain function, } D_k^2 = \max(D_{k-1}^2, \text{diag}(J_k^T J_k))",
+                    r"D_k = I, \text{ or, for a plain function, } D_k^2 = \max(D_{k-1}^2, \text{diag}(J_k^T J_k))",
                 ),
                 "identity": (r"D_k = I",),
                 "marquardt": (r"D_k^2 = \max(D_{k-1}^2, \text{diag}(J_k^T J_k))",),
@@ -596,17 +712,17 @@ OPTIMIZERS: dict[str, tuple[str | By, ...]] = {
         By(
             "geodesic",
             {
-                False: (r"x_{k+1} = x_k + \delta_k \text{ where } F \text{ falls, else } x_k",),
+                False: (r"x_{k+1} = x_k + \delta_k \text{ if } F \text{ falls, else } x_k",),
                 True: (
                     r"a_k = - (J_k^T J_k + \mu_k D_k^2)^{-1} J_k^T \frac{d^2 r(x_k + t \delta_k)}{dt^2}",
-                    r"x_{k+1} = x_k + \delta_k + a_k / 2 \text{ where } F \text{ falls, else } x_k",
+                    r"x_{k+1} = x_k + \delta_k + a_k / 2 \text{ if } F \text{ falls, else } x_k",
                 ),
             },
         ),
         By(
             "rule",
             {
-                "auto": (r"\text{of a plain function:}", *_RADIUS, r"\text{of a network:}", *_MU["gain_ratio"]),
+                "auto": (r"\text{for a plain function:}", *_RADIUS, r"\text{for a network:}", *_MU["gain_ratio"]),
                 "trust_region": _RADIUS,
                 **_MU,
             },
@@ -616,7 +732,7 @@ OPTIMIZERS: dict[str, tuple[str | By, ...]] = {
         r"F_B = \beta F + \alpha |x|^2",
         r"\delta_k = - \left( J_k^T J_k + \left( \frac{\alpha}{\beta} + \mu_k \right) I \right)^{-1} "
         r"\left( J_k^T r_k + \frac{\alpha}{\beta} x_k \right)",
-        r"x_{k+1} = x_k + \delta_k \text{ where } F_B \text{ falls, else } x_k",
+        r"x_{k+1} = x_k + \delta_k \text{ if } F_B \text{ falls, else } x_k",
         r"\gamma = P - \alpha \, \text{tr} (\beta J^T J + \alpha I)^{-1}, \quad \alpha = \frac{\gamma}{2 |x|^2}, \quad "
         r"\beta = \frac{N - \gamma}{2 F}",
         By("rule", _MU),
@@ -690,11 +806,11 @@ OPTIMIZERS: dict[str, tuple[str | By, ...]] = {
                 ),
             },
         ),
-        r"x_{k+1} = x_k + \delta_k \text{ where } F \text{ falls, else } x_k",
+        r"x_{k+1} = x_k + \delta_k \text{ if } F \text{ falls, else } x_k",
     ),
     "variable_learning_rate": (
         r"d_k = \gamma d_{k-1} - (1 - \gamma) \alpha_k g_k, \text{ at the start and after a refusal } - \alpha_k g_k",
-        r"x_{k+1} = x_k + d_k \text{ where } F(x_k + d_k) \le F(x_k) + \text{tolerance} \cdot |F(x_k)|, "
+        r"x_{k+1} = x_k + d_k \text{ if } F(x_k + d_k) \le F(x_k) + \text{tolerance} \cdot |F(x_k)|, "
         r"\text{ else refused: } x_k",
         r"\alpha_{k+1} = \begin{cases} \text{increase} \cdot \alpha_k & F \text{ falls} \\ "
         r"\text{decrease} \cdot \alpha_k & \text{refused} \\ \alpha_k & \text{else} \end{cases}",

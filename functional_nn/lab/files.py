@@ -1,4 +1,4 @@
-"""What every file is read through: unzipped where it is zipped, and never larger in memory than is accepted."""
+"""Reads files: gzipped ones are unzipped, and arrays are never larger in memory than is accepted."""
 
 import contextlib
 import gzip
@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-MAX_BYTES = 4 * 2**30  # the largest array, as float64, that a file may ask for
+MAX_BYTES = 4 * 2**30  # the largest accepted array of a file, as float64
 
 
 @contextlib.contextmanager
 def reading(path: Path) -> Iterator[BinaryIO]:
-    """The file's bytes, unzipped where gzip's own mark (not the name, which browsers may keep) says so."""
+    """Yields the file's bytes, unzipped if gzip's magic number (not the name, which browsers may change) says so."""
     with open(path, "rb") as file:
         zipped = file.read(2) == b"\x1f\x8b"
     try:
@@ -23,7 +23,7 @@ def reading(path: Path) -> Iterator[BinaryIO]:
 
 
 def check_room(what: str, rows: int, columns: int) -> None:
-    """Raises ValueError where so many numbers are more than MAX_BYTES."""
-    wanted = 8 * columns * (rows + 8)  # a column's name takes about the room of eight numbers
+    """Raises ValueError if the numbers need more than MAX_BYTES."""
+    wanted = 8 * columns * (rows + 8)  # a column's name takes about as much as eight numbers
     if wanted > MAX_BYTES:
         raise ValueError(f"{what}: {rows} x {columns} numbers need {wanted} bytes; at most {MAX_BYTES} are accepted")

@@ -1,4 +1,4 @@
-"""What is told of outputs beside their targets: what was taken for what, characteristics, and the line through them.
+"""Measures of outputs against targets: confusion counts, receiver operating characteristics, and fitted lines.
 
 Letters: Q examples, C classes, E epochs.
 """
@@ -7,14 +7,33 @@ from typing import NamedTuple
 
 import numpy as np
 
-from functional_nn.training.evaluation import confusion_counts as confusion_counts  # reports count as training does
+from functional_nn.training.evaluation import confusion_counts  # reports count as training does
+
+__all__ = [
+    "Characteristic",
+    "Line",
+    "characteristic",
+    "confusion_counts",
+    "fitted_line",
+    "validation_failures",
+]
 
 
 class Characteristic(NamedTuple):
-    """A receiver operating characteristic, (n,) each, where what is at `threshold` or above is taken, from none to all:
-    false and true positive rate, the shares of those that are no members, and of the members.
+    """A receiver operating characteristic: its points (n,), from a threshold that accepts nothing to one that accepts
+    all.
 
-    area: under it, 1 where all members are above all others, 1/2 of what knows nothing. nan where a share has no sense.
+    Attributes:
+        false: false positive rate, the accepted share of the non-members; nan if there are none.
+        true: true positive rate, the accepted share of the members; nan if there are none.
+        threshold: scores at the threshold or above are accepted.
+        area: area under the curve: 1 if all members score above all others, 1/2 for a random score; nan if a rate is.
+
+    Example:
+        >>> import numpy as np
+        >>> from functional_nn.lab import measures
+        >>> measures.characteristic(np.array([True, False]), np.array([0.9, 0.5])).threshold.tolist()
+        [inf, 0.9, 0.5]
     """
 
     false: np.ndarray
@@ -24,11 +43,20 @@ class Characteristic(NamedTuple):
 
 
 def characteristic(member: np.ndarray, scores: np.ndarray) -> Characteristic:
-    """Of scores (Q,), which should be high where `member` (Q,) is True. Scores that are equal are taken together, and
-    those that are nan last of all.
+    """Computes the receiver operating characteristic of scores.
 
-    >>> characteristic(np.array([True, False, True]), np.array([0.9, 0.5, 0.5])).area
-    0.75
+    Args:
+        member: (Q,) booleans: which examples are members of the class.
+        scores: (Q,) numbers, which should be high for members. Equal scores are accepted together, nan scores last.
+
+    Returns:
+        The `Characteristic`.
+
+    Example:
+        >>> import numpy as np
+        >>> from functional_nn.lab import measures
+        >>> measures.characteristic(np.array([True, False, True]), np.array([0.9, 0.5, 0.5])).area
+        0.75
     """
     member, scores = np.asarray(member, bool), np.asarray(scores, np.float64)
     scores = np.where(np.isnan(scores), -np.inf, scores)
@@ -44,8 +72,17 @@ def characteristic(member: np.ndarray, scores: np.ndarray) -> Characteristic:
 
 
 class Line(NamedTuple):
-    """outputs ~ slope targets + offset, by least squares, and their correlation R; nan where targets are all equal (R
-    also where outputs are).
+    """The least-squares line outputs = slope targets + offset, and the correlation of outputs and targets.
+
+    Attributes:
+        correlation: R; nan if all targets or all outputs are equal.
+        slope: nan if all targets are equal.
+        offset: nan if all targets are equal.
+
+    Example:
+        >>> from functional_nn.lab import measures
+        >>> measures.Line(1.0, 2.0, 1.0).slope
+        2.0
     """
 
     correlation: float
@@ -54,11 +91,21 @@ class Line(NamedTuple):
 
 
 def fitted_line(targets: np.ndarray, outputs: np.ndarray) -> Line:
-    """Of as many numbers of one as of the other, all alike; pairs of which one is not finite are left out.
+    """Fits a line to outputs against targets by least squares.
 
-    >>> line = fitted_line(np.array([0.0, 1.0, 2.0]), np.array([1.0, 3.0, 5.0]))
-    >>> [round(x, 12) for x in line]
-    [1.0, 2.0, 1.0]
+    Args:
+        targets: numbers, of any shape.
+        outputs: as many numbers. Pairs with a number that is not finite are left out.
+
+    Returns:
+        The `Line`.
+
+    Example:
+        >>> import numpy as np
+        >>> from functional_nn.lab import measures
+        >>> line = measures.fitted_line(np.array([0.0, 1.0, 2.0]), np.array([1.0, 3.0, 5.0]))
+        >>> [round(x, 12) for x in line]
+        [1.0, 2.0, 1.0]
     """
     t, a = (np.ravel(x).astype(np.float64) for x in (targets, outputs))
     known = np.isfinite(t) & np.isfinite(a)
@@ -75,10 +122,19 @@ def fitted_line(targets: np.ndarray, outputs: np.ndarray) -> Line:
 
 
 def validation_failures(losses: np.ndarray) -> np.ndarray:
-    """(E,) int64: for how many epochs the loss has not been below its lowest before, as `early_stopping` counts.
+    """Counts, at each epoch, for how many epochs the loss has not fallen below its minimum, as `early_stopping` does.
 
-    >>> validation_failures(np.array([3.0, 2.0, 2.5, 2.0, 1.0])).tolist()
-    [0, 0, 1, 2, 0]
+    Args:
+        losses: (E,) held-out losses.
+
+    Returns:
+        (E,) int64.
+
+    Example:
+        >>> import numpy as np
+        >>> from functional_nn.lab import measures
+        >>> measures.validation_failures(np.array([3.0, 2.0, 2.5, 2.0, 1.0])).tolist()
+        [0, 0, 1, 2, 0]
     """
     lowest, waited, found = np.inf, 0, []
     for loss in np.asarray(losses, np.float64):

@@ -1,7 +1,8 @@
-"""Checkpoints written by Orbax, for file systems that many hosts share: the extra `orbax`.
+"""Checkpoints written by Orbax, for file systems that many hosts share. Needs the extra `orbax`.
 
-The same to `fit` and `fit_population` as `checkpoints.keep`, which needs nothing: one file by one process. Here Orbax's
-own formats are on the disk, and its own checks in force; ours are that the leaves are those asked for.
+`fit` and `fit_population` use them like those of `checkpoints.keep`, which needs no extra and writes one file by one
+process. Here the files are in Orbax's own formats and are checked by Orbax; functional_nn checks that the leaves are
+the required ones.
 """
 
 import json
@@ -16,9 +17,33 @@ from functional_nn import checks
 from functional_nn.lab import install
 from functional_nn.training.checkpoints import Checkpoint, CheckpointError, Checkpoints
 
+__all__ = [
+    "OrbaxCheckpoints",
+    "keep",
+]
+
 
 def keep(folder: str | os.PathLike, last: int = 3, every: int = 1) -> "OrbaxCheckpoints":
-    """As `checkpoints.keep`, a folder a checkpoint. Raises ImportError without the extra, else as that."""
+    """Keeps checkpoints in a folder, one subfolder each, written by Orbax.
+
+    Args:
+        folder: the folder; it is made when the first checkpoint is written.
+        last: how many of the newest checkpoints to keep.
+        every: chunks of epochs between two checkpoints.
+
+    Returns:
+        The `OrbaxCheckpoints`, for the `checkpoint` argument of `fit` and `fit_population`.
+
+    Raises:
+        ImportError: if Orbax is not installed.
+        ValueError: as `checkpoints.keep`.
+
+    Example:
+        >>> import functional_nn as fnn
+        >>> from functional_nn.lab import orbax
+        >>> kept = orbax.keep("/shared/run7", last=2)  # doctest: +SKIP
+        >>> result = fnn.fit(network, loss, optimizer, x, t, checkpoint=kept)  # doctest: +SKIP
+    """
     try:
         import orbax.checkpoint  # noqa: F401
     except ImportError:
@@ -29,16 +54,22 @@ def keep(folder: str | os.PathLike, last: int = 3, every: int = 1) -> "OrbaxChec
 
 @dataclass(frozen=True)
 class OrbaxCheckpoints(Checkpoints):
-    """Made by `keep`."""
+    """Checkpoints in a folder, written by Orbax; made by `keep`.
 
-    def _manager(self):
+    Example:
+        >>> from functional_nn.lab import orbax
+        >>> orbax.keep("/shared/run7").numbers()  # doctest: +SKIP
+        (10, 20, 30)
+    """
+
+    def _manager(self) -> Any:
         import orbax.checkpoint as ocp
 
         options = ocp.CheckpointManagerOptions(max_to_keep=self.last, create=True, enable_async_checkpointing=False)
         return ocp.CheckpointManager(self.folder, options=options)
 
     def numbers(self) -> tuple[int, ...]:
-        """The numbers of the checkpoints that were finished, in rising order."""
+        """Returns the numbers of the finished checkpoints, in rising order."""
         if not self.folder.is_dir():
             return ()
         with self._manager() as manager:
@@ -58,12 +89,12 @@ class OrbaxCheckpoints(Checkpoints):
             manager.save(number, args=items, force=True)
 
     def newest(self) -> tuple[int, Checkpoint] | None:
-        """The newest finished checkpoint and its number; None where there is none."""
+        """Returns the newest finished checkpoint and its number, or None if there is none."""
         numbers = self.numbers()
         return (numbers[-1], self.at(numbers[-1])) if numbers else None
 
     def at(self, number: int) -> Checkpoint:
-        """The checkpoint with that number. Raises CheckpointError where Orbax cannot read it."""
+        """Returns the checkpoint with that number. Raises CheckpointError if Orbax cannot read it."""
         import orbax.checkpoint as ocp
 
         path = self.folder / str(number)

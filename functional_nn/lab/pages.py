@@ -1,4 +1,4 @@
-"""What the pages of runs and comparisons say: figures, tables and equations put together, each with its words."""
+"""The pages of runs and comparisons: figures, tables and equations, each with its explanation."""
 
 import math
 from collections.abc import Sequence
@@ -14,10 +14,10 @@ from functional_nn.lab import environment, equations, measures, plots, report, r
 from functional_nn.lab.datasets import Dataset
 from functional_nn.lab.texts import Text
 
-_MOST_PERCENTAGES = 6  # classes of a confusion matrix that has room for shares
-_MOST_CURVES, _MOST_ARRAYS, _MOST_TARGETS, _MOST_LAYERS, _MOST_KERNELS = 12, 16, 6, 60, 40  # that a figure shows
+_MOST_PERCENTAGES = 6  # classes, up to which a confusion matrix has room for percentages
+_MOST_CURVES, _MOST_ARRAYS, _MOST_TARGETS, _MOST_LAYERS, _MOST_KERNELS = 12, 16, 6, 60, 40  # in one figure
 Parts = dict[str, tuple[np.ndarray, np.ndarray]]  # targets and outputs (Q, S) by the part's name
-_ALONG = {"manual": "hand-written gradient", "automatic": "automatic gradient", "perceptron": "perceptron rule"}
+_DIRECTIONS = {"manual": "hand-written gradient", "automatic": "automatic gradient", "perceptron": "perceptron rule"}
 
 
 def trained(
@@ -36,12 +36,12 @@ def trained(
     fitted: Parts | None = None,
     state: Sequence[str] = (),
 ) -> str:
-    """The page of a run that was trained; its two main figures are also saved in the folder, as pictures.
+    """The page of a trained run. Its two main figures are also saved in the folder, as pictures.
 
-    watched: (epoch, differences of the two gradients on the `monitored` examples); none, and no agreement, where the
-    network learnt by a rule that is no gradient. outputs (Q, S) of the held-out part; None of positions. fitted: the
-    training part's targets and outputs, scaled as the network has them, where they are numbers. state: the names of
-    what was tracked of the optimizer's state.
+    watched: (epoch, differences of the two gradients on the `monitored` examples); empty, and no agreement, if the
+    network was trained by a rule that is not a gradient. outputs: (Q, S) of the held-out part; None for outputs at
+    every position. fitted: the training part's targets and outputs, scaled as for the network, if they are numbers.
+    state: the names of tracked quantities of the optimizer's state.
     """
     second_order = fnn.optimizers.second_order.knows(config["optimizer"]["name"])
     unit = "step" if second_order else "epoch"
@@ -54,11 +54,10 @@ def trained(
     since = "since it was resumed" if resumed else "compilation included"
     history = result.history
     curves = (
-        "Training values are those at the beginning of each step, which is one of the method on all training examples; "
-        "held-out values are measured after it. "
+        "A step is one step of the method on all training examples. Training values are measured before each step, "
+        "held-out values after it. "
         if second_order
-        else "Training values are those of the epoch's examples just before the update that used them; held-out values "
-        "are measured after the epoch. "
+        else "Training values are measured on each mini-batch just before its update, held-out values after the epoch. "
     )
     parts = [
         report.Panel(
@@ -66,7 +65,7 @@ def trained(
             figures["learning_curves"],
             f"Training loss goes from {history.training_loss[0]:.3g} to {history.training_loss[-1]:.3g} in "
             f"{epochs}; held-out loss ends at {history.validation_loss[-1]:.3g}.",
-            curves + _changed(config) + _chosen(config, result) + " Open circles: exactly zero." + _separable(summary),
+            curves + _changes(config) + _choice(config, result) + " Open circles: exactly zero." + _separable(summary),
         ),
         *([_watched_panel(figures["gradient_agreement"], watched, monitored)] if watched else []),
         *([] if outputs is None else _examples(config, held_out, outputs, summary["held out"], fitted)),
@@ -87,72 +86,70 @@ def trained(
     return report.render(
         f"functional_nn: {Path(config['data']).name}",
         f"A network {_layers(config)}, {config['loss']}, trained by {config['optimizer']['name']} with the "
-        f"{_along(config)} in {config['dtype']}.",
+        f"{_direction(config)} in {config['dtype']}.",
         facts,
         parts,
         config,
     )
 
 
-def _along(config: dict[str, Any]) -> str:
-    """What was gone along, in words."""
-    rule = config.get("rule", "exact")  # which runs of older versions had not
-    return _ALONG[config["gradient"]] if rule == "exact" else f"learning rule {rule}"
+def _direction(config: dict[str, Any]) -> str:
+    """What the network was trained with, in words."""
+    rule = config.get("rule", "exact")  # runs of older versions do not have it
+    return _DIRECTIONS[config["gradient"]] if rule == "exact" else f"learning rule {rule}"
 
 
 def _separable(summary: dict[str, Any]) -> str:
-    """What threshold neurons can tell apart, where that was asked."""
-    told = summary.get("separability", "")
-    return told and f" {told[0].upper()}{told[1:]}."
+    """What threshold neurons can separate, if that was tested."""
+    sentence = summary.get("separability", "")
+    return sentence and f" {sentence[0].upper()}{sentence[1:]}."
 
 
 def _watched_panel(figure: Any, watched: Sequence[tuple[int, Sequence[Any]]], monitored: int) -> report.Panel:
     largest = max(d.relative for _, differences in watched for d in differences)
     arrays = len(watched[0][1])
     return report.Panel(
-        "Hand-written gradient against jax.grad, all through training",
+        "Hand-written gradient against jax.grad during training",
         figure,
-        f"Relative difference by parameter over training, at most {largest:.1e}.",
-        f"Two separate compiled programs on the same {monitored} training examples. The dashed "
-        "bound is derived from the program's roundings and the gradient's measured condition number, which "
-        "grows as the gradient itself vanishes. Points on the lowest line are equal to the last bit."
-        + (f" Of {arrays} arrays the {_MOST_ARRAYS} that differ most are drawn." if arrays > _MOST_ARRAYS else ""),
+        f"Relative difference by parameter during training, at most {largest:.1e}.",
+        f"Both gradients are computed by separate compiled programs, on the same {monitored} training examples. The "
+        "dashed bound follows from the programs' rounding errors and the gradient's measured condition number, which "
+        "grows as the gradient vanishes. Points on the lowest line are equal to the last bit."
+        + (f" The {_MOST_ARRAYS} of {arrays} arrays that differ most are drawn." if arrays > _MOST_ARRAYS else ""),
     )
 
 
-def _changed(config: dict[str, Any]) -> str:
-    """What was done to the training part alone, in words."""
+def _changes(config: dict[str, Any]) -> str:
+    """How the training part was changed, in words."""
     augment, rate = config["augment"], config["label_smoothing"]
-    told = f"Training pictures go through {', '.join(augment)}, anew in every update. " if augment else ""
-    return told + (f"Of each training example {rate:g} is given to all classes alike. " if rate else "")
+    pictures = f"Training pictures are changed at random in every update: {', '.join(augment)}. " if augment else ""
+    return pictures + (f"A share of {rate:g} of each training label is spread over all classes. " if rate else "")
 
 
-def _chosen(config: dict[str, Any], result: fnn.training.FitResult) -> str:
+def _choice(config: dict[str, Any], result: fnn.training.FitResult) -> str:
     """What was chosen by the held-out part, in words."""
     if not _stops_by_validation(config):
-        return "Nothing is chosen by the held-out part."
+        return "The held-out part was not used to choose anything."
     best = 0 if result.best is None else int(result.best.epoch)
     kept = f"; the network is that of epoch {best}" if best else ""
-    return (
-        f"The held-out part chose when to stop{kept}, so that the network looks better on it than it will on new data."
-    )
+    return f"The held-out part chose when to stop{kept}. So the network looks better on it than it will on new data."
 
 
 def _stops_by_validation(config: dict[str, Any]) -> bool:
-    criteria = map(fnn.training.termination.get, config.get("stop", ()))  # which runs of older versions had not
+    criteria = map(fnn.training.termination.get, config.get("stop", ()))  # runs of older versions do not have it
     return config["early_stopping"] is not None or any(criterion.validation for criterion in criteria)
 
 
 def compared(folder: Path, run: runs.Run, agreement: fnn.Agreement, examples: int) -> str:
-    """The page of a saved run's two gradients on so many of its examples."""
+    """The page that compares the two gradients of a saved run on `examples` of its training examples."""
     total, config = agreement.total, run.config
     facts = [
         (agreement.verdict, f"{agreement.rule or 'hand-written gradient'} and jax.grad"),
         (f"{total.relative:.1e}", "relative difference"),
-        (f"{total.bound:.1e}", "bound, derived from rounding"),
+        (f"{total.bound:.1e}", "largest difference that rounding explains"),
     ]
-    of_network = report.Equations("The equations", _of_network(config), equations.OF_LAYERS)
-    parts = [*_angles_table(agreement), _agreement_table("Agreement", agreement), _costs_table(agreement), of_network]
+    formulas = report.Equations("The equations", _network_equations(config), equations.OF_LAYERS)
+    parts = [*_angles_table(agreement), _agreement_table("Agreement", agreement), _costs_table(agreement), formulas]
     return report.render(
         f"functional_nn: gradients of {folder.name}",
         f"A trained network {_layers(config)}, {config['loss']}, in {config['dtype']}, on {examples} of its training "
@@ -164,7 +161,9 @@ def compared(folder: Path, run: runs.Run, agreement: fnn.Agreement, examples: in
 
 
 def compared_grid(rows: list[dict[str, str]], totals: Sequence[fnn.comparison.Difference], made_of: dict) -> str:
-    """The page of both gradients over activations, losses and dtypes; made_of: of what, shown at the end."""
+    """The page that compares the gradients over activations, losses and dtypes; made_of: the settings, shown at the
+    end.
+    """
     agree = sum(row["verdict"] == "agree" for row in rows)
     counts = {verdict: sum(row["verdict"] == verdict for row in rows) for verdict in ("inconclusive", "differ")}
     dtypes = list(dict.fromkeys(row["dtype"] for row in rows))
@@ -186,17 +185,17 @@ def compared_grid(rows: list[dict[str, str]], totals: Sequence[fnn.comparison.Di
         "Every combination",
         list(rows[0]),
         cells,
-        "relative: of the gradient as a whole, ||manual - automatic|| / ||automatic||; bound: what rounding may do, "
-        "derived. Taylor: the hand-written gradient against differences of the objective; third opinion: which of the "
-        "two is right by a third way, in float64.",
+        "relative: ||manual - automatic|| / ||automatic|| of the whole gradient. bound: the largest relative "
+        "difference that rounding explains. Taylor: the hand-written gradient against differences of the objective. "
+        "third opinion: which of the two gradients agrees with a third one, computed in float64.",
     )
     sizes = " - ".join(map(str, made_of["sizes"]))
     return report.render(
         "functional_nn: hand-written gradients against jax.grad",
-        f"Networks {sizes} with random parameters, {_plural(made_of['batch'], 'random example')}: every activation of "
-        "the hidden layers, loss and dtype asked for.",
+        f"Networks {sizes} with random parameters, {_plural(made_of['batch'], 'random example')}: every combination of "
+        "the chosen hidden activations, losses and dtypes.",
         facts,
-        [table, report.Equations("The equations", _of_recursion(equations.recursion("start")), equations.OF_LAYERS)],
+        [table, report.Equations("The equations", _backpropagation(equations.recursion("start")), equations.OF_LAYERS)],
         made_of | environment.provenance(),
     )
 
@@ -208,7 +207,7 @@ def _plural(count: int, word: str) -> str:
 def _layers(config: dict[str, Any]) -> str:
     shape = next(iter(config["network"]["inputs"].values()))
     width = plots.size_text(shape) if isinstance(shape, list) else shape
-    if config.get("preset"):  # its graph is drawn
+    if config.get("preset"):  # the report draws its graph
         return f"{config['preset']} of {_plural(len(config['network']['layers']), 'layer')} on {width} inputs"
 
     def read(layer):
@@ -219,8 +218,8 @@ def _layers(config: dict[str, Any]) -> str:
 
 
 def _network(network: fnn.Network, params: Any) -> list[report.Panel | report.Table]:
-    """What it consists of: its graph, where it is more than a chain of dense layers, a table of its layers, and the
-    first convolution's kernels, where they can be seen.
+    """The network's graph, unless it is a chain of dense layers; a table of its layers; and the kernels of the first
+    convolution, if they can be shown.
     """
     rows, parts = fnn.presets.layer_rows(network), []
     names = [name for name, _ in network.inputs] + [layer.name for layer in network.layers]
@@ -231,7 +230,7 @@ def _network(network: fnn.Network, params: Any) -> list[report.Panel | report.Ta
             + " and ".join(f"{source} by {by.name}" for source, by in layer.reads)
             for layer in network.layers
         )
-        caption = "From the top down; blue layers have weights."
+        caption = "Inputs are at the top; blue layers have weights."
         parts.append(report.Panel("The network", plots.network(network), "; ".join(reads) + ".", caption))
     count, flops = (sum(row[name] for row in rows) for name in ("parameters", "flops"))
     cells = [
@@ -244,14 +243,14 @@ def _network(network: fnn.Network, params: Any) -> list[report.Panel | report.Ta
         )
         for row in rows
     ]
-    caption = f"{count:,} parameters; {flops:,} FLOPs an example, forward. Shapes are those of one example's signal."
+    caption = f"{count:,} parameters; {flops:,} FLOPs per example in the forward pass. Shapes are for one example."
     header = ("layer", "shape", "parameters", "FLOPs", "activation", "reads")
     parts.append(report.Table("Layers", header, cells, caption))
     return parts + _kernels(network, params)
 
 
 def _kernels(network: fnn.Network, params: Any) -> list[report.Panel]:
-    """A figure of the kernels that look at an input of one channel, or of three."""
+    """A figure of the kernels that read an input with one channel, or three."""
     inputs = {name for name, _ in network.inputs}
     for layer in network.layers:
         for source, _ in layer.weighted:
@@ -260,12 +259,12 @@ def _kernels(network: fnn.Network, params: Any) -> list[report.Panel]:
                 shown, size = weights[:_MOST_KERNELS], plots.size_text(weights.shape[1:3])
                 more = f" The first {len(shown)} of {len(weights)}." if len(weights) > len(shown) else ""
                 colors = (
-                    "Orange is above 0, purple below, all on one scale."
+                    "Orange is above 0, purple below 0, all on one scale."
                     if weights.shape[3] == 1
-                    else "Weights of red, green and blue as these colours, grey being 0, all on one scale."
+                    else "Weights of red, green and blue are shown in these colours, grey is 0, all on one scale."
                 )
-                figure, said = plots.kernels(shown), f"The {len(shown)} kernels of {size} pixels in {layer.name}."
-                return [report.Panel(f"Kernels of {layer.name}", figure, said, colors + more)]
+                figure, words = plots.kernels(shown), f"The {len(shown)} kernels of {size} pixels in {layer.name}."
+                return [report.Panel(f"Kernels of {layer.name}", figure, words, colors + more)]
     return []
 
 
@@ -274,13 +273,13 @@ def _agreement_table(title: str, agreement: fnn.Agreement) -> report.Table:
         title,
         ("array", "verdict", "relative difference", "bound", "largest", "ulps", "at"),
         [_agreement_row(row, agreement.rule) for row in agreement.rows()],
-        "dF/dn rows are sensitivities, listed from the output back. largest is the largest difference of one "
-        "element, at its place; ulps the most floating-point numbers between two elements. " + _opinions(agreement),
+        "Rows dF/dn are sensitivities, from the output layer back. largest: the largest difference of one element; at: "
+        "where it is. ulps: the largest number of floating-point numbers between two elements. " + _opinions(agreement),
     )
 
 
 def _angles_table(agreement: fnn.Agreement) -> list[report.Table]:
-    """How far a rule turns from the gradient, by layer; nothing of the gradient itself."""
+    """How far a rule's direction is from the gradient, by layer; nothing for the gradient itself."""
     if not agreement.angles:
         return []
     rows = [
@@ -295,10 +294,10 @@ def _angles_table(agreement: fnn.Agreement) -> list[report.Table]:
     ]
     return [
         report.Table(
-            f"What {agreement.rule} gives, beside the gradient",
-            ("layer", "degrees from the gradient", "times as long", "degrees from dF/dn", "times as long as that"),
+            f"The direction of {agreement.rule}, compared with the gradient",
+            ("layer", "degrees from the gradient", "length / gradient's", "degrees from dF/dn", "length / dF/dn's"),
             rows,
-            "Below 90 degrees a small step along it lowers the loss. At 90 it does neither.",
+            "Below 90 degrees a small step of gradient descent with the rule lowers the loss; at 90 it does not.",
         )
     ]
 
@@ -317,13 +316,13 @@ def _costs_table(agreement: fnn.Agreement) -> report.Table:
         "Cost of one gradient",
         ("gradient", "trace", "compile", "run", "FLOPs", "temporaries"),
         [list(cells(cost)) for cost in agreement.costs],
-        "Timed in turns on one machine. XLA makes nearly the same program of both.",
+        "Both were timed in turns on one machine. XLA compiles both to nearly the same program.",
     )
 
 
 def _equations(config: dict[str, Any]) -> report.Equations:
-    """What a run computes, and, where it is known, how its optimizer moves."""
-    rows, caption, optimizer = _of_network(config), [equations.OF_LAYERS], config["optimizer"]
+    """The equations of a run's network and, if it is known, of its optimizer's update."""
+    rows, caption, optimizer = _network_equations(config), [equations.OF_LAYERS], config["optimizer"]
     rule = equations.optimizer(optimizer["name"], optimizer)
     if rule:
         constants = ", ".join(
@@ -334,44 +333,45 @@ def _equations(config: dict[str, Any]) -> report.Equations:
         rows.append((f"The update, {optimizer['name']}: {constants}", rule))
         caption.append(equations.OF_UPDATES)
     if config["gradient"] == "automatic":
-        caption.append("The network was trained with jax.grad, which gives the same without the recursion.")
+        caption.append("The network was trained with jax.grad, which computes the same without the recursion.")
     if config["regularizer"]:
         caption.append(f"{config['regularizer']} adds its own gradient.")
     return report.Equations("The equations", rows, " ".join(caption))
 
 
-def _of_network(config: dict[str, Any]) -> list[tuple[str, Any]]:
-    """Activations, loss and, where all layers are dense, recursion; a user's own, which have no equation here, are left
-    out.
-    """
+def _network_equations(config: dict[str, Any]) -> list[tuple[str, Any]]:
+    """Activations, loss and, if all layers are dense, the recursion; those without an equation are left out."""
     layers, loss = config["network"]["layers"], config["loss"]
     places: dict[str, list[str]] = {}
     for layer in layers:
         places.setdefault(layer["activation"], []).append(layer["name"])
-    rows = [(f"{name}, of {', '.join(at)}", equations.activation(name)) for name, at in places.items()]
+    rows = [(f"{name}, in {', '.join(at)}", equations.activation(name)) for name, at in places.items()]
     rows.append((f"The loss, {loss}", equations.loss(loss)))
     shown = [(words, formula) for words, formula in rows if formula]
     rule = config["gradient"] if config.get("gradient") == "perceptron" else config.get("rule", "exact")
     if rule != "exact" and equations.rule(rule):
-        shown.append((f"The rule {rule}, in the place of the exact gradient", equations.rule(rule)))
+        shown.append((f"The rule {rule}, used instead of the exact gradient", equations.rule(rule)))
     if rule == "perceptron":
         return shown
     if any("connections" in layer for layer in layers):
         return shown
-    return shown + _of_recursion(equations.start(loss, layers[-1]["activation"]))
+    return shown + _backpropagation(equations.start(loss, layers[-1]["activation"]))
 
 
-def _of_recursion(begins: Any) -> list[tuple[str, Any]]:
+def _backpropagation(start: Any) -> list[tuple[str, Any]]:
     return [
         ("Forward, from the inputs to layer M", equations.recursion("forward")),
-        ("Where the recursion begins, in layer M", begins),
+        ("The start of the recursion, in layer M", start),
         ("The recursion, from layer M back", equations.recursion("recursion")),
-        ("The gradient, by contraction with what the forward pass left", equations.recursion("contraction")),
+        (
+            "The gradient, a product of sensitivities and the forward pass's activations",
+            equations.recursion("contraction"),
+        ),
     ]
 
 
 def _tracked(history: fnn.training.History, but: Sequence[str] = ()) -> list[report.Panel]:
-    """A figure for each quantity that was tracked, but some, with a panel for each number that it gives, by layer."""
+    """A figure for each tracked quantity except `but`, with a panel for each number, by layer."""
     quantities: dict[str, dict[str, dict[str, np.ndarray]]] = {}
     for path, values in checks.by_path(history.tracked).items():
         quantity, *places = path.split("/")
@@ -408,7 +408,7 @@ def _agreement_figure(watched, dtype: str, unit: str):
     epochs = [epoch for epoch, _ in watched]
 
     def relative(d):
-        return math.nan if d.vanishes else d.relative  # relative to nothing
+        return math.nan if d.vanishes else d.relative  # a gradient of 0 has no relative difference
 
     errors = {d.name: [relative(found[i]) for _, found in watched] for i, d in enumerate(watched[0][1])}
     total, *arrays = errors
@@ -428,18 +428,19 @@ def _agreement_row(row: dict[str, Any], rule: str | None) -> tuple[str | report.
 def _opinions(a: fnn.Agreement) -> str:
     third, taylor = a.third_opinion, a.taylor
     if third is None or taylor is None:
-        return f"By {a.rule}, which is another rule and no error." if a.rule else ""
+        return f"Differences come from {a.rule}, which is another rule; they are not errors." if a.rule else ""
     return (
         f"Third opinion, in float64 by {third.method}: {third.says} (manual {third.manual_error:.0e}, automatic "
-        f"{third.automatic_error:.0e}). Taylor test: {taylor.says}, slope {taylor.slope:.2f} (2 is right, 1 wrong)."
+        f"{third.automatic_error:.0e}). Taylor test: {taylor.says}, slope {taylor.slope:.2f} (2: correct gradient; "
+        "1: wrong gradient)."
     )
 
 
 def _examples(
     config, held_out: Dataset, outputs: np.ndarray, measured: dict[str, float], fitted: Parts | None
 ) -> list[report.Panel]:
-    """The confusion matrix, characteristics and, for images, what was taken for something else; or numbers, predicted
-    and true, and the errors of both parts.
+    """For classes: the confusion matrix, characteristics and, for images, misclassified examples. For numbers:
+    predictions against targets, and the errors of both parts.
     """
     if config["task"] != "classification":
         _, scaled = runs.standardizers(config)
@@ -449,7 +450,7 @@ def _examples(
     classes, guessed = held_out.classes, outputs.argmax(axis=1)
     counts = measures.confusion_counts(held_out.labels, guessed, len(classes))
     wrong, few = np.flatnonzero(guessed != held_out.labels), len(classes) <= _MOST_PERCENTAGES
-    percentages = " Below each number its share of all; at the sides recall and precision." if few else ""
+    percentages = " Below each number: its share of all examples; at the edges: recall and precision." if few else ""
     panels = [
         report.Panel(
             "Held-out examples, class by class",
@@ -460,13 +461,13 @@ def _examples(
     ]
     if len(classes) <= _MOST_CURVES:
         areas = [measures.characteristic(held_out.labels == c, outputs[:, c]).area for c in range(len(classes))]
-        said = ", ".join(f"{name} {area:.4g}" for name, area in zip(classes, areas, strict=True))
+        listed = ", ".join(f"{name} {area:.4g}" for name, area in zip(classes, areas, strict=True))
         panels.append(
             report.Panel(
                 "Receiver operating characteristics",
                 plots.roc(held_out.labels, outputs, classes),
-                f"Areas under the curves of the classes, on the held-out examples: {said}.",
-                "Each class against all others, as its own output is asked for more or less.",
+                f"Areas under the curves of the classes, on the held-out examples: {listed}.",
+                "Each class against all others, for every threshold on the class's own output.",
             )
         )
     if held_out.image_shape and len(wrong):
@@ -474,7 +475,7 @@ def _examples(
         captions = [f"{classes[held_out.labels[q]]} as {classes[guessed[q]]}" for q in shown]
         panels.append(
             report.Panel(
-                "Taken for something else",
+                "Misclassified examples",
                 plots.images(held_out.inputs[shown], held_out.image_shape, captions),
                 f"The images of {len(shown)} misclassified examples: " + "; ".join(captions) + ".",
                 f"{len(wrong)} of {len(guessed)} held-out examples"
@@ -485,29 +486,29 @@ def _examples(
 
 
 def _errors(parts: Parts) -> list[report.Panel]:
-    """Of numbers in their own units."""
+    """Figures of predicted numbers in the data's own units."""
     lines = {name: measures.fitted_line(*pair) for name, pair in parts.items()}
-    said = ", ".join(f"{line.correlation:.4f} ({name})" for name, line in lines.items())
-    with np.errstate(over="ignore"):  # of a run that diverged
+    correlations = ", ".join(f"{line.correlation:.4f} ({name})" for name, line in lines.items())
+    with np.errstate(over="ignore"):  # for a run that diverged
         sizes = ", ".join(f"{np.sqrt(np.mean((a - t) ** 2)):.4g} ({name})" for name, (t, a) in parts.items())
     return [
         report.Panel(
             "Outputs against targets",
             plots.regression(parts),
-            f"Correlations R of targets and outputs: {said}.",
-            "All targets together, in their own units. On the dotted line an output is right; the other fits best.",
+            f"Correlations R of targets and outputs: {correlations}.",
+            "All targets together, in their own units. Dotted line: outputs equal targets; solid line: best fit.",
         ),
         report.Panel(
             "Errors",
             plots.error_histogram(parts),
             f"Histogram of the errors, whose root mean squares are {sizes}.",
-            "Targets minus outputs, one part upon the other.",
+            "Targets minus outputs, stacked by part.",
         ),
     ]
 
 
 def _training_state(history: fnn.training.History, state: Sequence[str], stops: bool, unit: str) -> list[report.Panel]:
-    """Of methods that have a state to tell of, and where the held-out loss decides when to stop."""
+    """For methods with a state to show, or if the held-out loss decides when to stop."""
     if not (state or stops):
         return []
     shown = {name: history.tracked[name] for name in state}
@@ -519,7 +520,7 @@ def _training_state(history: fnn.training.History, state: Sequence[str], stops: 
             plots.training_state(history, shown, unit),
             f"The gradient norm ends at {history.gradient_norm[-1]:.3g}; {ends}at the end the held-out loss had not "
             f"improved for {_plural(failures, unit)}.",
-            f"Failures: for how many {unit}s in a row the held-out loss has not been below its lowest.",
+            f"Failures: the number of {unit}s since the held-out loss was last at a new minimum.",
         )
     ]
 
@@ -534,6 +535,6 @@ def _predictions(config, held_out: Dataset, outputs: np.ndarray, measured: dict[
         plots.predictions(held_out.targets[:, drawn], scaled.invert(outputs)[:, drawn], names[drawn]),
         f"Predicted against true values of {len(outputs)} held-out examples: R^2 {measured['R^2']:.3g}, root mean "
         f"square error {measured['root mean square error']:.4g}.",
-        f"R^2 {measured['R^2']:.3g}, over all targets; on the dotted line a prediction is right. In the data's "
-        "own units." + (f" The first {_MOST_TARGETS} of {width} targets." if width > _MOST_TARGETS else ""),
+        f"R^2 {measured['R^2']:.3g} over all targets, in the data's own units. On the dotted line predictions equal "
+        "targets." + (f" The first {_MOST_TARGETS} of {width} targets." if width > _MOST_TARGETS else ""),
     )

@@ -1,20 +1,21 @@
-"""Pictures of a run or a sweep, as matplotlib figures.
+"""Figures of a run or a sweep, made with matplotlib.
 
-Ink is black and what lies behind it white, which a page exchanges for its own (see `report.Panel`); colours are neither
-dark nor light, and are seen on both.
+Ink is black and the background white; a page replaces them by its own colours (see `report.Panel`). The other colours
+are neither dark nor light and can be seen on both.
 """
 
 import itertools
 import textwrap
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.colors import ListedColormap, to_rgb
 from matplotlib.figure import Figure
@@ -25,10 +26,36 @@ from functional_nn.lab import measures
 from functional_nn.networks.network import Network
 from functional_nn.training import History
 
+__all__ = [
+    "BOUND",
+    "HELD_OUT",
+    "STYLE",
+    "TEST",
+    "TRAINING",
+    "Rates",
+    "confusion",
+    "error_histogram",
+    "gradient_agreement",
+    "images",
+    "kernels",
+    "learning_curves",
+    "network",
+    "parallel_coordinates",
+    "performance",
+    "predictions",
+    "quantile_bands",
+    "rate_curves",
+    "rate_quartiles",
+    "regression",
+    "roc",
+    "tracked",
+    "training_state",
+]
+
 TRAINING, HELD_OUT, BOUND, TEST = "#2a6fbb", "#d1602b", "#d4405a", "#2c8f5e"
 RISING = ListedColormap(plt.get_cmap("plasma")(np.linspace(0.38, 0.75, 256)), "rising")  # purple to orange
-_PITCH, _BOX, _LANE = 0.52, 0.27, 0.3  # inches of a network's picture: from layer to layer, of a layer, beside it
-STYLE = {
+_PITCH, _BOX, _LANE = 0.52, 0.27, 0.3  # inches in a network's picture: between layers, a layer's height, between lanes
+STYLE: dict[str, Any] = {
     "font.size": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -41,7 +68,19 @@ STYLE = {
 
 
 def learning_curves(history: History, unit: str = "epoch") -> Figure:
-    """Loss, accuracy (where there is one) and gradient norm against epochs, or what `unit` says they are."""
+    """Plots loss, accuracy (if there is one) and gradient norm against epochs.
+
+    Args:
+        history: the history that `fit` returned.
+        unit: what a row of the history is, "epoch" or "step".
+
+    Returns:
+        The figure.
+
+    Example:
+        >>> from functional_nn.lab import plots
+        >>> figure = plots.learning_curves(result.history)  # doctest: +SKIP
+    """
     panels = [("loss", history.training_loss, history.validation_loss)]
     if not np.isnan(history.training_accuracy).all():
         panels.append(("error rate", 1 - history.training_accuracy, 1 - history.validation_accuracy))
@@ -58,8 +97,8 @@ def learning_curves(history: History, unit: str = "epoch") -> Figure:
     return figure
 
 
-def _log_curves(axis, x: np.ndarray, curves: Sequence[tuple[str, str, np.ndarray]]) -> None:
-    """(label, color, values) on a log scale; zeros, which it cannot show, are open marks on its lower edge."""
+def _log_curves(axis: Axes, x: np.ndarray, curves: Sequence[tuple[str, str, np.ndarray]]) -> None:
+    """Draws (label, color, values) on a log scale; zeros, which it cannot show, are open marks on its lower edge."""
     positive = np.concatenate([y[np.isfinite(y) & (y > 0)] for _, _, y in curves])
     if positive.size:
         axis.set_yscale("log", nonpositive="mask")
@@ -80,7 +119,25 @@ def gradient_agreement(
     roundoff: float,
     unit: str = "epoch",
 ) -> Figure:
-    """||manual - auto|| / ||auto|| by parameter over training, under the derived bound and above the unit roundoff."""
+    """Plots the relative difference of two gradients over training, by parameter, with its bound and the unit
+    roundoff.
+
+    Args:
+        epochs: (E,), where they were compared.
+        errors: {parameter: (E,) relative differences}.
+        bounds: (E,), the derived bounds.
+        roundoff: the unit roundoff.
+        unit: what an entry of `epochs` is, "epoch" or "step".
+
+    Returns:
+        The figure.
+
+    Example:
+        >>> from functional_nn.lab import plots
+        >>> figure = plots.gradient_agreement([0, 1], {"layer1 bias": [1e-7, 2e-7]}, [1e-6, 1e-6], 6e-8)
+        >>> figure.axes[0].get_yscale()
+        'log'
+    """
     with plt.rc_context(STYLE):
         figure, axis = plt.subplots(figsize=(7.2, 3.6), layout="constrained")
         colors = RISING(np.linspace(0, 1, len(errors)))
@@ -96,11 +153,21 @@ def gradient_agreement(
 
 
 def performance(history: History, test: np.ndarray | None = None, unit: str = "epoch") -> Figure:
-    """Loss of training, validation and test part against epochs, or what `unit` says they are; the epoch of the lowest
-    validation loss (training loss, where nothing was validated) is circled. MATLAB's plotperform.
+    """Plots the loss of training, validation and test part, and circles the lowest validation loss: MATLAB's
+    plotperform.
 
-    test (E,): of the test part after each epoch, such as `fit(track={"test": lambda params, x, t: evaluate(...)[0]})`
-    keeps in `history.tracked`.
+    Args:
+        history: the history that `fit` returned. Without validation, the lowest training loss is circled.
+        test: (E,), the loss of the test part after each epoch, such as `history.tracked` has of
+            `fit(track={"test": lambda params, x, t: evaluate(...)[0]})`.
+        unit: what a row of the history is, "epoch" or "step".
+
+    Returns:
+        The figure.
+
+    Example:
+        >>> from functional_nn.lab import plots
+        >>> figure = plots.performance(result.history)  # doctest: +SKIP
     """
     validated = np.isfinite(history.validation_loss).any()
     curves = [("training", TRAINING, history.training_loss)]
@@ -126,8 +193,21 @@ def performance(history: History, test: np.ndarray | None = None, unit: str = "e
 def training_state(
     history: History, tracked: Mapping[str, np.ndarray] = MappingProxyType({}), unit: str = "epoch"
 ) -> Figure:
-    """Gradient norm, what else is given (E,) by name, such as mu, and how many epochs in a row the validation loss has
-    not fallen below its lowest, a panel each over the epochs. MATLAB's plottrainstate.
+    """Plots the gradient norm, tracked quantities and validation failures over the epochs: MATLAB's plottrainstate.
+
+    Validation failures are the epochs in a row in which the validation loss has not fallen below its minimum.
+
+    Args:
+        history: the history that `fit` returned.
+        tracked: {name: (E,)}, such as mu; one panel each.
+        unit: what a row of the history is, "epoch" or "step".
+
+    Returns:
+        The figure.
+
+    Example:
+        >>> from functional_nn.lab import plots
+        >>> figure = plots.training_state(result.history)  # doctest: +SKIP
     """
     panels = {"gradient norm": history.gradient_norm, **tracked}
     validated = np.isfinite(history.validation_loss).any()
@@ -155,10 +235,24 @@ def training_state(
 
 
 def confusion(counts: np.ndarray, classes: Sequence[str], percentages: bool = False) -> Figure:
-    """How often class (row) was taken for class (column).
+    """Plots a confusion matrix: how often each class (row) was taken for each class (column).
 
-    percentages: of all examples in each cell, with recall beside the rows (how many of the class were found), precision
-    below the columns (how many of those taken for it are) and accuracy in the corner: MATLAB's plotconfusion, turned.
+    Args:
+        counts: (C, C), as from `measures.confusion_counts`.
+        classes: the C names.
+        percentages: also write each cell's share of all examples, recall next to the rows (the share of the class that
+            was found), precision below the columns (the share of those taken for the class that are in it) and accuracy
+            in the corner: MATLAB's plotconfusion, transposed.
+
+    Returns:
+        The figure.
+
+    Example:
+        >>> import numpy as np
+        >>> from functional_nn.lab import measures, plots
+        >>> counts = measures.confusion_counts(np.array([0, 0, 1]), np.array([0, 1, 1]), 2)
+        >>> plots.confusion(counts, ("no", "yes")).axes[0].get_ylabel()
+        'true class'
     """
     if percentages:
         return _confusion_with_percentages(counts, classes)
@@ -178,7 +272,7 @@ def confusion(counts: np.ndarray, classes: Sequence[str], percentages: bool = Fa
         ticks = range(len(classes))
         axis.set_xticks(ticks, classes, rotation=90 if max(map(len, classes)) > 3 else 0, parse_math=False)
         axis.set_yticks(ticks, classes, parse_math=False)
-        axis.set(xlabel="taken for", ylabel="is")
+        axis.set(xlabel="predicted class", ylabel="true class")
     return figure
 
 
@@ -186,7 +280,7 @@ def _confusion_with_percentages(counts: np.ndarray, classes: Sequence[str]) -> F
     C, right, total = len(classes), np.diag(counts), counts.sum()
     side = 1.6 + 0.62 * (C + 1)
 
-    def share(part, of):
+    def share(part: int, of: int) -> str:
         return f"{100 * part / of:.3g} %" if of else "-"
 
     with plt.rc_context(STYLE | {"axes.grid": False}):
@@ -207,13 +301,27 @@ def _confusion_with_percentages(counts: np.ndarray, classes: Sequence[str]) -> F
         turned = 90 if max(map(len, classes)) > 6 else 0
         axis.set_xticks(range(C + 1), [*classes, "recall"], rotation=turned, parse_math=False)
         axis.set_yticks(range(C + 1), [*classes, "precision"], parse_math=False)
-        axis.set(xlabel="taken for", ylabel="is")
+        axis.set(xlabel="predicted class", ylabel="true class")
     return figure
 
 
 def roc(labels: np.ndarray, outputs: np.ndarray, classes: Sequence[str]) -> Figure:
-    """The receiver operating characteristic of each class against all others, of labels (Q,) and outputs (Q, C):
-    MATLAB's plotroc.
+    """Plots the receiver operating characteristic of each class against all others: MATLAB's plotroc.
+
+    Args:
+        labels: (Q,) integers 0 to C - 1.
+        outputs: (Q, C).
+        classes: the C names.
+
+    Returns:
+        The figure.
+
+    Example:
+        >>> import numpy as np
+        >>> from functional_nn.lab import plots
+        >>> figure = plots.roc(np.array([0, 1]), np.array([[0.9, 0.1], [0.2, 0.8]]), ("no", "yes"))
+        >>> figure.axes[0].get_xlabel()
+        'false positive rate'
     """
     with plt.rc_context(STYLE):
         figure, axis = plt.subplots(figsize=(5.4, 4.2), layout="constrained")
@@ -230,10 +338,23 @@ def roc(labels: np.ndarray, outputs: np.ndarray, classes: Sequence[str]) -> Figu
 
 
 def images(inputs: np.ndarray, shape: tuple[int, ...], captions: Sequence[str]) -> Figure:
-    """A strip of images (Q, rows * columns * channels) with a caption each.
+    """Draws a strip of images with a caption each.
 
-    shape: (rows, columns) of grey ones, (rows, columns, channels) of others: three are red, green and blue, each image
-    from its darkest to its brightest; of another number of them the mean is drawn.
+    Args:
+        inputs: (Q, rows * columns * channels).
+        shape: (rows, columns) for grey images, (rows, columns, channels) for others. Three channels are red, green and
+            blue, each image scaled from its darkest to its brightest value; otherwise the mean of the channels is
+            drawn.
+        captions: the Q captions.
+
+    Returns:
+        The figure.
+
+    Example:
+        >>> import numpy as np
+        >>> from functional_nn.lab import plots
+        >>> len(plots.images(np.eye(4), (2, 2), "abcd").axes)
+        4
     """
     pictures = np.asarray(inputs, float).reshape(len(inputs), *shape)
     if pictures.ndim == 4 and pictures.shape[3] != 3:
@@ -253,8 +374,20 @@ def images(inputs: np.ndarray, shape: tuple[int, ...], captions: Sequence[str]) 
 
 
 def kernels(weights: np.ndarray) -> Figure:
-    """A convolution's kernels (S, rows, columns, channels) on one scale about 0: of one channel purple where below and
-    orange where above; of three, red, green and blue, about grey.
+    """Draws a convolution's kernels on one scale.
+
+    Args:
+        weights: (S, rows, columns, channels). Kernels with one channel are purple below 0 and orange above; with three,
+            red, green and blue about grey.
+
+    Returns:
+        The figure.
+
+    Example:
+        >>> import numpy as np
+        >>> from functional_nn.lab import plots
+        >>> len(plots.kernels(np.ones((3, 5, 5, 1))).axes)
+        3
     """
     columns = min(10, len(weights))
     rows = -(-len(weights) // columns)
@@ -274,9 +407,22 @@ def kernels(weights: np.ndarray) -> Figure:
 
 
 def network(described: Network) -> Figure:
-    """Inputs and layers from top to bottom, each with the shape of its signal; arrows by the names of connections.
+    """Draws a network's inputs and layers from top to bottom, each with its shape; arrows have the connections' names.
 
-    What a layer reads from further above than the row before comes round on the left.
+    A connection that skips layers is drawn on the left.
+
+    Args:
+        described: the network.
+
+    Returns:
+        The figure.
+
+    Example:
+        >>> import functional_nn as fnn
+        >>> from functional_nn.lab import plots
+        >>> figure = plots.network(fnn.multilayer((4, 3, 2), ("tanh", "softmax")))
+        >>> len(figure.axes)
+        1
     """
     shapes = described.shapes
     boxes = [(name, name, False) for name, _ in described.inputs]
@@ -286,7 +432,7 @@ def network(described: Network) -> Figure:
     row = {name: number for number, (name, _, _) in enumerate(boxes)}
     half = 0.5 + 0.04 * max(len(text) + 5 + len(size_text(shapes[name])) for name, text, _ in boxes)  # inches
     edges = [(row[source], row[layer.name], by.name) for layer in described.layers for source, by in layer.reads]
-    lanes = _lanes([(start, end) for start, end, _ in edges if end - start > 1])
+    lanes = _arrow_lanes([(start, end) for start, end, _ in edges if end - start > 1])
     beside = (_LANE * (lanes[start, end] + 1) + 0.075 * len(name) for start, end, name in edges if end - start > 1)
     left = -half - 0.15 - max(beside, default=0.0)
     with plt.rc_context(STYLE | {"axes.grid": False}):
@@ -297,11 +443,18 @@ def network(described: Network) -> Figure:
         for number, (name, text, weighted) in enumerate(boxes):
             y, color = -_PITCH * number, TRAINING if weighted else "grey"
             corner, size = (-half, y - _BOX / 2), (2 * half, _BOX)
-            about = {"boxstyle": "round,pad=0,rounding_size=0.06", "linewidth": 1}
+            about: dict[str, Any] = {"boxstyle": "round,pad=0,rounding_size=0.06", "linewidth": 1}
             axis.add_patch(FancyBboxPatch(corner, *size, fc=(*to_rgb(color), 0.16), ec=color, **about))
             axis.text(-half + 0.1, y, text, va="center", fontsize=9, parse_math=False)
             axis.text(half - 0.1, y, size_text(shapes[name]), va="center", ha="right", fontsize=9)
-        arrow = {"arrowstyle": "-|>", "mutation_scale": 9, "shrinkA": 0, "shrinkB": 0, "lw": 0.9, "color": "black"}
+        arrow: dict[str, Any] = {
+            "arrowstyle": "-|>",
+            "mutation_scale": 9,
+            "shrinkA": 0,
+            "shrinkB": 0,
+            "lw": 0.9,
+            "color": "black",
+        }
         for start, end, name in edges:
             y, last = -_PITCH * start, -_PITCH * end
             if end - start == 1:
@@ -317,8 +470,10 @@ def network(described: Network) -> Figure:
     return figure
 
 
-def _lanes(arrows: list[tuple[int, int]]) -> dict[tuple[int, int], int]:
-    """How far out each arrow comes round, 0, 1, ...: the short are inside, and those beside each other do not meet."""
+def _arrow_lanes(arrows: list[tuple[int, int]]) -> dict[tuple[int, int], int]:
+    """The distance of each skipping arrow from the boxes, 0, 1, ...: short arrows are inside, and overlapping ones
+    do not share a lane.
+    """
     lanes: dict[tuple[int, int], int] = {}
     for start, end in sorted(set(arrows), key=lambda arrow: arrow[1] - arrow[0]):
         beside = {lane for (first, last), lane in lanes.items() if first < end and start < last}
@@ -327,12 +482,12 @@ def _lanes(arrows: list[tuple[int, int]]) -> dict[tuple[int, int], int]:
 
 
 def size_text(shape: Sequence[int]) -> str:
-    """A signal's shape, as it is read: 28 x 28 x 1."""
+    """A signal's shape as text: 28 x 28 x 1."""
     return " x ".join(map(str, shape))
 
 
 def _panels(count: int, columns: int, side: float) -> tuple[Figure, list]:
-    """A figure of `count` square panels, of so many inches each, at most `columns` side by side."""
+    """A figure of `count` square panels with `side` inches each, at most `columns` side by side."""
     columns = min(columns, count)
     rows = -(-count // columns)
     size = (side * columns, side * rows)
@@ -343,7 +498,22 @@ def _panels(count: int, columns: int, side: float) -> tuple[Figure, list]:
 
 
 def predictions(targets: np.ndarray, outputs: np.ndarray, names: Sequence[str]) -> Figure:
-    """What was predicted against what is true, a panel for each column of (Q, S)."""
+    """Plots predicted against true values, one panel per column.
+
+    Args:
+        targets: (Q, S).
+        outputs: (Q, S).
+        names: the S names.
+
+    Returns:
+        The figure.
+
+    Example:
+        >>> import numpy as np
+        >>> from functional_nn.lab import plots
+        >>> plots.predictions(np.ones((3, 1)), np.zeros((3, 1)), ["load"]).axes[0].get_xlabel()
+        'true'
+    """
     with plt.rc_context(STYLE):
         figure, axes = _panels(len(names), 3, 3.4)
         for axis, t, a, name in zip(axes, targets.T, outputs.T, names, strict=False):
@@ -359,11 +529,25 @@ def predictions(targets: np.ndarray, outputs: np.ndarray, names: Sequence[str]) 
 
 
 def regression(parts: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
-    """Outputs against targets, (targets (Q, S), outputs (Q, S)) by the name of the part, a panel each and one of all,
-    with the correlation R and the line that fits best; all S columns together. MATLAB's plotregression.
+    """Plots outputs against targets with their correlation R and the fitted line, one panel per part: MATLAB's
+    plotregression.
+
+    Args:
+        parts: {name of the part: (targets (Q, S), outputs (Q, S))}. All columns of a part are drawn together; with
+            several parts there is also a panel of all of them.
+
+    Returns:
+        The figure.
+
+    Example:
+        >>> import numpy as np
+        >>> from functional_nn.lab import plots
+        >>> t = np.arange(4.0)[:, None]
+        >>> plots.regression({"training": (t, 2 * t)}).axes[0].get_title()
+        'training: R = 1.0000'
     """
     pairs = {name: tuple(np.ravel(x).astype(np.float64) for x in pair) for name, pair in parts.items()}
-    colors = dict(zip(pairs, _of_parts(parts), strict=True)) | {"all": "grey"}
+    colors = dict(zip(pairs, _part_colors(parts), strict=True)) | {"all": "grey"}
     if len(pairs) > 1:
         pairs["all"] = tuple(np.concatenate(x) for x in zip(*pairs.values(), strict=True))
     with plt.rc_context(STYLE):
@@ -388,8 +572,21 @@ def regression(parts: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
 
 
 def error_histogram(parts: Mapping[str, tuple[np.ndarray, np.ndarray]], bins: int = 20) -> Figure:
-    """How many errors, targets - outputs, are of which size, by part one upon the other; parts as in `regression`.
-    MATLAB's ploterrhist.
+    """Plots a histogram of the errors, targets - outputs, stacked by part: MATLAB's ploterrhist.
+
+    Args:
+        parts: {name of the part: (targets (Q, S), outputs (Q, S))}.
+        bins: how many bars.
+
+    Returns:
+        The figure.
+
+    Example:
+        >>> import numpy as np
+        >>> from functional_nn.lab import plots
+        >>> t = np.arange(4.0)[:, None]
+        >>> plots.error_histogram({"training": (t, 2 * t)}).axes[0].get_xlabel()
+        'target - output'
     """
     pairs = [np.stack([np.ravel(x).astype(np.float64) for x in pair]) for pair in parts.values()]
     errors = [t - a for t, a in (pair[:, np.isfinite(pair).all(axis=0)] for pair in pairs)]
@@ -401,20 +598,35 @@ def error_histogram(parts: Mapping[str, tuple[np.ndarray, np.ndarray]], bins: in
             edges = np.linspace(low, high, bins + 1)
             if high - low <= 4 * bins * np.spacing(size):  # they are all one, to rounding
                 edges = np.array([low - size / 2 - 0.5, high + size / 2 + 0.5])
-            axis.hist(errors, edges, stacked=True, color=_of_parts(parts), label=list(parts), rwidth=0.9)
+            axis.hist(errors, edges, stacked=True, color=_part_colors(parts), label=list(parts), rwidth=0.9)
         axis.axvline(0, color="black", lw=1, linestyle="--", label="no error")
         axis.set(xlabel="target - output", ylabel="how many")
         axis.legend(fontsize=8)
     return figure
 
 
-def _of_parts(parts: Mapping) -> list[str]:
-    """Their colours, in order those of training, validation and test."""
+def _part_colors(parts: Mapping) -> list[str]:
+    """The parts' colours; in order those of training, validation and test."""
     return list(itertools.islice(itertools.cycle((TRAINING, HELD_OUT, TEST)), len(parts)))
 
 
 def tracked(epochs: np.ndarray, quantities: dict[str, dict[str, np.ndarray]]) -> Figure:
-    """A panel for each measure, its curves (E,) by name over the epochs."""
+    """Plots tracked quantities over the epochs, one panel per measure.
+
+    Args:
+        epochs: (E,).
+        quantities: {measure: {name: (E,)}}.
+
+    Returns:
+        The figure.
+
+    Example:
+        >>> import numpy as np
+        >>> from functional_nn.lab import plots
+        >>> figure = plots.tracked(np.arange(3), {"noise scale": {"total": np.ones(3)}})
+        >>> figure.axes[0].get_title()
+        'noise scale'
+    """
     columns = min(3, len(quantities))
     rows = -(-len(quantities) // columns)
     names = list(dict.fromkeys(name for curves in quantities.values() for name in curves))
@@ -450,7 +662,7 @@ _FEW = 8  # values that are set out evenly, each with its name
 
 
 class _Axis(NamedTuple):
-    """Where values stand, from 0 to 1, and what is written where."""
+    """Where values are on an axis, from 0 to 1, and its labels and their places."""
 
     places: np.ndarray
     ticks: list[tuple[float, str]]
@@ -459,9 +671,26 @@ class _Axis(NamedTuple):
 def parallel_coordinates(
     columns: dict[str, np.ndarray], losses: np.ndarray, diverged: np.ndarray, label: str = "held-out loss"
 ) -> Figure:
-    """A line for each of N members over its hyperparameters (N,) to its loss (N,), purple where low, orange where high.
+    """Plots one line per member of a sweep, over its hyperparameters to its loss: purple for low, orange for high
+    losses.
 
-    diverged (N,), and losses that are not finite: grey lines that end above the axis.
+    Args:
+        columns: {hyperparameter: (N,)}.
+        losses: (N,).
+        diverged: (N,) booleans. These members, and those whose loss is not finite, are grey lines that end above the
+            axis.
+        label: the name of the loss.
+
+    Returns:
+        The figure.
+
+    Example:
+        >>> import numpy as np
+        >>> from functional_nn.lab import plots
+        >>> columns = {"learning_rate": np.array([0.01, 0.1])}
+        >>> figure = plots.parallel_coordinates(columns, np.array([1.0, 0.5]), np.zeros(2, bool))
+        >>> len(figure.axes)
+        1
     """
     lost = diverged | ~np.isfinite(losses)
     loss = _loss_axis(np.where(lost, np.nan, losses))
@@ -501,9 +730,18 @@ def parallel_coordinates(
 
 
 class Rates(NamedTuple):
-    """Quartiles (R, 3) of the loss at R learning rates, by (panel, curve): the values of what these differ in.
+    """Quartiles of the loss at different learning rates; `rate_curves` draws them.
 
-    names: of what panels and curves differ in; each may be None, where there is one of it.
+    Attributes:
+        rates: (R,), the learning rates.
+        quartiles: {(panel, curve): (R, 3)}, by the values in which panels and curves differ.
+        names: the hyperparameters in which panels and curves differ; None if there is only one.
+
+    Example:
+        >>> import numpy as np
+        >>> from functional_nn.lab import plots
+        >>> plots.Rates(np.array([0.1]), {(0.0, 0.0): np.ones((1, 3))}, (None, None)).rates.shape
+        (1,)
     """
 
     rates: np.ndarray
@@ -518,9 +756,24 @@ def rate_quartiles(
     panels: tuple[str | None, np.ndarray | None] = (None, None),
     curves: tuple[str | None, np.ndarray | None] = (None, None),
 ) -> Rates:
-    """What `rate_curves` draws, of arrays (N,); members that diverged, or are not finite, count as infinite.
+    """Computes the quartiles of the loss at each learning rate, for `rate_curves`.
 
-    Where nearly every member has a learning rate of its own, neighbours are put together.
+    Args:
+        rates: (N,), the members' learning rates. If nearly every member has its own, neighbours are grouped.
+        losses: (N,).
+        diverged: (N,) booleans. These members, and those whose loss is not finite, count as infinite.
+        panels: a hyperparameter and its values (N,), one panel for each value; (None, None) for one panel.
+        curves: a hyperparameter and its values (N,), one curve for each value; (None, None) for one curve.
+
+    Returns:
+        The `Rates`.
+
+    Example:
+        >>> import numpy as np
+        >>> from functional_nn.lab import plots
+        >>> found = plots.rate_quartiles(np.array([0.1, 0.1, 1.0]), np.array([1.0, 3.0, 2.0]), np.zeros(3, bool))
+        >>> found.quartiles[0.0, 0.0].tolist()
+        [[1.5, 2.0, 2.5], [2.0, 2.0, 2.0]]
     """
     losses = np.where(diverged | ~np.isfinite(losses), np.inf, losses)
     x, places = _binned(rates)
@@ -539,9 +792,23 @@ def rate_quartiles(
 
 
 def rate_curves(found: Rates, label: str = "held-out loss") -> Figure:
-    """The median loss against the learning rate, between its quartiles, each curve's lowest one circled.
+    """Plots the median loss against the learning rate, between its quartiles, and circles each curve's minimum.
 
-    Where the median itself is beyond the picture there is a cross on its upper edge.
+    A median beyond the figure is a cross on its upper edge.
+
+    Args:
+        found: what `rate_quartiles` returned.
+        label: the name of the loss.
+
+    Returns:
+        The figure.
+
+    Example:
+        >>> import numpy as np
+        >>> from functional_nn.lab import plots
+        >>> found = plots.rate_quartiles(np.array([0.1, 1.0]), np.array([1.0, 2.0]), np.zeros(2, bool))
+        >>> plots.rate_curves(found).axes[0].get_xlabel()
+        'learning rate'
     """
     x, quartiles, (panel_name, curve_name) = found
     panel_values, curve_values = (list(dict.fromkeys(values)) for values in zip(*quartiles, strict=True))
@@ -590,7 +857,21 @@ def rate_curves(found: Rates, label: str = "held-out loss") -> Figure:
 
 
 def quantile_bands(panels: Sequence[tuple[str, np.ndarray]], label: str = "held-out loss") -> Figure:
-    """For each (title, losses (E, N)): their median over epochs, 25 to 75 % and 10 to 90 %; nan is left out."""
+    """Plots the median of the members' losses over the epochs, with the bands of 25 to 75 % and 10 to 90 %.
+
+    Args:
+        panels: (title, losses (E, N)) for each panel; nan is left out.
+        label: the name of the loss.
+
+    Returns:
+        The figure.
+
+    Example:
+        >>> import numpy as np
+        >>> from functional_nn.lab import plots
+        >>> plots.quantile_bands([("all members", np.ones((3, 5)))]).axes[0].get_title()
+        'all members'
+    """
     quantiles = []
     for _, losses in panels:
         rows = [row[np.isfinite(row)] for row in losses]
@@ -622,7 +903,7 @@ def quantile_bands(panels: Sequence[tuple[str, np.ndarray]], label: str = "held-
 
 
 def value_text(value: str | float, name: str | None = None) -> str:
-    """A hyperparameter as it is shown: four digits of a number; a batch size of 0 is "all"."""
+    """A hyperparameter's value as text: "0.01", "tanh", "all"."""
     if isinstance(value, str):
         return str(value)
     return "all" if name == "batch_size" and value == 0 else f"{value:.4g}"
@@ -668,7 +949,7 @@ def _numbers(values: np.ndarray, low: float, high: float, logarithmic: bool) -> 
 
 
 def _is_logarithmic(distinct: np.ndarray) -> bool:
-    """Whether the middle one of the values is nearer to the middle of their logarithms than to that of the range."""
+    """Whether the median of the values is closer to the middle of their logarithms than to that of the range."""
     low, middle, high = (float(v) for v in (distinct[0], np.median(distinct), distinct[-1]))
     if low <= 0:
         return False
@@ -677,7 +958,7 @@ def _is_logarithmic(distinct: np.ndarray) -> bool:
 
 
 def _limits(losses: np.ndarray) -> tuple[float, float, bool]:
-    """Lowest and highest loss to show, and whether on a log scale; what has blown up does not set the scale."""
+    """Lowest and highest loss to show, and whether on a log scale; diverging members do not set the scale."""
     finite = losses[np.isfinite(losses)]
     if finite.size == 0:
         return 0.0, 1.0, False
@@ -691,13 +972,15 @@ def _limits(losses: np.ndarray) -> tuple[float, float, bool]:
 
 
 def _spread(places: np.ndarray) -> float:
-    """How far apart members of one value are drawn: that many lines are not one."""
+    """How far apart members with the same value are drawn, so that their lines can be told apart."""
     count = len(np.unique(places))
     return 0.0 if count == len(places) else min(0.06, 0.4 / count)
 
 
 def _binned(rates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The distinct rates and whose each member's is; where nearly each has its own, bins of as many members each."""
+    """The distinct rates, and the number of each member's; if nearly each member has its own rate, bins of equally
+    many.
+    """
     distinct, places = np.unique(rates, return_inverse=True)
     if len(distinct) <= 24 or 3 * len(distinct) <= len(rates):
         return distinct, places
@@ -707,7 +990,7 @@ def _binned(rates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _quartiles(values: np.ndarray) -> list[float]:
-    """Interpolated between neighbours, where infinity is a number like others; nan of nothing."""
+    """Quartiles, interpolated between neighbours; infinity counts as a number, and the quartiles of nothing are nan."""
     if not values.size:
         return [np.nan] * 3
     ordered, found = np.sort(values), []

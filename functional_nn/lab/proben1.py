@@ -1,15 +1,18 @@
-"""PROBEN1's files, and its measure of errors: Prechelt 1994, "PROBEN1: A Set of Neural Network Benchmark Problems and
-Benchmarking Rules", technical report 21/94, Universitaet Karlsruhe.
+"""PROBEN1's files and its measure of errors.
 
 A `.dt` file has seven lines, name=count, in this order: bool_in, real_in, bool_out, real_out, training_examples,
-validation_examples and test_examples. Then comes a line of numbers for each example, first of the training set and last
-of the test set: its inputs, boolean and real, and its outputs.
+validation_examples and test_examples. Then comes one line of numbers per example, the training set first and the test
+set last: the inputs, boolean and real, and the outputs.
 
 Letters: Q examples, R inputs, S outputs.
+
+References:
+    Prechelt 1994, "PROBEN1: A Set of Neural Network Benchmark Problems and Benchmarking Rules", technical report 21/94,
+    Universitaet Karlsruhe.
 """
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -17,14 +20,32 @@ from functional_nn.lab import files
 from functional_nn.registry import did_you_mean
 from functional_nn.training import Division, divide
 
+__all__ = [
+    "HEADER",
+    "Problem",
+    "read",
+    "squared_error_percentage",
+]
+
 HEADER = ("bool_in", "real_in", "bool_out", "real_out", "training_examples", "validation_examples", "test_examples")
 _MOST_CHARACTERS = 64 * 1024  # of a line of the header, which has some twenty
 
 
 class Problem(NamedTuple):
-    """A problem as its file has it: inputs (Q, R), targets (Q, S), float64, and the numbers of its three sets.
+    """A problem as its file has it.
 
-    name: the file's, without .dt. classes: are the outputs boolean, one of them 1 in each example?
+    Attributes:
+        name: the file's name without .dt.
+        inputs: (Q, R) float64.
+        targets: (Q, S) float64.
+        parts: the numbers of the examples in the training, validation and test sets.
+        classes: whether the outputs are boolean with exactly one 1 in each example.
+
+    Example:
+        >>> from functional_nn.lab import proben1
+        >>> problem = proben1.read("cancer1.dt")  # doctest: +SKIP
+        >>> problem.inputs.shape, len(problem.parts.training)  # doctest: +SKIP
+        ((699, 9), 350)
     """
 
     name: str
@@ -35,11 +56,27 @@ class Problem(NamedTuple):
 
 
 def read(path: str | Path) -> Problem:
-    """The problem in a `.dt` file, which may be gzipped.
+    r"""Reads a problem from a `.dt` file.
 
-    Raises ValueError, which begins with the path and says the line, for a header line that is missing, unknown or no
-    count, a row of other than R + S numbers, a number that is not finite, a boolean that is neither 0 nor 1, and other
-    than as many rows as the sets have examples.
+    Args:
+        path: the file, which may be gzipped.
+
+    Returns:
+        The `Problem`.
+
+    Raises:
+        ValueError: for a header line that is missing, unknown or not a count; a row that does not have R + S numbers; a
+            number that is not finite; a boolean that is neither 0 nor 1; or a number of rows other than the header's.
+            The message begins with the path and names the line.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> from functional_nn.lab import proben1
+        >>> path = pathlib.Path(tempfile.mkdtemp()) / "and.dt"
+        >>> header = [f"{name}={count}" for name, count in zip(proben1.HEADER, (2, 0, 1, 0, 2, 1, 1))]
+        >>> _ = path.write_text("\n".join([*header, "0 0 0", "0 1 0", "1 0 0", "1 1 1"]))
+        >>> proben1.read(path).targets.ravel().tolist()
+        [0.0, 0.0, 0.0, 1.0]
     """
     path = Path(path)
     try:
@@ -53,7 +90,7 @@ def read(path: str | Path) -> Problem:
         raise ValueError(f"{path}: {error}") from None
 
 
-def _problem(name: str, file) -> Problem:
+def _problem(name: str, file: BinaryIO) -> Problem:
     counts = {}
     for number, field in enumerate(HEADER, start=1):
         line = file.readline(_MOST_CHARACTERS).decode("ascii").strip()
@@ -75,8 +112,8 @@ def _problem(name: str, file) -> Problem:
     files.check_room("examples", examples, width)
     rows = np.empty((examples, width))
     found = 0
-    for number, line in enumerate(file, start=len(HEADER) + 1):
-        words = line.decode("ascii").split()
+    for number, row in enumerate(file, start=len(HEADER) + 1):
+        words = row.decode("ascii").split()
         if not words:
             continue
         if found == examples:
@@ -113,11 +150,27 @@ def _number(line: int, word: str) -> float:
 
 
 def squared_error_percentage(targets: np.ndarray, outputs: np.ndarray, low: float = 0.0, high: float = 1.0) -> float:
-    """E = 100 (o_max - o_min) / (N P) sum_p sum_i (o_pi - t_pi)^2, of N outputs and P examples.
+    r"""Computes PROBEN1's squared error percentage.
 
-    low, high: o_min and o_max, between which the problem's outputs are represented.
+    .. math::
 
-    >>> squared_error_percentage(np.array([[1.0, 0.0]]), np.array([[0.5, 0.5]]))
-    25.0
+        E = 100 \, \frac{o_{\max} - o_{\min}}{N P} \sum_{p} \sum_{i} (o_{pi} - t_{pi})^2
+
+    with N outputs and P examples.
+
+    Args:
+        targets: (P, N).
+        outputs: (P, N).
+        low: o_min, the lower end of the range in which the problem's outputs are represented.
+        high: o_max, the upper end.
+
+    Returns:
+        E, a percentage.
+
+    Example:
+        >>> import numpy as np
+        >>> from functional_nn.lab import proben1
+        >>> proben1.squared_error_percentage(np.array([[1.0, 0.0]]), np.array([[0.5, 0.5]]))
+        25.0
     """
     return float(100 * (high - low) * np.mean((np.asarray(outputs, np.float64) - np.asarray(targets, np.float64)) ** 2))

@@ -1,8 +1,8 @@
-"""Compiled programs that the command line keeps from run to run, so that the same shapes start at once.
+"""Compiled programs that the command line keeps between runs, so that the same shapes start immediately.
 
-They are JAX's own persistent cache, in a folder of the user's: FUNCTIONAL_NN_CACHE names another, or is `off`. Where
-JAX_COMPILATION_CACHE_DIR is set, or JAX_ENABLE_COMPILATION_CACHE is off, JAX is left as it was told to be. Programs are
-made for one kind of processor, so that each kind, and each version of JAX, has a folder of its own in that one.
+They are in JAX's own persistent cache, in a folder of the user's. FUNCTIONAL_NN_CACHE names another folder, or is
+`off`. If JAX_COMPILATION_CACHE_DIR is set, or JAX_ENABLE_COMPILATION_CACHE is off, JAX's settings are left unchanged.
+Programs are compiled for one kind of processor, so each kind, and each version of JAX, has its own subfolder.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ from pathlib import Path
 import jax
 
 VARIABLE, OFF = "FUNCTIONAL_NN_CACHE", ("off", "false", "no", "0", "")
-MOST = 512 * 2**20  # bytes in all; beyond, the oldest are dropped until half is left
+MOST = 512 * 2**20  # bytes in all; above, the oldest are deleted until half is left
 _SUFFIX = "-cache"  # of JAX's files, after the program's name and a hash
 _JAX_SAYS = re.compile(r"Error (?:reading|writing) persistent compilation cache entry for '(?P<program>[^']*)'")
 
@@ -25,8 +25,8 @@ _kept: Path | None = None
 
 
 def keep() -> Path | None:
-    """Switches the cache on for this process; its folder, or None where it stays off: it was told to, JAX has one, or
-    the folder cannot be made.
+    """Switches the cache on for this process and returns its folder; None if it stays off: by the user's setting,
+    because JAX already has one, or because the folder cannot be made.
     """
     global _kept
     root = _root()
@@ -41,16 +41,16 @@ def keep() -> Path | None:
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-    if os.environ.get("TF_CPP_MIN_LOG_LEVEL") == "1":  # as JAX sets it: nobody asked for more
+    if os.environ.get("TF_CPP_MIN_LOG_LEVEL") == "1":  # JAX's default: the user has not asked for more
         _quieten()
     _kept = folder
     return folder
 
 
 def heard(warning: str) -> bool:
-    """True for JAX's words about an entry of our cache that it cannot read, or write, which nobody need know: it
-    compiles the program. What could not be read, as what a process left that was killed, is dropped, since JAX never
-    writes over an entry.
+    """Returns True for JAX's warning about an entry of our cache that it cannot read or write: users need not see
+    it, because JAX compiles the program. An entry that cannot be read, such as one of a killed process, is deleted,
+    since JAX never overwrites entries.
     """
     found = _JAX_SAYS.match(warning)
     if _kept is None or found is None:
@@ -68,15 +68,15 @@ def _root() -> Path | None:
         if told is not None:
             return None if told.lower() in OFF else Path(told).expanduser()
         return Path(own if own and Path(own).is_absolute() else Path.home() / ".cache") / "functional-nn"
-    except RuntimeError:  # nobody's home
+    except RuntimeError:  # there is no home directory
         return None
 
 
 def _made_for() -> str:
-    """What programs depend on that is in no name of JAX's: a folder may be shared by several machines."""
+    """What programs depend on and JAX's names do not include: a folder may be shared by several machines."""
     described = [platform.machine(), platform.processor()]
     with contextlib.suppress(OSError):
-        with open("/proc/cpuinfo") as file:  # of Linux: the first processor's
+        with open("/proc/cpuinfo") as file:  # Linux: the first processor
             lines = file.read().split("\n\n")[0].splitlines()
         described += [line for line in lines if line.split("\t")[0].strip() in ("model name", "flags", "Features")]
     processor = hashlib.sha256("\n".join(described).encode()).hexdigest()[:12]
@@ -84,10 +84,10 @@ def _made_for() -> str:
 
 
 def _drop_oldest(root: Path) -> None:
-    """Of all versions and machines together."""
+    """Deletes the oldest entries of all versions and machines."""
     entries = []
     for path in root.glob(f"*/*{_SUFFIX}"):
-        with contextlib.suppress(OSError):  # another process has dropped it
+        with contextlib.suppress(OSError):  # another process has deleted it
             status = path.stat()
             entries.append((status.st_mtime, status.st_size, path))
     size = sum(size for _, size, _ in entries)
@@ -101,8 +101,9 @@ def _drop_oldest(root: Path) -> None:
 
 
 def _quieten() -> None:
-    """XLA's own words on standard error: of each program read it says, as an error, that this machine lacks two hints
-    that the same machine gave to the compiler (jax issue 38445). Only its level stays; JAX's loggers are as they were.
+    """Silences XLA's messages on standard error: for each program read it logs, as an error, that this machine lacks
+    two hints that the same machine gave to the compiler (jax issue 38445). Only XLA's level is changed; JAX's loggers
+    are not.
     """
     before = jax.config.jax_logging_level
     jax.config.update("jax_logging_level", "CRITICAL")

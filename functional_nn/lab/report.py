@@ -1,13 +1,13 @@
-"""One self-contained page about a run, light and dark: nothing is loaded; figures have alternative text.
+"""Renders a report: one self-contained page, light or dark, with figures that have alternative text.
 
-The page is `templates/report.html`, in whose only script tables are sorted and the page is made light or dark at will.
+The page is `templates/report.html`. Its only script sorts tables and switches between light and dark.
 """
 
 import base64
 import functools
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jinja2
@@ -16,15 +16,35 @@ from markupsafe import Markup
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-_LARGEST = 1_500_000  # characters of an SVG; beyond, a figure of many marks is a picture of its pixels
+__all__ = [
+    "Equations",
+    "Panel",
+    "Quantity",
+    "Table",
+    "render",
+]
+
+_LARGEST = 1_500_000  # characters of an SVG; larger figures are embedded as PNG
 _VERDICTS = {"ok": "good", "agree": "good", "DIFFERS": "bad", "differ": "bad", "undefined": "bad"}
 
 
 class Panel(NamedTuple):
-    """A figure with what it shows, in words, and a caption below it.
+    """A figure on a report's page.
 
-    Black in it is drawn in the page's ink and white in the card's colour, so that it is as dark as the page; except
-    for text upon an image, whose colours are its own.
+    Black in the figure is drawn in the page's text colour and white in its background colour, so that the figure is as
+    dark as the page. Text upon an image keeps its own colours.
+
+    Attributes:
+        title: the heading.
+        figure: the figure.
+        alternative: what the figure shows, in words.
+        caption: the text below it.
+
+    Example:
+        >>> from functional_nn.lab import plots, report
+        >>> panel = report.Panel("Losses", plots.plt.figure(), "The loss falls from 2 to 0.1.")
+        >>> panel.title
+        'Losses'
     """
 
     title: str
@@ -34,14 +54,36 @@ class Panel(NamedTuple):
 
 
 class Quantity(NamedTuple):
-    """A cell that is sorted by its value, such as "12 ms" by 0.012."""
+    """A table cell that is sorted by its value, such as "12 ms" by 0.012.
+
+    Attributes:
+        text: what is shown.
+        value: what it is sorted by.
+
+    Example:
+        >>> from functional_nn.lab import report
+        >>> report.Quantity("12 ms", 0.012).value
+        0.012
+    """
 
     text: str
     value: float
 
 
 class Table(NamedTuple):
-    """Rows under a header; a cell is text, or a Quantity."""
+    """A table on a report's page.
+
+    Attributes:
+        title: the heading.
+        header: the columns' names.
+        rows: the rows; a cell is text or a `Quantity`.
+        caption: the text below it.
+
+    Example:
+        >>> from functional_nn.lab import report
+        >>> report.Table("Times", ("what", "time"), [("forward", report.Quantity("12 ms", 0.012))]).header
+        ('what', 'time')
+    """
 
     title: str
     header: Sequence[str]
@@ -50,7 +92,18 @@ class Table(NamedTuple):
 
 
 class Equations(NamedTuple):
-    """What is computed, in words, and its formula, as `equations` gives them."""
+    """Equations on a report's page.
+
+    Attributes:
+        title: the heading.
+        rows: (what is computed, in words; its formula, as `equations` returns it).
+        caption: the text below them.
+
+    Example:
+        >>> from functional_nn.lab import equations, report
+        >>> report.Equations("The update", [("adam", equations.optimizer("adam"))]).rows[0][0]
+        'adam'
+    """
 
     title: str
     rows: Sequence[tuple[str, Markup]]
@@ -60,7 +113,24 @@ class Equations(NamedTuple):
 def render(
     title: str, summary: str, facts: Sequence[tuple[str, str]], parts: Sequence[Panel | Table | Equations], config: dict
 ) -> str:
-    """The page's HTML. facts: (value, what it is), shown large; parts in order; config: shown at the end."""
+    """Renders a report as one HTML page.
+
+    Args:
+        title: the page's title.
+        summary: a sentence below it.
+        facts: (value, what it is), shown large at the top.
+        parts: the sections, in order.
+        config: what was run, shown at the end.
+
+    Returns:
+        The HTML. The figures are closed.
+
+    Example:
+        >>> from functional_nn.lab import report
+        >>> page = report.render("Run", "A network of two layers.", [("0.98", "accuracy")], [], {"seed": 0})
+        >>> page.startswith("<!doctype html>"), "0.98" in page
+        (True, True)
+    """
     page = templates().get_template("report.html")
     return page.render(
         title=title, summary=summary, facts=facts, parts=parts, settings=list(_flat(config)), verdicts=_VERDICTS
@@ -69,7 +139,7 @@ def render(
 
 @functools.cache
 def templates() -> jinja2.Environment:
-    """All pages' templates, which escape what they are given."""
+    """The templates of all pages; they escape what they are given."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("functional_nn.lab"),
         autoescape=True,
@@ -83,10 +153,10 @@ def templates() -> jinja2.Environment:
 
 
 def _picture(panel: Panel) -> Markup:
-    """The figure as inline SVG, or as PNG where that would be too large; the figure is closed."""
+    """The figure as inline SVG, or as PNG if that would be too large; the figure is closed."""
     figure, label = panel.figure, panel.alternative
     style = f"--inches: {figure.get_figwidth():.3g}"
-    with plt.rc_context({"svg.hashsalt": "functional_nn", "svg.fonttype": "path"}):  # equal data give an equal page
+    with plt.rc_context({"svg.hashsalt": "functional_nn", "svg.fonttype": "path"}):  # equal data, equal page
         _keep_colors_upon_images(figure)
         text = io.StringIO()
         figure.savefig(
@@ -107,22 +177,22 @@ def _picture(panel: Panel) -> Markup:
 
 
 def _themed(body: str, tag: str) -> str:
-    # Identifiers of several figures on one page must not meet.
+    # Identifiers of several figures on one page must differ.
     body = re.sub(r'(id="|href="#|url\(#)', rf"\g<1>{tag}-", body)
-    # Where matplotlib names no colour, a fill is black: the opening tag's.
+    # Where matplotlib writes no colour, a fill is black: the opening tag sets it.
     body = re.sub(r"((?:fill|stroke): )#000000\b", r"\1currentColor", body)
     return re.sub(r"((?:fill|stroke): )#ffffff\b", r"\1var(--card)", body)
 
 
 def _keep_colors_upon_images(figure: Figure) -> None:
-    # What was readable on an image's own colours stays so in the dark: not black and white, but next to them.
+    # Text that is readable on an image's colours stays so in dark mode: almost black and white, which are not replaced.
     for axis in figure.axes:
         for text in axis.texts if axis.images else ():
             near = {(0.0, 0.0, 0.0): "#000001", (1.0, 1.0, 1.0): "#fffffe"}
             text.set_color(near.get(to_rgb(text.get_color()), text.get_color()))
 
 
-def _flat(value: Any, path: str = ""):
+def _flat(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
     if isinstance(value, dict) and value:
         for key, item in value.items():
             yield from _flat(item, f"{path}.{key}" if path else str(key))

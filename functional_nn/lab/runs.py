@@ -1,7 +1,8 @@
-"""A run's folder: config.json, history.csv, parameters.npz, figures, the comparison, report.html.
+"""Saves runs and networks in folders, and loads them.
 
-`load` reads one back; `save_network` and `load_network` do so for a network alone, however it was trained. A folder is
-written under another name and renamed when it is complete, so that what carries the run's name is whole.
+A run's folder holds config.json, history.csv, parameters.npz, figures, the comparison of gradients and report.html.
+`load` reads it; `save_network` and `load_network` do the same for a network alone, however it was trained. A folder is
+written under another name and renamed when it is complete, so that a folder with the run's name is always whole.
 """
 
 import contextlib
@@ -16,6 +17,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 import functional_nn as fnn
 from functional_nn import checks, precision
@@ -24,6 +26,15 @@ from functional_nn.lab import tables
 from functional_nn.lab.datasets import Dataset, Pictures, Reading, Series, Standardizer
 from functional_nn.networks.network import abstract_params, param_shapes
 from functional_nn.training.configuration import describe_network, network_from
+
+__all__ = [
+    "Run",
+    "configuration",
+    "load",
+    "load_network",
+    "load_scalings",
+    "save_network",
+]
 
 CONFIG, PARAMETERS = "config.json", "parameters.npz"
 _REQUIRED = (
@@ -44,10 +55,22 @@ _REQUIRED = (
 
 
 class Run(NamedTuple):
-    """What a saved run needs to be used again.
+    """A saved run, ready to be used.
 
-    inputs: how they are scaled, None of tokens; targets: how regression outputs are, None for classification; reading:
-    how its data was read, and other data is to be.
+    Attributes:
+        config: the run's config.json.
+        network: the trained network.
+        loss: the loss it was trained with.
+        params: its parameters.
+        inputs: how inputs are scaled; None for tokens.
+        targets: how regression outputs are scaled; None for classification.
+        reading: how its data was read; `datasets.load_as` reads other data in the same way.
+
+    Example:
+        >>> from functional_nn.lab import runs
+        >>> run = runs.load("runs/digits")  # doctest: +SKIP
+        >>> run.network.apply(run.params, run.inputs.apply(images)).shape  # doctest: +SKIP
+        (360, 10)
     """
 
     config: dict[str, Any]
@@ -60,7 +83,7 @@ class Run(NamedTuple):
 
 
 def check_free(out: Path, replace: bool) -> None:
-    """Raises ValueError where `out` holds something that would be lost; with `replace`, only what is not a run."""
+    """Raises ValueError if `out` holds something that would be lost; with `replace`, only if it is not a run."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     if not (out / CONFIG).is_file():
@@ -71,7 +94,7 @@ def check_free(out: Path, replace: bool) -> None:
 
 @contextlib.contextmanager
 def writing(out: Path, replace: bool) -> Iterator[Path]:
-    """A fresh folder that becomes `out` if all goes well and vanishes if not. Raises as `check_free`."""
+    """Yields a new folder that becomes `out` if all goes well, and is deleted if not. Raises as `check_free`."""
     check_free(out, replace)
     made = [folder for folder in out.parents if not folder.exists()]  # innermost first
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -94,12 +117,12 @@ def writing(out: Path, replace: bool) -> Iterator[Path]:
         if partial.exists():
             shutil.rmtree(partial, ignore_errors=True)
             for folder in made:
-                with contextlib.suppress(OSError):  # somebody else's files are in it by now
+                with contextlib.suppress(OSError):  # it holds other files by now
                     folder.rmdir()
 
 
 def save(folder: Path, config: dict[str, Any], params: dict) -> None:
-    """Writes config.json and parameters.npz (arrays by path; 16-bit floats widened to float32, which is exact)."""
+    """Writes config.json and parameters.npz (arrays by path; 16-bit floats are widened to float32, which is exact)."""
     (folder / CONFIG).write_text(json.dumps(finite_or_none(config), indent=2) + "\n")
     paths = jax.tree_util.tree_leaves_with_path(params)
     arrays = {jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf) for path, leaf in paths}
@@ -116,20 +139,39 @@ def save_network(
     targets: Standardizer | None = None,
     replace: bool = False,
 ) -> None:
-    """Writes a network and its parameters into a folder of their own, for `load_network`.
+    """Writes a network and its parameters into a folder, for `load_network`.
 
-    inputs, targets: how these are scaled, of a network that reads one input of R numbers and gives S, for
-    `load_scalings`. Raises ValueError where the folder holds something (as `check_free`), where the parameters are not
-    the network's or of several dtypes, where a scaling has another number of columns, and for an activation,
-    initializer or connection that is not registered, so that its name is not enough.
+    Args:
+        folder: the folder.
+        network: its activations, initializers and connections must be registered, so that their names are enough.
+        params: its parameters, all of one dtype.
+        inputs: how inputs are scaled, for `load_scalings`; only for a network with one input of R numbers.
+        targets: how the S outputs are scaled, for `load_scalings`.
+        replace: whether to replace a run that is in the folder.
+
+    Raises:
+        ValueError: if the folder holds something that would be lost, if the parameters are not the network's or have
+            several dtypes, if a scaling has another number of columns, or if a name in the network is not registered.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> import jax
+        >>> import functional_nn as fnn
+        >>> from functional_nn.lab import runs
+        >>> network = fnn.multilayer((4, 3), ("softmax",))
+        >>> folder = pathlib.Path(tempfile.mkdtemp()) / "network"
+        >>> runs.save_network(folder, network, network.init(jax.random.key(0)))
+        >>> loaded, params = runs.load_network(folder)
+        >>> loaded == network, params["layer1"]["bias"].shape
+        (True, (3,))
     """
     description = describe_network(network)
     if network_from(description) != network:
         raise ValueError(
-            "the network is not what its names stand for; register its own activations, connections and initializers"
+            "the network cannot be rebuilt from its names; register your own activations, connections and initializers"
         )
-    own = fnn.rules.without_feedback(params)  # what a rule has learned beside them is kept, too
-    checks.same_shapes("params", checks.shapes(own), param_shapes(network), "the network's")
+    shapes = checks.shapes(fnn.rules.without_feedback(params))  # a rule's feedback weights are saved too
+    checks.same_shapes("params", shapes, param_shapes(network), "the network's")
     dtypes = sorted({str(leaf.dtype) for leaf in jax.tree.leaves(params)})
     if len(dtypes) != 1:
         raise ValueError(f"params: expected one dtype, got {', '.join(dtypes)}")
@@ -137,27 +179,41 @@ def save_network(
     for name, scaling in scaled.items():
         if scaling is not None:
             check_scaling(name, scaling, network)
-    told = {name: scaling and plain_scaling(scaling) for name, scaling in scaled.items()}
+    scalings = {name: scaling and plain_scaling(scaling) for name, scaling in scaled.items()}
     with writing(Path(folder), replace) as partial:
-        save(partial, {"network": description, "dtype": dtypes[0]} | told, params)
+        save(partial, {"network": description, "dtype": dtypes[0]} | scalings, params)
 
 
 def check_scaling(name: Literal["inputs", "targets"], scaling: Standardizer, network: fnn.Network) -> None:
-    """Raises ValueError unless it scales what the network reads, one input of R numbers, or its outputs."""
+    """Raises ValueError unless the scaling fits what it scales: one input of R numbers, or the outputs."""
     if name == "inputs" and len(network.inputs) > 1:
-        raise ValueError(f"inputs: a scaling is for a network of one input, got {len(network.inputs)}")
+        raise ValueError(f"inputs: a scaling needs a network with one input, got {len(network.inputs)}")
     width = network.sizes[network.inputs[0][0] if name == "inputs" else network.output.name]
     if np.shape(scaling.mean) != (width,) or np.shape(scaling.scale) != (width,):
         raise ValueError(f"{name}: expected a scaling of {width} columns, got {np.size(scaling.mean)}")
 
 
 def plain_scaling(scaling: Standardizer) -> dict[str, Any]:
-    """For JSON, as a configuration has it."""
+    """A scaling for JSON, as in a configuration."""
     return {name: None if x is None else np.asarray(x).tolist() for name, x in scaling._asdict().items()}
 
 
 def load_network(folder: str | Path) -> tuple[fnn.Network, dict]:
-    """The network and the parameters in a folder that `save_network` wrote, or a run's. Raises ValueError as `load`."""
+    """Loads the network and the parameters from a folder that `save_network` wrote, or from a run's folder.
+
+    Args:
+        folder: the folder.
+
+    Returns:
+        (network, params).
+
+    Raises:
+        ValueError: as `load`.
+
+    Example:
+        >>> from functional_nn.lab import runs
+        >>> network, params = runs.load_network("runs/digits")  # doctest: +SKIP
+    """
     folder = Path(folder)
     config = _json(folder, ("network", "dtype"))
     try:
@@ -168,8 +224,20 @@ def load_network(folder: str | Path) -> tuple[fnn.Network, dict]:
 
 
 def load_scalings(folder: str | Path) -> tuple[Standardizer | None, Standardizer | None]:
-    """How inputs and targets are scaled for the network in a folder that `save_network` wrote, or a run's; None for
-    what is not scaled. Raises ValueError as `load`.
+    """Loads how inputs and targets are scaled, from a folder that `save_network` wrote or from a run's folder.
+
+    Args:
+        folder: the folder.
+
+    Returns:
+        (inputs, targets); None for what is not scaled.
+
+    Raises:
+        ValueError: as `load`.
+
+    Example:
+        >>> from functional_nn.lab import runs
+        >>> inputs, targets = runs.load_scalings("runs/digits")  # doctest: +SKIP
     """
     folder = Path(folder)
     config = _json(folder, ("network",))
@@ -180,7 +248,22 @@ def load_scalings(folder: str | Path) -> tuple[Standardizer | None, Standardizer
 
 
 def configuration(folder: str | Path) -> dict[str, Any]:
-    """A run's config.json. Raises ValueError where the folder is not a run's."""
+    """Returns a run's config.json.
+
+    Args:
+        folder: the run's folder.
+
+    Returns:
+        The configuration as plain data.
+
+    Raises:
+        ValueError: if the folder is not a run's.
+
+    Example:
+        >>> from functional_nn.lab import runs
+        >>> runs.configuration("runs/digits")["dtype"]  # doctest: +SKIP
+        'float32'
+    """
     return _json(Path(folder), _REQUIRED)
 
 
@@ -198,11 +281,11 @@ def _json(folder: Path, required: tuple[str, ...]) -> dict[str, Any]:
 
 
 def standardizers(config: dict[str, Any]) -> tuple[Standardizer | None, Standardizer | None]:
-    """How the configuration scales inputs, None of tokens, and, for regression, targets. Raises KeyError, TypeError,
-    ValueError.
+    """How the configuration scales inputs (None for tokens) and targets (None for classes). Raises KeyError, TypeError
+    or ValueError for what is not a configuration.
     """
 
-    def read(scaling):
+    def read(scaling: dict[str, Any]) -> Standardizer:
         mean, scale = (np.array(scaling[name], np.float64) for name in ("mean", "scale"))
         fill = scaling.get("fill")  # older runs have none
         return Standardizer(mean, scale, None if fill is None else np.array(fill, np.float64))
@@ -211,7 +294,7 @@ def standardizers(config: dict[str, Any]) -> tuple[Standardizer | None, Standard
 
 
 def plain_reading(reading: Reading) -> dict[str, Any]:
-    """A data set's reading for JSON, by the names in a configuration; `reading_from` reads it back."""
+    """A data set's reading for JSON, by the names in a configuration; `reading_from` reads it."""
     return {
         "task": reading.task,
         "classes": list(reading.classes),
@@ -226,7 +309,7 @@ def plain_reading(reading: Reading) -> dict[str, Any]:
 
 
 def reading_from(config: dict[str, Any]) -> Reading:
-    """How the run's data was read. Raises KeyError, TypeError, ValueError for what is no configuration."""
+    """How the run's data was read. Raises KeyError, TypeError or ValueError for what is not a configuration."""
     table, pictures, shape, series = (config.get(name) for name in ("table", "pictures", "image_shape", "series"))
     return Reading(
         tuple(config["features"]),
@@ -235,14 +318,28 @@ def reading_from(config: dict[str, Any]) -> Reading:
         shape and tuple(shape),
         table and tables.table_from(table),
         pictures and Pictures(**pictures),
-        config.get("own_test", False),  # older versions knew of no such part
+        config.get("own_test", False),  # runs of older versions do not have it
         series and Series(**series),
         config.get("tokens", 0),
     )
 
 
 def load(folder: str | Path) -> Run:
-    """Reads a run back. Raises ValueError where the folder is not a run's, or its parameters are not its network's."""
+    """Loads a run from its folder.
+
+    Args:
+        folder: the run's folder.
+
+    Returns:
+        The `Run`.
+
+    Raises:
+        ValueError: if the folder is not a run's, or if its parameters are not its network's.
+
+    Example:
+        >>> from functional_nn.lab import runs
+        >>> run = runs.load("runs/digits")  # doctest: +SKIP
+    """
     folder = Path(folder)
     config = configuration(folder)
     try:
@@ -256,29 +353,29 @@ def load(folder: str | Path) -> Run:
     return Run(config, network, loss, _parameters(folder, network, dtype), inputs, targets, reading)
 
 
-def _parameters(folder: Path, network: fnn.Network, dtype) -> dict:
+def _parameters(folder: Path, network: fnn.Network, dtype: DTypeLike) -> dict:
     like = abstract_params(network, jnp.float32)
     try:
         with (folder / PARAMETERS).open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            found = []
+            leaves = []
             for path, leaf in checks.by_path(like).items():
                 value = archive[path if path in archive else checks.once(path)]
                 if value.shape != leaf.shape:
                     raise ValueError(f"{path} expected shape {leaf.shape}, got {value.shape}")
-                found.append(jnp.asarray(value, dtype))
-            params = jax.tree.unflatten(jax.tree.structure(like), found)  # also of a layer that has no weights
-            for path in archive.files:  # what a learning rule has learned beside them
+                leaves.append(jnp.asarray(value, dtype))
+            params = jax.tree.unflatten(jax.tree.structure(like), leaves)  # also a layer without weights
+            for path in archive.files:  # the feedback weights of a learning rule
                 layer, *rest = path.split("/")
                 if layer in params and rest[:1] == ["feedback"]:
                     params[layer].setdefault("feedback", {})["/".join(rest[1:])] = jnp.asarray(archive[path], dtype)
             return params
-    except Exception as error:  # zipfile and NumPy raise a dozen kinds for damaged files
+    except Exception as error:  # zipfile and NumPy raise many kinds for damaged files
         raise ValueError(f"{folder / PARAMETERS}: not this run's parameters ({error})") from None
 
 
 def encode(config: dict[str, Any], loss: fnn.Loss, dataset: Dataset) -> np.ndarray:
-    """Targets (Q, S) for the run's outputs: classes in the run's order, coded as its loss wants them, of positions the
-    labels (Q, T); or raw columns.
+    """Targets (Q, S) for the run's outputs: classes in the run's order, coded as its loss expects them; labels (Q, T)
+    for one class per position; columns of numbers unchanged.
 
     Raises ValueError for another task, or a class the run does not know.
     """
@@ -291,11 +388,11 @@ def encode(config: dict[str, Any], loss: fnn.Loss, dataset: Dataset) -> np.ndarr
     if unknown:
         raise ValueError(f"{dataset.name}: unknown class {unknown[0]!r} (accepted: {', '.join(known)})")
     numbers = np.array([known.index(name) for name in dataset.classes])[dataset.labels]
-    if numbers.ndim > 1:  # of each position; `fit` codes them batch by batch
+    if numbers.ndim > 1:  # one label per position; `fit` codes them batch by batch
         return numbers
     return code(loss, np.eye(len(known))[numbers])
 
 
 def code(loss: fnn.Loss, one_hot: np.ndarray) -> np.ndarray:
-    """One-hot rows as the loss wants its targets: -1 and +1 for hinge and logistic."""
+    """One-hot rows as the loss expects its targets: -1 and +1 for hinge and logistic."""
     return 2 * one_hot - 1 if loss.targets == "signs" else one_hot

@@ -1,10 +1,18 @@
-"""Which weights of a threshold neuron answer every example rightly: all of them, and the ones with the widest margin.
+r"""Decides whether one threshold neuron can answer every example correctly, and finds all weights that do and those
+with the widest margin.
 
-Letters: Q examples, R inputs; x (n,) an input with a 1 appended for the bias, so n = R + 1, or R without one; t = +-1.
-The neuron says +1 iff w.x >= 0 (CSE 475, 17.61). Weights answer rightly where w.x_q >= 0 for t_q = +1 and w.x_q < 0 for
-t_q = -1, so that with any such w every positive multiple of it does: they form a convex polyhedral cone, bounded by one
-half-space t_q x_q.w >= 0 an example, less those of its faces that belong to the others. All that it holds are sums of
-positive multiples of its extreme rays, where it is pointed.
+Letters: Q examples, R inputs; x (n,) an input with a 1 appended for the bias, so n = R + 1 (R without a bias);
+t = +-1.
+
+The neuron outputs +1 if and only if w.x >= 0 (CSE 475, 17.61). Weights answer correctly if
+
+.. math::
+
+    w \cdot x_q \ge 0 \; (t_q = +1), \quad w \cdot x_q < 0 \; (t_q = -1),
+
+and then every positive multiple of w does too. These weights form a convex polyhedral cone, bounded by one half-space
+:math:`t_q x_q \cdot w \ge 0` for each example, without the faces of examples with t_q = -1. If the cone is pointed, its
+elements are the sums of positive multiples of its extreme rays.
 """
 
 import itertools
@@ -14,13 +22,28 @@ from typing import NamedTuple
 import numpy as np
 from scipy.optimize import linprog, nnls
 
-_TOLERANCE = 1e-9  # of unit vectors: what is 0
-_MOST = 200_000  # sets of half-spaces that are looked at for rays
+__all__ = [
+    "Cone",
+    "Separability",
+    "separability",
+]
+
+_TOLERANCE = 1e-9  # numbers below it count as 0, for unit vectors
+_MOST = 200_000  # sets of half-spaces that are tried for rays
 
 
 class Cone(NamedTuple):
-    """rays (K, n): the extreme rays, the largest element of each +-1; free (m, n): an orthonormal basis of what may be
-    added to any w without an answer's changing.
+    """A polyhedral cone of weights.
+
+    Attributes:
+        rays: (K, n), the extreme rays; the largest element of each is +-1.
+        free: (m, n), an orthonormal basis of what can be added to any w without changing an answer.
+
+    Example:
+        >>> import numpy as np
+        >>> from functional_nn.lab.separability import separability
+        >>> separability(np.array([[-1.0], [1.0]]), np.array([0, 1])).cone().rays.shape
+        (2, 2)
     """
 
     rays: np.ndarray
@@ -28,14 +51,27 @@ class Cone(NamedTuple):
 
 
 class Separability(NamedTuple):
-    """What is known of one neuron's weights w (n,), inputs' first and the bias, where there is one, last.
+    r"""What is known about one neuron's weights w (n,): the inputs' weights first, the bias, if there is one, last.
 
-    separable: do any answer all Q examples rightly? halfspaces (Q, n): t_q x_q, the closed cone being
-    {w: halfspaces @ w >= 0}; positive (Q,): whose boundaries belong to it, t_q = +1.
-    margin: g, the largest there is of min_q t_q w.x_q over unit w, 0 where there is none above 0; weights (n,): the
-    unit w that has it, nan where it is 0; radius: R, the largest |x_q|; bound: (R / g)^2, the most mistakes that the
-    perceptron rule makes from zero weights (Novikoff 1962), infinite where g is 0. All three are nan where rounding
-    hides them, as of examples that lie far from 0 and close together.
+    Margin, weights, radius and bound are nan if rounding hides them, as for examples that are far from 0 and close
+    together.
+
+    Attributes:
+        separable: whether any weights answer all Q examples correctly.
+        halfspaces: (Q, n), t_q x_q; the closed cone is {w: halfspaces @ w >= 0}.
+        positive: (Q,) booleans, t_q = +1: which half-spaces include their boundary.
+        margin: g, the largest min_q t_q w.x_q over unit vectors w; 0 if none is above 0.
+        weights: (n,), the unit vector w with that margin; nan if the margin is 0.
+        radius: R, the largest :math:`\lVert x_q \rVert`.
+        bound: (R / g)^2, the most mistakes that the perceptron rule makes when it starts from zero weights (Novikoff
+            1962); infinite if the margin is 0.
+
+    Example:
+        >>> import numpy as np
+        >>> from functional_nn.lab.separability import separability
+        >>> inputs = np.array([[0, 0], [0, 1], [1, 0], [1, 1]])
+        >>> separability(inputs, np.array([0, 1, 1, 0]))  # xor
+        <no weights are right>
     """
 
     separable: bool
@@ -49,37 +85,54 @@ class Separability(NamedTuple):
     def __repr__(self) -> str:
         if not self.separable:
             return "<no weights are right>"
-        said = f"margin {self.margin:.4g}, at most {self.bound:.4g} mistakes" if self.margin > 0 else "no margin known"
-        return f"<weights that are right exist: {said}>"
+        known = f"margin {self.margin:.4g}, at most {self.bound:.4g} mistakes" if self.margin > 0 else "margin unknown"
+        return f"<weights that are right exist: {known}>"
 
     def answers(self, weights: np.ndarray) -> np.ndarray:
-        """(..., n) -> (...) booleans: which weights answer every example rightly."""
+        """Returns which weights answer every example correctly: (..., n) -> (...) booleans."""
         n = np.asarray(weights, np.float64) @ self.halfspaces.T
         return np.all(np.where(self.positive, n >= 0, n > 0), axis=-1)
 
     def cone(self) -> Cone:
-        """Of all that answer rightly; empty where none do.
+        """Returns the cone of all weights that answer correctly; an empty one if none do.
 
-        Found by trying all n - 1 half-spaces that may meet in a ray. Raises ValueError where that would take more than
-        200,000 trials.
+        It is found by trying all n - 1 half-spaces that may meet in a ray. Raises ValueError if that would take more
+        than 200,000 trials.
         """
         size = self.halfspaces.shape[1]
         return _cone(self.halfspaces) if self.separable else Cone(np.zeros((0, size)), np.zeros((0, size)))
 
 
 def separability(inputs: np.ndarray, targets: np.ndarray, bias: bool = True) -> Separability:
-    """The weights of one threshold neuron that answer all examples rightly: inputs (Q, R), targets (Q,) or (Q, 1).
+    """Decides whether one threshold neuron can answer all examples correctly, and finds the widest margin.
 
-    Targets are 0 and 1 or -1 and +1. Whether there are any is found by linear programming, the margin as the distance
-    from 0 of the convex hull of the t_q x_q, by non-negative least squares. Raises ValueError for other shapes and
-    targets, and for what is not finite.
+    Linear programming decides whether such weights exist. The margin is the distance from 0 of the convex hull of the
+    t_q x_q, found by non-negative least squares.
+
+    Args:
+        inputs: (Q, R).
+        targets: (Q,) or (Q, 1), of 0 and 1 or of -1 and +1.
+        bias: whether the neuron has a bias.
+
+    Returns:
+        The `Separability`.
+
+    Raises:
+        ValueError: for other shapes and targets, and for numbers that are not finite.
+
+    Example:
+        >>> import numpy as np
+        >>> from functional_nn.lab.separability import separability
+        >>> found = separability(np.array([[0, 0], [0, 1], [1, 0], [1, 1]]), np.array([0, 0, 0, 1]))  # and
+        >>> found.separable, round(found.margin, 3), round(found.bound)
+        (True, 0.243, 51)
     """
     p, signs = _checked(inputs, targets)
     x = _with_bias(p, bias)
     halfspaces = signs[:, None] * x
     radius = float(np.linalg.norm(x, axis=1).max())
     center = p.mean(axis=0) * bias
-    about = _with_bias(p - center, bias)  # any shift leaves a bias to make up for it
+    about = _with_bias(p - center, bias)  # a bias makes up for the shift
     margin, weights = _widest(halfspaces, signs[:, None] * about, center if bias else None, radius)
     separable = margin > 0 or _exists(about, signs, strictly=False)
     if margin == 0 and separable and _exists(about, signs, strictly=True):
@@ -88,13 +141,13 @@ def separability(inputs: np.ndarray, targets: np.ndarray, bias: bool = True) -> 
     return Separability(separable, halfspaces, signs > 0, margin, weights, radius, bound)
 
 
-def _checked(inputs, targets) -> tuple[np.ndarray, np.ndarray]:
+def _checked(inputs: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Inputs (Q, R) and t (Q,) of -1 and +1."""
     p, t = np.asarray(inputs, np.float64), np.asarray(targets, np.float64)
     if p.ndim != 2 or not p.size:
         raise ValueError(f"inputs: expected shape (Q, R), got {p.shape}")
     if t.shape not in ((len(p),), (len(p), 1)):
-        raise ValueError(f"targets: expected shape ({len(p)},) or ({len(p)}, 1), of one neuron, got {t.shape}")
+        raise ValueError(f"targets: expected shape ({len(p)},) or ({len(p)}, 1) for one neuron, got {t.shape}")
     if not np.isfinite(p).all():
         raise ValueError(f"inputs: expected finite numbers, got {p[~np.isfinite(p)][0]:g}")
     t = t.ravel()
@@ -105,8 +158,8 @@ def _checked(inputs, targets) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _exists(x: np.ndarray, signs: np.ndarray, strictly: bool) -> bool:
-    """Is there a w in the unit cube with w.x <= -s, s > 0, where the sign is -1, and w.x >= 0, or strictly s, where it
-    is +1?
+    """Whether some w in the unit cube has w.x <= -s, s > 0, where the sign is -1, and w.x >= 0 (if `strictly`, >= s)
+    where it is +1.
     """
     rows = np.hstack([-signs[:, None] * _even(x), ((signs < 0) | strictly)[:, None]])
     cost = np.zeros(rows.shape[1])
@@ -116,7 +169,9 @@ def _exists(x: np.ndarray, signs: np.ndarray, strictly: bool) -> bool:
 
 
 def _even(x: np.ndarray) -> np.ndarray:
-    """The examples in other weights, which answer alike, and of size 1: rounding then spares small differences."""
+    """The examples with other weights that give the same answers, and of norm 1, so that rounding keeps small
+    differences.
+    """
     x = x / np.maximum(np.abs(x).max(axis=0), np.finfo(float).tiny)
     size = np.linalg.norm(x, axis=1, keepdims=True)
     return x / np.where(size > 0, size, 1)
@@ -125,11 +180,14 @@ def _even(x: np.ndarray) -> np.ndarray:
 def _widest(
     halfspaces: np.ndarray, about: np.ndarray, center: np.ndarray | None, radius: float
 ) -> tuple[float, np.ndarray]:
-    """g and the unit w of it: the distance from 0 of the convex hull of the t_q x_q, and the direction of its nearest
-    point; 0 and nan where that is 0, nan where it could not be found to a millionth. `about` is the half-spaces of the
-    examples about `center`, their mean; where no bias makes up for a shift, there is none, and it is the same.
+    """g and its unit vector w: the distance from 0 of the convex hull of the t_q x_q and the direction of its nearest
+    point.
+
+    0 and nan if that distance is 0; nan if it could not be found to a millionth. `about` holds the half-spaces of the
+    examples about `center`, their mean; without a bias, which makes up for a shift, there is no center, and both are
+    equal.
     """
-    # The least of |A' l|^2 + (1 - sum l)^2 over l >= 0 has its l in the ratio of the nearest point's.
+    # The minimum of |A' l|^2 + (1 - sum l)^2 over l >= 0 has an l proportional to the nearest point's.
     rows = np.vstack([halfspaces.T, np.ones(len(halfspaces))])
     target = np.zeros(len(rows))
     target[-1] = 1
@@ -138,14 +196,14 @@ def _widest(
     unknown = np.full(halfspaces.shape[1], np.nan)
     if np.linalg.norm(nearest) <= 1e-14 * radius:
         return 0.0, unknown
-    # Far from 0 the examples' differences are lost in that point. But it tells the examples that hold it, of which all
-    # have t w.x = g: the shortest w with t w.x = 1 is found from them about their mean.
+    # Far from 0 the examples' differences are lost in that point. But it shows the examples that support it, and all of
+    # them have t w.x = g: the shortest w with t w.x = 1 is found from them, about their mean.
     held = ratio > 1e-10 * ratio.max()
     v = _shortest(about[held], center)
     for w in (v, nearest):
         w = w / np.linalg.norm(w)
-        there = w if center is None else np.append(w[:-1], w[-1] + w[:-1] @ center)
-        values = about @ there
+        shifted = w if center is None else np.append(w[:-1], w[-1] + w[:-1] @ center)
+        values = about @ shifted
         least, reached = values.min(), values[held].max()
         if least > 0 and reached - least <= 1e-6 * least:
             return float(least), w
@@ -157,7 +215,7 @@ def _with_bias(p: np.ndarray, bias: bool) -> np.ndarray:
 
 
 def _shortest(rows: np.ndarray, center: np.ndarray | None) -> np.ndarray:
-    """The w (n,) of least norm with rows @ w' = 1, w' being w about the center: its bias is b + w.center there."""
+    """The w (n,) of least norm with rows @ w' = 1, where w' is w about the center: its bias is b + w.center there."""
     back = np.eye(rows.shape[1])
     if center is not None:
         back[-1, :-1] = -center
@@ -170,7 +228,7 @@ def _shortest(rows: np.ndarray, center: np.ndarray | None) -> np.ndarray:
 
 
 def _cone(halfspaces: np.ndarray) -> Cone:
-    """Its extreme rays, in the space that the half-spaces see, and a basis of the one that they do not."""
+    """The extreme rays, in the space that the half-spaces see, and a basis of the one that they do not see."""
     _, values, vectors = np.linalg.svd(halfspaces)
     rank = int((values > _TOLERANCE * values[0]).sum()) if values[0] > 0 else 0
     seen, free = vectors[:rank], vectors[rank:]

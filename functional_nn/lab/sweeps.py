@@ -1,4 +1,4 @@
-"""What `functional-nn sweep` does: plain words to hyperparameters, a population trained, its table and page written."""
+"""`functional-nn sweep`: reads hyperparameters, trains a population, and writes its table and page."""
 
 import contextlib
 import importlib.util
@@ -19,19 +19,19 @@ from functional_nn import checks, registry
 from functional_nn.gradients.comparison import finite_or_none
 from functional_nn.lab import commands, environment, equations, events, install, plots, report, runs
 from functional_nn.lab.commands import Prepared
-from functional_nn.lab.interruptions import checkpointed
 from functional_nn.lab.progress import progress
+from functional_nn.lab.run_checkpoints import checkpointed
 from functional_nn.training import Population, Progress, search
 
-_WHOLE = ("seed", "batch_size", "examples", "subset", "width", "depth")  # their numbers are integers
+_INTEGERS = ("seed", "batch_size", "examples", "subset", "width", "depth")  # hyperparameters that are integers
 _MOST = 1_000_000  # members
-_HEARD, _SAVED = 50, 10  # times in a sweep that Ctrl-C is heard, and that all members are saved
+_INTERRUPTIBLE, _SAVED = 50, 10  # how often in a sweep Ctrl-C is heard, and all members are saved
 _SPACED = {"log": (search.log_uniform, search.log_integers), "lin": (search.uniform, search.integers)}
 _SPACINGS = "log:LOW:HIGH or lin:LOW:HIGH"
 
 
 def write_parquet(table: dict[str, np.ndarray], path: Path) -> None:
-    """A population's table, typed and compressed. Raises ImportError without the extra `tables`."""
+    """Writes a population's table, typed and compressed. Raises ImportError without the extra `tables`."""
     try:
         import pyarrow
         import pyarrow.parquet
@@ -45,9 +45,10 @@ def write_parquet(table: dict[str, np.ndarray], path: Path) -> None:
 
 
 def hyperparameters(grid: Sequence[str], random: Sequence[str], seed: int) -> dict[str, np.ndarray]:
-    """{name: (N,)} of --grid NAME=VALUES ... and --random COUNT NAME=DISTRIBUTION ...; of both, every combination.
+    """{name: (N,)} from --grid NAME=VALUES ... and --random COUNT NAME=DISTRIBUTION ...; with both, every
+    combination.
 
-    Raises ValueError, saying what is accepted, for words that cannot be read.
+    Raises ValueError, with what is accepted, for words that cannot be read.
     """
     if not grid and not random:
         raise ValueError("nothing to sweep: expected --grid NAME=VALUES ..., or --random COUNT NAME=DISTRIBUTION ...")
@@ -75,13 +76,13 @@ def hyperparameters(grid: Sequence[str], random: Sequence[str], seed: int) -> di
 
 
 def grid_values(name: str, text: str) -> list:
-    """The values that "8,32,128", "0..15", "log:1e-4:1e-1:12" or "lin:0:1:5" stand for.
+    """The values of "8,32,128", "0..15", "log:1e-4:1e-1:12" or "lin:0:1:5".
 
     >>> grid_values("batch_size", "8,32,128"), grid_values("seed", "0..3"), grid_values("width", "log:8:64:4")
     ([8, 32, 128], [0, 1, 2, 3], [8, 16, 32, 64])
 
-    Sizes of the hidden layers stay words: "64,32-64,64-32" of hidden are three networks.
-    Spaced numbers of what is counted (seed, batch_size, examples, subset, width, depth) are rounded to integers.
+    Sizes of the hidden layers stay words: hidden=64,32-64,64-32 are three networks.
+    Spaced values of integer hyperparameters (seed, batch_size, examples, subset, width, depth) are rounded.
     """
     if name == "hidden":
         values = _layers(name, text)
@@ -94,7 +95,7 @@ def grid_values(name: str, text: str) -> list:
             values = search.log_spaced(low, high, count) if spacing == "log" else _lin_spaced(low, high, count)
         except ValueError as error:
             raise ValueError(f"{name}={text}: {error}") from None
-        return list(dict.fromkeys(round(value) for value in values)) if name in _WHOLE else values
+        return list(dict.fromkeys(round(value) for value in values)) if name in _INTEGERS else values
     else:
         values = []
         for part in _listed(name, text):
@@ -107,7 +108,8 @@ def grid_values(name: str, text: str) -> list:
 
 
 def distribution(name: str, text: str) -> Any:
-    """What "log:1e-4:1e-1", "lin:0:1", "0..99" or the choice "tanh,relu" is drawn from; a single value is for all.
+    """The distribution of "log:1e-4:1e-1", "lin:0:1", "0..99" or the choice "tanh,relu"; a single value is for all
+    members.
 
     >>> distribution("learning_rate", "log:1e-4:1e-1")
     LogUniform(low=0.0001, high=0.1)
@@ -120,7 +122,7 @@ def distribution(name: str, text: str) -> Any:
             return search.choice(values) if len(values) > 1 else values[0]
         if _is_spaced(text):
             spacing, (low, high) = _spaced(name, text, 2, ", as in log:1e-4:1e-1")
-            return _SPACED[spacing][name in _WHOLE](low, high)
+            return _SPACED[spacing][name in _INTEGERS](low, high)
         ends = _integer_range(name, text)
         if ends:
             return search.integers(*ends)
@@ -155,7 +157,7 @@ def _spaced(name: str, text: str, count: int, then: str) -> tuple[str, list]:
 
 
 def _layers(name: str, text: str) -> list[str]:
-    """Sizes of layers, each network's one word, "64-32"; "none" for no hidden layer."""
+    """Sizes of layers, one word per network, "64-32"; "none" for no hidden layer."""
     parts = _listed(name, text)
     for part in parts:
         if part != "none" and not re.fullmatch(r"[1-9]\d*(-[1-9]\d*)*", part):
@@ -164,17 +166,17 @@ def _layers(name: str, text: str) -> list[str]:
 
 
 def _lin_spaced(low: float, high: float, count: int) -> list[float]:
-    search.uniform(low, high)  # refuses what is no range
+    search.uniform(low, high)  # raises ValueError for an empty range
     return np.linspace(low, high, count).tolist()
 
 
 def _integer_range(name: str, text: str) -> tuple[int, int] | None:
-    """(a, b) of "a..b"; None where the text is no range."""
+    """(a, b) from "a..b"; None if the text is not a range."""
     if ".." not in text:
         return None
     match = re.fullmatch(r"([+-]?\d+)\.\.([+-]?\d+)", text)
     if not match:
-        raise ValueError(f"{name}={text}: a..b takes integers; for other numbers write {_SPACINGS}")
+        raise ValueError(f"{name}={text}: a..b is for integers; for other numbers write {_SPACINGS}")
     low, high = map(int, match.groups())
     if not low <= high:
         raise ValueError(f"{name}={text}: expected a..b with a <= b")
@@ -184,11 +186,11 @@ def _integer_range(name: str, text: str) -> tuple[int, int] | None:
 
 
 def _is_spaced(text: str) -> bool:
-    return ":" in re.sub(r"\{.*?\}", "", text)  # and not only in rules by layer
+    return ":" in re.sub(r"\{.*?\}", "", text)  # colons of rules by layer do not count
 
 
 def _listed(name: str, text: str) -> list[str]:
-    parts = [part.strip() for part in registry.split(text)]  # commas in parentheses belong to a word
+    parts = [part.strip() for part in registry.split(text)]  # commas in parentheses do not separate
     if not all(parts):
         raise ValueError(f"{name}={text}: expected values between the commas")
     return parts
@@ -205,9 +207,10 @@ def _literal(text: str) -> int | float | str:
 
 
 def lay_out(devices: int | None, coordinator: str | None, processes: int | None, process: int | None) -> Mesh:
-    """The devices of this process, every core of a CPU by default, joined to the other processes where there are some.
+    """The devices of this process, by default every core of a CPU, connected to the other processes if there are
+    any.
 
-    JAX reads these settings as it starts, so nothing may have been computed before. Raises ValueError.
+    JAX reads these settings when it starts, so nothing may have been computed before. Raises ValueError.
     """
     together = {"coordinator": coordinator, "processes": processes, "process": process}
     missing = [name for name, value in together.items() if value is None]
@@ -215,7 +218,7 @@ def lay_out(devices: int | None, coordinator: str | None, processes: int | None,
         raise ValueError(f"several processes: expected --coordinator, --processes and --process, got no --{missing[0]}")
     if devices is not None:
         checks.integer("", "devices", devices, 1)
-    with contextlib.suppress(RuntimeError):  # JAX runs already, as in a notebook, with the devices that it then has
+    with contextlib.suppress(RuntimeError):  # JAX is already running, as in a notebook: its devices are fixed
         jax.config.update("jax_num_cpu_devices", devices or environment.cores())
     if not missing:
         checks.integer("", "processes", processes, 1)
@@ -226,19 +229,19 @@ def lay_out(devices: int | None, coordinator: str | None, processes: int | None,
             jax.distributed.initialize(coordinator, processes, process)
         except RuntimeError as error:
             raise ValueError(f"coordinator {coordinator}: {str(error).splitlines()[0]}") from None
-    there = jax.local_devices()
-    if devices is not None and devices > len(there):
-        raise ValueError(f"devices must be 1 to {len(there)}, as many as there are, got {devices}")
-    return Mesh(np.array(there[:devices]), ("members",))
+    local = jax.local_devices()
+    if devices is not None and devices > len(local):
+        raise ValueError(f"devices must be 1 to {len(local)}, the number of devices, got {devices}")
+    return Mesh(np.array(local[:devices]), ("members",))
 
 
 # The sweep ------------------------------------------------------------------------------------------------------------
 
 
 def sweep(source: str, settings: dict[str, Any], out: Path, replace: bool, resume: bool, mesh: Mesh) -> bool:
-    """Trains the population and writes its folder; True where it has a best member, False where all have diverged.
+    """Trains the population and writes its folder. Returns False if all members diverged.
 
-    Raises ValueError for whatever does not fit, writing nothing.
+    Raises ValueError for whatever does not fit, and then writes nothing.
     """
     runs.check_free(out, replace)
     columns = hyperparameters(settings["grid"], settings["random"], settings["seed"])
@@ -250,12 +253,12 @@ def sweep(source: str, settings: dict[str, Any], out: Path, replace: bool, resum
     rule = "exact" if "rule" in columns else _bare("rule", settings["rule"], fnn.rules, columns)
     halving = _halving(settings["halving"], settings["keep"])
     epochs, budget = settings["epochs"], settings["budget"]
-    chunk = max(1, epochs // _HEARD)
+    chunk = max(1, epochs // _INTERRUPTIBLE)
     every = max(1, epochs // (_SAVED * chunk))
-    stop = commands.criteria(settings, restore=False)  # what is shown and kept are both those of the last epoch
+    stop = commands.criteria(settings, restore=False)  # members keep the network of the last epoch, which is shown
     size = settings["batch_size"]
     plan = None if size is None or "batch_size" in columns else commands.batch_plan(size)
-    first = jax.process_index() == 0  # the others train, and leave the talking and writing to it
+    first = jax.process_index() == 0  # only this process prints and writes
     log_dir = settings["log_dir"] if first else None
     with checkpointed(out, replace, resume, "sweep", every) as (kept, resumed), _events(log_dir) as record:
         with (
@@ -265,7 +268,7 @@ def sweep(source: str, settings: dict[str, Any], out: Path, replace: bool, resum
         ):
 
             def on_chunk(now: Progress) -> None:
-                advance(now.epoch, _said(now))
+                advance(now.epoch, _progress_text(now))
                 record(now)
 
             try:
@@ -305,14 +308,14 @@ def sweep(source: str, settings: dict[str, Any], out: Path, replace: bool, resum
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices("the sweep's folder is written")
     if first:
-        _tell(population, columns, task, measured, out)
+        _print_result(population, columns, task, measured, out)
     else:
-        print(f"process {jax.process_index()} is done; process 0 has written the results")
+        print(f"process {jax.process_index()} is done; process 0 writes the results")
     return _best(population) is not None
 
 
 def _networks(task: Prepared, settings: dict[str, Any]) -> Callable[..., fnn.Network]:
-    """A member's network by what the members may differ in; the rest is as the settings say."""
+    """A member's network by the hyperparameters that may differ; the rest follows the settings."""
 
     def network(
         width=None,
@@ -324,7 +327,9 @@ def _networks(task: Prepared, settings: dict[str, Any]) -> Callable[..., fnn.Net
     ):
         if hidden is not None:
             if not (width is None and depth is None):
-                raise ValueError(f"hidden is given as whole networks, beside {'depth' if width is None else 'width'}")
+                raise ValueError(
+                    f"hidden already gives all layer sizes; expected no {'depth' if width is None else 'width'}"
+                )
             hidden = () if hidden == "none" else tuple(map(int, str(hidden).split("-")))
         else:
             hidden = settings["hidden"]
@@ -336,21 +341,21 @@ def _networks(task: Prepared, settings: dict[str, Any]) -> Callable[..., fnn.Net
             hidden = (hidden[0] if width is None else width,) * depth
         elif width is not None:
             hidden = (width,) * len(hidden)
-        own = {"hidden": hidden, "activation": activation, "initializer": initializer, "dropout": dropout}
-        return commands.build_network(task, own | {"output": None})
+        layers = {"hidden": hidden, "activation": activation, "initializer": initializer, "dropout": dropout}
+        return commands.build_network(task, layers | {"output": None})
 
     return network
 
 
 def _optimizer(name: str, columns: dict[str, np.ndarray]) -> tuple[Any, dict[str, np.ndarray]]:
-    """The optimizer, or several that race, and the hyperparameters that are left."""
+    """The optimizer, or several that are compared, and the remaining hyperparameters."""
     if "optimizer" not in columns:
         return _bare("optimizer", name, fnn.optimizers.first_order, columns), columns
-    raced = [str(one) for one in dict.fromkeys(columns["optimizer"].tolist())]
+    raced = [str(optimizer) for optimizer in dict.fromkeys(columns["optimizer"].tolist())]
     if len(raced) == 1:
         left = {name: column for name, column in columns.items() if name != "optimizer"}
-        return raced[0], left or {"initial_scale": np.ones(len(columns["optimizer"]))}  # which changes nothing
-    return {one: one for one in raced}, columns
+        return raced[0], left or {"initial_scale": np.ones(len(columns["optimizer"]))}  # a scale of 1 changes nothing
+    return {optimizer: optimizer for optimizer in raced}, columns
 
 
 def _regularizer(name: str | None, columns: dict[str, np.ndarray]) -> str | None:
@@ -358,7 +363,7 @@ def _regularizer(name: str | None, columns: dict[str, np.ndarray]) -> str | None
 
 
 def _bare(kind: str, given: str, module: Any, columns: dict[str, np.ndarray]) -> str:
-    """The name as it was given. Raises ValueError where it has constants and a hyperparameter is one of them, too."""
+    """The name as it was given. Raises ValueError if it has constants and one of its constants is swept."""
     if "(" not in given:
         return given
     module.get(given)  # refuses what it does not know
@@ -366,8 +371,8 @@ def _bare(kind: str, given: str, module: Any, columns: dict[str, np.ndarray]) ->
     clash = [name for name in columns if name in inspect.signature(module.factory(bare)).parameters]
     if clash:
         raise ValueError(
-            f"{kind} {given!r} has constants of its own; give {kind} {bare!r} and all of them with --grid, beside "
-            f"{clash[0]}"
+            f"{kind} {given!r} is given with constants, but {clash[0]} is swept; give {kind} {bare!r}, and its other "
+            "constants with --grid"
         )
     return given
 
@@ -381,7 +386,7 @@ def _halving(rungs: str | None, keep: float) -> search.Halving | None:
     return search.successive_halving([int(part) for part in parts], keep)
 
 
-def _said(now: Progress) -> str:
+def _progress_text(now: Progress) -> str:
     best = f"best {now.best[1]:.4g}, " if now.best else ""
     left = f"{int(now.seconds_left) // 60}:{int(now.seconds_left) % 60:02d} left"
     return f"{now.running} running, {now.ended} ended, {best}{now.updates_per_second / 1000:.3g}k updates/s, {left}"
@@ -389,7 +394,9 @@ def _said(now: Progress) -> str:
 
 @contextlib.contextmanager
 def _events(folder: Path | None) -> Iterator[Callable[[Progress | Population], None]]:
-    """For TensorBoard: where the sweep is while it runs, and at the end the quantiles of the held-out loss by epoch."""
+    """For TensorBoard: the sweep's progress while it runs, and at the end the quantiles of the held-out loss by
+    epoch.
+    """
     with events.scalars(folder) as write:
 
         def record(now: Progress | Population) -> None:
@@ -415,17 +422,17 @@ def _quantiles(losses: np.ndarray) -> Iterator[tuple[int, dict[str, float]]]:
 
 
 def _write(population: Population, columns, task: Prepared, settings, out: Path, replace: bool, resume: bool) -> dict:
-    """All files of the sweep; what was measured of its best member."""
+    """Writes all files of the sweep. Returns the measures of its best member."""
     table, counts, best = population.table(), _counts(population), _best(population)
     measured, params = {}, {}
     if best is not None:
         params = population.params(best)
         measured = commands.measures(task.config, population.network(best), task.loss, params, *task.validation)
-    own = {name: value for name, value in settings.items() if name not in task.config}
-    own |= {"log_dir": settings["log_dir"] and str(settings["log_dir"])}
+    sweep_settings = {name: value for name, value in settings.items() if name not in task.config}
+    sweep_settings |= {"log_dir": settings["log_dir"] and str(settings["log_dir"])}
     config = (
         task.config
-        | own
+        | sweep_settings
         | {
             "hyperparameters": {name: _summary(column) for name, column in columns.items()},
             "members": len(population),
@@ -439,7 +446,7 @@ def _write(population: Population, columns, task: Prepared, settings, out: Path,
             write_parquet(table, folder / "results.parquet")
         if best is None:
             (folder / runs.CONFIG).write_text(json.dumps(finite_or_none(config), indent=2) + "\n")
-        else:  # the best member is a run like any other: evaluate and predict take it
+        else:  # the best member is saved as a run, for evaluate and predict
             network = runs.describe_network(population.network(best))
             runs.save(folder, config | {"network": network}, params)
         page = _page(population, table, columns, best, measured, counts, task, config, resume, folder)
@@ -448,21 +455,21 @@ def _write(population: Population, columns, task: Prepared, settings, out: Path,
     return measured
 
 
-def _tell(population: Population, columns, task: Prepared, measured: dict[str, float], out: Path) -> None:
+def _print_result(population: Population, columns, task: Prepared, measured: dict[str, float], out: Path) -> None:
     best = _best(population)
-    commands.say_pictures(task)
-    rate = f"{population.seconds:.1f} s, {len(population) / population.seconds:.3g} a second"
+    commands.print_pictures(task)
+    rate = f"{population.seconds:.1f} s, {len(population) / population.seconds:.3g} per second"
     print(f"{task.held_out.name}: {len(population)} {_plural(population)} in {rate}")
     print(", ".join(f"{count} {status}" for status, count in _counts(population).items()))
     if best is None:
         print("best: none; no member has a finite held-out loss")
     else:
-        print(f"best: member {best} ({_setting(columns, best)}): held-out {commands.said(measured)}")
+        print(f"best: member {best} ({_setting(columns, best)}): held-out {commands.measured_text(measured)}")
     print(f"page: {out / 'report.html'}")
 
 
 def _best(population: Population) -> int | None:
-    """The member with the lowest held-out loss; None where none is finite."""
+    """The member with the lowest held-out loss; None if no loss is finite."""
     try:
         return population.best()
     except ValueError:
@@ -488,7 +495,9 @@ def _setting(columns: dict[str, np.ndarray], member: int) -> str:
 
 
 def _carried(population: Population) -> np.ndarray:
-    """Held-out losses (E, N), of members that have stopped as they last were; of those that diverged nan from there."""
+    """Held-out losses (E, N): members that have stopped keep their last one; those that diverged are nan from then
+    on.
+    """
     losses = np.array(population.history.validation_loss, np.float64)
     epochs, diverged = population.epochs, population.status == "diverged"
     for epoch in range(1, len(losses)):
@@ -516,8 +525,8 @@ def _page(population, table, columns, best, measured, counts, task, config, resu
                 (status, str(count), report.Quantity(f"{100 * count / len(population):.1f} %", count))
                 for status, count in counts.items()
             ],
-            "All members are in results.csv, every epoch of each in history.npz"
-            + (", the best one's network in parameters.npz." if best is not None else "."),
+            "All members are in results.csv, their histories in history.npz"
+            + (", the network of the best one in parameters.npz." if best is not None else "."),
         )
     )
     rules = _rules(config["optimizer"], columns)
@@ -528,9 +537,9 @@ def _page(population, table, columns, best, measured, counts, task, config, resu
     rate = len(population) / population.seconds
     after = " since it was resumed" if resume else ", compilation included"
     facts = [
-        (f"{len(population):,}", f"{_plural(population)} trained for {config['epochs']} epochs at most"),
+        (f"{len(population):,}", f"{_plural(population)}, trained for at most {config['epochs']} epochs"),
         (f"{population.seconds:.1f} s", f"on {config['environment']['device']}{after}"),
-        *([] if resume else [(f"{rate:.3g}", "networks a second")]),
+        *([] if resume else [(f"{rate:.3g}", "networks per second")]),
     ]
     if best is None:
         facts.append(("none", "best member: no held-out loss is finite"))
@@ -550,7 +559,7 @@ def _page(population, table, columns, best, measured, counts, task, config, resu
 
 
 def _rules(given: str, columns) -> list[tuple[str, Any]]:
-    """The update rule of each optimizer that took part, where it is known."""
+    """The update rule of each optimizer that took part, if it is known."""
     names = dict.fromkeys(columns["optimizer"].tolist()) if "optimizer" in columns else [given]
     constants = {name: fnn.optimizers.get(name).constants if "(" in name else {} for name in names}
     rules = ((name, equations.optimizer(name, constants[name])) for name in names)
@@ -565,8 +574,8 @@ def _parallel_panel(columns, losses, diverged) -> report.Panel:
         "All members",
         plots.parallel_coordinates(columns, losses, diverged),
         f"One line for each of {len(losses)} members over {', '.join(columns)}, to its held-out loss, {between}.",
-        "One line a member, from its hyperparameters to its held-out loss after its last epoch: purple is low, and the "
-        "ten best are drawn stronger. Members that share a value are spread a little around it, by their loss."
+        "One line per member, from its hyperparameters to its held-out loss after its last epoch. Purple losses are "
+        "low, and the ten best members are drawn thicker. Members with the same value are spread a little around it."
         + (f" Grey: {lost.sum()} that diverged." if lost.any() else ""),
     )
 
@@ -574,7 +583,7 @@ def _parallel_panel(columns, losses, diverged) -> report.Panel:
 def _rates_panel(varied, losses, diverged, halved: bool) -> report.Panel:
     others = {name: column for name, column in varied.items() if name not in ("learning_rate", "seed", "subset")}
     few = [name for name in others if len(np.unique(others[name])) <= 8]
-    few.sort(key=lambda name: name != "batch_size")  # the first makes curves, the second panels
+    few.sort(key=lambda name: name != "batch_size")  # the first one distinguishes curves, the second panels
     curves, panels = ((name, name and others[name]) for name in [*few[:2], None, None][:2])
     found = plots.rate_quartiles(varied["learning_rate"], losses, diverged, panels, curves)
     pooled = ", ".join(name for name in varied if name not in ("learning_rate", curves[0], panels[0]))
@@ -583,14 +592,14 @@ def _rates_panel(varied, losses, diverged, halved: bool) -> report.Panel:
         plots.rate_curves(found),
         f"The median held-out loss against the learning rate. {_lowest(found)}",
         f"Medians and quartiles{f' over {pooled}' if pooled else ''}; circles are the lowest medians. "
-        "Members that diverged count as worse than all others: a cross is a median beyond the picture."
-        + (" Members that halving left behind count with the loss they had then." if halved else ""),
+        "Members that diverged count as worse than all others; a cross is a median beyond the picture."
+        + (" Members that halving stopped count with the loss they had then." if halved else ""),
     )
 
 
 def _lowest(found: plots.Rates) -> str:
     """Each curve's best learning rate, in words."""
-    said = []
+    minima = []
     for values, quartiles in found.quartiles.items():
         medians = np.where(np.isfinite(quartiles[:, 1]), quartiles[:, 1], np.inf)
         if np.isfinite(medians).any():
@@ -599,12 +608,12 @@ def _lowest(found: plots.Rates) -> str:
                 for name, value in zip(found.names, values, strict=True)
                 if name
             ]
-            said.append(f"{found.rates[medians.argmin()]:.3g}" + (f" for {', '.join(where)}" if where else ""))
-    return f"Lowest at {'; '.join(said)}." if said else "Nowhere finite."
+            minima.append(f"{found.rates[medians.argmin()]:.3g}" + (f" for {', '.join(where)}" if where else ""))
+    return f"Lowest at {'; '.join(minima)}." if minima else "Nowhere finite."
 
 
 def _bands_panel(carried: np.ndarray, varied, losses, diverged) -> report.Panel:
-    """All members; and, where the same was done from several seeds, the setting whose median is lowest."""
+    """All members; and, if settings were trained from several seeds, the setting with the lowest median."""
     shown, also = [("all members" if len(losses) > 1 else "the only member", carried)], ""
     settings = [name for name in varied if name not in ("seed", "subset")]
     if settings and "seed" in varied:
@@ -623,8 +632,8 @@ def _bands_panel(carried: np.ndarray, varied, losses, diverged) -> report.Panel:
         "Held-out loss over the epochs",
         plots.quantile_bands(shown),
         "Quantiles of the held-out loss over the epochs: " + ", ".join(title for title, _ in shown) + "." + also,
-        "Median, half and four fifths of the members. One that has stopped counts on with its last value"
-        + (f"; {lost} that diverged count until then." if lost else ".")
+        "The median, and bands with half and four fifths of the members. Stopped members keep their last value"
+        + (f"; {lost} that diverged are left out from then on." if lost else ".")
         + also,
     )
 
@@ -650,8 +659,8 @@ def _best_table(population: Population, table, columns, losses, task: Prepared) 
         f"The {len(rows)} best" if len(rows) > 1 else "The best" if rows else "No member has a finite held-out loss",
         header,
         rows,
-        "All measured on the held-out part, after the last epoch; lowest loss: of any epoch. Having been chosen by it, "
-        "the best of many looks better there than it is.",
+        "Measured on the held-out part after the last epoch; lowest loss: the minimum over the epochs. Because the "
+        "held-out part chose the best of many, it looks better there than on new data.",
     )
 
 

@@ -1,8 +1,8 @@
-"""Tables: what the columns of a CSV file become, decided once on the file that is trained on, alike for every other.
+"""Tables: how the columns of a CSV file become inputs, decided once on the training file and applied to all others.
 
-`fit` goes through a file and decides which columns are inputs, which of them hold numbers and which words; `read` goes
-through that file or another and gives the inputs as numbers: a column of numbers as it is, a column of words as 0 and 1
-for each of its levels. Nothing but these decisions is kept of a file, so that they can be written down with a run.
+`fit` reads a file and decides which columns are inputs, and which of them hold numbers and which words. `read` reads
+that file or another one and returns the inputs as numbers: a column of numbers unchanged, a column of words as 0 and 1
+for each of its levels. Only these decisions are kept of a file, so that they can be stored with a run.
 
 Letters: Q rows, R inputs.
 """
@@ -27,25 +27,25 @@ Header = Literal["auto", "yes", "no"]
 Missing = Literal["refuse", "drop", "mean", "indicator"]
 Cells = list[tuple[int, str]]  # with their line numbers
 
-_CELLS = 2**19  # that are converted at a time
-_FEW_LEVELS = 5  # as many are accepted however few the rows
+_CELLS = 2**19  # cells that are converted at a time
+_FEW_LEVELS = 5  # accepted however few rows there are
 _NO_NAME = re.compile(r"|Unnamed: \d+(\.\d+)?")  # as pandas writes and reads it
-_COUNTS = 10  # rows, from which on consecutive integers are hardly measurements
+_COUNTS = 10  # this many consecutive integers are hardly measurements
 _DATE = re.compile(
     r"\d{1,4}[-/]\d{1,2}[-/]\d{1,4}([ T].*)?|\d{4}-\d{2}|(\d{1,2}\.\d{1,2}\.\d{4}|\d{4}\.\d{1,2}\.\d{1,2})([ T].*)?"
     r"|\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?( ?[AaPp][Mm])?"
     r"|\d{1,2}[- ][A-Za-z]{3,9}[- ,]+\d{2,4}|[A-Za-z]{3,9} \d{1,2},? \d{4}"
 )
-# What is meant as a number and not written as one: marks of thousands, units of money, percent, hexadecimal digits.
+# Cells that mean a number but are not written as one: marks of thousands, currencies, percent, hexadecimal digits.
 _ALMOST = re.compile(
     r"[$€£¥]?\s*[-+\u2212(]?\s*[$€£¥]?\s*[.,]?\d[\d.,'\u2019\s_]*([eE][-+]?\d+)?\s*[%$€£¥)]?|[-+]?0[xX][0-9a-fA-F]+"
 )
 
 
 class Column(NamedTuple):
-    """A column of a table. index: its place in the file that was fitted. levels: the words it holds; None: numbers.
+    """A column of a table. index: its place in the fitted file. levels: the words it holds; None for numbers.
 
-    indicator: an input of its own tells where a value is missing.
+    indicator: whether an extra input marks missing values.
     """
 
     name: str
@@ -55,19 +55,19 @@ class Column(NamedTuple):
 
     @property
     def features(self) -> tuple[str, ...]:
-        """The names of the inputs that are made of it."""
+        """The names of the inputs made of the column."""
         made = (self.name,) if self.levels is None else tuple(f"{self.name}={level}" for level in self.levels)
         return made + ((f"{self.name} missing",) if self.indicator else ())
 
 
 @dataclass(frozen=True)
 class Table:
-    """How a CSV file is read. `fit` makes one, `plain` writes it down, `table_from` reads it back.
+    """How a CSV file is read. `fit` makes one, `plain` turns it into plain data, `table_from` reads that.
 
-    target: None for the last column. width: how many columns the file had. named: they had names, by which they are
-    found in another file, in any order and among others; a file without a header has the columns of the first file, or
-    the inputs alone, in its order. delimiter, decimal: as they were given; "auto" is told from each file anew.
-    missing: what becomes of missing values. weights: the column that says what each example counts for in training.
+    target: None for the last column. width: how many columns the file had. named: whether they had names; then they are
+    found by name in another file, in any order and among others. A file without a header must have the columns of the
+    first file, or the inputs alone, in the same order. delimiter, decimal: as they were given; "auto" is decided for
+    each file. missing: what happens to missing values. weights: the column of each example's weight in training.
     """
 
     inputs: tuple[Column, ...]
@@ -86,7 +86,7 @@ class Table:
 
     @property
     def marks(self) -> np.ndarray:
-        """(R,) bool: the inputs that are 0 or 1 for what a column holds."""
+        """(R,) bool: the inputs that are 0 or 1 for a word or a missing value."""
         return np.array([c.levels is not None or place > 0 for c in self.inputs for place in range(len(c.features))])
 
     def plain(self) -> dict[str, Any]:
@@ -96,10 +96,10 @@ class Table:
 
 
 def table_from(plain: dict[str, Any]) -> Table:
-    """The table that `plain` wrote down. Raises ValueError, KeyError or TypeError for anything else."""
+    """The table from its plain data. Raises ValueError, KeyError or TypeError for anything else."""
     inputs = [Column(**column) for column in plain["inputs"]]
     inputs = [column._replace(levels=None if column.levels is None else tuple(column.levels)) for column in inputs]
-    given = {name: plain.get(name) for name in ("target", "weights")}  # older runs know of no weights
+    given = {name: plain.get(name) for name in ("target", "weights")}  # older runs have no weights
     given = {name: column and Column(**column) for name, column in given.items()}
     table = Table(**plain | {"inputs": tuple(inputs)} | given)
     checks.one_of("table", "missing", table.missing, get_args(Missing))
@@ -107,7 +107,7 @@ def table_from(plain: dict[str, Any]) -> Table:
 
 
 def table_of(features: Sequence[str]) -> Table:
-    """Columns of numbers called `features`, of which nothing else is known."""
+    """Columns of numbers called `features`, without further information."""
     named = not all(re.fullmatch(r"column_\d+", name) for name in features)
     places = range(len(features)) if named else (int(name.removeprefix("column_")) for name in features)
     inputs = tuple(Column(name, index) for name, index in zip(features, places, strict=True))
@@ -130,17 +130,18 @@ def fit(
     weights: str | int | None = None,
     series: bool = False,
 ) -> tuple[Table, list[str]]:
-    """How the file is read, by `datasets.load`'s words; and what the user should know: of columns that number the rows.
+    """Decides how the file is read, from the arguments of `datasets.load`. Returns the table and notes for the user
+    about columns that number the rows.
 
-    series: the target is one of the inputs, too, and may be the only one.
-    Raises ValueError for words it does not know, and for a file that can be read in more ways than one.
+    series: whether the target is also one of the inputs, possibly the only one.
+    Raises ValueError for invalid arguments, and for a file that can be read in more than one way.
     """
     checks.one_of("table", "header", header, get_args(Header))
     checks.one_of("table", "missing", missing, get_args(Missing))
     if columns and drop:
         raise ValueError("give the columns to use or those to drop, not both")
-    dialect = dialects.settle(path, delimiter, decimal)
-    first, rows = dialects.looked_at(dialects.rows(path, dialect.delimiter))
+    dialect = dialects.detect(path, delimiter, decimal)
+    first, rows = dialects.first_rows(dialects.rows(path, dialect.delimiter))
     width = _width(first)
     if width < (1 if series else 2):
         expected = "inputs and a target, separated by commas, semicolons, tabs or |"
@@ -156,12 +157,14 @@ def fit(
     if target is None:
         at = max(set(range(width)) - left - {weighing}, default=at)
     if at == weighing:
-        raise ValueError(f"the target column {names[at]!r} cannot hold the weights, too; give another of the two")
+        raise ValueError(f"the column {names[at]!r} cannot be both target and weights; choose another one for either")
     if at in left:
-        raise ValueError(f"the target column {names[at]!r} cannot be dropped; give another target")
+        raise ValueError(f"the target column {names[at]!r} cannot be dropped; choose another target")
     used = {_place(names, word, "column") for word in columns} or set(range(width)) - left - {weighing}
     if weighing in used:
-        raise ValueError(f"the column {names[weighing]!r} holds the weights and cannot be an input; give other columns")
+        raise ValueError(
+            f"the column {names[weighing]!r} holds the weights and cannot be an input; choose other columns"
+        )
     used = sorted(used | {at} if series else used - {at})
     if named and len(first) == 1:
         raise ValueError("a header row and no examples")
@@ -171,7 +174,7 @@ def fit(
         notes, left_out = _of_indices(names, seen, named)
         used = [index for index in used if index not in left_out or (series and index == at)]
     if not used:
-        raise ValueError("no input is left; expected at least one column beside the target")
+        raise ValueError("no input is left; expected at least one column besides the target")
     places = used if series else (*used, at)
     chosen = [names[index] for index in places]
     for index in places:
@@ -185,7 +188,9 @@ def fit(
 
 
 def _width(first: list[tuple[int, list[str]]]) -> int:
-    """How many columns the first rows have, without empty ones at the end, which a mark at the end of lines makes."""
+    """How many columns the first rows have, without empty ones at the end, which a delimiter at the end of lines
+    makes.
+    """
     return max((index + 1 for _, cells in first for index, cell in enumerate(cells) if cell), default=0)
 
 
@@ -194,19 +199,18 @@ def _is_named(header: Header, words: Sequence[str | int | None], first, width: i
     by_name = [w for w in words if isinstance(w, str) and (_index(w) is None or not -width <= _index(w) < width)]
     if header == "no" and by_name:
         raise ValueError(
-            f"without a header columns are given by index, from {-width} to {width - 1}, got {by_name[0]!r}"
+            f"without a header columns have no names; give an index from {-width} to {width - 1}, got {by_name[0]!r}"
         )
     if header != "auto" or by_name:
         return header != "no"
-    told = dialects.is_header(cells[:width], [below[:width] for _, below in first[1:]], decimal)
-    if told is None:
+    named = dialects.is_header(cells[:width], [below[:width] for _, below in first[1:]], decimal)
+    if named is None:
         shown = ",".join(cells)
         shown = shown if len(shown) <= 60 else f"{shown[:60]}..."
         raise ValueError(
-            f"line {line}: cannot tell whether {shown!r} is a header or an example; say so with --header yes or "
-            "--header no"
+            f"line {line}: cannot tell whether {shown!r} is a header or an example; give --header yes or --header no"
         )
-    return told
+    return named
 
 
 def _index(word: str | int) -> int | None:
@@ -217,7 +221,7 @@ def _index(word: str | int) -> int | None:
 
 
 def _place(names: Sequence[str], word: str | int, what: str) -> int:
-    """The index of the column that a name, or else an index, gives."""
+    """The index of the column with a name or an index."""
     last = len(names) - 1
     if isinstance(word, str) and word in names:
         if names.count(word) > 1:
@@ -261,7 +265,7 @@ class _Seen:
 
 
 def _survey(rows: dialects.Rows, used: Sequence[int], beyond: int, decimal: str) -> dict[int, _Seen]:
-    """What the columns are. beyond: how many at the end have been empty so far, and must stay so."""
+    """The contents of the columns. beyond: how many columns at the end have been empty so far, and must stay empty."""
     seen = {index: _Seen() for index in used}
     for lines, columns in _blocks(rows):
         for index in used:
@@ -274,34 +278,36 @@ def _survey(rows: dialects.Rows, used: Sequence[int], beyond: int, decimal: str)
 
 
 def _of_indices(names: Sequence[str], seen: dict[int, _Seen], named: bool) -> tuple[list[str], list[int]]:
-    """What is said of columns that number the rows, and which of them, having no name, are left out."""
+    """The notes about columns that number the rows, and those of them that are left out because they have no name."""
     notes, left_out = [], []
     for index, column in seen.items():
         name, integers = names[index], column.numbers > 0 and column.integers and not column.words
         if integers and named and _NO_NAME.fullmatch(name):
-            notes.append(f"the column at index {index} has no name and numbers the rows: left out")
+            notes.append(f"the column at index {index} has no name and numbers the rows; it is left out")
             left_out.append(index)
         elif integers and column.counts and column.numbers >= _COUNTS:
-            leave = f"where it is no measurement, leave it out with --drop {name if named else index}"
+            leave = f"if it is not a measurement, leave it out with --drop {name if named else index}"
             notes.append(f"column {name!r} numbers the rows; {leave}")
     return notes, left_out
 
 
 def _fitted(name: str, index: int, seen: _Seen, missing: Missing) -> Column:
-    """The column, of numbers or words. Raises ValueError for words that are no levels.
+    """The column, with numbers or words. Raises ValueError for words that cannot be levels.
 
-    Where numbers and words are mixed it is one of numbers, and `read` says at which line the first word stands.
+    A column with numbers and words counts as numbers, and `read` reports the line of the first word.
     """
     indicator = missing == "indicator" and seen.gaps > 0
     leave = f"leave it out with --drop {name}"
     if not seen.numbers and not seen.words and missing != "refuse":
-        raise ValueError(f"column {name!r}: holds no value; {leave}")
+        raise ValueError(f"column {name!r} has no values; {leave}")
     if seen.numbers or not seen.words or any(map(_ALMOST.fullmatch, seen.words)):
         return Column(name, index, None, indicator)
     levels = tuple(sorted(seen.words))
     dates = [level for level in levels if _DATE.fullmatch(level)]
     if dates:
-        raise ValueError(f"column {name!r}: dates such as {dates[0]!r} are not read; {leave}, or make numbers of it")
+        raise ValueError(
+            f"column {name!r}: dates such as {dates[0]!r} are not supported; {leave}, or convert it to numbers"
+        )
     count = seen.words.total()
     if len(levels) > max(_FEW_LEVELS, count / 2):
         raise ValueError(
@@ -315,9 +321,9 @@ def _fitted(name: str, index: int, seen: _Seen, missing: Missing) -> Column:
 
 
 class Read(NamedTuple):
-    """inputs: (Q, R) float64, nan where a value is missing. left: how many rows were left out because one was.
+    """inputs: (Q, R) float64, nan for missing values. left: how many rows were left out because of a missing value.
 
-    target, answers: the target's name and its Q cells, or None. weights (Q,): of the examples, where asked for.
+    target, answers: the target's name and its Q cells, or None. weights (Q,): of the examples, if requested.
     """
 
     inputs: np.ndarray
@@ -336,17 +342,18 @@ def read(
     known: Sequence[str] = (),
     weighted: bool = False,
 ) -> Read:
-    """The file's rows as the table says. target: another column than the table's; answers: whether there is one.
+    """Reads the file's rows as the table says. target: another column than the table's; answers: whether there is a
+    target.
 
-    weighted: the weights of the examples, too, which only the file that was fitted has for certain. known: classes,
-    which are no gaps whatever they are called. Rows with a missing value are left out where the table drops them and
-    there are answers: without, every row has to give something. Raises ValueError for cells, levels and columns that
-    the table does not allow.
+    weighted: also read the weights of the examples, which only the fitted file is sure to have. known: classes, which
+    do not count as missing whatever their names are. Rows with a missing value are left out if the table drops them and
+    there are answers; without answers, every row is kept. Raises ValueError for cells, levels and columns that the
+    table does not allow.
     """
     rows, places, at, name, decimal = _find(path, table, target, answers)
     drops = table.missing == "drop" and answers
     refuses = None if drops or table.missing in ("mean", "indicator") else f"{'drop, ' * answers}mean or indicator"
-    data, told, left = array("d"), [], 0
+    data, targets, left = array("d"), [], 0
     weights = array("d") if weighted and table.weights is not None else None
     for lines, columns in _blocks(rows):
         parts = [
@@ -363,24 +370,24 @@ def read(
         data.frombytes(block.tobytes())
         if weights is not None:
             weights.frombytes(counts.tobytes())
-        told += cells
+        targets += cells
         files.check_room("inputs", len(data) // block.shape[1], block.shape[1])
     inputs = np.frombuffer(data, np.float64).reshape(-1, len(table.features))
     counts = None if weights is None else np.frombuffer(weights, np.float64)
-    gone = _missing_targets(told, known)
+    gone = _missing_targets(targets, known)
     if gone.any() and not drops:
-        raise _refused(*told[int(np.argmax(gone))], name, decimal, "drop")
+        raise _refused(*targets[int(np.argmax(gone))], name, decimal, "drop")
     if gone.any():
-        inputs, told, left = inputs[~gone], list(itertools.compress(told, ~gone)), left + int(gone.sum())
+        inputs, targets, left = inputs[~gone], list(itertools.compress(targets, ~gone)), left + int(gone.sum())
         counts = None if counts is None else counts[~gone]
     if not len(inputs):
-        raise ValueError(f"no examples: a value is missing in each of {left} rows" if left else "no examples")
-    return Read(inputs, left, name, told if answers else None, decimal, counts)
+        raise ValueError(f"no examples: each of {left} rows has a missing value" if left else "no examples")
+    return Read(inputs, left, name, targets if answers else None, decimal, counts)
 
 
 def _weights(column: Column, columns: Sequence[Sequence[str]], lines: Sequence[int], decimal: str) -> np.ndarray:
-    """(Q,) what the examples count for. One that is missing is refused whatever becomes of other missing values:
-    rows are left out for what a network sees, so that the run's data can be read again without the weights.
+    """(Q,) weights of the examples. A missing weight is always refused: rows are left out only for missing inputs or
+    targets, so that the run's data can be read again without the weights.
     """
     values = [dialects.number(cell, decimal) for cell in columns[column.index]]
     for line, cell, value in zip(lines, columns[column.index], values, strict=True):
@@ -390,13 +397,13 @@ def _weights(column: Column, columns: Sequence[Sequence[str]], lines: Sequence[i
 
 
 def _missing_targets(cells: Cells, known: Sequence[str]) -> np.ndarray:
-    """(Q,) bool; a minus beside a plus is no gap."""
+    """(Q,) bool; if all targets are plus or minus, a minus is not a gap."""
     kept = {"-"} if {cell for _, cell in cells} == {"+", "-"} else set(known)
     return np.array([dialects.missing(cell) and cell not in kept for _, cell in cells], bool)
 
 
 class _Found(NamedTuple):
-    """The rows below a header, the places of the inputs, of the target and its name, and the decimal mark."""
+    """The rows below a header, the places of the inputs and of the target, the target's name, and the decimal mark."""
 
     rows: dialects.Rows
     places: list[int]
@@ -406,20 +413,20 @@ class _Found(NamedTuple):
 
 
 def _find(path: Path, table: Table, target: str | int | None, answers: bool) -> _Found:
-    dialect = dialects.settle(path, table.delimiter, table.decimal)
-    first, rows = dialects.looked_at(dialects.rows(path, dialect.delimiter))
+    dialect = dialects.detect(path, table.delimiter, table.decimal)
+    first, rows = dialects.first_rows(dialects.rows(path, dialect.delimiter))
     if not first:
         raise ValueError("empty file")
     (line, cells), width = first[0], _width(first)
-    told = dialects.is_header(cells[:width], [below[:width] for _, below in first[1:]], dialect.decimal)
+    header = dialects.is_header(cells[:width], [below[:width] for _, below in first[1:]], dialect.decimal)
     names, count = [column.name for column in table.inputs], len(table.inputs)
-    numbers = all(dialects.number(name, ".") is not None for name in names)  # then an example may hold them all
-    named = set(names) <= set(cells) and not (numbers and told is False)
+    numbers = all(dialects.number(name, ".") is not None for name in names)  # then an example may hold all of them
+    named = set(names) <= set(cells) and not (numbers and header is False)
     if named:
         next(rows)
         names, own = cells[:width], table.target and table.target.name
         places = [_own_place(column, cells, line) for column in table.inputs]
-    elif told or (told is None and table.named) or width not in _widths(table, answers):
+    elif header or (header is None and table.named) or width not in _widths(table, answers):
         raise ValueError(_absent(table, cells))
     else:
         names, own = [f"column_{index}" for index in range(width)], table.target and table.target.index
@@ -427,15 +434,15 @@ def _find(path: Path, table: Table, target: str | int | None, answers: bool) -> 
     if not answers:
         return _Found(rows, places, None, None, dialect.decimal)
     at = _place(names, next((word for word in (target, own) if word is not None), -1), "target column")
-    if not named and table.target is None:  # all that is known are the inputs' names, in order
+    if not named and table.target is None:  # only the inputs' names are known, in order
         places = [index for index in range(width) if index != at]
     if at in places:
-        raise ValueError(f"the target column {names[at]!r} is one of the inputs; say which it is with --target")
+        raise ValueError(f"the target column {names[at]!r} is one of the inputs; give the target with --target")
     return _Found(rows, places, at, names[at], dialect.decimal)
 
 
 def _widths(table: Table, answers: bool) -> set[int]:
-    """How many columns a file without a header may have: all of them, where their places are known, or the inputs."""
+    """How many columns a file without a header may have: all of them, if their places are known, or only the inputs."""
     if answers:
         return {table.width}
     placed = not table.named or table.target is not None
@@ -443,7 +450,7 @@ def _widths(table: Table, answers: bool) -> set[int]:
 
 
 def _own_place(column: Column, cells: Sequence[str], line: int) -> int:
-    """Where the header has the column: of several that are called so, the one in its old place."""
+    """The place of the column in the header; if several have its name, its old place."""
     if cells.count(column.name) == 1:
         return cells.index(column.name)
     if cells[column.index : column.index + 1] != [column.name]:
@@ -471,7 +478,9 @@ def _blocks(rows: dialects.Rows) -> Iterator[tuple[tuple[int, ...], list[tuple[s
 def _values(
     column: Column, cells: Sequence[str], lines: Sequence[int], decimal: str, refuses: str | None
 ) -> np.ndarray:
-    """(Q, the column's inputs), nan for missing values; those are refused with the words that would take them."""
+    """(Q, the column's inputs), nan for missing values; if they are refused, the message names the options that
+    accept them.
+    """
     if column.levels is None:
         values = _all_numbers(cells, decimal)
         if values is None:
@@ -484,7 +493,7 @@ def _values(
 
 
 def _all_numbers(cells: Sequence[str], decimal: str) -> np.ndarray | None:
-    """The cells, where all are finite numbers: quickly, for most columns are, and each of few different ones once."""
+    """The cells as numbers if all are finite, which is the usual case; repeated cells are converted once."""
     distinct = set(cells)
     plain = decimal == "." and "_" not in "".join(distinct)
     convert = float if plain else functools.partial(dialects.number, decimal=decimal)
@@ -492,7 +501,7 @@ def _all_numbers(cells: Sequence[str], decimal: str) -> np.ndarray | None:
         if 2 * len(distinct) <= len(cells):
             convert = dict(zip(distinct, map(convert, distinct), strict=True)).__getitem__
         found = np.fromiter(map(convert, cells), np.float64, len(cells))
-    except (ValueError, TypeError):  # float's, and that of a cell that is no number
+    except (ValueError, TypeError):  # from float, and from a cell that is not a number
         return None
     return found if np.isfinite(found).all() else None
 
@@ -518,10 +527,10 @@ def _level(column: Column, line: int, cell: str, refuses: str | None) -> int:
 
 
 def _refused(line: int, cell: str, name: str, decimal: str, missing: str | None = None) -> ValueError:
-    """What is said of a cell that is no finite number. missing: what would take it where there is none."""
+    """The error for a cell that is not a finite number. missing: the options that would accept a missing value."""
     where, value = f"line {line}, column {name!r}", dialects.number(cell, decimal)
     if dialects.missing(cell):
-        accepted = f"--missing {missing}, to train on rows like this"
+        accepted = f"train with --missing {missing}"
         return ValueError(f"{where}: missing value, got {cell!r} (accepted: {accepted})")
     expected = "a number" if value is None else "a finite number"
     if value is None and any(dialects.number(cell, other) is not None for other in ".,"):
@@ -538,10 +547,10 @@ def _listed(names: Sequence[str]) -> str:
 
 
 class Answers(NamedTuple):
-    """What the cells of a target are: values (Q,) float64, None where they are words; keys: what tells classes apart.
+    """The cells of a target: values (Q,) float64, None if they are words; keys: what distinguishes classes.
 
-    A key is the cell's integer or number, however it is written; or its text, of words, and of codes: integers with
-    zeros before them. codes: are there any?
+    A key is the cell's integer or number, however it is written; or its text, for words and for codes: integers with
+    leading zeros. codes: whether there are any.
     """
 
     values: np.ndarray | None
@@ -550,7 +559,7 @@ class Answers(NamedTuple):
 
 
 def answers_of(read: Read, task: str) -> Answers:
-    """The target's cells as `task` asks, or as they are where that is "auto".
+    """The target's cells as `task` requires, or as they are for "auto".
 
     Raises ValueError, with its line, for a cell of another kind than the others.
     """
@@ -561,7 +570,7 @@ def answers_of(read: Read, task: str) -> Answers:
         odd = next((at for at, value in enumerate(values) if value is not None), None)
         if task == "auto" and odd is not None and words > len(values) / 2:
             line, cell = cells[odd]
-            accepted = "expected a word, as most are, or --task classification"
+            accepted = "expected a word, like most cells, or --task classification"
             raise ValueError(f"line {line}, column {read.target!r}: {accepted}, got {cell!r}")
         if task == "regression" or odd is not None:
             line, cell = cells[values.index(None)]
@@ -579,5 +588,5 @@ def _key(cell: str, value: float) -> int | float | str:
     if re.fullmatch(r"[+-]?0\d+", cell):
         return cell
     if dialects.integer(cell):
-        return int(cell)  # whole, where a float is not
+        return int(cell)  # exact, unlike a float
     return int(value) if value.is_integer() else value

@@ -1,11 +1,11 @@
-"""What tests of pages share: a real browser, headless."""
+"""A real browser, headless, for the tests of pages."""
 
 import pytest
 
 
 @pytest.fixture(scope="session")
 def browser(tmp_path_factory):
-    """A selenium WebDriver of an installed Chromium or Chrome; where there is none, its tests are skipped."""
+    """A selenium WebDriver of an installed Chromium or Chrome; without one, its tests are skipped."""
     pytest.importorskip("selenium")
     from demonstration_pictures import chromium
 

@@ -126,11 +126,11 @@ NAMES = ("iris", "kinds", "numbers", "toy", "diverged")
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_train_writes_all_it_promises(lab, name):
+def test_train_writes_all_its_files(lab, name):
     folder, said = lab
     run = folder / "runs" / name
     assert said[name].code == (name == "diverged"), said[name]
-    assert said[name].err == "", "no progress, no warning, where nobody looks"
+    assert said[name].err == "", "no progress and no warning without a terminal"
     assert {path.name for path in run.iterdir()} == FILES and str(run / "report.html") in said[name].out
     assert all(path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n" for path in run.glob("*.png"))
     assert {path.name for path in run.parent.iterdir()} == set(NAMES), "no partial folder stays"
@@ -142,7 +142,7 @@ def test_train_writes_all_it_promises(lab, name):
 
 
 @pytest.mark.parametrize(("name", "epochs"), [("iris", 2), ("kinds", 1), ("numbers", 1), ("toy", 1), ("diverged", 1)])
-def test_history_has_a_row_an_epoch(lab, name, epochs):
+def test_history_has_one_row_per_epoch(lab, name, epochs):
     text = (lab[0] / "runs" / name / "history.csv").read_text()
     rows = list(csv.DictReader(io.StringIO(text)))
     tracked = ["noise_scale/total/scale", "noise_scale/layers/layer1/noise"] if name == "toy" else []
@@ -186,7 +186,7 @@ def test_the_report_says_what_was_predicted_and_tracked(lab):
     assert "Tracked: noise scale" in page.within("h2")
 
 
-def test_the_state_of_training_is_in_the_report_where_there_is_one():
+def test_the_report_shows_the_training_state_of_methods_that_have_one():
     losses = np.array([3.0, 2.0, 2.5])
     history = fnn.training.History(*[np.arange(1, 4)] * 3, np.ones(3), losses, losses, {"mu": np.geomspace(1, 4, 3)})
     (panel,) = pages._training_state(history, ("mu",), False, "step")
@@ -200,14 +200,14 @@ def test_the_state_of_training_is_in_the_report_where_there_is_one():
 
 
 @pytest.mark.parametrize("name", commands._STATE)
-def test_what_is_told_of_an_optimizers_state_is_there(name):
+def test_tracked_state_of_an_optimizer_exists(name):
     problem = fnn.optimizers.problem_from(residuals=lambda x: x - jnp.arange(3.0))
     state = fnn.optimizers.get(name).init(jnp.zeros(3), problem)
     for function in commands._STATE[name].values():
         assert function(state).shape == () and np.isfinite(function(state))
 
 
-def test_curves_that_are_too_many_are_named():
+def test_curves_that_are_not_drawn_are_named():
     values = np.arange(3.0)
     tracked = {"rate": values, "own": {"layers": {f"layer{i}": {"noise": values} for i in range(10, 24)}}}
     history = fnn.training.History(*[np.arange(1, 4)] * 6, tracked)
@@ -268,7 +268,7 @@ def test_predicted_classes_are_those_of_the_network(lab):
     assert float(call("evaluate", folder / "runs/iris", "iris").out.split()[-1]) == pytest.approx(right, rel=1e-6)
 
 
-def test_predicted_numbers_are_in_the_data_own_units(lab):
+def test_predicted_numbers_are_in_the_datas_own_units(lab):
     folder, _ = lab
     said = call("predict", folder / "runs/numbers", folder / "numbers.npz")
     assert said.out.splitlines()[0] == "prediction,prediction1"
@@ -330,7 +330,7 @@ def agreement_of(relative, bound, verdict):
     return types.SimpleNamespace(total=total, verdict=verdict, taylor=right, third_opinion=right)
 
 
-def test_the_page_of_a_grid_has_a_row_a_combination(monkeypatch, tmp_path):
+def test_the_page_of_a_grid_has_one_row_per_combination(monkeypatch, tmp_path):
     """Its numbers are sorted by their value, and what differs is red."""
     found = iter([(1e-8, 1e-6, "agree"), (0.5, 1e-6, "differ"), (1e-3, 0.2, "inconclusive"), (2e-8, 1e-6, "agree")])
     monkeypatch.setattr(commands.fnn, "compare", lambda *given, **named: agreement_of(*next(found)))
@@ -347,7 +347,7 @@ def test_the_page_of_a_grid_has_a_row_a_combination(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("words", [("compare",), ("compare", "{lab}/runs/iris")], ids=["grid", "run"])
-def test_compare_writes_over_no_page(lab, tmp_path, words):
+def test_compare_overwrites_no_page(lab, tmp_path, words):
     (tmp_path / "report.html").write_text("mine")
     check_refused(call(*(word.format(lab=lab[0]) for word in words), "--out", tmp_path), "report.html", "--out")
     assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"]
@@ -367,7 +367,7 @@ def test_compare_of_a_grid(tmp_path):
     assert said.out.count("\n") == 4 and all(row["verdict"] in said.out for row in rows)
 
 
-def test_compare_says_by_its_exit_what_it_found(monkeypatch):
+def test_compare_exits_with_its_verdict(monkeypatch):
     monkeypatch.setattr(commands, "compare_grid", lambda *a: False)
     assert call("compare").code == 1
 
@@ -381,7 +381,7 @@ def test_a_float64_run_in_a_fresh_process(lab):
     assert (done.returncode, done.stderr) == (0, "") and done.stdout == call(*words).out
 
 
-def test_interrupted(monkeypatch, tmp_path):
+def test_an_interrupted_command_writes_nothing(monkeypatch, tmp_path):
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt
 
@@ -466,7 +466,7 @@ def test_train_refuses_in_one_line_and_leaves_nothing(tmp_path, monkeypatch, wor
 
 @pytest.mark.parametrize("replace", [False, True])
 @pytest.mark.parametrize("what", ["run", "folder", "file"])
-def test_train_writes_over_nothing(lab, tmp_path, what, replace):
+def test_train_overwrites_nothing(lab, tmp_path, what, replace):
     out = tmp_path / "out"
     if what == "run":
         shutil.copytree(lab[0] / "runs/kinds", out)
@@ -507,5 +507,5 @@ def test_others_refuse_in_one_line(lab, words, texts):
     check_refused(call(*(str(word).format(lab=lab[0]) for word in words)), *texts)
 
 
-def test_nothing_of_the_command_line_lasts():
+def test_the_command_line_leaves_no_settings_behind():
     assert jax.config.jax_enable_x64 and jnp.zeros(()).dtype == jnp.float64

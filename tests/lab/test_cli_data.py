@@ -56,16 +56,16 @@ def config_of(folder, name):
     return json.loads((folder / "runs" / name / "config.json").read_text())
 
 
-def test_what_is_left_out_is_said_in_one_line(made):
+def test_left_out_rows_are_reported_in_one_line(made):
     folder, said = made
     assert (
         said["things"].err == f"functional-nn: {folder}/things.csv: the column at index 0 has no name and numbers "
-        "the rows: left out\n"
+        "the rows; it is left out\n"
     )
     assert {said[name].code for name in said} == {0} and said["seconds"].err == said["bytes"].err == ""
 
 
-def test_fewer_examples_than_a_batch_are_one(made):
+def test_fewer_examples_than_a_batch_are_one_batch(made):
     """24 rows to train on, and nothing said of batches: as `fit` has it, not refused."""
     folder, _ = made
     assert config_of(folder, "things")["batch_size"] == 24 and config_of(folder, "bytes")["batch_size"] == 20
@@ -88,7 +88,7 @@ def test_fewer_examples_than_a_batch_are_one(made):
     )
 
 
-def test_a_full_batch_method_has_its_batch(made, monkeypatch):
+def test_a_full_batch_method_gets_all_examples(made, monkeypatch):
     plans = []
     monkeypatch.setattr(commands.fnn, "fit", lambda *given, plan, **named: plans.append(plan) or exit(0))
     for optimizer in ("lbfgs", "rprop", "adam"):
@@ -96,7 +96,7 @@ def test_a_full_batch_method_has_its_batch(made, monkeypatch):
     assert [plan.size for plan in plans] == [None, None, 32]
 
 
-def test_how_a_table_is_read_goes_with_its_run(made, tmp_path):
+def test_a_run_stores_how_its_table_is_read(made, tmp_path):
     """Another file with other columns, in another order and dialect, without the target, gives the same predictions."""
     folder, _ = made
     run = runs.load(str(folder / "runs" / "things"))
@@ -121,7 +121,7 @@ def test_how_a_table_is_read_goes_with_its_run(made, tmp_path):
         assert float(said.out.split()[-1]) == pytest.approx(right, rel=1e-6)
 
 
-def test_all_outputs_are_written_when_asked_for(made, tmp_path):
+def test_all_outputs_are_written_on_request(made, tmp_path):
     folder, _ = made
     words = ("predict", folder / "runs/things", folder / "things.csv")
     assert call(*words, "--probabilities", "--out", tmp_path / "p.csv").out == ""
@@ -180,7 +180,7 @@ def test_pictures_are_predicted_on_the_scale_of_the_run(made):
     check_refused(said, "expected pictures from 0 to 1", "got 0 to 255")
 
 
-def test_outputs_that_are_not_finite_are_no_predictions(made, tmp_path):
+def test_outputs_that_are_not_finite_are_refused_as_predictions(made, tmp_path):
     run = shutil.copytree(made[0] / "runs/seconds", tmp_path / "run")
     with np.load(run / "parameters.npz") as archive:
         np.savez(run / "parameters.npz", **{name: np.full_like(archive[name], np.nan) for name in archive})
@@ -205,7 +205,7 @@ def test_runs_of_older_versions_are_read(made, tmp_path, name):
 
 
 @pytest.mark.slow
-def test_a_sweep_reads_as_training_does(made):
+def test_a_sweep_reads_data_like_train(made):
     """And has the same batches by default, of 24 rows."""
     folder, _ = made
     words = ("--grid", "seed=0,1", "--hidden", "--epochs", 1, "--missing", "mean", "--drop", 0, "--devices", 1)

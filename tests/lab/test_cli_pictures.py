@@ -71,7 +71,7 @@ def test_pictures_keep_their_shape(made, tmp_path, given, name):
     assert np.allclose(given["validation"][0], pixels[held_out], atol=1e-5)
 
 
-def test_digits_are_pictures_where_the_network_reads_them(tmp_path, given):
+def test_digits_are_pictures_for_networks_that_read_pictures(tmp_path, given):
     for network, shape in ((SMALL, (8, 8, 1)), ("mlp((3,), relu)", (64,)), (None, (64,))):
         words = ("--network", network) if network else ("--hidden", 3)
         call("train", "digits", *words, "--output", "softmax", "--out", tmp_path / "a")
@@ -81,7 +81,7 @@ def test_digits_are_pictures_where_the_network_reads_them(tmp_path, given):
         assert named == (made or fnn.multilayer((64, 3, 10), ("tanh", "softmax")))
 
 
-def test_what_is_smoothed_and_augmented(made, tmp_path, given):
+def test_only_training_examples_are_smoothed_and_augmented(made, tmp_path, given):
     """The training part alone."""
     words = ("--network", SMALL, "--label-smoothing", 0.3, "--augment", "shift(1)", "flip")
     call("train", made / "grey.npz", *words, "--out", tmp_path / "a")
@@ -116,7 +116,7 @@ def test_pictures_of_another_size_are_refused_with_both(made, tmp_path):
     np.savez(tmp_path / "turned.npz", x=np.swapaxes(COLOURS, 1, 2), y=np.array(["a", "b", "c"])[LABELS])
     for command in "evaluate", "predict":
         said = call(command, made / "run", tmp_path / "turned.npz")
-        check_refused(said, "expected pictures of 8 x 6 x 3, as those trained on, got 6 x 8 x 3")
+        check_refused(said, "expected pictures of 8 x 6 x 3, like those in training, got 6 x 8 x 3")
     check_refused(call("predict", made / "run", made / "grey.npz"), "of 8 x 6 x 3", "got 8 x 8")
     check_refused(call("evaluate", made / "run", "digits"), "of 8 x 6 x 3", "got 8 x 8")
 
@@ -156,7 +156,7 @@ def test_the_page_shows_the_network(made):
         (("digits", "--network", "lenet", "--gradient", "perceptron"), ("single layer",)),
         (
             ("iris", "--network", "lenet"),
-            ("'lenet' reads pictures", "iris has no pictures", "got 4 numbers an example"),
+            ("'lenet' reads pictures", "iris has no pictures", "got 4 numbers per example"),
         ),
         (("{made}/words.csv", "--network", "lenet"), ("words.csv has no pictures",)),
         (("digits", "--augment", "flip"), ("rows of 64 numbers", "--network")),
@@ -164,8 +164,8 @@ def test_the_page_shows_the_network(made):
         (("digits", "--network", "lenet", "--augment", "flop"), ("did you mean 'flip'?",)),
         (("digits", "--network", "lenet", "--augment", "shift(5)"), ("at least 10 x 10",)),
         (("iris", "--label-smoothing", 1), ("rate", "got 1.0")),
-        (("diabetes", "--label-smoothing", 0.1), ("diabetes has numbers to predict",)),
-        (("iris", "--loss", "hinge", "--label-smoothing", 0.1), ("hinge takes targets of -1 and +1",)),
+        (("diabetes", "--label-smoothing", 0.1), ("the targets of diabetes are numbers",)),
+        (("iris", "--loss", "hinge", "--label-smoothing", 0.1), ("hinge needs targets of -1 and +1",)),
     ],
     ids=lambda value: " ".join(map(str, value)) if isinstance(value, tuple) else None,
 )
@@ -186,7 +186,7 @@ def fashion(folder, classes=10, parts=("train", "t10k")):
         (folder / f"{part}-labels-idx1-ubyte").write_bytes(idx_bytes(labels))
 
 
-def test_fashion_mnist_of_a_folder(tmp_path, monkeypatch):
+def test_fashion_mnist_is_read_from_a_folder(tmp_path, monkeypatch):
     fashion(tmp_path)
     monkeypatch.setenv("FASHION_MNIST", str(tmp_path))
     dataset = datasets.load("fashion_mnist")
@@ -214,7 +214,7 @@ def test_fashion_mnist_of_a_folder(tmp_path, monkeypatch):
         ({"parts": ()}, "fashion_mnist: expected one IDX images file"),
     ],
 )
-def test_fashion_mnist_that_is_not_there(tmp_path, monkeypatch, made_of, message):
+def test_missing_fashion_mnist_is_refused(tmp_path, monkeypatch, made_of, message):
     monkeypatch.setenv("FASHION_MNIST", str(tmp_path / ("none" if made_of is None else "")))
     if made_of is not None:
         fashion(tmp_path, **made_of)

@@ -82,7 +82,7 @@ def given(monkeypatch):
 # Texts ----------------------------------------------------------------------------------------------------------------
 
 
-def test_a_run_on_a_text_knows_its_vocabulary_and_tells_bits(made):
+def test_a_run_on_a_text_stores_its_vocabulary_and_reports_bits(made):
     run, config = runs.load(made / "play"), json.loads((made / "play/config.json").read_text())
     assert config["classes"] == sorted(set(PLAY)) and (config["unit"], config["context"]) == ("character", 4)
     assert run.network == fnn.presets.get(GRU)(4, 7, tokens=7, each_position=True)
@@ -94,7 +94,7 @@ def test_a_run_on_a_text_knows_its_vocabulary_and_tells_bits(made):
     assert (made / "play/report.html").is_file() and (made / "play/agreement.json").is_file()
 
 
-def test_a_text_goes_on(made, tmp_path):
+def test_a_text_is_continued(made, tmp_path):
     words = ("predict", made / "play", "--prompt", "to be ör", "--length", 9)
     said = call(*words)
     assert said.code == 0 and said.out.startswith("to be ör") and len(said.out) == 8 + 9 + 1
@@ -122,22 +122,25 @@ def test_a_text_is_read_as_windows_of_the_context(made, tmp_path, given):
     ("words", "says"),
     [
         (("train", "play.txt", "--context", 100), "play.txt: the held-out end of its text has 80 characters"),
-        (("train", "play.txt", "--hidden", 3), "hidden: network 'gru' has layers of its own"),
+        (("train", "play.txt", "--hidden", 3), "hidden: network 'gru' has its own layers"),
         (
             ("train", "play.txt", "--network", "lenet"),
-            "a text is read by a network of sequences, such as --network gru",
+            "a text needs `train` (not `sweep`) and a network of sequences, such as --network gru",
         ),
         (("train", "play.txt", "--target", "x"), "target: "),
         (("train", "play.txt", "--label-smoothing", 0.1), "label_smoothing: "),
-        (("train", "iris", "--context", 3), "context: is for a .txt file, which iris is not; got 3"),
-        (("sweep", "play.txt", "--grid", "learning_rate=0.1,0.2"), "a text is read by a network of sequences"),
-        (("predict", "play"), "expected data or, of a run on text, --prompt, one of the two"),
-        (("predict", "play", "play.txt"), "is a run on text, which goes on with a text; give it --prompt"),
+        (("train", "iris", "--context", 3), "context: is only for a .txt file, and iris is not one; got 3"),
+        (
+            ("sweep", "play.txt", "--grid", "learning_rate=0.1,0.2"),
+            "a text needs `train` (not `sweep`) and a network of sequences",
+        ),
+        (("predict", "play"), "expected either data or, for a run on text, --prompt"),
+        (("predict", "play", "play.txt"), "is a run on text, which continues a text; give the text with --prompt"),
         (("predict", "play", "--prompt", "to bx"), "prompt: character 'x' at 4 is not in the vocabulary, the 7 chara"),
         (("predict", "play", "--prompt", ""), "prompt: expected at least one character, got none"),
         (("predict", "play", "--prompt", "t", "--length", 0), "length must be an integer >= 1, got 0"),
-        (("predict", "series", "--prompt", "to"), "prompt: expected a run on text, and "),
-        (("evaluate", "play", "play.txt", "--target", "x"), "play.txt: a text has neither target nor labels; got 'x'"),
+        (("predict", "series", "--prompt", "to"), "prompt: expected a run on text, but "),
+        (("evaluate", "play", "play.txt", "--target", "x"), "play.txt: target and labels are not for a text; got 'x'"),
         (("evaluate", "play", "other.txt"), "other.txt: character 'q' at 0 is not in the vocabulary"),
     ],
 )
@@ -188,16 +191,16 @@ def test_a_network_of_sequences_reads_rows_of_a_series_in_order(made, tmp_path, 
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (("series.csv", "--window", 50), "series.csv: expected more than 51 rows, a window of 50 and the 1 after it"),
+        (("series.csv", "--window", 50), "series.csv: expected more than 51 rows, window 50 and horizon 1, got"),
         (("series.csv", "--window", 0), "series.csv: window must be an integer >= 1, got 0"),
-        (("series.csv", "--horizon", 3), "horizon: a series has one"),
-        (("series.csv", "--window", 3, "--missing", "drop"), "missing='drop': the rows of a series follow each other"),
-        (("series.csv", "--window", 3, "--task", "classification"), "task='classification': the rows of a series"),
-        (("iris", "--window", 3), "iris: window=3 is for a CSV file, which this is not"),
+        (("series.csv", "--horizon", 3), "horizon: is only for a series"),
+        (("series.csv", "--window", 3, "--missing", "drop"), "missing='drop': a series needs all its rows"),
+        (("series.csv", "--window", 3, "--task", "classification"), "task='classification': a series needs all"),
+        (("iris", "--window", 3), "iris: window=3 is only for a CSV file"),
         (("iris", "--network", "gru"), "network 'gru' reads sequences: expected a .txt file, a CSV file with --window"),
     ],
 )
-def test_what_is_no_series_is_refused(made, tmp_path, monkeypatch, words, says):
+def test_an_invalid_series_is_refused(made, tmp_path, monkeypatch, words, says):
     monkeypatch.chdir(made)
     check_refused(call("train", *words, "--out", tmp_path / "a"), says)
 
@@ -221,7 +224,7 @@ def test_a_label_for_each_token_counts_within_its_sequence(made):
     )
 
 
-def test_one_label_a_sequence_is_a_class(made, tmp_path, given):
+def test_one_label_per_sequence_is_a_class(made, tmp_path, given):
     call("train", made / "one.npz", "--network", GRU, "--out", tmp_path / "a")
     assert given["network"] == fnn.presets.get(GRU)(5, 2, tokens=4)
     assert given["inputs"].shape == (16, 5) and given["inputs"].dtype.kind == "i" and given["targets"].shape == (16, 2)
@@ -235,10 +238,13 @@ def test_one_label_a_sequence_is_a_class(made, tmp_path, given):
         ({"x": TOKENS - 1, "y": EACH}, "inputs: expected integers of 0 and above, got -1 at index ("),
         ({"x": TOKENS / 2, "y": EACH}, "inputs: expected tokens, integers (Q, T), or numbers (Q, T, R), got float64"),
         ({"x": TOKENS, "y": EACH - 1}, "targets: expected integers of 0 and above, got -1 at index ("),
-        ({"x": TOKENS, "y": EACH, "lengths": LENGTHS + 5}, "lengths: expected 0 to 5, as long as sequences are, got "),
+        (
+            {"x": TOKENS, "y": EACH, "lengths": LENGTHS + 5},
+            "lengths: expected 0 to 5, the length of the sequences, got ",
+        ),
         ({"x": TOKENS, "y": EACH, "lengths": LENGTHS[:3]}, "lengths: expected integers of shape (20,), got int64 of"),
     ],
 )
-def test_what_are_no_tokens_is_refused(tmp_path, arrays, says):
+def test_invalid_tokens_are_refused(tmp_path, arrays, says):
     np.savez(tmp_path / "bad.npz", **arrays)
     check_refused(call("train", tmp_path / "bad.npz", "--network", GRU, "--out", tmp_path / "a"), says)

@@ -1,4 +1,4 @@
-"""What train and sweep share: interruptions, when to stop, weights, logs, defaults; both train as `fit` does."""
+"""What train and sweep share: interruption, stopping, weights, logs, defaults; both train like `fit`."""
 
 import csv
 import inspect
@@ -62,7 +62,7 @@ def interrupt_at(monkeypatch, epoch, times=1):
 
 
 @pytest.mark.parametrize("times", [1, 2])
-def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(tmp_path, monkeypatch, times):
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, monkeypatch, times):
     words, watched = ("train", *QUICK), []
     monkeypatch.setattr(pages, "trained", lambda *given: watched.append(given[2]) or "the page")
     assert call(*words, "--out", tmp_path / "whole").code == 0
@@ -73,7 +73,7 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(tmp_path, monkeyp
     hidden = tmp_path / ".cut.checkpoints"
     assert {path.name for path in tmp_path.iterdir()} == {"whole", hidden.name}
     before = {path.name: path.read_bytes() for path in hidden.iterdir()}
-    check_refused(call(*words, "--out", tmp_path / "cut"), "of a run that was interrupted", "--resume", "--replace")
+    check_refused(call(*words, "--out", tmp_path / "cut"), "of an interrupted run", "--resume", "--replace")
     check_refused(call(*words, "--activation", "rleu", "--replace", "--out", tmp_path / "cut"), "'relu'")
     check_refused(call(*words, "--resume", "--seed", 3, "--out", tmp_path / "cut"), "checkpoint")
     assert {path.name: path.read_bytes() for path in hidden.iterdir()} == before
@@ -99,7 +99,7 @@ def test_a_run_that_is_interrupted_while_it_is_written(tmp_path, monkeypatch):
     assert said.code == 0 and "completed after 4 epochs" in said.out
 
 
-def test_replace_begins_anew(tmp_path, monkeypatch):
+def test_replace_starts_from_the_beginning(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         interrupt_at(patch, 1)
         assert call("train", *QUICK, "--out", tmp_path / "a").code == 130
@@ -108,7 +108,7 @@ def test_replace_begins_anew(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_an_interrupted_process_ends_soon(tmp_path):
+def test_an_interrupted_process_ends_quickly(tmp_path):
     environment = {name: value for name, value in os.environ.items() if name != "JAX_ENABLE_X64"}
     words = ("train", "digits", "--epochs", "100000", "--out", "cut")
     command = [sys.executable, "-m", "functional_nn.lab.cli", *words]
@@ -159,12 +159,12 @@ def test_early_stopping_keeps_the_best_epoch(tmp_path, monkeypatch):
     losses = result.history.validation_loss
     assert int(np.argmin(losses)) == len(losses) - 3, "the lowest is two epochs before the end"
     assert config["results"]["held out"]["loss"] == pytest.approx(losses.min(), rel=1e-5)
-    assert said.code == 0 and "by which the epoch was chosen" in said.out and result.reason in said.out
+    assert said.code == 0 and "which chose the epoch" in said.out and result.reason in said.out
 
 
 def test_the_page_says_what_the_held_out_part_chose():
     result = types.SimpleNamespace(best=types.SimpleNamespace(epoch=3))
-    assert pages._chosen({"early_stopping": None}, result) == "Nothing is chosen by the held-out part."
+    assert pages._chosen({"early_stopping": None}, result) == "The held-out part was not used to choose anything."
     assert "that of epoch 3" in pages._chosen({"early_stopping": 2}, result)
     by_name = {"early_stopping": None, "stop": ["unchanged", "generalization_loss(5)"]}
     assert "that of epoch 3" in pages._chosen(by_name, result)
@@ -173,7 +173,7 @@ def test_the_page_says_what_the_held_out_part_chose():
     assert "Nothing" in pages._chosen({"early_stopping": None, "stop": ["cycle"]}, types.SimpleNamespace(best=None))
 
 
-def test_criteria_go_by_their_names(tmp_path, monkeypatch):
+def test_criteria_are_given_by_name(tmp_path, monkeypatch):
     given = fitted(monkeypatch)
     criteria = ("generalization_loss(1)", "no_change(1e-9, 3)")
     words = ("iris", "--hidden", 8, "--learning-rate", 0.3, "--epochs", 60, "--stop", *criteria)
@@ -199,7 +199,7 @@ def test_a_sweeps_criteria_keep_the_last_network(tmp_path, monkeypatch):
         (("--stop", "no_chnge"), "unknown criterion 'no_chnge'; did you mean 'no_change'"),
         (("--stop", "loss_below"), "missing a required argument: 'goal'"),
         (("--early-stopping", 3, "--stop", "generalization_loss"), "give the others restore=false, as in"),
-        (("--replacement", "--batch-size", 0), "replacement: expected a batch size to draw, got 0"),
+        (("--replacement", "--batch-size", 0), "replacement: expected a batch size above 0, got 0"),
         (("--replacement", "--shuffle", "once"), "expected shuffle='each_epoch' and last='kept', got 'once'"),
         (("--gradient", "perceptron"), "perceptron rule trains a single layer; give --hidden with nothing after it"),
     ],
@@ -215,11 +215,11 @@ def test_criteria_and_batches_that_do_not_fit_are_refused(tmp_path, words, messa
 @pytest.mark.parametrize(
     ("name", "status", "told"),
     [
-        ("and", "loss_below", "one layer can be right about, after so many mistakes at most: false (51), true (51)"),
+        ("and", "loss_below", "one layer can be right about (at most so many mistakes): false (51), true (51)"),
         ("xor", "cycle", "no weights of one layer are right about: false, true"),
     ],
 )
-def test_the_perceptron_rule_learns_a_truth_table_or_says_that_none_can(tmp_path, name, status, told):
+def test_the_perceptron_rule_learns_a_truth_table_or_reports_that_no_weights_exist(tmp_path, name, status, told):
     rule = ("--hidden", "--gradient", "perceptron", "--optimizer", "gd(1)", "--batch-size", 1, "--shuffle", "never")
     said = call("train", name, *rule, "--out", tmp_path / "a")
     config, network = runs.configuration(tmp_path / "a"), runs.load(tmp_path / "a").network
@@ -239,12 +239,12 @@ def test_the_perceptron_rule_learns_a_truth_table_or_says_that_none_can(tmp_path
 
 @pytest.fixture(scope="module")
 def ruled(tmp_path_factory):
-    """A run by a rule that learns something beside the parameters."""
+    """A run by a rule that learns feedback weights in addition to the parameters."""
     folder = tmp_path_factory.mktemp("ruled") / "a"
     return folder, call("train", *QUICK, "--hidden", 3, "--rule", "kolen_pollack", "--out", folder)
 
 
-def test_a_run_by_a_rule_shows_how_far_it_turns(ruled):
+def test_a_run_by_a_rule_reports_its_angle_to_the_gradient(ruled):
     folder, said = ruled
     assert said.code == 0 and "hand-written against jax.grad: agree" in said.out
     assert runs.configuration(folder)["rule"] == "kolen_pollack"
@@ -255,19 +255,19 @@ def test_a_run_by_a_rule_shows_how_far_it_turns(ruled):
     assert "learning rule kolen_pollack" in html and equations.rule("kolen_pollack") in html
 
 
-def test_what_a_rule_has_learned_is_saved_and_read_by_nothing_forward(ruled):
+def test_feedback_weights_are_saved_and_not_used_forward(ruled):
     folder, _ = ruled
     run = runs.load(folder)
     assert run.params["layer2"]["feedback"]["layer1"].shape == run.params["layer2"]["weights"]["layer1"].shape
     assert call("evaluate", folder, QUICK[0]).code == call("predict", folder, QUICK[0]).code == 0
 
 
-def test_another_rule_is_compared_at_a_run(ruled, tmp_path):
+def test_another_rule_is_compared_with_a_runs_gradient(ruled, tmp_path):
     said = call("compare", ruled[0], "--rule", "sign_symmetric", "--out", tmp_path / "a")
     assert said.code == 0 and "another rule, not an error: sign_symmetric(uniform)" in said.out
     assert "degrees" in said.out and "DIFFERS" not in said.out
     html = (tmp_path / "a" / "report.html").read_text()
-    assert "What sign_symmetric(uniform) gives, beside the gradient" in html
+    assert "The direction of sign_symmetric(uniform), compared with the gradient" in html
     check_refused(call("compare", "--rule", "sign_symmetric"), "rule: sign_symmetric is compared with", "folder")
 
 
@@ -294,14 +294,14 @@ def test_rules_are_swept(tmp_path):
         assert [row["rule"] for row in csv.DictReader(file)] == ["exact", "{layer2: noisy(0.1)}", "dropped_back(0.2)"]
 
 
-def test_numbers_are_not_told_apart(tmp_path):
+def test_regression_has_no_classes_to_separate(tmp_path):
     words = ("diabetes", "--hidden", "--gradient", "perceptron", "--out", tmp_path / "a")
     check_refused(call("train", *words), "targets: 'hardlim' neurons tell 0 and 1 apart, got")
 
 
 @pytest.mark.sampled(every=2)
 @pytest.mark.parametrize("command", [("train",), ("sweep", "--grid", "learning_rate=0.1")])
-def test_time_is_limited(tmp_path, command):
+def test_seconds_limit_the_time(tmp_path, command):
     words = (command[0], *QUICK, *command[1:], "--seconds", 1e-3, "--out", tmp_path / "a")
     said = call(*words)
     assert said.code == 0 and "seconds" in said.out and [path.name for path in tmp_path.iterdir()] == ["a"]
@@ -309,7 +309,7 @@ def test_time_is_limited(tmp_path, command):
     assert status in ("seconds", {"seconds": 1})
 
 
-def test_a_sweep_of_which_none_is_left_says_so_by_its_exit(tmp_path):
+def test_a_sweep_whose_members_all_diverge_exits_with_1(tmp_path):
     words = ("diabetes", "--hidden", "--grid", "learning_rate=1e30", "--optimizer", "gd", "--epochs", 2)
     said = call("sweep", *words, "--batch-size", 0, "--out", tmp_path / "a")
     assert said.code == 1 and said.err == "" and "best: none" in said.out and (tmp_path / "a/report.html").is_file()
@@ -318,7 +318,7 @@ def test_a_sweep_of_which_none_is_left_says_so_by_its_exit(tmp_path):
 # Weights --------------------------------------------------------------------------------------------------------------
 
 
-def test_weights_count_in_training_alone(weighted, tmp_path, monkeypatch):
+def test_weights_count_only_in_training(weighted, tmp_path, monkeypatch):
     given = fitted(monkeypatch)
     words = (weighted, "--hidden", "--epochs", 2, "--weights", "w", "--class-weights", "yes=3")
     assert call("train", *words, "--out", tmp_path / "a").code == 0
@@ -328,7 +328,7 @@ def test_weights_count_in_training_alone(weighted, tmp_path, monkeypatch):
     dataset = datasets.load(weighted, weights="w")
     training, _ = datasets.split(dataset)
     assert np.array_equal(named["weights"], training.weights) and set(dataset.weights) == {0, 1}
-    # other data need not have the column, and is read as if nobody had asked for it
+    # other data need not have the column
     with weighted.open() as file:
         plain = table(tmp_path / "plain.csv", None, [(a, b, kind) for a, b, _, kind in csv.reader(file)])
     expected = config["results"]["held out"]
@@ -338,7 +338,7 @@ def test_weights_count_in_training_alone(weighted, tmp_path, monkeypatch):
     assert call("predict", tmp_path / "a", plain).out == call("predict", tmp_path / "a", weighted).out
 
 
-def test_an_example_that_counts_for_nothing_is_not_there(weighted, tmp_path):
+def test_an_example_of_weight_zero_is_like_a_missing_one(weighted, tmp_path):
     """Full batches: the same network comes of the others alone."""
     words = ("--hidden", "--epochs", 3, "--batch-size", 0, "--optimizer", "gd(0.1)")
     assert call("train", weighted, *words, "--weights", "w", "--out", tmp_path / "a").code == 0
@@ -389,7 +389,7 @@ def test_both_refuse_in_one_line_and_leave_nothing(weighted, tmp_path, command, 
     assert not list(tmp_path.iterdir())
 
 
-def test_what_has_no_columns_or_classes_has_no_weights_of_them(tmp_path):
+def test_data_without_columns_or_classes_takes_no_weights(tmp_path):
     check_refused(call("train", "iris", "--weights", "w", "--out", tmp_path / "a"), "weights='w'", "CSV")
     check_refused(call("train", "diabetes", "--class-weights", "balanced", "--out", tmp_path / "a"), "no classes")
 
@@ -419,7 +419,7 @@ def test_dropout_is_swept(tmp_path):
     check_refused(call("sweep", *words, "--grid", "dropout=0,2", "--out", tmp_path / "c"), "dropout=2", "got 2")
 
 
-def test_a_log_has_every_epoch(tmp_path, monkeypatch):
+def test_the_log_has_every_epoch(tmp_path, monkeypatch):
     """With a stand-in for tensorboardX, which is an extra."""
     written, folders = [], []
 

@@ -105,14 +105,14 @@ def test_bundled_sets_have_one_task(name, task):
 
 
 @pytest.mark.parametrize("given", ["digts", "Iris", "whine", "breast-cancer"])
-def test_unknown_names_get_the_nearest(given):
+def test_an_unknown_name_gets_the_nearest_one_as_a_hint(given):
     with pytest.raises(
         ValueError, match=rf"unknown data set '{given}'; did you mean '\w+'\? \(accepted: digits, .*IDX"
     ):
         load(given)
 
 
-def test_unknown_name_like_no_other():
+def test_an_unknown_name_unlike_all_others_gets_no_hint():
     with pytest.raises(ValueError, match=r"unknown data set 'zzzzzz' \(accepted: digits"):
         load("zzzzzz")
 
@@ -137,14 +137,14 @@ def test_unknown_task():
 @pytest.mark.parametrize("name", ["iris", "a.npz", "a.idx3"])
 def test_target_is_for_csv(tmp_path, name):
     source = name if name == "iris" else write(tmp_path / name, b"")
-    with pytest.raises(ValueError, match="target='y' chooses a column of a CSV file"):
+    with pytest.raises(ValueError, match="target='y' is only for a CSV file"):
         load(source, target="y")
 
 
 @pytest.mark.parametrize("name", ["iris", "a.npz", "a.csv"])
 def test_labels_are_for_idx(tmp_path, name):
     source = name if name == "iris" else write(tmp_path / name, b"")
-    with pytest.raises(ValueError, match="labels='y' belongs to IDX images"):
+    with pytest.raises(ValueError, match="labels='y' is only for IDX images"):
         load(source, labels="y")
 
 
@@ -501,7 +501,7 @@ def test_idx_labels_not_found(tmp_path):
         load(path)
     with pytest.raises(ValueError, match="labels: no file '.*elsewhere'"):
         load(path, labels=tmp_path / "elsewhere")
-    with pytest.raises(ValueError, match="no labels file is named like 'odd.idx'; give labels="):
+    with pytest.raises(ValueError, match="no labels file has a name like 'odd.idx'; give labels="):
         load(write(tmp_path / "odd.idx", idx_bytes(pictures())))
 
 
@@ -664,7 +664,7 @@ def test_standardizer_at_any_size(size):
 
 @pytest.mark.parametrize(("low", "high"), [(-1, 1), (0, 1), (-3, -2.5), (2, 40)])
 @pytest.mark.parametrize("name", ["iris", "wine", "diabetes"])
-def test_min_max_brings_each_column_to_its_range(name, low, high):
+def test_min_max_maps_each_column_to_its_range(name, low, high):
     inputs = load(name).inputs
     scale = fit_min_max(inputs, low, high)
     found = scale.apply(inputs)
@@ -693,7 +693,7 @@ def test_a_range_has_two_finite_ends(low, high):
         fit_min_max(np.eye(2), low, high)
 
 
-def test_min_max_of_what_no_number_scales():
+def test_min_max_of_a_range_that_float64_cannot_scale():
     assert fit_min_max([[0.0, 0.0], [1.0, 5e-324]]).scale.tolist() == [0.5, 1.0]
     for wrong in ([[1j]], [["a"]]):
         with pytest.raises(TypeError, match="inputs: expected real numbers, got dtype"):
@@ -724,7 +724,7 @@ def test_standardizer_shapes_refused(method, shape):
         getattr(standardizer, method)(np.zeros(shape))
 
 
-def test_masked_numbers_are_not_taken_for_numbers():
+def test_masked_numbers_are_refused():
     masked = np.ma.masked_invalid([[0.0, 1.0], [np.nan, 1.0]])
     for take in (fit_standardizer, fit_standardizer(np.eye(2)).apply, fit_standardizer(np.eye(2)).invert):
         with pytest.raises(ValueError, match="inputs: expected numbers, got masked ones"):
@@ -732,7 +732,7 @@ def test_masked_numbers_are_not_taken_for_numbers():
     assert np.array_equal(fit_standardizer(np.ma.array(np.eye(2))).mean, [0.5, 0.5])
 
 
-def test_a_bundled_set_is_read_as_another_was():
+def test_a_bundled_set_is_read_like_another_one():
     """Its classes by their names, in the order of the other."""
     iris = load("iris")
     reading = dataclasses.replace(iris.reading, classes=("virginica", "setosa", "versicolor"))

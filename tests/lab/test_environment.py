@@ -117,7 +117,7 @@ def test_progress_lets_errors_through(monkeypatch, stderr, error):
         raise error
 
 
-def test_known_answers_are_not_of_rounded_products():
+def test_known_answers_use_full_precision():
     """As an accelerator's are by default; a CPU refuses TF32, so that every product of it would be seen."""
     with jax.default_matmul_precision("TF32_TF32_F32"):
         with pytest.raises(ValueError, match="not supported by dot_general on CPU"):

@@ -1,4 +1,4 @@
-"""The equations are what the library computes: they are read and worked out, number by number, beside it."""
+"""The equations are what the library computes: they are parsed, evaluated and compared with it, number by number."""
 
 import inspect
 import re
@@ -201,7 +201,7 @@ RULES = [
 
 @pytest.mark.parametrize(("name", "options"), RULES, ids=lambda one: one if isinstance(one, str) else str(list(one)))
 def test_first_order_rules_are_the_updates(name, options):
-    """Five updates from the page's own equations, beside those of the optimizer."""
+    """Five updates by the page's own equations equal the optimizer's."""
     row = (
         first_order.factory(name)(epsilon=0.1, **options)
         if name not in ("gd", "momentum", "nesterov")
@@ -221,7 +221,7 @@ def test_first_order_rules_are_the_updates(name, options):
         before = {letter.replace("_k", "_k-1"): value for letter, value in found.items() if letter.endswith("_k")}
 
 
-def test_the_two_forms_of_nesterov_are_told_as_they_are_computed():
+def test_the_two_forms_of_nesterov_are_shown_as_they_are_computed():
     """Where it looks ahead, the gradient is that of x^2 / 2 at the point that the optimizer asks for."""
     row = fnn.optimizers.nesterov(form="look_ahead")
     state, x, v = row.init(jnp.asarray([1.0])), 1.0, 0.0
@@ -294,7 +294,7 @@ def test_fused_pairs(name, output, reduction):
     assert (r"1</mn></mrow><mrow><mi>Q" in equations.start(f"{name}({reduction})", output)) == (reduction == "mean")
 
 
-def test_pairs_that_are_fused_are_all_here_and_others_begin_with_the_product():
+def test_all_fused_pairs_have_equations_and_others_start_with_the_product():
     fused = {(name, output) for name in fnn.losses.names() for output in fnn.losses.get(name).fused}
     assert fused == set(equations.FUSED)
     assert equations.start("cross_entropy(mean)", "sigmoid") == equations.recursion("start")
@@ -431,7 +431,7 @@ def test_softmax():
         (equations.rule, equations.RULES),
     ],
 )
-def test_all_is_well_formed_and_on_lines_of_its_own(kind, table):
+def test_all_equations_are_well_formed_and_displayed(kind, table):
     for name in table:
         lines = list(ElementTree.fromstring(f"<div>{kind(name)}</div>"))
         assert lines and all(line.get("display") == "block" for line in lines)
@@ -443,7 +443,7 @@ def test_every_rule_has_its_equation():
     assert equations.rule("noisy(0.1)") == equations.rule("noisy") and equations.rule("{layer1: noisy(0.1)}") is None
 
 
-def test_names_with_constants_and_names_that_nobody_knows():
+def test_names_with_constants_and_unknown_names():
     assert equations.optimizer("adam(0.1)") == equations.optimizer("adam")
     assert equations.activation("leaky_relu(0.2)") == equations.activation("leaky_relu")
     for reduction, line in equations.REDUCTIONS.items():
@@ -452,8 +452,8 @@ def test_names_with_constants_and_names_that_nobody_knows():
 
 
 @pytest.mark.parametrize("latex", HOSTILE)
-def test_what_is_no_equation_is_refused(latex):
-    with pytest.raises(ValueError, match="not LaTeX"):
+def test_invalid_latex_is_refused(latex):
+    with pytest.raises(ValueError, match="cannot be converted to MathML"):
         equations.mathml(latex)
 
 

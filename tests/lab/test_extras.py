@@ -41,7 +41,7 @@ def test_a_program_without_its_extra_says_one_line(refused, program, said):
     assert done.stderr.removeprefix("functional-nn: ") == f"not installed: {said}\n"
 
 
-def test_who_catches_the_refusal_goes_on():
+def test_a_caller_can_catch_the_missing_extra():
     program = """
 try:
     import functional_nn.lab.plots
@@ -58,7 +58,7 @@ except ZeroDivisionError:
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "scripts").glob("*.py")))
-def test_scripts_import_optional_packages_after_what_says_how_to_install_them(name):
+def test_scripts_import_optional_packages_after_require(name):
     """So that the three above stand for all; what a script does without is imported in a try."""
     source = (ROOT / "scripts" / f"{name}.py").read_text()
     found = [re.search(rf"^(?:import|from) {package}\b", source, re.MULTILINE) for package in ("matplotlib", "sklearn")]
@@ -76,7 +76,7 @@ def test_require_names_only_what_is_missing(monkeypatch):
         lab.require("it", "json", "no_such_package")
 
 
-def test_what_is_said_to_install_an_extra_is_there_to_be_installed(monkeypatch, tmp_path):
+def test_the_command_that_installs_an_extra_names_an_existing_one(monkeypatch, tmp_path):
     """The package is on no index: a checkout is, or has to be brought."""
     told = shlex.split(lab.install("lab"))
     assert told[:3] == ["pip", "install", "-e"] and Path(told[3].removesuffix("[lab]"), "pyproject.toml").is_file()
@@ -117,11 +117,12 @@ def said_by(monkeypatch, capsys, *words):
 
 def test_every_command_shows_an_example(monkeypatch, capsys):
     everything = said_by(monkeypatch, capsys)
-    assert "functional-nn train digits" in everything
+    assert "functional-nn train flowers.csv" in everything
     commands = re.findall(r"^\W*([a-z]+)\s{2,}[A-Z]", everything, re.MULTILINE)
     assert {"info", "train", "sweep", "compare", "evaluate", "predict"} <= set(commands)
     for command in commands:
-        assert re.search(rf"Examples?: functional-nn {command}\b", said_by(monkeypatch, capsys, command)), command
+        example = rf"Examples? \(in a shell\).*\s+functional-nn {command}\b"
+        assert re.search(example, said_by(monkeypatch, capsys, command)), command
 
 
 def test_the_examples_are_taken(monkeypatch):

@@ -121,7 +121,7 @@ def test_another_file_is_read_on_the_same_scale_or_refused(tmp_path, own, other)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.float64])
-def test_what_was_no_picture_stays_none(tmp_path, dtype):
+def test_inputs_that_were_not_pictures_stay_so(tmp_path, dtype):
     """Nor of runs of older versions, which divided no bytes of an archive, and those of an IDX file."""
     reading = Reading(
         tuple(f"input_{i}" for i in range(64)), classes=("0", "1", "2"), image_shape=(8, 8), own_test=False
@@ -147,7 +147,7 @@ def test_what_was_no_picture_stays_none(tmp_path, dtype):
         (0, 1.2, True, False),
     ],
 )
-def test_a_range_that_contradicts_the_run_is_said(tmp_path, low, high, refused, told):
+def test_a_range_unlike_the_runs_gives_a_warning(tmp_path, low, high, refused, told):
     reading = load(saved(tmp_path, "unit")).reading
     values = np.full((2, 8, 8), low, np.float64)
     values[:, 1] = high
@@ -156,7 +156,7 @@ def test_a_range_that_contradicts_the_run_is_said(tmp_path, low, high, refused, 
         warnings.simplefilter("always")
         if refused:
             with pytest.raises(
-                ValueError, match=r"expected pictures from 0 to 1, as those trained on, got .* same scale"
+                ValueError, match=r"expected pictures from 0 to 1, like those in training, got .* scale them alike"
             ):
                 load_inputs(path, reading)
         else:
@@ -192,7 +192,7 @@ def test_inputs_alone(tmp_path):
     for contents, message in (
         ({"a": BYTES, "b": LABELS}, "expected the keys inputs, x, X, .*; or a single array; found a, b"),
         ({"x": LABELS}, "x: expected numbers of rank 2 or more"),
-        ({"x": BYTES[:, 1:]}, "expected pictures of 8 x 8, as those trained on, got 7 x 8"),
+        ({"x": BYTES[:, 1:]}, "expected pictures of 8 x 8, like those in training, got 7 x 8"),
     ):
         with pytest.raises(ValueError, match=message):
             load_inputs(write(tmp_path / "a.npz", npz_bytes(**contents)), reading)
@@ -247,7 +247,7 @@ def test_the_part_for_testing_is_held_out(tmp_path, names, column):
         ({"x_test": BYTES[0, 0]}, "x_test: expected numbers of rank 2 or more"),
     ],
 )
-def test_parts_that_do_not_belong_together(tmp_path, changed, message):
+def test_parts_that_do_not_fit_together_are_refused(tmp_path, changed, message):
     whole = {"x_train": BYTES[:15], "y_train": LABELS[:15], "x_test": BYTES[15:], "y_test": LABELS[15:]}
     with pytest.raises(ValueError, match=message):
         load(write(tmp_path / "a.npz", npz_bytes(**whole | changed)))

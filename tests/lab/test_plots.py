@@ -100,7 +100,7 @@ def test_gradient_agreement_of_any_numbers(epochs, value):
 
 
 @pytest.mark.parametrize(("targets", "panels"), [(1, (1, 1)), (3, (1, 3)), (4, (2, 3))])
-def test_predictions_stand_against_what_is_true(targets, panels):
+def test_predictions_are_drawn_against_true_values(targets, panels):
     rng = np.random.default_rng(0)
     true, guessed = rng.normal(size=(2, 9, targets))
     guessed[0] = np.nan
@@ -116,7 +116,7 @@ def test_predictions_stand_against_what_is_true(targets, panels):
         assert x == y == true[1, column] and line.get_slope() == 1
 
 
-def test_predictions_of_which_none_is_finite():
+def test_predictions_without_a_finite_number():
     axis = draw(plots.predictions(np.zeros((3, 1)), np.full((3, 1), np.nan), ["a"])).axes[0]
     assert [text.get_text() for text in axis.texts] == ["nothing finite"]
 
@@ -138,12 +138,12 @@ def test_tracked_numbers_are_drawn_measure_by_measure():
     assert all(axis.yaxis.get_tick_params().get("labelleft", True) for axis in figure.axes)  # each has its own scale
 
 
-def test_tracked_numbers_of_one_epoch_are_seen():
+def test_tracked_numbers_of_one_epoch_are_visible():
     axis = draw(plots.tracked(np.array([1]), {"scale": {"total": np.array([1.0])}})).axes[0]
     assert axis.lines[0].get_marker() == "."
 
 
-def test_a_bound_that_is_none_is_drawn_without_warning():
+def test_a_bound_of_nan_is_drawn_without_warning():
     for bound in (0.0, np.inf, np.nan):
         draw(plots.gradient_agreement([0, 1], {"a": [1e-7, 0.0]}, [bound, 1e-5], 6e-8))
 
@@ -228,7 +228,7 @@ def test_the_histogram_of_errors_stacks_the_parts():
 
 
 @pytest.mark.parametrize("size", [0.0, 1e-300, 3.0, 1e32])
-def test_errors_that_are_all_one_have_one_bar(size):
+def test_equal_errors_have_one_bar(size):
     t = np.full((5, 1), size) * (1 + np.arange(5)[:, None] * np.finfo(float).eps)
     axis = draw(plots.error_histogram({"training": (t, np.zeros((5, 1)))})).axes[0]
     assert [patch.get_height() for patch in axis.patches] == [5]
@@ -258,7 +258,7 @@ def test_characteristics_are_scikit_learns():
 
 
 @pytest.mark.parametrize("labels", [np.zeros(4, int), np.ones(4, int)])
-def test_a_characteristic_of_one_class_alone_has_no_sense(labels):
+def test_a_characteristic_of_a_single_class_is_nan(labels):
     found = measures.characteristic(labels == 1, np.array([0.3, np.nan, 0.1, 0.2]))
     assert np.isnan(found.area) and np.isnan(found.true if labels[0] == 0 else found.false).all()
     draw(plots.roc(labels, np.zeros((4, 2)), ("a", "b")))
@@ -284,7 +284,7 @@ TEX = ["$5-$10", "$\\bad$", "a_b^c", "\\frac"]
 
 
 @pytest.mark.parametrize("name", [*HOSTILE, *TEX])
-def test_class_names_are_text_and_nothing_else(name):
+def test_class_names_are_shown_as_plain_text(name):
     figure = draw(plots.confusion(np.eye(2, dtype=int), (name, "b")))
     label = figure.axes[0].get_yticklabels()[0]
     assert label.get_text() == name
@@ -312,7 +312,7 @@ def test_equal_data_give_an_equal_file():
     assert files[0] == files[1]
 
 
-def test_the_style_of_others_is_left_alone():
+def test_plots_do_not_change_the_users_style():
     before = dict(plt.rcParams)
     plots.learning_curves(history(COLUMNS["falling"]))
     plots.confusion(np.eye(2, dtype=int), ("a", "b"))
@@ -322,7 +322,7 @@ def test_the_style_of_others_is_left_alone():
 # Of pictures and networks ---------------------------------------------------------------------------------------------
 
 
-def test_colours_are_drawn_as_such_and_other_channels_by_their_mean():
+def test_three_channels_are_colours_and_others_are_averaged():
     """Each picture of colours from its darkest to its brightest, whatever scale it is on."""
     values = np.random.default_rng(0).normal(size=(2, 3, 4, 3))
     for channels in (3, 2):
@@ -348,9 +348,9 @@ def test_kernels_are_on_one_scale_about_0(channels):
     plt.close(figure)
 
 
-def test_arrows_beside_each_other_do_not_meet():
+def test_overlapping_arrows_have_different_lanes():
     arrows = [(0, 6), (1, 3), (2, 5), (3, 5), (5, 7)]
-    lanes = plots._lanes(arrows)
+    lanes = plots._arrow_lanes(arrows)
     assert lanes[1, 3] == lanes[3, 5] == lanes[5, 7] == 0 and lanes[2, 5] == 1 and lanes[0, 6] == 2
 
 

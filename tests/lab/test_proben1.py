@@ -38,7 +38,7 @@ def test_a_problem_is_read_as_it_is_written(tmp_path):
     assert [part.tolist() for part in problem.parts] == [[0, 1], [2], [3]]
 
 
-def test_a_gzipped_one_with_windows_lines_and_empty_ones_too(tmp_path):
+def test_gzipped_files_windows_line_ends_and_empty_lines_are_read(tmp_path):
     text = written(tmp_path / "toy.dt").read_text().replace("\n", "\r\n") + "\r\n\r\n"
     (tmp_path / "toy.dt.gz").write_bytes(gzip.compress(text.encode()))
     problem = proben1.read(str(tmp_path / "toy.dt.gz"))
@@ -92,7 +92,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_what_is_no_problem_is_refused_with_its_line(name, tmp_path):
+def test_an_invalid_problem_is_refused_with_its_line(name, tmp_path):
     path = tmp_path / "toy.dt"
     BAD[name][0](path)
     with pytest.raises(ValueError, match=BAD[name][1]) as refused:
@@ -100,7 +100,7 @@ def test_what_is_no_problem_is_refused_with_its_line(name, tmp_path):
     assert str(refused.value).startswith(f"{path}: ") and "\n" not in str(refused.value)
 
 
-def test_no_file_is_said(tmp_path):
+def test_a_missing_file_is_refused(tmp_path):
     with pytest.raises(ValueError, match="none.dt: cannot be read"):
         proben1.read(tmp_path / "none.dt")
 
@@ -135,7 +135,7 @@ def cancer(tmp_path_factory):
     return path
 
 
-def test_networks_read_all_before_them_unless_told_not_to(script):
+def test_layers_read_all_earlier_ones_unless_switched_off(script):
     def made(*given):
         return script.network(*given, "softsign", "sigmoid")
 
@@ -157,7 +157,7 @@ def test_networks_read_all_before_them_unless_told_not_to(script):
         assert 0.2 < np.abs(leaf).max() <= 0.5 and len(np.unique(leaf)) == leaf.size
 
 
-def test_rprops_first_steps_are_each_weights_own_and_each_runs(script):
+def test_rprops_first_steps_differ_by_weight_and_run(script):
     params = [script.network("8", 20, 2, True, "softsign", "linear").init(jax.random.key(k)) for k in range(2)]
     states = jax.jit(jax.vmap(script.rprop().init))(jax.tree.map(lambda *x: jnp.stack(x), *params))
     steps = np.concatenate([np.asarray(x).reshape(2, -1) for x in jax.tree.leaves(states.step_size)], axis=1)
@@ -194,8 +194,8 @@ def test_every_quantity_is_the_papers(script, cancer, monkeypatch):
     assert [criterion.name for criterion in asked["stop"]] == ["generalization_loss", "progress_below"]
 
 
-def test_the_script_runs_whole_beside_the_papers_table(script, cancer, tmp_path, monkeypatch):
-    """Each of its runs stops by GL5 or P5, and what it is told of the paper stands beside what it found."""
+def test_the_script_reproduces_the_papers_table(script, cancer, tmp_path, monkeypatch):
+    """Each of its runs stops by GL5 or P5, and the paper's numbers are next to the measured ones."""
     with (tmp_path / "paper.csv").open("w") as file:
         file.write("problem,network,quantity,mean,deviation\ncancer,linear,test error,7,0.5\ncancer,9,overfit,1,1\n")
     with jax.enable_x64(False):
@@ -232,7 +232,7 @@ def test_the_script_runs_whole_beside_the_papers_table(script, cancer, tmp_path,
         ("problem,network,quantity,mean,deviation\na,4,overfit,one,1\n", "line 2: expected numbers for mean"),
     ],
 )
-def test_what_is_no_table_of_the_paper_is_refused(script, text, said, tmp_path):
+def test_an_invalid_table_of_the_paper_is_refused(script, text, said, tmp_path):
     (tmp_path / "paper.csv").write_text(text)
     with pytest.raises(ValueError, match=said):
         script.read_paper(tmp_path / "paper.csv")

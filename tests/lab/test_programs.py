@@ -90,14 +90,14 @@ def test_it_can_be_switched_off(word, config, monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("name", "value"), [("jax_compilation_cache_dir", "elsewhere"), ("jax_enable_compilation_cache", False)]
 )
-def test_what_jax_was_told_counts(name, value, config, tmp_path):
+def test_jaxs_own_settings_take_precedence(name, value, config, tmp_path):
     config.update(name, value)
     before = dict(vars(config))
     assert programs.keep() is None and vars(config) == before and not list(tmp_path.iterdir())
     assert not programs.heard("Error reading persistent compilation cache entry for 'jit_f': OSError: no")
 
 
-def test_a_folder_of_ones_own(config, monkeypatch, tmp_path):
+def test_the_user_can_choose_the_folder(config, monkeypatch, tmp_path):
     monkeypatch.setenv(programs.VARIABLE, str(tmp_path / "mine"))
     assert programs.keep().parent == tmp_path / "mine"
 
@@ -110,7 +110,7 @@ def test_without_xdg_it_is_in_the_home(config, monkeypatch, tmp_path):
         assert programs.keep().parent == tmp_path / ".cache/functional-nn"
 
 
-def test_a_folder_that_cannot_be_made_is_none(config, monkeypatch, tmp_path):
+def test_without_a_writable_folder_the_cache_stays_off(config, monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv(programs.VARIABLE, str(tmp_path / "file"))
     assert programs.keep() is None and config.jax_compilation_cache_dir is None
@@ -145,7 +145,7 @@ def test_the_oldest_programs_make_room_whatever_made_them(config, monkeypatch, t
     assert (root / "notes.txt").exists()
 
 
-def test_what_jax_says_of_entries_is_not_for_the_user(config):
+def test_jaxs_warnings_about_entries_are_hidden(config):
     folder = programs.keep()
     for name in ("jit_f-1-cache", "jit_f-2-cache", "jit_f2-1-cache"):
         (folder / name).write_bytes(b"")

@@ -1,4 +1,4 @@
-"""How a CSV file was read is how others are: by name, in any order and dialect, whatever they hold besides."""
+"""Other CSV files are read like the first one: by name, in any order and dialect, with any further columns."""
 
 import json
 
@@ -88,7 +88,7 @@ def test_other_files_without_a_header(known, tmp_path):
         ("x,c,y,kind\n", "no examples"),
     ],
 )
-def test_others_that_do_not_fit(known, tmp_path, text, message):
+def test_files_that_do_not_fit_are_refused(known, tmp_path, text, message):
     path = write(tmp_path / "other.csv", text)
     with pytest.raises(ValueError, match=message) as refusal:
         load_as(path, known[2])
@@ -98,26 +98,26 @@ def test_others_that_do_not_fit(known, tmp_path, text, message):
             load_inputs(path, known[2])
 
 
-def test_the_target_may_be_called_otherwise(known, tmp_path):
+def test_the_target_may_have_another_name(known, tmp_path):
     path = write(tmp_path / "other.csv", "x,c,y,species\n1,u,2,b\n")
     assert load_as(path, known[2], target="species").labels.tolist() == [1]
-    with pytest.raises(ValueError, match="the target column 'y' is one of the inputs; say which it is with --target"):
+    with pytest.raises(ValueError, match="the target column 'y' is one of the inputs; give the target with --target"):
         load_as(path, known[2], target="y")
 
 
-def test_without_training_on_gaps_none_is_foretold(tmp_path):
+def test_gaps_are_refused_in_prediction_unless_trained_on(tmp_path):
     """Dropped rows would be missing among the predictions."""
     dataset = load(write(tmp_path / "t.csv", joined(("x", "y", "kind"), UNIT, SORTED)), missing="drop")
     path = write(tmp_path / "u.csv", "x,y,kind\n1,2,a\n1,,a\n")
     with pytest.raises(ValueError, match="line 3, column 'y': missing value, got '' .*--missing mean or indicator"):
         load_inputs(path, dataset.reading)
-    with pytest.warns(UserWarning, match="rows left out for a missing value: 1"):
+    with pytest.warns(UserWarning, match="rows left out because of a missing value: 1"):
         assert load_as(path, dataset.reading).inputs.tolist() == [[1, 2]]
-    with pytest.raises(ValueError, match="no examples: a value is missing in each of 1 rows"):
+    with pytest.raises(ValueError, match="no examples: each of 1 rows has a missing value"):
         load_as(write(tmp_path / "u.csv", "x,y,kind\n1,,a\n"), dataset.reading)
 
 
-def test_names_that_are_numbers_are_no_example(tmp_path):
+def test_a_header_of_numbers_is_not_an_example(tmp_path):
     """Nor is an example that holds them a header."""
     reading = load(write(tmp_path / "t.csv", joined(("0", "1", "kind"), UNIT, SORTED))).reading
     other = write(tmp_path / "u.csv", "0,1,kind\n0.5,0.25,a\n")
@@ -142,7 +142,7 @@ def test_codes_stay_codes(tmp_path):
 @in_one_folder
 @given(data=st.data())
 def test_load_inputs_finds_columns_by_name(tmp_path, data):
-    """Whatever stands beside them and in whatever order; without a header, only when they are all there is."""
+    """With any other columns and in any order; without a header, only if there are no others."""
     numbers = data.draw(arrays.arrays("f8", (3, 3), elements=st.floats(-1e300, 1e300)))
     order = data.draw(st.permutations(["a", "b", "c", "word", "blank"]))
     columns = dict(zip("abc", numbers.T, strict=True)) | {"word": ["x", "nan", "?"], "blank": ["", "", ""]}
@@ -171,7 +171,7 @@ def test_load_inputs_of_bundled(name):
         ("a,b\n1,\n", "line 2, column 'b': missing value, got ''"),
         ("b,a\nx,1\n", "line 2, column 'b': expected a number, got 'x'"),
         ("a,b\n1,inf\n", "line 2, column 'b': expected a finite number, got 'inf'"),
-        ("a,b\n1,2,3\n", "line 2: expected 2 cells as at first, got 3"),
+        ("a,b\n1,2,3\n", "line 2: expected 2 cells as in the first row, got 3"),
         ("1,nan\n", "line 1, column 'b': missing value, got 'nan'"),
     ],
 )
@@ -182,7 +182,7 @@ def test_load_inputs_refused(tmp_path, text, message):
     assert str(refusal.value).startswith(f"{path}: ") and message in str(refusal.value)
 
 
-def test_columns_named_alike_are_refused(tmp_path):
+def test_columns_with_the_same_name_are_refused(tmp_path):
     path = write(tmp_path / "x.csv", "a,a,y\n1,2,3.5\n4,5,6.5\n7,8,9.5\n")
     with pytest.raises(ValueError, match="line 1: column 'a' is named twice"):
         load(path)

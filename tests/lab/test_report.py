@@ -95,7 +95,7 @@ def page_of(title="t", summary="s", facts=(), parts=(), config=None):
     return report.render(title, summary, list(facts), list(parts), config or {})
 
 
-def test_a_page_says_all_it_was_given():
+def test_a_page_shows_everything_it_was_given():
     panel = report.Panel("Curves", figure(), "Loss falls.", "A caption.")
     table = report.Table("Costs", ("", "run"), [("manual", "3 us"), ("automatic", "4 us")], "Timed.")
     html = page_of("A title", "A summary.", [("97 %", "accuracy")], [panel, table], {"a": {"b": 1}, "c": [1, 2]})
@@ -110,7 +110,7 @@ def test_a_page_says_all_it_was_given():
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-def test_hostile_text_stays_text(text):
+def test_markup_in_texts_is_escaped(text):
     """Wherever it stands, it is read back as it was given, and makes no element of its own."""
 
     def parts(t):
@@ -216,7 +216,7 @@ def test_quantities_carry_their_value():
     assert page.within("td")[:4] == ["12 ms", "3 us", "all", "-"]
 
 
-def test_equations_stand_beside_their_words():
+def test_equations_are_next_to_their_words():
     rows = [("The rule", equations.optimizer("adam")), ("The loss", equations.loss("hinge(mean)"))]
     html = page_of(parts=[report.Equations("What is computed", rows, "Letters.")])
     page = check_self_contained(html)
@@ -264,6 +264,6 @@ def test_equal_input_gives_an_equal_page():
     assert len({page_of(parts=[report.Panel("One", figure(), "words", "")]) for _ in range(2)}) == 1
 
 
-def test_a_page_of_nothing_but_its_title():
+def test_a_page_with_only_a_title():
     page = check_self_contained(page_of())
     assert page.within("h1") == ["t"] and not page.all("section") and not page.all("strong")

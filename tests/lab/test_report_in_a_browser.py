@@ -1,4 +1,4 @@
-"""The page as its readers have it: in a real browser tables are sorted, the dark is dark, and nothing is loaded."""
+"""The report in a real browser: tables can be sorted, dark mode is dark, and nothing is loaded."""
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -70,7 +70,7 @@ def order(browser):
 
 
 @pytest.mark.parametrize("name", NUMBERS)
-def test_a_click_sorts_and_another_turns_round(opened, name):
+def test_a_click_sorts_and_another_one_reverses(opened, name):
     """Quantities by their value and not their digits, numbers as numbers, ties as they were; no number comes last."""
     up, down = NUMBERS[name]
     button = header(opened, name).find_element("tag name", "button")
@@ -140,7 +140,7 @@ def test_equations_are_drawn(opened):
     assert high > 25, "a fraction is two lines high"
 
 
-def test_nothing_is_loaded_and_the_page_says_the_same_without_its_script(opened):
+def test_the_page_loads_nothing_and_reads_the_same_without_its_script(opened):
     loaded = "return performance.getEntriesByType('resource').map(e => e.name).filter(n => !n.startsWith('data:'))"
     assert opened.execute_script(loaded) == []
     text = "return document.querySelector('main').textContent.replace(/\\s+/g, ' ')"

@@ -84,7 +84,7 @@ def test_a_run_comes_back_to_the_last_bit(tmp_path, name, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_numbers_that_are_none_come_back_too(tmp_path, dtype):
+def test_numbers_that_are_not_finite_come_back_too(tmp_path, dtype):
     """A run that diverged can be looked at: inf, nan, -0 and the smallest numbers keep their place and sign."""
     network = fnn.multilayer((6, 1), ("linear",), bias="none")
     smallest = np.nextafter(jnp.dtype(dtype).type(0), jnp.dtype(dtype).type(1))
@@ -116,7 +116,7 @@ def fill(folder):
 
 
 @pytest.mark.parametrize("before", ["nothing", "no parent", "empty folder", "run"])
-def test_a_run_appears_when_it_is_whole(tmp_path, before):
+def test_a_run_appears_when_it_is_complete(tmp_path, before):
     out = tmp_path / "parent" / "run"
     if before != "no parent":
         out.parent.mkdir()
@@ -390,7 +390,7 @@ def test_a_configuration_of_something_else_is_refused(copy, path, value):
 
 
 @pytest.mark.parametrize("missing", ["task", "classes", "features", "test_fraction", "seed", "data", "target"])
-def test_a_configuration_without_what_is_read_later_is_refused(copy, missing):
+def test_a_configuration_without_later_fields_is_refused(copy, missing):
     config = json.loads((copy / runs.CONFIG).read_text())
     others = {"features": ["a", "b", "c"], "test_fraction": 0.2, "seed": 0, "data": "iris", "target": None}
     config |= others
@@ -407,7 +407,7 @@ def test_truncated_configurations_are_refused(copy):
 
 
 @pytest.mark.parametrize("place", ["no folder", "file", "other folder"])
-def test_what_is_no_run_is_refused(tmp_path, place):
+def test_a_folder_that_is_not_a_run_is_refused(tmp_path, place):
     if place == "file":
         (tmp_path / "run").write_text("")
     elif place == "other folder":
@@ -444,14 +444,14 @@ def test_classes_are_coded_in_the_order_of_the_run(name):
     assert np.array_equal(runs.encode(config, loss, flowers(("lily", "rose"), [1, 0, 0])), whole[[0, 1, 3]])
 
 
-def test_measurements_stay_as_they_are():
+def test_measurements_are_not_coded():
     targets = np.arange(6.0).reshape(3, 2)
     dataset = Dataset("d", np.zeros((3, 1)), targets, None, (), ("a",), None)
     found = runs.encode({"task": "regression", "classes": []}, fnn.losses.get("mean_square_error"), dataset)
     assert np.array_equal(found, targets)
 
 
-def test_what_the_run_does_not_know_is_refused():
+def test_unknown_classes_and_tasks_are_refused():
     config, loss = {"task": "classification", "classes": ["rose", "lily"]}, fnn.losses.get("cross_entropy")
     with pytest.raises(ValueError, match=r"flowers: unknown class 'iris' \(accepted: rose, lily\)"):
         runs.encode(config, loss, flowers(("iris", "rose"), [0, 1]))
@@ -507,7 +507,7 @@ def test_what_is_not_scaled_comes_back_as_none(tmp_path):
     [
         ("chain", {"inputs": 2}, "inputs: expected a scaling of 3 columns, got 2"),
         ("chain", {"targets": 3}, "targets: expected a scaling of 2 columns, got 3"),
-        ("graph", {"inputs": 2}, "inputs: a scaling is for a network of one input, got 2"),
+        ("graph", {"inputs": 2}, "inputs: a scaling needs a network with one input, got 2"),
     ],
 )
 def test_a_scaling_of_other_columns_is_refused(network, scaled, said, tmp_path):
@@ -542,7 +542,7 @@ def test_a_network_of_signals_comes_back_and_can_be_used(tmp_path, dtype):
 
 
 def test_parameters_of_an_older_version_are_read(tmp_path):
-    """What an activation learns stood beside the layer's own."""
+    """Learned parameters of an activation used to be next to the layer's own."""
     network = NETWORKS["named activations"]
     params = random_params(network, jax.random.key(3))
     runs.save_network(tmp_path / "network", network, params)
@@ -553,7 +553,7 @@ def test_parameters_of_an_older_version_are_read(tmp_path):
     assert jax.tree.all(jax.tree.map(np.array_equal, runs.load_network(tmp_path / "network")[1], params))
 
 
-def test_a_page_says_how_layers_read_signals():
+def test_a_page_names_the_connections_of_layers():
     config = {"network": runs.describe_network(SIGNALS), "loss": "cross_entropy(mean)"}
     assert pages._layers(config).startswith("5 x 5 x 1 - 2 prelu(neuron, 0.25) by conv((3, 3), stride=(2, 2)) - 2 relu")
     recursion = [words for words, _ in pages._of_network(config) if "recursion" in words]
@@ -569,7 +569,7 @@ def test_a_run_is_read_by_the_name_of_its_folder(tmp_path):
         assert jax.tree.all(jax.tree.map(np.array_equal, found, params))
 
 
-def test_a_network_is_written_over_nothing(tmp_path):
+def test_a_network_overwrites_nothing(tmp_path):
     network = NETWORKS["chain"]
     params = random_params(network, jax.random.key(0))
     runs.save_network(tmp_path / "a", network, params)
@@ -584,7 +584,7 @@ def test_a_network_is_written_over_nothing(tmp_path):
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(runs.load_network(tmp_path / "a")[1]))
 
 
-def test_what_is_no_network_with_its_parameters_is_refused(tmp_path):
+def test_parameters_that_do_not_fit_the_network_are_refused(tmp_path):
     network = NETWORKS["chain"]
     params = random_params(network, jax.random.key(0))
     own = fnn.activations.elementwise("tanh", lambda n: 2 * n, lambda n, a: 2 + 0 * n, lambda n, a: 0 * n)
@@ -593,7 +593,7 @@ def test_what_is_no_network_with_its_parameters_is_refused(tmp_path):
         ((network, {"layer1": params["layer1"]}), "params: layer2/bias is missing"),
         ((network, jax.tree.map(lambda x: x[:1], params)), "expected shape"),
         ((network, mixed), "params: expected one dtype, got float32, float64"),
-        ((fnn.multilayer((3, 4, 2), (own, "linear")), params), "not what its names stand for"),
+        ((fnn.multilayer((3, 4, 2), (own, "linear")), params), "cannot be rebuilt from its names"),
     ):
         with pytest.raises(ValueError, match=message):
             runs.save_network(tmp_path / "a", *given)

@@ -22,7 +22,7 @@ def gate(name, false):
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("false", [0.0, -1.0])
 @pytest.mark.parametrize("name", GATES)
-def test_the_questions_of_the_text(name, false, bias):
+def test_the_texts_questions_are_answered(name, false, bias):
     p, t = gate(name, false)
     found = separability(p, t, bias)
     assert found.separable == (name in BARE[false] if not bias else name != "XOR")
@@ -38,7 +38,7 @@ def test_the_questions_of_the_text(name, false, bias):
         assert found.answers(np.array([[0.1], [3.0]]) * cone.rays.sum(axis=0)).all()
 
 
-def test_and_in_numbers():
+def test_the_margins_of_logical_and_are_the_texts():
     """By hand: w1 + w2 + b >= 0, w1 + b <= 0, w2 + b <= 0, of which any two meet in a ray; the margin at (2, 2, -3)."""
     found = separability(*gate("AND", 0.0))
     assert sorted(found.cone().rays.tolist()) == [[0, 1, -1], [1, 0, -1], [1, 1, -1]]
@@ -66,7 +66,7 @@ def test_the_margin_is_that_of_a_support_vector_machine(seed):
     np.testing.assert_allclose((t * (x @ found.weights)).min(), found.margin, rtol=1e-9)
 
 
-def test_what_moves_no_answer_is_free():
+def test_directions_that_change_no_answer_are_free():
     """Two inputs that are always equal: their difference may have any weight."""
     p = np.array([[1.0, 1.0], [2.0, 2.0], [-1.0, -1.0]])
     found = separability(p, [1, 1, 0], bias=False)
@@ -82,7 +82,7 @@ def test_what_moves_no_answer_is_free():
     ("inputs", "targets", "message"),
     [
         (np.zeros(3), [0, 1, 0], r"inputs: expected shape \(Q, R\), got \(3,\)"),
-        (np.zeros((3, 2)), [0, 1], r"targets: expected shape \(3,\) or \(3, 1\), of one neuron, got \(2,\)"),
+        (np.zeros((3, 2)), [0, 1], r"targets: expected shape \(3,\) or \(3, 1\) for one neuron, got \(2,\)"),
         (np.zeros((2, 2)), [0, 2], "targets: expected 0 and 1 or -1 and [+]1, got 2"),
         (np.zeros((2, 2)), [0, -1], "targets: expected 0 and 1 or -1 and [+]1, got -1"),
         (np.full((2, 2), np.nan), [0, 1], "inputs: expected finite numbers, got nan"),

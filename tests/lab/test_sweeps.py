@@ -1,4 +1,4 @@
-"""`functional-nn sweep`: its syntax, what it refuses and writes, how it goes on; and figures of whatever came out."""
+"""`functional-nn sweep`: its syntax, what it refuses and writes, how it resumes; and figures of any results."""
 
 import csv
 import io
@@ -154,8 +154,8 @@ def refused(*words, at="--grid"):
         (refused("width=0"), ("member 0 (width=0)", "size")),
         (refused("hidden=8,4_8"), ("hidden=4_8: expected sizes of layers, as in 64 or 64-32, or none",)),
         (refused("hidden=8,0"), ("hidden=0: expected sizes of layers",)),
-        (refused("hidden=8,4-8", "width=8"), ("hidden is given as whole networks, beside width",)),
-        (refused("hidden=8,4-8", "depth=1"), ("hidden is given as whole networks, beside depth",)),
+        (refused("hidden=8,4-8", "width=8"), ("hidden already gives all layer sizes; expected no width",)),
+        (refused("hidden=8,4-8", "depth=1"), ("hidden already gives all layer sizes; expected no depth",)),
         (refused("depth=-1"), ("depth must be an integer >= 0",)),
         (refused("batch_size=500"), ("1 to 120", "500")),
         ((*refused("depth=1,2"), "--hidden", 3, 4), ("depth needs one width", "got 3 4")),
@@ -164,7 +164,10 @@ def refused(*words, at="--grid"):
         (refused("4", "seed=log:1:2:3", at="--random"), ("log:LOW:HIGH", "as in log:1e-4:1e-1")),
         (refused("4", "seed=2..2", at="--random"), ("low < high",)),
         (("--random", 4, "seed=1..2", "--grid", "seed=3"), ("both --grid and --random",)),
-        ((*refused("learning_rate=0.1"), "--optimizer", "adam(0.01)"), ("constants of its own", "'adam'")),
+        (
+            (*refused("learning_rate=0.1"), "--optimizer", "adam(0.01)"),
+            ("is given with constants, but learning_rate is swept", "'adam'"),
+        ),
         ((*refused("seed=1"), "--optimizer", "adm"), ("did you mean 'adam'?",)),
         ((*refused("seed=1"), "--regularizer", "l2"), ("strength",)),
         ((*refused("seed=1"), "--regularizer", "l3(1)"), ("did you mean 'l2'?",)),
@@ -219,9 +222,9 @@ def trained(tmp_path_factory):
     return out, said, kept[0]
 
 
-def test_a_sweep_writes_all_it_promises(trained):
+def test_a_sweep_writes_all_its_files(trained):
     out, said, population = trained
-    assert said.code == 0 and said.err == "", "no progress, no warning, where nobody looks"
+    assert said.code == 0 and said.err == "", "no progress and no warning without a terminal"
     assert {path.name for path in out.iterdir()} - {"results.parquet"} == FILES
     assert [path.name for path in out.parent.iterdir()] == ["iris"], "no checkpoints stay"
     best = population.best()
@@ -295,7 +298,7 @@ def test_the_page_stands_alone_and_ranks_the_members(trained):
     assert f"{100 * best:.2f} %" in page.within("strong") and cells[56:59] == ["completed", "8", "100.0 %"]
 
 
-def test_nothing_is_written_over(trained, tmp_path):
+def test_nothing_is_overwritten(trained, tmp_path):
     out, _, _ = trained
     before = {path.name: path.read_bytes() for path in out.iterdir()}
     check_refused(call(*ITS, "--out", out), "already holds a run")
@@ -304,7 +307,7 @@ def test_nothing_is_written_over(trained, tmp_path):
 
 
 def test_checkpoints_of_an_interrupted_sweep(trained, tmp_path, monkeypatch):
-    """They are not lost, the exit says how to go on, and what goes on ends as if nothing had happened."""
+    """They are kept, the message says how to continue, and the resumed sweep equals an uninterrupted one."""
     out, _, _ = trained
     save = checkpoints.Checkpoints.save
 
@@ -339,7 +342,7 @@ def test_one_diverged_network_of_another_kind(tmp_path):
     check_self_contained((tmp_path / "d/report.html").read_text())
 
 
-def test_help():
+def test_sweep_help_has_examples():
     said = call("sweep", "--help")
     assert said.code == 0 and "functional-nn sweep" in said.out.split("Example")[1] and said.err == ""
     assert "--process 1" in said.out
@@ -424,7 +427,7 @@ def test_medians_against_learning_rates(name, losses):
 
 
 @pytest.mark.parametrize(("shape", "losses"), some([(1, 1), (5, 1), (5, 40)], (5, 40)))
-def test_bands_hold_their_shares(losses, shape):
+def test_bands_contain_their_shares(losses, shape):
     values = np.broadcast_to(LOSSES[losses](shape[1]), shape).copy()
     axis = draw(plots.quantile_bands([("all", values), ("again", values)])).axes[0]
     median = axis.lines[0].get_ydata()
@@ -444,7 +447,7 @@ def start(folder, *words):
 
 
 @pytest.mark.slow
-def test_an_interrupted_process_goes_on_as_if_it_had_not_been(tmp_path):
+def test_a_resumed_sweep_equals_an_uninterrupted_one(tmp_path):
     words = ("sweep", "digits", "--grid", "learning_rate=0.001,0.01", "seed=0..15", "batch_size=16", "--epochs", 60)
     whole = start(tmp_path, *words, "--out", "whole")
     assert whole.communicate(timeout=200)[1] == "" and whole.returncode == 0
@@ -498,7 +501,7 @@ def test_two_processes_give_the_same_table(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"one", "two"}
 
 
-def test_nothing_of_the_sweep_lasts():
+def test_a_sweep_leaves_no_settings_behind():
     assert jax.config.jax_enable_x64
 
 

@@ -89,8 +89,8 @@ def test_csv_as_spreadsheets_write_it(tmp_path):
         ("a,b,y\n", {}, "a header row and no examples"),
         ("1\n2\n", {}, "only one column"),
         ("1:2\n3:4\n", {}, "only one column; expected .* commas, semicolons, tabs"),
-        ("1,2,3\n\n1,2\n", {}, "line 3: expected 3 cells as at first, got 2"),
-        ("1,2\n1,2,3\n", {}, "line 2: expected 2 cells as at first, got 3"),
+        ("1,2,3\n\n1,2\n", {}, "line 3: expected 3 cells as in the first row, got 2"),
+        ("1,2\n1,2,3\n", {}, "line 2: expected 2 cells as in the first row, got 3"),
         ("a,b,y\n1,2,0\n1,zwei,1\n", {}, "line 3, column 'b': expected a number, got 'zwei'"),
         ("1,2,0\n1_0,2,1\n", {}, "line 2, column 'column_0': expected a number, got '1_0'"),
         ("5.l,2.5,0\n1,2,1\n", {}, "line 1, column 'column_0': expected a number, got '5.l'"),  # no header: no lost row
@@ -215,7 +215,7 @@ HEADERS = {
 
 @pytest.mark.filterwarnings("ignore:.*numbers the rows")
 @pytest.mark.parametrize("name", HEADERS)
-def test_a_header_is_told_from_the_rows_below_or_asked_for(tmp_path, name):
+def test_a_header_is_recognized_from_the_rows_below_or_requested(tmp_path, name):
     """None is ever an example, and no example ever one: what cannot be told is refused, and then said."""
     header, rows, targets, told = HEADERS[name]
     path = write(tmp_path / "t.csv", joined(header, rows, targets))
@@ -239,10 +239,10 @@ def test_a_target_is_a_name_or_else_an_index(tmp_path, target):
     assert dataset.features == header[:2] and len(dataset.inputs) == 30
 
 
-def test_without_a_header_nothing_has_a_name(tmp_path):
+def test_without_a_header_columns_have_no_names(tmp_path):
     path = write(tmp_path / "t.csv", joined(None, UNIT, SORTED))
     for options in ({"target": "kind"}, {"columns": ("a",)}, {"drop": ("a",)}):
-        with pytest.raises(ValueError, match="without a header columns are given by index, from -3 to 2, got"):
+        with pytest.raises(ValueError, match="without a header columns have no names; give an index from -3 to 2, got"):
             load(path, header="no", **options)
 
 
@@ -256,9 +256,11 @@ def numbered(names, form=str):
 
 @pytest.mark.parametrize("name", ["", "Unnamed: 0", "Unnamed: 0.1"])
 @pytest.mark.parametrize("first", [0, 1, 100])
-def test_an_index_without_a_name_is_left_out_with_a_word(tmp_path, name, first):
+def test_an_unnamed_index_is_left_out_with_a_warning(tmp_path, name, first):
     path = write(tmp_path / "t.csv", numbered([name], lambda i: str(i + first)))
-    with pytest.warns(UserWarning, match="t.csv: the column at index 0 has no name and numbers the rows: left out"):
+    with pytest.warns(
+        UserWarning, match="t.csv: the column at index 0 has no name and numbers the rows; it is left out"
+    ):
         assert load(path).features == ("a", "b")
     header, *lines = path.read_text().splitlines()
     path = write(tmp_path / "t.csv", "\n".join([header, *DRAW.sample(lines, 30)]))
@@ -266,7 +268,7 @@ def test_an_index_without_a_name_is_left_out_with_a_word(tmp_path, name, first):
         assert load(path).features == ("a", "b")
 
 
-def test_a_column_without_a_name_is_no_input(tmp_path):
+def test_a_column_without_a_name_is_refused_as_input(tmp_path):
     path = write(tmp_path / "t.csv", numbered([""], lambda i: f"car {i}"))
     with pytest.raises(ValueError, match="line 1: the column at index 0 has no name; name it, or --drop 0"):
         load(path)
@@ -325,11 +327,11 @@ def test_columns_refused(tmp_path, options, message):
 @pytest.mark.parametrize("option", [{"header": "yes"}, {"columns": ["a"]}, {"missing": "mean"}, {"decimal": "comma"}])
 def test_options_of_tables_are_for_tables(tmp_path, name, option):
     source = name if name == "iris" else write(tmp_path / name, b"")
-    with pytest.raises(ValueError, match=f"{next(iter(option))}=.* is for a CSV file, which this is not"):
+    with pytest.raises(ValueError, match=f"{next(iter(option))}=.* is only for a CSV file"):
         load(source, **option)
 
 
-def test_marks_at_the_ends_of_lines_make_no_column(tmp_path):
+def test_delimiters_at_line_ends_make_no_column(tmp_path):
     for header in (("a", "b", "kind"), None):
         text = joined(header, UNIT, SORTED).replace("\n", ",\n")
         assert load(write(tmp_path / "t.csv", text)).inputs.tolist() == np.array(UNIT, float).tolist()
@@ -365,7 +367,7 @@ def test_one_table_in_every_dialect(tmp_path, name, decimal, header, said):
 @pytest.mark.parametrize(
     ("text", "options", "message"),
     [
-        ("a;b\n1,234;2\n5,678;3\n", {}, "'1,234' may be 1.234, with --decimal comma, or thousands"),
+        ("a;b\n1,234;2\n5,678;3\n", {}, r"'1,234' could be 1.234 \(give --decimal comma\) or thousands"),
         ("a;b\n1.5;2\n2,5;3\n", {}, "line 3, column 'a': expected a number with a decimal point .* got '2,5'"),
         (
             "a;b\n1.5;2\n2,5;3\n",
@@ -373,7 +375,7 @@ def test_one_table_in_every_dialect(tmp_path, name, decimal, header, said):
             "line 2, column 'a': expected a number with a decimal comma, got '1.5'",
         ),
         ("a;b\n1.234,5;2\n", {"decimal": ","}, "line 2, column 'a': expected a number, got '1.234,5'"),
-        ("1|2;3\n4|5;6\n", {}, "its cells may be separated by semicolon or pipe; say which with --delimiter"),
+        ("1|2;3\n4|5;6\n", {}, "its cells could be separated by semicolon or pipe; say which with --delimiter"),
         ("a,b,c\n1,2,3\n", {"delimiter": ";"}, "only one column"),
     ],
 )
@@ -423,7 +425,7 @@ def test_words_are_levels(tmp_path):
         ([f"name {i % 16}" for i in range(30)], "column 'x': 16 different words in 30 rows"),
     ],
 )
-def test_words_that_are_no_levels(tmp_path, cells, message):
+def test_words_that_cannot_be_levels_are_refused(tmp_path, cells, message):
     rows = [(f'"{cells[i % len(cells)]}"', row[0]) for i, row in enumerate(UNIT)]
     path = write(tmp_path / "t.csv", joined(("x", "y", "kind"), rows, SORTED))
     with pytest.raises(ValueError, match=message):
@@ -450,7 +452,7 @@ def test_a_missing_target_is_no_class(tmp_path, labels, gap, place):
         assert f"line {place}, column 'kind': missing value, got {gap.strip()!r}" in str(refusal.value)
     del targets[place - 2]
     rows = [row for i, row in enumerate(UNIT) if i != place - 2]
-    with pytest.warns(UserWarning, match="rows left out for a missing value: 1"):
+    with pytest.warns(UserWarning, match="rows left out because of a missing value: 1"):
         dropped = load(path, missing="drop")
     whole = load(write(tmp_path / "u.csv", joined(("a", "b", "kind"), rows, targets)))
     assert np.array_equal(dropped.targets, whole.targets) and dropped.classes == whole.classes
@@ -472,7 +474,7 @@ def test_a_missing_target_is_no_class(tmp_path, labels, gap, place):
         (("yes", "no", "Yes"), ("Yes", "no", "yes")),
     ],
 )
-def test_classes_are_what_tells_cells_apart(tmp_path, cells, classes):
+def test_classes_are_the_distinct_values_of_cells(tmp_path, cells, classes):
     targets = [cells[i % len(cells)] for i in range(30)]
     path = write(tmp_path / "t.csv", joined(("a", "b", "kind"), UNIT, targets))
     if classes is None:
@@ -488,7 +490,7 @@ def test_classes_are_what_tells_cells_apart(tmp_path, cells, classes):
 
 
 @pytest.mark.parametrize("missing", ["refuse", "drop"])
-def test_a_minus_beside_a_plus_is_no_gap(tmp_path, missing):
+def test_a_minus_is_not_a_gap_among_pluses(tmp_path, missing):
     """Nor is a class that a run knows, when it is met alone."""
     path = write(tmp_path / "t.csv", joined(("a", "b", "kind"), UNIT, ["+-"[i % 2] for i in range(30)]))
     dataset = load(path, missing=missing)
@@ -499,7 +501,7 @@ def test_a_minus_beside_a_plus_is_no_gap(tmp_path, missing):
 
 def test_a_number_among_words_is_named(tmp_path):
     path = write(tmp_path / "t.csv", joined(("a", "b", "kind"), UNIT, ["a", "b", "3"] + ["a"] * 27))
-    with pytest.raises(ValueError, match="line 4, column 'kind': expected a word, as most are, .* got '3'"):
+    with pytest.raises(ValueError, match="line 4, column 'kind': expected a word, like most cells, .* got '3'"):
         load(path)
     assert load(path, task="classification").classes == ("3", "a", "b")
 
@@ -516,7 +518,7 @@ def gappy(tmp_path):
     return write(tmp_path / "gaps.csv", joined(("x", "c", "y", "kind"), rows, SORTED)), x, c
 
 
-def test_missing_inputs_are_refused_with_what_takes_them(gappy):
+def test_missing_inputs_are_refused_with_the_options_that_accept_them(gappy):
     with pytest.raises(
         ValueError, match="line 2, column 'x': missing value, got 'NA' .*--missing drop, mean or indicator"
     ):
@@ -526,14 +528,14 @@ def test_missing_inputs_are_refused_with_what_takes_them(gappy):
 def test_rows_with_gaps_are_dropped(gappy):
     path, x, c = gappy
     kept = [i for i in range(30) if x[i] is not None and c[i] is not None]
-    with pytest.warns(UserWarning, match=f"rows left out for a missing value: {30 - len(kept)}"):
+    with pytest.warns(UserWarning, match=f"rows left out because of a missing value: {30 - len(kept)}"):
         dataset = load(path, missing="drop")
     assert dataset.inputs.tolist() == [[x[i], c[i] == "u", c[i] == "v", float(UNIT[i][1])] for i in kept]
     assert [dataset.classes[label] for label in dataset.labels] == [SORTED[i] for i in kept]
 
 
 @pytest.mark.parametrize("missing", ["mean", "indicator"])
-def test_gaps_are_taken_for_the_mean_of_the_training_part(gappy, missing):
+def test_gaps_are_filled_with_the_mean_of_the_training_part(gappy, missing):
     """The held-out part has no share in it, and what is told of gaps are inputs of 0 and 1."""
     path, x, c = gappy
     dataset = load(path, missing=missing)
@@ -561,7 +563,7 @@ def test_gaps_are_taken_for_the_mean_of_the_training_part(gappy, missing):
 
 def test_a_column_without_values_is_refused(tmp_path):
     path = write(tmp_path / "t.csv", joined(("x", "y", "kind"), [("", row[1]) for row in UNIT], SORTED))
-    with pytest.raises(ValueError, match="column 'x': holds no value; leave it out with --drop x"):
+    with pytest.raises(ValueError, match="column 'x' has no values; leave it out with --drop x"):
         load(path, missing="mean")
     cells = [""] * 29 + ["1.5"]
     dataset = load(

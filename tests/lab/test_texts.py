@@ -62,16 +62,16 @@ def test_the_end_is_held_out(write):
         ("ab", "word", "unit: expected character or byte, got 'word'"),
     ],
 )
-def test_what_is_no_text_is_refused(write, data, unit, says):
+def test_an_invalid_text_is_refused(write, data, unit, says):
     with pytest.raises(ValueError, match=says):
         texts.load(write(data), unit)
 
 
-def test_what_is_too_short_or_unknown_is_refused(write):
+def test_short_texts_and_unknown_characters_are_refused(write):
     text = texts.load(write(SAYS))
     for context, fraction, says in (
-        (20, 0.3, "play.txt: the training part of its text has 10 characters, and a context of 20 needs 21 or more"),
-        (4, 0.3, "play.txt: the held-out end of its text has 4 characters, and a context of 4 needs 5 or more"),
+        (20, 0.3, "play.txt: the training part of its text has 10 characters; a context of 20 needs at least 21"),
+        (4, 0.3, "play.txt: the held-out end of its text has 4 characters; a context of 4 needs at least 5"),
         (0, 0.3, "context must be an integer >= 1, got 0"),
         (2, 1, "test_fraction: expected a number between 0 and 1, got 1"),
     ):

@@ -1,7 +1,7 @@
 """Demonstrations in a browser: descent, Adam, backpropagation, convolution, boundaries, populations, text, rules.
 
-`functional-nn demo` opens them; `serve` is the same from Python. The pages only show: what is computed, the library's
-own compiled functions compute, in this process. The extra `demo` has what is needed (a Bokeh server).
+`functional-nn demo` opens them; `serve` does the same from Python. The pages only display: everything is computed by
+the library's own compiled functions, in this process. The extra `demo` installs what is needed (a Bokeh server).
 """
 
 from functional_nn.lab import require

@@ -1,4 +1,4 @@
-"""Attention and time: a text, what a network predicts of it, what it attends to, and one prediction's way back."""
+"""Attention and time: a text, a network's predictions, what it attends to, and the way back of one prediction."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -27,19 +27,19 @@ from functional_nn.lab.demonstrations.one_text import (
     trained,
     views,
 )
-from functional_nn.lab.demonstrations.page import Demonstration, Live, Status, said
+from functional_nn.lab.demonstrations.page import Demonstration, Live, Status, number_text
 from functional_nn.lab.equations import mathml
 
 TITLE = "Attention and time"
-ABOUT = "What a small network predicts of a text, what it attends to, and how one prediction depends on what was read."
+ABOUT = "What a small network predicts after each character, what it attends to, and on what one prediction depends."
 _START = Question("transformer", "the value of the expression is", 19, True)
-_FOLLOWS, _MOST = "what follows in the text", "the most probable"
+_FOLLOWS, _MOST = "the next character in the text", "the most probable character"
 _BARS = 10
-_BLUES = interp_palette(("#ffffff", "#08467e"), 65)  # of what is 0 or more
-_ORANGES = interp_palette(("#ffffff", "#a34700"), 65)  # of sensitivities' lengths
+_BLUES = interp_palette(("#ffffff", "#08467e"), 65)  # for numbers >= 0
+_ORANGES = interp_palette(("#ffffff", "#a34700"), 65)  # for norms of sensitivities
 _DIVERGING = interp_palette(("#08467e", "#ffffff", "#a34700"), 129)  # negative, 0, positive
-_DARK = 0.6  # the shade from which white is read better than ink
-_LEFT = 74  # pixels beside every figure whose columns are characters, so that they stand below each other
+_DARK = 0.6  # on darker shades white text is easier to read
+_LEFT = 74  # pixels to the left of every figure whose columns are characters, so that columns are aligned
 
 
 def warm_up() -> Iterator[None]:
@@ -52,8 +52,8 @@ def warm_up() -> Iterator[None]:
 # What is drawn --------------------------------------------------------------------------------------------------------
 
 
-def seen(text: str) -> list[str]:
-    """Its characters, a space as one can see it."""
+def visible_text(text: str) -> list[str]:
+    """The characters of a text, with a visible sign for spaces."""
     return ["␣" if one == " " else one for one in text]
 
 
@@ -64,7 +64,7 @@ def shaded(values: np.ndarray, palette: Sequence[str], low: float = 0.0) -> list
 
 
 def ink(shade: np.ndarray) -> list[str]:
-    """Of what is written on it."""
+    """The colour of text on a shade."""
     return ["#ffffff" if each > _DARK else page.INK for each in np.abs(shade.ravel())]
 
 
@@ -74,8 +74,8 @@ def lengths(found: Found) -> np.ndarray:
 
 
 def most_probable(question: Question, found: Found) -> tuple[str, np.ndarray, int | None]:
-    """After the chosen position: the characters that are most probable, among them at least the one that follows, their
-    probabilities, and which of them follows, where one does.
+    """After the chosen position: the most probable characters, always including the one that follows; their
+    probabilities; and the index of the one that follows, or None if nothing follows.
     """
     p = found.probabilities[question.count - 1]
     order = np.argsort(-p, kind="stable")[:_BARS].tolist()
@@ -86,32 +86,32 @@ def most_probable(question: Question, found: Found) -> tuple[str, np.ndarray, in
     return shown, p[order], shown.index(follows) if follows else None
 
 
-def called(layer: str) -> str:
-    """A layer of the network in few letters: 1 attention, of the first block."""
+def layer_label(layer: str) -> str:
+    """A layer's name in few letters: 1 attention, in the first block."""
     return re.sub(r"^block(\d)_?(\w*)$", lambda at: f"{at[1]} {at[2] or 'sum'}", layer)
 
 
 _KEY = Markup(
-    '<p class="soft">Above, what was read; below it, what the network holds most probable next, the darker the surer. '
-    "Click a character, or move the slider. Of a text that was held out it needs {:.2f} bits a character.</p>"
+    '<p class="soft">Upper row: the text. Lower row: the most probable next character; the darker, the more probable. '
+    "Click a character, or move the slider. On held-out text the network needs {:.2f} bits per character.</p>"
 )
-_TRAINING = Markup('<p class="soft">A network is trained when it is first asked for: about half a minute.</p>')
+_TRAINING = Markup('<p class="soft">A network is trained when it is first chosen; this takes about half a minute.</p>')
 _BACK = Markup(
-    '<p class="soft">{} of every layer (rows, from the output down) at every character: how far the prediction depends '
-    "on it. The darkest of a row is its largest. Nothing comes back from later characters.</p>"
+    '<p class="soft">{} for every layer (rows, from the output down) at every character: how strongly the prediction '
+    "depends on it. The darkest cell of a row is its largest value. Later characters have no influence.</p>"
 ).format(mathml(r"|\partial F / \partial n_t|, \quad F = - \ln \, p"))
-_ATTENDED = "Rows: the character that asks. Columns: those up to it, the darker the more it attends to them."
+_ATTENDED = "Rows: the querying character. Columns: the characters up to it; the darker, the more it attends to them."
 _SIGNED = "Rows: neurons. Columns: after each character. Orange: positive; blue: negative."
-_OPEN = "Rows: neurons. Columns: at each character. The darker, the wider the gate is open, to 1."
+_OPEN = "Rows: neurons. Columns: at each character. The darker, the wider the gate is open; at most 1."
 _WORDS = {
-    "attention": "Every attention layer, q, k, v the three blocks of its net inputs, and the way back through it:",
-    "gru": "Every step, U the recurrent weights, and the way back through time, from the last step:",
-    "lstm": "Every step, U the recurrent weights, and the way back through time, from the last step:",
+    "attention": "An attention layer (q, k, v are the three blocks of its net inputs), forward and back:",
+    "gru": "One step forward (U are the recurrent weights), and back through time, from the last step:",
+    "lstm": "One step forward (U are the recurrent weights), and back through time, from the last step:",
 }
 
 
-def told(of: str) -> Markup:
-    """What a network's activation is, and its way back: the equations, which may go on in the next line."""
+def activation_equations(of: str) -> Markup:
+    """The equations of a network's activation and its way back; they may continue on the next line."""
     activation = "attention" if of == "transformer" else of
     lines = (line.split(r", \quad ") for line in equations.ACTIVATIONS[activation])
     return Markup("<p>{}</p>").format(_WORDS[activation]) + Markup("").join(
@@ -128,13 +128,17 @@ class _Page:
         self.status = Status()
         self.live = Live(document, answer, self.show, self.status)
         wide = {"sizing_mode": "stretch_width"}
-        self.text = Box(f"a text, up to {T} characters", "text", read, _START.text, written=str)
+        self.text = Box(f"text, up to {T} characters", "text", read, _START.text, written=str)
         Form([self.text], lambda values: None, self.typed, self.status)
-        add = Button(label="add the most probable", button_type="primary", name="add", **wide)
+        add = Button(label="append the most probable", button_type="primary", name="add", **wide)
         self.network = Select(title="network", options=list(PRESETS), value=_START.network, name="network", **wide)
         self.count = page.slider("characters read", 1, len(_START.text), _START.count, 1, "count")
         self.follows = Select(
-            title="the prediction, F = −ln p of", options=[_FOLLOWS, _MOST], value=_FOLLOWS, name="follows", **wide
+            title="prediction to explain, F = −ln p of",
+            options=[_FOLLOWS, _MOST],
+            value=_FOLLOWS,
+            name="follows",
+            **wide,
         )
         self.view = Select(
             title="look at", options=list(views(_START.network)), value=views(_START.network)[0], name="view", **wide
@@ -147,8 +151,10 @@ class _Page:
         self.next, self.true = page.source("next", "x", "p"), page.source("true", "x", "p")
         self.curves = {name: page.source(name, "x", "y") for name in ("sensitivity", "change")}
         self.plotted = {
-            "strip": self.cell_plot("strip", "The text, and what is predicted after each character", 2, 74),
-            "back": self.cell_plot("back", "How far the prediction depends on every layer at every character", 15, 280),
+            "strip": self.cell_plot("strip", "The text, and the prediction after each character", 2, 74),
+            "back": self.cell_plot(
+                "back", "How strongly the prediction depends on every layer at every character", 15, 280
+            ),
             "inside": self.cell_plot("inside", "What the network attends to, or its states", T, 440),
         }
         label(self.plotted["strip"].yaxis, ["read", "predicted"])
@@ -185,7 +191,7 @@ class _Page:
     # The figures -----------------------------------------------------------------------------------------------------
 
     def cell_plot(self, name: str, alternative: str, rows: int, height: int):
-        """Rows of cells, whose columns are the text's characters."""
+        """Rows of cells; the columns are the text's characters."""
         plotted = page.plot(
             alternative,
             tools="",
@@ -198,7 +204,7 @@ class _Page:
             name=f"{name}-cells",
         )
         for axis in plotted.axis:
-            axis.ticker = FixedTicker(ticks=[])  # kept: a new one has the whole document looked through
+            axis.ticker = FixedTicker(ticks=[])  # kept: for a new ticker Bokeh searches the whole document
         plotted.grid.visible = False
         plotted.axis.axis_line_color = plotted.axis.major_tick_line_color = None
         plotted.axis.minor_tick_line_color = None
@@ -242,14 +248,14 @@ class _Page:
         )
         plotted.vbar("x", top="p", width=0.8, source=self.next, color=_BLUES[-1])
         plotted.scatter("x", "p", source=self.true, marker="inverted_triangle", size=9, color=page.COLORS[2])
-        plotted.xaxis.axis_label, plotted.yaxis.axis_label = "next; ▼ what follows in the text", "p"
+        plotted.xaxis.axis_label, plotted.yaxis.axis_label = "next character; ▼ the one in the text", "p"
         plotted.xaxis.ticker, plotted.yaxis.ticker = FixedTicker(ticks=[]), FixedTicker(ticks=[0, 0.5, 1])
         plotted.xgrid.visible = False
         return plotted
 
     def time_plot(self):
         plotted = page.log_plot(
-            "How far the prediction depends on every character, on a log scale",
+            "How strongly the prediction depends on every character, on a log scale",
             "",
             "",
             tools="",
@@ -274,14 +280,14 @@ class _Page:
             self.live.ask(self.question)
 
     def typed(self) -> None:
-        """Another text, of which all is read."""
+        """Another text, all of which is read."""
         length, self.quiet = len(self.text.value), True
         self.count.update(end=max(length, 2), value=length)
         self.quiet = False
         self.ask(text=self.text.value, count=length)
 
     def add(self) -> None:
-        """One character more, without the first where there would be too many."""
+        """Appends one character; the first one is removed if there would be too many."""
         if self.is_shown:
             text = self.question.text + CHARACTERS[self.found.probabilities[-1].argmax()]
             self.text.write(text[-T:])
@@ -296,7 +302,7 @@ class _Page:
         self.ask(network=self.network.value)
 
     def read_to(self, count: int) -> None:
-        """The slider of a text of one character has two places."""
+        """Reads up to a character; the slider of a text with one character has two places."""
         if not self.quiet:
             count, self.quiet = min(count, len(self.question.text)), True
             self.count.value, self.quiet = count, False
@@ -304,13 +310,13 @@ class _Page:
 
     def tapped(self, name: str, event: Tap) -> None:
         if not page.inside(self.plotted[name], event.x, event.y):
-            self.status.refuse("click a character: it chooses how much of the text is read")
+            self.status.refuse("click a character to choose how much of the text is read")
             return
-        asks = name == "inside" and self.question.network == "transformer"  # whose rows are characters, too
-        self.count.value = min(1 + int(event.y if asks else event.x), len(self.question.text))
+        rows = name == "inside" and self.question.network == "transformer"  # there the rows are characters too
+        self.count.value = min(1 + int(event.y if rows else event.x), len(self.question.text))
 
     def look(self) -> None:
-        """At another part of what was found."""
+        """Shows another part of the result."""
         if not self.quiet and self.is_shown:
             self.draw_inside()
 
@@ -318,20 +324,20 @@ class _Page:
 
     @property
     def is_shown(self) -> bool:
-        """Whether what was found is of the network and the text that are asked for."""
+        """Whether the result on the page is for the current network and text."""
         return self.drawn == (self.question.network, self.question.text)
 
     def show(self, answered: tuple[Question, Found]) -> None:
         question, found = answered
         if question is not self.question:
-            return  # no longer asked; the right one is on its way
-        anew = not self.is_shown
+            return  # an older question; the answer to the current one will follow
+        changed = not self.is_shown
         self.found, self.drawn = found, (question.network, question.text)
-        if anew:  # what the choice of a prediction leaves as it is
+        if changed:  # these do not depend on the prediction that is explained
             self.draw_text()
             self.draw_inside()
             self.key.text = str(_KEY.format(trained(question.network).bits))
-            self.equations.text = str(told(question.network))
+            self.equations.text = str(activation_equations(question.network))
         self.draw_bars()
         self.draw_back()
         self.draw_time()
@@ -339,7 +345,7 @@ class _Page:
         rows = [(f"∂F/∂n, {layer}", precise(each)) for layer, each in found.differences.items()]
         rows.append(("∂F/∂ all parameters", precise(found.gradient_difference)))
         third = -(-len(rows) // 3)
-        header = "by hand − jax.grad", "at most"
+        header = "hand-written − jax.grad", "at most"
         parts = [rows[at : at + third] for at in range(0, len(rows), third)]
         self.compared.text = str(page.tables(*(page.Table(header, part) for part in parts)))
         self.say()
@@ -366,10 +372,10 @@ class _Page:
             "ink": inks or nothing,
         }
         plotted.x_range.end, plotted.y_range.start = L, rows
-        label(plotted.xaxis, seen(self.question.text))
+        label(plotted.xaxis, visible_text(self.question.text))
 
     def draw_marks(self) -> None:
-        """The chosen character, a column of every figure, and of attention the row of what it asks."""
+        """Marks the chosen character: a column in every figure, and with attention the row of its query."""
         count = self.question.count
         for name, mark in self.marks.items():
             left, right, top, bottom = count - 1, count, 0, self.plotted[name].y_range.start
@@ -380,38 +386,41 @@ class _Page:
     def draw_text(self) -> None:
         text, p = self.question.text, self.found.probabilities
         predicted, surest = "".join(CHARACTERS[at] for at in p.argmax(axis=1)), p.max(axis=1)
-        words = [f"{one}, number {at + 1}" for at, one in enumerate(seen(text))]
-        words += [f"after {at + 1}: {one} with p = {said(surest[at])}" for at, one in enumerate(seen(predicted))]
+        words = [f"{one}, number {at + 1}" for at, one in enumerate(visible_text(text))]
+        words += [
+            f"after {at + 1}: {one} with p = {number_text(surest[at])}"
+            for at, one in enumerate(visible_text(predicted))
+        ]
         shade = np.concatenate([np.zeros(len(text)), surest])
-        self.fill("strip", 2, shaded(shade, _BLUES), words, seen(text) + seen(predicted), ink(shade))
+        self.fill("strip", 2, shaded(shade, _BLUES), words, visible_text(text) + visible_text(predicted), ink(shade))
 
     def draw_bars(self) -> None:
         shown, p, follows = most_probable(self.question, self.found)
         self.next.data = {"x": np.arange(len(shown)), "p": p}
         true = [] if follows is None else [follows]
         self.true.data = {"x": true, "p": [p[at] + 0.09 for at in true]}
-        label(self.bars.xaxis, seen(shown), 0)
+        label(self.bars.xaxis, visible_text(shown), 0)
 
     def draw_back(self) -> None:
-        found, text = lengths(self.found), seen(self.question.text)
+        found, text = lengths(self.found), visible_text(self.question.text)
         names = list(reversed(self.found.sensitivities))
         shade = found / np.maximum(found.max(axis=1, keepdims=True), np.finfo(found.dtype).tiny)
         words = [
-            f"layer {name}, at {one} (number {at + 1}): {said(found[i, at])}"
+            f"layer {name}, at {one} (number {at + 1}): {number_text(found[i, at])}"
             for i, name in enumerate(names)
             for at, one in enumerate(text)
         ]
         self.fill("back", len(names), shaded(shade, _ORANGES), words)
         self.plotted["back"].height = 40 + 16 * len(names)
-        label(self.plotted["back"].yaxis, list(map(called, names)))
+        label(self.plotted["back"].yaxis, list(map(layer_label, names)))
 
     def draw_inside(self) -> None:
-        view, text = self.view.value, seen(self.question.text)
+        view, text = self.view.value, visible_text(self.question.text)
         values, attends = self.found.inside[view], self.question.network == "transformer"
         plotted = self.plotted["inside"]
         if attends:
             words = [
-                f"{one} (number {i + 1}) to {other} (number {j + 1}): {said(values[i, j])}"
+                f"{one} (number {i + 1}) to {other} (number {j + 1}): {number_text(values[i, j])}"
                 for i, one in enumerate(text)
                 for j, other in enumerate(text)
             ]
@@ -421,7 +430,7 @@ class _Page:
             shown, gate = values.T / max(1.0, np.abs(values).max()), "gate" in view
             palette, low = (_BLUES, 0) if gate else (_DIVERGING, -1)
             words = [
-                f"{view} of neuron {i + 1}, after {one} (number {j + 1}): {said(values[j, i] + 0)}"
+                f"{view} of neuron {i + 1}, after {one} (number {j + 1}): {number_text(values[j, i] + 0)}"
                 for i in range(values.shape[1])
                 for j, one in enumerate(text)
             ]
@@ -442,36 +451,38 @@ class _Page:
         low, high = (values.min(), values.max()) if values.size else (0.1, 1.0)
         self.time.x_range.end = L
         self.time.y_range.update(start=low / 2, end=2 * high)
-        label(self.time.xaxis, seen(self.question.text))
+        label(self.time.xaxis, visible_text(self.question.text))
         layer = reader(self.question.network)
-        also = "; dashed, how far its state moves, |hₜ − hₜ₋₁|" if self.found.changes.size else ""
+        state = "; dashed: the change of its state, |hₜ − hₜ₋₁|" if self.found.changes.size else ""
         self.legend.text = str(
-            Markup('<p class="soft">Solid: |∂F/∂nₜ| of {}, which reads the characters{}.</p>').format(layer, also)
+            Markup('<p class="soft">Solid: |∂F/∂nₜ| of {}, the layer that reads the characters{}.</p>').format(
+                layer, state
+            )
         )
 
     def say(self) -> None:
         question, found = self.question, self.found
         shown, p, _ = most_probable(question, found)
-        first = ", ".join(f"{one} {100 * each:.0f} %" for one, each in zip(seen(shown[:3]), p[:3], strict=True))
+        first = ", ".join(f"{one} {100 * each:.0f} %" for one, each in zip(visible_text(shown[:3]), p[:3], strict=True))
         F, most = found.value.item(), max(*found.differences.values(), found.gradient_difference).item()
-        wanted = seen(found.character)[0]
+        wanted = visible_text(found.character)[0]
         text = (
-            f"After {question.count} character{'s' if question.count > 1 else ''} the {question.network} says "
-            f"{first}; F = −ln p({wanted}) = {said(F)}; by hand and by jax.grad: at most {precise(most)} "
-            "apart."
+            f"After {question.count} character{'s' if question.count > 1 else ''} the {question.network} predicts "
+            f"{first}; F = −ln p({wanted}) = {number_text(F)}; hand-written and jax.grad's gradients differ by at most "
+            f"{precise(most)}."
         )
         self.status.say(text)
 
 
 def label(axis, texts: Sequence[str], middle: float = 0.5) -> None:
-    """Texts in place of the numbers on an axis whose ticker is fixed, one for each cell."""
-    told = {i + middle: text for i, text in enumerate(texts)}
-    if told != axis[0].major_label_overrides:
-        axis.major_label_overrides, axis[0].ticker.ticks = told, list(told)
+    """Replaces the numbers on an axis with a fixed ticker by texts, one per cell."""
+    labels = {i + middle: text for i, text in enumerate(texts)}
+    if labels != axis[0].major_label_overrides:
+        axis.major_label_overrides, axis[0].ticker.ticks = labels, list(labels)
 
 
 def precise(value: float) -> str:
-    """A difference."""
+    """A difference as text."""
     return f"{value:.1e}".replace("-", "−") if value else "0"
 
 

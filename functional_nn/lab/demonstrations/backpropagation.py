@@ -1,4 +1,4 @@
-"""Backpropagation, step by step: a drawn graph, the equation of each step and its numbers, jax.grad beside them."""
+"""Backpropagation step by step: a drawn graph, each step's equation and numbers, and jax.grad for comparison."""
 
 import collections
 from collections.abc import Iterator
@@ -27,13 +27,15 @@ from functional_nn.lab.demonstrations.one_example import (
     readers,
     steps,
 )
-from functional_nn.lab.demonstrations.page import Demonstration, Live, Status, said
+from functional_nn.lab.demonstrations.page import Demonstration, Live, Status, number_text
 
 TITLE = "Backpropagation, step by step"
-ABOUT = "Values forward, then sensitivities back, each with its equation and numbers. Click a weight to change it."
+ABOUT = (
+    "Values go forward, then sensitivities go back, each with its equation and numbers. Click a weight to change it."
+)
 _FORWARD, _BACKWARD = page.COLORS[0], page.COLORS[1]
-_CLEAR = 44  # pixels from a neuron's middle to that of a number it does not cover
-_NEAR = 0.12  # of a column's width: how far from an edge a click still means it
+_CLEAR = 44  # pixels from a neuron's middle to the middle of a number it does not cover
+_NEAR = 0.12  # of a column's width: a click this close to an edge means the edge
 
 
 def warm_up() -> Iterator[None]:
@@ -47,7 +49,7 @@ def warm_up() -> Iterator[None]:
 
 
 def spots(example: Example) -> dict[str, np.ndarray]:
-    """(S, 2) of each input's and layer's neurons, the first one on top."""
+    """(S, 2) places of each input's and layer's neurons, the first one on top."""
     sizes, found = example.network.sizes, {}
     for name, (x, y) in example.places.items():
         ys = y + (sizes[name] - 1) / 2 - np.arange(sizes[name])
@@ -56,7 +58,7 @@ def spots(example: Example) -> dict[str, np.ndarray]:
 
 
 def active(network: fnn.Network, step: Step) -> tuple[set[str], set[tuple[str, str]]]:
-    """What takes part in a step: inputs and layers, and pairs (source, layer) between which values go."""
+    """What takes part in a step: inputs and layers, and pairs (source, layer) between which values flow."""
     into = {layer.name: {(source, layer.name) for source in layer.sources} for layer in network.layers}
     if step.kind in ("net inputs", "gradient"):
         edges = into[step.layer]
@@ -70,7 +72,7 @@ def active(network: fnn.Network, step: Step) -> tuple[set[str], set[tuple[str, s
 
 
 def nodes(example: Example, question: Question, found: Found, at: int) -> dict[str, list]:
-    """Columns of the neurons, with what is known of them at a step."""
+    """Columns of the neurons, with what is known about them at a step."""
     every = steps(example.network)
     seen, (part, _) = set(every[: at + 1]), active(example.network, every[at])
     known = {(kind, name) for kind, name in seen} | {("sensitivities", name) for kind, name in seen if kind == "start"}
@@ -89,10 +91,10 @@ def nodes(example: Example, question: Question, found: Found, at: int) -> dict[s
                     "a": float(a),
                     "n": np.nan if n is None else float(n[i]),
                     "s": np.nan if s is None else float(s[i]),
-                    "value": said(a) if n is None or ("activations", name) in known else "",
-                    "net": f"n {said(n[i])}" if ("net inputs", name) in known else "",
-                    "back": f"s {said(s[i] + 0)}" if ("sensitivities", name) in known else "",
-                    "bias": "" if bias is None else f"b {said(bias[min(i, len(bias) - 1)])}",
+                    "value": number_text(a) if n is None or ("activations", name) in known else "",
+                    "net": f"n {number_text(n[i])}" if ("net inputs", name) in known else "",
+                    "back": f"s {number_text(s[i] + 0)}" if ("sensitivities", name) in known else "",
+                    "bias": "" if bias is None else f"b {number_text(bias[min(i, len(bias) - 1)])}",
                     "fill": fill if name in part else "white",
                     "line": line_color if name in part else page.GREY,
                     "width": 3 if name in part else 1.5,
@@ -102,18 +104,18 @@ def nodes(example: Example, question: Question, found: Found, at: int) -> dict[s
 
 
 def edges(example: Example, question: Question, found: Found, at: int, wide: float) -> dict[str, list]:
-    """Columns of the edges: their weights, or at the steps of gradient and update what these say of them.
+    """Columns of the edges: their weights, or at the gradient and update steps their gradients and new weights.
 
-    wide: how many pixels one column of neurons is from the next.
+    wide: the distance between two columns of neurons, in pixels.
     """
     step = steps(example.network)[at]
     _, pairs = active(example.network, step)
     largest = max(abs(entry.of(question.params)) for entry in example.entries if entry.source) or 1.0
     at_labels, rows = labels(example, wide), []
     for entry, start, end in _drawn_edges(example):
-        weight, here = entry.of(question.params), (entry.source, entry.layer) in pairs
+        weight, takes_part = entry.of(question.params), (entry.source, entry.layer) in pairs
         shown = {"gradient": found.gradients, "update": found.updated}.get(step.kind, question.params)
-        value = entry.of(shown if here else question.params)
+        value = entry.of(shown if takes_part else question.params)
         lx, ly = at_labels[entry]
         rows.append(
             {
@@ -126,19 +128,19 @@ def edges(example: Example, question: Question, found: Found, at: int, wide: flo
                 "entry": entry.words,
                 "weight": weight,
                 "gradient": entry.of(found.gradients),
-                "label": said(value),
+                "label": number_text(value),
                 "color": page.COLORS[0] if weight >= 0 else page.COLORS[1],
                 "dash": "solid" if weight >= 0 else "dashed",
                 "width": 1 + 4 * min(1.0, abs(weight) / largest),
-                "alpha": 1.0 if here else 0.3,
-                "text": "#1c2330" if here else "#4d586a",
+                "alpha": 1.0 if takes_part else 0.3,
+                "text": "#1c2330" if takes_part else "#4d586a",
             }
         )
     return _columns(rows)
 
 
 def flow(example: Example, at: int) -> dict[str, list]:
-    """Arrows along the edges that take part, the way the values go."""
+    """Arrows along the edges that take part, in the direction in which values flow."""
     step = steps(example.network)[at]
     _, pairs = active(example.network, step)
     rows = []
@@ -162,8 +164,8 @@ def _columns(rows: list[dict]) -> dict[str, list]:
 
 
 def labels(example: Example, wide: float) -> dict[Entry, np.ndarray]:
-    """Where each edge's number stands: evenly apart beside a column of neurons, whichever edges cross; where columns
-    are so near that the neuron would cover it, further on, as long as a fifth of a row is between any two.
+    """Where each edge's number is: evenly spaced next to a column of neurons. If columns are so close that the
+    neuron would cover it, it is further on, as long as any two are at least a fifth of a row apart.
     """
     beside = collections.Counter(x for places in spots(example).values() for x in places[:, 0])
     found = {}
@@ -188,7 +190,7 @@ def clicked(example: Example, x: float, y: float, shape: tuple[float, float]) ->
             along = np.clip((point - start) @ (end - start) / ((end - start) @ (end - start)), 0.15, 0.85)
             distances[entry] = np.linalg.norm(point - start - along * (end - start))
     for entry in example.entries:
-        if not entry.source:  # a bias that all neurons share is meant by a click on any of them
+        if not entry.source:  # a click on any neuron means the bias that all neurons share
             ends, alike = spots(example)[entry.layer] * unit, len(example.params[entry.layer]["bias"]) == 1
             distances[entry] = min(np.linalg.norm(point - each) for each in (ends if alike else ends[[entry.end]]))
     best = min(distances, key=distances.__getitem__)
@@ -202,21 +204,21 @@ class _Page:
         self.example = next(iter(examples().values()))
         self.question, self.found, self.updates = self.example.start, None, 0
         self.quiet = False  # while the page itself sets a control
-        self.pixels = {"inner_width": 480, "inner_height": 350}  # of the drawing, until the browser has said
+        self.pixels = {"inner_width": 480, "inner_height": 350}  # of the drawing, until the browser reports its size
         self.status = Status()
         self.live = Live(document, answer, self.show, self.status)
         wide = {"sizing_mode": "stretch_width"}
         self.choice = Select(title="example", options=list(examples()), value=self.example.name, name="example", **wide)
         self.slot = column(**wide)
-        back, forth = Button(label="◀ back", name="back", **wide), Button(label="next ▶", name="next", **wide)
+        back, forward = Button(label="◀ back", name="back", **wide), Button(label="next ▶", name="next", **wide)
         self.inputs = Box("inputs", "inputs", lambda text: self.read(text, self.inputs), self.question.inputs)
         self.targets = Box("targets", "targets", lambda text: self.read(text, self.targets), self.question.targets)
         self.rate = Box("learning rate", "rate", typed.number, self.question.rate)
-        self.given = Form([self.inputs, self.targets, self.rate], self.check, self.anew, self.status)
+        self.given = Form([self.inputs, self.targets, self.rate], self.check, self.restart, self.status)
         self.entry = Select(title="parameter", name="entry", **wide)
-        self.value = Box("its value", "value", typed.number, 0.0)
+        self.value = Box("value", "value", typed.number, 0.0)
         self.weight = Form([self.value], lambda values: None, self.weighed, self.status)
-        update = Button(label="make this update", button_type="primary", name="update", **wide)
+        update = Button(label="apply the update", button_type="primary", name="update", **wide)
         again = Button(label="start again", name="again", **wide)
         self.nodes = page.source(
             "nodes", "x", "y", "name", "a", "n", "s", "value", "net", "back", "bias", "fill", "line", "width"
@@ -246,7 +248,7 @@ class _Page:
 
         self.choice.on_change("value", lambda attribute, old, new: self.begin(examples()[new]))
         back.on_click(lambda: self.go(self.step.value - 1))
-        forth.on_click(lambda: self.go(self.step.value + 1))
+        forward.on_click(lambda: self.go(self.step.value + 1))
         self.entry.on_change("value", lambda attribute, old, new: self.show_entry())
         self.plotted.on_event(Tap, self.tapped)
         for side in self.pixels:
@@ -256,7 +258,7 @@ class _Page:
         controls = column(
             self.choice,
             self.slot,
-            row(back, forth, **wide),
+            row(back, forward, **wide),
             *(box.model for box in self.given.boxes),
             row(self.entry, self.value.model, **wide),
             row(update, again, **wide),
@@ -333,7 +335,7 @@ class _Page:
     # What the visitor does -----------------------------------------------------------------------------------------
 
     def begin(self, example: Example) -> None:
-        """An example as it is at first."""
+        """Shows an example as it is at the start."""
         self.example, self.question, self.updates, self.found, self.quiet = example, example.start, 0, None, True
         at = np.concatenate(list(spots(example).values()))
         (left, low), (right, high) = at.min(axis=0), at.max(axis=0)
@@ -346,7 +348,7 @@ class _Page:
             "y": [y + 0.55 for _, y in tops.values()],
             "text": [names.get(name, "input") for name in tops],
         }
-        # another slider: the key End would go where it went in the one of another example
+        # a new slider: in the old one the key End would go to the other example's last step
         self.step = page.slider("step", 1, len(steps(example.network)), 1, 1, "step")
         self.step.on_change("value", self.moved)
         self.slot.children = [self.step]
@@ -358,8 +360,9 @@ class _Page:
         self.entry.value = self.entry.options[0]
         self.key.text = str(
             Markup(
-                '<p class="soft">{} Blue: positive weights; orange and dashed: negative ones; the thicker, the larger. '
-                "In a neuron its output a, above it its bias, below net input n and sensitivity s.</p>"
+                '<p class="soft">{} Blue edges: positive weights; orange dashed edges: negative ones; thicker edges: '
+                "larger ones. In a neuron: its output a; above it: its bias b; below it: net input n and sensitivity "
+                "s.</p>"
             ).format(example.about)
         )
         self.quiet = False
@@ -387,8 +390,8 @@ class _Page:
         """Raises ValueError for targets and rates that are refused."""
         check(self.asked(values))
 
-    def anew(self) -> None:
-        """With what stands in the boxes."""
+    def restart(self) -> None:
+        """Computes with the values in the boxes."""
         self.ask(self.asked(self.given.values))
 
     @property
@@ -417,14 +420,14 @@ class _Page:
             return
         entry = clicked(self.example, event.x, event.y, self.shape)
         if entry is None:
-            self.status.refuse("there is no edge where you clicked; click one, or choose it under parameter")
+            self.status.refuse("there is no edge here; click one, or choose it under parameter")
             return
         self.entry.value = entry.words
-        self.status.say(f"{entry.words}: {said(entry.of(self.question.params))}; type another value under its value.")
+        self.status.say(f"{entry.words}: {number_text(entry.of(self.question.params))}; type another one under value.")
 
     def update(self) -> None:
         if self.found is None:
-            return  # what it would make is still being computed
+            return  # the update is still being computed
         found, self.found, self.quiet = self.found, None, True
         self.updates += 1
         self.step.value = 1
@@ -437,7 +440,7 @@ class _Page:
     def show(self, answered: tuple[Question, Found]) -> None:
         question, found = answered
         if question is not self.question:
-            return  # no longer asked; the right one is on its way
+            return  # an older question; the answer to the current one will follow
         self.found = found
         self.compared.text = str(comparison(self.example, found))
         self.draw()
@@ -452,7 +455,7 @@ class _Page:
         made = f" after {self.updates} update{'s' if self.updates > 1 else ''}" if self.updates else ""
         F, new = self.found.value.item(), self.found.updated_value.item()
         where = f"Step {at + 1} of {len(every)}, {every[at].words}"
-        text = f"{where}. F = {said(F)}{made}; this update makes it {said(new)}."
+        text = f"{where}. F = {number_text(F)}{made}; the update changes it to {number_text(new)}."
         if np.isfinite(F) and np.isfinite(new) and new <= F:
             self.status.say(text)
         else:

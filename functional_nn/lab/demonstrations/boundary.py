@@ -1,4 +1,4 @@
-"""A decision boundary that moves while a network learns, with those of its hidden neurons."""
+"""A decision boundary that moves while a network learns, with the boundaries of its hidden neurons."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -10,19 +10,19 @@ from bokeh.models import Button, Select, Toggle
 from functional_nn.lab.demonstrations import classifier, page, typed
 from functional_nn.lab.demonstrations.boxes import Box, Form
 from functional_nn.lab.demonstrations.classifier import EPOCHS, Choice, Field, Training
-from functional_nn.lab.demonstrations.page import Demonstration, Live, Status, said
+from functional_nn.lab.demonstrations.page import Demonstration, Live, Status, number_text
 from functional_nn.lab.demonstrations.plane import Plane
 from functional_nn.optimizers import first_order, second_order
 
 TITLE = "Decision boundary"
-ABOUT = "Thick: where the output is 1/2. Thin lines: where hidden neurons' net inputs are 0, which they put together."
+ABOUT = "Thick line: the output is 1/2. Thin lines: the net inputs of hidden neurons are 0; the boundary combines them."
 _FRAME = 60  # milliseconds between two pictures, at least
-_LONGEST = 5000  # epochs, after which it pauses
+_LONGEST = 5000  # epochs, after which training pauses
 _SIZES = {"all at once": 0, "50": 50, "20": 20, "5": 5, "1": 1}
 
 
 class Question(NamedTuple):
-    """now: the run to go on with, for so many epochs; None for a new one of `choice`."""
+    """now: the run to continue for `epochs` epochs; None for a new one of `choice`."""
 
     choice: Choice
     rate: float
@@ -31,14 +31,14 @@ class Question(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """The run, and what it makes of the plane."""
+    """The run, and its outputs over the plane."""
 
     training: Training
     field: Field
 
 
 def answer(question: Question) -> Answer:
-    """The run further on. Raises ValueError for what is refused."""
+    """The continued run. Raises ValueError for what is refused."""
     now = question.now or classifier.begin(question.choice, question.rate)
     if question.epochs and not now.ended:
         now = classifier.advance(now, question.rate, question.epochs)
@@ -46,7 +46,7 @@ def answer(question: Question) -> Answer:
 
 
 def warm_up() -> Iterator[None]:
-    """Compiles what the page begins with; then, for the same network, the methods that are likeliest asked for."""
+    """Compiles what the page starts with; then, for the same network, the methods that are most likely to be chosen."""
     for optimizer in ("adam", "levenberg_marquardt", "lbfgs", "gd", "momentum", "rmsprop"):
         answer(Question(Choice(optimizer=optimizer).suited, 0.01, None, 1))
         yield
@@ -78,7 +78,7 @@ class _Page:
         self.rates = Form(
             [self.rate], lambda values: classifier.check_rate(self.optimizer.value, *values), lambda: None, self.status
         )
-        self.speed = page.slider("epochs a picture", 1, EPOCHS, 5, 1, "speed")
+        self.speed = page.slider("epochs per picture", 1, EPOCHS, 5, 1, "speed")
         self.layer = Select(title="boundaries of", options=["layer1"], value="layer1", name="layer", **wide)
         self.go = Toggle(label="Train", name="go", button_type="primary", **wide)
         self.step = Button(label="Step", name="step", **wide)
@@ -141,7 +141,7 @@ class _Page:
         ).suited
 
     def restart(self) -> None:
-        """A new network, as the controls say."""
+        """Starts a new network with the values of the controls."""
         if self.quiet:
             return
         choice, self.quiet = self.choice(), True
@@ -154,7 +154,7 @@ class _Page:
         self.speed.value = 1 if choice.second_order else self.speed.value
         self.quiet, self.now = False, None
         self.status.say(f"compiling {choice.optimizer} for this network ...")
-        self.rates.settle()  # what one optimizer refuses another may take
+        self.rates.read_boxes()  # another optimizer may accept what one refuses
         self.live.ask(Question(choice, self.rate.value, None, 0))
 
     def new_weights(self) -> None:
@@ -185,7 +185,7 @@ class _Page:
 
     def show(self, found: Answer) -> None:
         if found.training.choice != self.choice():
-            return  # of a network that is no longer there; the new one is on its way
+            return  # an older network; the new one will follow
         self.now, (outputs, net_inputs) = found
         choice, history = self.now.choice, self.now.history
         examples = classifier.data(choice.data)
@@ -208,21 +208,21 @@ class _Page:
             )
             self.readout.text = ""
             return
-        last = f"loss {said(history.training_loss[-1])}, held out {said(history.validation_loss[-1])}"
+        last = f"loss {number_text(history.training_loss[-1])}, held out {number_text(history.validation_loss[-1])}"
         if self.now.ended:
             diverged = int(self.now.run.ended) == 1
             (self.status.warn if diverged else self.status.say)(f"Ended: {self.now.reason}; {last}.")
         else:
-            pauses = f" Train pauses after {_LONGEST}; Step goes on." if epochs >= _LONGEST else ""
+            pauses = f" Train pauses after {_LONGEST}; Step continues." if epochs >= _LONGEST else ""
             self.status.say(f"{epochs} {word} of {choice.optimizer}: {last}.{pauses}")
         accuracy = history.training_accuracy[-1], history.validation_accuracy[-1]
         rows = [
-            ("training", said(history.training_loss[-1]), f"{100 * accuracy[0]:.1f} %"),
-            ("held out", said(history.validation_loss[-1]), f"{100 * accuracy[1]:.1f} %"),
+            ("training", number_text(history.training_loss[-1]), f"{100 * accuracy[0]:.1f} %"),
+            ("held out", number_text(history.validation_loss[-1]), f"{100 * accuracy[1]:.1f} %"),
         ]
-        rate = "" if choice.second_order else f", learning rate {said(self.rate.value)}"
-        caption = f"{choice.optimizer}{rate}; |gradient| {said(history.gradient_norm[-1])}"
-        self.readout.text = str(page.tables(page.Table(("", choice.loss, "right"), rows, caption)))
+        rate = "" if choice.second_order else f", learning rate {number_text(self.rate.value)}"
+        caption = f"{choice.optimizer}{rate}; |gradient| {number_text(history.gradient_norm[-1])}"
+        self.readout.text = str(page.tables(page.Table(("", choice.loss, "accuracy"), rows, caption)))
 
 
 DEMONSTRATION = Demonstration("decision-boundary", TITLE, ABOUT, _Page, warm_up)

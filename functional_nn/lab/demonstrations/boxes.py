@@ -1,4 +1,4 @@
-"""Boxes for typed text, in which what is refused stays, marked, with the reason below it, until it is corrected."""
+"""Boxes for text: what is typed is read, or refused with the reason below the box until it is corrected."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,9 +13,9 @@ from functional_nn.lab.demonstrations.page import Status
 
 
 class Box:
-    """A box for text. value: what it last said that was accepted; a refused text stays, and why stands below it.
+    """A box for text. value: the last accepted value; a refused text stays in the box, with the reason below it.
 
-    read(text) -> value raises ValueError; written(value) -> text, of numbers by default.
+    read(text) -> value raises ValueError; written(value) -> text, for numbers by default.
     """
 
     def __init__(
@@ -43,30 +43,30 @@ class Box:
         return self.why.visible
 
     def write(self, value: Any) -> None:
-        """Takes a value and shows it, without a word to anyone."""
+        """Takes a value and shows it, without calling `changed`."""
         self.value, self.quiet = value, True
         self.input.update(value=self.written(value), css_classes=[])
         self.why.visible, self.quiet = False, False
 
     def follow(self, value: Any) -> None:
-        """Takes a value that has changed by itself; a refused text stays."""
+        """Takes a value that the page has changed; a refused text stays."""
         if self.refused:
             self.value = value
         else:
             self.write(value)
 
-    def refuse(self, reason: str, so: str = "the last one stays") -> None:
-        """Marks what stands in it, and says why below; so: what comes of it."""
+    def refuse(self, reason: str, so: str = "the last valid value stays") -> None:
+        """Marks the text in the box and shows the reason below; so: the consequence."""
         self.input.css_classes = ["refused"]
         self.why.text = page.refusal(f"{reason}; {so}")
         self.why.visible = True
 
 
 class Form:
-    """Boxes whose values belong together, as an optimizer's constants do.
+    """Boxes whose values belong together, like an optimizer's constants.
 
-    check(values) raises ValueError, naming what it refuses; accepted() is called when a value has changed. What is
-    refused is also said in `status`.
+    check(values) raises ValueError and names what it refuses; accepted() is called when a value has changed. Refusals
+    are also shown in `status`.
     """
 
     def __init__(
@@ -74,14 +74,14 @@ class Form:
     ):
         self.boxes, self.check, self.accepted, self.status = boxes, check, accepted, status
         for box in boxes:
-            box.changed = self.settle
+            box.changed = self.read_boxes
 
     @property
     def values(self) -> list:
         return [box.value for box in self.boxes]
 
-    def settle(self) -> None:
-        """Reads what stands in the boxes: takes all of it, or what can be taken of it, and marks the rest."""
+    def read_boxes(self) -> None:
+        """Reads the text in the boxes: takes all values, or those that are accepted, and marks the others."""
         before, read, refused = self.values, {}, {}
         for box in self.boxes:
             try:
@@ -102,10 +102,10 @@ class Form:
             self.accepted()
         if refused:
             reasons = "; ".join(f"{box.input.title}: {reason}" for box, reason in refused.items())
-            self.status.refuse(f"{reasons}; the last {'ones stay' if len(refused) > 1 else 'one stays'}")
+            self.status.refuse(f"{reasons}; the last valid {'values stay' if len(refused) > 1 else 'value stays'}")
 
     def _objection(self, changes: dict[Box, Any]) -> str:
-        """Why the values would be refused with some of them changed; nothing if they would not."""
+        """Why the values would be refused with these changes; empty if they would not."""
         try:
             self.check([changes.get(box, box.value) for box in self.boxes])
         except ValueError as error:
@@ -114,7 +114,7 @@ class Form:
 
 
 class Start(Form):
-    """Where paths begin: two boxes for numbers, which a click on a figure fills too."""
+    """The start of paths: two boxes for numbers, which a click on a figure also fills."""
 
     def __init__(self, labels: Sequence[str], value: Sequence[float], status: Status, moved: Callable[[], None]):
         boxes = [Box("", f"start-{i}", typed.number, each) for i, each in enumerate(value)]
@@ -122,16 +122,16 @@ class Start(Form):
         self.move(value, labels)
 
     def move(self, value: Sequence[float], labels: Sequence[str] | None = None) -> None:
-        """Begins elsewhere, without a word to anyone."""
+        """Moves the start, without calling `accepted`."""
         for box, each in zip(self.boxes, value, strict=True):
             box.write(each)
         for box, label in zip(self.boxes, labels or (), strict=False):
             box.input.title = f"start, {label}"
 
     def tapped(self, plotted: figure, event: Tap) -> None:
-        """Begins where the figure was clicked, to six digits; outside its axes nothing changes."""
+        """Moves the start to where the figure was clicked, with six digits; clicks outside its axes change nothing."""
         if not page.inside(plotted, event.x, event.y):
-            self.status.refuse("that click was outside the plot; the start stays where it was")
+            self.status.refuse("that click was outside the plot; the start has not changed")
             return
         self.move([float(f"{each:.6g}") for each in (event.x, event.y)])
         self.accepted()

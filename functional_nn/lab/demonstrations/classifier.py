@@ -1,7 +1,7 @@
-"""A small network that learns two classes in the plane, a few epochs at a time: what the page of boundaries shows.
+"""A small network that learns two classes in the plane, a few epochs at a time, for the page on decision boundaries.
 
-Letters: Q examples, S neurons of a layer, N grid points each way. The training is `fit`'s own program, asked for a few
-epochs a call and kept in between, with the learning rate as an argument: another rate compiles nothing.
+Letters: Q examples, S neurons of a layer, N grid points each way. The training is `fit`'s own program, which runs a few
+epochs per call, with the learning rate as an argument: another rate compiles nothing.
 """
 
 import functools
@@ -21,8 +21,8 @@ from functional_nn.training import epoch, interruption, program
 from functional_nn.training.records import Batch, History, Run
 from functional_nn.training.settings import Settings, check_settings, choose_plan
 
-EXAMPLES = 200  # to learn from, and as many held out
-EPOCHS = 20  # at most, a call
+EXAMPLES = 200  # for training, and as many held out
+EPOCHS = 20  # at most, per call
 WINDOW = (-1.6, 1.6)  # of both inputs
 CELLS = 90
 ACTIVATIONS = ("tanh", "sigmoid", "relu", "leaky_relu", "elu", "linear")
@@ -33,7 +33,7 @@ NOTHING_YET = History(*([np.zeros(0)] * 6), {})
 
 
 class Data(NamedTuple):
-    """inputs (2, Q, 2) and targets (2, Q, 1), 0 or 1: first what is learnt from, then what is held out."""
+    """inputs (2, Q, 2) and targets (2, Q, 1), 0 or 1: first the training part, then the held-out part."""
 
     inputs: np.ndarray
     targets: np.ndarray
@@ -61,7 +61,7 @@ def _spirals(count: int, rng) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _moons(count: int, rng) -> tuple[np.ndarray, np.ndarray]:
-    from sklearn.datasets import make_moons  # which takes longer to import than all else that a page begins with
+    from sklearn.datasets import make_moons  # slower to import than everything else that the page needs at first
 
     x, t = make_moons(count, noise=0.15, random_state=7)
     return (x - [0.5, 0.25]) * [0.9, 1.2], t
@@ -78,7 +78,7 @@ DATA: dict[str, Callable] = {"XOR": _xor, "two spirals": _spirals, "moons": _moo
 
 @dataclass(frozen=True)
 class Choice:
-    """What a network and its training are made of. batch_size: 0 for all examples at once."""
+    """The settings of a network and its training. batch_size: 0 for all examples at once."""
 
     data: str = "XOR"
     hidden: tuple[int, ...] = (6,)
@@ -90,7 +90,7 @@ class Choice:
 
     @property
     def second_order(self) -> bool:
-        """Whether a step is taken on all examples and without a learning rate."""
+        """Whether steps use all examples and no learning rate."""
         return second_order.knows(self.optimizer)
 
     @property
@@ -104,12 +104,12 @@ class Choice:
 
 
 def hidden_sizes(text: str) -> tuple[int, ...]:
-    """The hidden layers that "8" or "8, 8" stand for.
+    """The hidden layers in "8" or "8, 8".
 
     >>> hidden_sizes("8, 4")
     (8, 4)
 
-    Raises ValueError, saying what is accepted.
+    Raises ValueError, with what is accepted.
     """
     sizes = typed.integers(text)
     if not 1 <= len(sizes) <= _MOST_LAYERS or not all(1 <= size <= _MOST_NEURONS for size in sizes):
@@ -121,7 +121,7 @@ def hidden_sizes(text: str) -> tuple[int, ...]:
 
 
 class Training(NamedTuple):
-    """A run under way: what it is of, its state, and its history so far, a row an epoch."""
+    """A run in progress: its choice, its state, and its history so far, one row per epoch."""
 
     choice: Choice
     run: Run
@@ -147,7 +147,7 @@ def network(choice: Choice) -> fnn.Network:
 
 
 def begin(choice: Choice, rate: float) -> Training:
-    """Before the first epoch. Raises ValueError for a rate that the optimizer refuses."""
+    """The run before the first epoch. Raises ValueError for a rate that the optimizer refuses."""
     check_rate(choice.optimizer, rate)
     network_ = network(choice)
     params = network_.init(jax.random.key(choice.seed))
@@ -156,7 +156,9 @@ def begin(choice: Choice, rate: float) -> Training:
 
 
 def advance(now: Training, rate: float, epochs: int) -> Training:
-    """`epochs` (1 to EPOCHS) later, or where it ended. Raises ValueError for a rate that the optimizer refuses."""
+    """The run `epochs` (1 to EPOCHS) later, or when it ended. Raises ValueError for a rate that the optimizer
+    refuses.
+    """
     check_rate(now.choice.optimizer, rate)
     network_ = network(now.choice)
     batches = _batch(network_, now.choice, 0), _batch(network_, now.choice, 1)
@@ -165,13 +167,13 @@ def advance(now: Training, rate: float, epochs: int) -> Training:
 
 
 def check_rate(optimizer: str, rate: float) -> None:
-    """Raises ValueError for what is no learning rate of that optimizer; those of second order have none."""
+    """Raises ValueError for an invalid learning rate of that optimizer; second-order optimizers have none."""
     if not second_order.knows(optimizer):
-        first_order.factory(optimizer)(rate)  # the first constant of each; for Rprop the first step
+        first_order.factory(optimizer)(rate)  # the first constant of each optimizer; for Rprop its first step
 
 
 def _key(choice: Choice) -> Choice:
-    """The choice with what changes no program made equal."""
+    """The choice, with those fields made equal that do not change the compiled program."""
     return Choice(
         hidden=choice.hidden,
         activation=choice.activation,
@@ -199,8 +201,8 @@ def _compiled(choice: Choice) -> tuple[Callable, Callable]:
 
 
 def in_portions(settings: Callable[[Any], Settings]) -> tuple[Callable, Callable]:
-    """(rate, params, training) -> Run; (rate, run, training, held out, key, epochs) -> (Run, table, epochs run), up to
-    EPOCHS of them; compiled once for all rates. settings(rate): of the training.
+    """(rate, params, training) -> Run; (rate, run, training, held out, key, epochs) -> (Run, table, epochs run), up
+    to EPOCHS epochs; compiled once for all rates. settings(rate): the training's.
     """
 
     def begin(rate, params, batch):
@@ -213,7 +215,7 @@ def in_portions(settings: Callable[[Any], Settings]) -> tuple[Callable, Callable
 
 
 def longer(history: History, table: History, count: Any) -> History:
-    """The history with the first `count` rows of a table after it."""
+    """The history, with the first `count` rows of a table appended."""
     pairs = zip(history[:-1], table[:-1], strict=True)
     return History(*(np.concatenate([rows, np.asarray(more)[: int(count)]]) for rows, more in pairs), {})
 
@@ -224,8 +226,8 @@ def _batch(network_: fnn.Network, choice: Choice, part: int) -> Batch:
 
 
 class Field(NamedTuple):
-    """What the network makes of the plane: outputs (N, N), rows along the second input, and each hidden layer's net
-    inputs (S, N, N), which are zero where its neurons' boundaries are.
+    """The network over the plane: outputs (N, N), rows along the second input, and each hidden layer's net inputs
+    (S, N, N), which are zero on its neurons' boundaries.
     """
 
     outputs: np.ndarray

@@ -1,19 +1,19 @@
-"""How a performance surface is drawn, and a path over it, for the pages of gradient descent and of the race."""
+"""Draws a performance surface and paths over it, for the pages on gradient descent and on Adam and its relatives."""
 
 import numpy as np
 from bokeh.models import ColumnDataSource, Range1d, Renderer
 from bokeh.plotting import figure
 
 from functional_nn.lab.demonstrations import page
-from functional_nn.lab.demonstrations.page import said
+from functional_nn.lab.demonstrations.page import number_text
 from functional_nn.lab.demonstrations.surfaces import Surface
 
-_FAR = 50.0  # windows away from the surface, from where on a path is not drawn
+_FAR = 50.0  # in windows: a path this far from the surface is not drawn
 _MARKERS = {"minimum": "star", "local minimum": "star_dot", "saddle": "x"}
 
 
 class Drawing:
-    """A figure of F over two weights: its contours and what is known of it, over which paths are drawn."""
+    """A figure of F over two weights: its contours and stationary points, over which paths are drawn."""
 
     def __init__(self, alternative: str, height: int, surface: Surface):
         self.figure = page.plot(
@@ -49,7 +49,7 @@ class Drawing:
         self.frame(surface)
 
     def frame(self, surface: Surface) -> None:
-        """Lays the axes for a surface, which is drawn when an answer has brought its grid."""
+        """Sets the axes for a surface, which is drawn when an answer has computed its grid."""
         self.drawn = False
         self.figure.renderers = [each for each in self.figure.renderers if each not in self.lines]
         page.empty(self.known)
@@ -59,12 +59,12 @@ class Drawing:
         self.figure.xaxis.axis_label, self.figure.yaxis.axis_label = surface.labels
 
     def look(self, window: tuple[tuple[float, float], tuple[float, float]]) -> None:
-        """Shows this part of the plane; the figure's reset still shows all of the surface."""
+        """Shows this part of the plane; the figure's reset still shows the whole surface."""
         for shown, (low, high) in zip((self.figure.x_range, self.figure.y_range), window, strict=True):
             shown.update(start=low, end=high)
 
     def draw(self, surface: Surface) -> None:
-        """The contours and the stationary points, unless they are there."""
+        """Draws the contours and the stationary points, unless they are drawn already."""
         if self.drawn:
             return
         self.drawn = True
@@ -75,13 +75,13 @@ class Drawing:
             "x": [point.x[0] for point in surface.stationary],
             "y": [point.x[1] for point in surface.stationary],
             "marker": [_MARKERS[point.kind] for point in surface.stationary],
-            "text": [f"{point.kind}, F = {said(point.value)}" for point in surface.stationary],
+            "text": [f"{point.kind}, F = {number_text(point.value)}" for point in surface.stationary],
             "align": ["left" if point.x[0] < np.mean(surface.window[0]) else "right" for point in surface.stationary],
         }
 
 
 def draw_path(plotted: figure, path: ColumnDataSource, ends: ColumnDataSource, number: int = 0) -> None:
-    """Glyphs of a path (columns x, y) and its ends (x, y, marker, fill), in the `number`-th colour and dash."""
+    """Draws a path (columns x, y) and its ends (x, y, marker, fill), in the `number`-th colour and dash."""
     color, dash = page.COLORS[number], page.DASHES[number]
     plotted.line("x", "y", source=path, color=color, line_width=1.5, line_dash=dash)
     plotted.scatter("x", "y", source=path, color=color, size=3)
@@ -89,7 +89,7 @@ def draw_path(plotted: figure, path: ColumnDataSource, ends: ColumnDataSource, n
 
 
 def show_path(path: ColumnDataSource, ends: ColumnDataSource, points: np.ndarray, window, number: int = 0) -> bool:
-    """Fills the two sources; True where the path has left the drawing, whose points from there on are not drawn."""
+    """Fills the two sources. Returns whether the path has left the drawing; its points from there on are not drawn."""
     size, middle = np.ptp(window, axis=1), np.mean(window, axis=1)
     away = ~(np.abs(points - middle) <= _FAR * size).all(axis=1)
     shown = points[: max(1, int(away.argmax()))] if away.any() else points

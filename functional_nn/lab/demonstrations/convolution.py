@@ -1,4 +1,6 @@
-"""Convolution: a digit forward through a network, its sensitivities back, a kernel's gradient position by position."""
+"""Convolution: a digit forward through a network, its sensitivities back, and a kernel's gradient position by
+position.
+"""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -28,19 +30,19 @@ from functional_nn.lab.demonstrations.one_digit import (
     trained,
 )
 from functional_nn.lab.demonstrations.one_example import ABOVE
-from functional_nn.lab.demonstrations.page import Demonstration, Live, Status, said
+from functional_nn.lab.demonstrations.page import Demonstration, Live, Status, number_text
 from functional_nn.lab.equations import mathml
 
 TITLE = "Convolution"
 ABOUT = "A digit forward through two convolutions, its sensitivities back to the pixels, and a kernel's gradient."
-_START = (8, 0)  # a digit that the network is not sure of
-_POSITION = 35  # where its share is large
+_START = (8, 0)  # a digit of which the network is unsure
+_POSITION = 35  # a position with a large share
 _BY_HAND = "drawn"
 _GREYS = interp_palette(("#ffffff", page.INK), 65)
-_BLUES = interp_palette(("#ffffff", "#08467e"), 65)  # what is 0 or more
+_BLUES = interp_palette(("#ffffff", "#08467e"), 65)  # for numbers >= 0
 _DIVERGING = interp_palette(("#08467e", "#ffffff", "#a34700"), 129)  # negative, 0, positive
-_PITCH, _LABEL = 1.1, 0.46  # from a map to the next, and the height of the line above a row of them; a map's side is 1
-_DARK = 0.7, 0.56  # the shade from which white is read better than ink: of colours, and of greys
+_PITCH, _LABEL = 1.1, 0.46  # distance between maps, and the height of the line above a row; a map's side is 1
+_DARK = 0.7, 0.56  # on darker shades white text is easier to read: for colours, and for greys
 _KERNELS = ("window", "share", "sum", "by-hand", "automatic")
 
 
@@ -54,7 +56,7 @@ def warm_up() -> Iterator[None]:
 
 
 class Maps(NamedTuple):
-    """Signals (H, W, S) as rows of S maps: the corner of each and how wide it is, all y upwards."""
+    """Signals (H, W, S) as rows of S maps: the corner of each and its width, with y upwards."""
 
     names: tuple[str, ...]
     shapes: tuple[tuple[int, int, int], ...]
@@ -64,11 +66,13 @@ class Maps(NamedTuple):
         return max(S for *_, S in self.shapes) * _PITCH, len(self.shapes) * (_PITCH + _LABEL)
 
     def corner(self, at: int, channel: int) -> tuple[float, float]:
-        """The upper left one of a map of the row `at`."""
+        """The upper left corner of a map in the row `at`."""
         return channel * _PITCH, -at * (_PITCH + _LABEL) - _LABEL
 
     def pixels(self) -> dict[str, np.ndarray]:
-        """Columns x, y, w, h: every number's pixel, in the order of the signals' numbers with the channel first."""
+        """Columns x, y, w, h: the pixel of every number, in the order of the signals' numbers with the channel
+        first.
+        """
         found = []
         for at, (height, width, channels) in enumerate(self.shapes):
             for channel in range(channels):
@@ -84,16 +88,16 @@ class Maps(NamedTuple):
         return left + j / width, left + j_end / width, top - i_end / height, top - i / height
 
     def words(self, letter: str) -> list[str]:
-        """Of every pixel, what it is of."""
+        """A description of every pixel."""
         return [
-            f"{own(letter, name)}, channel {c + 1}, row {i + 1}, column {j + 1}"
+            f"{symbol(letter, name)}, channel {c + 1}, row {i + 1}, column {j + 1}"
             for name, (height, width, channels) in zip(self.names, self.shapes, strict=True)
             for c in range(channels)
             for i, j in np.ndindex(height, width)
         ]
 
     def pixel(self, x: float, y: float) -> tuple[int, int, int, int] | None:
-        """Of a point: the row, channel, and the pixel's row and column; None between the maps."""
+        """The row, channel, and the pixel's row and column at a point; None between the maps."""
         at, channel = int(-y // (_PITCH + _LABEL)), int(x // _PITCH)
         if not (0 <= at < len(self.shapes) and 0 <= channel < self.shapes[at][2]):
             return None
@@ -134,21 +138,21 @@ _TITLES = {
     "window": "xₚ: the window",
     "share": "sₚ xₚ: its share",
     "sum": "sum of the shares",
-    "by-hand": "∂F/∂W by hand",
+    "by-hand": "∂F/∂W, hand-written",
     "automatic": "∂F/∂W by jax.grad",
 }
 _FORWARD = mathml(r"n_p = \sum_i W_i \, x_{p+i} + b, \quad a_p = \text{relu}(n_p):")
 _SHOWN = Markup(
-    '<p class="soft">{} The darkest of a row is its largest; ▼ the target. Click a map of layer 1 to choose its '
-    "channel and the position. As it was trained, the network knows {:.1f} % of the digits that were held out.</p>"
+    '<p class="soft">{} The darkest pixel of a row is its largest value; ▼ the target. Click a map of layer 1 to '
+    "choose its channel and the position. The trained network classifies {:.1f} % of the held-out digits correctly.</p>"
 )
 _SENT_BACK = Markup(
-    '<p class="soft">{} Orange: F grows with it; blue: F falls. A relu at rest passes nothing back, max_pool all of '
-    "it to the largest.</p>"
+    '<p class="soft">{} Orange: F grows with the value; blue: F falls. An inactive relu passes nothing back; max_pool '
+    "passes everything to the largest value.</p>"
 ).format(mathml(r"\partial F / \partial x_p = \sum_i W_i^{T} s_{p-i}, \quad s_p = f'(n_p) \, g_p:"))
 _TOGETHER = Markup(
-    "<p>{} the same kernel has met every window, so that its derivative is a sum over the positions p: "
-    "each adds its window times its sensitivity.</p>"
+    "<p>{} the same kernel is used on every window, so its derivative is a sum over the positions p: each adds its "
+    "window times its sensitivity.</p>"
 ).format(mathml(r"\partial F / \partial W_i = \sum_p s_p \, x_{p+i}, \quad s_p = \partial F / \partial n_p:"))
 
 
@@ -168,12 +172,12 @@ class _Page:
         self.digit = Select(
             title="held-out digit", options=[*classes, _BY_HAND], value=classes[_START[0]], name="digit", **wide
         )
-        self.number = page.slider("which of its pictures", 1, HELD_OUT, _START[1] + 1, 1, "number")
+        self.number = page.slider("picture number", 1, HELD_OUT, _START[1] + 1, 1, "number")
         self.target = Select(title="target", options=classes, value=self.digit.value, name="target", **wide)
         self.rate = Box("learning rate", "rate", typed.number, self.question.rate)
         Form([self.rate], lambda values: check(*values), lambda: self.ask(rate=self.rate.value), self.status)
         step = Button(label="train one step", button_type="primary", name="train", **wide)
-        again = Button(label="as trained", name="again", **wide)
+        again = Button(label="undo all steps", name="again", **wide)
         channels = next(layer.size for layer in network().layers if layer.name == CONVOLVED)
         self.channel = Select(
             title="kernel of channel",
@@ -203,16 +207,16 @@ class _Page:
         self.plotted = {
             "forward": self.maps("forward", "The digit and the activations of three layers, as maps", _BLUES, 0),
             "back": self.maps(
-                "back", "The derivatives by the pixels and the net inputs of three layers", _DIVERGING, -1
+                "back", "Derivatives with respect to the pixels and the net inputs of three layers", _DIVERGING, -1
             ),
         }
         self.explained, self.key = page.words(name="explained"), page.words(name="key")
         self.compared = page.words(name="compared", min_width=235)
 
-        for event in (PanStart, Press, Tap, DoubleTap):  # a second click soon after one is no Tap, wherever it is
+        for event in (PanStart, Press, Tap, DoubleTap):  # a second click soon after the first is not a Tap
             self.drawing.on_event(event, self.begin_stroke)
-        self.drawing.on_event(Pan, self.go_on)
-        self.drawing.on_event(MouseMove, lambda event: self.go_on(event) if self.pressed else None)
+        self.drawing.on_event(Pan, self.continue_stroke)
+        self.drawing.on_event(MouseMove, lambda event: self.continue_stroke(event) if self.pressed else None)
         self.drawing.on_event(PressUp, self.lift)
         self.pressed = False
         for name, plotted in self.plotted.items():
@@ -253,7 +257,7 @@ class _Page:
     # The figures -----------------------------------------------------------------------------------------------------
 
     def canvas(self):
-        """Where the digit is drawn: x to the right and y downwards, in its pixels."""
+        """The drawing of the digit: x to the right and y downwards, in pixels."""
         plotted = page.plot(
             "The digit: draw on it with the mouse or a finger",
             tools="",
@@ -276,7 +280,7 @@ class _Page:
         return plotted
 
     def maps(self, name: str, alternative: str, palette: Sequence[str], low: float):
-        """One of `signals`, each row under a line that says what it is."""
+        """One of `signals`, each row below a line that describes it."""
         source, (width, height) = self.signals[name], self.laid[name].size
         plotted = page.plot(
             alternative,
@@ -390,11 +394,11 @@ class _Page:
             self.live.ask(self.question)
 
     def choose(self) -> None:
-        """One of the held-out digits, and its label for the target."""
+        """Chooses one of the held-out digits, with its label as the target."""
         if self.quiet:
             return
         if self.digit.value == _BY_HAND:
-            self.number.disabled = True  # what is seen may be drawn on
+            self.number.disabled = True  # the picture may be drawn on
             return
         digit, self.quiet = int(self.digit.value), True
         self.target.value, self.number.disabled, self.quiet = self.digit.value, False, False
@@ -402,12 +406,12 @@ class _Page:
 
     def begin_stroke(self, event) -> None:
         self.stroke, self.pressed = (event.x, event.y), isinstance(event, Press)
-        self.go_on(event)
+        self.continue_stroke(event)
 
-    def go_on(self, event) -> None:
-        """From where the stroke was last."""
+    def continue_stroke(self, event) -> None:
+        """Paints from where the stroke was last."""
         if self.picture is None or self.stroke is None or None in (event.x, event.y):
-            return  # nothing is seen yet that could be drawn on
+            return  # there is no picture yet to draw on
         start, self.stroke = self.stroke, (event.x, event.y)
         changed = painted(self.picture, start, self.stroke, self.ink.value)
         if not np.array_equal(changed, self.picture):
@@ -417,7 +421,7 @@ class _Page:
         self.pressed = False
 
     def paint(self, picture: np.ndarray) -> None:
-        """Another picture, which is seen at once."""
+        """Shows another picture at once."""
         self.quiet = True
         self.digit.value, self.number.disabled, self.quiet = _BY_HAND, True, False
         self.picture = picture
@@ -427,7 +431,7 @@ class _Page:
     def tapped(self, name: str, event: Tap) -> None:
         hit = None if event.x is None else self.laid[name].pixel(event.x, event.y)
         if hit is None or self.laid[name].names[hit[0]] != CONVOLVED:
-            self.status.refuse(f"click a map of layer {CONVOLVED}: it chooses the kernel's channel and the position")
+            self.status.refuse(f"click a map of layer {CONVOLVED} to choose the kernel's channel and the position")
             return
         _, channel, i, j = hit
         self.quiet = True
@@ -435,15 +439,15 @@ class _Page:
         self.moved()
 
     def moved(self) -> None:
-        """Another channel or position of what was found."""
+        """Shows another channel or position of the result."""
         if not self.quiet and self.found is not None:
             self.draw_kernels()
             self.say()
 
     def train(self) -> None:
-        """A step of gradient descent on what is seen."""
+        """Takes a step of gradient descent on the picture."""
         if self.found is not None:
-            found, self.found = self.found, None  # and not twice from the same place
+            found, self.found = self.found, None  # not twice from the same parameters
             self.updates += 1
             self.ask(params=found.updated)
 
@@ -456,7 +460,7 @@ class _Page:
     def show(self, answered: tuple[Question, Found]) -> None:
         question, found = answered
         if question is not self.question:
-            return  # no longer asked; the right one is on its way
+            return  # an older question; the answer to the current one will follow
         self.found, self.picture = found, found.picture
         self.draw_picture()
         self.draw_maps("forward", found.activations)
@@ -472,7 +476,7 @@ class _Page:
         }
         self.wanted.data = {"x": [question.target], "y": [1.1]}
         rows = [(name, f"{each:.1e}" if each else "0") for name, each in found.differences.items()]
-        self.compared.text = str(page.tables(page.Table(("by hand − jax.grad", "at most"), rows)))
+        self.compared.text = str(page.tables(page.Table(("hand-written − jax.grad", "at most"), rows)))
         self.key.text = str(_SHOWN.format(_FORWARD, 100 * trained().right))
         self.draw_kernels()
         self.say()
@@ -511,19 +515,19 @@ class _Page:
                 "ink": np.where(np.abs(shade) > _DARK[name == "window"], "#ffffff", page.INK),
             }
         s = self.found.sensitivities[CONVOLVED][i, j, channel]
-        at_rest = self.found.activations[CONVOLVED][i, j, channel] == 0
-        rest = " Its relu is at rest, so that its share is zero." if at_rest else ""
-        beyond = " A part of its window is beyond the edge, where there are zeros." if {i, j} & {0, SIDE - 1} else ""
+        inactive = self.found.activations[CONVOLVED][i, j, channel] == 0
+        rest = " Its relu is inactive, so its share is zero." if inactive else ""
+        beyond = " Part of its window is outside the picture, where pixels are 0." if {i, j} & {0, SIDE - 1} else ""
         self.explained.text = str(
             Markup(
                 "<p>Position {} is row {}, column {}: s<sub>p</sub> of channel {} is <b>{}</b>.{}{} "
                 "The sum is over positions 0 to {}.</p>"
-            ).format(position, i + 1, j + 1, channel + 1, said(s + 0), rest, beyond, position)
+            ).format(position, i + 1, j + 1, channel + 1, number_text(s + 0), rest, beyond, position)
         )
         self.mark(channel, i, j)
 
     def mark(self, channel: int, i: int, j: int) -> None:
-        """The window in the picture, its position in the layer, and the channel."""
+        """Marks the window in the picture, its position in the layer, and the channel."""
         window = max(i - 1, 0), min(i + 2, SIDE), max(j - 1, 0), min(j + 2, SIDE)
         self.marks["drawing"].data = {
             "left": [window[2]],
@@ -546,8 +550,8 @@ class _Page:
         made = f" after {self.updates} step{'s' if self.updates > 1 else ''}" if self.updates else ""
         F, new = self.found.value.item(), self.found.updated_value.item()
         text = (
-            f"The network says {a.argmax()} ({100 * a.max():.3g} %); the target is {target} "
-            f"({100 * a[target]:.3g} %): F = {said(F)}{made}; a step makes it {said(new)}."
+            f"The network predicts {a.argmax()} ({100 * a.max():.3g} %); the target is {target} "
+            f"({100 * a[target]:.3g} %): F = {number_text(F)}{made}; a step changes it to {number_text(new)}."
         )
         if np.isfinite(F) and np.isfinite(new) and new <= F:
             self.status.say(text)
@@ -555,31 +559,31 @@ class _Page:
             self.status.warn(text)
 
 
-def own(letter: str, name: str) -> str:
-    """What a row of maps is of: p, a¹, and back ∂F/∂p, s¹."""
+def symbol(letter: str, name: str) -> str:
+    """The symbol of a row of maps: p, a¹, and back ∂F/∂p, s¹."""
     if not name.isdigit():
         return name if letter == "a" else f"∂F/∂{name}"
     return f"{letter}{name.translate(ABOVE)}"
 
 
 def described(letter: str, name: str) -> str:
-    """The same, and what it is made of: a¹ = relu of conv((3, 3)), s¹ = ∂F/∂n¹."""
+    """The same with its definition: a¹ = relu of conv((3, 3)), s¹ = ∂F/∂n¹."""
     if not name.isdigit():
-        return f"{own(letter, name)}, {'the' if letter == 'a' else 'of the'} pixels"
+        return f"{symbol(letter, name)}, {'the' if letter == 'a' else 'of the'} pixels"
     if letter == "s":
-        return f"{own(letter, name)} = ∂F/∂{own('n', name)}"
+        return f"{symbol(letter, name)} = ∂F/∂{symbol('n', name)}"
     layer = next(layer for layer in network().layers if layer.name == name)
     made = (layer.activation.name, *(by.name for _, by in layer.reads))
-    return f"{own(letter, name)} = {' of '.join(word for word in made if word not in ('linear', 'identity'))}"
+    return f"{symbol(letter, name)} = {' of '.join(word for word in made if word not in ('linear', 'identity'))}"
 
 
 def extent(signal: np.ndarray) -> str:
-    """How large its numbers are."""
-    return f"{said(signal.min() + 0)} to {said(signal.max() + 0)}"
+    """The smallest and the largest of its numbers."""
+    return f"{number_text(signal.min() + 0)} to {number_text(signal.max() + 0)}"
 
 
 def short(value: float) -> str:
-    """A number in a pixel: three digits, two where its power is said."""
+    """A number in a pixel: three digits, or two with a power of ten."""
     text = f"{value + 0:.3g}" if value == 0 or abs(value) >= 1e-3 else f"{value:.1e}"
     return text.replace("-", "−").replace("e−0", "e−")
 

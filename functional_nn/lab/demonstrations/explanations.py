@@ -1,4 +1,4 @@
-"""What each step of backpropagation is, in words, as an equation, and as the same equation with its numbers."""
+"""Explains each step of backpropagation: in words, as an equation, and as the same equation with numbers."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -14,10 +14,10 @@ from functional_nn.lab.equations import mathml
 
 
 def number(value: float) -> str:
-    """LaTeX of a number: six decimals, or six digits where those are fewer or too many.
+    r"""LaTeX of a number: six decimals, or six digits where decimals would be too few or too many.
 
     >>> number(0.5), number(-0.0004042799), number(3e-7)
-    ('0.5', '-0.000404', '3 \\\\cdot 10^{-7}')
+    ('0.5', '-0.000404', '3 \\cdot 10^{-7}')
     """
     if not np.isfinite(value):
         return r"\text{nan}" if np.isnan(value) else r"\infty" if value > 0 else r"-\infty"
@@ -31,10 +31,11 @@ def number(value: float) -> str:
 
 
 def matrix(values: np.ndarray) -> str:
-    """LaTeX of a matrix (S, R), or of a vector (S,) as a column, which the page puts in brackets; or of one number.
+    r"""LaTeX of a matrix (S, R), or of a vector (S,) as a column, which the page puts in brackets; or of a single
+    number.
 
     >>> matrix(np.array([[1.0, 2.0]])), matrix(np.array([0.5]))
-    ('\\\\begin{matrix} 1 & 2 \\\\end{matrix}', '0.5')
+    ('\\begin{matrix} 1 & 2 \\end{matrix}', '0.5')
     """
     rows = values.reshape(len(values), -1)
     if rows.size == 1:
@@ -44,25 +45,25 @@ def matrix(values: np.ndarray) -> str:
 
 
 def product(left: np.ndarray, right: np.ndarray) -> str:
-    """LaTeX of a product of two; a dot where one is a single number."""
+    """LaTeX of a product; with a dot if one factor is a single number."""
     dot = r"\cdot" if 1 in (left.size, right.size) else ""
     return f"{matrix(left)} {dot} {matrix(right)}"
 
 
 def symbol(letter: str, *above: str) -> str:
-    """LaTeX of an array of a layer, as W^{2,1}; an input's activation is the input itself."""
+    """LaTeX of a layer's array, such as W^{2,1}; an input's activation is the input itself."""
     if letter == "a" and not above[0].isdigit():
         return above[0]
     return f"{letter}^{{{','.join(above)}}}"
 
 
 def chunks(*parts: str) -> Markup:
-    """An equation that may go on in the next line between its parts."""
+    """An equation that may continue on the next line between its parts."""
     return Markup("<p>{}</p>").format(Markup(" ").join(mathml(part) for part in parts))
 
 
 class Explained(NamedTuple):
-    """A step in words, the equation it follows, and the same with the numbers in it."""
+    """A step in words, the equation it follows, and the same equation with numbers."""
 
     words: str
     equation: Markup
@@ -70,7 +71,7 @@ class Explained(NamedTuple):
 
 
 def explain(example: Example, question: Question, found: Found, step: Step) -> Explained:
-    """What stands beside the drawing at a step."""
+    """The explanation next to the drawing at a step."""
     return _EXPLAINED[step.kind](example, question, found, example.network, step.layer)
 
 
@@ -92,8 +93,8 @@ def _net_inputs(example, question, found, network, name) -> Explained:
         parts.append(f"+ {matrix(own['bias'])} {ones}")
     sources = _listed(_layer(network, name).sources)
     return Explained(
-        f"The net inputs of layer {name}: what it reads of {sources}, weighted, and its bias"
-        + (", one for all its neurons." if "bias" in own and alike else "."),
+        f"The net inputs of layer {name}: the weighted sum of {sources}, plus the bias"
+        + (", which all its neurons share." if "bias" in own and alike else "."),
         mathml(equations.RECURSION["forward"][0], display=True),
         chunks(*parts, f"= {matrix(found.net_inputs[name])}"),
     )
@@ -103,7 +104,7 @@ def _activations(example, question, found, network, name) -> Explained:
     activation = _layer(network, name).activation.name
     function = rf"{symbol('a', name)} = {symbol('f', name)} \left( {matrix(found.net_inputs[name])} \right)"
     return Explained(
-        f"The outputs of layer {name}: its activation is {activation}.",
+        f"The outputs of layer {name}: the activation {activation} of its net inputs.",
         equations.activation(activation) or Markup(""),
         chunks(function, f"= {matrix(found.activations[name])}"),
     )
@@ -127,7 +128,7 @@ def _start(example, question, found, network, name) -> Explained:
         words = f"Back: {example.loss.name.replace('_', ' ')} and {activation.name} together start the recursion."
     else:
         parts = (product(found.slopes[name], found.loss_gradient),)
-        words = "Back: the derivative of F by the net inputs of the last layer starts the recursion."
+        words = "Back: the derivative of F with respect to the last layer's net inputs starts the recursion."
         equation += mathml(equations.LOSSES[example.loss.name][1], display=True)
     return Explained(words, equation, chunks(symbol("s", name) + " =", *parts, s))
 
@@ -137,9 +138,9 @@ def _derivatives(example, question, found, network, name) -> Explained:
     for reader in those:
         W = question.params[reader]["weights"][name]
         parts.append(("+ " if len(parts) > 1 else "") + product(W.T, found.sensitivities[reader]))
-    many = "what each sends back is added (Hagan E3.4)." if len(those) > 1 else "it sends back its own."
+    many = "; their contributions are added (Hagan E3.4)." if len(those) > 1 else "."
     return Explained(
-        f"Back across the weights: layer {name} is read by {_listed(those)}, and {many}",
+        f"Back across the weights: layer {name} is read by {_listed(those)}{many}",
         mathml(equations.RECURSION["recursion"][0], display=True),
         chunks(*parts, f"= {matrix(found.received[name])}"),
     )
@@ -147,7 +148,7 @@ def _derivatives(example, question, found, network, name) -> Explained:
 
 def _sensitivities(example, question, found, network, name) -> Explained:
     return Explained(
-        f"Back across the activation of layer {name}: its derivative at the net inputs.",
+        f"Back across the activation of layer {name}: multiply by its derivative at the net inputs.",
         mathml(equations.RECURSION["recursion"][1], display=True),
         chunks(
             symbol("s", name) + " =",
@@ -168,8 +169,8 @@ def _gradient(example, question, found, network, name) -> Explained:
         total = (rf"\sum_{{i}} s_i^{{{name}}} =",) if alike else ()
         numbers += chunks(derivative, *total, matrix(own["bias"]))
     return Explained(
-        f"The gradient of layer {name}: its sensitivities times what it read; the edges show it."
-        + (" The bias serves all neurons, so their sensitivities add." if alike else ""),
+        f"The gradient of layer {name}: its sensitivities times its inputs; the edges show it."
+        + (" All neurons share the bias, so their sensitivities are added." if alike else ""),
         Markup("").join(mathml(latex, display=True) for latex in equations.RECURSION["contraction"]),
         numbers,
     )
@@ -184,9 +185,9 @@ def _update(example, question, found, network, name) -> Explained:
         if "bias" in old:
             numbers += _moved(symbol("b", layer.name), old["bias"], rate, g["bias"], new["bias"])
     before, after = number(found.value.item()), number(found.updated_value.item())
-    numbers = chunks(f"F = {before}", r"\text{before, and after the update}", after) + numbers
+    numbers = chunks(f"F = {before}", r"\text{before the update, and after it}", after) + numbers
     return Explained(
-        "All parameters move at once, against the gradient; the edges show the new weights.",
+        "All parameters are changed at once, against the gradient; the edges show the new weights.",
         equations.optimizer("gd") or Markup(""),
         numbers,
     )
@@ -209,8 +210,8 @@ _EXPLAINED: dict[str, Callable[..., Explained]] = {
 
 
 def comparison(example: Example, found: Found) -> Markup:
-    """By hand and by `jax.grad`, number by number: the gradient, and the sensitivities."""
-    header = ("by hand", "jax.grad", "difference")
+    """The hand-written gradient and sensitivities and those of `jax.grad`, number by number."""
+    header = ("hand-written", "jax.grad", "difference")
     gradients = [_compared(each.words, each.of(found.gradients), each.of(found.automatic)) for each in example.entries]
     sensitivities = [
         _compared(
@@ -219,10 +220,10 @@ def comparison(example: Example, found: Found) -> Markup:
         for layer in example.network.layers
         for i in range(layer.size)
     ]
-    half = -(-len(gradients) // 2)  # side by side, so that all are seen at once
+    half = -(-len(gradients) // 2)  # side by side, so that all can be seen at once
     return page.tables(
         page.Table(("dF/d", *header), gradients[:half], "The gradient"),
-        page.Table(("dF/d", *header), gradients[half:], "and the rest of it"),
+        page.Table(("dF/d", *header), gradients[half:], "The gradient, continued"),
         page.Table(("dF/dn", *header), sensitivities, "Sensitivities"),
     )
 

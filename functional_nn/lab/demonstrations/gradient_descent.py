@@ -1,7 +1,8 @@
-"""Gradient descent on a performance surface (Hagan's dl3gd): a click starts it, the rate and its limit are sliders.
+"""Gradient descent on a performance surface (Hagan's dl3gd): a click sets the start; sliders set the rate and the
+steps.
 
-The rate's slider is marked where gradient descent ceases to be stable, 2 / lambda_max (Hagan's Eq. 3.24 and what
-follows): of a quadratic everywhere, elsewhere of the quadratic that F is like where the path ends.
+The rate's slider is marked where gradient descent becomes unstable, 2 / lambda_max (Hagan's Eq. 3.24 and following):
+for a quadratic everywhere, otherwise for the quadratic that approximates F at the end of the path.
 """
 
 from collections.abc import Iterator
@@ -18,17 +19,17 @@ from functional_nn import training
 from functional_nn.lab.demonstrations import contours, page, surfaces, typed
 from functional_nn.lab.demonstrations.boxes import Box, Form, Start
 from functional_nn.lab.demonstrations.contours import Drawing
-from functional_nn.lab.demonstrations.page import Demonstration, Live, Status, said
+from functional_nn.lab.demonstrations.page import Demonstration, Live, Status, number_text
 from functional_nn.lab.demonstrations.surfaces import STEPS, Bend, Path, Surface
 from functional_nn.lab.equations import mathml
 from functional_nn.optimizers import first_order
 
 TITLE = "Gradient descent"
-ABOUT = "Click on the surface to start there. Below the marked rate it comes to rest; above, it cannot."
+ABOUT = "Click on the surface to start there. Below the marked rate gradient descent converges; above, it cannot."
 
 
 class Question(NamedTuple):
-    """What is asked: all that the page's controls say."""
+    """What is requested: the values of all controls of the page."""
 
     surface: str
     examples: str
@@ -46,7 +47,7 @@ class Answer(NamedTuple):
 
 
 def plans(surface: Surface) -> dict[str, training.BatchPlan]:
-    """Which examples an update sees, by the words of the page."""
+    """The examples that an update uses, by the page's names."""
     return {
         "all examples (batch)": training.batch(),
         f"mini-batches of {surface.batch_size}": training.minibatch(surface.batch_size),
@@ -56,9 +57,9 @@ def plans(surface: Surface) -> dict[str, training.BatchPlan]:
 
 
 def answer(question: Question) -> Answer:
-    """What is asked for. Raises ValueError for what is out of range."""
+    """The answer to a question. Raises ValueError for what is out of range."""
     surface = surfaces.surfaces()[question.surface]
-    _ = surface.grid  # which the page draws, and does not compute
+    _ = surface.grid  # computed here, because the page only draws it
     plan, constants = plans(surface)[question.examples], {"learning_rate": question.rate}
     path = surfaces.descend(surface, question.start, question.steps, "gd", constants, plan)
     return Answer(question, path, surfaces.bend(surface, path.points[path.last]))
@@ -85,7 +86,7 @@ class _Page:
         self.surface = Select(title="surface", options=list(every), value=first.name, name="surface", **wide)
         options = list(plans(first))
         self.examples = Select(title="gradient from", options=options, value=options[0], name="examples", **wide)
-        # One of its own for each surface: another end does not reach the keys that move a slider.
+        # One slider per surface: a slider's keys would not notice a changed end.
         self.sliders = {
             surface.name: page.slider(
                 "learning rate",
@@ -168,17 +169,17 @@ class _Page:
 
     @property
     def slider(self) -> Slider:
-        """The one of the surface that is seen."""
+        """The slider of the surface that is shown."""
         return self.sliders[self.surface.value]
 
     def slid(self, rate: float) -> None:
-        """The slider has moved; it is not moved itself, which would undo what a hand has done since."""
+        """The slider has moved; it is not moved by the page, which would undo what the visitor has done since."""
         if not self.quiet:
             self.typed.write(float(f"{rate:.6g}"))
             self.ask()
 
     def new_rate(self) -> None:
-        """A rate was typed, which the slider shows as far as it goes."""
+        """A rate was typed; the slider shows it as far as its range goes."""
         self.quiet = True
         self.slider.value = min(max(self.typed.value, self.slider.start), self.slider.end)
         self.quiet = False
@@ -195,7 +196,7 @@ class _Page:
     def show(self, found: Answer) -> None:
         question, path, bend = found
         if question.surface != self.surface.value:
-            return  # of a surface that is no longer there; the right path is on its way
+            return  # an older surface; the current path will follow
         surface = surfaces.surfaces()[question.surface]
         self.drawing.draw(surface)
         left = contours.show_path(self.path, self.ends, path.points, surface.window)
@@ -205,15 +206,15 @@ class _Page:
         self.say(question, path, bend, left)
 
     def show_bend(self, surface: Surface, path: Path, bend: Bend) -> None:
-        """The eigenvectors, in the lengths of one contour's half axes, and the limit on the slider."""
+        """Shows the eigenvectors, with the lengths of one contour's half axes, and the limit on the slider."""
         center = np.array(surface.stationary[0].x if surface.quadratic else path.points[path.last])
         size, steepness = np.ptp(surface.window[0]), np.sqrt(np.abs(bend.eigenvalues))
         length = size * np.maximum(0.3 * steepness.min() / np.maximum(steepness, 1e-300), 0.08)
         middle = np.mean(surface.window, axis=1)
-        inwards = np.where(bend.eigenvectors.T @ (middle - center) < 0, -1.0, 1.0)  # a vector's sign says nothing
+        inwards = np.where(bend.eigenvectors.T @ (middle - center) < 0, -1.0, 1.0)  # an eigenvector's sign is arbitrary
         tips = center + (inwards * length)[:, None] * bend.eigenvectors.T
         self.arrows.data = {"x0": center[[0, 0]], "y0": center[[1, 1]], "x1": tips[:, 0], "y1": tips[:, 1]}
-        names = [f"λ = {said(value)}" for value in bend.eigenvalues]
+        names = [f"λ = {number_text(value)}" for value in bend.eigenvalues]
         left = tips[:, 0] < middle[0]
         self.names.data = {
             "x": tips[:, 0],
@@ -224,7 +225,7 @@ class _Page:
         }
         share = 100 * bend.stable_rate / self.slider.end
         side = f"right: {100 - share:.3f}%; border-right" if share > 50 else f"left: {share:.3f}%; border-left"
-        mark = _LIMIT.format(share=share, side=side, rate=said(bend.stable_rate))
+        mark = _LIMIT.format(share=share, side=side, rate=number_text(bend.stable_rate))
         self.slider.stylesheets[1].css = mark if share <= 100 else ""
 
     def say(self, question: Question, path: Path, bend: Bend, left: bool) -> None:
@@ -235,18 +236,20 @@ class _Page:
             surfaces.verdict(path),
         )
         compared = "at" if np.isclose(question.rate, limit) else "above" if question.rate > limit else "below"
-        rate = f"the rate {said(question.rate)} is {compared} 2/λmax = {said(limit)}"
+        rate = f"the rate {number_text(question.rate)} is {compared} 2/λmax = {number_text(limit)}"
         if how == "diverges":
             where = f" It left the drawing in update {len(self.path.data['x'])}." if left else ""
-            self.status.warn(f"Diverges: {rate}; F = {said(F)} after {question.steps} updates.{where}")
+            self.status.warn(f"Diverges: {rate}; F = {number_text(F)} after {question.steps} updates.{where}")
         else:
-            self.status.say(f"{how.capitalize()}: F = {said(F)} after {question.steps} updates; {rate}.")
-        rows = [(name, page.pair(path.points[k]), said(path.values[k])) for name, k in (("start", 0), ("end", -1))]
+            self.status.say(f"{how.capitalize()}: F = {number_text(F)} after {question.steps} updates; {rate}.")
+        rows = [
+            (name, page.pair(path.points[k]), number_text(path.values[k])) for name, k in (("start", 0), ("end", -1))
+        ]
         bends = [
-            (f"λ {i + 1}", said(value), page.pair(vector), said(2 / value) if value > 0 else "none")
+            (f"λ {i + 1}", number_text(value), page.pair(vector), number_text(2 / value) if value > 0 else "none")
             for i, (value, vector) in enumerate(zip(bend.eigenvalues, bend.eigenvectors.T, strict=True))
         ]
-        where = "everywhere" if surface.quadratic else "where the path ends"
+        where = "everywhere" if surface.quadratic else "at the end of the path"
         hessian = page.Table(("", "eigenvalue", "eigenvector", "2 / λ"), bends, f"The Hessian, {where}")
         self.readout.text = str(page.tables(page.Table(("", "x", "F"), rows), hessian))
 
@@ -259,7 +262,7 @@ def _equations():
     )
 
 
-# The limit, on the slider's own track: what lies beyond it is red.
+# The limit on the slider's track: rates beyond it are red.
 _LIMIT = """
 .noUi-base {{ overflow: visible; background: linear-gradient(to right, light-dark(#cfe3d6, #1d4a32) {share:.3f}%,
   light-dark(#f3c6c6, #6b2630) {share:.3f}%); }}

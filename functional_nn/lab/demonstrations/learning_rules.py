@@ -1,4 +1,4 @@
-"""Learning rules: two networks side by side, each by a rule of its own, and how far each points from the gradient."""
+"""Learning rules: two networks side by side, each with its own rule, and how far each rule is from the gradient."""
 
 from collections.abc import Callable, Iterator
 
@@ -25,7 +25,7 @@ from functional_nn.gradients import rules
 from functional_nn.lab.demonstrations import classifier, page, two_networks, typed
 from functional_nn.lab.demonstrations.boxes import Box, Form
 from functional_nn.lab.demonstrations.classifier import EPOCHS
-from functional_nn.lab.demonstrations.page import Demonstration, Live, Status, said
+from functional_nn.lab.demonstrations.page import Demonstration, Live, Status, number_text
 from functional_nn.lab.demonstrations.plane import Plane
 from functional_nn.lab.demonstrations.two_networks import (
     CLASSES,
@@ -39,13 +39,13 @@ from functional_nn.lab.demonstrations.two_networks import (
 )
 
 TITLE = "Learning rules"
-ABOUT = "One network twice, from the same weights, on the same batches: only what is sent back differs."
+ABOUT = "The same network twice, with the same initial weights and batches: only the backward pass differs."
 _FIRST = (Learner("exact", 0.01), Learner("feedback_alignment(0)", 0.01))
 _FRAME = 60  # milliseconds between two pictures, at least
-_LONGEST = 2000  # epochs, after which it pauses
+_LONGEST = 2000  # epochs, after which training pauses
 _LAYERS = ("0", "1", "2", "3", "4")
 _WIDTHS = ("4", "8", "16", "32", "64")
-# Constants, of rules that have none by default or that show more with these.
+# Constants for rules that have no defaults or that show more with these.
 _WRITTEN = {
     "feedback_alignment": "feedback_alignment(0)",
     "direct_feedback": "direct_feedback(0)",
@@ -60,17 +60,17 @@ _MIXED = "{layer1: noisy(1), others: exact}"
 _SIDES = ("left", "right")
 _COLORS = (*page.COLORS, page.INK)  # of layers
 _DASHES = (*page.DASHES, "dashdot")
-_BLUES = interp_palette(("#ffffff", "#08467e"), 65)  # of shares, 0 to 1
-_DARK = 0.6  # the shade from which white is read better than ink
-_NOTHING = "nothing learns on this side"
+_BLUES = interp_palette(("#ffffff", "#08467e"), 65)  # for shares, 0 to 1
+_DARK = 0.6  # on darker shades white text is easier to read
+_NOTHING = "there is no training on this side"
 _KEY = Markup(
-    '<p class="soft">The angle between what the rule gives and the exact gradient of each layer, and the ratio of '
-    "their norms, over all examples; of a random rule, one draw. Below 90° a small step lowers the loss.</p>"
+    '<p class="soft">For each layer: the angle between the rule\'s direction and the exact gradient, and the ratio of '
+    "their norms, over all examples; for a random rule, one draw. Below 90° a small step lowers the loss.</p>"
 )
 
 
 def warm_up() -> Iterator[None]:
-    """Compiles what the page begins with; then, of the same networks, the likeliest other rules, and digits."""
+    """Compiles what the page starts with; then, for the same networks, the most likely other rules, and digits."""
 
     def compiled(choice: Choice, *names: str) -> None:
         learners = [Learner(_WRITTEN.get(name, name), 0.01) for name in names]
@@ -86,12 +86,12 @@ def warm_up() -> Iterator[None]:
 
 
 def short(rule: str) -> str:
-    """A rule's name in running text: that of a mapping is long."""
+    """A rule's name in running text; mappings are shortened."""
     return rule if len(rule) <= 30 else f"{rule[:28]}…"
 
 
 class _Side:
-    """One network's controls and what is seen of it."""
+    """One network's controls and figures."""
 
     def __init__(self, number: int, first: Learner, restart: Callable, check_rate: Callable, status: Status):
         self.number, self.quiet, self.status = number, False, status
@@ -116,13 +116,13 @@ class _Side:
         self.rate = Box("learning rate", f"rate-{number}", typed.number, first.rate, min_width=90, max_width=110)
         self.rule = Form([self.text], lambda values: None, restart, status)
         self.rates = Form([self.rate], check_rate, lambda: None, status)
-        self.name_it()
+        self.show_name()
         self.choice.on_change("value", self.chosen)
 
         where = f"of the {_SIDES[number]} network"
         self.plane = Plane(f"The plane of both inputs coloured by the output {where}, and the examples", 280, number)
         self.cells = page.source(f"confusion-{number}", "x", "y", "color", "text", "ink")
-        self.confusion = self.confusion_plot(f"Digits that were held out, by class and by the class said, {where}")
+        self.confusion = self.confusion_plot(f"Held-out digits by class and by predicted class, {where}")
         self.angles = page.source(f"angles-{number}", "x", *map(str, range(len(_COLORS))))
         self.ratios = page.source(f"ratios-{number}", "x", *map(str, range(len(_COLORS))))
         self.angle = page.plot(
@@ -139,7 +139,7 @@ class _Side:
         self.angle.yaxis.ticker = FixedTicker(ticks=[0, 45, 90, 135, 180])
         self.angle.add_layout(Span(location=90, dimension="width", line_color=page.GREY, line_width=1))
         self.ratio = page.log_plot(
-            f"Norm beside the exact gradient's by layer against epochs, {where}",
+            f"Ratio of the norm to the exact gradient's by layer against epochs, {where}",
             "epoch",
             "ratio of norms",
             tools="save",
@@ -163,7 +163,7 @@ class _Side:
         self.alignment = column(page.key(key), aligned, min_width=230, **wide)
 
     def draw(self, plotted: figure, source: ColumnDataSource) -> ColumnDataSource:
-        """A curve for each layer, and a dot where each has come to, whose columns it gives back."""
+        """Draws a curve for each layer, and a dot at the end of each; returns the dots' columns."""
         for i, (color, dash) in enumerate(zip(_COLORS, _DASHES, strict=True)):
             plotted.line("x", str(i), source=source, color=color, line_dash=dash, line_width=2)
         ends = page.source(f"{source.name}-ends", "x", "y", "color")
@@ -172,7 +172,7 @@ class _Side:
         return ends
 
     def name_layers(self) -> Legend:
-        """The legend of both, beside the second."""
+        """The legend of both figures, next to the second one."""
         lines = self.ratio.renderers[: len(_COLORS)]
         items = [LegendItem(label=f"{i + 1}", renderers=[line]) for i, line in enumerate(lines)]
         legend = Legend(
@@ -212,7 +212,7 @@ class _Side:
         plotted.grid.visible = False
         for axis in plotted.axis:
             axis.ticker = FixedTicker(ticks=list(range(CLASSES)))
-        plotted.xaxis.axis_label, plotted.yaxis.axis_label = "said", "held out"
+        plotted.xaxis.axis_label, plotted.yaxis.axis_label = "predicted class", "class, held out"
         return plotted
 
     # What the visitor does -------------------------------------------------------------------------------------------
@@ -221,8 +221,8 @@ class _Side:
     def learner(self) -> Learner:
         return Learner(self.text.value, self.rate.value)
 
-    def name_it(self) -> None:
-        """The choice names what stands in the box."""
+    def show_name(self) -> None:
+        """Shows the name of the rule in the box as the choice."""
         name = self.text.value.partition("(")[0].strip()
         self.quiet = True
         self.choice.value = name if name in self.choice.options else _BY_LAYER
@@ -237,14 +237,14 @@ class _Side:
     def show(self, choice: Choice, found: Training | str) -> None:
         self.plane.figure.visible, self.confusion.visible = choice.task != DIGITS, choice.task == DIGITS
         if isinstance(found, str):
-            if self.text.input.value == self.text.value:  # else what it says of the text that stands there stays
+            if self.text.input.value == self.text.value:  # otherwise the message about the text in the box stays
                 self.text.refuse(found, _NOTHING)
             self.plane.empty()
             for source in (self.cells, self.angles, self.ratios, *self.ends.values()):
                 page.empty(source)
             self.readout.text = ""
             return
-        if self.text.refused and self.text.input.value == self.text.value:  # by a network that is no longer there
+        if self.text.refused and self.text.input.value == self.text.value:  # refused for an older network
             self.text.write(self.text.value)
         if choice.task == DIGITS:
             self.cells.data = _cells(found.seen)
@@ -272,7 +272,7 @@ class _Side:
 
 
 def _cells(counts: np.ndarray) -> dict[str, list]:
-    """Of each class (rows) how many were taken for each, shaded by the share of the row."""
+    """The counts of each class (rows) and predicted class (columns), shaded by the share of the row."""
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     y, x = np.indices(counts.shape)
     return {
@@ -285,13 +285,13 @@ def _cells(counts: np.ndarray) -> dict[str, list]:
 
 
 def _table(found: Training) -> Markup:
-    """Where each layer stands now, in numbers."""
+    """Each layer's current angle and ratio."""
     angles, ratios = found.measured.angles[-1], found.measured.ratios[-1]
     if not np.isfinite(angles).all():
-        return Markup('<p class="soft">{}</p>').format("This network has no exact gradient to point from.")
+        return Markup('<p class="soft">{}</p>').format("This network has no exact gradient to compare with.")
     last = len(angles)
     rows = [
-        (f"{i + 1}{' (output)' if i + 1 == last else ''}", f"{angle:.1f}°", said(ratio))
+        (f"{i + 1}{' (output)' if i + 1 == last else ''}", f"{angle:.1f}°", number_text(ratio))
         for i, (angle, ratio) in enumerate(zip(angles, ratios, strict=True))
     ]
     return page.tables(page.Table(("layer", "angle", "ratio"), rows, short(rules.written(found.rule))))
@@ -308,7 +308,7 @@ class _Page:
         self.go = Toggle(label="Train", name="go", button_type="primary", **wide)
         self.step = Button(label="Step", name="step", **wide)
         self.again = Button(label="Reset", name="again", **wide)
-        self.speed = page.slider("epochs a picture", 1, EPOCHS, 5, 1, "speed")
+        self.speed = page.slider("epochs per picture", 1, EPOCHS, 5, 1, "speed")
         self.task = Select(title="task", options=list(two_networks.TASKS), value=first.task, name="task", **wide)
         self.depth = Select(
             title="hidden layers", options=list(_LAYERS), value=str(len(first.hidden)), name="depth", **wide
@@ -334,22 +334,22 @@ class _Page:
             "Training and held-out loss of both networks against epochs", "epoch", "loss", height=210, min_width=230
         )
         self.right = page.plot(
-            "Share of held-out examples that each network has right, against epochs",
+            "Held-out accuracy of both networks against epochs",
             height=210,
             x_range=Range1d(0, 1),
             y_range=Range1d(0, 103),
             min_width=230,
         )
-        self.right.xaxis.axis_label, self.right.yaxis.axis_label = "epoch", "held out, right, %"
+        self.right.xaxis.axis_label, self.right.yaxis.axis_label = "epoch", "held-out accuracy, %"
         self.draw()
-        # Pictures are asked for no faster than the browser draws them, so that it is never behind what it is told.
+        # A new picture is computed only after the browser has drawn the last one, so that it never falls behind.
         self.picture, self.drawn = page.source("picture", "number"), True
         self.picture.js_on_change(
             "data",
             CustomJS(code="requestAnimationFrame(() => setTimeout(() => { cb_obj.tags = [...cb_obj.data.number] }))"),
         )
         self.picture.on_change("tags", lambda attribute, old, new: self.seen())
-        self.go.tags = [self.picture]  # by which it is in the document
+        self.go.tags = [self.picture]  # which puts it into the document
 
         for control in (self.task, self.depth, self.width, self.activation, self.optimizer):
             control.on_change("value", lambda attribute, old, new: self.restart())
@@ -400,13 +400,13 @@ class _Page:
         classifier.check_rate(self.optimizer.value, *values)
 
     def restart(self) -> None:
-        """New networks, as the controls say."""
+        """Starts new networks with the values of the controls."""
         self.now, self.drawn, self.turn = None, True, self.turn + 1
         self.width.disabled = self.depth.value == "0"
         self.status.say("compiling both networks' programs ...")
         for side in self.sides:
-            side.name_it()
-            side.rates.settle()  # what one optimizer refuses another may take
+            side.show_name()
+            side.rates.read_boxes()  # another optimizer may accept what one refuses
         self.live.ask(Question(self.choice, self.learners, None, 0, self.turn))
 
     @property
@@ -428,7 +428,7 @@ class _Page:
 
     @property
     def running(self) -> list[Training]:
-        """What there is to go on with."""
+        """The runs that can be continued."""
         return [side for side in self.now.sides if not (isinstance(side, str) or side.ended)] if self.now else []
 
     def tick(self) -> None:
@@ -451,25 +451,25 @@ class _Page:
 
     def show(self, found: Answer) -> None:
         if found.question.turn != self.turn:
-            return  # of networks that are no longer there; the new ones are on their way
+            return  # older networks; the new ones will follow
         self.now = found
         self.picture.data = {"number": [(*self.picture.data["number"], 0)[0] + 1]}
         losses, last = [], 1
-        for side, curves, one in zip(self.sides, self.curves, found.sides, strict=True):
-            side.show(found.question.choice, one)
-            if isinstance(one, str):
+        for side, curves, result in zip(self.sides, self.curves, found.sides, strict=True):
+            side.show(found.question.choice, result)
+            if isinstance(result, str):
                 page.empty(curves)
                 continue
-            history = one.history
-            own = history.training_loss, history.validation_loss
-            shown, held_out = (page.curve(each, 1) for each in own)
+            history = result.history
+            both = history.training_loss, history.validation_loss
+            shown, held_out = (page.curve(each, 1) for each in both)
             curves.data = {
                 "x": shown["x"],
                 "training": shown["y"],
                 "held_out": held_out["y"],
                 "right": 100 * history.validation_accuracy,
             }
-            losses += own
+            losses += both
             last = max(last, len(history.epoch))
         page.scale_log(self.error, 0, last, losses)
         self.right.x_range.update(start=0, end=last, reset_start=0, reset_end=last)
@@ -478,30 +478,30 @@ class _Page:
     def say(self, found: Answer) -> None:
         sides = list(zip(_SIDES, self.learners, found.sides, strict=True))
         learning = [each for each in sides if not isinstance(each[2], str)]
-        epochs = max((len(one.history.epoch) for *_, one in learning), default=0)
-        refused = [f"{name}: {one}" for name, _, one in sides if isinstance(one, str)]
+        epochs = max((len(run.history.epoch) for *_, run in learning), default=0)
+        refused = [f"{name}: {reason}" for name, _, reason in sides if isinstance(reason, str)]
         if refused and not epochs:
             self.status.refuse(f"{'; '.join(refused)}; {_NOTHING}")
         elif not epochs:
             choice = found.question.choice
             sizes = " - ".join(map(str, two_networks.sizes(choice)))
-            told = ", ".join(f"{name} by {short(learner.rule)}" for name, learner, _ in learning)
-            self.status.say(f"{choice.task}: {sizes} {choice.activation}; {told}. Press Train or Step.")
+            by_rule = ", ".join(f"{name} by {short(learner.rule)}" for name, learner, _ in learning)
+            self.status.say(f"{choice.task}: {sizes} {choice.activation}; {by_rule}. Press Train or Step.")
         else:
-            told = "; ".join(f"{short(learner.rule)} {_result(one)}" for _, learner, one in learning)
-            pauses = f" Train pauses after {_LONGEST}; Step goes on." if epochs >= _LONGEST else ""
-            ended = any(one.ended for *_, one in learning)
+            results = "; ".join(f"{short(learner.rule)} {_result(run)}" for _, learner, run in learning)
+            pauses = f" Train pauses after {_LONGEST}; Step continues." if epochs >= _LONGEST else ""
+            ended = any(run.ended for *_, run in learning)
             (self.status.warn if ended else self.status.say)(
-                f"Held out, after {epochs} epoch{'s' if epochs > 1 else ''}: {told}.{pauses}"
+                f"Held out, after {epochs} epoch{'s' if epochs > 1 else ''}: {results}.{pauses}"
             )
 
 
-def _result(one: Training) -> str:
-    """What has come of it, in words."""
-    if not len(one.history.epoch):
-        return f"ended: {one.reason}"
-    right = f"{100 * one.history.validation_accuracy[-1]:.1f} % right"
-    return f"{said(one.history.validation_loss[-1])}, {right}{f' (ended: {one.reason})' if one.ended else ''}"
+def _result(run: Training) -> str:
+    """The result in words."""
+    if not len(run.history.epoch):
+        return f"ended: {run.reason}"
+    right = f"{100 * run.history.validation_accuracy[-1]:.1f} % right"
+    return f"{number_text(run.history.validation_loss[-1])}, {right}{f' (ended: {run.reason})' if run.ended else ''}"
 
 
 DEMONSTRATION = Demonstration("learning-rules", TITLE, ABOUT, _Page, warm_up)

@@ -1,7 +1,7 @@
-"""A small convolutional network on one picture of a digit, whole: what the page of convolution shows, and its training.
+"""A small convolutional network on one picture of a digit, for the page on convolution; and its training.
 
 Letters: S channels of a layer, P positions of a signal, T their number, K weights of one channel's kernel. There is one
-example, so that arrays here are signals (*P, S), as in `networks.connections` without the batch.
+example, so arrays here are signals (*P, S), as in `networks.connections` without the batch.
 """
 
 import functools
@@ -18,11 +18,11 @@ from functional_nn.lab import datasets
 from functional_nn.networks.network import Params
 
 SIDE, CLASSES = 8, 10
-HELD_OUT = 35  # of each class; of some there is one more
+HELD_OUT = 35  # of each class; some classes have one more
 KERNEL = fnn.connections.conv((3, 3))
-CONVOLVED = "1"  # the layer whose kernel's gradient is put together
+CONVOLVED = "1"  # the layer whose kernel's gradient is shown in its parts
 LOSS = fnn.losses.cross_entropy(reduction="sum")
-EPOCHS = 8  # at the end of which some held-out digits are still wrong, and there is something to send back
+EPOCHS = 8  # few enough that some held-out digits are still wrong and have sensitivities to show
 
 
 @functools.cache
@@ -40,8 +40,8 @@ def network() -> fnn.Network:
 
 
 class Trained(NamedTuple):
-    """The network's parameters, and the digits that were held out, by class: pictures[c] (Q, 8, 8), 0 to 1; right: what
-    share of them the network knows.
+    """The network's parameters, and the held-out digits by class: pictures[c] (Q, 8, 8), 0 to 1; right: the share of
+    them that the network classifies correctly.
     """
 
     params: Params
@@ -51,7 +51,7 @@ class Trained(NamedTuple):
 
 @functools.cache
 def trained() -> Trained:
-    """Trained once a process, always the same, on four fifths of scikit-learn's digits."""
+    """Trains the network once per process, always with the same result, on four fifths of scikit-learn's digits."""
     seen, held_out = datasets.split(datasets.load("digits"))
 
     def pictures(part):
@@ -66,7 +66,7 @@ def trained() -> Trained:
         key=jax.random.key(0),
         epochs=EPOCHS,
     )
-    # measured once, and not each epoch: to compile that takes as long as the training
+    # measured once and not in each epoch: compiling that would take as long as the training
     outputs = jax.jit(network().apply)(found.params, pictures(held_out))
     by_class = (pictures(held_out)[held_out.labels == digit, :, :, 0] for digit in range(CLASSES))
     right = np.mean(np.argmax(outputs, axis=1) == held_out.labels)
@@ -74,8 +74,8 @@ def trained() -> Trained:
 
 
 class Question(NamedTuple):
-    """What is asked: a picture (8, 8), or which of the held-out digits; the class that is wanted, 0 to 9; where the
-    parameters are, None where they were trained to; and the rate of a step from there.
+    """What is requested: a picture (8, 8), or the indices of a held-out digit; the target class, 0 to 9; the
+    parameters, None for those it was trained to; and the learning rate of a step from there.
     """
 
     picture: np.ndarray | tuple[int, int]
@@ -85,14 +85,14 @@ class Question(NamedTuple):
 
 
 class Found(NamedTuple):
-    """Everything the page shows of a question, NumPy.
+    """Everything the page shows for a question, as NumPy arrays.
 
     picture (8, 8); value F; activations {name: (*P, S)} of the input p and of every layer, sensitivities {layer: dF/dn}
-    in their shapes or those of its net inputs; input_gradient dF/dp (8, 8, 1). Of layer CONVOLVED, with the kernel of a
-    channel as a picture: windows (T, 3, 3), what the kernel meets at each position; shares (T, S, 3, 3), s_p times
-    them; sums (T, S, 3, 3), of the shares up to p. gradients: of all parameters, as they are; automatic: the same by
-    `jax.grad`; differences: the largest between the two, by what it is of. updated, updated_value: after a step of
-    gradient descent.
+    in their shapes or those of its net inputs; input_gradient dF/dp (8, 8, 1). For layer CONVOLVED, with a channel's
+    kernel as a picture: windows (T, 3, 3), what the kernel is multiplied with at each position; shares (T, S, 3, 3),
+    s_p times them; sums (T, S, 3, 3), of the shares up to p. gradients: of all parameters; automatic: the same by
+    `jax.grad`; differences: the largest difference between the two, by quantity. updated, updated_value: after a step
+    of gradient descent.
     """
 
     picture: np.ndarray
@@ -115,12 +115,12 @@ class Found(NamedTuple):
 
 
 def check(rate: float) -> None:
-    """Raises ValueError for a rate that gradient descent does not take."""
+    """Raises ValueError for a rate that gradient descent does not accept."""
     fnn.optimizers.gd(rate)
 
 
 def answer(question: Question) -> tuple[Question, Found]:
-    """The answer to a question whose rate `check` has let pass."""
+    """The answer to a question whose rate `check` has accepted."""
     picture = question.picture
     if isinstance(picture, tuple):
         digit, number = picture
@@ -178,14 +178,14 @@ def _program() -> Callable[..., tuple]:
 
 
 def _apart(one, other):
-    """The largest difference between two trees' numbers."""
+    """The largest difference between the numbers of two trees."""
     pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
     return jnp.max(jnp.stack([jnp.max(jnp.abs(x - y)) for x, y in pairs]))
 
 
 def painted(picture: np.ndarray, start: tuple[float, float], end: tuple[float, float], ink: float) -> np.ndarray:
-    """The picture with `ink` where a stroke goes, from one (column, row) to another, in pixels from the upper left
-    corner, in steps of half a pixel at most; what of it is outside the picture paints nothing.
+    """The picture with `ink` along a stroke from one (column, row) to another, in pixels from the upper left corner,
+    in steps of at most half a pixel; the part of the stroke outside the picture paints nothing.
     """
     count = 1 + int(2 * np.ceil(np.abs(np.subtract(end, start)).max()))
     columns, rows = np.floor(np.linspace(start, end, count)).astype(int).T

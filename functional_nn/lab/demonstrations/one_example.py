@@ -1,8 +1,8 @@
-"""Backpropagation of one example, whole: the networks that the page begins with, the steps, and every number in them.
+"""Backpropagation of one example: the networks that the page offers, the steps, and every number in them.
 
 The steps are those of `gradients.backprop`: forward layer by layer, the loss, s^M, the recursion, the contraction and
-the update. Letters as there; there is one example, so that arrays here are vectors (S,) and matrices (S, R) as in the
-texts.
+the update. Letters are the same as there. There is one example, so arrays here are vectors (S,) and matrices (S, R), as
+in the texts.
 """
 
 import functools
@@ -23,10 +23,10 @@ ABOVE, BELOW = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹"), str.m
 
 @dataclass(frozen=True, eq=False)
 class Example:
-    """A network and one example, with which the page begins.
+    """A network and one example, with which the page starts.
 
-    inputs (R,), targets (S,); places: where the middle of each input's and layer's neurons is drawn, x in columns and
-    y upwards in neurons.
+    inputs (R,), targets (S,); places: the middle of each input's and layer's neurons in the drawing, x in columns and y
+    upwards in neurons.
     """
 
     name: str
@@ -83,7 +83,7 @@ class Entry(NamedTuple):
 
 
 class Question(NamedTuple):
-    """What is asked: all that the page's controls say, but for the step."""
+    """What is requested: the values of all controls of the page, except the step."""
 
     example: str
     params: Params
@@ -93,11 +93,12 @@ class Question(NamedTuple):
 
 
 class Found(NamedTuple):
-    """Everything the page shows of a question, NumPy.
+    """Everything the page shows for a question, as NumPy arrays.
 
     value F; net_inputs, activations, sensitivities and received (g = dF/da of what another layer reads): {name: (S,)};
-    slopes: {layer: F'(n)^T (S, S)}; loss_gradient dF/da^M (S,); gradients and updated as the parameters, updated_value
-    F there; automatic and automatic_sensitivities: the same as gradients and sensitivities, by `jax.grad`.
+    slopes: {layer: F'(n)^T (S, S)}; loss_gradient dF/da^M (S,); gradients and updated have the parameters' structure,
+    updated_value is F after the update; automatic and automatic_sensitivities: gradients and sensitivities by
+    `jax.grad`.
     """
 
     value: np.ndarray
@@ -115,7 +116,7 @@ class Found(NamedTuple):
 
 
 class Step(NamedTuple):
-    """A kind, which is one of `_EXPLAINED`, and the layer it is about, where it is about one."""
+    """A kind, one of `_EXPLAINED`, and the layer it is about, if it is about one."""
 
     kind: str
     layer: str = ""
@@ -129,14 +130,14 @@ class Step(NamedTuple):
         way = "forward" if self.forward else "backward"
         special = {
             "loss": f"{way}: the loss",
-            "start": f"{way}: the start, sensitivities of layer {self.layer}",
+            "start": f"{way}: the start, the sensitivities of layer {self.layer}",
             "update": "the update",
         }
         return special.get(self.kind, f"{way}: {self.kind} of layer {self.layer}")
 
 
 def steps(network: fnn.Network) -> list[Step]:
-    """In the order in which they are made."""
+    """The steps in order."""
     names = [layer.name for layer in network.layers]
     output, hidden = names[-1], names[-2::-1]
     found = [Step(kind, name) for name in names for kind in ("net inputs", "activations")]
@@ -146,13 +147,13 @@ def steps(network: fnn.Network) -> list[Step]:
 
 
 def check(question: Question) -> None:
-    """Raises ValueError for targets that the loss does not take, and a rate that gradient descent does not."""
+    """Raises ValueError for targets that the loss does not accept, and a rate that gradient descent does not accept."""
     examples()[question.example].loss.check_targets(np.array([question.targets]))
     fnn.optimizers.gd(question.rate)
 
 
 def answer(question: Question) -> tuple[Question, Found]:
-    """The answer to a question that `check` has let pass."""
+    """The answer to a question that `check` has accepted."""
     example = examples()[question.example]
     inputs, targets = (np.array([values], float) for values in (question.inputs, question.targets))
     found = _program(example.network, example.loss)(question.params, inputs, targets, question.rate)
@@ -206,16 +207,16 @@ def _program(network: fnn.Network, loss: fnn.Loss) -> Callable[..., Found]:
 
 @functools.cache
 def examples() -> dict[str, Example]:
-    """By name, in the order in which the page offers them."""
-    made = (_kordecki(), _two_ways(), _two_readers(), _softmax(), _relu())
-    return {one.name: one for one in made}
+    """The examples by name, in the order in which the page offers them."""
+    offered = (_kordecki(), _two_ways(), _two_readers(), _softmax(), _relu())
+    return {example.name: example for example in offered}
 
 
 def _kordecki() -> Example:
     layers = [fnn.Layer("1", 2, "sigmoid", ("p",), "shared"), fnn.Layer("2", 2, "sigmoid", ("1",), "shared")]
     return Example(
         "Kordecki: two logistic layers",
-        "One bias for all neurons of a layer. The text's y is our a, its w from i to j our w in row j, column i.",
+        "All neurons of a layer share one bias. The text's y is our a; its w from i to j is our w in row j, column i.",
         fnn.graph(inputs={"p": 3}, layers=layers),
         fnn.losses.half_sum_square_error(reduction="sum"),
         {
@@ -233,7 +234,7 @@ def _two_ways() -> Example:
     layers = [fnn.Layer("1", 2, "tanh", ("p",)), fnn.Layer("2", 2, "linear", ("p", "1"))]
     return Example(
         "P3.2: the input feeds both layers",
-        "Hagan: the second summing junction also receives the input; the text's W³ is our W²ᵖ. The numbers are ours.",
+        "Hagan: layer 2 also reads the input; the text's W³ is our W²ᵖ. The numbers are ours.",
         fnn.graph(inputs={"p": 2}, layers=layers),
         fnn.losses.sum_square_error(reduction="sum"),
         {
@@ -256,7 +257,8 @@ def _two_readers() -> Example:
     ]
     return Example(
         "E3.4: layer 1 feeds two layers",
-        "Hagan: what two layers send back to the one they read is added. The figure is lost; sizes, numbers are ours.",
+        "Hagan: two layers read layer 1, so their contributions to its derivative are added. The text's figure is "
+        "missing; sizes and numbers are ours.",
         fnn.graph(inputs={"p": 2}, layers=layers),
         fnn.losses.sum_square_error(reduction="sum"),
         {
@@ -276,7 +278,7 @@ def _softmax() -> Example:
     layers = [fnn.Layer("1", 2, "tanh", ("p",)), fnn.Layer("2", 3, "softmax", ("1",))]
     return Example(
         "Softmax and cross-entropy",
-        "Loss and output layer together start the recursion (Hagan E3.5); the derivative of softmax is not needed.",
+        "Loss and output layer start the recursion together (Hagan E3.5); the derivative of softmax is not needed.",
         fnn.graph(inputs={"p": 2}, layers=layers),
         fnn.losses.cross_entropy(reduction="sum"),
         {
@@ -293,8 +295,8 @@ def _softmax() -> Example:
 def _relu() -> Example:
     layers = [fnn.Layer("1", 3, "relu", ("p",)), fnn.Layer("2", 1, "linear", ("1",))]
     return Example(
-        "ReLU: a neuron at rest",
-        "A neuron whose net input is negative gives 0 and passes nothing back: its weights stay as they are.",
+        "ReLU: an inactive neuron",
+        "A neuron whose net input is negative outputs 0 and passes nothing back: its weights do not change.",
         fnn.graph(inputs={"p": 2}, layers=layers),
         fnn.losses.half_sum_square_error(reduction="sum"),
         {
@@ -313,7 +315,7 @@ def _parameters(weights: dict[str, list], bias: list[float]) -> dict:
 
 
 def neuron(letter: str, name: str, number: int) -> str:
-    """A neuron's own quantity, in words: a²₁, p₃."""
+    """A neuron's quantity as text: a²₁, p₃."""
     if not name.isdigit():
         letter, name = name, ""
     return f"{letter}{name.translate(ABOVE)}{str(number + 1).translate(BELOW)}"

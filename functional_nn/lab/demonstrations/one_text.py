@@ -1,9 +1,9 @@
-"""Small networks that predict the next character of a text, and one prediction of theirs, whole: what the page of
-attention and time shows, and their training.
+"""Small networks that predict the next character of a text, and everything about one prediction, for the page on
+attention and time; and their training.
 
-Letters: T positions, V characters, S neurons of a layer, H heads. There is one example, so that arrays here are signals
-(T, S), as in `networks.connections` without the batch. What is learned is the Python reference, of which every Python
-has a copy (`pydoc_data.topics`), in small letters and with single spaces.
+Letters: T positions, V characters, S neurons of a layer, H heads. There is one example, so arrays here are signals
+(T, S), as in `networks.connections` without the batch. The networks learn from the Python reference, which every Python
+includes (`pydoc_data.topics`), in lower case and with single spaces.
 """
 
 import functools
@@ -31,14 +31,14 @@ PRESETS = {
     "gru": "gru(width=64)",
     "lstm": "lstm(width=64)",
 }
-UPDATES = {"transformer": 1400, "gru": 800, "lstm": 800}  # at least, of BATCH texts each: half a minute, and less
+UPDATES = {"transformer": 1400, "gru": 800, "lstm": 800}  # at least, with BATCH texts each: at most half a minute
 RATES = {"transformer": 0.008, "gru": 0.01, "lstm": 0.02}
 BATCH = 32
 _STATES = {
     "gru": ("state h", "reset gate r", "update gate u", "candidate c"),
     "lstm": ("state h", "memory m", "input gate i", "forget gate p", "candidate c", "output gate o"),
 }
-_one_at_a_time = threading.Lock()  # who asks for a network in training waits for it
+_training = threading.Lock()  # a session that needs a network in training waits for it
 
 
 @functools.cache
@@ -48,7 +48,7 @@ def network(name: str) -> fnn.Network:
 
 
 def views(name: str) -> tuple[str, ...]:
-    """What can be seen inside of a network."""
+    """The names of what can be shown inside a network."""
     return _STATES.get(name, tuple(f"layer {layer}, head {head}" for layer in (1, 2) for head in (1, 2)))
 
 
@@ -59,7 +59,7 @@ def reader(name: str) -> str:
 
 @functools.cache
 def reference() -> str:
-    """What is learned, of CHARACTERS alone: without the signs of its markup, and the lines below headings."""
+    """The training text, with CHARACTERS only: without the signs of its markup and the lines below headings."""
     from pydoc_data.topics import topics  # half a megabyte
 
     joined = " ".join(topics[name] for name in sorted(topics)).lower()
@@ -68,38 +68,40 @@ def reference() -> str:
 
 
 def tokens(text: str) -> np.ndarray:
-    """(len(text),) integers: where each character stands in CHARACTERS."""
+    """(len(text),) integers: the index of each character in CHARACTERS."""
     return np.array([CHARACTERS.index(one) for one in text], np.int32)
 
 
 def read(text: str) -> str:
-    """What a visitor typed, in small letters.
+    """Returns a visitor's text in lower case.
 
     >>> read("The zen")
     'the zen'
 
-    Raises ValueError, saying what is accepted: for nothing, more than T characters, and others than CHARACTERS.
+    Raises ValueError, with what is accepted, for an empty text, more than T characters, and others than CHARACTERS.
     """
     small = text.lower()
     if not small:
         raise ValueError(f"expected 1 to {T} characters, got nothing")
     if strange := "".join(dict.fromkeys(one for one in small if one not in CHARACTERS)):
-        raise ValueError(f"the networks know letters a to z, digits, spaces and {CHARACTERS[37:]}, got {strange!r}")
+        raise ValueError(f"expected letters a to z, digits, spaces and {CHARACTERS[37:]}, got {strange!r}")
     if len(small) > T:
         raise ValueError(f"expected 1 to {T} characters, got {len(small)}")
     return small
 
 
 class Trained(NamedTuple):
-    """A network's parameters, and how many bits a character it needs for what was held out."""
+    """A network's parameters, and how many bits per character it needs on the held-out text."""
 
     params: Params
     bits: float
 
 
 def trained(name: str) -> Trained:
-    """Trained once a process, always the same, on all but the last twentieth of the reference."""
-    with _one_at_a_time:
+    """Trains a network once per process, always with the same result, on all but the last twentieth of the
+    reference.
+    """
+    with _training:
         return _trained(name)
 
 
@@ -125,8 +127,9 @@ def _trained(name: str) -> Trained:
 
 
 class Question(NamedTuple):
-    """What is asked: of PRESETS one, a text that `read` has let pass, how many of its characters are read, from 1; and
-    what is predicted: that which follows in the text, or the most probable, as where nothing follows.
+    """What is requested: a network of PRESETS, a text that `read` has accepted, how many of its characters are read,
+    from 1; and what is predicted: the character that follows in the text, or the most probable one, as if nothing
+    follows.
     """
 
     network: str
@@ -136,13 +139,13 @@ class Question(NamedTuple):
 
 
 class Found(NamedTuple):
-    """Everything the page shows of a question, NumPy, its L characters alone.
+    """Everything the page shows for a question, as NumPy arrays, for its L characters only.
 
-    character: the one predicted; value F = -ln of its probability after `count` characters; probabilities (L, V) after
-    each; sensitivities {layer: dF/dn (L, S)}, 0 from `count` on; inside: of the transformer {"layer 1, head 1": (L,
-    L)}, rows of queries, what each attends to; of the others {"state h": (L, S), ...}, with the gates; changes (L,):
-    |h_t - h_(t-1)| of their states, none of the transformer. differences: the largest between sensitivities by hand and
-    by `jax.grad`, by layer; gradient_difference: the same of all parameters.
+    character: the predicted one; value F = -ln of its probability after `count` characters; probabilities (L, V) after
+    each character; sensitivities {layer: dF/dn (L, S)}, 0 from `count` on; inside: for the transformer {"layer 1, head
+    1": (L, L)}, what each query (row) attends to; for the others {"state h": (L, S), ...}, with the gates; changes
+    (L,): |h_t - h_(t-1)| of their states, empty for the transformer. differences: the largest differences between
+    hand-written sensitivities and those of `jax.grad`, by layer; gradient_difference: the same for all parameters.
     """
 
     character: str
@@ -157,17 +160,17 @@ class Found(NamedTuple):
 
 def answer(question: Question) -> tuple[Question, Found]:
     """The answer to a question, once its network is trained."""
-    return question, asked(question, trained(question.network).params)
+    return question, compute(question, trained(question.network).params)
 
 
-def asked(question: Question, params: Params) -> Found:
-    """The same of any parameters."""
+def compute(question: Question, params: Params) -> Found:
+    """The same for any parameters."""
     name, text, count, follows = question
     padded = np.zeros(T, np.int32)
     padded[: len(text)] = tokens(text)
     wanted = padded[count] if follows and count < len(text) else np.int32(-1)
     whole = jax.tree.map(np.asarray, _program(name)(params, padded, count - 1, wanted))
-    # nothing before is changed by what pads the text
+    # padding after the text does not change what comes before
     L, layers = len(text), [layer.name for layer in network(name).layers]
     inside = {view: whole.inside[view][:L] for view in views(name)}
     return whole._replace(
@@ -182,24 +185,24 @@ def asked(question: Question, params: Params) -> Found:
 
 @functools.cache
 def _program(name: str) -> Callable[..., tuple]:
-    """(params, tokens (T,), position, wanted: a character or -1) -> `Found` of all T positions, the character's number
-    in place of it.
+    """(params, tokens (T,), position, wanted: a character or -1) -> `Found` for all T positions, with the
+    character's number instead of the character.
     """
     network_ = network(name)
 
     @jax.jit
     def run(params, read, position, wanted):
         inputs = {"sequence": read[None]}
-        said = network_.apply(params, inputs)[0]
-        character = jnp.where(wanted < 0, jnp.argmax(said[position]).astype(wanted.dtype), wanted)
-        # of all positions' losses the chosen one's alone counts
-        targets, counts = jnp.full((1, T), character), (jnp.arange(T) == position)[None].astype(said.dtype)
+        outputs = network_.apply(params, inputs)[0]
+        character = jnp.where(wanted < 0, jnp.argmax(outputs[position]).astype(wanted.dtype), wanted)
+        # only the loss at the chosen position counts
+        targets, counts = jnp.full((1, T), character), (jnp.arange(T) == position)[None].astype(outputs.dtype)
         by_hand = fnn.backpropagate(network_, LOSS, params, inputs, targets, counts)
         s, trace = by_hand.sensitivities, by_hand.trace
 
         def shifted(params, offsets):
             own = network_.prepare(params, inputs)
-            coded = network_.prepare_targets(own, targets, LOSS, said.dtype)
+            coded = network_.prepare_targets(own, targets, LOSS, outputs.dtype)
             return backprop.loss_value(network_, LOSS, network_.forward(params, own, offsets), coded, counts)
 
         none = jax.tree.map(jnp.zeros_like, trace.net_inputs)
@@ -208,20 +211,27 @@ def _program(name: str) -> Callable[..., tuple]:
         inside, changes = _inside(name, params, trace)
         alone = functools.partial(jax.tree.map, lambda x: x[0])
         return Found(
-            character, by_hand.value, said, alone(s), inside, changes, differences, _apart(by_hand.gradients, automatic)
+            character,
+            by_hand.value,
+            outputs,
+            alone(s),
+            inside,
+            changes,
+            differences,
+            _apart(by_hand.gradients, automatic),
         )
 
     return run
 
 
 def _apart(one, other):
-    """The largest difference between two trees' numbers."""
+    """The largest difference between the numbers of two trees."""
     pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
     return jnp.max(jnp.stack([jnp.max(jnp.abs(x - y)) for x, y in pairs]))
 
 
 def _inside(name: str, params: Params, trace: Trace) -> tuple[dict[str, jax.Array], jax.Array]:
-    """`inside` and `changes` of what was found, (T, ...)."""
+    """`inside` and `changes` of the result, (T, ...)."""
     if name == "transformer":
         attended = [kept.probabilities[0] for kept in trace.kept.values() if isinstance(kept, Attended)]
         heads = [p for layer in attended for p in layer]
@@ -229,5 +239,5 @@ def _inside(name: str, params: Params, trace: Trace) -> tuple[dict[str, jax.Arra
     layer = reader(name)
     h, kept, initial = trace.activations[layer][0], trace.kept[layer], params[layer]["learned"]["initial"]
     shown = [h, *(states[:, 0] for states in kept.states), *(values[:, 0] for values in kept.cells)]
-    found = dict(zip(views(name), shown, strict=False))  # of a gru's cells there is one more
+    found = dict(zip(views(name), shown, strict=False))  # a gru has one more cell array
     return found, jnp.linalg.norm(jnp.diff(h, axis=0, prepend=initial[None]), axis=-1)

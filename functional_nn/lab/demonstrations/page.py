@@ -1,7 +1,8 @@
-"""What the demonstrations' pages share: a document laid out by one template, and computing that never blocks the page.
+"""What the demonstrations' pages share: a document laid out by one template, and computation that never blocks the
+page.
 
-Each browser tab is a session with a document of its own; nothing here or in a demonstration is kept outside it, but for
-what was compiled.
+Each browser tab is a session with its own document. Nothing here or in a demonstration is shared between sessions,
+except compiled programs.
 """
 
 import contextlib
@@ -21,20 +22,20 @@ from markupsafe import Markup, escape
 
 from functional_nn.lab.report import templates
 
-# Of figures, in the light; what they are in the dark, the style sheet "figures" makes of them.
-COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")  # Okabe and Ito: apart for every kind of colour vision
-DASHES = ("solid", "dashed", "dotdash", "dotted")  # and without colours
+# Of figures in light mode; the style sheet "figures" changes them for dark mode.
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")  # Okabe and Ito: distinct for every kind of colour vision
+DASHES = ("solid", "dashed", "dotdash", "dotted")  # distinct without colours
 INK, GREY = "#1c2330", "#8a93a3"
 
 _LOWEST = 1e-16  # on a log scale
-_SOON = 500  # milliseconds after which a page says that it computes
-_pool = ThreadPoolExecutor(2, thread_name_prefix="demonstration")  # so that compiling one does not hold up another
+_WAIT = 500  # milliseconds, after which a page says that it is computing
+_pool = ThreadPoolExecutor(2, thread_name_prefix="demonstration")  # compiling one page does not delay another
 
 
 class Demonstration(NamedTuple):
-    """A page: its address (`path`, after the server's), what it is called and about, what it is made of (a function of
-    the session's document, which computes nothing itself), and what is compiled behind it: warm_up() yields after each
-    program, first after those that the page begins with.
+    """A page: its address (`path`, after the server's), title and one-sentence description; `build` fills a
+    session's document and computes nothing itself. warm_up() compiles its programs and yields after each one; the first
+    are those that the page starts with.
     """
 
     path: str
@@ -45,11 +46,11 @@ class Demonstration(NamedTuple):
 
 
 class Live:
-    """Computes outside the server's loop what a page shows, for the latest of what was asked.
+    """Computes what a page shows, outside the server's loop, for the latest question.
 
     compute(question) -> answer runs in a thread and touches no model of the page; show(answer) runs in the document's
-    turn. Questions that come while one is computed are answered by the last of them alone. That it takes long, and a
-    ValueError or TypeError, is said in `status`, and what was shown stays.
+    turn. If several questions arrive during a computation, only the last one is answered. `status` shows a long
+    computation, and the text of a ValueError or TypeError; then the page does not change.
     """
 
     def __init__(
@@ -60,28 +61,28 @@ class Live:
         self.busy = False
 
     def ask(self, question: Any) -> None:
-        """Answers `question` soon; an earlier one that was not begun is forgotten."""
+        """Answers `question` soon; an earlier one whose computation has not started is dropped."""
         self.waiting[:] = [question]
         if not self.busy:
             self._next()
 
     def _next(self) -> None:
         self.busy = True
-        self.late = self.document.add_timeout_callback(self._still, _SOON)
+        self.late = self.document.add_timeout_callback(self._say_busy, _WAIT)
         _pool.submit(self.compute, self.waiting.pop()).add_done_callback(self._arrived)
 
-    def _still(self) -> None:
-        if self.busy:  # the answer may have come while this waited for its turn
+    def _say_busy(self) -> None:
+        if self.busy:  # the answer may have arrived while this waited for its turn
             self.status.wait()
 
     def _arrived(self, future: Future) -> None:
-        with contextlib.suppress(AttributeError):  # of a document that is gone, which takes no callback
+        with contextlib.suppress(AttributeError):  # a document that has been closed takes no callback
             self.document.add_next_tick_callback(functools.partial(self._answer, future))
 
     def _answer(self, future: Future) -> None:
-        with contextlib.suppress(ValueError):  # where it has been said
+        with contextlib.suppress(ValueError):  # the callback has already run
             self.document.remove_timeout_callback(self.late)
-        self.document.hold("combine")  # one message to the browser, of everything that changes
+        self.document.hold("combine")  # all changes in one message to the browser
         try:
             self.show(future.result())
         except (ValueError, TypeError) as error:
@@ -97,24 +98,24 @@ class Live:
 
 
 class Status:
-    """One line that says what is seen, or why something was refused; screen readers say it when it changes."""
+    """One line that says what the page shows, or why something was refused; screen readers read it when it changes."""
 
     def __init__(self):
         self.model = words(name="status")
         self.wait()
 
     def wait(self) -> None:
-        self.say("computing; what is asked for the first time is compiled first ...")
+        self.say("computing; a program is compiled when it is first used ...")
 
     def say(self, text: str) -> None:
         self._write("", text)
 
     def warn(self, text: str) -> None:
-        """Worth noticing, such as divergence."""
+        """For something worth noticing, such as divergence."""
         self._write("warns", text)
 
     def refuse(self, text: str) -> None:
-        """Not accepted; nothing has changed."""
+        """For input that was not accepted; nothing has changed."""
         self._write("refuses", text)
 
     def _write(self, kind: str, text: str) -> None:
@@ -122,12 +123,12 @@ class Status:
 
 
 def refusal(text: str) -> str:
-    """What stands below a box whose text is refused; screen readers say it at once."""
+    """The text below a box whose text is refused; screen readers read it at once."""
     return f'<p role="alert" class="refusal">{escape(text)}</p>'
 
 
 def lay_out(document: Document, title: str, about: str | Markup, **areas: Model) -> None:
-    """Puts the models into the page's areas, which are: status, controls, and any of main, side, below."""
+    """Puts the models into the page's areas: status, controls, and any of main, side, below."""
     for name, model in areas.items():
         model.name = name if model.name is None else model.name
         document.add_root(model)
@@ -142,25 +143,25 @@ def lay_out(document: Document, title: str, about: str | Markup, **areas: Model)
 
 
 def words(text: str | Markup = "", **settings: Any) -> Div:
-    """A paragraph or more of the page; text that is not Markup is escaped."""
+    """One or more paragraphs; text that is not Markup is escaped."""
     return Div(text=str(escape(text)), sizing_mode="stretch_width", stylesheets=[sheet("content")], **settings)
 
 
 def key(line: Markup) -> Div:
-    """A line in a figure's colour, which is in the dark what the figure makes of it."""
+    """A line in a figure's colour; in dark mode it is changed like the figure's."""
     return Div(text=str(line), sizing_mode="stretch_width", stylesheets=[sheet("content"), sheet("figures")])
 
 
 @functools.cache
 def sheet(name: str) -> str:
-    """The manner of "content" (of Divs), "controls" or "figures", light and dark, which the page's own style sheet does
-    not reach. Controls and figures have it by the document's theme, if they have no other.
+    """The style sheet "content" (for Divs), "controls" or "figures", light and dark, which the page's own style
+    sheet does not reach. Controls and figures get it from the document's theme, unless they have another one.
     """
     return templates().get_template(f"{name}.css").render()
 
 
 def plot(alternative: str, tools: str = "pan,wheel_zoom,reset,save", **settings: Any) -> figure:
-    """An empty figure in the pages' manner, with `alternative` as its description for who cannot see it."""
+    """An empty figure in the pages' style, with `alternative` as its description for screen readers."""
     settings = {"sizing_mode": "stretch_width", "toolbar_location": "above"} | settings
     made = figure(tools=tools, active_drag=None, **settings)
     made.toolbar.logo = None
@@ -171,12 +172,12 @@ def plot(alternative: str, tools: str = "pan,wheel_zoom,reset,save", **settings:
     made.outline_line_color = None
     for axis in made.yaxis:
         if isinstance(axis.ticker, LogTicker):
-            axis.ticker.num_minor_ticks = 0  # Bokeh's are evenly apart before the logarithm: over decades a black bar
+            axis.ticker.num_minor_ticks = 0  # Bokeh spaces them evenly before the logarithm: a black bar over decades
     return made
 
 
 def log_plot(alternative: str, x: str, y: str, **settings: Any) -> figure:
-    """An empty figure for curves on a log scale, against x from 0 on; `scale_log` fits it to what it shows."""
+    """An empty figure for curves on a log scale, against x from 0 on; `scale_log` fits it to its curves."""
     ranges = {"x_range": Range1d(0, 1), "y_range": Range1d(0.1, 10)}
     plotted = plot(alternative, y_axis_type="log", **ranges, **settings)
     plotted.xaxis.axis_label, plotted.yaxis.axis_label = x, y
@@ -184,7 +185,7 @@ def log_plot(alternative: str, x: str, y: str, **settings: Any) -> figure:
 
 
 def scale_log(plotted: figure, first: float, last: float, curves: Sequence[np.ndarray]) -> None:
-    """Shows x from `first` to `last` and all values but those a million times beyond the first one, or not positive."""
+    """Shows x from `first` to `last` and all positive values up to a million times the first one."""
     values = np.concatenate([np.empty(0), *curves])
     values = values[np.isfinite(values) & (values > 0)]
     if not values.size:
@@ -196,13 +197,15 @@ def scale_log(plotted: figure, first: float, last: float, curves: Sequence[np.nd
 
 
 def curve(values: np.ndarray, first: int = 0) -> dict[str, np.ndarray]:
-    """Columns x, from `first` on, and y of a curve on a log scale; nothing where that cannot show it."""
+    """Columns x, from `first` on, and y of a curve on a log scale; nan where a log scale cannot show it."""
     shown = np.where(np.isfinite(values) & (values > 0), values, np.nan)
     return {"x": np.arange(first, first + len(values)), "y": shown}
 
 
 def inside(plotted: figure, x: float | None, y: float | None) -> bool:
-    """Whether a tap, in data coordinates, was within the axes; outside there are none, or those of the margin."""
+    """Whether a tap, in data coordinates, was within the axes; outside there are no coordinates, or those of the
+    margin.
+    """
     if x is None or y is None or not (math.isfinite(x) and math.isfinite(y)):
         return False
     ranges: Sequence[Range1d] = (plotted.x_range, plotted.y_range)
@@ -210,12 +213,12 @@ def inside(plotted: figure, x: float | None, y: float | None) -> bool:
 
 
 def wraps() -> InlineStyleSheet:
-    """Of a row whose parts go on in the next line where there is no room."""
+    """For a row whose parts continue on the next line if there is no room."""
     return InlineStyleSheet(css=":host { flex-wrap: wrap; gap: 6px 14px; }")
 
 
 def keeps_focus() -> CustomJS:
-    """For a button whose label changes: Bokeh then makes another, and the keyboard would lose it."""
+    """For a button whose label changes: Bokeh then makes a new button, which would lose the keyboard's focus."""
     return CustomJS(
         code="""
         const {shadow_el} = Bokeh.index.find_one(cb_obj)
@@ -229,33 +232,33 @@ def keeps_focus() -> CustomJS:
 
 
 def slider(title: str, low: float, high: float, value: float, step: float, name: str, **settings: Any) -> Slider:
-    """A slider, which arrow keys move too."""
+    """A slider; arrow keys move it too."""
     settings = {"sizing_mode": "stretch_width"} | settings
     return Slider(title=title, start=low, end=high, value=value, step=step, name=name, **settings)
 
 
 def source(name: str, *columns: str) -> ColumnDataSource:
-    """Columns with nothing in them yet; tests and scripts in the browser find them by name."""
+    """Columns without data; tests and scripts in the browser find them by name."""
     return ColumnDataSource({column: [] for column in columns}, name=name)
 
 
 def empty(source: ColumnDataSource) -> None:
-    """Takes everything out of its columns."""
+    """Removes all data from its columns."""
     source.data = {column: [] for column in source.data}
 
 
-def said(value: float) -> str:
+def number_text(value: float) -> str:
     """A number as the pages show it: four digits."""
     return "∞" if value == math.inf else f"{value:.4g}".replace("-", "−")
 
 
 def pair(x: Sequence[float]) -> str:
-    """A point of the plane, in words."""
-    return f"({said(x[0])}, {said(x[1])})"
+    """A point of the plane as text."""
+    return f"({number_text(x[0])}, {number_text(x[1])})"
 
 
 class Table(NamedTuple):
-    """A small table; the first cell of each row heads it."""
+    """A small table; the first cell of each row is its heading."""
 
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -263,12 +266,12 @@ class Table(NamedTuple):
 
     @property
     def width(self) -> float:
-        """About how wide its text is, in em."""
+        """The approximate width of its text, in em."""
         return sum(max(map(_width, column)) for column in zip(self.header, *self.rows, strict=True))
 
 
 def tables(*shown: Table) -> Markup:
-    """Side by side, as far as there is room; where there is too little for one, its rows become lines of words."""
+    """Tables side by side, if there is room; if there is too little for one table, its rows become lines of text."""
     least, roomy = (max(each.width + beside * len(each.header) for each in shown) for beside in (0.6, 0.9))
     return Markup(templates().get_template("tables.html").render(tables=shown, least=least, roomy=roomy))
 

@@ -1,4 +1,4 @@
-"""The plane of two inputs: what a network makes of it and the examples it learns from, for the pages that show one."""
+"""The plane of two inputs: a network's output and the examples, for the pages that show it."""
 
 import contourpy
 import numpy as np
@@ -22,9 +22,10 @@ _BLUES_AND_ORANGES = (
 
 
 class Plane:
-    """A figure: coloured by the output, the boundary thick, lines of hidden neurons thin, and examples of two classes.
+    """A figure: coloured by the output, with a thick boundary, thin lines of hidden neurons, and examples of two
+    classes.
 
-    number: of the plane, where a page has several; its columns are then found as "field-0".
+    number: the plane's number, if a page has several; its columns are then found as "field-0".
     """
 
     def __init__(self, alternative: str, height: int, number: int | None = None):
@@ -55,7 +56,7 @@ class Plane:
         self.edge.data, self.units.data = lines([outputs - 0.5]), lines(net_inputs)
 
     def empty(self) -> None:
-        """Shows nothing."""
+        """Removes everything that is shown."""
         for source in (self.image, self.edge, self.units, self.points):
             page.empty(source)
 

@@ -1,7 +1,8 @@
-"""Populations: what a sweep found. A brush over two of its hyperparameters chooses whose curves are seen.
+"""Populations: the results of a sweep. A brush over two of its hyperparameters selects the members whose curves are
+shown.
 
-Letters: N members, E epochs. Shown is the sweep whose folder `use` was given, or else a small population, trained once
-by the process that serves the pages.
+Letters: N members, E epochs. The page shows the sweep whose folder `use` was given, or a small population, which the
+server's process trains once.
 """
 
 from typing import NamedTuple
@@ -30,29 +31,29 @@ from bokeh.palettes import Viridis256
 from markupsafe import Markup, escape
 
 from functional_nn.lab.demonstrations import page
-from functional_nn.lab.demonstrations.page import Demonstration, Live, Status, said
+from functional_nn.lab.demonstrations.page import Demonstration, Live, Status, number_text
 from functional_nn.lab.demonstrations.sweep_members import Members, members, warm_up
 from functional_nn.lab.plots import value_text
 
 TITLE = "Populations"
-ABOUT = "Each point is a network. Drag a box over some, or use the controls beside it, and see how they learned."
-LINES, BEHIND = 120, 60  # at most so many curves are drawn of those selected, and of the others
-_POINTS = 60  # at most of a curve: as many as are told apart
+ABOUT = "Each point is a network. Drag a box over some points, or use the controls, to see their learning curves."
+LINES, BEHIND = 120, 60  # at most so many curves are drawn of the selected members, and of all
+_POINTS = 60  # of a curve, at most: more cannot be told apart
 _LOST = "#b00020"
-_PALETTE = Viridis256[:215]  # beyond, it is hardly seen on white, nor in the dark
-_BAND = 0.3  # how far members of one value are spread around it
+_PALETTE = Viridis256[:215]  # later colours can hardly be seen on white or in dark mode
+_BAND = 0.3  # how far members with the same value are spread around it
 _NONE = "(nothing)"
-_MANY = 400  # members from which on they are drawn smaller
+_MANY = 400  # members, above which points are smaller
 
 
 # Choosing -------------------------------------------------------------------------------------------------------------
 
 
 class Scale(NamedTuple):
-    """Where a column's values stand on an axis, (N,), and what is written where.
+    """The places of a column's values on an axis, (N,), and the axis' labels.
 
-    options: the values by which it is chosen, one place each from 0 on; none where it is chosen by a range. power:
-    places are logarithms.
+    options: the values by which it is selected, one place each from 0 on; empty if it is selected by a range. power:
+    whether places are logarithms.
     """
 
     name: str
@@ -67,7 +68,9 @@ class Scale(NamedTuple):
 
 
 def scale(name: str, values: np.ndarray) -> Scale:
-    """Words and few integers stand evenly; numbers by their size, or its logarithm where they span a factor of 20."""
+    """Words and few integers are evenly spaced; numbers by their size, or by its logarithm if they span a factor of
+    20.
+    """
     distinct = np.unique(values)
     few = values.dtype.kind in "Ub" or len(distinct) <= (8 if values.dtype.kind == "i" else 3)
     if few or not np.isfinite(values).all():
@@ -86,7 +89,7 @@ def scale(name: str, values: np.ndarray) -> Scale:
 
 
 def spread(x: Scale, y: Scale) -> tuple[np.ndarray, np.ndarray]:
-    """Where the points are drawn: those of one value a little around it, evenly, so that all are seen."""
+    """Where the points are drawn: those with the same value are spread around it evenly, so that all can be seen."""
     order = np.lexsort((x.places, y.places))
     rank = np.empty(len(order))
     rank[order] = np.arange(len(order))
@@ -96,7 +99,7 @@ def spread(x: Scale, y: Scale) -> tuple[np.ndarray, np.ndarray]:
 
 
 class Chooser:
-    """What is chosen of one column: a range of numbers, or some of a few values."""
+    """The selection in one column: a range of numbers, or some of a few values."""
 
     def __init__(self, of: Scale, name: str, changed):
         self.scale, self.changed, self.quiet = of, changed, False
@@ -130,23 +133,23 @@ class Chooser:
 
     @property
     def mask(self) -> np.ndarray:
-        """(N,), which members it lets pass."""
+        """(N,), which members it selects."""
         if self.scale.options:
             return np.isin(self.scale.places, self.model.active)
         return self._between(*self.model.value)
 
     def _between(self, low: float, high: float) -> np.ndarray:
         least, most = self.scale.limits
-        slack = 1e-9 * (most - least)  # of a slider's steps
+        slack = 1e-9 * (most - least)  # for rounding in a slider's steps
         return (self.scale.places >= low - slack) & (self.scale.places <= high + slack)
 
     def within(self, low: float, high: float) -> np.ndarray:
-        """(N,), which members a box from low to high touches; values that stand evenly it takes whole."""
+        """(N,), which members a box from low to high touches; evenly spaced values are taken whole."""
         reach = _BAND if self.scale.options else 0.0
         return self._between(low - reach, high + reach)
 
     def take(self, low: float, high: float) -> None:
-        """Chooses what a box touches."""
+        """Selects what a box touches."""
         self.quiet = True
         if self.scale.options:
             self.model.active = [i for i in range(len(self.scale.options)) if low - _BAND <= i <= high + _BAND]
@@ -160,7 +163,7 @@ class Chooser:
 
 
 class Chosen(NamedTuple):
-    """epochs and median (P,) of the selected; lines: the members whose curves are drawn; best: ten at most."""
+    """epochs and median (P,) of the selected members; lines: the members whose curves are drawn; best: at most ten."""
 
     mask: np.ndarray
     epochs: np.ndarray
@@ -170,12 +173,14 @@ class Chosen(NamedTuple):
 
 
 def shown_epochs(count: int) -> np.ndarray:
-    """Places of the epochs that are drawn of `count`, the first and the last among them."""
+    """The indices of the epochs that are drawn of `count`, including the first and the last."""
     return np.unique(np.rint(np.linspace(0, count - 1, min(count, _POINTS))).astype(int))
 
 
 def median(curves: np.ndarray) -> np.ndarray:
-    """Over members (E, N) -> (E,): what has diverged is worse than all others; nan where the median has."""
+    """The median over members (E, N) -> (E,): diverged members are worse than all others; nan where the median
+    diverged.
+    """
     if not curves.shape[1]:
         return np.full(len(curves), np.nan)
     found = np.median(np.where(np.isnan(curves), np.inf, curves), axis=1)
@@ -183,13 +188,13 @@ def median(curves: np.ndarray) -> np.ndarray:
 
 
 def sample(ids: np.ndarray, loss: np.ndarray, most: int) -> np.ndarray:
-    """At most so many of the members, from the best to the worst evenly."""
+    """At most `most` of the members, evenly from the best to the worst."""
     ordered = ids[np.argsort(loss[ids], kind="stable")]  # nan last
     return ordered[np.unique(np.linspace(0, len(ordered) - 1, min(len(ordered), most)).astype(int))]
 
 
 def choose(shown: Members, mask: np.ndarray, metric: str) -> Chosen:
-    """What is seen of the members that are selected."""
+    """What is shown of the selected members."""
     ids = np.flatnonzero(mask)
     epochs = shown_epochs(len(shown.curves[metric]))
     judged = ids[~shown.lost[ids]]
@@ -200,9 +205,9 @@ def choose(shown: Members, mask: np.ndarray, metric: str) -> Chosen:
 
 
 def limits(values: np.ndarray, depth: float) -> tuple[float, float]:
-    """Lowest and highest positive number to show on a log scale; what has blown up does not set it.
+    """Lowest and highest positive number to show on a log scale; diverging members do not set it.
 
-    depth: how many times below the first quartile it goes at most.
+    depth: how many times below the first quartile it may go.
     """
     found = values[np.isfinite(values) & (values > 0)]
     if not found.size:
@@ -213,7 +218,7 @@ def limits(values: np.ndarray, depth: float) -> tuple[float, float]:
 
 
 def drawn(curves: np.ndarray) -> np.ndarray:
-    """What a log axis can show of curves; so high that nobody sees it is not drawn."""
+    """What a log axis can show of curves; values above 1e30 are not drawn."""
     return np.where((curves > 0) & (curves < 1e30), curves, np.nan)
 
 
@@ -266,7 +271,7 @@ class _Page:
             )
             for marker, line in (("circle", "#4d586a"), ("x", _LOST))
         )
-        box = BoxSelectTool(renderers=[])  # the page itself marks what the box selects
+        box = BoxSelectTool(renderers=[])  # the page itself marks the selected members
         plotted.add_tools(box, HoverTool(tooltips="@text"))
         plotted.toolbar.active_drag = box
         plotted.grid.grid_line_color = None
@@ -309,7 +314,7 @@ class _Page:
         for drawn_as, which in ((self.found, ~shown.lost), (self.lost, shown.lost)):
             drawn_as.view = CDSView(filter=IndexFilter(np.flatnonzero(which).tolist()))
             drawn_as.glyph.size = 6 if many else 11
-        if many:  # outlines take as long to draw again as all else
+        if many:  # outlines would double the drawing time
             self.found.glyph.line_color = None
         names = list(shown.columns)
         wanted = [name for name in ("learning_rate", "batch_size") if name in names]
@@ -344,23 +349,23 @@ class _Page:
         missing = [name for name in ("learning_rate", "batch_size") if name not in wanted]
         text = f"{len(self.shown)} members of {self.shown.source}."
         if missing:
-            text += f" Its {' and '.join(missing)} did not vary: other hyperparameters stand on the axes."
-        return text + " Circles: by their loss, as the bar says. Crosses: diverged."
+            text += f" Its {' and '.join(missing)} did not vary, so the axes show other hyperparameters."
+        return text + " Circles are coloured by loss (see the bar). Crosses: diverged."
 
     def other_axis(self, attribute, old, new) -> None:
-        """Where both axes would be the same, the one that was not changed takes another."""
+        """If both axes would be the same, the one that was not changed takes another column."""
         across, upwards = self.axes
         if across.value == upwards.value:
             changed = across if self.choosers[0].scale.name != new else upwards
             left = upwards if changed is across else across
             free = [name for name in (old, *left.options) if name in left.options and name != new]
             if free:
-                left.value = free[0]  # which lays the axes
+                left.value = free[0]  # sets the axes
                 return
         self.lay()
 
     def lay(self) -> None:
-        """Lays the axes anew; everything is selected."""
+        """Sets the axes and selects everything."""
         scales = [self.scale_of(one.value) for one in self.axes]
         self.choosers = [
             Chooser(of, f"choose-{one.title}", self.ask) for of, one in zip(scales, self.axes, strict=True)
@@ -384,21 +389,21 @@ class _Page:
         return scale(name, self.shown.columns[name])
 
     def texts(self) -> list[str]:
-        """What a point says of its member."""
+        """The text of each member's point."""
         columns = {name: values.tolist() for name, values in self.shown.columns.items()}
         return [
             "\n".join(
                 [
                     f"member {m}",
                     *(f"{name} {value_text(own[m], name)}" for name, own in columns.items()),
-                    "diverged" if self.shown.lost[m] else f"loss {said(self.shown.loss[m])}",
+                    "diverged" if self.shown.lost[m] else f"loss {number_text(self.shown.loss[m])}",
                 ]
             )
             for m in range(len(self.shown))
         ]
 
     def lay_curves(self) -> None:
-        """Another loss on the axis; behind the curves of the selected a few of all members."""
+        """Shows another loss, with the curves of a few of all members behind those of the selected."""
         curves = self.shown.curves[self.metric.value]
         epochs = shown_epochs(len(curves))
         everyone = np.arange(len(self.shown))
@@ -418,7 +423,7 @@ class _Page:
         box = [sorted((event.geometry[f"{axis}0"], event.geometry[f"{axis}1"])) for axis in "xy"]
         touched = [chooser.within(*ends) for chooser, ends in zip(self.choosers, box, strict=True)]
         if not (touched[0] & touched[1]).any():
-            self.status.refuse("there is no member in that box; the selection stays")
+            self.status.refuse("there is no member in that box; the selection has not changed")
             return
         for chooser, ends in zip(self.choosers, box, strict=True):
             chooser.take(*ends)
@@ -430,7 +435,9 @@ class _Page:
     # What is seen --------------------------------------------------------------------------------------------------
 
     def compute(self, question: tuple[np.ndarray, str] | None) -> Members | tuple[str, Chosen]:
-        """Without a question, the population itself: nothing can be asked before it is there."""
+        """The selected members; without a question, the population itself, which must be there before anything is
+        selected.
+        """
         if question is None:
             return members()
         mask, metric = question
@@ -442,11 +449,11 @@ class _Page:
             return
         metric, chosen = found
         if metric != self.metric.value:
-            return  # no longer asked; the right one is on its way
+            return  # an older question; the answer to the current one will follow
         epochs, curves = chosen.epochs, self.shown.curves[metric]
         self.points.data["alpha"] = np.where(chosen.mask, 1.0, 0.12)
         lines = drawn(curves[np.ix_(epochs - 1, chosen.lines)])
-        self.lines.data = {  # lists: of arrays each would be a message of its own
+        self.lines.data = {  # lists: each array would be a separate message
             "xs": [epochs.tolist()] * lines.shape[1],
             "ys": lines.T.tolist(),
             "color": self.colors[chosen.lines].tolist(),
@@ -462,11 +469,11 @@ class _Page:
         self.note.text = str(
             Markup('<p class="soft">{}{}</p>').format(
                 drawn if len(chosen.lines) < count else "",
-                "Thick: the median of the selected, where what diverged is worse than all others. Faint: others.",
+                "Thick: the median of the selected, where diverged members count as worst. Faint: others.",
             )
         )
         if not count:
-            self.status.warn(f"Nothing is selected, of {len(shown)}: widen a range, or check a value.")
+            self.status.warn(f"None of {len(shown)} members is selected: widen a range, or check a value.")
             return
         text = f"{count} of {len(shown)} selected, {lost} of them diverged"
         if not chosen.best.size:
@@ -475,7 +482,7 @@ class _Page:
         best = chosen.best[0]
         where = ", ".join(f"{name} {value_text(own[best].item(), name)}" for name, own in shown.columns.items())
         self.status.say(
-            f"{text}; the best is member {best}: {where}, {next(iter(shown.curves))} {said(shown.loss[best])}."
+            f"{text}; the best is member {best}: {where}, {next(iter(shown.curves))} {number_text(shown.loss[best])}."
         )
 
     def tables(self, best: np.ndarray) -> Markup:
@@ -486,7 +493,7 @@ class _Page:
             (
                 str(m),
                 *(value_text(own[m].item(), name) for name, own in shown.columns.items()),
-                said(shown.loss[m]),
+                number_text(shown.loss[m]),
                 *([f"{100 * shown.accuracy[m]:.2f} %"] if classes else []),
             )
             for m in best
@@ -497,9 +504,9 @@ class _Page:
             if len(rows) > 1
             else "The best of the selected"
         )
-        half = max(1, -(-len(rows) // 2))  # side by side, so that all are seen at once
+        half = max(1, -(-len(rows) // 2))  # side by side, so that all can be seen at once
         parts = [rows[:half], rows[half:]] if len(rows) > 1 else [rows]
-        titles = title, "and the others"
+        titles = title, "continued"
         return page.tables(*(page.Table(header, part, name) for part, name in zip(parts, titles, strict=False)))
 
 

@@ -1,6 +1,6 @@
 """Adam and its relatives on a performance surface (Hagan's dl3aa): up to four optimizers start from one click.
 
-Presets show what Hagan's text says of Adam (Eq. 3.29 to 3.35) and where it does not hold.
+Presets show what Hagan's text says about Adam (Eq. 3.29 to 3.35) and where it does not hold.
 """
 
 import itertools
@@ -18,7 +18,7 @@ from functional_nn.lab import equations
 from functional_nn.lab.demonstrations import contours, page, surfaces, typed
 from functional_nn.lab.demonstrations.boxes import Box, Form, Start
 from functional_nn.lab.demonstrations.contours import Drawing
-from functional_nn.lab.demonstrations.page import Demonstration, Live, Status, said
+from functional_nn.lab.demonstrations.page import Demonstration, Live, Status, number_text
 from functional_nn.lab.demonstrations.surfaces import STEPS, Bend, Path, Surface
 from functional_nn.optimizers import first_order
 
@@ -27,12 +27,12 @@ ABOUT = "Choose a preset, or click on the surface: all optimizers start there, e
 _FIRST = ("gd", "momentum", "rmsprop", "adam")
 _NONE = "none"
 _OWN = "your own"
-_GOAL = 1e-3  # of F, which is 0 at every surface's minimum
-_ADAPTIVE = 0.1  # dl3aa's rate, for methods whose steps are about as long as it, whatever the gradient
+_GOAL = 1e-3  # for F, which is 0 at every surface's minimum
+_ADAPTIVE = 0.1  # dl3aa's rate, for methods whose steps are about as long as the rate, whatever the gradient
 
 
 class Question(NamedTuple):
-    """What is asked; racers: (name, constants) or None of each lane."""
+    """What is requested; racers: (name, constants) or None for each optimizer's place."""
 
     surface: str
     steps: int
@@ -43,8 +43,8 @@ class Question(NamedTuple):
 class Preset(NamedTuple):
     """A race and what it shows.
 
-    rates: the learning rates of `_FIRST`, whose other constants are their defaults; window: what is seen of the
-    surface at first, all of it if None.
+    rates: the learning rates of `_FIRST`, whose other constants are their defaults; window: the part of the surface
+    that is shown at first; None for all of it.
     """
 
     name: str
@@ -69,10 +69,9 @@ PRESETS = (
         "Two minima and a saddle",
         (8.0, 20.0),
         (10.0, 10.0, _ADAPTIVE, _ADAPTIVE),
-        "The second hidden neuron is saturated here: the slope along b¹₂ is small, but keeps its sign. Gradient "
-        "descent falls to the floor of the valley and then creeps along it, at any rate that is stable. Adam divides "
-        "by the root of the smoothed squared gradient: its steps are about as long as its rate, however small the "
-        "slope.",
+        "The second hidden neuron is saturated here: the slope along b¹₂ is small but keeps its sign. Gradient descent "
+        "falls to the floor of the valley and then moves along it very slowly, at any stable rate. Adam divides by the "
+        "root of the smoothed squared gradient, so its steps are about as long as its rate, however small the slope.",
     ),
     Preset(
         "A narrow valley",
@@ -80,8 +79,9 @@ PRESETS = (
         (14.0, 1.3),
         (1.65, 0.5, _ADAPTIVE, _ADAPTIVE),
         "F is curved much more across the valley than along it. Gradient descent, at a rate near its limit, jumps from "
-        "side to side and creeps along the valley. In Adam, gradients across it change sign and average out while "
-        "their squares do not, so the steps across get small; along it the sign stays, and the steps stay long.",
+        "side to side and moves along the valley slowly. In Adam, gradients across the valley change sign and average "
+        "out, while their squares do not: steps across it get small. Along it the sign stays the same, and steps stay "
+        "long.",
         ((8.0, 15.0), (0.0, 2.0)),
     ),
     Preset(
@@ -89,32 +89,32 @@ PRESETS = (
         "Quadratic, Hagan Eq. 3.15",
         (-1.0, -2.95),
         (0.2, 0.2, 0.2, 0.2),
-        "One rate for all, above gradient descent's limit. Gradient descent and momentum diverge. RMSprop goes on "
-        "jumping from side to side. Adam's steps get smaller, because the gradient changes sign. Below the limit "
-        "gradient descent is faster than Adam here: the eigenvalues differ little.",
+        "All have the same rate, above gradient descent's limit. Gradient descent and momentum diverge. RMSprop keeps "
+        "jumping from side to side. Adam's steps get smaller because the gradient changes sign. Below the limit "
+        "gradient descent is faster than Adam here, because the eigenvalues differ little.",
     ),
     Preset(
         "Adam in a local minimum",
         "Two minima and a saddle",
         (7.0, 5.0),
         (10.0, 10.0, _ADAPTIVE, _ADAPTIVE),
-        "Adam's first steps are equally long in both weights, whatever the slopes: from here they lead to the local "
+        "Adam's first steps are equally long in both weights, whatever the slopes. From here they lead to the local "
         "minimum, where the gradient is zero and Adam stays. Gradient descent follows the slope to the other minimum. "
-        "Start and path decide which minimum is found, not how good a method is.",
+        "Which minimum is found depends on start and path, not on the quality of a method.",
     ),
     Preset(
         "GD in a local minimum",
         "Two minima and a saddle",
         (-10.0, -10.0),
         (10.0, 10.0, _ADAPTIVE, _ADAPTIVE),
-        "The other way round: from here the slope leads gradient descent to the local minimum, and Adam's equally long "
-        "steps lead past it. Start and path decide which minimum is found, not how good a method is.",
+        "The opposite case: from here the slope leads gradient descent to the local minimum, and Adam's equally long "
+        "steps lead past it. Which minimum is found depends on start and path, not on the quality of a method.",
     ),
 )
 
 
 class Answer(NamedTuple):
-    """Each lane's path, or None; the Hessian at the surface's minimum."""
+    """Each racer's path, or None; the Hessian at the surface's minimum."""
 
     question: Question
     paths: tuple[Path | None, ...]
@@ -122,7 +122,7 @@ class Answer(NamedTuple):
 
 
 def constants(optimizer: str, surface: Surface) -> dict[str, float]:
-    """What an optimizer races with at first: its defaults, at a learning rate that suits the surface."""
+    """An optimizer's initial constants: its defaults, with a learning rate that suits the surface."""
     found = surfaces.constants_of(optimizer)
     if optimizer in ("gd", "momentum", "nesterov"):
         return found | {"learning_rate": surface.rate}
@@ -138,7 +138,7 @@ def answer(question: Question) -> Answer:
 
 
 def warm_up() -> Iterator[None]:
-    """Compiles the four that race first, on the surface that is seen first and on the others; then the others."""
+    """Compiles the first four optimizers, on the first surface and then on the others; then the other optimizers."""
 
     def compiled(surface: Surface, *names: str) -> None:
         answer(Question(surface.name, 1, surface.start, tuple((name, constants(name, surface)) for name in names)))
@@ -156,12 +156,12 @@ def _first() -> Surface:
 
 
 def _preset(question: Question) -> Preset | None:
-    """The preset that asks the same, if any."""
+    """The preset with the same question, if any."""
     return next((each for each in PRESETS if each.question == question), None)
 
 
 def _arrivals(question: Question, paths: Sequence[Path | None]) -> str:
-    """From which update on F stays below the goal, of each racer; and who does not get there."""
+    """The update from which F stays below the goal, for each racer; and those that do not reach it."""
     reached = [
         (surfaces.reached(path, _GOAL), racer[0])
         for racer, path in zip(question.racers, paths, strict=True)
@@ -170,18 +170,18 @@ def _arrivals(question: Question, paths: Sequence[Path | None]) -> str:
     there = [f"with {name} from update {k}" for k, name in sorted(each for each in reached if each[0] is not None)]
     away = [name for k, name in reached if k is None]
     parts = [", ".join(there), f"not with {', '.join(away)}" if away else ""]
-    return f"F stays below {said(_GOAL)} {'; '.join(filter(None, parts))}."
+    return f"F stays below {number_text(_GOAL)} {'; '.join(filter(None, parts))}."
 
 
 def _lesson(question: Question, bend: Bend) -> Markup:
-    """What the preset shows, if it is one; the eigenvalues that it speaks of."""
-    preset, (low, high) = _preset(question), map(said, bend.eigenvalues)
+    """What the preset shows, if it is one; and the eigenvalues that it mentions."""
+    preset, (low, high) = _preset(question), map(number_text, bend.eigenvalues)
     curvature = f"At the minimum ∇²F has the eigenvalues {low} and {high}: gradient descent's limit is 2/λmax = "
-    shown = [*([preset.lesson] if preset else []), f"{curvature}{said(bend.stable_rate)}."]
+    shown = [*([preset.lesson] if preset else []), f"{curvature}{number_text(bend.stable_rate)}."]
     return Markup("").join(Markup('<p class="soft">{}</p>').format(each) for each in shown)
 
 
-class _Lane:
+class _Racer:
     """One racer's controls: which optimizer, and a box for each of its constants."""
 
     def __init__(self, number: int, optimizer: str, surface: Surface, ask: Callable[[], None], status: Status):
@@ -208,7 +208,7 @@ class _Lane:
         self.offer_usual(surface)
 
     def offer_usual(self, surface: Surface) -> None:
-        """Shows the chosen optimizer's constants, as they are at first on the surface."""
+        """Shows the chosen optimizer's constants with their initial values on the surface."""
         self.offer({} if self.choice.value == _NONE else constants(self.choice.value, surface))
 
     def offer(self, offered: dict[str, float]) -> None:
@@ -228,7 +228,7 @@ class _Lane:
         return dict(zip((box.input.title for box in self.form.boxes), values, strict=True))
 
     @property
-    def racer(self) -> tuple[str, dict[str, float]] | None:
+    def entry(self) -> tuple[str, dict[str, float]] | None:
         return None if self.choice.value == _NONE else (self.choice.value, self.named(self.form.values))
 
     def empty(self) -> None:
@@ -237,14 +237,14 @@ class _Lane:
         self.result.text = ""
 
     def show(self, surface: Surface, path: Path | None) -> str | None:
-        """Draws the path; its verdict."""
+        """Draws the path; returns its verdict."""
         if path is None:
             self.empty()
             return None
         contours.show_path(self.path, self.ends, path.points, surface.window, self.number)
         self.values.data = page.curve(path.values)
         how = surfaces.verdict(path)
-        where = f"F = {said(path.values[-1])} at {page.pair(path.points[-1])}"
+        where = f"F = {number_text(path.values[-1])} at {page.pair(path.points[-1])}"
         kind = "warns" if how == "diverges" else "soft"
         rule = equations.optimizer(self.choice.value) or Markup("")
         self.result.text = str(Markup('<p class="{}"><b>{}</b>: {}</p>').format(kind, how, where) + rule)
@@ -273,24 +273,24 @@ class _Page:
         )
         self.steps = page.slider("updates", 1, STEPS, 400, 1, "steps")
         self.start = Start(first.labels, first.start, self.status, self.ask)
-        self.lanes = [_Lane(number, name, first, self.ask, self.status) for number, name in enumerate(_FIRST)]
+        self.racers = [_Racer(number, name, first, self.ask, self.status) for number, name in enumerate(_FIRST)]
         self.drawing = Drawing("Contours of F over two weights, and the path of each optimizer", 400, first)
         self.plotted = self.drawing.figure
         self.error = contours.error_plot(400)
-        for number, lane in enumerate(self.lanes):
-            contours.draw_path(self.plotted, lane.path, lane.ends, number)
+        for number, racer in enumerate(self.racers):
+            contours.draw_path(self.plotted, racer.path, racer.ends, number)
             self.error.line(
-                "x", "y", source=lane.values, color=page.COLORS[number], line_dash=page.DASHES[number], line_width=2
+                "x", "y", source=racer.values, color=page.COLORS[number], line_dash=page.DASHES[number], line_width=2
             )
-        for lane in self.lanes:
-            lane.choice.on_change("value", lambda attribute, old, new, lane=lane: self.other_optimizer(lane))
+        for racer in self.racers:
+            racer.choice.on_change("value", lambda attribute, old, new, racer=racer: self.other_optimizer(racer))
         self.preset.on_change("value", self.other_preset)
         self.surface.on_change("value", self.other_surface)
         self.steps.on_change("value", lambda attribute, old, new: self.ask())
         self.plotted.on_event(Tap, lambda event: self.start.tapped(self.plotted, event))
         starts = row(*(box.model for box in self.start.boxes), **wide)
         controls = column(self.preset, self.lesson, self.surface, self.steps, starts, **wide)
-        lanes = row(*(lane.model for lane in self.lanes), stylesheets=[page.wraps()], **wide)
+        racers = row(*(racer.model for racer in self.racers), stylesheets=[page.wraps()], **wide)
         page.lay_out(
             document,
             TITLE,
@@ -299,7 +299,7 @@ class _Page:
             controls=controls,
             main=self.plotted,
             side=self.error,
-            below=lanes,
+            below=racers,
         )
         self.ask()
 
@@ -312,29 +312,29 @@ class _Page:
         self.surface.value, self.steps.value = question.surface, question.steps
         self.drawing.look(preset.window or surfaces.surfaces()[question.surface].window)
         self.start.move(question.start)
-        for lane, (optimizer, given) in zip(self.lanes, question.racers, strict=True):
-            lane.choice.value = optimizer
-            lane.offer(given)
+        for racer, (optimizer, given) in zip(self.racers, question.racers, strict=True):
+            racer.choice.value = optimizer
+            racer.offer(given)
         self.quiet = False
         self.ask()
 
-    def other_optimizer(self, lane: _Lane) -> None:
-        lane.offer_usual(surfaces.surfaces()[self.surface.value])
+    def other_optimizer(self, racer: _Racer) -> None:
+        racer.offer_usual(surfaces.surfaces()[self.surface.value])
         self.ask()
 
     def other_surface(self, attribute, old, new) -> None:
         surface = surfaces.surfaces()[new]
         self.start.move(surface.start, surface.labels)
-        for lane in self.lanes:
-            lane.offer_usual(surface)
-            lane.empty()
+        for racer in self.racers:
+            racer.offer_usual(surface)
+            racer.empty()
         self.drawing.frame(surface)
         self.ask()
 
     def ask(self) -> None:
         if self.quiet:
             return
-        racers = tuple(lane.racer for lane in self.lanes)
+        racers = tuple(racer.entry for racer in self.racers)
         question = Question(self.surface.value, self.steps.value, tuple(self.start.values), racers)
         preset = _preset(question)
         self.quiet = True
@@ -349,7 +349,7 @@ class _Page:
         surface = surfaces.surfaces()[question.surface]
         self.drawing.draw(surface)
         self.lesson.text = str(_lesson(question, bend))
-        shown = [lane.show(surface, path) for lane, path in zip(self.lanes, paths, strict=True)]
+        shown = [racer.show(surface, path) for racer, path in zip(self.racers, paths, strict=True)]
         there = [
             (racer[0], how, path.values[-1])
             for racer, how, path in zip(question.racers, shown, paths, strict=True)
@@ -361,7 +361,7 @@ class _Page:
         page.scale_log(self.error, 0, question.steps, [path.values for path in paths if path])
         lost = [name for name, how, _ in there if how == "diverges"]
         left = sorted((F, name) for name, how, F in there if how != "diverges")
-        best = f"Lowest after {question.steps} updates: {left[0][1]}, F = {said(left[0][0])}." if left else ""
+        best = f"Lowest after {question.steps} updates: {left[0][1]}, F = {number_text(left[0][0])}." if left else ""
         best = f"{best} {_arrivals(question, paths)}"
         if lost:
             self.status.warn(f"{', '.join(lost)} diverge{'' if lost[1:] else 's'}. {best}")

@@ -1,4 +1,4 @@
-"""The server: a page for each demonstration and one that leads to them, on this machine's own address by default."""
+"""The server: one page per demonstration and an index page, by default on this machine's own address."""
 
 import asyncio
 import errno
@@ -44,8 +44,8 @@ DEMONSTRATIONS: tuple[Demonstration, ...] = (
     learning_rules.DEMONSTRATION,
 )
 LOOPBACK = "127.0.0.1"
-_TRIES = 20  # ports from the one asked for
-_UNUSED = 5_000  # milliseconds after which a session that no browser is connected to is forgotten
+_TRIES = 20  # ports to try, from the given one on
+_UNUSED = 5_000  # milliseconds, after which a session without a browser is deleted
 
 
 class Served(NamedTuple):
@@ -60,7 +60,7 @@ class Served(NamedTuple):
 
 
 class _Index(RequestHandler):
-    """The page that leads to the demonstrations, and says which of them still wait for their first program."""
+    """The index page, which also names the demonstrations that are still being compiled."""
 
     def initialize(self, waiting: Sequence[Demonstration]) -> None:
         self.waiting = waiting
@@ -71,11 +71,11 @@ class _Index(RequestHandler):
 
 
 def start(port: int = 5006, address: str = LOOPBACK, waiting: Sequence[Demonstration] = ()) -> Served:
-    """A server that listens, whose `server.io_loop` is the caller's to run.
+    """Starts a server that listens; the caller runs `server.io_loop`.
 
-    waiting: what is being compiled, as the first page says; whoever compiles takes it out. Takes the next free port
-    where `port` is in use, and says so. Raises ValueError for a port that is none, OSError where no port is free or the
-    address is not this machine's.
+    waiting: the demonstrations that are being compiled, as the index page says; the one who compiles removes them. If
+    `port` is in use, the next free one is taken and printed. Raises ValueError for an invalid port, and OSError if no
+    port is free or the address is not this machine's.
     """
     if not 1 <= port <= 65535:
         raise ValueError(f"port must be 1 to 65535, got {port}")
@@ -84,7 +84,7 @@ def start(port: int = 5006, address: str = LOOPBACK, waiting: Sequence[Demonstra
         raise OSError(f"ports {port} to {port + _TRIES - 1} are all in use; choose another with --port")
     if number != port:
         print(f"port {port} is in use; taking {number}", file=sys.stderr)
-    pages = {f"/{one.path}": FunctionHandler(functools.partial(_page, one)) for one in DEMONSTRATIONS}
+    pages = {f"/{page.path}": FunctionHandler(functools.partial(_page, page)) for page in DEMONSTRATIONS}
     server = Server(
         {path: Application(handler) for path, handler in pages.items()},
         port=number,
@@ -100,9 +100,11 @@ def start(port: int = 5006, address: str = LOOPBACK, waiting: Sequence[Demonstra
 
 
 def _is_free(address: str, port: int) -> bool:
-    """Whether a server can listen there. Raises OSError where the address is not this machine's."""
+    """Whether a server can listen there. Raises OSError if the address is not this machine's."""
     with socket.socket() as tried:
-        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do: what has just closed is free
+        tried.setsockopt(
+            socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
+        )  # as servers do: a port that was just closed is free
         try:
             tried.bind((address, port))
         except OSError as error:
@@ -113,58 +115,65 @@ def _is_free(address: str, port: int) -> bool:
 
 
 def _page(demonstration: Demonstration, document: Document) -> None:
-    document.template_variables["pages"] = [(one.path, one.title) for one in DEMONSTRATIONS]
+    document.template_variables["pages"] = [(page.path, page.title) for page in DEMONSTRATIONS]
     demonstration.build(document)
 
 
 def serve(port: int = 5006, address: str = LOOPBACK, browser: bool = True, sweep: Path | None = None) -> None:
-    """Serves the pages until Ctrl-C, compiles behind them, and opens a browser, where there is one.
+    """Serves the pages until Ctrl-C, compiles their programs in the background, and opens a browser if there is one.
 
-    sweep: the folder of a sweep, for the page of populations; by default a small one is trained first. Raises as
-    `start`, and ValueError where `sweep` is not a sweep's folder.
+    Args:
+        port: the server's port; if it is in use, the next free one.
+        address: the address to listen at.
+        browser: whether to open a browser.
+        sweep: the folder of a sweep, for the page of populations; by default a small one is trained first.
+
+    Raises:
+        ValueError: for an invalid port, or if `sweep` is not a sweep's folder.
+        OSError: if no port is free, or the address is not this machine's.
     """
     sweep_members.use(sweep)
-    asyncio.set_event_loop(asyncio.new_event_loop())  # which a server needs, and no longer makes for itself
+    asyncio.set_event_loop(asyncio.new_event_loop())  # a server needs one and no longer makes it itself
     waiting = list(DEMONSTRATIONS)
     served = start(port, address, waiting)
     opened = browser and _open(served.address)
     print(f"demonstrations: {served.address}" + ("" if opened else " (open it in a browser)"), flush=True)
     if address != LOOPBACK:
-        print("whoever reaches this address can use them", file=sys.stderr)
-    print("Ctrl-C stops; compiling behind the pages, which are slow until that is done ...", flush=True)
+        print("everyone who can reach this address can use them", file=sys.stderr)
+    print("Ctrl-C stops; compiling in the background, the pages are slow until that is done ...", flush=True)
     stopped = threading.Event()
-    behind = threading.Thread(target=_compile, args=(waiting, stopped))
+    compiling = threading.Thread(target=_compile, args=(waiting, stopped))
     try:
-        behind.start()
+        compiling.start()
         served.server.io_loop.start()
     except KeyboardInterrupt:
         print("stopping ...", flush=True)
     finally:
         stopped.set()
         served.server.stop()
-        behind.join()  # a program that is being compiled is not left half done
+        compiling.join()  # lets the current compilation finish
     print("stopped")
 
 
 def _compile(waiting: list[Demonstration], stopped: threading.Event) -> None:
-    """What each page begins with, which takes it out of `waiting`; then the rest."""
-    gc.freeze()  # what is there now stays: Bokeh collects garbage whenever a session ends, while all others wait
-    programs = [(one, one.warm_up()) for one in waiting]
-    for one, its in programs:
-        next(its)
-        waiting.remove(one)
+    """Compiles the first program of each page, which removes the page from `waiting`; then the other programs."""
+    gc.freeze()  # keeps existing objects: Bokeh collects garbage whenever a session ends, while all others wait
+    programs = [(page, page.warm_up()) for page in waiting]
+    for page, compiled in programs:
+        next(compiled)
+        waiting.remove(page)
         if stopped.is_set():
             return
-    for _ in itertools.chain.from_iterable(its for _, its in programs):
+    for _ in itertools.chain.from_iterable(compiled for _, compiled in programs):
         if stopped.is_set():
             return
     gc.collect()
     gc.freeze()
-    print("all is compiled", flush=True)
+    print("all pages are compiled", flush=True)
 
 
 def _open(address: str) -> bool:
-    """Whether a browser was opened; on a machine without one, none is."""
+    """Whether a browser was opened."""
     try:
         return webbrowser.open(address)
     except (webbrowser.Error, OSError):

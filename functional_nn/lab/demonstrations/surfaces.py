@@ -1,8 +1,8 @@
-"""Performance surfaces over two weights of a network, and how first-order methods move on them.
+"""Performance surfaces over two weights of a network, and paths of first-order methods on them.
 
-Letters: Q examples, K updates, P parameters in all; x (2,) the two weights that are searched, the others standing
-still. F is the sum of squared errors over all examples (Hagan 3.15, P3.3), its gradient the library's by hand, its
-Hessian by the R-operator.
+Letters: Q examples, K updates, P parameters in all; x (2,) the two weights that are searched, while the others stay
+fixed. F is the sum of squared errors over all examples (Hagan 3.15, P3.3). Its gradient is the library's hand-written
+one, its Hessian is computed by the R-operator.
 """
 
 import functools
@@ -23,13 +23,13 @@ from functional_nn.gradients import curvature
 from functional_nn.optimizers import first_order
 from functional_nn.training import BatchPlan
 
-STEPS = 600  # of every path: one program serves whatever number is shown
+STEPS = 600  # of every path: one program computes any number of steps
 LOSS = fnn.losses.sum_square_error()
 _CELLS = 100  # of the grid on which F is drawn, each way
 
 
 class Point(NamedTuple):
-    """A place where the gradient is zero: "minimum", "local minimum" or "saddle", and F there."""
+    """A point where the gradient is zero: "minimum", "local minimum" or "saddle", and F there."""
 
     kind: str
     x: tuple[float, float]
@@ -40,9 +40,9 @@ class Point(NamedTuple):
 class Surface:
     """A network's F as a function of two of its parameters, and the part of it that is drawn.
 
-    inputs (Q, R), targets (Q, 1); params: all parameters; places: of the two that are searched, in the parameters as
-    one vector (P,). start, rates (the demonstration's own, and the slider's end); window: ((low, high), (low, high)).
-    batch_size: of its mini-batches. stationary: what is marked.
+    inputs (Q, R), targets (Q, 1); params: all parameters; places: the indices of the two that are searched, in the
+    parameters as one vector (P,). start, rate and largest_rate: the page's initial values and the slider's end; window:
+    ((low, high), (low, high)). batch_size: of its mini-batches. stationary: the points that are marked.
     """
 
     name: str
@@ -71,7 +71,7 @@ class Surface:
 
     @functools.cached_property
     def grid(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(x1 (N,), x2 (N,), F (N, N)), rows along x2: what the contours are drawn from."""
+        """(x1 (N,), x2 (N,), F (N, N)), rows along x2, for the contours."""
         x, y = (np.linspace(low, high, _CELLS + 1) for low, high in self.window)
         F = jax.jit(jax.vmap(jax.vmap(self.value)))(jnp.stack(jnp.meshgrid(x, y), axis=-1))
         return x, y, np.asarray(F)
@@ -83,13 +83,15 @@ class Surface:
 
     @property
     def levels(self) -> np.ndarray:
-        """Of F, nearer together where it is low."""
+        """The contours' values of F, closer together where F is low."""
         F = self.grid[2]
         return F.min() + (F.max() - F.min()) * np.linspace(0, 1, 16)[1:-1] ** 2
 
 
 class Path(NamedTuple):
-    """points (K + 1, 2) from the start on; values (K + 1,) of F, all examples. Not finite from where it diverged on."""
+    """points (K + 1, 2) from the start on; values (K + 1,) of F for all examples. They are not finite after
+    divergence.
+    """
 
     points: np.ndarray
     values: np.ndarray
@@ -109,7 +111,9 @@ class Bend(NamedTuple):
 
     @property
     def stable_rate(self) -> float:
-        """2 / lambda_max, gradient descent's limit on the quadratic that F is like here; infinite for none."""
+        """2 / lambda_max, gradient descent's limit on the quadratic that approximates F here; infinite if there is
+        none.
+        """
         return 2 / float(self.eigenvalues[1]) if self.eigenvalues[1] > 0 else np.inf
 
 
@@ -122,7 +126,8 @@ def descend(
     plan: BatchPlan | None = None,
     seed: int = 0,
 ) -> Path:
-    """The path of an optimizer, by its bare name and constants, from `start`; plan: by default all examples at once.
+    """The path of an optimizer, given by its name and constants, from `start`; plan: by default all examples at
+    once.
 
     Raises ValueError for what the optimizer refuses, a start that is not finite, and steps outside 1 to `STEPS`.
     """
@@ -131,7 +136,7 @@ def descend(
         raise ValueError(f"start: expected two finite numbers, got {', '.join(map(str, start.ravel()))}")
     if not 1 <= checks.integer("", "steps", steps, 1) <= STEPS:
         raise ValueError(f"steps must be 1 to {STEPS}, got {steps}")
-    first_order.factory(optimizer)(**constants)  # refuses what it does not take, by name, before anything is traced
+    first_order.factory(optimizer)(**constants)  # refuses invalid constants before anything is traced
     run = _descent(surface.network, optimizer, tuple(constants), fnn.training.batch() if plan is None else plan)
     values = jnp.array(list(constants.values()), float)
     points, F = map(np.asarray, run(_problem(surface), jnp.asarray(start), values, jax.random.key(seed)))
@@ -213,17 +218,17 @@ def _hessian(network: fnn.Network) -> Callable:
 
 
 def constants_of(optimizer: str) -> dict[str, float]:
-    """The numbers an optimizer is made with, and their defaults; what is chosen by a word is left out.
+    """An optimizer's numeric constants and their defaults; options that are words are left out.
 
     >>> constants_of("momentum")
     {'learning_rate': 0.1, 'decay': 0.9}
     """
     parameters = inspect.signature(first_order.factory(optimizer)).parameters
-    return {name: one.default for name, one in parameters.items() if type(one.default) is float}
+    return {name: each.default for name, each in parameters.items() if type(each.default) is float}
 
 
 def verdict(path: Path) -> str:
-    """How it goes on, from F alone: "converged", "still falling", "oscillates" or "diverges"."""
+    """How a path ends, from F alone: "converged", "still falling", "oscillates" or "diverges"."""
     F = path.values
     if not np.isfinite(F[-1]) or F[-1] > 1e3 * max(F[0], 1e-12):
         return "diverges"
@@ -235,7 +240,7 @@ def verdict(path: Path) -> str:
     before, after = F[-2 * tenth : -tenth].mean(), F[-tenth:].mean()
     moves = np.abs(np.diff(path.points[-2 * tenth :], axis=0)).max()
     if moves < 1e-6 * (1 + np.abs(path.points[-1]).max()):
-        return "stands still"
+        return "stopped moving"
     if (np.diff(F[-2 * tenth :]) < 0).all():
         return "still falling"
     if abs(after - before) <= 1e-6 * before or np.ptp(F[-2 * tenth :]) > 3 * abs(after - before):
@@ -244,7 +249,7 @@ def verdict(path: Path) -> str:
 
 
 def reached(path: Path, goal: float) -> int | None:
-    """The first update from which on F stays below the goal; None where the path ends before."""
+    """The first update from which on F stays below the goal; None if the path ends before."""
     above = np.flatnonzero(~(path.values < goal))
     first = int(above[-1]) + 1 if above.size else 0
     return first if first < len(path.values) else None
@@ -273,7 +278,7 @@ def _sigmoid(n: np.ndarray) -> np.ndarray:
 
 
 def _logistic(first: tuple[float, float], places: tuple[str, str], **rest) -> Surface:
-    """The 1-2-1 logistic network of dl3aa: its own outputs at b1 = (-5, 5), W2 = (1, 1), b2 = -1 are the targets."""
+    """The 1-2-1 logistic network of dl3aa; the targets are its outputs at b1 = (-5, 5), W2 = (1, 1), b2 = -1."""
     network = fnn.multilayer((1, 2, 1), ("sigmoid", "sigmoid"))
     params = {
         "layer1": {"weights": {"input": np.array(first)[:, None]}, "bias": np.array([-5.0, 5.0])},
@@ -295,7 +300,7 @@ def _logistic(first: tuple[float, float], places: tuple[str, str], **rest) -> Su
 
 @functools.cache
 def surfaces() -> dict[str, Surface]:
-    """All surfaces by name; made when first asked for, so that 64-bit mode may be switched on before."""
+    """All surfaces by name; made at the first call, so that 64-bit mode can be switched on before."""
     every = [
         _linear(
             [(-1, 2), (2, -1), (0, -1), (-1, 0)],

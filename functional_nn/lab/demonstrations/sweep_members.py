@@ -1,4 +1,4 @@
-"""The members of a sweep: read from its folder, or trained once by the process that serves the pages.
+"""The members of a sweep: read from its folder, or trained once by the server's process.
 
 Letters: N members, E epochs.
 """
@@ -22,11 +22,11 @@ HELD_OUT, TRAINING = "held-out loss", "training loss"
 
 @dataclass(frozen=True, eq=False)
 class Members:
-    """A population, whose arrays nobody changes.
+    """A population, whose arrays are never changed.
 
-    columns: {hyperparameter that varies: (N,)}; loss (N,), after the last epoch, held-out where that was measured;
-    accuracy (N,) or None; lost (N,): diverged, or without a finite loss; curves {HELD_OUT or TRAINING: (E, N)}, of
-    members that stopped going on as they last were, of those that diverged nan from there.
+    columns: {hyperparameter that varies: (N,)}; loss (N,), after the last epoch, held-out if that was measured;
+    accuracy (N,) or None; lost (N,): diverged, or without a finite loss; curves {HELD_OUT or TRAINING: (E, N)}: members
+    that stopped keep their last value, those that diverged are nan from then on.
     """
 
     source: str
@@ -41,7 +41,7 @@ class Members:
 
 
 def members_of(source: str, names: list[str], table: dict[str, np.ndarray], history: dict[str, np.ndarray]) -> Members:
-    """From a population's table and history; names: of its hyperparameters."""
+    """The members in a population's table and history; names: of its hyperparameters."""
     diverged, epochs = table["status"] == "diverged", np.maximum(table["epochs"], 1)
     measured = {HELD_OUT: "validation_loss", TRAINING: "training_loss"}
     curves = {}
@@ -66,11 +66,11 @@ def members_of(source: str, names: list[str], table: dict[str, np.ndarray], hist
 
 
 def read(folder: Path) -> Members:
-    """A sweep's folder, as `functional-nn sweep` writes it. Raises ValueError where it is none, or damaged."""
+    """Reads a sweep's folder, as `functional-nn sweep` writes it. Raises ValueError if it is not one, or damaged."""
     folder = Path(folder)
     files = {name: folder / name for name in ("results.csv", "history.npz")}
     if not folder.is_dir():
-        raise ValueError(f"{str(folder)!r} is not a sweep's folder: there is no such folder")
+        raise ValueError(f"{str(folder)!r} is not a sweep's folder: it does not exist")
     for name, path in files.items():
         if not path.is_file():
             raise ValueError(f"{str(folder)!r} is not a sweep's folder: it has no {name}")
@@ -88,7 +88,7 @@ def read(folder: Path) -> Members:
                 raise ValueError(f"{name} expected numbers, got {losses.dtype}")
         if table["epochs"].max() > len(losses):
             raise ValueError(f"expected {table['epochs'].max()} epochs, as in results.csv, got {len(losses)}")
-    except Exception as error:  # zipfile and NumPy raise a dozen kinds for damaged files
+    except Exception as error:  # zipfile and NumPy raise many kinds for damaged files
         raise ValueError(f"{files['history.npz']}: not this sweep's history ({error})") from None
     return members_of(str(folder), names, table, history)
 
@@ -126,7 +126,7 @@ def _column(values: tuple[str, ...]) -> np.ndarray:
 
 
 def train() -> Population:
-    """The population that is shown where no sweep is: gradient descent on wine, rates that are too high included."""
+    """Trains the population that is shown without a sweep: gradient descent on wine, with rates that are too high."""
     task = experiments.load("wine")
     rates = fnn.training.search.log_spaced(1e-3, 10, 9)
     settings = fnn.training.grid(learning_rate=rates, batch_size=[4, 16, 64], seed=range(4))
@@ -144,7 +144,7 @@ def train() -> Population:
     )
 
 
-_training = threading.Lock()  # so that two first visitors do not both train it
+_training = threading.Lock()  # so that the first two visitors do not both train it
 
 
 @functools.cache
@@ -155,16 +155,18 @@ def _trained() -> Members:
     return members_of("a small population on wine", names, population.table(), history)
 
 
-_given: list[Members] = []  # the sweep that `use` was given, if any
+_given: list[Members] = []  # the sweep given to `use`, if any
 
 
 def use(sweep: Path | None) -> None:
-    """Shows a sweep's folder from now on; None: the small population. Raises ValueError where it is no sweep's."""
+    """Shows a sweep's folder from now on; None: the small population. Raises ValueError if it is not a sweep's
+    folder.
+    """
     _given[:] = [] if sweep is None else [read(sweep)]
 
 
 def members() -> Members:
-    """What is shown; the small population is trained where it has to be."""
+    """The members that are shown; the small population is trained if it has to be."""
     if _given:
         return _given[0]
     with _training:

@@ -1,7 +1,7 @@
-"""Two networks that learn one task side by side, each by a rule of its own: what the page of learning rules shows.
+"""Two networks that learn one task side by side, each by its own rule, for the page on learning rules.
 
-Letters: Q examples, L layers, C classes, N grid points each way, K measurements. Both begin with the same weights and
-read the same batches: what `fit` does with the same key, a few epochs a call, with the learning rate as an argument.
+Letters: Q examples, L layers, C classes, N grid points each way, K measurements. Both start with the same weights and
+read the same batches: what `fit` does with the same key, a few epochs per call, with the learning rate as an argument.
 """
 
 import functools
@@ -34,7 +34,7 @@ _BATCH = {DIGITS: 50}  # and 20 in the plane
 
 @dataclass(frozen=True)
 class Choice:
-    """What both have in common. hidden: the sizes of the hidden layers."""
+    """What both networks have in common. hidden: the sizes of the hidden layers."""
 
     task: str = "two spirals"
     hidden: tuple[int, ...] = (16, 16)
@@ -44,15 +44,15 @@ class Choice:
 
 
 class Learner(NamedTuple):
-    """What each has of its own: the rule as it was typed, and the learning rate."""
+    """What each network has for itself: its rule as it was typed, and its learning rate."""
 
     rule: str
     rate: float
 
 
 class Measured(NamedTuple):
-    """Each layer's gradient by the rule beside the exact one, over all examples that are learned from: after which
-    epochs (K,), the angles in degrees and the ratios of their norms, (K, L). nan where there is no exact gradient.
+    """Each layer's gradient by the rule compared with the exact one, over all training examples: the epochs (K,) of
+    the measurements, the angles in degrees and the ratios of the norms, (K, L). nan if there is no exact gradient.
     """
 
     epochs: np.ndarray
@@ -61,9 +61,9 @@ class Measured(NamedTuple):
 
 
 class Training(NamedTuple):
-    """A run under way: its state, its history, a row an epoch, what was measured, at the beginning and after each call,
-    and what the network makes of its task: the outputs (N, N) over `classifier.axis()`, rows along the second input; of
-    digits how many of each class (rows) that were held out it takes for each (columns), (C, C).
+    """A run in progress: its state, its history (one row per epoch), the measurements, at the start and after each
+    call, and the network's results: in the plane the outputs (N, N) over `classifier.axis()`, rows along the second
+    input; for digits the confusion counts (C, C) of the held-out part, rows the class and columns the predicted class.
     """
 
     choice: Choice
@@ -88,9 +88,9 @@ class Training(NamedTuple):
 
 
 class Question(NamedTuple):
-    """now: what both had come to, for so many epochs more; None for new networks. Of one that was refused, why.
+    """now: the two runs to continue for `epochs` epochs; None for new networks; for a refused one, the reason.
 
-    turn: which pair of networks it is of, of all that a page has had.
+    turn: which pair of networks it is about, of all that a page has had.
     """
 
     choice: Choice
@@ -101,14 +101,16 @@ class Question(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """Both further on; a rule that is refused for this network is answered with the reason, and the other goes on."""
+    """Both runs, continued; a rule that this network refuses is answered with the reason, and the other one
+    continues.
+    """
 
     question: Question
     sides: tuple[Training | str, Training | str]
 
 
 def answer(question: Question) -> Answer:
-    """Both networks further on."""
+    """Both runs, continued."""
     before = question.now or (None, None)
     return Answer(question, tuple(_side(question, *own) for own in zip(question.learners, before, strict=True)))
 
@@ -124,7 +126,7 @@ def _side(question: Question, learner: Learner, now: Training | str | None) -> T
 
 
 def data(task: str) -> tuple[Batch, Batch]:
-    """What is learned from, and what is held out: 200 points and 200, or four fifths of the digits and the rest."""
+    """The training and the held-out part: 200 points each, or four fifths of the digits and the rest."""
     if task == DIGITS:
         return _digits()
     inputs, targets = classifier.data(task)
@@ -138,18 +140,18 @@ def _digits() -> tuple[Batch, Batch]:
 
 
 def sizes(choice: Choice) -> tuple[int, ...]:
-    """Inputs, the hidden layers, outputs."""
+    """Sizes of the inputs, the hidden layers and the outputs."""
     return (64, *choice.hidden, CLASSES) if choice.task == DIGITS else (2, *choice.hidden, 1)
 
 
 def network(choice: Choice) -> fnn.Network:
-    """Of the plane one sigmoid output, the probability of class 1; of digits one softmax output a class."""
+    """In the plane one sigmoid output, the probability of class 1; for digits one softmax output per class."""
     last = "softmax" if choice.task == DIGITS else "sigmoid"
     return fnn.multilayer(sizes(choice), (choice.activation,) * len(choice.hidden) + (last,))
 
 
 def read(text: str) -> str:
-    """A rule as it is typed, without spaces around it. Raises ValueError where it is none."""
+    """Returns a typed rule without spaces around it. Raises ValueError for an invalid one."""
     try:
         rules.get(text.strip())
     except TypeError as error:  # a constant of another kind
@@ -158,12 +160,12 @@ def read(text: str) -> str:
 
 
 def begin(choice: Choice, learner: Learner) -> Training:
-    """Before the first epoch. Raises ValueError for a rate that the optimizer refuses, and for a rule that is none or
-    that the network has no meaning for.
+    """The run before the first epoch. Raises ValueError for a rate that the optimizer refuses, and for a rule that
+    is unknown or that the network does not support.
     """
     classifier.check_rate(choice.optimizer, learner.rate)
     rule, settings = rules.get(learner.rule), _settings(choice, learner.rule, learner.rate)
-    fnn.value_and_grad(settings.network, settings.loss, rule)  # which refuses what has no derivative
+    fnn.value_and_grad(settings.network, settings.loss, rule)  # refuses a network without derivatives
     params = loop.initial_params(settings, jax.random.key(choice.seed))
     run = _compiled(_key(choice), rule)[0](learner.rate, params, data(choice.task)[0])
     nothing = np.zeros((0, len(settings.network.layers)))
@@ -171,7 +173,9 @@ def begin(choice: Choice, learner: Learner) -> Training:
 
 
 def advance(now: Training, rate: float, epochs: int) -> Training:
-    """`epochs` (1 to EPOCHS) later, or where it ended. Raises ValueError for a rate that the optimizer refuses."""
+    """The run `epochs` (1 to EPOCHS) later, or when it ended. Raises ValueError for a rate that the optimizer
+    refuses.
+    """
     choice, rule = now.choice, now.rule
     classifier.check_rate(choice.optimizer, rate)
     key = keys.plan(jax.random.key(choice.seed))
@@ -180,7 +184,7 @@ def advance(now: Training, rate: float, epochs: int) -> Training:
 
 
 def _key(choice: Choice) -> Choice:
-    """The choice with what changes no program made equal."""
+    """The choice, with those fields made equal that do not change the compiled program."""
     task = choice.task if choice.task == DIGITS else Choice.task
     return Choice(task, choice.hidden, choice.activation, choice.optimizer)
 
@@ -204,7 +208,7 @@ def _compiled(choice: Choice, rule: rules.Rule | rules.ByLayer) -> tuple[Callabl
 
 
 def _measure(choice: Choice, rule, run: Run, history: History, before: Measured) -> Training:
-    """The run with what is measured of it where it stands."""
+    """The run with the measurements at its current state."""
     epoch = int(run.epoch)
     key = jax.random.fold_in(jax.random.key(choice.seed), epoch)
     cosines, ratios, seen = map(np.asarray, _measures(_key(choice), rule)(run.state.params, *data(choice.task), key))
@@ -215,7 +219,7 @@ def _measure(choice: Choice, rule, run: Run, history: History, before: Measured)
 
 @functools.lru_cache(maxsize=64)
 def _measures(choice: Choice, rule: rules.Rule | rules.ByLayer) -> Callable:
-    """(params, what is learned from, what is held out, key) -> cosines (L,), ratios (L,), and what is seen."""
+    """(params, training part, held-out part, key) -> cosines (L,), ratios (L,), and the network's results."""
     own, loss = network(choice), _settings(choice, rule, 0.1).loss
     side = classifier.CELLS + 1
     points = np.stack(np.meshgrid(classifier.axis(), classifier.axis()), axis=-1).reshape(-1, 2)
@@ -225,7 +229,7 @@ def _measures(choice: Choice, rule: rules.Rule | rules.ByLayer) -> Callable:
         if not differentiable:
             nothing = jnp.full(len(own.layers), jnp.nan)
             return nothing, nothing
-        # all examples at once, so that a random rule draws for them as it does for one batch
+        # all examples at once, so that a random rule draws as it does for one batch
         found = fnn.quantities.compute(
             own, loss, params, examples.inputs, examples.targets, ("alignment",), block=None, rule=rule, rule_key=key
         )["alignment"]

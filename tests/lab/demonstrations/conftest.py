@@ -1,4 +1,4 @@
-"""The demonstrations' server, and a page of it in a real browser, with a visitor's hands."""
+"""The demonstrations' server, and a page of it in a real browser, used like a visitor does."""
 
 import asyncio
 import gc
@@ -32,8 +32,8 @@ const view = name => [...Bokeh.index].flatMap(root => all(root)).find(v => v.mod
 
 @pytest.fixture(scope="session")
 def served():
-    """A running server, which has compiled nothing yet, soon forgets sessions that nobody looks at, and trains texts'
-    networks for a moment only.
+    """A running server that has compiled nothing yet, quickly deletes sessions without a browser, and trains the
+    networks for texts only briefly.
     """
     server._UNUSED = 500
     one_text.UPDATES = dict.fromkeys(one_text.UPDATES, 10)  # what a network predicts, no test asks
@@ -56,23 +56,25 @@ def served():
 
 
 class Visitor:
-    """What a person does on a page, and what it then holds."""
+    """What a person does on a page, and what the page then shows."""
 
     def __init__(self, browser, address):
         self.browser = browser
         browser.get_log("browser")
         browser.get(address)
         self.until(lambda: self.script("return window.Bokeh && Bokeh.documents.length && Bokeh.documents[0].is_idle"))
-        self.settled()
+        self.wait_for_answer()
 
     def script(self, code, *arguments):
         return self.browser.execute_script(code, *arguments)
 
-    def until(self, holds, seconds=60, seen=None):
-        """Waits until `holds()`; what it gave. seen(): what is said where it does not; by default the status."""
+    def until(self, holds, seconds=60, described=None):
+        """Waits until `holds()` and returns its value. described(): what an error message quotes; by default the
+        status.
+        """
         end = time.monotonic() + seconds
         while not (found := holds()):
-            assert time.monotonic() < end, f"not within {seconds} s; the page says {(seen or self.said)()!r}"
+            assert time.monotonic() < end, f"not within {seconds} s; the page says {(described or self.status)()!r}"
             time.sleep(0.02)
         return found
 
@@ -97,34 +99,34 @@ class Visitor:
             "Bokeh.documents[0].get_model_by_name(arguments[0])[arguments[1]] = arguments[2]", name, attribute, value
         )
 
-    def said(self):
+    def status(self):
         text = self.script("return window.Bokeh && Bokeh.documents[0]?.get_model_by_name('status')?.text") or ""
         return self.script(
             "const d = document.createElement('div'); d.innerHTML = arguments[0]; return d.innerText", text
         )
 
-    def kind(self):
-        """The status line's: "", "warns" or "refuses"."""
+    def status_kind(self):
+        """The status line's kind: "", "warns" or "refuses"."""
         return self.script("return Bokeh.documents[0].get_model_by_name('status').text.match(/status (\\w*)/)[1]")
 
-    def settled(self):
-        """Waits until the page has said what came of it."""
-        self.until(lambda: self.said() and not self.said().startswith(("computing", "compiling")))
+    def wait_for_answer(self):
+        """Waits until the page shows a result."""
+        self.until(lambda: self.status() and not self.status().startswith(("computing", "compiling")))
 
     def changed(self, doing, what):
-        """Does something, and waits until `what()` is another than before; that."""
+        """Does something, waits until `what()` has changed, and returns its new value."""
         before = what()
         doing()
         self.until(lambda: what() != before)
         return what()
 
-    def seen(self, code, *arguments):
-        """As `script`, with view(name) of a model's name."""
+    def script_with_view(self, code, *arguments):
+        """Like `script`, with view(name) for a model's name."""
         return self.script(_VIEW + code, *arguments)
 
     def at(self, figure, x, y):
-        """Where in the window data coordinates of a figure are."""
-        return self.seen(
+        """Data coordinates of a figure in the window's coordinates."""
+        return self.script_with_view(
             "const plotted = view(arguments[0]), box = plotted.canvas_view.el.getBoundingClientRect();"
             "return [box.x + plotted.frame.x_scale.compute(arguments[1]),"
             "        box.y + plotted.frame.y_scale.compute(arguments[2])]",
@@ -141,8 +143,8 @@ class Visitor:
             self.browser.execute_cdp_cmd("Input.dispatchMouseEvent", {"type": kind, **place})
 
     def drag(self, figure, *points, rests=0.0):
-        """The mouse pressed at the first of data coordinates (x, y), where it rests so many seconds, moved over the
-        others, and let go.
+        """Presses the mouse at the first of the points (x, y) in data coordinates, rests so many seconds, moves it
+        over the others, and releases it.
         """
         places = [self.at(figure, *point) for point in points]
         kinds = ["mouseMoved", "mousePressed", *["mouseMoved"] * (len(places) - 1), "mouseReleased"]
@@ -152,8 +154,8 @@ class Visitor:
             time.sleep(rests if kind == "mousePressed" else 0)
 
     def focus(self, name, selector):
-        """Puts the keyboard on a part of a widget."""
-        self.seen("view(arguments[0]).shadow_el.querySelector(arguments[1]).focus()", name, selector)
+        """Moves the keyboard's focus to a part of a widget."""
+        self.script_with_view("view(arguments[0]).shadow_el.querySelector(arguments[1]).focus()", name, selector)
 
     def press(self, key, times=1):
         """A real key, `times` times, to whatever has the focus."""
@@ -171,16 +173,18 @@ class Visitor:
                 self.browser.execute_cdp_cmd("Input.dispatchKeyEvent", event)
 
     def type(self, name, text):
-        """A real text, by keys, into a box that it replaces."""
+        """Types a text into a box, replacing its content."""
         self.focus(name, "input")
-        self.seen("view(arguments[0]).shadow_el.querySelector('input').select()", name)
+        self.script_with_view("view(arguments[0]).shadow_el.querySelector('input').select()", name)
         self.browser.execute_cdp_cmd("Input.insertText", {"text": text})
         self.press("Enter")
 
     def box(self, name):
-        """What is seen of a box: (its text, why it is refused or ""); None for why while its mark is still to come."""
+        """What a box shows: (its text, the reason for a refusal or ""); None as reason while the mark is still to
+        come.
+        """
         return tuple(
-            self.seen(
+            self.script_with_view(
                 """
             const box = view(arguments[0]), why = view(arguments[0] + "-refused");
             const marked = getComputedStyle(box.shadow_el.querySelector("input")).borderTopWidth === "2px";
@@ -191,13 +195,13 @@ class Visitor:
         )
 
     def complaints(self):
-        """What the page has written to the console that is not information."""
+        """What the page has written to the console, apart from information."""
         return [line["message"] for line in self.browser.get_log("browser") if line["level"] != "INFO"]
 
 
 @pytest.fixture
 def visit(browser, served):
-    """visit("gradient-descent") opens that page, at 1280 x 720; nothing on it may complain."""
+    """visit("gradient-descent") opens that page, at 1280 x 720; no page may write errors to the console."""
     opened = []
 
     def open_page(path, width=1280, height=720):

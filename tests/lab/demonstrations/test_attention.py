@@ -1,4 +1,4 @@
-"""The page of attention and time: every number against equations written anew, and what a visitor does."""
+"""The page on attention and time: every number against independent equations, and a visitor's actions."""
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ def params(name):
 
 
 def asked(name, count=9, follows=True, text=TEXT):
-    return one_text.asked(Question(name, text, count, follows), params(name))
+    return one_text.compute(Question(name, text, count, follows), params(name))
 
 
 # Computed -------------------------------------------------------------------------------------------------------------
@@ -67,7 +67,7 @@ def test_sensitivities_of_the_embedding_are_the_derivatives_by_its_biases():
         np.testing.assert_allclose(np.sum(s[t] * along[t]), slope, rtol=1e-6, atol=1e-9)
 
 
-def test_sensitivities_through_time_of_a_gru_written_anew():
+def test_sensitivities_through_time_equal_an_independent_gru():
     own, read = params("gru"), one_text.tokens(TEXT)
     U, initial = (own["state1"]["learned"][name] for name in ("recurrent", "initial"))
     n = jnp.asarray(own["state1"]["weights"]["sequence"].T[read] + own["state1"]["bias"])
@@ -94,7 +94,7 @@ def test_sensitivities_through_time_of_a_gru_written_anew():
     np.testing.assert_allclose(found.changes, np.linalg.norm(moved, axis=1), rtol=1e-12)
 
 
-def test_what_is_seen_inside():
+def test_views_are_attention_states_and_gates():
     found = asked("transformer")
     assert tuple(found.inside) == one_text.views("transformer") and not found.changes.size
     for p in found.inside.values():
@@ -118,22 +118,22 @@ def test_changes_compile_nothing():
     ("text", "said"),
     [
         ("", "expected 1 to 32 characters, got nothing"),
-        ("Größe [é]", "the networks know letters a to z, digits, spaces and .*, got 'öß\\[é\\]'"),
+        ("Größe [é]", "expected letters a to z, digits, spaces and .*, got 'öß\\[é\\]'"),
         ("x" * 33, "expected 1 to 32 characters, got 33"),
     ],
 )
-def test_a_text_that_is_refused(text, said):
+def test_invalid_texts_are_refused(text, said):
     with pytest.raises(ValueError, match=said):
         one_text.read(text)
 
 
-def test_what_is_learned_is_of_the_characters_alone():
+def test_the_training_text_has_only_the_characters():
     learned = one_text.reference()
     assert len(learned) > 200_000 and set(learned) <= set(CHARACTERS) and "  " not in learned
     assert one_text.read(learned[:T].upper()) == learned[:T]
 
 
-def test_what_follows_is_always_among_the_bars():
+def test_the_next_character_is_always_among_the_bars():
     question, found = Question("gru", TEXT, 9, True), asked("gru")
     order = found.probabilities[8].argsort()
     for follows in CHARACTERS[order[0]], CHARACTERS[order[-1]]:
@@ -148,9 +148,9 @@ def test_what_follows_is_always_among_the_bars():
 
 def test_a_text_is_typed_and_a_prediction_followed(visit):
     page = visit("attention")
-    page.until(lambda: page.said().startswith("After 19 characters the transformer says"), 120)
+    page.until(lambda: page.status().startswith("After 19 characters the transformer predicts"), 120)
     page.type("text", "Sum of")
-    page.until(lambda: page.said().startswith("After 6 characters"))
+    page.until(lambda: page.status().startswith("After 6 characters"))
     assert page.get("count", "end") == page.get("count", "value") == 6
     found = one_text.answer(Question("transformer", "sum of", 6, True))[1]
     assert page.data("strip")["text"] == [
@@ -161,29 +161,29 @@ def test_a_text_is_typed_and_a_prediction_followed(visit):
     assert page.data("true")["x"] == []
 
     page.click("strip-cells", 2.5, 0.5)
-    page.until(lambda: page.said().startswith("After 3 characters"))
+    page.until(lambda: page.status().startswith("After 3 characters"))
     assert len(page.data("true")["x"]) == 1
     page.focus("count", ".noUi-handle")
     page.press("ArrowRight")
-    page.until(lambda: page.said().startswith("After 4 characters"))
+    page.until(lambda: page.status().startswith("After 4 characters"))
     page.click("inside-cells", 0.5, 4.5)  # a row of the map
-    page.until(lambda: page.said().startswith("After 5 characters"))
+    page.until(lambda: page.status().startswith("After 5 characters"))
     s = one_text.answer(Question("transformer", "sum of", 5, True))[1].sensitivities["embedding"]
     page.until(lambda: np.allclose(page.data("sensitivity")["y"][:5], np.linalg.norm(s, axis=1)[:5], rtol=1e-4))
 
     for text, why in (("naïve", "ï"), ("", "nothing")):
         page.type("text", text)
-        page.until(lambda why=why: page.kind() == "refuses" and why in page.said())
+        page.until(lambda why=why: page.status_kind() == "refuses" and why in page.status())
     page.type("text", "x")
-    page.until(lambda: page.said().startswith("After 1 character the"))
+    page.until(lambda: page.status().startswith("After 1 character the"))
     page.set("count", "value", 2)  # which a slider has to have
     page.until(lambda: page.get("count", "value") == 1)
     page.focus("add", "button")
     page.press(" ")
-    page.until(lambda: page.said().startswith("After 2 characters"))
+    page.until(lambda: page.status().startswith("After 2 characters"))
 
     page.set("network", "value", "gru")
-    page.until(lambda: page.said().startswith("After 2 characters the gru"), 120)
+    page.until(lambda: page.status().startswith("After 2 characters the gru"), 120)
     assert page.get("view", "options") == list(one_text.views("gru"))
     page.set("view", "value", "update gate u")
     page.until(lambda: page.data("inside")["words"][0].startswith("update gate u of neuron 1, after x"))

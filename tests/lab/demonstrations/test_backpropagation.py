@@ -112,14 +112,14 @@ def test_every_number_against_the_recursion_in_numpy(example):
         np.testing.assert_allclose(parts(found.updated)[place], moved, atol=1e-14)
 
 
-def test_a_relu_at_rest():
+def test_an_inactive_relu_passes_nothing_back():
     found = answer(RELU)
     assert found.net_inputs["1"][1] < 0 and found.sensitivities["1"][1] == 0 and found.received["1"][1] != 0
 
 
 @each_example
 def test_steps_and_what_they_show(example):
-    """Each value is seen from its own step on and not before; every step has words, an equation and numbers."""
+    """Each value is shown from its own step on; every step has words, an equation and numbers."""
     question, found = one_example.answer(example.start)
     every = one_example.steps(example.network)
     count = len(example.network.layers)
@@ -184,7 +184,7 @@ def evaluated(side):
 
 
 @each_example
-def test_the_equations_hold_with_the_numbers_in_them(example):
+def test_the_equations_hold_for_their_numbers(example):
     """Read back from the MathML: both sides of every = and <-, as far as they are numbers."""
     question, found = one_example.answer(example.start)
     for step in one_example.steps(example.network):
@@ -203,7 +203,7 @@ def test_the_equations_hold_with_the_numbers_in_them(example):
         assert compared or step.kind in ("activations", "loss"), step
 
 
-def test_what_several_readers_send_back_is_added():
+def test_contributions_of_several_readers_are_added():
     question, found = one_example.answer(E34.start)
     step = Step("derivatives by the activations", "1")
     sent = [question.params[m]["weights"]["1"].T @ found.sensitivities[m] for m in ("2", "3")]
@@ -226,7 +226,7 @@ def test_a_click_means_the_number_or_the_edge_or_the_neuron(example):
         assert backpropagation.clicked(example, 1.8, 0.5, (160, 100)) == Entry("2", 0, "1", 0)
 
 
-def test_a_parameter_is_changed_alone():
+def test_changing_a_parameter_changes_no_other():
     entry = Entry("2", 1, "1", 0)
     changed = entry.put(KORDECKI.params, 9.0)
     assert entry.of(changed) == 9.0 and entry.of(KORDECKI.params) == 0.8
@@ -255,7 +255,7 @@ def test_numbers_of_edges_are_clear_of_each_other_and_of_neurons(example, wide):
         (KORDECKI, {"rate": float("nan")}, "learning_rate"),
     ],
 )
-def test_what_is_refused(example, changes, said):
+def test_invalid_input_is_refused(example, changes, said):
     with pytest.raises(ValueError, match=said):
         one_example.check(example.start._replace(**changes))
 
@@ -281,7 +281,7 @@ return Boolean(part)
 
 
 def shown(page):
-    """All numbers that stand beside the drawing and in the tables, as they are read."""
+    """All numbers next to the drawing and in the tables, as they are displayed."""
     text = page.script("""
         const texts = [];
         (function walk(root) {
@@ -297,7 +297,7 @@ def test_kordeckis_numbers_are_read_on_the_page(visit):
     page, read = visit("backpropagation"), []
     page.focus("next", "button")
     for step in range(1, 12):
-        page.until(lambda step=step: page.said().startswith(f"Step {step} of 11"))
+        page.until(lambda step=step: page.status().startswith(f"Step {step} of 11"))
         read += shown(page)
         page.press("Enter")
     printed = [
@@ -342,15 +342,15 @@ def test_an_edge_is_clicked_and_its_weight_changed(visit):
 def test_updates_by_keyboard_are_those_of_gradient_descent(visit):
     page = visit("backpropagation")
     page.set("example", "value", E34.name)
-    page.until(lambda: page.said().startswith("Step 1 of 21"))
-    page.until(lambda: page.seen(_HAS_FOCUS))  # the example's own slider has come
+    page.until(lambda: page.status().startswith("Step 1 of 21"))
+    page.until(lambda: page.script_with_view(_HAS_FOCUS))  # the example's own slider has come
     page.press("End")
-    page.until(lambda: page.said().startswith("Step 21 of 21, the update"))
+    page.until(lambda: page.status().startswith("Step 21 of 21, the update"))
     for count in (1, 2):
         page.focus("update", "button")
         page.press(" ")
-        page.until(lambda count=count: f"after {count} update" in page.said())
-        assert page.said().startswith("Step 1 of 21")
+        page.until(lambda count=count: f"after {count} update" in page.status())
+        assert page.status().startswith("Step 1 of 21")
     optimizer, params = fnn.optimizers.gd(0.1), E34.params
     for _ in range(2):
         state = optimizer.init(params)
@@ -359,27 +359,27 @@ def test_updates_by_keyboard_are_those_of_gradient_descent(visit):
     weights = [entry.of(params) for entry in E34.entries if entry.source]
     np.testing.assert_allclose(page.data("edges")["weight"], weights, atol=1e-6)
     page.focus("again", "button")
-    page.changed(lambda: page.press("Enter"), page.said)
+    page.changed(lambda: page.press("Enter"), page.status)
     page.until(lambda: np.allclose(page.data("edges")["weight"], [e.of(E34.params) for e in E34.entries if e.source]))
 
 
-def test_bad_lines_are_refused_and_stay_while_the_last_good_count(visit):
+def test_refused_texts_stay_while_the_last_valid_values_count(visit):
     page = visit("backpropagation")
     before = page.until(lambda: page.data("nodes")["a"])
     bad = {
-        "inputs": ("1, 4,5", "may be 3 or 2 numbers"),
+        "inputs": ("1, 4,5", "could be 3 or 2 numbers"),
         "targets": ("0,05", "expected 2 finite numbers"),
         "rate": ("-0,01", "learning_rate must be a finite number >= 0, got -0.01"),
         "value": ("1,000", "thousands"),
     }
     for name, (text, why) in bad.items():
-        page.changed(lambda name=name, text=text: page.type(name, text), page.said)
-        assert page.kind() == "refuses" and why in page.said() and page.data("nodes")["a"] == before
+        page.changed(lambda name=name, text=text: page.type(name, text), page.status)
+        assert page.status_kind() == "refuses" and why in page.status() and page.data("nodes")["a"] == before
     for name, (text, why) in bad.items():  # all of them, still
         assert page.box(name)[0] == text and why in page.box(name)[1]
-    page.focus("update", "button")  # with what was good; what is typed stays all the same
+    page.focus("update", "button")  # uses the valid values; the refused text stays
     page.changed(lambda: page.press(" "), lambda: page.data("nodes")["a"])
-    page.until(lambda: "after 1 update" in page.said())
+    page.until(lambda: "after 1 update" in page.status())
     assert page.box("value")[0] == "1,000" and page.box("value")[1]
     for name, text, shown in (
         ("inputs", "1 4 5", "1, 4, 5"),
@@ -389,7 +389,7 @@ def test_bad_lines_are_refused_and_stay_while_the_last_good_count(visit):
     ):
         page.type(name, text)
         page.until(lambda name=name, shown=shown: page.box(name) == (shown, ""))
-    page.until(lambda: page.kind() == "")
+    page.until(lambda: page.status_kind() == "")
     params = KORDECKI.start._replace(rate=0.01)
     params = KORDECKI.entries[0].put(one_example.answer(params)[1].updated, 0.3)
     wanted = answer(KORDECKI, params=params, targets=(0.05, 0.1), rate=0.02)

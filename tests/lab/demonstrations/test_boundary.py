@@ -37,7 +37,7 @@ def fitted(choice, rate, epochs):
     [Choice(batch_size=0), pytest.param(Choice(optimizer="lbfgs").suited, marks=pytest.mark.slow)],
     ids=lambda choice: choice.optimizer,
 )
-def test_training_is_fits_in_any_portions(choice):
+def test_training_in_any_portions_equals_fit(choice):
     """All examples at once, so that no batches are drawn: 7 epochs are 5 and 2 of fit's."""
     now = classifier.advance(classifier.advance(classifier.begin(choice, 0.05), 0.05, 5), 0.05, 2)
     wanted = fitted(choice, 0.05, 7)
@@ -46,15 +46,15 @@ def test_training_is_fits_in_any_portions(choice):
     assert now.history.epoch.tolist() == list(range(1, 8))
 
 
-def test_the_rate_may_change_on_the_way():
-    """Nothing else begins anew: a rate of zero stands still, and then it goes on."""
+def test_the_rate_may_change_during_training():
+    """Nothing else restarts: with a rate of zero the network does not change, and then it continues."""
     now = classifier.advance(classifier.begin(FIRST, 0.05), 0.05, 3)
     still = classifier.advance(now, 0.0, 3)
     jax.tree.map(np.testing.assert_array_equal, still.params, now.params)
     assert classifier.advance(still, 0.05, 10).history.training_loss[-1] < now.history.training_loss[-1]
 
 
-def test_the_field_is_what_the_network_gives():
+def test_the_field_equals_the_networks_outputs():
     now = classifier.begin(Choice(hidden=(3, 2)), 0.1)
     field, axis = classifier.field(now), classifier.axis()
     point = np.array([[axis[7], axis[40]]])
@@ -84,7 +84,7 @@ def test_what_suits_an_optimizer():
 @pytest.mark.parametrize(
     "text", ["", "0", "8, x", "4 4 4 4", "25", "-3", "2.5", "8,,8", "8,", "08", "8, 0", "8.0", "1e1", "٨", "8 4 4 4"]
 )
-def test_hidden_neurons_that_are_none(text):
+def test_invalid_hidden_neurons_are_refused(text):
     with pytest.raises(ValueError, match="expected 1 to 3 integers from 1 to 24, as in 8 or 8, 8, got"):
         classifier.hidden_sizes(text)
 
@@ -97,13 +97,13 @@ def test_hidden_neurons(text, sizes):
 
 
 @pytest.mark.parametrize("rate", [-1.0, float("inf")])
-def test_rates_that_are_none(rate):
+def test_invalid_rates_are_refused(rate):
     with pytest.raises(ValueError, match="learning.rate"):
         classifier.check_rate(FIRST.optimizer, rate)
 
 
-def test_an_answer_of_a_network_that_is_no_longer_there(monkeypatch):
-    """It came after another was asked for: nothing goes on with it."""
+def test_an_answer_for_an_older_network_is_ignored(monkeypatch):
+    """It arrived after another network was chosen, and training does not continue from it."""
     asked = []
     monkeypatch.setattr(Live, "ask", lambda self, question: asked.append(question))
     page = boundary._Page(Document())
@@ -125,14 +125,14 @@ def epochs(page):
     return len(page.data("curves")["x"])
 
 
-def test_it_learns_while_one_watches_and_stops_when_told(visit):
+def test_it_learns_visibly_and_stops_on_request(visit):
     page = visit("decision-boundary")
-    assert epochs(page) == 0 and "Press Train" in page.said()
+    assert epochs(page) == 0 and "Press Train" in page.status()
     assert page.get("go", "label") == "Train"
     page.focus("go", "button")
     page.press(" ")
     page.until(
-        lambda: page.seen("return view('go').shadow_el.activeElement?.textContent") == "Stop"
+        lambda: page.script_with_view("return view('go').shadow_el.activeElement?.textContent") == "Stop"
     )  # by keyboard, too
     page.until(lambda: epochs(page) >= 60 and page.data("curves")["training"][-1] < 0.1)
     page.press(" ")
@@ -145,7 +145,7 @@ def test_it_learns_while_one_watches_and_stops_when_told(visit):
 def test_a_step_of_levenberg_marquardt(visit):
     page = visit("decision-boundary")
     page.set("optimizer", "value", "levenberg_marquardt")
-    page.until(lambda: page.get("loss", "value") == "mean_square_error" and "Press Train" in page.said(), 120)
+    page.until(lambda: page.get("loss", "value") == "mean_square_error" and "Press Train" in page.status(), 120)
     page.focus("step", "button")
     page.press("Enter")
     page.until(lambda: epochs(page) == 1)
@@ -155,22 +155,26 @@ def test_a_step_of_levenberg_marquardt(visit):
 
 def test_bad_input_changes_nothing_and_divergence_is_named(visit):
     page = visit("decision-boundary")
-    page.changed(lambda: page.type("hidden", "8, many"), page.said)
-    assert page.kind() == "refuses" and "got '8, many'; the last one stays" in page.said()
-    page.changed(lambda: page.type("rate", "-0,1"), page.said)
-    assert page.kind() == "refuses" and "learning_rate must be" in page.said() and "the last one stays" in page.said()
+    page.changed(lambda: page.type("hidden", "8, many"), page.status)
+    assert page.status_kind() == "refuses" and "got '8, many'; the last valid value stays" in page.status()
+    page.changed(lambda: page.type("rate", "-0,1"), page.status)
+    assert (
+        page.status_kind() == "refuses"
+        and "learning_rate must be" in page.status()
+        and "the last valid value stays" in page.status()
+    )
     assert page.box("hidden")[0] == "8, many" and page.box("rate")[0] == "-0,1"
     page.set("activation", "value", "linear")  # with the last good ones; what was refused is still there
-    page.until(lambda: "2 - 6 - 1 linear" in page.said() and "Press Train" in page.said())
+    page.until(lambda: "2 - 6 - 1 linear" in page.status() and "Press Train" in page.status())
     assert page.box("hidden")[1] and page.box("rate")[1]
     page.set("loss", "value", "mean_square_error")
     page.type("hidden", "6")
     page.type("rate", "1e308")
     page.until(lambda: page.box("hidden")[1] == page.box("rate")[1] == "")
-    page.until(lambda: "linear" in page.said() and "Press Train" in page.said())
+    page.until(lambda: "linear" in page.status() and "Press Train" in page.status())
     page.set("speed", "value", 20)
     page.focus("go", "button")
     page.press("Enter")
-    page.until(lambda: epochs(page) > 0 or page.kind() == "warns")
+    page.until(lambda: epochs(page) > 0 or page.status_kind() == "warns")
     page.until(lambda: page.get("go", "label") == "Train")  # it has stopped by itself
-    assert "was not made" in page.said()
+    assert "was not made" in page.status()

@@ -32,7 +32,10 @@ def test_a_refused_text_stays_until_it_is_corrected():
     made = Made()
     made.low.input.value = "abc"
     assert state(made.low) == ("abc", True, True) and made.form.values == [1.0, 2.0] and made.accepted == 0
-    assert "expected a finite number, as in 0.05 or 1e-3, got &#39;abc&#39;; the last one stays" in made.low.why.text
+    assert (
+        "expected a finite number, as in 0.05 or 1e-3, got &#39;abc&#39;; the last valid value stays"
+        in made.low.why.text
+    )
     assert 'class="status refuses"' in made.status.model.text and "low: expected" in made.status.model.text
     made.high.input.value = "3"  # what else is typed is taken, and the mark stays
     assert state(made.low) == ("abc", True, True) and made.form.values == [1.0, 3.0] and made.accepted == 1
@@ -43,7 +46,7 @@ def test_a_refused_text_stays_until_it_is_corrected():
     assert state(made.low) == ("0.5", False, False) and made.accepted == 2
 
 
-def test_values_that_do_not_go_together():
+def test_values_that_do_not_fit_together_are_refused():
     """The one that was changed is marked; when the other follows, both are taken."""
     made = Made()
     made.low.input.value = "5"
@@ -63,7 +66,7 @@ def test_several_are_refused_each_with_its_reason():
     assert made.form.values == [1.0, 2.0] and made.accepted == 0
 
 
-def test_what_the_page_writes_is_no_typing():
+def test_values_written_by_the_page_do_not_count_as_typed():
     made = Made()
     made.low.input.value = "abc"
     made.low.follow(1.5)  # such as a weight that an update changes
@@ -74,13 +77,13 @@ def test_what_the_page_writes_is_no_typing():
     assert made.low.input.value == "1e-8" and made.accepted == 0
 
 
-def test_markup_is_text():
+def test_markup_is_escaped():
     made = Made()
     made.low.input.value = "<img src=x onerror=alert(1)>"
     assert "<img" not in made.low.why.text + made.status.model.text and "&lt;img" in made.low.why.text
 
 
-def test_a_check_that_comes_to_refuse_what_is_there():
+def test_a_check_that_starts_to_refuse_the_current_value():
     """Such as another optimizer's: nothing changes but the mark, which goes when it is taken again."""
     highest, box = [10.0], Box("rate", "rate", typed.number, 5.0)
 
@@ -90,10 +93,10 @@ def test_a_check_that_comes_to_refuse_what_is_there():
 
     form = Form([box], check, lambda: pytest.fail("nothing has changed"), page.Status())
     highest[0] = 1.0
-    form.settle()
+    form.read_boxes()
     assert state(box) == ("5", True, True) and box.value == 5.0
     highest[0] = 10.0
-    form.settle()
+    form.read_boxes()
     assert state(box) == ("5", False, False)
 
 
@@ -119,7 +122,7 @@ def test_a_box_for_each_constant_marks_the_one_that_is_wrong(name):
     assert form.values == list(constants.values())
 
 
-def test_where_paths_start():
+def test_a_click_and_boxes_set_the_start():
     moved, status = [], page.Status()
     start = Start(("x", "y"), (7.0, 5.0), status, lambda: moved.append(tuple(start.values)))
     plotted = page.plot("a plane", x_range=(0, 10), y_range=(0, 10))

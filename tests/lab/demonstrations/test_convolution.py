@@ -1,4 +1,4 @@
-"""The page of convolution: every number against jax.grad of equations written anew, and what a visitor does."""
+"""The page on convolution: every number against jax.grad of independent equations, and a visitor's actions."""
 
 import jax
 import jax.numpy as jnp
@@ -77,7 +77,7 @@ def test_every_derivative_against_jax_grad_of_the_equations(picture):
 
 
 @each_picture
-def test_the_kernels_gradient_is_put_together_position_by_position(picture):
+def test_the_kernels_gradient_is_the_sum_over_positions(picture):
     found = asked(picture)
     s, padded, total = found.sensitivities["1"], np.pad(picture, 1), np.zeros((6, 3, 3))
     for position in range(64):
@@ -111,7 +111,7 @@ def test_changes_compile_nothing():
 
 
 @pytest.mark.parametrize("rate", [-1.0, float("nan")])
-def test_a_rate_that_is_refused(rate):
+def test_an_invalid_rate_is_refused(rate):
     with pytest.raises(ValueError, match="learning_rate"):
         one_digit.check(rate)
 
@@ -172,7 +172,7 @@ def test_numbers_in_pixels_are_short(number, text):
 
 def test_a_digit_is_drawn_and_its_kernels_gradient_followed(visit):
     page = visit("convolution")
-    page.until(lambda: page.said().startswith("The network says 8"), 120)
+    page.until(lambda: page.status().startswith("The network predicts 8"), 120)
     page.focus("number", ".noUi-handle")
     page.changed(lambda: page.press("ArrowRight"), lambda: page.data("picture")["ink"])
     np.testing.assert_allclose(page.data("picture")["ink"], one_digit.trained().pictures[8][1].ravel())
@@ -192,7 +192,7 @@ def test_a_digit_is_drawn_and_its_kernels_gradient_followed(visit):
     page.until(lambda: np.array_equal(page.data("picture")["ink"], picture.ravel()))
     found = one_digit.answer(Question(picture, 1, None, 0.01))[1]
     page.until(lambda: np.allclose(page.data("outputs")["s"], found.sensitivities["4"], atol=1e-6))
-    assert "the target is 1" in page.said() and page.kind() == ""
+    assert "the target is 1" in page.status() and page.status_kind() == ""
 
     x, y = convolution.back_maps().corner(1, 4)
     page.click("back-maps", x + 3.5 / 8, y - 6.5 / 8)  # channel 5, row 7, column 4
@@ -207,15 +207,15 @@ def test_a_digit_is_drawn_and_its_kernels_gradient_followed(visit):
     page.script("scrollTo(0, 0)")  # from where the keyboard was
     x, y = convolution.back_maps().corner(0, 0)
     page.click("back-maps", x + 0.5, y - 0.5)  # the pixels, where no kernel is
-    page.until(lambda: page.kind() == "refuses")
+    page.until(lambda: page.status_kind() == "refuses")
 
     page.focus("train", "button")
     page.press(" ")
-    page.until(lambda: "after 1 step" in page.said())
+    page.until(lambda: "after 1 step" in page.status())
     after = one_digit.answer(Question(picture, 1, found.updated, 0.01))[1]
     page.until(lambda: np.allclose(page.data("outputs")["a"], after.outputs, atol=1e-6))
     page.type("rate", "-1")
-    page.until(lambda: page.kind() == "refuses" and "learning_rate must be" in page.said())
+    page.until(lambda: page.status_kind() == "refuses" and "learning_rate must be" in page.status())
     page.focus("again", "button")
     page.press(" ")
     page.until(lambda: np.allclose(page.data("outputs")["a"], found.outputs, atol=1e-6))

@@ -1,4 +1,4 @@
-"""The page of gradient descent: what a visitor does, and what the library computes by other ways."""
+"""The page on gradient descent: a visitor's actions, and the library's numbers against independent ones."""
 
 import jax
 import numpy as np
@@ -37,7 +37,7 @@ def fitted(surface, start, steps, rate, plan=None):
 # Computed -------------------------------------------------------------------------------------------------------------
 
 
-def test_paths_are_the_texts():
+def test_paths_equal_the_texts_numbers():
     """Worked examples 1 and 2, and stochastic gradient descent's first four steps."""
     path = surfaces.descend(EQ315, (-1, -2.95), 100, "gd", {"learning_rate": 0.01})
     assert path.values[0] == pytest.approx(22.815) and path.values[-1] == pytest.approx(0.00108, rel=3e-3)
@@ -62,17 +62,17 @@ def test_paths_are_the_texts():
         (EQ315, (-1, -2.95), 1e300, "diverges"),
         (P33, (1, 1), 0.05, "oscillates"),
         (P33, (1, 1), 0.06, "diverges"),
-        (EQ315, (-1, -2.95), 0.0, "stands still"),
+        (EQ315, (-1, -2.95), 0.0, "stopped moving"),
     ],
 )
-def test_how_it_goes_on(surface, start, rate, how):
+def test_the_verdict_on_a_path(surface, start, rate, how):
     path = surfaces.descend(surface, start, 100, "gd", {"learning_rate": rate})
     assert surfaces.verdict(path) == how
     assert len(path.points) == len(path.values) == 101 and np.isfinite(path.values[path.last])
 
 
 @pytest.mark.parametrize("surface", [EQ315, P33, TWO, ADAM], ids=lambda s: s.name)
-def test_the_hessian_and_what_is_marked(surface):
+def test_the_hessian_and_the_marked_points(surface):
     """Against jax.hessian; at the stationary points the gradient is zero and the eigenvalues' signs say which kind."""
     hessian_of, gradient = jax.jit(jax.hessian(surface.value)), jax.jit(jax.grad(surface.value))
     for point in (surface.start, *(known.x for known in surface.stationary)):
@@ -103,13 +103,13 @@ def test_the_hessian_and_what_is_marked(surface):
         ({"start": (float("inf"), 0.0)}, "start: expected two finite numbers"),
     ],
 )
-def test_what_is_refused(given, said):
+def test_invalid_input_is_refused(given, said):
     question = Question(EQ315.name, "all examples (batch)", 0.01, 10, (0.0, 0.0))
     with pytest.raises(ValueError, match=said):
         gradient_descent.answer(question._replace(**given))
 
 
-def test_what_the_page_says_of_eigenvectors_is_within_the_drawing(monkeypatch):
+def test_labels_of_eigenvectors_are_within_the_drawing(monkeypatch):
     """Of paths that end inside; whichever sign the eigenvectors have."""
     monkeypatch.setattr(Live, "ask", lambda self, question: None)
     page = gradient_descent._Page(Document())
@@ -132,7 +132,7 @@ def last_point(page):
     return path["x"][-1], path["y"][-1]
 
 
-def test_a_click_starts_it_there(visit):
+def test_a_click_sets_the_start(visit):
     page = visit("gradient-descent")
     np.testing.assert_allclose(last_point(page), fitted(EQ315, EQ315.start, 100, 0.01), atol=1e-6)
     end = page.changed(lambda: page.click("main", 1.0, -2.0), lambda: last_point(page))
@@ -148,7 +148,7 @@ def test_the_sliders_move_by_keyboard(visit):
     page.changed(lambda: page.press("ArrowRight", 10), lambda: last_point(page))
     page.until(lambda: page.get("rate-0", "value") == pytest.approx(0.02))
     page.until(lambda: page.get("typed-rate", "value") == "0.02")  # which follows the slider
-    page.until(lambda: "0.02 is below 2/λmax = 0.1" in page.said())
+    page.until(lambda: "0.02 is below 2/λmax = 0.1" in page.status())
     np.testing.assert_allclose(last_point(page), fitted(EQ315, EQ315.start, 100, 0.02), atol=1e-6)
     page.focus("steps", ".noUi-handle")
     page.changed(lambda: page.press("ArrowLeft", 4), lambda: last_point(page))
@@ -165,26 +165,26 @@ def test_stochastic_descent_on_another_surface(visit):
     page.until(lambda: np.allclose(last_point(page), wanted, atol=1e-6))
     page.focus("rate-1", ".noUi-handle")
     page.press("End")
-    page.until(lambda: page.get("rate-1", "value") == 0.15 and page.kind() == "warns")
+    page.until(lambda: page.get("rate-1", "value") == 0.15 and page.status_kind() == "warns")
     assert not page.get("rate-0", "visible")
 
 
 def test_divergence_is_named_and_clipped_and_bad_input_refused(visit):
     page = visit("gradient-descent")
-    page.changed(lambda: page.type("typed-rate", "1e6"), page.said)
-    page.until(lambda: page.kind() == "warns")
-    assert page.said().startswith("Diverges: the rate 1e+06 is above 2/λmax = 0.1")
+    page.changed(lambda: page.type("typed-rate", "1e6"), page.status)
+    page.until(lambda: page.status_kind() == "warns")
+    assert page.status().startswith("Diverges: the rate 1e+06 is above 2/λmax = 0.1")
     assert all(abs(value) < 1000 for axis in ("x", "y") for value in page.data("path")[axis])
-    page.changed(lambda: page.type("typed-rate", "-1"), page.said)
-    assert page.kind() == "refuses" and "learning_rate must be a finite number >= 0, got -1" in page.said()
+    page.changed(lambda: page.type("typed-rate", "-1"), page.status)
+    assert page.status_kind() == "refuses" and "learning_rate must be a finite number >= 0, got -1" in page.status()
     assert page.box("typed-rate")[0] == "-1" and "got -1" in page.box("typed-rate")[1]
     assert len(page.data("path")["x"]) == 1  # what was seen stays
     page.type("typed-rate", "0,01")
-    page.until(lambda: page.kind() == "" and page.box("typed-rate") == ("0.01", ""))
+    page.until(lambda: page.status_kind() == "" and page.box("typed-rate") == ("0.01", ""))
     page.type("start-0", "zero")
     page.type("start-1", "0,05")
     page.until(lambda: page.data("path")["y"][0] == 0.05 and page.data("path")["x"][0] == -1)
     assert page.box("start-0")[0] == "zero" and "got 'zero'" in page.box("start-0")[1]
     before = last_point(page)
-    page.changed(lambda: page.click("main", -4.3, 0), page.said)  # on the axis, beside the frame
-    assert page.kind() == "refuses" and "outside the plot" in page.said() and last_point(page) == before
+    page.changed(lambda: page.click("main", -4.3, 0), page.status)  # on the axis, beside the frame
+    assert page.status_kind() == "refuses" and "outside the plot" in page.status() and last_point(page) == before

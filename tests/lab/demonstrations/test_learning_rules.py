@@ -1,4 +1,4 @@
-"""The page of learning rules: each side is `fit`'s by that rule, its angles are computed anew, and who visits."""
+"""The page on learning rules: each side equals `fit` by its rule, its angles are recomputed; a visitor's actions."""
 
 import re
 
@@ -67,7 +67,7 @@ def flat(tree):
     ],
     ids=lambda each: each if isinstance(each, str) else each.task,
 )
-def test_each_side_is_fits_in_any_portions(choice, rule):
+def test_each_side_in_any_portions_equals_fit(choice, rule):
     """Parameters, learned feedback with them, batches, noise and history: 3 epochs are 2 and 1 of fit's."""
     learners = Learner(rule, 0.02), Learner("exact", 0.02)
     half = two_networks.answer(Question(choice, learners, None, 2))
@@ -110,7 +110,7 @@ def test_the_angles_are_those_of_both_gradients():
     assert side.measured.angles[-1, 0] > 5 and side.measured.angles[-1, 1] < 1e-4
 
 
-def test_both_begin_alike_and_the_rate_may_change_on_the_way():
+def test_both_start_alike_and_the_rate_may_change_during_training():
     learners = Learner("exact", 0.02), Learner("sign_symmetric", 0.02)
     start = two_networks.answer(Question(SMALL, learners, None, 0))
     np.testing.assert_array_equal(flat(start.sides[0].params), flat(start.sides[1].params))
@@ -128,7 +128,7 @@ def test_both_begin_alike_and_the_rate_may_change_on_the_way():
         (Choice("moons", (4,), "hardlim"), "feedback_alignment", "layer 'layer1': 'hardlim' has no derivative"),
     ],
 )
-def test_a_rule_without_meaning_is_refused_and_the_other_goes_on(choice, rule, said):
+def test_an_unsupported_rule_is_refused_and_the_other_continues(choice, rule, said):
     other = "surrogate" if choice.activation == "hardlim" else "exact"
     learners = Learner(rule, 0.02), Learner(other, 0.02)
     sides = two_networks.answer(Question(choice, learners, None, 0)).sides
@@ -137,7 +137,7 @@ def test_a_rule_without_meaning_is_refused_and_the_other_goes_on(choice, rule, s
     assert after[0] == sides[0] and len(after[1].history.epoch) == 1
 
 
-def test_what_has_no_exact_gradient_learns_all_the_same():
+def test_a_network_without_an_exact_gradient_learns_anyway():
     side = trained(Choice("moons", (4,), "hardlim"), "surrogate", "weight_perturbation", epochs=2)[1]
     assert len(side.history.epoch) == 2 and np.isnan(side.measured.angles).all()
 
@@ -163,7 +163,7 @@ def test_every_rule_is_offered_with_constants_that_it_takes(name):
         ("{layer1: spsa}", "it cannot be one layer's"),
     ],
 )
-def test_texts_that_are_no_rule(text, said):
+def test_invalid_rules_are_refused(text, said):
     with pytest.raises(ValueError, match=re.escape(said)) as refused:
         two_networks.read(text)
     assert "\n" not in str(refused.value)
@@ -194,8 +194,8 @@ def test_the_choice_and_the_box_name_the_same_rule(monkeypatch):
     assert side.text.refused and len(asked) == count and page.learners[1].rule == "rounded(3)"
 
 
-def test_an_answer_of_networks_that_are_no_longer_there(monkeypatch):
-    """It came after others were asked for: nothing goes on with it. Nor does a text that is no rule lose its reason."""
+def test_an_answer_for_older_networks_is_ignored(monkeypatch):
+    """It arrived after others were chosen, and training does not continue from it. An invalid rule keeps its reason."""
     asked = []
     monkeypatch.setattr(Live, "ask", lambda self, question: asked.append(question))
     page = learning_rules._Page(Document())
@@ -221,9 +221,9 @@ def epochs(page):
     return len(page.data("curves-0")["x"])
 
 
-def test_both_learn_while_one_watches_and_pause_when_told(visit):
+def test_both_learn_visibly_and_pause_on_request(visit):
     page = visit("learning-rules")
-    page.until(lambda: "Press Train" in page.said(), 120)
+    page.until(lambda: "Press Train" in page.status(), 120)
     assert epochs(page) == 0 and page.data("angles-1")["x"] == [0] and len(page.data("field-0")["image"]) == 1
     page.focus("go", "button")
     page.press(" ")
@@ -246,36 +246,36 @@ def test_both_learn_while_one_watches_and_pause_when_told(visit):
     page.until(lambda: epochs(page) == at + 5)
     page.focus("again", "button")
     page.press("Enter")
-    page.until(lambda: epochs(page) == 0 and "Press Train" in page.said())
+    page.until(lambda: epochs(page) == 0 and "Press Train" in page.status())
 
 
-def test_what_is_refused_stands_beside_its_box_and_nothing_breaks(visit):
+def test_a_refusal_is_shown_at_its_box_and_nothing_breaks(visit):
     page = visit("learning-rules")
-    page.until(lambda: "Press Train" in page.said(), 120)
+    page.until(lambda: "Press Train" in page.status(), 120)
     page.type("text-1", "noizy(1)")
     page.until(lambda: "did you mean 'noisy'?" in (page.box("text-1")[1] or ""))
-    assert page.kind() == "refuses" and "the last one stays" in page.said()
+    assert page.status_kind() == "refuses" and "the last valid value stays" in page.status()
     page.type("text-0", "perceptron")
-    page.until(lambda: "leave out the hidden ones; nothing learns on this side" in (page.box("text-0")[1] or ""))
-    assert page.kind() == "refuses" and page.data("field-0")["image"] == []
+    page.until(lambda: "leave out the hidden ones; there is no training on this side" in (page.box("text-0")[1] or ""))
+    assert page.status_kind() == "refuses" and page.data("field-0")["image"] == []
     assert page.get("rule-0", "value") == "perceptron"
     page.focus("step", "button")
-    page.press("Enter")  # the other goes on, by the last good rule
-    page.until(lambda: page.said().startswith("Held out, after 5 epochs: feedback_alignment(0) "), 120)
+    page.press("Enter")  # the other continues, by the last valid rule
+    page.until(lambda: page.status().startswith("Held out, after 5 epochs: feedback_alignment(0) "), 120)
     assert page.data("curves-0")["x"] == [] and page.box("text-1")[1]
     page.type("rate-0", "-1")
     page.until(lambda: "learning_rate must be" in (page.box("rate-0")[1] or ""))
     page.set("depth", "value", "0")
     page.until(lambda: "must be of 'hardlim' (targets 0 and 1)" in (page.box("text-0")[1] or ""), 120)
     page.set("rule-0", "value", "hebb")
-    page.until(lambda: page.box("text-0") == ("hebb", "") and "left by hebb" in page.said(), 120)
+    page.until(lambda: page.box("text-0") == ("hebb", "") and "left by hebb" in page.status(), 120)
     assert page.box("text-1")[0] == "noizy(1)" and page.box("text-1")[1]
 
 
 def test_digits_are_counted(visit):
     page = visit("learning-rules")
-    page.until(lambda: "Press Train" in page.said(), 120)
+    page.until(lambda: "Press Train" in page.status(), 120)
     page.set("width", "value", "4")
     page.set("task", "value", DIGITS)
-    page.until(lambda: page.said().startswith("digits: 64 - 4 - 4 - 10 tanh"), 120)
+    page.until(lambda: page.status().startswith("digits: 64 - 4 - 4 - 10 tanh"), 120)
     assert sum(int(count or 0) for count in page.data("confusion-0")["text"]) == 359

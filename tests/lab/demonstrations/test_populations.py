@@ -1,4 +1,4 @@
-"""The page of populations: a sweep's folder, what a brush selects, and what is then seen, against NumPy."""
+"""The page on populations: a sweep's folder, what a brush selects, and what is then shown, against NumPy."""
 
 import csv
 import re
@@ -133,12 +133,12 @@ def cut(folder, change):
     path.write_text("\n".join(change(path.read_text().splitlines())) + "\n")
 
 
-def test_there_is_no_such_folder(tmp_path):
-    with pytest.raises(ValueError, match="'.*nowhere' is not a sweep's folder: there is no such folder"):
+def test_a_missing_folder_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="'.*nowhere' is not a sweep's folder: it does not exist"):
         sweep_members.use(tmp_path / "nowhere")
 
 
-def test_curves_go_on_where_a_member_stopped_and_end_where_it_diverged():
+def test_curves_continue_after_a_stop_and_end_at_divergence():
     names, table, history = made()
     curves = members_of("x", names, table, history).curves[HELD_OUT]
     for m in range(N):
@@ -148,7 +148,7 @@ def test_curves_go_on_where_a_member_stopped_and_end_where_it_diverged():
         np.testing.assert_array_equal(curves[epochs:, m], np.full(E - epochs, after))
 
 
-def test_the_median_counts_what_diverged_as_worst():
+def test_the_median_counts_diverged_members_as_worst():
     shown = members_of("x", *made())
     mask = np.isin(np.arange(N), [0, 1, 2, 25, 26])
     chosen = populations.choose(shown, mask, HELD_OUT)
@@ -171,7 +171,7 @@ def test_the_best_are_the_lowest_of_the_selected():
     assert nothing.best.size == nothing.lines.size == 0 and np.isnan(nothing.median).all()
 
 
-def test_no_more_curves_than_are_told_apart():
+def test_the_number_of_curves_is_limited():
     loss = np.random.default_rng(0).permutation(1000) * 1.0
     ids = populations.sample(np.arange(1000), loss, 100)
     assert len(ids) == len(set(ids.tolist())) == 100
@@ -239,14 +239,14 @@ def drag(page, figure, start, end):
         page.browser.execute_cdp_cmd("Input.dispatchMouseEvent", {"type": kind, **place})
 
 
-def settled_on(page, wanted):
+def wait_for_selection(page, wanted):
     page.until(lambda: selected(page) == wanted.tolist())
-    page.until(lambda: page.said().startswith(f"{len(wanted)} of {N} selected"))
+    page.until(lambda: page.status().startswith(f"{len(wanted)} of {N} selected"))
 
 
 def check(page, shown, mask):
-    """What the page says of a selection is what NumPy says of it."""
-    settled_on(page, np.flatnonzero(mask))
+    """The page's numbers about a selection equal NumPy's."""
+    wait_for_selection(page, np.flatnonzero(mask))
     curves = np.where(np.isnan(shown.curves[HELD_OUT][:, mask]), np.inf, shown.curves[HELD_OUT][:, mask])
     median = np.array(page.data("median")["y"], float)
     np.testing.assert_allclose(np.where(np.isnan(median), np.inf, median), np.median(curves, axis=1), rtol=1e-6)
@@ -254,12 +254,12 @@ def check(page, shown, mask):
     lowest = np.sort(shown.curves[HELD_OUT][0, mask])
     np.testing.assert_allclose(np.sort(drawn[:, 0]), lowest, rtol=1e-6)
     best = np.flatnonzero(mask)[np.where(shown.lost, np.inf, shown.loss)[mask].argmin()]
-    assert f"{(shown.lost & mask).sum()} of them diverged; the best is member {best}:" in page.said()
+    assert f"{(shown.lost & mask).sum()} of them diverged; the best is member {best}:" in page.status()
 
 
-def test_keys_select_what_is_seen(visit, sweep):
+def test_keys_select_the_members(visit, sweep):
     page = visit("populations")
-    page.until(lambda: page.said().startswith(f"{N} of {N} selected"))
+    page.until(lambda: page.status().startswith(f"{N} of {N} selected"))
     check(page, sweep, np.ones(N, bool))
     page.focus("choose-across", ".noUi-handle-upper")
     page.press("ArrowLeft", 2)
@@ -269,31 +269,31 @@ def test_keys_select_what_is_seen(visit, sweep):
     page.press(" ")
     check(page, sweep, (rates < 10) & (sizes == 32))
     page.set("choose-upwards", "active", [])
-    page.until(lambda: page.kind() == "warns" and page.said().startswith(f"Nothing is selected, of {N}"))
+    page.until(lambda: page.status_kind() == "warns" and page.status().startswith(f"None of {N} members is selected"))
     assert page.data("lines")["ys"] == [] and selected(page) == []
 
 
 def test_a_box_selects_and_the_controls_follow(visit, sweep):
     page = visit("populations")
-    page.until(lambda: page.said().startswith(f"{N} of {N} selected"))
+    page.until(lambda: page.status().startswith(f"{N} of {N} selected"))
     drag(page, "members", (-2.5, 0.1), (-0.5, 0.28))  # a part of the points of batch size 8
     mask = np.isin(sweep.columns["learning_rate"], [0.01, 0.1]) & (sweep.columns["batch_size"] == 8)
     check(page, sweep, mask)
     low, high = page.get("choose-across", "value")
     assert (low, high) == pytest.approx((-2.5, -0.5), abs=0.03) and page.get("choose-upwards", "active") == [0]
-    page.changed(lambda: drag(page, "members", (-2.7, 0.0), (-2.3, 1.0)), page.said)
-    assert page.kind() == "refuses" and "no member in that box" in page.said()
+    page.changed(lambda: drag(page, "members", (-2.7, 0.0), (-2.3, 1.0)), page.status)
+    assert page.status_kind() == "refuses" and "no member in that box" in page.status()
     assert selected(page) == np.flatnonzero(mask).tolist()
 
 
 def test_other_hyperparameters_on_the_axes(visit, sweep):
-    """Two axes are never the same; what is chosen anew begins with everything."""
+    """Two axes are never the same; after a change of axes everything is selected."""
     page = visit("populations")
-    page.until(lambda: page.said().startswith(f"{N} of {N} selected"))
+    page.until(lambda: page.status().startswith(f"{N} of {N} selected"))
     page.set("choose-upwards", "active", [1])
-    settled_on(page, np.flatnonzero(sweep.columns["batch_size"] == 32))
+    wait_for_selection(page, np.flatnonzero(sweep.columns["batch_size"] == 32))
     page.changed(lambda: page.set("across", "value", "batch_size"), lambda: page.data("points")["x"])
-    settled_on(page, np.arange(N))
+    wait_for_selection(page, np.arange(N))
     assert (page.get("across", "value"), page.get("upwards", "value")) == ("batch_size", "learning_rate")
     places = np.searchsorted(SIZES, sweep.columns["batch_size"])
     np.testing.assert_array_equal(np.rint(page.data("points")["x"]), places)
@@ -314,11 +314,11 @@ def test_the_page_on_every_screen_light_and_dark(visit, tmp_path, more):
         sweep_members.use(None)
 
 
-def test_what_a_point_says_is_seen_whole(visit, sweep):
+def test_the_text_of_a_point_is_fully_visible(visit, sweep):
     """At both ends of a phone's screen, in the dark."""
     page = visit("populations", 400)
     page.browser.execute_cdp_cmd("Emulation.setEmulatedMedia", appearance.scheme("dark"))
-    page.until(lambda: page.said().startswith(f"{N} of {N} selected"))
+    page.until(lambda: page.status().startswith(f"{N} of {N} selected"))
     points = page.data("points")
     for m in (np.argmin(points["x"]), np.argmax(points["x"])):
         x, y = page.at("members", points["x"][m], points["y"][m])
@@ -338,11 +338,11 @@ def test_what_a_point_says_is_seen_whole(visit, sweep):
         assert 0 <= tip[0] < tip[1] <= 400 and tip[2] == "rgb(27, 33, 43)" and "learning_rate" in tip[3]
 
 
-def test_the_ten_best_are_seen_at_once(visit, sweep):
+def test_the_ten_best_are_visible_at_once(visit, sweep):
     """On a screen of 1280 x 720, without scrolling."""
     page = visit("populations")
-    page.until(lambda: page.said().startswith(f"{N} of {N} selected"))
-    rows = page.seen(
+    page.until(lambda: page.status().startswith(f"{N} of {N} selected"))
+    rows = page.script_with_view(
         "return [...view('best').shadow_el.querySelectorAll('tbody tr')]"
         ".map(row => row.getBoundingClientRect()).map(box => [box.right, box.bottom])"
     )

@@ -1,4 +1,4 @@
-"""The race of optimizers: each lane against optax, and a visitor who changes lanes."""
+"""The race of optimizers: each racer against optax, and a visitor who changes racers."""
 
 import jax
 import numpy as np
@@ -39,7 +39,7 @@ def by_optax(surface, start, steps, optimizer):
         ("adamax", optax.adamax(0.1)),
     ],
 )
-def test_each_lane_is_optax_s(name, optimizer):
+def test_each_path_equals_optaxs(name, optimizer):
     path = surfaces.descend(TWO, TWO.start, 150, name, race.constants(name, TWO))
     np.testing.assert_allclose(path.points[-1], by_optax(TWO, TWO.start, 150, optimizer), atol=1e-6)
 
@@ -74,7 +74,7 @@ def test_four_start_from_one_click(visit):
     assert values["x"][-1] == 400 and values["y"][-1] == pytest.approx(float(TWO.value(np.array(ends[3]))), rel=1e-6)
 
 
-def test_a_lane_takes_another_optimizer_and_constants(visit):
+def test_a_racer_takes_another_optimizer_and_constants(visit):
     page = visit("adam")
     page.set("optimizer-0", "value", "nadam")
     page.until(lambda: [page.get(f"constant-0-{i}", "title") for i in range(3)] == ["learning_rate", "b1", "b2"])
@@ -86,8 +86,8 @@ def test_a_lane_takes_another_optimizer_and_constants(visit):
     page.set("optimizer-1", "value", "none")
     page.until(lambda: last_points(page)[1] == [None, None])
     before = last_points(page)
-    page.changed(lambda: page.type("constant-0-2", "2"), page.said)
-    assert page.kind() == "refuses" and "nadam: b2 must be" in page.said() and last_points(page) == before
+    page.changed(lambda: page.type("constant-0-2", "2"), page.status)
+    assert page.status_kind() == "refuses" and "nadam: b2 must be" in page.status() and last_points(page) == before
     page.type("constant-0-0", "0,1")  # is taken, with the last good b2
     wanted = surfaces.descend(TWO, TWO.start, 400, "nadam", constants | {"learning_rate": 0.1})
     page.until(lambda: np.allclose(last_points(page)[0], wanted.points[-1], atol=1e-6))
@@ -98,10 +98,10 @@ def test_one_that_diverges_is_named(visit):
     page = visit("adam")
     page.set("surface", "value", EQ315.name)
     page.until(lambda: page.get("constant-0-0", "value") == str(EQ315.rate))
-    page.until(lambda: page.said().startswith("Lowest"))
+    page.until(lambda: page.status().startswith("Lowest"))
     page.type("constant-0-0", "0.3")
-    page.until(lambda: page.said().startswith("gd diverges. Lowest after 400 updates: "))
-    assert page.kind() == "warns"
+    page.until(lambda: page.status().startswith("gd diverges. Lowest after 400 updates: "))
+    assert page.status_kind() == "warns"
 
 
 # The presets ----------------------------------------------------------------------------------------------------------
@@ -156,7 +156,7 @@ def gd_reaches(preset, rate):
 
 
 @pytest.mark.parametrize("preset", race.PRESETS, ids=lambda preset: preset.name)
-def test_a_preset_s_paths_in_numpy(preset):
+def test_a_presets_paths_equal_numpys(preset):
     """Adam's whole path, and gradient descent's first 100 updates."""
     paths = answered(preset)
     np.testing.assert_allclose(paths["adam"].points, path_in_numpy(preset, "adam", 400), atol=1e-6)
@@ -178,7 +178,7 @@ def test_when_a_goal_is_reached(values, first):
     assert surfaces.reached(surfaces.Path(np.zeros((len(values), 2)), np.array(values, float)), 1.0) == first
 
 
-def test_it_opens_where_adam_is_ahead():
+def test_the_first_preset_shows_adam_ahead():
     """In one basin: no stable rate lets gradient descent reach in 600 updates what Adam reaches in 200."""
     assert FLAT.question == Question(
         TWO.name, 400, TWO.start, tuple((name, race.constants(name, TWO)) for name in NAMES)
@@ -230,7 +230,7 @@ def test_a_local_minimum(preset, caught, free):
     paths, (least, local, _) = answered(preset), TWO.stationary
     np.testing.assert_allclose(paths[caught].points[-1], local.x, atol=1e-3)
     np.testing.assert_allclose(paths[free].points[-1], least.x, atol=1e-3)
-    assert surfaces.verdict(paths[caught]) == "stands still" and local.kind == "local minimum"
+    assert surfaces.verdict(paths[caught]) == "stopped moving" and local.kind == "local minimum"
     first = np.abs(np.diff(paths["adam"].points[:4], axis=0))
     np.testing.assert_allclose(first, 0.1, rtol=0.02)  # whatever the slopes
 
@@ -272,9 +272,9 @@ def test_presets_are_chosen_and_left(monkeypatch):
 
 def test_a_preset_in_a_browser(visit):
     page = visit("adam")
-    page.until(lambda: "with adam from update 167" in page.said() and "not with gd, momentum" in page.said())
+    page.until(lambda: "with adam from update 167" in page.status() and "not with gd, momentum" in page.status())
     page.set("preset", "value", ADAM_CAUGHT.name)
-    page.until(lambda: "not with rmsprop, adam" in page.said())
+    page.until(lambda: "not with rmsprop, adam" in page.status())
     assert "local minimum" in page.get("lesson", "text")
     page.set("steps", "value", 300)
     page.until(lambda: page.get("preset", "value") == "your own")

@@ -1,4 +1,4 @@
-"""The server: where it listens, who sees what, what it keeps, and what it says of what it cannot have."""
+"""The server: where it listens, what sessions see and leave behind, and its error messages."""
 
 import asyncio
 import gc
@@ -32,7 +32,7 @@ def fetched(address):
         return answer.read().decode()
 
 
-def test_the_first_page_leads_to_all(served):
+def test_the_index_page_links_to_all(served):
     page = fetched(served.address)
     assert all(f'href="{one.path}"' in page and one.title in page for one in DEMONSTRATIONS)
     assert "http" not in page  # nothing is loaded from elsewhere
@@ -47,7 +47,7 @@ def test_pages_load_nothing_from_elsewhere(served, path):
     assert "cdn." not in page and "@import" not in page
 
 
-def test_it_listens_on_loopback_alone(served):
+def test_it_listens_only_on_loopback(served):
     assert served.address == f"http://127.0.0.1:{served.port}/"
     listening = Path("/proc/net/tcp").read_text().splitlines()[1:] if Path("/proc/net/tcp").exists() else []
     at = [
@@ -70,7 +70,7 @@ def test_other_pages_cannot_open_its_sockets(served):
         assert b" 403 " in wire.recv(200)
 
 
-def test_a_port_in_use_is_passed_over(served, capsys):
+def test_a_port_in_use_is_skipped(served, capsys):
     asyncio.set_event_loop(asyncio.new_event_loop())
     other = demonstrations.start(served.port)
     try:
@@ -80,14 +80,14 @@ def test_a_port_in_use_is_passed_over(served, capsys):
         other.server.stop()
 
 
-def test_no_port_is_free(monkeypatch, served):
+def test_without_a_free_port_it_is_refused(monkeypatch, served):
     monkeypatch.setattr(server, "_TRIES", 1)
     with pytest.raises(OSError, match="all in use; choose another with --port"):
         demonstrations.start(served.port)
 
 
 @pytest.mark.parametrize("port", [-1, 0, 65536])
-def test_a_port_that_is_none(port):
+def test_an_invalid_port_is_refused(port):
     with pytest.raises(ValueError, match=f"port must be 1 to 65535, got {port}"):
         demonstrations.start(port)
 
@@ -155,7 +155,7 @@ def test_sessions_leave_nothing_behind(apart, pages):
     def after(sessions):
         for number in range(sessions):
             asyncio.run(_visited(address + pages[number % len(pages)]))
-        time.sleep(2)  # what nobody looks at is forgotten
+        time.sleep(2)  # sessions without a browser are deleted
         status = Path(f"/proc/{process.pid}/status").read_text()
         return [int(re.search(rf"{name}:\s+(\d+)", status)[1]) for name in ("VmRSS", "Threads")]
 
@@ -174,7 +174,7 @@ def test_sessions_leave_nothing_behind(apart, pages):
     ],
 )
 @pytest.mark.slow
-def test_the_command_refuses_in_a_line(given, said):
+def test_the_command_refuses_in_one_line(given, said):
     command = [sys.executable, "-m", "functional_nn.lab.cli", "demo", "--no-browser", *given]
     found = subprocess.run(command, capture_output=True, text=True, timeout=240)
     assert found.returncode == 2 and said in found.stderr and len(found.stderr.strip().splitlines()) == 1
@@ -243,7 +243,7 @@ def test_the_server_answers_while_it_compiles(monkeypatch, capsys):
     started[0].server.io_loop.add_callback(started[0].server.io_loop.stop)
     thread.join(30)
     gc.unfreeze()
-    assert not thread.is_alive() and capsys.readouterr().out.endswith("all is compiled\nstopped\n")
+    assert not thread.is_alive() and capsys.readouterr().out.endswith("all pages are compiled\nstopped\n")
 
 
 @pytest.mark.slow
@@ -257,7 +257,7 @@ def test_ctrl_c_while_it_compiles():
         process.send_signal(signal.SIGINT)
         said, errors = process.communicate(timeout=120)
     assert process.returncode == 0 and errors == ""
-    assert said.endswith("stopping ...\nstopped\n") and "all is compiled" not in said
+    assert said.endswith("stopping ...\nstopped\n") and "all pages are compiled" not in said
 
 
 @pytest.mark.parametrize("one", DEMONSTRATIONS, ids=lambda one: one.path)
@@ -300,7 +300,7 @@ class _Document:
         return None
 
 
-def test_an_answer_that_nobody_waits_for_any_more(caplog):
+def test_an_answer_for_a_closed_page_is_ignored(caplog):
     """The session is destroyed while it is computed, as when a visitor has left."""
     document, status, go_on = Document(), Status(), threading.Event()
     live = Live(document, lambda question: go_on.wait(30), status.say, status)
@@ -314,7 +314,7 @@ def test_an_answer_that_nobody_waits_for_any_more(caplog):
     assert not caplog.records
 
 
-def test_what_takes_long_is_said_but_not_after_the_answer():
+def test_a_long_computation_is_shown_but_not_after_its_answer():
     document, status, go_on = _Document(), Status(), threading.Event()
     live = Live(document, lambda question: go_on.wait(30) and question, status.say, status)
     live.ask("the answer")

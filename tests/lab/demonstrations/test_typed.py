@@ -81,14 +81,14 @@ def test_numbers_alone(text, value):
         "[1]",
     ],
 )
-def test_what_is_no_number(text):
+def test_invalid_numbers_are_refused(text):
     with pytest.raises(ValueError, match="expected a finite number, as in 0.05 or 1e-3, got "):
         typed.number(text)
 
 
 @pytest.mark.parametrize("text", ["1,000", "-12,345", "1,234,567", "+999,999"])
 def test_a_comma_before_three_digits_is_refused(text):
-    with pytest.raises(ValueError, match=f"'.{text[1:]}' may be decimals or thousands; write a point"):
+    with pytest.raises(ValueError, match=f"'.{text[1:]}' could be decimals or thousands; write a point"):
         typed.number(text)
 
 
@@ -123,9 +123,9 @@ def test_lists(text, values):
 @pytest.mark.parametrize(
     ("text", "count", "said"),
     [
-        ("1,5", 2, "'1,5' may be 2 or 1 numbers"),
-        ("1, 4,5", 3, "'1, 4,5' may be 3 or 2 numbers"),
-        ("0,5 1", 3, "may be 3 or 2 numbers"),
+        ("1,5", 2, "'1,5' could be 2 or 1 numbers"),
+        ("1, 4,5", 3, "'1, 4,5' could be 3 or 2 numbers"),
+        ("0,5 1", 3, "could be 3 or 2 numbers"),
         ("1,000", 2, "expected 2"),
         ("1,2;3", 3, "3 or 2 numbers"),
         ("0,05", 2, "expected 2 finite numbers, as in 1, 0.5, got '0,05'"),
@@ -141,19 +141,19 @@ def test_lists(text, values):
         ("", 2, "got nothing"),
         ("1 2", 1, "expected one finite number, as in 1, got '1 2'"),
         ("[1, 2]", 2, "expected 2"),
-        ("1,000 2,000", 2, "may be decimals or thousands"),
+        ("1,000 2,000", 2, "could be decimals or thousands"),
         ("1|2", 2, "expected 2"),
         ("nan, 4, 5", 3, "expected 3"),
         ("1, 2", 5, r"expected 5 finite numbers, as in 1, 0.5, \.\.\., -2, got '1, 2'"),
     ],
 )
-def test_lists_that_are_none_or_may_be_two(text, count, said):
+def test_invalid_or_ambiguous_lists_are_refused(text, count, said):
     with pytest.raises(ValueError, match=said):
         typed.numbers(text, count)
 
 
 @given(PLAIN)
-def test_what_is_written_is_read_back(value):
+def test_written_numbers_are_read_back(value):
     assert typed.number(typed.written(value)) == value
     assert len(typed.written(value)) <= len(repr(value))
 
@@ -165,7 +165,7 @@ def test_a_list_is_read_right_or_refused(values, between, decimal_comma):
     try:
         read = typed.numbers(between.join(texts), len(values))
     except ValueError:
-        assert decimal_comma or between == ","  # nobody who writes points and spaces is refused
+        assert decimal_comma or between == ","  # texts with points and spaces are never refused
     else:
         assert read == tuple(values)
 

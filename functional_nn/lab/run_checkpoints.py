@@ -1,4 +1,4 @@
-"""Training that may be interrupted: its checkpoints lie beside its folder, hidden, until that is written."""
+"""Checkpoints of a run in progress, in a hidden folder next to the run's folder until that is written."""
 
 import contextlib
 import shutil
@@ -14,21 +14,22 @@ from functional_nn.training import checkpoints
 def checkpointed(
     out: Path, replace: bool, resume: bool, what: str, every: int = 1
 ) -> Iterator[tuple[checkpoints.Checkpoints, bool]]:
-    """Checkpoints of `what`, such as "sweep", in .NAME.checkpoints beside its folder `out`, gone when all went well;
-    and whether there are some to go on from.
+    """Yields the checkpoints of `what`, such as "sweep", and whether there are some to resume from.
 
-    every: chunks of epochs between two of them. Those that are there already are what `resume` goes on from; without
-    it, `replace` begins anew, and they go only when the first new one is written. Raises ValueError where neither is
-    given, and KeyboardInterrupt that says how to go on, where there is something to go on from.
+    They are in .NAME.checkpoints, next to the folder `out`, and are deleted when all went well. `resume` continues from
+    those that exist. Without it, `replace` starts again: the old ones are deleted when the first new one is written.
+
+    every: chunks of epochs between two checkpoints. Raises ValueError if there are checkpoints and neither option is
+    given, and KeyboardInterrupt with the way to continue if there is something to continue from.
     """
     own = folder = out.with_name(f".{out.name}.checkpoints")
     if jax.process_count() > 1:
-        own = folder / f"process{jax.process_index()}"  # where `fit_population` then keeps them
+        own = folder / f"process{jax.process_index()}"  # where `fit_population` keeps this process' checkpoints
     kept, aside = checkpoints.keep(own, last=2), own.with_name(f"{own.name}-old")
     if kept.numbers() and not resume:
         if not replace:
             raise ValueError(
-                f"{str(own)!r} holds checkpoints of a {what} that was interrupted; go on with --resume, or begin anew "
+                f"{str(own)!r} holds checkpoints of an interrupted {what}; continue it with --resume, or start again "
                 "with --replace"
             )
         own.rename(aside)
@@ -39,7 +40,7 @@ def checkpointed(
         if not done:
             raise
         raise KeyboardInterrupt(
-            f"interrupted; saved after epoch {done[-1]}: the same command with --resume goes on from there"
+            f"interrupted; saved after epoch {done[-1]}: the same command with --resume continues from there"
         ) from None
     finally:
         if aside.exists() and not kept.numbers():
@@ -47,8 +48,8 @@ def checkpointed(
             aside.rename(own)
         shutil.rmtree(aside, ignore_errors=True)
         if not kept.numbers():
-            with contextlib.suppress(OSError):  # it is not there, or holds something else
+            with contextlib.suppress(OSError):  # it does not exist, or holds something else
                 own.rmdir()
     shutil.rmtree(own, ignore_errors=True)
-    with contextlib.suppress(OSError):  # another process' are still there
+    with contextlib.suppress(OSError):  # another process' checkpoints are still in it
         folder.rmdir()
