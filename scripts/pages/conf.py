@@ -1,0 +1,61 @@
+"""How Sphinx builds the site (scripts/site). The sources are what `generate.py` lays together.
+
+Sphinx, because JAX's own documentation and most of its libraries' are made with it: docstrings in Google style become
+a reference (autodoc, napoleon), an unresolved link is an error (-W), and the search runs in the browser, from an index
+that lies next to the pages. MyST, because the pages are Markdown, as README is. Furo, because it is readable on a
+telephone and in the dark. Intersphinx is not used: a build needs no network.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import functional_nn
+
+project = "functional_nn"
+author = "the functional_nn authors"
+copyright = author
+version = release = functional_nn.__version__
+
+extensions = [
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+    "myst_parser",
+    "sphinx_copybutton",
+    "mathml",
+]
+exclude_patterns = []
+default_role = "code"  # docstrings write `x` for code
+add_module_names = False
+toc_object_entries = False
+nitpicky = True
+# types that are not documented here; JAX's, NumPy's and the standard library's among them
+nitpick_ignore_regex = [(r"py:.*", r"(?!functional_nn\b).*"), (r"py:.*", r"functional_nn\..*\._?[a-z_]+\..*")]
+
+napoleon_numpy_docstring = False
+napoleon_use_param = False
+napoleon_use_rtype = False
+napoleon_preprocess_types = False
+autodoc_typehints = "signature"
+autodoc_member_order = "bysource"
+maximum_signature_line_length = 90
+python_display_short_literal_types = True
+
+myst_enable_extensions = ["attrs_block", "colon_fence", "deflist", "dollarmath"]
+myst_heading_anchors = 4
+myst_links_external_new_tab = False
+suppress_warnings = ["myst.header"]  # the changelog has headings of the third level first
+
+html_math_renderer = "mathml"
+html_theme = "furo"
+html_title = "functional_nn"
+html_static_path = ["static"]
+html_css_files = ["site.css"]
+html_copy_source = False
+html_show_sphinx = False
+html_theme_options = {"footer_icons": [], "top_of_page_buttons": []}
+pygments_style = "sphinx"
+pygments_dark_style = "monokai"
+copybutton_exclude = ".linenos, .gp, .go"

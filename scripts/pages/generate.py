@@ -1,0 +1,220 @@
+"""Lays the sources of the site together: the pages of this folder, and those that are made from the package.
+
+    python scripts/pages/generate.py runs/site-sources
+
+Made from the package: the reference, a page a public module; the mathematics, a page a module that derives something,
+from its docstring; and the equations of all activations, losses, optimizers and learning rules. The files in `COPIED`
+are pages of the site, too. The folder must lie as deep below the repository's root as this one does, so that the links
+of a page to files of the repository hold there.
+"""
+
+import argparse
+import importlib
+import inspect
+import os
+import pkgutil
+import re
+import shutil
+import sys
+import types
+from collections.abc import Iterator
+from pathlib import Path
+
+PAGES = Path(__file__).parent
+ROOT = PAGES.parents[1]
+sys.path.insert(0, str(ROOT / "tests"))
+
+import functional_nn as fnn  # noqa: E402
+import public_names  # noqa: E402
+from functional_nn.lab import equations  # noqa: E402
+
+COPIED = {}
+XX = {
+    "gallery.md": "scripts/README.md",
+    "numbers.md": "results/README.md",
+    "changelog.md": "CHANGELOG.md",
+    "contributing.md": "CONTRIBUTING.md",
+}
+LINK = re.compile(r"(\]\()([^)\s]+)(\))")
+# what a page of equations is called, its first words, the table and the functions whose first lines describe its rows
+KINDS = {
+    "activations": ("Activations", equations.OF_LAYERS, equations.ACTIVATIONS, fnn.activations),
+    "losses": ("Losses", equations.OF_LAYERS, equations.LOSSES, fnn.losses),
+    "optimizers": ("Optimizers", equations.OF_UPDATES, equations.OPTIMIZERS, fnn.optimizers),
+    "rules": ("Learning rules", equations.OF_LAYERS, equations.RULES, fnn.rules),
+}
+
+
+def pages() -> dict[str, str]:
+    """Each page's path and text."""
+    found = {str(path.relative_to(PAGES)): path.read_text(encoding="utf-8") for path in PAGES.rglob("*.md")}
+    found |= {page: rehomed(source, page) for page, source in COPIED.items()}
+    found |= dict(reference())
+    found |= dict(mathematics(found["mathematics/index.md"]))
+    return found
+
+
+def rehomed(source: str, page: str) -> str:
+    """A file of the repository as a page: its links lead where they led, and to pages where these are made of it."""
+    made_of = {path: name for name, path in COPIED.items()} | {"README.md": "index.md"}
+    here = "scripts/pages"  # as deep as the folder of the sources
+
+    def moved(link: re.Match) -> str:
+        target, _, anchor = link[2].partition("#")
+        if "://" in target or not target:
+            return link[0]
+        path = os.path.normpath(os.path.join(os.path.dirname(source), target))
+        path = f"{here}/{made_of[path]}" if path in made_of else path
+        moved = os.path.relpath(path, os.path.dirname(f"{here}/{page}"))
+        return f"{link[1]}{moved}{'#' * bool(anchor)}{anchor}{link[3]}"
+
+    return LINK.sub(moved, (ROOT / source).read_text(encoding="utf-8"))
+
+
+# The reference --------------------------------------------------------------------------------------------------------
+
+
+def public_paths() -> dict[str, types.ModuleType]:
+    """The public modules by what a user types: functional_nn.activations, not functional_nn.networks.activations."""
+    found, waiting = {}, [(root.__name__, root) for root in public_names.ROOTS]
+    while waiting:
+        path, module = waiting.pop(0)
+        if module not in found.values():
+            found[path] = module
+            held = ((name, getattr(module, name)) for name in getattr(module, "__all__", ()))
+            waiting += [(f"{path}.{name}", x) for name, x in held if isinstance(x, types.ModuleType)]
+    return found
+
+
+def reference() -> Iterator[tuple[str, str]]:
+    modules = public_paths()
+    homes: dict[int, str] = {}  # where a function or class is described: under its shortest path
+    for path, module in sorted(modules.items(), key=lambda entry: entry[0].count(".")):
+        for name in getattr(module, "__all__", ()):
+            homes.setdefault(id(getattr(module, name)), f"{path}.{name}")
+    rows = "".join(f"   * - :doc:`{path}`\n     - {_summary(module)}\n" for path, module in modules.items())
+    toctree = "".join(f"   {path}\n" for path in modules)
+    yield (
+        "api/index.rst",
+        f"""{_title("Reference")}
+Every public name, by module, as it is reached from ``import functional_nn as fnn``. ``help(fnn.fit)`` in a Python
+prints the same text. The search finds any name.
+
+{_table(rows)}
+.. toctree::
+   :hidden:
+
+{toctree}""",
+    )
+    for path, module in modules.items():
+        yield f"api/{path}.rst", _module_page(path, module, modules, homes)
+
+
+def _module_page(path: str, module: types.ModuleType, modules: dict, homes: dict[int, str]) -> str:
+    rows, bodies = [], []
+    paths = {module.__name__: path for path, module in modules.items()}
+    for name in getattr(module, "__all__", ()):
+        held, full = getattr(module, name), f"{path}.{name}"
+        if isinstance(held, types.ModuleType):
+            rows.append(f"   * - :doc:`{name} <{paths[held.__name__]}>`\n     - {_summary(held)}\n")
+            continue
+        role = "class" if isinstance(held, type) else "func" if callable(held) else "data"
+        home = homes[id(held)] if role != "data" else full
+        rows.append(f"   * - :py:{role}:`{name} <{home}>`\n     - {_summary(held)}\n")
+        if home == full:
+            bodies.append(_described(full, held, role))
+    derived = f"\nDerivation: :doc:`../mathematics/{module.__name__}`\n" if _derives(module) else ""
+    intro = _summary(module) + "\n" if derived else f".. automodule:: {module.__name__}\n   :no-index:\n"
+    return f"{_title(path)}\n{intro}{derived}\n{_table(''.join(rows)) if rows else ''}\n" + "\n".join(bodies)
+
+
+def _described(path: str, held: object, role: str) -> str:
+    if role != "class":
+        return f".. auto{'function' if role == 'func' else 'data'}:: {path}\n"
+    fields = [*getattr(held, "_fields", ()), *getattr(held, "__dataclass_fields__", ())]
+    without = f"   :exclude-members: {', '.join(fields)}\n" if fields else ""
+    return f".. autoclass:: {path}\n   :members:\n{without}"
+
+
+def _summary(held: object) -> str:
+    """The first sentence of a docstring, of some lines perhaps."""
+    paragraph = (inspect.getdoc(held) or "").strip().partition("\n\n")[0]
+    sentence = re.split(r"(?<=[.!?])\s+(?=[A-Z`])|:\s*$", " ".join(paragraph.split()))[0]
+    return sentence.rstrip(":") or "\\ "
+
+
+def _table(rows: str) -> str:
+    return f".. list-table::\n   :widths: 30 70\n\n{rows}"
+
+
+def _title(title: str) -> str:
+    return f"{title}\n{'=' * len(title)}\n"
+
+
+# The mathematics ------------------------------------------------------------------------------------------------------
+
+
+def derivations() -> list[types.ModuleType]:
+    """The modules of the four lower floors whose docstrings display equations."""
+    names = [
+        name
+        for floor in ("networks", "gradients", "optimizers", "training")
+        for _, name, _ in pkgutil.walk_packages(
+            importlib.import_module(f"functional_nn.{floor}").__path__, f"functional_nn.{floor}."
+        )
+    ]
+    return [module for module in map(importlib.import_module, names) if _derives(module)]
+
+
+def _derives(module: types.ModuleType) -> bool:
+    return ".. math::" in (module.__doc__ or "") or module.__name__ in listed(
+        (PAGES / "mathematics/index.md").read_text()
+    )
+
+
+def listed(index: str) -> list[str]:
+    """The modules that the index of the mathematics describes, in its order."""
+    return re.findall(r"\]\((functional_nn[\w.]*)\.rst\)", index)
+
+
+def mathematics(index: str) -> Iterator[tuple[str, str]]:
+    described = listed(index)
+    others = [module.__name__ for module in derivations() if module.__name__ not in described]
+    kinds = [f"equations-of-{kind}" for kind in KINDS]
+    lines = "\n".join([*kinds, *described, *others])
+    yield "mathematics/index.md", f"{index}\n```{{toctree}}\n:hidden:\n\n{lines}\n```\n"
+    for name in [*described, *others]:
+        yield f"mathematics/{name}.rst", f"{_title(name)}\n.. automodule:: {name}\n   :no-index:\n"
+    for kind, (title, letters, table, described_in) in KINDS.items():
+        rows = "\n".join(_equations(name, parts, described_in) for name, parts in table.items())
+        yield f"mathematics/equations-of-{kind}.rst", f"{_title('Equations: ' + title.lower())}\n{letters}\n\n{rows}"
+
+
+def _equations(name: str, parts: tuple, described_in: types.ModuleType) -> str:
+    """A section: what it is, and its equations; where an option chooses among forms, each of them."""
+    lines = [name, "-" * len(name), "", _summary(getattr(described_in, name, None)), ""]
+    for part in parts:
+        if isinstance(part, equations.By):
+            for value, forms in part.forms.items():
+                lines += [f"``{part.option}={value!r}``:", "", *map(_displayed, forms)]
+        else:
+            lines.append(_displayed(part))
+    return "\n".join(lines)
+
+
+def _displayed(latex: str) -> str:
+    return f".. math:: {latex}\n"
+
+
+def write(folder: Path) -> None:
+    """Writes the pages into an empty folder."""
+    shutil.rmtree(folder, ignore_errors=True)
+    for page, text in pages().items():
+        (folder / page).parent.mkdir(parents=True, exist_ok=True)
+        (folder / page).write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    write(parser.parse_args().folder)
