@@ -166,9 +166,9 @@ def quantities(t: Tables) -> str:
     theirs = t.cell(table, "autodiff / ours", sizes=sizes, quantity="per_example_norms")
     kernel = t.cell(table, "autodiff / ours", sizes=sizes, quantity="tangent_kernel of 64")
     batch = t.row(table, sizes=sizes, quantity="per_example_norms")["batch"]
-    return f"""The norms of {batch} examples' gradients take {ours} of the time of one `jax.grad`; `vmap(jax.grad)` takes
-    {theirs} times as long as the norms. The tangent kernel through the Jacobian takes {kernel} times as long as ours
-    ({sizes}; [benchmark_quantities.txt](results/benchmark_quantities.txt))."""
+    return f"""The norms of {batch} examples' gradients take {ours} of the time of one `jax.grad`; `vmap(jax.grad)`
+    takes {theirs} times as long as the norms. The tangent kernel through the Jacobian takes {kernel} times as long as
+    ours ({sizes}; [benchmark_quantities.txt](results/benchmark_quantities.txt))."""
 
 
 def population(t: Tables) -> str:
@@ -177,9 +177,9 @@ def population(t: Tables) -> str:
         t.cell("benchmark_populations", "/ fit_population", sizes="64-32-10", trained_by=way)
         for way in ("plain vmap", "jitted step in a loop")
     )
-    return f"""{networks:d} networks train for {epochs:d} epochs each in {seconds} s on {t.cores("population_minibatch")}
-    ([population_minibatch.txt](results/population_minibatch.txt)); a plain `jit(vmap(fit))` costs {plain} times as
-    much, a jitted step in a loop {step} times ([benchmark_populations.txt](results/benchmark_populations.txt))."""
+    return f"""{networks:d} networks train for {epochs:d} epochs each in {seconds} s on
+    {t.cores("population_minibatch")} ([population_minibatch.txt](results/population_minibatch.txt)); a plain
+    `jit(vmap(fit))` costs {plain} times as much, a jitted step in a loop {step} times ([benchmark_populations.txt](results/benchmark_populations.txt))."""
 
 
 def rules(t: Tables) -> str:
@@ -241,8 +241,8 @@ def convolutions(t: Tables) -> str:
 
     gradient = each("gradient", "ours / autodiff")
     together = t.cell("benchmark_blocks", "ours / autodiff", network="LeNet", asked="gradients of 32")
-    return f"""Convolutional networks on pictures of 28 x 28, compared with the same written plainly in `jax.lax`: one gradient
-    takes {gradient[0]} (LeNet), {gradient[1]} (32-64 channels) and {gradient[2]} (residual, group norm) of
+    return f"""Convolutional networks on pictures of 28 x 28, compared with the same written plainly in `jax.lax`:
+    one gradient takes {gradient[0]} (LeNet), {gradient[1]} (32-64 channels) and {gradient[2]} (residual, group norm) of
     `jax.value_and_grad`'s time, norms of all examples' gradients {listed(each("norms", "ours / autodiff"))} of
     `vmap(jax.grad)`'s, which is {listed(each("norms", "ours / gradient"))} of one gradient; tracing takes
     {span(each("gradient", "trace / autodiff"))}; 32 LeNets {together} of `jit(vmap(...))`:
@@ -260,9 +260,9 @@ def sequences(t: Tables) -> str:
         return [t.cell("benchmark_blocks_sequences", column, network=network, asked=asked) for network in of]
 
     gradient = each("gradient", "ours / autodiff")
-    return f"""Sequences of 96 tokens, compared with the same written plainly: one gradient takes {gradient[0]} (transformer
-    64 x 2, 32 tokens), {gradient[1]} (128 x 4, 64), {gradient[2]} (LSTM of 64 neurons, 64 steps) and {gradient[3]}
-    (tanh) of `jax.value_and_grad`'s time, norms of all sequences' gradients
+    return f"""Sequences of 96 tokens, compared with the same written plainly: one gradient takes {gradient[0]}
+    (transformer 64 x 2, 32 tokens), {gradient[1]} (128 x 4, 64), {gradient[2]} (LSTM of 64 neurons, 64 steps)
+    and {gradient[3]} (tanh) of `jax.value_and_grad`'s time, norms of all sequences' gradients
     {listed(each("norms", "ours / gradient"))} of one such gradient, clipped ones
     {listed(each("clipped", "ours / gradient", transformers))} of the transformers'; tracing
     {listed(each("gradient", "trace / autodiff"))}:
@@ -367,7 +367,8 @@ def cutest(t: Tables) -> str:
         t.note("cutest", f"\n{ours} / SciPy {theirs}, of the # that both solve, medians: evaluations #, time #\n")[-1]
         for ours, theirs in pairs.items()
     ]
-    return f"""CUTEst has {problems:d} unconstrained problems of at most {most:d} variables. With default settings Newton solves {newton[0]} (SciPy's trust-exact {newton[1]}), BFGS {bfgs[0]} ({bfgs[1]}), L-BFGS {lbfgs[0]}
+    return f"""CUTEst has {problems:d} unconstrained problems of at most {most:d} variables. With default settings
+    Newton solves {newton[0]} (SciPy's trust-exact {newton[1]}), BFGS {bfgs[0]} ({bfgs[1]}), L-BFGS {lbfgs[0]}
     ({lbfgs[1]}), conjugate gradients {cg[0]} ({cg[1]}), in {listed(time)} of SciPy's time, compiled:
     [results/cutest.txt](results/cutest.txt)."""
 

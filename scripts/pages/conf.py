@@ -11,6 +11,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import generate
+from docutils import nodes
+from sphinx.addnodes import pending_xref
+from sphinx.application import Sphinx
+
 import functional_nn
 
 project = "functional_nn"
@@ -31,8 +36,7 @@ default_role = "code"  # docstrings write `x` for code
 add_module_names = False
 toc_object_entries = False
 nitpicky = True
-# types that are not documented here; JAX's, NumPy's and the standard library's among them
-nitpick_ignore_regex = [(r"py:.*", r"(?!functional_nn\b).*"), (r"py:.*", r"functional_nn\..*\._?[a-z_]+\..*")]
+nitpick_ignore_regex = [(r"py:class", r".*")]  # of annotations: JAX's, NumPy's and the standard library's, too
 
 napoleon_numpy_docstring = False
 napoleon_use_param = False
@@ -59,3 +63,20 @@ html_theme_options = {"footer_icons": [], "top_of_page_buttons": []}
 pygments_style = "sphinx"
 pygments_dark_style = "monokai"
 copybutton_exclude = ".linenos, .gp, .go"
+
+
+def setup(app: Sphinx) -> None:
+    """Types in signatures lead to where a user finds them: functional_nn.Network, not networks.network.Network."""
+    modules = generate.public_paths().values()
+    held = [getattr(module, name) for module in modules for name in getattr(module, "__all__", ())]
+    homes = generate.homes()
+    paths = {f"{x.__module__}.{x.__qualname__}": homes[id(x)] for x in held if isinstance(x, type)}
+
+    def resolve(app: Sphinx, env, node: pending_xref, content: nodes.Element) -> nodes.Element | None:
+        home = paths.get(node.get("reftarget", ""))
+        if home is None or node["reftarget"] == home:
+            return None
+        domain = env.get_domain("py")
+        return domain.resolve_xref(env, node["refdoc"], app.builder, "class", home, node, content)
+
+    app.connect("missing-reference", resolve)

@@ -24,24 +24,28 @@ PAGES = Path(__file__).parent
 ROOT = PAGES.parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
-import functional_nn as fnn  # noqa: E402
 import public_names  # noqa: E402
+
+import functional_nn as fnn  # noqa: E402
 from functional_nn.lab import equations  # noqa: E402
 
-COPIED = {}
-XX = {
+# files of the repository, or sections of them, that are pages, too
+COPIED = {
+    "comparison.md": "README.md#How it compares",
     "gallery.md": "scripts/README.md",
     "numbers.md": "results/README.md",
     "changelog.md": "CHANGELOG.md",
     "contributing.md": "CONTRIBUTING.md",
 }
+FLOORS = ("networks", "gradients", "optimizers", "training")
+HERE = "scripts/pages"  # as deep as the folder of the sources
 LINK = re.compile(r"(\]\()([^)\s]+)(\))")
 # what a page of equations is called, its first words, the table and the functions whose first lines describe its rows
 KINDS = {
-    "activations": ("Activations", equations.OF_LAYERS, equations.ACTIVATIONS, fnn.activations),
-    "losses": ("Losses", equations.OF_LAYERS, equations.LOSSES, fnn.losses),
-    "optimizers": ("Optimizers", equations.OF_UPDATES, equations.OPTIMIZERS, fnn.optimizers),
-    "rules": ("Learning rules", equations.OF_LAYERS, equations.RULES, fnn.rules),
+    "activations": ("activations", equations.OF_LAYERS, equations.ACTIVATIONS, fnn.activations),
+    "losses": ("losses", equations.OF_LAYERS, equations.LOSSES, fnn.losses),
+    "optimizers": ("optimizers", equations.OF_UPDATES, equations.OPTIMIZERS, fnn.optimizers),
+    "rules": ("learning rules", equations.OF_LAYERS, equations.RULES, fnn.rules),
 }
 
 
@@ -49,26 +53,60 @@ def pages() -> dict[str, str]:
     """Each page's path and text."""
     found = {str(path.relative_to(PAGES)): path.read_text(encoding="utf-8") for path in PAGES.rglob("*.md")}
     found |= {page: rehomed(source, page) for page, source in COPIED.items()}
-    found |= dict(reference())
-    found |= dict(mathematics(found["mathematics/index.md"]))
+    found |= {"tutorial.md": tutorial(), **dict(reference())}
+    found |= mathematics(found["mathematics/index.md"])
     return found
 
 
 def rehomed(source: str, page: str) -> str:
     """A file of the repository as a page: its links lead where they led, and to pages where these are made of it."""
-    made_of = {path: name for name, path in COPIED.items()} | {"README.md": "index.md"}
-    here = "scripts/pages"  # as deep as the folder of the sources
+    path, _, section = source.partition("#")
+    text = (ROOT / path).read_text(encoding="utf-8")
+    if section:
+        text = re.search(rf"^#(# {section}\n.*?)(?=^## |\Z)", text, re.DOTALL | re.MULTILINE)[1]
+    made_of = {source: name for name, source in COPIED.items()} | {"README.md": "index.md"}
 
     def moved(link: re.Match) -> str:
-        target, _, anchor = link[2].partition("#")
+        target, mark, anchor = link[2].partition("#")
         if "://" in target or not target:
             return link[0]
-        path = os.path.normpath(os.path.join(os.path.dirname(source), target))
-        path = f"{here}/{made_of[path]}" if path in made_of else path
-        moved = os.path.relpath(path, os.path.dirname(f"{here}/{page}"))
-        return f"{link[1]}{moved}{'#' * bool(anchor)}{anchor}{link[3]}"
+        target = os.path.normpath(os.path.join(os.path.dirname(path), target))
+        target = f"{HERE}/{made_of[target]}" if target in made_of else target
+        return f"{link[1]}{os.path.relpath(target, os.path.dirname(f'{HERE}/{page}'))}{mark}{anchor}{link[3]}"
 
-    return LINK.sub(moved, (ROOT / source).read_text(encoding="utf-8"))
+    return LINK.sub(moved, text)
+
+
+def tutorial() -> str:
+    """The script of the tutorial as a page: sections' comments are its text, with the code between them."""
+    source = (ROOT / "scripts/tutorial.py").read_text(encoding="utf-8")
+    head, *sections = re.split(r"^# (\d\. .*?) -+\n#?\n?", source, flags=re.MULTILINE)
+    _, about, setup = head.split('"""', 2)
+    about = about.replace("\n    python", "\n```bash\npython").replace("tutorial\n\nEach", "tutorial\n```\n\nEach")
+    lines = ["# Tutorial", "", about.strip(), "", "![The tutorial's numbers](../../results/tutorial.png)", ""]
+    lines += _text_and_code(setup)
+    for title, body in zip(sections[::2], sections[1::2], strict=True):
+        lines += [f"## {title}", "", *_text_and_code(body)]
+    lines += ["## What it prints", "", "```text", (ROOT / "results/tutorial.txt").read_text().rstrip(), "```", ""]
+    return "\n".join(lines)
+
+
+def _text_and_code(source: str) -> list[str]:
+    """Comments that begin a line and stand before a blank one are paragraphs; everything else is code."""
+    lines = []
+    for piece in re.split(r"((?:^#.*\n)+)(?=\n)", source, flags=re.MULTILINE):
+        if piece.startswith("#"):
+            text = "\n".join(line.removeprefix("#").removeprefix(" ") for line in piece.splitlines())
+            lines += [_as_words(text), ""]
+        elif piece.strip():
+            lines += ["```python", piece.strip("\n"), "```", ""]
+    return lines
+
+
+def _as_words(text: str) -> str:
+    """A comment as Markdown: what would be markup outside of code is escaped."""
+    code = re.split(r"(`[^`]*`)", text)
+    return "".join(piece if piece.startswith("`") else re.sub(r"([\\*_<|\[\]])", r"\\\1", piece) for piece in code)
 
 
 # The reference --------------------------------------------------------------------------------------------------------
@@ -86,12 +124,17 @@ def public_paths() -> dict[str, types.ModuleType]:
     return found
 
 
-def reference() -> Iterator[tuple[str, str]]:
-    modules = public_paths()
-    homes: dict[int, str] = {}  # where a function or class is described: under its shortest path
-    for path, module in sorted(modules.items(), key=lambda entry: entry[0].count(".")):
+def homes() -> dict[int, str]:
+    """Where each function or class is described, by its id: under its shortest path."""
+    found: dict[int, str] = {}
+    for path, module in sorted(public_paths().items(), key=lambda entry: entry[0].count(".")):
         for name in getattr(module, "__all__", ()):
-            homes.setdefault(id(getattr(module, name)), f"{path}.{name}")
+            found.setdefault(id(getattr(module, name)), f"{path}.{name}")
+    return found
+
+
+def reference() -> Iterator[tuple[str, str]]:
+    modules, described = public_paths(), homes()
     rows = "".join(f"   * - :doc:`{path}`\n     - {_summary(module)}\n" for path, module in modules.items())
     toctree = "".join(f"   {path}\n" for path in modules)
     yield (
@@ -107,10 +150,10 @@ prints the same text. The search finds any name.
 {toctree}""",
     )
     for path, module in modules.items():
-        yield f"api/{path}.rst", _module_page(path, module, modules, homes)
+        yield f"api/{path}.rst", _module_page(path, module, modules, described)
 
 
-def _module_page(path: str, module: types.ModuleType, modules: dict, homes: dict[int, str]) -> str:
+def _module_page(path: str, module: types.ModuleType, modules: dict, described: dict[int, str]) -> str:
     rows, bodies = [], []
     paths = {module.__name__: path for path, module in modules.items()}
     for name in getattr(module, "__all__", ()):
@@ -119,7 +162,7 @@ def _module_page(path: str, module: types.ModuleType, modules: dict, homes: dict
             rows.append(f"   * - :doc:`{name} <{paths[held.__name__]}>`\n     - {_summary(held)}\n")
             continue
         role = "class" if isinstance(held, type) else "func" if callable(held) else "data"
-        home = homes[id(held)] if role != "data" else full
+        home = described[id(held)] if role != "data" else full
         rows.append(f"   * - :py:{role}:`{name} <{home}>`\n     - {_summary(held)}\n")
         if home == full:
             bodies.append(_described(full, held, role))
@@ -155,39 +198,36 @@ def _title(title: str) -> str:
 
 
 def derivations() -> list[types.ModuleType]:
-    """The modules of the four lower floors whose docstrings display equations."""
-    names = [
-        name
-        for floor in ("networks", "gradients", "optimizers", "training")
-        for _, name, _ in pkgutil.walk_packages(
-            importlib.import_module(f"functional_nn.{floor}").__path__, f"functional_nn.{floor}."
-        )
-    ]
+    """The modules of the four lower floors whose docstrings display equations, floor by floor."""
+    floors = [importlib.import_module(f"functional_nn.{name}") for name in FLOORS]
+    names = [found.name for floor in floors for found in pkgutil.walk_packages(floor.__path__, f"{floor.__name__}.")]
     return [module for module in map(importlib.import_module, names) if _derives(module)]
 
 
 def _derives(module: types.ModuleType) -> bool:
-    return ".. math::" in (module.__doc__ or "") or module.__name__ in listed(
-        (PAGES / "mathematics/index.md").read_text()
+    return ".. math::" in (module.__doc__ or "")
+
+
+def mathematics(index: str) -> dict[str, str]:
+    """The index, with a table of the modules that derive something, their pages, and the equations by kind."""
+    modules = derivations()
+    rows = "".join(
+        f"| [{module.__name__}]({module.__name__}.rst) | {_in_table(_summary(module))} |\n" for module in modules
     )
+    entries = "\n".join([*(f"equations-of-{kind}" for kind in KINDS), *(module.__name__ for module in modules)])
+    table = f"| module | derives |\n|---|---|\n{rows}"
+    found = {"mathematics/index.md": f"{index}\n{table}\n```{{toctree}}\n:hidden:\n\n{entries}\n```\n"}
+    for module in modules:
+        name = module.__name__
+        found[f"mathematics/{name}.rst"] = f"{_title(name)}\n.. automodule:: {name}\n   :no-index:\n"
+    for kind, (title, letters, rows_of, described_in) in KINDS.items():
+        sections = "\n".join(_equations(name, parts, described_in) for name, parts in rows_of.items())
+        found[f"mathematics/equations-of-{kind}.rst"] = f"{_title(f'Equations: {title}')}\n{letters}\n\n{sections}"
+    return found
 
 
-def listed(index: str) -> list[str]:
-    """The modules that the index of the mathematics describes, in its order."""
-    return re.findall(r"\]\((functional_nn[\w.]*)\.rst\)", index)
-
-
-def mathematics(index: str) -> Iterator[tuple[str, str]]:
-    described = listed(index)
-    others = [module.__name__ for module in derivations() if module.__name__ not in described]
-    kinds = [f"equations-of-{kind}" for kind in KINDS]
-    lines = "\n".join([*kinds, *described, *others])
-    yield "mathematics/index.md", f"{index}\n```{{toctree}}\n:hidden:\n\n{lines}\n```\n"
-    for name in [*described, *others]:
-        yield f"mathematics/{name}.rst", f"{_title(name)}\n.. automodule:: {name}\n   :no-index:\n"
-    for kind, (title, letters, table, described_in) in KINDS.items():
-        rows = "\n".join(_equations(name, parts, described_in) for name, parts in table.items())
-        yield f"mathematics/equations-of-{kind}.rst", f"{_title('Equations: ' + title.lower())}\n{letters}\n\n{rows}"
+def _in_table(text: str) -> str:
+    return text.replace("|", "\\|")
 
 
 def _equations(name: str, parts: tuple, described_in: types.ModuleType) -> str:

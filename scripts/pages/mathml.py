@@ -1,4 +1,4 @@
-"""A Sphinx extension: mathematics as MathML, which browsers draw themselves, without JavaScript and without a network."""
+"""A Sphinx extension: mathematics as MathML, which browsers draw without JavaScript and without a network."""
 
 import html
 
