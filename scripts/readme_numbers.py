@@ -179,7 +179,8 @@ def population(t: Tables) -> str:
     )
     return f"""{networks:d} networks train for {epochs:d} epochs each in {seconds} s on
     {t.cores("population_minibatch")} ([population_minibatch.txt](results/population_minibatch.txt)); a plain
-    `jit(vmap(fit))` costs {plain} times as much, a jitted step in a loop {step} times ([benchmark_populations.txt](results/benchmark_populations.txt))."""
+    `jit(vmap(fit))` costs {plain} times as much, a jitted step in a loop {step} times
+    ([benchmark_populations.txt](results/benchmark_populations.txt))."""
 
 
 def rules(t: Tables) -> str:

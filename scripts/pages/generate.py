@@ -79,7 +79,7 @@ def rehomed(source: str, page: str) -> str:
 
 def tutorial() -> str:
     """The script of the tutorial as a page: sections' comments are its text, with the code between them."""
-    source = (ROOT / "scripts/tutorial.py").read_text(encoding="utf-8")
+    source = re.sub(r" +# (noqa|isort).*", "", (ROOT / "scripts/tutorial.py").read_text(encoding="utf-8"))
     head, *sections = re.split(r"^# (\d\. .*?) -+\n#?\n?", source, flags=re.MULTILINE)
     _, about, setup = head.split('"""', 2)
     about = about.replace("\n    python", "\n```bash\npython").replace("tutorial\n\nEach", "tutorial\n```\n\nEach")
