@@ -24,8 +24,8 @@ from test_readme import blocks
 
 import functional_nn as fnn
 from functional_nn import optimizers, training
-from functional_nn.lab import datasets, matlab, measures, plots, runs
-from functional_nn.training import checkpoints
+from functional_nn.lab import datasets, events, matlab, measures, plots, runs
+from functional_nn.training import checkpoints, logs
 
 ROOT = generate.ROOT
 PAGES = {str(path.relative_to(generate.PAGES)): path.read_text() for path in generate.PAGES.rglob("*.md")}
@@ -50,6 +50,7 @@ PRINTED = {
     "how_to/checkpoints.md": "20\n",
     "how_to/your_own.md": "sign descent: True",
     "how_to/learning_rules.md": "another rule",
+    "how_to/logging.md": "the lowest training loss",
 }
 TASK = {task.partition("\n")[0]: task for task in PAGES["tasks.md"].split("\n## ")[1:]}
 SAID = {
@@ -127,7 +128,9 @@ KNOWN = {
     "optimizers": optimizers,
     "training": training,
     "checkpoints": checkpoints,
+    "logs": logs,
     "datasets": datasets,
+    "events": events,
     "matlab": matlab,
     "measures": measures,
     "plots": plots,

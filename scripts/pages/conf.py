@@ -60,8 +60,6 @@ html_css_files = ["site.css"]
 html_copy_source = False
 html_show_sphinx = False
 html_theme_options = {"footer_icons": [], "top_of_page_buttons": []}
-pygments_style = "sphinx"
-pygments_dark_style = "monokai"
 copybutton_exclude = ".linenos, .gp, .go"
 
 

@@ -187,7 +187,7 @@ def _summary(held: object) -> str:
 
 
 def _table(rows: str) -> str:
-    return f".. list-table::\n   :widths: 30 70\n\n{rows}"
+    return f".. list-table::\n   :widths: auto\n\n{rows}"
 
 
 def _title(title: str) -> str:
