@@ -38,6 +38,7 @@ COPIED = {
     "contributing.md": "CONTRIBUTING.md",
 }
 FLOORS = ("networks", "gradients", "optimizers", "training")
+SHOWN = 120  # letters of a value, at most
 HERE = "scripts/pages"  # as deep as the folder of the sources
 LINK = re.compile(r"(\]\()([^)\s]+)(\))")
 # what a page of equations is called, its first words, the table and the functions whose first lines describe its rows
@@ -161,7 +162,7 @@ def _module_page(path: str, module: types.ModuleType, modules: dict, described: 
         if isinstance(held, types.ModuleType):
             rows.append(f"   * - :doc:`{name} <{paths[held.__name__]}>`\n     - {_summary(held)}\n")
             continue
-        role = "class" if isinstance(held, type) else "func" if callable(held) else "data"
+        role = _role(held)
         home = described[id(held)] if role != "data" else full
         rows.append(f"   * - :py:{role}:`{name} <{home}>`\n     - {_summary(held)}\n")
         if home == full:
@@ -171,16 +172,27 @@ def _module_page(path: str, module: types.ModuleType, modules: dict, described: 
     return f"{_title(path)}\n{intro}{derived}\n{_table(''.join(rows)) if rows else ''}\n" + "\n".join(bodies)
 
 
+def _role(held: object) -> str:
+    """What kind of name it is, in Sphinx's words."""
+    return "class" if isinstance(held, type) else "func" if callable(held) else "data"
+
+
 def _described(path: str, held: object, role: str) -> str:
-    if role != "class":
-        return f".. auto{'function' if role == 'func' else 'data'}:: {path}\n"
+    if role == "func":
+        return f".. autofunction:: {path}\n"
+    if role == "data":
+        text = repr(held)
+        value = f"   :value: {text}\n" if isinstance(held, int | str | tuple) and len(text) < SHOWN else ""
+        return f".. py:data:: {path}\n   :type: {type(held).__name__}\n{value}"
     fields = [*getattr(held, "_fields", ()), *getattr(held, "__dataclass_fields__", ())]
     without = f"   :exclude-members: {', '.join(fields)}\n" if fields else ""
     return f".. autoclass:: {path}\n   :members:\n{without}"
 
 
 def _summary(held: object) -> str:
-    """The first sentence of a docstring, of some lines perhaps."""
+    """The first sentence of a docstring; of a value, its type."""
+    if _role(held) == "data" and not isinstance(held, types.ModuleType):
+        return f"`{type(held).__name__}`"
     paragraph = (inspect.getdoc(held) or "").strip().partition("\n\n")[0]
     sentence = re.split(r"(?<=[.!?])\s+(?=[A-Z`])|:\s*$", " ".join(paragraph.split()))[0]
     return sentence.rstrip(":") or "\\ "
@@ -198,10 +210,11 @@ def _title(title: str) -> str:
 
 
 def derivations() -> list[types.ModuleType]:
-    """The modules of the four lower floors whose docstrings display equations, floor by floor."""
+    """The modules whose docstrings display equations, floor by floor; of the laboratory, the public ones."""
     floors = [importlib.import_module(f"functional_nn.{name}") for name in FLOORS]
     names = [found.name for floor in floors for found in pkgutil.walk_packages(floor.__path__, f"{floor.__name__}.")]
-    return [module for module in map(importlib.import_module, names) if _derives(module)]
+    lab = [module for path, module in public_paths().items() if path.startswith("functional_nn.lab")]
+    return [module for module in [*map(importlib.import_module, names), *lab] if _derives(module)]
 
 
 def _derives(module: types.ModuleType) -> bool:
