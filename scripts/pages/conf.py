@@ -6,6 +6,7 @@ that lies next to the pages. MyST, because the pages are Markdown, as README is.
 telephone and in the dark. Intersphinx is not used: a build needs no network.
 """
 
+import re
 import sys
 from pathlib import Path
 
@@ -43,6 +44,7 @@ napoleon_use_param = False
 napoleon_use_rtype = False
 napoleon_preprocess_types = False
 autodoc_typehints = "signature"
+python_use_unqualified_type_names = True
 autodoc_member_order = "bysource"
 maximum_signature_line_length = 90
 python_display_short_literal_types = True
@@ -77,4 +79,10 @@ def setup(app: Sphinx) -> None:
         domain = env.get_domain("py")
         return domain.resolve_xref(env, node["refdoc"], app.builder, "class", home, node, content)
 
+    def parsable(app: Sphinx, what: str, name: str, held: object, options, signature: str | None, returns: str | None):
+        """Defaults whose text is no Python are written so that Sphinx can read the signature."""
+        named = re.sub(r"<(?:function|class) '?([\w.]+)[^>]*>", r"\1", signature or "")
+        return signature and named.replace("<factory>", "..."), returns
+
     app.connect("missing-reference", resolve)
+    app.connect("autodoc-process-signature", parsable)

@@ -72,6 +72,7 @@ def rehomed(source: str, page: str) -> str:
         if "://" in target or not target:
             return link[0]
         target = os.path.normpath(os.path.join(os.path.dirname(path), target))
+        target = f"{target}/README.md" if f"{target}/README.md" in made_of else target  # a folder is its README
         target = f"{HERE}/{made_of[target]}" if target in made_of else target
         return f"{link[1]}{os.path.relpath(target, os.path.dirname(f'{HERE}/{page}'))}{mark}{anchor}{link[3]}"
 
