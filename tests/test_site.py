@@ -13,11 +13,10 @@ from functools import reduce
 from pathlib import Path
 
 import docutils.core
-import latex2mathml.converter
 import pytest
 from docutils import nodes
 from docutils.parsers.rst import Directive, directives, roles
-from pages import generate
+from pages import generate, mathml
 from public_names import names
 from sphinx.ext.napoleon import Config, GoogleDocstring
 from test_readme import blocks
@@ -189,7 +188,7 @@ def complaints():
 
     def convert(latex):
         try:
-            latex2mathml.converter.convert(latex)
+            mathml.converted(latex, "block")
         except Exception as error:  # of a dozen kinds
             unconverted.append(f"{latex}: {error!r}")
 

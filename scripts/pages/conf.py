@@ -40,6 +40,7 @@ nitpicky = True
 nitpick_ignore_regex = [(r"py:class", r".*")]  # of annotations: JAX's, NumPy's and the standard library's, too
 
 napoleon_numpy_docstring = False
+napoleon_use_ivar = True
 napoleon_use_param = False
 napoleon_use_rtype = False
 napoleon_preprocess_types = False

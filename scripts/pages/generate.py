@@ -123,7 +123,7 @@ def public_paths() -> dict[str, types.ModuleType]:
             found[path] = module
             held = ((name, getattr(module, name)) for name in getattr(module, "__all__", ()))
             waiting += [(f"{path}.{name}", x) for name, x in held if isinstance(x, types.ModuleType)]
-    return found
+    return dict(sorted(found.items(), key=lambda entry: (entry[0].startswith("functional_nn.lab"), entry[0])))
 
 
 def homes() -> dict[int, str]:
@@ -138,7 +138,7 @@ def homes() -> dict[int, str]:
 def reference() -> Iterator[tuple[str, str]]:
     modules, described = public_paths(), homes()
     rows = "".join(f"   * - :doc:`{path}`\n     - {_summary(module)}\n" for path, module in modules.items())
-    toctree = "".join(f"   {path}\n" for path in modules)
+    toctree = "".join(f"   {_short(path)} <{path}>\n" for path in modules)
     yield (
         "api/index.rst",
         f"""{_title("Reference")}
@@ -203,6 +203,10 @@ def _table(rows: str) -> str:
     return f".. list-table::\n   :widths: auto\n\n{rows}"
 
 
+def _short(path: str) -> str:
+    return path.removeprefix("functional_nn.")
+
+
 def _title(title: str) -> str:
     return f"{title}\n{'=' * len(title)}\n"
 
@@ -226,14 +230,15 @@ def mathematics(index: str) -> dict[str, str]:
     """The index, with a table of the modules that derive something, their pages, and the equations by kind."""
     modules = derivations()
     rows = "".join(
-        f"| [{module.__name__}]({module.__name__}.rst) | {_in_table(_summary(module))} |\n" for module in modules
+        f"| [{_short(module.__name__)}]({module.__name__}.rst) | {_in_table(_summary(module))} |\n"
+        for module in modules
     )
     entries = "\n".join([*(f"equations-of-{kind}" for kind in KINDS), *(module.__name__ for module in modules)])
     table = f"| module | derives |\n|---|---|\n{rows}"
     found = {"mathematics/index.md": f"{index}\n{table}\n```{{toctree}}\n:hidden:\n\n{entries}\n```\n"}
     for module in modules:
         name = module.__name__
-        found[f"mathematics/{name}.rst"] = f"{_title(name)}\n.. automodule:: {name}\n   :no-index:\n"
+        found[f"mathematics/{name}.rst"] = f"{_title(_short(name))}\n.. automodule:: {name}\n   :no-index:\n"
     for kind, (title, letters, rows_of, described_in) in KINDS.items():
         sections = "\n".join(_equations(name, parts, described_in) for name, parts in rows_of.items())
         found[f"mathematics/equations-of-{kind}.rst"] = f"{_title(f'Equations: {title}')}\n{letters}\n\n{sections}"
@@ -241,7 +246,8 @@ def mathematics(index: str) -> dict[str, str]:
 
 
 def _in_table(text: str) -> str:
-    return text.replace("|", "\\|")
+    """A first sentence, which is reST, in a table of Markdown."""
+    return re.sub(r":math:`([^`]*)`", r"$\1$", text).replace("|", r"\|")
 
 
 def _equations(name: str, parts: tuple, described_in: types.ModuleType) -> str:

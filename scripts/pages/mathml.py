@@ -1,6 +1,8 @@
 """A Sphinx extension: mathematics as MathML, which browsers draw without JavaScript and without a network."""
 
 import html
+import re
+import xml.etree.ElementTree as ElementTree
 
 import latex2mathml.converter
 from docutils import nodes
@@ -23,11 +25,27 @@ def block(translator: HTML5Translator, node: nodes.math_block) -> None:
     raise nodes.SkipNode
 
 
+def aligned(latex: str) -> str:
+    r"""Lines (\\) and columns (&) in an environment, as Sphinx's other renderers put them."""
+    lines = r" \\ ".join(part.strip() for part in latex.split("\n\n") if part.strip())
+    lines = lines.replace("{aligned}", "{align*}")  # which latex2mathml knows
+    inside = re.sub(r"\\begin\{(\w+\*?)\}.*?\\end\{\1\}", "", lines, flags=re.DOTALL)
+    return rf"\begin{{align*}} {lines} \end{{align*}}" if "&" in inside or r"\\" in inside else lines
+
+
+def converted(latex: str, display: str) -> str:
+    """LaTeX as a <math> element. Raises an error for what latex2mathml does not know, or what is not well formed."""
+    text = latex2mathml.converter.convert(aligned(latex), display=display)
+    if "\\" in "".join(ElementTree.fromstring(text).itertext()):
+        raise ValueError("a command that latex2mathml does not know")
+    return text
+
+
 def _mathml(node: nodes.Element, display: str) -> str:
     try:
-        return latex2mathml.converter.convert(node.astext(), display=display)
+        return converted(node.astext(), display)
     except Exception as error:  # of a dozen kinds
-        LOGGER.warning("latex2mathml cannot convert %r (%r)", node.astext(), error, location=node)
+        LOGGER.warning("no MathML of %r (%r)", node.astext(), error, location=node)
         return f"<code>{html.escape(node.astext())}</code>"
 
 
