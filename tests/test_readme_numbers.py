@@ -52,6 +52,7 @@ ALLOWED = {
     "arXiv 1510.01799": "a paper",
     "finds 6 digits or more": "the script's bar",
     "A bound above a tenth": "where the verdict becomes inconclusive",
+    "wrong by a tenth": "the same",
     "NumPy arrays of 64 MiB": "a setting",
     "three quarters of a GPU": "JAX's default",
     "at most 512 MiB of them": "a setting",

@@ -13,6 +13,7 @@ from functools import reduce
 from pathlib import Path
 
 import docutils.core
+import docutils.utils
 import pytest
 from docutils import nodes
 from docutils.parsers.rst import Directive, directives, roles
@@ -194,7 +195,7 @@ def complaints():
 
     def role(name, raw, text, line, inliner, options=None, content=()):
         if name == "math":
-            convert(text)
+            convert(docutils.utils.unescape(text, restore_backslashes=True))
         return [nodes.literal(raw, text)], []
 
     class Any(Directive):
