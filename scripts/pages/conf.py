@@ -68,8 +68,8 @@ copybutton_exclude = ".linenos, .gp, .go"
 
 def setup(app: Sphinx) -> None:
     """Types in signatures lead to where a user finds them: functional_nn.Network, not networks.network.Network."""
-    modules = generate.public_paths().values()
-    held = [getattr(module, name) for module in modules for name in getattr(module, "__all__", ())]
+    public = generate.public_paths()
+    held = [getattr(module, name) for module in public.values() for name in getattr(module, "__all__", ())]
     homes = generate.homes()
     paths = {f"{x.__module__}.{x.__qualname__}": homes[id(x)] for x in held if isinstance(x, type)}
 
@@ -85,5 +85,15 @@ def setup(app: Sphinx) -> None:
         named = re.sub(r"<(?:function|class) '?([\w.]+)[^>]*>", r"\1", signature or "")
         return signature and named.replace("<factory>", "..."), returns
 
+    def back(link: re.Match) -> str:
+        found = max((path for path in public if link[3].startswith(f"{path}.")), key=len)
+        return f"{link[1]}{link[2]}.html#{link[2]}{link[3].removeprefix(found)}"
+
+    def corrected(app: Sphinx, page: str, template: str, context: dict, doctree: nodes.document | None) -> None:
+        """From the source back to the reference: viewcode takes all names of a file for those of one public module."""
+        if page.startswith("_modules/") and "body" in context:
+            context["body"] = re.sub(r'(href="[./]*api/)([\w.]+)\.html#([\w.]+)', back, context["body"])
+
+    app.connect("html-page-context", corrected)
     app.connect("missing-reference", resolve)
     app.connect("autodoc-process-signature", parsable)
