@@ -1,7 +1,7 @@
 #!/usr/bin/env python
-"""README's measured numbers come from the tables in results/: this writes them, or says where they are stale.
+"""The pages' measured numbers come from the tables in results/: this writes them, or says which are out of date.
 
-    python scripts/readme_numbers.py              # after a benchmark: writes README.md again
+    python scripts/readme_numbers.py              # after a benchmark: writes README.md and the other PAGES again
     python scripts/readme_numbers.py --check      # writes nothing; shows what is stale, and exits 1 if anything is
 
 Each function under "What is said" is a paragraph, and stands on one of PAGES between `<!-- numbers: NAME -->` and
@@ -27,7 +27,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("README.md",)  # under ROOT
+PAGES = ("README.md", "results/README.md", "scripts/pages/demonstrations.md")  # under ROOT
 WIDTH = 120
 MARK = "<!-- numbers:"
 BLOCK = re.compile(MARK + r" (?P<name>\w+) -->\n(?P<text>.*?)(?P<end>(?P<indent> *)<!-- end of numbers -->)", re.DOTALL)
@@ -152,11 +152,11 @@ def proved(t: Tables) -> str:
 
     shifted = sum(float(row["shift"]) != 0 for row in rows)
     mended = sum(row["provenance"] == "printed, mended" for row in rows)
-    return f"""Of {len(faults)} classic mistakes planted on purpose it catches and places {share(caught, len(faults))}
-    ([planted_faults.csv](results/planted_faults.csv)). Of the results that the texts print
-    {come_out("printed", "printed, mended")} come out ({mended} with a slip mended; {shifted} differ by one in the last
-    digit, where the text goes on with rounded numbers), of those recomputed from their data {come_out("recomputed")},
-    of the answers to their exercises {come_out("exercise")}, of their equations {come_out("equation")}
+    return f"""It catches and places {share(caught, len(faults))} classic mistakes that were planted on purpose
+    ([planted_faults.csv](results/planted_faults.csv)). The library reproduces what the texts print:
+    {come_out("printed", "printed, mended")} printed results ({mended} with a slip corrected; {shifted} differ by one in
+    the last digit, where the text continues with rounded numbers), {come_out("recomputed")} recomputed from their data,
+    {come_out("exercise")} answers to exercises and {come_out("equation")} equations
     ([worked_examples.csv](results/worked_examples.csv))."""
 
 
@@ -166,9 +166,9 @@ def quantities(t: Tables) -> str:
     theirs = t.cell(table, "autodiff / ours", sizes=sizes, quantity="per_example_norms")
     kernel = t.cell(table, "autodiff / ours", sizes=sizes, quantity="tangent_kernel of 64")
     batch = t.row(table, sizes=sizes, quantity="per_example_norms")["batch"]
-    return f"""Norms of {batch} examples' gradients take {ours} of the time of one `jax.grad`, and `vmap(jax.grad)`
-    {theirs} times as long as they do; the tangent kernel through the Jacobian takes {kernel} times as long as ours
-    ({sizes}; [benchmark_quantities.txt](results/benchmark_quantities.txt))."""
+    return f"""The norms of {batch} examples' gradients take {ours} of the time of one `jax.grad`; `vmap(jax.grad)`
+    takes {theirs} times as long as the norms. The tangent kernel through the Jacobian takes {kernel} times as long as
+    ours ({sizes}; [benchmark_quantities.txt](results/benchmark_quantities.txt))."""
 
 
 def population(t: Tables) -> str:
@@ -177,9 +177,10 @@ def population(t: Tables) -> str:
         t.cell("benchmark_populations", "/ fit_population", sizes="64-32-10", trained_by=way)
         for way in ("plain vmap", "jitted step in a loop")
     )
-    return f"""{networks:d} networks, {epochs:d} epochs each, in {seconds} s on {t.cores("population_minibatch")}
-    ([population_minibatch.txt](results/population_minibatch.txt)); a plain `jit(vmap(fit))` costs {plain} times as
-    much, a jitted step in a loop {step} times ([benchmark_populations.txt](results/benchmark_populations.txt))."""
+    return f"""{networks:d} networks train for {epochs:d} epochs each in {seconds} s on
+    {t.cores("population_minibatch")} ([population_minibatch.txt](results/population_minibatch.txt)); a plain
+    `jit(vmap(fit))` costs {plain} times as much, a jitted step in a loop {step} times
+    ([benchmark_populations.txt](results/benchmark_populations.txt))."""
 
 
 def rules(t: Tables) -> str:
@@ -199,8 +200,8 @@ def second_order_medians(t: Tables) -> list[Measured]:
 
 def ten_methods(t: Tables) -> str:
     scipys, optimistixs, _ = second_order_medians(t)
-    return f"""In the median {scipys} of SciPy's time with jitted callbacks, and {optimistixs} of optimistix's, to the
-    same end ([benchmark_second_order.txt](results/benchmark_second_order.txt))."""
+    return f"""In the median they take {scipys} of SciPy's time with jitted callbacks, and {optimistixs} of
+    optimistix's, to the same end ([benchmark_second_order.txt](results/benchmark_second_order.txt))."""
 
 
 def tracing(t: Tables) -> str:
@@ -210,9 +211,9 @@ def tracing(t: Tables) -> str:
     )
     return f"""Hand-written reverse mode and `jax.grad` do the same arithmetic, and XLA makes nearly the same program of
     both: expect equal run time (ours is {run} of `jax.grad`'s), not a faster one. What the recursion saves is tracing,
-    which takes {trace} of the time: [results/benchmark_gradients.txt](results/benchmark_gradients.txt). What is
-    *gained* by writing backpropagation down is what one sweep leaves in your hands: the sensitivity of every example in
-    every layer."""
+    which takes {trace} of the time: [results/benchmark_gradients.txt](results/benchmark_gradients.txt). The
+    gain of writing backpropagation down is another: one sweep leaves the sensitivity of every example in every
+    layer."""
 
 
 def pytorchs_quantities(t: Tables) -> str:
@@ -225,7 +226,7 @@ def pytorchs_quantities(t: Tables) -> str:
     variances = times("variance", "torch.func"), times("variance", "BackPACK Variance")
     formed = t.cell("benchmark_quantities", "autodiff / ours", quantity="per_example_gradients", **keys)
     batch = t.row(table, quantity="gradient", **keys)["batch"]
-    return f"""PyTorch's ways to the same quantities, over ours ({keys["sizes"]}, {batch} examples): norms by
+    return f"""PyTorch's ways to the same quantities, relative to ours ({keys["sizes"]}, {batch} examples): norms by
     torch.func take {norms[0]} times as long, by BackPACK, which does not form the gradients either (Goodfellow 2015,
     arXiv 1510.01799), {norms[1]} times; variances {listed(variances)} times; KFAC by BackPACK
     {times("kfac", "BackPACK KFAC")} times; one gradient by eager PyTorch {times("gradient", "torch.autograd")} times.
@@ -241,8 +242,8 @@ def convolutions(t: Tables) -> str:
 
     gradient = each("gradient", "ours / autodiff")
     together = t.cell("benchmark_blocks", "ours / autodiff", network="LeNet", asked="gradients of 32")
-    return f"""Convolutional networks on pictures of 28 x 28, beside the same written plainly in `jax.lax`: one gradient
-    takes {gradient[0]} (LeNet), {gradient[1]} (32-64 channels) and {gradient[2]} (residual, group norm) of
+    return f"""Convolutional networks on pictures of 28 x 28, compared with the same written plainly in `jax.lax`:
+    one gradient takes {gradient[0]} (LeNet), {gradient[1]} (32-64 channels) and {gradient[2]} (residual, group norm) of
     `jax.value_and_grad`'s time, norms of all examples' gradients {listed(each("norms", "ours / autodiff"))} of
     `vmap(jax.grad)`'s, which is {listed(each("norms", "ours / gradient"))} of one gradient; tracing takes
     {span(each("gradient", "trace / autodiff"))}; 32 LeNets {together} of `jit(vmap(...))`:
@@ -260,9 +261,9 @@ def sequences(t: Tables) -> str:
         return [t.cell("benchmark_blocks_sequences", column, network=network, asked=asked) for network in of]
 
     gradient = each("gradient", "ours / autodiff")
-    return f"""Sequences of 96 tokens, beside the same written plainly: one gradient takes {gradient[0]} (transformer
-    64 x 2, 32 tokens), {gradient[1]} (128 x 4, 64), {gradient[2]} (LSTM of 64 neurons, 64 steps) and {gradient[3]}
-    (tanh) of `jax.value_and_grad`'s time, norms of all sequences' gradients
+    return f"""Sequences of 96 tokens, compared with the same written plainly: one gradient takes {gradient[0]}
+    (transformer 64 x 2, 32 tokens), {gradient[1]} (128 x 4, 64), {gradient[2]} (LSTM of 64 neurons, 64 steps)
+    and {gradient[3]} (tanh) of `jax.value_and_grad`'s time, norms of all sequences' gradients
     {listed(each("norms", "ours / gradient"))} of one such gradient, clipped ones
     {listed(each("clipped", "ours / gradient", transformers))} of the transformers'; tracing
     {listed(each("gradient", "trace / autodiff"))}:
@@ -299,10 +300,10 @@ def training(t: Tables) -> str:
     ours, theirs = (t.row(f"{table}_kernels", sizes=small[0], fit_of=of) for of in ("this commit", "the commit before"))
     kinds = ("product", "fusion", "copy", "other")
     made, before = (Measured(sum(int(row[kind]) for kind in kinds)) for row in (ours, theirs))
-    return f"""Training again with what is already compiled, 50 epochs of digits by `fit` take
+    return f"""With the program already compiled, 50 epochs of digits by `fit` take
     {each("fit, again", "/ jitted step")} ({networks}) of the time of a jitted step in a Python loop, and
     {each("fit, again", "/ scikit-learn")} of scikit-learn's; the first run, compilation included, takes
-    {each("fit, first", "/ jitted step")} of the loop's. An update of 64-32-10 is {made:d} kernels, where it was
+    {each("fit, first", "/ jitted step")} of the loop's. An update of 64-32-10 is {made:d} kernels, before it was
     {before:d}. An epoch of Fashion-MNIST, {large} in batches of 128 by Adam, takes {pictures("fit, again")} times what
     its products alone take, eager PyTorch {pictures("PyTorch eager")} and scikit-learn
     {pictures("scikit-learn MLPClassifier")} times: [results/benchmark_training.txt](results/benchmark_training.txt)."""
@@ -349,8 +350,8 @@ def standard_functions(t: Tables) -> str:
     }
     found = [t.note("standard_functions", f"\n{us} / {them}: # (# to #) over # of #") for us, them in pairs.items()]
     lm, bfgs, lbfgs, cg, newton = (ratio for ratio, *_ in found)
-    return f"""Second order, on {found[0][-1]:d} functions of More, Garbow and Hillstrom from the published starts:
-    evaluations, ours over SciPy's, in the median {lm} for Levenberg-Marquardt, {bfgs} BFGS, {lbfgs} L-BFGS, {cg}
+    return f"""On {found[0][-1]:d} functions of More, Garbow and Hillstrom from the published starts, the ratio of our
+    evaluations to SciPy's is in the median {lm} for Levenberg-Marquardt, {bfgs} BFGS, {lbfgs} L-BFGS, {cg}
     conjugate gradients, {newton} Newton (against Newton-CG):
     [results/standard_functions.txt](results/standard_functions.txt)."""
 
@@ -367,7 +368,7 @@ def cutest(t: Tables) -> str:
         t.note("cutest", f"\n{ours} / SciPy {theirs}, of the # that both solve, medians: evaluations #, time #\n")[-1]
         for ours, theirs in pairs.items()
     ]
-    return f"""Of CUTEst's {problems:d} unconstrained problems of at most {most:d} variables, with default settings,
+    return f"""CUTEst has {problems:d} unconstrained problems of at most {most:d} variables. With default settings
     Newton solves {newton[0]} (SciPy's trust-exact {newton[1]}), BFGS {bfgs[0]} ({bfgs[1]}), L-BFGS {lbfgs[0]}
     ({lbfgs[1]}), conjugate gradients {cg[0]} ({cg[1]}), in {listed(time)} of SciPy's time, compiled:
     [results/cutest.txt](results/cutest.txt)."""
@@ -457,7 +458,7 @@ TEXTS = (
 
 
 def written(page: str, folder: str, tables: Tables) -> str:
-    """The page with each text between its marks made anew; `folder` is the page's, seen from ROOT."""
+    """The page with each text between its marks made again; `folder` is the page's, seen from ROOT."""
     texts = {text.__name__: text for text in TEXTS}
     results = os.path.relpath("results", folder or ".")
 

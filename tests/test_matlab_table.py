@@ -1,4 +1,4 @@
-"""README's table for users of MATLAB's shallow networks: every line runs, in its order, and does what it stands for."""
+"""The page for users of MATLAB's shallow networks: every line runs, in its order, and does what it stands for."""
 
 import re
 from pathlib import Path
@@ -11,9 +11,8 @@ from matplotlib.figure import Figure
 import functional_nn as fnn
 from functional_nn.lab import matlab
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
-SECTION = README.partition("### From MATLAB's shallow network functions\n")[2].partition("\n### ")[0]
-ROWS = re.findall(r"^\| (.*?) \| (`.*`) \|$", SECTION, re.MULTILINE)
+PAGE = (Path(__file__).parents[1] / "scripts" / "pages" / "coming_from" / "matlab.md").read_text()
+ROWS = re.findall(r"^\| (.*?) \| (`.*`) \|$", PAGE, re.MULTILINE)
 FUNCTIONS = """
     fitnet patternnet feedforwardnet cascadeforwardnet trainlm trainbr trainscg trainrp traincgb traincgf
     traincgp trainbfg traingdx traingd traingdm traingda mapminmax mapstd dividerand divideblock divideint
@@ -47,8 +46,8 @@ def lines(row):
 def ran(tmp_path_factory):
     """The names after all lines but those of `SLOW`, and what each line gave: its value, or its first name's."""
     names, gave = {}, {}
-    (setup,) = re.findall(r"```python\n(.*?)```", SECTION, re.DOTALL)
-    exec("import jax\nimport functional_nn as fnn\nfrom functional_nn import training\n" + setup, names)
+    (setup,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    exec(setup, names)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("table"))
         for row in ROWS:
@@ -69,7 +68,7 @@ def run(line, names):
 def test_every_function_has_its_line():
     named = {word for row in ROWS for code in re.findall(r"`([^`]+)`", row[0]) for word in re.findall(r"\w+", code)}
     assert not set(FUNCTIONS) - named
-    assert len(re.findall(r"^\| ", SECTION, re.MULTILINE)) == len(ROWS) + 1, "each row but the header's has a line"
+    assert len(re.findall(r"^\| ", PAGE, re.MULTILINE)) == len(ROWS) + 1, "each row but the header's has a line"
 
 
 def of(function, gave):
@@ -161,7 +160,7 @@ def test_a_saved_network_comes_back_both_ways(ran):
 
 
 def test_transfer_functions_are_named_as_they_are_here():
-    said = " ".join(SECTION[SECTION.index("Transfer functions") :].split())
+    said = " ".join(PAGE[PAGE.index("Transfer functions") :].split())
     for function, name in matlab.ACTIVATIONS.items():
         if function != name:
             assert re.search(rf"\b{function}( is)? {name}\b", said) or function == "satlin"

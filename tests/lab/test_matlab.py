@@ -296,9 +296,9 @@ def test_written_fields_have_matlabs_shapes(tmp_path):
     assert found["outputFcns"].size == 0 and found["outputRange"].shape == (2, 2)
 
 
-def test_the_lines_of_matlab_are_the_readmes_too():
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
-    blocks = re.findall(r"```matlab\n(.*?)```", readme, re.DOTALL)
+def test_the_lines_of_matlab_are_the_pages_too():
+    page = (Path(__file__).parents[2] / "scripts" / "pages" / "coming_from" / "matlab.md").read_text()
+    blocks = re.findall(r"```matlab\n(.*?)```", page, re.DOTALL)
 
     def plain(text):
         return " ".join(text.split())
