@@ -143,7 +143,7 @@ def refused(*words, at="--grid"):
         (refused("seed=0..99999999"), ("at most 1000000",)),
         (refused("seed=0..9999", "subset=0..9999"), ("at most 1000000 members", "100000000")),
         (refused("learning_rate=nan"), ("finite",)),
-        (refused("activation=tanh,3"), ("either numbers or words",)),
+        (refused("activation=tanh,3"), ("expected only numbers, only words",)),
         (refused("learning_rat=0.1"), ("did you mean 'learning_rate'?",)),
         (refused("widht=4"), ("did you mean 'width'?",)),
         (refused("strength=0.1"), ("unknown name 'strength'",)),
