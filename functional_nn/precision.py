@@ -2,10 +2,14 @@
 
 import functools
 from collections.abc import Callable
+from typing import ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 
 
 def default() -> np.dtype:
@@ -44,7 +48,7 @@ def largest(dtype) -> jax.Array:
     return jnp.asarray(jnp.finfo(dtype).max, dtype)
 
 
-def full(function: Callable) -> Callable:
+def full(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
     """Returns the same function with its matrix products at full precision on every device.
 
     By default accelerators round the factors first, from float32 to 10 bits (TF32) or 7 (bfloat16). That suffices for a
@@ -53,7 +57,7 @@ def full(function: Callable) -> Callable:
     """
 
     @functools.wraps(function)
-    def precisely(*args, **keywords):
+    def precisely(*args: Arguments.args, **keywords: Arguments.kwargs) -> Result:
         with jax.default_matmul_precision("highest"):
             return function(*args, **keywords)
 

@@ -6,27 +6,22 @@ import inspect
 import re
 import weakref
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, ClassVar, Generic, ParamSpec, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
-from functional_nn.rows import Described, FrozenMapping, _make, cached, made_by, remember
+from functional_nn.rows import Constants, FrozenMapping, _make, cached
 
 __all__ = [
-    "Described",
     "FrozenMapping",
     "Registry",
     "_make",  # pickles of earlier versions find it and FrozenMapping here
-    "cached",
     "did_you_mean",
-    "made_by",
     "mapping",
-    "remember",
     "split",
     "temporarily",
     "unknown",
 ]
 
 Row = TypeVar("Row")
-Constants = ParamSpec("Constants")
 
 _QUOTES = re.compile(r"'[^']*'|\"[^\"]*\"")
 _QUOTED = re.compile(r"(['\"])(.*)\1")  # a name that is more than a word
@@ -101,6 +96,15 @@ class Registry(Generic[Row]):
 
         Raises:
             ValueError: the name is taken.
+
+        Example:
+            >>> from functional_nn import registry, training
+            >>> with registry.temporarily():  # so that this example leaves no name behind
+            ...     @training.termination.register
+            ...     def low(threshold: float = 0.1):
+            ...         return training.loss_below(threshold)
+            ...     "low" in training.termination.names()
+            True
         """
         same = cached(factory)
         self.add(factory.__name__, same)
@@ -125,11 +129,23 @@ class Registry(Generic[Row]):
             self._factories, self._aliases = before
 
     def names(self) -> tuple[str, ...]:
-        """Returns the registered names in the order in which they were added, without aliases."""
+        """Returns the registered names in the order in which they were added, without aliases.
+
+        Example:
+            >>> from functional_nn import training
+            >>> "early_stopping" in training.termination.names()
+            True
+        """
         return tuple(self._factories)
 
     def knows(self, specification: str | Row) -> bool:
-        """Returns True for a row, and for text that begins with a registered name."""
+        """Returns True for a row, and for text that begins with a registered name.
+
+        Example:
+            >>> from functional_nn import training
+            >>> [training.termination.knows(text) for text in ("early_stopping(patience=5)", "early")]
+            [True, False]
+        """
         if not isinstance(specification, str):
             return isinstance(specification, self.row)
         name = specification.partition("(")[0].strip()
@@ -158,6 +174,11 @@ class Registry(Generic[Row]):
             ValueError: the name is unknown, or the factory refuses the arguments. The message suggests the closest
                 name, or lists the factory's arguments.
             TypeError: neither a name nor a row.
+
+        Example:
+            >>> from functional_nn import training
+            >>> training.termination.get("early_stopping(patience=5)").name
+            'early_stopping'
         """
         if isinstance(specification, self.row):
             return specification

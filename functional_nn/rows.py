@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, ParamSpec, TypeVar
 
-__all__ = ["Described", "FrozenMapping", "cached", "documented", "made_by", "remember"]
+__all__ = ["Constants", "Described", "FrozenMapping", "cached", "documented", "made_by", "remember"]
 
 Row = TypeVar("Row")
 Constants = ParamSpec("Constants")

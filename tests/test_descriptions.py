@@ -13,7 +13,7 @@ import pytest
 import functional_nn as fnn
 from functional_nn import optimizers as O
 from functional_nn import training as T
-from functional_nn.registry import made_by
+from functional_nn.rows import made_by
 
 WAYS = {"copy": copy.copy, "deepcopy": copy.deepcopy, "pickle": lambda x: pickle.loads(pickle.dumps(x))}
 NETWORK = fnn.multilayer((1, 2), ("softmax",))

@@ -37,7 +37,7 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, ParamSpec, overload
+from typing import Any, NamedTuple, overload
 
 import jax
 import jax.numpy as jnp
@@ -48,7 +48,7 @@ from functional_nn import checks, platforms
 from functional_nn.networks.windows import Padding, Shape, Sizes, Window, window_of, with_constants, written
 from functional_nn.reductions import over_examples
 from functional_nn.registry import Registry
-from functional_nn.rows import Described, cached, documented, remember
+from functional_nn.rows import Constants, Described, cached, documented, remember
 
 __all__ = [
     "Connection",
@@ -167,7 +167,6 @@ class Connection(Described):
 
 
 _registry: Registry[Connection] = Registry("connection", Connection)
-Constants = ParamSpec("Constants")
 
 
 def names() -> tuple[str, ...]:

@@ -20,7 +20,7 @@ on [-l, l] has variance l^2 / 3.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, ParamSpec
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +30,7 @@ from jax import Array, lax
 from functional_nn import checks
 from functional_nn.precision import at_least_float32
 from functional_nn.registry import Registry
-from functional_nn.rows import Described
+from functional_nn.rows import Constants, Described
 
 __all__ = [
     "Initializer",
@@ -98,8 +98,6 @@ class Initializer(Described):
 
 
 _registry: Registry[Initializer] = Registry("initializer", Initializer)
-
-Constants = ParamSpec("Constants")
 
 
 def names() -> tuple[str, ...]:

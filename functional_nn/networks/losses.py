@@ -71,7 +71,7 @@ from functional_nn.networks.activations import Activation, Range, largest_in_row
 from functional_nn.networks.connections import rows
 from functional_nn.precision import at_least_float32
 from functional_nn.registry import Registry
-from functional_nn.rows import Described, cached
+from functional_nn.rows import Constants, Described, cached
 
 __all__ = [
     "Curvature",
@@ -463,7 +463,7 @@ def get(loss: str | Loss) -> Loss:
     return _registry.get(loss)
 
 
-def register(factory: Callable[..., Loss]) -> Callable[..., Loss]:
+def register(factory: Callable[Constants, Loss]) -> Callable[Constants, Loss]:
     """Gives a function `(reduction=..., constants) -> Loss` its name. A decorator.
 
     Afterwards the name may be used wherever a loss is expected, with its constants: "huber(mean, delta=0.5)".

@@ -113,7 +113,7 @@ class Layer:
     name: str
     size: int
     activation: Activation | str = "linear"
-    sources: tuple[str | tuple[str, Connection | str], ...] = ()
+    sources: Sequence[str | tuple[str, Connection | str]] = ()  # a tuple, once checked
     bias: Bias = "per_neuron"
     initializer: Initializer | str | None = None
     dropout: float = 0.0

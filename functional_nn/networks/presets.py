@@ -15,7 +15,7 @@ axis of the signal. Those for sequences read (T, C), or (T,) tokens.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, ParamSpec
+from typing import Any
 
 import numpy as np
 
@@ -26,7 +26,7 @@ from functional_nn.networks.connections import Connection
 from functional_nn.networks.network import Layer, Network, multilayer, param_shapes
 from functional_nn.networks.windows import Shape, Sizes
 from functional_nn.registry import Registry
-from functional_nn.rows import Described
+from functional_nn.rows import Constants, Described
 
 __all__ = [
     "Preset",
@@ -119,8 +119,6 @@ class Preset(Described):
 
 
 _registry: Registry[Preset] = Registry("network", Preset)
-
-Constants = ParamSpec("Constants")
 
 
 def names() -> tuple[str, ...]:

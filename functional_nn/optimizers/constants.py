@@ -21,7 +21,7 @@ from jax import Array
 
 from functional_nn import checks, registry
 from functional_nn.optimizers import schedules
-from functional_nn.registry import FrozenMapping
+from functional_nn.rows import FrozenMapping
 
 Constant = float | Array | Callable[[Array], Array] | str | Mapping[str, Any]
 

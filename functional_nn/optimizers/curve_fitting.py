@@ -35,7 +35,7 @@ from functional_nn.optimizers.second_order import SecondOrder, Solution, get
 from functional_nn.optimizers.second_order.minimization import minimize, run_to_end
 from functional_nn.optimizers.second_order.problem import CURVATURES, FlatProblem, Layout, Problem, problem_from
 from functional_nn.optimizers.second_order.state import BUDGET_SPENT, DIVERGED, State
-from functional_nn.registry import cached
+from functional_nn.rows import cached
 
 _POLISH = 100  # Gauss-Newton steps after the end, at most
 

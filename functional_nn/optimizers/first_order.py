@@ -52,6 +52,7 @@ from functional_nn.optimizers.optimizer import (
 )
 from functional_nn.precision import at_least_float32
 from functional_nn.registry import Registry
+from functional_nn.rows import Constants
 
 __all__ = [
     "Optimizer",
@@ -78,7 +79,7 @@ __all__ = [
 _registry: Registry[Optimizer] = Registry("optimizer", Optimizer)
 
 
-def register(factory: Callable[..., Optimizer]) -> Callable[..., Optimizer]:
+def register(factory: Callable[Constants, Optimizer]) -> Callable[Constants, Optimizer]:
     """Gives a function that returns a first-order optimizer its name. A decorator.
 
     Afterwards the name may be used wherever a first-order optimizer is expected. Equal constants

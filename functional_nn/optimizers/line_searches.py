@@ -34,7 +34,8 @@ from jax import Array, lax
 
 from functional_nn import checks
 from functional_nn.precision import largest
-from functional_nn.registry import Described, Registry
+from functional_nn.registry import Registry
+from functional_nn.rows import Constants, Described
 
 
 class Point(NamedTuple):
@@ -142,7 +143,7 @@ __all__ = [
 _registry: Registry[LineSearch] = Registry("line search", LineSearch)
 
 
-def register(factory: Callable[..., LineSearch]) -> Callable[..., LineSearch]:
+def register(factory: Callable[Constants, LineSearch]) -> Callable[Constants, LineSearch]:
     """Gives a function that returns a line search its name. A decorator.
 
     Afterwards the name may be used wherever a line search is expected. Equal constants

@@ -17,7 +17,7 @@ from jax import Array
 from functional_nn import checks
 from functional_nn.optimizers.constants import Constant, at_step, check_names, in_dtype, of_each_array
 from functional_nn.precision import at_least_float32
-from functional_nn.registry import Described, FrozenMapping
+from functional_nn.rows import Described, FrozenMapping
 
 State = Any
 

@@ -18,7 +18,8 @@ from jax import Array
 from functional_nn import checks
 from functional_nn.optimizers.constants import in_dtype
 from functional_nn.precision import at_least_float32
-from functional_nn.registry import Described, Registry
+from functional_nn.registry import Registry
+from functional_nn.rows import Constants, Described
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ __all__ = [
 _registry: Registry[Regularizer] = Registry("regularizer", Regularizer)
 
 
-def register(factory: Callable[..., Regularizer]) -> Callable[..., Regularizer]:
+def register(factory: Callable[Constants, Regularizer]) -> Callable[Constants, Regularizer]:
     """Gives a function that returns a regularizer its name. A decorator.
 
     Afterwards the name may be used wherever a regularizer is expected. Equal constants

@@ -13,7 +13,8 @@ import numpy as np
 from jax import Array
 
 from functional_nn import checks, precision
-from functional_nn.registry import Described, Registry
+from functional_nn.registry import Registry
+from functional_nn.rows import Constants, Described
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ __all__ = [
 _registry: Registry[Schedule] = Registry("schedule", Schedule)
 
 
-def register(factory: Callable[..., Schedule]) -> Callable[..., Schedule]:
+def register(factory: Callable[Constants, Schedule]) -> Callable[Constants, Schedule]:
     """Gives a function that returns a schedule its name. A decorator.
 
     Afterwards the name may be used wherever a schedule is expected. Equal constants

@@ -26,7 +26,7 @@ from functional_nn.optimizers.constants import (
 )
 from functional_nn.optimizers.optimizer import Optimizer, State, check_gradients, check_params, moved
 from functional_nn.precision import at_least_float32, largest
-from functional_nn.registry import cached
+from functional_nn.rows import cached
 
 # The same wrapper of the same optimizer is one object, so that compiled programs are used again; the latest are kept.
 _kept = functools.partial(cached, size=128)

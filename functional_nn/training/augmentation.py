@@ -21,7 +21,8 @@ from jax import Array, lax
 
 from functional_nn import checks, registry
 from functional_nn.networks.connections import Shape
-from functional_nn.registry import Described, Registry, cached
+from functional_nn.registry import Registry
+from functional_nn.rows import Described, cached
 from functional_nn.training import keys
 
 __all__ = ["Augment", "Augmentation", "crop", "cutout", "flip", "get", "names", "register", "shift"]

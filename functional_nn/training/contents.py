@@ -20,7 +20,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from functional_nn.registry import made_by
+from functional_nn.rows import made_by
 
 _INSTALLED = tuple(
     os.path.join(path, "")
@@ -120,7 +120,7 @@ class _Reading:
         self.say("array", array.dtype, array.shape, array.tobytes())
 
     def function(self, function: types.FunctionType) -> None:
-        function = getattr(function, "remembers", function)  # what `registry.cached` adds is always the same
+        function = getattr(function, "remembers", function)  # what `rows.cached` adds is always the same
         module, name = function.__module__, function.__qualname__
         self.say("function", _FORMER_MODULES.get((module, name), module), name)
         if (

@@ -17,7 +17,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from functional_nn import compiler, platforms
-from functional_nn.registry import cached
+from functional_nn.rows import cached
 from functional_nn.training import keys
 from functional_nn.training.member_memory import start_member
 from functional_nn.training.members import Group, SettingsFactory

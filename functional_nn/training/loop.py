@@ -25,7 +25,7 @@ from functional_nn.networks.stored import Windows, in_place, placed
 from functional_nn.optimizers.optimizer import Optimizer
 from functional_nn.optimizers.regularizers import Regularizer
 from functional_nn.optimizers.second_order import SecondOrder
-from functional_nn.registry import cached
+from functional_nn.rows import cached
 from functional_nn.training import augmentation, keys, logs, streams
 from functional_nn.training.augmentation import Augment
 from functional_nn.training.checkpoints import Checkpoints

@@ -32,7 +32,7 @@ from functional_nn.networks.network import Inputs, Network
 from functional_nn.optimizers import regularizers
 from functional_nn.optimizers.regularizers import Regularizer
 from functional_nn.optimizers.second_order import Functions, Problem
-from functional_nn.registry import cached
+from functional_nn.rows import cached
 
 _NO_LIMIT = 2**62  # the methods have their own memory budgets
 

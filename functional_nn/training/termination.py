@@ -29,7 +29,8 @@ from jax import Array
 
 from functional_nn import checks, precision
 from functional_nn.precision import at_least_float32
-from functional_nn.registry import Described, Registry
+from functional_nn.registry import Registry
+from functional_nn.rows import Described
 
 __all__ = [
     "Criterion",

@@ -11,7 +11,7 @@ import optax
 import pytest
 
 import functional_nn as fnn
-from functional_nn import optimizers, registry, training
+from functional_nn import optimizers, rows, training
 from functional_nn.training import checkpoints, configuration
 
 NETWORK = fnn.multilayer((3, 4, 2), ("tanh", "softmax"), dropout=0.2)
@@ -201,7 +201,7 @@ def test_what_the_library_lists_is_read_whole(listed):
 
 
 def _factory(power):
-    @registry.cached
+    @rows.cached
     def mine(rate=0.1):
         return optimizers.Optimizer("mine", lambda params: params, lambda state, grads: rate**power, {"rate": rate})
 

@@ -12,7 +12,7 @@ from jax import Array
 
 from functional_nn.gradients.comparison.records import Difference, Verdict
 from functional_nn.gradients.roundings import displacements, unit_roundoff
-from functional_nn.registry import cached
+from functional_nn.rows import cached
 
 Part = Callable[[Any], Any]  # takes a part of a result
 LAMBDA = 6.0

@@ -22,7 +22,7 @@ from functional_nn.gradients.comparison.records import Agreement, Angle, Cost, D
 from functional_nn.networks import losses
 from functional_nn.networks.losses import Loss
 from functional_nn.networks.network import Inputs, Network, Params, dtype_of, forward, moved
-from functional_nn.registry import cached
+from functional_nn.rows import cached
 
 
 @precision.full

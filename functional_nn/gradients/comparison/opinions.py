@@ -15,7 +15,7 @@ from functional_nn.gradients.comparison.bound import SAYS_LITTLE, Examination, f
 from functional_nn.gradients.comparison.records import KinkAudit, TaylorTest, ThirdOpinion
 from functional_nn.gradients.roundings import unit_roundoff
 from functional_nn.networks.network import Network, Params, dtype_of, forward
-from functional_nn.registry import cached
+from functional_nn.rows import cached
 
 
 def opinions(

@@ -8,11 +8,12 @@ import jax
 import numpy as np
 from jax import Array
 
-from functional_nn import checks, registry
+from functional_nn import checks, registry, rows
 from functional_nn.gradients import draws
 from functional_nn.gradients.rules.rule import Rule
 from functional_nn.networks.network import Network, Params
-from functional_nn.registry import FrozenMapping, Registry
+from functional_nn.registry import Registry
+from functional_nn.rows import FrozenMapping
 
 _registry: Registry[Rule] = Registry("rule", Rule)
 
@@ -73,7 +74,7 @@ def register(rule: Registered) -> Registered:
         True
     """
     if isinstance(rule, Rule):
-        registry.remember(rule, _named, (rule.name,))
+        rows.remember(rule, _named, (rule.name,))
         _registry.add(rule.name, lambda: rule)
         return cast(Registered, rule)
     return cast(Registered, _registry.register(rule))
@@ -135,7 +136,7 @@ def _remembered(function: Callable) -> Callable:
 
     @functools.wraps(function)
     def same(rule, network):
-        sources = [registry.made_by(own) for own in rules_in(rule)]
+        sources = [rows.made_by(own) for own in rules_in(rule)]
         concrete = all(map(checks.is_concrete, jax.tree.leaves([source[1:] for source in sources if source])))
         return (kept if concrete else function)(rule, network)
 

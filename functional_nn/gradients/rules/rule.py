@@ -12,7 +12,7 @@ from jax import Array
 from functional_nn.gradients.draws import Stream
 from functional_nn.networks.connections import Connection, Shape
 from functional_nn.networks.network import Layer, Network, Trace
-from functional_nn.registry import Described
+from functional_nn.rows import Described
 
 
 class Place(NamedTuple):

@@ -4,7 +4,7 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, ParamSpec, overload
+from typing import Any, Literal, NamedTuple, overload
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ from jax.typing import DTypeLike
 
 from functional_nn.networks.connections import Factors, Shape
 from functional_nn.registry import Registry
-from functional_nn.rows import Described, documented, remember
+from functional_nn.rows import Constants, Described, documented, remember
 
 Theta = dict[str, Array]
 Range = Literal["real", "unit interval", "distribution"]
@@ -303,7 +303,6 @@ def check_examples_apart(activation: Activation, n: Shape) -> None:
 
 
 _registry: Registry[Activation] = Registry("activation", Activation)
-Constants = ParamSpec("Constants")
 
 
 def names() -> tuple[str, ...]:

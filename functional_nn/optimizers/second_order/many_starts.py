@@ -25,7 +25,7 @@ from functional_nn.optimizers.second_order.minimization import (
 from functional_nn.optimizers.second_order.problem import FlatProblem, Problem, check_problem
 from functional_nn.optimizers.second_order.solution import Solution, solution_of
 from functional_nn.optimizers.second_order.state import BUDGET_SPENT, RUNNING, Start
-from functional_nn.registry import cached
+from functional_nn.rows import cached
 
 
 def restarts(

@@ -29,7 +29,8 @@ from functional_nn.optimizers.second_order.state import (
     counts,
 )
 from functional_nn.reductions import norm
-from functional_nn.registry import Described, Registry
+from functional_nn.registry import Registry
+from functional_nn.rows import Constants, Described
 
 BUDGET = 2 * 2**30  # bytes that a method's largest matrix may take
 
@@ -261,7 +262,7 @@ _IF_NOT_PROVIDED = {  # the end of the message, by the function that a problem d
 _registry: Registry[SecondOrder] = Registry("optimizer", SecondOrder)
 
 
-def register(factory: Callable[..., SecondOrder]) -> Callable[..., SecondOrder]:
+def register(factory: Callable[Constants, SecondOrder]) -> Callable[Constants, SecondOrder]:
     """Gives a function that returns a second-order method its name. A decorator.
 
     Afterwards the name may be used wherever a second-order method is expected. Equal constants

@@ -27,7 +27,7 @@ from functional_nn.optimizers.second_order.state import (
 )
 from functional_nn.precision import largest
 from functional_nn.reductions import norm
-from functional_nn.registry import cached
+from functional_nn.rows import cached
 
 
 def minimize(

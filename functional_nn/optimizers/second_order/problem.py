@@ -22,7 +22,7 @@ from jax import Array, lax
 
 from functional_nn import checks
 from functional_nn.precision import at_least_float32
-from functional_nn.registry import cached
+from functional_nn.rows import cached
 
 Function = Callable[..., Any]
 

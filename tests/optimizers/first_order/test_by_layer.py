@@ -11,7 +11,7 @@ import pytest
 
 import functional_nn as fnn
 from functional_nn import optimizers, training
-from functional_nn.registry import FrozenMapping
+from functional_nn.rows import FrozenMapping
 from functional_nn.training import checkpoints, configuration
 
 DRAW = np.random.default_rng(0)
