@@ -138,9 +138,11 @@ def by_path(tree) -> dict:
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
-def once(path: str) -> str:
-    """Returns the path in an older version: an activation's parameters were next to the layer's own."""
-    return path.replace("/learned/", "/")
+def former_path(path: str) -> str:
+    """Returns the path in older versions: an activation's parameters were next to the layer's own, and BFGS had another
+    name for whether its matrix was updated.
+    """
+    return path.replace("/learned/", "/").replace("/memory/updated", "/memory/begun")
 
 
 def shapes(tree) -> dict:

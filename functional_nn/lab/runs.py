@@ -359,7 +359,7 @@ def _parameters(folder: Path, network: fnn.Network, dtype: DTypeLike) -> dict:
         with (folder / PARAMETERS).open("rb") as file, np.load(file, allow_pickle=False) as archive:
             leaves = []
             for path, leaf in checks.by_path(like).items():
-                value = archive[path if path in archive else checks.once(path)]
+                value = archive[path if path in archive else checks.former_path(path)]
                 if value.shape != leaf.shape:
                     raise ValueError(f"{path} expected shape {leaf.shape}, got {value.shape}")
                 leaves.append(jnp.asarray(value, dtype))

@@ -184,8 +184,8 @@ def restore(checkpoint: Checkpoint, like: Any) -> Any:
     """
     expected, leaves = _by_path(like), dict(checkpoint.leaves)
     for path in expected.keys() - leaves.keys():
-        if checks.once(path) in leaves:
-            leaves[path] = leaves.pop(checks.once(path))
+        if checks.former_path(path) in leaves:
+            leaves[path] = leaves.pop(checks.former_path(path))
     differing = []
     for path in expected | leaves:
         wanted = _kind(expected[path]) if path in expected else "nothing"

@@ -32,6 +32,7 @@ _INSTALLED = tuple(
 )
 # What has moved or was renamed is digested under its first name, so that older checkpoints still match.
 _FORMER_MODULES = {("functional_nn.training.gradient", "automatic"): "functional_nn.training.program"}
+_FORMER_FILES = ("functional_nn.gradients.quantities", "functional_nn.gradients.rules")  # folders that were one file
 _FORMER_NAMES = {"StateFunction": "OfState"}
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, type(Ellipsis), range)
 
@@ -122,7 +123,7 @@ class _Reading:
     def function(self, function: types.FunctionType) -> None:
         function = getattr(function, "remembers", function)  # what `rows.cached` adds is always the same
         module, name = function.__module__, function.__qualname__
-        self.say("function", _FORMER_MODULES.get((module, name), module), name)
+        self.say("function", _FORMER_MODULES.get((module, name)) or _former_file(module), name)
         if (
             _is_installed(function) and "<" not in function.__qualname__
         ):  # neither a lambda nor defined inside another function
@@ -151,6 +152,11 @@ def _arguments(factory: Any, args: tuple, keywords: dict[str, Any]) -> dict[str,
         return isinstance(x, _PLAIN) and type(x) is type(default[name]) and x == default[name]
 
     return {name: x for name, x in bound.items() if not plain(name, x)}
+
+
+def _former_file(module: str) -> str:
+    """Returns the module that a file was part of before it became one of several in a folder."""
+    return next((folder for folder in _FORMER_FILES if module.startswith(f"{folder}.")), module)
 
 
 def _codes(code: types.CodeType):
