@@ -397,6 +397,7 @@ def ended(problem, method, lanes=False):
     return jax.vmap(run, (None, 0)) if lanes else run
 
 
+@pytest.mark.sampled(every=3)
 @pytest.mark.parametrize(
     "name, platform",
     [(name, platform) for name in second_order.names() for platform in (PLATFORMS if name in FACTORED else ("cuda",))],
@@ -500,6 +501,7 @@ def test_a_curves_parameters_and_their_covariance_are_of_full_precision(sigma, p
 # Comparison -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.sampled(every=2)
 @pytest.mark.parametrize(
     "what", ["compare", "monitor", "compare_callables", "compare_activation", "compare_connection"]
 )

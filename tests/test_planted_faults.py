@@ -16,7 +16,7 @@ def test_every_kind_of_network_has_several_faults():
         assert len({fault.name for fault in planted.FAULTS if fault.bench is bench}) >= count
 
 
-@pytest.mark.sampled(every=8)
+@pytest.mark.sampled(every=16)
 @pytest.mark.parametrize("fault", planted.FAULTS, ids=lambda fault: fault.name)
 def test_compare_calls_a_fault_different_and_names_its_place(fault):
     agreement = planted.examine(fault, jit=fault.bench is planted.signals)
@@ -26,6 +26,7 @@ def test_compare_calls_a_fault_different_and_names_its_place(fault):
     assert agreement.taylor.says == "wrong"
 
 
+@pytest.mark.sampled(every=4)
 @pytest.mark.parametrize("bench", planted.BENCHES, ids=lambda bench: bench.__name__)
 def test_the_same_pieces_without_a_fault_agree(bench):
     right = planted.Fault("none", planted.assembled, "", "", bench)

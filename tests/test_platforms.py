@@ -63,6 +63,7 @@ def restarted():
     return found.params, found.value, found.steps
 
 
+@pytest.mark.sampled(every=3)
 @pytest.mark.parametrize("function", [at_a_point, population, restarted])
 def test_what_suits_accelerators_gives_the_same_numbers(function, monkeypatch):
     """On this machine: sums, orders of memory, and blocks, here of two examples."""

@@ -66,7 +66,7 @@ def assert_agree(network, loss, dtype=jnp.float64, examples=4, seed=0):
 # Manual against automatic ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.sampled(every=17)
+@pytest.mark.sampled(every=34)
 @pytest.mark.parametrize("hidden", PROVED)
 @pytest.mark.parametrize("output", PROVED)
 def test_manual_is_automatic_for_every_activation_output_and_loss(output, hidden):

@@ -65,7 +65,7 @@ def test_right_gradients_pass_every_checker(hidden, output, loss, dtype):
     assert a.total.relative <= (1e-12 if dtype == jnp.float64 else 1e-5)
 
 
-@pytest.mark.sampled(every=2)
+@pytest.mark.sampled(every=6)
 # The smallest fault that each dtype can show: the bounds for this case are near 1e-14 and 1e-5.
 @pytest.mark.parametrize(("dtype", "fault"), [(jnp.float64, 1e-11), (jnp.float32, 1e-2)])
 @pytest.mark.parametrize("layer", ["first", "second", "third"])
@@ -208,7 +208,7 @@ def test_the_record_is_a_pytree_and_saves(tmp_path):
         assert word in text
 
 
-@pytest.mark.sampled(every=2)
+@pytest.mark.sampled(every=4)
 @pytest.mark.parametrize("name", TRAINABLE)
 def test_every_activation_is_proved_second_derivatives_included(name):
     a = comparison.compare_activation(name)

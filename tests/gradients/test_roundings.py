@@ -171,6 +171,7 @@ def test_results_that_overflow_or_are_masked_do_not_move_what_is_finite():
 XOR = np.array([[0, 0], [0, 1], [1, 0], [1, 1]], np.float64), np.array([[0], [1], [1], [0]], np.float64)
 
 
+@pytest.mark.sampled(every=2)
 @pytest.mark.newest
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_gradients_that_cancel_are_no_false_alarm(dtype):

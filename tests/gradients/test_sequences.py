@@ -20,7 +20,7 @@ PRESETS = (
 )
 
 
-@pytest.mark.sampled(every=29)
+@pytest.mark.sampled(every=87)
 @pytest.mark.parametrize("positions", [5, 1, 64])
 @pytest.mark.parametrize("lengths", [False, True], ids=["whole", "masked"])
 @pytest.mark.parametrize("each_position", [True, False], ids=["each", "one"])

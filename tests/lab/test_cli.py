@@ -125,6 +125,7 @@ def lab(tmp_path_factory):
 NAMES = ("iris", "kinds", "numbers", "toy", "diverged")
 
 
+@pytest.mark.sampled(every=4)
 @pytest.mark.parametrize("name", NAMES)
 def test_train_writes_all_its_files(lab, name):
     folder, said = lab

@@ -58,6 +58,7 @@ def given(monkeypatch):
 # What a network is given ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.sampled(every=3)
 @pytest.mark.parametrize("name", ["grey.npz", "floats.npz", "rows.npz", "rows.csv", "colours.npz"])
 def test_pictures_keep_their_shape(made, tmp_path, given, name):
     """As they are stored, bytes divided by 255, and a table's columns standardized, as for any network."""

@@ -53,7 +53,7 @@ def test_forward_is_the_definition(name, shape):
     )
 
 
-@pytest.mark.sampled(every=3)
+@pytest.mark.sampled(every=6)
 @names
 @pytest.mark.parametrize("shape", SHAPES)
 def test_derivatives_are_autodiffs(name, shape):

@@ -65,6 +65,7 @@ def test_derivatives_are_autodiffs(name):
     assert found.verdict == "agree" and found.total.relative <= 1e-12
 
 
+@pytest.mark.sampled(every=2)
 @every
 def test_what_ties_shares_equally(name):
     """Small integers, so that many tie: every window gives each of its largest an equal part, as jnp.max does."""
@@ -100,6 +101,7 @@ def test_the_distance_to_a_tie(name):
     np.testing.assert_allclose(activations.get(name).kink_distance(jnp.asarray(n)), expected, rtol=1e-14)
 
 
+@pytest.mark.sampled(every=2)
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: dtype.__name__)
 @pytest.mark.parametrize("name", ["max_pool((3, 3), stride=1, padding=1)", "max_pool"])
 def test_dtype_is_kept_and_nan_and_infinities_stay(name, dtype):

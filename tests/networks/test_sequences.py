@@ -162,7 +162,7 @@ def derivatives(f, n, theta, seed=0):
     return jax.jit(by_hand)(n, learned), jax.jit(automatic)(n, learned)
 
 
-@pytest.mark.sampled(every=7)
+@pytest.mark.sampled(every=21)
 @names
 @pytest.mark.parametrize("lengths", [False, True], ids=["whole", "masked"])
 @pytest.mark.parametrize("positions", [5, 1, 2, 64])
@@ -182,7 +182,7 @@ def test_derivatives_in_float32(name):
         assert relative_error(ours, theirs) <= 1e-5
 
 
-@pytest.mark.sampled(every=7)
+@pytest.mark.sampled(every=14)
 @names
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: dtype.__name__)
 def test_dtype_is_kept(dtype, name):
@@ -229,6 +229,7 @@ def test_truncated_derivatives_are_those_of_pieces_whose_state_is_given():
     np.testing.assert_allclose(factors.total(shares["recurrent"], theta["recurrent"]), total, rtol=1e-11, atol=1e-12)
 
 
+@pytest.mark.sampled(every=2)
 @pytest.mark.parametrize("examples", [3, 1])
 def test_positions_beyond_an_examples_length_have_no_effect(examples):
     for name in ROWS:

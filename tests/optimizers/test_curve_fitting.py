@@ -77,6 +77,7 @@ def test_nists_parameters_and_standard_deviations(name):
         np.testing.assert_allclose(fit.covariance / size, covariance / size, atol=1e-8)
 
 
+@pytest.mark.sampled(every=2)
 @pytest.mark.oracle
 @pytest.mark.parametrize(
     "settings",

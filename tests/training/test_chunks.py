@@ -135,6 +135,7 @@ def test_chunks_are_trained_on_in_the_order_that_is_stated(weights):
         np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.sampled(every=2)
 @pytest.mark.parametrize("last", ["kept", "weighted", "dropped"])
 @pytest.mark.parametrize("weights", [None, W])
 def test_what_is_one_chunk_is_trained_on_as_in_memory_bit_for_bit(last, weights):

@@ -43,6 +43,7 @@ def same(a, b) -> bool:
     )
 
 
+@pytest.mark.sampled(every=8)
 @pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16, np.uint8, np.int16, np.bool_, ">f4", np.int64])
 @pytest.mark.parametrize("shape", [(Q, R), (3 * Q,), (Q, 2, 3), (Q, 16)])
 def test_rows_are_the_arrays(all_in_place, dtype, shape):
@@ -91,6 +92,7 @@ CASES = {
 }
 
 
+@pytest.mark.sampled(every=3)
 @pytest.mark.parametrize("case", CASES)
 def test_training_on_what_lies_in_place_is_that_on_copies(case, monkeypatch):
     x, t, more = CASES[case]

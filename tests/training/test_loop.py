@@ -114,6 +114,7 @@ def test_every_gradient_comes_with_the_outputs_it_was_taken_at(gradient):
     np.testing.assert_allclose(loss.value(outputs, t, w), value, rtol=1e-12)
 
 
+@pytest.mark.sampled(every=2)
 @pytest.mark.parametrize("name", ["adam(0.01)", "rprop", "lbfgs", "levenberg_marquardt", "kfac(minibatches=true)"])
 def test_the_step_of_every_method_is_what_an_epoch_of_one_batch_makes(name):
     """Methods of either order are asked the same: a start, a step, and whether it ends the run."""

@@ -116,6 +116,7 @@ def main():
     return train(columns, track=("alignment",))
 
 
+@pytest.mark.sampled(every=3)
 @pytest.mark.parametrize("member", range(1, 10, 2))
 def test_a_member_is_what_fit_gives_alone(main, member):
     drift = main.drift(member)
@@ -150,6 +151,7 @@ def test_depths_that_track_by_layer_stand_in_one_table():
     assert found["per_example_norms"].shape == (3, 2, 20) and np.isfinite(found["per_example_norms"]).all()
 
 
+@pytest.mark.sampled(every=2)
 @pytest.mark.parametrize("rule", ["target_propagation", "predictive_coding", "local_loss", "node_perturbation"])
 def test_a_rule_with_a_way_of_its_own_trains_a_population(rule):
     """Whose networks are laid out in another order of memory than those that `fit` takes."""

@@ -38,6 +38,7 @@ def test_the_index_page_links_to_all(served):
     assert "http" not in page  # nothing is loaded from elsewhere
 
 
+@pytest.mark.sampled(every=3)
 @pytest.mark.parametrize("path", [one.path for one in DEMONSTRATIONS])
 def test_pages_load_nothing_from_elsewhere(served, path):
     """Scripts and styles come from this server: the pages work without a network."""
@@ -143,6 +144,7 @@ async def _visited(address):
         pass
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads /proc")
 @pytest.mark.parametrize(
     "pages",
@@ -201,6 +203,7 @@ class _Interrupted:
         raise KeyboardInterrupt
 
 
+@pytest.mark.sampled(every=3)
 @pytest.mark.parametrize(
     "path", [one.path for one in DEMONSTRATIONS if one.path != "populations"]
 )  # which is elsewhere

@@ -227,6 +227,7 @@ SAID = {
 }
 
 
+@pytest.mark.sampled(every=2)
 @pytest.mark.newest
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize("case", SAID)

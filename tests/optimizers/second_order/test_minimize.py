@@ -107,6 +107,7 @@ FLAGGED = {
 }
 
 
+@pytest.mark.sampled(every=2)
 @pytest.mark.newest
 @pytest.mark.parametrize(
     "name",

@@ -163,6 +163,7 @@ ALIKE, EACH = (np.ones(4), np.full(4, 1e-12), np.full(4, 1e12)), (np.ones(4), np
 CLAIMS = {"newton": EACH, "newton_cg": ALIKE, "bfgs": ALIKE, "lbfgs": ALIKE, "conjugate_gradient": ALIKE}
 
 
+@pytest.mark.sampled(every=2)
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize("name", CLAIMS)
 def test_the_same_steps_in_all_units(name, dtype):
