@@ -1,6 +1,7 @@
 """What is installed: the wheel and the sdist, built here, and the wheel at work in an environment of its own."""
 
 import email
+import os
 import re
 import subprocess
 import sys
@@ -75,7 +76,10 @@ def test_readme_runs_from_the_wheel_in_a_clean_environment(wheel, tmp_path):
     program = tmp_path / "readme.py"
     where = "import functional_nn\nprint(functional_nn.__file__)\n"
     program.write_text(where + "\n".join(blocks))
-    printed = run(python, "-W", "error::DeprecationWarning", program, cwd=tmp_path)
+    clean = {
+        name: value for name, value in os.environ.items() if name != "PYTHONPATH"
+    }  # the checkout is not to be seen
+    printed = run(python, "-W", "error::DeprecationWarning", program, cwd=tmp_path, env=clean)
     assert Path(printed.splitlines()[0]).is_relative_to(environment)
     refused = subprocess.run([environment / "bin" / "functional-nn"], capture_output=True, text=True)
     assert refused.returncode == 2 and "[lab]" in refused.stderr

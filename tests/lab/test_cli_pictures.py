@@ -135,7 +135,10 @@ def test_the_page_shows_the_network(made):
     rows = fnn.presets.layer_rows(network)
     values = {cell["data-value"] for cell in page.all("td") if "data-value" in cell}
     assert {str(row["flops"]) for row in rows} | {str(row["parameters"]) for row in rows} <= values
-    assert f"{SMALL} of {len(rows)} layers on 8 x 6 x 3 inputs" in html and "go through shift(1), flip" in html
+    assert (
+        f"{SMALL} of {len(rows)} layers on 8 x 6 x 3 inputs" in html
+        and "changed at random in every update: shift(1), flip" in html
+    )
     assert f"{sum(row['parameters'] for row in rows):,} parameters" in html
 
 
@@ -148,7 +151,7 @@ def test_the_page_shows_the_network(made):
         (("digits", "--network", "lent"), ("did you mean 'lenet'?",)),
         (
             ("digits", "--network", "lenet", "--hidden", 128),
-            ("hidden: network 'lenet'", "of its own", "--network or --hidden"),
+            ("hidden: network 'lenet'", "its own layers", "--network or --hidden"),
         ),
         (("digits", "--network", "lenet", "--hidden"), ("hidden: network 'lenet'",)),
         (("digits", "--network", "lenet", "--activation", "tanh"), ("activation: network 'lenet'",)),

@@ -164,13 +164,13 @@ def test_early_stopping_keeps_the_best_epoch(tmp_path, monkeypatch):
 
 def test_the_page_says_what_the_held_out_part_chose():
     result = types.SimpleNamespace(best=types.SimpleNamespace(epoch=3))
-    assert pages._chosen({"early_stopping": None}, result) == "The held-out part was not used to choose anything."
-    assert "that of epoch 3" in pages._chosen({"early_stopping": 2}, result)
+    assert pages._choice({"early_stopping": None}, result) == "The held-out part was not used to choose anything."
+    assert "that of epoch 3" in pages._choice({"early_stopping": 2}, result)
     by_name = {"early_stopping": None, "stop": ["unchanged", "generalization_loss(5)"]}
-    assert "that of epoch 3" in pages._chosen(by_name, result)
-    not_restored = pages._chosen(by_name, types.SimpleNamespace(best=None))
-    assert not_restored.startswith("The held-out part chose when to stop, so")
-    assert "Nothing" in pages._chosen({"early_stopping": None, "stop": ["cycle"]}, types.SimpleNamespace(best=None))
+    assert "that of epoch 3" in pages._choice(by_name, result)
+    not_restored = pages._choice(by_name, types.SimpleNamespace(best=None))
+    assert not_restored.startswith("The held-out part chose when to stop. So")
+    assert "not used" in pages._choice({"early_stopping": None, "stop": ["cycle"]}, types.SimpleNamespace(best=None))
 
 
 def test_criteria_are_given_by_name(tmp_path, monkeypatch):
@@ -268,7 +268,7 @@ def test_another_rule_is_compared_with_a_runs_gradient(ruled, tmp_path):
     assert "degrees" in said.out and "DIFFERS" not in said.out
     html = (tmp_path / "a" / "report.html").read_text()
     assert "The direction of sign_symmetric(uniform), compared with the gradient" in html
-    check_refused(call("compare", "--rule", "sign_symmetric"), "rule: sign_symmetric is compared with", "folder")
+    check_refused(call("compare", "--rule", "sign_symmetric"), "sign_symmetric can be compared only with", "folder")
 
 
 @pytest.mark.parametrize(
@@ -374,7 +374,7 @@ def test_a_sweep_takes_the_same_weights(weighted, tmp_path, monkeypatch):
         (("--weights", "kind"), ("line 2", "'kind'", "a number >= 0")),
         (("--weights", "a"), ("line ", "'a'", "a number >= 0")),
         (("--weights", "w", "--columns", "a", "w"), ("'w' holds the weights",)),
-        (("--weights", "w", "--target", "w"), ("target column 'w'",)),
+        (("--weights", "w", "--target", "w"), ("the column 'w' cannot be both",)),
         (("--early-stopping", 0), ("patience", "got 0")),
         (("--seconds", 0), ("seconds", "got 0")),
         (("--dropout", 1.5), ("dropout", "1.5")),
@@ -391,7 +391,7 @@ def test_both_refuse_in_one_line_and_leave_nothing(weighted, tmp_path, command, 
 
 def test_data_without_columns_or_classes_takes_no_weights(tmp_path):
     check_refused(call("train", "iris", "--weights", "w", "--out", tmp_path / "a"), "weights='w'", "CSV")
-    check_refused(call("train", "diabetes", "--class-weights", "balanced", "--out", tmp_path / "a"), "no classes")
+    check_refused(call("train", "diabetes", "--class-weights", "balanced", "--out", tmp_path / "a"), "not classes")
 
 
 def test_rows_left_out_take_their_weights_along(tmp_path):

@@ -556,8 +556,10 @@ def test_parameters_of_an_older_version_are_read(tmp_path):
 def test_a_page_names_the_connections_of_layers():
     config = {"network": runs.describe_network(SIGNALS), "loss": "cross_entropy(mean)"}
     assert pages._layers(config).startswith("5 x 5 x 1 - 2 prelu(neuron, 0.25) by conv((3, 3), stride=(2, 2)) - 2 relu")
-    recursion = [words for words, _ in pages._of_network(config) if "recursion" in words]
-    dense = [words for words, _ in pages._of_network(config | {"network": runs.describe_network(NETWORKS["chain"])})]
+    recursion = [words for words, _ in pages._network_equations(config) if "recursion" in words]
+    dense = [
+        words for words, _ in pages._network_equations(config | {"network": runs.describe_network(NETWORKS["chain"])})
+    ]
     assert not recursion and any("recursion" in words for words in dense)
 
 

@@ -135,7 +135,7 @@ def test_one_output_has_no_classes_for_cross_entropy(output):
     ("loss", "output", "word"),
     [
         ("cross_entropy", "sigmoid", "never lowers one whose target is 0"),
-        ("hinge", "sigmoid", "numbers in .0, 1. alone"),
+        ("hinge", "sigmoid", "numbers in .0, 1. only"),
     ],
 )
 def test_outputs_that_train_to_no_good_end_are_warned_of(loss, output, word):

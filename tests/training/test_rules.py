@@ -92,7 +92,7 @@ def test_gradients_are_clipped_by_a_rule_example_by_example():
         ({"rule": "noisy(-1)"}, "noisy: sigma must be a finite number >= 0, got -1"),
         ({"rule": "rounded(0)"}, "rounded: bits must be an integer >= 1, got 0"),
         ({"rule": "noisy(0.1)", "gradient": "automatic"}, "rule: noisy.* got 'automatic'"),
-        ({"rule": "noisy(0.1)", "optimizer": "newton"}, "newton asks for exact derivatives, which the noisy"),
+        ({"rule": "noisy(0.1)", "optimizer": "newton"}, "newton requires exact derivatives, which the noisy"),
         ({"rule": "perceptron"}, "perceptron: the rule trains a single layer, got 3"),
         ({"rule": "forward_forward"}, "needs an input 'label' of the classes"),
         ({"network": fnn.multilayer((3, 4, 2), ("hardlim", "softmax"))}, "'hardlim' has no derivative"),

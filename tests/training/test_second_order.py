@@ -504,10 +504,10 @@ REFUSED = {
     ),
     "automatic": (
         lambda: train("newton", gradient="automatic"),
-        "gradient: newton asks for more than a gradient, all of it by hand; for automatic derivatives use "
+        "gradient: newton requires more than a gradient, all of it hand-written; for automatic derivatives use "
         "optimizers.minimize and optimizers.problem_from(function)",
     ),
-    "clipped": (lambda: train("bfgs", gradient=training.clipped(1.0)), "gradient: bfgs asks for more than a gradient"),
+    "clipped": (lambda: train("bfgs", gradient=training.clipped(1.0)), "gradient: bfgs requires more than a gradient"),
     "dropout": (
         lambda: fnn.fit(
             fnn.multilayer((2, 3, 1), ("tanh", "linear"), dropout=0.5),

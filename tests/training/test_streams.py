@@ -135,7 +135,10 @@ def test_a_population_and_a_pure_program_read_a_stream():
 
 
 def test_a_stream_is_read_whole_by_all_of_a_population():
-    with pytest.raises(ValueError, match="hyperparameters: subset chooses among examples or labels; a stream is read"):
+    with pytest.raises(
+        ValueError,
+        match="subset needs examples and targets of their own, which windows of a stream do not have",
+    ):
         training.fit_population(NETWORK, "cross_entropy", "adam", {"subset": [0, 1]}, WINDOWS, **SETTINGS)
 
 

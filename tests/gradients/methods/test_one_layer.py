@@ -148,7 +148,7 @@ def test_what_it_cannot_learn_is_refused(network, loss, targets, message):
 def test_a_second_order_method_does_not_take_it():
     network = fnn.multilayer((2, 1), ("hardlim",))
     with pytest.raises(
-        ValueError, match="gradient: newton asks for exact derivatives, which the perceptron rule does not give"
+        ValueError, match="gradient: newton requires exact derivatives, which the perceptron rule does not compute"
     ):
         fit(
             network,

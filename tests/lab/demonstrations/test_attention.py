@@ -155,7 +155,7 @@ def test_a_text_is_typed_and_a_prediction_followed(visit):
     found = one_text.answer(Question("transformer", "sum of", 6, True))[1]
     assert page.data("strip")["text"] == [
         *"sum␣of",
-        *attention.seen("".join(CHARACTERS[at] for at in found.probabilities.argmax(axis=1))),
+        *attention.visible_text("".join(CHARACTERS[at] for at in found.probabilities.argmax(axis=1))),
     ]
     np.testing.assert_allclose(page.data("next")["p"], np.sort(found.probabilities[-1])[::-1][:10], rtol=1e-5)
     assert page.data("true")["x"] == []

@@ -262,7 +262,7 @@ def test_presets_are_chosen_and_left(monkeypatch):
     page.show(race.answer(asked[-1]))
     assert all(str(escape(preset.lesson)) not in page.lesson.text for preset in race.PRESETS)
     assert "2/λmax = 55.28" in page.lesson.text
-    page.lanes[0].choice.value = "none"
+    page.racers[0].choice.value = "none"
     page.preset.value = ADAM_CAUGHT.name
     assert asked[-1] == ADAM_CAUGHT.question
     page.steps.value = 300

@@ -24,7 +24,7 @@ from functional_nn.lab import demonstrations
 from functional_nn.lab.demonstrations import DEMONSTRATIONS, page, server, surfaces
 from functional_nn.lab.demonstrations.page import Demonstration, Live, Status, lay_out
 
-_COMPILES = "what is asked for the first time is compiled first|compiling"
+_COMPILES = "a program is compiled when it is first used|compiling"
 
 
 def fetched(address):

@@ -276,7 +276,11 @@ def test_large_problems_and_networks_keep_the_other_rules():
         (lambda: problem_from(residuals=decay, loss="l1"), ValueError, "problem_from: loss must be 'linear' or"),
         (lambda: problem_from(residuals=decay, loss_scale=0.0), ValueError, "loss_scale must be a finite number > 0"),
         (lambda: fitted(bounds=(np.zeros(4), 1.0)), ValueError, "broadcast to the parameters'"),
-        (lambda: fitted("bfgs", bounds=(0.0, 9.0)), ValueError, "bfgs: <problem decay> has bounds, which levenberg_"),
+        (
+            lambda: fitted("bfgs", bounds=(0.0, 9.0)),
+            ValueError,
+            "bfgs: <problem decay> has bounds, which only leven",
+        ),
         (lambda: fitted(levenberg_marquardt(rule="factor"), bounds=(0.0, 9.0)), ValueError, "has bounds"),
         (lambda: fitted(bounds=(0.5, 9.0)), ValueError, "params: 0 of parameter 2 is outside its bounds, 0.5 to 9"),
     ],
