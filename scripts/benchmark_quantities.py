@@ -153,10 +153,10 @@ class Autodiff:
         self.network, self.objective, self.max_norm = network, objective, max_norm
 
     def gradients(self, params, inputs, targets):
-        def one(x, t):
+        def of_example(x, t):
             return jax.grad(self.objective)(params, x[None], t[None])
 
-        return jax.vmap(one)(inputs, targets)
+        return jax.vmap(of_example)(inputs, targets)
 
     def norms(self, *batch):
         return jnp.sqrt(sum(_square_norms(self.gradients(*batch)).values()))
@@ -189,10 +189,10 @@ class Autodiff:
         return NoiseScale(noise(sum(squares.values()), sum(mean_squares.values())), layers)
 
     def jacobian(self, params, inputs):
-        def one(x):
+        def of_example(x):
             return jax.jacrev(lambda params: self.network.apply(params, x[None])[0])(params)
 
-        return jax.vmap(one)(inputs)
+        return jax.vmap(of_example)(inputs)
 
     def kernel(self, params, inputs):
         def products(j):
@@ -214,14 +214,14 @@ class Autodiff:
         def net_inputs(params, x):
             return self.network.forward(params, x[None]).net_inputs[last][0]
 
-        def one(example):
+        def of_example(example):
             x, t = example
             j = jax.jacrev(net_inputs)(params, x)
             h = jax.hessian(lambda n: -jnp.sum(t * jax.nn.log_softmax(n)))(net_inputs(params, x))
             return jax.tree.map(lambda j: jnp.sum(j * jnp.tensordot(h, j, 1), axis=0), j)
 
         # A few examples at a time: the Jacobians of all would take gigabytes.
-        found = lax.map(one, (inputs, targets), batch_size=8)
+        found = lax.map(of_example, (inputs, targets), batch_size=8)
         return jax.tree.map(lambda d: jnp.mean(d, axis=0), found)
 
     def hessian_product(self, params, inputs, targets, vector):

@@ -322,8 +322,8 @@ def _of_convolution(params, operands: list) -> int:
 def _of_scatter(params, operands: list) -> Array:
     """Counts for each result the value that was there, and how often it is added to."""
     into, indices, updates = (jnp.ones(x.shape, jnp.int32) if _is_float(x) else x for x in operands)
-    told = {name: params[name] for name in ("indices_are_sorted", "unique_indices", "mode")}
-    return lax.scatter_add(into, indices, updates, params["dimension_numbers"], **told)
+    options = {name: params[name] for name in ("indices_are_sorted", "unique_indices", "mode")}
+    return lax.scatter_add(into, indices, updates, params["dimension_numbers"], **options)
 
 
 def _over(axes: str) -> Callable[..., int]:

@@ -556,7 +556,7 @@ def regression(parts: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
             known = np.isfinite(t) & np.isfinite(a)
             t, a = t[known], a[known]
             axis.scatter(t, a, s=14, color=colors[name], alpha=0.6, lw=0, rasterized=t.size > 2000)
-            title, told = f"{name}: nothing finite", "output"
+            title, label = f"{name}: nothing finite", "output"
             if t.size:
                 line = measures.fitted_line(t, a)
                 axis.axline((t[0],) * 2, slope=1, color="black", lw=0.8, linestyle=":")
@@ -564,9 +564,9 @@ def regression(parts: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
                     ends = np.array([t.min(), t.max()])
                     axis.plot(ends, line.slope * ends + line.offset, color=colors[name], lw=1.2)
                     sign = "-" if line.offset < 0 else "+"
-                    told = f"output ~ {line.slope:.3g} target {sign} {abs(line.offset):.3g}"
+                    label = f"output ~ {line.slope:.3g} target {sign} {abs(line.offset):.3g}"
                 title = f"{name}: R = {line.correlation:.4f}"
-            axis.set(xlabel="target", ylabel=told)
+            axis.set(xlabel="target", ylabel=label)
             axis.set_title(title, fontsize=10, parse_math=False)
     return figure
 

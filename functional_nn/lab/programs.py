@@ -63,10 +63,10 @@ def heard(warning: str) -> bool:
 
 
 def _root() -> Path | None:
-    told, own = os.environ.get(VARIABLE), os.environ.get("XDG_CACHE_HOME")
+    setting, own = os.environ.get(VARIABLE), os.environ.get("XDG_CACHE_HOME")
     try:
-        if told is not None:
-            return None if told.lower() in OFF else Path(told).expanduser()
+        if setting is not None:
+            return None if setting.lower() in OFF else Path(setting).expanduser()
         return Path(own if own and Path(own).is_absolute() else Path.home() / ".cache") / "functional-nn"
     except RuntimeError:  # there is no home directory
         return None

@@ -90,7 +90,7 @@ def describe_network(network: Network) -> dict[str, Any]:
     """
     layers = []
     for layer in network.layers:
-        told = {
+        entry = {
             "name": layer.name,
             "size": layer.size,
             "activation": layer.activation.name,
@@ -100,10 +100,10 @@ def describe_network(network: Network) -> dict[str, Any]:
             "dropout": layer.dropout,
         }
         if not layer.is_dense:
-            told["connections"] = [by.name for by in layer.connections]
+            entry["connections"] = [by.name for by in layer.connections]
         if layer.lengths is not None:
-            told["lengths"] = layer.lengths
-        layers.append(told)
+            entry["lengths"] = layer.lengths
+        layers.append(entry)
     inputs = {name: shape if isinstance(shape, int) else list(shape) for name, shape in network.inputs}
     return {"inputs": inputs, "layers": layers}
 

@@ -121,12 +121,12 @@ def _prepare_stream(network, loss, stream: Windows, dtype) -> tuple[dict[str, Wi
     """
     name, outputs = network.inputs[0][0], network.output.size
     reads, gives = network.shapes[name], network.shapes[network.output.name]
-    one = len(network.inputs) == 1 and name in network.tokens
-    if not one or reads != (stream.context,) or gives[:-1] != reads or outputs == 1:
-        told = "tokens" if one else "inputs"
+    reads_tokens = len(network.inputs) == 1 and name in network.tokens
+    if not reads_tokens or reads != (stream.context,) or gives[:-1] != reads or outputs == 1:
+        kind = "tokens" if reads_tokens else "inputs"
         raise ValueError(
             f"inputs: windows of {stream.context} tokens are for a network of one input of as many tokens and outputs "
-            f"({stream.context}, S) at each, got {told} of shape {reads} and outputs of shape {gives}"
+            f"({stream.context}, S) at each, got {kind} of shape {reads} and outputs of shape {gives}"
         )
     least = min(network.tokens[name], outputs)
     if checks.is_concrete(stream.tokens):

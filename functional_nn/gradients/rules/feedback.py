@@ -1,4 +1,4 @@
-"""Rules that put another matrix in the place of W on the way back: fixed, of W's signs, or learned."""
+"""Rules that use another matrix instead of W in the backward pass: fixed, of W's signs, or learned."""
 
 import math
 from typing import Any, Literal
