@@ -35,7 +35,9 @@ def aligned(latex: str) -> str:
 
 def grouped(latex: str) -> str:
     r"""Norms (\lVert ... \rVert) in braces, so that an exponent or index belongs to the norm, not to its last bar."""
-    return re.sub(r"(?<!\\right)\\rVert(?![A-Za-z])", r"\\rVert}", re.sub(r"(?<!\\left)\\lVert(?![A-Za-z])", r"{\\lVert", latex))
+    return re.sub(
+        r"(?<!\\right)\\rVert(?![A-Za-z])", r"\\rVert}", re.sub(r"(?<!\\left)\\lVert(?![A-Za-z])", r"{\\lVert", latex)
+    )
 
 
 def converted(latex: str, display: str) -> str:
