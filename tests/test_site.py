@@ -9,6 +9,7 @@ import subprocess
 import sys
 import types
 import urllib.parse
+import xml.etree.ElementTree as ElementTree
 from functools import reduce
 from pathlib import Path
 
@@ -180,6 +181,25 @@ def test_the_tutorial_shows_every_section_of_its_script(sources):
 
 
 # Docstrings -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("norm", [r"\lVert x \rVert", r"\left\lVert x \right\rVert"])
+def test_an_exponent_belongs_to_the_whole_norm(norm):
+    text = mathml.converted(rf"\frac{{1}}{{2}} {norm}^2 + {norm}_F^2", "block")
+    tags = {"msup": 1, "msubsup": 1}
+    root = ElementTree.fromstring(text)
+    for element in root.iter():
+        name = element.tag.rpartition("}")[2]
+        if name in tags:
+            tags[name] -= 1
+            assert "".join(element[0].itertext()) == "\u2016x\u2016"
+    assert not any(tags.values())
+
+
+def test_the_bars_of_a_norm_do_not_grow_with_the_line():
+    text = mathml.converted(r"\lVert x \rVert + \frac{1}{2}", "block")
+    bars = [element for element in ElementTree.fromstring(text).iter() if element.text == "\u2016"]
+    assert len(bars) == 2 and all(bar.get("stretchy") == "false" for bar in bars)
 
 
 @pytest.fixture

@@ -113,8 +113,8 @@ def _watched_panel(figure: Any, watched: Sequence[tuple[int, Sequence[Any]]], mo
         figure,
         f"Relative difference by parameter during training, at most {largest:.1e}.",
         f"Both gradients are computed by separate compiled programs, on the same {monitored} training examples. The "
-        "dashed bound follows from the programs' rounding errors and the gradient's measured condition number, which "
-        "grows as the gradient vanishes. Points on the lowest line are equal to the last bit."
+        "dashed bound is the largest relative difference that rounding alone explains. It grows where large terms "
+        "cancel. Points on the lowest line are equal to the last bit."
         + (f" The {_MOST_ARRAYS} of {arrays} arrays that differ most are drawn." if arrays > _MOST_ARRAYS else ""),
     )
 

@@ -125,7 +125,7 @@ def gradient_agreement(
     Args:
         epochs: (E,), where they were compared.
         errors: {parameter: (E,) relative differences}.
-        bounds: (E,), the derived bounds.
+        bounds: (E,), the bounds.
         roundoff: the unit roundoff.
         unit: what an entry of `epochs` is, "epoch" or "step".
 
@@ -144,7 +144,7 @@ def gradient_agreement(
         floor = roundoff / 8  # exactly equal gradients are drawn here
         for color, (name, values) in zip(colors, errors.items(), strict=True):
             axis.plot(epochs, np.maximum(values, floor), color=color, marker=".", label=name)
-        axis.plot(epochs, bounds, color=BOUND, linestyle="--", label="derived bound")
+        axis.plot(epochs, bounds, color=BOUND, linestyle="--", label="bound")
         axis.axhline(roundoff, color="grey", linestyle=":", label="unit roundoff")
         axis.set(yscale="log", xlabel=unit, ylabel="relative difference", title="hand-written against jax.grad")
         axis.xaxis.set_major_locator(MaxNLocator(8, integer=True))

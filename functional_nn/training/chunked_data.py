@@ -113,7 +113,7 @@ def chunks(
         Data for `fit(network, loss, optimizer, data, key=..., epochs=...)`.
 
     Raises:
-        TypeError: for objects that are none of these.
+        TypeError: for unsupported types.
         ValueError: for arrays whose numbers of examples differ, for no examples, and for a size or strip below 1.
             Errors that are only seen when a chunk is read, such as nan, are raised then, by `fit`.
 

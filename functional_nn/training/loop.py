@@ -181,7 +181,7 @@ def fit(
         gradient: "manual", the hand-written one; "automatic", that of `jax.grad`; `training.clipped(1.0)`; your own
             function (network, loss) -> value_and_grad; or "perceptron", the learning rule for one layer of hardlim or
             hardlims neurons.
-        rule: another way back than the exact one: one of `fnn.rules` for all layers, or {layer: rule}, such as
+        rule: an alternative backward rule: one of `fnn.rules` for all layers, or {layer: rule}, such as
             "feedback_alignment(0)". What it learns besides the parameters is stored with them, under "feedback". It is
             drawn from `key` unless `params` contain it.
         correct: (outputs, targets) -> (Q,), True where an example is right. For outputs with positions each position is
@@ -228,7 +228,7 @@ def fit(
         Settings that need all examples at once are refused: batch(), importance() and replacement, optimizers that need
         them, tracked quantities and functions of the data, class_weights="balanced". If a mean loss has weights, all
         data are read once before the first update. After each chunk of data, also within an epoch, the run may be
-        saved, and Ctrl-C and `seconds` are heeded; on_chunk is still called after `chunk` epochs, and sinks after each
+        saved, and Ctrl-C and `seconds` take effect; on_chunk is still called after `chunk` epochs, and sinks after each
         epoch. Data that are refused when they are read, such as nan, raise an error with the example's number, after
         what was trained until then is saved. There are two programs, one for a chunk and one for an epoch's end, and
         one more for a last chunk of another size.
@@ -426,8 +426,8 @@ def pure_fit(
 
     It may be vmapped over keys, learning rates, strengths or data. Constants of the optimizer and the regularizer may
     be traced numbers: `jit(vmap(lambda rate, key: pure_fit(network, loss, adam(rate), epochs=50)(key, x, t)))`. One
-    member that has ended is no longer updated while the others continue. The function has forward derivatives, but no
-    reverse ones.
+    member that has ended is no longer updated while the others continue. The function supports
+    forward-mode but not reverse-mode differentiation.
 
     Args:
         network: this and the other arguments are those of `fit`.

@@ -95,9 +95,9 @@ def fit_population(
       that many standard deviations.
 
     Numbers of the optimizer, the regularizer and the rule are traced, so that all their values share one compiled
-    program. Words, and the names in `static`, are compiled in. Members with different batch sizes, numbers of examples
-    or networks are compiled as separate programs, except that `pad=True` gives networks that differ only in the widths
-    of their hidden layers one program.
+    program. Strings, and hyperparameters named in `static`, are compile-time constants. Members with different batch
+    sizes, numbers of examples or networks are compiled as separate programs, except that `pad=True` gives networks that
+    differ only in the widths of their hidden layers one program.
 
     Args:
         network: One network for all members, or a function of hyperparameters that returns one.

@@ -1,4 +1,4 @@
-"""The results of a population: one table with a row a member, histories, parameters, and a member's run alone.
+"""The results of a population: one table with one row per member, histories, parameters, and a member's run alone.
 
 Letters: N members, E epochs.
 """
@@ -125,10 +125,10 @@ class Population:
         programs = "program" if len(self.groups) == 1 else "programs"
         return f"<population of {len(self)}: {counts}; {len(self.groups)} {programs}, {self.seconds:.1f} s>"
 
-    # A row a member
+    # One row per member
 
     def table(self) -> dict[str, np.ndarray]:
-        """Returns a table of columns (N,), a row a member.
+        """Returns a table of columns (N,), one row per member.
 
         The columns are: member, the hyperparameters, status, epochs, updates, the metrics of the last epoch, and the
         lowest validation loss with its epoch (the training loss, where there is no validation data).

@@ -213,8 +213,7 @@ def early_stopping(
 
     Args:
         patience: How many successive epochs without an improvement.
-        least: The least decrease of the loss (increase of the accuracy) that is an improvement, >= 0. It must be
-            exceeded.
+        least: An epoch improves only if the loss falls (the accuracy rises) by more than this. >= 0.
         monitor: "validation_loss" or "validation_accuracy".
         restore: True (default) returns exactly the parameters of the best epoch, the first of equal ones, also if the
             last epoch comes before the patience ends. False returns the last parameters.

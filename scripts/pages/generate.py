@@ -2,10 +2,10 @@
 
     python scripts/pages/generate.py runs/site-sources
 
-Made from the package: the reference, a page a public module; the mathematics, a page a module that derives something,
-from its docstring; and the equations of all activations, losses, optimizers and learning rules. The files in `COPIED`
-are pages of the site, too. The folder must lie as deep below the repository's root as this one does, so that the links
-of a page to files of the repository hold there.
+Made from the package: the reference, one page per public module; the mathematics, one page per module that derives
+something, from its docstring; and the equations of all activations, losses, optimizers and learning rules. The files in
+`COPIED` are pages of the site, too. The folder must lie as deep below the repository's root as this one does, so that
+the links of a page to files of the repository hold there.
 """
 
 import argparse
@@ -39,6 +39,7 @@ COPIED = {
 }
 FLOORS = ("networks", "gradients", "optimizers", "training")
 SHOWN = 120  # letters of a value, at most
+TITLE = 60  # letters of a title, at most
 HERE = "scripts/pages"  # as deep as the folder of the sources
 LINK = re.compile(r"(\]\()([^)\s]+)(\))")
 # what a page of equations is called, its first words, the table and the functions whose first lines describe its rows
@@ -238,11 +239,18 @@ def mathematics(index: str) -> dict[str, str]:
     found = {"mathematics/index.md": f"{index}\n{table}\n```{{toctree}}\n:hidden:\n\n{entries}\n```\n"}
     for module in modules:
         name = module.__name__
-        found[f"mathematics/{name}.rst"] = f"{_title(_short(name))}\n.. automodule:: {name}\n   :no-index:\n"
+        title = f"{_title(_subject(module))}\nThe module ``{name}``.\n"
+        found[f"mathematics/{name}.rst"] = f"{title}\n.. automodule:: {name}\n   :no-index:\n"
     for kind, (title, letters, rows_of, described_in) in KINDS.items():
         sections = "\n".join(_equations(name, parts, described_in) for name, parts in rows_of.items())
         found[f"mathematics/equations-of-{kind}.rst"] = f"{_title(f'Equations: {title}')}\n{letters}\n\n{sections}"
     return found
+
+
+def _subject(module: types.ModuleType) -> str:
+    """What a module derives, in a few words: how its docstring begins, or its name where that is long."""
+    begins = re.split(r"[:,.;](?:\s|$)| :math:", _summary(module))[0]
+    return begins if len(begins) < TITLE else module.__name__.rpartition(".")[2].replace("_", " ").capitalize()
 
 
 def _in_table(text: str) -> str:

@@ -33,9 +33,17 @@ def aligned(latex: str) -> str:
     return rf"\begin{{align*}} {lines} \end{{align*}}" if "&" in inside or r"\\" in inside else lines
 
 
+def grouped(latex: str) -> str:
+    r"""Norms (\lVert ... \rVert) in braces, so that an exponent or index belongs to the norm, not to its last bar."""
+    return re.sub(
+        r"(?<!\\right)\\rVert(?![A-Za-z])", r"\\rVert}", re.sub(r"(?<!\\left)\\lVert(?![A-Za-z])", r"{\\lVert", latex)
+    )
+
+
 def converted(latex: str, display: str) -> str:
     """LaTeX as a <math> element. Raises an error for what latex2mathml does not know, or what is not well formed."""
-    text = latex2mathml.converter.convert(aligned(latex), display=display)
+    text = latex2mathml.converter.convert(aligned(grouped(latex)), display=display)
+    text = text.replace("<mo>&#x02016;</mo>", '<mo stretchy="false">&#x02016;</mo>')  # else bars grow with the line
     if "\\" in "".join(ElementTree.fromstring(text).itertext()):
         raise ValueError("a command that latex2mathml does not know")
     return text

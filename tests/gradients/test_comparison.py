@@ -129,7 +129,7 @@ def test_low_precision_is_inconclusive_rather_than_wrong():
 
 @pytest.mark.slow
 def test_the_bound_holds_over_many_draws():
-    """The bound is a statement about probabilities: 3e-8 a result. It must hold, and not emptily."""
+    """The bound is a statement about probabilities: at most about 2e-6 per result. It must hold, and not emptily."""
     ratios = []
     for seed in range(20):
         network, loss, _, inputs, targets = case(dtype=jnp.float32)

@@ -93,7 +93,7 @@ def test_gradient_agreement_of_any_numbers(epochs, value):
     figure = draw(plots.gradient_agreement(epochs, errors, [1e-5] * len(epochs), 6e-8))
     axis = figure.axes[0]
     assert axis.get_yscale() == "log"
-    assert [text.get_text() for text in axis.get_legend().get_texts()] == [*errors, "derived bound", "unit roundoff"]
+    assert [text.get_text() for text in axis.get_legend().get_texts()] == [*errors, "bound", "unit roundoff"]
     expected = max(value, 6e-8 / 8) if np.isfinite(value) else None
     assert points(axis)[0] == ([(epoch, expected) for epoch in epochs] if expected else [])
     assert points(axis)[1] == [(epoch, 1e-7) for epoch in epochs]

@@ -19,7 +19,9 @@ divided by :math:`u`. Then
 and two arrays agree where :math:`\lVert g_{\mathrm{manual}} - g_{\mathrm{auto}} \rVert \le \mathrm{allowed}`.
 Independent roundings add up like a random walk. A rounding error is uniform within :math:`\pm u`, so its root mean
 square is :math:`u / \sqrt 3`, and :math:`\lambda = 6` is more than 7 standard deviations of the difference of two
-gradients, each with its own roundings: a right gradient is called wrong about once in 3e7 results.
+gradients, each with its own roundings. :math:`\delta` is an estimate, though, from 16 draws. For a result of one
+number, Student's t with 16 degrees of freedom therefore calls a right gradient wrong about twice in 1e6 results; for
+arrays of many numbers the estimate is better and the chance much smaller.
 
 **Further evidence.** The *third opinion* and the *Taylor test* use values of the objective only, so they tell which of
 two different gradients is right. The *kinks* count where no derivative exists.

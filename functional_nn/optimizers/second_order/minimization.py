@@ -54,16 +54,17 @@ def minimize(
         params: Where to start: arrays of real numbers in any structure.
         steps: The largest number of steps.
         goal: F at or below it ends the run.
-        gradient_tolerance: The run has converged where the largest `|dF/dx_i|` is at most this, in the units of F and
-            x. The default does not depend on units. It is a share, 1e-5, or the square root of the dtype's epsilon
-            where that is smaller (1.5e-8 in float64). For least squares it bounds the cosine of the residuals with
-            each column of their Jacobian; otherwise it bounds the change of F when a parameter changes by its own
-            size, and its square the predicted fall of F, both as shares of F (see `second_order.convergence`).
-        change_tolerance: The run has converged where F changed by no more than this share of itself, in a step that
-            was not expected to do better, or where the move tried was no longer than this share of the parameters. The
-            default is epsilon, and applies only where F could fall by no more than epsilon^(2/3) of itself, since a
-            short step may be a damped one. Levenberg-Marquardt, whose Jacobian predicts the fall, makes this
-            restriction with a given tolerance, too.
+        gradient_tolerance: The run converges when the largest `|dF/dx_i|` is at most this, in the units of F and x.
+            None tests shares, which do not depend on units, instead. For least squares, the share is the cosine of
+            the residuals with each column of their Jacobian. Otherwise it is the change of F when a parameter changes
+            by its own size, as a share of F; the square of the tolerance then bounds the predicted fall of F, also as
+            a share of F (see `second_order.convergence`). Default: None, with a tolerance of 1e-5, or of the square
+            root of the dtype's epsilon where that is smaller (1.5e-8 in float64).
+        change_tolerance: The run converges when F changed by no more than this share of itself, in a step that was not
+            expected to do better. It also converges when the step tried was no longer than this share of the
+            parameters. None adds a condition, since a short step may be a damped one: F could fall by no more than
+            epsilon^(2/3) of itself. Levenberg-Marquardt, whose Jacobian predicts the fall, adds it with a given
+            tolerance, too. Default: None, with a tolerance of epsilon.
         evaluations: The largest number of evaluations of F, with its gradient or without; None for no limit.
         path: Whether to keep one row a step.
 
