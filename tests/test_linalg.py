@@ -90,6 +90,7 @@ def test_dtypes_stay(name):
         assert jax.eval_shape(jax.vmap(function), *given).dtype == dtype
 
 
+@pytest.mark.sampled(every=2)
 @pytest.mark.parametrize("mode", [jax.jacfwd, jax.jacrev])
 def test_eigenvectors_have_derivatives_both_ways(mode):
     """Of a function in which no sign of an eigenvector counts, against differences; in lanes, too."""

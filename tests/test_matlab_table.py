@@ -77,6 +77,7 @@ def of(function, gave):
     return gave[lines(row)[-1]]
 
 
+@pytest.mark.slow
 def test_examples_are_divided(ran):
     names, gave = ran
     for how in ("divideind", "divideblock", "divideint", "dividerand"):

@@ -249,6 +249,7 @@ def _alarms(configurations, seeds):
     return compared, alarms, largest
 
 
+@pytest.mark.slow
 def test_random_networks_raise_no_alarm():
     compared, alarms, largest = _alarms(range(3), range(20))
     assert compared >= 40 and not alarms and 1e-3 < largest < 1
@@ -371,6 +372,7 @@ def test_the_result_of_a_manual_backpropagate_is_checked(gives, error, said):
     assert list(seen[0]) == ["input"]  # as documented: by name, also a single one
 
 
+@pytest.mark.slow
 def test_a_second_comparison_compiles_nothing():
     network = fnn.multilayer((2, 2, 1), ("tanh", "sigmoid"))
     args = [network.init(jax.random.key(seed)) for seed in range(2)]

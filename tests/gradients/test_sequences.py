@@ -57,6 +57,7 @@ def test_of_a_batch_many_networks_have_each_its_own_gradient(name):
         assert relative_error(jax.tree.map(lambda x: x[lane], many), gradient(params, *one[1:])) <= 1e-12  # noqa: B023
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["transformer(1, 2, 4, activation=swiglu)", pytest.param("gru(3)", marks=pytest.mark.slow)]
 )
@@ -184,6 +185,7 @@ def test_the_gradient_forward_in_time_of_a_large_network_is_refused():
         fnn.real_time_gradient(network, "cross_entropy", params, x, x, budget=10**6)
 
 
+@pytest.mark.slow
 def test_compare_says_where_derivatives_are_cut_off_on_purpose():
     network = fnn.graph(
         inputs={"x": (6, 2)},

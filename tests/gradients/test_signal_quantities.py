@@ -480,6 +480,7 @@ def alone(network, name, params):
     return set(params[name]) - in_product
 
 
+@pytest.mark.slow
 def test_kronecker_factors_of_recurrent_weights_are_those_of_weights_that_positions_share():
     """By their definitions: A of the states before each step, G of dF/d(U h) at each, and no outer product is made."""
     network, T = sequence("gru(2)", (3, 2)), 3

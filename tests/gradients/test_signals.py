@@ -75,6 +75,7 @@ def test_manual_is_automatic(graph, connection, activation):
     assert_agree(GRAPHS[graph](connection, activation), "cross_entropy")
 
 
+@pytest.mark.slow
 @settings(max_examples=1)
 @given(st.integers(0, 10**6))
 def test_manual_is_automatic_on_random_convolutional_graphs(seed):

@@ -56,6 +56,7 @@ def config_of(folder, name):
     return json.loads((folder / "runs" / name / "config.json").read_text())
 
 
+@pytest.mark.slow
 def test_left_out_rows_are_reported_in_one_line(made):
     folder, said = made
     assert (

@@ -82,6 +82,7 @@ def given(monkeypatch):
 # Texts ----------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_run_on_a_text_stores_its_vocabulary_and_reports_bits(made):
     run, config = runs.load(made / "play"), json.loads((made / "play/config.json").read_text())
     assert config["classes"] == sorted(set(PLAY)) and (config["unit"], config["context"]) == ("character", 4)

@@ -244,6 +244,7 @@ def ruled(tmp_path_factory):
     return folder, call("train", *QUICK, "--hidden", 3, "--rule", "kolen_pollack", "--out", folder)
 
 
+@pytest.mark.slow
 def test_a_run_by_a_rule_reports_its_angle_to_the_gradient(ruled):
     folder, said = ruled
     assert said.code == 0 and "hand-written against jax.grad: agree" in said.out
@@ -286,6 +287,7 @@ def test_rules_that_do_not_fit_are_refused(tmp_path, words, messages):
     assert not (tmp_path / "a").exists()
 
 
+@pytest.mark.slow
 def test_rules_are_swept(tmp_path):
     words = ("--hidden", 3, "--grid", "rule=exact,{layer2: noisy(0.1)},dropped_back(0.2)", "--out", tmp_path / "a")
     said = call("sweep", *QUICK, *words)

@@ -103,6 +103,7 @@ def test_a_grid_of_random_settings_is_every_combination():
     assert {name: values.tolist() for name, values in every.items()} == {n: v.tolist() for n, v in expected.items()}
 
 
+@pytest.mark.slow
 def test_whole_networks_are_hyperparameters(tmp_path):
     """Each shape is the network that `train --hidden` makes of it."""
     said = call("sweep", "iris", "--grid", "hidden=3,2-3,none", "--epochs", 1, "--out", tmp_path / "a")

@@ -157,6 +157,7 @@ def trained():
     return fnn.fit(NETWORK, "cross_entropy", "adam(0.01)", X, T, validation=(X, T), **fitted)
 
 
+@pytest.mark.slow
 def test_compare_and_the_hessian_agree_with_autodiff():
     params = NETWORK.init(KEY)
     agreement = fnn.compare(NETWORK, "cross_entropy", params, X, T, second_opinions=False, jit=False)
@@ -206,6 +207,7 @@ def test_outputs_are_by_the_statistics_each_example_by_itself(trained):
     assert accuracy == pytest.approx(trained.history.validation_accuracy[-1], rel=1e-12)
 
 
+@pytest.mark.slow
 def test_the_network_as_it_predicts_has_every_quantity(trained):
     params, resting = trained.params, fnn.inference_mode(NETWORK)
     found = fnn.quantities.compute(

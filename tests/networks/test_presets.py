@@ -120,6 +120,7 @@ def test_presets_are_known_by_name():
     assert presets.get(presets.get("residual(3, 8, batch_norm)").name) == presets.get("residual(3, 8, batch_norm)")
 
 
+@pytest.mark.slow
 def test_layers_without_parameters_have_no_norm_of_their_own():
     network = presets.get("lenet((2, 3), (4,))")((6, 6, 1), 3)
     inputs, targets = np.random.default_rng(0).standard_normal((5, 6, 6, 1)), np.arange(5) % 3

@@ -146,6 +146,7 @@ def test_a_line_is_the_text_books():
         np.testing.assert_allclose(fit.band(at, 0.9, prediction), [a @ b - half, a @ b + half], rtol=1e-8)
 
 
+@pytest.mark.slow
 def test_lists_halves_and_starts_between_bounds():
     """Lists of numbers are arrays, 16 bits are widened, and without p0 the start is within the bounds, as SciPy's."""
 
@@ -186,6 +187,7 @@ def test_a_spent_budget_is_the_end():
     assert fit.solution.status == "budget" and fit.solution.steps == 2
 
 
+@pytest.mark.slow
 def test_many_data_sets_in_one_program():
     """vmap over y, and over starts too: each lane is the fit alone; its errors and bands have a leading axis."""
     Ys = Y + 0.02 * DRAW.standard_normal((3, X.size))

@@ -17,6 +17,7 @@ def key_for(by):
     return KEY if by == "random" else None
 
 
+@pytest.mark.sampled(every=3)
 @pytest.mark.parametrize("by", ["random", "blocks", "interleaved"])
 @given(examples=st.sampled_from((4, 9, 60)), validation=share, test=share)
 def test_every_example_is_in_exactly_one_part(by, examples, validation, test):

@@ -167,6 +167,7 @@ def test_a_function_of_hyperparameters_makes_a_rule():
     assert abs(population.history.training_loss[-1, 1] - plain.history.training_loss[-1, 0]) > 1e-6
 
 
+@pytest.mark.slow
 def test_whole_numbers_that_shape_a_program_are_compiled_in():
     columns = {"learning_rate": [0.1] * 2, "rule": ["forward_gradient"] * 2, "directions": [1, 3]}
     population = train(columns)
@@ -178,6 +179,7 @@ def chain(width):
     return fnn.multilayer((3, width, 2), ("relu", "softmax"))
 
 
+@pytest.mark.sampled(every=2)
 @pytest.mark.parametrize(
     ("rule", "rtol"),
     # a number half-way between two of so many bits may go either way: by 2^-19 of the largest

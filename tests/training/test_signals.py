@@ -292,6 +292,7 @@ def test_lanes_of_convolutions_are_their_runs_alone():
     check_alone(found, (0, 2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shuffle", ["shared", pytest.param("independent", marks=pytest.mark.slow)])
 def test_lanes_with_answers_at_positions_are_their_runs_alone(shuffle):
     """With a mask, on subsets, some answers of which are wrong."""

@@ -25,6 +25,7 @@ PARAMS = NETWORK.init(jax.random.key(7))
 train = functools.partial(fit, NETWORK, key=KEY, params=PARAMS, epochs=4)
 
 
+@pytest.mark.sampled(every=3)
 @pytest.mark.parametrize(("optimizer", "reduction"), [("gd(0.01)", "mean"), ("gd(0.01)", "sum"), ("lbfgs", "mean")])
 def test_an_example_of_weight_k_is_k_examples(optimizer, reduction):
     loss = f"cross_entropy({reduction})"

@@ -26,6 +26,7 @@ def asked(name, count=9, follows=True, text=TEXT):
 # Computed -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.sampled(every=3)
 @each_network
 def test_one_prediction_and_its_way_back(name):
     found = asked(name)

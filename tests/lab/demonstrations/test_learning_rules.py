@@ -57,6 +57,7 @@ def flat(tree):
 # Computed -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.sampled(every=2)
 @pytest.mark.parametrize(
     ("choice", "rule"),
     [
@@ -221,6 +222,7 @@ def epochs(page):
     return len(page.data("curves-0")["x"])
 
 
+@pytest.mark.slow
 def test_both_learn_visibly_and_pause_on_request(visit):
     page = visit("learning-rules")
     page.until(lambda: "Press Train" in page.status(), 120)
@@ -272,6 +274,7 @@ def test_a_refusal_is_shown_at_its_box_and_nothing_breaks(visit):
     assert page.box("text-1")[0] == "noizy(1)" and page.box("text-1")[1]
 
 
+@pytest.mark.slow
 def test_digits_are_counted(visit):
     page = visit("learning-rules")
     page.until(lambda: "Press Train" in page.status(), 120)

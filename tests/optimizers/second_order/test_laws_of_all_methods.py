@@ -95,6 +95,7 @@ def test_an_update_leaves_structure_shapes_and_dtypes(name, kind):
     assert {leaf.dtype for leaf in jax.tree.leaves((state.value, state.gradient))} == {jnp.dtype("float32")}
 
 
+@pytest.mark.slow
 def test_single_precision_reaches_the_minimum():
     """Arrays of several shapes, one of them in another dtype than the rest, come back as they were."""
     params = mixed(*KINDS["both"])
