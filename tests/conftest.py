@@ -28,6 +28,9 @@ settings.load_profile("functional_nn")
 MAPS = Path("/proc/self/maps")  # where Linux lists what a process has mapped into memory
 
 
+collect_ignore = ["typing"]  # read by mypy, not run
+
+
 @pytest.fixture(autouse=True, scope="module")
 def room_for_programs():
     """Drops compiled programs before Linux's limit on memory mappings is reached.
